@@ -1,0 +1,292 @@
+"""Typed recipes: YAML files read into nested dataclasses, unknown keys refused, types checked.
+
+A recipe names its stage (``stage: lm``); the stage's own file registers the dataclass::
+
+    @recipe("lm")
+    @dataclass
+    class LMRecipe:
+        stage: str
+        data: LMData
+        training: TrainingConfig
+        def build(self) -> Stage: ...        # training stages; others have ``run()``
+
+`load_recipe` imports that file by name (`STAGE_MODULES`), so this floor imports nothing upward at import time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+STAGE_MODULES: dict[str, str] = {
+    "corpus": "echox.data.corpora.nano",
+    "encoder": "echox.training.encoder",
+    "units": "echox.training.units",
+    "unit_language": "echox.training.units",
+    "vocoder": "echox.training.vocoder",
+    "lm": "echox.training.lm",
+    "s2t": "echox.training.s2t",
+    "t2c": "echox.training.t2c",
+    "echo": "echox.training.echo",
+}
+"""Stage name -> the module whose import registers its recipe dataclass."""
+
+MUST_CHOOSE = "???"
+"""A value that a recipe leaves to the user: loading fails until it is overridden."""
+
+_RECIPES: dict[str, type] = {}
+_T = TypeVar("_T", bound=type)
+
+
+def recipe(stage: str) -> Callable[[_T], _T]:
+    """Class decorator: register a dataclass as the recipe of `stage`."""
+
+    def register(cls: _T) -> _T:
+        if not dataclasses.is_dataclass(cls):
+            raise ValueError(f"@recipe({stage!r}) expects a dataclass, found {cls!r}: put @dataclass under @recipe")
+        _RECIPES[stage] = cls
+        return cls
+
+    return register
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """How any stage is trained (the common part of all training recipes, field ``training:``).
+
+    Attributes:
+        output_dir: final model, logs and ``checkpoints/`` go here.
+        steps: optimizer steps in all.
+        batch_size: items, or the sum of `Stage.lengths` per batch when ``batch_by: total_length``. Per process and
+            per accumulation step.
+        learning_rates: peak learning rate by parameter group name; exactly the stage's groups.
+        warmup_steps: linear rise from 0. hold_ratio: part of `steps` (after the warm-up) at the peak.
+        final_lr_ratio: learning rate of the last step, as a part of the peak.
+        clip_norm: gradient norm limit (0 = none); clip_by_group: over each group on its own.
+        ema_decay: 0 = none; else evaluation, samples and the final model use the averaged weights.
+        *_every_steps: 0 = never (the last step always evaluates and saves).
+        resume: continue from the newest checkpoint in `output_dir`, if there is one.
+        threads: CPU threads of torch (None = leave as it is).
+        overfit_one_batch: train on the first batch only: a healthy stage drives its loss to (nearly) nothing.
+    """
+
+    output_dir: str
+    steps: int
+    batch_size: float
+    learning_rates: dict[str, float]
+    batch_by: Literal["items", "total_length"] = "items"
+    accumulation_steps: int = 1
+    seed: int = 0
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    clip_by_group: bool = False
+    warmup_steps: int = 100
+    hold_ratio: float = 0.0
+    final_lr_ratio: float = 0.01
+    schedule: Literal["cosine", "linear"] = "cosine"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    ema_decay: float = 0.0
+    gradient_checkpointing: bool = False
+    find_unused_parameters: bool = False
+    log_every_steps: int = 50
+    evaluate_every_steps: int = 0
+    save_every_steps: int = 0
+    sample_every_steps: int = 0
+    keep_checkpoints: int = 2
+    prefetch_batches: int = 2
+    tensorboard: bool = True
+    device: str = "auto"
+    threads: int | None = None
+    compile: bool = False
+    resume: bool = True
+    overfit_one_batch: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a number outside its range."""
+        for name in ("steps", "batch_size", "accumulation_steps", "log_every_steps", "keep_checkpoints"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"training.{name}: expected a positive number, found {getattr(self, name)}")
+        for name in ("hold_ratio", "final_lr_ratio", "ema_decay"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"training.{name}: expected a number from 0 to 1, found {getattr(self, name)}")
+        if not self.learning_rates or any(not rate >= 0 for rate in self.learning_rates.values()):
+            raise ValueError(f"training.learning_rates: expected group: rate, found {self.learning_rates}")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """Read a recipe file, apply ``a.b=value`` overrides (values are YAML), build and check its dataclass.
+
+    Raises:
+        ValueError: no such file, not YAML, an unknown stage or key (with the nearest known one), a missing or
+            ``???`` value, a value of the wrong type, an override that is not ``key=value``.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read the recipe ({error.strerror}); expected a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML, found: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or "stage" not in values:
+        raise ValueError(f"{path}: expected a mapping with a key 'stage', one of {', '.join(STAGE_MODULES)}")
+    for override in overrides:
+        _apply_override(values, override)
+    return _build(recipe_class(values["stage"], str(path)), values, where=str(path), key="")
+
+
+def recipe_class(stage: str, where: str = "recipe") -> type:
+    """The dataclass registered for a stage; imports the stage's module when needed."""
+    if stage not in _RECIPES and stage in STAGE_MODULES:
+        importlib.import_module(STAGE_MODULES[stage])
+    if stage not in _RECIPES:
+        raise ValueError(f"{where}: unknown stage {stage!r}{_did_you_mean(str(stage), STAGE_MODULES)}; "
+                         f"expected one of {', '.join(STAGE_MODULES)}")  # fmt: skip
+    return _RECIPES[stage]
+
+
+def to_dict(value: Any) -> Any:
+    """A recipe as plain dicts, lists and scalars (what YAML and JSON hold)."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_dict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def dump_recipe(value: Any, path: str | Path) -> None:
+    """Write a resolved recipe; `load_recipe` reads it back."""
+    Path(path).write_text(yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not all(dotted.split(".")):
+        raise ValueError(f"override {override!r}: expected key=value, for example training.steps=100")
+    *parents, last = dotted.split(".")
+    node = values
+    for parent in parents:
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ValueError(f"override {override!r}: {parent!r} holds {node!r}, expected a mapping")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _build(cls: type, values: Any, where: str, key: str) -> Any:
+    """Dataclass `cls` from a mapping; `key` is the dotted path of that mapping in the file."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: {key or 'recipe'}: expected a mapping, found {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for name in values:
+        if name not in fields:
+            raise ValueError(f"{where}: unknown key {_join(key, name)!r}{_did_you_mean(str(name), fields)}; "
+                             f"expected one of {', '.join(fields)}")  # fmt: skip
+    built = {}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name in values:
+            built[name] = _convert(hints[name], values[name], where, _join(key, name))
+        elif required and dataclasses.is_dataclass(hints[name]):
+            built[name] = _build(typing.cast(type, hints[name]), {}, where, _join(key, name))
+        elif required:
+            raise ValueError(f"{where}: missing key {_join(key, name)!r}; set it in the file or as {_join(key, name)}=...")
+    try:
+        return cls(**built)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` (from YAML) as type `hint`, or a ValueError naming file and key."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    wrong = ValueError(f"{where}: {key}: expected {_spell(hint)}, found {value!r}")
+    if isinstance(value, str) and value == MUST_CHOOSE:
+        raise ValueError(f"{where}: {key} must be chosen: add {key}=... to the command (expected {_spell(hint)})")
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for option in (option for option in arguments if option is not type(None)):
+            try:
+                return _convert(option, value, where, key)
+            except ValueError as error:
+                wrong = error if len(arguments) == 2 else wrong
+        raise wrong
+    if origin is Literal:
+        if value not in arguments:
+            raise wrong
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where, key)
+    if hint in (dict, list, tuple) or origin in (dict, list, tuple):
+        return _convert_container(origin or hint, arguments, value, where, key, wrong)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (int, float) and not isinstance(value, bool):
+        return _number(hint, value, wrong)
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise wrong
+
+
+def _convert_container(kind: type, arguments: tuple, value: Any, where: str, key: str, wrong: ValueError) -> Any:
+    if kind is dict:
+        if not isinstance(value, dict):
+            raise wrong
+        item_hint = arguments[1] if arguments else Any
+        return {str(name): _convert(item_hint, item, where, _join(key, str(name))) for name, item in value.items()}
+    if not isinstance(value, list):
+        raise wrong
+    if kind is tuple and arguments and arguments[-1] is not Ellipsis:
+        if len(value) != len(arguments):
+            raise wrong
+        hints: Sequence[Any] = arguments
+    else:
+        hints = [arguments[0] if arguments else Any] * len(value)
+    return kind(
+        _convert(hint, item, where, f"{key}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+    )
+
+
+def _number(hint: type, value: Any, wrong: ValueError) -> int | float:
+    """YAML 1.1 reads ``2e-3`` as a string: accept it as the number everyone means."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if hint is float:
+        return number
+    if not math.isfinite(number) or number != int(number):
+        raise wrong
+    return int(number)
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
