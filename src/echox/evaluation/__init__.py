@@ -1,0 +1,1 @@
+"""Scores: what the model wrote, what it said, and how fast."""
