@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The embedded nano model, from nothing: every stage of EchoX at a size that two CPU cores can train.
+#
+#   runs/nano.sh            the full run; stop it at any time and call it again, it goes on where it stopped
+#   runs/nano.sh --smoke    every stage on a handful of items, under five minutes (run in CI)
+#
+# Needs: flite and espeak-ng (Debian packages), `pip install -e '.[train,data,eval]'`. The same commands use a GPU where
+# there is one. Everything is written under out/nano (full) or out/smoke/out/nano (smoke): text and seeds are the only
+# inputs, all speech is synthesised on the spot. Measured costs are on 2 cores of an AMD EPYC (AVX512-BF16), one stage
+# per core unless noted; docs/experiments.md has the log and docs/model_card_nano.md the figures.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/.." && pwd)
+recipes=$repository/recipes/nano
+python=${PYTHON:-python3}
+[ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
+
+smoke=false
+[ "${1:-}" = --smoke ] && smoke=true
+if $smoke; then
+  # Recipes name their folders relative to where they are run: another place, and the full run is left alone.
+  rm -rf "$repository/out/smoke" && mkdir -p "$repository/out/smoke"
+  cd "$repository/out/smoke"
+else
+  cd "$repository"
+fi
+mkdir -p out/nano
+
+# stage NAME [overrides for the smoke run ...]: runs one recipe unless its output says it is finished.
+stage() {
+  local name=$1 done_mark=out/nano/.done-$1
+  shift
+  $smoke || set --
+  if [ -e "$done_mark" ]; then echo "== $name: finished before"; return; fi
+  echo "== $name"
+  local started=$SECONDS
+  "$python" -m echox train "$recipes/$name.yaml" "$@"
+  echo "== $name: $((SECONDS - started)) s"
+  touch "$done_mark"
+}
+few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2)
+
+# 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices.
+stage corpus size=smoke
+# 2. Text LLM: answers in writing; all that nano knows is learnt here.
+stage lm "${few[@]}"
+# 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones; also the judge.
+stage encoder "${few[@]}"
+# 4. Units: k-means on a small encoder of the reply voice. 5. Unit language: words of units.
+stage units "${few[@]}"
+stage unit_language
+# 6. Vocoder: units to waveform.
+stage vocoder "${few[@]}"
+# 7. Stage I, S2T: adapters, CTC head and LoRA; the model hears.
+stage s2t "${few[@]}"
+# 8. Stage II, T2C: text to unit words.
+stage t2c "${few[@]}"
+# 9. Stage III, Echo: speech targets made of what the model meant; the model speaks.
+stage echo "${few[@]}"
+# 10. One folder, half precision, with its record; 11. the scorecard and model card.
+stage package
+"$python" -m echox eval nano --model out/nano/package --data out/nano --output out/nano/eval $($smoke && echo --limit 2)
