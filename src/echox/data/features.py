@@ -1,0 +1,213 @@
+"""Log-mel features by Whisper's definition: fast, of true length, computed once per corpus and augmented per batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echox.audio import load_audio
+
+N_FFT = 400
+HOP = 160
+SAMPLING_RATE = 16000
+MEL_FRAMES_PER_S = SAMPLING_RATE / HOP
+
+
+@lru_cache(maxsize=4)
+def _analysis(num_mel_bins: int) -> tuple[Tensor, Tensor]:
+    """Hann window (N_FFT,) and mel filters (mels, N_FFT / 2 + 1), from transformers' own extractor."""
+    from transformers import WhisperFeatureExtractor
+
+    filters = WhisperFeatureExtractor(feature_size=num_mel_bins).mel_filters
+    return torch.hann_window(N_FFT), torch.from_numpy(np.asarray(filters, dtype=np.float32)).T.contiguous()
+
+
+def log_mel(waveform: np.ndarray | Tensor, sampling_rate: int, num_mel_bins: int = 80) -> Tensor:
+    """Whisper's log-mel spectrogram of one utterance at its own length.
+
+    Args:
+        waveform: float32 (S,), 16 kHz.
+        sampling_rate: must be 16000.
+
+    Returns:
+        (num_mel_bins, max(2, ceil(S / 160))) float32; a last partial hop is filled with silence.
+
+    Raises:
+        ValueError: another sampling rate, more than one channel, or no samples.
+    """
+    if sampling_rate != SAMPLING_RATE:
+        raise ValueError(f"sampling_rate: expected {SAMPLING_RATE} Hz, found {sampling_rate}: resample first")
+    samples = torch.as_tensor(waveform, dtype=torch.float32)
+    if samples.ndim != 1 or samples.numel() == 0:
+        raise ValueError(f"waveform: expected (samples,) with at least one sample, found {tuple(samples.shape)}")
+    # A part of a hop is still speech; and reflection at the ends needs more than half a window of samples.
+    frames = max(-(-len(samples) // HOP), 2)
+    samples = torch.nn.functional.pad(samples, (0, frames * HOP - len(samples)))
+    window, filters = _analysis(num_mel_bins)
+    spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)[:, :frames]
+    log_spectrum = (filters @ spectrum.abs().square()).clamp_min(1e-10).log10()
+    return (log_spectrum.maximum(log_spectrum.max() - 8.0) + 4.0) / 4.0
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Features of a whole corpus in one memory-mapped file: ``store[i]`` is (frames, mels) float16.
+
+    Attributes:
+        data: (all frames, mels) float16. offsets: (items + 1,) first frame of each item.
+    """
+
+    data: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.data[self.offsets[index] : self.offsets[index + 1]]
+
+    def frames(self, index: int) -> int:
+        """Mel frames of an item."""
+        return int(self.offsets[index + 1] - self.offsets[index])
+
+
+def feature_store(
+    audio_files: Sequence[Path],
+    cache: Path,
+    num_mel_bins: int = 80,
+    progress: Callable[[int, int], None] | None = None,
+) -> FeatureStore:
+    """Features of all files, computed once and kept in ``cache`` (``.npy`` with an index beside it).
+
+    A cache made from other files (paths, sizes or times differ) or other settings is made anew.
+
+    Raises:
+        ValueError: no files, or one that is no audio (from ``load_audio``).
+    """
+    if not audio_files:
+        raise ValueError(f"expected audio files for {cache}, found none: is the manifest empty?")
+    index_file = cache.with_suffix(".index.npy")
+    key_file = cache.with_suffix(".key.json")
+    key = _fingerprint(audio_files, num_mel_bins)
+    if cache.exists() and index_file.exists() and key_file.exists() and json.loads(key_file.read_text()) == key:
+        return FeatureStore(np.load(cache, mmap_mode="r"), np.load(index_file))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(f".{os.getpid()}.partial")
+    offsets = np.zeros(len(audio_files) + 1, dtype=np.int64)
+    with partial.open("wb") as sink:
+        sink.write(_npy_header(0, num_mel_bins))
+        for i, path in enumerate(audio_files):
+            features = log_mel(load_audio(path, SAMPLING_RATE), SAMPLING_RATE, num_mel_bins)
+            sink.write(features.T.contiguous().numpy().astype(np.float16).tobytes())
+            offsets[i + 1] = offsets[i] + features.shape[1]
+            if progress is not None:
+                progress(i + 1, len(audio_files))
+        sink.seek(0)
+        sink.write(_npy_header(int(offsets[-1]), num_mel_bins))
+    key_file.unlink(missing_ok=True)  # the key is written last: a cache without it is not trusted
+    partial.replace(cache)
+    np.save(index_file, offsets)
+    key_file.write_text(json.dumps(key))
+    return FeatureStore(np.load(cache, mmap_mode="r"), offsets)
+
+
+def _fingerprint(audio_files: Sequence[Path], num_mel_bins: int) -> dict[str, object]:
+    digest = hashlib.sha256()
+    for path in audio_files:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return {"files": len(audio_files), "sha256": digest.hexdigest(), "num_mel_bins": num_mel_bins, "hop": HOP}
+
+
+def _npy_header(frames: int, mels: int) -> bytes:
+    """A version 1.0 ``.npy`` header of 128 bytes, whatever the shape, so that it can be overwritten at the end."""
+    text = f"{{'descr': '<f2', 'fortran_order': False, 'shape': ({frames}, {mels}), }}"
+    body = text.ljust(128 - 11) + "\n"
+    return b"\x93NUMPY\x01\x00" + (len(body)).to_bytes(2, "little") + body.encode("latin1")
+
+
+@dataclass
+class AugmentationConfig:
+    """How training features are varied; every range is symmetric about "unchanged" unless said.
+
+    Attributes:
+        speed: +- part of the duration. warp: +- part of the mel axis (another vocal tract).
+        gain_db: +- level. tilt_db: +- slope from the lowest to the highest bin, and of one slow wave over the bins.
+        noise_ratio: part of the utterances that get a noise floor; noise_db: its level below the peak (loudest,
+            quietest). time_masks: stretches per utterance set to silence; time_mask_s: their longest duration.
+    """
+
+    speed: float = 0.15
+    warp: float = 0.08
+    gain_db: float = 9.0
+    tilt_db: float = 8.0
+    noise_ratio: float = 0.4
+    noise_db: tuple[float, float] = (30.0, 70.0)
+    time_masks: int = 0
+    time_mask_s: float = 0.06
+
+
+_DB = 1 / 40
+"""One decibel in Whisper's features: log10 of power (10 dB each) over 4."""
+
+
+def augment(features: Tensor, config: AugmentationConfig, rng: random.Random) -> Tensor:
+    """A varied copy of (frames, mels) float32 features: another pace, vocal tract, microphone and room noise."""
+    frames, mels = features.shape
+    features = features @ _warp_matrix(mels, 1 + rng.uniform(-config.warp, config.warp), rng.uniform(-1, 1))
+    length = max(2, round(frames * (1 + rng.uniform(-config.speed, config.speed))))
+    if length != frames and frames > 1:
+        position = torch.linspace(0, frames - 1, length)
+        below = position.floor().long().clamp_max(frames - 2)
+        features = torch.lerp(features[below], features[below + 1], (position - below)[:, None])
+    axis = torch.linspace(-0.5, 0.5, mels)
+    wave = torch.cos(2 * math.pi * (rng.uniform(0.5, 1.5) * axis + rng.random()))
+    curve = rng.uniform(-config.gain_db, config.gain_db) + config.tilt_db * (
+        rng.uniform(-1, 1) * axis + 0.5 * rng.uniform(-1, 1) * wave
+    )
+    features = features + curve * _DB
+    if rng.random() < config.noise_ratio:
+        level = float(features.max()) - rng.uniform(*config.noise_db) * _DB
+        noise = level + rng.uniform(-config.tilt_db, config.tilt_db) * _DB * axis
+        # Powers add: a maximum smoothed over about 3 dB, jittered from bin to bin as noise is.
+        jitter = torch.randn(features.shape, generator=torch.Generator().manual_seed(rng.getrandbits(63)))
+        features = torch.logaddexp(features * 9.21, (noise + 3 * _DB * jitter) * 9.21) / 9.21
+    for _ in range(config.time_masks):
+        width = int(rng.uniform(0, config.time_mask_s) * MEL_FRAMES_PER_S)
+        start = rng.randrange(max(1, len(features) - width))
+        features[start : start + width] = features.min()
+    return features
+
+
+def _warp_matrix(mels: int, scale: float, shift: float) -> Tensor:
+    """(mels, mels) linear interpolation that reads bin j of the result at ``scale * j + shift`` of the source."""
+    source = (torch.arange(mels) * scale + shift).clamp(0, mels - 1)
+    below = source.floor().long().clamp_max(mels - 2)
+    part = source - below
+    matrix = torch.zeros(mels, mels)
+    columns = torch.arange(mels)
+    matrix[below, columns] = 1 - part
+    matrix[below + 1, columns] += part
+    return matrix
+
+
+def pad_features(items: Sequence[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:
+    """List of (frames, mels) -> input_features (A, mels, T) float32 and input_features_mask (A, T) int64."""
+    longest = max(len(item) for item in items)
+    features = torch.full((len(items), items[0].shape[1], longest), value)
+    mask = torch.zeros((len(items), longest), dtype=torch.long)
+    for row, item in enumerate(items):
+        features[row, :, : len(item)] = item.T
+        mask[row, : len(item)] = 1
+    return features, mask

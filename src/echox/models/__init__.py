@@ -1,0 +1,1 @@
+"""Models in Hugging Face style; importing a modeling file registers its classes with transformers' AutoClasses."""

@@ -1,0 +1,154 @@
+"""Configurations of the speech encoder and of S2T (speech to text).
+
+The audio tower takes transformers' ``WhisperConfig`` with one optional key of ours, ``position_scale`` (see
+:func:`whisper_config`); the language model takes whatever ``AutoConfig`` knows.
+
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 3) and Soundwave (https://arxiv.org/abs/2502.12900, section 3).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
+
+
+def whisper_config(**values: Any) -> WhisperConfig:
+    """A ``WhisperConfig`` for an encoder only: the decoder's sizes, which we never build, follow the encoder's.
+
+    ``position_scale`` (default 1) multiplies Whisper's sinusoidal positions when weights are *initialised*: in a small
+    encoder with small convolutions unit-amplitude positions would drown the speech. It is not used in ``forward``.
+    """
+    values.setdefault("decoder_layers", 0)
+    values.setdefault("decoder_attention_heads", values.get("encoder_attention_heads", 1))
+    values.setdefault("decoder_ffn_dim", values.get("encoder_ffn_dim", 1))
+    return WhisperConfig(**values)
+
+
+def _as_config(value: Any, default: type, name: str) -> Any:
+    """A sub-configuration from itself, from its dict, or the default class's defaults."""
+    if value is None:
+        return default()
+    if isinstance(value, PreTrainedConfig):
+        return value
+    if isinstance(value, dict):
+        values = dict(value)
+        model_type = values.pop("model_type", None)
+        return AutoConfig.for_model(model_type, **values) if model_type else default(**values)
+    raise ValueError(f"{name}: expected a configuration or a dict, found {type(value).__name__}")
+
+
+class SpeechEncoderConfig(PreTrainedConfig):
+    """Audio tower, alignment adapter and CTC heads, trained before any language model is attached.
+
+    Args:
+        audio_config: the Whisper encoder.
+        hidden_size: H, width of the language model that will hear (and of the alignment adapter).
+        vocab_size: rows of the CTC head: the language model's vocabulary.
+        blank_token_id: the CTC blank; EchoX uses the audio placeholder token.
+        adapter_attention_heads, adapter_intermediate_size (None = 2 H), adapter_dropout, adapter_activation: the
+            adapter's one Transformer encoder layer.
+        phones: inventory of the auxiliary phone head, without its blank (which is class 0); empty = no phone head.
+        phone_layer: encoder layer (1 = first) whose output the phone head reads, 50 frames/s.
+        phone_loss_weight: the phone CTC's weight beside the text CTC.
+        initializer_range: standard deviation of initial weights outside the audio tower (which has ``init_std``).
+    """
+
+    model_type = "echox_speech_encoder"
+    sub_configs = {"audio_config": WhisperConfig}
+
+    def __init__(
+        self,
+        audio_config: WhisperConfig | dict | None = None,
+        hidden_size: int = 256,
+        vocab_size: int = 1536,
+        blank_token_id: int | None = None,
+        adapter_attention_heads: int = 4,
+        adapter_intermediate_size: int | None = None,
+        adapter_dropout: float = 0.1,
+        adapter_activation: str = "relu",
+        phones: list[str] | tuple[str, ...] = (),
+        phone_layer: int = 1,
+        phone_loss_weight: float = 0.3,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.audio_config = _as_config(audio_config, WhisperConfig, "audio_config")
+        self.hidden_size = hidden_size
+        self.vocab_size = vocab_size
+        self.blank_token_id = blank_token_id
+        self.adapter_attention_heads = adapter_attention_heads
+        self.adapter_intermediate_size = adapter_intermediate_size
+        self.adapter_dropout = adapter_dropout
+        self.adapter_activation = adapter_activation
+        self.phones = list(phones)
+        self.phone_layer = phone_layer
+        self.phone_loss_weight = phone_loss_weight
+        self.initializer_range = initializer_range
+        if self.phones and not 1 <= phone_layer <= self.audio_config.encoder_layers:
+            raise ValueError(
+                f"phone_layer: expected 1 to {self.audio_config.encoder_layers} (the encoder's layers), found {phone_layer}"
+            )
+        super().__init__(**kwargs)
+
+
+class S2TConfig(PreTrainedConfig):
+    """Speech to text: audio tower, alignment adapter, CTC head, shrinking adapter, language model.
+
+    Args:
+        audio_config: the Whisper encoder.
+        text_config: any causal language model of transformers.
+        audio_token_id: the placeholder in ``input_ids`` that one audio replaces; also the CTC blank.
+        adapter_*: the alignment adapter's Transformer layer; heads of the look-back are the same number.
+        drop_blanks: drop blank runs as well, so that about one frame per spoken token is left. The official model
+            keeps the first frame of every blank run.
+        ctc_bridge: feed each kept frame as its CTC distribution over the language model's input embeddings plus a
+            gated look-back (gate 0 at first), rather than the look-back alone.
+        ctc_loss_weight: weight of the CTC loss beside the cross-entropy (0.3 in EchoX).
+        initializer_range: standard deviation of the adapters' initial weights.
+    """
+
+    model_type = "echox_s2t"
+    sub_configs = {"audio_config": WhisperConfig, "text_config": AutoConfig}
+
+    def __init__(
+        self,
+        audio_config: WhisperConfig | dict | None = None,
+        text_config: PreTrainedConfig | dict | None = None,
+        audio_token_id: int | None = None,
+        adapter_attention_heads: int = 4,
+        adapter_intermediate_size: int | None = None,
+        adapter_dropout: float = 0.1,
+        adapter_activation: str = "relu",
+        drop_blanks: bool = False,
+        ctc_bridge: bool = False,
+        ctc_loss_weight: float = 0.3,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        from transformers import LlamaConfig
+
+        self.audio_config = _as_config(audio_config, WhisperConfig, "audio_config")
+        self.text_config = _as_config(text_config, LlamaConfig, "text_config")
+        self.audio_token_id = audio_token_id
+        self.adapter_attention_heads = adapter_attention_heads
+        self.adapter_intermediate_size = adapter_intermediate_size
+        self.adapter_dropout = adapter_dropout
+        self.adapter_activation = adapter_activation
+        self.drop_blanks = drop_blanks
+        self.ctc_bridge = ctc_bridge
+        self.ctc_loss_weight = ctc_loss_weight
+        self.initializer_range = initializer_range
+        # The head of the whole is the language model's head: tied there or not at all.
+        kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        super().__init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """H, width of the language model."""
+        return int(self.text_config.get_text_config().hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Vocabulary of the language model."""
+        return int(self.text_config.get_text_config().vocab_size)

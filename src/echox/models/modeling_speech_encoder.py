@@ -1,0 +1,332 @@
+"""Speech encoder: a Whisper encoder that takes true lengths, the alignment adapter, and their CTC training.
+
+Letters: A audios, T mel frames (100/s), F encoder frames (50/s), C CTC frames (25/s), D encoder width, H width of the
+language model, V its vocabulary, P phones including the blank.
+
+Source: Whisper (https://arxiv.org/abs/2212.04356); alignment adapter of Soundwave (https://arxiv.org/abs/2502.12900,
+section 3.1) as used by EchoX (https://arxiv.org/abs/2509.09174, section 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import ModelOutput
+
+from echox.models.configuration_echox import SpeechEncoderConfig
+
+PHONE_BLANK_ID = 0
+"""Class 0 of the phone head is its CTC blank; phone i of the configuration is class i + 1."""
+
+
+@dataclass
+class SpeechEncoderOutput(ModelOutput):
+    """What :class:`SpeechEncoder` returns.
+
+    Attributes:
+        last_hidden_state: (A, F, D), after the final LayerNorm; padded frames hold no meaning.
+        mask: (A, F) bool, true frames.
+        hidden_states: outputs before layer 1, after layer 1, ... (A, F, D) each, none of them through the final
+            LayerNorm; None unless asked for.
+    """
+
+    last_hidden_state: Tensor | None = None
+    mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class SpeechEncoder(WhisperEncoder):
+    """Whisper's encoder on inputs of their own length: same weights, same state-dict names.
+
+    Padding never changes a result: padded frames are zeroed before each convolution, which itself pads with zeros, and
+    are masked in attention. Inputs longer than the window (``2 * max_source_positions`` mel frames, 30 s officially)
+    are encoded window by window and concatenated, never cut.
+    """
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            self.embed_positions.weight.mul_(getattr(self.config, "position_scale", 1.0))
+
+    @classmethod
+    def from_whisper(cls, name_or_path: str, **kwargs: object) -> SpeechEncoder:
+        """The encoder of a published Whisper checkpoint, weights unchanged."""
+        whisper = WhisperModel.from_pretrained(name_or_path, **kwargs)
+        encoder = cls(whisper.config)
+        encoder.load_state_dict(whisper.encoder.state_dict())
+        return encoder.to(whisper.dtype)
+
+    @property
+    def window_frames(self) -> int:
+        """Mel frames that one pass can see."""
+        return int(self.max_source_positions * self.conv1.stride[0] * self.conv2.stride[0])
+
+    def forward(  # type: ignore[override]
+        self, input_features: Tensor, input_features_mask: Tensor | None = None, output_hidden_states: bool = False
+    ) -> SpeechEncoderOutput:
+        """Encode log-mel features.
+
+        Args:
+            input_features: (A, mels, T), padded on the right.
+            input_features_mask: (A, T), 1 at true frames; None = all true.
+            output_hidden_states: also return the states between layers.
+
+        Raises:
+            ValueError: wrong number of mel bins or dimensions, a mask of another shape, an audio without frames.
+        """
+        if input_features.ndim != 3 or input_features.shape[1] != self.num_mel_bins:
+            raise ValueError(
+                f"input_features: expected (audios, {self.num_mel_bins}, frames), found {tuple(input_features.shape)}: "
+                "use the feature extractor saved beside this model"
+            )
+        audios, _, frames = input_features.shape
+        if input_features_mask is None:
+            mask = input_features.new_ones((audios, frames), dtype=torch.bool)
+        else:
+            mask = input_features_mask.bool()
+        if mask.shape != (audios, frames):
+            raise ValueError(f"input_features_mask: expected {(audios, frames)}, found {tuple(mask.shape)}")
+        if frames == 0 or not bool(mask.any(dim=1).all()):
+            raise ValueError("input_features: expected at least one true frame per audio, found an empty audio")
+        if frames <= self.window_frames:
+            return self._encode(input_features, mask, output_hidden_states)
+        return self._encode_windows(input_features, mask, output_hidden_states)
+
+    def _encode_windows(self, features: Tensor, mask: Tensor, output_hidden_states: bool) -> SpeechEncoderOutput:
+        """Fold windows into the batch, leave out the empty ones, encode, lay the frames side by side again."""
+        audios, mels, frames = features.shape
+        window = self.window_frames
+        count = -(-frames // window)
+        features = F.pad(features, (0, count * window - frames))
+        mask = F.pad(mask, (0, count * window - frames))
+        features = features.view(audios, mels, count, window).transpose(1, 2).flatten(0, 1)
+        filled = mask.view(audios * count, window)
+        used = filled.any(dim=1)
+        output = self._encode(features[used], filled[used], output_hidden_states)
+
+        def unfold(states: Tensor) -> Tensor:
+            every = states.new_zeros((audios * count, *states.shape[1:]))
+            every[used] = states
+            return every.view(audios, count * states.shape[1], *states.shape[2:])[:, : (frames + 1) // 2]
+
+        states = output.hidden_states
+        return SpeechEncoderOutput(
+            last_hidden_state=unfold(output.last_hidden_state),
+            mask=unfold(output.mask),
+            hidden_states=tuple(unfold(state) for state in states) if states is not None else None,
+        )
+
+    def _encode(self, features: Tensor, mask: Tensor, output_hidden_states: bool) -> SpeechEncoderOutput:
+        """One window or less: (N, mels, T) -> (N, ceil(T / 2), D)."""
+        keep = mask[:, None, :]
+        features = features.to(self.conv1.weight.dtype)
+        hidden = F.gelu(self.conv1(features.masked_fill(~keep, 0.0)))
+        hidden = F.gelu(self.conv2(hidden.masked_fill(~keep, 0.0)))
+        frame_mask = mask[:, ::2]  # frame f of the strided convolution is centred on mel frame 2 f
+        hidden = hidden.transpose(1, 2) + self.embed_positions.weight[: hidden.shape[2]]
+        hidden = F.dropout(hidden, p=self.dropout, training=self.training)
+        attention_mask = self._attention_mask(frame_mask, hidden.dtype)
+        states = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask)
+            states.append(hidden)
+        return SpeechEncoderOutput(
+            last_hidden_state=self.layer_norm(hidden),
+            mask=frame_mask,
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+
+    def _attention_mask(self, frame_mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The mask in the form that the chosen attention implementation reads; None when nothing is padded."""
+        if bool(frame_mask.all()):
+            return None
+        implementation = self.config._attn_implementation or "eager"
+        if "flash" in implementation:
+            return frame_mask
+        keys = frame_mask[:, None, None, :]
+        if implementation == "sdpa":
+            return keys.expand(-1, 1, frame_mask.shape[1], -1)
+        return torch.zeros_like(keys, dtype=dtype).masked_fill(~keys, torch.finfo(dtype).min)
+
+
+class AlignmentAdapter(nn.Module):
+    """Two neighbouring frames to one vector of the language model's width, in context.
+
+    Concatenate two frames (50/s to 25/s), Linear to H, one pre-norm Transformer encoder layer that attends over time
+    with a mask, LayerNorm. (The released EchoX code never attends over time here; the method's text does.)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        attention_heads: int,
+        intermediate_size: int | None = None,
+        dropout: float = 0.1,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.projection = nn.Linear(2 * input_size, hidden_size)
+        self.layer = nn.TransformerEncoderLayer(
+            hidden_size,
+            attention_heads,
+            dim_feedforward=intermediate_size or 2 * hidden_size,
+            dropout=dropout,
+            activation=activation,
+            batch_first=True,
+            norm_first=True,
+        )
+        self.layer_norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(A, F, D), (A, F) bool -> (A, C, H), (A, C) bool with C = ceil(F / 2); an odd last frame meets zeros."""
+        states = states.masked_fill(~mask[..., None], 0.0)
+        if states.shape[1] % 2:
+            states, mask = F.pad(states, (0, 0, 0, 1)), F.pad(mask, (0, 1))
+        pairs = states.reshape(states.shape[0], states.shape[1] // 2, -1)
+        mask = mask[:, ::2]
+        hidden = self.layer(self.projection(pairs), src_key_padding_mask=None if bool(mask.all()) else ~mask)
+        return self.layer_norm(hidden), mask
+
+
+@dataclass
+class SpeechEncoderForCTCOutput(ModelOutput):
+    """Losses and scores of :class:`SpeechEncoderForCTC`.
+
+    Attributes:
+        loss: ``ctc_loss + phone_loss_weight * phone_loss``; None without labels.
+        ctc_loss, phone_loss: nats per target symbol, mean over audios.
+        logits: (A, C, V) over the text vocabulary, 25 frames/s. mask: (A, C).
+        phone_logits: (A, F, P), 50 frames/s; None without a phone head. phone_mask: (A, F).
+        adapted: (A, C, H), what the shrinking adapter will receive.
+    """
+
+    loss: Tensor | None = None
+    ctc_loss: Tensor | None = None
+    phone_loss: Tensor | None = None
+    logits: Tensor | None = None
+    mask: Tensor | None = None
+    phone_logits: Tensor | None = None
+    phone_mask: Tensor | None = None
+    adapted: Tensor | None = None
+
+
+class SpeechEncoderForCTC(PreTrainedModel):
+    """Audio tower, alignment adapter and CTC heads: heard speech to the words (and phones) that were said.
+
+    After training the tower is frozen inside S2T, adapter and CTC head are its warm start, and the phone head judges
+    synthesised speech.
+    """
+
+    config_class = SpeechEncoderConfig
+    base_model_prefix = "speech_encoder"
+    main_input_name = "input_features"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: SpeechEncoderConfig) -> None:
+        super().__init__(config)
+        if config.blank_token_id is None or not 0 <= config.blank_token_id < config.vocab_size:
+            raise ValueError(
+                f"blank_token_id: expected an id below vocab_size {config.vocab_size}, found {config.blank_token_id}: "
+                "pass the tokenizer's audio token"
+            )
+        width = config.audio_config.d_model
+        self.audio_tower = SpeechEncoder(config.audio_config)
+        self.alignment_adapter = AlignmentAdapter(
+            width,
+            config.hidden_size,
+            config.adapter_attention_heads,
+            config.adapter_intermediate_size,
+            config.adapter_dropout,
+            config.adapter_activation,
+        )
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.phone_head = (
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(config.phones) + 1)) if config.phones else None
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        phone_labels: Tensor | None = None,
+    ) -> SpeechEncoderForCTCOutput:
+        """Score audios against their transcripts.
+
+        Args:
+            input_features: (A, mels, T). input_features_mask: (A, T).
+            labels: (A, N) token ids of the written text, -100 padded. phone_labels: (A, M) phone classes, -100 padded.
+        """
+        encoded = self.audio_tower(
+            input_features, input_features_mask, output_hidden_states=self.phone_head is not None
+        )
+        adapted, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask)
+        logits = self.ctc_head(adapted)
+        phone_logits = None
+        if self.phone_head is not None:
+            phone_logits = self.phone_head(encoded.hidden_states[self.config.phone_layer])
+        ctc_loss = phone_loss = loss = None
+        if labels is not None:
+            loss = ctc_loss = ctc_loss_per_symbol(logits, mask, labels, self.config.blank_token_id)
+        if phone_labels is not None:
+            if phone_logits is None:
+                raise ValueError("phone_labels were given, but this model has no phone head: set phones in its config")
+            phone_loss = ctc_loss_per_symbol(phone_logits, encoded.mask, phone_labels, PHONE_BLANK_ID)
+            loss = self.config.phone_loss_weight * phone_loss + (0.0 if loss is None else loss)
+        return SpeechEncoderForCTCOutput(
+            loss=loss,
+            ctc_loss=ctc_loss,
+            phone_loss=phone_loss,
+            logits=logits,
+            mask=mask,
+            phone_logits=phone_logits,
+            phone_mask=encoded.mask,
+            adapted=adapted,
+        )
+
+    @torch.inference_mode()
+    def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:
+        """Greedy CTC token ids of each audio."""
+        output = self(input_features, input_features_mask)
+        return greedy_ctc(output.logits, output.mask, self.config.blank_token_id)
+
+
+def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: int) -> Tensor:
+    """CTC loss in nats per target symbol, mean over rows.
+
+    Args:
+        logits: (A, C, V). mask: (A, C) bool, true frames first. labels: (A, N), -100 after the last symbol.
+
+    Rows whose labels cannot fit their frames count 0, as they have no alignment; rows without labels likewise.
+    """
+    lengths = (labels >= 0).sum(dim=1)
+    log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
+    losses = F.ctc_loss(
+        log_probs,
+        labels.clamp_min(0),
+        mask.sum(dim=1),
+        lengths,
+        blank=blank_id,
+        reduction="none",
+        zero_infinity=True,
+    )
+    return (losses / lengths.clamp_min(1)).mean()
+
+
+def greedy_ctc(logits: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
+    """Best label per frame, repeats collapsed, blanks dropped: (A, C, V), (A, C) -> ids of each row."""
+    best = logits.argmax(dim=-1).masked_fill(~mask, blank_id).cpu()
+    rows = []
+    for row in best:
+        collapsed = torch.unique_consecutive(row)
+        rows.append(collapsed[collapsed != blank_id].tolist())
+    return rows
