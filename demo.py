@@ -1,0 +1,8 @@
+"""Hear a spoken question, answer it aloud: ``python demo.py [AUDIO]`` (all options: ``python demo.py --help``)."""
+
+import sys
+
+from echox.cli import app
+
+if __name__ == "__main__":
+    app(["demo", *sys.argv[1:]], prog_name="echox")

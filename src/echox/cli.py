@@ -1,0 +1,322 @@
+"""The command line: ``echox reply | talk | train | eval | doctor``.
+
+Every mistake of a user ends in one line on stderr (expected, found, remedy) and a non-zero exit: 1 for what went wrong,
+2 for a command that cannot be understood, 130 for Ctrl-C. ``--debug`` shows the traceback instead. torch is imported
+inside the commands, so that ``echox --help`` is instant.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from echox.streaming import EchoX, Reply, Session
+
+app = typer.Typer(
+    name="echox",
+    help="A speech-to-speech language model: it hears a question and speaks the answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, hub id, or 'nano' (the embedded one).")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file of the spoken reply.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Temperature = Annotated[float | None, typer.Option(help="Of the text; 0 is greedy (default: the model's own).")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus of the text.")]
+Seed = Annotated[int | None, typer.Option(help="Of all sampling.")]
+System = Annotated[str | None, typer.Option(help="System prompt.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def guarded(command: _Command) -> _Command:
+    """Turn exceptions of a command into one line and an exit status; the command has a ``debug`` option."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:  # the outermost boundary: reported here, shown whole by --debug
+            if options.get("debug"):
+                raise
+            typer.echo(f"error: {_one_line(error)}", err=True)
+            raise typer.Exit(1) from None
+
+    return run  # type: ignore[return-value]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ImportError):
+        return f"{text}; install the extra that brings it, for example: pip install 'echox[train,data,eval]'"
+    if isinstance(error, ValueError | OSError | FloatingPointError) and text:
+        return text
+    return f"unexpected {type(error).__name__}: {text or 'no message'} (run again with --debug and report it)"
+
+
+@app.command()
+@guarded
+def reply(
+    question: Annotated[Path | None, typer.Argument(help="Spoken question: any audio file.")] = None,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="Typed question, or text beside the audio.")] = None,
+    output: Output = Path("reply.wav"),
+    model: Model = "nano",
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Answer one question, spoken or typed; write the spoken answer while it is being made."""
+    if question is None and text is None:
+        raise ValueError("expected a question, found none; name an audio file or use --text '...'")
+    content: list[dict[str, Any]] = [] if question is None else [{"type": "audio", "audio": question}]
+    content += [] if text is None else [{"type": "text", "text": text}]
+    echox = _load(model, device, threads)
+    session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
+    _answer(session, {"role": "user", "content": content}, output, as_json)
+
+
+@app.command()
+@guarded
+def talk(
+    files: Annotated[list[Path] | None, typer.Argument(help="Spoken turns, in order; none: the microphone.")] = None,
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the spoken replies.")] = Path(),
+    model: Model = "nano",
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Hold a conversation of several turns: audio files one after the other, or the microphone."""
+    microphone = None if files else _sounddevice()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    echox = _load(model, device, threads)
+    session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
+    if microphone is None:
+        for number, file in enumerate(files or [], start=1):
+            _answer(session, file, output_dir / f"reply-{number}.wav")
+        return
+    number = 0
+    while True:
+        question = _record(microphone, echox.sampling_rate)
+        if question is None:
+            return
+        number += 1
+        spoken = _answer(session, question, output_dir / f"reply-{number}.wav")
+        microphone.play(spoken.waveform, spoken.sampling_rate, blocking=True)
+
+
+@app.command()
+@guarded
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/nano/lm.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example training.steps=100.")] = None,
+    overfit_one_batch: Annotated[
+        bool, typer.Option("--overfit-one-batch", help="Health check: train on the first batch only.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe: train a stage, or make what a stage needs (corpus, units). Resumes where it stopped."""
+    from echox.training.loop import run_recipe
+
+    chosen = [*(overrides or []), *(["training.overfit_one_batch=true"] if overfit_one_batch else [])]
+    metrics = run_recipe(recipe, chosen)
+    if metrics:
+        typer.echo(json.dumps(metrics))
+
+
+@app.command()
+@guarded
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a stage without training, e.g. recipes/nano/corpus.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe that makes data: corpus, speech synthesis, units, unit language."""
+    from echox.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if not hasattr(loaded, "run"):
+        raise ValueError(f"{recipe}: expected a recipe that makes data, found the training stage {loaded.stage!r}; "
+                         f"use: echox train {recipe}")  # fmt: skip
+    result = loaded.run()
+    if result:
+        typer.echo(json.dumps(result))
+
+
+@app.command("eval")
+@guarded
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder of the nano corpus, for example out/nano.")],
+    judge: Annotated[Path, typer.Option(help="Speech encoder with a phone head that judges the replies.")],
+    model: Model = "nano",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the records and figures.")] = Path("eval"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per split (default: all).")] = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Measure a model on held-out paraphrases and voices: what it hears, writes and says."""
+    from echox.evaluation.asr import PhoneCTCJudge
+    from echox.evaluation.nano import evaluate_nano
+
+    lexicon = data / "phones.json"
+    if not lexicon.is_file():
+        raise ValueError(
+            f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
+        )
+    echox = _load(model, device, threads)
+    metrics = evaluate_nano(echox, PhoneCTCJudge(judge, lexicon), data, output, limit)
+    typer.echo(json.dumps(metrics))
+
+
+@app.command()
+@guarded
+def doctor(model: Model = "nano", debug: Debug = False) -> None:
+    """Say what this machine has: versions, device, threads, the model."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from echox.streaming.api import find_model
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    typer.echo(f"echox         {installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "transformers", "numpy", "soundfile", "soxr", "av", "peft", "lhotse", "sounddevice"):
+        typer.echo(f"{name:<13} {installed(name)}")
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU (not needed for nano)"
+    typer.echo(f"device        {device}; {torch.get_num_threads()} CPU threads")
+    folder = find_model(model)
+    size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    typer.echo(f"model         {model}: {folder} ({size_mb:.1f} MB)")
+
+
+@app.command()
+@guarded
+def demo(
+    audio: Annotated[Path | None, typer.Argument(help="Spoken question (default: the bundled one).")] = None,
+    output: Output = Path("reply.wav"),
+    model: Model = "nano",
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Answer the bundled spoken question, or AUDIO, aloud: what ``make demo`` runs."""
+    from echox.streaming.api import bundled_questions
+
+    question = audio if audio is not None else bundled_questions()[0]
+    typer.echo(f"question  {question}")
+    _answer(_load(model, "auto", threads).session(), question, output)
+
+
+def _load(model: str, device: str, threads: int | None) -> "EchoX":
+    """Import torch, set it up, load the model."""
+    import torch
+    from transformers.utils import logging
+
+    from echox.streaming import EchoX
+
+    logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return EchoX.from_pretrained(model, device=device)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were set; the model's own settings stand for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _answer(session: "Session", question: Any, output: Path, as_json: bool = False) -> "Reply":
+    """Stream one reply: text to the terminal, speech to a file; then the figures."""
+    from echox.audio import WavWriter
+    from echox.streaming.events import AudioChunk, Heard, ReplyBuilder, SpeechFailed, TextDelta
+
+    builder = ReplyBuilder(session.output_sampling_rate)
+    show = functools.partial(typer.echo, nl=False) if not as_json else (lambda text: None)
+    with WavWriter(output, session.output_sampling_rate) as wav:
+        for event in session.stream(question):
+            builder.add(event)
+            if isinstance(event, Heard):
+                show(f"heard     {event.text}\n")
+            elif isinstance(event, TextDelta):
+                show(("" if len(builder.text) > len(event.text) else "reply     ") + event.text)
+                sys.stdout.flush()
+            elif isinstance(event, AudioChunk):
+                wav.write(event.waveform)
+            elif isinstance(event, SpeechFailed):
+                typer.echo(f"\nwarning: not fully spoken: {event.text!r} ({event.reason})", err=True)
+        if builder.text.strip() and not builder.chunks:
+            raise ValueError("expected a spoken reply, found none of it could be spoken; see the warnings above")
+        if not builder.text.strip():
+            raise ValueError("expected a reply, found an empty one; ask in other words")
+    spoken = builder.build()
+    times = spoken.timings
+    if as_json:
+        report = {"heard": spoken.heard, "text": spoken.text, "audio": str(output), "duration_s": spoken.duration_s}
+        typer.echo(json.dumps({**report, "stopped": spoken.stopped, **times}))
+    else:
+        figures = f"ttfa {times['ttfa_s']:.2f} s   rtf {times['rtf']:.2f}   {spoken.duration_s:.1f} s of speech"
+        show(f"\n{figures}   {output}\n")
+    return spoken
+
+
+def _sounddevice() -> Any:
+    """The optional microphone library."""
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
+        raise ValueError(
+            f"expected audio files or a microphone, found neither ({error}); name files: echox talk a.wav b.wav, or "
+            "pip install sounddevice"
+        ) from error
+    return sounddevice
+
+
+def _record(microphone: Any, sampling_rate: int) -> Any:
+    """One turn from the microphone between two Enters: float32 (S,), or None when the user is done."""
+    import numpy as np
+
+    if input("Enter to speak, q to end: ").strip().lower() == "q":
+        return None
+    blocks: list[Any] = []
+    with microphone.InputStream(sampling_rate, channels=1, callback=lambda data, *_: blocks.append(data[:, 0].copy())):
+        input("speaking ... Enter to stop")
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def main() -> None:
+    """Entry point of the ``echox`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

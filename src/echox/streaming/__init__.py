@@ -1,0 +1,59 @@
+"""Streaming inference: a session hears a question and yields the reply's text and speech as they come."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from echox.streaming.api import EchoX, ReplyStream
+    from echox.streaming.decoding import GenerationSettings
+    from echox.streaming.events import AudioChunk, Event, Finished, Heard, Reply, SpeechFailed, TextDelta, Timings
+    from echox.streaming.session import Session
+    from echox.streaming.trigger import Segment, Trigger, TriggerState
+
+# Public name -> module that defines it: events and trigger can be had without importing torch.
+_LAZY = {
+    "AudioChunk": "events",
+    "EchoX": "api",
+    "Event": "events",
+    "Finished": "events",
+    "GenerationSettings": "decoding",
+    "Heard": "events",
+    "Reply": "events",
+    "ReplyStream": "api",
+    "Segment": "trigger",
+    "Session": "session",
+    "SpeechFailed": "events",
+    "TextDelta": "events",
+    "Timings": "events",
+    "Trigger": "trigger",
+    "TriggerState": "trigger",
+}
+
+__all__ = [
+    "AudioChunk",
+    "EchoX",
+    "Event",
+    "Finished",
+    "GenerationSettings",
+    "Heard",
+    "Reply",
+    "ReplyStream",
+    "Segment",
+    "Session",
+    "SpeechFailed",
+    "TextDelta",
+    "Timings",
+    "Trigger",
+    "TriggerState",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'echox.streaming' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"echox.streaming.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value

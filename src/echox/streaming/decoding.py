@@ -1,0 +1,168 @@
+"""Turning logits into tokens and tokens into text, one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+GENERATION_FILE = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a reply is written and spoken; stored with a model in ``generation_config.json``.
+
+    Attributes:
+        max_new_tokens: the reply ends here at the latest (``Finished.stopped`` then says "length").
+        temperature: of the text; 0 takes the most probable token.
+        top_p: nucleus: sample among the smallest set of tokens that holds so much probability.
+        echo_temperature, echo_top_p: the same for unit words.
+        retry_temperature: a segment that failed is sampled once more at this temperature.
+        seed: of all sampling in a reply.
+        max_question_s: longer questions are refused.
+        speak: False writes the reply and stays silent.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    echo_temperature: float = 0.0
+    echo_top_p: float = 1.0
+    retry_temperature: float = 1.0
+    seed: int = 0
+    max_question_s: float = 300.0
+    speak: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "echo_temperature", "retry_temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a number >= 0, found {value}; 0 is greedy")
+        for name in ("top_p", "echo_top_p"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(f"{name}: expected 0 < {name} <= 1, found {value}; 1 keeps every token")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
+        if not self.max_question_s > 0:
+            raise ValueError(f"max_question_s: expected more than 0 seconds, found {self.max_question_s}")
+
+    def replaced(self, changes: dict[str, Any]) -> GenerationSettings:
+        """A copy with some values changed.
+
+        Raises:
+            ValueError: an unknown name (the known ones are listed), or a value out of range.
+        """
+        known = [item.name for item in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"unknown generation setting {name!r}; expected one of {', '.join(known)}")
+        return dataclasses.replace(self, **changes)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``generation_config.json`` into a model folder."""
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        (Path(folder) / GENERATION_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> GenerationSettings:
+        """Read them from a model folder; a folder without the file has the defaults.
+
+        Raises:
+            ValueError: the file is not JSON, or holds unknown names or values out of range.
+        """
+        path = Path(folder) / GENERATION_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
+        known = {item.name for item in dataclasses.fields(cls)}
+        # transformers writes its own keys into a file of this name (transformers_version, eos ids): not ours to judge.
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def choose_token(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
+    """Pick the next token.
+
+    Args:
+        logits: (vocabulary,), any float type.
+        temperature: 0 for the most probable token (the lowest id among equals).
+        top_p: nucleus size in (0, 1].
+        generator: source of randomness, on CPU; the session's own, so that sessions never disturb each other.
+
+    Returns:
+        The token id.
+
+    Raises:
+        FloatingPointError: the logits are not finite.
+    """
+    row = logits.detach().float()
+    if not bool(torch.isfinite(row).all()):
+        raise FloatingPointError("the language model's logits are not finite; are the weights damaged?")
+    if temperature == 0:
+        return int(row.argmax())
+    # Sampling on CPU: a seed then means the same reply on every device, as far as the logits agree.
+    probabilities = (row.cpu() / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        # A token stays while the mass before it is below top_p: the first one always stays.
+        kept = ordered.cumsum(-1) - ordered < top_p
+        probabilities = torch.zeros_like(probabilities).scatter(0, order[kept], ordered[kept])
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+class _Decoder(Protocol):
+    def decode(self, token_ids: Any, **kwargs: Any) -> Any: ...
+
+
+class IncrementalDetokenizer:
+    """Text of a growing token sequence, piece by piece, never a part of a character.
+
+    A byte-level token may hold half of a character, and some tokenizers join or strip spaces at the start of a
+    sequence. So a few tokens are decoded again with every new one, and what ends in an unfinished character waits.
+
+    Args:
+        tokenizer: anything with the ``decode`` of transformers.
+    """
+
+    def __init__(self, tokenizer: _Decoder) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._window = 0  # start of the tokens that are decoded again
+        self._told = 0  # tokens whose text has been returned
+
+    def push(self, token_id: int) -> str:
+        """Add a token; return the text that is now certain ("" while a character is unfinished)."""
+        self._ids.append(int(token_id))
+        text = self._decode(self._ids[self._window :])
+        if text.endswith("\ufffd"):
+            return ""
+        told = self._decode(self._ids[self._window : self._told])
+        self._window, self._told = self._told, len(self._ids)
+        return text[len(told) :]
+
+    def flush(self) -> str:
+        """Return what is left at the end, unfinished characters as U+FFFD."""
+        text = self._decode(self._ids[self._window :])
+        told = self._decode(self._ids[self._window : self._told])
+        self._window = self._told = len(self._ids)
+        return text[len(told) :]
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text

@@ -1,0 +1,176 @@
+"""What a session says: the events of a reply, its timings, and the finished reply (imports no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The transcript of the question's speech (greedy CTC text of the alignment adapter), before any reply."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """The next piece of the reply's text, never a part of a character. All pieces joined are the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class AudioChunk:
+    """The speech of one segment of the reply.
+
+    Attributes:
+        waveform: float32 (S,), in [-1, 1].
+        sampling_rate: Hz.
+        text: what is said in it.
+        start_s: where it begins in the spoken reply.
+    """
+
+    waveform: np.ndarray
+    sampling_rate: int
+    text: str
+    start_s: float
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the chunk."""
+        return len(self.waveform) / self.sampling_rate
+
+
+@dataclass(frozen=True)
+class SpeechFailed:
+    """A segment that could not be spoken, or not to its end, even at the second try. Its text is never lost."""
+
+    text: str
+    reason: str
+
+
+@dataclass
+class Timings:
+    """Where the time of one reply went: compute seconds of the model alone, without the time of whoever listens.
+
+    Attributes:
+        question_s: length of the new question's audio. audio_s: length of the spoken reply.
+        encode_s: features, speech encoder and adapters. prefill_s: the prompt through the language model.
+        text_s: writing the reply. echo_s: states to units. vocoder_s: units to sound.
+        ttfa_s: from the end of the question to the first sample of the reply (None: nothing was spoken).
+        ttfa_tokens: reply tokens that had been written by then.
+        num_tokens: reply tokens in all.
+    """
+
+    question_s: float = 0.0
+    audio_s: float = 0.0
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    text_s: float = 0.0
+    echo_s: float = 0.0
+    vocoder_s: float = 0.0
+    ttfa_s: float | None = None
+    ttfa_tokens: int | None = None
+    num_tokens: int = 0
+
+    @property
+    def compute_s(self) -> float:
+        """Sum of all parts."""
+        return self.encode_s + self.prefill_s + self.text_s + self.echo_s + self.vocoder_s
+
+    @property
+    def rtf(self) -> float | None:
+        """Compute seconds per second of spoken reply: lower is better; None when nothing was spoken."""
+        return self.compute_s / self.audio_s if self.audio_s > 0 else None
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """All numbers under their names, with ``compute_s`` and ``rtf``."""
+        return {**vars(self), "compute_s": self.compute_s, "rtf": self.rtf}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event of a reply that ran to its end.
+
+    Attributes:
+        text: the whole reply.
+        stopped: "end" (the model ended its turn) or "length" (``max_new_tokens`` were written).
+    """
+
+    text: str
+    stopped: str
+    timings: Timings
+
+
+Event = Heard | TextDelta | AudioChunk | SpeechFailed | Finished
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """A finished reply.
+
+    Attributes:
+        text: what was answered. heard: transcript of the newest question ("" for a typed one).
+        waveform: float32 (S,); sampling_rate: Hz.
+        timings: the numbers of `Timings` under their names.
+        chunks: its segments in order (text, start_s, waveform): which text is heard when.
+        failures: segments that could not be spoken.
+        stopped: "end", "length" or "cancelled".
+    """
+
+    text: str
+    waveform: np.ndarray
+    sampling_rate: int
+    heard: str
+    timings: dict[str, float | int | None]
+    chunks: tuple[AudioChunk, ...] = ()
+    failures: tuple[SpeechFailed, ...] = ()
+    stopped: str = "end"
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the spoken reply."""
+        return len(self.waveform) / self.sampling_rate
+
+
+@dataclass
+class ReplyBuilder:
+    """Collects the events of one reply into a `Reply`."""
+
+    sampling_rate: int
+    heard: str = ""
+    text: str = ""
+    chunks: list[AudioChunk] = field(default_factory=list)
+    failures: list[SpeechFailed] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+    stopped: str = "cancelled"
+
+    def add(self, event: Event) -> None:
+        """Take one event, in order."""
+        if isinstance(event, Heard):
+            self.heard = event.text
+        elif isinstance(event, TextDelta):
+            self.text += event.text
+        elif isinstance(event, AudioChunk):
+            self.chunks.append(event)
+        elif isinstance(event, SpeechFailed):
+            self.failures.append(event)
+        else:
+            self.timings, self.stopped = event.timings, event.stopped
+
+    def build(self) -> Reply:
+        """The reply so far (``stopped`` is "cancelled" if it never finished)."""
+        parts = [chunk.waveform for chunk in self.chunks]
+        waveform = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        return Reply(
+            text=self.text,
+            waveform=waveform,
+            sampling_rate=self.sampling_rate,
+            heard=self.heard,
+            timings=self.timings.to_dict(),
+            chunks=tuple(self.chunks),
+            failures=tuple(self.failures),
+            stopped=self.stopped,
+        )

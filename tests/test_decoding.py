@@ -1,0 +1,88 @@
+"""Tokens to text without half characters, sampling, and the settings a model folder carries."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer, choose_token
+
+
+class ByteTokenizer:
+    """Every byte is a token: the hardest case for characters of several bytes."""
+
+    def __init__(self) -> None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        self.tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
+        self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self.tokenizer.decoder = decoders.ByteLevel()
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).ids
+
+    def decode(self, token_ids: list[int], **_: object) -> str:
+        return self.tokenizer.decode(token_ids)
+
+
+TOKENIZER = ByteTokenizer()
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.text(alphabet=st.sampled_from("aé €ß😀日 .\n"), max_size=20))
+def test_pieces_join_to_the_text_and_hold_whole_characters(text):
+    detokenizer = IncrementalDetokenizer(TOKENIZER)
+    pieces = [detokenizer.push(token_id) for token_id in TOKENIZER.encode(text)]
+    assert all("\ufffd" not in piece for piece in pieces)
+    assert "".join(pieces) == text
+    assert detokenizer.flush() == ""
+
+
+def test_an_unfinished_character_at_the_end_is_told_and_not_lost():
+    detokenizer = IncrementalDetokenizer(TOKENIZER)
+    pieces = [detokenizer.push(token_id) for token_id in TOKENIZER.encode("a😀")[:-1]]
+    assert "".join(pieces) == "a"
+    assert detokenizer.flush() == "\ufffd"
+
+
+def test_greedy_takes_the_first_of_the_largest():
+    assert choose_token(torch.tensor([0.0, 2.0, 2.0]), 0.0, 1.0, None) == 1
+
+
+def test_sampling_repeats_with_its_seed_and_keeps_to_the_nucleus():
+    logits = torch.tensor([3.0, 2.0, 1.0, -2.0])
+
+    def draw(seed: int, top_p: float) -> list[int]:
+        generator = torch.Generator().manual_seed(seed)
+        return [choose_token(logits, 1.0, top_p, generator) for _ in range(60)]
+
+    assert draw(3, 1.0) == draw(3, 1.0) != draw(4, 1.0)
+    assert set(draw(0, 0.7)) == {0, 1}  # 0.64 + 0.24
+    assert set(draw(0, 0.01)) == {0}
+
+
+def test_broken_logits_are_refused():
+    with pytest.raises(FloatingPointError, match="not finite"):
+        choose_token(torch.tensor([0.0, float("nan")]), 0.0, 1.0, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1.0}, {"top_p": 0.0}, {"echo_top_p": 1.5}, {"max_new_tokens": 0}, {"max_question_s": 0.0}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GenerationSettings(**wrong)
+
+
+def test_settings_round_trip_and_refuse_unknown_names(tmp_path):
+    mine = GenerationSettings(temperature=0.2, top_p=0.9, max_new_tokens=7)
+    mine.save(tmp_path)
+    assert GenerationSettings.load(tmp_path) == mine
+    assert GenerationSettings.load(tmp_path / "nowhere") == GenerationSettings()
+    with pytest.raises(ValueError, match="temprature"):
+        mine.replaced({"temprature": 0.1})
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ValueError, match="expected JSON"):
+        GenerationSettings.load(tmp_path)
