@@ -1,0 +1,143 @@
+"""Configuration of unit decoders: the T2C (text to codec) and the echo decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import LlamaConfig, PreTrainedConfig
+
+UNIT_DECODER_FORMS = ("word_synchronous", "prefix")
+
+
+class UnitDecoderConfig(PreTrainedConfig):
+    """Sizes and form of a decoder from text embeddings (or hidden states) to unit words.
+
+    Two forms share one backbone and one interface (`modeling_t2c.py`):
+
+    - ``prefix``, the paper's: ``[states] [separator] unit words ... end``.
+    - ``word_synchronous`` (NANO.md: it learned ten times faster): every step is told the text word being spoken, its
+      neighbours, and the previous unit word; an end-of-word output moves on to the next text word.
+
+    Args:
+        form: ``word_synchronous`` or ``prefix``.
+        hidden_size: width D of the decoder.
+        num_hidden_layers: Llama layers. num_attention_heads, num_key_value_heads (None: as many), intermediate_size:
+            their sizes.
+        text_hidden_size: width H of the states that come in (the language model's).
+        text_vocab_size: rows of the T2C's frozen text embedding, copied from the language model.
+        num_unit_words: size of the unit language; the output has one more, the end (of a word, or of the sequence).
+        max_unit_words: limit of one generation.
+        normalize_states: bring every incoming state to unit RMS, so that neither the scale of the text embeddings nor
+            that of the denoised states (trained by a cosine, which leaves it free) matters.
+        lookahead_words, lookback_words: neighbours whose vectors each step sees (word-synchronous form).
+        max_unit_words_per_word: guard; then the end of the word is forced (word-synchronous form).
+        force_sound: forbid the end as the first output of a word, so that no word is skipped (word-synchronous form).
+        max_word_tokens: in-word positions told apart; later tokens of a long word share the last.
+        num_prefix_vectors, num_separator_vectors: learned vectors before and after the states (prefix form).
+        unit_noise: part of the previous unit words replaced by random ones in training.
+        dropout: on the input of the backbone and before the head; attention_dropout: inside it.
+        embedding_std: initial size of unit embeddings; word vectors start at unit RMS.
+        max_position_embeddings, rope_theta, rms_norm_eps, initializer_range: as in Llama.
+
+    Raises:
+        ValueError: unknown form, or a size below its minimum.
+
+    Source: METHOD.md, parts 5 and 6 (arXiv 2509.09174, section 3); NANO.md, second study.
+    """
+
+    model_type = "echox_t2c"
+
+    def __init__(
+        self,
+        form: str = "word_synchronous",
+        hidden_size: int = 256,
+        num_hidden_layers: int = 3,
+        num_attention_heads: int = 4,
+        num_key_value_heads: int | None = None,
+        intermediate_size: int = 640,
+        text_hidden_size: int = 256,
+        text_vocab_size: int = 1536,
+        num_unit_words: int = 1000,
+        max_unit_words: int = 2048,
+        normalize_states: bool = True,
+        lookahead_words: int = 1,
+        lookback_words: int = 1,
+        max_unit_words_per_word: int = 64,
+        force_sound: bool = True,
+        max_word_tokens: int = 16,
+        num_prefix_vectors: int = 0,
+        num_separator_vectors: int = 1,
+        unit_noise: float = 0.0,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        embedding_std: float = 0.5,
+        max_position_embeddings: int = 2048,
+        rope_theta: float = 10000.0,
+        rms_norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        if form not in UNIT_DECODER_FORMS:
+            raise ValueError(f"form: expected one of {', '.join(UNIT_DECODER_FORMS)}, found {form!r}")
+        if hidden_size % num_attention_heads:
+            raise ValueError(f"hidden_size: expected a multiple of {num_attention_heads} heads, found {hidden_size}")
+        self.form = form
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.text_hidden_size = text_hidden_size
+        self.text_vocab_size = text_vocab_size
+        self.num_unit_words = num_unit_words
+        self.max_unit_words = max_unit_words
+        self.normalize_states = normalize_states
+        self.lookahead_words = lookahead_words
+        self.lookback_words = lookback_words
+        self.max_unit_words_per_word = max_unit_words_per_word
+        self.force_sound = force_sound
+        self.max_word_tokens = max_word_tokens
+        self.num_prefix_vectors = num_prefix_vectors
+        self.num_separator_vectors = num_separator_vectors
+        self.unit_noise = unit_noise
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.embedding_std = embedding_std
+        self.max_position_embeddings = max_position_embeddings
+        self.rope_theta = rope_theta
+        self.rms_norm_eps = rms_norm_eps
+        self.initializer_range = initializer_range
+        for name in (
+            "num_hidden_layers",
+            "num_unit_words",
+            "max_word_tokens",
+            "max_unit_words",
+            "max_unit_words_per_word",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        super().__init__(**kwargs)
+
+    @property
+    def end_id(self) -> int:
+        """The output after the unit words: end of word (word-synchronous) or of the sequence (prefix)."""
+        return self.num_unit_words
+
+    def backbone_config(self) -> LlamaConfig:
+        """The Llama inside; its token table holds the unit words and the end."""
+        return LlamaConfig(
+            vocab_size=self.num_unit_words + 1,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            max_position_embeddings=self.max_position_embeddings,
+            attention_dropout=self.attention_dropout,
+            rms_norm_eps=self.rms_norm_eps,
+            initializer_range=self.initializer_range,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            pad_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
