@@ -33,12 +33,13 @@ def _analysis(num_mel_bins: int) -> tuple[Tensor, Tensor]:
     return torch.hann_window(N_FFT), torch.from_numpy(np.asarray(filters, dtype=np.float32)).T.contiguous()
 
 
-def log_mel(waveform: np.ndarray | Tensor, sampling_rate: int, num_mel_bins: int = 80) -> Tensor:
+def log_mel(waveform: np.ndarray | Tensor, sampling_rate: int = SAMPLING_RATE, num_mel_bins: int = 80) -> Tensor:
     """Whisper's log-mel spectrogram of one utterance at its own length.
 
     Args:
         waveform: float32 (S,), 16 kHz.
         sampling_rate: must be 16000.
+        num_mel_bins: 80, or 128 for whisper-large-v3.
 
     Returns:
         (num_mel_bins, max(2, ceil(S / 160))) float32; a last partial hop is filled with silence.

@@ -12,6 +12,9 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
+PHONE_BLANK_ID = 0
+"""Class 0 of a phone head is its CTC blank; phone i of the configuration is class i + 1."""
+
 
 def whisper_config(**values: Any) -> WhisperConfig:
     """A ``WhisperConfig`` for an encoder only: the decoder's sizes, which we never build, follow the encoder's.
@@ -52,6 +55,7 @@ class SpeechEncoderConfig(PreTrainedConfig):
         phone_layer: encoder layer (1 = first) whose output the phone head reads, 50 frames/s.
         phone_loss_weight: the phone CTC's weight beside the text CTC.
         initializer_range: standard deviation of initial weights outside the audio tower (which has ``init_std``).
+        sampling_rate: of the audio that the features are made of, hertz.
     """
 
     model_type = "echox_speech_encoder"
@@ -71,6 +75,7 @@ class SpeechEncoderConfig(PreTrainedConfig):
         phone_layer: int = 1,
         phone_loss_weight: float = 0.3,
         initializer_range: float = 0.02,
+        sampling_rate: int = 16000,
         **kwargs: Any,
     ) -> None:
         self.audio_config = _as_config(audio_config, WhisperConfig, "audio_config")
@@ -85,11 +90,17 @@ class SpeechEncoderConfig(PreTrainedConfig):
         self.phone_layer = phone_layer
         self.phone_loss_weight = phone_loss_weight
         self.initializer_range = initializer_range
+        self.sampling_rate = sampling_rate
         if self.phones and not 1 <= phone_layer <= self.audio_config.encoder_layers:
             raise ValueError(
-                f"phone_layer: expected 1 to {self.audio_config.encoder_layers} (the encoder's layers), found {phone_layer}"
+                f"phone_layer: expected 1 to {self.audio_config.encoder_layers} (an encoder layer), found {phone_layer}"
             )
         super().__init__(**kwargs)
+
+    @property
+    def phone_blank_id(self) -> int:
+        """The CTC blank of the phone head."""
+        return PHONE_BLANK_ID
 
 
 class S2TConfig(PreTrainedConfig):

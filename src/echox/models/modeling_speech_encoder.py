@@ -14,14 +14,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, WhisperModel
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import PreTrainedModel, WhisperModel, initialization
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import ModelOutput
 
-from echox.models.configuration_echox import SpeechEncoderConfig
-
-PHONE_BLANK_ID = 0
-"""Class 0 of the phone head is its CTC blank; phone i of the configuration is class i + 1."""
+from echox.models.configuration_echox import PHONE_BLANK_ID, SpeechEncoderConfig
 
 
 @dataclass
@@ -50,9 +47,12 @@ class SpeechEncoder(WhisperEncoder):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self:
-            self.embed_positions.weight.mul_(getattr(self.config, "position_scale", 1.0))
+        # Called for every module with weights of its own, which the encoder itself has not.
+        if module is self.embed_positions:
+            positions = sinusoids(*module.weight.shape) * getattr(self.config, "position_scale", 1.0)
+            initialization.copy_(module.weight, positions)
+        else:
+            super()._init_weights(module)
 
     @classmethod
     def from_whisper(cls, name_or_path: str, **kwargs: object) -> SpeechEncoder:
@@ -263,8 +263,10 @@ class SpeechEncoderForCTC(PreTrainedModel):
         """Score audios against their transcripts.
 
         Args:
-            input_features: (A, mels, T). input_features_mask: (A, T).
-            labels: (A, N) token ids of the written text, -100 padded. phone_labels: (A, M) phone classes, -100 padded.
+            input_features: (A, mels, T).
+            input_features_mask: (A, T).
+            labels: (A, N) token ids of the written text, -100 padded.
+            phone_labels: (A, M) phone classes, -100 padded.
         """
         encoded = self.audio_tower(
             input_features, input_features_mask, output_hidden_states=self.phone_head is not None
@@ -293,6 +295,10 @@ class SpeechEncoderForCTC(PreTrainedModel):
             adapted=adapted,
         )
 
+    def phone_ids(self) -> dict[str, int]:
+        """Class of every phone in the phone head's output."""
+        return {phone: index + PHONE_BLANK_ID + 1 for index, phone in enumerate(self.config.phones)}
+
     @torch.inference_mode()
     def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:
         """Greedy CTC token ids of each audio."""
@@ -304,7 +310,10 @@ def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: 
     """CTC loss in nats per target symbol, mean over rows.
 
     Args:
-        logits: (A, C, V). mask: (A, C) bool, true frames first. labels: (A, N), -100 after the last symbol.
+        logits: (A, C, V).
+        mask: (A, C) bool, true frames first.
+        labels: (A, N), -100 after the last symbol.
+        blank_id: class of the CTC blank.
 
     Rows whose labels cannot fit their frames count 0, as they have no alignment; rows without labels likewise.
     """

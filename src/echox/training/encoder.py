@@ -1,0 +1,325 @@
+"""Stage "encoder": hear words. Audio tower, alignment adapter and CTC heads, before there is any language model in it.
+
+What is built: :class:`SpeechEncoderForCTC` over the language model's vocabulary. What is trained: all of it. Its
+batches: utterances of many voices, half of them word salad, varied in pace, vocal tract, level, tone and noise. Its
+loss: CTC on the written text's tokens (25 frames/s) + ``phone_loss_weight`` x CTC on phones at an inner layer (50/s).
+
+The result is the frozen ear of S2T, the warm start of its adapter and CTC head, and (phone head) the judge of spoken
+replies, which therefore must never be trained on resynthesised speech.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+
+from echox.config import TrainingConfig, recipe
+from echox.data.features import AugmentationConfig, FeatureStore, augment, feature_store, pad_features
+from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
+from echox.data.scoring import align_words, word_errors
+from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
+from echox.models.modeling_speech_encoder import SpeechEncoderForCTC, greedy_ctc
+
+
+@dataclass
+class EncoderData:
+    """Where the speech is.
+
+    Attributes:
+        manifests: Utterance manifests; split "train" is trained on, every other split is evaluated.
+        phones: ``{"lexicon": {word: [phone, ...]}, "phones": [...]}``.
+        tokenizer: folder of the text tokenizer; trained from `dialogues` when absent.
+        dialogues: text dialogues, read only to train an absent tokenizer with `vocab_size` tokens.
+        extra_manifests: more training speech (train split only), at most `extra_hours` of each.
+        evaluation_items: utterances per evaluation split.
+    """
+
+    manifests: list[str]
+    phones: str
+    tokenizer: str
+    dialogues: str
+    vocab_size: int = 1536
+    extra_manifests: list[str] = field(default_factory=list)
+    extra_hours: float = 2.0
+    evaluation_items: int = 120
+    max_duration_s: float = 12.0
+
+
+@dataclass
+class EncoderModel:
+    """Sizes; see ``WhisperConfig`` and :class:`SpeechEncoderConfig`."""
+
+    d_model: int = 192
+    encoder_layers: int = 6
+    encoder_attention_heads: int = 4
+    encoder_ffn_dim: int = 768
+    num_mel_bins: int = 80
+    max_source_positions: int = 1500
+    dropout: float = 0.0
+    init_std: float = 0.05
+    position_scale: float = 0.2
+    hidden_size: int = 256
+    adapter_attention_heads: int = 4
+    adapter_dropout: float = 0.1
+    phone_layer: int = 4
+    phone_loss_weight: float = 0.5
+
+
+@recipe("encoder")
+@dataclass
+class EncoderRecipe:
+    """The recipe of this stage."""
+
+    stage: str
+    data: EncoderData
+    model: EncoderModel
+    augmentation: AugmentationConfig
+    training: TrainingConfig
+
+    def build(self) -> EncoderStage:
+        """Build the stage: tokenizer, features, model."""
+        return EncoderStage(self)
+
+
+@dataclass(frozen=True)
+class SpeechItem:
+    """One utterance ready to batch: its features' place, token ids and phone classes."""
+
+    utterance: Utterance
+    store: FeatureStore
+    index: int
+    labels: tuple[int, ...]
+    phone_labels: tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        """Mel frames."""
+        return self.store.frames(self.index)
+
+    def features(self) -> Tensor:
+        """(frames, mels) float32."""
+        return torch.from_numpy(np.array(self.store[self.index], dtype=np.float32))
+
+
+class EncoderObjective(nn.Module):
+    """CTC on text tokens + weight x CTC on phones."""
+
+    def __init__(self, model: SpeechEncoderForCTC) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses by name, from a batch of :func:`speech_batch`."""
+        output = self.model(**batch)
+        return {"loss": output.loss, "ctc_loss": output.ctc_loss, "phone_loss": output.phone_loss}
+
+
+class EncoderStage:
+    """See the module."""
+
+    name = "encoder"
+
+    def __init__(self, recipe: EncoderRecipe) -> None:
+        self.recipe = recipe
+        data, sizes = recipe.data, recipe.model
+        self.tokenizer = text_tokenizer(data.tokenizer, data.dialogues, data.vocab_size)
+        self.phones = PhoneLexicon(data.phones)
+        self.train_items: list[SpeechItem] = []
+        self.evaluation_items: dict[str, list[SpeechItem]] = {}
+        self._read()
+        torch.manual_seed(recipe.training.seed)
+        self.model = SpeechEncoderForCTC(encoder_config(sizes, self.tokenizer, self.phones.phones))
+        self.model.set_attn_implementation("eager")  # on CPU sdpa's backward pass costs a quarter of a step more
+        self.objective = EncoderObjective(self.model)
+
+    def _read(self) -> None:
+        data = self.recipe.data
+        for manifest in [*data.manifests, *data.extra_manifests]:
+            limit_s = data.extra_hours * 3600 if manifest in data.extra_manifests else float("inf")
+            items = self._items(Path(manifest))
+            train = [item for item in items if item.utterance.split == "train"]
+            random.Random(self.recipe.training.seed).shuffle(train)
+            total_s = 0.0
+            for item in train:
+                total_s += item.utterance.duration_s
+                if total_s > limit_s:
+                    break
+                self.train_items.append(item)
+            if manifest in data.extra_manifests:
+                continue
+            for split in sorted({item.utterance.split for item in items} - {"train"}):
+                held_out = [item for item in items if item.utterance.split == split]
+                random.Random(0).shuffle(held_out)
+                self.evaluation_items.setdefault(split, []).extend(held_out[: data.evaluation_items])
+
+    def _items(self, manifest: Path) -> list[SpeechItem]:
+        mels, longest_s = self.recipe.model.num_mel_bins, self.recipe.data.max_duration_s
+        utterances = [item for item in read_utterances(manifest) if item.duration_s <= longest_s]
+        cache = manifest.parent / "features" / f"{manifest.stem}-{mels}mels.npy"
+        store = feature_store([audio_path(manifest, item.audio) for item in utterances], cache, mels)
+        tokens = self.tokenizer([item.text for item in utterances], add_special_tokens=False)["input_ids"]
+        return [
+            SpeechItem(item, store, index, tuple(ids), self.phones.classes(item.text))
+            for index, (item, ids) in enumerate(zip(utterances, tokens, strict=True))
+        ]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Everything but Whisper's sinusoidal positions."""
+        return {"encoder": [value for value in self.model.parameters() if value.requires_grad]}
+
+    def dataset(self) -> Sequence[SpeechItem]:
+        """Training utterances."""
+        return self.train_items
+
+    def lengths(self) -> list[int]:
+        """Mel frames of each (so ``batch_by: total_length`` with ``batch_size: 5000`` means 50 s of audio)."""
+        return [item.frames for item in self.train_items]
+
+    def collate(self, items: list[SpeechItem], rng: random.Random) -> dict[str, Tensor]:
+        """Augmented features, tokens and phones of a batch."""
+        return speech_batch(items, [augment(item.features(), self.recipe.augmentation, rng) for item in items])
+
+    def evaluate(self) -> dict[str, float]:
+        """Greedy word error rate of the text head and phone error rate of the phone head, by split."""
+        metrics = {}
+        for split, items in self.evaluation_items.items():
+            texts, phones = self._recognize(items)
+            metrics[f"wer_{split}"] = word_errors([item.utterance.text for item in items], texts).rate
+            errors = [align_words(item.phone_labels, found) for item, found in zip(items, phones, strict=True)]
+            metrics[f"per_{split}"] = sum(e.errors for e in errors) / max(1, sum(e.reference_words for e in errors))
+        return metrics
+
+    def _recognize(self, items: list[SpeechItem]) -> tuple[list[str], list[list[int]]]:
+        """Greedy text and phone classes of each item, batched by similar length."""
+        order = sorted(range(len(items)), key=lambda i: items[i].frames)
+        texts, phones = [""] * len(items), [[0]] * len(items)
+        device = next(self.model.parameters()).device
+        for start in range(0, len(order), 16):
+            rows = order[start : start + 16]
+            features, mask = pad_features([items[i].features() for i in rows])
+            output = self.model(features.to(device), mask.to(device))
+            found = greedy_ctc(output.logits, output.mask, self.model.config.blank_token_id)
+            heard = greedy_ctc(output.phone_logits, output.phone_mask, self.model.config.phone_blank_id)
+            for row, ids, classes in zip(rows, found, heard, strict=True):
+                texts[row], phones[row] = self.tokenizer.decode(ids), classes
+        return texts, phones
+
+    def sample(self, folder: Path) -> None:
+        """Write what was said and what was heard for a few utterances of each evaluation split."""
+        for split, items in self.evaluation_items.items():
+            texts, _ = self._recognize(items[:12])
+            lines = [
+                f"{item.utterance.speaker}\t{item.utterance.text}\t{text}"
+                for item, text in zip(items, texts, strict=False)
+            ]
+            (folder / f"{split}.tsv").write_text("voice\tsaid\theard\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+    def save(self, folder: Path) -> None:
+        """Model, feature extractor and tokenizer, loadable by ``from_pretrained``."""
+        self.model.save_pretrained(folder)
+        WhisperFeatureExtractor(feature_size=self.recipe.model.num_mel_bins).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class PhoneLexicon:
+    """Phone classes of written text: class 0 is the CTC blank, phone i of the inventory is class i + 1.
+
+    Raises:
+        ValueError: the file is no such lexicon, or a text holds a word that it lacks.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not {"lexicon", "phones"} <= set(content):
+            raise ValueError(f"{path}: expected a JSON object with 'lexicon' and 'phones'; run the corpus stage again")
+        self.phones: list[str] = list(content["phones"])
+        classes = {phone: index + 1 for index, phone in enumerate(self.phones)}
+        self._words = {word: [classes[phone] for phone in phones] for word, phones in content["lexicon"].items()}
+        for word, phones in list(self._words.items()):
+            self._words.setdefault(word.lower(), phones)
+
+    def classes(self, text: str) -> tuple[int, ...]:
+        """Phone classes of all words of ``text``."""
+        found: list[int] = []
+        for word in text.split():
+            bare = word.strip(".,?!;:\"'")
+            phones = self._words.get(bare, self._words.get(bare.lower()))
+            if phones is None:
+                raise ValueError(f"{self.path}: expected every spoken word, found no {bare!r} (in {text!r}): add it")
+            found += phones
+        return tuple(found)
+
+
+def encoder_config(sizes: EncoderModel, tokenizer: PreTrainedTokenizerBase, phones: list[str]) -> SpeechEncoderConfig:
+    """The model's configuration from the recipe's sizes and the tokenizer's vocabulary."""
+    audio_config = whisper_config(
+        d_model=sizes.d_model,
+        encoder_layers=sizes.encoder_layers,
+        encoder_attention_heads=sizes.encoder_attention_heads,
+        encoder_ffn_dim=sizes.encoder_ffn_dim,
+        num_mel_bins=sizes.num_mel_bins,
+        max_source_positions=sizes.max_source_positions,
+        dropout=sizes.dropout,
+        init_std=sizes.init_std,
+        position_scale=sizes.position_scale,
+    )
+    return SpeechEncoderConfig(
+        audio_config=audio_config,
+        hidden_size=sizes.hidden_size,
+        vocab_size=len(tokenizer),
+        blank_token_id=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        adapter_attention_heads=sizes.adapter_attention_heads,
+        adapter_dropout=sizes.adapter_dropout,
+        phones=phones,
+        phone_layer=sizes.phone_layer,
+        phone_loss_weight=sizes.phone_loss_weight,
+        initializer_range=sizes.init_std,
+    )
+
+
+def text_tokenizer(folder: str | Path, dialogues: str | Path, vocab_size: int) -> PreTrainedTokenizerBase:
+    """The text tokenizer in ``folder``; trained there from the dialogues when the folder does not exist yet.
+
+    Training is deterministic, so it does not matter which stage comes first.
+    """
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").exists():
+        from echox.models.tokenization_text import train_text_tokenizer
+
+        texts = [turn.text for dialogue in read_dialogues(dialogues) for turn in dialogue.turns if turn.text]
+        train_text_tokenizer(texts, vocab_size).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def speech_batch(items: Sequence[SpeechItem], features: Sequence[Tensor]) -> dict[str, Any]:
+    """Batch of the encoder stage.
+
+    Returns:
+        input_features (A, mels, T), input_features_mask (A, T), labels (A, N) and phone_labels (A, M), both padded
+        with -100.
+    """
+    padded, mask = pad_features(features)
+    return {
+        "input_features": padded,
+        "input_features_mask": mask,
+        "labels": pad_labels([item.labels for item in items]),
+        "phone_labels": pad_labels([item.phone_labels for item in items]),
+    }
+
+
+def pad_labels(rows: Sequence[Sequence[int]], value: int = -100) -> Tensor:
+    """Rows of ids -> (rows, longest) int64, padded on the right."""
+    padded = torch.full((len(rows), max(1, *(len(row) for row in rows))), value, dtype=torch.long)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return padded
