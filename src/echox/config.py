@@ -206,7 +206,9 @@ def _build(cls: type, values: Any, where: str, key: str) -> Any:
         elif required and dataclasses.is_dataclass(hints[name]):
             built[name] = _build(typing.cast(type, hints[name]), {}, where, _join(key, name))
         elif required:
-            raise ValueError(f"{where}: missing key {_join(key, name)!r}; set it in the file or as {_join(key, name)}=...")
+            raise ValueError(
+                f"{where}: missing key {_join(key, name)!r}; set it in the file or as {_join(key, name)}=..."
+            )
     try:
         return cls(**built)
     except ValueError as error:

@@ -1,17 +1,43 @@
 """The only training loop. A stage says what is trained and on what; the loop does the rest.
 
-Run any recipe with ``echox train RECIPE [key=value ...]`` (or ``python -m echox.training.loop``), on several processes with
-``torchrun --nproc-per-node N -m echox.training.loop RECIPE``.
+Run any recipe with ``echox train RECIPE [key=value ...]`` (or ``python -m echox.training.loop``), on several processes
+with ``torchrun --nproc-per-node N -m echox.training.loop RECIPE``.
+
+Everything random is a function of (seed, place in the data): dropout and sampling inside a step are seeded by the
+global micro-batch, augmentation by (seed, epoch, batch). So a resumed run equals an uninterrupted one, evaluation does
+not disturb training, and N processes equal one process that accumulates N times as many batches.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import random
-from collections.abc import Sequence
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
+from echox.training.batches import BatchStream, seed_everything
+from echox.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from echox.training.health import check_gradients, check_losses, check_trainable
+from echox.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_factor,
+    set_learning_rates,
+)
+from echox.training.record import RunLog, finished_record, write_record
 
 
 @runtime_checkable
@@ -54,7 +80,321 @@ class Stage(Protocol):
         ...
 
     # Optional: def sample(self, folder: Path) -> None    audio and its transcription, every `sample_every_steps`
+    # Optional: record_details: dict[str, Any]            more for training_record.json (tables, counts)
 
 
-Batch = dict[str, Any]
-Losses = dict[str, Tensor]
+def train(stage: Stage, config: TrainingConfig, resolved: dict[str, Any]) -> dict[str, float]:
+    """Train a stage; returns its final metrics, which are also in ``training_record.json`` beside the weights.
+
+    Args:
+        stage: what to train.
+        config: how.
+        resolved: the whole recipe as plain values, for the record and the check on resume.
+
+    Raises:
+        ValueError: wrong trainables or groups, a checkpoint that does not fit, a malformed objective, non-finite loss.
+        OSError: a checkpoint could not be written.
+    """
+    with _process_group(config) as (rank, world, device):
+        return _Run(stage, config, resolved, rank, world, device).run()
+
+
+class _Run:
+    """One training run in one process."""
+
+    def __init__(self, stage: Stage, config: TrainingConfig, resolved: dict[str, Any], rank: int, world: int,
+                 device: torch.device) -> None:  # fmt: skip
+        self.stage, self.config, self.resolved = stage, config, resolved
+        self.rank, self.world, self.device = rank, world, device
+        stage.model.to(device)
+        stage.objective.to(device)
+        self.groups = stage.parameter_groups()
+        check_trainable(stage.name, stage.objective, self.groups, config)
+        if config.gradient_checkpointing:
+            enable_gradient_checkpointing(stage.objective)
+        self.optimizer = build_optimizer(self.groups, config)
+        trainable = {name: value for name, value in stage.objective.named_parameters() if value.requires_grad}
+        self.average = WeightAverage(trainable, config.ema_decay) if config.ema_decay else None
+        self.progress = self._resume()
+        self.log = RunLog(config, stage.name, self.progress.step) if rank == 0 else None
+        self.module = self._wrap()
+
+    def run(self) -> dict[str, float]:
+        config, progress = self.config, self.progress
+        wall_before, cpu_before = progress.wall_s - time.monotonic(), progress.cpu_s - time.process_time()
+        if self.rank == 0:
+            dump_recipe(self.resolved, Path(config.output_dir) / "recipe.yaml")
+            if progress.step:
+                self._say(f"{self.stage.name}: continuing after step {progress.step}")
+        items = self.stage.dataset()
+        stream = BatchStream(items, self.stage.lengths(), self.stage.collate, config, progress, self.rank, self.world)
+        window: list[dict[str, float]] = []
+        metrics: dict[str, float] = {}
+        window_began_s = time.monotonic()
+        first = progress.step
+        try:
+            while progress.step < config.steps:
+                window.append(self._step(stream, check=progress.step == first))
+                progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
+                last = progress.step == config.steps
+                if last or progress.step % config.log_every_steps == 0:
+                    self._log_window(window, time.monotonic() - window_began_s)
+                    window, window_began_s = [], time.monotonic()
+                evaluated_s = time.monotonic()
+                if not last and _due(progress.step, config.evaluate_every_steps):
+                    metrics = self._evaluate()
+                if _due(progress.step, config.sample_every_steps):
+                    self._sample()
+                if last or _due(progress.step, config.save_every_steps):
+                    self._save_checkpoint()
+                window_began_s += time.monotonic() - evaluated_s
+            metrics = self._evaluate()
+            progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
+            self._finish(metrics)
+        finally:
+            stream.close()
+            if self.log is not None:
+                self.log.close()
+        return metrics
+
+    def _step(self, stream: BatchStream, check: bool) -> dict[str, float]:
+        """One optimizer step; returns the mean losses of its micro-batches, gradient norm and items."""
+        config, progress = self.config, self.progress
+        number = progress.step + 1
+        factor = learning_rate_factor(progress.step, config)
+        set_learning_rates(self.optimizer, factor)
+        self.module.train()
+        totals: dict[str, float] = {}
+        items = 0
+        for accumulated in range(config.accumulation_steps):
+            micro = next(stream)
+            seed_everything(config.seed, micro.place)
+            last = accumulated == config.accumulation_steps - 1
+            no_sync = isinstance(self.module, DistributedDataParallel) and not last
+            with self.module.no_sync() if no_sync else nullcontext():
+                with autocast(self.device, config.precision):
+                    losses = self.module(to_device(micro.tensors, self.device))
+                values = check_losses(losses, number)
+                (losses["loss"] / config.accumulation_steps).backward()
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value / config.accumulation_steps
+            items += micro.items
+        if check:
+            check_gradients(self.stage.name, self.stage.objective, self.groups, number)
+        norm = float(clip_gradients(self.groups, config))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
+        return {**totals, "gradient_norm": norm, "items": float(items), "learning_rate_factor": factor}
+
+    def _log_window(self, window: list[dict[str, float]], seconds: float) -> None:
+        """Mean over the steps since the last entry and over all processes."""
+        names = sorted(set().union(*window), key=lambda name: (name != "loss", name))
+        sums = torch.tensor([sum(step.get(name, 0.0) for step in window) for name in names], dtype=torch.float64)
+        counts = torch.tensor([sum(name in step for step in window) for name in names], dtype=torch.float64)
+        if self.world > 1:
+            both = torch.stack([sums, counts]).to(self.device, torch.float32)
+            dist.all_reduce(both)
+            sums, counts = both.cpu().double()
+        values = {name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True)}
+        items = float(sums[names.index("items")])
+        values.pop("items")
+        if self.log is not None:
+            self.log.write(self.progress.step, {**values, "items_per_s": items / max(seconds, 1e-9)})
+
+    def _evaluate(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        if self.rank == 0:
+            with self._resting():
+                metrics = {name: float(value) for name, value in self.stage.evaluate().items()}
+            assert self.log is not None
+            self.log.write(self.progress.step, metrics, kind="evaluation")
+        self._wait()
+        return metrics
+
+    def _sample(self) -> None:
+        if self.rank == 0 and hasattr(self.stage, "sample"):
+            folder = Path(self.config.output_dir) / "samples" / f"step_{self.progress.step:07d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._resting():
+                self.stage.sample(folder)
+        self._wait()
+
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, averaged weights in place."""
+        averaged: AbstractContextManager = self.average.applied() if self.average else nullcontext()
+        self.stage.model.eval()
+        self.stage.objective.eval()
+        with averaged, torch.inference_mode(), autocast(self.device, self.config.precision):
+            yield
+
+    def _save_checkpoint(self) -> None:
+        if self.rank == 0:
+            save_checkpoint(self.config.output_dir, self.stage.objective, self.optimizer, self.average, self.progress,
+                            self.resolved, self.config.keep_checkpoints)  # fmt: skip
+        self._wait()
+
+    def _resume(self) -> Progress:
+        found = checkpoints(self.config.output_dir)
+        if not self.config.resume:
+            self._wait()
+            if self.rank == 0:  # else a later resume would continue the run that was to be replaced
+                shutil.rmtree(Path(self.config.output_dir) / "checkpoints", ignore_errors=True)
+            self._wait()
+            return Progress()
+        if not found:
+            return Progress()
+        return load_checkpoint(found[-1], self.stage.objective, self.optimizer, self.average, self.resolved)
+
+    def _finish(self, metrics: dict[str, float]) -> None:
+        """Final weights and record, complete or not at all."""
+        if self.rank == 0:
+            folder = Path(self.config.output_dir)
+            partial = folder / ".partial_final"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with self._resting():
+                self.stage.save(partial)
+            for path in partial.iterdir():
+                target = folder / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                path.replace(target)
+            partial.rmdir()
+            details = getattr(self.stage, "record_details", None)
+            write_record(self.stage.name, self.config, self.resolved, self.progress, metrics, self.world, details)
+        self._wait()
+
+    def _wrap(self) -> nn.Module:
+        module: nn.Module = self.stage.objective
+        if self.config.compile:
+            module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+        if self.world > 1:
+            ids = [self.device] if self.device.type == "cuda" else None
+            return DistributedDataParallel(module, ids, find_unused_parameters=self.config.find_unused_parameters)
+        return module
+
+    def _say(self, line: str) -> None:
+        if self.log is not None:
+            self.log.say(line)
+
+    def _wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+
+# ------------------------------------------------------------------------------------------------ parts others may use
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """bfloat16 autocast on CPU and CUDA, or nothing for "fp32"."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors inside dicts, lists and tuples to `device`; other values as they are."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: to_device(item, device) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; for "auto" this process's GPU if there is one, else the CPU."""
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def enable_gradient_checkpointing(module: nn.Module) -> None:
+    """Switch it on in every outermost Hugging Face model inside `module` that supports it.
+
+    Raises: ValueError when there is none.
+    """
+    pending, enabled = [module], 0
+    while pending:
+        part = pending.pop()
+        if getattr(part, "supports_gradient_checkpointing", False):
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enabled += 1
+        else:
+            pending.extend(part.children())
+    if not enabled:
+        raise ValueError("training.gradient_checkpointing: expected a model that can, found none; set it to false")
+
+
+@contextmanager
+def _process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.device]]:
+    """(rank, world size, device); joins the group when started by torchrun, leaves it at the end."""
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield 0, 1, device
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), world, device
+    finally:
+        dist.destroy_process_group()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+# ------------------------------------------------------------------------------------------------ command
+
+
+def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run any recipe: train its stage, or, for stages without training (corpus, units), call ``run()``.
+
+    A run that is already finished is not repeated (``training.resume=false`` repeats it).
+
+    Returns: the final metrics.
+    Raises: ValueError, OSError: see `load_recipe`, `train` and the stage.
+    """
+    recipe = load_recipe(path, overrides)
+    if hasattr(recipe, "run"):
+        return recipe.run() or {}
+    config, resolved = recipe.training, to_dict(recipe)
+    record = finished_record(config, resolved)
+    if record is not None:
+        print(f"{recipe.stage}: already trained ({config.output_dir}, {record['steps']} steps)", flush=True)
+        return record["metrics"]
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    seed_everything(config.seed)
+    return train(recipe.build(), config, resolved)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: RECIPE [key=value ...]; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m echox.training.loop", description="Run a recipe.")
+    parser.add_argument("recipe", help="YAML file, for example recipes/nano/lm.yaml")
+    parser.add_argument("overrides", nargs="*", help="key=value, for example training.steps=100")
+    parser.add_argument("--overfit-one-batch", action="store_true", help="train on the first batch only")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(arguments)
+    overrides = [*options.overrides, *(["training.overfit_one_batch=true"] if options.overfit_one_batch else [])]
+    try:
+        run_recipe(options.recipe, overrides)
+    except (ValueError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Checks that stop a training run that cannot be right: wrong trainables, leaking gradients, a non-finite loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from echox.config import TrainingConfig
+
+
+class NonFiniteLossError(FloatingPointError, ValueError):
+    """A loss became NaN or infinite."""
+
+
+def check_trainable(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]],
+                    config: TrainingConfig) -> None:  # fmt: skip
+    """Trainable parameters of the objective == union of the groups, each in one group; one learning rate per group.
+
+    Raises: ValueError naming the parameters or groups at fault.
+    """
+    if set(groups) != set(config.learning_rates):
+        raise ValueError(
+            f"training.learning_rates: expected exactly the groups of {stage_name!r} "
+            f"({', '.join(sorted(groups))}), found {', '.join(sorted(config.learning_rates))}"
+        )
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    trainable = {id(parameter) for parameter in objective.parameters() if parameter.requires_grad}
+    grouped: set[int] = set()
+    for group, parameters in groups.items():
+        if not parameters:
+            raise ValueError(f"stage {stage_name!r}: parameter group {group!r} is empty")
+        for parameter in parameters:
+            if id(parameter) in grouped:
+                raise ValueError(f"stage {stage_name!r}: {names.get(id(parameter))} is in two parameter groups")
+            if id(parameter) not in names:
+                raise ValueError(f"stage {stage_name!r}: group {group!r} holds a parameter that is not in `objective`")
+            grouped.add(id(parameter))
+    _refuse(stage_name, names, trainable - grouped, "require gradients but are in no parameter group: freeze or group")
+    _refuse(stage_name, names, grouped - trainable, "are in a parameter group but frozen: unfreeze or drop")
+
+
+def _refuse(stage_name: str, names: dict[int, str], wrong: set[int], problem: str) -> None:
+    if wrong:
+        listed = sorted(names[key] for key in wrong)
+        shown = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+        raise ValueError(f"stage {stage_name!r}: {len(listed)} parameters {problem} them ({shown})")
+
+
+def check_losses(losses: object, step: int) -> dict[str, float]:
+    """Named parts of the objective's return value as numbers, checked: a scalar "loss", everything finite.
+
+    Raises:
+        ValueError: not a dict of tensors, no "loss".
+        NonFiniteLossError: names the step and the parts that are NaN or infinite.
+    """
+    if not isinstance(losses, dict) or "loss" not in losses:
+        found = sorted(losses) if isinstance(losses, dict) else type(losses).__name__
+        raise ValueError(f"objective: expected a dict of losses with the key 'loss', found {found}")
+    if losses["loss"].ndim:
+        raise ValueError(f"objective: expected a scalar 'loss', found shape {tuple(losses['loss'].shape)}")
+    named: dict[str, Tensor] = losses
+    numbers = torch.stack([value.detach().float() for value in named.values()]).tolist()  # one wait for the device
+    values = dict(zip(named, numbers, strict=True))
+    wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if wrong:
+        listed = ", ".join(f"{name} = {value}" for name, value in wrong.items())
+        raise NonFiniteLossError(f"step {step}: {listed}; expected finite losses. Lower training.learning_rates, "
+                                 "set training.precision=fp32, or look at this batch")  # fmt: skip
+    return values
+
+
+def check_gradients(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]], step: int) -> None:
+    """After a backward pass: frozen parameters have no gradient, and every group has received one.
+
+    Raises: ValueError naming a parameter or group.
+    """
+    for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad and parameter.grad is not None:
+            raise ValueError(f"stage {stage_name!r}, step {step}: frozen parameter {name} received a gradient")
+    for group, parameters in groups.items():
+        if all(parameter.grad is None for parameter in parameters):
+            raise ValueError(f"stage {stage_name!r}, step {step}: no parameter of group {group!r} received a gradient: "
+                             "the loss does not depend on it")  # fmt: skip

@@ -1,0 +1,94 @@
+"""Optimizer, learning-rate schedule, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from echox.config import TrainingConfig
+
+
+def build_optimizer(groups: dict[str, list[nn.Parameter]], config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with the group's peak rate; no weight decay on vectors (norms, biases).
+
+    Every optimizer group carries ``name`` and ``peak`` (its peak learning rate), which `set_learning_rates` scales.
+    """
+    optimizer_groups = []
+    for name, parameters in groups.items():
+        peak = config.learning_rates[name]
+        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+        vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+        for members, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
+            if members:
+                optimizer_groups.append(
+                    {"params": members, "lr": peak, "weight_decay": decay, "name": name, "peak": peak}
+                )
+    return torch.optim.AdamW(optimizer_groups, betas=config.betas, fused=True)
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """Part of the peak rate at optimizer step `step` (0-based): warm-up, hold, then down to `final_lr_ratio`."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    start = config.warmup_steps + config.hold_ratio * max(0, config.steps - config.warmup_steps)
+    progress = min(1.0, max(0.0, (step - start) / max(1.0, config.steps - 1 - start)))
+    falling = 1.0 - progress if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.final_lr_ratio + (1.0 - config.final_lr_ratio) * falling
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Scale every group's peak rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def clip_gradients(groups: dict[str, list[nn.Parameter]], config: TrainingConfig) -> Tensor:
+    """Clip over all groups (or each on its own) and return the gradient norm before clipping."""
+    limit = config.clip_norm if config.clip_norm > 0 else math.inf
+    if config.clip_by_group:
+        norms = [nn.utils.clip_grad_norm_(parameters, limit) for parameters in groups.values()]
+        return torch.stack(norms).norm()
+    everything = [parameter for parameters in groups.values() for parameter in parameters]
+    return nn.utils.clip_grad_norm_(everything, limit)
+
+
+class WeightAverage:
+    """Exponential moving average of trainable weights, in float32.
+
+    The decay rises to its final value (``(1 + n) / (10 + n)`` after n updates), so that early averages are not the
+    initial weights.
+    """
+
+    def __init__(self, named_parameters: dict[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._live = named_parameters
+        self.averages = {name: value.detach().float().clone() for name, value in named_parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step towards the live weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        averages = list(self.averages.values())
+        live = [self._live[name].detach().float() for name in self.averages]
+        torch._foreach_lerp_(averages, live, 1.0 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model holds the averages."""
+        kept = {name: value.detach().clone() for name, value in self._live.items()}
+        self._copy_in(self.averages)
+        try:
+            yield
+        finally:
+            self._copy_in(kept)
+
+    @torch.no_grad()
+    def _copy_in(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._live[name].copy_(value)

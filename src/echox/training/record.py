@@ -1,0 +1,152 @@
+"""What a run writes down: metrics.jsonl, TensorBoard, a progress line, and the training record beside the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from echox.config import TrainingConfig
+from echox.training.checkpoint import Progress, check_same_recipe
+
+RECORD_NAME = "training_record.json"
+
+
+class RunLog:
+    """Logs of one run (of process 0): appends to ``metrics.jsonl``, to TensorBoard if installed, and prints.
+
+    On a terminal a progress bar shows step, loss, throughput and remaining time; elsewhere one line per entry.
+    """
+
+    def __init__(self, config: TrainingConfig, name: str, first_step: int) -> None:
+        self._folder = Path(config.output_dir)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path = self._folder / "metrics.jsonl"
+        self._drop_entries_after(first_step)
+        self._steps, self._name, self._first = config.steps, name, first_step
+        self._began_s = time.monotonic()
+        self._board = _tensorboard(self._folder) if config.tensorboard else None
+        self._bar, self._task = _progress_bar(name, config.steps, first_step) if sys.stderr.isatty() else (None, None)
+
+    def write(self, step: int, values: dict[str, float], kind: str = "train") -> None:
+        """One entry: ``{"step", "kind", ...values}``."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(f"{kind}/{key}", value, step)
+        shown = {key: value for key, value in values.items() if "/" not in key and key != "learning_rate_factor"}
+        listed = "  ".join(f"{key} {value:.4g}" for key, value in shown.items())
+        eta = f"  left {self.remaining_s(step) / 60:.1f} min" if kind == "train" else ""
+        self.say(f"{self._name} {step}/{self._steps} {kind}  {listed}{eta}")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def say(self, line: str) -> None:
+        """Print a line (above the progress bar, if there is one)."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, flush=True)
+
+    def remaining_s(self, step: int) -> float:
+        """Estimate from the pace since this process began."""
+        return (time.monotonic() - self._began_s) / max(1, step - self._first) * (self._steps - step)
+
+    def close(self) -> None:
+        """Flush and stop the progress bar."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def _drop_entries_after(self, step: int) -> None:
+        """A resumed run repeats the steps after its checkpoint: their first log entries go."""
+        if not self._path.exists():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step and step > 0]
+        self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # optional extra; metrics.jsonl has the same numbers
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _progress_bar(name: str, steps: int, first_step: int) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True))
+    bar.start()
+    return bar, bar.add_task(name, total=steps, completed=first_step)
+
+
+def write_record(stage: str, config: TrainingConfig, recipe: dict[str, Any], progress: Progress,
+                 metrics: dict[str, float], world_size: int,
+                 details: dict[str, Any] | None = None) -> None:  # fmt: skip
+    """``training_record.json`` beside the final weights: how they were made, what they reach, what they cost."""
+    record = {
+        "stage": stage,
+        "recipe": recipe,
+        "seed": config.seed,
+        "steps": progress.step,
+        "metrics": metrics,
+        "cost": {"wall_s": round(progress.wall_s, 1), "cpu_s": round(progress.cpu_s, 1)},
+        "environment": environment(world_size),
+        "details": details or {},
+    }
+    path = Path(config.output_dir) / RECORD_NAME
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def finished_record(config: TrainingConfig, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a finished run of this very recipe in `output_dir`, else None.
+
+    Raises: ValueError when another recipe's finished run is there (and `training.resume` is on).
+    """
+    path = Path(config.output_dir) / RECORD_NAME
+    if not config.resume or not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    check_same_recipe(record["recipe"], recipe, Path(config.output_dir))
+    return record if record["steps"] >= config.steps else None
+
+
+def environment(world_size: int = 1) -> dict[str, Any]:
+    """Commit, versions and machine of this process."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("echox", "transformers", "peft", "lhotse"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {**_commit(), "versions": versions, "device": device, "cpu_count": os.cpu_count(),
+            "threads": torch.get_num_threads(), "world_size": world_size}  # fmt: skip
+
+
+def _commit() -> dict[str, Any]:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):  # an installed package has no repository around it
+        return {"commit": None, "dirty": None}
