@@ -35,12 +35,13 @@ class EncoderData:
     """Where the speech is.
 
     Attributes:
-        manifests: Utterance manifests; split "train" is trained on, every other split is evaluated.
+        manifests: Utterance manifests; split "train" is trained on, every other split is evaluated, voices that
+            training has heard apart from new ones.
         phones: ``{"lexicon": {word: [phone, ...]}, "phones": [...]}``.
         tokenizer: folder of the text tokenizer; trained from `dialogues` when absent.
         dialogues: text dialogues, read only to train an absent tokenizer with `vocab_size` tokens.
         extra_manifests: more training speech (train split only), at most `extra_hours` of each.
-        evaluation_items: utterances per evaluation split.
+        evaluation_items: utterances per evaluation split and kind of voice.
     """
 
     manifests: list[str]
@@ -142,24 +143,26 @@ class EncoderStage:
         self.objective = EncoderObjective(self.model)
 
     def _read(self) -> None:
-        data = self.recipe.data
+        """Training items, and evaluation items by split and by whether training has heard the voice."""
+        data, rng = self.recipe.data, random.Random(self.recipe.training.seed)
+        held_out: list[SpeechItem] = []
         for manifest in [*data.manifests, *data.extra_manifests]:
-            limit_s = data.extra_hours * 3600 if manifest in data.extra_manifests else float("inf")
+            extra = manifest in data.extra_manifests
             items = self._items(Path(manifest))
-            train = [item for item in items if item.utterance.split == "train"]
-            random.Random(self.recipe.training.seed).shuffle(train)
-            total_s = 0.0
-            for item in train:
-                total_s += item.utterance.duration_s
-                if total_s > limit_s:
-                    break
-                self.train_items.append(item)
-            if manifest in data.extra_manifests:
-                continue
-            for split in sorted({item.utterance.split for item in items} - {"train"}):
-                held_out = [item for item in items if item.utterance.split == split]
-                random.Random(0).shuffle(held_out)
-                self.evaluation_items.setdefault(split, []).extend(held_out[: data.evaluation_items])
+            rng.shuffle(items)
+            left_s = data.extra_hours * 3600 if extra else float("inf")
+            for item in items:
+                if item.utterance.split != "train":
+                    held_out += [] if extra else [item]
+                elif left_s > 0:
+                    left_s -= item.utterance.duration_s
+                    self.train_items.append(item)
+        heard = {item.utterance.speaker for item in self.train_items}
+        for item in held_out:
+            voices = "seen_voices" if item.utterance.speaker in heard else "new_voices"
+            group = self.evaluation_items.setdefault(f"{item.utterance.split}_{voices}", [])
+            if len(group) < data.evaluation_items:
+                group.append(item)
 
     def _items(self, manifest: Path) -> list[SpeechItem]:
         mels, longest_s = self.recipe.model.num_mel_bins, self.recipe.data.max_duration_s
