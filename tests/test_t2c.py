@@ -1,10 +1,14 @@
 """Unit decoders: both forms, teacher forcing against steps, batches against single rows, saving, registration."""
 
+import json
+import random
+
 import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
 
+from echox.config import TrainingConfig, load_recipe
 from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.modeling_t2c import (
     IGNORED,
@@ -13,6 +17,11 @@ from echox.models.modeling_t2c import (
     build_unit_decoder,
 )
 from echox.models.modeling_unit_backbone import LeanSteps, choose
+from echox.models.tokenization_unit_language import UnitLanguage
+from echox.training.health import check_trainable
+from echox.training.loop import Stage
+from echox.training.t2c import T2CData, T2CModel, T2CRecipe
+from tiny_speaker import write_world
 
 FORMS = ("word_synchronous", "prefix")
 
@@ -244,3 +253,72 @@ def test_backbone_table_starts_at_its_own_size():
     assert abs(float(decoder.backbone.embed_tokens.weight.detach().std()) - 0.5) < 0.1
     assert float(decoder.unit_head.weight.detach().std()) < 0.1
     assert isinstance(decoder.word_norm, nn.RMSNorm)
+
+
+# ------------------------------------------------------------------------------------------------ the stage
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+def stage_recipe(world, **data) -> T2CRecipe:
+    return T2CRecipe(
+        "t2c",
+        T2CData(str(world / "units.jsonl"), str(world / "unit_language"), str(world / "lm"), **data),
+        T2CModel(hidden_size=32, num_hidden_layers=1, intermediate_size=48, options={"max_unit_words_per_word": 8}),
+        TrainingConfig(output_dir=str(world / "t2c"), steps=10, batch_size=4, learning_rates={"decoder": 5e-3}),
+    )
+
+
+def test_stage_trains_the_decoder_only(world):
+    stage = stage_recipe(world).build()
+    assert isinstance(stage, Stage)
+    check_trainable("t2c", stage.objective, stage.parameter_groups(), stage.recipe.training)
+    items = stage.dataset()
+    assert len(items) == len(stage.lengths()) == 5
+    batch = stage.collate(list(items), random.Random(0))
+    losses = stage.objective.train()(batch)
+    losses["loss"].backward()
+    assert all(value.grad is not None for value in stage.parameter_groups()["decoder"])
+    assert stage.model.text_embedding.weight.grad is None
+    with torch.inference_mode():
+        metrics = stage.evaluate()
+    assert set(metrics) == {"heldout_loss", "heldout_accuracy", "heldout_finished", "heldout_length_ratio"}
+    assert metrics["heldout_finished"] == 1.0
+
+
+def test_stage_writes_units_and_loads_again(world, tmp_path):
+    stage = stage_recipe(world).build()
+    stage.sample(tmp_path / "samples")
+    rows = [json.loads(line) for line in (tmp_path / "samples" / "units.jsonl").read_text().splitlines()]
+    assert rows[0]["text"] == "A dog says woof."
+    assert rows[0]["units"]
+    stage.save(tmp_path / "model")
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "model"), T2CForUnitGeneration)
+    assert len(UnitLanguage.from_pretrained(tmp_path / "model")) == len(stage.language)
+
+
+def test_cuts_keep_text_and_units_together(world):
+    """Tokens, text words and unit words of any cut speak about the same words."""
+    stage = stage_recipe(world, sentences=0.4, spans=0.6).build()
+    rng = random.Random(0)
+    seen = set()
+    for item in list(stage.dataset()) * 20:
+        cut = item.random_cut(stage.recipe.data, rng)
+        words = {word for word in cut.word_ids if word >= 0}
+        assert words == set(cut.unit_word_of)
+        assert stage.tokenizer.decode(cut.token_ids).split() == cut.text.split()
+        assert words == set(range(min(words), min(words) + cut.num_words))
+        seen.add((item.id, cut.text))
+    assert ("r4", "Green is a colour too.") in seen
+
+
+@pytest.mark.parametrize("name", ["t2c", "t2c_prefix"])
+def test_nano_recipes_load(name):
+    recipe = load_recipe(f"recipes/nano/{name}.yaml")
+    config = recipe.model.configuration(256, 1536, 1000)
+    decoder = build_unit_decoder(config)
+    size = sum(value.numel() for value in decoder.parameters())
+    assert 2.5e6 < size < 3.1e6
