@@ -28,6 +28,7 @@ from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utte
 from echox.data.scoring import align_words, word_errors
 from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC, greedy_ctc
+from echox.training.lm import dialogue_tokenizer
 
 
 @dataclass
@@ -293,14 +294,11 @@ def encoder_config(sizes: EncoderModel, tokenizer: PreTrainedTokenizerBase, phon
 def text_tokenizer(folder: str | Path, dialogues: str | Path, vocab_size: int) -> PreTrainedTokenizerBase:
     """The text tokenizer in ``folder``; trained there from the dialogues when the folder does not exist yet.
 
-    Training is deterministic, so it does not matter which stage comes first.
+    It is then the same that the ``lm`` stage makes: training is deterministic, so either stage may come first.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").exists():
-        from echox.models.tokenization_text import train_text_tokenizer
-
-        texts = [turn.text for dialogue in read_dialogues(dialogues) for turn in dialogue.turns if turn.text]
-        train_text_tokenizer(texts, vocab_size).save_pretrained(folder)
+        dialogue_tokenizer(read_dialogues(dialogues), vocab_size).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
 

@@ -78,12 +78,17 @@ class LMRecipe:
         Raises: ValueError for a bad manifest or model section.
         """
         dialogues = read_dialogues(self.data.dialogues)
-        training = [dialogue for dialogue in dialogues if dialogue.split == "train"]
-        texts = [turn.text for dialogue in training for turn in dialogue.turns if turn.text]
-        # Lower-cased words too: roughened questions and transcripts must not fall apart into letters.
-        lowered = [text.lower() for text in texts]
-        tokenizer = train_text_tokenizer([*texts, *lowered, SYSTEM_PROMPT], self.tokenizer.vocab_size)
+        tokenizer = dialogue_tokenizer(dialogues, self.tokenizer.vocab_size)
         return LMStage(self, dialogues, tokenizer, build_language_model(self.model, tokenizer))
+
+
+def dialogue_tokenizer(dialogues: Sequence[Dialogue], vocab_size: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of the training dialogues; the speech encoder, which may be trained first, makes the same one."""
+    training = [dialogue for dialogue in dialogues if dialogue.split == "train"]
+    texts = [turn.text for dialogue in training for turn in dialogue.turns if turn.text]
+    # Lower-cased words too: roughened questions and transcripts must not fall apart into letters.
+    lowered = [text.lower() for text in texts]
+    return train_text_tokenizer([*texts, *lowered, SYSTEM_PROMPT], vocab_size)
 
 
 def build_language_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -263,9 +268,9 @@ class LMStage:
 
 def balance_topics(items: Sequence[Dialogue], temperature: float) -> list[Dialogue]:
     """Repeat dialogues so that a topic of n items counts like n ** temperature (the largest topic's appear once)."""
-    by_topic: dict[str | None, list[Dialogue]] = defaultdict(list)
+    by_topic: dict[str, list[Dialogue]] = defaultdict(list)
     for item in items:
-        by_topic[item.topic].append(item)
+        by_topic[(item.topic or "").rsplit("/")[-1]].append(item)  # "multi_turn/capital" counts as "capital"
     largest = max(map(len, by_topic.values()))
     balanced: list[Dialogue] = []
     for members in by_topic.values():
