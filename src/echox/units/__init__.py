@@ -1,0 +1,1 @@
+"""Speech to discrete units (`extract`) and units to unit words (`language`)."""

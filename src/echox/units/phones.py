@@ -1,0 +1,112 @@
+"""Which phone is said in each frame: the labels that the unit encoder learns from and that units are judged by."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from echox.data.manifest import Utterance
+from echox.data.synthesis import Flite, Voice
+
+PAUSE = "pau"
+PhoneTimes = tuple[tuple[str, float], ...]
+"""Phones with their end times (s), in order."""
+
+_DURATION_TOLERANCE_S = 0.1
+
+
+def flite_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int | None = None) -> list[PhoneTimes]:
+    """Asks flite once more when each phone ends: the same text and voice give the same speech.
+
+    Args:
+        utterances: Spoken by flite ("flite/slt" and so on) at the voice's own tempo.
+        cache: JSONL of what was asked before; continued after an interruption.
+        workers: flite processes at a time; default: one per CPU.
+
+    Raises:
+        ValueError: If the speaker is not flite's, or flite now says the text in another time than the recording has.
+    """
+    known: dict[tuple[str, str], PhoneTimes] = {}
+    if cache.exists():
+        for line in cache.read_text(encoding="utf-8").splitlines():
+            if line.endswith("}"):  # an interrupted run may leave half a line
+                row = json.loads(line)
+                known[row["speaker"], row["text"]] = tuple((name, end_s) for name, end_s in row["phones"])
+    missing = [item for item in utterances if (item.speaker, item.text) not in known]
+    foreign = [item for item in missing if not item.speaker.startswith("flite/")]
+    if foreign:
+        raise ValueError(
+            f"{foreign[0].id}: expected a voice of flite, found {foreign[0].speaker!r}; set data.phone_times: ctc"
+        )
+    if missing:
+        flite = Flite()
+        cache.parent.mkdir(parents=True, exist_ok=True)
+
+        def ask(item: Utterance) -> PhoneTimes:
+            return flite.synthesize(item.text, Voice("flite", item.speaker.partition("/")[2])).phones or ()
+
+        with cache.open("a", encoding="utf-8") as sink, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            sink.write("\n")
+            for item, phones in zip(missing, pool.map(ask, missing), strict=True):
+                known[item.speaker, item.text] = phones
+                sink.write(json.dumps({"speaker": item.speaker, "text": item.text, "phones": phones}) + "\n")
+    times = [known[item.speaker, item.text] for item in utterances]
+    for item, phones in zip(utterances, times, strict=True):
+        end_s = phones[-1][1] if phones else 0.0
+        if abs(end_s - item.duration_s) > _DURATION_TOLERANCE_S:
+            raise ValueError(
+                f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s when said again; was "
+                "it spoken at another tempo? set data.phone_times: ctc"
+            )
+    return times
+
+
+def lexicon_phones(utterances: Sequence[Utterance], lexicon_path: Path) -> list[list[str]]:
+    """Phones of each utterance in order, from the words' entries in ``phones.json``; no times, no pauses.
+
+    Raises:
+        ValueError: If a word is not in the lexicon.
+    """
+    lexicon = json.loads(lexicon_path.read_text(encoding="utf-8"))["lexicon"]
+    sequences = []
+    for item in utterances:
+        words = [word.strip(".,?!;:\"'") for word in item.text.split()]
+        missing = [word for word in words if word not in lexicon and word.lower() not in lexicon]
+        if missing:
+            raise ValueError(f"{item.id}: expected every word in {lexicon_path}, found no entry for {missing[0]!r}")
+        said = [phone for word in words for phone in lexicon.get(word, lexicon.get(word.lower()))]
+        sequences.append([phone for phone in said if phone != PAUSE])
+    return sequences
+
+
+def frame_phones(
+    phones: Sequence[tuple[str, float]], num_frames: int, index: dict[str, int], frame_rate_hz: float = 50.0
+) -> np.ndarray:
+    """Labels each frame with the phone at its middle.
+
+    Args:
+        phones: Phones with their end times (s), in order; frames after the last end take the last phone.
+        num_frames: F.
+        index: Phone to class.
+        frame_rate_hz: Frames per second.
+
+    Returns:
+        (F,) int64.
+
+    Raises:
+        ValueError: If there are no phones, or one is not in the inventory.
+    """
+    if not phones:
+        raise ValueError("expected phones with end times, found none")
+    unknown = {name for name, _ in phones} - index.keys()
+    if unknown:
+        raise ValueError(f"expected phones of the inventory ({len(index)}), found also {sorted(unknown)}")
+    ends = np.asarray([end for _, end in phones])
+    middles = (np.arange(num_frames) + 0.5) / frame_rate_hz
+    places = np.minimum(np.searchsorted(ends, middles, side="right"), len(phones) - 1)
+    return np.asarray([index[name] for name, _ in phones], dtype=np.int64)[places]
