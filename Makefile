@@ -1,0 +1,48 @@
+# The commands of this repository. Each does its own set-up (scripts/setup.sh): a virtual environment in .venv, every
+# dependency pinned, CPU torch where there is no GPU. A second run starts at once.
+#
+#   make demo              answer the bundled spoken question; AUDIO=my.wav answers that file
+#   make test              the tests that need no GPU, network or browser; ARGS="-k audio" is handed to pytest
+#   make lint              ruff and mypy
+#   make nano              train the embedded model from nothing (hours on two cores)
+#   make smoke             every training stage on a handful of items (minutes)
+#   make setup             only the environment, with everything for development
+#   make clean             remove .venv and tool caches; out/ stays
+
+AUDIO ?=
+ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint nano smoke setup clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo:
+	@scripts/setup.sh core
+	@.venv/bin/python demo.py $(if $(AUDIO),"$(AUDIO)")
+
+test:
+	@scripts/setup.sh dev
+	.venv/bin/python -m pytest -q -m "not slow and not gpu and not hub and not browser" $(ARGS)
+
+lint:
+	@scripts/setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+nano:
+	@scripts/setup.sh dev
+	runs/nano.sh
+
+smoke:
+	@scripts/setup.sh dev
+	runs/nano.sh --smoke
+
+setup:
+	@scripts/setup.sh dev
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Set-up for make: a virtual environment in .venv with every dependency at its pinned version.
+#
+#   scripts/setup.sh core    what answering aloud needs (make demo)
+#   scripts/setup.sh dev     the above, and training, data, tests and linters (make test)
+#
+# A stamp in .venv remembers what was installed, from which pins and where; while it fits, this returns at once.
+# PYTHON=/path/to/python chooses the interpreter of a new environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+kind=${1:?expected core or dev}
+case $kind in
+  core) target=. ;;
+  dev) target='.[dev]' ;;
+  *) echo "setup: expected core or dev, found '$kind'" >&2; exit 2 ;;
+esac
+
+# Content, not dates, so that a fresh checkout of the same files is not a new set-up; the folder, because moving breaks .venv.
+fingerprint=$({ cat pyproject.toml constraints.txt scripts/setup.sh; pwd; } | cksum)
+for stamp in .venv/.stamp-dev ".venv/.stamp-$kind"; do  # dev contains core
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
+done
+
+usable() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.10 python; do
+    if usable "$candidate"; then command -v "$candidate"; return; fi
+  done
+  echo "setup: expected Python 3.10 to 3.13, found $(python3 --version 2>&1 || echo none); install one, or name it:" \
+    "make PYTHON=/path/to/python3.12 ..." >&2
+  return 1
+}
+
+started=$SECONDS
+if ! usable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+  python=$(find_python)
+  echo "setup: $("$python" --version) -> .venv (some minutes, once)"
+  if ! "$python" -m venv --clear .venv; then
+    echo "setup: $python cannot make a virtual environment; install its venv module (Debian: apt install python3-venv)" >&2
+    exit 1
+  fi
+fi
+
+# --no-compile: Python compiles what is imported; compiling all of torch costs half a minute.
+pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+
+# On Linux the torch of PyPI brings gigabytes of CUDA. Without a GPU, take the CPU build: from wherever pip is told to look,
+# or from PyTorch's own index. --no-deps keeps that index out of every other package; short patience, should it be out of reach.
+torch=$(grep '^torch==' constraints.txt)
+if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1 && ! .venv/bin/python -c "
+from importlib.metadata import version
+assert 'torch==' + version('torch').split('+')[0] == '$torch'" 2>/dev/null; then
+  echo "setup: $torch for the CPU"
+  pip install --no-compile --no-deps "$torch+cpu" --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15 ||
+    echo "setup: no CPU build of $torch in reach; going on with the one of PyPI, a far larger download" >&2
+fi
+
+echo "setup: installing the pinned dependencies ($kind)"
+pip install --no-compile -c constraints.txt -e "$target"
+echo "$fingerprint" >".venv/.stamp-$kind"
+echo "setup: done in $((SECONDS - started)) s"

@@ -1,0 +1,36 @@
+"""What all tests share: no network, fixed seeds, reproducible property tests."""
+
+import os
+import random
+import sys
+
+# Before any import of the libraries that read them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("echox", deadline=None, derandomize=True)  # a shared, slow core is no failure
+settings.load_profile("echox")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds():
+    """Every test starts from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (libraries under test still use the global generator)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot do, with the reason."""
+    wants_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if wants_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in wants_gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
