@@ -1,0 +1,1 @@
+"""Data: manifests, sampling, batches, synthesis and corpora."""

@@ -1,0 +1,137 @@
+"""Which items make a batch: similar lengths together, the same for every rank and every restart."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+
+class BucketBatchSampler:
+    """Yield lists of indices whose items have similar lengths, in shuffled order, deterministic per epoch.
+
+    Items are shuffled and sorted within large pools by length, cut into batches, and the batches shuffled. Padding is
+    small, yet which items meet changes from epoch to epoch. All ranks compute the same plan and take its batches round
+    robin, each rank the same number (the last batches come twice, or are left out with ``drop_last``, where the number
+    does not divide).
+
+    A sampler can stop and go on: ``state_dict`` counts the batches this rank has taken of the epoch; the iteration
+    after ``load_state_dict`` starts there. A finished epoch starts over; ``set_epoch`` moves to another.
+
+    Args:
+        lengths: Length of each item (any unit; seconds, frames, tokens).
+        batch_size: Items of a batch, or the largest sum of lengths with ``by="total_length"`` (an item longer than
+            that makes a batch of its own).
+        seed: Decides all orders, together with the epoch.
+        by: What ``batch_size`` counts. With "total_length" the sum counts padding: items x longest.
+        world_size: Number of ranks.
+        rank: This rank.
+        drop_last: Leave out the short last batch of a pool, and batches the ranks cannot share evenly.
+        pool_batches: How many batches of items are sorted together; larger pads less, smaller mixes more.
+
+    Raises:
+        ValueError: No items, a batch size below or at 0, a rank outside the world, or an unknown ``by``.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[float],
+        batch_size: float,
+        seed: int = 0,
+        by: Literal["items", "total_length"] = "items",
+        world_size: int = 1,
+        rank: int = 0,
+        drop_last: bool = False,
+        pool_batches: int = 50,
+    ) -> None:
+        if not lengths:
+            raise ValueError("lengths: expected at least one item, found none; is the manifest empty?")
+        if batch_size <= 0 or (by == "items" and batch_size != int(batch_size)):
+            raise ValueError(f"batch_size: expected a positive number (whole for by='items'), found {batch_size}")
+        if by not in ("items", "total_length"):
+            raise ValueError(f"by: expected 'items' or 'total_length', found {by!r}; choose one")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected 0 to {world_size - 1}, found {rank}; check the launcher's environment")
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.by = by
+        self.world_size = world_size
+        self.rank = rank
+        self.drop_last = drop_last
+        self.pool_batches = pool_batches
+        self.epoch = 0
+        self._taken = 0
+        self._plan: tuple[int, list[list[int]]] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the start of another epoch; naming the current one changes nothing, so that a resumed run goes on."""
+        if epoch != self.epoch:
+            self.epoch, self._taken = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and how many batches of it this rank has taken."""
+        return {"epoch": self.epoch, "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from ``state``."""
+        self.epoch, self._taken = int(state["epoch"]), int(state["taken"])
+
+    def __len__(self) -> int:
+        """Return the number of batches of this rank in the current epoch."""
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches of this rank that are left in the current epoch."""
+        batches = self._batches()
+        if self._taken >= len(batches):
+            self._taken = 0
+        while self._taken < len(batches):
+            self._taken += 1  # counted before the batch is handed out: a state saved now says it is taken
+            yield batches[self._taken - 1]
+
+    def _batches(self) -> list[list[int]]:
+        if self._plan is None or self._plan[0] != self.epoch:
+            self._plan = (self.epoch, self._plan_epoch())
+        return self._plan[1]
+
+    def _plan_epoch(self) -> list[list[int]]:
+        rng = random.Random(f"bucket batches {self.seed} {self.epoch}")
+        order = list(range(len(self.lengths)))
+        rng.shuffle(order)
+        pool_size = self._pool_size()
+        batches: list[list[int]] = []
+        for start in range(0, len(order), pool_size):
+            pool = sorted(order[start : start + pool_size], key=lambda index: self.lengths[index])
+            batches += self._cut(pool)
+        rng.shuffle(batches)
+        whole = len(batches) - len(batches) % self.world_size
+        if self.drop_last and whole:
+            batches = batches[:whole]
+        elif whole != len(batches):
+            missing = self.world_size - (len(batches) - whole)
+            batches += [batches[index % len(batches)] for index in range(missing)]
+        return batches[self.rank :: self.world_size]
+
+    def _pool_size(self) -> int:
+        if self.by == "items":
+            per_batch = int(self.batch_size)
+        else:
+            mean = sum(self.lengths) / len(self.lengths)
+            per_batch = max(1, int(self.batch_size / max(mean, 1e-9)))
+        return per_batch * self.pool_batches
+
+    def _cut(self, pool: list[int]) -> list[list[int]]:
+        """Cut a pool, sorted by length, into batches."""
+        batches: list[list[int]] = []
+        batch: list[int] = []
+        for index in pool:
+            # The pool is sorted, so this item is the longest: the batch will be padded to it.
+            size = (len(batch) + 1) * (1 if self.by == "items" else self.lengths[index])
+            if batch and size > self.batch_size:
+                batches.append(batch)
+                batch = []
+            batch.append(index)
+        if batch and not (self.drop_last and batches and self.by == "items" and len(batch) < self.batch_size):
+            batches.append(batch)
+        return batches
