@@ -1,4 +1,4 @@
-"""Configurations of the speech encoder and of S2T (speech to text).
+"""Configurations of the speech encoder, of S2T (speech to text) and of the whole model.
 
 The audio tower takes transformers' ``WhisperConfig`` with one optional key of ours, ``position_scale`` (see
 :func:`whisper_config`); the language model takes whatever ``AutoConfig`` knows.
@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
+
+from echox.models.configuration_t2c import UnitDecoderConfig
 
 PHONE_BLANK_ID = 0
 """Class 0 of a phone head is its CTC blank; phone i of the configuration is class i + 1."""
@@ -163,3 +165,63 @@ class S2TConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         """Vocabulary of the language model."""
         return int(self.text_config.get_text_config().vocab_size)
+
+
+class EchoXConfig(PreTrainedConfig):
+    """The whole model: S2T, denoising adapter, echo decoder, unit vocoder, and the trigger's numbers.
+
+    Args:
+        s2t_config: speech to text.
+        echo_decoder_config: the decoder from denoised states to unit words.
+        vocoder_config: any registered unit vocoder; None = a model that ends at unit words (in training).
+        denoising_intermediate_size: ff of the denoising adapter; None = the language model's (as in the official model).
+        denoising_dropout: inside the denoising adapter.
+        fuse_text_embeddings: feed the echo decoder a gated sum of the denoised states and the text embeddings of the
+            decoded tokens (LLaMA-Omni2, arXiv 2505.02625, section 3.3), rather than the denoised states alone.
+        trigger_min_tokens, trigger_max_tokens, trigger_lookahead_tokens, trigger_threshold: when a segment of the
+            reply may be spoken; see ``streaming/trigger.py``.
+
+    Raises:
+        ValueError: an echo decoder of another width than the language model.
+
+    Source: METHOD.md, parts 6 and 9 (arXiv 2509.09174, section 3.3).
+    """
+
+    model_type = "echox"
+    sub_configs = {"s2t_config": S2TConfig, "echo_decoder_config": UnitDecoderConfig, "vocoder_config": AutoConfig}
+
+    def __init__(
+        self,
+        s2t_config: S2TConfig | dict | None = None,
+        echo_decoder_config: UnitDecoderConfig | dict | None = None,
+        vocoder_config: PreTrainedConfig | dict | None = None,
+        denoising_intermediate_size: int | None = None,
+        denoising_dropout: float = 0.1,
+        fuse_text_embeddings: bool = False,
+        trigger_min_tokens: int = 20,
+        trigger_max_tokens: int = 50,
+        trigger_lookahead_tokens: int = 5,
+        trigger_threshold: float = 0.1,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.s2t_config = _as_config(s2t_config, S2TConfig, "s2t_config")
+        self.echo_decoder_config = _as_config(echo_decoder_config, UnitDecoderConfig, "echo_decoder_config")
+        if isinstance(vocoder_config, dict):
+            import echox.models.configuration_vocoder  # noqa: F401 - registers the vocoders' model types
+        known = vocoder_config is not None
+        self.vocoder_config = _as_config(vocoder_config, PreTrainedConfig, "vocoder_config") if known else None
+        self.denoising_intermediate_size = denoising_intermediate_size or self.s2t_config.text_config.intermediate_size
+        self.denoising_dropout = denoising_dropout
+        self.fuse_text_embeddings = fuse_text_embeddings
+        self.trigger_min_tokens = trigger_min_tokens
+        self.trigger_max_tokens = trigger_max_tokens
+        self.trigger_lookahead_tokens = trigger_lookahead_tokens
+        self.trigger_threshold = trigger_threshold
+        self.initializer_range = initializer_range
+        kwargs["tie_word_embeddings"] = self.s2t_config.tie_word_embeddings
+        super().__init__(**kwargs)
+
+
+AutoConfig.register(SpeechEncoderConfig.model_type, SpeechEncoderConfig, exist_ok=True)
+AutoConfig.register(S2TConfig.model_type, S2TConfig, exist_ok=True)
