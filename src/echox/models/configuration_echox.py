@@ -39,7 +39,8 @@ def _as_config(value: Any, default: type, name: str) -> Any:
     if isinstance(value, dict):
         values = dict(value)
         model_type = values.pop("model_type", None)
-        return AutoConfig.for_model(model_type, **values) if model_type else default(**values)
+        other = model_type and model_type != default.model_type
+        return AutoConfig.for_model(model_type, **values) if other else default(**values)
     raise ValueError(f"{name}: expected a configuration or a dict, found {type(value).__name__}")
 
 
@@ -208,7 +209,7 @@ class EchoXConfig(PreTrainedConfig):
         self.s2t_config = _as_config(s2t_config, S2TConfig, "s2t_config")
         self.echo_decoder_config = _as_config(echo_decoder_config, UnitDecoderConfig, "echo_decoder_config")
         if isinstance(vocoder_config, dict):
-            import echox.models.configuration_vocoder  # noqa: F401 - registers the vocoders' model types
+            import echox.models.modeling_vocoder  # noqa: F401 - registers the vocoders' model types
         known = vocoder_config is not None
         self.vocoder_config = _as_config(vocoder_config, PreTrainedConfig, "vocoder_config") if known else None
         self.denoising_intermediate_size = denoising_intermediate_size or self.s2t_config.text_config.intermediate_size
