@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from echox.config import TrainingConfig
+from echox.data.sampling import BucketBatchSampler
 from echox.training.checkpoint import Progress
 
 
@@ -50,8 +51,6 @@ class BatchStream:
         if not len(items) or len(lengths) != len(items):
             raise ValueError(f"expected at least one training item and one length for each, found {len(items)} items "
                              f"and {len(lengths)} lengths")  # fmt: skip
-        from echox.data.sampling import BucketBatchSampler
-
         size = int(config.batch_size) if config.batch_by == "items" else config.batch_size
         self._sampler = BucketBatchSampler(lengths, size, seed=config.seed, by=config.batch_by)
         self._items, self._collate, self._config, self._start = items, collate, config, start

@@ -53,7 +53,7 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 def trainable_state(objective: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters (shared ones once) and persistent buffers, on the CPU."""
-    state = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    state: dict[str, Tensor] = {name: value for name, value in objective.named_parameters() if value.requires_grad}
     persistent = set(objective.state_dict())
     state |= {name: value for name, value in objective.named_buffers() if name in persistent}
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
@@ -112,7 +112,7 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
         raise ValueError(f"{folder}: checkpoint part missing or damaged ({error}); {remedy}") from error
     check_same_recipe(saved_recipe, recipe, folder)
-    live = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    live: dict[str, Tensor] = {name: value for name, value in objective.named_parameters() if value.requires_grad}
     live |= {name: value for name, value in objective.named_buffers() if name in weights}
     if set(live) != set(weights) or any(live[name].shape != weights[name].shape for name in live):
         wrong = sorted(set(live) ^ set(weights)) or [n for n in live if live[n].shape != weights[n].shape]
@@ -137,9 +137,10 @@ def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Pa
     """
     before, now = _flatten(saved), _flatten(json.loads(json.dumps(current)))
     skip = {f"training.{name}" for name in MAY_DIFFER}
-    wrong = [key for key in sorted(before.keys() | now.keys()) if key not in skip and before.get(key) != now.get(key)]
+    # A setting added to the code since (absent in `before`) has its default: that does not make it another recipe.
+    wrong = [key for key in sorted(before) if key not in skip and key in now and before[key] != now[key]]
     if wrong:
-        listed = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in wrong[:3])
+        listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in wrong[:3])
         raise ValueError(f"{folder}: holds a run of another recipe ({listed}); start again with training.resume=false, "
                          "or choose another training.output_dir")  # fmt: skip
 

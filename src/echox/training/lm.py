@@ -214,11 +214,8 @@ class LMStage:
         heldout = _spread(self.heldout, limit)
         replies = self.answer(heldout)
         right: dict[str, list[bool]] = defaultdict(list)
-        self._failures = []
         for item, reply in zip(heldout, replies, strict=True):
             right[item.topic or "none"].append(reply == item.turns[-1].text)
-            if reply != item.turns[-1].text:
-                self._failures.append((item, reply))
         topics = {topic: sum(values) / len(values) for topic, values in sorted(right.items())}
         self.record_details = {"exact_by_topic": topics, "items_by_topic": {name: len(right[name]) for name in topics}}
         seen = _spread(self.training_items, limit // 3)
@@ -253,12 +250,13 @@ class LMStage:
         return replies
 
     def sample(self, folder: Path) -> None:
-        """The held-out questions that were answered wrongly, with both answers."""
-        self.evaluate()
-        with (folder / "failures.txt").open("w", encoding="utf-8") as file:
-            for item, reply in self._failures:
+        """Held-out questions with the reply found and, where it is another, the one expected."""
+        chosen = _spread(self.heldout, self.settings.data.max_evaluation_items // 4)
+        with (folder / "replies.txt").open("w", encoding="utf-8") as file:
+            for item, reply in zip(chosen, self.answer(chosen), strict=True):
                 asked, expected = item.turns[-2].text, item.turns[-1].text
-                file.write(f"[{item.topic}] {asked}\n  found    {reply}\n  expected {expected}\n")
+                file.write(f"[{item.topic}] {asked}\n  {reply}\n")
+                file.write("" if reply == expected else f"  expected: {expected}\n")
 
     def save(self, folder: Path) -> None:
         """Model and tokenizer, as transformers writes them."""

@@ -34,6 +34,8 @@ class RunLog:
         self._steps, self._name, self._first = config.steps, name, first_step
         self._began_s = time.monotonic()
         self._board = _tensorboard(self._folder) if config.tensorboard else None
+        self._bar: Any
+        self._task: Any
         self._bar, self._task = _progress_bar(name, config.steps, first_step) if sys.stderr.isatty() else (None, None)
 
     def write(self, step: int, values: dict[str, float], kind: str = "train") -> None:
