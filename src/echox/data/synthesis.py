@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -113,7 +113,7 @@ class Flite:
         canonical = [self.pronounce(word) for word in text.split()]
         ends = align_words(phones, canonical)
         duration_s = len(waveform) / SAMPLING_RATE
-        ends = tuple(min(end, duration_s) for end in ends[:-1]) + (duration_s,) if ends else None
+        ends = tuple(min(end, duration_s) for end in ends[:-1]) + (duration_s,) * bool(ends)
         return Speech(waveform, SAMPLING_RATE, phones, ends)
 
     def pronounce(self, word: str) -> tuple[str, ...]:
@@ -190,7 +190,11 @@ class OpenAICompatible:
         return Speech(load_audio(audio, SAMPLING_RATE), SAMPLING_RATE)
 
 
-_ENGINES = {"flite": Flite, "espeak-ng": EspeakNg, "openai": OpenAICompatible}
+_ENGINES: dict[str, Callable[[], SpeechSynthesizer]] = {
+    "flite": Flite,
+    "espeak-ng": EspeakNg,
+    "openai": OpenAICompatible,
+}
 
 
 @functools.cache

@@ -54,7 +54,7 @@ class Fact:
 
 def load_facts() -> list[Fact]:
     """Return every fact of the corpus, in a fixed order."""
-    facts = []
+    facts: list[Fact] = []
     for subject in SUBJECTS:
         facts += _facts_of(subject, _read_yaml(subject))
     return facts

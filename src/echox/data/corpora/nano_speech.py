@@ -118,9 +118,7 @@ def write_corpus(folder: Path, sizes: Sizes, seed: int = 0, workers: int | None 
     return report
 
 
-def plan_questions(
-    dialogues: list[Dialogue], sentences: list[str], sizes: Sizes, rng: random.Random
-) -> list[_Line]:
+def plan_questions(dialogues: list[Dialogue], sentences: list[str], sizes: Sizes, rng: random.Random) -> list[_Line]:
     """Return the lines of ``questions.jsonl``: 57% questions, 10% reply sentences, 33% word salads, by time."""
     single = [dialogue for dialogue in dialogues if len(dialogue.turns) == 2]
     seconds = sizes.questions_hours * 3600
@@ -138,9 +136,7 @@ def plan_questions(
     return lines
 
 
-def plan_multi_turn(
-    dialogues: list[Dialogue], sizes: Sizes, rng: random.Random
-) -> tuple[list[Dialogue], list[_Line]]:
+def plan_multi_turn(dialogues: list[Dialogue], sizes: Sizes, rng: random.Random) -> tuple[list[Dialogue], list[_Line]]:
     """Return some dialogues of several turns and a line for each user turn; one voice a dialogue."""
     several = [dialogue for dialogue in dialogues if len(dialogue.turns) > 2]
     chosen = [dialogue for dialogue in several if dialogue.split == "train"][: sizes.multi_turn]
