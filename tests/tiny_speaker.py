@@ -9,6 +9,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from echox.data.manifest import Dialogue, Turn, UnitUtterance, write_dialogues, write_unit_utterances
+from echox.models.configuration_echox import EchoXConfig, S2TConfig, whisper_config
+from echox.models.configuration_t2c import UnitDecoderConfig
+from echox.models.configuration_vocoder import LightVocoderConfig
+from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.tokenization_text import train_text_tokenizer
 from echox.models.tokenization_unit_language import UnitLanguage
 
@@ -71,3 +75,23 @@ def write_world(folder: Path) -> Path:
     ]  # fmt: skip
     write_dialogues(folder / "dialogues.jsonl", dialogues)
     return folder
+
+
+def tiny_echox_config(form: str = "word_synchronous", vocoder: bool = True, **values) -> EchoXConfig:
+    """A whole model of some thousand parameters, on a vocabulary of 340."""
+    audio = whisper_config(d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, num_mel_bins=8,
+                           max_source_positions=100)  # fmt: skip
+    s2t = S2TConfig(audio_config=audio, text_config=language_model(340).config, audio_token_id=6,
+                    adapter_attention_heads=2)  # fmt: skip
+    decoder = UnitDecoderConfig(form=form, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                intermediate_size=48, text_hidden_size=32, text_vocab_size=340, num_unit_words=15,
+                                max_unit_words=40, max_unit_words_per_word=6, initializer_range=0.2)  # fmt: skip
+    light = LightVocoderConfig(num_units=NUM_UNITS, unit_hidden_size=8, unit_intermediate_size=16, num_unit_layers=1,
+                               hidden_size=8, intermediate_size=16, num_frame_layers=1, num_mel_bins=20,
+                               fft_size=512)  # fmt: skip
+    return EchoXConfig(s2t, decoder, light if vocoder else None, initializer_range=0.2, **values)
+
+
+def tiny_echox(**values) -> EchoXForConditionalGeneration:
+    torch.manual_seed(0)
+    return EchoXForConditionalGeneration(tiny_echox_config(**values)).eval()
