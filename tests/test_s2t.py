@@ -52,12 +52,18 @@ def audio(*lengths: int, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"input_features": features.masked_fill(~mask[:, None], 5.0), "input_features_mask": mask.long()}
 
 
-@pytest.mark.parametrize("options", [{}, {"drop_blanks": True}, {"drop_blanks": True, "ctc_bridge": True}, {"ctc_bridge": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"drop_blanks": True}, {"drop_blanks": True, "ctc_bridge": True}, {"ctc_bridge": True}]
+)
 def test_batch_equals_single_under_padding(options):
     """Three rows: two audios with text between them, text only, one short audio; padded on the right."""
     s2t = model(**options)
     sounds = audio(70, 33, 12)
-    rows = [[1, 3, AUDIO, 5, 4, 9, 5, 3, 8, AUDIO, 5, 4, 10, 11, 5], [1, 3, 7, 8, 5, 4, 12, 5], [1, 3, AUDIO, 5, 4, 13, 5]]
+    rows = [
+        [1, 3, AUDIO, 5, 4, 9, 5, 3, 8, AUDIO, 5, 4, 10, 11, 5],
+        [1, 3, 7, 8, 5, 4, 12, 5],
+        [1, 3, AUDIO, 5, 4, 13, 5],
+    ]
     labels = [[-100] * 11 + [4, 10, 11, 5][:4], [-100] * 6 + [12, 5], [-100] * 5 + [13, 5]]
     ids, mask, targets = (torch.full((3, 15), value) for value in (0, 0, -100))
     for index, (row, target) in enumerate(zip(rows, labels, strict=True)):
@@ -99,7 +105,9 @@ def test_labels_stay_with_the_states_that_predict_them():
         # The state that predicts the first reply token is the last one of the prompt alone.
         torch.testing.assert_close(output.last_hidden_state[0, predicts[0]], prompt.last_hidden_state[0, -1], **CLOSE)
         logits = s2t.language_model.lm_head(output.last_hidden_state[:, predicts])
-        torch.testing.assert_close(output.s2t_loss, torch.nn.functional.cross_entropy(logits[0], labels[0, -3:]), **CLOSE)
+        torch.testing.assert_close(
+            output.s2t_loss, torch.nn.functional.cross_entropy(logits[0], labels[0, -3:]), **CLOSE
+        )
 
 
 def test_text_only_is_the_plain_language_model():
@@ -122,7 +130,9 @@ def test_generation_batched_equals_single():
     together = s2t.generate(ids, mask, **sounds, do_sample=False, max_new_tokens=5, min_new_tokens=5)
     for row, (length, frames) in enumerate([(5, 60), (8, 20)]):
         clip = {name: value[row : row + 1, ..., :frames] for name, value in sounds.items()}
-        alone = s2t.generate(ids[row : row + 1, :length], None, **clip, do_sample=False, max_new_tokens=5, min_new_tokens=5)
+        alone = s2t.generate(
+            ids[row : row + 1, :length], None, **clip, do_sample=False, max_new_tokens=5, min_new_tokens=5
+        )
         assert alone[0].tolist() == together[row].tolist()
 
 
@@ -212,9 +222,7 @@ def test_save_and_load(tmp_path, bridge):
 def test_losses_are_named_and_weighted_and_reach_the_right_parts():
     s2t = model(ctc_bridge=True)
     ids = torch.tensor([[1, 3, AUDIO, 5, 4, 13, 5]])
-    output = s2t(
-        ids, None, **audio(50), labels=torch.tensor([[-100] * 5 + [13, 5]]), ctc_labels=torch.tensor([[7, 8]])
-    )
+    output = s2t(ids, None, **audio(50), labels=torch.tensor([[-100] * 5 + [13, 5]]), ctc_labels=torch.tensor([[7, 8]]))
     torch.testing.assert_close(output.loss, output.s2t_loss + s2t.config.ctc_loss_weight * output.ctc_loss)
     output.loss.backward()
     for part in (s2t.alignment_adapter, s2t.ctc_head, s2t.shrinking_adapter, s2t.ctc_bridge):
