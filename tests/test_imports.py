@@ -1,6 +1,7 @@
 """The floors: imports go down only, light things import lightly."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -31,16 +32,22 @@ MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers"
 HEAVY = {"av", "fastapi", "gradio", "lhotse", "matplotlib", "peft", "sounddevice", "tensorboard", "uvicorn"}
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def top_of(path: Path) -> str:
     """``src/echox/models/modeling_s2t.py`` -> ``models``; ``src/echox/cli.py`` -> ``cli``."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
 def imports_of(path: Path) -> list[tuple[int, str]]:
     """Absolute dotted names imported anywhere in a file, also inside functions, with their lines."""
     package = ["echox", *path.relative_to(PACKAGE).parent.parts]
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -54,7 +61,7 @@ def imports_of(path: Path) -> list[tuple[int, str]]:
 def is_type_checking_only(path: Path) -> set[int]:
     """Lines inside ``if TYPE_CHECKING:``, which never run."""
     lines: set[int] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             lines |= set(range(node.lineno, (node.body[-1].end_lineno or node.lineno) + 1))
     return lines
@@ -107,10 +114,9 @@ def test_heavy_extras_are_imported_where_they_are_used():
     """Optional and slow libraries stay inside functions, so that a missing extra costs only what it is for."""
     early = []
     for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         inside = {
             line
-            for node in ast.walk(tree)
+            for node in ast.walk(tree_of(path))
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
@@ -135,7 +141,6 @@ def test_import_echox_is_light():
     assert not loaded & (HEAVY | {"torch", "transformers", "numpy"})
 
 
-@pytest.mark.skipif(not (PACKAGE / "streaming" / "engine.py").exists(), reason="the engine is not there")
 def test_public_names_load_without_the_extras():
     loaded = modules_after("from echox import AudioChunk, EchoX, Reply, TextDelta, load_recipe")
     assert "torch" in loaded

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from echox.config import load_recipe
-    from echox.streaming.engine import AudioChunk, EchoX, Reply, TextDelta
+    from echox.streaming import AudioChunk, EchoX, Reply, TextDelta
 
     __version__: str
 
@@ -29,10 +29,10 @@ __all__ = ["AudioChunk", "EchoX", "Reply", "TextDelta", "__version__", "load_rec
 
 # Public name -> module that defines it.
 _LAZY = {
-    "AudioChunk": "echox.streaming.engine",
-    "EchoX": "echox.streaming.engine",
-    "Reply": "echox.streaming.engine",
-    "TextDelta": "echox.streaming.engine",
+    "AudioChunk": "echox.streaming",
+    "EchoX": "echox.streaming",
+    "Reply": "echox.streaming",
+    "TextDelta": "echox.streaming",
     "load_recipe": "echox.config",
 }
 

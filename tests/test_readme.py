@@ -1,0 +1,66 @@
+"""The README and its relatives stay true: commands parse, paths exist, links lead somewhere, snippets compile."""
+
+import ast
+import re
+
+import pytest
+
+import echox
+from markdown_commands import ROOT, check_command, command_lines, fenced_blocks
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [
+    pytest.param(line, id=f"{path.name}: {line.strip()[:60]}")
+    for path in DOCUMENTS
+    for block in fenced_blocks(path, "bash")
+    for line in command_lines(block)
+]
+SNIPPETS = [
+    pytest.param(block, id=f"{path.name}[{number}]")
+    for path in DOCUMENTS
+    for number, block in enumerate(fenced_blocks(path, "python"))
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_parses(line):
+    check_command(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["echox reply --no-such-option", "echox sing", "make coffee", "python absent.py", "sing"]
+)
+def test_false_commands_are_found_out(line):
+    with pytest.raises(AssertionError):
+        check_command(line)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippet_compiles_and_names_what_exists(snippet):
+    for node in ast.walk(ast.parse(snippet)):
+        if isinstance(node, ast.ImportFrom) and node.module == "echox":
+            for alias in node.names:
+                assert hasattr(echox, alias.name), f"from echox import {alias.name}: no such name"
+
+
+def test_readme_has_its_six_lines():
+    (snippet,) = fenced_blocks(ROOT / "README.md", "python")
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 6
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert not missing, f"{path.name} links to what is not there: {', '.join(missing)}"
+
+
+def test_file_map_is_true():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^## File map\n+```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    named = [line.split()[0] for line in block.splitlines() if line.strip()]
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing, f"the file map names what is not there: {', '.join(missing)}"
+    folders = {f"src/echox/{entry.name}/" for entry in (ROOT / "src/echox").iterdir() if any(entry.glob("*.py"))}
+    assert folders <= set(named), f"the file map lacks {', '.join(sorted(folders - set(named)))}"
