@@ -14,6 +14,7 @@ import soundfile
 from echox.audio import load_audio
 from echox.data import synthesis
 from echox.data.alignment import align_words
+from echox.data.corpora import nano
 from echox.data.corpora.nano_speech import Sizes, write_corpus
 from echox.data.manifest import audio_path, read_dialogues, read_utterances
 from echox.data.synthesis import OpenAICompatible, SpeechJob, Voice, create_synthesizer, speak_all
@@ -156,11 +157,17 @@ def test_speaking_resumes_and_notices_changed_texts(tmp_path, monkeypatch):
 @needs_flite
 @needs_espeak
 def test_a_tiny_corpus_is_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("echox.data.corpora.nano_speech._write_phones", lambda path, dialogues: None)
+    every = nano.build_dialogues(seed=0, multi_turn=20)
+    some = [d for d in every if d.topic in ("capital", "color") and int(d.id.split("-")[1]) % 20 == 0]
+    some += [d for d in every if len(d.turns) > 2][:2]
+    monkeypatch.setattr(nano, "build_dialogues", lambda seed: some)
     sizes = Sizes(0.002, 0.001, heldout_questions=1, heldout_replies=2, multi_turn=1, max_sentences=1)
     report = write_corpus(tmp_path, sizes, seed=0, workers=1)
     assert report["questions_hours"] > 0
-    assert len(read_dialogues(tmp_path / "text" / "dialogues.jsonl")) > 10_000
+    assert read_dialogues(tmp_path / "text" / "dialogues.jsonl") == some
+    lexicon = json.loads((tmp_path / "phones.json").read_text())
+    assert lexicon["lexicon"]["what"][-1] == "t"
+    assert set(lexicon["phones"]) >= set(lexicon["lexicon"]["capital"])
     for name in ("questions", "replies"):
         manifest = tmp_path / "speech" / f"{name}.jsonl"
         for item in read_utterances(manifest):
