@@ -65,7 +65,7 @@ class Sizes:
         heldout_questions: Items of each held-out set (seen voices, new voices).
         heldout_replies: Unseen utterances of the reply voice.
         multi_turn: Spoken dialogues of several turns (training; a fifth as many held out).
-        max_sentences: Use only the first so many reply sentences and facts; None: all.
+        max_sentences: Speak only the first so many reply sentences whole (for tests); None: all.
     """
 
     questions_hours: float = 9.0
