@@ -41,7 +41,7 @@ stage() {
 few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2)
 
 # 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices.
-stage corpus size=smoke
+stage corpus smoke=true
 # 2. Text LLM: answers in writing; all that nano knows is learnt here.
 stage lm "${few[@]}"
 # 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones; also the judge.
