@@ -28,6 +28,8 @@ def check_command(line: str) -> None:
     words = shlex.split(line, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # environment for the command
         words = words[1:]
+    if words[0] == "torchrun":  # its own options end at -m
+        words = ["python", *words[words.index("-m") :]]
     program, arguments = words[0], words[1:]
     if program == "echox":
         check_echox(arguments)
@@ -80,6 +82,8 @@ def check_python(arguments: list[str]) -> None:
     """The script exists, or the module can be run."""
     if arguments[:2] == ["-m", "echox"]:
         check_echox(arguments[2:])
+    elif arguments[:2] == ["-m", "echox.training.loop"]:  # one process of several
+        check_echox(["train", *arguments[2:]])
     elif arguments[:1] == ["-m"]:
         assert arguments[1] in {"pytest", "venv", "pip"}, f"python -m {arguments[1]}"
     else:

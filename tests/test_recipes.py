@@ -7,6 +7,7 @@ import pytest
 
 from echox import load_recipe
 from echox.config import MUST_CHOOSE
+from markdown_commands import check_command
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -17,9 +18,18 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def must_choose(path: Path) -> list[str]:
-    """Values of a recipe that only its user can know."""
-    return re.findall(rf"^\s*(\w+):\s*{re.escape(MUST_CHOOSE)}", path.read_text(encoding="utf-8"), re.MULTILINE)
+def load(path: Path, overrides: tuple[str, ...] = ()):
+    """Load a recipe, choosing something wherever it leaves the choice (``???``) to its user."""
+    chosen = list(overrides)
+    for _ in range(path.read_text(encoding="utf-8").count(MUST_CHOOSE)):
+        try:
+            return load_recipe(path, overrides=chosen)
+        except ValueError as error:
+            key = re.search(r"([\w.]+) must be chosen", str(error))
+            if key is None:
+                raise
+            chosen.append(f"{key[1]}=chosen")
+    return load_recipe(path, overrides=chosen)
 
 
 def test_there_are_recipes():
@@ -28,12 +38,7 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_recipe_loads(path):
-    missing = must_choose(path)
-    if missing:
-        with pytest.raises(ValueError, match=missing[0]):
-            load_recipe(path)
-        pytest.skip(f"{name_of(path)} leaves to its user: {', '.join(missing)}")
-    load_recipe(path)
+    load(path)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
@@ -56,3 +61,14 @@ def test_header_says_what_needs_run_override_measured(path):
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_run_line_names_this_file(path):
     assert name_of(path) in path.read_text(encoding="utf-8"), f"{name_of(path)}: its Run line names another file"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_run_line_parses_and_overrides_are_accepted(path):
+    text = path.read_text(encoding="utf-8")
+    (run,) = re.findall(r"^#\s*Run:?\s+(.+)$", text, re.MULTILINE)
+    check_command(re.split(r"\s{2,}|\s\(", run.strip("` "))[0])
+    overrides = re.findall(r"^#\s*Override:?\s+(.+)$", text, re.MULTILINE)
+    chosen = re.findall(r"(?<![\w.])([a-z_]\w*(?:\.\w+)*=[^\s;,)]+)", " ".join(overrides))
+    for override in chosen:
+        load(path, (override,))
