@@ -166,7 +166,8 @@ _DB = 1 / 40
 def augment(features: Tensor, config: AugmentationConfig, rng: random.Random) -> Tensor:
     """A varied copy of (frames, mels) float32 features: another pace, vocal tract, microphone and room noise."""
     frames, mels = features.shape
-    features = features @ _warp_matrix(mels, 1 + rng.uniform(-config.warp, config.warp), rng.uniform(-1, 1))
+    shift = rng.uniform(-1, 1) * config.warp * mels / 8
+    features = features @ _warp_matrix(mels, 1 + rng.uniform(-config.warp, config.warp), shift)
     length = max(2, round(frames * (1 + rng.uniform(-config.speed, config.speed))))
     if length != frames and frames > 1:
         position = torch.linspace(0, frames - 1, length)

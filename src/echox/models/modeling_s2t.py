@@ -8,6 +8,7 @@ Source: EchoX (https://arxiv.org/abs/2509.09174, section 3); Soundwave (https://
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class S2TOutput(ModelOutput):
         loss: ``s2t_loss + ctc_loss_weight * ctc_loss``, of those that could be computed; None without labels.
         s2t_loss: cross-entropy per reply token. ctc_loss: nats per transcript token.
         logits: (B, L, V); None when ``labels`` were given (only the positions that count are scored then).
-        last_hidden_state: (B, L, H); state i is what the language model's head turns into the prediction of token i + 1.
+        last_hidden_state: (B, L, H); state i, through the head, predicts token i + 1.
         attention_mask: (B, L). labels: (B, L), -100 ignored, or None.
         ctc_logits: (A, C, V), ctc_mask: (A, C); None without audio. ctc_token_ids: greedy transcript of each audio.
     """
@@ -403,8 +404,11 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         heard = None if input_features is None else self.hear_audio(input_features, input_features_mask).embeds
         embeds, attention_mask, _ = self.splice(input_ids, attention_mask, heard, padding_side="left")
-        choices.setdefault("generation_config", self.generation_config)
-        return self.language_model.generate(inputs_embeds=embeds, attention_mask=attention_mask, **choices)
+        settings = copy.deepcopy(choices.pop("generation_config", self.generation_config))
+        others = settings.update(**choices)  # what is no setting: streamer, stopping_criteria, ...
+        return self.language_model.generate(
+            inputs_embeds=embeds, attention_mask=attention_mask, generation_config=settings, **others
+        )
 
 
 def gather_rows(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ from echox.models.configuration_echox import EchoXConfig, S2TConfig, SpeechEncod
 from echox.models.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage
 
 Conversation = Sequence[dict[str, Any]]
-"""Messages ``{"role": ..., "content": str | [{"type": "text", "text": ...} | {"type": "audio", "audio": samples}]}``."""
+"""Messages ``{"role": ..., "content": ...}``: content is a string, or a list of parts ``{"type": "text", "text": str}``
+and ``{"type": "audio", "audio": samples (S,)}``."""
 
 
 class EchoXProcessor(ProcessorMixin):

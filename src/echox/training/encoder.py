@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from echox.config import TrainingConfig, recipe
+from echox.data.collate import pad_sequences
 from echox.data.features import AugmentationConfig, FeatureStore, augment, feature_store, pad_features
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
 from echox.data.scoring import align_words, word_errors
@@ -313,14 +314,6 @@ def speech_batch(items: Sequence[SpeechItem], features: Sequence[Tensor]) -> dic
     return {
         "input_features": padded,
         "input_features_mask": mask,
-        "labels": pad_labels([item.labels for item in items]),
-        "phone_labels": pad_labels([item.phone_labels for item in items]),
+        "labels": pad_sequences([item.labels for item in items], -100),
+        "phone_labels": pad_sequences([item.phone_labels for item in items], -100),
     }
-
-
-def pad_labels(rows: Sequence[Sequence[int]], value: int = -100) -> Tensor:
-    """Rows of ids -> (rows, longest) int64, padded on the right."""
-    padded = torch.full((len(rows), max(1, *(len(row) for row in rows))), value, dtype=torch.long)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return padded

@@ -1,0 +1,120 @@
+"""LoRA on the language model of S2T: added, saved, continued by a later stage, merged into plain weights.
+
+A finished stage saves *merged* weights, so that its folder loads with nothing but transformers, and the LoRA beside
+them, so that stage III can take it out again and train on.
+
+Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685, by way of peft.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from echox.models.modeling_s2t import S2TForConditionalGeneration
+
+WEIGHTS_FILE, SETTINGS_FILE = "lora.safetensors", "lora.json"
+_ADAPTER = "default"
+
+
+@dataclass
+class LoRASettings:
+    """Rank, scale (alpha / rank) and dropout of the LoRA, which sits on all linear layers but the head."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+
+
+def add_lora(model: S2TForConditionalGeneration, settings: LoRASettings) -> list[nn.Parameter]:
+    """Put a LoRA on all linear layers of the language model but its head; returns its parameters.
+
+    At first it changes nothing (B is 0). Names in the state dict gain ``.base_layer`` and ``.lora_*``.
+
+    Raises:
+        ValueError: there is one already.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if lora_parameters(model):
+        raise ValueError("expected a language model without LoRA, found one: merge it or continue it")
+    language_model = model.language_model
+    head = language_model.get_output_embeddings()
+    targets = [
+        name for name, module in language_model.named_modules() if isinstance(module, nn.Linear) and module is not head
+    ]
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets, bias="none"
+    )
+    inject_adapter_in_model(config, language_model, adapter_name=_ADAPTER)
+    language_model.train(model.training)  # the new layers come in training mode, whatever the model's
+    return lora_parameters(model)
+
+
+def lora_parameters(model: S2TForConditionalGeneration) -> list[nn.Parameter]:
+    """The parameters of the LoRA; empty where there is none."""
+    return [value for name, value in model.language_model.named_parameters() if ".lora_" in name]
+
+
+def merged_state_dict(model: S2TForConditionalGeneration) -> dict[str, Tensor]:
+    """State dict of the model with the LoRA merged into the weights, under plain names; the model is not changed."""
+    deltas = {
+        f"language_model.{name}.weight": layer.get_delta_weight(_ADAPTER) for name, layer in _lora_layers(model).items()
+    }
+    merged = {}
+    for name, value in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        merged[plain] = value + deltas[plain].to(value) if plain in deltas else value
+    return merged
+
+
+def save_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder: str | Path) -> None:
+    """Write the LoRA's weights and settings into ``folder``."""
+    folder = Path(folder)
+    weights = {
+        name: value.detach().contiguous().cpu()
+        for name, value in model.language_model.state_dict().items()
+        if ".lora_" in name
+    }
+    save_file(weights, folder / WEIGHTS_FILE)
+    (folder / SETTINGS_FILE).write_text(json.dumps(asdict(settings)), encoding="utf-8")
+
+
+def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoRASettings:
+    """Take the LoRA in ``folder`` out of a model saved with it merged in, and put it on as a LoRA again.
+
+    Raises:
+        ValueError: the folder holds no LoRA, or one of another language model.
+    """
+    folder = Path(folder)
+    if not (folder / WEIGHTS_FILE).exists() or not (folder / SETTINGS_FILE).exists():
+        raise ValueError(f"{folder}: expected {WEIGHTS_FILE} and {SETTINGS_FILE}, as the s2t stage writes; found none")
+    settings = LoRASettings(**json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+    add_lora(model, settings)
+    weights = load_file(folder / WEIGHTS_FILE)
+    wanted = {name for name in model.language_model.state_dict() if ".lora_" in name}
+    if set(weights) != wanted:
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE}: expected the {len(wanted)} LoRA tensors of this language model, found "
+            f"{len(weights)} of which {len(wanted & set(weights))} fit: use the LoRA saved beside these weights"
+        )
+    model.language_model.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        for layer in _lora_layers(model).values():
+            layer.base_layer.weight -= layer.get_delta_weight(_ADAPTER).to(layer.base_layer.weight)
+    return settings
+
+
+def _lora_layers(model: S2TForConditionalGeneration) -> dict[str, nn.Module]:
+    return {
+        name: module
+        for name, module in model.language_model.named_modules()
+        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+    }
