@@ -7,7 +7,7 @@ whose numbers are spelt out, as nano's are; Whisper's English normaliser is a ma
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 _NOT_A_WORD = re.compile(r"[^\w\s']+")
@@ -47,7 +47,7 @@ class WordErrors:
         return self.errors / max(self.reference_words, 1)
 
 
-def align_words(reference: Sequence[str], hypothesis: Sequence[str]) -> WordErrors:
+def align_words(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> WordErrors:
     """Levenshtein alignment of two word sequences; ties prefer a substitution, then a deletion."""
     # A cell is (errors, substitutions, insertions, deletions) of the best alignment of the two prefixes.
     row = [(j, 0, j, 0) for j in range(len(hypothesis) + 1)]
