@@ -1,0 +1,266 @@
+"""`EchoX`: the model as its users know it. Load, ask, listen, save."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from echox.streaming.decoding import GenerationSettings
+from echox.streaming.engine import Engine
+from echox.streaming.events import AudioChunk, Event, Finished, Heard, Reply, ReplyBuilder, SpeechFailed, TextDelta
+from echox.streaming.session import Session
+from echox.streaming.trigger import Trigger
+
+EMBEDDED_MODEL = "nano"
+TRAINING_RECORD_FILE = "training_record.json"
+
+
+class EchoX:
+    """A speech-to-speech model ready to talk.
+
+    Example::
+
+        model = EchoX.from_pretrained("nano")
+        reply = model.generate("question.wav")
+        print(reply.heard, reply.text, len(reply.waveform) / reply.sampling_rate)
+        for event in model.stream("question.wav"):
+            print(event.text if isinstance(event, TextDelta) else f"<{len(event.waveform)} samples>")
+
+    Args:
+        model: `EchoXForConditionalGeneration`.
+        processor: `EchoXProcessor` with its unit language.
+        settings: how replies are written and spoken; None: the defaults.
+        training_record: what is known of the model's training (recipe, commit, seed, metrics).
+
+    Raises:
+        ValueError: parts that do not belong together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        settings: GenerationSettings | None = None,
+        training_record: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.settings = settings or GenerationSettings()
+        self.training_record = training_record
+        self.engine = Engine(self.model, processor, trigger_of(model.config))
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_id: str | Path | None = None, device: str = "auto", dtype: torch.dtype | None = None
+    ) -> EchoX:
+        """Load a model folder: weights, processor, chat template, unit language, vocoder, settings.
+
+        Args:
+            folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
+            device: "auto" (a GPU if there is one), "cpu", "cuda" ...
+            dtype: of the weights in memory; None: float32 on CPU, and on a GPU what the folder says. Folders may store
+                float16 to be small.
+
+        Raises:
+            ValueError: no such model, or a part of it is missing or damaged.
+        """
+        from echox.models.modeling_echox import EchoXForConditionalGeneration
+        from echox.models.processing_echox import EchoXProcessor
+
+        folder = find_model(folder_or_id)
+        place = _device(device)
+        chosen = dtype or (torch.float32 if place.type == "cpu" else "auto")
+        try:
+            model = EchoXForConditionalGeneration.from_pretrained(folder, dtype=chosen).to(place)
+            processor = EchoXProcessor.from_pretrained(folder)
+        except (OSError, RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again"
+            ) from error
+        return cls(model, processor, GenerationSettings.load(folder), _record(folder))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write everything into one folder; `from_pretrained` reads it back.
+
+        Args:
+            folder: made if it is not there.
+            dtype: of the stored weights (float16 halves the size); None: as in memory.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict()
+        if dtype is not None:
+            state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        self.model.save_pretrained(folder, state_dict=state)
+        self.processor.save_pretrained(folder)
+        self.settings.save(folder)
+        if self.training_record is not None:
+            text = json.dumps(self.training_record, indent=2) + "\n"
+            (folder / TRAINING_RECORD_FILE).write_text(text, encoding="utf-8")
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate at which the model hears, Hz; replies say their own."""
+        return self.engine.input_sampling_rate
+
+    def session(self, system: str | None = None, **settings: Any) -> Session:
+        """Open a conversation of several turns; `settings` hold for all its replies.
+
+        Raises:
+            ValueError: unknown settings, or values out of range.
+        """
+        return Session(self.engine, self.settings.replaced(settings), system)
+
+    def generate(self, question: Any, *, sampling_rate: int | None = None, **settings: Any) -> Reply:
+        """Answer a question at once.
+
+        Args:
+            question: audio (path, bytes, binary file, samples (S,)) or messages.
+            sampling_rate: rate of bare samples; None: `sampling_rate` of the model.
+            **settings: `GenerationSettings` of this reply.
+
+        Raises:
+            ValueError: a question that cannot be heard or read, or unknown settings.
+        """
+        return self.session().reply(question, sampling_rate=sampling_rate, **settings)
+
+    def stream(self, question: Any, *, sampling_rate: int | None = None, **settings: Any) -> ReplyStream:
+        """Answer a question piece by piece; arguments and errors as `generate`."""
+        session = self.session()
+        events = session.stream(question, sampling_rate=sampling_rate, **settings)
+        return ReplyStream(events, session.output_sampling_rate)
+
+
+class ReplyStream(Iterator["TextDelta | AudioChunk"]):
+    """A reply as it comes: iterate over `TextDelta` and `AudioChunk`; what else is known is in the attributes.
+
+    Closing it (or leaving its ``with`` block) cancels the reply.
+
+    Args:
+        events: of a session. sampling_rate: of the spoken reply, Hz.
+    """
+
+    def __init__(self, events: Iterator[Event], sampling_rate: int) -> None:
+        self._events = events
+        self._builder = ReplyBuilder(sampling_rate)
+
+    def __iter__(self) -> ReplyStream:
+        return self
+
+    def __next__(self) -> TextDelta | AudioChunk:
+        while True:
+            event = next(self._events)
+            self._builder.add(event)
+            if not isinstance(event, Heard | SpeechFailed | Finished):
+                return event
+
+    @property
+    def heard(self) -> str:
+        """Transcript of the question, known before the first piece."""
+        return self._builder.heard
+
+    @property
+    def failures(self) -> tuple[SpeechFailed, ...]:
+        """Segments that could not be spoken, so far."""
+        return tuple(self._builder.failures)
+
+    def reply(self) -> Reply:
+        """The reply so far; with ``timings`` once the stream has ended."""
+        return self._builder.build()
+
+    def close(self) -> None:
+        """Cancel: no more work is done."""
+        close = getattr(self._events, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> ReplyStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def trigger_of(config: Any) -> Trigger:
+    """The trigger's numbers in a model configuration."""
+    return Trigger(
+        min_tokens=int(config.trigger_min_tokens),
+        max_tokens=int(config.trigger_max_tokens),
+        lookahead_tokens=int(config.trigger_lookahead_tokens),
+        threshold=float(config.trigger_threshold),
+    )
+
+
+def find_model(folder_or_id: str | Path | None = None) -> Path:
+    """The folder of a model: a local one, the embedded one, or a snapshot from the hub.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    name = str(folder_or_id or EMBEDDED_MODEL)
+    path = Path(name)
+    if folder_or_id is None or folder_or_id == EMBEDDED_MODEL:  # a folder of that name: "./nano" or Path("nano")
+        path = Path(str(files("echox") / "assets" / EMBEDDED_MODEL))
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"expected the embedded model in {path}, found none; train it (runs/nano.sh) or name a model folder"
+            )
+        return path
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"{path}: expected a model folder, found no config.json in it; name the folder that holds it"
+            )
+        return path
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"{name}: expected a model folder, a hub id (owner/name) or 'nano', found no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name}: expected a model folder or a hub id, found neither ({reason})") from error
+
+
+def bundled_questions() -> list[Path]:
+    """The spoken questions that come with the package.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = Path(str(files("echox") / "assets" / "questions"))
+    found = sorted(folder.glob("*.wav"))
+    if not found:
+        raise ValueError(f"expected a bundled question in {folder}, found none; name an audio file")
+    return found
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: expected a CUDA device for {name!r}, found none; use auto or cpu")
+    return device
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    path = folder / TRAINING_RECORD_FILE
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
+    return record
