@@ -1,0 +1,141 @@
+"""Discriminators of adversarial vocoder training: over periods and over scales.
+
+Source: Kong et al. 2020 (arXiv 2010.05646), section 2.3 (periods) and Kumar et al. 2019 (arXiv 1910.06711; scales).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+SLOPE = 0.1
+
+
+@dataclass
+class Judgement:
+    """What one discriminator says of a batch of waveforms: score (B, N) and its inner features, for matching."""
+
+    score: Tensor
+    features: list[Tensor]
+
+
+class PeriodDiscriminator(nn.Module):
+    """Looks at every `period`-th sample: the waveform folded to an image of that width, convolved along its height."""
+
+    def __init__(self, period: int, channels: list[int]) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, *channels]
+        last = len(channels) - 1
+        self.layers = nn.ModuleList(
+            parametrizations.weight_norm(
+                nn.Conv2d(widths[i], widths[i + 1], (5, 1), (1 if i == last else 3, 1), padding=(2, 0))
+            )
+            for i in range(len(channels))
+        )
+        self.score = parametrizations.weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, waveform: Tensor) -> Judgement:
+        """Judge (B, S)."""
+        missing = -waveform.shape[1] % self.period
+        hidden = nn.functional.pad(waveform[:, None], (0, missing), mode="reflect")
+        hidden = hidden.view(len(waveform), 1, -1, self.period)
+        return _judge(hidden, self.layers, self.score)
+
+
+class ScaleDiscriminator(nn.Module):
+    """Looks at the waveform itself, with long, grouped convolutions.
+
+    Args:
+        channels: of the first layer; they double three times.
+        spectral: normalise weights by their spectrum instead of their length (at the finest scale).
+    """
+
+    def __init__(self, channels: int, spectral: bool) -> None:
+        super().__init__()
+        normalise = parametrizations.spectral_norm if spectral else parametrizations.weight_norm
+        c = channels  # (in, out, kernel, stride, groups)
+        plan = [
+            (1, c, 15, 1, 1),
+            (c, c, 41, 2, 4),
+            (c, 2 * c, 41, 2, 16),
+            (2 * c, 4 * c, 41, 4, 16),
+            (4 * c, 8 * c, 41, 4, 16),
+            (8 * c, 8 * c, 41, 1, 16),
+            (8 * c, 8 * c, 5, 1, 1),
+        ]
+        self.layers = nn.ModuleList(
+            normalise(nn.Conv1d(i, o, k, s, groups=g, padding=k // 2)) for i, o, k, s, g in plan
+        )
+        self.score = normalise(nn.Conv1d(8 * c, 1, 3, padding=1))
+
+    def forward(self, waveform: Tensor) -> Judgement:
+        """Judge (B, S)."""
+        return _judge(waveform[:, None], self.layers, self.score)
+
+
+class VocoderDiscriminators(nn.Module):
+    """All of them: one for each period, and one for each halving of the sampling rate.
+
+    Args:
+        periods: of the period discriminators, best without common factors. period_channels: of their layers.
+        scales: number of scale discriminators. scale_channels: of their first layer, a multiple of 16.
+
+    Raises:
+        ValueError: `scale_channels` that the groups of 16 do not divide.
+    """
+
+    def __init__(
+        self,
+        periods: tuple[int, ...] = (2, 3, 5, 7, 11),
+        period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024),
+        scales: int = 3,
+        scale_channels: int = 128,
+    ) -> None:
+        super().__init__()
+        if scale_channels % 16:
+            raise ValueError(f"scale_channels: expected a multiple of 16, found {scale_channels}")
+        self.periods = nn.ModuleList(PeriodDiscriminator(period, list(period_channels)) for period in periods)
+        self.scales = nn.ModuleList(ScaleDiscriminator(scale_channels, spectral=i == 0) for i in range(scales))
+
+    def forward(self, waveform: Tensor) -> list[Judgement]:
+        """Judge (B, S), S larger than the largest period."""
+        judgements = [discriminator(waveform) for discriminator in self.periods]
+        for number, discriminator in enumerate(self.scales):
+            if number:
+                waveform = nn.functional.avg_pool1d(waveform[:, None], 4, 2, padding=2)[:, 0]
+            judgements.append(discriminator(waveform))
+        return judgements
+
+
+def discriminator_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
+    """Least squares: recordings should score 1, made waveforms 0. Sum over discriminators, mean over positions."""
+    pairs = zip(real, made, strict=True)
+    return torch.stack([(1 - r.score).square().mean() + m.score.square().mean() for r, m in pairs]).sum()
+
+
+def adversarial_loss(made: list[Judgement]) -> Tensor:
+    """Least squares: the generator wants its waveforms to score 1."""
+    return torch.stack([(1 - m.score).square().mean() for m in made]).sum()
+
+
+def feature_matching_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
+    """Mean absolute difference of inner features, summed over layers and discriminators (no gradient to `real`)."""
+    differences = [
+        (theirs.detach() - ours).abs().mean()
+        for r, m in zip(real, made, strict=True)
+        for theirs, ours in zip(r.features, m.features, strict=True)
+    ]
+    return torch.stack(differences).sum()
+
+
+def _judge(hidden: Tensor, layers: nn.ModuleList, score: nn.Module) -> Judgement:
+    features = []
+    for layer in layers:
+        hidden = nn.functional.leaky_relu(layer(hidden), SLOPE)
+        features.append(hidden)
+    hidden = score(hidden)
+    return Judgement(hidden.flatten(1), [*features, hidden])
