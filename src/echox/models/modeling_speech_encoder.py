@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, WhisperModel, initialization
+from transformers import AutoModel, PreTrainedModel, WhisperModel, initialization
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import ModelOutput
 
@@ -339,3 +339,6 @@ def greedy_ctc(logits: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
         collapsed = torch.unique_consecutive(row)
         rows.append(collapsed[collapsed != blank_id].tolist())
     return rows
+
+
+AutoModel.register(SpeechEncoderConfig, SpeechEncoderForCTC, exist_ok=True)
