@@ -209,6 +209,7 @@ class EchoXConfig(PreTrainedConfig):
         self.s2t_config = _as_config(s2t_config, S2TConfig, "s2t_config")
         self.echo_decoder_config = _as_config(echo_decoder_config, UnitDecoderConfig, "echo_decoder_config")
         if isinstance(vocoder_config, dict):
+            import echox.models.modeling_hifigan
             import echox.models.modeling_vocoder  # noqa: F401 - registers the vocoders' model types
         known = vocoder_config is not None
         self.vocoder_config = _as_config(vocoder_config, PreTrainedConfig, "vocoder_config") if known else None

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-import echox.models.modeling_vocoder  # noqa: F401 - registers the vocoders
+import echox.models.modeling_hifigan
+import echox.models.modeling_vocoder  # noqa: F401 - registers a vocoder
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_t2c import UnitSequence, build_unit_decoder

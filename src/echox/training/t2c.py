@@ -9,6 +9,7 @@ Source: METHOD.md, stage II (arXiv 2509.09174, section 3.2); NANO.md, second stu
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -274,21 +275,21 @@ def spread(items: Sequence[Any], limit: int) -> list[Any]:
 def write_unit_samples(folder: Path, texts: Sequence[str], sequences: Sequence[UnitSequence], language: UnitLanguage,
                        vocoder_folder: str | None) -> None:  # fmt: skip
     """``units.jsonl`` (text, unit words, units), and with a vocoder one WAV per text."""
-    rows = [
-        {"text": text, "unit_words": sequence.unit_words, "units": language.decode(sequence.unit_words),
-         "finished": sequence.finished}
-        for text, sequence in zip(texts, sequences, strict=True)
-    ]  # fmt: skip
+    spoken = [language.decode(sequence.unit_words) for sequence in sequences]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "units.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with (folder / "units.jsonl").open("w", encoding="utf-8") as file:
+        for text, sequence, units in zip(texts, sequences, spoken, strict=True):
+            row = {"text": text, "unit_words": sequence.unit_words, "units": units, "finished": sequence.finished}
+            file.write(json.dumps(row) + "\n")
     if vocoder_folder is None:
         return
+    import echox.models.modeling_hifigan
     import echox.models.modeling_vocoder  # noqa: F401 - registers the vocoders
 
     vocoder = AutoModel.from_pretrained(vocoder_folder).eval()
     with torch.autocast("cpu", enabled=False):
-        for number, row in enumerate(rows):
-            units = [unit for place, unit in enumerate(row["units"]) if place == 0 or unit != row["units"][place - 1]]
-            if units:
-                output = vocoder(torch.tensor([units]))
-                save_audio(folder / f"{number:02d}.wav", output.waveform[0].float().numpy(), vocoder.sampling_rate)
+        for number, units in enumerate(spoken):
+            reduced = [unit for unit, _ in itertools.groupby(units)]
+            if reduced:
+                waveform = vocoder(torch.tensor([reduced])).waveform[0]
+                save_audio(folder / f"{number:02d}.wav", waveform.float().numpy(), vocoder.sampling_rate)

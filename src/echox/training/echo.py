@@ -1,0 +1,411 @@
+"""Stage "echo" (III): say what was meant. Speech targets made, online, from the model's own hidden states.
+
+What is built: :class:`EchoXForConditionalGeneration` from the S2T of stage I and a copy of the T2C of stage II, which
+also stays, frozen, as the teacher. What is trained: the echo decoder, the denoising adapter, and (slowly) the LoRA of
+stage I. Its batches: dialogues, spoken or written. Its loss: `EchoObjective`.
+
+Source: METHOD.md, stage III (arXiv 2509.09174, section 3.3).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+
+from echox.config import TrainingConfig, recipe
+from echox.data.features import AugmentationConfig, augment, feature_store
+from echox.data.manifest import audio_path, read_dialogues, read_unit_utterances
+from echox.models.configuration_echox import EchoXConfig
+from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.modeling_s2t import S2TForConditionalGeneration, S2TOutput
+from echox.models.modeling_t2c import T2CForUnitGeneration
+from echox.models.processing_echox import EchoXProcessor
+from echox.models.tokenization_unit_language import UnitLanguage
+from echox.streaming.trigger import Trigger
+from echox.training.echo_targets import (
+    OfflineTargets,
+    OnlineTargets,
+    RecordedTargets,
+    Segments,
+    Targets,
+    cut_replies,
+    select,
+)
+from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.s2t import SpokenDialogue, dialogue_batch
+from echox.training.t2c import accuracy, spoken_text, spread, write_unit_samples
+
+
+@dataclass
+class EchoData:
+    """Dialogues, spoken and written.
+
+    Attributes:
+        speech: manifests of dialogues with spoken user turns; text: manifests of dialogues in text.
+        audio_fraction: part of the training dialogues that are spoken (1: no text manifests needed).
+        recordings: unit manifest, only for ``targets: recorded``.
+        evaluation_items: dialogues of each held-out split. samples: dialogues spoken as samples.
+    """
+
+    speech: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    audio_fraction: float = 0.5
+    recordings: str | None = None
+    evaluation_items: int = 96
+    samples: int = 8
+
+
+@dataclass
+class EchoModel:
+    """Parts and options.
+
+    Attributes:
+        s2t: folder of stage I. t2c: folder of stage II. vocoder: folder of a unit vocoder, saved with the model.
+        train_lora: continue the LoRA of stage I; False: the language model stays as it is.
+        fuse_text_embeddings: see :class:`EchoXConfig`.
+        denoising_intermediate_size: ff of the denoising adapter (None: the language model's).
+    """
+
+    s2t: str
+    t2c: str
+    vocoder: str | None = None
+    train_lora: bool = True
+    fuse_text_embeddings: bool = False
+    denoising_intermediate_size: int | None = None
+    denoising_dropout: float = 0.1
+
+
+@dataclass
+class EchoWeights:
+    """L = echo * L_echo + denoising * L_denoising + s2t * L_S2T, all of them means per token.
+
+    Attributes:
+        denoising_cap: the denoising term counts at most this part of the echo loss (0.2 in the official code); None: no
+            limit.
+    """
+
+    echo: float = 1.0
+    denoising: float = 1.0
+    s2t: float = 1.0
+    denoising_cap: float | None = None
+
+
+@dataclass
+class EchoTargets:
+    """Where unit words come from: ``online`` (the method), ``offline`` or ``recorded`` (to compare with).
+
+    Attributes:
+        remember: segments whose pseudo-labels are kept, as the frozen, greedy T2C would only say the same again.
+        max_unit_words: limit of a segment.
+    """
+
+    source: str = "online"
+    remember: int = 50_000
+    max_unit_words: int = 512
+
+
+@recipe("echo")
+@dataclass
+class EchoRecipe:
+    """The recipe of this stage."""
+
+    stage: str
+    data: EchoData
+    model: EchoModel
+    trigger: Trigger
+    training: TrainingConfig
+    weights: EchoWeights = field(default_factory=EchoWeights)
+    targets: EchoTargets = field(default_factory=EchoTargets)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def build(self) -> EchoStage:
+        """Load both stages' models, join them, read the dialogues."""
+        return EchoStage(self)
+
+
+class EchoObjective(nn.Module):
+    """L = L_echo + lambda L_denoising + L_S2T.
+
+    Letters: B dialogues, L positions, R reply tokens, S segments, U unit words, H width of the language model.
+    """
+
+    def __init__(self, model: EchoXForConditionalGeneration, t2c: T2CForUnitGeneration, targets: Targets,
+                 weights: EchoWeights, trigger: Trigger, tokenizer: PreTrainedTokenizerBase) -> None:  # fmt: skip
+        super().__init__()
+        self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
+        self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
+        self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses by name, from a batch of :meth:`EchoStage.collate`."""
+        model, weights = self.model, self.weights
+        s2t, meant, spoken, agreement = self.mean(batch)
+        began_s = time.perf_counter()
+        with torch.no_grad():
+            segments = cut_replies(spoken, self.trigger_scores(meant), self.trigger, self.tokenizer)
+            segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U): pseudo-labels, made now
+            clean = model.text_embeddings(spoken)  # (B, R, H)
+        target_s = torch.tensor(time.perf_counter() - began_s)
+        denoised = model.denoising_adapter(meant)  # (B, R, H)
+        echoed = model.fuse(segments.of(denoised), segments.token_ids)
+        echo = model.echo_decoder(echoed, segments.word_ids, unit_words, unit_word_of)
+        distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
+        denoising_loss = distance[spoken >= 0].mean()
+        cap = 1.0
+        if weights.denoising_cap is not None:  # a constant: no gradient through it
+            cap = min(1.0, weights.denoising_cap * float(echo.loss) / max(float(denoising_loss), 1e-9))
+        loss = weights.echo * echo.loss + weights.denoising * cap * denoising_loss + weights.s2t * s2t.s2t_loss
+        return {"loss": loss, "echo_loss": echo.loss, "denoising_loss": denoising_loss, "s2t_loss": s2t.s2t_loss,
+                "echo_accuracy": accuracy(echo.logits, echo.targets), "said_reference": agreement,
+                "segments": torch.tensor(float(len(segments))), "target_s": target_s}  # fmt: skip
+
+    def mean(self, batch: dict[str, Any]) -> tuple[S2TOutput, Tensor, Tensor, Tensor]:
+        """What the model meant.
+
+        Returns:
+            S2T's output; the states (B, R, H) that predict the reply's tokens; the tokens (B, R) to speak, -1 padded
+            (the model's own, greedy, unless the targets say otherwise); the part of its own that are the reference's.
+        """
+        s2t = self.model.s2t(**batch["s2t"])
+        meant, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
+        with torch.no_grad():
+            logits = self.model.get_output_embeddings()(meant)
+            check_alignment(logits, reference, s2t.s2t_loss)
+            said = logits.argmax(-1).masked_fill(reference < 0, -1)  # its own words
+            agreement = (said == reference)[reference >= 0].float().mean()
+        return s2t, meant, self.targets.spoken(said, reference), agreement
+
+    def trigger_scores(self, meant: Tensor) -> Tensor:
+        """(B, R) cos(h_i, lm_head row of "."), as in streaming."""
+        row = self.model.get_output_embeddings().weight[self.period_id]
+        return F.cosine_similarity(meant.float(), row.float(), dim=-1)
+
+    def train(self, mode: bool = True) -> EchoObjective:
+        """Frozen ears and the teacher stay in evaluation mode: no dropout where nothing is learned."""
+        super().train(mode)
+        s2t = self.model.s2t
+        for part in (s2t.audio_tower, s2t.alignment_adapter, s2t.shrinking_adapter, self.t2c):
+            part.eval()
+        return self
+
+
+class EchoStage:
+    """See the module."""
+
+    name = "echo"
+
+    def __init__(self, recipe: EchoRecipe) -> None:
+        self.recipe = recipe
+        parts = recipe.model
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.s2t)
+        self.language = UnitLanguage.from_pretrained(parts.t2c)
+        s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t)
+        t2c = T2CForUnitGeneration.from_pretrained(parts.t2c)
+        check_same_embedding(s2t, t2c, parts)
+        self.model = join(s2t, t2c, recipe)
+        self.model.requires_grad_(False)
+        t2c.requires_grad_(False)
+        self.lora: LoRASettings | None = continue_lora(self.model.s2t, parts.s2t) if parts.train_lora else None
+        for values in self.parameter_groups().values():
+            for value in values:
+                value.requires_grad_(True)
+        # On CPU at this size the backward pass of sdpa costs more than it saves.
+        self.model.s2t.audio_tower.set_attn_implementation("eager")
+        targets = self._targets(t2c)
+        self.objective = EchoObjective(self.model, t2c, targets, recipe.weights, recipe.trigger, self.tokenizer)
+        self.train_items, self.evaluation_items = self._dialogues()
+
+    def _targets(self, t2c: T2CForUnitGeneration) -> Targets:
+        chosen, recordings = self.recipe.targets, self.recipe.data.recordings
+        if chosen.source == "online":
+            return OnlineTargets(t2c, chosen.remember, chosen.max_unit_words)
+        if chosen.source == "offline":
+            return OfflineTargets(t2c, chosen.remember, chosen.max_unit_words)
+        if chosen.source != "recorded" or recordings is None:
+            raise ValueError("targets.source: expected online, offline, or recorded with data.recordings, found "
+                             f"{chosen.source!r} and data.recordings {recordings!r}")  # fmt: skip
+        utterances = read_unit_utterances(recordings)
+        return RecordedTargets([spoken_text(utterance, self.tokenizer, self.language) for utterance in utterances])
+
+    def _dialogues(self) -> tuple[list[SpokenDialogue], dict[str, list[SpokenDialogue]]]:
+        """Training dialogues in the recipe's proportion, and held-out ones by split."""
+        data = self.recipe.data
+        if not 0 <= data.audio_fraction <= 1:
+            raise ValueError(f"data.audio_fraction: expected a number from 0 to 1, found {data.audio_fraction}")
+        spoken = [item for manifest in data.speech for item in self._items(Path(manifest))]
+        written = [item for manifest in data.text for item in self._items(Path(manifest))]
+        held_out: dict[str, list[SpokenDialogue]] = {}
+        for kind, items in (("speech", spoken), ("text", written)):
+            for item in items:
+                if item.dialogue.split != "train":
+                    held_out.setdefault(f"{kind}_{item.dialogue.split}", []).append(item)
+        spoken = [item for item in spoken if item.dialogue.split == "train"]
+        written = [item for item in written if item.dialogue.split == "train"]
+        fraction = data.audio_fraction
+        if fraction < 1 and spoken:  # as many written ones as there is room for beside the spoken, and the reverse
+            written = spread(written, round(len(spoken) * (1 - fraction) / fraction) if fraction else len(written))
+            spoken = spread(spoken, round(len(written) * fraction / (1 - fraction)))
+        elif fraction == 1:
+            written = []
+        return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
+
+    def _items(self, manifest: Path) -> list[SpokenDialogue]:
+        """Dialogues of a manifest and their features; the same cache as stage I's."""
+        mels = self.model.config.s2t_config.audio_config.num_mel_bins
+        dialogues = read_dialogues(manifest)
+        files = sorted({audio_path(manifest, turn.audio) for item in dialogues for turn in item.turns if turn.audio})
+        store: Any = None
+        if files:
+            store = feature_store(
+                files, manifest.parent / "features" / f"{manifest.stem}-dialogues-{mels}mels.npy", mels
+            )
+        row_of = {path: row for row, path in enumerate(files)}
+        return [
+            SpokenDialogue(item, store, {place: row_of[audio_path(manifest, turn.audio)]
+                                         for place, turn in enumerate(item.turns) if turn.audio})
+            for item in dialogues
+        ]  # fmt: skip
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Echo decoder, denoising adapter (with the gate, if any) and LoRA (if trained)."""
+        adapter = list(self.model.denoising_adapter.parameters())
+        if self.model.embedding_gate is not None:
+            adapter += self.model.embedding_gate.parameters()
+        groups = {"echo_decoder": list(self.model.echo_decoder.parameters()), "denoising_adapter": adapter}
+        return groups | ({"lora": lora_parameters(self.model.s2t)} if self.lora is not None else {})
+
+    def dataset(self) -> Sequence[SpokenDialogue]:
+        """Training dialogues."""
+        return self.train_items
+
+    def lengths(self) -> list[int]:
+        """Mel frames of each dialogue, plus some forty for every word of its replies: about its cost."""
+        return [item.frames + 40 * sum(len(text.split()) for text in replies(item)) for item in self.train_items]
+
+    def collate(self, items: list[SpokenDialogue], rng: random.Random) -> dict[str, Any]:
+        """``s2t``: inputs of S2T with labels; ``reply_texts``: the reply of each dialogue, empty if it has several."""
+        return self._batch(items, rng)
+
+    def _batch(self, items: list[SpokenDialogue], rng: random.Random | None) -> dict[str, Any]:
+        heard = [item.features(turn) for item in items for turn in sorted(item.rows)]
+        if rng is not None:
+            heard = [augment(features, self.recipe.augmentation, rng) for features in heard]
+        batch = dialogue_batch(self.tokenizer, items, [set(item.rows) for item in items], heard)
+        batch.pop("ctc_labels", None)  # the ears are frozen
+        texts = [replies(item) for item in items]
+        return {"s2t": batch, "reply_texts": [text[0] if len(text) == 1 else "" for text in texts]}
+
+    def evaluate(self) -> dict[str, float]:
+        """The losses of held-out dialogues, by split."""
+        metrics: dict[str, float] = {}
+        for split, items in self.evaluation_items.items():
+            items = sorted(items, key=lambda item: item.frames)
+            parts = [items[start : start + 16] for start in range(0, len(items), 16)]
+            for part in parts:
+                losses = self.objective(self._to_device(self._batch(part, None)))
+                for name in ("echo_loss", "echo_accuracy", "denoising_loss", "s2t_loss", "said_reference"):
+                    key = f"{split}_{name}"
+                    metrics[key] = metrics.get(key, 0.0) + float(losses[name]) * len(part) / len(items)
+        return metrics
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        device = self.model.get_input_embeddings().weight.device
+        return batch | {"s2t": {name: value.to(device) for name, value in batch["s2t"].items()}}
+
+    def sample(self, folder: Path) -> None:
+        """Every segment of a few held-out replies as units, with a vocoder also as audio."""
+        for split, items in self.evaluation_items.items():
+            _, meant, spoken, _ = self.objective.mean(
+                self._to_device(self._batch(items[: self.recipe.data.samples], None))
+            )
+            scores = self.objective.trigger_scores(meant)
+            segments: Segments = cut_replies(spoken, scores, self.recipe.trigger, self.tokenizer)
+            states = segments.of(meant)
+            sequences = self.model.generate_unit_words(states, segments.token_ids, segments.word_ids)
+            texts = [
+                self.tokenizer.decode([token for token in row if token >= 0]) for row in segments.token_ids.tolist()
+            ]
+            write_unit_samples(folder / split, texts, sequences, self.language, self.recipe.model.vocoder)
+
+    def save(self, folder: Path) -> None:
+        """The whole model with the LoRA merged in, the LoRA beside it, the processor with its unit language."""
+        state = {name: value for name, value in self.model.state_dict().items() if not name.startswith("s2t.")}
+        state |= {f"s2t.{name}": value for name, value in merged_state_dict(self.model.s2t).items()}
+        self.model.save_pretrained(folder, state_dict=state)
+        if self.lora is not None:
+            save_lora(self.model.s2t, self.lora, folder)
+        mels = self.model.config.s2t_config.audio_config.num_mel_bins
+        EchoXProcessor(WhisperFeatureExtractor(feature_size=mels), self.tokenizer, self.language).save_pretrained(
+            folder
+        )
+
+
+def join(
+    s2t: S2TForConditionalGeneration, t2c: T2CForUnitGeneration, recipe: EchoRecipe
+) -> EchoXForConditionalGeneration:
+    """The whole model: S2T as it is, the echo decoder a copy of the T2C's, the denoising adapter new."""
+    parts, trigger = recipe.model, recipe.trigger
+    vocoder = AutoModel.from_pretrained(parts.vocoder) if parts.vocoder is not None else None
+    config = EchoXConfig(
+        s2t_config=s2t.config,
+        echo_decoder_config=t2c.config,
+        vocoder_config=vocoder.config if vocoder is not None else None,
+        denoising_intermediate_size=parts.denoising_intermediate_size,
+        denoising_dropout=parts.denoising_dropout,
+        fuse_text_embeddings=parts.fuse_text_embeddings,
+        trigger_min_tokens=trigger.min_tokens,
+        trigger_max_tokens=trigger.max_tokens,
+        trigger_lookahead_tokens=trigger.lookahead_tokens,
+        trigger_threshold=trigger.threshold,
+    )
+    torch.manual_seed(recipe.training.seed)
+    model = EchoXForConditionalGeneration(config)
+    model.s2t = s2t
+    model.echo_decoder.load_state_dict(t2c.decoder.state_dict())
+    if vocoder is not None:
+        model.vocoder = vocoder
+    return model
+
+
+def check_alignment(logits: Tensor, reference: Tensor, s2t_loss: Tensor) -> None:
+    """The selected states (as logits, (B, R, V)) predict the reply's tokens as well as S2T's own loss says.
+
+    Raises:
+        ValueError: they do not: the states of other positions were taken.
+    """
+    real = reference >= 0
+    found = float(F.cross_entropy(logits[real].float(), reference[real]))
+    if abs(found - float(s2t_loss)) > 0.02 + 0.02 * float(s2t_loss):
+        raise ValueError(
+            f"echo: expected states that predict the reply's tokens (cross-entropy {float(s2t_loss):.3f}), found "
+            f"cross-entropy {found:.3f}: states and tokens are not aligned"
+        )
+
+
+def check_same_embedding(s2t: S2TForConditionalGeneration, t2c: T2CForUnitGeneration, parts: EchoModel) -> None:
+    """The teacher must read what the language model writes.
+
+    Raises:
+        ValueError: text embeddings that differ.
+    """
+    ours: Tensor = s2t.get_input_embeddings().weight  # type: ignore[assignment]
+    theirs = t2c.text_embedding.weight
+    if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), atol=1e-4):
+        raise ValueError(
+            f"expected one text embedding in {parts.s2t} and {parts.t2c}, found two that differ ({tuple(ours.shape)}, "
+            f"{tuple(theirs.shape)}): train the T2C on this language model"
+        )
+
+
+def replies(item: SpokenDialogue) -> list[str]:
+    """What the assistant says, turn by turn."""
+    return [turn.text or "" for turn in item.dialogue.turns if turn.role == "assistant"]
