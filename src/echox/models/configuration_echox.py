@@ -30,7 +30,7 @@ def whisper_config(**values: Any) -> WhisperConfig:
     return WhisperConfig(**values)
 
 
-def _as_config(value: Any, default: type, name: str) -> Any:
+def _as_config(value: Any, default: type[PreTrainedConfig], name: str) -> Any:
     """A sub-configuration from itself, from its dict, or the default class's defaults."""
     if value is None:
         return default()
@@ -175,7 +175,7 @@ class EchoXConfig(PreTrainedConfig):
         s2t_config: speech to text.
         echo_decoder_config: the decoder from denoised states to unit words.
         vocoder_config: any registered unit vocoder; None = a model that ends at unit words (in training).
-        denoising_intermediate_size: ff of the denoising adapter; None = the language model's (as in the official model).
+        denoising_intermediate_size: ff of the denoising adapter; None = the language model's, as in the official model.
         denoising_dropout: inside the denoising adapter.
         fuse_text_embeddings: feed the echo decoder a gated sum of the denoised states and the text embeddings of the
             decoded tokens (LLaMA-Omni2, arXiv 2505.02625, section 3.3), rather than the denoised states alone.

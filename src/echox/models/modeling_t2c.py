@@ -191,8 +191,8 @@ class WordSynchronousDecoder(UnitDecoder):
     """Speaks word by word: each step knows the text word at hand, its neighbours and the previous unit word.
 
     A word's vector pools its tokens' states. Input of a step: embedding of the previous output + vector of the
-    current word + linear maps of the vectors around it. The end output moves on to the next word; after the last word's, the row
-    is done.
+    current word + linear maps of the vectors around it. The end output moves on to the next word; after the last
+    word's, the row is done.
 
     Source: NANO.md, second study.
     """
