@@ -32,11 +32,13 @@ STAGE_MODULES: dict[str, str] = {
     "encoder": "echox.training.encoder",
     "units": "echox.training.units",
     "unit_language": "echox.training.units",
+    "extract_units": "echox.training.extract_units",
     "vocoder": "echox.training.vocoder",
     "lm": "echox.training.lm",
     "s2t": "echox.training.s2t",
     "t2c": "echox.training.t2c",
     "echo": "echox.training.echo",
+    "package": "echox.training.package",
 }
 """Stage name -> the module whose import registers its recipe dataclass."""
 

@@ -1,0 +1,189 @@
+"""Recognisers that judge spoken replies, behind one interface.
+
+A judge decides what a listener would have heard, so it must not have learned from the voice it judges: nano's judge is
+trained on original speech only, never on speech made from units, and has no language model to guess with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from echox.audio import encode_audio, resample
+from echox.data.features import log_mel
+from echox.data.scoring import normalize_words
+from echox.evaluation.lexicon import LexiconDecoder
+from echox.evaluation.records import fingerprint
+from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
+
+
+class Judge(Protocol):
+    """Speech recogniser used for scoring. ``name`` says all that its transcripts depend on."""
+
+    name: str
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """Words heard in each waveform (samples,), float32 in [-1, 1]."""
+        ...
+
+
+def read_pronunciations(lexicon: str | Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Words, normalised as word error rates see them, with their phones; a word may have several pronunciations.
+
+    Args:
+        lexicon: JSON as the corpus stage writes it, ``{"lexicon": {word: phones or [phones, ...]}, "phones": [...]}``.
+
+    Raises:
+        ValueError: not such a file, or an entry that is not one word.
+    """
+    try:
+        content = json.loads(Path(lexicon).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{lexicon}: expected the lexicon of the corpus stage, found {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("lexicon"), dict) or not content["lexicon"]:
+        raise ValueError(f"{lexicon}: expected a JSON object with 'lexicon'; run the corpus stage again")
+    found: dict[tuple[str, tuple[str, ...]], None] = {}
+    for written, phones in content["lexicon"].items():
+        words = normalize_words(written)
+        if len(words) != 1:
+            raise ValueError(f"{lexicon}: expected single words, found {written!r}: split it into its words")
+        ways = phones if phones and isinstance(phones[0], list) else [phones]
+        found.update(dict.fromkeys((words[0], tuple(way)) for way in ways if way))
+    return list(found)
+
+
+class PhoneCTCJudge:
+    """The phone head of a :class:`SpeechEncoderForCTC`, read by Viterbi over a flat lexicon.
+
+    Args:
+        folder: output of the ``encoder`` stage.
+        lexicon: see :func:`read_pronunciations`.
+        word_penalty: log probability each word costs.
+
+    Raises:
+        ValueError: the model has no phone head or its phones are not the lexicon's.
+    """
+
+    def __init__(self, folder: str | Path, lexicon: str | Path, word_penalty: float = 2.0) -> None:
+        self.model = SpeechEncoderForCTC.from_pretrained(folder).eval()
+        entries = read_pronunciations(lexicon)
+        phone_ids = self.model.phone_ids()
+        missing = {phone for _, phones in entries for phone in phones} - set(phone_ids)
+        if missing:
+            raise ValueError(
+                f"{folder}: expected a phone head that knows all phones of {lexicon}, found none for "
+                f"{sorted(missing)}: use the encoder stage's output for this corpus"
+            )
+        self.words = [word for word, _ in entries]
+        self.name = (
+            f"phone CTC (weights {fingerprint(self.model)}), flat lexicon of {len(set(self.words))} words, "
+            f"no language model, word penalty {word_penalty:g}"
+        )
+        self._decoder = LexiconDecoder(
+            [[phone_ids[phone] for phone in phones] for _, phones in entries],
+            blank_id=self.model.config.phone_blank_id,
+            word_penalty=word_penalty,
+        )
+
+    @torch.inference_mode()
+    def phone_log_probs(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """(frames, phones incl. blank) natural logs of one waveform (samples,)."""
+        config = self.model.config
+        features = log_mel(
+            resample(waveform, sampling_rate, config.sampling_rate),
+            config.sampling_rate,
+            config.audio_config.num_mel_bins,
+        )
+        logits = self.model(features[None].to(self.model.device)).phone_logits[0]
+        return torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """See :class:`Judge`. An empty waveform is silence: no words."""
+        texts = []
+        for waveform in waveforms:
+            found = self._decoder.decode(self.phone_log_probs(waveform, sampling_rate)) if len(waveform) else []
+            texts.append(" ".join(self.words[word] for word in found))
+        return texts
+
+
+class TransformersASR:
+    """Any speech recogniser of transformers, for example ``openai/whisper-large-v3`` (UltraEval-Audio's judge)."""
+
+    def __init__(self, model_id: str, device: str | None = None) -> None:
+        from transformers import pipeline
+
+        self.name = model_id
+        self._pipeline = pipeline("automatic-speech-recognition", model=model_id, device=device)
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """See :class:`Judge`. The language is detected, as UltraEval-Audio does."""
+        inputs = [{"raw": waveform, "sampling_rate": sampling_rate} for waveform in waveforms]
+        return [result["text"].strip() for result in self._pipeline(inputs, return_timestamps=True)]
+
+
+class OpenAICompatibleASR:
+    """A recogniser behind ``POST {url}/audio/transcriptions``, as OpenAI, vLLM or faster-whisper-server offer it.
+
+    Args:
+        url: base, ending in ``/v1``.
+        model: name of the model there.
+        api_key: None = ``OPENAI_API_KEY`` of the environment, or no key.
+        timeout_s: of one request.
+    """
+
+    def __init__(self, url: str, model: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected a base URL such as http://127.0.0.1:8000/v1, found {url!r}")
+        self.name = f"{model} at {url}"
+        self._url = url.rstrip("/") + "/audio/transcriptions"
+        self._model, self._timeout_s = model, timeout_s
+        self._key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """See :class:`Judge`.
+
+        Raises:
+            ValueError: the server cannot be reached in time, refuses, or answers something else than a transcript.
+        """
+        return [self._one(encode_audio(waveform, sampling_rate)) for waveform in waveforms]
+
+    def _one(self, wav: bytes) -> str:
+        boundary = uuid.uuid4().hex
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        fields = {"model": self._model, "response_format": "json", "temperature": "0"}
+        request = urllib.request.Request(self._url, _multipart(boundary, fields, wav), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
+                answer: Any = json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            detail = error.read(500).decode("utf-8", "replace")
+            raise ValueError(f"{self._url}: expected a transcript, found HTTP {error.code}: {detail}") from error
+        except (OSError, ValueError) as error:  # no connection, too slow, or not JSON
+            raise ValueError(f"{self._url}: expected a transcript, found {error}; is the server running?") from error
+        if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
+            raise ValueError(f'{self._url}: expected {{"text": ...}}, found {str(answer)[:200]}')
+        return answer["text"].strip()
+
+
+def _multipart(boundary: str, fields: dict[str, str], wav: bytes) -> bytes:
+    """Form data with one file, as HTTP wants it (RFC 7578)."""
+    lines = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    lines.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="reply.wav"\r\n'
+        "Content-Type: audio/wav\r\n\r\n"
+    )
+    return "".join(lines).encode() + wav + f"\r\n--{boundary}--\r\n".encode()
