@@ -298,3 +298,18 @@ def test_the_stage_learns_phones_and_writes_every_reply_as_units(corpus, tmp_pat
     frames = extractor(load_audio(corpus / "0.wav", 16000))
     assert sum(rows[0].durations_frames) == len(frames)
     assert deduplicate(frames)[0] == list(rows[0].units)
+
+
+def test_an_extractor_made_elsewhere_writes_the_same_kind_of_manifest(corpus, tmp_path):
+    from echox.training.extract_units import ExtractUnitsRecipe
+
+    encoder, feature_extractor = tiny_hubert()
+    extractor = UnitExtractor(encoder, feature_extractor, torch.randn(4, 16) * 0.3, layer=2)
+    extractor.save_pretrained(tmp_path / "extractor")
+    recipe = ExtractUnitsRecipe(
+        "extract_units", f"{corpus}/replies.jsonl", f"{tmp_path}/extractor", f"{tmp_path}/out.jsonl", batch_size=3
+    )
+    assert recipe.run()["utterances"] == 8
+    rows = read_unit_utterances(tmp_path / "out.jsonl")
+    assert [row.id for row in rows] == [str(number) for number in range(8)]
+    assert rows[3].units == tuple(deduplicate(extractor(load_audio(corpus / "3.wav", 16000)))[0])

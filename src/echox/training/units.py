@@ -60,12 +60,14 @@ class UnitsData:
         replies: manifest of the reply voice.
         phone_times: "flite" asks flite again (its own voices only); "ctc" does without times.
         lexicon: ``phones.json``, for "ctc".
+        train_items: train on so many random utterances (one voice needs few); 0 = all. Units are made of all.
         evaluate_items: held-out utterances measured during training.
     """
 
     replies: str
     phone_times: Literal["flite", "ctc"] = "flite"
     lexicon: str | None = None
+    train_items: int = 0
     evaluate_items: int = 120
 
 
@@ -159,13 +161,18 @@ class UnitsStage:
         manifest = Path(resolved.data.replies)
         self.utterances = read_utterances(manifest)
         self.train_ids, self.heldout_ids = _splits(self.utterances)
+        if 0 < resolved.data.train_items < len(self.train_ids):
+            drawn = random.Random(resolved.training.seed).sample(self.train_ids, resolved.data.train_items)
+            self.train_ids = sorted(drawn)
         self.record_details: dict[str, Any] = {}
         self.by_frame = resolved.data.phone_times == "flite"
-        self.times: list[PhoneTimes] = []
+        self.times: dict[int, PhoneTimes] = {}
         self.sequences: list[list[str]] = []
         if self.by_frame:
-            self.times = flite_phone_times(self.utterances, self._cache / "phone_times.jsonl")
-            self.phones = sorted({name for row in self.times for name, _ in row})
+            places = [*self.train_ids, *self.heldout_ids]
+            times = flite_phone_times([self.utterances[place] for place in places], self._cache / "phone_times.jsonl")
+            self.times = dict(zip(places, times, strict=True))
+            self.phones = sorted({name for row in times for name, _ in row})
         elif resolved.data.lexicon is None:
             raise ValueError("data.lexicon: expected phones.json for data.phone_times: ctc, found none; set it")
         else:

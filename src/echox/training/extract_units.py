@@ -1,0 +1,64 @@
+"""Stage "extract_units": any manifest as units, by an extractor that exists already.
+
+This is how the official units are made: mHuBERT layer 11 with its 1000 published centroids needs no training here. A
+folder with ``unit_extractor.json`` and ``centroids.safetensors`` and the encoder's name are enough.
+
+Source: METHOD.md item 7.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from echox.audio import load_audio
+from echox.config import recipe
+from echox.data.manifest import audio_path, read_utterances, write_unit_utterances
+from echox.training.loop import choose_device
+from echox.training.units import units_manifest
+from echox.units.extract import UnitExtractor
+from echox.units.quality import unit_quality
+
+
+@recipe("extract_units")
+@dataclass
+class ExtractUnitsRecipe:
+    """Recipe of stage "extract_units" (nothing is trained: it has `run`, not `build`).
+
+    Attributes:
+        utterances: manifest with `word_ends_s`.
+        extractor: folder of a `UnitExtractor`.
+        output: units manifest to write.
+        encoder: folder or repository id, where the extractor's folder has no encoder of its own.
+        batch_size: utterances at a time, of similar length.
+    """
+
+    stage: str
+    utterances: str
+    extractor: str
+    output: str
+    encoder: str | None = None
+    batch_size: int = 16
+    device: str = "auto"
+
+    def run(self) -> dict[str, float]:
+        """Writes the units manifest; returns the rate of units and the cost."""
+        began_s = time.monotonic()
+        extractor = UnitExtractor.from_pretrained(self.extractor, self.encoder).to(choose_device(self.device))
+        items = read_utterances(self.utterances)
+        order = sorted(range(len(items)), key=lambda place: items[place].duration_s)
+        found: dict[int, np.ndarray] = {}
+        for start in range(0, len(order), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            paths = [audio_path(self.utterances, items[place].audio) for place in chunk]
+            waveforms = [load_audio(path, extractor.sampling_rate) for path in paths]
+            found.update(zip(chunk, extractor.extract_batch(waveforms), strict=True))
+        units = [found[place] for place in range(len(items))]
+        write_unit_utterances(Path(self.output), units_manifest(items, units, extractor.frame_rate_hz))
+        metrics = unit_quality(units, None, extractor.num_units, extractor.frame_rate_hz)
+        metrics |= {"utterances": float(len(items)), "wall_s": time.monotonic() - began_s}
+        print("extract_units: " + "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
+        return metrics
