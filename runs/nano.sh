@@ -59,4 +59,4 @@ stage t2c "${few[@]}"
 stage echo "${few[@]}"
 # 10. One folder, half precision, with its record; 11. the scorecard and model card.
 stage package
-"$python" -m echox eval nano --model out/nano/package --data out/nano --output out/nano/eval $($smoke && echo --limit 2)
+"$python" -m echox eval out/nano --model out/nano/package --judge out/nano/encoder --output out/nano/eval $($smoke && echo --limit 2)
