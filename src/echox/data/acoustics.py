@@ -130,6 +130,7 @@ def _frames(waveform: Tensor, size: int, geometry: SpectralGeometry) -> Tensor:
 
 
 @lru_cache(maxsize=4)
+@torch.inference_mode(False)  # a constant made during evaluation must serve training too
 def _envelope_filters(geometry: SpectralGeometry, smoothing_hz: float) -> Tensor:
     """(bins, mels): a box over frequency (reflected at the ends), then triangular mel bands, each of unit sum."""
     bins = geometry.fft_size // 2 + 1

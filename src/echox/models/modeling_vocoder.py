@@ -282,3 +282,6 @@ def mixing(voicing: Tensor) -> Tensor:
 
 AutoConfig.register(LightVocoderConfig.model_type, LightVocoderConfig)
 AutoModel.register(LightVocoderConfig, LightVocoder)
+
+# At the end because it needs this file: whoever imports this one can load any unit vocoder.
+import echox.models.modeling_hifigan  # noqa: E402, F401

@@ -47,6 +47,7 @@ class SpectralGeometry:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a constant made during evaluation must serve training too
 def mel_edges_hz(geometry: SpectralGeometry) -> Tensor:
     """(mels + 2,) float64: lower edge, centres and upper edge of the bands, equally spaced in mel (O'Shaughnessy)."""
     top = 2595.0 * math.log10(1.0 + geometry.sampling_rate / 2 / 700.0)
@@ -55,6 +56,7 @@ def mel_edges_hz(geometry: SpectralGeometry) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _mel_to_linear(geometry: SpectralGeometry) -> Tensor:
     """(mels, bins) float32: linear interpolation from band centres to FFT bins, constant beyond the outer centres."""
     centres = mel_edges_hz(geometry)[1:-1].contiguous()
