@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from echox.models.row_int8 import to_row_int8
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Finished, Heard, Reply, ReplyBuilder, SpeechFailed, TextDelta
@@ -76,26 +77,35 @@ class EchoX:
         place = _device(device)
         chosen = dtype or (torch.float32 if place.type == "cpu" else "auto")
         try:
-            model = EchoXForConditionalGeneration.from_pretrained(folder, dtype=chosen).to(place)
+            model, found = EchoXForConditionalGeneration.from_pretrained(folder, dtype=chosen, output_loading_info=True)
             processor = EchoXProcessor.from_pretrained(folder)
         except (OSError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again"
             ) from error
-        return cls(model, processor, GenerationSettings.load(folder), _record(folder))
+        if found["missing_keys"]:  # transformers would fill them with random numbers and go on
+            missing = sorted(found["missing_keys"])
+            raise ValueError(
+                f"{folder}: expected all weights, found none for {missing[0]} and {len(missing) - 1} more; copy the "
+                "folder again"
+            )
+        return cls(model.to(place), processor, GenerationSettings.load(folder), _record(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write everything into one folder; `from_pretrained` reads it back.
 
         Args:
             folder: made if it is not there.
-            dtype: of the stored weights (float16 halves the size); None: as in memory.
+            dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
+                None: as in memory.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.model.state_dict()
-        if dtype is not None:
+        if dtype == torch.int8:
+            state = to_row_int8(state)
+        elif dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         self.model.save_pretrained(folder, state_dict=state)
         self.processor.save_pretrained(folder)
