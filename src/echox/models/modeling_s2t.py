@@ -273,7 +273,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Returns:
             inputs_embeds (B, L, H), attention_mask (B, L), labels (B, L) or None. Without audio the inputs keep their
-            own padding.
+            own padding, unless it stands where generation is to go on.
 
         Raises:
             ValueError: as many placeholders as audios were expected.
@@ -287,9 +287,9 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"expected one audio placeholder (id {self.config.audio_token_id}) in input_ids for each of the "
                 f"{len(audios)} audios, found {int(places.sum())}: format every audio turn with the chat template"
             )
-        # A placeholder without audio never reaches the model, but rows without audio pass here as they are.
         embeds = self.get_input_embeddings()(input_ids)
-        if not audios:
+        # Scoring works with padding on either side; generation goes on at the right end, so it must be real there.
+        if not audios and (padding_side == "right" or bool(attention_mask[:, -1].all())):
             return embeds, attention_mask, labels
         rows, row_labels = [], []
         waiting = iter(audios)
