@@ -290,7 +290,8 @@ def test_speech_and_text_in_proportion(world):
     assert len(stage.lengths()) == 5
     with torch.inference_mode():
         metrics = stage.objective.eval() and stage.evaluate()
-    assert {"speech_heldout_seen_voices_echo_loss", "text_heldout_echo_accuracy"} <= set(metrics)
+    wanted = {"speech_heldout_seen_voices_echo_loss", "text_heldout_echo_accuracy", "text_heldout_unit_error"}
+    assert wanted <= set(metrics)
 
 
 def test_frozen_language_model_needs_no_lora(world):
@@ -332,3 +333,14 @@ def test_another_language_models_t2c_is_refused(world, tmp_path):
     recipe.model.t2c = str(tmp_path / "t2c")
     with pytest.raises(ValueError, match="expected one text embedding"):
         recipe.build()
+
+
+def test_nothing_to_say_is_no_accident(world):
+    """A model that writes only special tokens (an untrained one may): no segments, finite losses, gradients."""
+    stage = echo_recipe(world).build()
+    objective = stage.objective.train()
+    objective.targets.spoken = lambda said, reference: torch.where(reference >= 0, stage.tokenizer.eos_token_id, -1)
+    losses = objective(batch_of(stage))
+    losses["loss"].backward()
+    assert losses["segments"] == losses["echo_loss"] == 0
+    check_gradients("echo", objective, stage.parameter_groups(), 1)

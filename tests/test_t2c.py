@@ -155,6 +155,15 @@ def test_nothing_to_say():
     assert decoder.generate(states[:1], word_ids[:1])[0].finished
 
 
+def test_no_rows(decoder):
+    """A batch in which nothing is to be said: no speech, and a loss of 0 that still has a gradient."""
+    states, word_ids = torch.randn(0, 1, 24), torch.zeros(0, 1, dtype=torch.long)
+    assert decoder.generate(states, word_ids) == []
+    output = decoder(states, word_ids, word_ids, word_ids)
+    assert float(output.loss) == 0
+    output.loss.backward()
+
+
 def test_limit_is_reported(decoder):
     states, word_ids = ragged_batch()
     for sequence in decoder.generate(states, word_ids, max_unit_words=2):

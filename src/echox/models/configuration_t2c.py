@@ -62,7 +62,7 @@ class UnitDecoderConfig(PreTrainedConfig):
         normalize_states: bool = True,
         lookahead_words: int = 1,
         lookback_words: int = 1,
-        max_unit_words_per_word: int = 64,
+        max_unit_words_per_word: int = 24,
         force_sound: bool = True,
         max_word_tokens: int = 16,
         num_prefix_vectors: int = 0,

@@ -180,6 +180,12 @@ class UnitDecoder(PreTrainedModel):
         random_words = torch.randint_like(unit_words, self.config.num_unit_words)
         return torch.where(replaced & (unit_words != self.end_id), random_words, unit_words)
 
+    def _nothing(self, states: Tensor) -> UnitDecoderOutput:
+        """Output of a batch without rows: a loss of 0 that every parameter takes part in."""
+        logits = states.new_zeros(0, 0, self.config.num_unit_words + 1)
+        zero = states.sum() * 0 + sum((value.sum() * 0 for value in self.parameters()), start=states.new_zeros(()))
+        return UnitDecoderOutput(loss=zero, logits=logits, targets=logits.new_zeros(0, 0, dtype=torch.long))
+
     def _output(self, hidden: Tensor, targets: Tensor) -> UnitDecoderOutput:
         logits = self.unit_head(self.dropout(hidden))
         total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -219,7 +225,8 @@ class WordSynchronousDecoder(UnitDecoder):
         numbers = torch.arange(words.names.shape[1], device=states.device)
         belongs = (words.local.unsqueeze(1) == numbers[:, None]).to(tokens.dtype)  # (B, W, R)
         pooled = (belongs / belongs.sum(2, keepdim=True).clamp(min=1)) @ tokens
-        vectors = self.word_norm(self.word_projection(pooled))
+        # Under autocast the projection is in half precision and the norm's weight is not.
+        vectors = self.word_norm(self.word_projection(pooled).to(self.word_norm.weight.dtype))
         return vectors * (words.names >= 0).unsqueeze(2)
 
     def conditions(self, vectors: Tensor) -> Tensor:
@@ -255,6 +262,8 @@ class WordSynchronousDecoder(UnitDecoder):
     def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`."""
         self._check(states, word_ids)
+        if not len(states):
+            return self._nothing(states)
         words = TextWords.of(word_ids)
         targets, word_of_step = self.layout(words, unit_words, unit_word_of)
         said = torch.where(targets == IGNORED, self.end_id, targets)
@@ -271,6 +280,8 @@ class WordSynchronousDecoder(UnitDecoder):
                  max_unit_words: int | None = None) -> list[UnitSequence]:  # fmt: skip
         """See `UnitDecoder.generate`. Rows that have spoken their last word leave the batch."""
         self._check(states, word_ids)
+        if not len(states):
+            return []
         config, words = self.config, TextWords.of(word_ids)
         limit = max_unit_words or config.max_unit_words
         embedding, head, end = self.backbone.embed_tokens.weight, self.unit_head.weight, self.end_id
@@ -374,6 +385,8 @@ class PrefixDecoder(UnitDecoder):
     def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`; `unit_word_of` is not used."""
         self._check(states, word_ids)
+        if not len(states):
+            return self._nothing(states)
         real = unit_words != IGNORED
         targets = F.pad(unit_words, (0, 1), value=IGNORED)
         targets = targets.scatter(1, real.sum(1, keepdim=True), self.end_id)
@@ -392,6 +405,8 @@ class PrefixDecoder(UnitDecoder):
                  max_unit_words: int | None = None) -> list[UnitSequence]:  # fmt: skip
         """See `UnitDecoder.generate`. Rows that have ended leave the batch."""
         self._check(states, word_ids)
+        if not len(states):
+            return []
         limit = max_unit_words or self.config.max_unit_words
         embedding, head, end = self.backbone.embed_tokens.weight, self.unit_head.weight, self.end_id
         said: list[tuple[Tensor, Tensor]] = []

@@ -24,10 +24,11 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, Whis
 from echox.config import TrainingConfig, recipe
 from echox.data.features import AugmentationConfig, augment, feature_store
 from echox.data.manifest import audio_path, read_dialogues, read_unit_utterances
+from echox.data.scoring import align_words
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration, S2TOutput
-from echox.models.modeling_t2c import T2CForUnitGeneration
+from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
 from echox.models.processing_echox import EchoXProcessor
 from echox.models.tokenization_unit_language import UnitLanguage
 from echox.streaming.trigger import Trigger
@@ -35,7 +36,6 @@ from echox.training.echo_targets import (
     OfflineTargets,
     OnlineTargets,
     RecordedTargets,
-    Segments,
     Targets,
     cut_replies,
     select,
@@ -305,17 +305,37 @@ class EchoStage:
         return {"s2t": batch, "reply_texts": [text[0] if len(text) == 1 else "" for text in texts]}
 
     def evaluate(self) -> dict[str, float]:
-        """The losses of held-out dialogues, by split."""
+        """By held-out split: the losses, and how far free speech is from the targets (errors per unit)."""
         metrics: dict[str, float] = {}
         for split, items in self.evaluation_items.items():
+            metrics[f"{split}_unit_error"] = self._unit_error(spread(items, 32))
             items = sorted(items, key=lambda item: item.frames)
-            parts = [items[start : start + 16] for start in range(0, len(items), 16)]
-            for part in parts:
+            for part in (items[start : start + 16] for start in range(0, len(items), 16)):
                 losses = self.objective(self._to_device(self._batch(part, None)))
                 for name in ("echo_loss", "echo_accuracy", "denoising_loss", "s2t_loss", "said_reference"):
                     key = f"{split}_{name}"
                     metrics[key] = metrics.get(key, 0.0) + float(losses[name]) * len(part) / len(items)
         return metrics
+
+    def _unit_error(self, items: list[SpokenDialogue]) -> float:
+        _, sequences, targets = self._speak(items)
+        errors = count = 0
+        for sequence, target in zip(sequences, targets, strict=True):
+            reference = self.language.decode(target)
+            errors += align_words(reference, self.language.decode(sequence.unit_words)).errors
+            count += len(reference)
+        return errors / max(1, count)
+
+    def _speak(self, items: list[SpokenDialogue]) -> tuple[list[str], list[UnitSequence], list[list[int]]]:
+        """Text, greedy speech and target unit words of every segment of some dialogues."""
+        batch = self._to_device(self._batch(items, None))
+        _, meant, spoken, _ = self.objective.mean(batch)
+        scores = self.objective.trigger_scores(meant)
+        segments = cut_replies(spoken, scores, self.recipe.trigger, self.tokenizer)
+        segments, unit_words, _ = self.objective.targets(segments, batch)
+        sequences = self.model.generate_unit_words(segments.of(meant), segments.token_ids, segments.word_ids)
+        texts = [self.tokenizer.decode([token for token in row if token >= 0]) for row in segments.token_ids.tolist()]
+        return texts, sequences, [[word for word in row if word >= 0] for row in unit_words.tolist()]
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         device = self.model.get_input_embeddings().weight.device
@@ -324,16 +344,7 @@ class EchoStage:
     def sample(self, folder: Path) -> None:
         """Every segment of a few held-out replies as units, with a vocoder also as audio."""
         for split, items in self.evaluation_items.items():
-            _, meant, spoken, _ = self.objective.mean(
-                self._to_device(self._batch(items[: self.recipe.data.samples], None))
-            )
-            scores = self.objective.trigger_scores(meant)
-            segments: Segments = cut_replies(spoken, scores, self.recipe.trigger, self.tokenizer)
-            states = segments.of(meant)
-            sequences = self.model.generate_unit_words(states, segments.token_ids, segments.word_ids)
-            texts = [
-                self.tokenizer.decode([token for token in row if token >= 0]) for row in segments.token_ids.tolist()
-            ]
+            texts, sequences, _ = self._speak(spread(items, self.recipe.data.samples))
             write_unit_samples(folder / split, texts, sequences, self.language, self.recipe.model.vocoder)
 
     def save(self, folder: Path) -> None:
