@@ -23,6 +23,7 @@ from echox.data.features import log_mel
 from echox.data.scoring import normalize_words
 from echox.evaluation.lexicon import LexiconDecoder
 from echox.evaluation.records import fingerprint
+from echox.models.configuration_echox import SpeechEncoderConfig
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 
 
@@ -187,3 +188,29 @@ def _multipart(boundary: str, fields: dict[str, str], wav: bytes) -> bytes:
         "Content-Type: audio/wav\r\n\r\n"
     )
     return "".join(lines).encode() + wav + f"\r\n--{boundary}--\r\n".encode()
+
+
+def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 2.0) -> Judge:
+    """A judge by name: folder of the encoder stage, ``http://host:port/v1#model``, or a recogniser of transformers.
+
+    Raises:
+        ValueError: a URL without a model, or no such folder.
+    """
+    name = str(judge)
+    if name.startswith(("http://", "https://")):
+        url, _, model = name.partition("#")
+        if not model:
+            raise ValueError(
+                f"judge: expected a URL and a model, as in http://127.0.0.1:8000/v1#whisper-1, found {name}"
+            )
+        return OpenAICompatibleASR(url, model)
+    config = Path(name) / "config.json"
+    if config.is_file():
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        if kind == SpeechEncoderConfig.model_type:
+            return PhoneCTCJudge(name, lexicon, word_penalty)
+    elif name.count("/") != 1 or name.startswith((".", "/")) or Path(name).parent.exists():
+        raise ValueError(
+            f"judge: expected a model folder, a URL or a hub id, found no {config}; train the encoder first"
+        )
+    return TransformersASR(name)

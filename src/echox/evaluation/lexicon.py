@@ -51,8 +51,9 @@ class LexiconDecoder:
 
     def decode(self, log_probs: np.ndarray) -> list[int]:
         """Word indices of the best path through ``log_probs`` (frames, phones incl. blank), in natural logs."""
-        score = np.full(len(self._label), _NEVER)
-        history = np.zeros(len(self._label), dtype=np.int64)  # index into `words_so_far` before the current word
+        score: np.ndarray = np.full(len(self._label), _NEVER)
+        # Index into `words_so_far` before the current word.
+        history: np.ndarray = np.zeros(len(self._label), dtype=np.int64)
         words_so_far: list[tuple[int, int]] = [(-1, -1)]  # (history before, word); entry 0 is the beginning
         silence = np.float32(0)  # leading blanks, before any word
         exits = [(np.float32(0), 0, -1)]  # where a new word may come from: (score, history, final phone or -1)
@@ -78,7 +79,9 @@ class LexiconDecoder:
             found.append(word)
         return found[::-1]
 
-    def _leave(self, score, history, words_so_far, silence) -> list[tuple[np.float32, int, int]]:
+    def _leave(
+        self, score: np.ndarray, history: np.ndarray, words_so_far: list[tuple[int, int]], silence: np.float32
+    ) -> list[tuple[np.float32, int, int]]:
         """Best ends of a word at this frame: one through a blank, two through different final phones."""
         ways = [(silence, 0, -1)]
 
@@ -97,10 +100,10 @@ class LexiconDecoder:
         add(word, int(self._last_phone[word]), int(self._exit_label[word]))
         return ways
 
-    def _enter(self, exits) -> tuple[np.ndarray, np.ndarray]:
+    def _enter(self, exits: Sequence[tuple[np.float32, int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Score and history with which each word may begin: an equal phone may not be joined without a blank."""
-        best = np.full(len(self._first), _NEVER)
-        history = np.zeros(len(self._first), dtype=np.int64)
+        best: np.ndarray = np.full(len(self._first), _NEVER)
+        history: np.ndarray = np.zeros(len(self._first), dtype=np.int64)
         for score, link, final in exits:
             better = (score > best) & (self._entry_label != final)
             best, history = np.where(better, score, best), np.where(better, link, history)
