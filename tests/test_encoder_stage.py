@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -18,7 +19,7 @@ from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, writ
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.processing_echox import EchoXProcessor
-from echox.training.encoder import EncoderData, EncoderModel, EncoderRecipe, EncoderStage, PhoneLexicon
+from echox.training.encoder import EncoderData, EncoderModel, EncoderRecipe, EncoderStage, PhoneLexicon, started
 from echox.training.lora import LoRASettings, continue_lora, merged_state_dict
 from echox.training.s2t import S2TData, S2TModel, S2TRecipe, S2TStage, dialogue_pieces
 
@@ -133,6 +134,16 @@ def test_encoder_folder_loads(encoder, corpus):
     assert loaded.config.blank_token_id == encoder.tokenizer.convert_tokens_to_ids("<|audio|>")
 
 
+def test_encoder_goes_on_from_a_trained_one(encoder, corpus):
+    again = dataclasses.replace(encoder.recipe.model, start_from=str(corpus / "encoder"))
+    stage = dataclasses.replace(encoder.recipe, model=again).build()
+    assert torch.equal(stage.model.ctc_head.weight, encoder.model.ctc_head.weight)
+    other = SpeechEncoderForCTC.from_pretrained(corpus / "encoder").config
+    other.phones = [*other.phones, "zh"]
+    with pytest.raises(ValueError, match="phones"):
+        started(str(corpus / "encoder"), other)
+
+
 def test_phone_lexicon(corpus):
     lexicon = PhoneLexicon(corpus / "phones.json")
     assert lexicon.classes("Red.") == tuple(lexicon.phones.index(phone) + 1 for phone in LEXICON["red"])
@@ -150,7 +161,7 @@ def test_augmentation_changes_what_it_says():
     assert min(lengths) >= 68
     assert max(lengths) <= 92
     assert len(lengths) > 10
-    noisy = augment(features, AugmentationConfig(noise_ratio=1.0), random.Random(3))
+    noisy = augment(features, AugmentationConfig(noise_ratio=1.0, mel_masks=2, time_masks=1), random.Random(3))
     assert torch.isfinite(noisy).all()
 
 

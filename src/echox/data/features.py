@@ -147,6 +147,7 @@ class AugmentationConfig:
         gain_db: +- level. tilt_db: +- slope from the lowest to the highest bin, and of one slow wave over the bins.
         noise_ratio: part of the utterances that get a noise floor; noise_db: its level below the peak (loudest,
             quietest). time_masks: stretches per utterance set to silence; time_mask_s: their longest duration.
+        mel_masks: bands per utterance set to its mean; mel_mask_bins: their greatest width.
     """
 
     speed: float = 0.15
@@ -157,6 +158,8 @@ class AugmentationConfig:
     noise_db: tuple[float, float] = (30.0, 70.0)
     time_masks: int = 0
     time_mask_s: float = 0.06
+    mel_masks: int = 0
+    mel_mask_bins: int = 8
 
 
 _DB = 1 / 40
@@ -189,6 +192,10 @@ def augment(features: Tensor, config: AugmentationConfig, rng: random.Random) ->
         width = int(rng.uniform(0, config.time_mask_s) * MEL_FRAMES_PER_S)
         start = rng.randrange(max(1, len(features) - width))
         features[start : start + width] = features.min()
+    for _ in range(config.mel_masks):
+        width = rng.randint(0, config.mel_mask_bins)
+        start = rng.randrange(max(1, mels - width))
+        features[:, start : start + width] = features.mean()
     return features
 
 

@@ -59,8 +59,13 @@ class EncoderData:
 
 @dataclass
 class EncoderModel:
-    """Sizes; see ``WhisperConfig`` and :class:`SpeechEncoderConfig`."""
+    """Sizes; see ``WhisperConfig`` and :class:`SpeechEncoderConfig`.
 
+    Attributes:
+        start_from: folder of a trained encoder of the same sizes to go on from; None = from scratch.
+    """
+
+    start_from: str | None = None
     d_model: int = 192
     encoder_layers: int = 6
     encoder_attention_heads: int = 4
@@ -140,7 +145,10 @@ class EncoderStage:
         self.evaluation_items: dict[str, list[SpeechItem]] = {}
         self._read()
         torch.manual_seed(recipe.training.seed)
-        self.model = SpeechEncoderForCTC(encoder_config(sizes, self.tokenizer, self.phones.phones))
+        config = encoder_config(sizes, self.tokenizer, self.phones.phones)
+        self.model = SpeechEncoderForCTC(config)
+        if sizes.start_from is not None:
+            self.model.load_state_dict(started(sizes.start_from, config))
         self.model.set_attn_implementation("eager")  # on CPU sdpa's backward pass costs a quarter of a step more
         self.objective = EncoderObjective(self.model)
 
@@ -290,6 +298,20 @@ def encoder_config(sizes: EncoderModel, tokenizer: PreTrainedTokenizerBase, phon
         phone_loss_weight=sizes.phone_loss_weight,
         initializer_range=sizes.init_std,
     )
+
+
+def started(folder: str, config: SpeechEncoderConfig) -> dict[str, Tensor]:
+    """Weights of a trained encoder to go on from.
+
+    Raises:
+        ValueError: it has other phones or another vocabulary, so its heads mean something else.
+    """
+    model = SpeechEncoderForCTC.from_pretrained(folder)
+    for name in ("phones", "vocab_size", "blank_token_id"):
+        expected, found = getattr(config, name), getattr(model.config, name)
+        if expected != found:
+            raise ValueError(f"{folder}: expected {name} {expected}, found {found}: train it on the same corpus first")
+    return model.state_dict()
 
 
 def text_tokenizer(folder: str | Path, dialogues: str | Path, vocab_size: int) -> PreTrainedTokenizerBase:
