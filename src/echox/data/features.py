@@ -143,7 +143,9 @@ class AugmentationConfig:
     """How training features are varied; every range is symmetric about "unchanged" unless said.
 
     Attributes:
-        speed: +- part of the duration. warp: +- part of the mel axis (another vocal tract).
+        speed: +- part of the duration. warp: +- part of the mel axis (another vocal tract); warp_wave: of `warp`, how
+            much the stretch differs along the axis. blur_bins: greatest smoothing over mel bins (another pitch: fewer
+            harmonics to see), for half of the utterances.
         gain_db: +- level. tilt_db: +- slope from the lowest to the highest bin, and of one slow wave over the bins.
         noise_ratio: part of the utterances that get a noise floor; noise_db: its level below the peak (loudest,
             quietest). time_masks: stretches per utterance set to silence; time_mask_s: their longest duration.
@@ -152,6 +154,8 @@ class AugmentationConfig:
 
     speed: float = 0.15
     warp: float = 0.08
+    warp_wave: float = 0.0
+    blur_bins: float = 0.0
     gain_db: float = 9.0
     tilt_db: float = 8.0
     noise_ratio: float = 0.4
@@ -169,8 +173,7 @@ _DB = 1 / 40
 def augment(features: Tensor, config: AugmentationConfig, rng: random.Random) -> Tensor:
     """A varied copy of (frames, mels) float32 features: another pace, vocal tract, microphone and room noise."""
     frames, mels = features.shape
-    shift = rng.uniform(-1, 1) * config.warp * mels / 8
-    features = features @ _warp_matrix(mels, 1 + rng.uniform(-config.warp, config.warp), shift)
+    features = features @ _warp_matrix(mels, config, rng)
     length = max(2, round(frames * (1 + rng.uniform(-config.speed, config.speed))))
     if length != frames and frames > 1:
         position = torch.linspace(0, frames - 1, length)
@@ -199,15 +202,21 @@ def augment(features: Tensor, config: AugmentationConfig, rng: random.Random) ->
     return features
 
 
-def _warp_matrix(mels: int, scale: float, shift: float) -> Tensor:
-    """(mels, mels) linear interpolation that reads bin j of the result at ``scale * j + shift`` of the source."""
-    source = (torch.arange(mels) * scale + shift).clamp(0, mels - 1)
+def _warp_matrix(mels: int, config: AugmentationConfig, rng: random.Random) -> Tensor:
+    """(mels, mels): read each bin of the result between two bins of the source, somewhere nearby, then blur."""
+    axis = torch.arange(mels) / mels
+    wave = torch.sin(2 * math.pi * (axis + rng.random()))
+    moved = rng.uniform(-1, 1) * axis + rng.uniform(-1, 1) / 8 + config.warp_wave * rng.uniform(-1, 1) * wave
+    source = (mels * (axis + config.warp * moved)).clamp(0, mels - 1)
     below = source.floor().long().clamp_max(mels - 2)
-    part = source - below
-    matrix = torch.zeros(mels, mels)
     columns = torch.arange(mels)
-    matrix[below, columns] = 1 - part
-    matrix[below + 1, columns] += part
+    matrix = torch.zeros(mels, mels)
+    matrix[below, columns] = 1 - (source - below)
+    matrix[below + 1, columns] += source - below
+    if config.blur_bins and rng.random() < 0.5:
+        width = rng.uniform(0.3, max(0.3, config.blur_bins))
+        kernel = torch.exp(-0.5 * ((columns[:, None] - columns) / width) ** 2)
+        matrix = matrix @ (kernel / kernel.sum(dim=0))
     return matrix
 
 
