@@ -114,10 +114,12 @@ class WavWriter:
         self.sampling_rate = sampling_rate
         self.samples = 0
         self.part_path = _part_path(self.path)
+        self._file: BinaryIO | None = None
         try:
-            self._file: BinaryIO | None = self.part_path.open("wb")
+            self._file = self.part_path.open("wb")
             self._file.write(_wav_header(0, sampling_rate))
         except OSError as error:
+            self.abort()
             raise _write_error(self.path, error) from error
 
     @property

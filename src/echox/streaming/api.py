@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from echox.models.row_int8 import to_row_int8
 from echox.streaming.decoding import GenerationSettings
@@ -79,7 +80,7 @@ class EchoX:
         try:
             model, found = EchoXForConditionalGeneration.from_pretrained(folder, dtype=chosen, output_loading_info=True)
             processor = EchoXProcessor.from_pretrained(folder)
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again"

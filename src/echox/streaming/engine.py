@@ -89,6 +89,7 @@ class Engine:
         self.tokenizer = processor.tokenizer
         self.unit_language = processor.unit_language
         self.trigger = trigger
+        self._check_parts()
         self.device = next(model.parameters()).device
         self.input_sampling_rate = int(processor.feature_extractor.sampling_rate)
         self.output_sampling_rate = int(model.vocoder.sampling_rate)
@@ -100,7 +101,6 @@ class Engine:
         period = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
         self._period_row = self._head.weight[period].detach().float()
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
-        self._check_parts()
 
     def _eos_ids(self) -> frozenset[int]:
         found = {self.tokenizer.eos_token_id}
@@ -114,6 +114,8 @@ class Engine:
 
     def _check_parts(self) -> None:
         words = self.model.config.echo_decoder_config.num_unit_words
+        if self.model.vocoder is None:
+            raise ValueError("expected a vocoder in the model, found none; put one into its folder (stage package)")
         if self.unit_language is None:
             raise ValueError(
                 "expected a unit language beside the model, found none; copy unit_language.json into its folder"
