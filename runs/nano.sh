@@ -16,7 +16,11 @@ python=${PYTHON:-python3}
 [ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
 
 smoke=false
-[ "${1:-}" = --smoke ] && smoke=true
+case "${1:-}" in
+  "") ;;
+  --smoke) smoke=true ;;
+  *) echo "usage: runs/nano.sh [--smoke]" >&2; exit 2 ;;
+esac
 if $smoke; then
   # Recipes name their folders relative to where they are run: another place, and the full run is left alone.
   rm -rf "$repository/out/smoke" && mkdir -p "$repository/out/smoke"
@@ -46,6 +50,7 @@ stage corpus smoke=true
 stage lm "${few[@]}"
 # 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones; also the judge.
 stage encoder "${few[@]}"
+stage encoder_voices "${few[@]}"  # a second pass with harder variation, for voices never heard
 # 4. Units: k-means on a small encoder of the reply voice. 5. Unit language: words of units.
 stage units "${few[@]}"
 stage unit_language
@@ -59,4 +64,6 @@ stage t2c "${few[@]}"
 stage echo "${few[@]}"
 # 10. One folder, half precision, with its record; 11. the scorecard and model card.
 stage package
-"$python" -m echox eval out/nano --model out/nano/package --judge out/nano/encoder --output out/nano/eval $($smoke && echo --limit 2)
+limit=()
+$smoke && limit=(--limit 2)
+"$python" -m echox eval nano --model out/nano/package --data out/nano --output out/nano/eval "${limit[@]}"

@@ -8,10 +8,12 @@ Letters: B rows, R reply tokens of a row, H width of the language model.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -20,6 +22,7 @@ import echox.models.modeling_vocoder  # noqa: F401 - registers a vocoder
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_t2c import UnitSequence, build_unit_decoder
+from echox.models.row_int8 import from_row_int8, holds_row_int8
 
 
 class DenoisingAdapter(nn.Module):
@@ -93,6 +96,16 @@ class EchoXForConditionalGeneration(PreTrainedModel):
         self.echo_decoder = build_unit_decoder(config.echo_decoder_config)
         self.vocoder = AutoModel.from_config(config.vocoder_config) if config.vocoder_config is not None else None
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; also reads folders whose matrices are stored in 8 bits (`row_int8.py`)."""
+        file = Path(str(pretrained_model_name_or_path)) / "model.safetensors"
+        if "state_dict" not in kwargs and holds_row_int8(file):
+            kwargs["state_dict"] = from_row_int8(load_file(file))
+            kwargs.setdefault("config", cls.config_class.from_pretrained(pretrained_model_name_or_path))
+            return super().from_pretrained(None, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's."""
