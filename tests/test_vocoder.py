@@ -13,7 +13,7 @@ from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_
 from echox.models.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig
 from echox.models.modeling_hifigan import CodeHiFiGAN
 from echox.models.modeling_vocoder import LightVocoder, frame_positions
-from echox.models.source_filter import SpectralGeometry, position_noise, pulse_train, synthesise
+from echox.models.source_filter import SpectralGeometry, breath, position_noise, pulse_train, synthesise
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 GEOMETRY = SpectralGeometry()
@@ -116,6 +116,8 @@ def test_bad_sizes_are_named():
         CodeHiFiGANConfig(upsample_kernel_sizes=[10, 8, 8, 4, 4])
     with pytest.raises(ValueError, match="frame_rate_hz"):
         LightVocoderConfig(frame_rate_hz=37)
+    with pytest.raises(ValueError, match="breath"):
+        LightVocoderConfig(breath_ratio=2.0)
     with pytest.raises(ValueError, match="log_mel_mean"):
         LightVocoderConfig(log_mel_mean=[1.0, 2.0])
 
@@ -194,6 +196,26 @@ def test_analysis_undoes_synthesis():
     assert (found.log_mel[middle] - log_mel[middle]).abs().mean() < 0.35
     again, _ = synthesise(found.log_mel[None], found.f0_hz[None], found.voiced.float()[None], GEOMETRY)
     assert log_spectral_distance_db(again[0], waveform[0], GEOMETRY, AnalysisConfig()) < 2.0
+
+
+def test_breath_replaces_high_pulses_by_noise_of_equal_power():
+    ratio = breath(GEOMETRY, 1200, 5000, 0.75)
+    assert ratio[0] == 1
+    assert ratio[-1] == 0.25
+    assert (ratio.diff() <= 0).all()
+    flat, f0_hz, voiced = torch.full((1, 200, 80), -4.0), torch.full((1, 200), 170.0), torch.ones(1, 200)
+    pulses = synthesise(flat, f0_hz, voiced, GEOMETRY)[0][0]
+    breathy = synthesise(flat, f0_hz, voiced, GEOMETRY, pulse_ratio=ratio)[0][0]
+    assert log_spectral_distance_db(breathy, pulses, GEOMETRY, AnalysisConfig()) < 2.0
+    low, high = (
+        (
+            torch.fft.rfft(breathy - pulses).abs().square()[band].sum()
+            / torch.fft.rfft(pulses).abs().square()[band].sum()
+        )
+        for band in (slice(0, 2000), slice(12000, 16000))
+    )
+    assert low < 0.01
+    assert high > 0.5
 
 
 def test_a_part_equals_the_same_part_of_the_whole():

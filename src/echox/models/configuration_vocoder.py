@@ -65,6 +65,8 @@ class LightVocoderConfig(UnitVocoderConfig):
         log_mel_mean, log_mel_std: (num_mel_bins,) statistics of the envelope; one number stands for all bins.
         f0_mean_hz, log_f0_std: centre and spread of the pitch, which the network predicts in units of the spread.
         f0_min_hz, f0_max_hz: limits of the pitch it can say.
+        breath_from_hz, breath_full_hz, breath_ratio: noise in voiced sound, see `source_filter.breath`. The defaults
+            are the mean of flite's slt: periodicity of its vowels by band, against that of pulses and of noise alone.
 
     Raises:
         ValueError: an even kernel, a statistic of the wrong length, or (see `UnitVocoderConfig`) rates.
@@ -92,6 +94,9 @@ class LightVocoderConfig(UnitVocoderConfig):
         log_f0_std: float = 0.1,
         f0_min_hz: float = 60.0,
         f0_max_hz: float = 400.0,
+        breath_from_hz: float = 1200.0,
+        breath_full_hz: float = 5000.0,
+        breath_ratio: float = 0.75,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -101,6 +106,11 @@ class LightVocoderConfig(UnitVocoderConfig):
             raise ValueError(
                 f"features_per_frame: expected a divisor of the {self.samples_per_frame} samples of a unit frame, "
                 f"found {features_per_frame}"
+            )
+        if not 0 <= breath_from_hz < breath_full_hz or not 0 <= breath_ratio <= 1:
+            found = (breath_from_hz, breath_full_hz, breath_ratio)
+            raise ValueError(
+                f"breath: expected 0 <= breath_from_hz < breath_full_hz and a ratio in 0..1, found {found}"
             )
         for name, value in (("log_mel_mean", log_mel_mean), ("log_mel_std", log_mel_std)):
             values = [float(value)] * num_mel_bins if isinstance(value, int | float) else [float(v) for v in value]
@@ -123,6 +133,9 @@ class LightVocoderConfig(UnitVocoderConfig):
         self.log_f0_std = log_f0_std
         self.f0_min_hz = f0_min_hz
         self.f0_max_hz = f0_max_hz
+        self.breath_from_hz = breath_from_hz
+        self.breath_full_hz = breath_full_hz
+        self.breath_ratio = breath_ratio
 
     def geometry(self) -> SpectralGeometry:
         """The frequency axis and hop of the features."""

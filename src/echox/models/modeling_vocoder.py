@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from echox.models.configuration_vocoder import LightVocoderConfig, UnitVocoderConfig
-from echox.models.source_filter import synthesise
+from echox.models.source_filter import breath, synthesise
 
 
 @dataclass
@@ -271,8 +271,10 @@ class LightVocoder(UnitVocoder):
         """Waveform (B, S) of checked units; there is one voice, so no speaker gets here."""
         features = self.features(units, durations_frames)
         voicing = mixing(features.voicing)
-        geometry = self.config.geometry()
-        return synthesise(features.log_mel, features.f0_hz, voicing, geometry, inside=features.inside)[0]
+        config, geometry = self.config, self.config.geometry()
+        pulse_ratio = breath(geometry, config.breath_from_hz, config.breath_full_hz, config.breath_ratio)
+        log_mel, f0_hz, inside = features.log_mel, features.f0_hz, features.inside
+        return synthesise(log_mel, f0_hz, voicing, geometry, inside=inside, pulse_ratio=pulse_ratio)[0]
 
 
 def mixing(voicing: Tensor) -> Tensor:

@@ -111,6 +111,15 @@ def pulse_train(f0_hz: Tensor, geometry: SpectralGeometry, phase: Tensor | None 
     return pulses[:, PULSE_TAPS // 2 : PULSE_TAPS // 2 + frames * hop], starts
 
 
+def breath(geometry: SpectralGeometry, from_hz: float, full_hz: float, ratio: float) -> Tensor:
+    """Part of the power of voiced sound that is pulses, (bins,): voices are breathy where the frequency is high.
+
+    1 up to `from_hz`, falling evenly to ``1 - ratio`` at `full_hz` and beyond. Pulses alone buzz.
+    """
+    bins = torch.linspace(0, geometry.sampling_rate / 2, geometry.fft_size // 2 + 1)
+    return 1 - ratio * ((bins - from_hz) / (full_hz - from_hz)).clamp(0, 1)
+
+
 def minimum_phase(log_amplitude: Tensor, fft_size: int) -> Tensor:
     """Complex response (..., bins) of modulus ``exp(log_amplitude)`` whose energy comes as early as possible."""
     cepstrum = torch.fft.irfft(log_amplitude, fft_size)
@@ -127,6 +136,7 @@ def synthesise(
     start_frame: int = 0,
     phase: Tensor | None = None,
     inside: Tensor | None = None,
+    pulse_ratio: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Waveform of feature frames.
 
@@ -141,12 +151,13 @@ def synthesise(
         start_frame: absolute place of the first frame: the key of the noise.
         phase: (B,) pitch phase at the first frame, as returned for that frame by an earlier call.
         inside: (B, T) bool, frames that sound: a row padded with others sounds as the row alone.
+        pulse_ratio: (bins,) part of the power of voiced sound that is pulses (`breath`); None = all of it.
 
     Returns:
         Waveform (B, T * hop) float32, and the pitch phases (B, T + 1) float64.
     """
     with torch.autocast(log_mel.device.type, enabled=False):  # spectra need float32
-        return _synthesise(log_mel.float(), f0_hz, voicing.float(), geometry, start_frame, phase, inside)
+        return _synthesise(log_mel.float(), f0_hz, voicing.float(), geometry, start_frame, phase, inside, pulse_ratio)
 
 
 def _synthesise(
@@ -157,6 +168,7 @@ def _synthesise(
     start_frame: int,
     phase: Tensor | None,
     inside: Tensor | None,
+    pulse_ratio: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     batch, frames, _ = log_mel.shape
     hop, fft_size = geometry.hop_samples, geometry.fft_size
@@ -171,6 +183,8 @@ def _synthesise(
         return torch.fft.rfft(source.unfold(1, 2 * hop, hop) * window, fft_size)  # (B, T, bins)
 
     voicing = voicing.clamp(0, 1)[..., None]
+    if pulse_ratio is not None:
+        voicing = voicing * pulse_ratio.to(voicing)
     source = spectra(pulses) * voicing.sqrt() + spectra(noise) * (1 - voicing).sqrt()
     if inside is not None:
         source = source * inside[..., None]
