@@ -42,7 +42,7 @@ stage() {
   echo "== $name: $((SECONDS - started)) s"
   touch "$done_mark"
 }
-few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2)
+few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2 training.sample_every_steps=0)
 
 # 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices.
 stage corpus smoke=true
@@ -51,6 +51,7 @@ stage lm "${few[@]}"
 # 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones; also the judge.
 stage encoder "${few[@]}"
 stage encoder_voices "${few[@]}"  # a second pass with harder variation, for voices never heard
+stage judge "${few[@]}"           # ... and one on the reply voice, to judge replies; it hears no resynthesised speech
 # 4. Units: k-means on a small encoder of the reply voice. 5. Unit language: words of units.
 stage units "${few[@]}"
 stage unit_language
@@ -62,8 +63,8 @@ stage s2t "${few[@]}"
 stage t2c "${few[@]}"
 # 9. Stage III, Echo: speech targets made of what the model meant; the model speaks.
 stage echo "${few[@]}"
-# 10. One folder, half precision, with its record; 11. the scorecard and model card.
+# 10. One folder, matrices in 8 bits, with its record; 11. the scorecard and model card.
 stage package
 limit=()
 $smoke && limit=(--limit 2)
-"$python" -m echox eval nano --model out/nano/package --data out/nano --output out/nano/eval "${limit[@]}"
+"$python" -m echox eval nano --model out/nano/package --data out/nano --judge out/nano/judge --output out/nano/eval "${limit[@]}"
