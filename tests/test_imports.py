@@ -18,6 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "config": 0,
     "audio": 0,
+    "device": 0,
+    "errors": 0,
+    "files": 0,
     "models": 0,
     "units": 1,
     "data": 1,

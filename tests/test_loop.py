@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -16,8 +19,10 @@ from echox.training import checkpoint as checkpoint_module
 from echox.training.batches import BatchStream
 from echox.training.checkpoint import Progress, checkpoints
 from echox.training.health import NonFiniteLossError
+from echox.training.lock import output_lock
 from echox.training.loop import Stage, main, train
 from echox.training.optim import WeightAverage, build_optimizer, learning_rate_factor
+from echox.training.record import finished_record
 
 
 class ToyObjective(nn.Module):
@@ -182,6 +187,43 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000005"]
     monkeypatch.undo()
     assert run(tmp_path)[0].objective.calls == 7
+
+
+def test_full_disk_at_the_end_leaves_nothing_half_written(tmp_path):
+    stage = ToyStage()
+
+    def no_space(folder: Path) -> None:
+        (folder / "model.pt").write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    stage.save = no_space
+    with pytest.raises(OSError, match=r"final model .*No space left.*continues from the newest"):
+        run(tmp_path, stage)
+    assert not list(tmp_path.rglob("model.pt"))
+    assert not (tmp_path / "training_record.json").exists()
+    again, _ = run(tmp_path)
+    assert again.objective.calls == 0, "only the end is done again"
+    assert (tmp_path / "model.pt").exists()
+
+
+def test_a_repeated_run_that_is_killed_does_not_count_as_finished(tmp_path):
+    run(tmp_path)
+    stage = ToyStage()
+    stage.objective.break_at = 3
+    with pytest.raises(NonFiniteLossError):
+        run(tmp_path, stage, resume=False)
+    assert finished_record(config(tmp_path), {"stage": "toy", "training": to_dict(config(tmp_path))}) is None
+
+
+def test_what_a_kill_left_behind_is_no_checkpoint(tmp_path, monkeypatch):
+    removed = []
+    monkeypatch.setattr(checkpoint_module.shutil, "rmtree", lambda path, **_: removed.append(Path(path).name))
+    run(tmp_path, save_every_steps=3, keep_checkpoints=1)  # a kill before anything is deleted
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_0000012"]
+    assert ".partial_step_0000003" in removed
+    monkeypatch.undo()
+    run(tmp_path, steps=13)
+    assert not list((tmp_path / "checkpoints").glob(".partial_*"))
 
 
 def test_only_trainable_moves_and_is_stored(tmp_path):
@@ -358,7 +400,46 @@ def test_command_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "did you mean 'steps'" in error
+    assert main([str(path), "training.device=abacus", "training.resume=false"]) == 1
+    assert "found 'abacus'" in capsys.readouterr().err
     script = tmp_path / "script.yaml"
     script.write_text(f"stage: toy_script\npath: {tmp_path}/made\n")
     assert main([str(script)]) == 0
     assert (tmp_path / "made").read_text() == "done"
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "toy.yaml"
+    path.write_text(
+        f"stage: toy_training\ntraining: {{output_dir: {tmp_path}/out, steps: 2, batch_size: 4, precision: fp32, "
+        "learning_rates: {head: 0.1, norm: 0.1}, tensorboard: false}\n"
+    )
+    with output_lock(tmp_path / "out"):
+        assert main([str(path)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"{tmp_path}/out: expected a folder that no other run writes to, found one of process" in error
+        assert not (tmp_path / "out" / "checkpoints").exists()
+        monkeypatch.setenv("RANK", "1")
+        with output_lock(tmp_path / "out"):  # another process of the same run
+            pass
+        monkeypatch.delenv("RANK")
+    assert main([str(path)]) == 0, "given up at the end"
+
+
+def test_a_killed_run_gives_its_folder_up(tmp_path):
+    script = (
+        "import sys, time\nfrom echox.training.lock import output_lock\n"
+        "with output_lock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(600)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"found one of process {holder.pid} on "), output_lock(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    with output_lock(tmp_path):
+        pass

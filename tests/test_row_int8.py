@@ -20,16 +20,19 @@ def test_every_weight_is_within_half_a_step_of_its_row(seed, shape, size):
 def test_zero_rows_and_vectors_and_integers_survive():
     state = {"w": torch.tensor([[0.0, 0.0], [1.0, -2.0]]), "b": torch.tensor([0.5]), "n": torch.tensor([7])}
     stored = to_row_int8(state)
-    assert stored["w"].dtype == torch.int8 and stored["b"].dtype == torch.float16
+    assert stored["w"].dtype == torch.int8
+    assert stored["b"].dtype == torch.float16
     back = from_row_int8(stored)
     assert set(back) == set(state)
-    assert torch.allclose(back["w"], state["w"], atol=1e-2) and back["n"].item() == 7
+    assert torch.allclose(back["w"], state["w"], atol=1e-2)
+    assert back["n"].item() == 7
 
 
 def test_the_file_says_what_it_holds(tmp_path):
     save_file(to_row_int8({"w": torch.ones(2, 2)}), tmp_path / "small.safetensors")
     save_file({"w": torch.ones(2, 2)}, tmp_path / "plain.safetensors")
-    assert holds_row_int8(tmp_path / "small.safetensors") and not holds_row_int8(tmp_path / "plain.safetensors")
+    assert holds_row_int8(tmp_path / "small.safetensors")
+    assert not holds_row_int8(tmp_path / "plain.safetensors")
     assert not holds_row_int8(tmp_path / "absent.safetensors")
     assert SCALE_SUFFIX.startswith(".")
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from echox.errors import one_line
+
 if TYPE_CHECKING:
     from echox.evaluation.asr import Judge
     from echox.streaming import EchoX, Reply, Session
@@ -54,21 +56,10 @@ def guarded(command: _Command) -> _Command:
         except Exception as error:  # the outermost boundary: reported here, shown whole by --debug
             if options.get("debug"):
                 raise
-            typer.echo(f"error: {_one_line(error)}", err=True)
+            typer.echo(f"error: {one_line(error)}", err=True)
             raise typer.Exit(1) from None
 
     return run  # type: ignore[return-value]
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ImportError):
-        return f"{text}; install the extra that brings it, for example: pip install 'echox[train,data,eval]'"
-    if isinstance(error, ValueError | OSError | FloatingPointError) and text:
-        return text
-    return f"unexpected {type(error).__name__}: {text or 'no message'} (run again with --debug and report it)"
 
 
 @app.command()

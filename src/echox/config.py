@@ -27,6 +27,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from echox.files import write_text
+
 STAGE_MODULES: dict[str, str] = {
     "corpus": "echox.data.corpora.nano",
     "encoder": "echox.training.encoder",
@@ -139,7 +141,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Any:
         raise ValueError(f"{path}: cannot read the recipe ({error.strerror}); expected a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected YAML, found: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or "stage" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("stage"), str):
         raise ValueError(f"{path}: expected a mapping with a key 'stage', one of {', '.join(STAGE_MODULES)}")
     for override in overrides:
         _apply_override(values, override)
@@ -169,7 +171,7 @@ def to_dict(value: Any) -> Any:
 
 def dump_recipe(value: Any, path: str | Path) -> None:
     """Write a resolved recipe; `load_recipe` reads it back."""
-    Path(path).write_text(yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True))
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

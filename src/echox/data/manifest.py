@@ -361,13 +361,17 @@ def _write(path: Path, items: Iterable[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as out:
-        for item in items:
-            if item.id in seen:
-                raise ValueError(f"{path}: id: expected unique ids, found {item.id!r} twice; rename one")
-            seen.add(item.id)
-            out.write(json.dumps(_compact(asdict(item)), ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            for item in items:
+                if item.id in seen:
+                    raise ValueError(f"{path}: id: expected unique ids, found {item.id!r} twice; rename one")
+                seen.add(item.id)
+                out.write(json.dumps(_compact(asdict(item)), ensure_ascii=False) + "\n")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _compact(value: Any) -> Any:

@@ -29,6 +29,7 @@ from echox.evaluation.asr import Judge
 from echox.evaluation.metrics import agreement_table, bootstrap, exist_match
 from echox.evaluation.records import balanced_order, fingerprint, recorded
 from echox.evaluation.voice import recordings_wer
+from echox.files import write_text
 from echox.streaming import EchoX
 
 SPOKEN_SETS = {
@@ -69,9 +70,7 @@ def evaluate_nano(
         manifest = data_dir / "speech" / file
         items = _chosen(manifest, split, limit, seed)
         metrics[name] = _score_spoken(_spoken(model, judge, items, manifest, output_dir / name, key))
-    partial = output_dir / f".{METRICS_FILE}"
-    partial.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    partial.replace(output_dir / METRICS_FILE)
+    write_text(output_dir / METRICS_FILE, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 

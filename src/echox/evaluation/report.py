@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from echox.files import write_text
 from echox.training.record import RECORD_NAME
 
 CURVES = "nano_learning_curves.png"
@@ -123,9 +124,7 @@ def write_model_card(
         raise ValueError(
             f"{metrics_json}: expected the metrics of echox eval nano, found no {error}; run it again"
         ) from error
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)
     return path
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from echox.device import choose_device
+from echox.files import write_text
 from echox.models.row_int8 import to_row_int8
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
@@ -75,7 +77,7 @@ class EchoX:
         from echox.models.processing_echox import EchoXProcessor
 
         folder = find_model(folder_or_id)
-        place = _device(device)
+        place = choose_device(device)
         chosen = dtype or (torch.float32 if place.type == "cpu" else "auto")
         try:
             model, found = EchoXForConditionalGeneration.from_pretrained(folder, dtype=chosen, output_loading_info=True)
@@ -112,8 +114,7 @@ class EchoX:
         self.processor.save_pretrained(folder)
         self.settings.save(folder)
         if self.training_record is not None:
-            text = json.dumps(self.training_record, indent=2) + "\n"
-            (folder / TRAINING_RECORD_FILE).write_text(text, encoding="utf-8")
+            write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
 
     @property
     def sampling_rate(self) -> int:
@@ -252,18 +253,6 @@ def bundled_questions() -> list[Path]:
     if not found:
         raise ValueError(f"expected a bundled question in {folder}, found none; name an audio file")
     return found
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: expected a CUDA device for {name!r}, found none; use auto or cpu")
-    return device
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

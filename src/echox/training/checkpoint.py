@@ -15,6 +15,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ def save_checkpoint(output_dir: str | Path, objective: nn.Module, optimizer: tor
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{progress.step:07d}"
     partial = folder / f".partial_{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".partial_*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         partial.mkdir()
         save_file(trainable_state(objective), partial / "trainable.safetensors")
@@ -92,7 +94,8 @@ def save_checkpoint(output_dir: str | Path, objective: nn.Module, optimizer: tor
         raise OSError(f"{final}: could not write the checkpoint ({error}); free some space, then run the same command "
                       "again: it continues from the newest complete checkpoint") from error  # fmt: skip
     for old in checkpoints(output_dir)[:-keep]:
-        shutil.rmtree(old)
+        # Renamed first: killed half way, what is left of it must not look like a checkpoint.
+        shutil.rmtree(old.rename(folder / f".partial_{old.name}"))
     return final
 
 
@@ -109,7 +112,7 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
         weights = load_file(folder / "trainable.safetensors")
         averages = load_file(folder / "average.safetensors") if average is not None else {}
         optimizer_state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError, UnpicklingError) as error:
         raise ValueError(f"{folder}: checkpoint part missing or damaged ({error}); {remedy}") from error
     check_same_recipe(saved_recipe, recipe, folder)
     live: dict[str, Tensor] = {name: value for name, value in objective.named_parameters() if value.requires_grad}

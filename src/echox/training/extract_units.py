@@ -17,7 +17,7 @@ import numpy as np
 from echox.audio import load_audio
 from echox.config import recipe
 from echox.data.manifest import audio_path, read_utterances, write_unit_utterances
-from echox.training.loop import choose_device
+from echox.device import choose_device
 from echox.training.units import units_manifest
 from echox.units.extract import UnitExtractor
 from echox.units.quality import unit_quality

@@ -18,18 +18,23 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
+from echox.device import choose_device
+from echox.errors import one_line
 from echox.training.batches import BatchStream, seed_everything
 from echox.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from echox.training.health import check_gradients, check_losses, check_trainable
+from echox.training.lock import output_lock
 from echox.training.optim import (
     WeightAverage,
     build_optimizer,
@@ -37,7 +42,7 @@ from echox.training.optim import (
     learning_rate_factor,
     set_learning_rates,
 )
-from echox.training.record import RunLog, finished_record, write_record
+from echox.training.record import RECORD_NAME, RunLog, finished_record, write_record
 
 
 @runtime_checkable
@@ -191,7 +196,12 @@ class _Run:
 
     def _log_window(self, window: list[dict[str, float]], seconds: float) -> None:
         """Mean over the steps since the last entry and over all processes."""
-        names = sorted(set().union(*window), key=lambda name: (name != "loss", name))
+        found: set[str] = set().union(*window)
+        if self.world > 1:  # a part of the loss that only some batches have may be missing here and not there
+            everyone: list[Any] = [None] * self.world
+            dist.all_gather_object(everyone, found)
+            found = found.union(*everyone)
+        names = sorted(found, key=lambda name: (name != "loss", name))
         sums = torch.tensor([sum(step.get(name, 0.0) for step in window) for name in names], dtype=torch.float64)
         counts = torch.tensor([sum(name in step for step in window) for name in names], dtype=torch.float64)
         if self.world > 1:
@@ -241,8 +251,9 @@ class _Run:
         found = checkpoints(self.config.output_dir)
         if not self.config.resume:
             self._wait()
-            if self.rank == 0:  # else a later resume would continue the run that was to be replaced
+            if self.rank == 0:  # else a later resume would continue, or take for finished, what was to be replaced
                 shutil.rmtree(Path(self.config.output_dir) / "checkpoints", ignore_errors=True)
+                (Path(self.config.output_dir) / RECORD_NAME).unlink(missing_ok=True)
             self._wait()
             return Progress()
         if not found:
@@ -256,8 +267,17 @@ class _Run:
             partial = folder / ".partial_final"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            with self._resting():
-                self.stage.save(partial)
+            try:
+                with self._resting():
+                    self.stage.save(partial)
+            except BaseException as error:
+                shutil.rmtree(partial, ignore_errors=True)
+                if isinstance(error, SafetensorError):  # how safetensors reports a full disk
+                    raise OSError(f"{folder}: could not write the final model ({error}); free some space, then run the "
+                                  "same command again: it continues from the newest checkpoint") from error  # fmt: skip
+                raise
+            # Without a record the run counts as unfinished: killed between two of these files, it is finished again.
+            (folder / RECORD_NAME).unlink(missing_ok=True)
             for path in partial.iterdir():
                 target = folder / path.name
                 if target.is_dir():
@@ -305,13 +325,6 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; for "auto" this process's GPU if there is one, else the CPU."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def enable_gradient_checkpointing(module: nn.Module) -> None:
     """Switch it on in every outermost Hugging Face model inside `module` that supports it.
 
@@ -341,7 +354,8 @@ def _process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.dev
     if world == 1:
         yield 0, 1, device
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while the first process evaluates and saves: longer than nccl's ten minutes, in a large model.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield dist.get_rank(), world, device
     finally:
@@ -358,7 +372,8 @@ def _due(step: int, every: int) -> bool:
 def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run any recipe: train its stage, or, for stages without training (corpus, units), call ``run()``.
 
-    A run that is already finished is not repeated (``training.resume=false`` repeats it).
+    A run that is already finished is not repeated (``training.resume=false`` repeats it); one that another process
+    works on is refused.
 
     Returns: the final metrics.
     Raises: ValueError, OSError: see `load_recipe`, `train` and the stage.
@@ -373,8 +388,9 @@ def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
         return record["metrics"]
     if config.threads:
         torch.set_num_threads(config.threads)
-    seed_everything(config.seed)
-    return train(recipe.build(), config, resolved)
+    with output_lock(config.output_dir):
+        seed_everything(config.seed)
+        return train(recipe.build(), config, resolved)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -388,10 +404,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [*options.overrides, *(["training.overfit_one_batch=true"] if options.overfit_one_batch else [])]
     try:
         run_recipe(options.recipe, overrides)
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # the outermost boundary: reported here, shown whole by --debug
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from echox.config import TrainingConfig
+from echox.files import write_text
 from echox.training.checkpoint import Progress, check_same_recipe
 
 RECORD_NAME = "training_record.json"
@@ -76,7 +77,7 @@ class RunLog:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step and step > 0]
-        self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_text(self._path, "".join(line + "\n" for line in kept))
 
 
 def _tensorboard(folder: Path) -> Any:
@@ -111,10 +112,7 @@ def write_record(stage: str, config: TrainingConfig, recipe: dict[str, Any], pro
         "environment": environment(world_size),
         "details": details or {},
     }
-    path = Path(config.output_dir) / RECORD_NAME
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(Path(config.output_dir) / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def finished_record(config: TrainingConfig, recipe: dict[str, Any]) -> dict[str, Any] | None:

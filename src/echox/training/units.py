@@ -34,8 +34,10 @@ from echox.data.manifest import (
     read_utterances,
     write_unit_utterances,
 )
+from echox.files import write_text
 from echox.models.configuration_echox import whisper_config
 from echox.models.modeling_speech_encoder import PHONE_BLANK_ID, SpeechEncoder, ctc_loss_per_symbol
+from echox.training.record import RECORD_NAME
 from echox.units.extract import (
     UnitExtractor,
     deduplicate,
@@ -386,6 +388,6 @@ class UnitLanguageRecipe:
         folder = Path(self.output_dir)
         language.save_pretrained(folder)
         record = {"stage": self.stage, "recipe": to_dict(self), "metrics": metrics}
-        (folder / "training_record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / RECORD_NAME, json.dumps(record, indent=1) + "\n")
         print("unit_language: " + "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
         return metrics

@@ -23,6 +23,7 @@ from pathlib import Path
 from echox.data.corpora import nano
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
 from echox.data.synthesis import Flite, SpeechJob, SpokenJob, Voice, speak_all
+from echox.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -349,4 +350,4 @@ def _write_phones(path: Path, dialogues: list[Dialogue]) -> None:
     words = nano.spoken_words([turn.text or "" for dialogue in dialogues for turn in dialogue.turns])
     lexicon = {word: list(engine.pronounce(word)) for word in words}
     phones = sorted({phone for said in lexicon.values() for phone in said})
-    path.write_text(json.dumps({"phones": phones, "lexicon": lexicon}, indent=0), encoding="utf-8")
+    write_text(path, json.dumps({"phones": phones, "lexicon": lexicon}, indent=0))
