@@ -78,19 +78,20 @@ class S2TRecipe:
 
 @dataclass(frozen=True)
 class SpokenDialogue:
-    """A dialogue and where the features of its audio turns are."""
+    """A dialogue and where the features of its audio turns are (store: None for a manifest without audio)."""
 
     dialogue: Dialogue
-    store: FeatureStore
+    store: FeatureStore | None
     rows: dict[int, int]  # index of a turn -> row of the store
 
     @property
     def frames(self) -> int:
         """Mel frames of all its audio."""
-        return sum(self.store.frames(row) for row in self.rows.values())
+        return 0 if self.store is None else sum(self.store.frames(row) for row in self.rows.values())
 
     def features(self, turn: int) -> Tensor:
         """(frames, mels) float32 of one turn."""
+        assert self.store is not None
         return torch.from_numpy(np.array(self.store[self.rows[turn]], dtype=np.float32))
 
 
@@ -136,7 +137,8 @@ class S2TStage:
         # On CPU at this size the backward pass of sdpa costs more than it saves.
         self.model.audio_tower.set_attn_implementation("eager")
         self.objective = S2TObjective(self.model)
-        items = [item for manifest in recipe.data.manifests for item in self._items(Path(manifest))]
+        mels = self.model.config.audio_config.num_mel_bins
+        items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, mels)]
         self.train_items = [item for item in items if item.dialogue.split == "train"]
         self.evaluation_items: dict[str, list[SpokenDialogue]] = {}
         for item in random.Random(0).sample(items, len(items)):
@@ -151,21 +153,6 @@ class S2TStage:
             part
             for part in (model.alignment_adapter, model.ctc_head, model.shrinking_adapter, model.ctc_bridge)
             if part is not None
-        ]
-
-    def _items(self, manifest: Path) -> list[SpokenDialogue]:
-        mels = self.model.config.audio_config.num_mel_bins
-        dialogues = read_dialogues(manifest)
-        files = sorted({audio_path(manifest, turn.audio) for item in dialogues for turn in item.turns if turn.audio})
-        store = feature_store(files, manifest.parent / "features" / f"{manifest.stem}-dialogues-{mels}mels.npy", mels)
-        row_of = {path: row for row, path in enumerate(files)}
-        return [
-            SpokenDialogue(
-                dialogue,
-                store,
-                {i: row_of[audio_path(manifest, turn.audio)] for i, turn in enumerate(dialogue.turns) if turn.audio},
-            )
-            for dialogue in dialogues
         ]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -258,6 +245,24 @@ def _exact(items: Sequence[SpokenDialogue], replies: Sequence[str]) -> float:
 def question(item: SpokenDialogue) -> str:
     """The last thing that the user said."""
     return next(turn.text or "" for turn in reversed(item.dialogue.turns) if turn.role == "user")
+
+
+def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDialogue]:
+    """Dialogues of a manifest with the features of their audio turns, computed once and kept beside the manifest."""
+    manifest = Path(manifest)
+    dialogues = read_dialogues(manifest)
+    files = sorted({audio_path(manifest, turn.audio) for item in dialogues for turn in item.turns if turn.audio})
+    cache = manifest.parent / "features" / f"{manifest.stem}-dialogues-{num_mel_bins}mels.npy"
+    store = feature_store(files, cache, num_mel_bins) if files else None
+    row_of = {path: row for row, path in enumerate(files)}
+    return [
+        SpokenDialogue(
+            dialogue,
+            store,
+            {i: row_of[audio_path(manifest, turn.audio)] for i, turn in enumerate(dialogue.turns) if turn.audio},
+        )
+        for dialogue in dialogues
+    ]
 
 
 def check_same_vocabulary(text: PreTrainedTokenizerBase, speech: PreTrainedTokenizerBase, parts: S2TModel) -> None:
