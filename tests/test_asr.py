@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from echox.audio import load_audio
-from echox.evaluation.asr import OpenAICompatibleASR, PhoneCTCJudge, read_pronunciations
+from echox.evaluation.asr import OpenAICompatibleASR, PhoneCTCJudge, alike, read_pronunciations
 from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 
@@ -143,3 +143,8 @@ def test_a_failing_recogniser_says_so_in_time(url, model, message):
 def test_a_url_without_scheme_is_refused():
     with pytest.raises(ValueError, match="http://"):
         OpenAICompatibleASR("localhost:8000", "tiny")
+
+
+def test_words_that_sound_the_same_are_spelled_the_same():
+    spelling = alike([("for", ("f", "ao", "r")), ("four", ("f", "ao", "r")), ("cat", ("k", "ae", "t"))])
+    assert spelling == {"for": "for", "four": "for", "cat": "cat"}

@@ -63,6 +63,9 @@ class Ears:
     def __init__(self, heard: str, name: str = "ears") -> None:
         self.heard, self.name, self.listened = heard, name, 0
 
+    def as_heard(self, text):
+        return text
+
     def transcribe(self, waveforms, sampling_rate):
         self.listened += len(waveforms)
         return [self.heard] * len(waveforms)

@@ -163,6 +163,9 @@ class Ears:
 
     name = "ears"
 
+    def as_heard(self, text):
+        return text
+
     def transcribe(self, waveforms, sampling_rate):
         assert sampling_rate == 16000
         return ["dog" for _ in waveforms]

@@ -180,7 +180,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Items per set, balanced over topics (default: all).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of the items.")] = 0,
-    word_penalty: WordPenalty = 2.0,
+    word_penalty: WordPenalty = 0.5,
     threads: Threads = None,
     device: Device = "auto",
     debug: Debug = False,
@@ -204,7 +204,7 @@ def evaluate_voice_command(
     t2c: Annotated[Path | None, typer.Option(help="T2C folder (default: t2c/ if it is there).")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures and samples.")] = Path("eval"),
     limit: Annotated[int | None, typer.Option(min=1, help="Held-out replies (default: all).")] = None,
-    word_penalty: WordPenalty = 2.0,
+    word_penalty: WordPenalty = 0.5,
     threads: Threads = None,
     debug: Debug = False,
 ) -> None:
@@ -311,7 +311,7 @@ def _judge(judge: str | None, data: Path, word_penalty: float) -> "Judge":
         raise ValueError(
             f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
         )
-    return open_judge(judge or data / "encoder", lexicon, word_penalty)
+    return open_judge(judge or data / "judge", lexicon, word_penalty)
 
 
 def _given(**options: Any) -> dict[str, Any]:

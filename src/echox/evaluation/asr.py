@@ -20,6 +20,7 @@ import torch
 
 from echox.audio import encode_audio, resample
 from echox.data.features import log_mel
+from echox.data.lexicon import Lexicon
 from echox.data.scoring import normalize_words
 from echox.evaluation.lexicon import LexiconDecoder
 from echox.evaluation.records import fingerprint
@@ -32,6 +33,10 @@ class Judge(Protocol):
 
     name: str
 
+    def as_heard(self, text: str) -> str:
+        """How this judge would write ``text`` if it heard every sound of it; references go through here."""
+        ...
+
     def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
         """Words heard in each waveform (samples,), float32 in [-1, 1]."""
         ...
@@ -41,23 +46,16 @@ def read_pronunciations(lexicon: str | Path) -> list[tuple[str, tuple[str, ...]]
     """Words, normalised as word error rates see them, with their phones; a word may have several pronunciations.
 
     Args:
-        lexicon: JSON as the corpus stage writes it, ``{"lexicon": {word: phones or [phones, ...]}, "phones": [...]}``.
+        lexicon: file of a :class:`Lexicon`.
 
     Raises:
         ValueError: not such a file, or an entry that is not one word.
     """
-    try:
-        content = json.loads(Path(lexicon).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{lexicon}: expected the lexicon of the corpus stage, found {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("lexicon"), dict) or not content["lexicon"]:
-        raise ValueError(f"{lexicon}: expected a JSON object with 'lexicon'; run the corpus stage again")
     found: dict[tuple[str, tuple[str, ...]], None] = {}
-    for written, phones in content["lexicon"].items():
+    for written, ways in Lexicon(lexicon).ways.items():
         words = normalize_words(written)
         if len(words) != 1:
             raise ValueError(f"{lexicon}: expected single words, found {written!r}: split it into its words")
-        ways = phones if phones and isinstance(phones[0], list) else [phones]
         found.update(dict.fromkeys((words[0], tuple(way)) for way in ways if way))
     return list(found)
 
@@ -74,7 +72,7 @@ class PhoneCTCJudge:
         ValueError: the model has no phone head or its phones are not the lexicon's.
     """
 
-    def __init__(self, folder: str | Path, lexicon: str | Path, word_penalty: float = 2.0) -> None:
+    def __init__(self, folder: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> None:
         self.model = SpeechEncoderForCTC.from_pretrained(folder).eval()
         entries = read_pronunciations(lexicon)
         phone_ids = self.model.phone_ids()
@@ -85,6 +83,7 @@ class PhoneCTCJudge:
                 f"{sorted(missing)}: use the encoder stage's output for this corpus"
             )
         self.words = [word for word, _ in entries]
+        self._spelling = alike(entries)
         self.name = (
             f"phone CTC (weights {fingerprint(self.model)}), flat lexicon of {len(set(self.words))} words, "
             f"no language model, word penalty {word_penalty:g}"
@@ -112,11 +111,33 @@ class PhoneCTCJudge:
         texts = []
         for waveform in waveforms:
             found = self._decoder.decode(self.phone_log_probs(waveform, sampling_rate)) if len(waveform) else []
-            texts.append(" ".join(self.words[word] for word in found))
+            texts.append(self.as_heard(" ".join(self.words[word] for word in found)))
         return texts
 
+    def as_heard(self, text: str) -> str:
+        """See :class:`Judge`. Words that sound the same are one: with no language model "four" is "for"."""
+        return " ".join(self._spelling.get(word, word) for word in normalize_words(text))
 
-class TransformersASR:
+
+def alike(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]:
+    """Word -> the first word of the lexicon with the same sound, over (word, phones) entries."""
+    first: dict[tuple[str, ...], str] = {}
+    spelling: dict[str, str] = {}
+    for word, phones in entries:
+        first.setdefault(phones, word)
+        spelling.setdefault(word, spelling.get(first[phones], first[phones]))
+    return spelling
+
+
+class _Speller:
+    """A judge that knows how words are spelled: references stay as they are."""
+
+    def as_heard(self, text: str) -> str:
+        """See :class:`Judge`."""
+        return text
+
+
+class TransformersASR(_Speller):
     """Any speech recogniser of transformers, for example ``openai/whisper-large-v3`` (UltraEval-Audio's judge)."""
 
     def __init__(self, model_id: str, device: str | None = None) -> None:
@@ -131,7 +152,7 @@ class TransformersASR:
         return [result["text"].strip() for result in self._pipeline(inputs, return_timestamps=True)]
 
 
-class OpenAICompatibleASR:
+class OpenAICompatibleASR(_Speller):
     """A recogniser behind ``POST {url}/audio/transcriptions``, as OpenAI, vLLM or faster-whisper-server offer it.
 
     Args:
@@ -190,7 +211,7 @@ def _multipart(boundary: str, fields: dict[str, str], wav: bytes) -> bytes:
     return "".join(lines).encode() + wav + f"\r\n--{boundary}--\r\n".encode()
 
 
-def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 2.0) -> Judge:
+def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> Judge:
     """A judge by name: folder of the encoder stage, ``http://host:port/v1#model``, or a recogniser of transformers.
 
     Raises:

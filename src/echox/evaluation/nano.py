@@ -137,7 +137,13 @@ def _spoken(
     replies.mkdir(parents=True, exist_ok=True)
     made = {record["id"]: record for record in recorded(items, output.with_suffix(".jsonl"), key, answer)}
     heard = recorded(items, output.with_suffix(".said.jsonl"), f"{key} {judge.name}", listen)
-    return [made[record["id"]] | {"said": record["said"]} for record in heard]
+    return [_judged(made[record["id"]], record["said"], judge) for record in heard]
+
+
+def _judged(record: dict[str, Any], said: str, judge: Judge) -> dict[str, Any]:
+    """The record of a reply with what was heard of it, and with its texts as the judge would write them."""
+    texts = {f"{name}_as_heard": judge.as_heard(record[name]) for name in ("reference", "reply", "answer")}
+    return record | texts | {"said": said}
 
 
 def _asked(item: Dialogue) -> dict[str, Any]:
@@ -171,9 +177,9 @@ def _score_typed(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _score_spoken(records: list[dict[str, Any]]) -> dict[str, Any]:
     s2t = [same_words(record["reference"], record["reply"]) for record in records]
-    s2s = [same_words(record["reference"], record["said"]) for record in records]
+    s2s = [same_words(record["reference_as_heard"], record["said"]) for record in records]
     s2t_answer = [says(record["reply"], record["answer"]) for record in records]
-    s2s_answer = [says(record["said"], record["answer"]) for record in records]
+    s2s_answer = [says(record["said"], record["answer_as_heard"]) for record in records]
     ultraeval = [exist_match(record["reply"], record["answer"]) for record in records]
     speech_s = sum(record["reply_s"] for record in records)
     return {
@@ -185,7 +191,7 @@ def _score_spoken(records: list[dict[str, Any]]) -> dict[str, Any]:
         "s2s_answer": _mean(s2s_answer),
         "s2t_against_s2s_exact": agreement_table(s2t, s2s),
         "s2t_against_s2s_answer": agreement_table(s2t_answer, s2s_answer),
-        "reply_wer": error_rate([record["reply"] for record in records], [record["said"] for record in records]),
+        "reply_wer": error_rate([r["reply_as_heard"] for r in records], [r["said"] for r in records]),
         "unspoken_replies": sum(record["reply_s"] == 0 for record in records),
         "partly_unspoken_replies": sum(bool(record["failures"]) for record in records),
         "errors": sum(record["error"] is not None for record in records),

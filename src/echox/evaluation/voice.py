@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ import echox.models.modeling_hifigan
 import echox.models.modeling_vocoder  # noqa: F401 - registers the vocoders
 from echox.audio import load_audio, save_audio
 from echox.data.manifest import UnitUtterance, audio_path, read_unit_utterances, read_utterances
+from echox.data.sampling import spread
 from echox.data.scoring import word_errors
 from echox.evaluation.asr import Judge
 from echox.models.modeling_t2c import T2CForUnitGeneration
 from echox.models.tokenization_unit_language import UnitLanguage
-from echox.training.t2c import spoken_batch, spoken_text, spread
+from echox.training.t2c import spoken_batch, spoken_text
 
 JUDGE_RATE_HZ = 16000
 
@@ -42,7 +42,7 @@ def recordings_wer(judge: Judge, data_dir: Path, limit: int | None = None) -> di
         raise ValueError(f"{manifest}: expected held-out recordings, found none: run the corpus stage")
     items = spread(items, limit or len(items))
     said = [judge.transcribe([load_audio(audio_path(manifest, item.audio))], JUDGE_RATE_HZ)[0] for item in items]
-    return {"wer": word_errors([item.text for item in items], said).rate, "count": len(items)}
+    return {"wer": word_errors([judge.as_heard(item.text) for item in items], said).rate, "count": len(items)}
 
 
 def evaluate_voice(
@@ -93,7 +93,7 @@ def evaluate_voice(
             text = "".join("\t".join(line) + "\n" for line in lines)
             (samples_dir / f"{kind}.tsv").write_text("id\twritten\theard\n" + text, encoding="utf-8")
         scores[kind] = {
-            "wer": word_errors([line[1] for line in lines], [line[2] for line in lines]).rate,
+            "wer": word_errors([judge.as_heard(line[1]) for line in lines], [line[2] for line in lines]).rate,
             "count": len(items),
             "unspoken": sum(not len(waveform) for waveform, _ in waveforms),
         }
@@ -106,7 +106,14 @@ _Way = Callable[[UnitUtterance], tuple[np.ndarray, int]]
 def _recordings(data_dir: Path) -> _Way:
     manifest = data_dir / "speech" / "replies.jsonl"
     audio = {item.id: item.audio for item in read_utterances(manifest)}
-    return lambda item: (load_audio(audio_path(manifest, audio[item.id]), JUDGE_RATE_HZ), JUDGE_RATE_HZ)
+
+    def played(item: UnitUtterance) -> tuple[np.ndarray, int]:
+        if item.id not in audio:
+            raise ValueError(f"{manifest}: expected the recording of {item.id!r}, found none: do units and corpus "
+                             "belong together?")  # fmt: skip
+        return load_audio(audio_path(manifest, audio[item.id]), JUDGE_RATE_HZ), JUDGE_RATE_HZ
+
+    return played
 
 
 def _resynthesis(vocoder: Path, unit_language: Path) -> dict[str, _Way]:
@@ -115,7 +122,7 @@ def _resynthesis(vocoder: Path, unit_language: Path) -> dict[str, _Way]:
 
     def through_language(item: UnitUtterance) -> tuple[np.ndarray, int]:
         unit_words, _ = language.encode_words(item.units, item.word_of_unit)
-        return say(language.decode(unit_words), None)
+        return say(language.decode_reduced(unit_words), None)
 
     return {
         "true_durations": lambda item: say(list(item.units), list(item.durations_frames)),
@@ -132,19 +139,17 @@ def _read_aloud(t2c: Path, vocoder: Path) -> _Way:
     def read(item: UnitUtterance) -> tuple[np.ndarray, int]:
         batch = spoken_batch([spoken_text(item, tokenizer, language)])
         (sequence,) = model.generate(batch["input_ids"], batch["word_ids"])
-        return say(language.decode(sequence.unit_words), None)
+        return say(language.decode_reduced(sequence.unit_words), None)
 
     return read
 
 
 def _vocoder(folder: Path) -> Callable[[list[int], list[int] | None], tuple[np.ndarray, int]]:
-    """Units (with durations, or without: then runs are collapsed) to (waveform (S,), rate)."""
+    """Reduced units, with durations or without, to (waveform (S,), rate)."""
     model = AutoModel.from_pretrained(folder).eval()
 
     @torch.inference_mode()
     def say(units: list[int], durations_frames: list[int] | None) -> tuple[np.ndarray, int]:
-        if durations_frames is None:
-            units = [unit for unit, _ in groupby(units)]
         if not units:
             return np.zeros(0, np.float32), model.sampling_rate
         lengths = torch.tensor([durations_frames]) if durations_frames is not None else None

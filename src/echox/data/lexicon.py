@@ -1,0 +1,56 @@
+"""How the words of a corpus are said: ``phones.json`` of the corpus stage, read in one place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_MARKS = ".,?!;:\"'"
+
+
+class Lexicon:
+    """Words and their phones.
+
+    Attributes:
+        phones: the inventory, in the file's order.
+        ways: every word as it is written, with its pronunciations, at least one.
+
+    Args:
+        path: JSON ``{"lexicon": {word: phones or [phones, ...]}, "phones": [...]}``.
+
+    Raises:
+        ValueError: not such a file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: expected the lexicon of the corpus stage, found {error}; run it") from error
+        if not isinstance(content, dict) or not {"lexicon", "phones"} <= set(content):
+            raise ValueError(f"{path}: expected a JSON object with 'lexicon' and 'phones'; run the corpus stage again")
+        if not isinstance(content["lexicon"], dict) or not content["lexicon"]:
+            raise ValueError(f"{path}: lexicon: expected words with phones, found none; run the corpus stage again")
+        self.phones: list[str] = list(content["phones"])
+        self.ways: dict[str, list[list[str]]] = {
+            word: said if said and isinstance(said[0], list) else [said] for word, said in content["lexicon"].items()
+        }
+        self._said = {word: ways[0] for word, ways in self.ways.items()}
+        for word, said in list(self._said.items()):
+            self._said.setdefault(word.lower(), said)
+
+    def say(self, text: str) -> list[str]:
+        """Phones of all words of a text, each in its first pronunciation; no pauses.
+
+        Raises:
+            ValueError: a word that is not in the lexicon.
+        """
+        found: list[str] = []
+        for word in text.split():
+            bare = word.strip(_MARKS)
+            said = self._said.get(bare, self._said.get(bare.lower()))
+            if said is None:
+                raise ValueError(f"{self.path}: expected every spoken word, found no {bare!r} (in {text!r}): add it")
+            found += said
+        return found
