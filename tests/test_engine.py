@@ -290,6 +290,21 @@ def test_an_error_leaves_a_usable_session(model, monkeypatch):
     assert session.reply(QUESTION).text == expected
 
 
+def test_ctrl_c_leaves_a_usable_session(model, monkeypatch):
+    session = model.session(temperature=0.0)
+    expected = model.generate(QUESTION, temperature=0.0).text
+    layers = model.model.s2t.language_model.base_model.layers
+    with monkeypatch.context() as pressed:
+
+        def stop(*inputs, **options):
+            raise KeyboardInterrupt
+
+        pressed.setattr(layers[1], "forward", stop)  # the first layer has written into the cache by then
+        with pytest.raises(KeyboardInterrupt):
+            session.reply(QUESTION)
+    assert session.reply(QUESTION).text == expected
+
+
 # ---------------------------------------------------------------------------------------------- one folder, the API
 
 

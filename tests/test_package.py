@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from echox.config import load_recipe
 from echox.models.modeling_echox import EchoXForConditionalGeneration
@@ -70,6 +71,20 @@ def test_the_trigger_can_be_chosen(parts):
     assert packaged.engine.trigger.threshold == 0.4
 
 
+def test_a_full_disk_leaves_nothing_half_written(parts, monkeypatch):
+    _, folder = parts
+
+    def no_space(self, target: Path, **_: object) -> None:
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(EchoX, "save_pretrained", no_space)
+    with pytest.raises(OSError, match="could not write the package .*No space left"):
+        recipe_in(folder).run()
+    assert not list(folder.glob("*package/"))
+
+
 def test_a_refused_package_leaves_the_old_one(parts):
     _, folder = parts
     recipe_in(folder).run()
@@ -87,7 +102,7 @@ def test_missing_parts_are_named(parts):
     with pytest.raises(ValueError, match="run the stage"):
         recipe_in(folder, **{"parts.records": f"[{folder / 'nowhere'}]"}).run()
     with pytest.raises(ValueError, match="dtype"):
-        recipe_in(folder, dtype="int8").run()
+        recipe_in(folder, dtype="int4").run()
     state = {name: value for name, value in model.model.state_dict().items() if "denoising" not in name}
     model.model.save_pretrained(folder / "echo", state_dict=state)
     with pytest.raises(ValueError, match=r"denoising_adapter"):

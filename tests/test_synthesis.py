@@ -72,7 +72,7 @@ def test_espeak_speaks_at_16_khz():
 
 def test_missing_program_and_unknown_engine_are_named(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(RuntimeError, match="apt install flite"):
+    with pytest.raises(FileNotFoundError, match="apt install flite"):
         synthesis.Flite()
     with pytest.raises(ValueError, match="espeak-ng"):
         create_synthesizer("festival")
@@ -124,7 +124,7 @@ def test_openai_compatible_server(server):
 
 def test_openai_compatible_wait_is_bounded(server, monkeypatch):
     url, _ = server
-    with pytest.raises(RuntimeError, match="no speech for 'hang'"):
+    with pytest.raises(ConnectionError, match="no speech for 'hang'"):
         OpenAICompatible(url, timeout_s=0.2).synthesize("hang", Voice("openai", "alloy"))
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ValueError, match="OPENAI_BASE_URL"):

@@ -165,6 +165,20 @@ def test_no_rows(decoder):
     output.loss.backward()
 
 
+def test_a_row_beyond_the_limit_is_never_finished_whatever_stands_beside_it():
+    decoder = build_unit_decoder(tiny("word_synchronous"))
+    end = decoder.end_id
+    words = TextWords.of(torch.tensor([[0, 1, -1], [0, 1, 2]]))
+    outputs = [(3, 4), (5, end), (6, end), (end, end), (end, end)]  # the first row says three, the second one
+    said = [(torch.tensor([0, 1]), torch.tensor(pair)) for pair in outputs[:-1]]
+    said.append((torch.tensor([0]), torch.tensor([end])))
+    first, second = decoder._collect(said, words, limit=2)
+    assert first.unit_words == [3, 5]
+    assert not first.finished
+    assert second.unit_words == [4]
+    assert second.finished
+
+
 def test_limit_is_reported(decoder):
     states, word_ids = ragged_batch()
     for sequence in decoder.generate(states, word_ids, max_unit_words=2):

@@ -254,7 +254,7 @@ def test_phone_times_are_asked_once_and_must_fit_the_recording(corpus, tmp_path,
     with pytest.raises(ValueError, match="expected a voice of flite, found 'espeak-ng/en'"):
         flite_phone_times([replace(items[0], speaker="espeak-ng/en")], tmp_path / "cache.jsonl")
     assert lexicon_phones(items[:1], corpus / "phones.json") == [["a", "b", "a", "b"]]
-    with pytest.raises(ValueError, match="no entry for 'new'"):
+    with pytest.raises(ValueError, match="found no 'new'"):
         lexicon_phones([replace(items[0], text="new word", word_ends_s=None)], corpus / "phones.json")
 
 

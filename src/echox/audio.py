@@ -226,9 +226,7 @@ class StreamingResampler:
             ValueError: the chunk is not one-dimensional, or the last one was given already.
         """
         if self._finished:
-            raise ValueError(
-                "expected a running stream, found a finished one; make a new StreamingResampler"
-            )
+            raise ValueError("expected a running stream, found a finished one; make a new StreamingResampler")
         chunk = _check_mono(chunk)
         self._finished = last
         return chunk if self._stream is None else self._stream.resample_chunk(chunk, last=last)

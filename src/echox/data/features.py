@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from echox.audio import load_audio
+from echox.files import write_text
 
 N_FFT = 400
 HOP = 160
@@ -106,20 +107,24 @@ def feature_store(
     cache.parent.mkdir(parents=True, exist_ok=True)
     partial = cache.with_suffix(f".{os.getpid()}.partial")
     offsets = np.zeros(len(audio_files) + 1, dtype=np.int64)
-    with partial.open("wb") as sink:
-        sink.write(_npy_header(0, num_mel_bins))
-        for i, path in enumerate(audio_files):
-            features = log_mel(load_audio(path, SAMPLING_RATE), SAMPLING_RATE, num_mel_bins)
-            sink.write(features.T.contiguous().numpy().astype(np.float16).tobytes())
-            offsets[i + 1] = offsets[i] + features.shape[1]
-            if progress is not None:
-                progress(i + 1, len(audio_files))
-        sink.seek(0)
-        sink.write(_npy_header(int(offsets[-1]), num_mel_bins))
+    try:
+        with partial.open("wb") as sink:
+            sink.write(_npy_header(0, num_mel_bins))
+            for i, path in enumerate(audio_files):
+                features = log_mel(load_audio(path, SAMPLING_RATE), SAMPLING_RATE, num_mel_bins)
+                sink.write(features.T.contiguous().numpy().astype(np.float16).tobytes())
+                offsets[i + 1] = offsets[i] + features.shape[1]
+                if progress is not None:
+                    progress(i + 1, len(audio_files))
+            sink.seek(0)
+            sink.write(_npy_header(int(offsets[-1]), num_mel_bins))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     key_file.unlink(missing_ok=True)  # the key is written last: a cache without it is not trusted
     partial.replace(cache)
     np.save(index_file, offsets)
-    key_file.write_text(json.dumps(key))
+    write_text(key_file, json.dumps(key))
     return FeatureStore(np.load(cache, mmap_mode="r"), offsets)
 
 

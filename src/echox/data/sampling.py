@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
+
+Item = TypeVar("Item")
 
 
 class BucketBatchSampler:
@@ -135,3 +137,9 @@ class BucketBatchSampler:
         if batch and not (self.drop_last and batches and self.by == "items" and len(batch) < self.batch_size):
             batches.append(batch)
         return batches
+
+
+def spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most `limit` items, evenly spaced."""
+    count = min(limit, len(items))
+    return [items[place * len(items) // count] for place in range(count)]

@@ -89,7 +89,7 @@ class Flite:
     """flite as a subprocess; the only engine here that says when each phone ends.
 
     Raises:
-        RuntimeError: flite is not installed.
+        FileNotFoundError: flite is not installed.
     """
 
     # Mean F0 of each voice in Hz: flite takes an absolute target, `Voice.pitch` is relative.
@@ -125,7 +125,7 @@ class EspeakNg:
     """espeak-ng as a subprocess: many accents and voice variants ("en-gb+f3").
 
     Raises:
-        RuntimeError: espeak-ng is not installed.
+        FileNotFoundError: espeak-ng is not installed.
     """
 
     words_per_minute = 165
@@ -173,7 +173,7 @@ class OpenAICompatible:
 
         Raises:
             ValueError: A pitch other than 1, or an answer that is not audio.
-            RuntimeError: The server cannot be reached or refuses.
+            ConnectionError: The server cannot be reached or refuses.
         """
         if voice.pitch != 1.0:
             raise ValueError(f"voice.pitch: expected 1.0 (the protocol has no pitch), found {voice.pitch}; leave it")
@@ -186,7 +186,7 @@ class OpenAICompatible:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                 audio = response.read()
         except (urllib.error.URLError, TimeoutError) as error:
-            raise RuntimeError(f"speech server {self.base_url}: no speech for {text[:60]!r}: {error}") from error
+            raise ConnectionError(f"speech server {self.base_url}: no speech for {text[:60]!r}: {error}") from error
         return Speech(load_audio(audio, SAMPLING_RATE), SAMPLING_RATE)
 
 
@@ -308,7 +308,9 @@ def _read_journal(journal: Path) -> dict[tuple[str, str], SpokenJob]:
 def _binary(name: str, package: str) -> str:
     path = shutil.which(name)
     if path is None:
-        raise RuntimeError(f"{name}: expected the program on the PATH, found none; install it (apt install {package})")
+        raise FileNotFoundError(
+            f"{name}: expected the program on the PATH, found none; install it (apt install {package})"
+        )
     return path
 
 
@@ -317,6 +319,8 @@ def _run(command: list[str], text: str, voice: Voice) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
     except subprocess.CalledProcessError as error:
         raise ValueError(f"{voice.speaker}: could not speak {text[:60]!r}: {error.stderr.strip()[:200]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"{voice.speaker}: no speech for {text[:60]!r} in {_TIMEOUT_S:g} s; try again") from error
     return done.stdout
 
 

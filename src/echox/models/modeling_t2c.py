@@ -272,16 +272,19 @@ class WordSynchronousDecoder(UnitDecoder):
         counts = words.counts.tolist()
         sequences = [UnitSequence([], [], finished=count == 0) for count in counts]
         pointers = [0] * len(counts)
+        cut = [False] * len(counts)  # said more than the limit: never finished, however long the others went on
         if not said:
             return sequences
         rows, outputs = (torch.cat(parts).tolist() for parts in zip(*said, strict=True))
         for row, output in zip(rows, outputs, strict=True):
             sequence = sequences[row]
-            if sequence.finished or (len(sequence.unit_words) >= limit and output != self.end_id):
+            if sequence.finished or cut[row]:
                 continue
             if output == self.end_id:
                 pointers[row] += 1
                 sequence.finished = pointers[row] == counts[row]
+            elif len(sequence.unit_words) >= limit:
+                cut[row] = True
             else:
                 sequence.unit_words.append(output)
                 sequence.word_of.append(names[row][pointers[row]])

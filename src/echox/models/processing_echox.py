@@ -133,7 +133,7 @@ class EchoXProcessor(ProcessorMixin):
         """
         if self.unit_language is None:
             raise ValueError(f"expected a unit language in this processor, found none: add {UNIT_LANGUAGE_FILE}")
-        return self.unit_language.decode(unit_words)
+        return self.unit_language.decode_reduced(unit_words)
 
     @property
     def model_input_names(self) -> list[str]:

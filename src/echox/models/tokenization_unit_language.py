@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -172,6 +173,14 @@ class UnitLanguage:
                 raise ValueError(f"expected unit word ids from 0 to {len(self.words) - 1}, found {word_id}")
             units.extend(self.words[word_id])
         return units
+
+    def decode_reduced(self, unit_words: Iterable[int]) -> list[int]:
+        """Joins unit words into reduced units as vocoders read them: where two words meet in one unit, it is one.
+
+        Raises:
+            ValueError: If an id is not a word.
+        """
+        return [unit for unit, _ in groupby(self.decode(unit_words))]
 
     def score(self, unit_words: Iterable[int]) -> float:
         """Returns the log probability of a segmentation (nats)."""

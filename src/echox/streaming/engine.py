@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -244,7 +243,7 @@ class Engine:
                 top_p=top_p,
                 generator=generator,
             )
-            units = [torch.tensor(self._units(sequence.unit_words)) for sequence in sequences]
+            units = [torch.tensor(self.unit_language.decode_reduced(sequence.unit_words)) for sequence in sequences]
         with timed(timings, "vocoder_s"):
             waveforms = self._sound(units)
         spoken = []
@@ -258,10 +257,6 @@ class Engine:
             else:
                 spoken.append(Spoken(waveform, None))
         return spoken
-
-    def _units(self, unit_words: Sequence[int]) -> list[int]:
-        """Reduced units of unit words: where two words meet in the same unit, it is one unit."""
-        return [unit for unit, _ in groupby(self.unit_language.decode(unit_words))]
 
     def _sound(self, units: Sequence[Tensor]) -> list[np.ndarray | None]:
         """Waveform (S,) of each row of units; None where there is none."""

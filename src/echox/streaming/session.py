@@ -116,8 +116,10 @@ class Session:
         try:
             yield from self._answer(new, settings, offline, writing)
             finished = True
-        except Exception:
-            # A step may have ended half way through the layers: what the cache holds is unknown.
+        except GeneratorExit:  # cancelled, between two steps
+            raise
+        except BaseException:
+            # A step may have ended half way through the layers (Ctrl-C too): what the cache holds is unknown.
             self._cache, self._cached = DynamicCache(), []
             raise
         finally:

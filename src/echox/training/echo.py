@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from echox.config import TrainingConfig, recipe
-from echox.data.features import AugmentationConfig, augment, feature_store
-from echox.data.manifest import audio_path, read_dialogues, read_unit_utterances
+from echox.data.features import AugmentationConfig, augment
+from echox.data.manifest import read_unit_utterances
+from echox.data.sampling import spread
 from echox.data.scoring import align_words
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_echox import EchoXForConditionalGeneration
@@ -41,8 +42,8 @@ from echox.training.echo_targets import (
     select,
 )
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
-from echox.training.s2t import SpokenDialogue, dialogue_batch
-from echox.training.t2c import accuracy, spoken_text, spread, write_unit_samples
+from echox.training.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
+from echox.training.t2c import accuracy, spoken_text, write_unit_samples
 
 
 @dataclass
@@ -241,8 +242,9 @@ class EchoStage:
         data = self.recipe.data
         if not 0 <= data.audio_fraction <= 1:
             raise ValueError(f"data.audio_fraction: expected a number from 0 to 1, found {data.audio_fraction}")
-        spoken = [item for manifest in data.speech for item in self._items(Path(manifest))]
-        written = [item for manifest in data.text for item in self._items(Path(manifest))]
+        mels = self.model.config.s2t_config.audio_config.num_mel_bins
+        spoken = [item for manifest in data.speech for item in spoken_dialogues(manifest, mels)]
+        written = [item for manifest in data.text for item in spoken_dialogues(manifest, mels)]
         held_out: dict[str, list[SpokenDialogue]] = {}
         for kind, items in (("speech", spoken), ("text", written)):
             for item in items:
@@ -257,23 +259,6 @@ class EchoStage:
         elif fraction == 1:
             written = []
         return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
-
-    def _items(self, manifest: Path) -> list[SpokenDialogue]:
-        """Dialogues of a manifest and their features; the same cache as stage I's."""
-        mels = self.model.config.s2t_config.audio_config.num_mel_bins
-        dialogues = read_dialogues(manifest)
-        files = sorted({audio_path(manifest, turn.audio) for item in dialogues for turn in item.turns if turn.audio})
-        store: Any = None
-        if files:
-            store = feature_store(
-                files, manifest.parent / "features" / f"{manifest.stem}-dialogues-{mels}mels.npy", mels
-            )
-        row_of = {path: row for row, path in enumerate(files)}
-        return [
-            SpokenDialogue(item, store, {place: row_of[audio_path(manifest, turn.audio)]
-                                         for place, turn in enumerate(item.turns) if turn.audio})
-            for item in dialogues
-        ]  # fmt: skip
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Echo decoder, denoising adapter (with the gate, if any) and LoRA (if trained)."""

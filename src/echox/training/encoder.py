@@ -10,7 +10,6 @@ replies, which therefore must never be trained on resynthesised speech.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureE
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import pad_sequences
 from echox.data.features import AugmentationConfig, FeatureStore, augment, feature_store, pad_features
+from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
 from echox.data.scoring import align_words, word_errors
 from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
@@ -243,34 +243,20 @@ class EncoderStage:
         self.tokenizer.save_pretrained(folder)
 
 
-class PhoneLexicon:
-    """Phone classes of written text: class 0 is the CTC blank, phone i of the inventory is class i + 1.
-
-    Raises:
-        ValueError: the file is no such lexicon, or a text holds a word that it lacks.
-    """
+class PhoneLexicon(Lexicon):
+    """Phone classes of written text: class 0 is the CTC blank, phone i of the inventory is class i + 1."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = path
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not {"lexicon", "phones"} <= set(content):
-            raise ValueError(f"{path}: expected a JSON object with 'lexicon' and 'phones'; run the corpus stage again")
-        self.phones: list[str] = list(content["phones"])
-        classes = {phone: index + 1 for index, phone in enumerate(self.phones)}
-        self._words = {word: [classes[phone] for phone in phones] for word, phones in content["lexicon"].items()}
-        for word, phones in list(self._words.items()):
-            self._words.setdefault(word.lower(), phones)
+        super().__init__(path)
+        self._classes = {phone: index + 1 for index, phone in enumerate(self.phones)}
 
     def classes(self, text: str) -> tuple[int, ...]:
-        """Phone classes of all words of ``text``."""
-        found: list[int] = []
-        for word in text.split():
-            bare = word.strip(".,?!;:\"'")
-            phones = self._words.get(bare, self._words.get(bare.lower()))
-            if phones is None:
-                raise ValueError(f"{self.path}: expected every spoken word, found no {bare!r} (in {text!r}): add it")
-            found += phones
-        return tuple(found)
+        """Phone classes of all words of ``text``.
+
+        Raises:
+            ValueError: a word that the lexicon lacks.
+        """
+        return tuple(self._classes[phone] for phone in self.say(text))
 
 
 def encoder_config(sizes: EncoderModel, tokenizer: PreTrainedTokenizerBase, phones: list[str]) -> SpeechEncoderConfig:

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue, read_dialogues
+from echox.data.sampling import spread
 from echox.models.tokenization_text import train_text_tokenizer
 
 SYSTEM_PROMPT = "You are Echo, a helpful voice assistant."
@@ -211,14 +212,14 @@ class LMStage:
     def evaluate(self) -> dict[str, float]:
         """Exact replies, greedy, on held-out paraphrases (and topic by topic) and on some training dialogues."""
         limit = self.settings.data.max_evaluation_items
-        heldout = _spread(self.heldout, limit)
+        heldout = spread(self.heldout, limit)
         replies = self.answer(heldout)
         right: dict[str, list[bool]] = defaultdict(list)
         for item, reply in zip(heldout, replies, strict=True):
             right[item.topic or "none"].append(reply == item.turns[-1].text)
         topics = {topic: sum(values) / len(values) for topic, values in sorted(right.items())}
         self.record_details = {"exact_by_topic": topics, "items_by_topic": {name: len(right[name]) for name in topics}}
-        seen = _spread(self.training_items, limit // 3)
+        seen = spread(self.training_items, limit // 3)
         seen_replies = self.answer(seen)
         return {
             "exact_heldout": sum(map(sum, right.values())) / len(heldout),
@@ -251,7 +252,7 @@ class LMStage:
 
     def sample(self, folder: Path) -> None:
         """Held-out questions with the reply found and, where it is another, the one expected."""
-        chosen = _spread(self.heldout, self.settings.data.max_evaluation_items // 4)
+        chosen = spread(self.heldout, self.settings.data.max_evaluation_items // 4)
         with (folder / "replies.txt").open("w", encoding="utf-8") as file:
             for item, reply in zip(chosen, self.answer(chosen), strict=True):
                 asked, expected = item.turns[-2].text, item.turns[-1].text
@@ -298,9 +299,3 @@ def slip(text: str, rng: random.Random) -> str:
         letter = rng.randrange(len(word))
         words[place] = word[:letter] + rng.choice(["", rng.choice(string.ascii_lowercase)]) + word[letter + 1 :]
     return " ".join(word for word in words if word)
-
-
-def _spread(items: Sequence[Dialogue], limit: int) -> list[Dialogue]:
-    """At most `limit` items, evenly spaced over the file."""
-    count = min(limit, len(items))
-    return [items[index * len(items) // count] for index in range(count)]

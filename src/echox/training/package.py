@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel
 
 import echox.models.modeling_hifigan
@@ -101,18 +102,23 @@ def write_package(settings: PackageRecipe) -> dict[str, Any]:
     final = Path(settings.output_dir)
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    EchoX(model, processor, settings.generation, record).save_pretrained(partial, dtype=dtype)
-    dump_recipe(settings, partial / "recipe.yaml")
-    size_mb = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6
-    if size_mb > settings.max_megabytes:
-        shutil.rmtree(partial)
-        shares = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in record["parameters_by_part"].items())
-        raise ValueError(
-            f"{final}: expected at most {settings.max_megabytes:g} MB, found {size_mb:.1f} MB (parameters: {shares}); "
-            "use smaller parts or raise max_megabytes"
-        )
-    EchoX.from_pretrained(partial, device="cpu")  # a package that does not load must not replace one that does
-    _swap(partial, final)
+    try:
+        EchoX(model, processor, settings.generation, record).save_pretrained(partial, dtype=dtype)
+        dump_recipe(settings, partial / "recipe.yaml")
+        size_mb = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6
+        if size_mb > settings.max_megabytes:
+            shares = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in record["parameters_by_part"].items())
+            raise ValueError(
+                f"{final}: expected at most {settings.max_megabytes:g} MB, found {size_mb:.1f} MB (parameters: "
+                f"{shares}); use smaller parts or raise max_megabytes"
+            )
+        EchoX.from_pretrained(partial, device="cpu")  # a package that does not load must not replace one that does
+        _swap(partial, final)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # how safetensors reports a full disk
+            raise OSError(f"{final}: could not write the package ({error}); free some space and try again") from error
+        raise
     return {"megabytes": round(size_mb, 3), "parameters": parameters}
 
 

@@ -9,7 +9,6 @@ Source: METHOD.md, stage II (arXiv 2509.09174, section 3.2); NANO.md, second stu
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from echox.audio import save_audio
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.data.manifest import UnitUtterance, read_unit_utterances
+from echox.data.sampling import spread
 from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
 from echox.models.tokenization_text import word_index
@@ -266,16 +266,10 @@ def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     return ((logits.detach().argmax(-1) == targets) & real).sum() / real.sum().clamp(min=1)
 
 
-def spread(items: Sequence[Any], limit: int) -> list[Any]:
-    """At most `limit` items, evenly spaced."""
-    count = min(limit, len(items))
-    return [items[place * len(items) // count] for place in range(count)]
-
-
 def write_unit_samples(folder: Path, texts: Sequence[str], sequences: Sequence[UnitSequence], language: UnitLanguage,
                        vocoder_folder: str | None) -> None:  # fmt: skip
     """``units.jsonl`` (text, unit words, units), and with a vocoder one WAV per text."""
-    spoken = [language.decode(sequence.unit_words) for sequence in sequences]
+    spoken = [language.decode_reduced(sequence.unit_words) for sequence in sequences]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "units.jsonl").open("w", encoding="utf-8") as file:
         for text, sequence, units in zip(texts, sequences, spoken, strict=True):
@@ -289,7 +283,6 @@ def write_unit_samples(folder: Path, texts: Sequence[str], sequences: Sequence[U
     vocoder = AutoModel.from_pretrained(vocoder_folder).eval()
     with torch.autocast("cpu", enabled=False):
         for number, units in enumerate(spoken):
-            reduced = [unit for unit, _ in itertools.groupby(units)]
-            if reduced:
-                waveform = vocoder(torch.tensor([reduced])).waveform[0]
+            if units:
+                waveform = vocoder(torch.tensor([units])).waveform[0]
                 save_audio(folder / f"{number:02d}.wav", waveform.float().numpy(), vocoder.sampling_rate)

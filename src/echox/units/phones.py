@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance
 from echox.data.synthesis import Flite, Voice
 
-PAUSE = "pau"
 PhoneTimes = tuple[tuple[str, float], ...]
 """Phones with their end times (s), in order."""
 
@@ -70,18 +70,10 @@ def lexicon_phones(utterances: Sequence[Utterance], lexicon_path: Path) -> list[
     """Phones of each utterance in order, from the words' entries in ``phones.json``; no times, no pauses.
 
     Raises:
-        ValueError: If a word is not in the lexicon.
+        ValueError: If there is no such lexicon, or a word is not in it.
     """
-    lexicon = json.loads(lexicon_path.read_text(encoding="utf-8"))["lexicon"]
-    sequences = []
-    for item in utterances:
-        words = [word.strip(".,?!;:\"'") for word in item.text.split()]
-        missing = [word for word in words if word not in lexicon and word.lower() not in lexicon]
-        if missing:
-            raise ValueError(f"{item.id}: expected every word in {lexicon_path}, found no entry for {missing[0]!r}")
-        said = [phone for word in words for phone in lexicon.get(word, lexicon.get(word.lower()))]
-        sequences.append([phone for phone in said if phone != PAUSE])
-    return sequences
+    lexicon = Lexicon(lexicon_path)
+    return [lexicon.say(item.text) for item in utterances]
 
 
 def frame_phones(
