@@ -254,6 +254,16 @@ def test_non_finite_loss_stops_with_step_and_part(tmp_path):
     assert issubclass(NonFiniteLossError, ValueError)
 
 
+def test_non_finite_gradient_stops_before_the_weights_move(tmp_path):
+    stage = ToyStage()
+    stage.model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = stage.model.head.weight.detach().clone()
+    with pytest.raises(NonFiniteLossError, match="step 1: gradient_norm = (nan|inf); expected finite"):
+        run(tmp_path, stage)
+    assert torch.equal(stage.model.head.weight, before)
+    assert not checkpoints(tmp_path)
+
+
 def edit_group(stage, groups):
     stage.parameter_groups = lambda: groups(stage.model)
     return stage

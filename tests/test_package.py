@@ -75,12 +75,11 @@ def test_a_full_disk_leaves_nothing_half_written(parts, monkeypatch):
     _, folder = parts
 
     def no_space(self, target: Path, **_: object) -> None:
-        target.mkdir()
         (target / "model.safetensors").write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(EchoX, "save_pretrained", no_space)
-    with pytest.raises(OSError, match="could not write the package .*No space left"):
+    monkeypatch.setattr(EchoXForConditionalGeneration, "save_pretrained", no_space)
+    with pytest.raises(OSError, match="could not write the weights .*No space left"):
         recipe_in(folder).run()
     assert not list(folder.glob("*package/"))
 

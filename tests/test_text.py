@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echox.data.text import normalize_for_speech, spoken_form
+from echox.data.text import normalize_for_speech
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,6 @@ from echox.data.text import normalize_for_speech, spoken_form
 )
 def test_written_becomes_said(written, said):
     assert normalize_for_speech(written) == said
-
-
-def test_spoken_form_keeps_only_words():
-    assert spoken_form("It's 42, isn't it?") == "it's forty two isn't it"
 
 
 @settings(max_examples=100, deadline=None)

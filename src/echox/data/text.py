@@ -1,4 +1,4 @@
-"""Written text as it is said: what a speech synthesiser and a word error rate should agree on.
+"""Written text as it is said: what a speech synthesiser should be given.
 
     normalize_for_speech("Dr. Smith paid $42.50 on the 3rd.")
     # "Doctor Smith paid forty two dollars and fifty cents on the third."
@@ -52,12 +52,6 @@ def normalize_for_speech(text: str) -> str:
     text = re.sub(r"\s*[–—]\s*| - ", ", ", text)
     text = re.sub(r"\s+([.,?!;:])", r"\1", text)
     return " ".join(text.split())
-
-
-def spoken_form(text: str) -> str:
-    """Return only the words: lower case, no punctuation, for comparing what was said ("it's" stays one word)."""
-    text = normalize_for_speech(text).lower()
-    return " ".join(re.sub(r"[^\w' ]", " ", text).replace("_", " ").split())
 
 
 def _number(digits: str) -> str:

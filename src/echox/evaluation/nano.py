@@ -111,6 +111,10 @@ def _spoken(
 
     def answer(item: Dialogue) -> dict[str, Any]:
         record = _asked(item)
+        for turn in item.turns:  # a corpus with holes must not pass for a model that hears badly
+            if turn.audio is not None and not audio_path(manifest, turn.audio).is_file():
+                raise ValueError(f"{audio_path(manifest, turn.audio)}: expected a question, found no such file; run "
+                                 "the corpus stage")  # fmt: skip
         try:
             reply = model.generate(messages_of(item, manifest), temperature=0.0, echo_temperature=0.0)
         except ValueError as error:  # nothing was heard in the question: an answer of no words

@@ -102,6 +102,9 @@ class EchoX:
             folder: made if it is not there.
             dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
                 None: as in memory.
+
+        Raises:
+            OSError: the folder cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +113,10 @@ class EchoX:
             state = to_row_int8(state)
         elif dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-        self.model.save_pretrained(folder, state_dict=state)
+        try:
+            self.model.save_pretrained(folder, state_dict=state)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(f"{folder}: could not write the weights ({error}); free some space, try again") from error
         self.processor.save_pretrained(folder)
         self.settings.save(folder)
         if self.training_record is not None:

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from echox.files import write_text
+
 GENERATION_FILE = "generation_config.json"
 
 
@@ -72,8 +74,7 @@ class GenerationSettings:
 
     def save(self, folder: str | Path) -> None:
         """Write ``generation_config.json`` into a model folder."""
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        (Path(folder) / GENERATION_FILE).write_text(text, encoding="utf-8")
+        write_text(Path(folder) / GENERATION_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> GenerationSettings:
@@ -89,6 +90,8 @@ class GenerationSettings:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a JSON object, found {str(values)[:40]}; copy the model folder again")
         known = {item.name for item in dataclasses.fields(cls)}
         # transformers writes its own keys into a file of this name (transformers_version, eos ids): not ours to judge.
         return cls(**{name: value for name, value in values.items() if name in known})

@@ -258,6 +258,9 @@ class EchoStage:
             spoken = spread(spoken, round(len(written) * fraction / (1 - fraction)))
         elif fraction == 1:
             written = []
+        if not spoken and not written:
+            raise ValueError(f"data.audio_fraction: expected training dialogues, found none at {fraction}: it takes "
+                             "spoken ones (data.speech) and, below 1, written ones (data.text)")  # fmt: skip
         return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -11,7 +11,7 @@ from echox.config import TrainingConfig
 
 
 class NonFiniteLossError(FloatingPointError, ValueError):
-    """A loss became NaN or infinite."""
+    """A loss or its gradient became NaN or infinite."""
 
 
 def check_trainable(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]],
@@ -69,6 +69,18 @@ def check_losses(losses: object, step: int) -> dict[str, float]:
         raise NonFiniteLossError(f"step {step}: {listed}; expected finite losses. Lower training.learning_rates, "
                                  "set training.precision=fp32, or look at this batch")  # fmt: skip
     return values
+
+
+def check_norm(norm: float, step: int) -> None:
+    """The gradient norm is finite.
+
+    Raises: NonFiniteLossError naming the step.
+    """
+    if not math.isfinite(norm):
+        raise NonFiniteLossError(
+            f"step {step}: gradient_norm = {norm}; expected finite gradients. Lower training.learning_rates, set "
+            "training.precision=fp32, or look at this batch"
+        )
 
 
 def check_gradients(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]], step: int) -> None:

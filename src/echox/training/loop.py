@@ -33,7 +33,7 @@ from echox.device import choose_device
 from echox.errors import one_line
 from echox.training.batches import BatchStream, seed_everything
 from echox.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from echox.training.health import check_gradients, check_losses, check_trainable
+from echox.training.health import check_gradients, check_losses, check_norm, check_trainable
 from echox.training.lock import output_lock
 from echox.training.optim import (
     WeightAverage,
@@ -187,6 +187,7 @@ class _Run:
         if check:
             check_gradients(self.stage.name, self.stage.objective, self.groups, number)
         norm = float(clip_gradients(self.groups, config))
+        check_norm(norm, number)  # before the step: a checkpoint must never hold what it would do to the weights
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModel
 
 import echox.models.modeling_hifigan
@@ -114,10 +113,8 @@ def write_package(settings: PackageRecipe) -> dict[str, Any]:
             )
         EchoX.from_pretrained(partial, device="cpu")  # a package that does not load must not replace one that does
         _swap(partial, final)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # how safetensors reports a full disk
-            raise OSError(f"{final}: could not write the package ({error}); free some space and try again") from error
         raise
     return {"megabytes": round(size_mb, 3), "parameters": parameters}
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
 from echox.config import TrainingConfig, recipe, to_dict
+from echox.data.collate import IGNORE_INDEX
 from echox.data.features import FeatureStore, feature_store, pad_features
 from echox.data.manifest import (
     UnitUtterance,
@@ -51,7 +52,6 @@ from echox.units.phones import PhoneTimes, flite_phone_times, frame_phones, lexi
 from echox.units.quality import unit_quality
 
 MEL_FRAMES_PER_UNIT_FRAME = 2
-IGNORED = -100
 
 
 @dataclass
@@ -144,8 +144,8 @@ class PhoneObjective(nn.Module):
         labels = batch["phone_labels"]
         if not self.by_frame:
             return {"loss": ctc_loss_per_symbol(logits, output.mask, labels, PHONE_BLANK_ID)}
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-        right = (logits.argmax(-1) == labels).sum() / (labels != IGNORED).sum().clamp_min(1)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
+        right = (logits.argmax(-1) == labels).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1)
         return {"loss": loss, "phone_accuracy": right.detach()}
 
 
@@ -213,7 +213,7 @@ class UnitsStage:
         """See `PhoneObjective` for the keys."""
         features, mask = pad_features([_mel(self.store, place) for place in items])
         rows = [torch.from_numpy(self._labels(place)) for place in items]
-        labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+        labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE_INDEX)
         return {"input_features": features, "input_features_mask": mask, "phone_labels": labels}
 
     def _labels(self, place: int) -> np.ndarray:
