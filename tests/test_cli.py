@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,6 +101,20 @@ def test_talk_through_a_microphone(folder, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert len(Microphone.played) == 1
     assert (tmp_path / "reply-1.wav").is_file()
+
+
+def test_a_silent_turn_does_not_end_the_conversation(folder, tmp_path, monkeypatch):
+    turns = iter([np.zeros(16000, np.float32), tone(1.0)])
+    played: list[np.ndarray] = []
+    monkeypatch.setattr("echox.cli._record", lambda *_: next(turns, None))
+    monkeypatch.setitem(
+        sys.modules, "sounddevice", SimpleNamespace(play=lambda waveform, *_, **__: played.append(waveform))
+    )
+    result = run("talk", "-o", tmp_path, "--model", folder)
+    assert result.exit_code == 0, result.output
+    assert "warning: audio samples: no speech found" in result.stderr
+    assert len(played) == 1
+    assert [path.name for path in tmp_path.glob("*.wav")] == ["reply-2.wav"]
 
 
 def test_demo_is_the_same_program(folder, question, tmp_path, monkeypatch, capsys):

@@ -117,7 +117,11 @@ def talk(
         if question is None:
             return
         number += 1
-        spoken = _answer(session, question, output_dir / f"reply-{number}.wav")
+        try:
+            spoken = _answer(session, question, output_dir / f"reply-{number}.wav")
+        except ValueError as error:  # nothing was heard, say: no reason to end a conversation
+            typer.echo(f"warning: {one_line(error)}", err=True)
+            continue
         microphone.play(spoken.waveform, spoken.sampling_rate, blocking=True)
 
 
@@ -369,7 +373,10 @@ def _record(microphone: Any, sampling_rate: int) -> Any:
     """One turn from the microphone between two Enters: float32 (S,), or None when the user is done."""
     import numpy as np
 
-    if input("Enter to speak, q to end: ").strip().lower() == "q":
+    try:
+        if input("Enter to speak, q to end: ").strip().lower() == "q":
+            return None
+    except EOFError:  # Ctrl-D
         return None
     blocks: list[Any] = []
     with microphone.InputStream(sampling_rate, channels=1, callback=lambda data, *_: blocks.append(data[:, 0].copy())):
