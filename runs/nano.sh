@@ -46,7 +46,7 @@ few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 tr
 
 # 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices.
 stage corpus smoke=true
-# 2. Text LLM: answers in writing; all that nano knows is learnt here.
+# 2. Text LLM: answers in writing; all that nano knows is learnt here. 15 CPU-min.
 stage lm "${few[@]}"
 # 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones; also the judge.
 stage encoder "${few[@]}"
@@ -65,6 +65,13 @@ stage t2c "${few[@]}"
 stage echo "${few[@]}"
 # 10. One folder, matrices in 8 bits, with its record; 11. the scorecard and model card.
 stage package
-limit=()
-$smoke && limit=(--limit 2)
-"$python" -m echox eval nano --model out/nano/package --data out/nano --judge out/nano/judge --output out/nano/eval "${limit[@]}"
+# 11. Measured: the scorecard, the voice step by step, latency on one thread; then the model card is written from them.
+evaluation=out/nano/eval
+items=() questions=(--model out/nano/package --data out/nano)
+# A model of a few steps hears nothing: the smoke run times the embedded one, on the bundled questions.
+$smoke && items=(--limit 2) questions=(--model nano --warm-up 0)
+"$python" -m echox eval nano --model out/nano/package --data out/nano --output "$evaluation" "${items[@]}"
+"$python" -m echox eval voice --data out/nano --output "$evaluation" "${items[@]}"
+"$python" "$repository/benchmarks/nano_latency.py" "${questions[@]}" --threads 1 --output "$evaluation/latency.json"
+"$python" -m echox eval card --model out/nano/package --metrics "$evaluation/metrics.json" --voice "$evaluation/voice.json" \
+  --latency "$evaluation/latency.json" --output "$evaluation/model_card_nano.md"

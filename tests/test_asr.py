@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from echox.audio import load_audio
-from echox.evaluation.asr import OpenAICompatibleASR, PhoneCTCJudge, alike, read_pronunciations
+from echox.evaluation.asr import OpenAICompatibleASR, PhoneCTCJudge, alike, embedded_judge, read_pronunciations
 from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 
@@ -148,3 +148,13 @@ def test_a_url_without_scheme_is_refused():
 def test_words_that_sound_the_same_are_spelled_the_same():
     spelling = alike([("for", ("f", "ao", "r")), ("four", ("f", "ao", "r")), ("cat", ("k", "ae", "t"))])
     assert spelling == {"for": "for", "four": "for", "cat": "cat"}
+
+
+def test_the_embedded_judge_reads_every_word_of_the_demo(tmp_path):
+    """It knows the phones that the corpus stage writes; what it hears of nano is measured in the model card."""
+    model = SpeechEncoderForCTC.from_pretrained(embedded_judge())
+    lexicon = tmp_path / "phones.json"
+    phones = sorted(model.phone_ids())
+    lexicon.write_text(json.dumps({"lexicon": {"echo": phones[:3]}, "phones": phones}))
+    judge = PhoneCTCJudge(embedded_judge(), lexicon)
+    assert judge.transcribe([np.zeros(8000, dtype=np.float32)], 16000) == [""]

@@ -168,7 +168,9 @@ app.add_typer(eval_app, name="eval")
 Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
 JudgeName = Annotated[
     str | None,
-    typer.Option(help="Encoder folder (default: encoder/ in the corpus folder), http://.../v1#model, or a hub id."),
+    typer.Option(
+        help="Encoder folder (default: judge/ in the data, or the embedded one), http://.../v1#model, or a hub id."
+    ),
 ]
 WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that each word costs.")]
 
@@ -308,14 +310,15 @@ def _torch(threads: int | None) -> None:
 
 
 def _judge(judge: str | None, data: Path, word_penalty: float) -> "Judge":
-    from echox.evaluation.asr import open_judge
+    from echox.evaluation.asr import embedded_judge, open_judge
 
     lexicon = data / "phones.json"
     if not lexicon.is_file():
         raise ValueError(
             f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
         )
-    return open_judge(judge or data / "judge", lexicon, word_penalty)
+    trained = data / "judge"
+    return open_judge(judge or (trained if trained.is_dir() else embedded_judge()), lexicon, word_penalty)
 
 
 def _given(**options: Any) -> dict[str, Any]:

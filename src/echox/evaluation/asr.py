@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,7 +74,7 @@ class PhoneCTCJudge:
     """
 
     def __init__(self, folder: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> None:
-        self.model = SpeechEncoderForCTC.from_pretrained(folder).eval()
+        self.model = SpeechEncoderForCTC.from_pretrained(folder, dtype=torch.float32).eval()
         entries = read_pronunciations(lexicon)
         phone_ids = self.model.phone_ids()
         missing = {phone for _, phones in entries for phone in phones} - set(phone_ids)
@@ -209,6 +210,11 @@ def _multipart(boundary: str, fields: dict[str, str], wav: bytes) -> bytes:
         "Content-Type: audio/wav\r\n\r\n"
     )
     return "".join(lines).encode() + wav + f"\r\n--{boundary}--\r\n".encode()
+
+
+def embedded_judge() -> Path:
+    """The judge of nano's replies that comes with the package: the output of `recipes/nano/judge.yaml`, in float16."""
+    return Path(str(files("echox") / "assets" / "judge"))
 
 
 def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> Judge:

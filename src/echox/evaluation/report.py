@@ -257,7 +257,7 @@ def _training(card: Card, curves: str | None) -> list[str]:
         minutes = [f"{cost[name] / 60:.0f}" if name in cost else "" for name in ("wall_s", "cpu_s")]
         commit = str(environment.get("commit") or "")[:9] + ("+" if environment.get("dirty") else "")
         rows.append([
-            f"`{stage.get('stage')}`", f"`{commit}`" if commit else "", str(stage.get("seed", "")),
+            f"`{run_name(stage)}`", f"`{commit}`" if commit else "", str(stage.get("seed", "")),
             str(stage.get("steps", "")), *minutes, _key_metrics(stage.get("metrics", {})),
         ])  # fmt: skip
     heads = ["stage (recipes/nano)", "commit", "seed", "steps", "wall min", "CPU min", "held-out metrics"]
@@ -283,6 +283,12 @@ def _size(card: Card) -> list[str]:
             *_table(["part", "million parameters"], rows)]  # fmt: skip
 
 
+def run_name(record: dict[str, Any]) -> str:
+    """What a run is called: its output folder's name, since one stage may have several recipes (encoder, judge)."""
+    folder = record.get("recipe", {}).get("training", {}).get("output_dir")
+    return Path(folder).name if folder else str(record.get("stage"))
+
+
 def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
     """One panel a stage: training loss, and its first held-out figures. False where there is nothing to draw with.
 
@@ -294,7 +300,8 @@ def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
         log = Path(folder) / "metrics.jsonl" if folder else None
         if log is not None and log.is_file():
             lines = log.read_text(encoding="utf-8").splitlines()
-            histories[str(stage["stage"])] = [json.loads(line) for line in lines if line.endswith("}")]
+            rows = (json.loads(line) for line in lines if line.endswith("}"))
+            histories[run_name(stage)] = sorted(rows, key=lambda row: row["step"])
     if not histories:
         return False
     try:
