@@ -300,8 +300,8 @@ def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
         log = Path(folder) / "metrics.jsonl" if folder else None
         if log is not None and log.is_file():
             lines = log.read_text(encoding="utf-8").splitlines()
-            rows = (json.loads(line) for line in lines if line.endswith("}"))
-            histories[run_name(stage)] = sorted(rows, key=lambda row: row["step"])
+            entries = (json.loads(line) for line in lines if line.endswith("}"))
+            histories[run_name(stage)] = sorted(entries, key=lambda entry: entry["step"])
     if not histories:
         return False
     try:
