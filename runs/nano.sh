@@ -44,28 +44,30 @@ stage() {
 }
 few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2 training.sample_every_steps=0)
 
-# 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices.
+# 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices: 16 h. 20 min on both cores.
 stage corpus smoke=true
 # 2. Text LLM: answers in writing; all that nano knows is learnt here. 15 CPU-min.
 stage lm "${few[@]}"
-# 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones; also the judge.
+# 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones. 46 CPU-min;
 stage encoder "${few[@]}"
-stage encoder_voices "${few[@]}"  # a second pass with harder variation, for voices never heard
-stage judge "${few[@]}"           # ... and one on the reply voice, to judge replies; it hears no resynthesised speech
-# 4. Units: k-means on a small encoder of the reply voice. 5. Unit language: words of units.
+stage encoder_voices "${few[@]}"  # a second pass with harder variation, for voices never heard: 22 CPU-min;
+stage judge "${few[@]}"           # one on the reply voice, to judge replies (it hears no resynthesised speech): 5 CPU-min.
+# 4. Units: k-means on a small encoder of the reply voice, 4 CPU-min and as much again to apply it.
+# 5. Unit language: words of units. 10 s.
 stage units "${few[@]}"
 stage unit_language
-# 6. Vocoder: units to waveform.
+# 6. Vocoder: units to waveform. 21 CPU-min.
 stage vocoder "${few[@]}"
-# 7. Stage I, S2T: adapters, CTC head and LoRA; the model hears.
+# 7. Stage I, S2T: adapters, CTC head and LoRA; the model hears. 6 CPU-min.
 stage s2t "${few[@]}"
-# 8. Stage II, T2C: text to unit words.
+# 8. Stage II, T2C: text to unit words; word-synchronous, since the paper's form (t2c_prefix.yaml) measured 15.1% WER
+#    against 9.0% (docs/experiments.md). 7 CPU-min.
 stage t2c "${few[@]}"
-# 9. Stage III, Echo: speech targets made of what the model meant; the model speaks.
+# 9. Stage III, Echo: speech targets made of what the model meant; the model speaks. 6 CPU-min.
 stage echo "${few[@]}"
-# 10. One folder, matrices in 8 bits, with its record; 11. the scorecard and model card.
+# 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
 stage package
-# 11. Measured: the scorecard, the voice step by step, latency on one thread; then the model card is written from them.
+# 11. Measured: the scorecard, the voice step by step, latency on one thread; then the model card is written. 5 min.
 evaluation=out/nano/eval
 items=() questions=(--model out/nano/package --data out/nano)
 # A model of a few steps hears nothing: the smoke run times the embedded one, on the bundled questions.
