@@ -96,6 +96,7 @@ class Engine:
         self._decoder = self._lm.base_model
         self._head = self._lm.get_output_embeddings()
         self.eos_ids = self._eos_ids()
+        self._control_tokens = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         # The row that scores sentence ends: the last token of "." as the tokenizer writes it alone.
         period = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
         self._period_row = self._head.weight[period].detach().float()
@@ -146,9 +147,11 @@ class Engine:
         """Lay out a conversation: the chat template's tokens, each audio placeholder replaced by what was heard.
 
         Raises:
-            ValueError: the template writes another number of placeholders than there are audios, or the prompt leaves
-                no room for a reply.
+            ValueError: text that holds special tokens (it could pose as another turn), or a prompt that leaves no room
+                for a reply.
         """
+        for message in messages:
+            self._check_text(message)
         audios = [audio for message in messages for audio in message.audios]
         ids = self.tokenizer.apply_chat_template(
             [message.for_template() for message in messages],
@@ -157,11 +160,7 @@ class Engine:
             return_dict=True,
         )["input_ids"]
         audio_token_id = self.model.s2t.config.audio_token_id
-        if ids.count(audio_token_id) != len(audios):
-            raise ValueError(
-                f"expected {len(audios)} audio placeholders in the prompt, found {ids.count(audio_token_id)}; take "
-                "special tokens out of the text"
-            )
+        assert ids.count(audio_token_id) == len(audios), "the chat template writes one placeholder per audio"
         embeds = self._lm.get_input_embeddings()(torch.tensor(ids, device=self.device))
         parts: list[Tensor] = []
         keys: list[Any] = []
@@ -181,6 +180,14 @@ class Engine:
                 "start a new session or ask in shorter turns"
             )
         return Prompt(torch.cat(parts), keys)
+
+    def _check_text(self, message: Message) -> None:
+        for text in (part for part in message.parts if isinstance(part, str)):
+            found = [token for token in self._control_tokens if token in text]
+            if found:
+                raise ValueError(
+                    f"{message.role} message: expected plain text, found the special token {found[0]}; take it out"
+                )
 
     # ------------------------------------------------------------------------------------------ text
 
