@@ -26,6 +26,8 @@ LIMITS = """\
 - **A small closed world.** It knows what its corpus says: some sixty countries, animals, opposites, colours, days and
   months, times tables, definitions, spelling, small talk. Anything else it answers wrongly and with confidence.
 - **English only**, in short sentences; numbers in words.
+- **One short question at a time.** It was trained on single questions of one to five seconds. Two in one breath are
+  heard badly, longer speech worse (docs/experiments.md); nothing is cut, but little is understood.
 - **One voice**, flite's `slt`, through a small source-filter vocoder: intelligible, not natural.
 - **Synthetic speech only.** Every question it has ever heard was spoken by flite or espeak-ng. Human voices, rooms,
   noise and accents are outside of what was trained or measured.

@@ -25,6 +25,7 @@ from num2words import num2words
 
 from echox.config import dump_recipe, recipe
 from echox.data.manifest import Dialogue, Turn
+from echox.data.text import normalize_for_speech
 
 SUBJECTS = ("countries", "animals", "opposites", "colors", "calendar", "times", "definitions", "spelling", "small_talk")
 _SLOT = re.compile(r"\{(a )?(\w+)\}")
@@ -229,6 +230,7 @@ def _is_missing(relation: Mapping[str, Any], slots: Mapping[str, str]) -> bool:
 def _fact(relation: Mapping[str, Any], slots: Mapping[str, str], key: str) -> Fact:
     def fill(template: str) -> str:
         filled = _SLOT.sub(lambda m: _article(slots[m[2]]) if m[1] else slots[m[2]], template)
+        filled = normalize_for_speech(filled)  # facts may be written with digits; what is learnt is what is said
         return " ".join(_sentence(sentence) for sentence in split_sentences(filled))
 
     answer = _SLOT.sub(lambda m: slots[m[2]], relation["answer"])
