@@ -239,12 +239,16 @@ def test_a_part_equals_the_same_part_of_the_whole():
 def test_folding_weight_norm_changes_nothing(tmp_path):
     vocoder = hifigan()
     units = torch.tensor([[3, 7, 1, 9]])
+    lengths = sum(value.numel() for name, value in vocoder.named_parameters() if name.endswith("original0"))
+    parameters = vocoder.num_parameters() - lengths
     with torch.inference_mode():
         before = vocoder(units).waveform
         after = vocoder.fold_weight_norm()(units).waveform
         vocoder.save_pretrained(tmp_path)
         loaded = AutoModel.from_pretrained(tmp_path)(units).waveform
     assert not any("parametrizations" in name for name in vocoder.state_dict())
+    assert vocoder.num_parameters() == parameters
+    assert not list(vocoder.buffers())
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
     torch.testing.assert_close(loaded, after, atol=0, rtol=0)
 

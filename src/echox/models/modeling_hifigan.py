@@ -115,12 +115,15 @@ class CodeHiFiGAN(UnitVocoder):
             else:
                 nn.init.normal_(module.weight, std=0.01)
 
-    @torch.no_grad()
+    @torch.inference_mode(False)
     def fold_weight_norm(self) -> CodeHiFiGAN:
         """Make plain weights of normalised ones, for inference; the model then saves and loads without them."""
         if self.config.weight_norm:
             for conv in self._normalised():
+                weight = conv.weight.detach().clone()
                 parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
+                del conv.weight  # which a frozen weight's removal leaves as a buffer
+                conv.weight = nn.Parameter(weight)
             self.config.weight_norm = False
         return self
 
