@@ -6,6 +6,7 @@ Shapes: B utterances, U reduced units (padded with -1), F unit frames (50/s), T 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class VocoderOutput(ModelOutput):
     durations_frames: Tensor | None = None
 
 
-class UnitVocoder(PreTrainedModel):
+class UnitVocoder(PreTrainedModel, ABC):
     """Interface of all unit vocoders: `forward`, `predict_durations`, `sampling_rate`, `frame_rate_hz`.
 
     A row of a padded batch gives what the row gives alone. Subclasses implement `predict_durations` and `vocode`.
@@ -80,13 +81,13 @@ class UnitVocoder(PreTrainedModel):
         inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
         return VocoderOutput(waveform * inside, lengths, durations_frames)
 
+    @abstractmethod
     def predict_durations(self, units: Tensor) -> Tensor:
         """Frames of each unit, (B, U) int64, at least 1; 0 at padding (-1)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement predict_durations")
 
+    @abstractmethod
     def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
         """Waveform (B, S) of checked units; anything may follow the end of a shorter row."""
-        raise NotImplementedError(f"{type(self).__name__} must implement vocode")
 
 
 def check_units(units: Tensor, durations_frames: Tensor | None, num_units: int) -> tuple[Tensor, Tensor | None]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from echox.models.modeling_discriminators import (
 from echox.models.modeling_hifigan import CodeHiFiGAN
 from echox.models.source_filter import SpectralGeometry
 from echox.training.spoken_units import (
+    CroppedStage,
     SpokenUnits,
     cut_frames,
     read_spoken_units,
@@ -126,7 +127,7 @@ class AdversarialObjective(nn.Module):
 _UNSMOOTHED = AnalysisConfig(window_samples=1024, smoothing_hz=0.0)
 
 
-class AdversarialVocoderStage:
+class AdversarialVocoderStage(CroppedStage):
     """Stage "vocoder" with code-HiFi-GAN; see the module."""
 
     name = "vocoder"
@@ -138,6 +139,7 @@ class AdversarialVocoderStage:
         units = 1 + max(max(item.row.units) for item in [*self.train_items, *self.heldout_items])
         torch.manual_seed(recipe.training.seed)
         self.model = CodeHiFiGAN(vocoder_config(CodeHiFiGANConfig, recipe.model.sizes, num_units=units))
+        self.crop_frames = int(recipe.data.crop_s * self.model.frame_rate_hz)
         self.objective = AdversarialObjective(self.model, recipe.adversarial)
         self.geometry = self.objective.geometry
 
@@ -151,22 +153,10 @@ class AdversarialVocoderStage:
             "discriminators": list(self.objective.discriminators.parameters()),
         }
 
-    def dataset(self) -> Sequence[SpokenUnits]:
-        """Training utterances."""
-        return self.train_items
-
-    def lengths(self) -> list[int]:
-        """Unit frames after cutting: a batch has one length, so short utterances should meet their like."""
-        return [min(item.frames, self._crop_frames) for item in self.train_items]
-
-    @property
-    def _crop_frames(self) -> int:
-        return int(self.recipe.data.crop_s * self.model.frame_rate_hz)
-
     def collate(self, items: list[SpokenUnits], rng: random.Random) -> dict[str, Tensor]:
         """See :class:`AdversarialObjective` for the keys."""
         hop = self.model.config.samples_per_frame
-        frames = min(self._crop_frames, *(item.frames for item in items))
+        frames = min(self.crop_frames, *(item.frames for item in items))
         cuts, waveforms = [], []
         for item in items:
             start = rng.randint(0, item.frames - frames)

@@ -50,6 +50,26 @@ class SpokenUnits:
         return sum(self.row.durations_frames)
 
 
+class CroppedStage:
+    """What every vocoder stage offers the loop: its utterances, and how long they are once cut.
+
+    Attributes:
+        crop_frames: longest piece of an utterance in a batch, in unit frames.
+        train_items: training utterances.
+    """
+
+    crop_frames: int
+    train_items: list[SpokenUnits]
+
+    def dataset(self) -> Sequence[SpokenUnits]:
+        """Training utterances."""
+        return self.train_items
+
+    def lengths(self) -> list[int]:
+        """Unit frames after cutting, so that short utterances meet their like."""
+        return [min(item.frames, self.crop_frames) for item in self.train_items]
+
+
 def read_spoken_units(data: VocoderData, seed: int) -> tuple[list[SpokenUnits], list[SpokenUnits], list[Path]]:
     """Training items, held-out items (every split but "train"; without one, every 50th) and the audio file of each.
 

@@ -25,6 +25,7 @@ from echox.models.configuration_vocoder import LightVocoderConfig
 from echox.models.modeling_vocoder import LightVocoder, frame_positions
 from echox.training.adversarial import AdversarialConfig, AdversarialVocoderStage
 from echox.training.spoken_units import (
+    CroppedStage,
     SpokenUnits,
     VocoderData,
     cut_units,
@@ -113,7 +114,7 @@ class LightVocoderObjective(nn.Module):
         return {"loss": loss, **losses}
 
 
-class LightVocoderStage:
+class LightVocoderStage(CroppedStage):
     """Stage "vocoder" with the light vocoder; see the module."""
 
     name = "vocoder"
@@ -130,6 +131,7 @@ class LightVocoderStage:
         config = vocoder_config(LightVocoderConfig, recipe.model.sizes, num_units=units, **measured)
         torch.manual_seed(recipe.training.seed)
         self.model = LightVocoder(config)
+        self.crop_frames = int(recipe.data.crop_s * self.model.frame_rate_hz)
         self.objective = LightVocoderObjective(self.model, recipe.weights)
 
     def _analyse(self, sizes: LightVocoderConfig) -> None:
@@ -163,21 +165,9 @@ class LightVocoderStage:
         """One group."""
         return {"vocoder": list(self.model.parameters())}
 
-    def dataset(self) -> Sequence[SpokenUnits]:
-        """Training utterances."""
-        return self.train_items
-
-    def lengths(self) -> list[int]:
-        """Unit frames after cutting."""
-        return [min(item.frames, self._crop_frames) for item in self.train_items]
-
-    @property
-    def _crop_frames(self) -> int:
-        return int(self.recipe.data.crop_s * self.model.frame_rate_hz)
-
     def collate(self, items: list[SpokenUnits], rng: random.Random) -> dict[str, Tensor]:
         """See :class:`LightVocoderObjective` for the keys."""
-        return self._batch([(item, *cut_units(item.row, self._crop_frames, rng)) for item in items])
+        return self._batch([(item, *cut_units(item.row, self.crop_frames, rng)) for item in items])
 
     def _batch(self, cuts: list[tuple[SpokenUnits, Sequence[int], Sequence[int], int]]) -> dict[str, Tensor]:
         """From items with the units, the durations and the first frame of what is taken of each."""
