@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echox.data.scoring import WordErrors, align_words, normalize_words, same_words, word_errors
+from echox.data.scoring import WordErrors, edit_counts, normalize_words, same_words, word_errors
 from echox.evaluation.metrics import agreement_table, bootstrap, exist_match
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -42,7 +42,7 @@ def test_naive_word_error_rate_follows_seed_tts():
 
 @given(words, words)
 def test_alignment_is_a_distance_with_consistent_counts(left, right):
-    one, other = align_words(left, right), align_words(right, left)
+    one, other = edit_counts(left, right), edit_counts(right, left)
     assert one.errors == other.errors
     assert (one.errors == 0) == (left == right)
     assert one.insertions - one.deletions == len(right) - len(left)

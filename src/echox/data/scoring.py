@@ -47,7 +47,7 @@ class WordErrors:
         return self.errors / max(self.reference_words, 1)
 
 
-def align_words(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> WordErrors:
+def edit_counts(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> WordErrors:
     """Levenshtein alignment of two word sequences; ties prefer a substitution, then a deletion."""
     # A cell is (errors, substitutions, insertions, deletions) of the best alignment of the two prefixes.
     row = [(j, 0, j, 0) for j in range(len(hypothesis) + 1)]
@@ -82,7 +82,7 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
         )
     total = WordErrors()
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        total += align_words(normalize_words(reference), normalize_words(hypothesis))
+        total += edit_counts(normalize_words(reference), normalize_words(hypothesis))
     return total
 
 

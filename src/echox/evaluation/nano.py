@@ -24,7 +24,7 @@ import torch
 
 from echox.audio import load_audio, save_audio
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
-from echox.data.scoring import WordErrors, align_words, normalize_words, same_words
+from echox.data.scoring import WordErrors, edit_counts, normalize_words, same_words
 from echox.evaluation.asr import Judge
 from echox.evaluation.metrics import agreement_table, bootstrap, exist_match
 from echox.evaluation.records import balanced_order, fingerprint, recorded
@@ -210,7 +210,7 @@ def _score_spoken(records: list[dict[str, Any]]) -> dict[str, Any]:
 def error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
     """Corpus word error rate with its bootstrap interval over utterances, and its counts."""
     pairs = [
-        align_words(normalize_words(reference), normalize_words(hypothesis))
+        edit_counts(normalize_words(reference), normalize_words(hypothesis))
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
     places = range(len(pairs))

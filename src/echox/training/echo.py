@@ -25,7 +25,7 @@ from echox.config import TrainingConfig, recipe
 from echox.data.features import AugmentationConfig, augment
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
-from echox.data.scoring import align_words
+from echox.data.scoring import edit_counts
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration, S2TOutput
@@ -310,7 +310,7 @@ class EchoStage:
         errors = count = 0
         for sequence, target in zip(sequences, targets, strict=True):
             reference = self.language.decode(target)
-            errors += align_words(reference, self.language.decode(sequence.unit_words)).errors
+            errors += edit_counts(reference, self.language.decode(sequence.unit_words)).errors
             count += len(reference)
         return errors / max(1, count)
 

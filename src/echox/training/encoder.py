@@ -26,7 +26,7 @@ from echox.data.collate import pad_sequences
 from echox.data.features import AugmentationConfig, FeatureStore, augment, feature_store, pad_features
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
-from echox.data.scoring import align_words, word_errors
+from echox.data.scoring import edit_counts, word_errors
 from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC, greedy_ctc
 from echox.training.lm import dialogue_tokenizer
@@ -207,7 +207,7 @@ class EncoderStage:
         for split, items in self.evaluation_items.items():
             texts, phones = self._recognize(items)
             metrics[f"wer_{split}"] = word_errors([item.utterance.text for item in items], texts).rate
-            errors = [align_words(item.phone_labels, found) for item, found in zip(items, phones, strict=True)]
+            errors = [edit_counts(item.phone_labels, found) for item, found in zip(items, phones, strict=True)]
             metrics[f"per_{split}"] = sum(e.errors for e in errors) / max(1, sum(e.reference_words for e in errors))
         return metrics
 
