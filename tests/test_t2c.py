@@ -1,5 +1,6 @@
 """Unit decoders: both forms, teacher forcing against steps, batches against single rows, saving, registration."""
 
+import functools
 import json
 import random
 
@@ -9,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
 
 from echox.config import TrainingConfig, load_recipe
+from echox.models import modeling_unit_backbone
 from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.modeling_t2c import (
     IGNORED,
@@ -60,21 +62,34 @@ def teach(decoder, states, word_ids, sequences):
     return decoder(states, word_ids, words, word_of)
 
 
-def test_steps_equal_the_llama():
+@pytest.mark.parametrize("fused_weights", [0, 10**9])
+def test_steps_equal_the_llama(monkeypatch, fused_weights):
+    """Rows of different lengths that join, park, are wound back and leave, each as the model alone computes it."""
+    monkeypatch.setattr(modeling_unit_backbone, "FUSED_LAYER_WEIGHTS", fused_weights)
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=4, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                          num_key_value_heads=2, pad_token_id=None, bos_token_id=None, eos_token_id=None)  # fmt: skip
     llama = LlamaModel(config).eval()
-    inputs = torch.randn(2, 12, 32)
-    mask = torch.ones(2, 12, dtype=torch.bool)
-    mask[1, :3] = False
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs = torch.randn(3, 12, 32)
     with torch.no_grad():
-        want = llama(inputs_embeds=inputs, attention_mask=mask.long(), position_ids=positions).last_hidden_state
-        steps = LeanSteps(llama, batch=2, capacity=6)  # grows
-        found = [steps.advance(inputs[:, :5], mask[:, :5])]
-        found += [steps.advance(inputs[:, place : place + 1]) for place in range(5, 12)]
-    torch.testing.assert_close(torch.cat(found, 1)[mask], want[mask], atol=1e-5, rtol=1e-4)
+        want = llama(inputs_embeds=inputs).last_hidden_state
+        steps = LeanSteps(llama, rows=2, capacity=6)  # grows
+        first = steps.advance(inputs[:2, :5], counts=[5, 2])
+        close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
+        close(first[0], want[0, :5])
+        close(first[1, :2], want[1, :2])
+        assert steps.join() == 2
+        close(steps.advance(inputs[2:, :3], first_row=2)[0], want[2, :3])
+        second = steps.advance(torch.stack([inputs[0, 5:7], inputs[1, 2:4], inputs[2, 3:5]]), counts=[1, 2, 0])
+        close(second[0, :1], want[0, 5:6])
+        close(second[1], want[1, 2:4])
+        steps.crop(0, 4)
+        assert steps.lengths == [4, 4, 3]
+        close(steps.advance(inputs[:1, 4:8])[0], want[0, 4:8])
+        assert steps.leave(0) == 2  # row 2 is row 0 now
+        third = steps.advance(torch.stack([inputs[2, 3:5], inputs[1, 4:6]]))
+        close(third[0], want[2, 3:5])
+        close(third[1], want[1, 4:6])
 
 
 def test_teacher_forced_equals_step_by_step(decoder):

@@ -335,6 +335,18 @@ class PrefixDecoder(UnitDecoder):
         ones = mask.new_ones(rows, separator.shape[1])
         return torch.cat([body, separator.to(body.dtype)], 1), torch.cat([mask, ones], 1)
 
+    def embed_outputs(self, outputs: Tensor) -> Tensor:
+        """(B, D) input vectors of what was said, from output ids (B,)."""
+        return F.embedding(outputs, self.backbone.embed_tokens.weight)
+
+    def output_logits(self, hidden: Tensor) -> Tensor:
+        """(B, O) scores of all outputs from last hidden states (B, D)."""
+        return F.linear(hidden, self.unit_head.weight)
+
+    def unit_word_of_output(self, output: int) -> int | None:
+        """The unit word that an output stands for; None where it stands for none."""
+        return output
+
     def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`; `unit_word_of` is not used."""
         self._check(states, word_ids)
@@ -360,16 +372,19 @@ class PrefixDecoder(UnitDecoder):
         self._check(states, word_ids)
         if not len(states):
             return []
-        limit = max_unit_words or self.config.max_unit_words
-        embedding, head, end = self.backbone.embed_tokens.weight, self.unit_head.weight, self.end_id
+        limit, end = max_unit_words or self.config.max_unit_words, self.end_id
         said: list[tuple[Tensor, Tensor]] = []
         with torch.autocast(states.device.type, enabled=False):
-            prompt, mask = self.prompt(states.to(embedding.dtype), word_ids)
+            prompt, mask = self.prompt(states.to(self.dtype), word_ids)
+            lengths = mask.sum(1)
+            # Prompts are padded on the left to train; rows of a memory begin at its first position.
+            order = (~mask).long().argsort(dim=1, stable=True)
+            prompt = prompt.gather(1, order.unsqueeze(2).expand_as(prompt))
             active = torch.arange(len(states), device=states.device)
             steps = LeanSteps(self.backbone, len(states), capacity=prompt.shape[1] + 256)
-            hidden = steps.advance(prompt, mask)[:, -1]
+            hidden = steps.advance(prompt, lengths.tolist())[active, lengths - 1]
             while len(active):
-                output = choose(F.linear(hidden, head), do_sample, temperature, top_p, generator)
+                output = choose(self.output_logits(hidden), do_sample, temperature, top_p, generator)
                 said.append((active, output))
                 done = output == end
                 finished_rows = int(done.sum())
@@ -379,7 +394,7 @@ class PrefixDecoder(UnitDecoder):
                     rows = (~done).nonzero().squeeze(1)
                     steps.keep_rows(rows)
                     active, output = active[rows], output[rows]
-                hidden = steps.advance(embedding[output].unsqueeze(1)).squeeze(1)
+                hidden = steps.advance(self.embed_outputs(output).unsqueeze(1)).squeeze(1)
         return self._collect(said, word_ids, limit)
 
     def _collect(self, said: list[tuple[Tensor, Tensor]], word_ids: Tensor, limit: int) -> list[UnitSequence]:
@@ -390,7 +405,9 @@ class PrefixDecoder(UnitDecoder):
             if output == self.end_id:
                 sequence.finished = True
             elif not sequence.finished and len(sequence.unit_words) < limit:
-                sequence.unit_words.append(output)
+                unit_word = self.unit_word_of_output(output)
+                if unit_word is not None:
+                    sequence.unit_words.append(unit_word)
         for sequence, ids in zip(sequences, word_ids.tolist(), strict=True):
             spoken = [word for word in ids if word >= 0] or [-1]
             count = len(sequence.unit_words)

@@ -3,28 +3,31 @@
 One step of a small decoder is some thirty tiny matrix products; on a CPU the general machinery around them (masks,
 cache objects, output classes) takes longer than they do. `LeanSteps` runs the same weights with fused projections and
 a preallocated key-value memory, at half the time or less; a test holds it equal to `LlamaModel.forward`.
+
+Its rows are independent: each holds its own number of positions, may join or leave at any step, and may be wound back.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaModel
 
+FUSED_LAYER_WEIGHTS = 16_000_000
+"""Layers of at most so many weights are fused. Fusing copies them, and gains nothing once a product takes long."""
 
-class LeanSteps:
-    """Incremental decoding with a `LlamaModel`; owns the key-value memory of one generation (nothing is on the module).
 
-    Rows may be padded on the left of the first `advance` only (a prompt); from then on all rows advance together.
+class LeanWeights:
+    """The weights of a `LlamaModel` as `LeanSteps` reads them; made once, shared by any number of memories.
 
     Args:
-        backbone: the model; its weights are fused here once, so it must not change during the generation.
-        batch: rows B.
-        capacity: positions to make room for at first; the memory doubles when it is full.
+        backbone: the model; small layers are copied here, so it must not change while this is in use.
     """
 
-    def __init__(self, backbone: LlamaModel, batch: int, capacity: int = 256) -> None:
+    def __init__(self, backbone: LlamaModel) -> None:
         config = backbone.config
         self.width = config.hidden_size
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
@@ -32,95 +35,158 @@ class LeanSteps:
         self.eps = config.rms_norm_eps
         self.rotary = backbone.rotary_emb
         self.final_norm = backbone.norm.weight
-        self.layers = [_fuse(layer) for layer in backbone.layers]
-        self.length = 0
-        self.visible: Tensor | None = None  # (B, capacity) bool, only when the prompt is padded
-        self.offset: Tensor | None = None  # (B, 1) padding of every row
-        weight = backbone.norm.weight
-        self.memory = weight.new_zeros(len(self.layers), 2, batch, self.key_heads, capacity, self.head_width)
-        self._tabulate_rotation(capacity, weight)
+        self.layers = [_LeanLayer(layer) for layer in backbone.layers]
 
-    def advance(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Hidden states (B, n, D), after the final norm, of the next n inputs (B, n, D).
+
+class LeanSteps:
+    """Incremental decoding with a `LlamaModel`; owns the key-value memory (nothing is on the module).
+
+    Args:
+        weights: of the model, or the model itself.
+        rows: to begin with, all empty; more may `join`.
+        capacity: positions to make room for at first; the memory doubles when it is full.
+    """
+
+    def __init__(self, weights: LeanWeights | LlamaModel, rows: int = 0, capacity: int = 256) -> None:
+        self.weights = weights if isinstance(weights, LeanWeights) else LeanWeights(weights)
+        self.lengths = [0] * rows
+        own = self.weights
+        self.memory = own.final_norm.new_zeros(
+            len(own.layers), 2, max(1, rows), own.key_heads, capacity, own.head_width
+        )
+        self._tabulate_rotation(capacity)
+
+    def advance(self, inputs: Tensor, counts: Sequence[int] | None = None, first_row: int = 0) -> Tensor:
+        """Hidden states (B, n, D), after the final norm, of the next inputs (B, n, D) of B neighbouring rows.
 
         Args:
             inputs: input vectors.
-            mask: (B, n) True where real; only at the first call, padding on the left.
+            counts: how many of the n inputs of each row are real, the first ones; what the others give means nothing
+                and is not remembered (0 parks a row). None: all of them.
+            first_row: the first of the B rows.
         """
-        batch, count, _ = inputs.shape
-        start, end = self.length, self.length + count
+        batch, count, width = inputs.shape
+        own, rows = self.weights, slice(first_row, first_row + batch)
+        starts = self.lengths[rows]
+        end = max(starts) + count
         if end > self.memory.shape[4]:
             self._grow(end)
-        if mask is not None and not bool(mask.all()):
-            self.offset = (~mask).sum(1, keepdim=True)
-            self.visible = F.pad(mask, (0, self.memory.shape[4] - count), value=True)
-        cos, sin = self._rotation(start, end)
-        attention_mask = self._attention_mask(start, end, inputs.device)
-        x = inputs.reshape(batch * count, self.width)
-        for number, (norm_in, qkv, out, norm_ff, gate_up, down) in enumerate(self.layers):
-            joint = F.linear(F.rms_norm(x, (self.width,), norm_in, self.eps), qkv)
-            joint = joint.view(batch, count, self.heads + 2 * self.key_heads, self.head_width)
-            turning, value = joint.split([self.heads + self.key_heads, self.key_heads], 2)
+        places, cos, sin, mask = self._positions(starts, count)
+        x = inputs.reshape(batch * count, width)
+        for number, layer in enumerate(own.layers):
+            joint = layer.qkv(F.rms_norm(x, (width,), layer.norm_in, own.eps))
+            joint = joint.view(batch, count, own.heads + 2 * own.key_heads, own.head_width)
+            turning, value = joint.split([own.heads + own.key_heads, own.key_heads], 2)
             first, second = turning.chunk(2, -1)
             turning = turning * cos + torch.cat((-second, first), -1) * sin  # rotary positions, "half" layout
-            query, key = turning.split([self.heads, self.key_heads], 2)
-            keys, values = self.memory[number].unbind(0)
-            keys[:, :, start:end] = key.transpose(1, 2)
-            values[:, :, start:end] = value.transpose(1, 2)
+            query, key = turning.split([own.heads, own.key_heads], 2)
+            keys, values = self.memory[number, :, rows].unbind(0)
+            if isinstance(places, slice):
+                keys[:, :, places] = key.transpose(1, 2)
+                values[:, :, places] = value.transpose(1, 2)
+            else:
+                keys[places] = key
+                values[places] = value
             mixed = F.scaled_dot_product_attention(
-                query.transpose(1, 2), keys[:, :, :end], values[:, :, :end], attn_mask=attention_mask,
-                enable_gqa=self.key_heads != self.heads,
+                query.transpose(1, 2), keys[:, :, :end], values[:, :, :end], attn_mask=mask,
+                enable_gqa=own.key_heads != own.heads,
             )  # fmt: skip
-            x = x + F.linear(mixed.transpose(1, 2).reshape(batch * count, -1), out)
-            gate, up = F.linear(F.rms_norm(x, (self.width,), norm_ff, self.eps), gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, down)
-        self.length = end
-        return F.rms_norm(x, (self.width,), self.final_norm, self.eps).view(batch, count, self.width)
+            x = x + layer.out(mixed.transpose(1, 2).reshape(batch * count, -1))
+            x = x + layer.feed_forward(F.rms_norm(x, (width,), layer.norm_ff, own.eps))
+        self.lengths[rows] = [start + (count if counts is None else counts[row]) for row, start in enumerate(starts)]
+        return F.rms_norm(x, (width,), own.final_norm, own.eps).view(batch, count, width)
+
+    def join(self) -> int:
+        """A new, empty row at the end; its number."""
+        self.lengths.append(0)
+        if len(self.lengths) > self.memory.shape[2]:
+            self.memory = F.pad(self.memory, (0, 0, 0, 0, 0, 0, 0, self.memory.shape[2]))
+        return len(self.lengths) - 1
+
+    def leave(self, row: int) -> int:
+        """Remove a row. The last one takes its number (so that rows stay neighbours); the last one's old number."""
+        last = len(self.lengths) - 1
+        if row != last:
+            held = self.lengths[last]
+            self.memory[:, :, row, :, :held] = self.memory[:, :, last, :, :held]
+            self.lengths[row] = held
+        self.lengths.pop()
+        return last
+
+    def crop(self, row: int, length: int) -> None:
+        """Wind a row back to its first `length` positions."""
+        self.lengths[row] = min(length, self.lengths[row])
 
     def keep_rows(self, rows: Tensor) -> None:
         """Go on with these rows only (indices, ascending): finished rows cost nothing more."""
         self.memory = self.memory[:, :, rows]
-        self.visible = None if self.visible is None else self.visible[rows]
-        self.offset = None if self.offset is None else self.offset[rows]
+        self.lengths = [self.lengths[row] for row in rows.tolist()]
 
-    def _rotation(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, broadcastable to (B, n, heads, head width)."""
-        if self.offset is None:
-            return self.cos[start:end, None], self.sin[start:end, None]
-        positions = (torch.arange(start, end, device=self.cos.device) - self.offset).clamp(min=0)
-        return self.cos[positions].unsqueeze(2), self.sin[positions].unsqueeze(2)
-
-    def _attention_mask(self, start: int, end: int, device: torch.device) -> Tensor | None:
-        """(1 or B, 1, n, end) True where a new position may look; None when everywhere."""
-        if end - start == 1:
-            return None if self.visible is None else self.visible[:, None, None, :end]
-        places = torch.arange(end, device=device)
-        allowed = (places <= places[start:, None])[None, None]
-        if self.visible is None:
-            return allowed
-        # A padded query sees itself, so that its softmax is defined; nobody ever looks at it.
-        itself = places == places[start:, None]
-        return (allowed & self.visible[:, None, None, :end]) | itself
+    def _positions(
+        self, starts: Sequence[int], count: int
+    ) -> tuple[slice | tuple[Tensor, slice, Tensor], Tensor, Tensor, Tensor | None]:
+        """Where the new positions are written, cosines and sines of the rotation (to broadcast over (B, n, heads, head
+        width)), and who may look where: (1 or B, 1, n, end) bool, None for everywhere.
+        """
+        device, end = self.memory.device, max(starts) + count
+        if min(starts) == max(starts):
+            start = starts[0]
+            mask = None
+            if count > 1:
+                seen = torch.arange(end, device=device)
+                mask = (seen <= seen[start:, None])[None, None]
+            return slice(start, end), self.cos[start:end, None], self.sin[start:end, None], mask
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(count, device=device)  # (B, n)
+        row = torch.arange(len(starts), device=device)[:, None]
+        mask = (torch.arange(end, device=device) <= positions[:, :, None])[:, None]
+        return (
+            (row, slice(None), positions),
+            self.cos[positions].unsqueeze(2),
+            self.sin[positions].unsqueeze(2),
+            mask,
+        )
 
     def _grow(self, needed: int) -> None:
         more = max(needed, 2 * self.memory.shape[4]) - self.memory.shape[4]
         self.memory = F.pad(self.memory, (0, 0, 0, more))
-        if self.visible is not None:
-            self.visible = F.pad(self.visible, (0, more), value=True)
-        self._tabulate_rotation(self.memory.shape[4], self.memory)
+        self._tabulate_rotation(self.memory.shape[4])
 
-    def _tabulate_rotation(self, capacity: int, like: Tensor) -> None:
-        positions = torch.arange(capacity, device=like.device)[None]
-        cos, sin = self.rotary(like.new_zeros(1), positions)
+    def _tabulate_rotation(self, capacity: int) -> None:
+        positions = torch.arange(capacity, device=self.memory.device)[None]
+        cos, sin = self.weights.rotary(self.memory.new_zeros(1), positions)
         self.cos, self.sin = cos[0], sin[0]
 
 
-def _fuse(layer: torch.nn.Module) -> tuple[Tensor, ...]:
-    attention, feed_forward = layer.self_attn, layer.mlp
-    qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-    gate_up = torch.cat([feed_forward.gate_proj.weight, feed_forward.up_proj.weight])
-    return (layer.input_layernorm.weight, qkv, attention.o_proj.weight,
-            layer.post_attention_layernorm.weight, gate_up, feed_forward.down_proj.weight)  # fmt: skip
+class _LeanLayer:
+    """One layer: projections fused where that pays."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm_in, self.norm_ff = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        self.out, self.down = attention.o_proj, mlp.down_proj
+        fuse = sum(value.numel() for value in layer.parameters()) <= FUSED_LAYER_WEIGHTS
+        self.qkv = _Joint([attention.q_proj, attention.k_proj, attention.v_proj], fuse)
+        self.gate_up = _Joint([mlp.gate_proj, mlp.up_proj], fuse)
+        self.activation = mlp.act_fn
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(self.activation(gate) * up)
+
+
+class _Joint:
+    """Several linear maps of one input, side by side."""
+
+    def __init__(self, maps: Sequence[torch.nn.Linear], fuse: bool) -> None:
+        self.maps = maps
+        self.weight = torch.cat([one.weight for one in maps]) if fuse else None
+        biases = [one.bias for one in maps]
+        self.bias = torch.cat(biases) if fuse and biases[0] is not None else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return torch.cat([one(x) for one in self.maps], -1)
+        return F.linear(x, self.weight, self.bias)
 
 
 def choose(

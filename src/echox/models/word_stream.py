@@ -55,7 +55,7 @@ class WordStream:
     ) -> None:
         self.decoder = decoder
         self.choices = (do_sample, temperature, top_p, generator)
-        self.steps = LeanSteps(decoder.backbone, batch=1)
+        self.steps = LeanSteps(decoder.backbone, rows=1)
         self.finished = False
         self._previous = decoder.end_id
         self._names: list[int] = []  # ids of the words whose vectors are known
@@ -93,7 +93,7 @@ class WordStream:
     def _close_word(self) -> None:
         if not self._open:
             return
-        states = torch.stack(self._open)[None].to(self.steps.final_norm.dtype)
+        states = torch.stack(self._open)[None].to(self.decoder.dtype)
         words = TextWords.of(torch.zeros(1, len(self._open), dtype=torch.long, device=states.device))
         self._vectors.append(self.decoder.word_vectors(states, words)[0, 0])
         self._names.append(self._open_name)
