@@ -44,6 +44,22 @@ class DenoisingAdapter(nn.Module):
         """(..., H) -> (..., H)."""
         return self.down_proj(self.dropout(F.relu(self.up_proj(states))))
 
+    @torch.no_grad()
+    def become_identity(self) -> None:
+        """Set weights that leave every state as it is: relu(x) - relu(-x) = x.
+
+        Raises:
+            ValueError: an inner width below twice the states'.
+        """
+        inner, width = self.up_proj.weight.shape
+        if inner < 2 * width:
+            raise ValueError(f"intermediate_size: expected at least {2 * width} to pass {width} numbers, found {inner}")
+        for parameter in self.parameters():
+            parameter.zero_()
+        one = torch.eye(width)
+        self.up_proj.weight[: 2 * width] = torch.cat([one, -one])
+        self.down_proj.weight[:, : 2 * width] = torch.cat([one, -one], 1)
+
 
 class EmbeddingGate(nn.Module):
     """Gated sum of denoised states and text embeddings, both at unit RMS; the gate sees both.
@@ -60,6 +76,12 @@ class EmbeddingGate(nn.Module):
         states, embeddings = (F.rms_norm(x.float(), x.shape[-1:], eps=1e-12).to(x.dtype) for x in (states, embeddings))
         gate = torch.sigmoid(self.gate_proj(torch.cat([states, embeddings], -1)))
         return gate * states + (1 - gate) * embeddings
+
+    @torch.no_grad()
+    def shut(self) -> None:
+        """Set weights that let the text embeddings through, and nothing of the states."""
+        self.gate_proj.weight.zero_()
+        self.gate_proj.bias.fill_(-40.0)  # its sigmoid is 4e-18
 
 
 class EchoXForConditionalGeneration(PreTrainedModel):

@@ -40,6 +40,7 @@ from echox.training.echo_targets import (
     Targets,
     cut_replies,
     select,
+    without_context,
 )
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
@@ -74,6 +75,9 @@ class EchoModel:
         train_lora: continue the LoRA of stage I; False: the language model stays as it is.
         fuse_text_embeddings: see :class:`EchoXConfig`.
         denoising_intermediate_size: ff of the denoising adapter (None: the language model's).
+        denoise: train the denoising adapter; False (to compare with): it is the identity and stays so.
+        hear_states: the echo decoder reads hidden states; False (to compare with): only the text embeddings of the
+            tokens, through a gate that is shut and stays so.
     """
 
     s2t: str
@@ -83,6 +87,8 @@ class EchoModel:
     fuse_text_embeddings: bool = False
     denoising_intermediate_size: int | None = None
     denoising_dropout: float = 0.1
+    denoise: bool = True
+    hear_states: bool = True
 
 
 @dataclass
@@ -107,11 +113,14 @@ class EchoTargets:
     Attributes:
         remember: segments whose pseudo-labels are kept, as the frozen, greedy T2C would only say the same again.
         max_unit_words: limit of a segment.
+        context_words: so many last words of the segment before are read, and said, again before each segment, without
+            loss: in streaming their unit words are known and only continued (word-synchronous form).
     """
 
     source: str = "online"
     remember: int = 50_000
     max_unit_words: int = 512
+    context_words: int = 0
 
 
 @recipe("echo")
@@ -140,8 +149,10 @@ class EchoObjective(nn.Module):
     """
 
     def __init__(self, model: EchoXForConditionalGeneration, t2c: T2CForUnitGeneration, targets: Targets,
-                 weights: EchoWeights, trigger: Trigger, tokenizer: PreTrainedTokenizerBase) -> None:  # fmt: skip
+                 weights: EchoWeights, trigger: Trigger, tokenizer: PreTrainedTokenizerBase,
+                 context_words: int = 0) -> None:  # fmt: skip
         super().__init__()
+        self.context_words = context_words
         self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
         self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
         self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
@@ -152,13 +163,16 @@ class EchoObjective(nn.Module):
         s2t, meant, spoken, agreement = self.mean(batch)
         began_s = time.perf_counter()
         with torch.no_grad():
-            segments = cut_replies(spoken, self.trigger_scores(meant), self.trigger, self.tokenizer)
+            scores = self.trigger_scores(meant)
+            segments = cut_replies(spoken, scores, self.trigger, self.tokenizer, self.context_words)
             segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U): pseudo-labels, made now
             clean = model.text_embeddings(spoken)  # (B, R, H)
         target_s = torch.tensor(time.perf_counter() - began_s)
         denoised = model.denoising_adapter(meant)  # (B, R, H)
         echoed = model.fuse(segments.of(denoised), segments.token_ids)
         echo = model.echo_decoder(echoed, segments.word_ids, unit_words, unit_word_of)
+        if self.context_words:
+            echo = without_context(echo, segments, unit_word_of)
         distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
         denoising_loss = distance[spoken >= 0].mean()
         cap = 1.0
@@ -222,7 +236,12 @@ class EchoStage:
         # On CPU at this size the backward pass of sdpa costs more than it saves.
         self.model.s2t.audio_tower.set_attn_implementation("eager")
         targets = self._targets(t2c)
-        self.objective = EchoObjective(self.model, t2c, targets, recipe.weights, recipe.trigger, self.tokenizer)
+        context_words = recipe.targets.context_words
+        if context_words and t2c.config.form != "word_synchronous":
+            raise ValueError("targets.context_words: expected 0 for a T2C that does not know its words (form "
+                             f"{t2c.config.form}), found {context_words}")  # fmt: skip
+        self.objective = EchoObjective(self.model, t2c, targets, recipe.weights, recipe.trigger, self.tokenizer,
+                                       context_words)  # fmt: skip
         self.train_items, self.evaluation_items = self._dialogues()
 
     def _targets(self, t2c: T2CForUnitGeneration) -> Targets:
@@ -264,12 +283,14 @@ class EchoStage:
         return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Echo decoder, denoising adapter (with the gate, if any) and LoRA (if trained)."""
-        adapter = list(self.model.denoising_adapter.parameters())
-        if self.model.embedding_gate is not None:
+        """Echo decoder, denoising adapter with the gate, and LoRA, as far as they are there and trained."""
+        parts = self.recipe.model
+        adapter = list(self.model.denoising_adapter.parameters()) if parts.denoise else []
+        if self.model.embedding_gate is not None and parts.hear_states:
             adapter += self.model.embedding_gate.parameters()
         groups = {"echo_decoder": list(self.model.echo_decoder.parameters()), "denoising_adapter": adapter}
-        return groups | ({"lora": lora_parameters(self.model.s2t)} if self.lora is not None else {})
+        groups["lora"] = lora_parameters(self.model.s2t) if self.lora is not None else []
+        return {name: values for name, values in groups.items() if values}
 
     def dataset(self) -> Sequence[SpokenDialogue]:
         """Training dialogues."""
@@ -353,14 +374,17 @@ def join(
 ) -> EchoXForConditionalGeneration:
     """The whole model: S2T as it is, the echo decoder a copy of the T2C's, the denoising adapter new."""
     parts, trigger = recipe.model, recipe.trigger
+    if not parts.hear_states and parts.denoise:
+        raise ValueError("model.denoise: expected false with model.hear_states=false (no state is left to denoise), "
+                         "found true")  # fmt: skip
     vocoder = AutoModel.from_pretrained(parts.vocoder) if parts.vocoder is not None else None
     config = EchoXConfig(
         s2t_config=s2t.config,
         echo_decoder_config=t2c.config,
         vocoder_config=vocoder.config if vocoder is not None else None,
         denoising_intermediate_size=parts.denoising_intermediate_size,
-        denoising_dropout=parts.denoising_dropout,
-        fuse_text_embeddings=parts.fuse_text_embeddings,
+        denoising_dropout=parts.denoising_dropout if parts.denoise else 0.0,
+        fuse_text_embeddings=parts.fuse_text_embeddings or not parts.hear_states,
         trigger_min_tokens=trigger.min_tokens,
         trigger_max_tokens=trigger.max_tokens,
         trigger_lookahead_tokens=trigger.lookahead_tokens,
@@ -370,6 +394,11 @@ def join(
     model = EchoXForConditionalGeneration(config)
     model.s2t = s2t
     model.echo_decoder.load_state_dict(t2c.decoder.state_dict())
+    if not parts.denoise:
+        model.denoising_adapter.become_identity()
+    if not parts.hear_states:
+        assert model.embedding_gate is not None
+        model.embedding_gate.shut()
     if vocoder is not None:
         model.vocoder = vocoder
     return model

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.models.modeling_s2t import gather_rows
-from echox.models.modeling_t2c import T2CForUnitGeneration
+from echox.models.modeling_t2c import T2CForUnitGeneration, UnitDecoderOutput
 from echox.models.tokenization_text import word_index
 from echox.streaming.trigger import Trigger
 from echox.training.t2c import SpokenText
@@ -54,12 +55,14 @@ class Segments:
         word_ids: (S, R) text word of each token, from 0 in each segment; -1 = padding or not spoken.
         places: (S, R) where the token's state is in the flattened (B * R) states; 0 at the padding.
         owners: (dialogue, first word of the segment in its reply) of each segment.
+        context: leading words of each segment that belong to the one before it, and are only read.
     """
 
     token_ids: Tensor
     word_ids: Tensor
     places: Tensor
     owners: list[tuple[int, int]]
+    context: list[int]
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -71,11 +74,13 @@ class Segments:
     def kept(self, rows: Sequence[int]) -> Segments:
         """Only these segments."""
         index = torch.tensor(rows, dtype=torch.long, device=self.token_ids.device)
-        owners = [self.owners[row] for row in rows]
-        return Segments(self.token_ids[index], self.word_ids[index], self.places[index], owners)
+        owners, context = [self.owners[row] for row in rows], [self.context[row] for row in rows]
+        return Segments(self.token_ids[index], self.word_ids[index], self.places[index], owners, context)
 
 
-def cut_replies(token_ids: Tensor, scores: Tensor, trigger: Trigger, tokenizer: PreTrainedTokenizerBase) -> Segments:
+def cut_replies(
+    token_ids: Tensor, scores: Tensor, trigger: Trigger, tokenizer: PreTrainedTokenizerBase, context_words: int = 0
+) -> Segments:
     """Cut replies where streaming would: at the trigger's peaks, at word borders, and at the end of a turn.
 
     Args:
@@ -83,6 +88,7 @@ def cut_replies(token_ids: Tensor, scores: Tensor, trigger: Trigger, tokenizer: 
         scores: (B, R) trigger score of each token.
         trigger: the segment decision.
         tokenizer: says which tokens are whose word.
+        context_words: a segment begins so many words early, in the segment before it (of the same turn).
 
     Returns:
         Segments with something to say; silent ones are left out.
@@ -90,6 +96,7 @@ def cut_replies(token_ids: Tensor, scores: Tensor, trigger: Trigger, tokenizer: 
     width = token_ids.shape[1]
     pieces: list[tuple[list[int], list[int], list[int]]] = []
     owners: list[tuple[int, int]] = []
+    context: list[int] = []
     for row, (padded, row_scores) in enumerate(zip(token_ids.tolist(), scores.tolist(), strict=True)):
         tokens = [token for token in padded if token >= 0]
         words = word_index(tokenizer, tokens)
@@ -98,16 +105,38 @@ def cut_replies(token_ids: Tensor, scores: Tensor, trigger: Trigger, tokenizer: 
             opens = [place == 0 or word != turn[place - 1] for place, word in enumerate(turn)]
             for segment in trigger.segment(row_scores[start:end], opens):
                 first, last = start + segment.start, start + segment.end
+                own_word = words[first]
+                while first > start and own_word - words[first - 1] <= context_words:
+                    first -= 1
+                context.append(own_word - words[first])
                 names = [word - words[first] for word in words[first:last]]
                 pieces.append((tokens[first:last], names, list(range(row * width + first, row * width + last))))
                 owners.append((row, words[first]))
     device = token_ids.device
     if not pieces:
         empty = torch.zeros(0, 1, dtype=torch.long, device=device)
-        return Segments(empty, empty, empty, [])
+        return Segments(empty, empty, empty, [], [])
     tokens_of, words_of, places_of = zip(*pieces, strict=True)
     return Segments(pad_sequences(tokens_of, -1).to(device), pad_sequences(words_of, -1).to(device),
-                    pad_sequences(places_of, 0).to(device), owners)  # fmt: skip
+                    pad_sequences(places_of, 0).to(device), owners, context)  # fmt: skip
+
+
+def without_context(echo: UnitDecoderOutput, segments: Segments, unit_word_of: Tensor) -> UnitDecoderOutput:
+    """The loss on the segments' own words only: what is said of their context words is given, not learned.
+
+    Args:
+        echo: output of a word-synchronous decoder, whose steps are the words' unit words, an end after each.
+        segments: S segments.
+        unit_word_of: (S, U) word of each unit word, -1 = padding.
+    """
+    assert echo.targets is not None
+    assert echo.logits is not None
+    context = torch.tensor(segments.context, device=unit_word_of.device)
+    given = ((unit_word_of >= 0) & (unit_word_of < context[:, None])).sum(1) + context  # (S,) steps
+    steps = torch.arange(echo.targets.shape[1], device=given.device)
+    targets = echo.targets.masked_fill(steps < given[:, None], IGNORE_INDEX)
+    total = F.cross_entropy(echo.logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+    return UnitDecoderOutput(total / (targets != IGNORE_INDEX).sum().clamp(min=1), echo.logits, targets)
 
 
 def _turns(words: Sequence[int]) -> list[tuple[int, int]]:
