@@ -8,17 +8,29 @@ inside the commands, so that ``echox --help`` is instant.
 import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from echox.cli_eval import eval_app
+from echox.cli_options import (
+    Debug,
+    Device,
+    Model,
+    Output,
+    Seed,
+    System,
+    Temperature,
+    Threads,
+    TopP,
+    guarded,
+    load_model,
+)
 from echox.errors import one_line
 
 if TYPE_CHECKING:
-    from echox.evaluation.asr import Judge
-    from echox.streaming import EchoX, Reply, Session
+    from echox.streaming import Reply, Session
 
 app = typer.Typer(
     name="echox",
@@ -27,39 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, hub id, or 'nano' (the embedded one).")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file of the spoken reply.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-Temperature = Annotated[float | None, typer.Option(help="Of the text; 0 is greedy (default: the model's own).")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus of the text.")]
-Seed = Annotated[int | None, typer.Option(help="Of all sampling.")]
-System = Annotated[str | None, typer.Option(help="System prompt.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-_Command = TypeVar("_Command", bound=Callable[..., None])
-
-
-def guarded(command: _Command) -> _Command:
-    """Turn exceptions of a command into one line and an exit status; the command has a ``debug`` option."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            typer.echo("\ninterrupted", err=True)
-            raise typer.Exit(130) from None
-        except Exception as error:  # the outermost boundary: reported here, shown whole by --debug
-            if options.get("debug"):
-                raise
-            typer.echo(f"error: {one_line(error)}", err=True)
-            raise typer.Exit(1) from None
-
-    return run  # type: ignore[return-value]
+app.add_typer(eval_app, name="eval")
 
 
 @app.command()
@@ -83,7 +63,7 @@ def reply(
         raise ValueError("expected a question, found none; name an audio file or use --text '...'")
     content: list[dict[str, Any]] = [] if question is None else [{"type": "audio", "audio": question}]
     content += [] if text is None else [{"type": "text", "text": text}]
-    echox = _load(model, device, threads)
+    echox = load_model(model, device, threads)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
     _answer(session, {"role": "user", "content": content}, output, as_json)
 
@@ -105,7 +85,7 @@ def talk(
     """Hold a conversation of several turns: audio files one after the other, or the microphone."""
     microphone = None if files else _sounddevice()
     output_dir.mkdir(parents=True, exist_ok=True)
-    echox = _load(model, device, threads)
+    echox = load_model(model, device, threads)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
     if microphone is None:
         for number, file in enumerate(files or [], start=1):
@@ -163,91 +143,6 @@ def prepare(
         typer.echo(json.dumps(result))
 
 
-eval_app = typer.Typer(help="Measure a model: scorecard, voice, model card.", no_args_is_help=True)
-app.add_typer(eval_app, name="eval")
-Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
-JudgeName = Annotated[
-    str | None,
-    typer.Option(
-        help="Encoder folder (default: judge/ in the data, or the embedded one), http://.../v1#model, or a hub id."
-    ),
-]
-WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that each word costs.")]
-
-
-@eval_app.command("nano")
-@guarded
-def evaluate(
-    model: Model = "nano",
-    data: Data = Path("out/nano"),
-    judge: JudgeName = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the records and figures.")] = Path("eval"),
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Items per set, balanced over topics (default: all).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the items.")] = 0,
-    word_penalty: WordPenalty = 0.5,
-    threads: Threads = None,
-    device: Device = "auto",
-    debug: Debug = False,
-) -> None:
-    """Score a model on held-out paraphrases and voices: what it hears, writes and says. Resumes where it stopped."""
-    from echox.evaluation.nano import evaluate_nano
-
-    echox = _load(model, device, threads)
-    metrics = evaluate_nano(echox, _judge(judge, data, word_penalty), data, output, limit, seed)
-    typer.echo(json.dumps(metrics))
-
-
-@eval_app.command("voice")
-@guarded
-def evaluate_voice_command(
-    data: Data = Path("out/nano"),
-    judge: JudgeName = None,
-    units: Annotated[Path | None, typer.Option(help="Units manifest (default: units/replies.jsonl).")] = None,
-    vocoder: Annotated[Path | None, typer.Option(help="Vocoder folder (default: vocoder/).")] = None,
-    unit_language: Annotated[Path | None, typer.Option(help="Its folder (default: unit_language/).")] = None,
-    t2c: Annotated[Path | None, typer.Option(help="T2C folder (default: t2c/ if it is there).")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures and samples.")] = Path("eval"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Held-out replies (default: all).")] = None,
-    word_penalty: WordPenalty = 0.5,
-    threads: Threads = None,
-    debug: Debug = False,
-) -> None:
-    """Find where words get lost between text and sound: recordings, units, durations, T2C, each heard by the judge."""
-    from echox.evaluation.voice import evaluate_voice
-
-    _torch(threads)
-    scores = evaluate_voice(
-        _judge(judge, data, word_penalty),
-        data,
-        units or data / "units" / "replies.jsonl",
-        vocoder or data / "vocoder",
-        unit_language or data / "unit_language",
-        t2c or (data / "t2c" if (data / "t2c" / "config.json").is_file() else None),
-        limit,
-        output / "voice",
-    )
-    (output / "voice.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    typer.echo(json.dumps(scores))
-
-
-@eval_app.command("card")
-@guarded
-def model_card(
-    metrics: Annotated[Path, typer.Option(help="metrics.json of 'echox eval nano'.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="The packaged model's folder.")],
-    latency: Annotated[Path | None, typer.Option(help="JSON of benchmarks/nano_latency.py --output.")] = None,
-    voice: Annotated[Path | None, typer.Option(help="voice.json of 'echox eval voice'.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Markdown file.")] = Path("docs/model_card_nano.md"),
-    debug: Debug = False,
-) -> None:
-    """Write the model card from measured figures and the records of training."""
-    from echox.evaluation.report import write_model_card
-
-    typer.echo(str(write_model_card(model, metrics, latency, output, voice)))
-
-
 @app.command()
 @guarded
 def doctor(model: Model = "nano", debug: Debug = False) -> None:
@@ -289,36 +184,7 @@ def demo(
 
     question = audio if audio is not None else bundled_questions()[0]
     typer.echo(f"question  {question}")
-    _answer(_load(model, "auto", threads).session(), question, output)
-
-
-def _load(model: str, device: str, threads: int | None) -> "EchoX":
-    """Import torch, set it up, load the model."""
-    _torch(threads)
-    from echox.streaming import EchoX
-
-    return EchoX.from_pretrained(model, device=device)
-
-
-def _torch(threads: int | None) -> None:
-    import torch
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def _judge(judge: str | None, data: Path, word_penalty: float) -> "Judge":
-    from echox.evaluation.asr import embedded_judge, open_judge
-
-    lexicon = data / "phones.json"
-    if not lexicon.is_file():
-        raise ValueError(
-            f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
-        )
-    trained = data / "judge"
-    return open_judge(judge or (trained if trained.is_dir() else embedded_judge()), lexicon, word_penalty)
+    _answer(load_model(model, "auto", threads).session(), question, output)
 
 
 def _given(**options: Any) -> dict[str, Any]:
