@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
+from echox.models.compatibility import Compatibility
 from echox.models.configuration_t2c import UnitDecoderConfig
 
 PHONE_BLANK_ID = 0
@@ -120,6 +121,7 @@ class S2TConfig(PreTrainedConfig):
             gated look-back (gate 0 at first), rather than the look-back alone.
         ctc_loss_weight: weight of the CTC loss beside the cross-entropy (0.3 in EchoX).
         initializer_range: standard deviation of the adapters' initial weights.
+        compatibility: what released weights need that is not the method as written (`Compatibility`); None: nothing.
     """
 
     model_type = "echox_s2t"
@@ -138,6 +140,7 @@ class S2TConfig(PreTrainedConfig):
         ctc_bridge: bool = False,
         ctc_loss_weight: float = 0.3,
         initializer_range: float = 0.02,
+        compatibility: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         from transformers import LlamaConfig
@@ -153,9 +156,15 @@ class S2TConfig(PreTrainedConfig):
         self.ctc_bridge = ctc_bridge
         self.ctc_loss_weight = ctc_loss_weight
         self.initializer_range = initializer_range
+        self.compatibility = Compatibility.of(compatibility).to_dict()
         # The head of the whole is the language model's head: tied there or not at all.
         kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
+
+    @property
+    def compatible(self) -> Compatibility:
+        """`compatibility`, with the method's own values for what it leaves out."""
+        return Compatibility.of(self.compatibility)
 
     @property
     def hidden_size(self) -> int:
@@ -208,6 +217,7 @@ class EchoXConfig(PreTrainedConfig):
     ) -> None:
         self.s2t_config = _as_config(s2t_config, S2TConfig, "s2t_config")
         self.echo_decoder_config = _as_config(echo_decoder_config, UnitDecoderConfig, "echo_decoder_config")
+        self.echo_decoder_config.compatibility = self.s2t_config.compatibility  # one for the whole model
         if isinstance(vocoder_config, dict):
             import echox.models.modeling_hifigan
             import echox.models.modeling_vocoder  # noqa: F401 - registers the vocoders' model types
@@ -223,6 +233,11 @@ class EchoXConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         kwargs["tie_word_embeddings"] = self.s2t_config.tie_word_embeddings
         super().__init__(**kwargs)
+
+    @property
+    def compatible(self) -> Compatibility:
+        """What released weights need; `s2t_config` holds it."""
+        return self.s2t_config.compatible
 
 
 AutoConfig.register(SpeechEncoderConfig.model_type, SpeechEncoderConfig, exist_ok=True)

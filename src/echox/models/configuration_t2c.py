@@ -6,23 +6,27 @@ from typing import Any
 
 from transformers import LlamaConfig, PreTrainedConfig
 
-UNIT_DECODER_FORMS = ("word_synchronous", "prefix")
+from echox.models.compatibility import Compatibility
+
+UNIT_DECODER_FORMS = ("word_synchronous", "prefix", "text_prefix")
 
 
 class UnitDecoderConfig(PreTrainedConfig):
     """Sizes and form of a decoder from text embeddings (or hidden states) to unit words.
 
-    Two forms share one backbone and one interface (`modeling_t2c.py`):
+    Three forms share one backbone and one interface (`modeling_t2c.py`):
 
     - ``prefix``, the paper's: ``[states] [separator] unit words ... end``.
     - ``word_synchronous`` (NANO.md: it learned ten times faster): every step is told the text word being spoken, its
       neighbours, and the previous unit word; an end-of-word output moves on to the next text word.
+    - ``text_prefix``, the official release's (`modeling_t2c_text.py`): as ``prefix``, the prompt written in text
+      tokens, and one vocabulary of text and unit words for input and output.
 
     Args:
-        form: ``word_synchronous`` or ``prefix``.
+        form: ``word_synchronous``, ``prefix`` or ``text_prefix``.
         hidden_size: width D of the decoder.
         num_hidden_layers: Llama layers. num_attention_heads, num_key_value_heads (None: as many), intermediate_size:
-            their sizes.
+            their sizes. head_dim (None: hidden_size / heads), hidden_act, attention_bias, mlp_bias: as in Llama.
         text_hidden_size: width H of the states that come in (the language model's).
         text_vocab_size: rows of the T2C's frozen text embedding, copied from the language model.
         num_unit_words: size of the unit language; the output has one more, the end (of a word, or of the sequence).
@@ -34,10 +38,14 @@ class UnitDecoderConfig(PreTrainedConfig):
         force_sound: forbid the end as the first output of a word, so that no word is skipped (word-synchronous form).
         max_word_tokens: in-word positions told apart; later tokens of a long word share the last.
         num_prefix_vectors, num_separator_vectors: learned vectors before and after the states (prefix form).
+        prompt_prefix_ids, prompt_suffix_ids: text tokens before and after the states (text_prefix form).
+        end_token_id: the text token that ends the unit words (text_prefix form).
         unit_noise: part of the previous unit words replaced by random ones in training.
         dropout: on the input of the backbone and before the head; attention_dropout: inside it.
         embedding_std: initial size of unit embeddings; word vectors start at unit RMS.
-        max_position_embeddings, rope_theta, rms_norm_eps, initializer_range: as in Llama.
+        max_position_embeddings, rope_theta, rope_scaling_parameters (of transformers, without rope_theta),
+            rms_norm_eps, initializer_range: as in Llama.
+        compatibility: what released weights need; `EchoXConfig` writes the whole model's here.
 
     Raises:
         ValueError: unknown form, or a size below its minimum.
@@ -67,19 +75,28 @@ class UnitDecoderConfig(PreTrainedConfig):
         max_word_tokens: int = 16,
         num_prefix_vectors: int = 0,
         num_separator_vectors: int = 1,
+        prompt_prefix_ids: list[int] | tuple[int, ...] = (),
+        prompt_suffix_ids: list[int] | tuple[int, ...] = (),
+        end_token_id: int | None = None,
         unit_noise: float = 0.0,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         embedding_std: float = 0.5,
         max_position_embeddings: int = 2048,
         rope_theta: float = 10000.0,
+        rope_scaling_parameters: dict[str, Any] | None = None,
+        head_dim: int | None = None,
+        hidden_act: str = "silu",
+        attention_bias: bool = False,
+        mlp_bias: bool = False,
         rms_norm_eps: float = 1e-5,
         initializer_range: float = 0.02,
+        compatibility: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if form not in UNIT_DECODER_FORMS:
             raise ValueError(f"form: expected one of {', '.join(UNIT_DECODER_FORMS)}, found {form!r}")
-        if hidden_size % num_attention_heads:
+        if head_dim is None and hidden_size % num_attention_heads:
             raise ValueError(f"hidden_size: expected a multiple of {num_attention_heads} heads, found {hidden_size}")
         self.form = form
         self.hidden_size = hidden_size
@@ -99,12 +116,22 @@ class UnitDecoderConfig(PreTrainedConfig):
         self.max_word_tokens = max_word_tokens
         self.num_prefix_vectors = num_prefix_vectors
         self.num_separator_vectors = num_separator_vectors
+        self.prompt_prefix_ids, self.prompt_suffix_ids = list(prompt_prefix_ids), list(prompt_suffix_ids)
+        self.end_token_id = end_token_id
+        if form == "text_prefix" and end_token_id is None:
+            raise ValueError("end_token_id: expected the text token that ends the unit words (text_prefix), found None")
         self.unit_noise = unit_noise
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.embedding_std = embedding_std
         self.max_position_embeddings = max_position_embeddings
         self.rope_theta = rope_theta
+        self.rope_scaling_parameters = rope_scaling_parameters
+        self.head_dim = head_dim
+        self.hidden_act = hidden_act
+        self.attention_bias = attention_bias
+        self.mlp_bias = mlp_bias
+        self.compatibility = Compatibility.of(compatibility).to_dict()
         self.rms_norm_eps = rms_norm_eps
         self.initializer_range = initializer_range
         for name in (
@@ -120,8 +147,8 @@ class UnitDecoderConfig(PreTrainedConfig):
 
     @property
     def end_id(self) -> int:
-        """The output after the unit words: end of word (word-synchronous) or of the sequence (prefix)."""
-        return self.num_unit_words
+        """The output after the unit words: end of word (word-synchronous) or of the sequence (the others)."""
+        return self.num_unit_words if self.end_token_id is None else self.end_token_id
 
     def backbone_config(self) -> LlamaConfig:
         """The Llama inside; its token table holds the unit words and the end."""
@@ -136,7 +163,11 @@ class UnitDecoderConfig(PreTrainedConfig):
             attention_dropout=self.attention_dropout,
             rms_norm_eps=self.rms_norm_eps,
             initializer_range=self.initializer_range,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            rope_parameters={"rope_type": "default", **(self.rope_scaling_parameters or {}), "rope_theta": self.rope_theta},
+            head_dim=self.head_dim or self.hidden_size // self.num_attention_heads,
+            hidden_act=self.hidden_act,
+            attention_bias=self.attention_bias,
+            mlp_bias=self.mlp_bias,
             pad_token_id=None,
             bos_token_id=None,
             eos_token_id=None,

@@ -23,8 +23,9 @@ from echox.models.modeling_speech_encoder import (
     AlignmentAdapter,
     SpeechEncoder,
     SpeechEncoderForCTC,
+    best_labels,
+    collapse_ctc,
     ctc_loss_per_symbol,
-    greedy_ctc,
 )
 
 
@@ -38,7 +39,8 @@ class S2TOutput(ModelOutput):
         logits: (B, L, V); None when ``labels`` were given (only the positions that count are scored then).
         last_hidden_state: (B, L, H); state i, through the head, predicts token i + 1.
         attention_mask: (B, L). labels: (B, L), -100 ignored, or None.
-        ctc_logits: (A, C, V), ctc_mask: (A, C); None without audio. ctc_token_ids: greedy transcript of each audio.
+        ctc_logits: (A, C, V); None without ``ctc_labels``. ctc_mask: (A, C); None without audio.
+        ctc_token_ids: greedy transcript of each audio.
     """
 
     loss: Tensor | None = None
@@ -59,12 +61,14 @@ class HeardAudio:
 
     Attributes:
         embeds: (K, H) of each audio, K >= 1.
-        ctc_logits: (A, C, V). ctc_mask: (A, C) bool.
+        labels: (A, C) most likely CTC label of every frame. mask: (A, C) bool.
+        ctc_logits: (A, C, V); None unless asked for.
     """
 
     embeds: list[Tensor]
-    ctc_logits: Tensor
-    ctc_mask: Tensor
+    labels: Tensor
+    mask: Tensor
+    ctc_logits: Tensor | None = None
 
 
 def keep_mask(token_ids: Tensor, mask: Tensor, blank_id: int | None = None) -> Tensor:
@@ -89,12 +93,12 @@ def keep_mask(token_ids: Tensor, mask: Tensor, blank_id: int | None = None) -> T
 class ShrinkingAdapter(nn.Module):
     """One frame per CTC run, which then looks back, by cross-attention, at the frames that were dropped.
 
-    (In the released EchoX code the look-back sees the kept frames only: golden/FORMAT.md, 3.6. Here it does what the
-    method says.)
+    With ``at_kept`` (see `Compatibility`) it looks at the kept frames instead.
     """
 
-    def __init__(self, hidden_size: int, attention_heads: int, dropout: float = 0.1) -> None:
+    def __init__(self, hidden_size: int, attention_heads: int, dropout: float = 0.1, at_kept: bool = False) -> None:
         super().__init__()
+        self.at_kept = at_kept
         self.look_back = nn.MultiheadAttention(hidden_size, attention_heads, dropout=dropout, batch_first=True)
         self.layer_norm = nn.LayerNorm(hidden_size)
 
@@ -104,6 +108,9 @@ class ShrinkingAdapter(nn.Module):
         A row that dropped nothing has nothing to look back at: its frames only pass the residual and the LayerNorm.
         """
         kept, kept_mask = gather_rows(frames, keep)
+        if self.at_kept:
+            seen, _ = self.look_back(kept, kept, kept, key_padding_mask=~kept_mask, need_weights=False)
+            return self.layer_norm(kept + seen), kept_mask
         dropped = mask & ~keep
         alone = ~dropped.any(dim=1)
         # Attention over no keys is not a number: such a row sees all frames, and what it saw is thrown away.
@@ -164,9 +171,12 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.adapter_intermediate_size,
             config.adapter_dropout,
             config.adapter_activation,
+            config.compatible.frame_wise_adapter,
         )
         self.ctc_head = nn.Linear(width, config.vocab_size, bias=False)
-        self.shrinking_adapter = ShrinkingAdapter(width, heads, config.adapter_dropout)
+        self.shrinking_adapter = ShrinkingAdapter(
+            width, heads, config.adapter_dropout, config.compatible.look_back_at_kept
+        )
         self.ctc_bridge = CTCBridge(width) if config.ctc_bridge else None
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
@@ -226,18 +236,29 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     # ------------------------------------------------------------------------------------------------------ hearing
 
-    def hear_audio(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> HeardAudio:
-        """Audios (A, mels, T), mask (A, T), to what the language model will receive."""
+    def hear_audio(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        with_logits: bool = False,
+        audios_together: int = 1,
+    ) -> HeardAudio:
+        """Audios (A, mels, T), mask (A, T), to what the language model will receive.
+
+        ``with_logits``: return the CTC scores, to train on. ``audios_together``: see `AlignmentAdapter.forward`.
+        """
         encoded = self.audio_tower(input_features, input_features_mask)
-        frames, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask)
-        logits = self.ctc_head(frames)
+        frames, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask, audios_together)
+        logits = self.ctc_head(frames) if with_logits else None
+        labels = best_labels(self.ctc_head, frames) if logits is None else logits.detach().argmax(dim=-1)
         blank_id = self.config.audio_token_id if self.config.drop_blanks else None
-        keep = keep_mask(logits.detach().argmax(dim=-1), mask, blank_id)
+        keep = keep_mask(labels, mask, blank_id)
         embeds, kept = self.shrinking_adapter(frames, mask, keep)
         if self.ctc_bridge is not None:
-            kept_logits, _ = gather_rows(logits, keep)
+            kept_frames, _ = gather_rows(frames, keep)
+            kept_logits = self.ctc_head(kept_frames)
             embeds = self.ctc_bridge(kept_logits, embeds, self.get_input_embeddings().weight, blank_id)
-        return HeardAudio([row[valid] for row, valid in zip(embeds, kept, strict=True)], logits, mask)
+        return HeardAudio([row[valid] for row, valid in zip(embeds, kept, strict=True)], labels, mask, logits)
 
     @torch.inference_mode()
     def hear(
@@ -245,14 +266,14 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> tuple[list[Tensor], list[list[int]]]:
         """For inference: (K, H) input states and the greedy transcript's token ids of each audio."""
         heard = self.hear_audio(input_features, input_features_mask)
-        return heard.embeds, greedy_ctc(heard.ctc_logits, heard.ctc_mask, self.config.audio_token_id)
+        return heard.embeds, collapse_ctc(heard.labels, heard.mask, self.config.audio_token_id)
 
     @torch.inference_mode()
     def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:
         """Greedy CTC token ids of each audio."""
         encoded = self.audio_tower(input_features, input_features_mask)
         frames, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask)
-        return greedy_ctc(self.ctc_head(frames), mask, self.config.audio_token_id)
+        return collapse_ctc(best_labels(self.ctc_head, frames), mask, self.config.audio_token_id)
 
     def splice(
         self,
@@ -273,7 +294,8 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Returns:
             inputs_embeds (B, L, H), attention_mask (B, L), labels (B, L) or None. Without audio the inputs keep their
-            own padding, unless it stands where generation is to go on.
+            own padding, unless it stands where generation is to go on. Tokens that `Compatibility.masked_token_id`
+            hides are 0 in the mask, like padding, but hold a position.
 
         Raises:
             ValueError: as many placeholders as audios were expected.
@@ -288,26 +310,32 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"{len(audios)} audios, found {int(places.sum())}: format every audio turn with the chat template"
             )
         embeds = self.get_input_embeddings()(input_ids)
+        seen = attention_mask
+        hidden_id = self.config.compatible.masked_token_id
+        if hidden_id is not None:
+            seen = attention_mask * (input_ids != hidden_id)
         # Scoring works with padding on either side; generation goes on at the right end, so it must be real there.
         if not audios and (padding_side == "right" or bool(attention_mask[:, -1].all())):
-            return embeds, attention_mask, labels
-        rows, row_labels = [], []
+            return embeds, seen, labels
+        rows, row_labels, mask = [], [], []
         waiting = iter(audios)
         for row in range(len(input_ids)):
             valid = attention_mask[row].bool()
             row_embeds, row_places = embeds[row][valid], places[row][valid].nonzero().flatten().tolist()
             targets = labels[row][valid] if labels is not None else None
-            parts, target_parts, start = [], [], 0
+            row_seen = seen[row][valid]
+            parts, target_parts, seen_parts, start = [], [], [], 0
             for place in row_places:
                 audio = next(waiting).to(row_embeds.dtype)
                 parts += [row_embeds[start:place], audio]
+                seen_parts += [row_seen[start:place], row_seen.new_ones(len(audio))]
                 if targets is not None:
                     target_parts += [targets[start:place], targets.new_full((len(audio),), -100)]
                 start = place + 1
             rows.append(torch.cat([*parts, row_embeds[start:]]))
+            mask.append(torch.cat([*seen_parts, row_seen[start:]]))
             if targets is not None:
                 row_labels.append(torch.cat([*target_parts, targets[start:]]))
-        mask = [attention_mask.new_ones(len(row)) for row in rows]
         pad = nn.utils.rnn.pad_sequence
         return (
             pad(rows, batch_first=True, padding_side=padding_side),
@@ -339,7 +367,9 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the number of placeholders is not the number of audios; ctc_labels without audio.
         """
-        heard = None if input_features is None else self.hear_audio(input_features, input_features_mask)
+        heard = None
+        if input_features is not None:
+            heard = self.hear_audio(input_features, input_features_mask, with_logits=ctc_labels is not None)
         embeds, attention_mask, labels = self.splice(
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
@@ -353,7 +383,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if heard is None:
                 raise ValueError("ctc_labels were given without input_features: there is no audio to transcribe")
             blank_id = self.config.audio_token_id
-            ctc_loss = ctc_loss_per_symbol(heard.ctc_logits, heard.ctc_mask, ctc_labels, blank_id)
+            ctc_loss = ctc_loss_per_symbol(heard.ctc_logits, heard.mask, ctc_labels, blank_id)
             loss = self.config.ctc_loss_weight * ctc_loss + (0.0 if loss is None else loss)
         return S2TOutput(
             loss=loss,
@@ -364,9 +394,9 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             labels=labels,
             ctc_logits=heard.ctc_logits if heard is not None else None,
-            ctc_mask=heard.ctc_mask if heard is not None else None,
+            ctc_mask=heard.mask if heard is not None else None,
             ctc_token_ids=(
-                greedy_ctc(heard.ctc_logits.detach(), heard.ctc_mask, self.config.audio_token_id)
+                collapse_ctc(heard.labels, heard.mask, self.config.audio_token_id)
                 if heard is not None and not self.training
                 else None
             ),
@@ -374,7 +404,9 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _run(self, embeds: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states (B, L, H), after the language model's final norm."""
-        positions = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
+        # From the first position that is no padding; what is hidden within a row holds a position too.
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        positions = (places - attention_mask.long().argmax(dim=1, keepdim=True)).clamp_min(0)
         output = self.language_model.base_model(
             inputs_embeds=embeds, attention_mask=attention_mask, position_ids=positions, use_cache=False
         )

@@ -9,12 +9,14 @@ section 3.1) as used by EchoX (https://arxiv.org/abs/2509.09174, section 3).
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel, WhisperModel, initialization
+from transformers import AutoConfig, AutoModel, PreTrainedModel, WhisperConfig, initialization
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import ModelOutput
 
@@ -55,12 +57,31 @@ class SpeechEncoder(WhisperEncoder):
             super()._init_weights(module)
 
     @classmethod
-    def from_whisper(cls, name_or_path: str, **kwargs: object) -> SpeechEncoder:
-        """The encoder of a published Whisper checkpoint, weights unchanged."""
-        whisper = WhisperModel.from_pretrained(name_or_path, **kwargs)
-        encoder = cls(whisper.config)
-        encoder.load_state_dict(whisper.encoder.state_dict())
-        return encoder.to(whisper.dtype)
+    def from_whisper(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> SpeechEncoder:
+        """The encoder of any Whisper, weights unchanged; the decoder is not read.
+
+        Args:
+            name_or_path: hub id or folder of a WhisperModel, of a WhisperForConditionalGeneration, or of an encoder
+                alone; of any size, 80 or 128 mels.
+            **kwargs: of ``from_pretrained``: ``dtype``, ``revision`` ...
+
+        Raises:
+            ValueError: it holds no Whisper encoder, or not all of its weights.
+        """
+        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path)
+        if not isinstance(config, WhisperConfig):
+            raise ValueError(f"{name_or_path}: expected a Whisper checkpoint, found model type {config.model_type!r}")
+        mapping = {r"^(model\.)?encoder\.": "", r"^(model\.)?decoder\.": "decoder."}
+        encoder, found = cls.from_pretrained(
+            name_or_path, config=config, key_mapping=mapping, output_loading_info=True, **kwargs
+        )
+        if found["missing_keys"]:  # transformers would fill them with random numbers and go on
+            missing = sorted(found["missing_keys"])
+            raise ValueError(
+                f"{name_or_path}: expected all weights of a Whisper encoder, found none for {missing[0]} and "
+                f"{len(missing) - 1} more; download it again"
+            )
+        return encoder
 
     @property
     def window_frames(self) -> int:
@@ -159,7 +180,7 @@ class AlignmentAdapter(nn.Module):
     """Two neighbouring frames to one vector of the language model's width, in context.
 
     Concatenate two frames (50/s to 25/s), Linear to H, one pre-norm Transformer encoder layer that attends over time
-    with a mask, LayerNorm. (The released EchoX code never attends over time here; the method's text does.)
+    with a mask, LayerNorm. With ``frame_wise`` (see `Compatibility`) it does not attend over time.
     """
 
     def __init__(
@@ -170,8 +191,10 @@ class AlignmentAdapter(nn.Module):
         intermediate_size: int | None = None,
         dropout: float = 0.1,
         activation: str = "relu",
+        frame_wise: bool = False,
     ) -> None:
         super().__init__()
+        self.frame_wise = frame_wise
         self.projection = nn.Linear(2 * input_size, hidden_size)
         self.layer = nn.TransformerEncoderLayer(
             hidden_size,
@@ -184,14 +207,25 @@ class AlignmentAdapter(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(hidden_size)
 
-    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(A, F, D), (A, F) bool -> (A, C, H), (A, C) bool with C = ceil(F / 2); an odd last frame meets zeros."""
+    def forward(self, states: Tensor, mask: Tensor, audios_together: int = 1) -> tuple[Tensor, Tensor]:
+        """(A, F, D), (A, F) bool -> (A, C, H), (A, C) bool with C = ceil(F / 2); an odd last frame meets zeros.
+
+        ``audios_together`` is for ``frame_wise`` alone: so many consecutive audios, those of one dialogue, see each
+        other frame by frame, as they did when the released weights were trained (1 at inference).
+        """
         states = states.masked_fill(~mask[..., None], 0.0)
         if states.shape[1] % 2:
             states, mask = F.pad(states, (0, 0, 0, 1)), F.pad(mask, (0, 1))
         pairs = states.reshape(states.shape[0], states.shape[1] // 2, -1)
         mask = mask[:, ::2]
-        hidden = self.layer(self.projection(pairs), src_key_padding_mask=None if bool(mask.all()) else ~mask)
+        projected = self.projection(pairs)
+        if self.frame_wise:
+            audios, frames, width = projected.shape
+            beside = projected.view(-1, audios_together, frames, width).transpose(1, 2)
+            hidden = self.layer(beside.reshape(-1, audios_together, width))
+            hidden = hidden.view(-1, frames, audios_together, width).transpose(1, 2).reshape(audios, frames, width)
+        else:
+            hidden = self.layer(projected, src_key_padding_mask=None if bool(mask.all()) else ~mask)
         return self.layer_norm(hidden), mask
 
 
@@ -252,6 +286,22 @@ class SpeechEncoderForCTC(PreTrainedModel):
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(config.phones) + 1)) if config.phones else None
         )
         self.post_init()
+
+    @classmethod
+    def from_whisper(cls, name_or_path: str | os.PathLike[str], **settings: Any) -> SpeechEncoderForCTC:
+        """Any Whisper's encoder under an adapter and heads that are still to be learned: where Soundwave begins.
+
+        Args:
+            name_or_path: see `SpeechEncoder.from_whisper`.
+            **settings: of `SpeechEncoderConfig`.
+
+        Raises:
+            ValueError: no Whisper encoder, or settings that do not fit.
+        """
+        tower = SpeechEncoder.from_whisper(name_or_path)
+        model = cls(SpeechEncoderConfig(audio_config=tower.config, **settings))
+        model.audio_tower = tower
+        return model
 
     def forward(
         self,
@@ -333,12 +383,28 @@ def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: 
 
 def greedy_ctc(logits: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
     """Best label per frame, repeats collapsed, blanks dropped: (A, C, V), (A, C) -> ids of each row."""
-    best = logits.argmax(dim=-1).masked_fill(~mask, blank_id).cpu()
+    return collapse_ctc(logits.argmax(dim=-1), mask, blank_id)
+
+
+def collapse_ctc(labels: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
+    """Labels of frames (A, C), repeats collapsed, blanks dropped: ids of each row."""
+    best = labels.masked_fill(~mask, blank_id).cpu()
     rows = []
     for row in best:
         collapsed = torch.unique_consecutive(row)
         rows.append(collapsed[collapsed != blank_id].tolist())
     return rows
+
+
+@torch.no_grad()
+def best_labels(head: nn.Linear, frames: Tensor, chunk_frames: int = 64) -> Tensor:
+    """Most likely CTC label of every frame, (A, C, H) -> (A, C), without ever holding (A, C, V) scores.
+
+    At a vocabulary of 128k those of 30 s of audio take 0.4 GB in float32.
+    """
+    flat = frames.detach().flatten(0, 1)
+    best = [head(part).argmax(dim=-1) for part in flat.split(chunk_frames)]
+    return torch.cat(best).view(frames.shape[:2])
 
 
 AutoModel.register(SpeechEncoderConfig, SpeechEncoderForCTC, exist_ok=True)
