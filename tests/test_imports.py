@@ -29,6 +29,7 @@ FLOORS = {
     "evaluation": 3,
     "serving": 3,
     "cli": 4,
+    "cli_bench": 4,
     "cli_eval": 4,
     "cli_options": 4,
     "__main__": 4,

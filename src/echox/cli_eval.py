@@ -42,7 +42,7 @@ def evaluate(
     from echox.evaluation.nano import evaluate_nano
 
     echox = load_model(model, device, threads)
-    metrics = evaluate_nano(echox, _judge(judge, data, word_penalty), data, output, limit, seed)
+    metrics = evaluate_nano(echox, judge_of(judge, data, word_penalty), data, output, limit, seed)
     typer.echo(json.dumps(metrics))
 
 
@@ -66,7 +66,7 @@ def evaluate_voice_command(
 
     set_up_torch(threads)
     scores = evaluate_voice(
-        _judge(judge, data, word_penalty),
+        judge_of(judge, data, word_penalty),
         data,
         units or data / "units" / "replies.jsonl",
         vocoder or data / "vocoder",
@@ -95,7 +95,7 @@ def model_card(
     typer.echo(str(write_model_card(model, metrics, latency, output, voice)))
 
 
-def _judge(judge: str | None, data: Path, word_penalty: float) -> "Judge":
+def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
     from echox.evaluation.asr import embedded_judge, open_judge
 
     lexicon = data / "phones.json"

@@ -66,19 +66,15 @@ def measure_latency(
     spoken = [row for row in rows if row["segments"]]
     if not spoken:
         raise ValueError(f"expected spoken replies, found none for {len(rows)} questions: is the model trained?")
-    figures = {name: _spread([row[name] for row in spoken]) for name in spoken[0] if name != "segments"}
+    figures = {name: spread([row[name] for row in spoken]) for name in spoken[0] if name != "segments"}
     short = [row["ttfa_s"] for row in spoken if row["segments"] == 1]
     return {
         "questions": len(rows),
         "unspoken": len(rows) - len(spoken),
         "warm_up": warm_up,
-        "threads": torch.get_num_threads(),
-        "device": str(next(model.model.parameters()).device),
-        "machine": f"{_processor()}, {os.cpu_count()} CPUs",
-        "torch": torch.__version__,
-        "load_average_1m": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        **machine_of(model),
         **figures,
-        "ttfa_one_segment_s": _spread(short) if short else None,
+        "ttfa_one_segment_s": spread(short) if short else None,
         "rtf_overall": sum(row["total_s"] for row in spoken) / sum(row["audio_s"] for row in spoken),
     }
 
@@ -114,7 +110,19 @@ def _one(model: EchoX, waveform: np.ndarray) -> dict[str, float]:
     }
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def machine_of(model: EchoX) -> dict[str, Any]:
+    """Where a measurement was made, and how busy it was there."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": str(next(model.model.parameters()).device),
+        "machine": f"{_processor()}, {os.cpu_count()} CPUs",
+        "torch": torch.__version__,
+        "load_average_1m": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, median and 95th percentile."""
     return {
         "mean": float(np.mean(values)),
         "p50": float(np.percentile(values, 50)),
