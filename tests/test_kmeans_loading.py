@@ -78,7 +78,7 @@ def test_malicious_pickles_are_refused_and_not_run(tmp_path, call, compress):
 
 
 def test_names_inside_the_allowed_packages_are_not_called_either(tmp_path):
-    """numpy has ways to run code too; here a name is only ever a name."""
+    """Numpy has ways to run code too; here a name is only ever a name."""
     marker = tmp_path / "owned"
     program = f"cnumpy.testing._private.utils\nrunstring\n(Vopen({str(marker)!r}, 'w')\n(dtR."
     path = tmp_path / "km.pkl"

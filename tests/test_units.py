@@ -307,7 +307,7 @@ def test_an_extractor_made_elsewhere_writes_the_same_kind_of_manifest(corpus, tm
     extractor = UnitExtractor(encoder, feature_extractor, torch.randn(4, 16) * 0.3, layer=2)
     extractor.save_pretrained(tmp_path / "extractor")
     recipe = ExtractUnitsRecipe(
-        "extract_units", f"{corpus}/replies.jsonl", f"{tmp_path}/extractor", f"{tmp_path}/out.jsonl", batch_size=3
+        "extract_units", f"{corpus}/replies.jsonl", f"{tmp_path}/out.jsonl", f"{tmp_path}/extractor", batch_size=3
     )
     assert recipe.run()["utterances"] == 8
     rows = read_unit_utterances(tmp_path / "out.jsonl")

@@ -47,6 +47,8 @@ class SpeechEncoder(WhisperEncoder):
     are encoded window by window and concatenated, never cut.
     """
 
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of a whole Whisper: nobody's to miss
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # Called for every module with weights of its own, which the encoder itself has not.
@@ -72,7 +74,7 @@ class SpeechEncoder(WhisperEncoder):
         if not isinstance(config, WhisperConfig):
             raise ValueError(f"{name_or_path}: expected a Whisper checkpoint, found model type {config.model_type!r}")
         mapping = {r"^(model\.)?encoder\.": "", r"^(model\.)?decoder\.": "decoder."}
-        encoder, found = cls.from_pretrained(
+        loaded, found = cls.from_pretrained(
             name_or_path, config=config, key_mapping=mapping, output_loading_info=True, **kwargs
         )
         if found["missing_keys"]:  # transformers would fill them with random numbers and go on
@@ -81,7 +83,10 @@ class SpeechEncoder(WhisperEncoder):
                 f"{name_or_path}: expected all weights of a Whisper encoder, found none for {missing[0]} and "
                 f"{len(missing) - 1} more; download it again"
             )
-        return encoder
+        with torch.device("meta"):  # transformers would save a model that it has renamed under the old names
+            encoder = cls(loaded.config)
+        encoder.load_state_dict(loaded.state_dict(), assign=True)
+        return encoder.eval()
 
     @property
     def window_frames(self) -> int:

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import pad_sequences
@@ -28,7 +34,7 @@ from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
 from echox.data.scoring import edit_counts, word_errors
 from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
-from echox.models.modeling_speech_encoder import SpeechEncoderForCTC, greedy_ctc
+from echox.models.modeling_speech_encoder import SpeechEncoder, SpeechEncoderForCTC, greedy_ctc
 from echox.training.lm import dialogue_tokenizer
 
 
@@ -63,9 +69,14 @@ class EncoderModel:
 
     Attributes:
         start_from: folder of a trained encoder of the same sizes to go on from; None = from scratch.
+        whisper: folder or hub id of any Whisper whose encoder is the audio tower, with its sizes; None = the sizes
+            below. `num_mel_bins` must be its own.
+        train_tower: False leaves the audio tower as it is: adapter and heads learn to read it (Soundwave's stage I).
     """
 
     start_from: str | None = None
+    whisper: str | None = None
+    train_tower: bool = True
     d_model: int = 192
     encoder_layers: int = 6
     encoder_attention_heads: int = 4
@@ -147,6 +158,10 @@ class EncoderStage:
         torch.manual_seed(recipe.training.seed)
         config = encoder_config(sizes, self.tokenizer, self.phones.phones)
         self.model = SpeechEncoderForCTC(config)
+        if sizes.whisper is not None:
+            self.model.audio_tower.load_state_dict(SpeechEncoder.from_whisper(sizes.whisper).state_dict())
+        if not sizes.train_tower:
+            self.model.audio_tower.requires_grad_(False)
         if sizes.start_from is not None:
             self.model.load_state_dict(started(sizes.start_from, config))
         self.model.set_attn_implementation("eager")  # on CPU sdpa's backward pass costs a quarter of a step more
@@ -261,16 +276,20 @@ class PhoneLexicon(Lexicon):
 
 def encoder_config(sizes: EncoderModel, tokenizer: PreTrainedTokenizerBase, phones: list[str]) -> SpeechEncoderConfig:
     """The model's configuration from the recipe's sizes and the tokenizer's vocabulary."""
-    audio_config = whisper_config(
-        d_model=sizes.d_model,
-        encoder_layers=sizes.encoder_layers,
-        encoder_attention_heads=sizes.encoder_attention_heads,
-        encoder_ffn_dim=sizes.encoder_ffn_dim,
-        num_mel_bins=sizes.num_mel_bins,
-        max_source_positions=sizes.max_source_positions,
-        dropout=sizes.dropout,
-        init_std=sizes.init_std,
-        position_scale=sizes.position_scale,
+    audio_config = (
+        whisper_sizes(sizes)
+        if sizes.whisper is not None
+        else whisper_config(
+            d_model=sizes.d_model,
+            encoder_layers=sizes.encoder_layers,
+            encoder_attention_heads=sizes.encoder_attention_heads,
+            encoder_ffn_dim=sizes.encoder_ffn_dim,
+            num_mel_bins=sizes.num_mel_bins,
+            max_source_positions=sizes.max_source_positions,
+            dropout=sizes.dropout,
+            init_std=sizes.init_std,
+            position_scale=sizes.position_scale,
+        )
     )
     return SpeechEncoderConfig(
         audio_config=audio_config,
@@ -284,6 +303,24 @@ def encoder_config(sizes: EncoderModel, tokenizer: PreTrainedTokenizerBase, phon
         phone_loss_weight=sizes.phone_loss_weight,
         initializer_range=sizes.init_std,
     )
+
+
+def whisper_sizes(sizes: EncoderModel) -> WhisperConfig:
+    """Configuration of the Whisper that the recipe names.
+
+    Raises:
+        ValueError: no Whisper, or one of another number of mel bins than the recipe's.
+    """
+    config = AutoConfig.from_pretrained(sizes.whisper)
+    if not isinstance(config, WhisperConfig):
+        raise ValueError(
+            f"model.whisper: expected a Whisper checkpoint, found {config.model_type!r} in {sizes.whisper}"
+        )
+    if config.num_mel_bins != sizes.num_mel_bins:
+        raise ValueError(
+            f"model.num_mel_bins: expected {config.num_mel_bins}, as {sizes.whisper} hears, found {sizes.num_mel_bins}"
+        )
+    return config
 
 
 def started(folder: str, config: SpeechEncoderConfig) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Stage "extract_units": any manifest as units, by an extractor that exists already.
 
-This is how the official units are made: mHuBERT layer 11 with its 1000 published centroids needs no training here. A
-folder with ``unit_extractor.json`` and ``centroids.safetensors`` and the encoder's name are enough.
+This is how the official units are made: mHuBERT, layer 11, and its 1000 published centroids need no training here. A
+`UnitExtractor` folder, or the encoder's name, the file of centroids and the layer are enough.
 
 Source: METHOD.md item 7.
 """
@@ -30,24 +30,32 @@ class ExtractUnitsRecipe:
 
     Attributes:
         utterances: manifest with `word_ends_s`.
-        extractor: folder of a `UnitExtractor`.
         output: units manifest to write.
-        encoder: folder or repository id, where the extractor's folder has no encoder of its own.
+        extractor: folder of a `UnitExtractor`; None: made of the three parts below.
+        encoder: folder or repository id of the encoder; with `extractor` only where that has none of its own.
+        centroids: published centroids: `.npy`, safetensors or scikit-learn's k-means (never unpickled).
+        layer: of the encoder, whose states were clustered.
         batch_size: utterances at a time, of similar length.
     """
 
     stage: str
     utterances: str
-    extractor: str
     output: str
+    extractor: str | None = None
     encoder: str | None = None
+    centroids: str | None = None
+    layer: int | None = None
     batch_size: int = 16
     device: str = "auto"
 
     def run(self) -> dict[str, float]:
-        """Writes the units manifest; returns the rate of units and the cost."""
+        """Writes the units manifest; returns the rate of units and the cost.
+
+        Raises:
+            ValueError: the extractor is named twice or not at all, or cannot be read.
+        """
         began_s = time.monotonic()
-        extractor = UnitExtractor.from_pretrained(self.extractor, self.encoder).to(choose_device(self.device))
+        extractor = self._extractor().to(choose_device(self.device))
         items = read_utterances(self.utterances)
         order = sorted(range(len(items)), key=lambda place: items[place].duration_s)
         found: dict[int, np.ndarray] = {}
@@ -62,3 +70,10 @@ class ExtractUnitsRecipe:
         metrics |= {"utterances": float(len(items)), "wall_s": time.monotonic() - began_s}
         print("extract_units: " + "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
         return metrics
+
+    def _extractor(self) -> UnitExtractor:
+        if self.extractor is not None and self.centroids is None and self.layer is None:
+            return UnitExtractor.from_pretrained(self.extractor, self.encoder)
+        if self.extractor is None and self.encoder and self.centroids and self.layer is not None:
+            return UnitExtractor.from_parts(self.encoder, self.centroids, self.layer)
+        raise ValueError("expected an extractor folder, or encoder, centroids and layer, found neither or both")

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import pad_sequences
@@ -29,6 +37,7 @@ from echox.data.scoring import same_words, word_errors
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.processing_echox import EchoXProcessor
+from echox.models.tokenization_text import AUDIO
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 
 
@@ -50,7 +59,13 @@ class S2TData:
 
 @dataclass
 class S2TModel:
-    """Parts and options; see :class:`echox.models.configuration_echox.S2TConfig`."""
+    """Parts and options; see :class:`echox.models.configuration_echox.S2TConfig`.
+
+    Attributes:
+        speech_encoder: output of stage "encoder", or any Whisper (folder or hub id), whose adapter and CTC head are
+            then learned here.
+        language_model: folder or hub id; an audio placeholder is added to its vocabulary where it has none.
+    """
 
     speech_encoder: str
     language_model: str
@@ -120,11 +135,11 @@ class S2TStage:
         self.recipe = recipe
         parts = recipe.model
         self.tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
-        check_same_vocabulary(self.tokenizer, AutoTokenizer.from_pretrained(parts.speech_encoder), parts)
         torch.manual_seed(recipe.training.seed)
+        language_model = AutoModelForCausalLM.from_pretrained(parts.language_model)
         self.model = S2TForConditionalGeneration.from_parts(
-            SpeechEncoderForCTC.from_pretrained(parts.speech_encoder),
-            AutoModelForCausalLM.from_pretrained(parts.language_model),
+            open_ear(parts, self.tokenizer, language_model),
+            language_model,
             drop_blanks=parts.drop_blanks,
             ctc_bridge=parts.ctc_bridge,
             ctc_loss_weight=parts.ctc_loss_weight,
@@ -263,6 +278,30 @@ def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDial
         )
         for dialogue in dialogues
     ]
+
+
+def open_ear(
+    parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: PreTrainedModel
+) -> SpeechEncoderForCTC:
+    """The speech encoder to start from; with a Whisper, tokenizer and language model may gain the placeholder.
+
+    Raises:
+        ValueError: a trained encoder over another vocabulary, or a folder that is neither.
+    """
+    if not isinstance(AutoConfig.from_pretrained(parts.speech_encoder), WhisperConfig):
+        check_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(parts.speech_encoder), parts)
+        return SpeechEncoderForCTC.from_pretrained(parts.speech_encoder)
+    tokenizer.add_tokens([AUDIO], special_tokens=True)
+    if len(tokenizer) > language_model.get_input_embeddings().weight.shape[0]:
+        language_model.resize_token_embeddings(len(tokenizer))
+    text_config = language_model.config.get_text_config()
+    return SpeechEncoderForCTC.from_whisper(
+        parts.speech_encoder,
+        hidden_size=text_config.hidden_size,
+        vocab_size=text_config.vocab_size,
+        blank_token_id=tokenizer.convert_tokens_to_ids(AUDIO),
+        adapter_attention_heads=text_config.num_attention_heads,  # as in the official models
+    )
 
 
 def check_same_vocabulary(text: PreTrainedTokenizerBase, speech: PreTrainedTokenizerBase, parts: S2TModel) -> None:

@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperConfig
 
 from echox.data.features import log_mel, pad_features
+from echox.models.conversion.kmeans import read_centroids
 from echox.models.modeling_speech_encoder import SpeechEncoder
+from echox.units.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 
 EXTRACTOR_FILE = "unit_extractor.json"
 CENTROIDS_FILE = "centroids.safetensors"
@@ -202,8 +205,7 @@ class UnitExtractor(nn.Module):
     """Waveforms to units: encoder, one of its layers, averaging, centroids, switch-penalised assignment.
 
     Args:
-        encoder: Our `SpeechEncoder`, or any transformers audio encoder that takes waveforms as ``input_values``
-            (HuBERT).
+        encoder: Our `SpeechEncoder`, or an encoder of waveforms from transformers: HuBERT, mHuBERT, wav2vec 2.0, WavLM.
         feature_extractor: The encoder's feature extractor.
         centroids: (K, D).
         layer: Index into ``hidden_states``: 0 is before the first layer, n after the n-th.
@@ -212,7 +214,7 @@ class UnitExtractor(nn.Module):
         frame_rate_hz: Units per second before runs are collapsed.
 
     Raises:
-        ValueError: If the encoder has no such layer or the widths differ.
+        ValueError: If the encoder has no such layer or is of another kind, or widths or frame rates differ.
     """
 
     centroids: Tensor
@@ -235,6 +237,11 @@ class UnitExtractor(nn.Module):
             raise ValueError(f"expected a layer from 0 to {layers}, found {layer}")
         if centroids.ndim != 2 or centroids.shape[1] != width:
             raise ValueError(f"expected centroids of shape (units, {width}), found {tuple(centroids.shape)}")
+        if not isinstance(encoder, SpeechEncoder):
+            check_waveform_encoder(encoder)
+            found_hz = encoder_frame_rate_hz(encoder, feature_extractor.sampling_rate)
+            if found_hz != frame_rate_hz:
+                raise ValueError(f"frame_rate_hz: expected the encoder's {found_hz:g}, found {frame_rate_hz:g}")
         self.encoder = encoder.eval()
         self.feature_extractor = feature_extractor
         self.layer, self.switch_penalty, self.smoothing_frames = layer, float(switch_penalty), smoothing_frames
@@ -281,17 +288,13 @@ class UnitExtractor(nn.Module):
                 )
         if isinstance(self.encoder, SpeechEncoder):
             return hidden_features(self.encoder, *self._log_mel(waveforms), self.layer, self.smoothing_frames)
-        # Encoders with group norm (HuBERT base) see padding: one by one is the only way that each is as if alone.
-        rows = [self._waveform_features(waveform) for waveform in waveforms]
-        features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows], device=features.device)
-        mask = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
+        rows = [self._normalised(waveform) for waveform in waveforms]
+        features, mask = waveform_states(self.encoder, rows, self.layer)
         return average_frames(features, mask, self.smoothing_frames), mask
 
-    def _waveform_features(self, waveform: np.ndarray) -> Tensor:
+    def _normalised(self, waveform: np.ndarray) -> Tensor:
         inputs = self.feature_extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt")
-        output = self.encoder(inputs["input_values"].to(self.centroids.device), output_hidden_states=True)
-        return output.hidden_states[self.layer][0].float()
+        return inputs["input_values"][0].to(self.centroids.device)
 
     def _log_mel(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         # One by one, each at its own length: a padded signal's last frames would see the padding.
@@ -342,11 +345,46 @@ class UnitExtractor(nn.Module):
         content = json.loads((folder / EXTRACTOR_FILE).read_text(encoding="utf-8"))
         source = str(encoder or content.pop("encoder", None) or folder / ENCODER_FOLDER)
         content.pop("encoder", None)
+        return cls(*load_encoder(source), load_file(folder / CENTROIDS_FILE)["centroids"], **content)
+
+    @classmethod
+    def from_parts(
+        cls, encoder: str | os.PathLike[str], centroids: str | os.PathLike[str], layer: int, **settings: Any
+    ) -> UnitExtractor:
+        """An extractor of published parts, such as mHuBERT, layer 11, and its 1000 centroids.
+
+        Args:
+            encoder: Folder or repository id of the encoder with its feature extractor.
+            centroids: File that `read_centroids` reads: `.npy`, safetensors, or scikit-learn's k-means.
+            layer: Whose states were clustered.
+            **settings: ``switch_penalty``, ``smoothing_frames``, ``frame_rate_hz``.
+
+        Raises:
+            ValueError: If a part cannot be read or they do not belong together.
+        """
+        return cls(*load_encoder(str(encoder)), read_centroids(centroids), layer, **settings)
+
+
+def load_encoder(source: str) -> tuple[nn.Module, Any]:
+    """Encoder and feature extractor of a folder or repository id; of a whole Whisper only the encoder is read.
+
+    Raises:
+        ValueError: If they cannot be loaded, or weights are missing.
+    """
+    try:
         config = AutoConfig.from_pretrained(source)
-        model_class = SpeechEncoder if isinstance(config, WhisperConfig) else AutoModel
-        centroids = load_file(folder / CENTROIDS_FILE)["centroids"]
         feature_extractor = AutoFeatureExtractor.from_pretrained(source)
-        return cls(model_class.from_pretrained(source), feature_extractor, centroids, **content)
+        if isinstance(config, WhisperConfig):
+            return SpeechEncoder.from_whisper(source), feature_extractor
+        encoder, found = AutoModel.from_pretrained(source, output_loading_info=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{source}: expected an encoder with its feature extractor (config.json, preprocessor_config.json, "
+            f"weights), found: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if missing := sorted(found["missing_keys"] - {"masked_spec_embed"}):  # that one is for training only
+        raise ValueError(f"{source}: expected all weights, found none for {missing[0]} and {len(missing) - 1} more")
+    return encoder, feature_extractor
 
 
 def hidden_features(

@@ -20,7 +20,7 @@ import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -117,33 +117,34 @@ def _decompressed(data: bytes, path: Path) -> bytes:
     return data
 
 
-# ------------------------------------------------------------------------------------------- pickles, without running them
+# ------------------------------------------------------------------------------ pickles, without running them
 
 
 class Record:
     """What a pickle asked to build, and nothing more: arguments and state of something that was never made."""
 
     path = ""
+    args: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *args: Any, **_: Any) -> Record:
+        """Keep the arguments here: some pickles call nothing else."""
         record = super().__new__(cls)
         record.args, record.state = args, None
         return record
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        """Arguments are kept by ``__new__``: some pickles call only that."""
+        pass  # arguments that ``__new__`` has kept
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    args: tuple[Any, ...]
-    state: Any
 
-
-class _RecordUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the Python one: joblib's arrays need its BUILD
+class _RecordUnpickler(pickle._Unpickler):  # the one in Python: joblib's arrays follow a BUILD in the stream
     """Instructions to `Record`s; arrays that joblib wrote between the instructions are read in place."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -161,7 +162,7 @@ class _RecordUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the 
 
     def load_build(self) -> None:
         """State of a record; a joblib array wrapper is followed by the bytes of its array."""
-        pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]
         record = self.stack[-1]
         if isinstance(record, Record) and record.path.endswith(".NumpyArrayWrapper"):
             self.stack[-1] = self._array(dict(record.state))

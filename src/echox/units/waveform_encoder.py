@@ -1,0 +1,75 @@
+"""Encoders that hear the waveform itself (HuBERT, mHuBERT, wav2vec 2.0, WavLM): a layer's states, batched.
+
+Padding must not change a state. The convolutions in front see it (HuBERT base normalises over the whole time axis), so
+each waveform goes through them alone; their output, 320 times shorter, is what is batched, with a mask, for the layers
+that cost.
+
+Source: HuBERT (https://arxiv.org/abs/2106.07447); mHuBERT's layer 11 as units in EchoX (METHOD.md item 7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check_waveform_encoder(encoder: nn.Module) -> None:
+    """Whether `waveform_states` can run it.
+
+    Raises:
+        ValueError: an encoder of another kind.
+    """
+    parts = ("feature_extractor", "feature_projection", "encoder")
+    if any(not hasattr(encoder, name) for name in parts) or not hasattr(encoder.encoder, "layers"):
+        raise ValueError(
+            f"expected a Whisper encoder or one of the wav2vec 2.0 family ({', '.join(parts)}), found "
+            f"{type(encoder).__name__}; load HubertModel, Wav2Vec2Model or WavLMModel, without a head"
+        )
+
+
+def encoder_frame_rate_hz(encoder: nn.Module, sampling_rate: int) -> float:
+    """Frames per second that the convolutions leave: 50 for the whole family at 16 kHz."""
+    config: Any = encoder.config
+    return sampling_rate / math.prod(config.conv_stride)
+
+
+def waveform_states(encoder: nn.Module, waveforms: Sequence[Tensor], layer: int) -> tuple[Tensor, Tensor]:
+    """States between layers, equal to ``encoder(..., output_hidden_states=True).hidden_states[layer]`` of each alone.
+
+    Args:
+        encoder: see `check_waveform_encoder`; in eval mode.
+        waveforms: (S,) each, normalised as its feature extractor does.
+        layer: 0 is what the first layer receives, n what the n-th gives.
+
+    Returns:
+        (B, F, D) float32 and mask (B, F) bool; frames past an item's length hold no meaning.
+
+    Raises:
+        ValueError: a waveform too short for one frame.
+    """
+    short = [len(row) for row in waveforms if int(encoder._get_feat_extract_output_lengths(len(row))) < 1]
+    if short:
+        raise ValueError(f"expected at least one frame of audio, found {short[0]} samples; leave such audio out")
+    dtype = next(encoder.parameters()).dtype
+    rows = [encoder.feature_extractor(row[None].to(dtype))[0].T for row in waveforms]  # (F, channels) each
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    projected = encoder.feature_projection(nn.utils.rnn.pad_sequence(rows, batch_first=True))
+    hidden = projected[0] if isinstance(projected, tuple) else projected  # wav2vec 2.0 returns its input as well
+    mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+    layers: Any = encoder.encoder.layers
+    seen: list[Any] = []
+    hook = (
+        layers[layer - 1].register_forward_hook(lambda _, arguments, output: seen.append(output))
+        if layer > 0
+        else layers[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    )
+    try:
+        encoder.encoder(hidden, attention_mask=None if bool(mask.all()) else mask)
+    finally:
+        hook.remove()
+    states = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    return states.float(), mask
