@@ -63,23 +63,57 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTok
     )
 
 
-def word_index(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[int]:
-    """White-space word of every token: consistent with ``text.split()`` of the decoded text.
+class WordCounter:
+    """Which white-space word each token of a growing text belongs to: consistent with ``text.split()``.
 
-    Special tokens get -1. White space alone belongs to the word that follows it.
+    Args:
+        tokenizer: of the text.
+        kinds: what is known of token ids already; several counters may share one to look up nothing twice.
     """
-    special = set(tokenizer.all_special_ids)
-    indices: list[int] = []
-    word, between = -1, True
-    for token_id, token in zip(token_ids, tokenizer.convert_ids_to_tokens(list(token_ids)), strict=True):
-        if token_id in special or token is None:
-            indices.append(-1)
-            between = True
-            continue
-        blank = not token.strip("".join(_SPACES))
-        if blank:
-            between = True
-        elif between or token.startswith(_SPACES):
-            word, between = word + 1, False
-        indices.append(word + 1 if blank else word)
-    return indices
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, kinds: dict[int, str] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self._kinds = {} if kinds is None else kinds
+        self._word, self._between = -1, True
+        self._last: int | None = None
+
+    def push(self, token_id: int) -> tuple[int, bool]:
+        """Add a token.
+
+        Returns:
+            Its word, counted from 0: -1 for special tokens; white space alone belongs to the word that follows it. And
+            whether the text may be cut before it: it opens a word, or is no text at all.
+        """
+        kind = self._kinds.get(token_id) or self._look_up(token_id)
+        if kind == "special":
+            self._between, word = True, -1
+        elif kind == "blank":
+            self._between, word = True, self._word + 1
+        else:
+            if self._between or kind == "opens":
+                self._word, self._between = self._word + 1, False
+            word = self._word
+        opens = word == -1 or word != self._last
+        self._last = word
+        return word, opens
+
+    def is_blank(self, token_id: int) -> bool:
+        """Whether a token is white space alone."""
+        return (self._kinds.get(token_id) or self._look_up(token_id)) == "blank"
+
+    def _look_up(self, token_id: int) -> str:
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None or token_id in self.tokenizer.all_special_ids:
+            kind = "special"
+        elif not token.strip("".join(_SPACES)):
+            kind = "blank"
+        else:
+            kind = "opens" if token.startswith(_SPACES) else "continues"
+        self._kinds[token_id] = kind
+        return kind
+
+
+def word_index(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[int]:
+    """White-space word of every token, as `WordCounter` counts."""
+    counter = WordCounter(tokenizer)
+    return [counter.push(int(token_id))[0] for token_id in token_ids]

@@ -1,0 +1,188 @@
+"""The key-value memory of a language model for many conversations at once, each in its own row.
+
+transformers' caches hold one batch that begins together. Here every row has its own length; rows join (also with what
+they remembered of an earlier turn), leave and are wound back at any step, and nothing is computed again. It works with
+any decoder of transformers that takes a cache and a ready attention mask.
+
+Shapes: B rows of a step, n new positions, K key-value heads, L positions held, W head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+FIRST_CAPACITY = 256
+"""Positions that a row has room for at first; doubled when they are full."""
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRow:
+    """What a row remembers, outside of the memory: one (2, K, L, W) tensor per layer."""
+
+    layers: list[Tensor]
+    length: int
+
+
+class RowCache(Cache):
+    """Key-value memory with independent rows.
+
+    Example::
+
+        cache = RowCache(model.config)
+        row = cache.join()
+        inputs = cache.step(first_row=row, batch=1, count=embeds.shape[1])     # positions and mask
+        output = model(inputs_embeds=embeds, past_key_values=cache, **inputs)
+        cache.commit([embeds.shape[1]])
+
+    Args:
+        config: of the decoder.
+
+    Raises:
+        ValueError: a decoder with layers that are not attention (their memory has no positions to address).
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.types = list(getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers)
+        unknown = set(self.types) - {"full_attention", "sliding_attention"}
+        if unknown:
+            raise ValueError(f"expected a decoder of attention layers, found {', '.join(sorted(unknown))}: such models "
+                             "cannot share a memory of rows")  # fmt: skip
+        self.window = getattr(config, "sliding_window", None)
+        super().__init__(layers=[_RowLayer(self) for _ in self.types])
+        self.lengths: list[int] = []
+        self.row_capacity, self.capacity = 1, FIRST_CAPACITY
+        self.rows = slice(0, 0)  # of the step at hand
+        self.places: slice | tuple[Tensor, slice, Tensor] = slice(0, 0)
+        self.end = 0
+
+    def step(self, first_row: int, batch: int, count: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Begin a step of `count` inputs for each of `batch` neighbouring rows.
+
+        Returns:
+            ``position_ids`` (B, n) and ``attention_mask`` (additive, or one for each kind of layer) for the decoder.
+        """
+        starts = self.lengths[first_row : first_row + batch]
+        self.rows, self.end = slice(first_row, first_row + batch), max(starts) + count
+        self.capacity = max(self.capacity, 2 ** (self.end - 1).bit_length())
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(count, device=device)
+        if min(starts) == max(starts):
+            self.places = slice(starts[0], self.end)
+        else:
+            self.places = (torch.arange(batch, device=device)[:, None], slice(None), positions)
+        seen = torch.arange(self.end, device=device)
+        distance = positions[:, None, :, None] - seen  # (B, 1, n, end)
+        masks = {"full_attention": _additive(distance >= 0, dtype)}
+        if "sliding_attention" in self.types:
+            masks["sliding_attention"] = _additive((distance >= 0) & (distance < self.window), dtype)
+        mask = masks if set(self.types) != {"full_attention"} else masks["full_attention"]
+        return {"position_ids": positions, "attention_mask": mask}
+
+    def commit(self, counts: Sequence[int]) -> None:
+        """The step succeeded: how many of each row's inputs were real (0: the row was only there, and holds still)."""
+        for place, count in enumerate(counts, self.rows.start):
+            self.lengths[place] += count
+
+    def join(self, saved: SavedRow | None = None) -> int:
+        """A new row at the end, empty or with what was saved; its number."""
+        self.lengths.append(0)
+        self.row_capacity = max(self.row_capacity, 2 ** (len(self.lengths) - 1).bit_length())
+        row = len(self.lengths) - 1
+        if saved is not None and saved.length:
+            self.capacity = max(self.capacity, 2 ** (saved.length - 1).bit_length())
+            for layer, (keys, values) in zip(self.layers, saved.layers, strict=True):
+                layer.reserve(keys)
+                layer.keys[row, :, : saved.length] = keys
+                layer.values[row, :, : saved.length] = values
+            self.lengths[row] = saved.length
+        return row
+
+    def save(self, row: int) -> SavedRow:
+        """A copy of what a row remembers."""
+        length = self.lengths[row]
+        layers = [
+            torch.stack([layer.keys[row, :, :length], layer.values[row, :, :length]])
+            for layer in self.layers
+            if layer.is_initialized
+        ]
+        return SavedRow(layers, length if layers else 0)
+
+    def leave(self, row: int) -> int:
+        """Remove a row. The last one takes its number (so that rows stay neighbours); the last one's old number."""
+        last = len(self.lengths) - 1
+        if row != last:
+            held = self.lengths[last]
+            for layer in self.layers:
+                if layer.is_initialized:
+                    layer.keys[row, :, :held] = layer.keys[last, :, :held]
+                    layer.values[row, :, :held] = layer.values[last, :, :held]
+            self.lengths[row] = held
+        self.lengths.pop()
+        return last
+
+    def crop_row(self, row: int, length: int) -> None:
+        """Wind a row back to its first `length` positions."""
+        self.lengths[row] = min(length, self.lengths[row])
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory in use, by rows that are there and by those that were."""
+        held = [layer for layer in self.layers if layer.is_initialized]
+        return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in held)
+
+
+class _RowLayer(CacheLayerMixin):
+    """One layer's keys and values, (rows, K, positions, W) each."""
+
+    def __init__(self, owner: RowCache) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        heads, width = key_states.shape[-3], key_states.shape[-1]
+        shape = (self.owner.row_capacity, heads, self.owner.capacity)
+        self.keys = key_states.new_zeros(*shape, width)
+        self.values = value_states.new_zeros(*shape, value_states.shape[-1])
+        self.is_initialized = True
+
+    def reserve(self, like: Tensor) -> None:
+        """Make room for the owner's rows and positions."""
+        if not self.is_initialized:
+            self.lazy_initialization(like, like)
+        rows = self.owner.row_capacity - self.keys.shape[0]
+        positions = self.owner.capacity - self.keys.shape[2]
+        if rows > 0 or positions > 0:
+            more = (0, 0, 0, max(0, positions), 0, 0, 0, max(0, rows))
+            self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.reserve(key_states)
+        owner = self.owner
+        keys, values = self.keys[owner.rows], self.values[owner.rows]
+        if isinstance(owner.places, slice):
+            keys[:, :, owner.places], values[:, :, owner.places] = key_states, value_states
+        else:
+            keys[owner.places] = key_states.transpose(1, 2)
+            values[owner.places] = value_states.transpose(1, 2)
+        return keys[:, :, : owner.end], values[:, :, : owner.end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.end, 0
+
+    def get_seq_length(self) -> int:
+        return self.owner.end
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a position may be seen, the type's lowest number elsewhere: what every attention implementation takes."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
