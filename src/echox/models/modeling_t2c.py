@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModel, LlamaModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from echox.models.choosing import choose
 from echox.models.configuration_t2c import UnitDecoderConfig
-from echox.models.modeling_unit_backbone import LeanSteps, choose
+from echox.models.modeling_unit_backbone import LeanSteps
 from echox.models.text_words import TextWords
 
 IGNORED = -100
@@ -68,6 +69,8 @@ class UnitDecoder(PreTrainedModel):
     base_model_prefix = "decoder"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    reads_silent_tokens = False
+    """Whether states of tokens that nobody says (special ones, white space at the end) enter too."""
 
     def __init__(self, config: UnitDecoderConfig) -> None:
         super().__init__(config)
@@ -80,6 +83,18 @@ class UnitDecoder(PreTrainedModel):
     def end_id(self) -> int:
         """The output that ends a word (word-synchronous) or the sequence (prefix)."""
         return self.config.end_id
+
+    def embed_outputs(self, outputs: Tensor) -> Tensor:
+        """(B, D) input vectors of what was said, from output ids (B,)."""
+        return F.embedding(outputs, self.backbone.embed_tokens.weight)
+
+    def output_logits(self, hidden: Tensor) -> Tensor:
+        """(B, O) scores of all outputs from last hidden states (B, D)."""
+        return F.linear(hidden, self.unit_head.weight)
+
+    def unit_word_of_output(self, output: int) -> int | None:
+        """The unit word that an output stands for; None where it stands for none."""
+        return output
 
     def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
         """Teacher forcing in one pass.
@@ -335,18 +350,6 @@ class PrefixDecoder(UnitDecoder):
         ones = mask.new_ones(rows, separator.shape[1])
         return torch.cat([body, separator.to(body.dtype)], 1), torch.cat([mask, ones], 1)
 
-    def embed_outputs(self, outputs: Tensor) -> Tensor:
-        """(B, D) input vectors of what was said, from output ids (B,)."""
-        return F.embedding(outputs, self.backbone.embed_tokens.weight)
-
-    def output_logits(self, hidden: Tensor) -> Tensor:
-        """(B, O) scores of all outputs from last hidden states (B, D)."""
-        return F.linear(hidden, self.unit_head.weight)
-
-    def unit_word_of_output(self, output: int) -> int | None:
-        """The unit word that an output stands for; None where it stands for none."""
-        return output
-
     def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`; `unit_word_of` is not used."""
         self._check(states, word_ids)
@@ -357,7 +360,7 @@ class PrefixDecoder(UnitDecoder):
         targets = targets.scatter(1, real.sum(1, keepdim=True), self.end_id)
         prompt, prompt_mask = self.prompt(states, word_ids)
         previous = self._noisy(unit_words.masked_fill(~real, self.end_id))
-        inputs = torch.cat([prompt, self.backbone.embed_tokens(previous).to(prompt.dtype)], 1)
+        inputs = torch.cat([prompt, self.embed_outputs(previous).to(prompt.dtype)], 1)
         mask = torch.cat([prompt_mask, prompt_mask.new_ones(unit_words.shape)], 1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         hidden = self.backbone(inputs_embeds=self.dropout(inputs), attention_mask=mask.long(), position_ids=positions,

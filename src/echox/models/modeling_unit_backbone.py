@@ -188,24 +188,3 @@ class _Joint:
             return torch.cat([one(x) for one in self.maps], -1)
         return F.linear(x, self.weight, self.bias)
 
-
-def choose(
-    logits: Tensor, do_sample: bool, temperature: float, top_p: float, generator: torch.Generator | None
-) -> Tensor:
-    """One output per row from logits (B, V): the largest, or a sample from the nucleus of mass `top_p`.
-
-    Raises:
-        ValueError: a temperature that is not positive, or `top_p` outside (0, 1].
-    """
-    if not do_sample:
-        return logits.argmax(-1)
-    if temperature <= 0 or not 0 < top_p <= 1:
-        raise ValueError(f"expected temperature > 0 and 0 < top_p <= 1, found {temperature} and {top_p}; for the most "
-                         "likely outputs use do_sample=False")  # fmt: skip
-    probabilities = (logits.float() / temperature).softmax(-1)
-    if top_p < 1:
-        ordered, order = probabilities.sort(-1, descending=True)
-        # Kept: every output before which less than top_p has been collected, so always the first.
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
