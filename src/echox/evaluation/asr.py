@@ -7,14 +7,11 @@ trained on original speech only, never on speech made from units, and has no lan
 from __future__ import annotations
 
 import json
-import os
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +22,7 @@ from echox.data.lexicon import Lexicon
 from echox.data.scoring import normalize_words
 from echox.evaluation.lexicon import LexiconDecoder
 from echox.evaluation.records import fingerprint
+from echox.evaluation.remote import Endpoint
 from echox.models.configuration_echox import SpeechEncoderConfig
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 
@@ -164,12 +162,9 @@ class OpenAICompatibleASR(_Speller):
     """
 
     def __init__(self, url: str, model: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"expected a base URL such as http://127.0.0.1:8000/v1, found {url!r}")
-        self.name = f"{model} at {url}"
-        self._url = url.rstrip("/") + "/audio/transcriptions"
-        self._model, self._timeout_s = model, timeout_s
-        self._key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+        self._endpoint = Endpoint(url, api_key, timeout_s)
+        self._model = model
+        self.name = f"{model} at {self._endpoint.url}"
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
         """See :class:`Judge`.
@@ -181,21 +176,12 @@ class OpenAICompatibleASR(_Speller):
 
     def _one(self, wav: bytes) -> str:
         boundary = uuid.uuid4().hex
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         fields = {"model": self._model, "response_format": "json", "temperature": "0"}
-        request = urllib.request.Request(self._url, _multipart(boundary, fields, wav), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
-                answer: Any = json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            detail = error.read(500).decode("utf-8", "replace")
-            raise ValueError(f"{self._url}: expected a transcript, found HTTP {error.code}: {detail}") from error
-        except (OSError, ValueError) as error:  # no connection, too slow, or not JSON
-            raise ValueError(f"{self._url}: expected a transcript, found {error}; is the server running?") from error
+        answer = self._endpoint.post(
+            "/audio/transcriptions", _multipart(boundary, fields, wav), f"multipart/form-data; boundary={boundary}"
+        )
         if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
-            raise ValueError(f'{self._url}: expected {{"text": ...}}, found {str(answer)[:200]}')
+            raise ValueError(f'{self.name}: expected {{"text": ...}}, found {str(answer)[:200]}')
         return answer["text"].strip()
 
 

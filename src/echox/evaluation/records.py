@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import random
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -40,44 +42,75 @@ def fingerprint(module: nn.Module, *details: object) -> str:
 
 
 def recorded(
-    items: Iterable[Item], path: Path, key: str, make: Callable[[Item], dict[str, Any]]
+    items: Iterable[Item],
+    path: Path,
+    key: str | Callable[[Item], str],
+    make: Callable[[Item], dict[str, Any]],
+    workers: int = 1,
+    again: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One record for each item, in order: read where there is one, else made and written durably at once.
 
     Args:
         items: anything with an ``id``.
         path: JSONL file; a last line cut off by a kill is ignored.
-        key: of what makes the records: records of another key are made again.
+        key: of what makes the records (of each item): records of another key are made again.
         make: the record of an item, without ``id`` and ``key``.
+        workers: threads that make records at once; they are yielded in the items' order all the same.
+        again: whether a record that was read is to be made once more (one that failed, say).
     """
-    done = read_records(path, key)
+    done = {(record["id"], record["key"]): record for record in read_lines(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    lock = threading.Lock()
     with path.open("a", encoding="utf-8") as file:
         if torn:
             file.write("\n")
-        for item in items:
-            if item.id not in done:
-                done[item.id] = {"id": item.id, "key": key, **make(item)}
-                file.write(json.dumps(done[item.id], ensure_ascii=False) + "\n")
+
+        def one(item: Item) -> dict[str, Any]:
+            name = key if isinstance(key, str) else key(item)
+            record = done.get((item.id, name))
+            if record is not None and not (again and again(record)):
+                return record
+            record = {"id": item.id, "key": name, **make(item)}
+            with lock:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            yield done[item.id]
+            return record
+
+        if workers == 1:
+            yield from map(one, items)
+            return
+        pool = ThreadPoolExecutor(workers)
+        try:
+            yield from pool.map(one, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def read_records(path: Path, key: str) -> dict[str, dict[str, Any]]:
     """Records of one key by id; the last one of an id counts."""
-    found: dict[str, dict[str, Any]] = {}
+    return {record["id"]: record for record in read_lines(path) if record["key"] == key}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All records of a file (none where there is no file), without lines that a kill cut off.
+
+    Raises:
+        ValueError: a line that is whole and no JSON object.
+    """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = []
     for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         try:
-            record = json.loads(line)
+            found.append(json.loads(line))
         except ValueError as error:
             if number == len(lines) or not line.endswith("}"):
                 continue  # written half when the process was killed
             raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error
-        if record["key"] == key:
-            found[record["id"]] = record
     return found
 
 

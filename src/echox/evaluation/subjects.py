@@ -1,0 +1,125 @@
+"""Who is examined: a model in this process, or one behind a URL; both answer with a `Reply`."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from echox.audio import encode_audio, load_audio
+from echox.evaluation.records import fingerprint
+from echox.evaluation.remote import Endpoint
+from echox.streaming import EchoX
+from echox.streaming.events import Reply
+
+SERVER_RATE_HZ = 24000
+"""What the answers of a server are resampled to, whatever it sends."""
+
+
+class Subject(Protocol):
+    """What is examined. ``key`` changes with everything that its answers depend on, as far as it can be known."""
+
+    name: str
+    key: str
+
+    def answer(self, messages: Sequence[dict[str, Any]], speak: bool = True) -> Reply:
+        """One reply, decoded greedily.
+
+        Raises:
+            ValueError: a question that cannot be heard or read, or no answer.
+        """
+        ...
+
+
+class InProcess:
+    """A model of this process, one question at a time, as in the paper.
+
+    Args:
+        model: the model.
+        name: how it is called in tables.
+    """
+
+    def __init__(self, model: EchoX, name: str) -> None:
+        self.model, self.name = model, name
+        self.key = fingerprint(model.model, model.model.config.to_json_string(), model.settings)
+
+    def answer(self, messages: Sequence[dict[str, Any]], speak: bool = True) -> Reply:
+        """See :class:`Subject`."""
+        if not speak:
+            return self.model.generate(list(messages), temperature=0.0, speak=False)
+        return self.model.generate(list(messages), temperature=0.0, echo_temperature=0.0)
+
+
+class Server:
+    """A model behind ``POST {url}/chat/completions`` with audio in and out, as OpenAI documents it.
+
+    Args:
+        url: base, ending in ``/v1``.
+        model: its name there; None: the first that ``{url}/models`` lists.
+        voice: the interface wants one; EchoX has one voice.
+        timeout_s: of one reply.
+
+    Raises:
+        ValueError: the server cannot be reached, or lists no model.
+    """
+
+    def __init__(self, url: str, model: str | None = None, voice: str = "default", timeout_s: float = 300.0) -> None:
+        self._endpoint = Endpoint(url, timeout_s=timeout_s)
+        self._model = model or _first_model(self._endpoint)
+        self._voice = voice
+        self.name = f"{self._model} at {self._endpoint.url}"
+        self.key = f"server {self._endpoint.url} {self._model}"
+
+    def answer(self, messages: Sequence[dict[str, Any]], speak: bool = True) -> Reply:
+        """See :class:`Subject`."""
+        began_s = time.perf_counter()
+        found = self._endpoint.post("/chat/completions", self.request(messages, speak))
+        try:
+            choice = found["choices"][0]
+            message = choice["message"]
+            audio = message.get("audio") or {}
+            text = message.get("content") or audio.get("transcript") or ""
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.name}: expected a chat completion, found {str(found)[:200]}") from error
+        waveform = np.zeros(0, np.float32)
+        if speak and audio.get("data"):
+            waveform = load_audio(base64.b64decode(audio["data"]), SERVER_RATE_HZ)
+        timings: dict[str, float | int | None] = {"client_s": time.perf_counter() - began_s}
+        stopped = "length" if choice.get("finish_reason") == "length" else "end"
+        return Reply(text, waveform, SERVER_RATE_HZ, "", timings, stopped=stopped)
+
+    def request(self, messages: Sequence[dict[str, Any]], speak: bool, stream: bool = False) -> dict[str, Any]:
+        """The body of a request. A streamed answer carries 16-bit samples, a whole one a WAV file."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": message["role"], "content": _content(message["content"])} for message in messages],
+            "modalities": ["text", "audio"] if speak else ["text"],
+            "temperature": 0,
+        }
+        if speak:
+            body["audio"] = {"voice": self._voice, "format": "pcm16" if stream else "wav"}
+        return body | ({"stream": True} if stream else {})
+
+
+def _first_model(endpoint: Endpoint) -> str:
+    found = endpoint.get("/models")
+    try:
+        return str(found["data"][0]["id"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{endpoint.url}/models: expected a model, found {str(found)[:200]}; name one") from error
+
+
+def _content(content: Any) -> Any:
+    if isinstance(content, str):
+        return content
+    return [_input_audio(part["audio"]) if part["type"] == "audio" else part for part in content]
+
+
+def _input_audio(audio: Path | bytes) -> dict[str, Any]:
+    """Any audio file as the WAV that the interface takes."""
+    wav = encode_audio(load_audio(audio, 16000), 16000)
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav).decode(), "format": "wav"}}
