@@ -1,0 +1,297 @@
+/** The page: buttons, keys and files on one side, the running dialogue on the other. */
+import { Microphone, Player, RATE, decodeFile, microphoneAllowedHere } from "./audio.js";
+import { Dialogue } from "./dialogue.js";
+import { Connection } from "./realtime.js";
+import { Settings } from "./settings.js";
+import { View } from "./view.js";
+
+const LONGEST_FILE_S = 120; // what the server takes as one turn
+const SLOW_BYTES = 128_000; // waiting to be sent: two seconds of the microphone
+const MICROPHONE = "The microphone cannot be used";
+const CONNECTION = "There is no connection";
+const byId = (id) => document.getElementById(id);
+
+const settings = new Settings(byId("settings"));
+const player = new Player();
+const connection = new Connection(new URL("v1/realtime", location.href), () => settings.key);
+const dialogue = new Dialogue(connection, player, settings);
+const view = new View(hearAgain);
+const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
+let model = "";
+let held = false; // the talk button, in push-to-talk
+
+// -------------------------------------------------------------------------------------------- talking
+
+byId("talk").addEventListener("click", () => settings.handsFree && (microphone.running ? hangUp() : talk()));
+byId("talk").addEventListener("pointerdown", (event) => {
+  if (settings.handsFree || event.button !== 0) return;
+  byId("talk").setPointerCapture(event.pointerId);
+  hold();
+});
+for (const name of ["pointerup", "pointercancel", "blur"]) byId("talk").addEventListener(name, letGo);
+byId("talk").addEventListener("keydown", (event) => isPress(event) && !event.repeat && hold());
+byId("talk").addEventListener("keyup", (event) => isPress(event) && letGo());
+byId("talk").addEventListener("contextmenu", (event) => settings.handsFree || event.preventDefault()); // a long touch
+
+const isPress = ({ key }) => !settings.handsFree && (key === " " || key === "Enter");
+
+async function talk() {
+  await attempt(async () => {
+    await Promise.all([player.open(), connection.ready()]);
+    await openMicrophone();
+  });
+}
+
+async function openMicrophone() {
+  if (microphone.running) return;
+  try {
+    await microphone.start(settings.device);
+    view.settle(MICROPHONE);
+    settings.listDevices();
+  } catch (error) {
+    view.notice(MICROPHONE, whyNoMicrophone(error));
+  }
+  refresh();
+}
+
+async function hangUp() {
+  await microphone.stop();
+  dialogue.hush();
+  view.microphone(0);
+  refresh();
+}
+
+async function hold() {
+  held = true;
+  await attempt(async () => {
+    await Promise.all([player.open(), connection.ready()]);
+    await openMicrophone();
+    if (held && microphone.running) await dialogue.press();
+  });
+  refresh();
+}
+
+async function letGo() {
+  if (!held) return;
+  held = false;
+  view.microphone(0);
+  if (!dialogue.recording) return refresh();
+  const sent = await attempt(() => dialogue.release());
+  if (sent === false) view.phase("idle", "Hold the button while you speak, then let go.");
+}
+
+function heard(pcm, level) {
+  dialogue.hear(pcm);
+  if (settings.handsFree || dialogue.recording) view.microphone(Math.min(1, level * 5));
+}
+
+function whyNoMicrophone({ name, message }) {
+  const reasons = {
+    NotAllowedError: "The browser was told not to let this page listen. Click the symbol left of the address, allow the microphone, and press Talk again.",
+    NotFoundError: "There is none. Plug one in, then press Talk again; or type, or send an audio file.",
+    NotReadableError: "Another program is using it, or the system does not give it out. Close that program, then press Talk again.",
+    OverconstrainedError: "The microphone chosen in Settings is not there any more. Choose another one.",
+  };
+  return reasons[name] ?? `${message} (${name})`;
+}
+
+// -------------------------------------------------------------------------------------------- typing, files, stopping
+
+byId("compose").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = byId("message").value.trim();
+  if (!text) return;
+  byId("message").value = "";
+  say(text).then((sent) => sent === undefined && !byId("message").value && (byId("message").value = text)); // not lost
+});
+for (const button of document.querySelectorAll(".suggestions button")) button.onclick = () => say(button.textContent);
+
+const say = (text) => attempt(async () => {
+  await player.open();
+  await dialogue.type(text);
+  return true;
+});
+
+byId("attach").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", () => {
+  const [file] = byId("file").files;
+  byId("file").value = ""; // the same file may be chosen again
+  if (file) sendFile(file);
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.toggle("dropping", event.dataTransfer.types.includes("Files"));
+});
+for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => document.body.classList.remove("dropping"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  const [file] = event.dataTransfer.files;
+  if (file) sendFile(file);
+});
+
+async function sendFile(file) {
+  const title = `${file.name} cannot be sent`;
+  let pcm;
+  try {
+    pcm = await decodeFile(file);
+  } catch {
+    view.notice(title, "The browser cannot read it as sound. WAV, FLAC, MP3, M4A, Ogg and WebM work in most browsers.");
+    return;
+  }
+  if (pcm.length > LONGEST_FILE_S * RATE) {
+    view.notice(title, `It is ${Math.round(pcm.length / RATE)} s long; a turn may take ${LONGEST_FILE_S} s.`);
+    return;
+  }
+  view.settle(title);
+  await attempt(async () => {
+    await player.open();
+    await dialogue.play(pcm);
+  });
+}
+
+byId("stop").addEventListener("click", () => attempt(() => dialogue.interrupt()).then(() => byId("message").focus()));
+document.addEventListener("keydown", ({ key }) => {
+  if (key === "Escape" && !byId("settings").open && !byId("stop").hidden) attempt(() => dialogue.interrupt());
+});
+
+/** Run what the user asked for; a failure becomes a notice. @returns what it returned, undefined when it failed. */
+async function attempt(work) {
+  try {
+    const result = await work();
+    view.settle(CONNECTION);
+    return result;
+  } catch (error) {
+    view.notice(CONNECTION, error.message, { label: "Try again", run: () => attempt(() => connection.ready()) });
+    return undefined;
+  } finally {
+    refresh();
+  }
+}
+
+function hearAgain(turn) {
+  attempt(async () => {
+    await player.open();
+    await dialogue.interrupt();
+    const id = `again_${performance.now()}`;
+    turn.audio.forEach((pcm) => player.push(id, pcm));
+    player.end(id);
+  });
+}
+
+// -------------------------------------------------------------------------------------------- settings
+
+byId("open-settings").addEventListener("click", () => (settings.listDevices(), byId("settings").showModal()));
+settings.addEventListener("change", async ({ detail: name }) => {
+  if (name === "volume") player.setVolume(settings.volume);
+  else if (name === "key") connection.state === "waiting" && attempt(() => connection.ready());
+  else if (name === "device" && microphone.running) await microphone.stop().then(openMicrophone);
+  else if (name === "mode" && microphone.running) await hangUp();
+  if (!["volume", "key", "device", "announce"].includes(name) && connection.state === "open") await dialogue.configure();
+  refresh();
+});
+player.setVolume(settings.volume);
+
+byId("theme").addEventListener("click", () => {
+  const order = ["", "light", "dark"];
+  chooseTheme(order[(order.indexOf(document.documentElement.dataset.theme ?? "") + 1) % order.length]);
+});
+
+function chooseTheme(theme) {
+  if (theme) document.documentElement.dataset.theme = theme;
+  else delete document.documentElement.dataset.theme;
+  localStorage.setItem("echox-theme", theme);
+  const label = `Theme: ${theme || "as the system"}`;
+  Object.assign(byId("theme"), { title: label, ariaLabel: label });
+}
+chooseTheme(document.documentElement.dataset.theme ?? "");
+
+byId("download").addEventListener("click", () => {
+  const { json, wav } = dialogue.conversation.save(model);
+  const name = `echox-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}`;
+  for (const [blob, suffix] of [[json, "json"], [wav, "wav"]]) {
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${name}.${suffix}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+});
+byId("restart").addEventListener("click", async () => {
+  await microphone.stop();
+  await dialogue.restart();
+  view.clear();
+  byId("settings").close();
+  refresh();
+});
+
+// -------------------------------------------------------------------------------------------- showing
+
+dialogue.addEventListener("turn", ({ detail }) => view.turn(detail));
+dialogue.addEventListener("removed", ({ detail }) => view.remove(detail));
+dialogue.addEventListener("change", refresh);
+dialogue.addEventListener("problem", ({ detail }) => view.notice(detail.title, detail.text));
+dialogue.addEventListener("said", ({ detail: { role, text, source } }) => {
+  if (role === "user" && source !== "text") view.announce(`You said: ${text || "nothing that was understood"}`);
+  if (role === "assistant" && settings.announce) view.announce(`EchoX: ${text}`);
+});
+connection.addEventListener("open", ({ detail }) => ((model = detail.model ?? model), (byId("model").textContent = model)));
+connection.addEventListener("state", ({ detail: { state, reason, retryS } }) => {
+  const words = {
+    closed: "Not connected", connecting: "Connecting…", open: "Connected", waiting: `Trying again in ${retryS} s`,
+  };
+  view.connection(state, words[state], reason);
+  const retry = { label: "Try now", run: () => attempt(() => connection.ready()) };
+  if (state === "open") view.settle(CONNECTION);
+  else if (state === "waiting") view.notice(CONNECTION, `${reason} What was said is told to the next session.`, retry);
+  else if (state === "closed" && reason) view.notice(CONNECTION, reason, { ...retry, label: "Connect" });
+  refresh();
+});
+window.addEventListener("offline", () => view.connection("waiting", "Offline", "This device has no network."));
+window.addEventListener("online", () => connection.state === "waiting" && attempt(() => connection.ready()));
+
+function refresh() {
+  const { phase, words } = now();
+  view.phase(phase, words);
+  const turn = dialogue.conversation.turns.findLast(({ figures }) => figures.rtf !== undefined);
+  const { firstAudioS, rtf } = turn?.figures ?? {};
+  view.figures({
+    "first-audio": firstAudioS === undefined ? "–" : `${firstAudioS.toFixed(2)} s`,
+    rtf: rtf === undefined ? "–" : rtf.toFixed(2),
+    underruns: String(player.underruns),
+    "round-trip": dialogue.roundTripMs === null ? "–" : `${Math.round(dialogue.roundTripMs)} ms`,
+  });
+  const label = settings.handsFree ? (microphone.running ? "Listening" : "Talk") : "Hold to talk";
+  const pressed = settings.handsFree ? microphone.running : Boolean(dialogue.recording);
+  view.talkButton({ label, pressed, disabled: !microphoneAllowedHere() });
+}
+
+function now() {
+  if (dialogue.recording) return { phase: "hearing", words: "Hearing you. Let go when you are done." };
+  if (dialogue.userSpeaking) return { phase: "hearing", words: "Hearing you…" };
+  if (dialogue.speaking) {
+    const live = microphone.running && settings.handsFree;
+    return { phase: "speaking", words: live ? "Speaking. Talk or type to cut in." : "Speaking. Type to cut in." };
+  }
+  if (dialogue.thinking) return { phase: "thinking", words: "Thinking…" };
+  if (microphone.running && settings.handsFree) return { phase: "listening", words: "Listening…" };
+  return { phase: "idle", words: "Ready." };
+}
+
+function frame() {
+  view.line(player.analyser, dialogue.speaking);
+  const bufferedS = player.now?.bufferedS;
+  view.figures({ buffered: bufferedS === undefined ? "–" : `${bufferedS.toFixed(1)} s` });
+  if (connection.state === "open") {
+    const slow = connection.socket.bufferedAmount > SLOW_BYTES;
+    view.connection("open", slow ? "Slow network" : "Connected", slow ? "Your voice is not getting through in time." : "");
+  }
+  requestAnimationFrame(frame);
+}
+
+if (!microphoneAllowedHere()) {
+  view.notice(
+    MICROPHONE,
+    `Browsers give a microphone only to pages opened over HTTPS or from this machine, and this one came from ${location.origin}. ` +
+      "Forward the port (ssh -L 8000:localhost:8000 server) and open http://localhost:8000, or put HTTPS in front. Typing and audio files work here as they are.",
+  );
+}
+refresh();
+frame();

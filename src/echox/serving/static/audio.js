@@ -1,0 +1,212 @@
+/** Sound in and out: microphone, player, audio files, WAV. Everything between this file and the server is 24 kHz PCM16. */
+import { JitterBuffer } from "./jitter-buffer.js";
+
+export const RATE = 24000;
+const CHUNK_MS = 20;
+const FALLBACK_FRAMES = 1024;
+
+/** Can this page use a microphone? Browsers ask for HTTPS or localhost. */
+export const microphoneAllowedHere = () => window.isSecureContext && Boolean(navigator.mediaDevices?.getUserMedia);
+
+/** The microphone as 24 kHz chunks, with the browser's echo cancellation so that a reply does not interrupt itself. */
+export class Microphone {
+  /**
+   * @param {(pcm: Int16Array, level: number) => void} onChunk
+   * @param {() => void} onLost the device went away.
+   */
+  constructor(onChunk, onLost) {
+    this.onChunk = onChunk;
+    this.onLost = onLost;
+    this.stream = null;
+  }
+
+  get running() {
+    return this.stream !== null;
+  }
+
+  /** Ask for permission and start. @throws {DOMException} as getUserMedia. */
+  async start(deviceId = "") {
+    const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
+    if (deviceId) audio.deviceId = { exact: deviceId };
+    this.stream = await navigator.mediaDevices.getUserMedia({ audio });
+    this.context = new AudioContext({ latencyHint: "interactive" });
+    await this.context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
+    const node = new AudioWorkletNode(this.context, "echox-capture", {
+      numberOfOutputs: 1,
+      processorOptions: { rate: RATE, chunkMs: CHUNK_MS },
+    });
+    node.port.onmessage = ({ data }) => this.running && this.onChunk(data.pcm, data.level);
+    this.context.createMediaStreamSource(this.stream).connect(node);
+    node.connect(this.context.destination); // silent: it writes no output, but what leads nowhere is not run
+    const [track] = this.stream.getAudioTracks();
+    track.onended = () => this.running && this.stop().then(this.onLost);
+    await this.context.resume();
+  }
+
+  async stop() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = null;
+    await this.context?.close();
+    this.context = null;
+  }
+}
+
+/** Plays replies through the jitter buffer and knows what has reached the ear. */
+export class Player extends EventTarget {
+  constructor() {
+    super();
+    this.context = null;
+    this.volume = 1;
+    this.underruns = 0;
+    this.now = null; // {item, playedS, bufferedS} of the reply that is audible
+    this.flushes = [];
+  }
+
+  /** Must first be called from a click or key press: browsers keep pages silent before one. */
+  async open() {
+    if (!this.context) {
+      this.context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
+      this.opened = this.#build();
+    }
+    await this.opened;
+    if (this.context.state !== "running") await this.context.resume();
+  }
+
+  async #build() {
+    this.analyser = new AnalyserNode(this.context, { fftSize: 1024 });
+    this.output = new GainNode(this.context, { gain: this.volume });
+    this.analyser.connect(this.output).connect(this.context.destination);
+    if (this.context.audioWorklet) {
+      await this.context.audioWorklet.addModule(new URL("playback-worklet.js", import.meta.url));
+      const node = new AudioWorkletNode(this.context, "echox-playback", { numberOfInputs: 0, outputChannelCount: [1] });
+      node.port.onmessage = ({ data }) => this.#heard(data);
+      node.connect(this.analyser);
+      this.#command = (message) => node.port.postMessage(message);
+    } else {
+      this.#withoutWorklet();
+    }
+  }
+
+  /** Pages over plain HTTP have no AudioWorklet: the same buffer, run in this thread. */
+  #withoutWorklet() {
+    const buffer = new JitterBuffer(RATE, (event) => this.#heard(event));
+    const node = this.context.createScriptProcessor(FALLBACK_FRAMES, 0, 1);
+    node.onaudioprocess = ({ outputBuffer }) => {
+      buffer.pull(outputBuffer.getChannelData(0));
+      const [item] = buffer.items;
+      if (item) this.#heard({ type: "progress", item: item.id, played: item.played, buffered: buffer.buffered });
+    };
+    node.connect(this.analyser);
+    this.#command = ({ type, item, samples, level }) => {
+      if (type === "push") buffer.push(item, samples);
+      else if (type === "end") buffer.end(item);
+      else if (type === "duck") buffer.level = level;
+      else this.#heard({ type: "flushed", dropped: buffer.flush() });
+    };
+  }
+
+  #command = () => {};
+
+  /** Seconds between a sample leaving the buffer and the ear. */
+  get latencyS() {
+    return (this.context?.outputLatency || 0) + (this.context?.baseLatency || 0);
+  }
+
+  /** Frames that the buffer has played, as seconds that were heard. */
+  #heardS(frames) {
+    return Math.max(0, frames / RATE - this.latencyS);
+  }
+
+  push(item, pcm) {
+    const samples = Float32Array.from(pcm, (x) => x / 32768);
+    this.#command({ type: "push", item, samples });
+  }
+
+  end(item) {
+    this.#command({ type: "end", item });
+  }
+
+  /** Quieter while it is unclear whether somebody interrupts. */
+  duck(on) {
+    this.#command({ type: "duck", level: on ? 0.25 : 1 });
+  }
+
+  /** Stop at once. @returns {Promise<{item: string, heardS: number}[]>} where each unfinished reply was cut. */
+  flush() {
+    if (!this.context) return Promise.resolve([]);
+    this.duck(false);
+    return new Promise((resolve) => {
+      this.flushes.push(resolve);
+      this.#command({ type: "flush" });
+    });
+  }
+
+  setVolume(volume) {
+    this.volume = volume;
+    if (this.output) this.output.gain.setTargetAtTime(volume, this.context.currentTime, 0.02);
+  }
+
+  #heard(event) {
+    if (event.type === "flushed") {
+      this.now = null;
+      this.flushes.shift()?.(event.dropped.map(({ item, played }) => ({ item, heardS: this.#heardS(played) })));
+      return;
+    }
+    if (event.type === "underrun") this.underruns += 1;
+    const playedS = event.type === "ended" ? event.played / RATE : this.#heardS(event.played);
+    this.now = event.type === "ended" ? null : { item: event.item, playedS, bufferedS: event.buffered / RATE };
+    this.dispatchEvent(new CustomEvent(event.type, { detail: { item: event.item, playedS } }));
+  }
+}
+
+/** Decode any audio the browser knows to mono 24 kHz PCM16. @throws {DOMException} it is not audio. */
+export async function decodeFile(file) {
+  const decoded = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());
+  const channels = Array.from({ length: decoded.numberOfChannels }, (_, c) => decoded.getChannelData(c));
+  const mono = Float32Array.from(channels[0], (_, i) => channels.reduce((sum, c) => sum + c[i], 0) / channels.length);
+  return Int16Array.from(mono, (x) => Math.max(-32768, Math.min(32767, Math.round(x * 32768))));
+}
+
+/** Join pieces of PCM16. */
+export function concatenate(pieces) {
+  const joined = new Int16Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let done = 0;
+  for (const piece of pieces) {
+    joined.set(piece, done);
+    done += piece.length;
+  }
+  return joined;
+}
+
+/** A mono 16-bit WAV file. */
+export function wavFile(pcm) {
+  const header = new DataView(new ArrayBuffer(44));
+  const text = (at, word) => [...word].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
+  text(0, "RIFF");
+  header.setUint32(4, 36 + pcm.byteLength, true);
+  text(8, "WAVEfmt ");
+  header.setUint32(16, 16, true);
+  header.setUint16(20, 1, true); // PCM
+  header.setUint16(22, 1, true); // channels
+  header.setUint32(24, RATE, true);
+  header.setUint32(28, RATE * 2, true);
+  header.setUint16(32, 2, true);
+  header.setUint16(34, 16, true);
+  text(36, "data");
+  header.setUint32(40, pcm.byteLength, true);
+  return new Blob([header, pcm], { type: "audio/wav" });
+}
+
+/** PCM16 (little-endian, as all browsers' machines are) to base64. */
+export function toBase64(pcm) {
+  const bytes = new Uint8Array(pcm.buffer, pcm.byteOffset, pcm.byteLength);
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 0x8000) text += String.fromCharCode(...bytes.subarray(i, i + 0x8000));
+  return btoa(text);
+}
+
+/** Base64 to PCM16. */
+export function fromBase64(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Int16Array(bytes.buffer, 0, bytes.length >> 1);
+}

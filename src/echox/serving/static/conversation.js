@@ -1,0 +1,127 @@
+/** What was said: turns with their text, sound and figures. Pure data; the view draws it, the page saves it. */
+import { RATE, concatenate, wavFile } from "./audio.js";
+
+const GAP_S = 0.4; // of silence between turns in the saved recording
+
+/** One turn of either side. */
+export class Turn {
+  /** @param {string} id of the protocol's item. @param {"user" | "assistant"} role @param {"voice" | "text" | "file"} source */
+  constructor(id, role, source) {
+    this.id = id;
+    this.role = role;
+    this.source = source;
+    this.text = "";
+    this.kept = null; // after an interruption: what of the text the model keeps, because it was heard
+    this.audio = []; // pieces of PCM16, as they came
+    this.frames = 0;
+    this.state = "open"; // open (still growing), done, interrupted, failed
+    this.note = ""; // why it failed
+    this.playedS = 0;
+    this.figures = {}; // firstAudioS, rtf, underruns
+    this.spans = []; // which letters are spoken when: {letters, frames, lettersEnd, framesEnd}
+  }
+
+  get durationS() {
+    return this.frames / RATE;
+  }
+
+  /** Written text; in a reply it comes shortly before its speech. */
+  addText(delta) {
+    const span = this.spans.at(-1);
+    if (!span || span.framesEnd > span.frames) {
+      const letters = this.text.length;
+      this.spans.push({ letters, frames: this.frames, lettersEnd: letters, framesEnd: this.frames });
+    }
+    this.text += delta;
+    this.spans.at(-1).lettersEnd = this.text.length;
+  }
+
+  addAudio(pcm) {
+    this.audio.push(pcm);
+    this.frames += pcm.length;
+    const span = this.spans.at(-1);
+    if (span) span.framesEnd = this.frames;
+  }
+
+  /** How many letters of the text have been spoken by now: the captions follow the voice, word by word. */
+  get spokenLetters() {
+    if (this.state === "done" && this.playedS >= this.durationS - 0.05) return this.text.length;
+    const played = this.playedS * RATE;
+    const span = this.spans.findLast(({ frames }) => frames <= played);
+    if (!span || played <= 0) return 0;
+    const part = Math.min(1, (played - span.frames) / Math.max(1, span.framesEnd - span.frames));
+    const letter = span.letters + Math.round(part * (span.lettersEnd - span.letters));
+    const end = this.text.indexOf(" ", letter);
+    return letter <= span.letters ? span.letters : end < 0 ? this.text.length : end;
+  }
+
+  /** The sound that counts: all of it, or what was heard before an interruption. */
+  get heardAudio() {
+    const all = concatenate(this.audio);
+    return this.state === "interrupted" ? all.subarray(0, Math.round(this.playedS * RATE)) : all;
+  }
+}
+
+export class Conversation {
+  constructor() {
+    this.turns = [];
+    this.startedAt = new Date();
+  }
+
+  find(id) {
+    return this.turns.find((turn) => turn.id === id);
+  }
+
+  /** @returns {Turn} */
+  add(id, role, source) {
+    const turn = new Turn(id, role, source);
+    this.turns.push(turn);
+    return turn;
+  }
+
+  remove(id) {
+    this.turns = this.turns.filter((turn) => turn.id !== id);
+  }
+
+  /** The turns as the protocol's items, to tell a new session what was said in an older one. */
+  asItems() {
+    return this.turns
+      .map(({ role, text, kept }) => ({ role, text: kept ?? text }))
+      .filter(({ text }) => text.trim())
+      .map(({ role, text }) => ({
+        type: "message",
+        role,
+        content: [{ type: role === "user" ? "input_text" : "output_text", text }],
+      }));
+  }
+
+  /** All sound, turn after turn, and the conversation as data that says where each turn is in it. */
+  save(model) {
+    const gap = new Int16Array(GAP_S * RATE);
+    const pieces = [];
+    let frames = 0;
+    const turns = this.turns.map((turn) => {
+      const sound = turn.heardAudio;
+      const start = frames;
+      if (sound.length) {
+        pieces.push(sound, gap);
+        frames += sound.length + gap.length;
+      }
+      return {
+        role: turn.role,
+        source: turn.source,
+        text: turn.kept ?? turn.text,
+        ...(turn.kept !== null && { not_heard: turn.text.slice(turn.kept.length).trim() }),
+        state: turn.state,
+        ...(sound.length && { audio: { start_s: start / RATE, end_s: (start + sound.length) / RATE } }),
+        ...(turn.figures.firstAudioS !== undefined && { first_audio_s: turn.figures.firstAudioS }),
+        ...(turn.figures.rtf !== undefined && { rtf: turn.figures.rtf }),
+      };
+    });
+    const data = { model, started_at: this.startedAt.toISOString(), sampling_rate: RATE, turns };
+    return {
+      json: new Blob([JSON.stringify(data, null, 2)], { type: "application/json" }),
+      wav: wavFile(concatenate(pieces)),
+    };
+  }
+}

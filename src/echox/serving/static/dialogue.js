@@ -1,0 +1,375 @@
+/** The conversation as it runs: events of the server become turns and sound, what the user does becomes events. */
+import { Conversation } from "./conversation.js";
+import { RATE, fromBase64, toBase64 } from "./audio.js";
+import { Refused } from "./realtime.js";
+
+const MICROPHONE_LOG_S = 130; // of what was sent, for the recording of spoken turns
+const SHORTEST_TURN_S = 0.25;
+const NOISE_MS = 1500; // speech that stopped and was not taken as a turn by then was none
+const newId = () => `item_${crypto.getRandomValues(new Uint32Array(3)).join("")}`.slice(0, 32);
+const isDone = ({ type }) => type === "response.done";
+
+/**
+ * Events: `turn` (detail: a Turn that changed), `removed` (detail: its id), `said` (detail: a Turn that is complete),
+ * `problem` (detail: {title, text}), `change` (anything else).
+ */
+export class Dialogue extends EventTarget {
+  /**
+   * @param {import("./realtime.js").Connection} connection
+   * @param {import("./audio.js").Player} player
+   * @param {import("./settings.js").Settings} settings
+   */
+  constructor(connection, player, settings) {
+    super();
+    Object.assign(this, { connection, player, settings, conversation: new Conversation() });
+    this.response = null; // {id, turn, createdAt}: the one the server is working on
+    this.asked = false; // a reply was asked for and has not begun
+    this.userSpeaking = false;
+    this.recording = null; // pieces, while the button is held
+    this.roundTripMs = null;
+    this.stopped = new Set(); // items whose further sound nobody wants
+    this.#forgetMicrophone();
+    connection.addEventListener("open", ({ detail }) => this.#opened(detail));
+    connection.addEventListener("server", ({ detail }) => this.#on[detail.type]?.(detail));
+    connection.addEventListener("state", ({ detail }) => detail.state !== "open" && this.#lost());
+    player.addEventListener("started", ({ detail }) => this.#started(detail));
+    player.addEventListener("progress", ({ detail }) => this.#played(detail));
+    player.addEventListener("ended", ({ detail }) => this.#played(detail, true));
+    player.addEventListener("underrun", () => this.#tell("change"));
+  }
+
+  get speaking() {
+    return this.player.now !== null;
+  }
+
+  get thinking() {
+    return this.asked || this.response !== null;
+  }
+
+  // ------------------------------------------------------------------------------------------ what the user does
+
+  /** @throws {Error} no connection. @throws {Refused} */
+  async type(text) {
+    await this.#ask("text", text, [{ type: "input_text", text }]);
+  }
+
+  /** A recording as a turn. @param {Int16Array} pcm */
+  async play(pcm) {
+    const turn = await this.#ask("file", "", [{ type: "input_audio", audio: toBase64(pcm) }], pcm);
+    return turn;
+  }
+
+  async #ask(source, text, content, pcm = null) {
+    await this.connection.ready();
+    await this.interrupt();
+    const turn = this.conversation.add(newId(), "user", source);
+    turn.text = text;
+    turn.state = "done";
+    if (pcm) turn.addAudio(pcm);
+    this.#tell("turn", turn);
+    if (text) this.#tell("said", turn);
+    const item = { id: turn.id, type: "message", role: "user", content };
+    try {
+      await this.connection.ask(
+        { type: "conversation.item.create", item },
+        ({ type, item: added }) => /^conversation\.item\.(added|created)$/.test(type) && added.id === turn.id,
+      );
+    } catch (error) {
+      turn.state = "failed";
+      turn.note = error.message;
+      this.#tell("turn", turn);
+      throw error;
+    }
+    this.#askForReply();
+    return turn;
+  }
+
+  #askForReply() {
+    this.turnEndedAt = performance.now();
+    this.asked = this.connection.send({ type: "response.create" });
+    this.#tell("change");
+  }
+
+  /** One chunk of the microphone. */
+  hear(pcm) {
+    if (this.recording) this.recording.push(pcm);
+    if (!this.recording && !this.settings.handsFree) return;
+    if (!this.connection.send({ type: "input_audio_buffer.append", audio: toBase64(pcm) })) return;
+    this.sentFrames += pcm.length;
+    this.sentAt = performance.now();
+    this.log.push(pcm);
+    this.logFrames += pcm.length;
+    while (this.logFrames > MICROPHONE_LOG_S * RATE) this.logFrames -= this.log.shift().length;
+  }
+
+  /** The microphone goes off in the middle of a sentence, perhaps: silence lets the server end the turn. */
+  hush() {
+    if (this.settings.handsFree) this.hear(new Int16Array(((this.settings.silenceMs + 300) / 1000) * RATE));
+  }
+
+  /** The button was pressed. */
+  async press() {
+    this.recording = [];
+    this.connection.send({ type: "input_audio_buffer.clear" });
+    await this.interrupt();
+  }
+
+  /** The button was let go. @returns {Promise<boolean>} there was something to send. */
+  async release() {
+    const pieces = this.recording ?? [];
+    this.recording = null;
+    if (pieces.reduce((sum, piece) => sum + piece.length, 0) < SHORTEST_TURN_S * RATE) {
+      this.connection.send({ type: "input_audio_buffer.clear" });
+      return false;
+    }
+    const isCommitted = ({ type }) => type === "input_audio_buffer.committed";
+    const { item_id: id } = await this.connection.ask({ type: "input_audio_buffer.commit" }, isCommitted);
+    const turn = this.#userTurn(id);
+    turn.state = "done";
+    pieces.forEach((piece) => turn.addAudio(piece));
+    this.#tell("turn", turn);
+    this.#askForReply();
+    return true;
+  }
+
+  /** Cut the reply off, here and at the server, which keeps only what was heard. */
+  async interrupt() {
+    const { response } = this;
+    if (response?.turn) this.stopped.add(response.turn.id);
+    if (response) this.connection.send({ type: "response.cancel", response_id: response.id });
+    const cut = await this.#silence();
+    if (response) await this.connection.next(isDone).catch(() => {}); // a lost connection tells by itself
+    if (response?.turn && !cut.includes(response.turn)) cut.push(response.turn);
+    await Promise.all(cut.map((turn) => this.#truncate(turn)));
+  }
+
+  /** Stop the sound. @returns {Promise<import("./conversation.js").Turn[]>} replies that were cut. */
+  async #silence() {
+    const dropped = await this.player.flush();
+    const cut = [];
+    for (const { item, heardS } of dropped) {
+      const turn = this.conversation.find(item);
+      if (!turn) continue; // an old turn that was being heard again
+      this.stopped.add(item);
+      turn.playedS = Math.min(heardS, turn.durationS);
+      turn.state = "interrupted";
+      cut.push(turn);
+      this.#tell("turn", turn);
+    }
+    this.#tell("change");
+    return cut;
+  }
+
+  /** Tell the server how much of a reply was heard, and ask what it keeps of the text. */
+  async #truncate(turn) {
+    if (this.response?.turn === turn) await this.connection.next(isDone).catch(() => {});
+    turn.state = "interrupted";
+    const where = { item_id: turn.id, content_index: 0, audio_end_ms: Math.floor(turn.playedS * 1000) };
+    const isTruncated = ({ type, item_id: id }) => type === "conversation.item.truncated" && id === turn.id;
+    try {
+      if (turn.frames) await this.connection.ask({ type: "conversation.item.truncate", ...where }, isTruncated);
+    } catch (error) {
+      if (!(error instanceof Refused)) return; // lost; a refusal means that the server has cut it already
+    }
+    const isItem = ({ type, item }) => type === "conversation.item.retrieved" && item.id === turn.id;
+    try {
+      const { item } = await this.connection.ask({ type: "conversation.item.retrieve", item_id: turn.id }, isItem);
+      turn.kept = item.content[0]?.transcript ?? item.content[0]?.text ?? "";
+    } catch (error) {
+      if (error instanceof Refused) turn.kept = ""; // nothing was heard, nothing is kept
+    }
+    this.#tell("turn", turn);
+  }
+
+  /** Settings changed. */
+  configure() {
+    const asked = performance.now();
+    const isUpdated = ({ type }) => type === "session.updated";
+    return this.connection.ask({ type: "session.update", session: this.settings.session() }, isUpdated).then(
+      () => {
+        this.roundTripMs = performance.now() - asked;
+        this.#tell("change");
+      },
+      (error) => error instanceof Refused && this.#tell("problem", { title: "A setting was refused", text: error.message }),
+    );
+  }
+
+  async restart() {
+    this.connection.close();
+    await this.player.flush();
+    this.conversation = new Conversation();
+  }
+
+  // ------------------------------------------------------------------------------------------ what the server says
+
+  #opened(session) {
+    this.settings.show(session);
+    this.#forgetMicrophone();
+    this.configure();
+    for (const item of this.conversation.asItems()) this.connection.send({ type: "conversation.item.create", item });
+  }
+
+  #lost() {
+    if (this.response?.turn?.state === "open") {
+      this.response.turn.note = "The connection broke here.";
+      this.player.end(this.response.turn.id);
+      this.#tell("turn", this.response.turn);
+    }
+    this.response = null;
+    this.asked = this.userSpeaking = false;
+    this.#tell("change");
+  }
+
+  #on = {
+    "input_audio_buffer.speech_started": async ({ item_id: id, audio_start_ms: startMs }) => {
+      this.userSpeaking = true;
+      this.startMs = startMs ?? 0;
+      this.#userTurn(id);
+      this.#tell("change");
+      const cut = await this.#silence();
+      await Promise.all(cut.map((turn) => this.#truncate(turn)));
+    },
+    "input_audio_buffer.speech_stopped": ({ item_id: id, audio_end_ms: endMs }) => {
+      this.userSpeaking = false;
+      const silenceMs = this.settings.silenceMs; // the end was noticed that much later
+      const late = this.sentFrames / RATE - (endMs - silenceMs) / 1000;
+      this.turnEndedAt = this.sentAt - late * 1000;
+      const turn = this.conversation.find(id);
+      turn?.addAudio(this.#logged(this.startMs, endMs));
+      setTimeout(() => turn?.state === "open" && !turn.text && this.#remove(turn), NOISE_MS);
+      this.#tell("change");
+    },
+    "input_audio_buffer.committed": ({ item_id: id }) => {
+      const turn = this.#userTurn(id);
+      turn.state = "done";
+      this.asked = this.settings.handsFree;
+      this.#tell("turn", turn);
+      this.#tell("change");
+    },
+    "output_audio_buffer.duck": () => this.player.duck(true),
+    "output_audio_buffer.unduck": () => this.player.duck(false),
+    "conversation.item.input_audio_transcription.delta": ({ item_id: id, delta }) => {
+      const turn = this.conversation.find(id);
+      if (!turn) return;
+      turn.text += delta;
+      this.#tell("turn", turn);
+    },
+    "conversation.item.input_audio_transcription.completed": ({ item_id: id, transcript }) => {
+      const turn = this.conversation.find(id);
+      if (!turn) return;
+      turn.text = transcript.trim();
+      this.#tell("turn", turn);
+      this.#tell("said", turn);
+    },
+    "response.created": ({ response }) => {
+      this.asked = false;
+      this.response = { id: response.id, turn: null, createdAt: performance.now() };
+      this.#tell("change");
+    },
+    "response.output_item.added": ({ item }) => {
+      if (!this.response || item.role !== "assistant") return;
+      this.response.turn = this.conversation.add(item.id, "assistant", "voice");
+      this.#tell("turn", this.response.turn);
+    },
+    "response.output_audio_transcript.delta": (event) => this.#write(event),
+    "response.output_text.delta": (event) => this.#write(event),
+    "response.output_audio.delta": ({ item_id: id, delta }) => {
+      const turn = this.conversation.find(id);
+      if (!turn || this.stopped.has(id)) return;
+      const pcm = fromBase64(delta);
+      turn.addAudio(pcm);
+      this.player.push(id, pcm);
+      turn.figures.rtf = (performance.now() - this.response.createdAt) / 1000 / turn.durationS;
+      this.#tell("turn", turn);
+    },
+    "response.output_audio.done": ({ item_id: id }) => this.player.end(id),
+    "response.done": ({ response }) => this.#done(response),
+    error: ({ error, expected }) => expected || this.#tell("problem", { title: "The server could not do that", text: error.message }),
+  };
+
+  #write({ item_id: id, delta }) {
+    const turn = this.conversation.find(id);
+    if (!turn || this.stopped.has(id)) return;
+    turn.addText(delta);
+    this.#tell("turn", turn);
+  }
+
+  #done({ id, status, status_details: details }) {
+    if (this.response?.id !== id) return;
+    const { turn } = this.response;
+    this.response = null;
+    this.asked = false;
+    if (turn) {
+      this.player.end(turn.id);
+      if (status === "failed") {
+        turn.state = "failed";
+        turn.note = details?.error?.message ?? "The reply failed.";
+      } else if (turn.state === "open" && (status === "cancelled" || !turn.frames)) {
+        turn.state = status === "cancelled" ? "interrupted" : "done";
+      }
+      if (status === "incomplete") turn.note = "The reply was cut at its greatest length.";
+      this.#tell("turn", turn);
+      this.#tell("said", turn);
+    } else if (status === "failed") {
+      this.#tell("problem", { title: "There was no reply", text: details?.error?.message ?? "The server does not say why." });
+    }
+    this.#tell("change");
+  }
+
+  // ------------------------------------------------------------------------------------------ what is heard
+
+  #started({ item }) {
+    const turn = this.conversation.find(item);
+    if (turn && this.turnEndedAt !== undefined) {
+      turn.figures.firstAudioS = (performance.now() - this.turnEndedAt) / 1000 + this.player.latencyS;
+      this.turnEndedAt = undefined;
+    }
+    this.#tell("change");
+  }
+
+  #played({ item, playedS }, ended = false) {
+    const turn = this.conversation.find(item);
+    if (turn && turn.state !== "interrupted") {
+      turn.playedS = Math.min(playedS, turn.durationS);
+      if (ended && turn.state === "open") turn.state = "done";
+      this.#tell("turn", turn);
+    }
+    if (ended) this.#tell("change");
+  }
+
+  // ------------------------------------------------------------------------------------------ the rest
+
+  #userTurn(id) {
+    const turn = this.conversation.find(id) ?? this.conversation.add(id, "user", "voice");
+    this.#tell("turn", turn);
+    return turn;
+  }
+
+  #remove(turn) {
+    this.conversation.remove(turn.id);
+    this.#tell("removed", turn.id);
+  }
+
+  #forgetMicrophone() {
+    this.log = [];
+    this.logFrames = this.sentFrames = 0;
+    this.sentAt = performance.now();
+  }
+
+  /** What the microphone sent between two times of the session. */
+  #logged(startMs, endMs) {
+    const first = this.sentFrames - this.logFrames;
+    const frames = new Int16Array(this.logFrames);
+    let done = 0;
+    for (const piece of this.log) {
+      frames.set(piece, done);
+      done += piece.length;
+    }
+    const at = (ms) => Math.max(0, Math.round((ms / 1000) * RATE) - first);
+    return frames.slice(at(startMs), at(endMs));
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

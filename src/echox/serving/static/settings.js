@@ -1,0 +1,137 @@
+/** The settings dialog: what the user chose, kept in this browser, and what of it the server is told. */
+const KEPT = "echox-settings";
+const KEY = "echox-key";
+const SAVE_DELAY_MS = 250;
+const UNITS = { silence: (v) => `${v} ms`, volume: (v) => `${Math.round(v * 100)} %`, temperature: twoDigits, top_p: twoDigits };
+
+function twoDigits(value) {
+  return Number(value).toFixed(2);
+}
+
+/** Events: `change` (detail: the name of the setting). */
+export class Settings extends EventTarget {
+  /** @param {HTMLDialogElement} dialog */
+  constructor(dialog) {
+    super();
+    this.dialog = dialog;
+    this.form = dialog.querySelector("form");
+    this.touched = new Set(); // what the user chose; the model's own settings stand for the others
+    this.#load();
+    this.form.addEventListener("input", ({ target }) => {
+      this.touched.add(target.name);
+      this.#save();
+      this.#label();
+      clearTimeout(this.timer); // a dragged slider is one change
+      this.timer = setTimeout(() => this.dispatchEvent(new CustomEvent("change", { detail: target.name })), SAVE_DELAY_MS);
+    });
+    dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // beside it
+    this.#label();
+  }
+
+  get handsFree() {
+    return this.#value("mode") === "hands-free";
+  }
+
+  get speak() {
+    return this.form.elements.speak.checked;
+  }
+
+  get volume() {
+    return Number(this.#value("volume"));
+  }
+
+  get device() {
+    return this.#value("device");
+  }
+
+  get key() {
+    return this.#value("key").trim();
+  }
+
+  get announce() {
+    return this.form.elements.announce.checked || this.volume === 0 || !this.speak;
+  }
+
+  get silenceMs() {
+    return Number(this.#value("silence"));
+  }
+
+  /** The session as the protocol wants it. */
+  session() {
+    const format = { type: "audio/pcm", rate: 24000 };
+    const sampling = ["temperature", "top_p", "seed"].filter((name) => this.touched.has(name) && this.#value(name) !== "");
+    const voice = this.#value("voice");
+    return {
+      type: "realtime",
+      output_modalities: [this.speak ? "audio" : "text"],
+      instructions: this.#value("instructions").trim(),
+      ...Object.fromEntries(sampling.map((name) => [name, Number(this.#value(name))])),
+      audio: {
+        input: {
+          format,
+          transcription: { model: "echox" },
+          turn_detection: this.handsFree ? { type: "server_vad", silence_duration_ms: this.silenceMs, duck_events: true } : null,
+        },
+        output: { format, ...(voice && { voice }) },
+      },
+    };
+  }
+
+  /** Show what holds in a session: the model's own settings, and its voices if there is a choice. */
+  show(session) {
+    for (const name of ["temperature", "top_p"]) {
+      if (!this.touched.has(name) && typeof session[name] === "number") this.form.elements[name].value = session[name];
+    }
+    const { voices = [], voice } = session.audio?.output ?? {};
+    const select = this.form.elements.voice;
+    select.replaceChildren(...voices.map((name) => new Option(name, name, false, name === voice)));
+    document.getElementById("voice-field").hidden = voices.length < 2;
+    this.#label();
+  }
+
+  /** List microphones; browsers tell their names only after permission was given. */
+  async listDevices() {
+    const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
+    const select = this.form.elements.device;
+    const chosen = select.value || this.wanted;
+    const microphones = devices.filter(({ kind, label, deviceId }) => kind === "audioinput" && label && deviceId !== "default");
+    select.replaceChildren(new Option("As the system", ""), ...microphones.map((d) => new Option(d.label, d.deviceId)));
+    select.value = microphones.some(({ deviceId }) => deviceId === chosen) ? chosen : "";
+  }
+
+  #value(name) {
+    return this.form.elements[name].value;
+  }
+
+  #label() {
+    for (const output of this.form.querySelectorAll("output")) {
+      const name = output.htmlFor.value;
+      output.value = UNITS[name](this.#value(name));
+      this.form.elements[name].setAttribute("aria-valuetext", output.value);
+    }
+    this.form.elements.silence.disabled = !this.handsFree;
+  }
+
+  #load() {
+    const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
+    for (const [name, value] of Object.entries(kept)) {
+      const element = this.form.elements[name];
+      if (!element) continue;
+      this.touched.add(name);
+      if (typeof value === "boolean") element.checked = value;
+      else element.value = value;
+    }
+    this.wanted = kept.device ?? "";
+    this.form.elements.key.value = sessionStorage.getItem(KEY) ?? "";
+  }
+
+  #save() {
+    const kept = {};
+    for (const name of this.touched) {
+      const element = this.form.elements[name];
+      if (name !== "key") kept[name] = element.type === "checkbox" ? element.checked : element.value;
+    }
+    localStorage.setItem(KEPT, JSON.stringify(kept));
+    sessionStorage.setItem(KEY, this.key); // never on disk
+  }
+}

@@ -1,0 +1,188 @@
+/** Draws: turns with captions that follow the voice, notices, figures, the voice line. Knows nothing of the server. */
+const NAMES = { user: "You", assistant: "EchoX" };
+const byId = (id) => document.getElementById(id);
+const seconds = (s) => `${s.toFixed(s < 10 ? 2 : 1)} s`;
+
+function element(name, attributes = {}, ...children) {
+  const made = Object.assign(document.createElement(name), attributes);
+  made.append(...children);
+  return made;
+}
+
+export class View {
+  /** @param {(turn: object) => void} replay plays an old turn again. */
+  constructor(replay) {
+    this.replay = replay;
+    this.rows = new Map();
+    this.stage = byId("stage");
+    this.canvas = byId("voice");
+    this.still = matchMedia("(prefers-reduced-motion: reduce)");
+    this.level = 0;
+  }
+
+  // ------------------------------------------------------------------------------------------ turns
+
+  /** Draw one turn; as often as it changes. */
+  turn(turn) {
+    const follow = this.stage.scrollHeight - this.stage.scrollTop - this.stage.clientHeight < 80;
+    byId("welcome").hidden = true;
+    let row = this.rows.get(turn.id);
+    if (!row) {
+      row = element("li", { className: `turn ${turn.role}` }, element("h2", { textContent: NAMES[turn.role] }));
+      row.append(element("p", { className: "said" }), element("p", { className: "meta" }));
+      row.dataset.item = turn.id;
+      byId("turns").append(row);
+      this.rows.set(turn.id, row);
+    }
+    row.dataset.state = turn.state;
+    row.querySelector(".said").replaceChildren(...this.#said(turn));
+    this.#meta(row.querySelector(".meta"), turn);
+    if (follow) this.stage.scrollTop = this.stage.scrollHeight;
+  }
+
+  #said(turn) {
+    if (!turn.text) {
+      const waiting = { user: turn.state === "open" ? "listening" : "(nothing was understood)", assistant: "…" };
+      return turn.state === "failed" ? [] : [element("span", { className: "waiting", textContent: waiting[turn.role] })];
+    }
+    if (turn.kept !== null) {
+      const lost = turn.text.slice(turn.kept.length);
+      return [turn.text.slice(0, turn.kept.length), ...(lost.trim() ? [element("del", { textContent: lost })] : [])];
+    }
+    if (turn.role === "user" || !turn.frames || turn.state !== "open") return [turn.text];
+    const spoken = turn.spokenLetters;
+    return [turn.text.slice(0, spoken), element("span", { className: "coming", textContent: turn.text.slice(spoken) })];
+  }
+
+  #meta(line, turn) {
+    const { firstAudioS, rtf } = turn.figures;
+    const facts = [
+      turn.source === "file" && turn.role === "user" && `file, ${seconds(turn.durationS)}`,
+      firstAudioS !== undefined && `first audio ${seconds(firstAudioS)}`,
+      rtf !== undefined && `rtf ${rtf.toFixed(2)}`,
+      turn.role === "assistant" && turn.frames > 0 && `${turn.playedS.toFixed(1)} of ${turn.durationS.toFixed(1)} s`,
+      turn.state === "interrupted" && "interrupted",
+    ].filter(Boolean);
+    const key = `${facts.join("|")}|${turn.state}|${turn.note}`;
+    if (line.dataset.key === key) return; // do not take the focus from a button that has not changed
+    line.dataset.key = key;
+    line.replaceChildren(...facts.map((fact) => element("span", { textContent: fact })));
+    if (turn.note) line.append(element("span", { className: "problem", textContent: turn.note }));
+    if (turn.role === "assistant" && turn.frames > 0 && turn.state !== "open") {
+      const again = element("button", { type: "button", textContent: "Hear again" });
+      again.onclick = () => this.replay(turn);
+      line.append(again);
+    }
+  }
+
+  /** A turn that was none. */
+  remove(id) {
+    this.rows.get(id)?.remove();
+    this.rows.delete(id);
+  }
+
+  clear() {
+    byId("turns").replaceChildren();
+    this.rows.clear();
+    byId("welcome").hidden = false;
+  }
+
+  // ------------------------------------------------------------------------------------------ words
+
+  /**
+   * Tell the user about a problem, with what to do. One notice per title.
+   * @param {{label: string, run: () => void}} [action]
+   */
+  notice(title, text, action) {
+    this.settle(title);
+    const close = element("button", { type: "button", className: "icon", ariaLabel: "Dismiss" });
+    close.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 7l10 10M17 7 7 17"/></svg>';
+    const body = element("div", {}, element("strong", { textContent: title }), element("p", { textContent: text }));
+    if (action) {
+      const act = element("button", { type: "button", className: "plain act", textContent: action.label });
+      act.onclick = () => (this.settle(title), action.run());
+      body.append(act);
+    }
+    const box = element("div", { className: "notice" }, body, close);
+    box.dataset.title = title;
+    close.onclick = () => (box.remove(), byId("message").focus());
+    byId("notices").append(box);
+  }
+
+  /** The problem is gone. */
+  settle(title) {
+    [...byId("notices").children].find((box) => box.dataset.title === title)?.remove();
+  }
+
+  announce(text) {
+    byId("announcer").textContent = text;
+  }
+
+  phase(phase, words) {
+    document.body.dataset.phase = phase;
+    if (byId("phase").textContent !== words) byId("phase").textContent = words;
+    byId("stop").hidden = !["thinking", "speaking"].includes(phase);
+  }
+
+  connection(state, words, reason = "") {
+    const place = byId("connection");
+    place.dataset.state = state;
+    place.title = reason;
+    place.querySelector("span").textContent = words;
+  }
+
+  /** @param {Record<string, string>} figures by id. */
+  figures(figures) {
+    for (const [id, text] of Object.entries(figures)) {
+      if (byId(id).textContent !== text) byId(id).textContent = text;
+    }
+  }
+
+  talkButton({ label, pressed, disabled }) {
+    const button = byId("talk");
+    button.querySelector("span").textContent = label;
+    button.setAttribute("aria-pressed", String(pressed));
+    button.disabled = disabled;
+  }
+
+  // ------------------------------------------------------------------------------------------ the voice line
+
+  /** How loud the microphone is, 0..1: the ring around the button, and the line. */
+  microphone(level) {
+    this.level = Math.max(level, this.level * 0.8);
+    byId("talk").style.setProperty("--level", this.level.toFixed(2));
+  }
+
+  /** One frame of the line: the reply's wave, or the microphone's level, or calm. @param {AnalyserNode} [analyser] */
+  line(analyser, speaking) {
+    const scale = devicePixelRatio || 1;
+    const width = Math.round(this.canvas.clientWidth * scale);
+    const height = Math.round(this.canvas.clientHeight * scale);
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    const pen = this.canvas.getContext("2d");
+    const colours = getComputedStyle(document.body);
+    pen.clearRect(0, 0, width, height);
+    pen.strokeStyle = colours.getPropertyValue("color");
+    pen.globalAlpha = 0.18;
+    const live = !this.still.matches && (speaking || this.level > 0.02);
+    if (live) {
+      pen.strokeStyle = getComputedStyle(byId("talk")).getPropertyValue("outline-color") || pen.strokeStyle;
+      pen.globalAlpha = 0.9;
+    }
+    pen.lineWidth = (live ? 1.6 : 1) * scale;
+    pen.beginPath();
+    const wave = live && speaking && analyser ? new Float32Array(analyser.fftSize) : null;
+    wave && analyser.getFloatTimeDomainData(wave);
+    const time = performance.now() / 160;
+    for (let x = 0; x <= width; x += 2 * scale) {
+      const place = x / width;
+      const window = Math.sin(Math.PI * place) ** 2;
+      const own = live ? this.level * Math.sin(place * 42 + time) * Math.sin(place * 13 - time / 2) : 0;
+      const value = wave ? wave[Math.min(wave.length - 1, Math.floor(place * wave.length))] * 1.8 : own;
+      const y = height / 2 - Math.max(-1, Math.min(1, value * window)) * (height / 2 - scale);
+      x ? pen.lineTo(x, y) : pen.moveTo(x, y);
+    }
+    pen.stroke();
+    if (!speaking) this.microphone(0);
+  }
+}
