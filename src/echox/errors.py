@@ -13,3 +13,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, ValueError | OSError | FloatingPointError) and text:
         return text
     return f"unexpected {type(error).__name__}: {text or 'no message'} (run again with --debug and report it)"
+
+
+class QueueFull(RuntimeError):
+    """More replies are waiting than the scheduler takes; try again later."""

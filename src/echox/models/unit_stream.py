@@ -108,6 +108,11 @@ class UnitStream(ABC):
         """(n, D) of the next step."""
 
     @property
+    def begins_with_prompt(self) -> bool:
+        """Whether the next step has many inputs."""
+        return False
+
+    @property
     @abstractmethod
     def may_end(self) -> bool:
         """Whether the end is a possible output of this step."""
@@ -296,6 +301,11 @@ class PrefixStream(UnitStream):
         """Whether the end was said, or given up."""
         return self._done
 
+    @property
+    def begins_with_prompt(self) -> bool:
+        """At the first step."""
+        return self.position == 0
+
     def inputs(self) -> Tensor:
         """(n, D): the prompt, then (1, D): the last output."""
         if self.position < self._prompt_length:
@@ -348,7 +358,8 @@ class PrefixStream(UnitStream):
     def _wind_back(self, unit_words: int) -> None:
         outputs = self._places[unit_words] if unit_words < len(self._places) else len(self._outputs)
         del self._outputs[outputs:], self._unit_words[unit_words:], self._places[unit_words:]
-        self.position = self._prompt_length + len(self._outputs) - 1  # the last input runs again: its output is asked for
+        # The last input runs again, for its output.
+        self.position = self._prompt_length + len(self._outputs) - 1
 
     def _hand_over(self, count: int) -> list[Said]:
         new = self._unit_words[self._told : count]
@@ -395,4 +406,3 @@ def _problem(unit_words: Sequence[int], characters: int) -> str | None:
         if tail[period:] == tail[:-period]:
             return f"repeats itself: {MAX_REPEATS} times the same {period} unit words"
     return None
-

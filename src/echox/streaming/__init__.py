@@ -8,20 +8,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from echox.streaming.api import EchoX, ReplyStream
     from echox.streaming.decoding import GenerationSettings
-    from echox.streaming.events import AudioChunk, Event, Finished, Heard, Reply, SpeechFailed, TextDelta, Timings
+    from echox.streaming.events import (
+        AudioChunk,
+        ContextDropped,
+        Event,
+        Finished,
+        Heard,
+        Mark,
+        Reply,
+        SpeechFailed,
+        TextDelta,
+        Timings,
+    )
+    from echox.streaming.scheduler import Scheduler
     from echox.streaming.session import Session
+    from echox.streaming.task import ReplyTask
     from echox.streaming.trigger import Segment, Trigger, TriggerState
 
 # Public name -> module that defines it: events and trigger can be had without importing torch.
 _LAZY = {
     "AudioChunk": "events",
+    "ContextDropped": "events",
     "EchoX": "api",
     "Event": "events",
     "Finished": "events",
     "GenerationSettings": "decoding",
     "Heard": "events",
+    "Mark": "events",
     "Reply": "events",
     "ReplyStream": "api",
+    "ReplyTask": "task",
+    "Scheduler": "scheduler",
     "Segment": "trigger",
     "Session": "session",
     "SpeechFailed": "events",
@@ -33,13 +50,17 @@ _LAZY = {
 
 __all__ = [
     "AudioChunk",
+    "ContextDropped",
     "EchoX",
     "Event",
     "Finished",
     "GenerationSettings",
     "Heard",
+    "Mark",
     "Reply",
     "ReplyStream",
+    "ReplyTask",
+    "Scheduler",
     "Segment",
     "Session",
     "SpeechFailed",

@@ -16,8 +16,10 @@ from echox.files import write_text
 from echox.models.row_int8 import to_row_int8
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
-from echox.streaming.events import AudioChunk, Event, Finished, Heard, Reply, ReplyBuilder, SpeechFailed, TextDelta
+from echox.streaming.events import AudioChunk, Event, Reply, ReplyBuilder, SpeechFailed, TextDelta
+from echox.streaming.scheduler import Scheduler
 from echox.streaming.session import Session
+from echox.streaming.task import ReplyEvents
 from echox.streaming.trigger import Trigger
 
 EMBEDDED_MODEL = "nano"
@@ -57,6 +59,7 @@ class EchoX:
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
         self.engine = Engine(self.model, processor, trigger_of(model.config))
+        self.scheduler = Scheduler(self.engine)
 
     @classmethod
     def from_pretrained(
@@ -133,7 +136,7 @@ class EchoX:
         Raises:
             ValueError: unknown settings, or values out of range.
         """
-        return Session(self.engine, self.settings.replaced(settings), system)
+        return Session(self.scheduler, self.settings.replaced(settings), system)
 
     def generate(self, question: Any, *, sampling_rate: int | None = None, **settings: Any) -> Reply:
         """Answer a question at once.
@@ -153,6 +156,17 @@ class EchoX:
         session = self.session()
         events = session.stream(question, sampling_rate=sampling_rate, **settings)
         return ReplyStream(events, session.output_sampling_rate)
+
+    def speak_text(self, text: str, **settings: Any) -> ReplyEvents:
+        """Say given text in the model's voice: its text embeddings go where the denoised states of a reply would.
+
+        Returns:
+            Iterator of the events of `Session.stream`.
+
+        Raises:
+            ValueError: nothing to say, or unknown settings.
+        """
+        return ReplyEvents(self.session().speak(text, **settings))
 
 
 class ReplyStream(Iterator["TextDelta | AudioChunk"]):
@@ -175,7 +189,7 @@ class ReplyStream(Iterator["TextDelta | AudioChunk"]):
         while True:
             event = next(self._events)
             self._builder.add(event)
-            if not isinstance(event, Heard | SpeechFailed | Finished):
+            if isinstance(event, TextDelta | AudioChunk):
                 return event
 
     @property

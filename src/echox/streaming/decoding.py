@@ -1,4 +1,4 @@
-"""Turning logits into tokens and tokens into text, one at a time."""
+"""How a reply is written and spoken, and tokens turned into text one at a time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from echox.files import write_text
+from echox.streaming.policies import POLICIES
 
 GENERATION_FILE = "generation_config.json"
 
@@ -31,6 +29,9 @@ class GenerationSettings:
         seed: of all sampling in a reply.
         max_question_s: longer questions are refused.
         speak: False writes the reply and stays silent.
+        speech_policy: when which part of the reply is spoken, by name; see `policies`. None: word by word where the
+            echo decoder can, else the trigger.
+        policy_numbers: of that policy, where they are to differ from the model's.
 
     Raises:
         ValueError: a number is out of its range.
@@ -45,6 +46,8 @@ class GenerationSettings:
     seed: int = 0
     max_question_s: float = 300.0
     speak: bool = True
+    speech_policy: str | None = None
+    policy_numbers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("temperature", "echo_temperature", "retry_temperature"):
@@ -55,6 +58,8 @@ class GenerationSettings:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise ValueError(f"{name}: expected 0 < {name} <= 1, found {value}; 1 keeps every token")
+        if self.speech_policy is not None and self.speech_policy not in POLICIES:
+            raise ValueError(f"speech_policy: expected one of {', '.join(POLICIES)}, found {self.speech_policy!r}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
         if not self.max_question_s > 0:
@@ -95,36 +100,6 @@ class GenerationSettings:
         known = {item.name for item in dataclasses.fields(cls)}
         # transformers writes its own keys into a file of this name (transformers_version, eos ids): not ours to judge.
         return cls(**{name: value for name, value in values.items() if name in known})
-
-
-def choose_token(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
-    """Pick the next token.
-
-    Args:
-        logits: (vocabulary,), any float type.
-        temperature: 0 for the most probable token (the lowest id among equals).
-        top_p: nucleus size in (0, 1].
-        generator: source of randomness, on CPU; the session's own, so that sessions never disturb each other.
-
-    Returns:
-        The token id.
-
-    Raises:
-        FloatingPointError: the logits are not finite.
-    """
-    row = logits.detach().float()
-    if not bool(torch.isfinite(row).all()):
-        raise FloatingPointError("the language model's logits are not finite; are the weights damaged?")
-    if temperature == 0:
-        return int(row.argmax())
-    # Sampling on CPU: a seed then means the same reply on every device, as far as the logits agree.
-    probabilities = (row.cpu() / temperature).softmax(-1)
-    if top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
-        # A token stays while the mass before it is below top_p: the first one always stays.
-        kept = ordered.cumsum(-1) - ordered < top_p
-        probabilities = torch.zeros_like(probabilities).scatter(0, order[kept], ordered[kept])
-    return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
 class _Decoder(Protocol):

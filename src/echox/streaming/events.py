@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,12 +24,12 @@ class TextDelta:
 
 @dataclass(frozen=True, eq=False)
 class AudioChunk:
-    """The speech of one segment of the reply.
+    """The next piece of the spoken reply. All pieces joined are its speech, without seams.
 
     Attributes:
         waveform: float32 (S,), in [-1, 1].
         sampling_rate: Hz.
-        text: what is said in it.
+        text: the words whose speech begins in it ("" where a long word goes on).
         start_s: where it begins in the spoken reply.
     """
 
@@ -44,8 +45,34 @@ class AudioChunk:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """When a word (of a decoder that does not know words: a segment) of the reply is heard.
+
+    Attributes:
+        text_start, text_end: its place in the reply's text, in characters.
+        start_s, end_s: its place in the spoken reply.
+    """
+
+    text_start: int
+    text_end: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class ContextDropped:
+    """The oldest messages no longer fit before the reply and were taken out of the conversation.
+
+    Attributes:
+        messages: how many.
+    """
+
+    messages: int
+
+
+@dataclass(frozen=True)
 class SpeechFailed:
-    """A segment that could not be spoken, or not to its end, even at the second try. Its text is never lost."""
+    """A part of the text that could not be spoken, or not to its end, even at the second try. It is never lost."""
 
     text: str
     reason: str
@@ -53,13 +80,16 @@ class SpeechFailed:
 
 @dataclass
 class Timings:
-    """Where the time of one reply went: compute seconds of the model alone, without the time of whoever listens.
+    """Where the time of one reply went.
 
     Attributes:
         question_s: length of the new question's audio. audio_s: length of the spoken reply.
         encode_s: features, speech encoder and adapters. prefill_s: the prompt through the language model.
-        text_s: writing the reply. echo_s: states to units. vocoder_s: units to sound.
-        ttfa_s: from the end of the question to the first sample of the reply (None: nothing was spoken).
+        text_s: writing the reply. echo_s: states to units. vocoder_s: units to sound. Compute seconds all five; of a
+            step that was made for several conversations at once, this one's share.
+        queued_s: from the question to the first step for it.
+        first_text_s, ttfa_s: from the end of the question (the call that asked it) to the first text and the first
+            sample of the reply, by the clock (None: nothing was written, or spoken).
         ttfa_tokens: reply tokens that had been written by then.
         num_tokens: reply tokens in all.
     """
@@ -71,6 +101,8 @@ class Timings:
     text_s: float = 0.0
     echo_s: float = 0.0
     vocoder_s: float = 0.0
+    queued_s: float = 0.0
+    first_text_s: float | None = None
     ttfa_s: float | None = None
     ttfa_tokens: int | None = None
     num_tokens: int = 0
@@ -97,14 +129,36 @@ class Finished:
     Attributes:
         text: the whole reply.
         stopped: "end" (the model ended its turn) or "length" (``max_new_tokens`` were written).
+        timeline: when which word is heard.
     """
 
     text: str
     stopped: str
     timings: Timings
+    timeline: tuple[Mark, ...] = ()
 
 
-Event = Heard | TextDelta | AudioChunk | SpeechFailed | Finished
+Event = Heard | ContextDropped | TextDelta | AudioChunk | SpeechFailed | Finished
+
+
+def heard_text(text: str, timeline: Sequence[Mark], audio_s: float) -> str:
+    """The part of a reply's text that was heard after `audio_s` of its speech: whole words, the last one to its end.
+
+    Args:
+        text: of the reply.
+        timeline: its marks so far.
+        audio_s: what was played.
+    """
+    end = 0
+    for mark in timeline:
+        if mark.end_s <= audio_s:
+            end = mark.text_end
+        elif mark.start_s < audio_s:  # a segment without known words: as much of it as of its speech
+            share = (audio_s - mark.start_s) / (mark.end_s - mark.start_s)
+            part = text[mark.text_start : mark.text_start + int(share * (mark.text_end - mark.text_start))]
+            inner = max((place for place, character in enumerate(part) if character.isspace()), default=0)
+            end = max(end, mark.text_start + inner)
+    return text[:end].rstrip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +169,9 @@ class Reply:
         text: what was answered. heard: transcript of the newest question ("" for a typed one).
         waveform: float32 (S,); sampling_rate: Hz.
         timings: the numbers of `Timings` under their names.
-        chunks: its segments in order (text, start_s, waveform): which text is heard when.
-        failures: segments that could not be spoken.
+        chunks: its pieces in order (text, start_s, waveform).
+        failures: parts of the text that could not be spoken.
+        timeline: when which word is heard.
         stopped: "end", "length" or "cancelled".
     """
 
@@ -128,6 +183,11 @@ class Reply:
     chunks: tuple[AudioChunk, ...] = ()
     failures: tuple[SpeechFailed, ...] = ()
     stopped: str = "end"
+    timeline: tuple[Mark, ...] = ()
+
+    def heard_text(self, audio_s: float) -> str:
+        """What of the text was heard after so many seconds of the speech."""
+        return heard_text(self.text, self.timeline, audio_s)
 
     @property
     def duration_s(self) -> float:
@@ -146,6 +206,7 @@ class ReplyBuilder:
     failures: list[SpeechFailed] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
     stopped: str = "cancelled"
+    timeline: tuple[Mark, ...] = ()
 
     def add(self, event: Event) -> None:
         """Take one event, in order."""
@@ -157,8 +218,8 @@ class ReplyBuilder:
             self.chunks.append(event)
         elif isinstance(event, SpeechFailed):
             self.failures.append(event)
-        else:
-            self.timings, self.stopped = event.timings, event.stopped
+        elif isinstance(event, Finished):
+            self.timings, self.stopped, self.timeline = event.timings, event.stopped, event.timeline
 
     def build(self) -> Reply:
         """The reply so far (``stopped`` is "cancelled" if it never finished)."""
@@ -173,4 +234,5 @@ class ReplyBuilder:
             chunks=tuple(self.chunks),
             failures=tuple(self.failures),
             stopped=self.stopped,
+            timeline=self.timeline,
         )

@@ -1,33 +1,28 @@
-"""A session: one conversation and the only owner of its decoding state.
+"""A session: one conversation, and the only owner of what is remembered of it between replies.
 
-State: the messages and what was heard in their audio, the language model's key-value cache with the names of the
-positions it holds, and, while a reply runs, its trigger, random generator and what is written. Nothing of it lives on
-the model, so any number of sessions share one engine without noticing each other.
+State: the messages, what was heard in their audio, and the language model's memory of them with the names of its
+positions. While a reply runs its state is in its `ReplyTask`, and its rows are the scheduler's. Nothing lives on the
+model, so any number of sessions share one without noticing each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from transformers import DynamicCache
+from torch import Tensor
 
-from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer, choose_token
-from echox.streaming.engine import Engine, HeardAudio, Prompt, SegmentText, timed
-from echox.streaming.events import (
-    AudioChunk,
-    Event,
-    Finished,
-    Heard,
-    Reply,
-    ReplyBuilder,
-    SpeechFailed,
-    TextDelta,
-    Timings,
-)
+from echox.models.row_cache import SavedRow
+from echox.streaming.decoding import GenerationSettings
+from echox.streaming.engine import Engine, HeardAudio
+from echox.streaming.events import ContextDropped, Mark, Reply, ReplyBuilder, heard_text
 from echox.streaming.messages import Audio, Message, join_system, read_messages
-from echox.streaming.trigger import Segment
+from echox.streaming.scheduler import Scheduler
+from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
+
+KEPT_CONTEXT = 0.75
+"""Part of the room that is filled again when old turns are dropped, so that not every turn drops some."""
 
 
 class Session:
@@ -41,205 +36,228 @@ class Session:
         reply = session.reply("and_then.wav")       # knows the first turn
 
     Args:
-        engine: the model.
+        scheduler: does the work.
         settings: how replies are written and spoken.
         system: system prompt; None: none.
+
+    Attributes:
+        messages: the conversation so far; may be edited between replies.
     """
 
-    def __init__(self, engine: Engine, settings: GenerationSettings, system: str | None = None) -> None:
-        self.engine = engine
+    def __init__(self, scheduler: Scheduler, settings: GenerationSettings, system: str | None = None) -> None:
+        self.scheduler = scheduler
         self.settings = settings
         self.system = system
         self.messages: list[Message] = []
         self._heard: dict[Audio, HeardAudio] = {}
-        self._cache = DynamicCache()
-        self._cached: list[Any] = []  # names of the positions in the cache
-        self._running = False
+        self._saved: SavedRow | None = None
+        self._keys: list[Any] = []  # names of the positions that the memory holds
+        self._running: ReplyTask | None = None
+        self._timeline: tuple[Mark, ...] = ()  # of the last reply
+
+    @property
+    def engine(self) -> Engine:
+        """The model."""
+        return self.scheduler.engine
 
     @property
     def output_sampling_rate(self) -> int:
         """Rate of the spoken replies, Hz."""
         return self.engine.output_sampling_rate
 
-    def stream(self, question: Any, *, sampling_rate: int | None = None, **changes: Any) -> Iterator[Event]:
-        """Answer one turn piece by piece.
+    # ------------------------------------------------------------------------------------------ asking
 
-        Text and speech come out together: after the token that completes a segment its speech follows at once. Closing
-        the iterator cancels the reply; what was written so far stays in the history.
+    def submit(
+        self, question: Any, *, on_event: EventCallback | None = None, sampling_rate: int | None = None, **changes: Any
+    ) -> ReplyTask:
+        """Ask, and go on: the reply comes as events of the task.
 
         Args:
             question: audio (path, bytes, binary file, samples), a message, or several messages; see `read_messages`.
+            on_event: called with every event, and with None at the very end, in the thread that does the work; None:
+                iterate over the task instead.
             sampling_rate: rate of bare samples; None: the rate the model hears.
             **changes: `GenerationSettings` of this reply only.
 
-        Returns:
-            Iterator of `Heard`, `TextDelta`, `AudioChunk`, `SpeechFailed` and, last, `Finished`.
-
         Raises:
             ValueError: a question that cannot be heard or read, unknown settings, or a reply that is still running.
+            QueueFull: more replies are waiting than the scheduler takes.
         """
-        settings, new = self._read(question, sampling_rate, changes)
-        return self._run(new, settings, offline=False)
-
-    def reply(self, question: Any, *, sampling_rate: int | None = None, **changes: Any) -> Reply:
-        """Answer one turn at once: the same segments as `stream`, spoken in one batch after the text is complete.
-
-        Raises:
-            ValueError: as `stream`.
-        """
-        settings, new = self._read(question, sampling_rate, changes)
-        builder = ReplyBuilder(self.output_sampling_rate)
-        for event in self._run(new, settings, offline=True):
-            builder.add(event)
-        return builder.build()
-
-    def _read(
-        self, question: Any, sampling_rate: int | None, changes: dict[str, Any]
-    ) -> tuple[GenerationSettings, list[Message]]:
         settings = self.settings.replaced(changes)
         rate = self.engine.input_sampling_rate
         new = read_messages(question, rate, settings.max_question_s, audio_rate=sampling_rate)
         late = new if self.messages or self.system is not None else new[1:]
         if any(message.role == "system" for message in late):
             raise ValueError("expected the system prompt once, at the start, found another; start a new session")
-        return settings, new
+        return self._begin(ReplyTask(self.scheduler, self, new, settings, on_event))
 
-    # ------------------------------------------------------------------------------------------ one reply
+    def speak(self, text: str, *, on_event: EventCallback | None = None, **changes: Any) -> ReplyTask:
+        """Say given text; it becomes the newest reply of the conversation.
 
-    def _run(self, new: list[Message], settings: GenerationSettings, offline: bool) -> Iterator[Event]:
-        """One reply. Work is done between the yields, in inference mode; the listener's time is not counted."""
-        if self._running:
+        Args:
+            text: to be said.
+            on_event, **changes: as in `submit`.
+
+        Raises:
+            ValueError: nothing to say, unknown settings, or a reply that is still running.
+            QueueFull: as `submit`.
+        """
+        if not text.strip():
+            raise ValueError("expected text to speak, found none; write something")
+        return self._begin(ReplyTask(self.scheduler, self, [], self.settings.replaced(changes), on_event, given=text))
+
+    def _begin(self, task: ReplyTask) -> ReplyTask:
+        if self._running is not None:
             raise ValueError("expected one reply at a time, found one still running in this session; close it first")
-        self._running = True
-        writing = _Writing()
-        finished = False
+        self._running = task
         try:
-            yield from self._answer(new, settings, offline, writing)
-            finished = True
-        except GeneratorExit:  # cancelled, between two steps
-            raise
+            self.scheduler.submit(task)
         except BaseException:
-            # A step may have ended half way through the layers (Ctrl-C too): what the cache holds is unknown.
-            self._cache, self._cached = DynamicCache(), []
+            self._running = None
             raise
-        finally:
-            self._running = False
-            if finished or writing.text:
-                self.messages += [*new, Message("assistant", (writing.text,))]
-            else:  # cancelled, or failed, before a word: as if it had not been asked
-                for message in new:
+        return task
+
+    def stream(self, question: Any, *, sampling_rate: int | None = None, **changes: Any) -> ReplyEvents:
+        """Answer one turn piece by piece: text and speech come out together, each as soon as it is certain.
+
+        Closing the iterator cancels the reply; what was written so far stays in the history.
+
+        Returns:
+            Iterator of `Heard`, `ContextDropped`, `TextDelta`, `AudioChunk`, `SpeechFailed` and, last, `Finished`.
+
+        Raises:
+            ValueError, QueueFull: as `submit`.
+        """
+        return ReplyEvents(self.submit(question, sampling_rate=sampling_rate, **changes))
+
+    def reply(self, question: Any, *, sampling_rate: int | None = None, **changes: Any) -> Reply:
+        """Answer one turn at once: what `stream` yields, collected.
+
+        Raises:
+            ValueError, QueueFull: as `submit`.
+        """
+        builder = ReplyBuilder(self.output_sampling_rate)
+        for event in self.stream(question, sampling_rate=sampling_rate, **changes):
+            builder.add(event)
+        return builder.build()
+
+    def truncate(self, audio_s: float) -> str:
+        """The listener interrupted: cut the last reply, in the history, to what was heard of it.
+
+        Args:
+            audio_s: how much of its speech was played.
+
+        Returns:
+            What is left of its text.
+
+        Raises:
+            ValueError: no reply was made yet, or one is still running.
+        """
+        if self._running is not None:
+            raise ValueError("expected a reply that has ended, found one still running; cancel it first")
+        if not self.messages or self.messages[-1].role != "assistant":
+            raise ValueError("expected a reply to cut, found none at the end of the conversation")
+        text = "".join(str(part) for part in self.messages[-1].parts)
+        kept = heard_text(text, self._timeline, audio_s)
+        self.messages[-1] = Message("assistant", (kept,))
+        return kept
+
+    # ------------------------------------------------------------------------------------------ for the scheduler
+
+    def unheard(self, task: ReplyTask) -> list[Audio]:
+        """Audios of the conversation that were not encoded yet."""
+        return [audio for one in [*self.messages, *task.new] for audio in one.audios if audio not in self._heard]
+
+    def hear(self, found: dict[Audio, HeardAudio]) -> None:
+        """Take what was heard in them.
+
+        Raises:
+            ValueError: nothing was, in one of them.
+        """
+        for audio, heard in found.items():
+            if not heard.text:
+                raise ValueError(
+                    f"expected speech, found no speech in {audio.duration_s:.1f} s of audio; speak louder or closer"
+                )
+        self._heard.update(found)
+
+    def transcript(self, message: Message) -> str:
+        """What was heard in a message."""
+        return " ".join(self._heard[audio].text for audio in message.audios)
+
+    def lay_out(self, task: ReplyTask) -> list[Any]:
+        """Positions of the prompt. The oldest turns are dropped, and told, where they leave no room for a reply.
+
+        Raises:
+            ValueError: the newest turn alone is too long, or text holds special tokens.
+        """
+        limit = self.engine.max_positions
+        keys = self._positions(task.new)
+        if limit is None:
+            return keys
+        # Room for the reply, or at least for a fair part of one.
+        room = limit - min(task.settings.max_new_tokens, limit // 4)
+        dropped = 0
+        if len(keys) > room:
+            while self.messages and len(keys) > KEPT_CONTEXT * room:
+                turn = next((n for n, one in enumerate(self.messages) if n and one.role == "user"), len(self.messages))
+                for message in self.messages[:turn]:
                     for audio in message.audios:
                         self._heard.pop(audio, None)
+                self.messages = self.messages[turn:]
+                dropped += turn
+                keys = self._positions(task.new)
+        if dropped:
+            task.emit(ContextDropped(dropped))
+        if len(keys) >= limit:
+            raise ValueError(
+                f"the question is too long: expected fewer than {limit} positions, found {len(keys)}; ask in shorter "
+                "turns"
+            )
+        task.room = min(task.room, limit - len(keys))
+        return keys
 
-    def _answer(
-        self, new: list[Message], settings: GenerationSettings, offline: bool, writing: _Writing
-    ) -> Iterator[Event]:
-        engine, timings = self.engine, writing.timings
-        generator = torch.Generator().manual_seed(settings.seed)
-        for message in new:
-            for audio in message.audios:
-                timings.question_s += audio.duration_s
-                with timed(timings, "encode_s"), torch.inference_mode():
-                    self._heard[audio] = engine.hear(audio)
-        heard = [self._heard[audio].text for audio in new[-1].audios]
-        if heard:
-            yield Heard(" ".join(heard))
-        with timed(timings, "prefill_s"), torch.inference_mode():
-            prompt = engine.prompt(join_system(self.system, [*self.messages, *new]), self._heard)
-            state = self._prefill(prompt)
-        room = (engine.max_positions or len(prompt.keys) + settings.max_new_tokens) - len(prompt.keys)
-        trigger = engine.trigger.state()
-        detokenizer = IncrementalDetokenizer(engine.tokenizer)
-        waiting: list[Segment] = []
-        stopped = "length"
-        for _ in range(min(settings.max_new_tokens, room)):
-            with timed(timings, "text_s"), torch.inference_mode():
-                token_id = choose_token(engine.logits(state), settings.temperature, settings.top_p, generator)
-                if token_id in engine.eos_ids:
-                    stopped = "end"
-                    break
-                previous = writing.token_ids[-1] if writing.token_ids else None
-                segment = trigger.push(engine.score(state), engine.opens_word(previous, token_id))
-                writing.add(token_id, state)
-                piece = detokenizer.push(token_id)
-            if piece:
-                writing.text += piece
-                yield TextDelta(piece)
-            if segment is not None:
-                waiting.append(segment)
-            if waiting and not offline:
-                yield from self._speak(waiting, settings, writing)
-                waiting = []
-            with timed(timings, "text_s"), torch.inference_mode():
-                state = self._advance(token_id)
-        piece = detokenizer.flush()
-        if piece:
-            writing.text += piece
-            yield TextDelta(piece)
-        last = trigger.flush()
-        yield from self._speak([*waiting, last] if last is not None else waiting, settings, writing)
-        yield Finished(writing.text, stopped, timings)
+    def _positions(self, new: Sequence[Message]) -> list[Any]:
+        return self.engine.lay_out(join_system(self.system, [*self.messages, *new]), self._heard)
 
-    def _speak(self, segments: Sequence[Segment], settings: GenerationSettings, writing: _Writing) -> Iterator[Event]:
-        """Audio of segments, in order; each is checked, and its text told where it could not be spoken."""
-        if not settings.speak:
-            return
-        engine, timings = self.engine, writing.timings
-        texts = [writing.segment(segment, engine.tokenizer) for segment in segments]
-        texts = [text for text in texts if bool((engine.word_ids(text.token_ids) >= 0).any())]  # the others are silent
-        if not texts:
-            return
-        with torch.inference_mode():
-            spoken = engine.speak(texts, settings, timings)
-        for text, speech in zip(texts, spoken, strict=True):
-            if speech.waveform is not None:
-                if timings.ttfa_s is None:
-                    timings.ttfa_s, timings.ttfa_tokens = timings.compute_s, len(writing.token_ids)
-                start_s = timings.audio_s
-                writing.samples += len(speech.waveform)
-                timings.audio_s = writing.samples / engine.output_sampling_rate
-                yield AudioChunk(speech.waveform, engine.output_sampling_rate, text.text, start_s)
-            if speech.problem is not None:
-                yield SpeechFailed(text.text, speech.problem)
-
-    # ------------------------------------------------------------------------------------------ cache
-
-    def _prefill(self, prompt: Prompt) -> torch.Tensor:
-        """Run the part of a prompt that the cache does not hold yet; return the state (H,) that predicts the reply."""
+    def resume(self, keys: list[Any]) -> tuple[SavedRow | None, list[Any]]:
+        """What the memory holds of the wanted positions, and which are still to be run."""
         shared = 0
         # The last position always runs: its state is what is asked for.
-        while shared < min(len(self._cached), len(prompt.keys) - 1) and self._cached[shared] == prompt.keys[shared]:
+        while shared < min(len(self._keys), len(keys) - 1) and self._keys[shared] == keys[shared]:
             shared += 1
-        if shared < len(self._cached):
-            self._cache.crop(shared - len(self._cached))  # negative: positions to remove
-        self._cached = prompt.keys[:shared]
-        state = self.engine.advance(prompt.embeds[shared:], self._cache)
-        self._cached = list(prompt.keys)
-        return state
+        saved, self._keys = self._saved, keys[:shared]
+        if saved is not None and saved.length > shared:
+            saved = dataclasses.replace(saved, layers=[layer[:, :, :shared] for layer in saved.layers], length=shared)
+        self._saved = None  # it is the scheduler's now
+        return saved, keys[shared:]
 
-    def _advance(self, token_id: int) -> torch.Tensor:
-        state = self.engine.advance(self.engine.embed(token_id), self._cache)
-        self._cached.append(token_id)
-        return state
+    def embed(self, keys: Sequence[Any]) -> Tensor:
+        """(n, H) inputs of positions."""
+        return self.engine.embed(keys, {heard.key: heard for heard in self._heard.values()})
 
+    def note(self, keys: Sequence[Any]) -> None:
+        """These positions were run."""
+        self._keys.extend(keys)
 
-class _Writing:
-    """A reply while it is written: its tokens, the states that predicted them, its text and timings."""
+    def remember(self, saved: SavedRow) -> None:
+        """Keep the memory for the next turn."""
+        self._saved = saved
 
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-        self.states: list[torch.Tensor] = []
-        self.text = ""
-        self.samples = 0
-        self.timings = Timings()
+    def forget(self) -> None:
+        """What the memory held is lost, or unknown: the next turn runs the whole conversation."""
+        self._saved, self._keys = None, []
 
-    def add(self, token_id: int, state: torch.Tensor) -> None:
-        self.token_ids.append(token_id)
-        self.states.append(state)
-        self.timings.num_tokens = len(self.token_ids)
-
-    def segment(self, segment: Segment, tokenizer: Any) -> SegmentText:
-        token_ids = self.token_ids[segment.start : segment.end]
-        text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        states = torch.stack(self.states[segment.start : segment.end])
-        return SegmentText(states, token_ids, text, segment.start)
+    def release(self, task: ReplyTask, error: BaseException | None) -> None:
+        """A reply has ended, one way or the other: put it into the history."""
+        self._running = None
+        if error is not None:
+            self.forget()
+        if task.text or (error is None and not task.cancelled):
+            self.messages += [*task.new, Message("assistant", (task.text,))]
+            self._timeline = tuple(task.speech.timeline) if task.speech is not None else ()
+            return
+        # Cancelled, or failed, before a word: as if it had not been asked.
+        for message in task.new:
+            for audio in message.audios:
+                self._heard.pop(audio, None)

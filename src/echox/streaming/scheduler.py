@@ -1,0 +1,474 @@
+"""Many conversations, one model: the work of all replies, done together in rounds.
+
+A round is one `step`: hear new questions, run prompts, write one token of every reply, say some unit words, make sound;
+each of these once, for all replies that are at that point. Replies join and leave at any round. So nobody waits for
+another's reply to end, and the text of a reply, its units and its sound are made side by side.
+
+Who drives: whoever iterates over a reply (`drive`), or, for servers, a thread (`start`). One lock makes rounds
+exclusive; submitting never waits for a round.
+
+A reply's tokens, units and sound are those it would have alone: rows do not see each other, and randomness is its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from echox.errors import QueueFull
+from echox.models.choosing import nucleus
+from echox.models.modeling_unit_backbone import LeanSteps
+from echox.models.unit_stream import UnitStream
+from echox.models.vocoder_stream import VocoderStream
+from echox.streaming.engine import Engine
+from echox.streaming.events import Heard
+from echox.streaming.task import ReplyTask
+
+PREFILL_POSITIONS = 512
+"""Of each prompt in one round: longer ones take several, so that they do not silence who is speaking."""
+HEARD_SECONDS = 60.0
+"""Of questions encoded in one round, at least one question."""
+UNIT_STEPS = 8
+"""Steps of the echo decoder in one round: a word or two."""
+
+Tasks = Sequence[ReplyTask]
+T = TypeVar("T")
+
+
+class Scheduler:
+    """The work of one model.
+
+    Args:
+        engine: the model.
+        max_running: replies that are worked on at a time; memory is bounded by it.
+        max_waiting: replies that may wait for their turn; they begin in the order they came.
+
+    Raises:
+        ValueError: fewer than one running reply, or fewer than no waiting ones.
+    """
+
+    def __init__(self, engine: Engine, max_running: int = 8, max_waiting: int = 64) -> None:
+        if max_running < 1 or max_waiting < 0:
+            raise ValueError(f"expected max_running >= 1 and max_waiting >= 0, found {max_running} and {max_waiting}")
+        self.engine = engine
+        self.max_running, self.max_waiting = max_running, max_waiting
+        self.num_steps = 0
+        self._queue: deque[ReplyTask] = deque()
+        self._running: list[ReplyTask] = []
+        self._round = threading.RLock()  # held during a round
+        self._news = threading.Condition()  # something was submitted, cancelled or emitted
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._reset_memory()
+
+    def _reset_memory(self) -> None:
+        self._memory = self.engine.new_memory()
+        self._text_rows: list[ReplyTask] = []
+        self._steps = LeanSteps(self.engine.echo_weights)
+        self._idle = self.engine.echo_weights.final_norm.new_zeros(1, self.engine.echo_weights.width)
+        self._echo_rows: list[ReplyTask] = []
+
+    # ------------------------------------------------------------------------------------------ from outside
+
+    @property
+    def num_running(self) -> int:
+        """Replies that are being worked on."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Replies that wait for their turn."""
+        return len(self._queue)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Key-value memory of both decoders."""
+        return self._memory.num_bytes + self._steps.memory.nbytes
+
+    def submit(self, task: ReplyTask) -> None:
+        """Take a reply into the queue.
+
+        Raises:
+            QueueFull: too many are waiting.
+        """
+        with self._news:
+            if len(self._queue) >= self.max_waiting + self.max_running - len(self._running):
+                raise QueueFull(
+                    f"expected at most {self.max_running} replies at work and {self.max_waiting} waiting, found as "
+                    "many already; try again in a moment"
+                )
+            self._queue.append(task)
+            self._news.notify_all()
+
+    def notice(self, task: ReplyTask) -> None:
+        """Something outside of the rounds changed a task: it was cancelled."""
+        with self._news:
+            self._news.notify_all()
+        if self._thread is None:
+            with self._round:
+                self._drop_cancelled()
+
+    def drive(self, task: ReplyTask) -> None:
+        """Bring a task forward: do a round, or wait for the thread that does them."""
+        if self._thread is None:
+            self.step()
+            return
+        with self._news:
+            if not task.has_events and not task.done:
+                self._news.wait(timeout=1.0)
+
+    def start(self) -> None:
+        """Let a thread do the rounds, as servers need it; it sleeps while there is nothing to do."""
+        if self._thread is None:
+            self._stopping = False
+            self._thread = threading.Thread(target=self._work, name="echox-scheduler", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the round at hand; replies on their way stay where they are."""
+        thread, self._stopping = self._thread, True
+        with self._news:
+            self._news.notify_all()
+        if thread is not None:
+            thread.join()
+        self._thread = None
+
+    def _work(self) -> None:
+        while not self._stopping:
+            if self.step():
+                with self._news:
+                    self._news.notify_all()
+            else:
+                with self._news:
+                    if not self._queue and not self._stopping:
+                        self._news.wait(timeout=1.0)
+
+    # ------------------------------------------------------------------------------------------ a round
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Do one round; whether there was anything to do."""
+        with self._round:
+            self._drop_cancelled()
+            self._admit()
+            if not self._running:
+                return False
+            self.num_steps += 1
+            try:
+                self._hear()
+                self._read()
+                self._write()
+                self._say()
+                self._sound()
+            except BaseException as error:  # a fault of ours, or Ctrl-C: what the memories hold is unknown
+                self._fail_all(error)
+                if not isinstance(error, Exception):
+                    raise
+            for task in [task for task in self._running if task.complete]:
+                self._end(task)
+            return True
+
+    def _drop_cancelled(self) -> None:
+        for task in [task for task in self._running if task.cancelled]:
+            self._end(task)
+        if any(task.cancelled for task in self._queue):
+            with self._news:
+                dropped = [task for task in self._queue if task.cancelled]
+                self._queue = deque(task for task in self._queue if not task.cancelled)
+            for task in dropped:
+                task.session.release(task, None)
+                task.end()
+
+    def _admit(self) -> None:
+        while self._queue and len(self._running) < self.max_running:
+            with self._news:
+                task = self._queue.popleft()
+                self._running.append(task)
+            task.timings.queued_s = time.perf_counter() - task.asked_s
+            if task.given is not None:
+                self._each([task], self._recite)
+
+    def _recite(self, tasks: Tasks) -> None:
+        """Text that is there already goes to the mouth at once."""
+        for task in tasks:
+            token_ids = self.engine.tokenizer(task.given, add_special_tokens=False)["input_ids"]
+            with _timed([task], "text_s"):
+                for token_id, meant in zip(token_ids, self.engine.meant(token_ids), strict=True):
+                    task.write(token_id, meant, 0.0)
+                task.finish_text("end")
+
+    def _end(self, task: ReplyTask, error: BaseException | None = None) -> None:
+        """Take a task out of the work; its session keeps what the language model remembers."""
+        self._leave_text(task, keep=error is None)
+        if task.echo_row is not None:
+            moved = self._steps.leave(task.echo_row)
+            _move_last(self._echo_rows, task.echo_row, moved)
+            for row, other in enumerate(self._echo_rows):
+                other.echo_row = row
+            task.echo_row = None
+        self._running.remove(task)
+        task.session.release(task, error)
+        task.end(error)
+
+    def _leave_text(self, task: ReplyTask, keep: bool = True) -> None:
+        if task.text_row is None:
+            return
+        if keep:
+            task.session.remember(self._memory.save(task.text_row))
+        moved = self._memory.leave(task.text_row)
+        _move_last(self._text_rows, task.text_row, moved)
+        for row, other in enumerate(self._text_rows):
+            other.text_row = row
+        task.text_row = None
+
+    def _fail_all(self, error: BaseException) -> None:
+        running, self._running = self._running, []
+        self._reset_memory()
+        for task in running:
+            task.session.forget()
+            task.session.release(task, error)
+            task.end(error)
+
+    def _each(self, tasks: Tasks, work: Callable[[Tasks], None]) -> None:
+        """Do work for several replies at once; if it fails, for each alone, so that only the culprit fails."""
+        if not tasks:
+            return
+        try:
+            work(tasks)
+        except Exception as error:  # noqa: BLE001 - handed to the reply that caused it
+            if len(tasks) == 1:
+                self._end(tasks[0], error)
+                return
+            for task in tasks:
+                self._each([task], work)
+
+    # ------------------------------------------------------------------------------------------ hear and read
+
+    def _hear(self) -> None:
+        """Encode the questions of new replies."""
+        new = [task for task in self._running if task.text_row is None and not task.text_finished]
+        taken, seconds = [], 0.0
+        for task in new:
+            taken.append(task)
+            seconds += task.timings.question_s
+            if seconds >= HEARD_SECONDS:
+                break
+        self._each(taken, self._hear_tasks)
+
+    def _hear_tasks(self, tasks: Tasks) -> None:
+        audios = [audio for task in tasks for audio in task.session.unheard(task)]
+        with _timed(tasks, "encode_s"):
+            heard = iter(self.engine.hear(audios) if audios else [])
+        for task in tasks:
+            found = {audio: next(heard) for audio in task.session.unheard(task)}
+            try:
+                task.session.hear(found)
+                text = task.session.transcript(task.new[-1])
+                keys = task.session.lay_out(task)
+            except ValueError as error:  # nothing to hear in it, or no room: this reply's own fault
+                self._end(task, error)
+                continue
+            if text:
+                task.emit(Heard(text))
+            saved, task.positions = task.session.resume(keys)
+            task.text_row = self._memory.join(saved)
+            self._text_rows.append(task)
+
+    def _read(self) -> None:
+        """Run prompts, a part of them if they are long."""
+        for tasks in _neighbours([task for task in self._text_rows if task.positions]):
+            self._each(tasks, self._read_tasks)
+
+    def _read_tasks(self, tasks: Tasks) -> None:
+        with _timed(tasks, "prefill_s"):
+            parts = [task.positions[:PREFILL_POSITIONS] for task in tasks]
+            embeds = [task.session.embed(part) for task, part in zip(tasks, parts, strict=True)]
+            counts = [len(part) for part in parts]
+            states = self.engine.advance(self._memory, pad_sequence(embeds, batch_first=True), counts, _first(tasks))
+        for task, part, row in zip(tasks, parts, states, strict=True):
+            task.session.note(part)
+            task.positions = task.positions[len(part) :]
+            if not task.positions:
+                task.state = row[len(part) - 1]
+
+    # ------------------------------------------------------------------------------------------ write
+
+    def _write(self) -> None:
+        """The next token of every reply that needs one: before the first sound, one that has nothing to say."""
+        writing = [task for task in self._text_rows if task.state is not None]
+        waiting = [task for task in writing if task.speech and task.timings.ttfa_s is None and task.speech.ready]
+        self._each([task for task in writing if task not in waiting], self._write_tasks)
+        # Several rows at once cost what one costs: rows in between run along, and hold still.
+        advancing = [task for task in self._text_rows if task.state is None and not task.positions]
+        for tasks in _spans(self._text_rows, advancing):
+            self._each(tasks, self._advance_tasks)
+
+    def _write_tasks(self, tasks: Tasks) -> None:
+        engine = self.engine
+        with _timed(tasks, "text_s"):
+            states = torch.stack([_known(task.state) for task in tasks])
+            logits = engine.logits(states)
+            chosen = nucleus(
+                logits,
+                states.new_tensor([task.settings.temperature for task in tasks]),
+                states.new_tensor([task.settings.top_p for task in tasks]),
+                torch.tensor([task.dice.value for task in tasks], dtype=torch.float64, device=states.device),
+            )
+            finite = torch.isfinite(logits).all(-1).tolist()
+            denoised = engine.denoise(states, chosen)
+            scores = engine.scores(states)
+            token_ids = chosen.tolist()
+        for number, task in enumerate(tasks):
+            if not finite[number]:
+                self._end(
+                    task, FloatingPointError("the language model's logits are not finite; are the weights damaged?")
+                )
+                continue
+            task.dice.roll()
+            task.state = None
+            if token_ids[number] in engine.eos_ids:
+                self._finish_text(task, "end")
+                continue
+            with _timed([task], "text_s"):
+                task.write(token_ids[number], denoised[number], scores[number])
+            if len(task.token_ids) >= task.room:
+                self._finish_text(task, "length")
+
+    def _finish_text(self, task: ReplyTask, stopped: str) -> None:
+        task.finish_text(stopped)
+        task.pass_on_speech()
+        self._leave_text(task)
+
+    def _advance_tasks(self, tasks: Tasks) -> None:
+        """Run the newest token of neighbouring rows; those that wait for something else only run along."""
+        moving = [task for task in tasks if task.state is None and not task.positions]
+        with _timed(moving, "text_s"):
+            keys = [task.token_ids[-1] if task.token_ids else 0 for task in tasks]
+            embeds = self.engine.embed(keys, {})
+            counts = [int(task in moving) for task in tasks]
+            states = self.engine.advance(self._memory, embeds[:, None], counts, _first(tasks))
+        for task, row in zip(tasks, states, strict=True):
+            if task in moving:
+                task.session.note(task.token_ids[-1:])
+                task.state = row[0]
+
+    # ------------------------------------------------------------------------------------------ speak
+
+    def _say(self) -> None:
+        """Unit words of every reply that has text to say."""
+        for _ in range(UNIT_STEPS):
+            ready = [task for task in self._running if task.speech is not None and task.speech.ready]
+            if not ready:
+                break
+            for task in ready:
+                if task.echo_row is None:
+                    task.echo_row = self._steps.join()
+                    self._echo_rows.append(task)
+            # Whole prompts, of decoders that begin with one, run alone: others would only run along, many times.
+            long = [task for task in ready if task.speech.stream.begins_with_prompt]
+            for task in long:
+                self._each([task], self._say_tasks)
+            for tasks in _spans(self._echo_rows, [task for task in ready if task not in long]):
+                self._each(tasks, self._say_tasks)
+        for task in self._running:
+            task.pass_on_speech()
+
+    def _say_tasks(self, tasks: Tasks) -> None:
+        """One step of the echo decoder for neighbouring rows; those without anything to say only run along."""
+        decoder = self.engine.model.echo_decoder
+        streams = [task.speech.stream if task.speech is not None and task.speech.ready else None for task in tasks]
+        with _timed([task for task, stream in zip(tasks, streams, strict=True) if stream], "echo_s"):
+            inputs = [stream.inputs() if stream else self._idle for stream in streams]
+            counts = [len(one) if stream else 0 for one, stream in zip(inputs, streams, strict=True)]
+            first = _known(tasks[0].echo_row)
+            for row, stream in enumerate(streams, first):
+                if stream:
+                    self._steps.crop(row, stream.position)
+            hidden = self._steps.advance(pad_sequence(inputs, batch_first=True), counts, first)
+            last = hidden[:, -1] if hidden.shape[1] == 1 else hidden[range(len(tasks)), [max(n, 1) - 1 for n in counts]]
+            outputs = _choose(streams, decoder.output_logits(last), decoder.end_id)
+            for task, stream, output in zip(tasks, streams, outputs, strict=True):
+                if stream:
+                    task.speech.accept(output)
+
+    def _sound(self) -> None:
+        """Sound of every reply that has enough for a chunk."""
+        speaking = [task for task in self._running if task.speech is not None and task.speech.sounds]
+        self._each(speaking, self._sound_tasks)
+
+    def _sound_tasks(self, tasks: Tasks) -> None:
+        with _timed(tasks, "vocoder_s"):
+            waveforms = VocoderStream.advance([task.speech.voice for task in tasks])
+        for task, waveform in zip(tasks, waveforms, strict=True):
+            task.speech.sounded(waveform)
+            task.pass_on_speech()
+
+
+# ---------------------------------------------------------------------------------------------- rows and clocks
+
+
+def _choose(streams: Sequence[UnitStream | None], logits: Tensor, end_id: int) -> list[int]:
+    """Outputs of a step, each as its stream wants it; of rows that only ran along, anything."""
+    mute = [row for row, stream in enumerate(streams) if stream and not stream.may_end]
+    if mute:
+        logits[mute, end_id] = -torch.inf
+    temperatures = [stream.temperature if stream else 0.0 for stream in streams]
+    if not any(temperatures):
+        return logits.argmax(-1).tolist()
+    top_ps = [stream.top_p if stream else 1.0 for stream in streams]
+    numbers = [stream.sampling.source.random() if stream and stream.temperature > 0 else 0.0 for stream in streams]
+    choices = torch.tensor([temperatures, top_ps, numbers], dtype=torch.float64, device=logits.device)
+    return nucleus(logits, *choices.unbind(0)).tolist()
+
+
+def _known(value: T | None) -> T:
+    assert value is not None
+    return value
+
+
+def _first(tasks: Tasks) -> int:
+    return _known(tasks[0].text_row)
+
+
+def _move_last(rows: list[ReplyTask], row: int, last: int) -> None:
+    rows[row] = rows[last]
+    rows.pop()
+
+
+def _neighbours(tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
+    """Groups of tasks in rows without a gap between them."""
+    group: list[ReplyTask] = []
+    for task in tasks:
+        if group and task.text_row != group[-1].text_row + 1:
+            yield group
+            group = []
+        group.append(task)
+    if group:
+        yield group
+
+
+def _spans(rows: Sequence[ReplyTask], tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
+    """All rows from the first to the last of some tasks, as one group; nothing without tasks."""
+    places = [place for place, task in enumerate(rows) if task in tasks]
+    if places:
+        yield rows[places[0] : places[-1] + 1]
+
+
+@contextmanager
+def _timed(tasks: Tasks, part: str) -> Iterator[None]:
+    """Add the time spent inside to one part of the tasks' timings, in equal shares."""
+    began_s = time.perf_counter()
+    try:
+        yield
+    finally:
+        share_s = (time.perf_counter() - began_s) / max(1, len(tasks))
+        for task in tasks:
+            setattr(task.timings, part, getattr(task.timings, part) + share_s)

@@ -1,0 +1,191 @@
+"""One reply on its way: its place in the work, what was written so far, and its events for whoever listens."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
+from echox.streaming.engine import Engine
+from echox.streaming.events import AudioChunk, Event, Finished, TextDelta, Timings
+from echox.streaming.messages import Message
+from echox.streaming.speech import Speech
+
+if TYPE_CHECKING:
+    from echox.streaming.scheduler import Scheduler
+    from echox.streaming.session import Session
+
+EventCallback = Callable[[Event | None], None]
+
+
+class Dice:
+    """Numbers in [0, 1) that stay until they are used, so that a step that is made again has the same ones."""
+
+    def __init__(self, seed: str) -> None:
+        self._source = random.Random(seed)
+        self.value = self._source.random()
+
+    def roll(self) -> None:
+        """The number was used: on to the next."""
+        self.value = self._source.random()
+
+
+class ReplyTask(Iterator[Event]):
+    """A reply that a session asked for. Iterate over its events; cancel it from any thread.
+
+    Args:
+        scheduler: does the work.
+        session: whose conversation is continued.
+        new: the messages of this turn.
+        settings: of this reply.
+        on_event: called with every event, and with None at the very end, by the thread that does the work; None: the
+            events wait to be iterated over.
+        given: text to speak as it is; None: the language model writes the reply.
+
+    Attributes:
+        error: why the reply failed, if it did.
+        done: whether no more events will come.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        session: Session,
+        new: list[Message],
+        settings: GenerationSettings,
+        on_event: EventCallback | None = None,
+        given: str | None = None,
+    ) -> None:
+        self.session, self.new, self.settings, self.given = session, new, settings, given
+        self.error: BaseException | None = None
+        self.done = False
+        self.cancelled = False
+        self._scheduler, self._on_event = scheduler, on_event
+        self._events: deque[Event] = deque()
+        self._told_error = False
+        self.asked_s = time.perf_counter()
+        # What the scheduler knows of it.
+        self.text_row: int | None = None
+        self.echo_row: int | None = None
+        self.positions: list[Any] = []  # names of what is still to be run before the next token
+        self.state: Tensor | None = None  # (H,) that predicts the next token
+        self.dice = Dice(f"text {settings.seed}")
+        # What was written.
+        engine: Engine = scheduler.engine
+        self.speech = Speech(engine, settings) if settings.speak else None
+        self.detokenizer = IncrementalDetokenizer(engine.tokenizer)
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.text_finished = False
+        self.stopped = "length"
+        self.room = settings.max_new_tokens
+        self.timings = Timings(question_s=sum(audio.duration_s for message in new for audio in message.audios))
+
+    # ------------------------------------------------------------------------------------------ the listener's side
+
+    def __next__(self) -> Event:
+        while True:
+            if self._events:
+                return self._events.popleft()
+            if self.done:
+                if self.error is not None and not self._told_error:
+                    self._told_error = True
+                    raise self.error
+                raise StopIteration
+            self._scheduler.drive(self)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether an event waits to be taken."""
+        return bool(self._events)
+
+    def cancel(self) -> None:
+        """Stop: within one step of the scheduler no more is done for it. What was written stays in the history."""
+        self.cancelled = True
+        self._scheduler.notice(self)
+
+    # ------------------------------------------------------------------------------------------ the scheduler's side
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to the listener."""
+        timings = self.timings
+        if isinstance(event, TextDelta) and timings.first_text_s is None:
+            timings.first_text_s = time.perf_counter() - self.asked_s
+        if isinstance(event, AudioChunk):
+            if timings.ttfa_s is None:
+                timings.ttfa_s, timings.ttfa_tokens = time.perf_counter() - self.asked_s, len(self.token_ids)
+            timings.audio_s = event.start_s + event.duration_s
+        if self._on_event is not None:
+            self._on_event(event)
+        else:
+            self._events.append(event)
+
+    def write(self, token_id: int, denoised: Tensor | None, score: float) -> None:
+        """Add a token of the reply."""
+        self.token_ids.append(token_id)
+        self.timings.num_tokens = len(self.token_ids)
+        piece = self.detokenizer.push(token_id)
+        self._tell(piece)
+        if self.speech is not None and denoised is not None:
+            self.speech.push(token_id, denoised, piece, score)
+
+    def finish_text(self, stopped: str) -> None:
+        """The reply's text is complete."""
+        self.stopped, self.text_finished = stopped, True
+        self._tell(self.detokenizer.flush())
+        if self.speech is not None:
+            self.speech.finish()
+
+    def _tell(self, piece: str) -> None:
+        if piece:
+            self.text += piece
+            self.emit(TextDelta(piece))
+
+    def pass_on_speech(self) -> None:
+        """Emit what became of the speech since the last call."""
+        if self.speech is not None:
+            for event in self.speech.take_events():
+                self.emit(event)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is to be written and said was."""
+        return self.text_finished and (self.speech is None or self.speech.done)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more events: complete, cancelled, or failed with `error`."""
+        if error is None and not self.cancelled:
+            timeline = tuple(self.speech.timeline) if self.speech is not None else ()
+            self.emit(Finished(self.text, self.stopped, self.timings, timeline))
+        self.error, self.done = error, True
+        if self._on_event is not None:
+            self._on_event(None)
+
+
+class ReplyEvents(Iterator[Event]):
+    """Events of a task, for one listener: closing it, or letting go of it, cancels the reply."""
+
+    def __init__(self, task: ReplyTask) -> None:
+        self._task = task
+
+    def __next__(self) -> Event:
+        if self._task.cancelled:
+            raise StopIteration
+        try:
+            return next(self._task)
+        except KeyboardInterrupt:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel, unless it is done."""
+        if not self._task.done:
+            self._task.cancel()
+
+    def __del__(self) -> None:
+        self.close()
