@@ -32,6 +32,7 @@ FLOORS = {
     "cli_bench": 4,
     "cli_eval": 4,
     "cli_options": 4,
+    "cli_ui": 4,
     "__main__": 4,
 }
 MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers"}

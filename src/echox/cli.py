@@ -28,6 +28,7 @@ from echox.cli_options import (
     guarded,
     load_model,
 )
+from echox.cli_ui import ui
 from echox.errors import one_line
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
+app.command()(ui)
 
 
 @app.command()

@@ -1,0 +1,277 @@
+"""The Gradio page: ask by voice, file or text; text and speech stream back. Offline: nothing leaves this machine.
+
+Gradio streams speech as AAC through one ``ffmpeg`` process a reply, and looks for that name on PATH only; where the
+system has none, the one in the wheel of imageio-ffmpeg is put there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from echox.errors import one_line
+from echox.streaming.api import bundled_questions
+from echox.streaming.events import AudioChunk, Finished, Heard, SpeechFailed, TextDelta
+
+if TYPE_CHECKING:
+    import gradio
+
+    from echox.streaming import EchoX
+
+_FIRST_CHUNK_S = 1.0  # the player starts with its first segment and stutters if that is very short
+_CSS = """
+.gradio-container { max-width: 60rem !important; margin: 0 auto !important; }
+#figures { opacity: .75; font-size: .9em; font-variant-numeric: tabular-nums; min-height: 1.6em; }
+"""
+_EXAMPLES_TEXT = ("Tell me what you know about Brazil.", "What does a cow say?")
+
+
+def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
+    """The page over one model; every visitor gets a session of their own.
+
+    Args:
+        model: that answers. name: as shown.
+
+    Raises:
+        ValueError: Gradio is not installed.
+    """
+    gr = _gradio()
+    defaults = model.settings
+    with gr.Blocks(title="EchoX", analytics_enabled=False) as page:
+        session = gr.State(None)
+        gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}.")
+        chat = gr.Chatbot(label="Conversation", height=380, buttons=["copy_all"], placeholder="Ask something.")
+        speech = gr.Audio(
+            label="Reply", streaming=True, autoplay=True, interactive=False, elem_id="speech", buttons=["download"]
+        )
+        figures = gr.Markdown("", elem_id="figures")
+        with gr.Row(equal_height=True):
+            audio = gr.Audio(
+                label="Your question, spoken",
+                sources=["microphone", "upload"],
+                type="filepath",
+                elem_id="question",
+                buttons=[],
+                scale=2,
+            )
+            with gr.Column(scale=3):
+                text = gr.Textbox(label="Or typed", placeholder="Ask something", lines=2, max_lines=6, elem_id="text")
+                with gr.Row():
+                    send = gr.Button("Send", variant="primary")
+                    stop = gr.Button("Stop", variant="stop")
+                    clear = gr.Button("Start over")
+        gr.Examples(
+            [[str(path), ""] for path in bundled_questions()] + [[None, question] for question in _EXAMPLES_TEXT],
+            [audio, text],
+            label="Examples",
+        )
+        with gr.Accordion("Settings", open=False):
+            system = gr.Textbox(label="System prompt", placeholder="Takes effect with the next conversation", lines=1)
+            with gr.Row():
+                temperature = gr.Slider(0, 1.5, defaults.temperature, step=0.05, label="Temperature", info="0: greedy")
+                top_p = gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p")
+                echo_temperature = gr.Slider(
+                    0, 1.5, defaults.echo_temperature, step=0.05, label="Temperature of the voice"
+                )
+            with gr.Row():
+                max_new_tokens = gr.Slider(1, 2048, defaults.max_new_tokens, step=1, label="Longest reply (tokens)")
+                seed = gr.Number(defaults.seed, label="Seed", precision=0, minimum=0)
+                speak = gr.Checkbox(defaults.speak, label="Speak the reply")
+        settings = [temperature, top_p, echo_temperature, max_new_tokens, seed, speak]
+        reply = gr.on(
+            [send.click, text.submit],
+            functools.partial(answer, model),
+            [audio, text, chat, session, system, *settings],
+            [chat, speech, figures, session, audio, text],
+            show_progress="hidden",
+        )
+        stop.click(lambda: (gr.update(value=None), "stopped"), None, [speech, figures], cancels=[reply], queue=False)
+        clear.click(
+            lambda: ([], gr.update(value=None), "", None), None, [chat, speech, figures, session], cancels=[reply]
+        )
+    return page
+
+
+def answer(
+    model: EchoX,
+    audio: str | None,
+    text: str,
+    chat: list[dict[str, Any]],
+    session: Any,
+    system: str,
+    temperature: float,
+    top_p: float,
+    echo_temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    speak: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """One turn, as Gradio wants it: updates of chat, speech, figures, session and the two inputs, one after the other.
+
+    Mistakes (nothing asked, nothing heard in the recording) are shown and leave the conversation as it was. Closing the
+    iterator, which is what Gradio does on Stop or when the tab is closed, cancels the reply.
+
+    Raises:
+        gradio.Error: shown by the page.
+    """
+    gr = _gradio()
+    keep = gr.skip()
+    text = (text or "").strip()
+    content = [{"type": "audio", "audio": audio}] if audio else []
+    content += [{"type": "text", "text": text}] if text else []
+    if not content:
+        raise gr.Error("Ask something first: record it, choose a file, or type.", duration=5)
+    try:
+        session = session or model.session(system=(system or "").strip() or None)
+        settings: dict[str, Any] = {
+            "temperature": float(temperature),
+            "top_p": float(top_p),
+            "echo_temperature": float(echo_temperature),
+            "max_new_tokens": int(max_new_tokens),
+            "seed": int(seed or 0),
+            "speak": bool(speak),
+        }
+        stream = session.stream({"role": "user", "content": content}, **settings)
+    except ValueError as error:
+        raise gr.Error(one_line(error), duration=10) from error
+    asked = [{"role": "user", "content": {"path": audio}}] if audio else []
+    asked += [{"role": "user", "content": text}] if text else []
+    chat = [*(chat or []), *asked]
+    yield chat, keep, "…", session, None, ""
+    written, notes, waiting, opened = "", [], [], False
+    try:
+        for event in stream:
+            sound = None
+            if isinstance(event, Heard):
+                chat = [*chat, {"role": "user", "content": f"*{event.text or 'nothing was understood'}*"}]
+            elif isinstance(event, TextDelta):
+                written += event.text
+            elif isinstance(event, AudioChunk):
+                waiting.append(event.waveform)
+                if opened or sum(map(len, waiting)) >= _FIRST_CHUNK_S * event.sampling_rate:
+                    sound, waiting, opened = _pcm16(waiting, event.sampling_rate), [], True
+            elif isinstance(event, SpeechFailed):
+                notes.append(f"not fully spoken: “{event.text.strip()}”")
+            else:
+                notes.insert(0, _figures(event))
+                sound = _pcm16(waiting, session.output_sampling_rate) if waiting else None
+            shown = [*chat, {"role": "assistant", "content": written}] if written else chat
+            yield shown, keep if sound is None else sound, " · ".join(notes), session, keep, keep
+    except ValueError as error:
+        raise gr.Error(one_line(error), duration=10) from error
+    finally:
+        stream.close()  # type: ignore[attr-defined]  # an iterator with close(): cancels
+
+
+def launch(
+    page: gradio.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    auth: tuple[str, str] | None = None,
+    block: bool = True,
+) -> str:
+    """Serve the page.
+
+    Args:
+        page: of `build_page`.
+        host: None: this machine only (Gradio's own variable GRADIO_SERVER_NAME is heeded, as on Spaces).
+        port: None: the first free one from 7860.
+        auth: user and password, asked of every visitor.
+        block: return only after Ctrl-C; False: at once (``page.close()`` ends it).
+
+    Returns:
+        The address.
+
+    Raises:
+        ValueError: there is no ffmpeg.
+        OSError: the port is taken.
+    """
+    gr = _gradio()
+    # Only now: with ffmpeg on PATH, Gradio wants ffprobe, too, for every file it is given while the page is built.
+    provide_ffmpeg()
+    _, address, _ = page.queue(default_concurrency_limit=2, max_size=32).launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        share=False,
+        max_file_size="25mb",
+        theme=offline_theme(gr),
+        css=_CSS,
+        footer_links=[],
+        ssr_mode=False,
+        allowed_paths=[str(bundled_questions()[0].parent)],
+        prevent_thread_lock=not block,
+    )
+    return str(address)
+
+
+def offline_theme(gr: Any) -> Any:
+    """Gradio's default theme with the system's fonts: its own would be fetched."""
+    return gr.themes.Default(
+        primary_hue="teal",
+        neutral_hue="stone",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    )
+
+
+def provide_ffmpeg() -> str:
+    """Make sure that ``ffmpeg`` is on PATH: the system's, or else that of imageio-ffmpeg.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    found = shutil.which("ffmpeg")
+    if found is not None:
+        return found
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        binary = Path(get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            "expected ffmpeg, which Gradio needs to stream speech, found none; pip install imageio-ffmpeg"
+        ) from error
+    folder = Path(tempfile.mkdtemp(prefix="echox-ffmpeg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = folder / f"ffmpeg{binary.suffix if os.name == 'nt' else ''}"
+    try:
+        link.symlink_to(binary)
+    except OSError:  # Windows without the right to make links
+        shutil.copy2(binary, link)
+    os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+    return str(link)
+
+
+def _figures(finished: Finished) -> str:
+    timings = finished.timings
+    facts = [] if timings.ttfa_s is None else [f"first audio {timings.ttfa_s:.2f} s"]
+    facts += [] if timings.rtf is None else [f"rtf {timings.rtf:.2f}"]
+    facts += ["cut at its greatest length"] if finished.stopped == "length" else []
+    return " · ".join(facts)
+
+
+def _pcm16(waveforms: list[np.ndarray], sampling_rate: int) -> tuple[int, np.ndarray]:
+    """float32 pieces as what Gradio takes without converting: (rate, int16 (S,))."""
+    samples = np.concatenate(waveforms)
+    return sampling_rate, np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def _gradio() -> Any:
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
+    try:
+        import gradio
+    except ImportError as error:
+        raise ValueError("expected Gradio, found none; pip install 'echox[ui]'") from error
+    return gradio
