@@ -28,6 +28,7 @@ from echox.cli_options import (
     guarded,
     load_model,
 )
+from echox.cli_serve import serve
 from echox.cli_ui import ui
 from echox.errors import one_line
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
+app.command()(serve)
 app.command()(ui)
 
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from echox.audio import load_audio
-from echox.data.manifest import Dialogue, read_dialogues
+from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.data.scoring import same_words
 from echox.evaluation.asr import Judge
 from echox.evaluation.latency import machine_of, spread
 from echox.evaluation.metrics import bootstrap
-from echox.evaluation.nano import error_rate, messages_of, says
+from echox.evaluation.nano import error_rate, says
 from echox.evaluation.playback import play
 from echox.evaluation.records import balanced_order
 from echox.streaming import AudioChunk, EchoX
@@ -68,7 +68,7 @@ class LabItem:
 
     id: str
     group: str
-    question: Any
+    question: Path
     reference: str = ""
     answer: str = ""
 
@@ -86,13 +86,15 @@ def lab_items(data_dir: Path | None, limit: int, seed: int = 0) -> list[LabItem]
         return [LabItem(path.stem, "bundled", path) for path in bundled_questions()[:limit]]
     groups: dict[str, list[Dialogue]] = {"one sentence": [], "several sentences": []}
     for item in read_dialogues(manifest):
-        if item.split == "heldout_seen_voices":
+        if item.split == "heldout_seen_voices" and len(item.turns) == 2 and item.turns[0].audio is not None:
             sentences = len(re.findall(r"[.!?](?:\s|$)", item.turns[-1].text or ""))
             groups["several sentences" if sentences > 1 else "one sentence"].append(item)
     if not any(groups.values()):
         raise ValueError(f"{manifest}: expected held-out questions, found none: run the corpus stage")
     return [
-        LabItem(item.id, group, messages_of(item, manifest), item.turns[-1].text or "", item.answer or "")
+        LabItem(
+            item.id, group, audio_path(manifest, str(item.turns[0].audio)), item.turns[1].text or "", item.answer or ""
+        )
         for group, items in groups.items()
         for item in balanced_order(items, lambda item: str(item.topic), seed)[:limit]
     ]
@@ -126,11 +128,14 @@ def run_trigger_lab(
     heard: dict[bytes, str] = {}  # many policies cut a short reply alike: then its sound is the same
     rows: dict[str, list[dict[str, Any]]] = {candidate.label: [] for candidate in candidates}
     for candidate in candidates:  # not counted: the first reply of a process, and of a policy, is slow
-        _answer(model, items[0], candidate)
+        _answer(model, items[0], load_audio(items[0].question, model.sampling_rate), candidate)
     for number, item in enumerate(items):
         turned = number % len(candidates)
-        for candidate in [*candidates[turned:], *candidates[:turned]]:
-            row, waveform = _answer(model, item, candidate)
+        question = load_audio(item.question, model.sampling_rate)
+        for place, candidate in enumerate([*candidates[turned:], *candidates[:turned]]):
+            # What was heard before is not encoded again: each policy gets a sound of its own, inaudibly so.
+            question[-1] = 1e-6 * (place + 1)
+            row, waveform = _answer(model, item, question, candidate)
             if judge is not None:
                 sound = waveform.tobytes()
                 if sound not in heard:
@@ -157,16 +162,16 @@ def run_trigger_lab(
     }
 
 
-def _answer(model: EchoX, item: LabItem, candidate: Candidate) -> tuple[dict[str, Any], np.ndarray]:
+def _answer(
+    model: EchoX, item: LabItem, question: np.ndarray, candidate: Candidate
+) -> tuple[dict[str, Any], np.ndarray]:
     """One reply: what it was, and when its chunks came."""
-    question = item.question
-    if isinstance(question, Path):  # reading a file is no part of the reply's time
-        question = load_audio(question, model.sampling_rate)
     builder = ReplyBuilder(model.engine.output_sampling_rate)
     arrivals_s: list[float] = []
     began_s = time.perf_counter()
-    session = model.session(speech_policy=candidate.policy, speech_numbers=candidate.numbers, temperature=0.0)
-    for event in session.stream(question):
+    session = model.session(speech_policy=candidate.policy, policy_numbers=candidate.numbers, temperature=0.0)
+    task = session.submit(question.copy())
+    for event in task:
         builder.add(event)
         if isinstance(event, AudioChunk):
             arrivals_s.append(time.perf_counter() - began_s)
@@ -177,7 +182,7 @@ def _answer(model: EchoX, item: LabItem, candidate: Candidate) -> tuple[dict[str
         "group": item.group,
         "text": reply.text,
         "tokens": reply.timings["num_tokens"],
-        "segments": reply.timings["num_segments"],
+        "segments": task.speech.num_segments if task.speech is not None else 0,
         "chunks": len(arrivals_s),
         "ttfa_s": arrivals_s[0] if arrivals_s else None,
         "ttfa_tokens": reply.timings["ttfa_tokens"],

@@ -50,6 +50,7 @@ class Speech:
     Attributes:
         text: of the reply, as far as it was pushed.
         timeline: marks of the words that were sounded, in order.
+        num_segments: that have ended.
     """
 
     def __init__(self, engine: Engine, settings: GenerationSettings) -> None:
@@ -72,6 +73,7 @@ class Speech:
         self._chunk_s = FIRST_CHUNK_S
         self.text = ""
         self.timeline: list[Mark] = []
+        self.num_segments = 0
         self._pushed = 0  # units that the voice was given
         self._events: list[Event] = []
 
@@ -120,6 +122,7 @@ class Speech:
                 segment.text_end = self._words[word].text_end
         self._released = max(end, self._released)
         if final:
+            self.num_segments += 1
             stream.finish()
             self._next_stream()
 

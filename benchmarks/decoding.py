@@ -1,0 +1,279 @@
+"""How near text decoding comes to what the memory allows, at any size, with random weights. The last line is JSON.
+
+python benchmarks/decoding.py --size small --device cpu --threads 2
+python benchmarks/decoding.py --size 8b --device cuda --dtype bfloat16 --sessions 1 16
+
+At batch 1 every weight is read once for each token, so the limit is the bandwidth of the memory over the bytes of the
+weights. The bandwidth is measured in the same run, by copying. Ways of making the step:
+
+* ``engine``: the language model's step as `echox.streaming` makes it, with its memory of rows;
+* ``transformers``: the same model with a plain ``DynamicCache``;
+* ``graph``: a static cache and a compiled step (on a GPU a CUDA graph): what launching costs nothing would give.
+
+Then whole replies: the question through audio tower and adapters, text, units and sound, for some sessions at once.
+Random weights say nothing, but they cost what trained ones cost. Vocabulary and units beyond nano's are never chosen,
+so that nano's tokenizer and unit language can serve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from many_sessions import Listener
+from torch import Tensor
+from transformers import DynamicCache, StaticCache, WhisperFeatureExtractor
+from transformers.utils import logging
+
+from echox import EchoX
+from echox.evaluation.latency import machine_of, spread
+from echox.evaluation.playback import play
+from echox.models.configuration_echox import EchoXConfig
+from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.processing_echox import EchoXProcessor
+from echox.streaming import GenerationSettings
+from echox.streaming.api import find_model
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+SMALL = {
+    "text_config": {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "vocab_size": 32000,
+    },
+    "audio_config": {"d_model": 256, "encoder_layers": 4, "encoder_attention_heads": 4, "encoder_ffn_dim": 1024},
+    "echo": {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512},
+}
+"""A model of the 3B's form that a CPU can hold: about 0.1 B weights in its language model."""
+PROMPT_TOKENS = 64
+
+
+def random_model(size: str, device: str, dtype: torch.dtype) -> EchoX:
+    """EchoX of a published size, or `SMALL`, with random weights and nano's tokenizer and unit language."""
+    config = EchoXConfig.from_pretrained(RECIPES / ("3b" if size == "small" else size))
+    processor = EchoXProcessor.from_pretrained(find_model("nano"))
+    tokenizer, language = processor.tokenizer, processor.unit_language
+    s2t, echo = config.s2t_config, config.echo_decoder_config
+    if size == "small":
+        for part, values in ((s2t.text_config, SMALL["text_config"]), (s2t.audio_config, SMALL["audio_config"]),
+                             (echo, SMALL["echo"])):  # fmt: skip
+            for name, value in values.items():
+                setattr(part, name, value)
+        s2t.adapter_attention_heads = 12
+        s2t.hidden_size = s2t.text_config.hidden_size
+        s2t.vocab_size = echo.text_vocab_size = s2t.text_config.vocab_size
+        echo.text_hidden_size = config.denoising_intermediate_size = s2t.text_config.hidden_size
+    s2t.audio_token_id = tokenizer.convert_tokens_to_ids("<|audio|>")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(s2t.text_config, name, getattr(tokenizer, name))
+    echo.num_unit_words = len(language)
+    config.vocoder_config.num_units = 1 + max(unit for word in language.words for unit in word)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = EchoXForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():
+        head[len(tokenizer) :] = 0  # some known token is always likelier than these
+        head[tokenizer.all_special_ids] = 0
+    processor.feature_extractor = WhisperFeatureExtractor(feature_size=s2t.audio_config.num_mel_bins)
+    return EchoX(model, processor, GenerationSettings(max_question_s=30.0))
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second that a large copy reads and writes, the best of ten."""
+    size = (2 << 30 if torch.device(device).type == "cuda" else 256 << 20) // 4
+    source, target = (torch.zeros(size, dtype=torch.int32, device=device) for _ in range(2))
+    best_s = min(timed_s(lambda: target.copy_(source), device) for _ in range(10))
+    return 2 * size * 4 / best_s
+
+
+def timed_s(work: Callable[[], Any], device: str) -> float:
+    """Seconds of one call, to its end on the device."""
+    synchronize(device)
+    began_s = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began_s
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU; a CPU is never ahead of us."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.inference_mode()
+def tokens_per_s(step: Callable[[], Any], device: str, batch: int, count: int) -> float:
+    """Tokens of all rows a second, after a quarter as many steps that are not counted."""
+    for _ in range(max(3, count // 4)):
+        step()
+    return batch * count / timed_s(lambda: [step() for _ in range(count)], device)
+
+
+def steps_of(model: EchoX, batch: int, count: int, graph: bool) -> dict[str, Callable[[], Any]]:
+    """Ways of making one step of text for `batch` rows: state to token to state."""
+    engine, lm = model.engine, model.model.s2t.language_model
+    device, dtype = engine.device, lm.dtype
+    prompt = lm.get_input_embeddings()(torch.full((batch, PROMPT_TOKENS), 5, device=device)).to(dtype)
+    head, table = lm.get_output_embeddings(), lm.get_input_embeddings()
+
+    memory = engine.new_memory()
+    for _ in range(batch):
+        memory.join()
+    states = {"engine": engine.advance(memory, prompt, [PROMPT_TOKENS] * batch, 0)[:, -1]}
+
+    def by_engine() -> None:
+        chosen = engine.logits(states["engine"]).argmax(-1)
+        embeds = engine.embed(chosen.tolist(), {})
+        states["engine"] = engine.advance(memory, embeds[:, None], [1] * batch, 0)[:, -1]
+
+    plain = DynamicCache()
+    states["plain"] = lm.base_model(inputs_embeds=prompt, past_key_values=plain).last_hidden_state[:, -1]
+
+    def by_transformers() -> None:
+        chosen = head(states["plain"]).argmax(-1)
+        output = lm.base_model(inputs_embeds=table(chosen)[:, None], past_key_values=plain)
+        states["plain"] = output.last_hidden_state[:, -1]
+
+    found: dict[str, Callable[[], Any]] = {"engine": by_engine, "transformers": by_transformers}
+    if graph:
+        room = PROMPT_TOKENS + 2 * count + 16
+        static = StaticCache(config=lm.config, max_cache_len=room)
+        place = torch.tensor([[PROMPT_TOKENS - 1]], device=device).expand(batch, 1).clone()
+        output = lm.base_model(inputs_embeds=prompt, past_key_values=static)
+        token = head(output.last_hidden_state[:, -1]).argmax(-1)
+
+        def one(token: Tensor, place: Tensor) -> Tensor:
+            output = lm.base_model(inputs_embeds=table(token)[:, None], past_key_values=static, position_ids=place)
+            return head(output.last_hidden_state[:, -1]).argmax(-1)
+
+        compiled = torch.compile(one, mode="reduce-overhead", fullgraph=False)
+
+        def by_graph() -> None:
+            nonlocal token
+            place.add_(1)
+            token = compiled(token, place).clone()
+
+        found["graph"] = by_graph
+    return found
+
+
+@torch.inference_mode()
+def text_decoding(model: EchoX, batches: list[int], count: int, graph: bool) -> dict[str, Any]:
+    """Tokens a second of each way and batch, and its share of the limit."""
+    device = str(model.engine.device)
+    lm = model.model.s2t.language_model
+    unread = 0 if lm.config.tie_word_embeddings else lm.get_input_embeddings().weight.nbytes
+    weights = sum(value.nbytes for value in lm.parameters()) - unread
+    bandwidth = copy_bandwidth(device)
+    found: dict[str, Any] = {
+        "copy_bandwidth_gb_s": bandwidth / 1e9,
+        "weights_gb": weights / 1e9,
+        "limit_steps_s": bandwidth / weights,
+    }
+    for batch in batches:
+        for name, step in steps_of(model, batch, count, graph).items():
+            rate = tokens_per_s(step, device, batch, count)
+            share = rate / batch / found["limit_steps_s"]
+            found[f"{name}, batch {batch}"] = {"tokens_per_s": rate, "share_of_limit": share}
+            print(f"{name:<13} batch {batch:<3} {rate:8.1f} tokens/s   {100 * share:5.1f} % of the bandwidth limit")
+    return found
+
+
+def replies(model: EchoX, sessions: int, tokens: int) -> dict[str, Any]:
+    """Whole replies of some sessions that ask at the same moment."""
+    rng = np.random.default_rng(0)
+    settings = {"temperature": 1.0, "echo_temperature": 1.0, "max_new_tokens": tokens}
+    rate = model.sampling_rate
+    model.scheduler.start()
+    try:
+        for counted in (False, True):
+            questions = [0.1 * rng.standard_normal(3 * rate).astype(np.float32) for _ in range(sessions)]
+            began_s = time.perf_counter()
+            listeners = [Listener(model, question, **settings) for question in questions]
+            for listener in listeners:
+                listener.done.wait()
+            total_s = time.perf_counter() - began_s
+            if not counted:
+                continue
+            for listener in listeners:
+                if listener.task.error is not None:
+                    raise listener.task.error
+            spoken = [listener for listener in listeners if listener.arrivals_s]
+            stalls = [play(one.arrivals_s, [chunk.duration_s for chunk in one.chunks]).underruns for one in spoken]
+            audio_s = sum(chunk.duration_s for one in spoken for chunk in one.chunks)
+            return {
+                "sessions": sessions,
+                "spoken": len(spoken),
+                "ttfa_s": spread([one.arrivals_s[0] for one in spoken]),
+                "stalled": sum(count > 0 for count in stalls),
+                "text_tokens_per_s": sum(one.task.timings.num_tokens for one in listeners) / total_s,
+                "rtf": total_s / audio_s,
+                "sessions_in_real_time": audio_s / total_s,
+            }
+    finally:
+        model.scheduler.stop()
+    raise AssertionError("the counted round returns")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=["small", "3b", "8b"], default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows of a step of text")
+    parser.add_argument("--tokens", type=int, default=32, help="steps that are counted")
+    parser.add_argument("--graph", action="store_true", help="also a compiled step with a static cache")
+    parser.add_argument("--sessions", type=int, nargs="*", default=[1, 4], help="whole replies at once")
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    options = parser.parse_args()
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    model = random_model(options.size, options.device, getattr(torch, options.dtype))
+    parameters = sum(value.numel() for value in model.model.parameters())
+    print(f"{options.size}: {parameters / 1e9:.2f} B weights, {options.dtype}, random")
+    results: dict[str, Any] = {
+        "size": options.size,
+        "parameters": parameters,
+        "dtype": options.dtype,
+        **machine_of(model),
+        "text": text_decoding(model, options.batch, options.tokens, options.graph),
+        "replies": [],
+    }
+    for sessions in options.sessions:
+        found = replies(model, sessions, options.tokens)
+        results["replies"].append(found)
+        print(
+            f"{sessions:>3} sessions  first audio p50 {1000 * found['ttfa_s']['p50']:.0f} ms, p95 "
+            f"{1000 * found['ttfa_s']['p95']:.0f} ms, rtf {found['rtf']:.2f}, stalled {found['stalled']}"
+        )
+    if torch.device(options.device).type == "cuda":
+        results["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    results["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    text = json.dumps(results)
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

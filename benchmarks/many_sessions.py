@@ -1,0 +1,247 @@
+"""Many conversations on one model: real time for each? first audio? the same as alone? The last line is JSON.
+
+python benchmarks/many_sessions.py --data out/nano --sessions 8 --threads 2
+
+Three parts: ``together`` (all ask at the same moment, the worst case), ``spread`` (they ask at random moments within a
+few seconds, again and again), ``queue`` (many more than can run: order, refusal, memory). A background thread drives
+the scheduler, as in a server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from transformers.utils import logging
+
+from echox import EchoX
+from echox.audio import load_audio
+from echox.errors import QueueFull
+from echox.evaluation.latency import choose_questions, machine_of, spread
+from echox.evaluation.playback import play
+from echox.streaming import AudioChunk, Finished
+
+SETTINGS = {"temperature": 0.0, "echo_temperature": 0.0}
+
+
+class Listener:
+    """One reply as its listener gets it: chunks and when they came, by the clock of the whole run."""
+
+    def __init__(self, model: EchoX, question: np.ndarray, **settings: Any) -> None:
+        self.asked_s = time.perf_counter()
+        self.arrivals_s: list[float] = []
+        self.chunks: list[AudioChunk] = []
+        self.text = ""
+        self.done = threading.Event()
+        self.task = model.session(**{**SETTINGS, **settings}).submit(question, on_event=self._on_event)
+
+    def _on_event(self, event: Any) -> None:
+        if event is None:
+            self.done.set()
+        elif isinstance(event, AudioChunk):
+            self.arrivals_s.append(time.perf_counter() - self.asked_s)
+            self.chunks.append(event)
+        elif isinstance(event, Finished):
+            self.text = event.text
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """(samples,)."""
+        return np.concatenate([chunk.waveform for chunk in self.chunks]) if self.chunks else np.zeros(0, np.float32)
+
+    @property
+    def underruns(self) -> int:
+        """Times its player ran dry, by the playback clock."""
+        return play(self.arrivals_s, [chunk.duration_s for chunk in self.chunks]).underruns
+
+
+def new_sound(question: np.ndarray, number: int) -> np.ndarray:
+    """An inaudibly different copy: what was heard before would not be encoded again."""
+    copy = question.copy()
+    copy[-1] = 1e-6 * (number + 1)
+    return copy
+
+
+def figures_of(listeners: list[Listener], alone: list[Any], asked: list[int]) -> dict[str, Any]:
+    """First audio, stalls, and how far each reply is from what it is alone."""
+    for listener in listeners:
+        if listener.task.error is not None:
+            raise listener.task.error
+    furthest, other = 0.0, 0
+    for listener, number in zip(listeners, asked, strict=True):
+        expected = alone[number]
+        same = listener.text == expected.text and len(listener.waveform) == len(expected.waveform)
+        other += not same
+        if same and len(expected.waveform):
+            furthest = max(furthest, float(np.abs(listener.waveform - expected.waveform).max()))
+    return {
+        "replies": len(listeners),
+        "ttfa_s": spread([listener.arrivals_s[0] for listener in listeners]),
+        "stalled": sum(listener.underruns > 0 for listener in listeners),
+        "worst_stall_s": max(
+            play(one.arrivals_s, [chunk.duration_s for chunk in one.chunks]).stalled_s for one in listeners
+        ),
+        "not_as_alone": other,
+        "furthest_sample": furthest,
+        "audio_s": sum(len(listener.waveform) for listener in listeners) / listeners[0].chunks[0].sampling_rate,
+    }
+
+
+def together(model: EchoX, questions: list[np.ndarray], alone: list[Any], sessions: int, rounds: int) -> dict[str, Any]:
+    """`sessions` questions at the same moment, several rounds."""
+    listeners: list[Listener] = []
+    asked: list[int] = []
+    busy_s = 0.0
+    for number in range(rounds):
+        chosen = [(number * sessions + place) % len(questions) for place in range(sessions)]
+        sounds = [new_sound(questions[place], 1000 * number + row) for row, place in enumerate(chosen)]
+        began_s = time.perf_counter()
+        now = [Listener(model, sound) for sound in sounds]
+        for listener in now:
+            listener.done.wait()
+        busy_s += time.perf_counter() - began_s
+        listeners += now
+        asked += chosen
+    found = figures_of(listeners, alone, asked)
+    return {**found, "sessions": sessions, "sessions_in_real_time": found["audio_s"] / busy_s}
+
+
+def at_random(
+    model: EchoX, questions: list[np.ndarray], alone: list[Any], sessions: int, seconds: float
+) -> dict[str, Any]:
+    """Each session asks, listens to the end, pauses a moment, asks again."""
+    listeners: list[Listener] = []
+    asked: list[int] = []
+    lock = threading.Lock()
+    ends_s = time.perf_counter() + seconds
+
+    def talk(session: int) -> None:
+        rng = random.Random(session)
+        time.sleep(rng.uniform(0, 2))
+        while time.perf_counter() < ends_s:
+            place = rng.randrange(len(questions))
+            listener = Listener(model, new_sound(questions[place], rng.randrange(1_000_000)))
+            listener.done.wait()
+            with lock:
+                listeners.append(listener)
+                asked.append(place)
+            durations_s = [chunk.duration_s for chunk in listener.chunks]
+            heard_s = listener.asked_s + play(listener.arrivals_s, durations_s).ended_s
+            time.sleep(max(0.0, heard_s - time.perf_counter()) + rng.uniform(0.2, 1.0))
+
+    threads = [threading.Thread(target=talk, args=(session,)) for session in range(sessions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {**figures_of(listeners, alone, asked), "sessions": sessions}
+
+
+def queue(model: EchoX, questions: list[np.ndarray], alone: list[Any]) -> dict[str, Any]:
+    """As many as are taken, and one more; then the same again: memory must not grow with what was served."""
+    process = psutil.Process()
+    scheduler = model.scheduler
+    room = scheduler.max_running + scheduler.max_waiting
+    memory_mb, orders, refused = [], [], 0
+    figures: dict[str, Any] = {}
+    for number in range(3):
+        scheduler.stop()  # nothing is served while the queue is being filled
+        asked = [place % len(questions) for place in range(room)]
+        listeners = [Listener(model, new_sound(questions[place], 10_000 * number + row))
+                     for row, place in enumerate(asked)]  # fmt: skip
+        try:
+            Listener(model, questions[0])
+        except QueueFull:
+            refused += 1
+        scheduler.start()
+        for listener in listeners:
+            listener.done.wait()
+        began = [listener.asked_s + listener.arrivals_s[0] for listener in listeners]
+        orders.append(float(np.corrcoef(np.arange(room), np.argsort(np.argsort(began)))[0, 1]))
+        memory_mb.append(process.memory_info().rss / 2**20)
+        figures = figures_of(listeners, alone, asked)
+    return {
+        "queued": room,
+        "refused_past_the_limit": refused == 3,
+        "order": min(orders),
+        "memory_mb": memory_mb,
+        **{name: figures[name] for name in ("ttfa_s", "not_as_alone", "furthest_sample")},
+    }
+
+
+def cancelled(model: EchoX, questions: list[np.ndarray], count: int) -> dict[str, Any]:
+    """Cancel replies after their first event; memory and the scheduler go back to where they were."""
+    process = psutil.Process()
+    before_mb = process.memory_info().rss / 2**20
+    for number in range(count):
+        listener = Listener(model, new_sound(questions[number % len(questions)], 100_000 + number))
+        if number % 2:
+            while not listener.arrivals_s and not listener.done.is_set():
+                time.sleep(0.001)
+        listener.task.cancel()
+        listener.done.wait()
+    return {
+        "cancelled": count,
+        "still_running": model.scheduler.num_running + model.scheduler.num_waiting,
+        "memory_grown_mb": process.memory_info().rss / 2**20 - before_mb,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano", help="model folder, hub id, or 'nano' (the embedded one)")
+    parser.add_argument("--data", type=Path, help="folder of the nano corpus (default: the bundled questions)")
+    parser.add_argument("--questions", type=int, default=32, help="different ones")
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8], help="that ask at the same moment")
+    parser.add_argument("--rounds", type=int, default=4, help="of questions at the same moment")
+    parser.add_argument("--seconds", type=float, default=20, help="of sessions that ask at random moments")
+    parser.add_argument("--cancel", type=int, default=200, help="replies that are cancelled")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    options = parser.parse_args()
+    logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    model = EchoX.from_pretrained(options.model, device=options.device)
+    paths = choose_questions(options.data, options.questions)
+    questions = [load_audio(path, model.sampling_rate) for path in paths]
+    alone = [model.generate(new_sound(question, -2), **SETTINGS) for question in questions]
+    results: dict[str, Any] = {**machine_of(model), "together": [], "spread": [], "rtf_alone": None}
+    results["rtf_alone"] = sum(reply.timings["compute_s"] for reply in alone) / sum(reply.duration_s for reply in alone)
+    model.scheduler.start()
+    try:
+        together(model, questions, alone, max(options.sessions), 1)  # not counted
+        for sessions in options.sessions:
+            for kind, found in (
+                ("together", together(model, questions, alone, sessions, options.rounds)),
+                ("spread", at_random(model, questions, alone, sessions, options.seconds)),
+            ):
+                results[kind].append(found)
+                print(
+                    f"{sessions:>3} sessions, {kind:<8} first audio p50 {1000 * found['ttfa_s']['p50']:.0f} ms, p95 "
+                    f"{1000 * found['ttfa_s']['p95']:.0f} ms; {found['stalled']} of {found['replies']} stalled; "
+                    f"{found['not_as_alone']} not as alone (furthest sample {found['furthest_sample']:.1e})"
+                )
+        results["queue"] = queue(model, questions, alone)
+        print(f"queue: {results['queue']}")
+        results["cancel"] = cancelled(model, questions, options.cancel)
+        print(f"cancel: {results['cancel']}")
+    finally:
+        model.scheduler.stop()
+    text = json.dumps(results)
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Nano's streaming against the published way, in one process: first audio, its parts, speed. The last line is JSON.
+
+python benchmarks/nano_streaming.py --data out/nano --questions 40 --threads 1 2
+
+Both answer the same questions with the same weights, turn and turn about, so a busy machine slows both. The reference
+is restated in `reference_engine.py`. Its 30 s window costs most of its time here; ``gain_same_window`` leaves that
+out: as if it, too, encoded the question at its true length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from reference_engine import PARTS, Reference
+from transformers.utils import logging
+
+from echox import EchoX
+from echox.audio import load_audio
+from echox.evaluation.latency import choose_questions, machine_of, spread
+from echox.evaluation.playback import play
+from echox.evaluation.trigger_lab import lab_items
+from echox.streaming import AudioChunk, Finished
+
+
+def answer(model: EchoX, question: np.ndarray) -> dict[str, Any]:
+    """One streamed reply: when its chunks came, and where the time up to the first one went."""
+    began_s = time.perf_counter()
+    arrivals_s, durations_s, first, timings = [], [], {}, None
+    task = model.session(temperature=0.0, echo_temperature=0.0).submit(question)
+    for event in task:
+        if isinstance(event, AudioChunk):
+            arrivals_s.append(time.perf_counter() - began_s)
+            durations_s.append(event.duration_s)
+            first = first or {part: getattr(task.timings, part) for part in PARTS}
+        elif isinstance(event, Finished):
+            timings = event.timings
+    total_s = time.perf_counter() - began_s
+    return {
+        "ttfa_s": arrivals_s[0],
+        "ttfa_tokens": timings.ttfa_tokens,
+        "first": first,
+        "total_s": total_s,
+        "audio_s": sum(durations_s),
+        "underruns": play(arrivals_s, durations_s).underruns,
+    }
+
+
+def answer_as_reference(reference: Reference, question: np.ndarray) -> dict[str, Any]:
+    """The same by the reference."""
+    reply = reference.reply(question)
+    durations_s = [len(waveform) / reference.echox.engine.output_sampling_rate for waveform in reply.waveforms]
+    return {
+        "ttfa_s": reply.arrivals_s[0],
+        "ttfa_tokens": reply.ttfa_tokens,
+        "first": reply.first,
+        "total_s": reply.total_s,
+        "audio_s": sum(durations_s),
+        "underruns": play(reply.arrivals_s, durations_s).underruns,
+    }
+
+
+def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Spreads over replies; ``first``: the parts of the time to first audio; ``rtf`` of all together."""
+    return {
+        "replies": len(rows),
+        "ttfa_s": spread([row["ttfa_s"] for row in rows]),
+        "ttfa_tokens": spread([row["ttfa_tokens"] for row in rows]),
+        "first": {part: spread([row["first"][part] for row in rows]) for part in PARTS},
+        "rtf": sum(row["total_s"] for row in rows) / sum(row["audio_s"] for row in rows),
+        "underruns": sum(row["underruns"] > 0 for row in rows),
+    }
+
+
+def compare(model: EchoX, questions: list[Path], warm_up: int) -> dict[str, Any]:
+    """Both on every question, in turn."""
+    reference = Reference(model)
+    ours: list[dict[str, Any]] = []
+    theirs: list[dict[str, Any]] = []
+    for number, path in enumerate([*questions[:warm_up], *questions]):
+        question = load_audio(path, model.sampling_rate)
+        question[-1] = 1e-6 * (number + 1)  # a sound that was heard before would not be encoded again
+        if number % 2:
+            theirs.append(answer_as_reference(reference, question))
+        ours.append(answer(model, question))
+        if not number % 2:
+            theirs.append(answer_as_reference(reference, question))
+    ours, theirs = ours[warm_up:], theirs[warm_up:]
+    gains = [late["ttfa_s"] / early["ttfa_s"] for early, late in zip(ours, theirs, strict=True)]
+    same = [
+        (late["ttfa_s"] - late["first"]["encode_s"] + early["first"]["encode_s"]) / early["ttfa_s"]
+        for early, late in zip(ours, theirs, strict=True)
+    ]
+    return {
+        "engine": figures_of(ours),
+        "reference": figures_of(theirs),
+        "gain": spread(gains),
+        "gain_same_window": spread(same),
+    }
+
+
+def report(name: str, result: dict[str, Any]) -> None:
+    """A few lines for people."""
+    for who in ("engine", "reference"):
+        found = result[who]
+        parts = "  ".join(f"{part.removesuffix('_s')} {1000 * found['first'][part]['p50']:.0f}" for part in PARTS)
+        print(
+            f"{name:<28} {who:<10} first audio p50 {1000 * found['ttfa_s']['p50']:.0f} ms, p95 "
+            f"{1000 * found['ttfa_s']['p95']:.0f} ms ({parts}), {found['ttfa_tokens']['p50']:.0f} tokens, rtf "
+            f"{found['rtf']:.3f}, stalls {found['underruns']}/{found['replies']}"
+        )
+    print(f"{name:<28} sooner by  {result['gain']['p50']:.1f} x; {result['gain_same_window']['p50']:.1f} x with the "
+          "same audio window")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano", help="model folder, hub id, or 'nano' (the embedded one)")
+    parser.add_argument("--data", type=Path, help="folder of the nano corpus (default: the bundled questions)")
+    parser.add_argument("--questions", type=int, default=40, help="of each set")
+    parser.add_argument("--warm-up", type=int, default=3, help="replies that are not counted")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads, one run for each")
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    options = parser.parse_args()
+    logging.disable_progress_bar()
+    model = EchoX.from_pretrained(options.model, device="cpu")
+    sets = {"balanced over topics": choose_questions(options.data, options.questions)}
+    longer = [item.question for item in lab_items(options.data, options.questions) if item.group.startswith("several")]
+    if longer:
+        sets["several sentences"] = longer
+    results: dict[str, Any] = {}
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for name, questions in sets.items():
+            found = compare(model, questions, options.warm_up)
+            results[f"{name}, {threads} threads"] = {**machine_of(model), **found}
+            report(f"{name}, {threads} thr.", found)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    text = json.dumps({"results": results, "peak_memory_mb": peak_mb})
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
