@@ -146,6 +146,11 @@ class UnitDecoderConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     @property
+    def compatible(self) -> Compatibility:
+        """`compatibility`, with the method's own values for what it leaves out."""
+        return Compatibility.of(self.compatibility)
+
+    @property
     def end_id(self) -> int:
         """The output after the unit words: end of word (word-synchronous) or of the sequence (the others)."""
         return self.num_unit_words if self.end_token_id is None else self.end_token_id
@@ -163,7 +168,11 @@ class UnitDecoderConfig(PreTrainedConfig):
             attention_dropout=self.attention_dropout,
             rms_norm_eps=self.rms_norm_eps,
             initializer_range=self.initializer_range,
-            rope_parameters={"rope_type": "default", **(self.rope_scaling_parameters or {}), "rope_theta": self.rope_theta},
+            rope_parameters={
+                "rope_type": "default",
+                **(self.rope_scaling_parameters or {}),
+                "rope_theta": self.rope_theta,
+            },
             head_dim=self.head_dim or self.hidden_size // self.num_attention_heads,
             hidden_act=self.hidden_act,
             attention_bias=self.attention_bias,

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 import echox.models.modeling_hifigan
-import echox.models.modeling_vocoder  # noqa: F401 - registers a vocoder
+import echox.models.modeling_t2c_text
+import echox.models.modeling_vocoder  # noqa: F401 - all three register classes
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_t2c import UnitSequence, build_unit_decoder
@@ -181,6 +182,8 @@ class EchoXForConditionalGeneration(PreTrainedModel):
                 `UnitDecoder.generate`.
         """
         states = states.to(self.denoising_adapter.up_proj.weight.dtype)
+        if self.echo_decoder.reads_silent_tokens:
+            word_ids = torch.where(token_ids >= 0, word_ids.clamp(min=0), -1)
         return self.echo_decoder.generate(self.denoise(states, token_ids), word_ids, **choices)
 
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import cached_file
 
@@ -190,17 +191,20 @@ class UnitLanguage:
         """Writes ``unit_language.json`` into the folder, atomically, and returns its path."""
         path = Path(folder) / UNIT_LANGUAGE_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+        partial.replace(path)
+        return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Content of ``unit_language.json``."""
+        return {
             "format": FORMAT_NAME,
             "version": 1,
             "num_units": self.num_units,
             "words": [spell(word) for word in self.words],
             "log_probs": self.log_probs,
         }
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(path)
-        return path
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | os.PathLike[str], **kwargs: str | None) -> UnitLanguage:
@@ -221,6 +225,10 @@ class UnitLanguage:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: expected JSON, found an error at line {error.lineno}: {error.msg}") from error
+        if isinstance(content, dict) and "pieces" in content:
+            from echox.models.tokenization_unit_pieces import UnitPieces
+
+            return UnitPieces(content["pieces"], content["num_units"])
         if not isinstance(content, dict) or content.get("format") != FORMAT_NAME or content.get("version") != 1:
             raise ValueError(f"{path}: expected format {FORMAT_NAME!r} version 1; learn the unit language again")
         missing = {"words", "log_probs"} - content.keys()

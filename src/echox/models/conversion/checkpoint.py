@@ -1,0 +1,208 @@
+"""Tensors of a published checkpoint, known by name and shape before any is read, then read one by one.
+
+A `Checkpoint` is opened from headers alone: names, shapes and lengths of all shards are checked first, so that a
+truncated or incomplete download is refused before memory is filled or a file written. `read` then copies one tensor
+at a time: at no moment is more of the checkpoint in memory than what was asked for. safetensors shards and torch
+pickles (``weights_only``, memory-mapped) look alike from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import cached_file
+
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Single files; each may also be an index (``.index.json``) of shards."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that was not read yet: its shape and dtype, and ``load``, which copies it into memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size as stored."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def find_file(folder_or_id: str | os.PathLike[str], name: str) -> Path | None:
+    """A file of a local folder or of a hub repository; None if there is no such file.
+
+    Raises:
+        ValueError: there is no such folder or repository.
+    """
+    try:
+        found = cached_file(str(folder_or_id), name, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder_or_id}: expected a folder or a hub id, found neither ({reason})") from error
+    return Path(found) if found else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: expected JSON, found {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def open_checkpoint(folder_or_id: str | os.PathLike[str]) -> dict[str, StoredTensor]:
+    """All tensors of a folder or hub repository: ``model.safetensors``, ``pytorch_model.bin``, or shards of either.
+
+    Raises:
+        ValueError: no weights, a shard that is missing or truncated, or an index that does not fit its shards.
+    """
+    for name in WEIGHT_FILES:
+        index = find_file(folder_or_id, f"{name}.index.json")
+        if index is not None:
+            return _open_shards(folder_or_id, index)
+        single = find_file(folder_or_id, name)
+        if single is not None:
+            return open_weights(single)
+    raise ValueError(f"{folder_or_id}: expected {' or '.join(WEIGHT_FILES)} (or an index of shards), found neither")
+
+
+def _open_shards(folder_or_id: str | os.PathLike[str], index: Path) -> dict[str, StoredTensor]:
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise ValueError(f"{index}: expected a weight_map of names to shards, found none; download it again")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(shard_of.values())):
+        path = find_file(folder_or_id, shard)
+        if path is None:
+            raise ValueError(f"{folder_or_id}: expected the shard {shard} that {index.name} names, found none")
+        tensors |= open_weights(path)
+    absent = sorted(set(shard_of) - set(tensors))
+    if absent:
+        raise ValueError(
+            f"{index}: expected its shards to hold {_some(absent)}, found none of them; download them again"
+        )
+    return tensors
+
+
+def open_weights(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file.
+
+    Raises:
+        ValueError: it is truncated or is no file of weights.
+    """
+    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+
+
+def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > size - 8:
+            raise ValueError(f"{path}: expected a safetensors header of {length} bytes, found {size} bytes in all; "
+                             "the file is truncated or no safetensors file, download it again")  # fmt: skip
+        try:
+            header = json.loads(file.read(length))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: expected a safetensors header, found {error}; download it again") from error
+    header.pop("__metadata__", None)
+    start = 8 + length
+    tensors = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        if entry["dtype"] not in SAFETENSORS_DTYPES:
+            raise ValueError(f"{path}: {name}: expected one of {', '.join(SAFETENSORS_DTYPES)}, found {entry['dtype']}")
+        dtype, shape = SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"])
+        if last - first != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{path}: {name}: expected {dtype} {shape}, found {last - first} bytes")
+        if start + last > size:
+            raise ValueError(f"{path}: expected {start + last} bytes or more, found {size}: the file is truncated, "
+                             "download it again")  # fmt: skip
+        tensors[name] = StoredTensor(shape, dtype, _bytes_reader(path, start + first, shape, dtype))
+    return tensors
+
+
+def _bytes_reader(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Tensor]:
+    def load() -> Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        # Read into the tensor's own memory: a memory map would count, and stay, as a second copy.
+        buffer = tensor.view(-1).view(torch.uint8).numpy().data
+        with path.open("rb") as file:
+            file.seek(offset)
+            if buffer.nbytes and file.readinto(buffer) != buffer.nbytes:
+                raise ValueError(f"{path}: expected {buffer.nbytes} bytes at {offset}, found fewer: it was truncated")
+        return tensor
+
+    return load
+
+
+def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+    """A torch file; nothing in it is run (``weights_only``) and its tensors stay in the file until they are read."""
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):  # the format before torch 1.6 cannot be mapped
+                raise
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: expected a torch file of tensors, found {reason}; download it again") from error
+    if isinstance(content, dict) and set(content) == {"generator"}:  # how fairseq's vocoders are stored
+        content = content["generator"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: expected names of tensors, found other things; is this a checkpoint of the model?")
+    return {name: StoredTensor(tuple(value.shape), value.dtype, value.clone) for name, value in content.items()}
+
+
+def check_names(what: str, expected: dict[str, tuple[int, ...]], found: dict[str, StoredTensor],
+                optional: Iterable[str] = ()) -> None:  # fmt: skip
+    """All names and shapes at once.
+
+    Args:
+        what: the checkpoint, for the message.
+        expected: shape of every tensor that is needed.
+        found: what there is.
+        optional: names that may be there and are not needed.
+
+    Raises:
+        ValueError: names that are missing, unexpected or of another shape; all of them are listed.
+    """
+    missing = sorted(set(expected) - set(found))
+    unexpected = sorted(set(found) - set(expected) - set(optional))
+    misshapen = [f"{name} (expected {tuple(shape)}, found {found[name].shape})"
+                 for name, shape in sorted(expected.items())
+                 if name in found and found[name].shape != tuple(shape)]  # fmt: skip
+    problems = [f"{kind} {', '.join(names)}"
+                for kind, names in (("missing:", missing), ("unexpected:", unexpected), ("misshapen:", misshapen))
+                if names]  # fmt: skip
+    if problems:
+        raise ValueError(f"{what}: expected the {len(expected)} tensors of its configuration, found "
+                         f"{'; '.join(problems)}. Is config.json the one that belongs to these weights?")  # fmt: skip
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

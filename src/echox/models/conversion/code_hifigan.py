@@ -1,0 +1,133 @@
+"""Public code-HiFi-GAN checkpoints (fairseq's unit vocoders) to `CodeHiFiGAN`: ``g_00500000`` and its config JSON.
+
+Names stay as they are; pairs ``weight_g``, ``weight_v`` become the plain weight they stand for.
+
+Source: https://github.com/facebookresearch/speech-resynthesis (names and configuration);
+https://dl.fbaipublicfiles.com/fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj
+(the vocoder of the official EchoX).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from echox.models.configuration_vocoder import CodeHiFiGANConfig
+from echox.models.conversion.checkpoint import StoredTensor, open_weights, read_json
+
+PUBLIC_VOCODER = (
+    "https://dl.fbaipublicfiles.com/fairseq/speech_to_speech/vocoder/code_hifigan/"
+    "mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj"
+)
+DEFAULT_SPEAKER_ID = 1
+"""The voice that the official scripts ask a vocoder of several voices for."""
+
+
+@dataclass(frozen=True)
+class VocoderFiles:
+    """A published vocoder: weights and configuration."""
+
+    weights: Path
+    config: Path
+
+
+def find_vocoder(place: str | Path) -> VocoderFiles | None:
+    """The vocoder in a folder (``g_*`` beside a JSON file), or of a weights file; None if there is none.
+
+    Raises:
+        ValueError: weights without a configuration beside them, or several of either.
+    """
+    place = Path(place)
+    folder = place if place.is_dir() else place.parent
+    weights = sorted(folder.glob("g_*")) if place.is_dir() else [place] * place.is_file()
+    if not weights:
+        return None
+    configs = [file for file in sorted(folder.glob("*.json")) if "upsample_rates" in read_json(file)]
+    if len(weights) != 1 or len(configs) != 1:
+        raise ValueError(f"{folder}: expected one g_* file and one JSON file with upsample_rates, found "
+                         f"{len(weights)} and {len(configs)}; name the weights file")  # fmt: skip
+    return VocoderFiles(weights[0], configs[0])
+
+
+def vocoder_config(values: dict[str, Any], shapes: dict[str, tuple[int, ...]] | None = None) -> CodeHiFiGANConfig:
+    """Our configuration of a published one.
+
+    Args:
+        values: of the JSON file.
+        shapes: of the weights, where known: how many speakers there are is not always in the JSON file.
+
+    Raises:
+        ValueError: a field is missing, or something that `CodeHiFiGAN` has not.
+    """
+    for name in ("f0", "f0_quant_num_bin", "embedder_params"):
+        if values.get(name):
+            raise ValueError(f"vocoder: expected a vocoder of units (and speaker ids) alone, found {name} in its "
+                             "configuration")  # fmt: skip
+    if str(values.get("resblock", "1")) != "1":
+        raise ValueError(f"vocoder: expected residual blocks of type 1, found {values['resblock']!r}")
+    try:
+        rates, durations = values["upsample_rates"], values["dur_predictor_params"]
+        sampling_rate = int(values["sampling_rate"])
+        speakers = 0
+        if values.get("multispkr"):
+            speakers = (shapes or {}).get("spkr.weight", (int(values.get("num_speakers", 200)),))[0]
+        embedding = int(values["embedding_dim"])
+        channels = embedding * (2 if speakers else 1)
+        if int(values.get("model_in_dim", channels)) != channels:
+            raise ValueError(f"vocoder: expected model_in_dim {channels} (units{' and speaker' if speakers else ''}), "
+                             f"found {values['model_in_dim']}")  # fmt: skip
+        if int(durations["encoder_embed_dim"]) != embedding:
+            raise ValueError(f"vocoder: expected dur_predictor_params.encoder_embed_dim {embedding}, found "
+                             f"{durations['encoder_embed_dim']}")  # fmt: skip
+        return CodeHiFiGANConfig(
+            num_units=int(values["num_embeddings"]),
+            sampling_rate=sampling_rate,
+            frame_rate_hz=sampling_rate // math.prod(rates),
+            num_speakers=speakers,
+            default_speaker_id=min(DEFAULT_SPEAKER_ID, max(speakers - 1, 0)),
+            embedding_size=embedding,
+            upsample_rates=list(rates),
+            upsample_kernel_sizes=list(values["upsample_kernel_sizes"]),
+            upsample_initial_channels=int(values["upsample_initial_channel"]),
+            resblock_kernel_sizes=list(values["resblock_kernel_sizes"]),
+            resblock_dilation_sizes=[list(dilations) for dilations in values["resblock_dilation_sizes"]],
+            duration_hidden_size=int(durations["var_pred_hidden_dim"]),
+            duration_kernel_size=int(durations["var_pred_kernel_size"]),
+            duration_dropout=float(durations.get("var_pred_dropout", 0.5)),
+            weight_norm=False,
+        )
+    except KeyError as error:
+        raise ValueError(f"vocoder: expected the field {error} in its configuration, found none") from error
+
+
+def open_vocoder(files: VocoderFiles) -> tuple[CodeHiFiGANConfig, dict[str, StoredTensor]]:
+    """Configuration and weights, folded; nothing is read yet.
+
+    Raises:
+        ValueError: a broken file, or a vocoder of another kind.
+    """
+    stored = fold(open_weights(files.weights))
+    return vocoder_config(read_json(files.config), {name: value.shape for name, value in stored.items()}), stored
+
+
+def fold(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Each pair ``name_g`` (length), ``name_v`` (direction) as the weight it stands for; the rest unchanged."""
+    folded = {}
+    for name, tensor in stored.items():
+        if name.endswith("weight_v") and f"{name[:-1]}g" in stored:
+            load = _folder(stored[f"{name[:-1]}g"].load, tensor.load)
+            folded[name[: -len("_v")]] = StoredTensor(tensor.shape, tensor.dtype, load)
+        elif not (name.endswith("weight_g") and f"{name[:-1]}v" in stored):
+            folded[name] = tensor
+    return folded
+
+
+def _folder(length: Callable[[], Tensor], direction: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    # The length is that of all axes but the first, also where the first is the input (transposed convolutions).
+    return lambda: torch._weight_norm(direction(), length(), 0)

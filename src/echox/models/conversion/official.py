@@ -1,0 +1,298 @@
+"""The official EchoX release, loaded as an ordinary `EchoXForConditionalGeneration` with an ordinary configuration.
+
+Four sources meet here: the release (language model, adapters, unit decoder), a Whisper (which the release leaves to its
+own checkpoint), a code-HiFi-GAN, and an optional PEFT folder. All names and shapes are compared before anything is
+read; then each tensor is read once, straight into the model. What the released weights were trained with that is not
+the method as written becomes the configuration's `Compatibility`.
+
+Source: the released configuration and inference scripts of EchoX (https://github.com/FreedomIntelligence/EchoX), as
+facts; docs/official-weights.md.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, WhisperConfig
+
+from echox.models.compatibility import Compatibility
+from echox.models.configuration_echox import EchoXConfig, S2TConfig
+from echox.models.configuration_t2c import UnitDecoderConfig
+from echox.models.configuration_vocoder import CodeHiFiGANConfig
+from echox.models.conversion.checkpoint import StoredTensor, check_names, find_file, open_checkpoint, read_json
+from echox.models.conversion.code_hifigan import PUBLIC_VOCODER, VocoderFiles, find_vocoder, open_vocoder
+from echox.models.conversion.peft_folder import merge_peft
+from echox.models.modeling_echox import EchoXForConditionalGeneration
+
+OFFICIAL_MODEL_TYPES = ("EchoX", "ACLlama")
+"""The release's module has had both names; transformers knows neither."""
+UNIT_MODELS: dict[str | None, dict[str, int | None]] = {
+    "large": {"num_hidden_layers": 2},
+    "small": {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048},
+    None: {"num_hidden_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048},
+}
+"""``unit_model`` of the release to sizes of its unit decoder; what is not named is the language model's."""
+OTHER_UNIT_MODEL: dict[str, int | None] = {
+    "num_hidden_layers": 8, "hidden_size": 768, "num_attention_heads": 12, "num_key_value_heads": 12,
+    "intermediate_size": 2048,
+}  # fmt: skip
+"""Any other string."""
+SMALL_HEAD_DIM = 64
+
+# Llama 3's tokens by id, for the unit decoder's prompt: the release writes these numbers in its code, so that they
+# hold whatever its tokenizer says. "speaker" is the role that follows the assistant.
+BEGIN_OF_TEXT, START_HEADER, END_HEADER, END_OF_TURN = 128000, 128006, 128007, 128009
+SPEAKER, NEW_LINE = 65576, 198
+UNIT_PROMPT_HEADER = (START_HEADER, BEGIN_OF_TEXT, SPEAKER, END_HEADER, BEGIN_OF_TEXT, NEW_LINE)
+STRAY_UNIT_PROMPT_ID = 12800
+
+LLAMA_FIELDS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling", "attention_bias",
+    "mlp_bias", "attention_dropout", "max_position_embeddings", "tie_word_embeddings", "initializer_range",
+    "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+
+# Our names to theirs, longest first.
+_RELEASE = {
+    "s2t.alignment_adapter.projection.": "model.mm_projector1.",
+    "s2t.alignment_adapter.layer.": "model.asr_transformer_encoder.layers.0.",
+    "s2t.alignment_adapter.layer_norm.": "model.out_norm.",
+    "s2t.ctc_head.": "model.audio_feature_head.",
+    "s2t.shrinking_adapter.look_back.": "model.lbm.encoder_attn.",
+    "s2t.shrinking_adapter.layer_norm.": "model.lbm.atten_layer_norm.",
+    "s2t.language_model.": "",
+    "denoising_adapter.up_proj.": "unit_translator.aligner_MLP.0.",
+    "denoising_adapter.down_proj.": "unit_translator.aligner_MLP.3.",
+    "echo_decoder.text_embedding.": "unit_translator.model.embed_tokens.",
+    "echo_decoder.unit_embedding.": "unit_translator.unit_embedding.",
+    "echo_decoder.state_projection.": "unit_translator.adapter.",
+    "echo_decoder.backbone.": "unit_translator.model.",
+    "echo_decoder.unit_head.": "unit_translator.lm_head.",
+}
+_WHISPER, _VOCODER = "s2t.audio_tower.", "vocoder."
+_EMPTY = ("echo_decoder.prefix", "echo_decoder.separator")
+"""Learned prompt vectors, of which this form has none."""
+_TIED_HEAD = "lm_head.weight"
+
+
+@dataclass
+class OfficialCheckpoint:
+    """Everything that was checked, and nothing that was read.
+
+    Attributes:
+        config: of our model.
+        tensors: every tensor of our model by our name.
+        dtype: of the language model as stored.
+    """
+
+    config: EchoXConfig
+    tensors: dict[str, StoredTensor]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors as stored."""
+        return sum(tensor.num_bytes for tensor in self.tensors.values())
+
+
+def is_official(folder_or_id: str | os.PathLike[str]) -> bool:
+    """Whether a folder (or hub id) holds the official release rather than a model of ours."""
+    path = find_file(folder_or_id, "config.json")
+    return path is not None and _names_release(read_json(path))
+
+
+def _names_release(values: dict[str, Any]) -> bool:
+    classes = {f"{name}ForCausalLM" for name in OFFICIAL_MODEL_TYPES}
+    return values.get("model_type") in OFFICIAL_MODEL_TYPES or bool(classes & set(values.get("architectures") or []))
+
+
+def official_config(
+    values: dict[str, Any],
+    whisper: WhisperConfig,
+    vocoder: CodeHiFiGANConfig | None,
+    audio_token_id: int,
+    masked_token_id: int | None = None,
+) -> EchoXConfig:
+    """Our configuration of the release's.
+
+    Args:
+        values: of the release's ``config.json``.
+        whisper: of the audio tower.
+        vocoder: of the unit vocoder.
+        audio_token_id: of ``<audio_patch>`` in the release's tokenizer.
+        masked_token_id: its padding token, if prompts hold it (see `Compatibility`).
+
+    Raises:
+        ValueError: no configuration of the release, or one without a part that EchoX needs.
+    """
+    if not _names_release(values):
+        raise ValueError(f"config.json: expected model_type {' or '.join(OFFICIAL_MODEL_TYPES)}, found "
+                         f"{values.get('model_type')!r}")  # fmt: skip
+    for name, part in (("adapter_size", "audio adapters"), ("unit_output", "unit decoder"),
+                       ("unit_vocab_size", "unit decoder")):  # fmt: skip
+        if values.get(name) is None:
+            raise ValueError(f"config.json: expected {name}, found none: this checkpoint has no {part}")
+    if values["unit_output"] == "pretrain":
+        raise ValueError("config.json: expected unit_output of a model that speaks, found 'pretrain': such a "
+                         "checkpoint has no denoising adapter (aligner_MLP)")  # fmt: skip
+    if values["adapter_size"] != whisper.d_model:
+        raise ValueError(f"audio tower: expected a Whisper of width {values['adapter_size']} (adapter_size), found "
+                         f"{whisper.d_model}; name the Whisper that these weights were trained with")  # fmt: skip
+    llama = LlamaConfig(**{name: values[name] for name in LLAMA_FIELDS if name in values})
+    s2t = S2TConfig(
+        audio_config=whisper,
+        text_config=llama,
+        audio_token_id=audio_token_id,
+        adapter_attention_heads=llama.num_attention_heads,
+        compatibility=Compatibility(
+            frame_wise_adapter=True,
+            look_back_at_kept=True,
+            fixed_windows=True,
+            repeated_bos=True,
+            masked_token_id=masked_token_id,
+            stray_unit_prompt_id=STRAY_UNIT_PROMPT_ID,
+            extra_segment_tokens=1,
+            keep_repeated_units=True,
+        ).to_dict(),
+    )
+    return EchoXConfig(s2t_config=s2t, echo_decoder_config=_unit_decoder_config(values, llama), vocoder_config=vocoder)
+
+
+def _unit_decoder_config(values: dict[str, Any], llama: LlamaConfig) -> UnitDecoderConfig:
+    name = values.get("unit_model")
+    sizes = dict(UNIT_MODELS.get(name, OTHER_UNIT_MODEL))
+    own_width = "hidden_size" in sizes
+    for field in ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        sizes.setdefault(field, getattr(llama, field))
+    rope = dict(llama.rope_parameters)
+    return UnitDecoderConfig(
+        form="text_prefix",
+        **sizes,
+        head_dim=SMALL_HEAD_DIM if own_width else llama.head_dim,
+        text_hidden_size=llama.hidden_size,
+        text_vocab_size=llama.vocab_size,
+        num_unit_words=values["unit_vocab_size"],
+        normalize_states=False,
+        num_separator_vectors=0,
+        prompt_prefix_ids=list(UNIT_PROMPT_HEADER),
+        prompt_suffix_ids=[END_OF_TURN, *UNIT_PROMPT_HEADER],
+        end_token_id=END_OF_TURN,
+        rope_theta=rope.pop("rope_theta"),
+        rope_scaling_parameters=rope,
+        hidden_act=llama.hidden_act,
+        attention_bias=llama.attention_bias,
+        mlp_bias=llama.mlp_bias,
+        max_position_embeddings=llama.max_position_embeddings,  # the release writes 2048, which changes nothing
+        rms_norm_eps=llama.rms_norm_eps,
+        initializer_range=llama.initializer_range,
+    )
+
+
+def official_name(name: str) -> str:
+    """The release's name of one of our tensors (of those that are the release's)."""
+    for ours, theirs in _RELEASE.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise ValueError(f"{name}: expected a tensor of the release, found one of ours alone")
+
+
+def open_official(
+    folder_or_id: str | os.PathLike[str],
+    audio_token_id: int,
+    masked_token_id: int | None = None,
+    audio_tower: str | os.PathLike[str] | None = None,
+    vocoder: str | os.PathLike[str] | None = None,
+    peft: str | os.PathLike[str] | None = None,
+) -> OfficialCheckpoint:
+    """Find all parts and compare every name and shape; nothing is read yet.
+
+    Args:
+        folder_or_id: the release.
+        audio_token_id: see `official_config`.
+        masked_token_id: likewise.
+        audio_tower: folder or hub id of the Whisper; None: ``audio_tower`` of the release's configuration.
+        vocoder: folder of the unit vocoder, or its ``g_*`` file; None: beside the release, or in ``vocoder/`` there.
+        peft: folder or hub id of a LoRA that is merged into the weights.
+
+    Raises:
+        ValueError: a part is missing, truncated or of another model; all names that do not fit are listed.
+    """
+    path = find_file(folder_or_id, "config.json")
+    if path is None:
+        raise ValueError(f"{folder_or_id}: expected the official release, found no config.json")
+    values = read_json(path)
+    whisper_place = audio_tower or values.get("audio_tower")
+    if not whisper_place:
+        raise ValueError(f"{path}: expected audio_tower, found none; name the Whisper (audio_tower=, --audio-tower)")
+    whisper_config = find_file(whisper_place, "config.json")
+    if whisper_config is None:
+        raise ValueError(f"{whisper_place}: expected a Whisper checkpoint, found no config.json; name its folder or "
+                         "hub id (audio_tower=, --audio-tower)")  # fmt: skip
+    released = open_checkpoint(folder_or_id)
+    if peft is not None:
+        released = merge_peft(released, peft)
+    vocoder_config, vocoder_tensors = open_vocoder(_vocoder_files(path.parent, vocoder))
+    whisper = WhisperConfig.from_dict(read_json(whisper_config))
+    config = official_config(values, whisper, vocoder_config, audio_token_id, masked_token_id)
+    sources = {"release": released, "whisper": _encoder(open_checkpoint(whisper_place)), "vocoder": vocoder_tensors}
+    places = {"release": str(folder_or_id), "whisper": str(whisper_place), "vocoder": "unit vocoder"}
+    return OfficialCheckpoint(config, _matched(config, sources, places), released["model.embed_tokens.weight"].dtype)
+
+
+def _matched(
+    config: EchoXConfig, sources: dict[str, dict[str, StoredTensor]], places: dict[str, str]
+) -> dict[str, StoredTensor]:
+    """Our tensors, each from its source, once all names and shapes agree."""
+    with torch.device("meta"):
+        state = EchoXForConditionalGeneration(config).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    expected: dict[str, dict[str, tuple[int, ...]]] = {source: {} for source in sources}
+    origin: dict[str, tuple[str, str]] = {}
+    for name, shape in shapes.items():
+        if name in _EMPTY:
+            continue
+        if name.startswith(_WHISPER):
+            source, theirs = "whisper", name.removeprefix(_WHISPER)
+        elif name.startswith(_VOCODER):
+            source, theirs = "vocoder", name.removeprefix(_VOCODER)
+        else:
+            source, theirs = "release", official_name(name)
+            if theirs == _TIED_HEAD and config.tie_word_embeddings:
+                continue  # stored or not, it is the embedding
+        origin[name] = (source, theirs)
+        expected[source][theirs] = shape
+    problems = []
+    for source, tensors in sources.items():
+        optional = [name for name in tensors if name.endswith("rotary_emb.inv_freq")]
+        optional += [_TIED_HEAD] * config.tie_word_embeddings
+        try:
+            check_names(places[source], expected[source], tensors, optional)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(" ".join(problems))
+    return {name: sources[source][theirs] for name, (source, theirs) in origin.items()}
+
+
+def _encoder(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The encoder of a Whisper, of WhisperForConditionalGeneration, or of an encoder alone."""
+    plain = {name.removeprefix("model."): tensor for name, tensor in stored.items()}
+    inner = {name.removeprefix("encoder."): tensor for name, tensor in plain.items() if name.startswith("encoder.")}
+    return inner or plain
+
+
+def _vocoder_files(release: Path, vocoder: str | os.PathLike[str] | None) -> VocoderFiles:
+    places = [Path(vocoder)] if vocoder is not None else [release / "vocoder", release]
+    for place in places:
+        files = find_vocoder(place)
+        if files is not None:
+            return files
+    raise ValueError(
+        f"unit vocoder: expected g_00500000 and its config.json in {' or '.join(map(str, places))}, found none; "
+        f"download both from {PUBLIC_VOCODER}/ and name their folder (vocoder=, --vocoder)"
+    )
