@@ -1,12 +1,9 @@
 """Unit vocoders: exact lengths, padding changes nothing, the analytic voice, golden outputs of code-HiFi-GAN."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModel
 
 from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_distance_db, pitch
@@ -14,8 +11,8 @@ from echox.models.configuration_vocoder import CodeHiFiGANConfig, LightVocoderCo
 from echox.models.modeling_hifigan import CodeHiFiGAN
 from echox.models.modeling_vocoder import LightVocoder, frame_positions
 from echox.models.source_filter import SpectralGeometry, breath, position_noise, pulse_train, synthesise
+from reference_hifigan import GOLDEN, reference_cases, reference_hifigan
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 GEOMETRY = SpectralGeometry()
 
 
@@ -256,29 +253,8 @@ def test_folding_weight_norm_changes_nothing(tmp_path):
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the golden outputs of the reference are not at {GOLDEN}")
 @pytest.mark.parametrize("name", ["single", "multispkr"])
 def test_golden_waveforms_of_the_reference(name):
-    reference = json.loads((GOLDEN / f"D_vocoder_{name}_config.json").read_text())
-    durations = reference["dur_predictor_params"]
-    vocoder = CodeHiFiGAN(CodeHiFiGANConfig(
-        num_units=reference["num_embeddings"],
-        embedding_size=reference["embedding_dim"],
-        num_speakers=reference.get("num_speakers", 0) if reference.get("multispkr") else 0,
-        upsample_rates=reference["upsample_rates"],
-        upsample_kernel_sizes=reference["upsample_kernel_sizes"],
-        upsample_initial_channels=reference["upsample_initial_channel"],
-        resblock_kernel_sizes=reference["resblock_kernel_sizes"],
-        resblock_dilation_sizes=reference["resblock_dilation_sizes"],
-        duration_hidden_size=durations["var_pred_hidden_dim"],
-        duration_kernel_size=durations["var_pred_kernel_size"],
-    )).eval()  # fmt: skip
-    spelling = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-    weights = {}
-    for key, value in load_file(GOLDEN / f"D_vocoder_{name}_weights.safetensors").items():
-        stem, _, last = key.rpartition(".")
-        weights[f"{stem}.{spelling.get(last, last)}"] = value
-    vocoder.load_state_dict(weights)
-    vocoder.fold_weight_norm()
-    outputs = load_file(GOLDEN / "D_vocoder.safetensors")
-    for case, facts in json.loads((GOLDEN / "D_vocoder.json").read_text())[name]["cases"].items():
+    vocoder = reference_hifigan(name)
+    for case, (facts, waveform) in reference_cases(name).items():
         units = torch.tensor([facts["codes"]])
         speaker = None if facts["speaker"] is None else torch.tensor([facts["speaker"]])
         with torch.inference_mode():
@@ -286,4 +262,4 @@ def test_golden_waveforms_of_the_reference(name):
         if facts["dur_prediction"]:
             assert said.durations_frames[0].tolist() == facts["durations"], case
         assert said.waveform.shape[1] == facts["n_samples"], case
-        torch.testing.assert_close(said.waveform[0], outputs[f"{case}.wav"], atol=1e-4, rtol=0, msg=case)
+        torch.testing.assert_close(said.waveform[0], waveform, atol=1e-4, rtol=0, msg=case)

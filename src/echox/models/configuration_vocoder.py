@@ -50,6 +50,16 @@ class UnitVocoderConfig(PreTrainedConfig):
         """Samples of one unit frame: 320 at 16 kHz and 50 frames/s."""
         return self.sampling_rate // self.frame_rate_hz
 
+    @property
+    def receptive_field_units(self) -> int:
+        """Reduced units to either side that a unit's duration depends on."""
+        raise TypeError(f"{type(self).__name__}: expected a configuration that says its receptive_field_units")
+
+    @property
+    def right_context_frames(self) -> int:
+        """Unit frames that must be known after a frame before its sound is final."""
+        raise TypeError(f"{type(self).__name__}: expected a configuration that says its right_context_frames")
+
 
 class LightVocoderConfig(UnitVocoderConfig):
     """Sizes of the light vocoder: units -> durations, spectral envelope, pitch and voicing -> source-filter synthesis.
@@ -153,6 +163,15 @@ class LightVocoderConfig(UnitVocoderConfig):
         fine = -(-self.num_fine_layers * (self.kernel_size // 2) // self.features_per_frame)
         return self.num_frame_layers * (self.kernel_size // 2) + fine
 
+    @property
+    def right_context_frames(self) -> int:
+        """Unit frames that must be known after a frame before its sound is final.
+
+        Its samples hear the synthesis window of the next feature frame, which needs the pulses of the one after.
+        """
+        fine = -(-(self.num_fine_layers * (self.kernel_size // 2) + 2) // self.features_per_frame)
+        return self.num_frame_layers * (self.kernel_size // 2) + fine
+
 
 class CodeHiFiGANConfig(UnitVocoderConfig):
     """Sizes of code-HiFi-GAN. The defaults are those of the public mHuBERT km1000 LJSpeech vocoder.
@@ -229,11 +248,32 @@ class CodeHiFiGANConfig(UnitVocoderConfig):
             raise ValueError(f"default_speaker_id: expected 0 to {last}, found {self.default_speaker_id}")
 
     @property
+    def receptive_field_units(self) -> int:
+        """Reduced units to either side that a unit's duration depends on: two convolutions."""
+        return 2 * (self.duration_kernel_size // 2)
+
+    @property
     def receptive_field_frames(self) -> int:
-        """Unit frames to either side that a sample depends on (an upper bound, rounded up at every stage)."""
-        samples = 3.0  # conv_post, counted at the rate of its stage, going back towards the units
+        """Unit frames to either side that a sample depends on."""
+        return max(self.left_context_frames, self.right_context_frames)
+
+    @property
+    def left_context_frames(self) -> int:
+        """Unit frames before a frame that it depends on."""
+        return -self._input_frames(0)[0]
+
+    @property
+    def right_context_frames(self) -> int:
+        """Unit frames that must be known after a frame before its sound is final."""
+        return self._input_frames(self.samples_per_frame - 1)[1]
+
+    def _input_frames(self, sample: int) -> tuple[int, int]:
+        """First and last unit frame that a sample depends on: its interval, followed back from layer to layer."""
+        first, last = sample - 3, sample + 3  # conv_post
+        blocks = zip(self.resblock_kernel_sizes, self.resblock_dilation_sizes, strict=True)
+        reach = max(sum(kernel // 2 * (dilation + 1) for dilation in dilations) for kernel, dilations in blocks)
         for rate, kernel in zip(reversed(self.upsample_rates), reversed(self.upsample_kernel_sizes), strict=True):
-            blocks = zip(self.resblock_kernel_sizes, self.resblock_dilation_sizes, strict=True)
-            samples += max(sum((k - 1) // 2 * (d + 1) for d in dilations) for k, dilations in blocks)
-            samples = math.ceil((samples + kernel) / rate)
-        return int(samples) + 3  # conv_pre
+            padding = (kernel - rate) // 2
+            first = -((kernel - 1 - padding - (first - reach)) // rate)  # rounded up
+            last = (last + reach + padding) // rate
+        return first - 3, last + 3  # conv_pre

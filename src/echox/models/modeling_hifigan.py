@@ -8,13 +8,15 @@ Source: Polyak et al. 2021 (arXiv 2104.00355); Kong et al. 2020 (arXiv 2010.0564
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from transformers import AutoConfig, AutoModel
 
 from echox.models.configuration_vocoder import CodeHiFiGANConfig
-from echox.models.modeling_vocoder import UnitVocoder, frame_positions
+from echox.models.modeling_vocoder import NewFrames, UnitVocoder, frame_positions, whole_frames
 
 INNER_SLOPE = 0.1
 FINAL_SLOPE = 0.01
@@ -60,6 +62,12 @@ class UnitDurationPredictor(nn.Module):
             hidden = torch.relu(conv((hidden * inside).transpose(1, 2)).transpose(1, 2))
             hidden = self.dropout(norm(hidden))
         return self.proj(hidden)[..., 0]
+
+
+class CodeHiFiGANState(NamedTuple):
+    """What code-HiFi-GAN remembers of the frames before: ``units`` (B, left + right context), -1 before the first."""
+
+    units: Tensor
 
 
 class CodeHiFiGAN(UnitVocoder):
@@ -132,14 +140,42 @@ class CodeHiFiGAN(UnitVocoder):
         return self.dur_predictor(self.dict(units.clamp_min(0)), (units >= 0)[..., None])
 
     def predict_durations(self, units: Tensor) -> Tensor:
-        """Frames of each unit, (B, U) int64, at least 1; 0 at padding (-1)."""
-        frames = (self.log_durations(units).float().exp() - 1).round().clamp_min(1)
-        return frames.long().masked_fill(units < 0, 0)
+        """Frames of each unit, (B, U) int64, at least 1; 0 at padding (-1).
+
+        Raises:
+            FloatingPointError: a duration that is no number.
+        """
+        return whole_frames(self.log_durations(units).float().exp() - 1, units)
 
     def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
         """Waveform (B, S) of checked units; without `speaker_ids` in the voice ``config.default_speaker_id``."""
         unit_of_frame, _, inside = frame_positions(durations_frames)
-        hidden = self.dict(units.gather(1, unit_of_frame).clamp_min(0)).transpose(1, 2)
+        return self._speak(units.gather(1, unit_of_frame).masked_fill(~inside, -1), speaker_ids)
+
+    def begin(self) -> CodeHiFiGANState:
+        """State of one row of speech before its first frame."""
+        context = self.config.left_context_frames + self.config.right_context_frames
+        return CodeHiFiGANState(torch.full((1, context), -1, device=self.dict.weight.device))
+
+    def go_on(
+        self, frames: NewFrames, state: CodeHiFiGANState, speaker_ids: Tensor | None = None
+    ) -> tuple[Tensor, CodeHiFiGANState]:
+        """Speak the next frames of rows of speech: see `UnitVocoder.go_on`. The context is computed again."""
+        units, context = torch.cat([state.units, frames.units], 1), state.units.shape[1]
+        last = frames.counts[:, None] + torch.arange(context, device=units.device)
+        after = CodeHiFiGANState(units.gather(1, last))
+        # Before the first frame of all rows there is nothing to compute.
+        silent = int((units >= 0).any(0).int().argmax())
+        first = min(silent, self.config.left_context_frames)
+        sound = self._speak(units[:, first:], speaker_ids)
+        per_frame = self.config.samples_per_frame
+        sound = sound[:, (self.config.left_context_frames - first) * per_frame :]
+        return sound[:, : frames.units.shape[1] * per_frame], after
+
+    def _speak(self, units: Tensor, speaker_ids: Tensor | None) -> Tensor:
+        """(B, F) unit of each frame, -1 where none -> (B, F * samples per frame)."""
+        inside = units >= 0
+        hidden = self.dict(units.clamp_min(0)).transpose(1, 2)
         if self.spkr is not None:
             if speaker_ids is None:
                 speaker_ids = units.new_full((len(units),), self.config.default_speaker_id)

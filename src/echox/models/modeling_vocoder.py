@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from echox.models.configuration_vocoder import LightVocoderConfig, UnitVocoderConfig
-from echox.models.source_filter import breath, synthesise
+from echox.models.source_filter import SynthesisState, breath, synthesise, synthesise_next
 
 
 @dataclass
@@ -34,10 +34,30 @@ class VocoderOutput(ModelOutput):
     durations_frames: Tensor | None = None
 
 
+class NewFrames(NamedTuple):
+    """Unit frames with which rows of speech go on, padded on the right.
+
+    Attributes:
+        units: (B, N) the unit of each frame, -1 after the end of the speech.
+        elapsed: (B, N) frames since the unit began. durations: (B, N) frames of the unit, at least 1.
+        counts: (B,) frames that are meant in each row.
+        starts: (B,) absolute place of the first.
+        totals: (B,) frames of the whole speech; the largest integer while it goes on.
+    """
+
+    units: Tensor
+    elapsed: Tensor
+    durations: Tensor
+    counts: Tensor
+    starts: Tensor
+    totals: Tensor
+
+
 class UnitVocoder(PreTrainedModel, ABC):
     """Interface of all unit vocoders: `forward`, `predict_durations`, `sampling_rate`, `frame_rate_hz`.
 
-    A row of a padded batch gives what the row gives alone. Subclasses implement `predict_durations` and `vocode`.
+    A row of a padded batch gives what the row gives alone. Subclasses implement `predict_durations`, `vocode`, and for
+    speech in parts (`vocoder_stream.VocoderStream`) `begin` and `go_on`: state comes in and goes out, none stays here.
     """
 
     config_class: type[UnitVocoderConfig] = UnitVocoderConfig
@@ -89,6 +109,26 @@ class UnitVocoder(PreTrainedModel, ABC):
     def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
         """Waveform (B, S) of checked units; anything may follow the end of a shorter row."""
 
+    @abstractmethod
+    def begin(self) -> tuple[Tensor, ...]:
+        """State of one row of speech before its first frame, a named tuple of tensors (1, ...)."""
+
+    @abstractmethod
+    def go_on(
+        self, frames: NewFrames, state: Any, speaker_ids: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Speak the next frames of rows of speech.
+
+        Args:
+            frames: what is new.
+            state: of each row, after the frames before.
+            speaker_ids: as `forward`.
+
+        Returns:
+            (B, N * samples per frame): the sound of the frames ``config.right_context_frames`` earlier than `frames`,
+            which is final; meaningless before frame 0. And the state after each row's frames.
+        """
+
 
 def check_units(units: Tensor, durations_frames: Tensor | None, num_units: int) -> tuple[Tensor, Tensor | None]:
     """Drop negative units, move the rest to the left, pad with -1 (durations: 0).
@@ -120,6 +160,20 @@ def check_units(units: Tensor, durations_frames: Tensor | None, num_units: int) 
     if durations_frames is not None:
         durations_frames = durations_frames.gather(1, order).masked_fill(~kept, 0)
     return units, durations_frames
+
+
+def whole_frames(durations: Tensor, units: Tensor) -> Tensor:
+    """Predicted durations in frames as whole ones: (B, U) int64, at least 1; 0 at padding (unit -1).
+
+    Raises:
+        FloatingPointError: a duration that is no finite number: no length of speech follows from it.
+    """
+    if not bool(torch.isfinite(durations).masked_fill(units < 0, True).all()):
+        raise FloatingPointError(
+            f"durations: expected finite numbers, found {durations[units >= 0].tolist()[:8]}: the weights of the "
+            "duration predictor are broken"
+        )
+    return durations.round().clamp_min(1).long().masked_fill(units < 0, 0)
 
 
 def frame_positions(durations_frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,6 +216,26 @@ class ConvNeXtBlock(nn.Module):
         mixed = self.depthwise(image).permute(0, 2, 3, 1).squeeze(1)
         return hidden + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
 
+    def go_on(self, hidden: Tensor, before: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` says, half a kernel later and without computing anything twice.
+
+        Args:
+            hidden: (B, N, D) new positions, 0 where masked.
+            before: (B, kernel - 1, D) the positions before them.
+            counts: (B,) positions meant in each row.
+
+        Returns:
+            (B, N, D) for the positions half a kernel earlier, and (B, kernel - 1, D) the last positions.
+        """
+        window, past = torch.cat([before, hidden], 1), before.shape[1]
+        image = window.unsqueeze(1).permute(0, 3, 1, 2)
+        mixed = nn.functional.conv2d(image, self.depthwise.weight, self.depthwise.bias, groups=self.depthwise.groups)
+        mixed = mixed.permute(0, 2, 3, 1).squeeze(1)
+        centre = window[:, past // 2 : past // 2 + hidden.shape[1]]
+        hidden = centre + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
+        last = counts[:, None, None] + torch.arange(past, device=counts.device)[:, None]
+        return hidden, window.gather(1, last.expand(-1, -1, window.shape[2]))
+
 
 class DurationPredictor(nn.Module):
     """Reduced units, with their neighbours -> natural log of the frames of each."""
@@ -184,6 +258,23 @@ class DurationPredictor(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, inside)
         return self.head(self.norm(hidden))[..., 0]
+
+
+class LightVocoderState(NamedTuple):
+    """What the light vocoder remembers of the frames before, one row each.
+
+    Attributes:
+        frame_inputs: (B, frame layers, kernel - 1, D) last inputs of each frame layer; fine_inputs likewise.
+        phase, features, tail: `SynthesisState`.
+        ready: (B, R) samples that are final but do not yet fill a unit frame.
+    """
+
+    frame_inputs: Tensor
+    fine_inputs: Tensor
+    phase: Tensor
+    features: Tensor
+    tail: Tensor
+    ready: Tensor
 
 
 class LightVocoderFeatures(NamedTuple):
@@ -240,9 +331,13 @@ class LightVocoder(UnitVocoder):
             nn.init.zeros_(module.bias)
 
     def predict_durations(self, units: Tensor) -> Tensor:
-        """Frames of each unit, (B, U) int64 in 1..max_duration_frames; 0 at padding (-1)."""
-        durations = self.duration_predictor(units).float().exp().round().clamp(1, self.config.max_duration_frames)
-        return durations.long().masked_fill(units < 0, 0)
+        """Frames of each unit, (B, U) int64 in 1..max_duration_frames; 0 at padding (-1).
+
+        Raises:
+            FloatingPointError: a duration that is no number.
+        """
+        durations = whole_frames(self.duration_predictor(units).float().exp(), units)
+        return durations.clamp_max(self.config.max_duration_frames)
 
     def features(self, units: Tensor, durations_frames: Tensor) -> LightVocoderFeatures:
         """Envelope, pitch and voicing of units whose durations are known.
@@ -253,29 +348,94 @@ class LightVocoder(UnitVocoder):
         """
         unit_of_frame, elapsed, inside = frame_positions(durations_frames)
         duration = durations_frames.gather(1, unit_of_frame).clamp_min(1)
-        position = torch.stack([elapsed.float().log1p(), (duration - elapsed - 1).clamp_min(0).float().log1p(),
-                                duration.float().log(), elapsed / duration], -1)  # fmt: skip
-        hidden = self.unit_embedding(units.gather(1, unit_of_frame).clamp_min(0)) + self.position_to_frame(position)
+        hidden = self._embed(units.gather(1, unit_of_frame), elapsed, duration)
         for layer in self.frame_layers:
             hidden = layer(hidden, inside[..., None])
         hidden = self.frame_to_features(hidden).view(len(hidden), -1, self.config.hidden_size)
         inside = inside.repeat_interleave(self.config.features_per_frame, 1)
         for layer in self.fine_layers:
             hidden = layer(hidden, inside[..., None])
+        return LightVocoderFeatures(*self._read(hidden), inside)
+
+    def _embed(self, units: Tensor, elapsed: Tensor, duration: Tensor) -> Tensor:
+        """Unit, place in it and duration of each frame, all (B, F) -> (B, F, D)."""
+        position = torch.stack([elapsed.float().log1p(), (duration - elapsed - 1).clamp_min(0).float().log1p(),
+                                duration.float().log(), elapsed / duration], -1)  # fmt: skip
+        return self.unit_embedding(units.clamp_min(0)) + self.position_to_frame(position)
+
+    def _read(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> log-mel (B, T, mels), pitch in Hz (B, T), voicing logits (B, T)."""
         raw = self.feature_head(self.feature_norm(hidden)).float()
         mean, std = (raw.new_tensor(values) for values in (self.config.log_mel_mean, self.config.log_mel_std))
         f0_hz = self.config.f0_mean_hz * (self.config.log_f0_std * raw[..., -2]).exp()
         f0_hz = f0_hz.clamp(self.config.f0_min_hz, self.config.f0_max_hz)
-        return LightVocoderFeatures(mean + std * raw[..., :-2], f0_hz, raw[..., -1], inside)
+        return mean + std * raw[..., :-2], f0_hz, raw[..., -1]
+
+    def _pulse_ratio(self) -> Tensor:
+        config = self.config
+        return breath(config.geometry(), config.breath_from_hz, config.breath_full_hz, config.breath_ratio)
 
     def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
         """Waveform (B, S) of checked units; there is one voice, so no speaker gets here."""
-        features = self.features(units, durations_frames)
-        voicing = mixing(features.voicing)
+        log_mel, f0_hz, voicing, inside = self.features(units, durations_frames)
+        geometry, pulse_ratio = self.config.geometry(), self._pulse_ratio()
+        return synthesise(log_mel, f0_hz, mixing(voicing), geometry, inside=inside, pulse_ratio=pulse_ratio)[0]
+
+    def begin(self) -> LightVocoderState:
+        """State of one row of speech before its first frame."""
+        config, width = self.config, self.unit_embedding.weight
+        past, reach = config.kernel_size - 1, config.kernel_size // 2
+        hop = config.geometry().hop_samples
+        # What the delays of the layers and of the synthesis make final, but does not fill a unit frame, waits.
+        frames_early = config.right_context_frames - config.num_frame_layers * reach
+        features_early = frames_early * config.features_per_frame - config.num_fine_layers * reach
+        waiting = features_early * hop - hop - hop // 2
+        return LightVocoderState(
+            width.new_zeros(1, config.num_frame_layers, past, config.hidden_size),
+            width.new_zeros(1, config.num_fine_layers, past, config.hidden_size),
+            *SynthesisState.begin(config.geometry(), width.device),
+            torch.zeros(1, waiting, device=width.device),
+        )
+
+    def go_on(
+        self, frames: NewFrames, state: LightVocoderState, speaker_ids: Tensor | None = None
+    ) -> tuple[Tensor, LightVocoderState]:
+        """Speak the next frames of rows of speech: see `UnitVocoder.go_on`. Nothing is computed twice."""
         config, geometry = self.config, self.config.geometry()
-        pulse_ratio = breath(geometry, config.breath_from_hz, config.breath_full_hz, config.breath_ratio)
-        log_mel, f0_hz, inside = features.log_mel, features.f0_hz, features.inside
-        return synthesise(log_mel, f0_hz, voicing, geometry, inside=inside, pulse_ratio=pulse_ratio)[0]
+        per_frame = config.features_per_frame
+        counts, starts, totals = frames.counts, frames.starts, frames.totals
+        hidden = self._embed(frames.units, frames.elapsed, frames.durations)
+        hidden, starts, frame_inputs = _delayed(self.frame_layers, hidden, state.frame_inputs, counts, starts, totals)
+        hidden = self.frame_to_features(hidden).view(len(hidden), -1, config.hidden_size)
+        counts, starts = counts * per_frame, starts * per_frame
+        totals = torch.where(totals > _ENDLESS // per_frame, totals, totals * per_frame)
+        hidden, starts, fine_inputs = _delayed(self.fine_layers, hidden, state.fine_inputs, counts, starts, totals)
+        log_mel, f0_hz, voicing = self._read(hidden)
+        synthesis = SynthesisState(state.phase, state.features, state.tail)
+        sound, synthesis = synthesise_next(
+            log_mel, f0_hz, mixing(voicing), geometry, synthesis, starts, counts, totals, self._pulse_ratio()
+        )
+        sound, waiting = torch.cat([state.ready, sound], 1), state.ready.shape[1]
+        last = counts[:, None] * geometry.hop_samples + torch.arange(waiting, device=counts.device)
+        after = LightVocoderState(frame_inputs, fine_inputs, *synthesis, sound.gather(1, last))
+        return sound[:, : sound.shape[1] - waiting], after
+
+
+_ENDLESS = torch.iinfo(torch.int64).max
+
+
+def _delayed(
+    layers: nn.ModuleList, hidden: Tensor, before: Tensor, counts: Tensor, starts: Tensor, totals: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run layers over new positions (`ConvNeXtBlock.go_on`): their output, its first place, their last inputs."""
+    inputs = []
+    for layer, past in zip(layers, before.unbind(1), strict=True):
+        place = starts[:, None] + torch.arange(hidden.shape[1], device=hidden.device)
+        inside = (place >= 0) & (place < totals[:, None])
+        hidden, last = layer.go_on(hidden * inside[..., None], past, counts)
+        starts = starts - past.shape[1] // 2
+        inputs.append(last)
+    return hidden, starts, torch.stack(inputs, 1) if inputs else before
 
 
 def mixing(voicing: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ PULSE_TAPS = 8
 """Length of the band-limited pulse in samples: it places a pulse between samples at a flat spectrum."""
 
 _NOISE_KEYS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
+_PHASE_GRID = 2.0**34
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,20 @@ def _mel_to_linear(geometry: SpectralGeometry) -> Tensor:
     return weights.float()
 
 
-def position_noise(start: int, length: int, device: torch.device | str = "cpu") -> Tensor:
-    """White noise of unit power, (length,) float32: sample n depends on ``start + n`` alone."""
-    place = torch.arange(start + 1, start + length + 1, dtype=torch.int64, device=device)
+def position_noise(start: int | Tensor, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """White noise of unit power: sample n depends on ``start + n`` alone.
+
+    Args:
+        start: absolute position of the first sample, or one for each row (B,) int64.
+        length: samples.
+        device: where to make it, if `start` is a number.
+
+    Returns:
+        (length,) float32, or (B, length) for starts of rows.
+    """
+    if isinstance(start, Tensor):
+        start, device = start[:, None], start.device
+    place = torch.arange(1, length + 1, dtype=torch.int64, device=device) + start
     value = (place * _NOISE_KEYS[0]) & 0xFFFFFFFF
     for key, shift in ((_NOISE_KEYS[1], 16), (_NOISE_KEYS[2], 13)):
         value = ((value ^ (value >> shift)) * key) & 0xFFFFFFFF
@@ -80,35 +93,48 @@ def position_noise(start: int, length: int, device: torch.device | str = "cpu") 
     return ((value.double() / 2**32 - 0.5) * math.sqrt(12.0)).float()
 
 
-def pulse_train(f0_hz: Tensor, geometry: SpectralGeometry, phase: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def pulse_train(
+    f0_hz: Tensor, geometry: SpectralGeometry, phase: Tensor | None = None, inside: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Pulses of unit power at a pitch that is constant within each frame.
 
     Args:
         f0_hz: (B, T), positive and well below half the sampling rate.
         geometry: sampling rate and samples of a frame.
         phase: (B,) float64, the part of a period already gone at the first sample; None = 0.
+        inside: (B, T) bool, frames that sound; in the others time stands still.
 
     Returns:
         The pulses (B, T * hop) float32, and the phase at each start of a frame and after the last (B, T + 1) float64.
     """
     batch, frames = f0_hz.shape
     hop = geometry.hop_samples
-    step = f0_hz.double() / geometry.sampling_rate  # periods per sample
+    # In steps of 2^-34 periods a sum of phases is exact in float64: no drift, however often the sum is interrupted.
+    step = (f0_hz.double() * (_PHASE_GRID / geometry.sampling_rate)).round() / _PHASE_GRID  # periods per sample
+    step = step.nan_to_num(0.0, 0.0, 0.0)
+    if inside is not None:
+        step = step * inside
     first = torch.zeros(batch, dtype=torch.float64, device=f0_hz.device) if phase is None else phase.double()
     starts = torch.cat([first[:, None], first[:, None] + (step * hop).cumsum(1)], 1)  # (B, T + 1)
     # In-frame phase from the frame's own start: the same numbers whatever came before.
     starts = starts - starts.floor()
-    within = starts[:, :-1, None] + step[:, :, None] * torch.arange(1, hop + 1, device=f0_hz.device)  # (B, T, hop)
-    before = within - step[:, :, None]
-    fires = (within.floor() > before.floor()).reshape(batch, -1)
-    late = ((within - within.floor()) / step[:, :, None]).reshape(batch, -1).float()  # samples since the pulse
-    height = torch.where(fires, step.rsqrt().float().repeat_interleave(hop, 1), 0.0)
-    pulses = height.new_zeros(batch, frames * hop + PULSE_TAPS)
-    for tap in range(PULSE_TAPS):
-        x = late + (tap - PULSE_TAPS // 2)
-        kernel = torch.sinc(x) * torch.cos(math.pi / PULSE_TAPS * x).square() * (x.abs() < PULSE_TAPS / 2)
-        pulses[:, tap : tap + frames * hop] += height * kernel
-    return pulses[:, PULSE_TAPS // 2 : PULSE_TAPS // 2 + frames * hop], starts
+    counts = (starts[:, :-1] + step * hop).floor()  # pulses in each frame
+    most = max(int(counts.max()), 1)
+    period = torch.arange(1, most + 1, dtype=torch.float64, device=f0_hz.device)
+    fires = period <= counts[..., None]  # (B, T, most)
+    gone = torch.where(fires, (period - starts[:, :-1, None]) / step.clamp_min(1 / _PHASE_GRID)[..., None], 1.0)
+    sample = gone.ceil()  # the pulse falls `sample - gone` before this sample of the frame, counted from 1
+    late = (sample - gone).float()[..., None]
+    x = late + (torch.arange(PULSE_TAPS, device=f0_hz.device) - PULSE_TAPS // 2)  # (B, T, most, taps)
+    kernel = torch.sinc(x) * torch.cos(math.pi / PULSE_TAPS * x).square() * (x.abs() < PULSE_TAPS / 2)
+    height = torch.where(fires, step.clamp_min(1 / _PHASE_GRID).rsqrt().float()[..., None], 0.0)
+    place = torch.arange(frames, device=f0_hz.device)[:, None] * hop + (sample.long() - 1)
+    place = place[..., None] + torch.arange(PULSE_TAPS, device=f0_hz.device)
+    pulses = torch.zeros(batch, frames * hop + PULSE_TAPS, device=f0_hz.device)
+    pulses.scatter_add_(1, place.view(batch, -1), (height[..., None] * kernel).view(batch, -1))
+    pulses = pulses[:, PULSE_TAPS // 2 : PULSE_TAPS // 2 + frames * hop]
+    # A pitch that is no number must be heard as such.
+    return (pulses.view(batch, frames, hop) + (f0_hz * 0).float()[..., None]).view(batch, -1), starts
 
 
 def breath(geometry: SpectralGeometry, from_hz: float, full_hz: float, ratio: float) -> Tensor:
@@ -133,22 +159,22 @@ def synthesise(
     f0_hz: Tensor,
     voicing: Tensor,
     geometry: SpectralGeometry,
-    start_frame: int = 0,
+    start_frame: int | Tensor = 0,
     phase: Tensor | None = None,
     inside: Tensor | None = None,
     pulse_ratio: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Waveform of feature frames.
 
-    A part that starts later than frame 0 needs `SpectralGeometry.context_frames` frames of left context, and one frame
-    of right context, to equal the whole: cut them off the result.
+    A part that starts later than frame 0 needs `SpectralGeometry.context_frames` frames of left context, and two frames
+    of right context, to equal the whole: cut them off the result. `synthesise_next` needs none of it.
 
     Args:
         log_mel: (B, T, mels) natural log of the power density of each band (white noise of unit power is 0).
         f0_hz: (B, T) pitch.
         voicing: (B, T) in 0..1, part of the power that is pulses.
         geometry: the axes of all three.
-        start_frame: absolute place of the first frame: the key of the noise.
+        start_frame: absolute place of the first frame, or of each row's (B,): the key of the noise.
         phase: (B,) pitch phase at the first frame, as returned for that frame by an earlier call.
         inside: (B, T) bool, frames that sound: a row padded with others sounds as the row alone.
         pulse_ratio: (bins,) part of the power of voiced sound that is pulses (`breath`); None = all of it.
@@ -156,27 +182,115 @@ def synthesise(
     Returns:
         Waveform (B, T * hop) float32, and the pitch phases (B, T + 1) float64.
     """
+    hop, frames = geometry.hop_samples, f0_hz.shape[1]
+    if inside is None:
+        inside = torch.ones_like(f0_hz, dtype=torch.bool)
     with torch.autocast(log_mel.device.type, enabled=False):  # spectra need float32
-        return _synthesise(log_mel.float(), f0_hz, voicing.float(), geometry, start_frame, phase, inside, pulse_ratio)
+        pulses, phases = pulse_train(f0_hz, geometry, phase, inside)
+        pulses = torch.nn.functional.pad(pulses * inside.repeat_interleave(hop, 1), (hop // 2, hop - hop // 2))
+        start_frame = torch.as_tensor(start_frame, device=log_mel.device).expand(len(log_mel))
+        voicing = voicing.float()
+        waveform = _overlap_add(log_mel.float(), pulses, voicing, inside, geometry, start_frame, pulse_ratio)
+    return waveform[:, hop // 2 : hop // 2 + frames * hop], phases
 
 
-def _synthesise(
+class SynthesisState(NamedTuple):
+    """What synthesis must remember of the frames before, one row each.
+
+    Attributes:
+        phase: (B,) float64, pitch phase at the start of the last frame but one.
+        frames: (B, 2, mels + 2) float32: log-mel, pitch and voicing of the last two frames.
+        tail: (B, fft_size - hop) float32: sound that rings on.
+    """
+
+    phase: Tensor
+    frames: Tensor
+    tail: Tensor
+
+    @classmethod
+    def begin(cls, geometry: SpectralGeometry, device: torch.device) -> SynthesisState:
+        """Of one row before its first frame."""
+        return cls(
+            torch.zeros(1, dtype=torch.float64, device=device),
+            torch.ones(1, 2, geometry.num_mel_bins + 2, device=device),
+            torch.zeros(1, geometry.fft_size - geometry.hop_samples, device=device),
+        )
+
+
+def synthesise_next(
     log_mel: Tensor,
     f0_hz: Tensor,
     voicing: Tensor,
     geometry: SpectralGeometry,
-    start_frame: int,
-    phase: Tensor | None,
-    inside: Tensor | None,
+    state: SynthesisState,
+    start_frame: Tensor,
+    counts: Tensor,
+    total_frames: Tensor,
+    pulse_ratio: Tensor | None = None,
+) -> tuple[Tensor, SynthesisState]:
+    """Go on with rows of speech: what `synthesise` says, one and a half frames later, each frame computed once.
+
+    Args:
+        log_mel: (B, T, mels) of the new frames, as `synthesise` takes them.
+        f0_hz: (B, T) likewise.
+        voicing: (B, T) likewise.
+        geometry: the axes of all three.
+        state: after the frames before.
+        start_frame: (B,) absolute place of the first new frame; before frame 0 and from `total_frames` on is silence.
+        counts: (B,) how many frames of each row are meant; the rest is padding.
+        total_frames: (B,) length of the speech; the largest integer while it goes on.
+        pulse_ratio: as `synthesise`.
+
+    Returns:
+        (B, T * hop) float32: sample 0 is ``start_frame * hop - 3 * hop / 2``. And the state after each row's frames.
+    """
+    hop, new = geometry.hop_samples, log_mel.shape[1]
+    with torch.autocast(log_mel.device.type, enabled=False):
+        frames = torch.cat([log_mel.float(), f0_hz.float()[..., None], voicing.float()[..., None]], 2)
+        frames = torch.cat([state.frames, frames], 1)  # (B, 2 + T, mels + 2)
+        place = torch.arange(-2, new, device=log_mel.device) + start_frame[:, None]
+        inside = (place >= 0) & (place < total_frames[:, None])
+        pulses, phases = pulse_train(frames[..., -2], geometry, state.phase, inside)
+        pulses = (pulses * inside.repeat_interleave(hop, 1))[:, hop // 2 : hop // 2 + (new + 1) * hop]
+        meant = inside[:, 1:-1] & (torch.arange(new, device=log_mel.device) < counts[:, None])
+        mel, voiced = frames[:, 1:-1, :-2], frames[:, 1:-1, -1]
+        waveform = _overlap_add(mel, pulses, voiced, meant, geometry, start_frame - 1, pulse_ratio)
+        waveform[:, : state.tail.shape[1]] += state.tail
+    ahead = counts[:, None] * hop + torch.arange(state.tail.shape[1], device=log_mel.device)
+    last = counts[:, None, None] + torch.arange(2, device=log_mel.device)[:, None]
+    state = SynthesisState(
+        phases.gather(1, counts[:, None])[:, 0],
+        frames.gather(1, last.expand(-1, -1, frames.shape[2])),
+        waveform.gather(1, ahead),
+    )
+    return waveform[:, : new * hop], state
+
+
+def _overlap_add(
+    log_mel: Tensor,
+    pulses: Tensor,
+    voicing: Tensor,
+    inside: Tensor,
+    geometry: SpectralGeometry,
+    start_frame: Tensor,
     pulse_ratio: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    batch, frames, _ = log_mel.shape
-    hop, fft_size = geometry.hop_samples, geometry.fft_size
-    pulses, phases = pulse_train(f0_hz, geometry, phase)
-    if inside is not None:
-        pulses = pulses * inside.repeat_interleave(hop, 1)
-    noise = position_noise(start_frame * hop - hop // 2, (frames + 1) * hop, log_mel.device).expand(batch, -1)
-    pulses = torch.nn.functional.pad(pulses, (hop // 2, hop - hop // 2))
+) -> Tensor:
+    """Filter the windows of the source and add them up.
+
+    Args:
+        log_mel: (B, T, mels) as `synthesise`.
+        pulses: (B, (T + 1) * hop), from half a frame before the first frame to half a frame after the last.
+        voicing: (B, T) as `synthesise`.
+        inside: (B, T) bool, frames that sound.
+        geometry: the frequency axis.
+        start_frame: (B,) absolute place of the first frame.
+        pulse_ratio: as `synthesise`.
+
+    Returns:
+        (B, (T - 1) * hop + fft_size), from half a frame before the first frame.
+    """
+    frames, hop, fft_size = log_mel.shape[1], geometry.hop_samples, geometry.fft_size
+    noise = position_noise(start_frame * hop - hop // 2, (frames + 1) * hop)
     window = torch.hann_window(2 * hop, device=log_mel.device)  # windows of neighbours add up to 1
 
     def spectra(source: Tensor) -> Tensor:
@@ -185,11 +299,9 @@ def _synthesise(
     voicing = voicing.clamp(0, 1)[..., None]
     if pulse_ratio is not None:
         voicing = voicing * pulse_ratio.to(voicing)
-    source = spectra(pulses) * voicing.sqrt() + spectra(noise) * (1 - voicing).sqrt()
-    if inside is not None:
-        source = source * inside[..., None]
+    source = (spectra(pulses) * voicing.sqrt() + spectra(noise) * (1 - voicing).sqrt()) * inside[..., None]
     response = minimum_phase(0.5 * log_mel @ _mel_to_linear(geometry).to(log_mel.device), fft_size)
     pieces = torch.fft.irfft(source * response, fft_size)  # (B, T, fft_size)
     length = (frames - 1) * hop + fft_size
     waveform = torch.nn.functional.fold(pieces.transpose(1, 2), (1, length), (1, fft_size), stride=(1, hop))
-    return waveform[:, 0, 0, hop // 2 : hop // 2 + frames * hop], phases
+    return waveform[:, 0, 0]

@@ -1,0 +1,249 @@
+"""Speech in parts: a vocoder fed unit by unit, whose chunks joined equal what it says of all units at once.
+
+A sound is final once everything it depends on is known: the duration of its unit (which hears
+``config.receptive_field_units`` neighbours) and ``config.right_context_frames`` unit frames after it. `VocoderStream`
+keeps one reply's state; the vocoder keeps none, so one vocoder speaks for everyone, several streams in one batch.
+
+Edges: before the first frame and after the last, layers see the zeros that they see at the edges of a whole utterance
+(the vocoders mask both), and there alone: between chunks the state of the frames before goes on. Hence no seams.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echox.models.modeling_vocoder import NewFrames, UnitVocoder
+
+_ENDLESS = torch.iinfo(torch.int64).max
+
+
+class VocoderStream:
+    """The voice of one reply in the making.
+
+    Example:
+        >>> stream = VocoderStream(vocoder)
+        >>> stream.push([3, 17, 17, 4])
+        >>> stream.finish()
+        >>> [waveform] = VocoderStream.advance([stream])
+
+    Args:
+        vocoder: any unit vocoder, in evaluation mode.
+        speaker_id: of a vocoder with several voices; None = its default voice.
+
+    Raises:
+        ValueError: a speaker that the vocoder does not have.
+    """
+
+    def __init__(self, vocoder: UnitVocoder, speaker_id: int | None = None) -> None:
+        speakers = vocoder.config.num_speakers
+        if speaker_id is not None and not 0 <= speaker_id < speakers:
+            raise ValueError(f"speaker_id: expected one of {speakers} speakers, found {speaker_id}")
+        self.vocoder = vocoder
+        self.speaker_id = speaker_id
+        self.finished = False
+        self._units: list[
+            int
+        ] = []  # reduced units from `_first` on: the context of durations to come, and frames to say
+        self._durations: list[int] = []  # frames of the first of them
+        self._first = 0  # reduced units dropped from the front
+        self._reduced_of_pushed: list[int] = []  # how many reduced units the first n + 1 pushed ones make
+        self._ends_frames: list[int] = []  # end of each reduced unit whose duration is final
+        self._fed_frames = 0
+        self._emitted_frames = 0
+        self._state: Any = vocoder.begin()
+
+    # ------------------------------------------------------------------------------------------ what comes in
+
+    def push(self, units: Sequence[int]) -> None:
+        """Go on with units that are now certain; equal neighbours count as one, also across calls.
+
+        Raises:
+            ValueError: an id beyond the inventory, or the stream is finished.
+        """
+        if self.finished:
+            raise ValueError("push: expected a stream that goes on, found a finished one: begin another")
+        known = self.vocoder.config.num_units
+        wrong = [unit for unit in units if not 0 <= unit < known]
+        if wrong:
+            raise ValueError(f"units: expected ids from 0 to {known - 1}, found {wrong[:5]}")
+        for unit in units:
+            if not self._units or self._units[-1] != unit:
+                self._units.append(int(unit))
+            self._reduced_of_pushed.append(self._first + len(self._units))
+
+    def finish(self) -> None:
+        """No more units: the rest becomes final."""
+        self.finished = True
+
+    # ------------------------------------------------------------------------------------------ what is known
+
+    @property
+    def ready_frames(self) -> int:
+        """Unit frames whose sound is final and not yet emitted."""
+        self._time([self])
+        return max(self._known_frames - self._emitted_frames - (0 if self.finished else self._right), 0)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream is finished and all of it emitted."""
+        return self.finished and not self.ready_frames
+
+    @property
+    def num_samples(self) -> int:
+        """Samples emitted so far."""
+        return self._emitted_frames * self.vocoder.config.samples_per_frame
+
+    @property
+    def num_timed(self) -> int:
+        """How many of the pushed units have a final end time."""
+        self._time([self])
+        return bisect_right(self._reduced_of_pushed, len(self._ends_frames))
+
+    def end_s(self, count: int) -> float:
+        """When the first `count` pushed units end, in seconds of emitted sound; units merged into one end together.
+
+        Raises:
+            ValueError: a count beyond `num_timed`.
+        """
+        timed = self.num_timed
+        if not 0 <= count <= timed:
+            raise ValueError(f"count: expected 0 to {timed}, the units whose time is final, found {count}")
+        frames = self._ends_frames[self._reduced_of_pushed[count - 1] - 1] if count else 0
+        return frames / self.vocoder.frame_rate_hz
+
+    @property
+    def _right(self) -> int:
+        return int(self.vocoder.config.right_context_frames)
+
+    @property
+    def _known_frames(self) -> int:
+        return self._ends_frames[-1] if self._ends_frames else 0
+
+    # ------------------------------------------------------------------------------------------ what goes out
+
+    @staticmethod
+    @torch.inference_mode()
+    def advance(streams: Sequence[VocoderStream], max_frames: int | None = None) -> list[np.ndarray]:
+        """Emit what is ready, for all streams in one batch.
+
+        Args:
+            streams: of one vocoder, each once.
+            max_frames: at most so many unit frames of each; None = all that is ready.
+
+        Returns:
+            Of each stream its next samples, (S,) float32, S a multiple of the samples of a unit frame and often 0.
+            They may be other than finite, if the weights are: the caller checks.
+
+        Raises:
+            ValueError: streams of different vocoders, a stream given twice, `max_frames` below 1.
+        """
+        _check(streams, max_frames)
+        VocoderStream._time(streams)
+        chunks: list[np.ndarray] = [np.zeros(0, np.float32) for _ in streams]
+        rows = [row for row, stream in enumerate(streams) if stream.ready_frames]
+        if not rows:
+            return chunks
+        speaking = [streams[row] for row in rows]
+        vocoder, right = speaking[0].vocoder, speaking[0]._right
+        emits = [min(stream.ready_frames, max_frames or stream.ready_frames) for stream in speaking]
+        counts = [s._emitted_frames + n + right - s._fed_frames for s, n in zip(speaking, emits, strict=True)]
+        frames = _new_frames(speaking, counts, vocoder.device)
+        states = zip(*(stream._state for stream in speaking), strict=True)
+        state = type(speaking[0]._state)(*(torch.cat(parts) for parts in states))
+        sound, state = vocoder.go_on(frames, state, _speaker_ids(speaking))
+        samples = sound.float().cpu().numpy()
+        for index, (row, stream) in enumerate(zip(rows, speaking, strict=True)):
+            stream._state = type(state)(*(part[index : index + 1].clone() for part in state))
+            before = stream._emitted_frames + right - stream._fed_frames  # frames before the first, said at the start
+            first, last = (vocoder.config.samples_per_frame * n for n in (before, before + emits[index]))
+            stream._fed_frames += counts[index]
+            stream._emitted_frames += emits[index]
+            stream._forget()
+            chunks[row] = samples[index, first:last].copy()
+        return chunks
+
+    @staticmethod
+    @torch.inference_mode()
+    def _time(streams: Sequence[VocoderStream]) -> None:
+        """Give each unit its duration as soon as all that the duration depends on is known."""
+        reach = streams[0].vocoder.config.receptive_field_units if streams else 0
+        waiting: list[tuple[VocoderStream, int, int]] = []  # and from where to where in its `_units`
+        for stream in streams:
+            begin = len(stream._ends_frames) - stream._first
+            end = len(stream._units) - (0 if stream.finished else reach)
+            if end > begin:
+                waiting.append((stream, begin, end))
+        if not waiting:
+            return
+        vocoder = streams[0].vocoder
+        windows = [stream._units[max(begin - reach, 0) : end + reach] for stream, begin, end in waiting]
+        longest = max(map(len, windows))
+        units = torch.tensor([window + [-1] * (longest - len(window)) for window in windows], device=vocoder.device)
+        for (stream, begin, end), row in zip(waiting, vocoder.predict_durations(units).tolist(), strict=True):
+            skipped = begin - max(begin - reach, 0)
+            for frames in row[skipped : skipped + end - begin]:
+                stream._ends_frames.append(stream._known_frames + frames)
+
+    def _rows(self, count: int, longest: int) -> list[tuple[int, int, int]]:
+        """Unit, frames since its beginning and duration of the next `count` frames; then padding."""
+        rows: list[tuple[int, int, int]] = []
+        number = bisect_right(self._ends_frames, self._fed_frames)
+        frame = self._fed_frames
+        while len(rows) < count and number < len(self._ends_frames):
+            begin = self._ends_frames[number - 1] if number else 0
+            end = self._ends_frames[number]
+            unit = self._units[number - self._first]
+            rows += [(unit, place - begin, end - begin) for place in range(frame, end)]
+            frame, number = end, number + 1
+        del rows[count:]
+        return rows + [_NOTHING] * (longest - len(rows))
+
+    def _forget(self) -> None:
+        """Drop units that neither frames nor durations need any more."""
+        said = bisect_right(self._ends_frames, self._fed_frames)
+        needed = min(said, len(self._ends_frames) - int(self.vocoder.config.receptive_field_units))
+        if needed > self._first:
+            del self._units[: min(needed - self._first, len(self._units) - 1)]
+            self._first = needed
+
+
+_NOTHING = (-1, 0, 1)
+_FEWEST = 8
+"""Frames in a batch at the least: for fewer rows, matrix products on CPU take another path and round otherwise, and
+pitch adds such differences up."""
+
+
+def _speaker_ids(streams: Sequence[VocoderStream]) -> Tensor | None:
+    """(B,) voice of each stream; None for a vocoder of one voice."""
+    vocoder = streams[0].vocoder
+    if not vocoder.config.num_speakers:
+        return None
+    default = vocoder.config.default_speaker_id
+    ids = [default if stream.speaker_id is None else stream.speaker_id for stream in streams]
+    return torch.tensor(ids, device=vocoder.device)
+
+
+def _new_frames(streams: Sequence[VocoderStream], counts: Sequence[int], device: torch.device) -> NewFrames:
+    """The next frames of each stream, `counts` of them."""
+    longest = max(*counts, _FEWEST)
+    rows = [stream._rows(count, longest) for stream, count in zip(streams, counts, strict=True)]
+    units, elapsed, durations = torch.tensor(rows, device=device).unbind(2)
+    totals = [stream._known_frames if stream.finished else _ENDLESS for stream in streams]
+    places = torch.tensor([counts, [stream._fed_frames for stream in streams], totals], device=device)
+    return NewFrames(units, elapsed, durations, *places.unbind(0))
+
+
+def _check(streams: Sequence[VocoderStream], max_frames: int | None) -> None:
+    """Raises: ValueError: as `VocoderStream.advance` says."""
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames: expected at least 1 or None, found {max_frames}")
+    if len({id(stream) for stream in streams}) < len(streams):
+        raise ValueError("streams: expected each stream once, found one twice")
+    if len({id(stream.vocoder) for stream in streams}) > 1:
+        raise ValueError("streams: expected streams of one vocoder, found several: advance them apart")

@@ -1,0 +1,273 @@
+"""Speech in parts equals the whole: for any split, chunk size and company. And none waits longer than it must."""
+
+import itertools
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from echox.models.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig
+from echox.models.modeling_hifigan import CodeHiFiGAN
+from echox.models.modeling_vocoder import LightVocoder, UnitVocoder
+from echox.models.vocoder_stream import VocoderStream
+from reference_hifigan import GOLDEN, reference_cases, reference_hifigan
+
+NUM_UNITS = 12
+
+
+@cache
+def light(**sizes) -> LightVocoder:
+    small = {"num_units": NUM_UNITS, "duration_hidden_size": 16, "duration_intermediate_size": 16, "hidden_size": 16,
+             "num_duration_layers": 2, "intermediate_size": 32, "num_frame_layers": 2, "num_mel_bins": 20,
+             "kernel_size": 3, "fft_size": 512, "max_duration_frames": 6}  # fmt: skip
+    torch.manual_seed(0)
+    return loud(LightVocoder(LightVocoderConfig(**{**small, **sizes})).eval())
+
+
+@cache
+def hifigan(**sizes) -> CodeHiFiGAN:
+    small = {"num_units": NUM_UNITS, "embedding_size": 8, "upsample_initial_channels": 32, "duration_hidden_size": 8,
+             "sampling_rate": 2000, "upsample_rates": [5, 4, 2], "upsample_kernel_sizes": [11, 8, 4]}  # fmt: skip
+    blocks = {"resblock_kernel_sizes": [3, 5], "resblock_dilation_sizes": [[1, 3], [1, 2]]}
+    torch.manual_seed(0)
+    return loud(CodeHiFiGAN(CodeHiFiGANConfig(**{**small, **blocks, **sizes})).eval().fold_weight_norm())
+
+
+@torch.no_grad()
+def loud(vocoder: UnitVocoder) -> UnitVocoder:
+    """Random weights under which sound is of order 1 and durations differ, so that a mistake is heard."""
+    for name, weight in vocoder.named_parameters():
+        if "conv" in name or "ups." in name:
+            weight.copy_(torch.randn_like(weight) / weight[0].numel() ** 0.5)
+        if name in {"duration_predictor.head.weight", "dur_predictor.proj.weight"}:
+            weight.mul_(1.5)
+        if name in {"duration_predictor.head.bias", "dur_predictor.proj.bias"}:
+            weight.fill_(1.0)
+    return vocoder
+
+
+KINDS = {
+    "light": light,
+    "light, one feature frame": lambda: light(features_per_frame=1),
+    "light, four feature frames": lambda: light(features_per_frame=4, num_fine_layers=2),
+    "light, no fine layers": lambda: light(num_fine_layers=0, num_frame_layers=1),
+    "hifigan": hifigan,
+    "hifigan, voices": lambda: hifigan(num_speakers=3),
+}
+ALL_KINDS = pytest.mark.parametrize("kind", KINDS)
+
+
+def whole(vocoder: UnitVocoder, units: list[int], speaker_id: int | None = None) -> np.ndarray:
+    """What the vocoder says of all units at once; equal neighbours count as one."""
+    reduced = [unit for place, unit in enumerate(units) if place == 0 or units[place - 1] != unit]
+    speaker_ids = None if speaker_id is None else torch.tensor([speaker_id])
+    with torch.inference_mode():
+        return vocoder(torch.tensor([reduced]), speaker_ids=speaker_ids).waveform[0].numpy()
+
+
+def in_parts(vocoder, sequences, cuts, sizes, speaker_ids=None) -> tuple[list[np.ndarray], list[VocoderStream]]:
+    """Push each sequence in pieces of `cuts` units, advance all together by `sizes` frames after each round."""
+    speaker_ids = speaker_ids or [None] * len(sequences)
+    streams = [VocoderStream(vocoder, speaker) for speaker in speaker_ids]
+    said = [[np.zeros(0, np.float32)] for _ in sequences]
+    left, turn = [list(sequence) for sequence in sequences], 0
+    while not all(stream.done for stream in streams):
+        for number, stream in enumerate(streams):
+            count = cuts[(turn + number) % len(cuts)]
+            if left[number]:
+                stream.push(left[number][:count])
+                del left[number][:count]
+            elif not stream.finished:
+                stream.finish()
+        chunks = VocoderStream.advance(streams, sizes[turn % len(sizes)])
+        for stream, parts, chunk in zip(streams, said, chunks, strict=True):
+            parts.append(chunk)
+            assert stream.num_samples == sum(map(len, parts))
+        turn += 1
+    return [np.concatenate(parts) for parts in said], streams
+
+
+@ALL_KINDS
+@settings(max_examples=12, deadline=None)
+@given(
+    sequences=st.lists(st.lists(st.integers(0, NUM_UNITS - 1), min_size=1, max_size=40), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(0, 12), min_size=1, max_size=5).filter(any),
+    sizes=st.lists(st.one_of(st.none(), st.integers(1, 30)), min_size=1, max_size=5),
+)
+def test_parts_joined_equal_the_whole(kind, sequences, cuts, sizes):
+    vocoder = KINDS[kind]()
+    voices = None if not vocoder.config.num_speakers else [number % 3 for number in range(len(sequences))]
+    said, streams = in_parts(vocoder, sequences, cuts, sizes, voices)
+    for number, (sequence, waveform, stream) in enumerate(zip(sequences, said, streams, strict=True)):
+        expected = whole(vocoder, sequence, voices[number] if voices else None)
+        assert waveform.shape == expected.shape
+        # A whole of a few frames takes another path through the matrix library; pitch adds such differences up.
+        atol = 1e-4 if len(expected) < 8 * vocoder.config.samples_per_frame else 1e-5
+        np.testing.assert_allclose(waveform, expected, atol=atol, rtol=0)
+        assert stream.end_s(len(sequence)) == pytest.approx(len(expected) / vocoder.sampling_rate)
+
+
+@ALL_KINDS
+def test_the_random_vocoders_are_loud_and_of_several_durations(kind):
+    vocoder = KINDS[kind]()
+    units = torch.arange(NUM_UNITS).repeat(4)[None]
+    with torch.inference_mode():
+        said = vocoder(units)
+    assert 0.02 < said.waveform.std() < 2
+    assert len(said.durations_frames.unique()) > 1
+
+
+@ALL_KINDS
+def test_neither_too_little_nor_too_much_context(kind):
+    """The first frame that a unit changes lies the right context before it: exactly, or a frame later."""
+    vocoder = KINDS[kind]()
+    config, place = vocoder.config, 60
+    units = torch.arange(NUM_UNITS).repeat(10)[None]
+    others = units.repeat(4, 1)
+    others[torch.arange(4), place] = (units[0, place] + torch.arange(1, 5)) % NUM_UNITS
+    with torch.inference_mode():
+        ones = torch.ones_like(others)
+        changed = vocoder(others, ones).waveform != vocoder(units.expand(4, -1), ones).waveform
+    first = int(changed.any(0).nonzero()[0]) // config.samples_per_frame
+    assert place - config.right_context_frames <= first <= place - config.right_context_frames + 1
+
+
+@ALL_KINDS
+def test_durations_wait_for_the_units_that_they_hear(kind):
+    vocoder = KINDS[kind]()
+    reach, place = vocoder.config.receptive_field_units, 30
+    units = torch.arange(NUM_UNITS).repeat(5)[None]
+    other = units.clone()
+    other[0, place] = (units[0, place] + 5) % NUM_UNITS
+    with torch.inference_mode():
+        predict = vocoder.log_durations if isinstance(vocoder, CodeHiFiGAN) else vocoder.duration_predictor
+        touched = (predict(units) != predict(other))[0].nonzero().flatten().tolist()
+    assert (touched[0], touched[-1]) == (place - reach, place + reach)
+
+    stream = VocoderStream(vocoder)
+    for count in range(1, place):
+        stream.push([int(units[0, count - 1])])
+        assert stream.num_timed == max(count - reach, 0)
+    frames = round(stream.end_s(stream.num_timed) * vocoder.frame_rate_hz)
+    assert stream.ready_frames == max(frames - vocoder.config.right_context_frames, 0)
+    stream.finish()
+    assert stream.num_timed == place - 1
+
+
+def test_merged_units_end_together():
+    vocoder = light()
+    units = [3, 3, 5, 5, 5, 1, 3]
+    [_], [stream] = in_parts(vocoder, [units], [2, 1], [None])
+    ends = [stream.end_s(count) for count in range(len(units) + 1)]
+    with torch.inference_mode():
+        durations = vocoder.predict_durations(torch.tensor([[3, 5, 1, 3]]))[0] / vocoder.frame_rate_hz
+    assert ends == pytest.approx([0, *durations.cumsum(0)[[0, 0, 1, 1, 1, 2, 3]].tolist()])
+    with pytest.raises(ValueError, match="count: expected 0 to 7"):
+        stream.end_s(8)
+
+
+def test_seams_are_as_smooth_as_the_rest():
+    vocoder, units = light(), [place % NUM_UNITS for place in range(60)]
+    [waveform], _ = in_parts(vocoder, [units], [60], [5])
+    steps = np.abs(np.diff(waveform))
+    seam = vocoder.config.samples_per_frame * 5
+    at_seams = steps[seam - 1 :: seam]
+    assert len(at_seams) > 20
+    assert at_seams.mean() < 1.5 * steps.mean()
+
+
+def test_many_small_chunks_do_not_drift():
+    """Pitch phase adds up, in parts of 60 ms."""
+    vocoder, rng = light(), np.random.default_rng(0)
+    units = rng.integers(0, NUM_UNITS, 400).tolist()
+    [waveform], [stream] = in_parts(vocoder, [units], [1000], [3])
+    np.testing.assert_allclose(waveform, whole(vocoder, units), atol=1e-5, rtol=0)
+    assert len(stream._units) <= 2 * vocoder.config.receptive_field_units + vocoder.config.right_context_frames + 1
+
+
+def test_memory_of_a_stream_is_bounded():
+    for vocoder in (light(), hifigan()):
+        stream, rng, most = VocoderStream(vocoder), np.random.default_rng(0), 0
+        size = sum(part.numel() for part in stream._state)
+        for _ in range(40):
+            stream.push(rng.integers(0, NUM_UNITS, 20).tolist())
+            VocoderStream.advance([stream])
+            most = max(most, len(stream._units))
+        assert sum(part.untyped_storage().nbytes() // part.element_size() for part in stream._state) == size
+        assert most <= 2 * vocoder.config.receptive_field_units + vocoder.config.right_context_frames + 2
+
+
+def test_nothing_to_say():
+    stream = VocoderStream(light())
+    assert VocoderStream.advance([]) == []
+    assert VocoderStream.advance([stream])[0].shape == (0,)
+    stream.push([])
+    stream.finish()
+    assert stream.done
+    assert VocoderStream.advance([stream])[0].dtype == np.float32
+    assert (stream.num_samples, stream.end_s(0)) == (0, 0.0)
+
+
+@pytest.mark.parametrize(("build", "broken"), [(light, "unit_embedding.weight"), (hifigan, "spkr.weight")])
+def test_broken_weights_are_heard_by_those_who_use_them(build, broken):
+    vocoder = build.__wrapped__(num_speakers=4) if build is hifigan else build.__wrapped__()
+    with torch.no_grad():
+        vocoder.get_parameter(broken)[3] = float("nan")
+    good, bad = VocoderStream(vocoder), VocoderStream(vocoder, 3 if build is hifigan else None)
+    good.push([1, 2, 4])
+    bad.push([1, 3, 4])
+    good.finish()
+    bad.finish()
+    fine, silent = VocoderStream.advance([good, bad])
+    assert np.isfinite(fine).all()
+    assert not np.isfinite(silent).all()
+
+
+@pytest.mark.parametrize("build", [light, hifigan])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_durations_that_are_no_numbers_are_refused(build, value):
+    vocoder = build.__wrapped__()
+    head = vocoder.dur_predictor.proj if isinstance(vocoder, CodeHiFiGAN) else vocoder.duration_predictor.head
+    with torch.no_grad():
+        head.bias.fill_(value)
+    stream = VocoderStream(vocoder)
+    stream.push([1, 2])
+    stream.finish()
+    with pytest.raises(FloatingPointError, match="duration"):
+        VocoderStream.advance([stream])
+
+
+def test_bad_use_is_named():
+    stream = VocoderStream(light())
+    with pytest.raises(ValueError, match=rf"expected ids from 0 to {NUM_UNITS - 1}, found \[12, -1\]"):
+        stream.push([1, 12, -1])
+    assert stream.num_timed == 0
+    stream.finish()
+    with pytest.raises(ValueError, match="found a finished one"):
+        stream.push([1])
+    with pytest.raises(ValueError, match="max_frames"):
+        VocoderStream.advance([stream], 0)
+    with pytest.raises(ValueError, match="found one twice"):
+        VocoderStream.advance([stream, stream])
+    with pytest.raises(ValueError, match="streams of one vocoder"):
+        VocoderStream.advance([stream, VocoderStream(hifigan())])
+    with pytest.raises(ValueError, match="speaker_id: expected one of 0"):
+        VocoderStream(light(), 0)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the golden outputs of the reference are not at {GOLDEN}")
+@pytest.mark.parametrize("name", ["single", "multispkr"])
+def test_golden_waveforms_in_parts(name):
+    """The reference's own waveforms, joined from chunks; those of units that repeat have another whole."""
+    vocoder, spoken = reference_hifigan(name), 0
+    for case, (facts, waveform) in reference_cases(name).items():
+        units = [unit for unit in facts["codes"] if unit >= 0]
+        if not facts["dur_prediction"] or any(a == b for a, b in itertools.pairwise(units)):
+            continue
+        [said], _ = in_parts(vocoder, [units], [3], [4], [facts["speaker"]])
+        np.testing.assert_allclose(said, waveform.numpy(), atol=1e-4, rtol=0, err_msg=case)
+        spoken += 1
+    assert spoken
