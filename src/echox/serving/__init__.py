@@ -1,0 +1,1 @@
+"""Serving: the model behind the interfaces that clients already speak. Needs the extra ``serve``."""

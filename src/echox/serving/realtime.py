@@ -1,0 +1,323 @@
+"""A realtime session: one client's conversation, from its first event to its last.
+
+Everything of it runs in the event loop, one client event at a time; only the model works elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import numpy as np
+
+from echox.audio import is_silent
+from echox.errors import QueueFull
+from echox.serving.conversation import Content, Conversation, Item, read_item
+from echox.serving.events import EventError, client_event_id, new_id, read_event, take
+from echox.serving.listening import Listener
+from echox.serving.options import SessionOptions
+from echox.serving.outbox import Outbox
+from echox.serving.responder import Responder
+from echox.serving.service import Service
+from echox.serving.turns import Duck, Paused, SpeechStarted, SpeechStopped, TurnEvent, Unduck
+from echox.serving.vad import SAMPLING_RATE
+from echox.serving.wire import decode_base64
+from echox.streaming.messages import Audio
+
+log = logging.getLogger("echox.serving")
+_MIN_COMMIT_S = 0.1  # the protocol's: shorter audio is no turn
+_FRAMES_AT_ONCE = 16  # of detection (half a second of audio), then others get their turn in the loop
+_TRANSCRIPT_WAIT_S = 0.1  # a response.create behind a commit tells the transcript anyway
+
+
+class RealtimeSession:
+    """One client.
+
+    Args:
+        service: what all clients share.
+        send: sends one text to the client.
+    """
+
+    def __init__(self, service: Service, send: Callable[[str], Awaitable[None]]) -> None:
+        self.id = new_id("sess")
+        self._service = service
+        limits = service.limits
+        self.outbox = Outbox(send, limits.send_s, limits.max_unsent_bytes)
+        self.options = SessionOptions(service.name, limits)
+        self.conversation = Conversation(limits)
+        self.listener = Listener(self.options.input_format, self.options.turn_settings, service.new_vad(), limits)
+        self.responder = Responder(service, self.outbox, self.conversation, self.options, self._tell_transcript)
+        self._expires_at = int(time.time() + limits.max_session_s)
+        self._turn_item_id: str | None = None  # of the turn that is being spoken
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closing = asyncio.Event()
+        self._handlers: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
+            "session.update": self._update,
+            "input_audio_buffer.append": self._append,
+            "input_audio_buffer.commit": self._commit,
+            "input_audio_buffer.clear": self._clear,
+            "output_audio_buffer.clear": self._clear_output,
+            "conversation.item.create": self._create_item,
+            "conversation.item.delete": self._delete_item,
+            "conversation.item.retrieve": self._retrieve_item,
+            "conversation.item.truncate": self._truncate_item,
+            "response.create": self._create_response,
+            "response.cancel": self._cancel_response,
+        }
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is being made, or said."""
+        return self.responder.active is not None or self.outbox.waiting
+
+    def begin(self) -> None:
+        """Greet the client."""
+        self.outbox.put({"type": "session.created", "session": self._shown()})
+
+    async def receive(self, text: str | bytes) -> None:
+        """Do what one message of the client asks; a mistake is answered, and the session goes on."""
+        event_id = None
+        try:
+            event = read_event(text)
+            event_id = event.get("event_id")
+            await self._handlers[event["type"]](event)
+        except EventError as error:
+            self.tell_error(error, event_id or client_event_id(text))
+
+    def tell_error(self, error: EventError, event_id: str | None = None) -> None:
+        """Send an ``error`` event."""
+        self._service.metrics.errors.labels(error.code).inc()
+        self.outbox.put(error.to_event(event_id))
+
+    def shut_down(self) -> None:
+        """The server goes: end the running reply in good order; the connection is closed once that has left."""
+        if self.responder.active is not None:
+            self.responder.cancel()
+        self.closing.set()
+
+    async def close(self) -> None:
+        """The client is gone: stop all work."""
+        for task in list(self._tasks):
+            task.cancel()
+        await self.responder.close()
+
+    # ------------------------------------------------------------------------------------------ session
+
+    async def _update(self, event: dict[str, Any]) -> None:
+        refused = self.options.update(take(event, "session", dict))
+        self.listener.configure(self.options.input_format, self.options.turn_settings)
+        self.outbox.put({"type": "session.updated", "session": self._shown()})
+        for error in refused:
+            self.tell_error(error, event.get("event_id"))
+
+    def _shown(self) -> dict[str, Any]:
+        return {"id": self.id, "expires_at": self._expires_at, **self.options.to_dict()}
+
+    # ------------------------------------------------------------------------------------------ sound
+
+    async def _append(self, event: dict[str, Any]) -> None:
+        try:
+            data = decode_base64(take(event, "audio", str))
+        except EventError:
+            raise
+        except ValueError as error:
+            raise EventError(f"audio: {error}", "invalid_value", "audio") from error
+        if not self.listener.room_for(len(data)):
+            raise EventError(
+                f"audio: expected at most {self._service.limits.max_buffer_s:g} s in the buffer, found more; commit or "
+                "clear it",
+                "input_audio_buffer_full",
+                "audio",
+            )
+        self.listener.append(data)
+        count = 0
+        while (events := self.listener.watch(self.responder.playing)) is not None:
+            for found in events:
+                self._turn(found)
+            count += 1
+            if count % _FRAMES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _turn(self, event: TurnEvent) -> None:
+        """The listener has noticed something."""
+        if isinstance(event, Duck | Unduck):
+            if self.options.duck_events:
+                kind = "duck" if isinstance(event, Duck) else "unduck"
+                self.outbox.put({"type": f"echox.output_audio.{kind}", "audio_ms": event.at_ms})
+        elif isinstance(event, SpeechStarted):
+            self._turn_item_id = new_id("item")
+            self.outbox.put(
+                {
+                    "type": "input_audio_buffer.speech_started",
+                    "audio_start_ms": event.start_ms,
+                    "item_id": self._turn_item_id,
+                }
+            )
+            settings = self.options.turn_settings
+            if settings is not None and settings.interrupts:
+                self.responder.interrupt()
+        elif isinstance(event, SpeechStopped):
+            item_id, self._turn_item_id = self._turn_item_id or new_id("item"), None
+            self.outbox.put(
+                {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": event.end_ms, "item_id": item_id}
+            )
+            answered = self.options.create_response and self.responder.active is None
+            self._commit_sound(self.listener.take(event.start_ms, event.end_ms), item_id, answered)
+            if answered:
+                self._answer_turn()
+        elif isinstance(event, Paused):
+            self._spawn(self._judge(event))
+
+    def _answer_turn(self) -> None:
+        try:
+            self.responder.start()
+        except EventError as error:  # silence that was taken for speech, or shutting down: nobody asked, so only told
+            self.tell_error(error)
+
+    async def _judge(self, pause: Paused) -> None:
+        """Ask the end-of-turn model whether the sentence is complete."""
+        complete = await self._service.is_complete(self.listener.recent(pause.start_ms))
+        turns = self.listener.turns
+        for event in [] if turns is None else turns.judge(complete, self.listener.now_ms):
+            self._turn(event)
+
+    async def _commit(self, event: dict[str, Any]) -> None:
+        if self.listener.waiting_s < _MIN_COMMIT_S:
+            raise EventError(
+                f"expected at least {_MIN_COMMIT_S * 1000:.0f} ms of audio in the buffer, found "
+                f"{self.listener.waiting_s * 1000:.0f} ms",
+                "input_audio_buffer_commit_empty",
+            )
+        samples, events = self.listener.take_all()
+        for found in events:
+            self._turn(found)
+        item_id, self._turn_item_id = self._turn_item_id or new_id("item"), None
+        self._commit_sound(samples, item_id, answered=False)
+
+    def _commit_sound(self, samples: np.ndarray, item_id: str, answered: bool) -> None:
+        """Make a user item of sound; ``answered``: a response follows at once, and tells what was heard."""
+        content = Content("input_audio", audio=Audio(samples, SAMPLING_RATE), dumb=is_silent(samples))
+        item = Item(item_id, "user", [content])
+        items = self.conversation.items
+        self.outbox.put(
+            {
+                "type": "input_audio_buffer.committed",
+                "previous_item_id": items[-1].id if items else None,
+                "item_id": item_id,
+            }
+        )
+        self._add_item(item, None)
+        if not answered:
+            self._spawn(self._transcribe_later(item, content))
+
+    async def _clear(self, event: dict[str, Any]) -> None:
+        for found in self.listener.clear():
+            self._turn(found)
+        self._turn_item_id = None
+        self.outbox.put({"type": "input_audio_buffer.cleared"})
+
+    async def _clear_output(self, event: dict[str, Any]) -> None:
+        raise EventError(
+            "output_audio_buffer.clear is for WebRTC; over a WebSocket the client owns its playback: use "
+            "response.cancel and conversation.item.truncate",
+            "unsupported_event",
+        )
+
+    # ------------------------------------------------------------------------------------------ transcripts
+
+    def _tell_transcript(self, item: Item, content: Content, text: str | None) -> None:
+        """The reply has told what was heard (None: it has not, and never will)."""
+        if text is None:
+            self._spawn(self._transcribe_later(item, content))
+            return
+        if content.text is not None:
+            return
+        content.text = text
+        if self.options.transcription is None or content.audio is None:
+            return
+        self.outbox.put(
+            {
+                "type": "conversation.item.input_audio_transcription.completed",
+                "item_id": item.id,
+                "content_index": item.content.index(content),
+                "transcript": text,
+                "usage": {"type": "duration", "seconds": content.audio.duration_s},
+            }
+        )
+
+    async def _transcribe_later(self, item: Item, content: Content) -> None:
+        """The transcript of sound that no reply has told."""
+        await asyncio.sleep(_TRANSCRIPT_WAIT_S)
+        if self.options.transcription is None or content.text is not None or self.responder.hearing is content:
+            return
+        assert content.audio is not None
+        try:
+            text = await self._service.transcribe(content.audio)
+        except (ValueError, QueueFull) as error:
+            content.dumb = isinstance(error, ValueError)
+            self.outbox.put(
+                {
+                    "type": "conversation.item.input_audio_transcription.failed",
+                    "item_id": item.id,
+                    "content_index": item.content.index(content),
+                    "error": {"type": "invalid_request_error", "code": "not_heard", "message": str(error)},
+                }
+            )
+            return
+        self._tell_transcript(item, content, text)
+
+    # ------------------------------------------------------------------------------------------ items
+
+    async def _create_item(self, event: dict[str, Any]) -> None:
+        source = take(event, "item", dict)
+        item = read_item(source, "item", self.options.input_format, self._service.input_rate, self._service.limits)
+        self._add_item(item, take(event, "previous_item_id", str, default=None))
+
+    def _add_item(self, item: Item, after: str | None) -> None:
+        previous = self.conversation.add(item, after)
+        shown = item.to_dict()
+        self.outbox.put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
+        self.outbox.put({"type": "conversation.item.done", "previous_item_id": previous, "item": shown})
+        for old in self.conversation.overflow():
+            self.outbox.put({"type": "conversation.item.deleted", "item_id": old.id})
+
+    async def _delete_item(self, event: dict[str, Any]) -> None:
+        item = self.conversation.find(take(event, "item_id", str))
+        if self.responder.active is not None and self.responder.active.item is item:
+            self.responder.cancel()
+        self.conversation.remove(item)
+        self.outbox.put({"type": "conversation.item.deleted", "item_id": item.id})
+
+    async def _retrieve_item(self, event: dict[str, Any]) -> None:
+        item = self.conversation.find(take(event, "item_id", str))
+        shown = item.to_dict(self.options.input_format)
+        self.outbox.put({"type": "conversation.item.retrieved", "item": shown})
+
+    async def _truncate_item(self, event: dict[str, Any]) -> None:
+        item = self.conversation.find(take(event, "item_id", str))
+        take(event, "content_index", int, at_least=0, at_most=0)
+        audio_end_ms = take(event, "audio_end_ms", int, at_least=0)
+        if item.role != "assistant" or item.content[0].type != "output_audio":
+            raise EventError("item_id: expected a spoken reply, found another item", "invalid_value", "item_id")
+        self.responder.truncate(item, audio_end_ms)
+
+    # ------------------------------------------------------------------------------------------ responses
+
+    async def _create_response(self, event: dict[str, Any]) -> None:
+        self.responder.start(take(event, "response", dict, default=None))
+
+    async def _cancel_response(self, event: dict[str, Any]) -> None:
+        asked = take(event, "response_id", str, default=None)
+        active = self.responder.active
+        if asked is not None and active is not None and active.id != asked:
+            message = "response_id: expected the active response, found another"
+            raise EventError(message, "response_cancel_not_active", "response_id")
+        self.responder.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

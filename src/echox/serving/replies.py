@@ -1,0 +1,56 @@
+"""The bridge between the model's thread and the event loop: a reply is made there, its events arrive here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from echox.streaming.events import Event, Mark
+from echox.streaming.task import ReplyTask
+
+
+class ReplyFeed:
+    """One reply of the model, as an asynchronous iterator of its events.
+
+    Args:
+        ask: begins the reply, given what is to be called with its events: `Session.submit` or `Session.speak`.
+        *args: its arguments.
+        **settings: of the reply.
+
+    Raises:
+        ValueError: a question that cannot be answered.
+        QueueFull: too many replies wait already.
+    """
+
+    def __init__(self, ask: Callable[..., ReplyTask], *args: Any, **settings: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.task = ask(*args, on_event=self._tell, **settings)
+
+    @property
+    def timeline(self) -> tuple[Mark, ...]:
+        """When which word is heard, as far as it was said."""
+        return () if self.task.speech is None else tuple(self.task.speech.timeline)
+
+    def cancel(self) -> None:
+        """Stop the model within one step; what it says meanwhile is not told any more."""
+        self.task.cancel()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Events as they come; the end is the model's end, also of a cancelled reply.
+
+        Raises:
+            ValueError: what the model refused. Exception: what else failed in it.
+        """
+        while (event := await self._events.get()) is not None:
+            if not self.task.cancelled:
+                yield event
+        if self.task.error is not None:
+            raise self.task.error
+
+    def _tell(self, event: Event | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop has gone, and with it whoever listened
+            self.task.cancelled = True

@@ -1,0 +1,198 @@
+"""The server: routes, WebSocket endpoint, health, and a shutdown that lets replies finish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from echox.serving.events import EventError
+from echox.serving.outbox import SlowReader
+from echox.serving.realtime import RealtimeSession
+from echox.serving.security import Door, Doorkeeper
+from echox.serving.service import Full, Service
+
+log = logging.getLogger("echox.serving")
+STATIC = Path(__file__).parent / "static"
+_CLOSE_S = 2.0  # for the last words to leave
+
+
+def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
+    """The whole application around one service; door: who may come in (None: loopback names, without a key)."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        service.begin()
+        yield
+        await service.drain()
+        service.close()
+
+    async def realtime(websocket: WebSocket) -> None:
+        await serve_client(service, websocket)
+
+    async def upgrade(_: Request) -> Response:
+        return error_response(426, "upgrade_required", "this is a WebSocket endpoint", {"Upgrade": "websocket"})
+
+    async def models(_: Request) -> Response:
+        card = {"id": service.name, "object": "model", "created": 0, "owned_by": "echox"}
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def model(request: Request) -> Response:
+        if request.path_params["name"] != service.name:
+            return error_response(404, "model_not_found", f"expected the model {service.name!r}")
+        return JSONResponse({"id": service.name, "object": "model", "created": 0, "owned_by": "echox"})
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        full = service.session_places.taken >= service.limits.max_sessions
+        state = "draining" if service.draining else "full" if full else "ready"
+        body = {"status": state, "model": service.name, "vad": service.vad_name}
+        return JSONResponse(body, 200 if state == "ready" else 503)
+
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    routes: list[BaseRoute] = [
+        WebSocketRoute("/v1/realtime", realtime),
+        Route("/v1/realtime", upgrade),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/metrics", metrics),
+    ]
+    if STATIC.is_dir():
+        routes.append(Mount("/", StaticFiles(directory=STATIC, html=True)))
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.state.service = service
+    return Doorkeeper(app, door or Door(), lambda code: service.metrics.refused.labels(code).inc())
+
+
+def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as the OpenAI API writes it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse({"error": {"type": kind, "code": code, "message": message, "param": None}}, status, headers)
+
+
+async def serve_client(service: Service, websocket: WebSocket) -> None:
+    """One WebSocket from handshake to close."""
+    offered = websocket.scope.get("subprotocols", [])
+    await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
+    session: RealtimeSession | None = None
+    try:
+        if service.draining:
+            raise Full
+        await service.session_places.take()
+    except Full:
+        await _refuse(service, websocket)
+        return
+    try:
+        session = RealtimeSession(service, websocket.send_text)
+        service.sessions.add(session)
+        await _converse(service, session, websocket)
+    finally:
+        service.session_places.give()
+        if session is not None:
+            service.sessions.discard(session)
+            await session.close()
+
+
+async def _refuse(service: Service, websocket: WebSocket) -> None:
+    """No place: said in words, and closed with "try again later"."""
+    code = "server_shutting_down" if service.draining else "session_limit_reached"
+    service.metrics.refused.labels(code).inc()
+    error = EventError("the server has no free session; try again later", code, kind="server_error")
+    try:
+        await websocket.send_json({"event_id": "event_refused", **error.to_event(None)})
+        await websocket.close(1013, "try again later")
+    except (WebSocketDisconnect, RuntimeError):
+        log.debug("a client left before it was refused")
+
+
+async def _converse(service: Service, session: RealtimeSession, websocket: WebSocket) -> None:
+    """Read and write side by side until one of them ends; then close for the reason there is."""
+    session.begin()
+    tasks = {
+        asyncio.create_task(_read(service, session, websocket)),
+        asyncio.create_task(session.outbox.run()),
+        asyncio.create_task(_wait(session.closing)),
+    }
+    code, reason = 1000, ""
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=service.limits.max_session_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            code, reason = 1000, "session expired"
+            session.tell_error(EventError("the session has reached its longest duration", "session_expired"))
+        elif session.closing.is_set():
+            code, reason = 1012, "server restart"
+        for task in done:
+            task.result()
+        await asyncio.wait_for(session.outbox.flushed(), _CLOSE_S)
+    except SlowReader as error:
+        code, reason = 1008, "reads too slowly"
+        service.metrics.refused.labels("slow_reader").inc()
+        log.info("%s: dropped, %s", session.id, error)
+    except asyncio.TimeoutError:
+        log.debug("%s: the last words were not taken", session.id)
+    except (WebSocketDisconnect, RuntimeError):
+        return
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await asyncio.wait_for(websocket.close(code, reason), _CLOSE_S)
+    except (WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
+        log.debug("%s: gone before it was closed", session.id)
+
+
+async def _read(service: Service, session: RealtimeSession, websocket: WebSocket) -> None:
+    """Client events until it leaves, or is silent for too long."""
+    while True:
+        try:
+            message = await asyncio.wait_for(websocket.receive(), service.limits.idle_s)
+        except asyncio.TimeoutError:
+            session.tell_error(EventError("no event for too long", "session_idle"))
+            return
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        text = message.get("text")
+        await session.receive(text if text is not None else message.get("bytes") or b"")
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def run(app: Any, service: Service, host: str, port: int) -> None:
+    """Serve until SIGTERM or Ctrl-C; replies that are running finish, or end with ``response.done``."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            await service.drain()  # before uvicorn closes the connections
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        app,
+        host,
+        port,
+        log_level="warning",
+        access_log=False,
+        ws_max_size=service.limits.max_message_bytes,
+        ws_per_message_deflate=False,  # base64 of sound does not get smaller, only slower
+        timeout_graceful_shutdown=5,
+    )
+    Server(config).run()
