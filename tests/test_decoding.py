@@ -1,12 +1,11 @@
 """Tokens to text without half characters, sampling, and the settings a model folder carries."""
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer, choose_token
+from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
 
 
 class ByteTokenizer:
@@ -45,30 +44,16 @@ def test_an_unfinished_character_at_the_end_is_told_and_not_lost():
     assert detokenizer.flush() == "\ufffd"
 
 
-def test_greedy_takes_the_first_of_the_largest():
-    assert choose_token(torch.tensor([0.0, 2.0, 2.0]), 0.0, 1.0, None) == 1
-
-
-def test_sampling_repeats_with_its_seed_and_keeps_to_the_nucleus():
-    logits = torch.tensor([3.0, 2.0, 1.0, -2.0])
-
-    def draw(seed: int, top_p: float) -> list[int]:
-        generator = torch.Generator().manual_seed(seed)
-        return [choose_token(logits, 1.0, top_p, generator) for _ in range(60)]
-
-    assert draw(3, 1.0) == draw(3, 1.0) != draw(4, 1.0)
-    assert set(draw(0, 0.7)) == {0, 1}  # 0.64 + 0.24
-    assert set(draw(0, 0.01)) == {0}
-
-
-def test_broken_logits_are_refused():
-    with pytest.raises(FloatingPointError, match="not finite"):
-        choose_token(torch.tensor([0.0, float("nan")]), 0.0, 1.0, None)
-
-
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1.0}, {"top_p": 0.0}, {"echo_top_p": 1.5}, {"max_new_tokens": 0}, {"max_question_s": 0.0}],
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"echo_top_p": 1.5},
+        {"max_new_tokens": 0},
+        {"max_question_s": 0.0},
+        {"speech_policy": "soon"},
+    ],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_settings_out_of_range_are_refused(wrong):

@@ -11,16 +11,16 @@ from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
 
 from echox.config import TrainingConfig, load_recipe
 from echox.models import modeling_unit_backbone
+from echox.models.choosing import choose
 from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.modeling_t2c import (
     IGNORED,
     T2CForUnitGeneration,
     build_unit_decoder,
 )
-from echox.models.modeling_unit_backbone import LeanSteps, choose
+from echox.models.modeling_unit_backbone import LeanSteps
 from echox.models.text_words import TextWords
 from echox.models.tokenization_unit_language import UnitLanguage
-from echox.models.word_stream import WordStream
 from echox.training.health import check_trainable
 from echox.training.loop import Stage
 from echox.training.t2c import T2CData, T2CModel, T2CRecipe
@@ -361,29 +361,3 @@ def test_nano_recipes_load(name):
     decoder = build_unit_decoder(config)
     size = sum(value.numel() for value in decoder.parameters())
     assert 2.5e6 < size < 3.1e6
-
-
-# ------------------------------------------------------------------------------------------------ word by word
-
-
-@pytest.mark.parametrize("lookahead", [0, 1, 2])
-def test_word_by_word_equals_at_once(lookahead):
-    torch.manual_seed(0)
-    decoder = build_unit_decoder(tiny("word_synchronous", lookahead_words=lookahead)).eval()
-    states, word_ids = torch.randn(1, 9, 24), torch.tensor([[3, 3, 4, -1, 6, 6, 6, 7, 8]])
-    (whole,) = decoder.generate(states, word_ids)
-    stream = WordStream(decoder)
-    said, after = [], []
-    for state, word in zip(states[0], word_ids[0].tolist(), strict=True):
-        said += stream.push(state, word)
-        after.append(len(said))
-    said += stream.finish()
-    assert [unit for spoken in said for unit in spoken.unit_words] == whole.unit_words
-    assert [spoken.word for spoken in said for _ in spoken.unit_words] == whole.word_of
-    # A word is said once the words after it that it looks at are complete: those whose next word has begun.
-    assert (
-        after
-        == {0: [0, 0, 1, 1, 2, 2, 2, 3, 4], 1: [0, 0, 0, 0, 1, 1, 1, 2, 3], 2: [0, 0, 0, 0, 0, 0, 0, 1, 2]}[lookahead]
-    )
-    with pytest.raises(ValueError, match="no more tokens"):
-        stream.push(states[0, 0], 9)

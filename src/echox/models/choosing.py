@@ -27,9 +27,10 @@ def nucleus(logits: Tensor, temperatures: Tensor, top_ps: Tensor, uniforms: Tens
     ordered, order = rows.softmax(-1).sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     # Kept: every output before which less than top_p has been collected, so always the first.
-    kept = ordered.masked_fill(before >= top_ps[:, None], 0.0).double().cumsum(-1)
-    # The first place beyond the number, so never one of no probability; rounding must not lead past the last.
-    place = torch.searchsorted(kept, (uniforms.double() * kept[:, -1])[:, None], right=True).clamp(max=rows.shape[1] - 1)
+    ordered = ordered.masked_fill(before >= top_ps[:, None], 0.0)
+    reached = ordered.double().cumsum(-1)
+    place = torch.searchsorted(reached, (uniforms.double() * reached[:, -1])[:, None], right=True)
+    place = place.minimum((ordered > 0).sum(-1, keepdim=True) - 1)  # rounding must not lead past the last possible one
     return torch.where(sampled, order.gather(-1, place).squeeze(-1), best)
 
 

@@ -23,6 +23,8 @@ from echox.streaming.task import ReplyEvents
 from echox.streaming.trigger import Trigger
 
 EMBEDDED_MODEL = "nano"
+OFFICIAL_SETTINGS = GenerationSettings(temperature=0.2, top_p=0.9)
+"""How the official scripts sample."""
 TRAINING_RECORD_FILE = "training_record.json"
 
 
@@ -63,7 +65,11 @@ class EchoX:
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_id: str | Path | None = None, device: str = "auto", dtype: torch.dtype | None = None
+        cls,
+        folder_or_id: str | Path | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        **official: Any,
     ) -> EchoX:
         """Load a model folder: weights, processor, chat template, unit language, vocoder, settings.
 
@@ -72,15 +78,26 @@ class EchoX:
             device: "auto" (a GPU if there is one), "cpu", "cuda" ...
             dtype: of the weights in memory; None: float32 on CPU, and on a GPU what the folder says. Folders may store
                 float16 to be small.
+            **official: for the official release alone: ``audio_tower``, ``vocoder``, ``peft``, ``device_map``; see
+                `models/conversion/load.py`.
 
         Raises:
             ValueError: no such model, or a part of it is missing or damaged.
         """
+        from echox.models.conversion.official import is_official
         from echox.models.modeling_echox import EchoXForConditionalGeneration
         from echox.models.processing_echox import EchoXProcessor
 
         folder = find_model(folder_or_id)
         place = choose_device(device)
+        if is_official(folder):
+            from echox.models.conversion.load import load_official
+
+            if dtype is None and place.type == "cpu":
+                dtype = torch.float32
+            return cls(*load_official(folder, dtype=dtype, device=place, **official), OFFICIAL_SETTINGS)
+        if official:
+            raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
         chosen = dtype or (torch.float32 if place.type == "cpu" else "auto")
         try:
             model, found = EchoXForConditionalGeneration.from_pretrained(folder, dtype=chosen, output_loading_info=True)
@@ -221,9 +238,10 @@ class ReplyStream(Iterator["TextDelta | AudioChunk"]):
 
 def trigger_of(config: Any) -> Trigger:
     """The trigger's numbers in a model configuration."""
+    extra = config.compatible.extra_segment_tokens
     return Trigger(
-        min_tokens=int(config.trigger_min_tokens),
-        max_tokens=int(config.trigger_max_tokens),
+        min_tokens=int(config.trigger_min_tokens) + extra,
+        max_tokens=int(config.trigger_max_tokens) + extra,
         lookahead_tokens=int(config.trigger_lookahead_tokens),
         threshold=float(config.trigger_threshold),
     )

@@ -111,7 +111,9 @@ class Engine:
         new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self._heard}
         if new:
             inputs = self.processor.extract_features(
-                [audio.waveform for audio in new.values()], self.input_sampling_rate
+                [audio.waveform for audio in new.values()],
+                self.input_sampling_rate,
+                self.model.config.compatible.fixed_windows,
             )
             states, transcripts = self.model.s2t.hear(**{name: value.to(self.device) for name, value in inputs.items()})
             for key, embeds, transcript in zip(new, states, transcripts, strict=True):
@@ -144,6 +146,7 @@ class Engine:
             tokenize=True,
             add_generation_prompt=True,
             return_dict=True,
+            repeat_bos=self.model.config.compatible.repeated_bos,
         )["input_ids"]
         keys: list[Any] = []
         for token_id in ids:

@@ -96,7 +96,8 @@ class Session:
 
         Args:
             text: to be said.
-            on_event, **changes: as in `submit`.
+            on_event: as in `submit`.
+            **changes: as in `submit`.
 
         Raises:
             ValueError: nothing to say, unknown settings, or a reply that is still running.
