@@ -99,3 +99,39 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert found.dtype == torch.float32
     worst = float((found - expected).abs().max()) if found.numel() else 0.0
     assert worst <= TOLERANCE, f"worst difference {worst:.2e}"
+
+
+def write_tokenizer(folder: Path, spelling: str = "<|unit_{}|>", pad: str = "<|finetune_right_pad_id|>") -> Path:
+    """A tokenizer in Llama 3's layout: bytes at 0 .. 255 in its order, its special tokens, ``<audio_patch>``, units.
+
+    What lies between are fillers without a meaning.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    config, info = golden_json("config"), golden_json("weights_info")
+    size, units = config["vocab_size"], config["unit_vocab_size"]
+    names = {number: f"[{number}]" for number in range(size)}
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    order = printable + [byte for byte in range(256) if byte not in printable]
+    spelled = [chr(byte) if byte in printable else chr(256 + order.index(byte) - len(printable)) for byte in order]
+    names |= dict(enumerate(spelled))
+    special = {
+        128000: "<|begin_of_text|>",
+        128001: "<|end_of_text|>",
+        128004: "<|finetune_right_pad_id|>",
+        128006: "<|start_header_id|>",
+        128007: "<|end_header_id|>",
+        128009: "<|eot_id|>",
+        info["audio_patch_token"]: "<audio_patch>",
+    } | {size + unit: spelling.format(unit) for unit in range(units)}
+    names |= special
+    tokenizer = Tokenizer(models.BPE({name: number for number, name in names.items()}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special.values()])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=names[128000], eos_token=names[128009], pad_token=pad,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder

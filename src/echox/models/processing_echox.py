@@ -92,10 +92,13 @@ class EchoXProcessor(ProcessorMixin):
         ]
         return self(texts, audios, sampling_rate, padding_side)
 
-    def extract_features(self, waveforms: Sequence[np.ndarray], sampling_rate: int | None) -> dict[str, Tensor]:
+    def extract_features(
+        self, waveforms: Sequence[np.ndarray], sampling_rate: int | None, whole_windows: bool = False
+    ) -> dict[str, Tensor]:
         """Log-mel features, each waveform at its own length (a last partial frame is filled with silence).
 
-        Every waveform is analysed alone, so that its features do not depend on what else is in the batch.
+        Every waveform is analysed alone, so that its features do not depend on what else is in the batch. With
+        ``whole_windows`` (`Compatibility.fixed_windows`) silence fills the last window of 30 s too.
 
         Returns:
             input_features (A, mels, T) float32, padded with 0 on the right; input_features_mask (A, T) int64.
@@ -115,6 +118,8 @@ class EchoXProcessor(ProcessorMixin):
                 raise ValueError(f"audio: expected samples (S,), at least one, found shape {samples.shape}")
             # The extractor cuts a partial hop off, and its reflection at the ends needs a little to reflect.
             hops = max(-(-len(samples) // extractor.hop_length), 2)
+            if whole_windows:
+                hops = -(-hops // extractor.nb_max_frames) * extractor.nb_max_frames
             samples = np.pad(samples, (0, hops * extractor.hop_length - len(samples)))
             features = extractor(
                 samples, sampling_rate=sampling_rate, padding="longest", truncation=False, return_tensors="pt"
