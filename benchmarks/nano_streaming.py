@@ -78,14 +78,14 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def compare(model: EchoX, questions: list[Path], warm_up: int) -> dict[str, Any]:
-    """Both on every question, in turn."""
+def compare(model: EchoX, questions: list[Path], warm_up: int, run: int) -> dict[str, Any]:
+    """Both on every question, in turn; `run` tells apart the runs of one process."""
     reference = Reference(model)
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
     for number, path in enumerate([*questions[:warm_up], *questions]):
         question = load_audio(path, model.sampling_rate)
-        question[-1] = 1e-6 * (number + 1)  # a sound that was heard before would not be encoded again
+        question[-1] = 1e-6 * (1000 * run + number + 1)  # what was heard before would not be encoded again
         if number % 2:
             theirs.append(answer_as_reference(reference, question))
         ours.append(answer(model, question))
@@ -138,7 +138,7 @@ def main() -> None:
     for threads in options.threads:
         torch.set_num_threads(threads)
         for name, questions in sets.items():
-            found = compare(model, questions, options.warm_up)
+            found = compare(model, questions, options.warm_up, len(results))
             results[f"{name}, {threads} threads"] = {**machine_of(model), **found}
             report(f"{name}, {threads} thr.", found)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
