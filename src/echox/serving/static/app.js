@@ -45,7 +45,7 @@ async function talk() {
 async function openMicrophone() {
   if (microphone.running) return;
   try {
-    await microphone.start(settings.device);
+    await microphone.start(settings.device, settings.noiseSuppression);
     view.settle(MICROPHONE);
     settings.listDevices();
   } catch (error) {
@@ -184,9 +184,9 @@ byId("open-settings").addEventListener("click", () => (settings.listDevices(), b
 settings.addEventListener("change", async ({ detail: name }) => {
   if (name === "volume") player.setVolume(settings.volume);
   else if (name === "key") connection.state === "waiting" && attempt(() => connection.ready());
-  else if (name === "device" && microphone.running) await microphone.stop().then(openMicrophone);
+  else if (["device", "noise"].includes(name) && microphone.running) await microphone.stop().then(openMicrophone);
   else if (name === "mode" && microphone.running) await hangUp();
-  if (!["volume", "key", "device", "announce"].includes(name) && connection.state === "open") await dialogue.configure();
+  if (!["volume", "key", "device", "noise", "announce"].includes(name) && connection.state === "open") await dialogue.configure();
   refresh();
 });
 player.setVolume(settings.volume);
@@ -258,7 +258,7 @@ function refresh() {
     underruns: String(player.underruns),
     "round-trip": dialogue.roundTripMs === null ? "–" : `${Math.round(dialogue.roundTripMs)} ms`,
   });
-  const label = settings.handsFree ? (microphone.running ? "Listening" : "Talk") : "Hold to talk";
+  const label = settings.handsFree ? (microphone.running ? "Mute" : "Talk") : "Hold to talk";
   const pressed = settings.handsFree ? microphone.running : Boolean(dialogue.recording);
   view.talkButton({ label, pressed, disabled: !microphoneAllowedHere() });
 }

@@ -25,8 +25,8 @@ export class Microphone {
   }
 
   /** Ask for permission and start. @throws {DOMException} as getUserMedia. */
-  async start(deviceId = "") {
-    const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
+  async start(deviceId = "", noiseSuppression = false) {
+    const audio = { echoCancellation: true, noiseSuppression, autoGainControl: true, channelCount: 1 };
     if (deviceId) audio.deviceId = { exact: deviceId };
     this.stream = await navigator.mediaDevices.getUserMedia({ audio });
     this.context = new AudioContext({ latencyHint: "interactive" });

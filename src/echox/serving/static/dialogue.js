@@ -246,8 +246,8 @@ export class Dialogue extends EventTarget {
       this.#tell("turn", turn);
       this.#tell("change");
     },
-    "output_audio_buffer.duck": () => this.player.duck(true),
-    "output_audio_buffer.unduck": () => this.player.duck(false),
+    "echox.output_audio.duck": () => this.player.duck(true),
+    "echox.output_audio.unduck": () => this.player.duck(false),
     "conversation.item.input_audio_transcription.delta": ({ item_id: id, delta }) => {
       const turn = this.conversation.find(id);
       if (!turn) return;

@@ -44,6 +44,10 @@ export class Settings extends EventTarget {
     return this.#value("device");
   }
 
+  get noiseSuppression() {
+    return this.form.elements.noise.checked;
+  }
+
   get key() {
     return this.#value("key").trim();
   }

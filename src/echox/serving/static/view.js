@@ -16,6 +16,9 @@ export class View {
     this.rows = new Map();
     this.stage = byId("stage");
     this.canvas = byId("voice");
+    new ResizeObserver(() => this.following && this.#toEnd()).observe(this.stage);
+    this.stage.addEventListener("scroll", () => (this.following = this.#atEnd()));
+    this.following = true; // the newest turn, unless the user has scrolled back
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.level = 0;
   }
@@ -24,7 +27,6 @@ export class View {
 
   /** Draw one turn; as often as it changes. */
   turn(turn) {
-    const follow = this.stage.scrollHeight - this.stage.scrollTop - this.stage.clientHeight < 80;
     byId("welcome").hidden = true;
     let row = this.rows.get(turn.id);
     if (!row) {
@@ -37,7 +39,16 @@ export class View {
     row.dataset.state = turn.state;
     row.querySelector(".said").replaceChildren(...this.#said(turn));
     this.#meta(row.querySelector(".meta"), turn);
-    if (follow) this.stage.scrollTop = this.stage.scrollHeight;
+    byId("download").hidden = false;
+    if (this.following) this.#toEnd();
+  }
+
+  #atEnd() {
+    return this.stage.scrollHeight - this.stage.scrollTop - this.stage.clientHeight < 80;
+  }
+
+  #toEnd() {
+    this.stage.scrollTop = this.stage.scrollHeight;
   }
 
   #said(turn) {
@@ -46,8 +57,8 @@ export class View {
       return turn.state === "failed" ? [] : [element("span", { className: "waiting", textContent: waiting[turn.role] })];
     }
     if (turn.kept !== null) {
-      const lost = turn.text.slice(turn.kept.length);
-      return [turn.text.slice(0, turn.kept.length), ...(lost.trim() ? [element("del", { textContent: lost })] : [])];
+      const lost = turn.text.slice(turn.kept.length).trim();
+      return [`${turn.text.slice(0, turn.kept.length)} `, ...(lost ? [element("del", { textContent: lost })] : [])];
     }
     if (turn.role === "user" || !turn.frames || turn.state !== "open") return [turn.text];
     const spoken = turn.spokenLetters;
@@ -85,6 +96,7 @@ export class View {
     byId("turns").replaceChildren();
     this.rows.clear();
     byId("welcome").hidden = false;
+    byId("download").hidden = true;
   }
 
   // ------------------------------------------------------------------------------------------ words
@@ -141,7 +153,7 @@ export class View {
   talkButton({ label, pressed, disabled }) {
     const button = byId("talk");
     button.querySelector("span").textContent = label;
-    button.setAttribute("aria-pressed", String(pressed));
+    button.toggleAttribute("data-on", pressed);
     button.disabled = disabled;
   }
 
@@ -178,8 +190,8 @@ export class View {
       const place = x / width;
       const window = Math.sin(Math.PI * place) ** 2;
       const own = live ? this.level * Math.sin(place * 42 + time) * Math.sin(place * 13 - time / 2) : 0;
-      const value = wave ? wave[Math.min(wave.length - 1, Math.floor(place * wave.length))] * 1.8 : own;
-      const y = height / 2 - Math.max(-1, Math.min(1, value * window)) * (height / 2 - scale);
+      const value = wave ? wave[Math.min(wave.length - 1, Math.floor(place * wave.length))] * 4 : own;
+      const y = height / 2 - Math.tanh(value * window) * (height / 2 - scale);
       x ? pen.lineTo(x, y) : pen.moveTo(x, y);
     }
     pen.stroke();
