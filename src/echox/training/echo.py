@@ -177,7 +177,8 @@ class EchoObjective(nn.Module):
         denoising_loss = distance[spoken >= 0].mean()
         cap = 1.0
         if weights.denoising_cap is not None:  # a constant: no gradient through it
-            cap = min(1.0, weights.denoising_cap * float(echo.loss) / max(float(denoising_loss), 1e-9))
+            most = weights.denoising_cap * float(echo.loss.detach())
+            cap = min(1.0, most / max(float(denoising_loss.detach()), 1e-9))
         loss = weights.echo * echo.loss + weights.denoising * cap * denoising_loss + weights.s2t * s2t.s2t_loss
         return {"loss": loss, "echo_loss": echo.loss, "denoising_loss": denoising_loss, "s2t_loss": s2t.s2t_loss,
                 "echo_accuracy": accuracy(echo.logits, echo.targets), "said_reference": agreement,

@@ -65,6 +65,8 @@ class S2TModel:
         speech_encoder: output of stage "encoder", or any Whisper (folder or hub id), whose adapter and CTC head are
             then learned here.
         language_model: folder or hub id; an audio placeholder is added to its vocabulary where it has none.
+        fresh_adapters: take only the tower of stage "encoder"; alignment adapter and CTC head are learned here.
+        compatibility: adapters that depart from the method as the released ones do (`Compatibility`), to compare with.
     """
 
     speech_encoder: str
@@ -72,6 +74,8 @@ class S2TModel:
     drop_blanks: bool = True
     ctc_bridge: bool = True
     ctc_loss_weight: float = 0.3
+    fresh_adapters: bool = False
+    compatibility: dict[str, Any] = field(default_factory=dict)
 
 
 @recipe("s2t")
@@ -143,6 +147,7 @@ class S2TStage:
             drop_blanks=parts.drop_blanks,
             ctc_bridge=parts.ctc_bridge,
             ctc_loss_weight=parts.ctc_loss_weight,
+            compatibility=parts.compatibility,
         )
         self.model.requires_grad_(False)
         for part in self._adapters():
@@ -290,7 +295,12 @@ def open_ear(
     """
     if not isinstance(AutoConfig.from_pretrained(parts.speech_encoder), WhisperConfig):
         check_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(parts.speech_encoder), parts)
-        return SpeechEncoderForCTC.from_pretrained(parts.speech_encoder)
+        ear = SpeechEncoderForCTC.from_pretrained(parts.speech_encoder)
+        if not parts.fresh_adapters:
+            return ear
+        fresh = SpeechEncoderForCTC(ear.config)
+        fresh.audio_tower.load_state_dict(ear.audio_tower.state_dict())
+        return fresh
     tokenizer.add_tokens([AUDIO], special_tokens=True)
     if len(tokenizer) > language_model.get_input_embeddings().weight.shape[0]:
         language_model.resize_token_embeddings(len(tokenizer))

@@ -1,0 +1,242 @@
+"""What each part of the method buys: many small trainings that differ in one thing, measured alike.
+
+``runs/ablations.yaml`` says what is trained (a stage's recipe with overrides) and which runs are compared. Everything
+is resumable: a finished training or measurement is not repeated. Seed 0 of every run comes first, then seed 1, ...:
+stopped at any time, every comparison is there, with fewer seeds.
+
+Run by ``runs/ablations.sh``; ``python -m echox.evaluation.ablations --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModel, AutoTokenizer
+
+from echox.config import load_recipe
+from echox.data.manifest import read_unit_utterances
+from echox.data.sampling import spread
+from echox.errors import one_line
+from echox.evaluation.asr import Judge, embedded_judge, open_judge
+from echox.evaluation.echo_scores import NEVER, Questions, Voice, echo_scores, s2t_scores, t2c_scores
+from echox.files import write_text
+from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.modeling_s2t import S2TForConditionalGeneration
+from echox.models.modeling_t2c import T2CForUnitGeneration
+from echox.models.tokenization_unit_language import UnitLanguage
+from echox.training.echo import join
+from echox.training.loop import run_recipe
+from echox.training.record import RECORD_NAME
+from echox.units.bpe import learn_bpe_language
+from echox.units.language import learn_unit_language, split_by_word
+
+RESULTS_FILE = "ablations.json"
+
+
+@dataclass
+class Ablation:
+    """One thing that is tried.
+
+    Attributes:
+        what: in words.
+        stage: whose recipe is run (a key of ``stages``).
+        overrides: what differs from that recipe.
+        seeds: trainings. train: False measures the model as it is built. folder: measure this trained one.
+        whole: also measure the replies spoken whole, once they are written.
+        language: of a T2C: ``{kind: unit_language or bpe, vocabulary_size: ...}``, learned from the training units.
+    """
+
+    what: str
+    stage: str = "echo"
+    overrides: list[str] = field(default_factory=list)
+    seeds: int = 1
+    train: bool = True
+    folder: str | None = None
+    whole: bool = False
+    language: dict[str, Any] | None = None
+
+
+@dataclass
+class Plan:
+    """The content of ``runs/ablations.yaml``.
+
+    Attributes:
+        questions: how many of each held-out set are asked. utterances: held-out texts that a T2C reads.
+        stages: recipe and common overrides by stage. runs: by name. rows: what is compared, the reference first.
+    """
+
+    questions: dict[str, int]
+    utterances: int
+    stages: dict[str, dict[str, Any]]
+    rows: dict[str, list[str]]
+    runs: dict[str, Ablation]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """From YAML.
+
+        Raises:
+            ValueError: a row that names no run, or a run of no stage.
+        """
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        plan = cls(**values | {"runs": {name: Ablation(**run) for name, run in values["runs"].items()}})
+        for row, names in plan.rows.items():
+            missing = [name for name in names if name not in plan.runs]
+            if missing:
+                raise ValueError(f"{path}: row {row}: expected names of runs, found {', '.join(missing)}")
+        for name, run in plan.runs.items():
+            if run.stage not in plan.stages:
+                raise ValueError(f"{path}: {name}.stage: expected one of {', '.join(plan.stages)}, found {run.stage}")
+        return plan
+
+    def jobs(self) -> Iterator[tuple[str, Ablation, int]]:
+        """(name, run, seed), seed by seed."""
+        for seed in range(max(run.seeds for run in self.runs.values())):
+            yield from ((name, run, seed) for name, run in self.runs.items() if seed < run.seeds)
+
+
+class Laboratory:
+    """Trains and measures what a plan says.
+
+    Args:
+        plan: what to do. recipes: folder the recipes' paths are relative to.
+        data: outputs of ``runs/nano.sh``. output: trainings and measurements.
+        more: overrides for every training, after its own.
+    """
+
+    def __init__(self, plan: Plan, recipes: Path, data: Path, output: Path, more: Sequence[str] = ()) -> None:
+        self.plan, self.recipes, self.data, self.output, self.more = plan, recipes, data, output, list(more)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The same for every run."""
+        trained = self.data / "judge"
+        return open_judge(trained if trained.is_dir() else embedded_judge(), self.data / "phones.json")
+
+    @cached_property
+    def questions(self) -> dict[str, Questions]:
+        """The held-out questions, by set."""
+        manifest = self.data / "speech" / "dialogues.jsonl"
+        mels = S2TForConditionalGeneration.config_class.from_pretrained(self.data / "s2t").audio_config.num_mel_bins
+        return {split: Questions(manifest, split, limit, mels) for split, limit in self.plan.questions.items()}
+
+    def run(self, name: str, job: Ablation, seed: int) -> dict[str, Any]:
+        """Train, measure, and record one job; read it if it was done before."""
+        record = self.output / "results" / f"{name}-s{seed}.json"
+        if record.is_file():
+            return json.loads(record.read_text(encoding="utf-8"))
+        print(f"== {name}, seed {seed}: {job.what}", flush=True)
+        folder = Path(job.folder) if job.folder else self.output / "runs" / f"{name}-s{seed}"
+        path, overrides = self.recipe(name, job, seed)
+        result: dict[str, Any] = {"name": name, "seed": seed, "what": job.what, "overrides": job.overrides}
+        if job.train and not job.folder and not (folder / RECORD_NAME).is_file():
+            run_recipe(path, overrides)
+        if (folder / RECORD_NAME).is_file():
+            trained = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+            result |= {"steps": trained["steps"], "cpu_s_per_step": trained["cost"]["cpu_s"] / trained["steps"]}
+        measure = {"echo": self.measure_echo, "t2c": self.measure_t2c, "s2t": self.measure_s2t}[job.stage]
+        with torch.inference_mode():
+            result |= measure(folder, load_recipe(path, overrides), job)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps(result, indent=1) + "\n")
+        gc.collect()
+        return result
+
+    def recipe(self, name: str, job: Ablation, seed: int) -> tuple[Path, list[str]]:
+        """A job's recipe file and all its overrides."""
+        stage = self.plan.stages[job.stage]
+        overrides = [*stage["overrides"], *job.overrides, f"training.seed={seed}",
+                     f"training.output_dir={self.output / 'runs' / f'{name}-s{seed}'}", *self.more]  # fmt: skip
+        if job.language is not None:
+            overrides.append(f"data.unit_language={self.unit_language(**job.language)}")
+        return self.recipes / stage["recipe"], overrides
+
+    def unit_language(self, kind: str, vocabulary_size: int) -> Path:
+        """Folder of a unit language learned from the training units."""
+        folder = self.output / "unit_languages" / f"{kind}-{vocabulary_size}"
+        if not folder.is_dir():
+            learn = {"unit_language": learn_unit_language, "bpe": learn_bpe_language}[kind]
+            rows = [row for row in read_unit_utterances(self.data / "units" / "replies.jsonl") if row.split == "train"]
+            segments = [segment for row in rows for segment in split_by_word(row.units, row.word_of_unit)]
+            num_units = UnitLanguage.from_pretrained(self.data / "unit_language").num_units
+            learn(segments, num_units, vocabulary_size=vocabulary_size).save_pretrained(folder)
+        return folder
+
+    def measure_echo(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+        """Scores by set of questions, the replies spoken in segments, and whole where the job says so."""
+        parts = recipe.model
+        t2c = T2CForUnitGeneration.from_pretrained(parts.t2c, dtype=torch.float32).eval()
+        if (folder / RECORD_NAME).is_file():
+            model = EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        else:
+            model = join(S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32), t2c, recipe)
+        tokenizer, language = AutoTokenizer.from_pretrained(parts.s2t), UnitLanguage.from_pretrained(parts.t2c)
+        voice = Voice(model.vocoder, self.judge)
+        # However it was trained, a model is asked to speak as the shipped one does; and whole, once a reply is written.
+        shipped = load_recipe(self.recipes / self.plan.stages["echo"]["recipe"]).trigger
+        return {
+            way: {
+                name: echo_scores(model.eval(), tokenizer, language, t2c, voice, questions, trigger)
+                for name, questions in self.questions.items()
+            }
+            for way, trigger in (("segments", shipped), ("whole", NEVER))[: 1 + job.whole]
+        }
+
+    def measure_s2t(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+        """Scores by set of questions."""
+        s2t = S2TForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return {"s2t": {name: s2t_scores(s2t, tokenizer, questions) for name, questions in self.questions.items()}}
+
+    def measure_t2c(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+        """Scores on held-out texts."""
+        t2c = T2CForUnitGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        vocoder = AutoModel.from_pretrained(self.data / "vocoder").eval()
+        utterances = [row for row in read_unit_utterances(recipe.data.units) if row.split != "train"]
+        tokenizer, language = AutoTokenizer.from_pretrained(folder), UnitLanguage.from_pretrained(folder)
+        voice = Voice(vocoder, self.judge)
+        return {"t2c": t2c_scores(t2c, tokenizer, language, voice, spread(utterances, self.plan.utterances))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m echox.evaluation.ablations", description=__doc__)
+    parser.add_argument("plan", type=Path, help="runs/ablations.yaml")
+    parser.add_argument("overrides", nargs="*", help="for every training, for example training.steps=2")
+    parser.add_argument("--data", type=Path, default=Path("out/nano"), help="outputs of runs/nano.sh")
+    parser.add_argument("--output", type=Path, default=Path("out/ablations"))
+    parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
+    parser.add_argument("--limit", type=int, help="questions and texts per set")
+    parser.add_argument("--seeds", type=int, help="at most so many per run")
+    options = parser.parse_args(arguments)
+    try:
+        plan = Plan.read(options.plan)
+        if options.limit is not None:
+            plan.utterances = options.limit
+            plan.questions = dict.fromkeys(plan.questions, options.limit)
+        for run in plan.runs.values():
+            run.seeds = min(run.seeds, options.seeds or run.seeds)
+        recipes = options.plan.resolve().parent.parent
+        laboratory = Laboratory(plan, recipes, options.data, options.output, options.overrides)
+        results = [laboratory.run(*job) for job in plan.jobs()]
+        if options.report is not None:
+            options.report.mkdir(parents=True, exist_ok=True)
+            write_text(options.report / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
