@@ -1,13 +1,16 @@
-"""Sessions: streaming equals off-line, sessions are alone, every token is spoken or reported, cancelling stops."""
+"""Sessions: what is said is what the parts say at once, every word is spoken or reported, cancelling stops."""
 
-import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from echox.streaming import AudioChunk, EchoX, Finished, Heard, Segment, SpeechFailed, TextDelta
+from echox.models.tokenization_text import word_index
+from echox.streaming import AudioChunk, ContextDropped, EchoX, Finished, Heard, SpeechFailed, TextDelta
 from echox.streaming.messages import Audio, Message
+from echox.streaming.policies import POLICIES
+from echox.streaming.speech import Speech
 from tiny_echox import WINDOW_S, tiny_echox, tone
 
 
@@ -16,7 +19,13 @@ def model() -> EchoX:
     return tiny_echox()
 
 
+@pytest.fixture(scope="module")
+def nano() -> EchoX:
+    return EchoX.from_pretrained("nano", device="cpu")
+
+
 QUESTION = tone(1.0)
+TYPED = {"role": "user", "content": "Tell me about Brazil."}
 
 
 def of(kind: type, events: list) -> list:
@@ -27,22 +36,63 @@ def waveform(chunks: list[AudioChunk]) -> np.ndarray:
     return np.concatenate([chunk.waveform for chunk in chunks])
 
 
+# ---------------------------------------------------------------------------------------------- what is said
+
+
+@pytest.mark.parametrize("policy", ["word_by_word", "whole"])
+def test_streaming_equals_the_parts_at_once(nano, policy, monkeypatch):
+    """The echo decoder over all states of a segment, the vocoder over all units of the reply."""
+    written: list[tuple[int, torch.Tensor]] = []
+    push = Speech.push
+    monkeypatch.setattr(
+        Speech, "push", lambda self, i, state, *rest: written.append((i, state)) or push(self, i, state, *rest)
+    )
+    reply = nano.generate({"role": "user", "content": "What is the capital of France?"}, speech_policy=policy)
+    assert len(reply.chunks) >= 2
+    token_ids, states = [i for i, _ in written], torch.stack([state for _, state in written])
+    with torch.inference_mode():
+        words = torch.tensor([word_index(nano.engine.tokenizer, token_ids)])
+        (said,) = nano.model.echo_decoder.generate(states[None], words)
+        units = torch.tensor([nano.engine.unit_language.decode_reduced(said.unit_words)])
+        whole = nano.model.vocoder(units).waveform[0].numpy()
+    np.testing.assert_allclose(waveform(list(reply.chunks)), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("form", ["word_synchronous", "prefix"])
-@pytest.mark.parametrize("echo_temperature", [0.0, 1.0])
-def test_streaming_equals_offline(form, echo_temperature):
-    echox = tiny_echox(form=form)
-    events = list(echox.session().stream(QUESTION, echo_temperature=echo_temperature))
-    reply = echox.generate(QUESTION, echo_temperature=echo_temperature)
-    chunks = of(AudioChunk, events)
-    assert len(chunks) >= 2, "one segment would prove nothing"
-    assert "".join(event.text for event in of(TextDelta, events)) == reply.text
-    assert [chunk.text for chunk in chunks] == [chunk.text for chunk in reply.chunks]
-    np.testing.assert_allclose(waveform(chunks), reply.waveform, atol=1e-5)
-    assert of(SpeechFailed, events) == list(reply.failures)
-    assert reply.heard == of(Heard, events)[0].text != ""
+def test_every_word_is_spoken_or_reported(form, policy):
+    echox = tiny_echox(form=form, max_positions=2048)
+    for seed in range(3):
+        events = list(echox.session().stream(QUESTION, seed=seed, speech_policy=policy, max_new_tokens=60))
+        text = events[-1].text
+        assert "".join(event.text for event in of(TextDelta, events)) == text
+        chunks, failed = of(AudioChunk, events), of(SpeechFailed, events)
+        assert "".join(chunk.text for chunk in chunks)
+        spoken, reported = ("".join(event.text for event in kind).split() for kind in (chunks, failed))
+        if form == "word_synchronous":  # each word alone is one or the other
+            assert sorted(spoken + reported) == sorted(text.split())
+        else:  # a segment that breaks off is spoken so far, and reported
+            assert set(text.split()) == set(spoken) | set(reported)
+        marks = events[-1].timeline
+        assert all(a.text_end <= b.text_start and a.end_s <= b.start_s for a, b in itertools.pairwise(marks))
+        assert "".join(text[mark.text_start : mark.text_end] for mark in marks).split() == spoken
+        assert marks[-1].end_s <= events[-1].timings.audio_s + 1e-6
+
+
+def test_policies_say_the_same_text_and_differ_in_when(nano):
+    tokens, texts = {}, set()
+    for policy in ("word_by_word", "punctuation", "whole"):
+        reply = nano.generate(TYPED, speech_policy=policy)
+        tokens[policy] = reply.timings["ttfa_tokens"]
+        texts.add(reply.text)
+        assert not reply.failures
+        assert "".join(chunk.text for chunk in reply.chunks) == reply.text
+    assert len(texts) == 1
+    assert tokens["word_by_word"] <= 8 < tokens["punctuation"] < tokens["whole"] == reply.timings["num_tokens"]
 
 
 def test_order_of_events_and_their_times(model):
+    model.engine.forget_audios()
     events = list(model.session().stream(QUESTION))
     kinds = [type(event) for event in events]
     assert kinds[0] is Heard
@@ -58,59 +108,25 @@ def test_order_of_events_and_their_times(model):
     assert timings.question_s == pytest.approx(1.0)
     parts = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")
     assert all(getattr(timings, part) > 0 for part in parts)
-    assert 0 < timings.ttfa_s < timings.compute_s == pytest.approx(sum(getattr(timings, part) for part in parts))
+    assert timings.compute_s == pytest.approx(sum(getattr(timings, part) for part in parts))
+    assert 0 < timings.queued_s < timings.first_text_s < timings.ttfa_s
     assert timings.ttfa_tokens < timings.num_tokens == 24
     assert timings.rtf == pytest.approx(timings.compute_s / timings.audio_s)
     assert events[-1].stopped == "length"
 
 
 def test_audio_follows_the_text_it_says(model):
-    """When a chunk comes, its words have been told, and it was not held back for text that came after."""
+    """When a chunk comes, its words have been told."""
     told, spoken = "", ""
-    lookahead = model.engine.trigger.lookahead_tokens
     for event in model.session().stream(QUESTION):
         if isinstance(event, TextDelta):
             told += event.text
         elif isinstance(event, AudioChunk):
             spoken += event.text
-            assert told.startswith(spoken.rstrip("\ufffd"))
-            assert len(model.engine.tokenizer.encode(told[len(spoken) :])) <= 8 * (lookahead + 1)
+            assert set(spoken.split()) <= set(told.split())
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_token_belongs_to_exactly_one_spoken_segment(model, seed, monkeypatch):
-    segments: list[Segment] = []
-    session_module = __import__("echox.streaming.session", fromlist=["Session"])
-    speak = session_module.Session._speak
-
-    def watched(self, found, settings, writing):
-        segments.extend(found)
-        return speak(self, found, settings, writing)
-
-    monkeypatch.setattr(session_module.Session, "_speak", watched)
-    events = list(model.session().stream(QUESTION, seed=seed))
-    count = events[-1].timings.num_tokens
-    assert [token for segment in segments for token in range(segment.start, segment.end)] == list(range(count))
-    said = "".join(event.text for event in events if isinstance(event, AudioChunk | SpeechFailed))
-    assert said.replace("\ufffd", "").split() == events[-1].text.replace("\ufffd", "").split()
-
-
-def test_sessions_do_not_notice_each_other(model):
-    questions = [tone(1.0), tone(0.7, seed=1)]
-    alone = [list(model.session(seed=i).stream(question)) for i, question in enumerate(questions)]
-    streams = [model.session(seed=i).stream(question) for i, question in enumerate(questions)]
-    mixed: list[list] = [[], []]
-    running = [0, 1]
-    while running:
-        for index in list(running):
-            event = next(streams[index], None)
-            if event is None:
-                running.remove(index)
-            else:
-                mixed[index].append(event)
-    for together, single in zip(mixed, alone, strict=True):
-        assert together[-1].text == single[-1].text
-        np.testing.assert_array_equal(waveform(of(AudioChunk, together)), waveform(of(AudioChunk, single)))
+# ---------------------------------------------------------------------------------------------- conversations
 
 
 def test_several_turns_equal_the_whole_conversation_at_once(model):
@@ -132,16 +148,43 @@ def test_several_turns_equal_the_whole_conversation_at_once(model):
     assert [message.role for message in session.messages] == ["user", "assistant"] * 2
 
 
-def test_the_cache_of_earlier_turns_is_continued(model, monkeypatch):
+def test_earlier_turns_are_not_computed_again(model, monkeypatch):
     session = model.session(max_new_tokens=6)
     session.reply(QUESTION)
+    held = session._saved.length
     ran: list[int] = []
-    advance = model.engine.advance
-    monkeypatch.setattr(
-        model.engine, "advance", lambda embeds, cache: ran.append(len(embeds)) or advance(embeds, cache)
-    )
+    advance, hear = model.engine.advance, model.model.s2t.hear
+    monkeypatch.setattr(model.engine, "advance", lambda m, x, *rest: ran.append(x.shape[1]) or advance(m, x, *rest))
+    monkeypatch.setattr(model.model.s2t, "hear", lambda **inputs: pytest.fail("encoded again") or hear(**inputs))
     session.reply([{"role": "user", "content": "And the sea?"}])
-    assert ran[0] < session._cache.get_seq_length() - 6, "only the new turn was run"
+    assert ran[0] == session._saved.length - held - ran[1:].count(1), "only the new turn was run"
+    model.session().reply(QUESTION)  # another session, the same sound
+
+
+def test_the_oldest_turns_are_dropped_and_told():
+    echox = tiny_echox(max_positions=160)
+    session = echox.session(system="Be brief.", max_new_tokens=12)
+    dropped = []
+    for turn in range(8):
+        events = list(session.stream({"role": "user", "content": f"What is the number {turn}? Tell me about the sea."}))
+        dropped += of(ContextDropped, events)
+        assert isinstance(events[-1], Finished)
+        assert session.messages[0].role == "user"
+        assert session.messages[-2].parts == (f"What is the number {turn}? Tell me about the sea.",), "never the newest"
+    assert dropped
+    assert sum(event.messages for event in dropped) + len(session.messages) == 16
+    fresh = echox.session(system="Be brief.", max_new_tokens=12)  # what is left is the whole conversation
+    fresh.messages = list(session.messages)
+    question = {"role": "user", "content": "And?"}
+    assert fresh.reply(question, temperature=0.0).text == session.reply(question, temperature=0.0).text
+
+
+def test_a_question_longer_than_the_model_is_refused():
+    echox = tiny_echox(max_positions=40)
+    with pytest.raises(ValueError, match="too long"):
+        echox.generate([{"role": "user", "content": "word " * 60}])
+    reply = echox.generate([{"role": "user", "content": "What is the sea?"}], max_new_tokens=100)
+    assert reply.timings["num_tokens"] <= 40
 
 
 @pytest.mark.parametrize(
@@ -162,9 +205,12 @@ def test_questions_of_every_kind(model, content):
 
 def test_more_audio_than_the_window_is_heard_in_windows(model):
     long = tone(2.6 * WINDOW_S)
-    engine = model.engine
-    states = [engine.hear(Audio(long[: int(seconds * 16000)], 16000)).embeds for seconds in (2.6 * WINDOW_S, WINDOW_S)]
-    assert len(states[0]) > len(states[1])
+    audios = [Audio(long[: int(seconds * 16000)], 16000) for seconds in (2.6 * WINDOW_S, WINDOW_S)]
+    together = model.engine.hear(audios)
+    assert len(together[0].embeds) > len(together[1].embeds)
+    for audio, heard in zip(audios, together, strict=True):
+        model.engine.forget_audios()
+        torch.testing.assert_close(model.engine.hear([audio])[0].embeds, heard.embeds, atol=1e-5, rtol=1e-4)
     assert model.generate(long).heard
 
 
@@ -186,37 +232,66 @@ def test_silent_writing(model):
     assert reply.timings["rtf"] is None
 
 
+def test_given_text_is_spoken(nano):
+    events = list(nano.speak_text("The capital of France is Paris."))
+    assert (
+        "".join(chunk.text for chunk in of(AudioChunk, events)) == events[-1].text == "The capital of France is Paris."
+    )
+    assert 1.0 < events[-1].timings.audio_s < 4.0
+    with pytest.raises(ValueError, match="text to speak"):
+        nano.speak_text(" ")
+
+
 # ---------------------------------------------------------------------------------------------- cancelling, failing
 
 
-def test_cancel_stops_all_work_and_keeps_what_was_written(model, monkeypatch):
+def test_cancel_stops_all_work_and_keeps_what_was_written(model):
     session = model.session()
-    steps: list[int] = []
-    advance = model.engine.advance
-    monkeypatch.setattr(model.engine, "advance", lambda *inputs: steps.append(1) or advance(*inputs))
     stream = session.stream(QUESTION)
     told = ""
     for event in stream:
         told += event.text if isinstance(event, TextDelta) else ""
         if isinstance(event, AudioChunk):
             break
-    before = len(steps)
+    before = model.scheduler.num_steps
     stream.close()
     assert list(stream) == []
-    assert len(steps) == before
+    assert model.scheduler.num_running == model.scheduler.num_waiting == 0
+    assert not model.scheduler.step()
+    assert model.scheduler.num_steps == before
     assert session.messages[-1] == session.messages[1]
-    assert session.messages[-1].parts == (told,)
+    assert session.messages[-1].parts[0].startswith(told)
     assert session.reply(QUESTION).text  # the session goes on
 
 
-def test_a_question_cancelled_before_a_word_was_never_asked(model):
+def test_letting_go_of_a_stream_cancels_it(model):
+    stream = model.session().stream(QUESTION)
+    next(stream)
+    assert model.scheduler.num_running == 1
+    del stream
+    assert model.scheduler.num_running == 0
+
+
+def test_a_reply_cancelled_before_a_word_was_never_asked(model):
     session = model.session()
-    stream = session.stream(QUESTION)
-    assert isinstance(next(stream), Heard)
-    stream.close()
+    session.submit(QUESTION).cancel()
     assert session.messages == []
     assert session._heard == {}
     assert session.reply(QUESTION).text == model.generate(QUESTION).text
+
+
+def test_an_interrupted_reply_is_cut_to_what_was_heard(nano):
+    session = nano.session()
+    reply = session.reply(TYPED)
+    assert session.truncate(reply.duration_s + 1) == reply.text
+    middle = reply.timeline[4]
+    assert reply.heard_text(middle.end_s) == reply.text[: middle.text_end]
+    kept = session.truncate(middle.end_s + 0.01)
+    assert kept == reply.text[: middle.text_end] == session.messages[-1].parts[0]
+    assert reply.heard_text(0.0) == ""
+    assert session.reply({"role": "user", "content": "What is the capital of France?"}).text
+    with pytest.raises(ValueError, match="found none"):
+        nano.session().truncate(1.0)
 
 
 def test_one_reply_at_a_time(model):
@@ -225,65 +300,50 @@ def test_one_reply_at_a_time(model):
     next(stream)
     with pytest.raises(ValueError, match="one reply at a time"):
         session.reply(QUESTION)
+    with pytest.raises(ValueError, match="still running"):
+        session.truncate(1.0)
     stream.close()
     assert session.reply(QUESTION).text
 
 
-def test_a_segment_without_units_is_tried_again_and_then_reported(model, monkeypatch):
-    calls: list[bool] = []
-    generate = model.model.generate_unit_words
+@pytest.mark.parametrize("form", ["word_synchronous", "prefix"])
+@pytest.mark.parametrize("fault", ["hangs", "emits nothing", "not finite"])
+def test_speech_that_fails_is_reported_with_its_text(form, fault, monkeypatch):
+    echox = tiny_echox(form=form)
+    decoder, vocoder = echox.model.echo_decoder, echox.model.vocoder
+    if fault == "not finite":
+        go_on = vocoder.go_on
+        monkeypatch.setattr(
+            vocoder, "go_on", lambda *inputs: (lambda sound, state: (sound * float("nan"), state))(*go_on(*inputs))
+        )
+    else:
 
-    def mute(*inputs, **choices):
-        calls.append(choices["do_sample"])
-        return [dataclasses.replace(row, unit_words=[], word_of=[]) for row in generate(*inputs, **choices)]
+        def logits(hidden):
+            row = torch.zeros(len(hidden), decoder.config.num_unit_words + 1)
+            row[:, 7 if fault == "hangs" else decoder.end_id] = 1e9
+            return row
 
-    monkeypatch.setattr(model.model, "generate_unit_words", mute)
-    events = list(model.session().stream(QUESTION))
-    failed = of(SpeechFailed, events)
-    assert not of(AudioChunk, events)
-    assert calls == [False, True] * len(failed), "greedy once, sampled once"
-    assert "".join(event.text for event in failed).split() == events[-1].text.split()
-    assert all("no units" in event.reason for event in failed)
-
-
-def test_the_second_try_can_save_a_segment(model, monkeypatch):
-    generate = model.model.generate_unit_words
-
-    def mute_greedy(*inputs, **choices):
-        rows = generate(*inputs, **choices)
-        return rows if choices["do_sample"] else [dataclasses.replace(row, unit_words=[], word_of=[]) for row in rows]
-
-    monkeypatch.setattr(model.model, "generate_unit_words", mute_greedy)
-    reply = model.generate(QUESTION)
-    assert reply.chunks
-    assert not reply.failures
-
-
-def test_a_runaway_segment_is_spoken_and_reported(model, monkeypatch):
-    generate = model.model.generate_unit_words
-    monkeypatch.setattr(
-        model.model,
-        "generate_unit_words",
-        lambda *inputs, **choices: [dataclasses.replace(row, finished=False) for row in generate(*inputs, **choices)],
-    )
-    reply = model.generate(QUESTION)
-    assert len(reply.chunks) == len(reply.failures) >= 2
-    assert "not finished" in reply.failures[0].reason
-
-
-def test_a_waveform_that_is_not_finite_is_reported(model, monkeypatch):
-    vocode = model.model.vocoder.vocode
-    monkeypatch.setattr(model.model.vocoder, "vocode", lambda *inputs, **voice: vocode(*inputs, **voice) * float("nan"))
-    reply = model.generate(QUESTION)
-    assert not reply.chunks
-    assert all("not finite" in failure.reason for failure in reply.failures)
+        monkeypatch.setattr(decoder, "output_logits", logits)
+    events = list(echox.session().stream(QUESTION))
+    chunks, failed = of(AudioChunk, events), of(SpeechFailed, events)
+    spoken, reported = ({word for event in kind for word in event.text.split()} for kind in (chunks, failed))
+    if fault == "emits nothing" and form == "word_synchronous":
+        assert not failed, "a word must sound: its end is not possible before"
+        return
+    assert spoken | reported == set(events[-1].text.split()), "nothing is passed over"
+    reasons = {"hangs": "repeats itself", "emits nothing": "unit", "not finite": "not finite"}
+    assert any(reasons[fault] in event.reason for event in failed)
+    if fault != "emits nothing":  # there the second try must not end at once, and says something
+        assert reported == set(events[-1].text.split())
+    if fault == "not finite":
+        assert not waveform(chunks).any(), "silence in its place"
 
 
 def test_an_error_leaves_a_usable_session(model, monkeypatch):
     session = model.session()
     expected = model.generate(QUESTION).text
     with monkeypatch.context() as broken:
-        broken.setattr(model.engine, "logits", lambda state: torch.full((10,), float("nan")))
+        broken.setattr(model.engine, "logits", lambda states: torch.full((len(states), 300), float("nan")))
         with pytest.raises(FloatingPointError, match="not finite"):
             session.reply(QUESTION)
     assert session.messages == []
@@ -341,14 +401,6 @@ def test_the_streaming_iterator_gives_text_and_audio_only(model):
         assert stream.heard
         assert stream.failures == ()
         assert stream.reply().timings["rtf"] > 0
-
-
-def test_a_conversation_longer_than_the_model_is_refused():
-    echox = tiny_echox(max_positions=40)
-    with pytest.raises(ValueError, match="too long"):
-        echox.generate([{"role": "user", "content": "word " * 60}])
-    reply = echox.generate([{"role": "user", "content": "What is the sea?"}], max_new_tokens=100)
-    assert reply.stopped == "length"
 
 
 def test_messages_are_compared_by_identity():

@@ -71,7 +71,7 @@ def tiny_echox(seed: int = 0, form: str = "word_synchronous", max_positions: int
         text_vocab_size=len(tokenizer),
         num_unit_words=len(language),
         max_unit_words=200,
-        max_unit_words_per_word=5,
+        max_unit_words_per_word=80,
     )
     vocoder = LightVocoderConfig(
         num_units=12,
@@ -93,7 +93,8 @@ def tiny_echox(seed: int = 0, form: str = "word_synchronous", max_positions: int
     model = EchoXForConditionalGeneration(EchoXConfig(s2t, echo, vocoder, **{**trigger, **config}))
     _prefer_words(model, tokenizer)
     extractor = WhisperFeatureExtractor(feature_size=80)
-    settings = GenerationSettings(max_new_tokens=24, temperature=1.0, max_question_s=20.0)
+    # Unit words are sampled: decoded greedily, random weights only repeat themselves.
+    settings = GenerationSettings(max_new_tokens=24, temperature=1.0, echo_temperature=1.0, max_question_s=20.0)
     return EchoX(model, EchoXProcessor(extractor, tokenizer, language), settings)
 
 

@@ -30,7 +30,8 @@ def nucleus(logits: Tensor, temperatures: Tensor, top_ps: Tensor, uniforms: Tens
     ordered = ordered.masked_fill(before >= top_ps[:, None], 0.0)
     reached = ordered.double().cumsum(-1)
     place = torch.searchsorted(reached, (uniforms.double() * reached[:, -1])[:, None], right=True)
-    place = place.minimum((ordered > 0).sum(-1, keepdim=True) - 1)  # rounding must not lead past the last possible one
+    # Rounding must not lead past the last possible one. (A row that is not finite has none: its caller checks.)
+    place = place.minimum((ordered > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     return torch.where(sampled, order.gather(-1, place).squeeze(-1), best)
 
 

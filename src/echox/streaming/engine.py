@@ -126,9 +126,9 @@ class Engine:
             self._heard.popitem(last=False)
         return heard
 
-    def knows(self, audio: Audio) -> bool:
-        """Whether this sound was heard before and is still remembered."""
-        return hashlib.sha256(audio.waveform.tobytes()).hexdigest() in self._heard
+    def forget_audios(self) -> None:
+        """Encode every audio anew from now on."""
+        self._heard.clear()
 
     def lay_out(self, messages: Sequence[Message], heard: dict[Audio, HeardAudio]) -> list[Any]:
         """A conversation as positions of the language model, each by a hashable name: a token id, or (audio, frame).
