@@ -404,11 +404,11 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _run(self, embeds: Tensor, attention_mask: Tensor) -> Tensor:
         """Last hidden states (B, L, H), after the language model's final norm."""
-        # From the first position that is no padding; what is hidden within a row holds a position too.
-        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        positions = (places - attention_mask.long().argmax(dim=1, keepdim=True)).clamp_min(0)
         output = self.language_model.base_model(
-            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=positions, use_cache=False
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=positions_of(attention_mask),
+            use_cache=False,
         )
         return output.last_hidden_state
 
@@ -439,8 +439,18 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         settings = copy.deepcopy(choices.pop("generation_config", self.generation_config))
         others = settings.update(**choices)  # what is no setting: streamer, stopping_criteria, ...
         return self.language_model.generate(
-            inputs_embeds=embeds, attention_mask=attention_mask, generation_config=settings, **others
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=positions_of(attention_mask),
+            generation_config=settings,
+            **others,
         )
+
+
+def positions_of(attention_mask: Tensor) -> Tensor:
+    """(B, L) places in the text, from the first that is no padding: what is hidden within a row holds a place too."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (places - attention_mask.long().argmax(dim=1, keepdim=True)).clamp_min(0)
 
 
 def gather_rows(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
