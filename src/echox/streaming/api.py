@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from safetensors import SafetensorError
 
 from echox.device import choose_device
 from echox.files import write_text
+from echox.models.quantisation import loading_options, quantise_on_cpu
 from echox.models.row_int8 import to_row_int8
+from echox.streaming.adapters import has_adapter, load_adapter, merge_adapter, save_adapter
+from echox.streaming.card import CARD_FILE, folder_card
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Reply, ReplyBuilder, SpeechFailed, TextDelta
@@ -69,6 +73,8 @@ class EchoX:
         folder_or_id: str | Path | None = None,
         device: str = "auto",
         dtype: torch.dtype | None = None,
+        adapter: str | Path | None = None,
+        quantization_config: Any = None,
         **official: Any,
     ) -> EchoX:
         """Load a model folder: weights, processor, chat template, unit language, vocoder, settings.
@@ -77,55 +83,65 @@ class EchoX:
             folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
             device: "auto" (a GPU if there is one), "cpu", "cuda" ...
             dtype: of the weights in memory; None: float32 on CPU, and on a GPU what the folder says. Folders may store
-                float16 to be small.
+                float16 to be small. ``torch.int8`` on a CPU: the language model computes in 8 bits, the rest in
+                float32.
+            adapter: folder or hub id of a PEFT adapter of the language model; `merge_adapter` makes it permanent.
+            quantization_config: of transformers, for its language model: ``BitsAndBytesConfig(load_in_4bit=True)``,
+                ``TorchAoConfig`` ...; needs their libraries and hardware.
             **official: for the official release alone: ``audio_tower``, ``vocoder``, ``peft``, ``device_map``; see
                 `models/conversion/load.py`.
 
         Raises:
-            ValueError: no such model, or a part of it is missing or damaged.
+            ValueError: no such model, a part of it is missing or damaged, or what was asked for cannot be had here.
         """
         from echox.models.conversion.official import is_official
-        from echox.models.modeling_echox import EchoXForConditionalGeneration
-        from echox.models.processing_echox import EchoXProcessor
 
         folder = find_model(folder_or_id)
         place = choose_device(device)
+        in_memory = torch.float32 if dtype == torch.int8 or (dtype is None and place.type == "cpu") else dtype
         if is_official(folder):
             from echox.models.conversion.load import load_official
 
-            if dtype is None and place.type == "cpu":
-                dtype = torch.float32
-            return cls(*load_official(folder, dtype=dtype, device=place, **official), OFFICIAL_SETTINGS)
-        if official:
-            raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
-        chosen = dtype or (torch.float32 if place.type == "cpu" else "auto")
-        try:
-            model, found = EchoXForConditionalGeneration.from_pretrained(folder, dtype=chosen, output_loading_info=True)
-            processor = EchoXProcessor.from_pretrained(folder)
-        except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again"
-            ) from error
-        if found["missing_keys"]:  # transformers would fill them with random numbers and go on
-            missing = sorted(found["missing_keys"])
-            raise ValueError(
-                f"{folder}: expected all weights, found none for {missing[0]} and {len(missing) - 1} more; copy the "
-                "folder again"
+            if quantization_config is not None:
+                raise ValueError(
+                    f"quantization_config: expected a folder of ours, found the official {folder}; convert it first: "
+                    "echox convert SRC DST"
+                )
+            loaded: tuple[Any, ...] = (
+                *load_official(folder, dtype=in_memory, device=place, **official),
+                OFFICIAL_SETTINGS,
             )
-        return cls(model.to(place), processor, GenerationSettings.load(folder), _record(folder))
+        elif official:
+            raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
+        else:
+            parts = _load(folder, place, in_memory, quantization_config)
+            loaded = (*parts, GenerationSettings.load(folder), _record(folder))
+        model = loaded[0]
+        if adapter is not None:
+            load_adapter(model, adapter)
+        if dtype == torch.int8:
+            quantise_on_cpu(model, place)
+        return cls(*loaded)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write everything into one folder; `from_pretrained` reads it back.
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write everything into one folder, with a model card; `from_pretrained` reads it back.
 
         Args:
             folder: made if it is not there.
             dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
                 None: as in memory.
+            card: more for the head of the card (license, language, base_model ...); ``name`` is its title.
 
         Raises:
             OSError: the folder cannot be written.
+            ValueError: the model carries an adapter that is not merged.
         """
+        if has_adapter(self.model):
+            raise ValueError(
+                "expected a model without an adapter, found one: call merge_adapter() first, or save_adapter(folder)"
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.model.state_dict()
@@ -141,6 +157,46 @@ class EchoX:
         self.settings.save(folder)
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
+        head = dict(card or {})
+        name = str(head.pop("name", folder.name))
+        write_text(folder / CARD_FILE, folder_card(name, self.training_record, folder, head))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        dtype: torch.dtype | None = None,
+        card: Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        api: Any = None,
+    ) -> str:
+        """Save the model and upload the folder; returns the address of the commit.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there.
+            dtype: see `save_pretrained`.
+            card: see `save_pretrained`.
+            private: of a new repository; None: as the account says.
+            api: ``huggingface_hub.HfApi`` with a token or endpoint of its own; None: as you are logged in.
+
+        Raises:
+            ValueError: as `save_pretrained`.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype, {"name": repo_id, **(card or {})})
+            api = api or HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="EchoX model"))
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the language model's adapter alone, as peft does; see `streaming/adapters.py`."""
+        save_adapter(self.model, folder)
+
+    def merge_adapter(self) -> None:
+        """Make the adapter part of the weights."""
+        merge_adapter(self.model)
 
     @property
     def sampling_rate(self) -> int:
@@ -302,3 +358,31 @@ def _record(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
     return record
+
+
+def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantization_config: Any) -> tuple[Any, Any]:
+    """Model and processor of a folder of ours; see `EchoX.from_pretrained`."""
+    from echox.models.modeling_echox import EchoXForConditionalGeneration
+    from echox.models.processing_echox import EchoXProcessor
+
+    options = loading_options(quantization_config, place)
+    try:
+        model, found = EchoXForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype or "auto", output_loading_info=True, **options
+        )
+        processor = EchoXProcessor.from_pretrained(folder)
+    except (OSError, RuntimeError, KeyError, ValueError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        if options:
+            raise ValueError(
+                f"{folder}: expected to load it with {type(quantization_config).__name__} on {place}, found: {reason}; "
+                "install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
+            ) from error
+        raise ValueError(f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again") from error
+    if found["missing_keys"]:  # transformers would fill them with random numbers and go on
+        missing = sorted(found["missing_keys"])
+        raise ValueError(
+            f"{folder}: expected all weights, found none for {missing[0]} and {len(missing) - 1} more; copy the folder "
+            "again"
+        )
+    return (model if options else model.to(place)), processor

@@ -113,7 +113,7 @@ class Scheduler:
         with self._news:
             self._news.notify_all()
         if self._thread is None:
-            with self._round:
+            with self._round, torch.inference_mode():
                 self._drop_cancelled()
 
     def drive(self, task: ReplyTask) -> None:
