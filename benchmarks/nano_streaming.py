@@ -85,7 +85,7 @@ def compare(model: EchoX, questions: list[Path], warm_up: int, run: int) -> dict
     theirs: list[dict[str, Any]] = []
     for number, path in enumerate([*questions[:warm_up], *questions]):
         question = load_audio(path, model.sampling_rate)
-        question[-1] = 1e-6 * (1000 * run + number + 1)  # what was heard before would not be encoded again
+        question[-1] = 1e-9 * (1000 * run + number + 1)  # what was heard before would not be encoded again
         if number % 2:
             theirs.append(answer_as_reference(reference, question))
         ours.append(answer(model, question))

@@ -134,7 +134,7 @@ def run_trigger_lab(
         question = load_audio(item.question, model.sampling_rate)
         for place, candidate in enumerate([*candidates[turned:], *candidates[:turned]]):
             # What was heard before is not encoded again: each policy gets a sound of its own, inaudibly so.
-            question[-1] = 1e-6 * (place + 1)
+            question[-1] = 1e-9 * (place + 1)
             row, waveform = _answer(model, item, question, candidate)
             if judge is not None:
                 sound = waveform.tobytes()
