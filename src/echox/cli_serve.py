@@ -31,7 +31,7 @@ def serve(
 
     from echox.serving.limits import Limits
     from echox.serving.security import Door, is_loopback
-    from echox.serving.server import create_app, run
+    from echox.serving.server import create_app, make_server
     from echox.serving.service import Service
 
     if not is_loopback(host) and api_key is None and not no_api_key:
@@ -43,4 +43,4 @@ def serve(
     door = Door(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
     service = Service(load_model(model, device, threads), Path(model).name, Limits(max_sessions=max_sessions), vad)
     typer.echo(f"echox serves {service.name} at http://{host}:{port}  (voice activity: {service.vad_name})")
-    run(create_app(service, door), service, host, port)
+    make_server(create_app(service, door), service, host, port).run()

@@ -16,11 +16,14 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from echox.serving.chat import completions
 from echox.serving.events import EventError
+from echox.serving.http import endpoint, error_response
 from echox.serving.outbox import SlowReader
 from echox.serving.realtime import RealtimeSession
 from echox.serving.security import Door, Doorkeeper
 from echox.serving.service import Full, Service
+from echox.serving.speech import speak, transcribe
 
 log = logging.getLogger("echox.serving")
 STATIC = Path(__file__).parent / "static"
@@ -67,6 +70,9 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
     routes: list[BaseRoute] = [
         WebSocketRoute("/v1/realtime", realtime),
         Route("/v1/realtime", upgrade),
+        Route("/v1/chat/completions", endpoint(service, completions), methods=["POST"]),
+        Route("/v1/audio/speech", endpoint(service, speak), methods=["POST"]),
+        Route("/v1/audio/transcriptions", endpoint(service, transcribe), methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/health", health),
@@ -78,12 +84,6 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.service = service
     return Doorkeeper(app, door or Door(), lambda code: service.metrics.refused.labels(code).inc())
-
-
-def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as the OpenAI API writes it."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"type": kind, "code": code, "message": message, "param": None}}, status, headers)
 
 
 async def serve_client(service: Service, websocket: WebSocket) -> None:
@@ -176,23 +176,28 @@ async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
-def run(app: Any, service: Service, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C; replies that are running finish, or end with ``response.done``."""
+def make_server(app: Any, service: Service, host: str, port: int, **options: Any) -> Any:
+    """A uvicorn server; at its end (SIGTERM, Ctrl-C) running replies finish, or end with ``response.done``.
+
+    Args:
+        app: of `create_app`.
+        service: the same.
+        host: address to listen at.
+        port: its port.
+        **options: of `uvicorn.Config`.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: Any = None) -> None:
-            await service.drain()  # before uvicorn closes the connections
+            await service.drain()  # before the connections are closed
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
-        app,
-        host,
-        port,
-        log_level="warning",
-        access_log=False,
-        ws_max_size=service.limits.max_message_bytes,
-        ws_per_message_deflate=False,  # base64 of sound does not get smaller, only slower
-        timeout_graceful_shutdown=5,
-    )
-    Server(config).run()
+    settings: dict[str, Any] = {
+        "log_level": "warning",
+        "access_log": False,
+        "ws_max_size": service.limits.max_message_bytes,
+        "ws_per_message_deflate": False,  # base64 of sound does not get smaller, only slower
+        "timeout_graceful_shutdown": 5,
+    }
+    return Server(uvicorn.Config(app, host, port, **{**settings, **options}))

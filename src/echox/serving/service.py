@@ -13,6 +13,7 @@ import numpy as np
 from echox.serving.limits import Limits
 from echox.serving.metrics import Metrics
 from echox.serving.replies import ReplyFeed
+from echox.serving.spoken_replies import SpokenReplies
 from echox.serving.vad import open_vad
 from echox.streaming.events import Heard
 from echox.streaming.messages import Audio, Message
@@ -98,6 +99,7 @@ class Service:
         self.sessions: set[Any] = set()  # open realtime sessions
         self.session_places = Places(self.limits.max_sessions, self.limits.max_waiting, self.limits.wait_s)
         self.request_places = Places(self.limits.max_requests, self.limits.max_waiting, self.limits.wait_s)
+        self.spoken_replies = SpokenReplies()
         self.draining = False
 
     async def transcribe(self, audio: Audio) -> str:

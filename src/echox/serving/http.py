@@ -1,0 +1,190 @@
+"""What the HTTP endpoints share: a place for each request, bodies with an end, errors as the OpenAI API writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import soundfile
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+
+from echox.audio import encode_audio, load_audio, resample
+from echox.errors import QueueFull
+from echox.serving.events import EventError
+from echox.serving.service import Full, Service
+from echox.serving.wire import PCM_RATES, AudioFormat
+
+log = logging.getLogger("echox.serving")
+_READ_S = 30.0  # for a body to arrive, or its audio to be decoded
+CONTENT_TYPES = {
+    "wav": "audio/wav",
+    "flac": "audio/flac",
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "pcm": "audio/pcm",
+    "pcm16": "audio/pcm",
+}
+
+
+class Refusal(Exception):
+    """A request that is not done.
+
+    Args:
+        status: of HTTP. code: for programs. message: what was expected, what was found. param: where.
+    """
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+def error_response(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None, param: str | None = None
+) -> JSONResponse:
+    """An error as the OpenAI API writes it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse({"error": {"type": kind, "code": code, "message": message, "param": param}}, status, headers)
+
+
+class Ending:
+    """A response that is followed by something, however it ends: sent, broken off, or never begun.
+
+    Args:
+        response: an ASGI application. last: what follows.
+    """
+
+    def __init__(self, response: Any, last: Callable[[], None]) -> None:
+        self._response, self._last = response, last
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send it."""
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            self._last()
+
+
+Handler = Callable[[Service, Request], Awaitable[Any]]
+
+
+def endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Any]]:
+    """Wrap a handler: it gets a place (or the client a 503), and its mistakes become answers."""
+
+    async def run(request: Request) -> Any:
+        code = "server_shutting_down" if service.draining else "server_busy"
+        try:
+            if service.draining:
+                raise Full
+            await service.request_places.take()
+        except Full:
+            service.metrics.refused.labels(code).inc()
+            return error_response(503, code, "no place is free; try again in a moment", {"Retry-After": "1"})
+        try:
+            response = await _answer(service, handler, request)
+        except BaseException:
+            service.request_places.give()
+            raise
+        return Ending(response, service.request_places.give)
+
+    return run
+
+
+async def _answer(service: Service, handler: Handler, request: Request) -> Any:
+    """Call the handler; turn what it raises into a response."""
+    try:
+        return await handler(service, request)
+    except Refusal as error:
+        found = error_response(error.status, error.code, str(error), param=error.param)
+    except EventError as error:
+        found = error_response(400, error.code, str(error), param=error.param)
+    except QueueFull:
+        found = error_response(503, "server_busy", "too many replies are waiting; try again", {"Retry-After": "1"})
+    except ValueError as error:  # what the model refuses, in words for the client
+        found = error_response(400, "not_answerable", " ".join(str(error).split()))
+    except ClientDisconnect:
+        found = error_response(400, "client_left", "the client left")
+    except Exception:
+        log.exception("a request failed")
+        found = error_response(500, "internal_error", "the server failed; see its log")
+    service.metrics.errors.labels(json.loads(bytes(found.body))["error"]["code"]).inc()
+    return found
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, as long as it is not too long and does not take too long.
+
+    Raises:
+        Refusal: 413 or 408.
+    """
+    too_large = Refusal(413, "request_too_large", f"expected at most {limit} bytes, found more")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+
+    async def read() -> bytes:
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), _READ_S)
+    except asyncio.TimeoutError as error:
+        raise Refusal(408, "request_timeout", f"expected the body within {_READ_S:g} s") from error
+
+
+async def read_json(request: Request, limit: int) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        Refusal: 400, 408 or 413.
+    """
+    body = await read_body(request, limit)
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        message = f"expected a JSON object, found something else ({str(error)[:100]})"
+        raise Refusal(400, "invalid_json", message) from error
+    if not isinstance(found, dict):
+        raise Refusal(400, "invalid_json", "expected a JSON object, found something else")
+    return found
+
+
+async def decode(service: Service, data: bytes, max_s: float) -> np.ndarray:
+    """Any audio file to samples float32 (S,) at the model's rate, in a worker.
+
+    Raises:
+        ValueError: not audio, or too long. Refusal: it takes too long.
+    """
+    work = asyncio.get_running_loop().run_in_executor(service.executor, load_audio, data, service.input_rate, max_s)
+    try:
+        return await asyncio.wait_for(work, _READ_S)
+    except asyncio.TimeoutError as error:
+        raise Refusal(400, "audio_too_complex", f"expected audio that decodes within {_READ_S:g} s") from error
+
+
+def encode(waveform: np.ndarray, sampling_rate: int, kind: str) -> bytes:
+    """Samples float32 (S,) as the bytes of a file; pcm is 24 kHz, as the API says.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind in ("pcm", "pcm16"):
+        return AudioFormat().encode(resample(waveform, sampling_rate, PCM_RATES[0]))
+    if kind in ("wav", "flac"):
+        return encode_audio(waveform, sampling_rate, kind)
+    if kind not in ("mp3", "opus"):
+        raise ValueError(f"response_format: expected wav, flac, mp3, opus or pcm, found {str(kind)[:20]!r}")
+    buffer = io.BytesIO()
+    file_format, subtype = ("MP3", "MPEG_LAYER_III") if kind == "mp3" else ("OGG", "OPUS")
+    soundfile.write(buffer, np.clip(waveform, -1, 1), sampling_rate, format=file_format, subtype=subtype)
+    return buffer.getvalue()
