@@ -27,6 +27,9 @@ def to_row_int8(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16)
     """
     stored: dict[str, Tensor] = {}
     for name, value in state.items():
+        if name.endswith(SCALE_SUFFIX):  # of a matrix that is in 8 bits already
+            stored[name] = value
+            continue
         if not value.is_floating_point() or value.ndim < 2:
             stored[name] = value.to(dtype) if value.is_floating_point() else value
             continue

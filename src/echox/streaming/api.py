@@ -117,6 +117,8 @@ class EchoX:
             parts = _load(folder, place, in_memory, quantization_config)
             loaded = (*parts, GenerationSettings.load(folder), _record(folder))
         model = loaded[0]
+        if model.vocoder is not None:
+            model.vocoder.float()  # small, and rounding is heard
         if adapter is not None:
             load_adapter(model, adapter)
         if dtype == torch.int8:

@@ -1,0 +1,96 @@
+"""LoRA adapters of the language model, in peft's own folders: put on, saved apart, merged in.
+
+Any folder that ``PeftModel.save_pretrained`` wrote for the language model will do, and what is written here loads with
+peft. The work is peft's and transformers'; here are the errors that say what is wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+ADAPTER_NAME = "default"
+CONFIG_FILE = "adapter_config.json"
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether the model's language model carries an adapter that is not merged."""
+    return any(".lora_" in name for name, _ in _language_model(model).named_parameters())
+
+
+def load_adapter(model: Any, source: str | Path) -> None:
+    """Put a PEFT adapter on the language model, unmerged.
+
+    Args:
+        model: EchoX or S2T model, without an adapter.
+        source: folder or hub id with ``adapter_config.json`` and its weights.
+
+    Raises:
+        ValueError: no such adapter, one for another language model, one already there, or no peft.
+    """
+    if has_adapter(model):
+        raise ValueError("expected a model without an adapter, found one: merge it first (merge_adapter)")
+    folder = Path(source)
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{source}: expected {CONFIG_FILE} and its weights, as peft writes them, found none")
+    try:
+        found = _language_model(model).load_adapter(str(source), adapter_name=ADAPTER_NAME)
+    except ImportError as error:
+        raise ValueError(
+            f"expected the package peft to load an adapter, found none ({error}): pip install peft"
+        ) from error
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{source}: expected a PEFT adapter of this language model, found: {reason}") from error
+    wrong = [f"{kind.removesuffix('_keys')} {name}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+             for name in sorted(map(str, getattr(found, kind, None) or ()))]  # fmt: skip
+    if wrong:
+        raise ValueError(
+            f"{source}: expected the adapter of this language model, found {wrong[0]} and {len(wrong) - 1} more such"
+        )
+    model.eval()
+
+
+def save_adapter(model: Any, folder: str | Path) -> None:
+    """Write the adapter alone, as peft would.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    if not has_adapter(model):
+        raise ValueError("expected an adapter that is not merged, found none: load one (from_pretrained(adapter=...))")
+    folder, language_model = Path(folder), _language_model(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(language_model, adapter_name=ADAPTER_NAME)
+    weights = {f"base_model.model.{name}": value.detach().contiguous().cpu() for name, value in state.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    language_model.peft_config[ADAPTER_NAME].save_pretrained(folder)
+
+
+def merge_adapter(model: Any) -> None:
+    """Add the adapter to the weights it sits on, for good; names and sizes are then those of a plain model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not has_adapter(model):
+        raise ValueError("expected an adapter that is not merged, found none")
+    language_model = _language_model(model)
+    for parent in list(language_model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, BaseTunerLayer):
+                layer.merge(safe_merge=True)
+                setattr(parent, name, layer.get_base_layer())
+    language_model._hf_peft_config_loaded = False
+    del language_model.peft_config
+
+
+def _language_model(model: Any) -> Any:
+    return getattr(model, "s2t", model).language_model
