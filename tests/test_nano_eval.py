@@ -10,7 +10,7 @@ import torch
 from echox.audio import save_audio
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
 from echox.evaluation.nano import evaluate_nano, messages_of, says
-from echox.evaluation.records import balanced_order, read_records
+from echox.evaluation.records import balanced_order, read_lines
 from echox.streaming import GenerationSettings, Reply
 from tiny_echox import tiny_echox, tone
 
@@ -63,8 +63,13 @@ class Ears:
     def __init__(self, heard: str, name: str = "ears") -> None:
         self.heard, self.name, self.listened = heard, name, 0
 
+    sampling_rate = 16000
+
     def as_heard(self, text):
         return text
+
+    def unknown_words(self, text):
+        return 0
 
     def transcribe(self, waveforms, sampling_rate):
         self.listened += len(waveforms)
@@ -81,7 +86,7 @@ def test_right_answers_are_right(corpus, tmp_path):
         assert scores["s2t_exact"]["mean"] == scores["s2s_exact"]["mean"] == 0.5  # the other answer is B, L
         assert scores["s2t_ultraeval"]["mean"] == scores["s2s_answer"]["mean"] == 0.5
         assert scores["reply_wer"]["mean"] == 0.0
-        assert scores["rtf"] == pytest.approx(0.2)
+        assert scores["words_per_s"] == pytest.approx(3 / 0.5)
         assert scores["s2t_exact_by_topic"] == {"a": {"mean": 1.0, "count": 1}, "b": {"mean": 0.0, "count": 1}}
     assert metrics["multi_turn"]["s2s_exact"]["mean"] == 1.0
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text(encoding="utf-8")) == metrics
@@ -94,7 +99,7 @@ def test_silence_and_deafness_count_as_wrong(corpus, tmp_path):
     assert scores["s2s_answer"]["mean"] == 0.0
     assert scores["reply_wer"]["mean"] == 1.0
     assert scores["unspoken_replies"] == 2
-    assert scores["rtf"] is None
+    assert "words_per_s" not in scores
     deaf = evaluate_nano(Parrot("It is Paris.", fails=True), Ears("it is paris"), corpus, tmp_path / "b")
     assert deaf["heldout_seen_voices"]["errors"] == 2
     assert deaf["heldout_seen_voices"]["s2t_exact"]["mean"] == 0.0
@@ -123,12 +128,12 @@ def test_a_second_call_only_does_what_is_new(corpus, tmp_path):
 def test_a_line_cut_off_by_a_kill_is_made_again(corpus, tmp_path):
     model = Parrot("It is Paris.")
     evaluate_nano(model, Ears("it is paris"), corpus, tmp_path / "eval")
-    path = tmp_path / "eval" / "typed.jsonl"
+    path = tmp_path / "eval" / "typed" / "replies.jsonl"
     path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     before = model.asked
     metrics = evaluate_nano(model, Ears("it is paris"), corpus, tmp_path / "eval")
     assert model.asked == before + 1
-    assert len(read_records(path, metrics["model"])) == 4
+    assert metrics["typed"]["items"] == len(read_lines(path)) == 4
 
 
 def test_a_whole_model_is_scored(corpus, tmp_path):

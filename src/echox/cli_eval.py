@@ -1,17 +1,22 @@
 """``echox eval``: measure a model."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from echox.cli_options import Debug, Device, Model, Threads, guarded, load_model, set_up_torch
+from echox.errors import one_line
 
 if TYPE_CHECKING:
     from echox.evaluation.asr import Judge
+    from echox.evaluation.run import Progress
+    from echox.evaluation.subjects import Subject
 
-eval_app = typer.Typer(help="Measure a model: scorecard, voice, model card.", no_args_is_help=True)
+eval_app = typer.Typer(help="Measure a model: test sets, latency, voice, model card.", no_args_is_help=True)
 Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
 JudgeName = Annotated[
     str | None,
@@ -20,6 +25,161 @@ JudgeName = Annotated[
     ),
 ]
 WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that each word costs.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
+ServerUrl = Annotated[
+    str | None, typer.Option("--server", help="Examine a server instead: its base URL, as http://127.0.0.1:8000/v1.")
+]
+ServerModel = Annotated[str | None, typer.Option(help="The model's name at the server (default: its first).")]
+
+
+@eval_app.command()
+@guarded
+def run(
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            "-t",
+            help="nano, llama-questions, web-questions, triviaqa, qa, consistency, asr, translation, voicebench; "
+            "several with commas.",
+        ),
+    ] = "nano",
+    data: Annotated[
+        Path | None, typer.Option(help="File or folder of the items (default: the embedded ones, or the hub's).")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("eval"),
+    model: Model = "nano",
+    server: ServerUrl = None,
+    server_model: ServerModel = None,
+    workers: Annotated[int, typer.Option(min=1, help="Replies asked for at once, of a server.")] = 1,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Who listens: 'embedded' (nano's words only), a hub id or folder of a recogniser, "
+            "http://.../v1#model, or 'none' (default: embedded for nano, else openai/whisper-large-v3)."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items of each set (default: all).")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Text sent beside every audio.")] = None,
+    utmos: Annotated[Path | None, typer.Option(help="TorchScript file of a MOS predictor at 16 kHz.")] = None,
+    dnsmos: Annotated[Path | None, typer.Option(help="ONNX file sig_bak_ovr.onnx of DNSMOS P.835.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of nano's items.")] = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Examine a model on test sets: ask, listen, score. Killed or stopped, the same command goes on."""
+    from echox.evaluation.heldout import embedded_heldout
+    from echox.evaluation.naturalness import rate_run
+    from echox.evaluation.run import run_tasks, score_run
+    from echox.evaluation.summary import render
+    from echox.evaluation.tasks import NANO, open_tasks
+
+    if workers > 1 and server is None:
+        raise ValueError("expected --server with --workers: a model of this process answers one question at a time")
+    names = [name.strip() for name in task.split(",")]
+    tasks = [one for name in names for one in open_tasks(name, data, limit, seed, instruction)]
+    subject = _subject(model, server, server_model, device, threads)
+    only_nano = names == [NANO]
+    listener, unjudged = _listener(judge, data if only_nano else None, only_nano, any(one.speaks for one in tasks))
+    recordings = (data or embedded_heldout()) if only_nano and listener is not None else None
+    with _progress() as progress:
+        summary = run_tasks(
+            tasks, subject, listener, output, workers=workers, unjudged=unjudged, recordings=recordings, limit=limit,
+            progress=progress,
+        )  # fmt: skip
+    if utmos is not None or dnsmos is not None:
+        rate_run(output, utmos, dnsmos)
+        summary = score_run(output)
+    typer.echo(render(summary))
+    typer.echo(f"all of it: {output / 'summary.md'}, {output / 'summary.json'}", err=True)
+
+
+@eval_app.command()
+@guarded
+def score(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, or a .jsonl of UltraEval-Audio's records.")],
+    debug: Debug = False,
+) -> None:
+    """Score a run again from its records, without model or judge; or the records of UltraEval-Audio by our rule."""
+    from echox.evaluation.run import score_run
+    from echox.evaluation.summary import render
+    from echox.evaluation.ultraeval import rescore
+
+    if folder.suffix == ".jsonl":
+        typer.echo(json.dumps(rescore(folder)))
+        return
+    typer.echo(render(score_run(folder)))
+
+
+@eval_app.command()
+@guarded
+def latency(
+    data: Annotated[
+        Path | None, typer.Option(help="Nano corpus, or a .jsonl of items (default: the embedded questions).")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures.")] = Path("eval/latency"),
+    model: Model = "nano",
+    server: ServerUrl = None,
+    server_model: ServerModel = None,
+    questions: Annotated[int, typer.Option("--questions", "-n", min=1, help="How many.")] = 50,
+    warm_up: Annotated[int, typer.Option(min=0, help="Replies that are not counted.")] = 3,
+    concurrency: Annotated[str, typer.Option(help="Replies at once, of a server; several with commas.")] = "1",
+    threads: Threads = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Measure how soon and how fast replies come; always a run of its own, never while something is scored."""
+    from echox.evaluation.latency_run import run_latency
+
+    at_once = [int(number) for number in concurrency.split(",")]
+    if at_once != [1] and server is None:
+        raise ValueError("expected --server with --concurrency; benchmarks/many_sessions.py measures one process")
+    subject = _subject(model, server, server_model, device, threads)
+    typer.echo(run_latency(subject, data, output, questions, warm_up, at_once))
+
+
+@eval_app.command()
+@guarded
+def export(
+    folder: RunFolder,
+    format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval or voicebench.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder (default: in the run's).")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a run's replies as other tools read them, so that they score the same replies."""
+    from echox.evaluation.export import export_run
+
+    for path in export_run(folder, format_, output or folder / format_):
+        typer.echo(str(path))
+
+
+@eval_app.command()
+@guarded
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of scored runs.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown file (default: shown).")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show a run, or several side by side."""
+    from echox.evaluation.summary import compare, read_summary, render
+    from echox.files import write_text
+
+    summaries = [read_summary(folder) for folder in folders]
+    text = render(summaries[0]) if len(summaries) == 1 else compare(summaries)
+    if output is None:
+        typer.echo(text)
+    else:
+        write_text(output, text)
+
+
+@eval_app.command("plugins")
+@guarded
+def plugins(debug: Debug = False) -> None:
+    """Print the registry folder that UltraEval-Audio takes as --registry_path."""
+    from echox.evaluation.plugins import ultraeval_registry
+
+    typer.echo(str(ultraeval_registry()))
 
 
 @eval_app.command("nano")
@@ -38,7 +198,7 @@ def evaluate(
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Score a model on held-out paraphrases and voices: what it hears, writes and says. Resumes where it stopped."""
+    """Score a model on the whole nano corpus: what it hears, writes and says. Resumes where it stopped."""
     from echox.evaluation.nano import evaluate_nano
 
     echox = load_model(model, device, threads)
@@ -96,6 +256,7 @@ def model_card(
 
 
 def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
+    """The named judge, or the corpus's own, or the embedded one; the words are those of the corpus."""
     from echox.evaluation.asr import embedded_judge, open_judge
 
     lexicon = data / "phones.json"
@@ -105,3 +266,42 @@ def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
         )
     trained = data / "judge"
     return open_judge(judge or (trained if trained.is_dir() else embedded_judge()), lexicon, word_penalty)
+
+
+def _subject(model: str, server: str | None, server_model: str | None, device: str, threads: int | None) -> "Subject":
+    """Who is examined."""
+    from echox.evaluation.subjects import InProcess, Server
+    from echox.streaming.api import find_model
+
+    if server is not None:
+        return Server(server, server_model)
+    return InProcess(load_model(model, device, threads), model, str(find_model(model)))
+
+
+def _listener(judge: str | None, data: Path | None, only_nano: bool, speaks: bool) -> "tuple[Judge | None, str]":
+    """The judge, or why there is none: one that was not named and cannot be had leaves spoken figures unmeasured."""
+    from echox.evaluation.asr import DEFAULT_JUDGE, embedded_judge, open_judge
+    from echox.evaluation.heldout import LEXICON, embedded_heldout
+
+    if judge == "none" or not speaks:
+        return None, "no judge was asked for"
+    lexicon = (data or embedded_heldout()) / LEXICON
+    if judge == "embedded" or (judge is None and only_nano):
+        return open_judge(embedded_judge(), lexicon), ""
+    try:
+        return open_judge(judge or DEFAULT_JUDGE, lexicon), ""
+    except (ValueError, OSError) as error:
+        if judge is not None:
+            raise
+        return None, f"the judge {DEFAULT_JUDGE} cannot be had here ({one_line(error)[:120]})"
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress[Any]]":
+    """Progress bars on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield lambda items, title, total: bars.track(items, total=total, description=title)

@@ -26,11 +26,24 @@ from echox.evaluation.remote import Endpoint
 from echox.models.configuration_echox import SpeechEncoderConfig
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 
+DEFAULT_JUDGE = "openai/whisper-large-v3"
+"""What UltraEval-Audio listens with."""
+
 
 class Judge(Protocol):
-    """Speech recogniser used for scoring. ``name`` says all that its transcripts depend on."""
+    """Speech recogniser used for scoring.
+
+    Attributes:
+        name: says all that its transcripts depend on.
+        sampling_rate: Hz at which it likes to hear.
+    """
 
     name: str
+    sampling_rate: int
+
+    def unknown_words(self, text: str) -> int:
+        """How many words of a text it could never write, whatever it hears."""
+        ...
 
     def as_heard(self, text: str) -> str:
         """How this judge would write ``text`` if it heard every sound of it; references go through here."""
@@ -82,6 +95,8 @@ class PhoneCTCJudge:
                 f"{sorted(missing)}: use the encoder stage's output for this corpus"
             )
         self.words = [word for word, _ in entries]
+        self._vocabulary = frozenset(self.words)
+        self.sampling_rate = self.model.config.sampling_rate
         self._spelling = alike(entries)
         self.name = (
             f"phone CTC (weights {fingerprint(self.model)}), flat lexicon of {len(set(self.words))} words, "
@@ -117,6 +132,10 @@ class PhoneCTCJudge:
         """See :class:`Judge`. Words that sound the same are one: with no language model "four" is "for"."""
         return " ".join(self._spelling.get(word, word) for word in normalize_words(text))
 
+    def unknown_words(self, text: str) -> int:
+        """See :class:`Judge`."""
+        return sum(word not in self._vocabulary for word in normalize_words(text))
+
 
 def alike(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]:
     """Word -> the first word of the lexicon with the same sound, over (word, phones) entries."""
@@ -129,11 +148,17 @@ def alike(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]:
 
 
 class _Speller:
-    """A judge that knows how words are spelled: references stay as they are."""
+    """A judge of an open vocabulary that knows how words are spelled: references stay as they are."""
+
+    sampling_rate = 16000
 
     def as_heard(self, text: str) -> str:
         """See :class:`Judge`."""
         return text
+
+    def unknown_words(self, text: str) -> int:
+        """See :class:`Judge`."""
+        return 0
 
 
 class TransformersASR(_Speller):

@@ -1,7 +1,7 @@
 """What a model is asked: items of a test set, read from JSONL, CSV or Parquet, each checked at the door.
 
 The documented columns are ``id``, ``audio``, ``question`` and ``answers``; the names that other benchmarks use for them
-are understood, and every other column is kept and exported again.
+are understood, and every column but the audio is kept, to be exported again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Item:
         messages: what is asked, as ``EchoX.generate`` takes it; audio is a path or the bytes of a file.
         question: its words, where they are known.
         answers: what is accepted, or the reference.
-        columns: everything else that the data says of it.
+        columns: all that the data says of it, without the audio.
     """
 
     id: str
@@ -151,9 +151,9 @@ def _item(
     instruction: str | None,
 ) -> Item:
     audio_column, audio = _first(row, AUDIO_COLUMNS)
-    question_column, question = _first(row, [name for name in QUESTION_COLUMNS if name not in answer_columns])
+    _, question = _first(row, [name for name in QUESTION_COLUMNS if name not in answer_columns])
     answer_column, answers = _first(row, answer_columns)
-    id_column, name = _first(row, ID_COLUMNS)
+    _, name = _first(row, ID_COLUMNS)
     text = [{"type": "text", "text": instruction}] if instruction else []
     if audio is not None:
         content: Any = [{"type": "audio", "audio": _audio(audio, folder, place)}, *text]
@@ -164,13 +164,12 @@ def _item(
             f"{place}: expected a question, found neither audio ({', '.join(AUDIO_COLUMNS)}) nor text "
             f"({', '.join(QUESTION_COLUMNS)}): name the columns so"
         )
-    known = {audio_column, question_column, answer_column, id_column}
     return Item(
         id=str(number) if name is None else str(name).replace("/", "_"),
         messages=[{"role": "user", "content": content}],
         question=str(question or ""),
         answers=_answers(answers, place, answer_column),
-        columns={key: value for key, value in row.items() if key not in known},
+        columns={key: value for key, value in row.items() if key != audio_column},
     )
 
 

@@ -55,14 +55,31 @@ def measure_latency(
     Raises:
         ValueError: no question, or none that was answered aloud.
     """
-    if not questions:
-        raise ValueError("expected at least one question to measure, found none: name audio files")
     if threads is not None:
         torch.set_num_threads(threads)
+    return summarize_rows(latency_rows(model, questions, warm_up), warm_up) | machine_of(model)
+
+
+def latency_rows(model: EchoX, questions: Sequence[Path | bytes], warm_up: int = 3) -> list[dict[str, float]]:
+    """One row of figures for each streamed reply; see :func:`measure_latency`.
+
+    Raises:
+        ValueError: no question.
+    """
+    if not questions:
+        raise ValueError("expected at least one question to measure, found none: name audio files")
     waveforms = [load_audio(path, model.sampling_rate) for path in questions]
     for number in range(warm_up):
         _one(model, waveforms[number % len(waveforms)])
-    rows = [_one(model, waveform) for waveform in waveforms]
+    return [_one(model, waveform) for waveform in waveforms]
+
+
+def summarize_rows(rows: Sequence[dict[str, float]], warm_up: int) -> dict[str, Any]:
+    """Spread of every figure over the replies that were spoken.
+
+    Raises:
+        ValueError: none was.
+    """
     spoken = [row for row in rows if row["segments"]]
     if not spoken:
         raise ValueError(f"expected spoken replies, found none for {len(rows)} questions: is the model trained?")
@@ -72,7 +89,6 @@ def measure_latency(
         "questions": len(rows),
         "unspoken": len(rows) - len(spoken),
         "warm_up": warm_up,
-        **machine_of(model),
         **figures,
         "ttfa_one_segment_s": spread(short) if short else None,
         "rtf_overall": sum(row["total_s"] for row in spoken) / sum(row["audio_s"] for row in spoken),

@@ -59,11 +59,13 @@ class Card:
     latency: dict[str, Any] | None
     voice: dict[str, Any] | None
     record: dict[str, Any]
-    megabytes: float
+    megabytes: float | None
 
 
 def _score(part: str, name: str) -> Callable[[Card], Any]:
-    return lambda card: card.metrics[part][name]
+    # Without a judge nothing is known of the speech; everything else must be there.
+    spoken = name.startswith(("s2s", "reply_wer"))
+    return lambda card: card.metrics[part].get(name) if spoken else card.metrics[part][name]
 
 
 def _time(name: str) -> Callable[[Card], Any]:
@@ -131,6 +133,17 @@ def write_model_card(
     return path
 
 
+def score_tables(metrics: dict[str, Any], megabytes: float | None) -> str:
+    """The card's first two tables, of a run that wrote no card: speed was not measured in it.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        megabytes: size of the model's folder, where it has one.
+    """
+    card = Card(metrics, None, None, {}, megabytes)
+    return "\n".join([*_targets(card), "", *_scores(card)])
+
+
 def render(card: Card, curves: str | None) -> str:
     """The card as Markdown."""
     environment = card.record.get("environment", {})
@@ -164,7 +177,7 @@ def _targets(card: Card) -> list[str]:
         missed = f"no, by {_number(abs(value - target.bound), target.unit)}"
         count = str(found["count"]) if isinstance(found, dict) else ""
         rows.append([target.name, bound, _figure(found, target.unit), count, "yes" if met else missed])
-    return _table(["figure", "target", "measured", "items", "met"], rows)
+    return table(["figure", "target", "measured", "items", "met"], rows)
 
 
 def _scores(card: Card) -> list[str]:
@@ -177,19 +190,21 @@ def _scores(card: Card) -> list[str]:
         "s2s_answer": "S2S answer",
         "reply_wer": "reply speech against reply text, WER",
     }
-    rows = [[label, *(_figure(card.metrics[part][name]) for part in SETS)] for name, label in names.items()]
+    rows = [[label, *(_known(_score(part, name)(card)) for part in SETS)] for name, label in names.items()]
     counts = {"unspoken_replies": "replies without speech", "partly_unspoken_replies": "replies with a failed segment",
               "errors": "questions not heard"}  # fmt: skip
     rows += [[label, *(str(card.metrics[part][name]) for part in SETS)] for name, label in counts.items()]
     typed = card.metrics["typed"]
-    lines = _table(["", *SETS.values()], rows)
+    lines = table(["", *SETS.values()], rows)
     lines += ["", f"Typed questions (T2T): exact {_figure(typed['t2t_exact'])}, answer {_figure(typed['t2t_answer'])}, "
               f"{typed['t2t_exact']['count']} items."]  # fmt: skip
     for part in ("heldout_seen_voices", "heldout_new_voices"):
-        table = card.metrics[part]["s2t_against_s2s_exact"]
-        lines += ["", f"Of the replies to {SETS[part]}: {table['both_right']} exact in writing and aloud, "
-                  f"{table['only_written_right']} only in writing, {table['only_spoken_right']} only aloud, "
-                  f"{table['both_wrong']} neither."]  # fmt: skip
+        cells = card.metrics[part].get("s2t_against_s2s_exact")
+        if cells is None:
+            continue
+        lines += ["", f"Of the replies to {SETS[part]}: {cells['both_right']} exact in writing and aloud, "
+                  f"{cells['only_written_right']} only in writing, {cells['only_spoken_right']} only aloud, "
+                  f"{cells['both_wrong']} neither."]  # fmt: skip
     return lines
 
 
@@ -207,7 +222,7 @@ def _judge(card: Card) -> list[str]:
             "t2c": "units written by T2C from the text",
         }
         rows = [[label, _number(card.voice[kind]["wer"])] for kind, label in steps.items() if kind in card.voice]
-        lines += ["", "Where words get lost on the way from text to sound:", "", *_table(["speech", "WER"], rows)]
+        lines += ["", "Where words get lost on the way from text to sound:", "", *table(["speech", "WER"], rows)]
     return lines
 
 
@@ -221,7 +236,7 @@ def _topics(card: Card) -> list[str]:
         if "/" not in topic  # of several turns: too few each
     ]
     heads = ["exact", "T2T", "S2T seen", "S2S seen", "S2T held-out", "S2S held-out"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _speed(card: Card) -> list[str]:
@@ -250,7 +265,7 @@ def _speed(card: Card) -> list[str]:
         f"replies of {figures['audio_s']['mean']:.1f} s; {figures['threads']} thread(s) on {figures['machine']}, "
         f"torch {figures['torch']}. Real-time factor {figures['rtf_overall']:.3f} (compute per speech)."
     )
-    return [lead, "", *_table(["milliseconds", "mean", "p50", "p95"], rows)]
+    return [lead, "", *table(["milliseconds", "mean", "p50", "p95"], rows)]
 
 
 def _training(card: Card, curves: str | None) -> list[str]:
@@ -266,7 +281,7 @@ def _training(card: Card, curves: str | None) -> list[str]:
     heads = ["stage (recipes/nano)", "commit", "seed", "steps", "wall min", "CPU min", "held-out metrics"]
     lines = ["From nothing by `runs/nano.sh`; text and seeds are the only inputs. A `+` marks uncommitted changes at "
              "the time. Each stage's full recipe and environment are in `training_record.json` beside the weights.", "",
-             *_table(heads, rows)]  # fmt: skip
+             *table(heads, rows)]  # fmt: skip
     return lines + (["", f"![Learning curves of every stage]({curves})"] if curves else [])
 
 
@@ -283,7 +298,7 @@ def _size(card: Card) -> list[str]:
     rows.append(["all", f"{total / 1e6:.2f}"])
     dtype = card.record.get("recipe", {}).get("dtype", "half precision")
     return [f"{card.megabytes:.1f} MB in one folder, weights stored as {dtype}.", "",
-            *_table(["part", "million parameters"], rows)]  # fmt: skip
+            *table(["part", "million parameters"], rows)]  # fmt: skip
 
 
 def run_name(record: dict[str, Any]) -> str:
@@ -334,6 +349,10 @@ def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
     return True
 
 
+def _known(value: dict[str, Any] | float | None) -> str:
+    return "not measured" if value is None else _figure(value)
+
+
 def _figure(value: dict[str, Any] | float, unit: str = "%") -> str:
     if not isinstance(value, dict):
         return _number(value, unit)
@@ -347,7 +366,8 @@ def _number(value: float, unit: str = "%") -> str:
     return f"{value:.{1 if unit == 'MB' else 2}f} {unit}".rstrip()
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +21,17 @@ SERVER_RATE_HZ = 24000
 
 
 class Subject(Protocol):
-    """What is examined. ``key`` changes with everything that its answers depend on, as far as it can be known."""
+    """What is examined.
+
+    Attributes:
+        name: how it is called in tables.
+        key: changes with everything that its answers depend on, as far as it can be known.
+        folder: where its files are, if they are here.
+    """
 
     name: str
     key: str
+    folder: str | None
 
     def answer(self, messages: Sequence[dict[str, Any]], speak: bool = True) -> Reply:
         """One reply, decoded greedily.
@@ -41,10 +48,11 @@ class InProcess:
     Args:
         model: the model.
         name: how it is called in tables.
+        folder: where it was loaded from.
     """
 
-    def __init__(self, model: EchoX, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: EchoX, name: str = "model", folder: str | None = None) -> None:
+        self.model, self.name, self.folder = model, name, folder
         self.key = fingerprint(model.model, model.model.config.to_json_string(), model.settings)
 
     def answer(self, messages: Sequence[dict[str, Any]], speak: bool = True) -> Reply:
@@ -71,6 +79,7 @@ class Server:
         self._endpoint = Endpoint(url, timeout_s=timeout_s)
         self._model = model or _first_model(self._endpoint)
         self._voice = voice
+        self.folder: str | None = None
         self.name = f"{self._model} at {self._endpoint.url}"
         self.key = f"server {self._endpoint.url} {self._model}"
 
@@ -91,6 +100,10 @@ class Server:
         timings: dict[str, float | int | None] = {"client_s": time.perf_counter() - began_s}
         stopped = "length" if choice.get("finish_reason") == "length" else "end"
         return Reply(text, waveform, SERVER_RATE_HZ, "", timings, stopped=stopped)
+
+    def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The chunks of a streamed reply, as they come; ``body`` from :meth:`request`. Errors as :meth:`answer`."""
+        return self._endpoint.stream("/chat/completions", body)
 
     def request(self, messages: Sequence[dict[str, Any]], speak: bool, stream: bool = False) -> dict[str, Any]:
         """The body of a request. A streamed answer carries 16-bit samples, a whole one a WAV file."""

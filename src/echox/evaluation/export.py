@@ -1,0 +1,104 @@
+"""Runs as other tools read them: records and registry of UltraEval-Audio, response files of VoiceBench."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from echox.audio import load_audio, save_audio
+from echox.evaluation.run import read_rows, read_run
+from echox.evaluation.scores import Row
+from echox.files import write_text
+
+QUESTION_RATE_HZ = 16000
+
+
+def export_run(folder: Path, kind: str, output: Path) -> list[Path]:
+    """Write every task of a run.
+
+    Args:
+        folder: the run.
+        kind: a name in `EXPORTS`.
+        output: folder; made if missing.
+
+    Returns:
+        The files that matter.
+
+    Raises:
+        ValueError: an unknown kind, no complete run, or questions that cannot be exported.
+    """
+    if kind not in EXPORTS:
+        raise ValueError(f"expected a format of {', '.join(EXPORTS)}; found {kind!r}")
+    run = read_run(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for task in run["tasks"]:
+        written += EXPORTS[kind](run, task["name"], read_rows(folder, run, task), folder, output)
+    return written
+
+
+def _ultraeval(run: dict[str, Any], task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
+    """A data set (``<task>.jsonl``, questions as WAV), its registry entries, and the replies as their records.
+
+    With ``--inf_file`` their scorer takes the replies; without, it asks a model of its own choice.
+    """
+    lines, records = [], []
+    for number, row in enumerate(rows):
+        if row["question_audio"] is None:
+            raise ValueError(f"{task}: expected spoken questions in files, found none for {row['id']!r}; export a task "
+                             "of one spoken question each, from .jsonl or .csv")  # fmt: skip
+        wav = (output / "wav" / task / f"{row['id']}.wav").resolve()
+        wav.parent.mkdir(parents=True, exist_ok=True)
+        save_audio(wav, load_audio(row["question_audio"], QUESTION_RATE_HZ), QUESTION_RATE_HZ)
+        # Answers as a list: a bare number would be read as one, and fail.
+        lines.append({"WavPath": str(wav), "question": row["question"], "answers": row["answers"]})
+        prompt = [{"role": "user", "contents": [{"type": "audio", "value": str(wav)}]}]
+        records.append({"type": "prompt", "id": number, "data": {"content": prompt}})
+        if row["error"] is None:
+            audio = str((folder / task / row["audio"]).resolve()) if row["audio"] else ""
+            content = json.dumps({"text": row["text"], "audio": audio}, ensure_ascii=False)
+            records.append({"type": "inference", "id": number, "data": {"content": content}})
+        else:
+            records.append({"type": "error", "id": number, "data": {"info": row["error"]}})
+    items, replies = output / f"{task}.jsonl", output / f"{task}-replies.jsonl"
+    _write_lines(items, lines)
+    _write_lines(replies, records)
+    registry = output / "registry" / "dataset" / f"{task}.yaml"
+    registry.parent.mkdir(parents=True, exist_ok=True)
+    args = {"f_name": str(items.resolve()), "ref_col": "answers"}
+    kind = "audio_evals.dataset.dataset.JsonlFile"
+    entries = {
+        f"echox-{task}-s2t": {"class": kind, "args": {"default_task": "loose-aqa", **args}},
+        f"echox-{task}": {"class": kind, "args": {"default_task": "echox-s2s-aqa", **args}},
+    }
+    write_text(registry, yaml.safe_dump(entries, sort_keys=False))
+    return [items, replies, registry]
+
+
+def _voicebench(run: dict[str, Any], task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
+    """``{model}-{subset}-{split}-audio.jsonl``: the data set's columns and the response, as their scorers read it."""
+    model = re.sub(r"[^A-Za-z0-9.]+", "_", run["subject"]["name"])
+    files: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        subset, split = row["columns"].get("subset") or task, row["columns"].get("split") or "test"
+        files.setdefault(f"{model}-{subset}-{split}-audio.jsonl", []).append(
+            {**row["columns"], "response": row["text"]}
+        )
+    for name, lines in files.items():
+        _write_lines(output / name, lines)
+    return [output / name for name in files]
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+EXPORTS: dict[str, Callable[[dict[str, Any], str, list[Row], Path, Path], list[Path]]] = {
+    "ultraeval": _ultraeval,
+    "voicebench": _voicebench,
+}

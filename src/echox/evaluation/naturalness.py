@@ -1,0 +1,109 @@
+"""Predicted naturalness of spoken replies, where the user names a model file: nothing is downloaded, nothing guessed.
+
+Source: UTMOS, arXiv 2204.02152 (as a TorchScript file that takes (1, samples) at 16 kHz); DNSMOS P.835,
+arXiv 2110.01763 (https://github.com/microsoft/DNS-Challenge, sig_bak_ovr.onnx).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from echox.audio import load_audio
+from echox.evaluation.records import read_lines, recorded
+from echox.evaluation.run import REPLIES, read_run
+
+RATE_HZ = 16000
+DNSMOS_SAMPLES = 144160
+"""What DNSMOS hears at once: 9.01 s. Shorter speech is repeated, longer is heard second by second."""
+DNSMOS_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
+"""Polynomial from the network's raw overall score to the published scale, highest power first."""
+RATINGS = "naturalness.jsonl"
+
+Rater = Callable[[np.ndarray], float]
+
+
+def rate_run(output: Path, utmos: Path | None, dnsmos: Path | None) -> None:
+    """Rate every spoken reply of a run; resumes. Scoring the run again shows the means.
+
+    Raises:
+        ValueError: no run there, or a file that is no such model.
+    """
+    raters = {"utmos": open_utmos(utmos)} if utmos else {}
+    raters |= {"dnsmos": open_dnsmos(dnsmos)} if dnsmos else {}
+    for task in read_run(output)["tasks"]:
+        folder = output / task["name"]
+        replies = [_Spoken(record) for record in read_lines(folder / REPLIES) if record["audio"]]
+        for name, rater in raters.items():
+            _rate_replies(replies, folder, name, rater)
+
+
+def _rate_replies(replies: list[_Spoken], folder: Path, name: str, rater: Rater) -> None:
+    def rate(reply: _Spoken) -> dict[str, Any]:
+        return {"rating": rater(load_audio(folder / reply.record["audio"], RATE_HZ))}
+
+    for _ in recorded(replies, folder / RATINGS, lambda reply: f"{reply.record['key']} {name}", rate):
+        pass
+
+
+def open_utmos(path: Path) -> Rater:
+    """A TorchScript predictor.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        model = torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: expected a TorchScript file, found {str(error)[:150]}") from error
+
+    @torch.inference_mode()
+    def rate(waveform: np.ndarray) -> float:
+        return float(torch.as_tensor(model(torch.from_numpy(waveform)[None])).mean())
+
+    return rate
+
+
+def open_dnsmos(path: Path) -> Rater:
+    """The overall score (OVRL) of DNSMOS P.835.
+
+    Raises:
+        ValueError: onnxruntime is missing, or not such a file.
+    """
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ValueError(f"{path}: expected onnxruntime to run it, found none; pip install onnxruntime") from error
+    if not path.is_file():
+        raise ValueError(f"{path}: expected the ONNX file of DNSMOS P.835, found none")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def rate(waveform: np.ndarray) -> float:
+        heard = np.tile(waveform, -(-DNSMOS_SAMPLES // max(len(waveform), 1)))
+        hops = range(0, max(len(heard) - DNSMOS_SAMPLES, 0) + 1, RATE_HZ)
+        raw = [session.run(None, {name: heard[None, hop : hop + DNSMOS_SAMPLES].astype(np.float32)})[0][0][2]
+               for hop in hops]  # fmt: skip
+        return float(np.mean(np.polyval(DNSMOS_OVERALL, raw)))
+
+    return rate
+
+
+class _Spoken:
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.id, self.record = record["id"], record
+
+
+def ratings_of(folder: Path, keys: list[str]) -> dict[str, float]:
+    """Mean rating of each predictor over the replies of these keys, where there are any."""
+    wanted = set(keys)
+    found: dict[str, list[float]] = {}
+    for record in read_lines(folder / RATINGS):
+        key, _, name = record["key"].rpartition(" ")
+        if key in wanted:
+            found.setdefault(name, []).append(record["rating"])
+    return {name: float(np.mean(values)) for name, values in found.items()}

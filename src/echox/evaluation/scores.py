@@ -1,0 +1,231 @@
+"""From records to figures: written against spoken answers, speech against its own text, and how it was spoken.
+
+Everything here is computed from records alone, so a run is scored again without its model. What each figure means is
+in `DEFINITIONS`, which every report prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from echox.data.scoring import WordErrors, edit_counts, normalize_words
+from echox.evaluation.metrics import agreement_table, bootstrap, exist_match
+from echox.evaluation.transcripts import bleu, english_normalizer, whisper_errors
+
+Row = dict[str, Any]
+"""A reply as it was recorded, with ``said`` (what the judge heard of it; None: not judged) and ``as_heard``."""
+MAX_UNKNOWN_WORDS = 0.05
+"""A judge of a closed vocabulary that misses more of the replies' words than this says nothing about them."""
+
+DEFINITIONS = {
+    "acc_ultraeval": "share of items whose answer's tokens occur in a row in the reply (UltraEval-Audio's "
+    "qa-exist-match); items that failed are left out of it, as there, and counted in fail_rate",
+    "acc_strict": "the same over all items: a failure, an empty reply and a reply without speech are wrong",
+    "s2t, s2s": "the rule on the written reply, and on what the judge heard of the same reply's speech",
+    "gap": "s2t minus s2s, both acc_strict, over the same replies; 95 % bootstrap over items",
+    "reply_wer": "word error rate of the judge's transcript against the reply's own text: all errors over all words; "
+    "lower case, no punctuation, reference spelled as the judge would",
+    "reply_wer_whisper": "the same with Whisper's English normaliser and 13a tokens, as UltraEval-Audio does",
+    "words_per_s": "words of the replies' text per second of their speech",
+    "units_per_s": "reduced units per second of speech",
+    "unit_words_per_s": "unit words (steps of the unit decoder) per second of speech",
+    "compression": "encoder frames (50 a second) per unit word",
+    "unit_words_per_token": "unit words per token of the reply's text",
+    "first_audio_tokens": "text tokens that were written before the first audio could be made",
+    "transcription_wer": "word error rate of the transcript of the question (CTC) against the question's text",
+    "exact, answer": "of nano's sets: the reply has the reference's words and no others; the answer's words occur in a "
+    "row in it (t2t: typed questions)",
+    "asr_wer": "word error rate of the written reply against the reference",
+    "asr_bleu": "BLEU of the judge's transcript against the reference translation; text_bleu: of the written reply",
+    "utmos, dnsmos": "mean opinion score that a model predicts for each spoken reply; mean over replies",
+}
+
+
+def score_answers(rows: Sequence[Row]) -> dict[str, Any]:
+    """Questions with accepted answers: S2T, S2S, the gap between them, and the speech."""
+    said = unheard(rows)
+    written = [exist_match(row["text"], row["answers"]) for row in rows]
+    s2t_failed = [row["error"] is not None for row in rows]
+    s2t_right = _strict(rows, written, s2t_failed, lambda row: bool(row["text"].strip()))
+    scores: dict[str, Any] = {"s2t": _accuracy(written, s2t_failed, s2t_right)}
+    for row, right in zip(rows, s2t_right, strict=True):
+        row["s2t"] = right
+    if said is not None:
+        return scores | {"s2s": not_measured(said), "gap": not_measured(said), **score_speech(rows)}
+    spoken = [exist_match(row["said"] or "", row["answers"]) for row in rows]
+    s2s_failed = [row["error"] is not None or not row["audio"] or row["judge_error"] is not None for row in rows]
+    s2s_right = _strict(rows, spoken, s2s_failed, lambda row: bool((row["said"] or "").strip()))
+    differences = [float(one) - float(other) for one, other in zip(s2t_right, s2s_right, strict=True)]
+    for row, right in zip(rows, s2s_right, strict=True):
+        row["s2s"] = right
+    return scores | {
+        "s2s": _accuracy(spoken, s2s_failed, s2s_right),
+        "gap": asdict(bootstrap(differences)),
+        "table": agreement_table(s2t_right, s2s_right),
+        **score_speech(rows),
+    }
+
+
+def score_speech(rows: Sequence[Row]) -> dict[str, Any]:
+    """How well and how fast it was spoken: no reference is needed."""
+    return {**_reply_wer(rows), **score_rates(rows)}
+
+
+def score_transcription(rows: Sequence[Row]) -> dict[str, Any]:
+    """Speech recognition: the transcript of the question, and the written reply, against the reference."""
+    references = [row["answers"][0] if row["answers"] else row["question"] for row in rows]
+    heard = [row["heard"] for row in rows]
+    scores = {"asr_wer": error_rate(references, [row["text"] for row in rows], whisper=True)}
+    has_transcript = any(heard)
+    scores["transcription_wer"] = (
+        error_rate(references, heard, whisper=True) if has_transcript else not_measured("no transcripts were given")
+    )
+    return scores
+
+
+def score_translation(rows: Sequence[Row]) -> dict[str, Any]:
+    """Speech-to-speech translation: BLEU of what was written and of what was heard."""
+    references = [row["answers"][0] if row["answers"] else "" for row in rows]
+    scores: dict[str, Any] = {"text_bleu": bleu(references, [row["text"] for row in rows])}
+    reason = unheard(rows)
+    scores["asr_bleu"] = (
+        bleu(references, [row["said"] or "" for row in rows]) if reason is None else not_measured(reason)
+    )
+    return scores | score_speech(rows)
+
+
+def counts(rows: Sequence[Row]) -> dict[str, Any]:
+    """What stands next to every figure: how many items there are, and what went wrong with which."""
+    failed = [
+        {"id": row["id"], "error": row["error"] or row["judge_error"]}
+        for row in rows
+        if row["error"] is not None or row["judge_error"] is not None
+    ]
+    return {
+        "items": len(rows),
+        "errors": len(failed),
+        "empty_replies": sum(not row["text"].strip() and row["error"] is None for row in rows),
+        "unspoken_replies": sum(row["speaks"] and not row["audio"] and row["error"] is None for row in rows),
+        "partly_unspoken_replies": sum(bool(row["failures"]) for row in rows),
+        "truncated_replies": sum(row["stopped"] == "length" for row in rows),
+        "answers_that_match_anything": sum(any(not answer.strip() for answer in row["answers"]) for row in rows),
+        "failed": failed,
+    }
+
+
+def unheard(rows: Sequence[Row]) -> str | None:
+    """Why nothing can be said of the speech; None where something can."""
+    if not any(row["speaks"] for row in rows):
+        return "no speech was asked for"
+    reasons = {row["unjudged"] for row in rows if row["unjudged"]}
+    if reasons:
+        return "; ".join(sorted(reasons))
+    words = sum(len(normalize_words(row["text"])) for row in rows)
+    unknown = sum(row["unknown_words"] for row in rows)
+    if unknown > MAX_UNKNOWN_WORDS * words:
+        return f"the judge does not know {unknown} of the replies' {words} words: name another"
+    return None
+
+
+def not_measured(reason: str) -> dict[str, str]:
+    """What stands where a figure would."""
+    return {"not_measured": reason}
+
+
+def error_rate(references: Sequence[str], hypotheses: Sequence[str], whisper: bool = False) -> dict[str, Any]:
+    """Corpus word error rate with its bootstrap interval over utterances, and its counts.
+
+    Args:
+        references: one each.
+        hypotheses: what was heard.
+        whisper: Whisper's normaliser and 13a tokens instead of plain words.
+    """
+    pairs = [
+        whisper_errors(reference, hypothesis)
+        if whisper
+        else edit_counts(normalize_words(reference), normalize_words(hypothesis))
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
+    places = range(len(pairs))
+    interval = bootstrap(
+        [float(place) for place in places],
+        lambda chosen: sum((pairs[int(place)] for place in chosen), WordErrors()).rate,
+        resamples=300,
+    )
+    name = {"normaliser": english_normalizer()[1]} if whisper else {}
+    return asdict(interval) | {"word_errors": asdict(sum(pairs, WordErrors()))} | name
+
+
+def _accuracy(matched: Sequence[bool], failed: Sequence[bool], right: Sequence[bool]) -> dict[str, Any]:
+    kept = [float(match) for match, fails in zip(matched, failed, strict=True) if not fails]
+    return {
+        "acc_ultraeval": sum(kept) / len(kept) if kept else None,
+        "fail_rate": sum(failed) / len(failed),
+        "acc_strict": asdict(bootstrap([float(value) for value in right])),
+    }
+
+
+def _strict(
+    rows: Sequence[Row], matched: Sequence[bool], failed: Sequence[bool], answered: Callable[[Row], bool]
+) -> list[bool]:
+    return [match and not fails and answered(row) for row, match, fails in zip(rows, matched, failed, strict=True)]
+
+
+def _reply_wer(rows: Sequence[Row]) -> dict[str, Any]:
+    """Speech against its own text, over replies that have words."""
+    reason = unheard(rows)
+    kept = [row for row in rows if row["error"] is None and row["text"].strip()]
+    if reason is None and not kept:
+        reason = "no reply had words"
+    if reason is not None:
+        return {"reply_wer": not_measured(reason)}
+    references, said = [row["as_heard"]["reply"] for row in kept], [row["said"] or "" for row in kept]
+    for row, reference, hypothesis in zip(kept, references, said, strict=True):
+        row["reply_wer"] = edit_counts(normalize_words(reference), normalize_words(hypothesis)).rate
+    rates = [row["reply_wer"] for row in kept]
+    found = error_rate(references, said) | {
+        "median": float(np.median(rates)),
+        "share_above_half": sum(rate > 0.5 for rate in rates) / len(rates),
+    }
+    return {
+        "reply_wer": found,
+        "reply_wer_whisper": error_rate([row["text"] for row in kept], said, whisper=True),
+    }
+
+
+def score_rates(rows: Sequence[Row]) -> dict[str, Any]:
+    """Words, units and tokens against seconds of speech; nothing where nothing was spoken."""
+    spoken = [row for row in rows if row["audio"]]
+    speech_s = sum(row["reply_s"] for row in spoken)
+    if not speech_s:
+        return {}
+
+    def total(name: str) -> float | None:
+        values = [row["timings"].get(name) for row in spoken]
+        return None if any(value is None for value in values) else float(sum(values))
+
+    unit_words, units, tokens = total("num_unit_words"), total("num_units"), total("num_tokens")
+    frames = total("num_frames")
+    firsts = [row["timings"]["ttfa_tokens"] for row in spoken if row["timings"].get("ttfa_tokens") is not None]
+    reason = not_measured("the model does not report it")
+
+    def ratio(over: float | None, under: float | None) -> Any:
+        return over / under if over is not None and under else reason
+
+    for row in spoken:
+        if row["timings"].get("num_unit_words") and row["timings"].get("num_frames"):
+            row["compression"] = row["timings"]["num_frames"] / row["timings"]["num_unit_words"]
+    return {
+        "speech_s": speech_s,
+        "words_per_s": sum(len(row["text"].split()) for row in spoken) / speech_s,
+        "units_per_s": ratio(units, speech_s),
+        "unit_words_per_s": ratio(unit_words, speech_s),
+        "compression": ratio(frames, unit_words),
+        "unit_words_per_token": ratio(unit_words, tokens),
+        "first_audio_tokens": {"mean": float(np.mean(firsts)), "p50": float(np.median(firsts)),
+                               "p95": float(np.percentile(firsts, 95))} if firsts else reason,
+    }  # fmt: skip

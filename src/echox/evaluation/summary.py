@@ -1,0 +1,216 @@
+"""A run as people read it: Markdown with the paper's rows beside ours, and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from echox.evaluation import nano
+from echox.evaluation.records import read_lines
+from echox.evaluation.report import score_tables, table
+from echox.evaluation.scores import DEFINITIONS
+from echox.evaluation.tasks import AVERAGED, KINDS
+from echox.files import write_text
+
+MARKDOWN_FILE, PLOTS = "summary.md", "plots"
+COUNTS = ("items", "errors", "empty_replies", "unspoken_replies", "partly_unspoken_replies", "truncated_replies",
+          "answers_that_match_anything")  # fmt: skip
+
+FIGURES = ("asr_wer", "transcription_wer", "text_bleu", "asr_bleu", "reply_wer", "reply_wer_whisper", "words_per_s",
+           "units_per_s", "unit_words_per_s", "compression", "unit_words_per_token", "first_audio_tokens", "utmos",
+           "dnsmos")  # fmt: skip
+
+
+def write_summary(output: Path, summary: dict[str, Any]) -> Path:
+    """Write ``summary.md`` and, with matplotlib, ``plots/*.png``; the path of the first."""
+    text = render(summary)
+    plots = draw_run(output, summary)
+    if plots:
+        text += "\n## Plots\n\n" + "\n".join(f"![{path.stem}]({PLOTS}/{path.name})" for path in plots) + "\n"
+    write_text(output / MARKDOWN_FILE, text)
+    return output / MARKDOWN_FILE
+
+
+def render(summary: dict[str, Any]) -> str:
+    """A run as Markdown."""
+    judge = summary["judge"]
+    listener = judge.get("name") or f"none ({judge['unjudged']}): spoken figures are not measured"
+    own = judge.get("recordings")
+    errors = f"; its own word error rate on {own['count']} original recordings: {_percent(own['wer'])}" if own else ""
+    lines = ["# Evaluation", "", f"Examined: {summary['subject']['name']} (`{summary['subject']['key']}`), "
+             f"echox {summary['echox']}.", f"Judge: {listener}{errors}.", ""]  # fmt: skip
+    card = nano.metrics_of(summary)
+    if card is not None:
+        lines += ["## Nano", "", score_tables(card, _folder_mb(summary)), ""]
+    answered = {name: task for name, task in summary["tasks"].items() if "s2t" in task}
+    if answered:
+        lines += ["## Answers", "", *_answers(answered, summary.get("average")), ""]
+    others = {name: task for name, task in summary["tasks"].items() if any(figure in task for figure in FIGURES)}
+    if others:
+        lines += ["## Figures", "", *_figures(others), ""]
+    rows = [[name, *(str(task[count]) for count in COUNTS)] for name, task in summary["tasks"].items()]
+    lines += ["## Counts", "", *table(["task", *(name.replace("_", " ") for name in COUNTS)], rows)]
+    failed = [(name, one) for name, task in summary["tasks"].items() for one in task["failed"]]
+    if failed:
+        lines += ["", "## Failed items", "", *(f"- {name} `{one['id']}`: {one['error']}" for name, one in failed)]
+    lines += ["", "## What the figures mean", "", *(f"- **{name}**: {text}." for name, text in DEFINITIONS.items())]
+    return "\n".join(lines) + "\n"
+
+
+def compare(summaries: Sequence[dict[str, Any]]) -> str:
+    """Several runs side by side: one row each, one column for each task's accuracies."""
+    names = sorted({name for summary in summaries for name, task in summary["tasks"].items() if "s2t" in task})
+    spoken = [name for summary in summaries for name in summary["tasks"] if "s2s_exact" in summary["tasks"][name]]
+    rows = []
+    for summary in summaries:
+        row = [summary["subject"]["name"]]
+        for name in names:
+            task = summary["tasks"].get(name, {})
+            row += [_accuracy(task.get("s2t")), _accuracy(task.get("s2s"))]
+        for name in dict.fromkeys(spoken):
+            task = summary["tasks"].get(name, {})
+            row += [_figure(task.get("s2t_exact")), _figure(task.get("s2s_exact")), _figure(task.get("reply_wer"))]
+        rows.append(row)
+    heads = ["model", *(f"{name} {side}" for name in names for side in ("S2T", "S2S"))]
+    heads += [f"{name} {part}" for name in dict.fromkeys(spoken) for part in ("S2T exact", "S2S exact", "reply WER")]
+    return "\n".join(table(heads, rows)) + "\n"
+
+
+def _answers(tasks: dict[str, Any], average: dict[str, float] | None) -> list[str]:
+    """Accuracies with the paper's beside them, and the 2 x 2 tables."""
+    heads = ["task", "S2T strict", "S2T UltraEval", "S2S strict", "S2S UltraEval", "gap (points)", "paper (S2S)"]
+    rows = []
+    for name, task in tasks.items():
+        gap = task["gap"]
+        points = "not measured" if "not_measured" in gap else (
+            f"{100 * gap['mean']:.1f} ({100 * gap['low']:.1f} to {100 * gap['high']:.1f})"
+        )  # fmt: skip
+        paper = ", ".join(f"{model} {value}" for model, value in KINDS[task["kind"]].paper)
+        rows.append([name, *(_accuracy(task[side], rule) for side in ("s2t", "s2s") for rule in
+                             ("acc_strict", "acc_ultraeval")), points, paper])  # fmt: skip
+    if average:
+        sides = (average.get(f"{side}_{rule}") for side in ("s2t", "s2s") for rule in ("acc_strict", "acc_ultraeval"))
+        paper = ", ".join(f"{model} {_paper_average(model):.1f}" for model, _ in KINDS[AVERAGED[0]].paper)
+        rows.append(["average of the three", *("" if side is None else _percent(side) for side in sides), "", paper])
+    lines = table(heads, rows)
+    for name, task in tasks.items():
+        if "table" in task:
+            cells = task["table"]
+            lines += ["", f"{name}: {cells['both_right']} right in writing and aloud, "
+                      f"{cells['only_written_right']} only in writing, {cells['only_spoken_right']} only aloud, "
+                      f"{cells['both_wrong']} neither."]  # fmt: skip
+    return lines
+
+
+def _paper_average(model: str) -> float:
+    figures = [dict(KINDS[name].paper)[model] for name in AVERAGED]
+    return sum(figures) / len(figures)
+
+
+def _figures(tasks: dict[str, Any]) -> list[str]:
+    rates = {"asr_wer", "transcription_wer", "reply_wer", "reply_wer_whisper"}
+    rows = []
+    for figure in FIGURES:
+        if any(figure in task for task in tasks.values()):
+            rows.append([figure, *(_figure(task.get(figure), figure in rates) for task in tasks.values())])
+    return table(["figure", *tasks], rows)
+
+
+def _figure(value: Any, is_share: bool = True) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict) and "not_measured" in value:
+        return f"not measured: {value['not_measured']}"
+    if isinstance(value, dict) and "low" in value:
+        return f"{_percent(value['mean'])} ({_percent(value['low'])} to {_percent(value['high'])})"
+    number = value["mean"] if isinstance(value, dict) else value
+    return _percent(number) if is_share else f"{number:.2f}"
+
+
+def _accuracy(side: dict[str, Any] | None, rule: str = "acc_strict") -> str:
+    if side is None:
+        return ""
+    if "not_measured" in side:
+        return "not measured"
+    value = side[rule]
+    if value is None:
+        return "no item left"
+    if isinstance(value, dict):
+        return _figure(value)
+    return _percent(value) + (f", {_percent(side['fail_rate'])} failed" if side["fail_rate"] else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _folder_mb(summary: dict[str, Any]) -> float | None:
+    folder = summary["subject"].get("folder")
+    if not folder or not Path(folder).is_dir():
+        return None
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
+
+
+def draw_run(output: Path, summary: dict[str, Any]) -> list[Path]:
+    """Accuracy bars, histogram of the replies' word error rates, compression; nothing without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:  # the "eval" extra
+        return []
+    drawn = []
+    bars = {name: _pair(task) for name, task in summary["tasks"].items() if _pair(task)}
+    if bars:
+        figure = Figure(figsize=(1.8 + 1.6 * len(bars), 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for place, (side, label) in enumerate((("s2t", "written (S2T)"), ("s2s", "spoken (S2S)"))):
+            known = [(number, pair[side]) for number, pair in enumerate(bars.values()) if pair.get(side)]
+            axes.bar([number + 0.4 * place - 0.2 for number, _ in known],
+                     [100 * value["mean"] for _, value in known], width=0.38, label=label,
+                     yerr=[[100 * max(0.0, value["mean"] - value["low"]) for _, value in known],
+                           [100 * max(0.0, value["high"] - value["mean"]) for _, value in known]],
+                     capsize=3)  # fmt: skip
+        axes.set(ylabel="right, %", ylim=(0, 105), xticks=range(len(bars)))
+        axes.set_xticklabels([name.replace("_", "\n") for name in bars], fontsize=8)
+        axes.legend(fontsize=8)
+        drawn.append(_save(figure, output, "accuracy"))
+    for column, label, name in (
+        ("reply_wer", "word error rate of a reply's speech against its text", "reply_wer"),
+        ("compression", "frames per unit word", "compression"),
+    ):
+        values = [row[column] for task in summary["tasks"] for row in read_lines(output / task / "items.jsonl")
+                  if row.get(column) is not None]  # fmt: skip
+        if values:
+            figure = Figure(figsize=(5, 3.2), layout="constrained")
+            axes = figure.add_subplot()
+            axes.hist(values, bins=30)
+            axes.set(xlabel=label, ylabel="replies")
+            drawn.append(_save(figure, output, name))
+    return drawn
+
+
+def _pair(task: dict[str, Any]) -> dict[str, Any]:
+    """Intervals of right in writing and aloud, of whichever rule the task has."""
+    if "s2t" in task:
+        return {side: task[side].get("acc_strict") for side in ("s2t", "s2s")}
+    return {side: task[f"{side}_answer"] for side in ("s2t", "s2s") if f"{side}_answer" in task}
+
+
+def _save(figure: Any, output: Path, name: str) -> Path:
+    path = output / PLOTS / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def read_summary(output: Path) -> dict[str, Any]:
+    """``summary.json`` of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = output / "summary.json"
+    if not path.is_file():
+        raise ValueError(f"{output}: expected the folder of a scored run, found no {path.name}; echox eval score it")
+    return json.loads(path.read_text(encoding="utf-8"))

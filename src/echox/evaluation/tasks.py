@@ -1,0 +1,133 @@
+"""The test sets: where their items come from, and how their replies are scored.
+
+Llama Questions, Web Questions and TriviaQA are the spoken sets of UltraEval-Audio (not those of OpenAudioBench, which
+are smaller and judged by GPT-4o: figures do not compare).
+Source: https://github.com/OpenBMB/UltraEval-Audio, registry/dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echox.evaluation import nano
+from echox.evaluation.heldout import embedded_heldout
+from echox.evaluation.items import ANSWER_COLUMNS, Item, read_items
+from echox.evaluation.scores import Row, score_answers, score_speech, score_transcription, score_translation
+
+TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", *ANSWER_COLUMNS)
+TRANSLATION_COLUMNS = ("translation", "target_text", "tgt_text", *ANSWER_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task.
+
+    Attributes:
+        score: figures of its rows.
+        answer_columns: where the reference is looked for.
+        hub: the data set on the hub, where there is one, with its file pattern.
+        speaks: whether the replies are spoken.
+        paper: percentages that arXiv 2509.09174 reports for it, by model.
+    """
+
+    score: Callable[[Sequence[Row]], dict[str, Any]]
+    answer_columns: Sequence[str] = ANSWER_COLUMNS
+    hub: str | None = None
+    speaks: bool = True
+    paper: tuple[tuple[str, float], ...] = ()
+
+
+def _nothing(rows: Sequence[Row]) -> dict[str, Any]:
+    """VoiceBench is scored by its own scripts, from the exported file."""
+    return {}
+
+
+KINDS = {
+    "llama-questions": Kind(
+        score_answers, hub="TwinkStart/llama-questions", paper=(("EchoX-3B", 54.0), ("EchoX-8B", 63.3))
+    ),
+    "web-questions": Kind(
+        score_answers, hub="TwinkStart/speech-web-questions", paper=(("EchoX-3B", 31.6), ("EchoX-8B", 40.6))
+    ),
+    "triviaqa": Kind(score_answers, hub="TwinkStart/speech-triavia-qa", paper=(("EchoX-3B", 25.8), ("EchoX-8B", 35.0))),
+    "qa": Kind(score_answers),
+    "consistency": Kind(score_speech),
+    "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, speaks=False),
+    "translation": Kind(score_translation, TRANSLATION_COLUMNS),
+    "voicebench": Kind(_nothing, answer_columns=(), hub="hlt-lab/voicebench", speaks=False),
+    nano.TYPED: Kind(nano.score_typed, speaks=False),
+    **{name: Kind(nano.score_spoken) for name in nano.SPOKEN_SETS},
+}
+"""Name of a task -> what it is."""
+NANO = "nano"
+"""All of nano's held-out sets."""
+AVERAGED = ("llama-questions", "web-questions", "triviaqa")
+"""The paper's average is the plain mean of these three percentages."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items to be asked. ``kind`` is a name in `KINDS`; ``source`` says where the items are from."""
+
+    name: str
+    kind: str
+    items: Sequence[Item]
+    source: str
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its replies are spoken."""
+        return KINDS[self.kind].speaks
+
+
+def open_tasks(
+    name: str, data: Path | None, limit: int | None = None, seed: int = 0, instruction: str | None = None
+) -> list[Task]:
+    """The task of a name; of ``nano``, its four.
+
+    Args:
+        name: in `KINDS`, or "nano".
+        data: a file or folder of items, or a folder that holds ``<name>.jsonl`` or ``<name>/``; None: the embedded
+            questions for nano, the hub's data set for those that have one.
+        limit: items (of each set); None: all.
+        seed: of nano's balanced order.
+        instruction: text that is sent beside every audio.
+
+    Raises:
+        ValueError: no such task, or its data cannot be had.
+    """
+    if name == NANO:
+        sets = nano.nano_items(data or embedded_heldout(), limit, seed)
+        return [Task(part, part, items, str(data or "embedded")) for part, items in sets.items()]
+    if name not in KINDS or name in (nano.TYPED, *nano.SPOKEN_SETS):
+        known = ", ".join([NANO, *(kind for kind in KINDS if kind not in (nano.TYPED, *nano.SPOKEN_SETS))])
+        raise ValueError(f"expected a task of {known}; found {name!r}")
+    kind = KINDS[name]
+    path = _find(name, data) if data is not None else _from_hub(name, kind)
+    items = read_items(path, kind.answer_columns, instruction)
+    return [Task(name, name, items[:limit], str(data or kind.hub))]
+
+
+def _find(name: str, data: Path) -> Path:
+    for path in (data / f"{name}.jsonl", data / f"{name}.csv", data / name):
+        if path.exists():
+            return path
+    return data
+
+
+def _from_hub(name: str, kind: Kind) -> Path:
+    if kind.hub is None or name == "voicebench":
+        raise ValueError(f"{name}: expected data, found none; name a .jsonl or .csv file or a folder with --data")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(kind.hub, repo_type="dataset", allow_patterns="*.parquet"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{name}: expected the data set {kind.hub} of the hub, found none ({reason}); name a copy with --data"
+        ) from error
