@@ -19,6 +19,7 @@ const view = new View(hearAgain);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
 let model = "";
 let held = false; // the talk button, in push-to-talk
+let hint = ""; // shown until the next press
 
 // -------------------------------------------------------------------------------------------- talking
 
@@ -63,6 +64,7 @@ async function hangUp() {
 
 async function hold() {
   held = true;
+  hint = "";
   await attempt(async () => {
     await Promise.all([player.open(), connection.ready()]);
     await openMicrophone();
@@ -75,9 +77,9 @@ async function letGo() {
   if (!held) return;
   held = false;
   view.microphone(0);
-  if (!dialogue.recording) return refresh();
-  const sent = await attempt(() => dialogue.release());
-  if (sent === false) view.phase("idle", "Hold the button while you speak, then let go.");
+  const sent = dialogue.recording ? await attempt(() => dialogue.release()) : false;
+  hint = sent === false && microphone.running ? "Hold the button while you speak, then let go." : "";
+  refresh();
 }
 
 function heard(pcm, level) {
@@ -272,7 +274,7 @@ function now() {
   }
   if (dialogue.thinking) return { phase: "thinking", words: "Thinking…" };
   if (microphone.running && settings.handsFree) return { phase: "listening", words: "Listening…" };
-  return { phase: "idle", words: "Ready." };
+  return { phase: "idle", words: hint || "Ready." };
 }
 
 function frame() {
