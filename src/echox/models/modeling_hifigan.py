@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel
 
 from echox.models.configuration_vocoder import CodeHiFiGANConfig
 from echox.models.modeling_vocoder import NewFrames, UnitVocoder, frame_positions, whole_frames
+from echox.models.source_filter import last_of
 
 INNER_SLOPE = 0.1
 FINAL_SLOPE = 0.01
@@ -162,8 +163,7 @@ class CodeHiFiGAN(UnitVocoder):
     ) -> tuple[Tensor, CodeHiFiGANState]:
         """Speak the next frames of rows of speech: see `UnitVocoder.go_on`. The context is computed again."""
         units, context = torch.cat([state.units, frames.units], 1), state.units.shape[1]
-        last = frames.counts[:, None] + torch.arange(context, device=units.device)
-        after = CodeHiFiGANState(units.gather(1, last))
+        after = CodeHiFiGANState(last_of(units[..., None], context, frames.counts)[..., 0])
         # Before the first frame of all rows there is nothing to compute.
         silent = int((units >= 0).any(0).int().argmax())
         first = min(silent, self.config.left_context_frames)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from echox.models.configuration_vocoder import LightVocoderConfig, UnitVocoderConfig
-from echox.models.source_filter import SynthesisState, breath, synthesise, synthesise_next
+from echox.models.source_filter import SynthesisState, breath, last_of, synthesise, synthesise_next
 
 
 @dataclass
@@ -40,17 +41,19 @@ class NewFrames(NamedTuple):
     Attributes:
         units: (B, N) the unit of each frame, -1 after the end of the speech.
         elapsed: (B, N) frames since the unit began. durations: (B, N) frames of the unit, at least 1.
-        counts: (B,) frames that are meant in each row.
         starts: (B,) absolute place of the first.
         totals: (B,) frames of the whole speech; the largest integer while it goes on.
+        counts: (B,) frames that are meant in each row; None = all N.
+        inner: whether all that these frames complete lies within the speech, away from its beginning and its end.
     """
 
     units: Tensor
     elapsed: Tensor
     durations: Tensor
-    counts: Tensor
     starts: Tensor
     totals: Tensor
+    counts: Tensor | None
+    inner: bool
 
 
 class UnitVocoder(PreTrainedModel, ABC):
@@ -216,13 +219,13 @@ class ConvNeXtBlock(nn.Module):
         mixed = self.depthwise(image).permute(0, 2, 3, 1).squeeze(1)
         return hidden + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
 
-    def go_on(self, hidden: Tensor, before: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def go_on(self, hidden: Tensor, before: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """What `forward` says, half a kernel later and without computing anything twice.
 
         Args:
             hidden: (B, N, D) new positions, 0 where masked.
             before: (B, kernel - 1, D) the positions before them.
-            counts: (B,) positions meant in each row.
+            counts: (B,) positions meant in each row; None = all.
 
         Returns:
             (B, N, D) for the positions half a kernel earlier, and (B, kernel - 1, D) the last positions.
@@ -233,8 +236,7 @@ class ConvNeXtBlock(nn.Module):
         mixed = mixed.permute(0, 2, 3, 1).squeeze(1)
         centre = window[:, past // 2 : past // 2 + hidden.shape[1]]
         hidden = centre + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
-        last = counts[:, None, None] + torch.arange(past, device=counts.device)[:, None]
-        return hidden, window.gather(1, last.expand(-1, -1, window.shape[2]))
+        return hidden, last_of(window, past, counts)
 
 
 class DurationPredictor(nn.Module):
@@ -366,7 +368,7 @@ class LightVocoder(UnitVocoder):
     def _read(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> log-mel (B, T, mels), pitch in Hz (B, T), voicing logits (B, T)."""
         raw = self.feature_head(self.feature_norm(hidden)).float()
-        mean, std = (raw.new_tensor(values) for values in (self.config.log_mel_mean, self.config.log_mel_std))
+        mean, std = _statistics(tuple(self.config.log_mel_mean), tuple(self.config.log_mel_std), raw.device)
         f0_hz = self.config.f0_mean_hz * (self.config.log_f0_std * raw[..., -2]).exp()
         f0_hz = f0_hz.clamp(self.config.f0_min_hz, self.config.f0_max_hz)
         return mean + std * raw[..., :-2], f0_hz, raw[..., -1]
@@ -401,38 +403,53 @@ class LightVocoder(UnitVocoder):
         self, frames: NewFrames, state: LightVocoderState, speaker_ids: Tensor | None = None
     ) -> tuple[Tensor, LightVocoderState]:
         """Speak the next frames of rows of speech: see `UnitVocoder.go_on`. Nothing is computed twice."""
-        config, geometry = self.config, self.config.geometry()
-        per_frame = config.features_per_frame
-        counts, starts, totals = frames.counts, frames.starts, frames.totals
+        geometry, per_frame = self.config.geometry(), self.config.features_per_frame
+        counts, totals = frames.counts, None if frames.inner else frames.totals
         hidden = self._embed(frames.units, frames.elapsed, frames.durations)
-        hidden, starts, frame_inputs = _delayed(self.frame_layers, hidden, state.frame_inputs, counts, starts, totals)
-        hidden = self.frame_to_features(hidden).view(len(hidden), -1, config.hidden_size)
-        counts, starts = counts * per_frame, starts * per_frame
-        totals = torch.where(totals > _ENDLESS // per_frame, totals, totals * per_frame)
+        hidden, starts, frame_inputs = _delayed(
+            self.frame_layers, hidden, state.frame_inputs, counts, frames.starts, totals
+        )
+        hidden = self.frame_to_features(hidden).view(len(hidden), hidden.shape[1] * per_frame, -1)
+        counts, starts = None if counts is None else counts * per_frame, starts * per_frame
+        totals = None if totals is None else totals.clamp_max(_ENDLESS // per_frame) * per_frame
         hidden, starts, fine_inputs = _delayed(self.fine_layers, hidden, state.fine_inputs, counts, starts, totals)
         log_mel, f0_hz, voicing = self._read(hidden)
         synthesis = SynthesisState(state.phase, state.features, state.tail)
+        inside = None if totals is None else _inside(starts - 2, log_mel.shape[1] + 2, totals)
         sound, synthesis = synthesise_next(
-            log_mel, f0_hz, mixing(voicing), geometry, synthesis, starts, counts, totals, self._pulse_ratio()
+            log_mel, f0_hz, mixing(voicing), geometry, synthesis, starts, counts, inside, self._pulse_ratio()
         )
         sound, waiting = torch.cat([state.ready, sound], 1), state.ready.shape[1]
-        last = counts[:, None] * geometry.hop_samples + torch.arange(waiting, device=counts.device)
-        after = LightVocoderState(frame_inputs, fine_inputs, *synthesis, sound.gather(1, last))
+        ready = last_of(sound[..., None], waiting, None if counts is None else counts * geometry.hop_samples)[..., 0]
+        after = LightVocoderState(frame_inputs, fine_inputs, *synthesis, ready)
         return sound[:, : sound.shape[1] - waiting], after
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """(2, mels) float32."""
+    return torch.tensor([mean, std], device=device)
 
 
 _ENDLESS = torch.iinfo(torch.int64).max
 
 
+def _inside(starts: Tensor, length: int, totals: Tensor) -> Tensor:
+    """(B, length) bool: which places from `starts` on lie within speech of `totals` places."""
+    place = starts[:, None] + torch.arange(length, device=starts.device)
+    return (place >= 0) & (place < totals[:, None])
+
+
 def _delayed(
-    layers: nn.ModuleList, hidden: Tensor, before: Tensor, counts: Tensor, starts: Tensor, totals: Tensor
+    layers: nn.ModuleList, hidden: Tensor, before: Tensor, counts: Tensor | None, starts: Tensor, totals: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run layers over new positions (`ConvNeXtBlock.go_on`): their output, its first place, their last inputs."""
     inputs = []
     for layer, past in zip(layers, before.unbind(1), strict=True):
-        place = starts[:, None] + torch.arange(hidden.shape[1], device=hidden.device)
-        inside = (place >= 0) & (place < totals[:, None])
-        hidden, last = layer.go_on(hidden * inside[..., None], past, counts)
+        if totals is not None:
+            hidden = hidden * _inside(starts, hidden.shape[1], totals)[..., None]
+        hidden, last = layer.go_on(hidden, past, counts)
         starts = starts - past.shape[1] // 2
         inputs.append(last)
     return hidden, starts, torch.stack(inputs, 1) if inputs else before

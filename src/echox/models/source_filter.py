@@ -59,7 +59,7 @@ def mel_edges_hz(geometry: SpectralGeometry) -> Tensor:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def _mel_to_linear(geometry: SpectralGeometry) -> Tensor:
+def _mel_to_linear(geometry: SpectralGeometry, device: torch.device) -> Tensor:
     """(mels, bins) float32: linear interpolation from band centres to FFT bins, constant beyond the outer centres."""
     centres = mel_edges_hz(geometry)[1:-1].contiguous()
     bins = torch.linspace(0, geometry.sampling_rate / 2, geometry.fft_size // 2 + 1, dtype=torch.float64)
@@ -69,7 +69,7 @@ def _mel_to_linear(geometry: SpectralGeometry) -> Tensor:
     columns = torch.arange(len(bins))
     weights[upper - 1, columns] = 1 - part
     weights[upper, columns] += part
-    return weights.float()
+    return weights.float().to(device)
 
 
 def position_noise(start: int | Tensor, length: int, device: torch.device | str = "cpu") -> Tensor:
@@ -134,9 +134,19 @@ def pulse_train(
     pulses.scatter_add_(1, place.view(batch, -1), (height[..., None] * kernel).view(batch, -1))
     pulses = pulses[:, PULSE_TAPS // 2 : PULSE_TAPS // 2 + frames * hop]
     # A pitch that is no number must be heard as such.
-    return (pulses.view(batch, frames, hop) + (f0_hz * 0).float()[..., None]).view(batch, -1), starts
+    pulses = pulses.unflatten(1, (frames, hop)) + (f0_hz * 0).float()[..., None]
+    return (pulses if inside is None else pulses * inside[..., None]).flatten(1), starts
 
 
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _window(hop_samples: int, device: torch.device) -> Tensor:
+    """(2 * hop,): windows of neighbours, a hop apart, add up to 1."""
+    return torch.hann_window(2 * hop_samples, device=device)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def breath(geometry: SpectralGeometry, from_hz: float, full_hz: float, ratio: float) -> Tensor:
     """Part of the power of voiced sound that is pulses, (bins,): voices are breathy where the frequency is high.
 
@@ -151,7 +161,10 @@ def minimum_phase(log_amplitude: Tensor, fft_size: int) -> Tensor:
     cepstrum = torch.fft.irfft(log_amplitude, fft_size)
     half = fft_size // 2
     folded = torch.cat([cepstrum[..., :1], 2 * cepstrum[..., 1:half], cepstrum[..., half : half + 1]], -1)
-    return torch.exp(torch.fft.rfft(folded, fft_size))
+    log_response = torch.fft.rfft(folded, fft_size)
+    # exp of a complex number by its parts: 5 times faster on CPU than torch's own.
+    size, angle = log_response.real.exp(), log_response.imag
+    return torch.complex(size * angle.cos(), size * angle.sin())
 
 
 def synthesise(
@@ -183,11 +196,9 @@ def synthesise(
         Waveform (B, T * hop) float32, and the pitch phases (B, T + 1) float64.
     """
     hop, frames = geometry.hop_samples, f0_hz.shape[1]
-    if inside is None:
-        inside = torch.ones_like(f0_hz, dtype=torch.bool)
     with torch.autocast(log_mel.device.type, enabled=False):  # spectra need float32
         pulses, phases = pulse_train(f0_hz, geometry, phase, inside)
-        pulses = torch.nn.functional.pad(pulses * inside.repeat_interleave(hop, 1), (hop // 2, hop - hop // 2))
+        pulses = torch.nn.functional.pad(pulses, (hop // 2, hop - hop // 2))
         start_frame = torch.as_tensor(start_frame, device=log_mel.device).expand(len(log_mel))
         voicing = voicing.float()
         waveform = _overlap_add(log_mel.float(), pulses, voicing, inside, geometry, start_frame, pulse_ratio)
@@ -224,8 +235,8 @@ def synthesise_next(
     geometry: SpectralGeometry,
     state: SynthesisState,
     start_frame: Tensor,
-    counts: Tensor,
-    total_frames: Tensor,
+    counts: Tensor | None = None,
+    inside: Tensor | None = None,
     pulse_ratio: Tensor | None = None,
 ) -> tuple[Tensor, SynthesisState]:
     """Go on with rows of speech: what `synthesise` says, one and a half frames later, each frame computed once.
@@ -236,9 +247,9 @@ def synthesise_next(
         voicing: (B, T) likewise.
         geometry: the axes of all three.
         state: after the frames before.
-        start_frame: (B,) absolute place of the first new frame; before frame 0 and from `total_frames` on is silence.
-        counts: (B,) how many frames of each row are meant; the rest is padding.
-        total_frames: (B,) length of the speech; the largest integer while it goes on.
+        start_frame: (B,) absolute place of the first new frame.
+        counts: (B,) how many frames of each row are meant; the rest is padding. None = all.
+        inside: (B, 2 + T) bool, which of the last two frames and of the new ones sound; None = all.
         pulse_ratio: as `synthesise`.
 
     Returns:
@@ -248,29 +259,34 @@ def synthesise_next(
     with torch.autocast(log_mel.device.type, enabled=False):
         frames = torch.cat([log_mel.float(), f0_hz.float()[..., None], voicing.float()[..., None]], 2)
         frames = torch.cat([state.frames, frames], 1)  # (B, 2 + T, mels + 2)
-        place = torch.arange(-2, new, device=log_mel.device) + start_frame[:, None]
-        inside = (place >= 0) & (place < total_frames[:, None])
         pulses, phases = pulse_train(frames[..., -2], geometry, state.phase, inside)
-        pulses = (pulses * inside.repeat_interleave(hop, 1))[:, hop // 2 : hop // 2 + (new + 1) * hop]
-        meant = inside[:, 1:-1] & (torch.arange(new, device=log_mel.device) < counts[:, None])
+        pulses = pulses[:, hop // 2 : hop // 2 + (new + 1) * hop]
+        meant = None if inside is None else inside[:, 1:-1]
+        if counts is not None:
+            asked = torch.arange(new, device=log_mel.device) < counts[:, None]
+            meant = asked if meant is None else asked & meant
         mel, voiced = frames[:, 1:-1, :-2], frames[:, 1:-1, -1]
         waveform = _overlap_add(mel, pulses, voiced, meant, geometry, start_frame - 1, pulse_ratio)
         waveform[:, : state.tail.shape[1]] += state.tail
-    ahead = counts[:, None] * hop + torch.arange(state.tail.shape[1], device=log_mel.device)
-    last = counts[:, None, None] + torch.arange(2, device=log_mel.device)[:, None]
-    state = SynthesisState(
-        phases.gather(1, counts[:, None])[:, 0],
-        frames.gather(1, last.expand(-1, -1, frames.shape[2])),
-        waveform.gather(1, ahead),
-    )
-    return waveform[:, : new * hop], state
+    tail = state.tail.shape[1]
+    phase = last_of(phases[:, :-2, None], 1, counts)[:, 0, 0]
+    rings_on = last_of(waveform[..., None], tail, None if counts is None else counts * hop)[..., 0]
+    return waveform[:, : new * hop], SynthesisState(phase, last_of(frames, 2, counts), rings_on)
+
+
+def last_of(past_and_new: Tensor, length: int, counts: Tensor | None) -> Tensor:
+    """(B, length + N, D) -> (B, length, D): the last positions of each row, of whose N new ones `counts` are meant."""
+    if counts is None:
+        return past_and_new[:, past_and_new.shape[1] - length :]
+    place = counts[:, None, None] + torch.arange(length, device=counts.device)[:, None]
+    return past_and_new.gather(1, place.expand(-1, -1, past_and_new.shape[2]))
 
 
 def _overlap_add(
     log_mel: Tensor,
     pulses: Tensor,
     voicing: Tensor,
-    inside: Tensor,
+    inside: Tensor | None,
     geometry: SpectralGeometry,
     start_frame: Tensor,
     pulse_ratio: Tensor | None,
@@ -281,7 +297,7 @@ def _overlap_add(
         log_mel: (B, T, mels) as `synthesise`.
         pulses: (B, (T + 1) * hop), from half a frame before the first frame to half a frame after the last.
         voicing: (B, T) as `synthesise`.
-        inside: (B, T) bool, frames that sound.
+        inside: (B, T) bool, frames that sound; None = all.
         geometry: the frequency axis.
         start_frame: (B,) absolute place of the first frame.
         pulse_ratio: as `synthesise`.
@@ -291,7 +307,7 @@ def _overlap_add(
     """
     frames, hop, fft_size = log_mel.shape[1], geometry.hop_samples, geometry.fft_size
     noise = position_noise(start_frame * hop - hop // 2, (frames + 1) * hop)
-    window = torch.hann_window(2 * hop, device=log_mel.device)  # windows of neighbours add up to 1
+    window = _window(hop, log_mel.device)
 
     def spectra(source: Tensor) -> Tensor:
         return torch.fft.rfft(source.unfold(1, 2 * hop, hop) * window, fft_size)  # (B, T, bins)
@@ -299,8 +315,10 @@ def _overlap_add(
     voicing = voicing.clamp(0, 1)[..., None]
     if pulse_ratio is not None:
         voicing = voicing * pulse_ratio.to(voicing)
-    source = (spectra(pulses) * voicing.sqrt() + spectra(noise) * (1 - voicing).sqrt()) * inside[..., None]
-    response = minimum_phase(0.5 * log_mel @ _mel_to_linear(geometry).to(log_mel.device), fft_size)
+    source = spectra(pulses) * voicing.sqrt() + spectra(noise) * (1 - voicing).sqrt()
+    if inside is not None:
+        source = source * inside[..., None]
+    response = minimum_phase(0.5 * log_mel @ _mel_to_linear(geometry, log_mel.device), fft_size)
     pieces = torch.fft.irfft(source * response, fft_size)  # (B, T, fft_size)
     length = (frames - 1) * hop + fft_size
     waveform = torch.nn.functional.fold(pieces.transpose(1, 2), (1, length), (1, fft_size), stride=(1, hop))

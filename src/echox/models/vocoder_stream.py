@@ -47,6 +47,11 @@ class VocoderStream:
         self.vocoder = vocoder
         self.speaker_id = speaker_id
         self.finished = False
+        # Once, because reading a configuration is slow.
+        self._right = int(vocoder.config.right_context_frames)
+        self._reach = int(vocoder.config.receptive_field_units)
+        self._samples_per_frame = int(vocoder.config.samples_per_frame)
+        self._num_units = int(vocoder.config.num_units)
         self._units: list[
             int
         ] = []  # reduced units from `_first` on: the context of durations to come, and frames to say
@@ -68,10 +73,9 @@ class VocoderStream:
         """
         if self.finished:
             raise ValueError("push: expected a stream that goes on, found a finished one: begin another")
-        known = self.vocoder.config.num_units
-        wrong = [unit for unit in units if not 0 <= unit < known]
+        wrong = [unit for unit in units if not 0 <= unit < self._num_units]
         if wrong:
-            raise ValueError(f"units: expected ids from 0 to {known - 1}, found {wrong[:5]}")
+            raise ValueError(f"units: expected ids from 0 to {self._num_units - 1}, found {wrong[:5]}")
         for unit in units:
             if not self._units or self._units[-1] != unit:
                 self._units.append(int(unit))
@@ -97,7 +101,7 @@ class VocoderStream:
     @property
     def num_samples(self) -> int:
         """Samples emitted so far."""
-        return self._emitted_frames * self.vocoder.config.samples_per_frame
+        return self._emitted_frames * self._samples_per_frame
 
     @property
     def num_timed(self) -> int:
@@ -116,10 +120,6 @@ class VocoderStream:
             raise ValueError(f"count: expected 0 to {timed}, the units whose time is final, found {count}")
         frames = self._ends_frames[self._reduced_of_pushed[count - 1] - 1] if count else 0
         return frames / self.vocoder.frame_rate_hz
-
-    @property
-    def _right(self) -> int:
-        return int(self.vocoder.config.right_context_frames)
 
     @property
     def _known_frames(self) -> int:
@@ -161,7 +161,7 @@ class VocoderStream:
         for index, (row, stream) in enumerate(zip(rows, speaking, strict=True)):
             stream._state = type(state)(*(part[index : index + 1].clone() for part in state))
             before = stream._emitted_frames + right - stream._fed_frames  # frames before the first, said at the start
-            first, last = (vocoder.config.samples_per_frame * n for n in (before, before + emits[index]))
+            first, last = (stream._samples_per_frame * n for n in (before, before + emits[index]))
             stream._fed_frames += counts[index]
             stream._emitted_frames += emits[index]
             stream._forget()
@@ -172,7 +172,7 @@ class VocoderStream:
     @torch.inference_mode()
     def _time(streams: Sequence[VocoderStream]) -> None:
         """Give each unit its duration as soon as all that the duration depends on is known."""
-        reach = streams[0].vocoder.config.receptive_field_units if streams else 0
+        reach = streams[0]._reach if streams else 0
         waiting: list[tuple[VocoderStream, int, int]] = []  # and from where to where in its `_units`
         for stream in streams:
             begin = len(stream._ends_frames) - stream._first
@@ -207,7 +207,7 @@ class VocoderStream:
     def _forget(self) -> None:
         """Drop units that neither frames nor durations need any more."""
         said = bisect_right(self._ends_frames, self._fed_frames)
-        needed = min(said, len(self._ends_frames) - int(self.vocoder.config.receptive_field_units))
+        needed = min(said, len(self._ends_frames) - self._reach)
         if needed > self._first:
             del self._units[: min(needed - self._first, len(self._units) - 1)]
             self._first = needed
@@ -234,9 +234,13 @@ def _new_frames(streams: Sequence[VocoderStream], counts: Sequence[int], device:
     longest = max(*counts, _FEWEST)
     rows = [stream._rows(count, longest) for stream, count in zip(streams, counts, strict=True)]
     units, elapsed, durations = torch.tensor(rows, device=device).unbind(2)
+    starts = [stream._fed_frames for stream in streams]
     totals = [stream._known_frames if stream.finished else _ENDLESS for stream in streams]
-    places = torch.tensor([counts, [stream._fed_frames for stream in streams], totals], device=device)
-    return NewFrames(units, elapsed, durations, *places.unbind(0))
+    begun = min(starts) >= streams[0]._right
+    inner = begun and all(start + longest <= total for start, total in zip(starts, totals, strict=True))
+    uneven = min(counts) < longest
+    places = torch.tensor([starts, totals, counts], device=device)
+    return NewFrames(units, elapsed, durations, places[0], places[1], places[2] if uneven else None, inner)
 
 
 def _check(streams: Sequence[VocoderStream], max_frames: int | None) -> None:
