@@ -153,8 +153,9 @@ def test_earlier_turns_are_not_computed_again(model, monkeypatch):
     session.reply(QUESTION)
     held = session._saved.length
     ran: list[int] = []
-    advance, hear = model.engine.advance, model.model.s2t.hear
-    monkeypatch.setattr(model.engine, "advance", lambda m, x, *rest: ran.append(x.shape[1]) or advance(m, x, *rest))
+    memory, hear = model.scheduler._memory, model.model.s2t.hear
+    advance = memory.advance
+    monkeypatch.setattr(memory, "advance", lambda x, *rest: ran.append(x.shape[1]) or advance(x, *rest))
     monkeypatch.setattr(model.model.s2t, "hear", lambda **inputs: pytest.fail("encoded again") or hear(**inputs))
     session.reply([{"role": "user", "content": "And the sea?"}])
     assert ran[0] == session._saved.length - held - ran[1:].count(1), "only the new turn was run"
@@ -353,13 +354,15 @@ def test_an_error_leaves_a_usable_session(model, monkeypatch):
 def test_ctrl_c_leaves_a_usable_session(model, monkeypatch):
     session = model.session(temperature=0.0)
     expected = model.generate(QUESTION, temperature=0.0).text
-    layers = model.model.s2t.language_model.base_model.layers
+    memory = model.scheduler._memory
+    advance = memory.advance
     with monkeypatch.context() as pressed:
 
-        def stop(*inputs, **options):
+        def stop(*inputs):
+            advance(*inputs)  # it has written into the memory by then
             raise KeyboardInterrupt
 
-        pressed.setattr(layers[1], "forward", stop)  # the first layer has written into the cache by then
+        pressed.setattr(memory, "advance", stop)
         with pytest.raises(KeyboardInterrupt):
             session.reply(QUESTION)
     assert session.reply(QUESTION).text == expected

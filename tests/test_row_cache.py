@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
-from echox.models.row_cache import RowCache
+from echox.models.row_cache import DecoderRows, RowCache
 
 SIZES = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
@@ -13,14 +13,6 @@ CONFIGS = {
     "qwen3": lambda: Qwen3Config(**SIZES),
     "gemma3": lambda: Gemma3TextConfig(**SIZES, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
 }
-
-
-def advance(model, cache, inputs, counts=None, first_row=0):
-    batch, count, _ = inputs.shape
-    step = cache.step(first_row, batch, count, inputs.device, inputs.dtype)
-    output = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, **step).last_hidden_state
-    cache.commit(counts or [count] * batch)
-    return output
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -35,37 +27,37 @@ def test_rows_equal_the_model_alone(name, attention):
     def close(found, expected):
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
-    cache = RowCache(model.config)
+    cache = DecoderRows(model)
     cache.capacity = 4  # grows
     assert [cache.join(), cache.join()] == [0, 1]
-    first = advance(model, cache, inputs[:2, :5], [5, 2])
+    first = cache.advance(inputs[:2, :5], [5, 2])
     close(first[0], want[0, :5])
     close(first[1, :2], want[1, :2])
     assert cache.join() == 2
-    close(advance(model, cache, inputs[2:, :3], first_row=2)[0], want[2, :3])
-    second = advance(model, cache, torch.stack([inputs[0, 5:7], inputs[1, 2:4], inputs[2, 3:5]]), [1, 2, 0])
+    close(cache.advance(inputs[2:, :3], first_row=2)[0], want[2, :3])
+    second = cache.advance(torch.stack([inputs[0, 5:7], inputs[1, 2:4], inputs[2, 3:5]]), [1, 2, 0])
     close(second[0, :1], want[0, 5:6])
     close(second[1], want[1, 2:4])
-    cache.crop_row(0, 4)
+    cache.crop(0, 4)
     assert cache.lengths == [4, 4, 3]
-    close(advance(model, cache, inputs[:1, 4:8])[0], want[0, 4:8])
+    close(cache.advance(inputs[:1, 4:8])[0], want[0, 4:8])
     saved = cache.save(0)
     assert cache.leave(0) == 2  # row 2 is row 0 now
-    third = advance(model, cache, torch.stack([inputs[2, 3:5], inputs[1, 4:6]]))
+    third = cache.advance(torch.stack([inputs[2, 3:5], inputs[1, 4:6]]))
     close(third[0], want[2, 3:5])
     close(third[1], want[1, 4:6])
     row = cache.join(saved)  # the next turn goes on where the last one ended
-    close(advance(model, cache, inputs[:1, 8:], first_row=row)[0], want[0, 8:])
+    close(cache.advance(inputs[:1, 8:], first_row=row)[0], want[0, 8:])
 
 
 def test_room_is_used_again():
     model = AutoModelForCausalLM.from_config(CONFIGS["llama"]()).base_model
-    cache = RowCache(model.config)
+    cache = DecoderRows(model)
     sizes = []
     for _ in range(5):
         cache.join()
         with torch.inference_mode():
-            advance(model, cache, torch.randn(1, 300, 32))
+            cache.advance(torch.randn(1, 300, 32))
         cache.leave(0)
         sizes.append(cache.num_bytes)
     assert len(set(sizes)) == 1

@@ -233,15 +233,15 @@ def test_one_failing_reply_does_not_touch_the_others(model, monkeypatch):
     alone = [list(model.session().stream(ask(text), seed=7)) for text in questions]
     scheduler = Scheduler(model.engine)
     tasks = [Session(scheduler, model.settings).submit(ask(text), seed=7) for text in questions]
-    advance = model.engine.advance
+    advance = scheduler._memory.advance
 
-    def faulty(memory, embeds, counts, first_row):
+    def faulty(embeds, counts, first_row):
         rows = scheduler._text_rows[first_row : first_row + len(embeds)]
         if any(task is tasks[1] and len(task.token_ids) > 3 for task in rows):
             raise RuntimeError("a fault in the second")
-        return advance(memory, embeds, counts, first_row)
+        return advance(embeds, counts, first_row)
 
-    monkeypatch.setattr(model.engine, "advance", faulty)
+    monkeypatch.setattr(scheduler._memory, "advance", faulty)
     together(scheduler, tasks)
     with pytest.raises(RuntimeError, match="in the second"):
         list(tasks[1])

@@ -1,4 +1,4 @@
-"""Steps of the Llama inside a unit decoder: `LlamaModel` trains, a lean form of the same mathematics speaks.
+"""Steps of a Llama: `LlamaModel` trains, a lean form of the same mathematics writes and speaks.
 
 One step of a small decoder is some thirty tiny matrix products; on a CPU the general machinery around them (masks,
 cache objects, output classes) takes longer than they do. `LeanSteps` runs the same weights with fused projections and
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaModel
+
+from echox.models.row_cache import SavedRow
 
 FUSED_LAYER_WEIGHTS = 16_000_000
 """Layers of at most so many weights are fused. Fusing copies them, and gains nothing once a product takes long."""
@@ -96,12 +98,28 @@ class LeanSteps:
         self.lengths[rows] = [start + (count if counts is None else counts[row]) for row, start in enumerate(starts)]
         return F.rms_norm(x, (width,), own.final_norm, own.eps).view(batch, count, width)
 
-    def join(self) -> int:
-        """A new, empty row at the end; its number."""
+    def join(self, saved: SavedRow | None = None) -> int:
+        """A new row at the end, empty or with what was saved; its number."""
+        row = len(self.lengths)
+        if row == self.memory.shape[2]:
+            self.memory = F.pad(self.memory, (0, 0, 0, 0, 0, 0, 0, row))
         self.lengths.append(0)
-        if len(self.lengths) > self.memory.shape[2]:
-            self.memory = F.pad(self.memory, (0, 0, 0, 0, 0, 0, 0, self.memory.shape[2]))
-        return len(self.lengths) - 1
+        if saved is not None and saved.length:
+            if saved.length > self.memory.shape[4]:
+                self._grow(saved.length)
+            self.memory[:, :, row, :, : saved.length] = torch.stack(saved.layers)
+            self.lengths[row] = saved.length
+        return row
+
+    def save(self, row: int) -> SavedRow:
+        """A copy of what a row remembers."""
+        length = self.lengths[row]
+        return SavedRow(list(self.memory[:, :, row, :, :length].clone().unbind(0)), length)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory in use, by rows that are there and by those that were."""
+        return self.memory.nbytes
 
     def leave(self, row: int) -> int:
         """Remove a row. The last one takes its number (so that rows stay neighbours); the last one's old number."""
@@ -164,7 +182,7 @@ class _LeanLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self.norm_in, self.norm_ff = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.out, self.down = attention.o_proj, mlp.down_proj
-        fuse = sum(value.numel() for value in layer.parameters()) <= FUSED_LAYER_WEIGHTS
+        fuse = sum(value.numel() for value in layer.parameters()) <= FUSED_LAYER_WEIGHTS and _plain(layer)
         self.qkv = _Joint([attention.q_proj, attention.k_proj, attention.v_proj], fuse)
         self.gate_up = _Joint([mlp.gate_proj, mlp.up_proj], fuse)
         self.activation = mlp.act_fn
@@ -172,6 +190,22 @@ class _LeanLayer:
     def feed_forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, -1)
         return self.down(self.activation(gate) * up)
+
+
+def fits_fused(backbone: LlamaModel) -> bool:
+    """Whether the layers are small enough to be fused, and plain: neither quantised nor with adapters."""
+    return all(
+        sum(value.numel() for value in layer.parameters()) <= FUSED_LAYER_WEIGHTS and _plain(layer)
+        for layer in backbone.layers
+    )
+
+
+def _plain(layer: torch.nn.Module) -> bool:
+    return {type(one) for one in layer.modules() if hasattr(one, "weight") and not _is_norm(one)} <= {torch.nn.Linear}
+
+
+def _is_norm(module: torch.nn.Module) -> bool:
+    return module.weight.ndim == 1
 
 
 class _Joint:
@@ -187,4 +221,3 @@ class _Joint:
         if self.weight is None:
             return torch.cat([one(x) for one in self.maps], -1)
         return F.linear(x, self.weight, self.bias)
-

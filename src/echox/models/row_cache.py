@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 FIRST_CAPACITY = 256
@@ -38,9 +38,9 @@ class RowCache(Cache):
 
         cache = RowCache(model.config)
         row = cache.join()
-        inputs = cache.step(first_row=row, batch=1, count=embeds.shape[1])     # positions and mask
-        output = model(inputs_embeds=embeds, past_key_values=cache, **inputs)
-        cache.commit([embeds.shape[1]])
+        places = cache.step(row, batch=1, count=n, device=embeds.device, dtype=embeds.dtype)   # positions and mask
+        output = model(inputs_embeds=embeds, past_key_values=cache, **places)
+        cache.commit([n])
 
     Args:
         config: of the decoder.
@@ -127,7 +127,7 @@ class RowCache(Cache):
         self.lengths.pop()
         return last
 
-    def crop_row(self, row: int, length: int) -> None:
+    def crop(self, row: int, length: int) -> None:
         """Wind a row back to its first `length` positions."""
         self.lengths[row] = min(length, self.lengths[row])
 
@@ -136,6 +136,29 @@ class RowCache(Cache):
         """Memory in use, by rows that are there and by those that were."""
         held = [layer for layer in self.layers if layer.is_initialized]
         return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in held)
+
+
+class DecoderRows(RowCache):
+    """A `RowCache` with the decoder that it is the memory of: `LeanSteps` for any decoder of transformers.
+
+    Args:
+        decoder: without its head.
+
+    Raises:
+        ValueError: as `RowCache`.
+    """
+
+    def __init__(self, decoder: PreTrainedModel) -> None:
+        super().__init__(decoder.config)
+        self._decoder = decoder
+
+    def advance(self, inputs: Tensor, counts: Sequence[int] | None = None, first_row: int = 0) -> Tensor:
+        """Last hidden states (B, n, H) of the next inputs (B, n, H) of B neighbouring rows; see `LeanSteps.advance`."""
+        batch, count, _ = inputs.shape
+        places = self.step(first_row, batch, count, inputs.device, inputs.dtype)
+        output = self._decoder(inputs_embeds=inputs, past_key_values=self, use_cache=True, **places)
+        self.commit([count] * batch if counts is None else counts)
+        return output.last_hidden_state
 
 
 class _RowLayer(CacheLayerMixin):

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LlamaModel
 
-from echox.models.modeling_unit_backbone import LeanWeights
-from echox.models.row_cache import RowCache
+from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights, fits_fused
+from echox.models.row_cache import DecoderRows
 from echox.models.tokenization_text import WordCounter
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.messages import Audio, Message
@@ -75,6 +76,9 @@ class Engine:
         self._heard: OrderedDict[str, HeardAudio] = OrderedDict()
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
         self.echo_weights = LeanWeights(model.echo_decoder.backbone)
+        # Small Llamas lose more time around their matrix products than in them.
+        lean = type(self._decoder) is LlamaModel and fits_fused(self._decoder)
+        self._lean_weights = LeanWeights(self._decoder) if lean else None
 
     def _eos_ids(self) -> frozenset[int]:
         found = {self.tokenizer.eos_token_id}
@@ -178,17 +182,11 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ text
 
-    def new_memory(self) -> RowCache:
-        """An empty memory of the language model."""
-        return RowCache(self._decoder.config)
-
-    def advance(self, memory: RowCache, embeds: Tensor, counts: Sequence[int], first_row: int) -> Tensor:
-        """Run inputs (B, n, H), of each row the first of `counts`; return all last states (B, n, H)."""
-        batch, count, _ = embeds.shape
-        inputs = memory.step(first_row, batch, count, embeds.device, embeds.dtype)
-        output = self._decoder(inputs_embeds=embeds, past_key_values=memory, use_cache=True, **inputs)
-        memory.commit(counts)
-        return output.last_hidden_state
+    def new_memory(self) -> LeanSteps | DecoderRows:
+        """An empty memory of the language model, with its rows' `advance`."""
+        if self._lean_weights is not None:
+            return LeanSteps(self._lean_weights)
+        return DecoderRows(self._decoder)
 
     def logits(self, states: Tensor) -> Tensor:
         """(B, V) scores of the tokens that states (B, H) predict."""

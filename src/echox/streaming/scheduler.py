@@ -91,7 +91,7 @@ class Scheduler:
     @property
     def memory_bytes(self) -> int:
         """Key-value memory of both decoders."""
-        return self._memory.num_bytes + self._steps.memory.nbytes
+        return self._memory.num_bytes + self._steps.num_bytes
 
     def submit(self, task: ReplyTask) -> None:
         """Take a reply into the queue.
@@ -292,7 +292,7 @@ class Scheduler:
             parts = [task.positions[:PREFILL_POSITIONS] for task in tasks]
             embeds = [task.session.embed(part) for task, part in zip(tasks, parts, strict=True)]
             counts = [len(part) for part in parts]
-            states = self.engine.advance(self._memory, pad_sequence(embeds, batch_first=True), counts, _first(tasks))
+            states = self._memory.advance(pad_sequence(embeds, batch_first=True), counts, _first(tasks))
         for task, part, row in zip(tasks, parts, states, strict=True):
             task.session.note(part)
             task.positions = task.positions[len(part) :]
@@ -354,7 +354,7 @@ class Scheduler:
             keys = [task.token_ids[-1] if task.token_ids else 0 for task in tasks]
             embeds = self.engine.embed(keys, {})
             counts = [int(task in moving) for task in tasks]
-            states = self.engine.advance(self._memory, embeds[:, None], counts, _first(tasks))
+            states = self._memory.advance(embeds[:, None], counts, _first(tasks))
         for task, row in zip(tasks, states, strict=True):
             if task in moving:
                 task.session.note(task.token_ids[-1:])
