@@ -13,6 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import WhisperConfig
+
+from echox.models.conversion.checkpoint import StoredTensor
+from echox.models.conversion.code_hifigan import fold, vocoder_config
+from echox.models.conversion.materialise import materialise
+from echox.models.conversion.official import match_tensors, official_config
+from echox.models.modeling_echox import EchoXForConditionalGeneration
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 TOLERANCE = 1e-4
@@ -90,6 +97,29 @@ def write_vocoder(folder: Path, name: str) -> Path:
     (folder / "config.json").write_text((GOLDEN / f"{name}_config.json").read_text(encoding="utf-8"), encoding="utf-8")
     torch.save({"generator": golden_tensors(f"{name}_weights")}, folder / "g_00500000")
     return folder
+
+
+def in_memory(weights: dict[str, Tensor]) -> dict[str, StoredTensor]:
+    """Tensors as an opened checkpoint would give them."""
+    return {name: StoredTensor(tuple(value.shape), value.dtype, value.clone) for name, value in weights.items()}
+
+
+def released_model(weights: dict[str, Tensor], vocoder: str = "F_vocoder", masked_token_id: int | None = None,
+                   **config: Any) -> EchoXForConditionalGeneration:  # fmt: skip
+    """The fixtures' model without a folder in between."""
+    values = {name: value for name, value in (golden_json("config") | config).items() if value != "__absent__"}
+    whisper = WhisperConfig.from_dict(golden_json("whisper_config"))
+    audio_token_id = golden_json("weights_info")["audio_patch_token"]
+    voice = vocoder_config(golden_json(f"{vocoder}_config"))
+    built = official_config(values, whisper, voice, audio_token_id, masked_token_id)
+    encoder = golden_tensors("whisper_encoder_weights")
+    sources = {
+        "release": in_memory(weights),
+        "whisper": in_memory({name.removeprefix("encoder."): value for name, value in encoder.items()}),
+        "vocoder": fold(in_memory(golden_tensors(f"{vocoder}_weights"))),
+    }
+    tensors = match_tensors(built, sources, {name: name for name in sources})
+    return materialise(built, tensors, torch.float32)
 
 
 def close(found: Tensor, expected: Tensor) -> None:

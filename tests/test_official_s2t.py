@@ -4,17 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from echox.models.conversion.materialise import materialise
-from echox.models.conversion.official import open_official
-from official_files import (
-    close,
-    golden_json,
-    golden_tensors,
-    needs_golden,
-    release_weights,
-    write_release,
-    write_vocoder,
-)
+from official_files import close, golden_json, golden_tensors, needs_golden, release_weights, released_model
 
 needs_golden()
 CASES = golden_json("A_s2t")["cases"]
@@ -22,21 +12,12 @@ PERIOD_ID = 13  # "." of Llama 3, whose row of the head scores the ends of segme
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = write_release(tmp_path_factory.mktemp("release") / "official", release_weights())
-    write_vocoder(folder / "vocoder", "F_vocoder")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def models(folder):
+def models():
     """The S2T without and with ends of turns hidden (where the reference's padding token is the end of a turn)."""
-    ids = (golden_json("weights_info")["audio_patch_token"], None), (
-        golden_json("weights_info")["audio_patch_token"],
-        golden_json("config")["eos_token_id"],
-    )
-    opened = [open_official(folder, *pair) for pair in ids]
-    return [materialise(one.config, one.tensors, torch.float32).s2t for one in opened]
+    weights = release_weights()
+    return [
+        released_model(weights, masked_token_id=hidden).s2t for hidden in (None, golden_json("config")["eos_token_id"])
+    ]
 
 
 def features(names):

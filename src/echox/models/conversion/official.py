@@ -241,13 +241,22 @@ def open_official(
     config = official_config(values, whisper, vocoder_config, audio_token_id, masked_token_id)
     sources = {"release": released, "whisper": _encoder(open_checkpoint(whisper_place)), "vocoder": vocoder_tensors}
     places = {"release": str(folder_or_id), "whisper": str(whisper_place), "vocoder": "unit vocoder"}
-    return OfficialCheckpoint(config, _matched(config, sources, places), released["model.embed_tokens.weight"].dtype)
+    return OfficialCheckpoint(config, match_tensors(config, sources, places), released["model.embed_tokens.weight"].dtype)
 
 
-def _matched(
+def match_tensors(
     config: EchoXConfig, sources: dict[str, dict[str, StoredTensor]], places: dict[str, str]
 ) -> dict[str, StoredTensor]:
-    """Our tensors, each from its source, once all names and shapes agree."""
+    """Our tensors, each from its source ("release", "whisper", "vocoder"), once all names and shapes agree.
+
+    Args:
+        config: of our model.
+        sources: what each source holds.
+        places: their names, for messages.
+
+    Raises:
+        ValueError: names that are missing, unexpected or misshapen; all of them, of all sources, are listed.
+    """
     with torch.device("meta"):
         state = EchoXForConditionalGeneration(config).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
