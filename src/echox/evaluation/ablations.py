@@ -27,6 +27,7 @@ from echox.config import load_recipe
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.errors import one_line
+from echox.evaluation.ablation_report import write_report
 from echox.evaluation.asr import Judge, embedded_judge, open_judge
 from echox.evaluation.echo_scores import NEVER, Questions, Voice, echo_scores, s2t_scores, t2c_scores
 from echox.files import write_text
@@ -130,15 +131,30 @@ class Laboratory:
         mels = S2TForConditionalGeneration.config_class.from_pretrained(self.data / "s2t").audio_config.num_mel_bins
         return {split: Questions(manifest, split, limit, mels) for split, limit in self.plan.questions.items()}
 
+    @property
+    def items(self) -> dict[str, int]:
+        """How much is measured; results of different numbers are not mixed."""
+        return self.plan.questions | {"utterances": self.plan.utterances}
+
+    def known(self, name: str, job: Ablation, seed: int) -> dict[str, Any] | None:
+        """The result of a job that was measured before, on as many items."""
+        record = self._record(name, seed)
+        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+        return found if found is not None and found["items"] == self.items else None
+
+    def _record(self, name: str, seed: int) -> Path:
+        return self.output / "results" / f"{name}-s{seed}.json"
+
     def run(self, name: str, job: Ablation, seed: int) -> dict[str, Any]:
         """Train, measure, and record one job; read it if it was done before."""
-        record = self.output / "results" / f"{name}-s{seed}.json"
-        if record.is_file():
-            return json.loads(record.read_text(encoding="utf-8"))
+        known = self.known(name, job, seed)
+        if known is not None:
+            return known
         print(f"== {name}, seed {seed}: {job.what}", flush=True)
         folder = Path(job.folder) if job.folder else self.output / "runs" / f"{name}-s{seed}"
         path, overrides = self.recipe(name, job, seed)
-        result: dict[str, Any] = {"name": name, "seed": seed, "what": job.what, "overrides": job.overrides}
+        result: dict[str, Any] = {"name": name, "seed": seed, "what": job.what, "overrides": job.overrides,
+                                  "items": self.items}  # fmt: skip
         if job.train and not job.folder and not (folder / RECORD_NAME).is_file():
             run_recipe(path, overrides)
         if (folder / RECORD_NAME).is_file():
@@ -147,6 +163,7 @@ class Laboratory:
         measure = {"echo": self.measure_echo, "t2c": self.measure_t2c, "s2t": self.measure_s2t}[job.stage]
         with torch.inference_mode():
             result |= measure(folder, load_recipe(path, overrides), job)
+        record = self._record(name, seed)
         record.parent.mkdir(parents=True, exist_ok=True)
         write_text(record, json.dumps(result, indent=1) + "\n")
         gc.collect()
@@ -184,12 +201,15 @@ class Laboratory:
         voice = Voice(model.vocoder, self.judge)
         # However it was trained, a model is asked to speak as the shipped one does; and whole, once a reply is written.
         shipped = load_recipe(self.recipes / self.plan.stages["echo"]["recipe"]).trigger
+        ways = {"segments": (shipped, 0)} | ({"whole": (NEVER, 0)} if job.whole else {})
+        if recipe.targets.context_words:
+            ways["continued"] = (shipped, recipe.targets.context_words)
         return {
             way: {
-                name: echo_scores(model.eval(), tokenizer, language, t2c, voice, questions, trigger)
+                name: echo_scores(model.eval(), tokenizer, language, t2c, voice, questions, *cut)
                 for name, questions in self.questions.items()
             }
-            for way, trigger in (("segments", shipped), ("whole", NEVER))[: 1 + job.whole]
+            for way, cut in ways.items()
         }
 
     def measure_s2t(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
@@ -216,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("out/nano"), help="outputs of runs/nano.sh")
     parser.add_argument("--output", type=Path, default=Path("out/ablations"))
     parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
+    parser.add_argument("--measured", action="store_true", help="train nothing: report what was measured so far")
     parser.add_argument("--limit", type=int, help="questions and texts per set")
     parser.add_argument("--seeds", type=int, help="at most so many per run")
     options = parser.parse_args(arguments)
@@ -228,10 +249,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run.seeds = min(run.seeds, options.seeds or run.seeds)
         recipes = options.plan.resolve().parent.parent
         laboratory = Laboratory(plan, recipes, options.data, options.output, options.overrides)
-        results = [laboratory.run(*job) for job in plan.jobs()]
+        jobs = [job for job in plan.jobs() if not options.measured or laboratory.known(*job) is not None]
+        results = [laboratory.run(*job) for job in jobs]
         if options.report is not None:
             options.report.mkdir(parents=True, exist_ok=True)
             write_text(options.report / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
+            write_report(results, plan.rows, options.report)
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

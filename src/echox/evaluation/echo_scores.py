@@ -32,8 +32,10 @@ from echox.evaluation.records import balanced_order, fingerprint
 from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.modeling_unit_backbone import LeanSteps
 from echox.models.tokenization_text import word_index
 from echox.models.tokenization_unit_language import UnitLanguage
+from echox.models.unit_stream import Sampling, WordStream
 from echox.streaming.trigger import Trigger
 from echox.training.echo_targets import Segments, cut_replies
 from echox.training.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
@@ -42,6 +44,8 @@ from echox.training.t2c import spoken_batch, spoken_text
 NEVER = Trigger(min_tokens=1_000_000, max_tokens=1_000_000)
 """Cuts nothing: replies are spoken whole, once they are written."""
 MAX_REPLY_TOKENS = 96
+MOST_CHARACTERS = 40
+"""Of one token: a bound, as what a stream checks against the length of its text is not what is measured here."""
 
 
 @dataclass
@@ -158,6 +162,65 @@ def say(model: EchoXForConditionalGeneration, segments: Segments, states: Tensor
     return [said[row] for row in range(len(segments))]
 
 
+@torch.inference_mode()
+def say_on(model: EchoXForConditionalGeneration, segments: Segments, states: Tensor) -> list[UnitSequence]:
+    """Every segment after the tail of what was said of the one before it, as `context_words` trains it.
+
+    Args:
+        model: with a word-synchronous echo decoder.
+        segments: neighbours of a reply in order, each with the last words of the one before it.
+        states: (B, R, H).
+    """
+    alone = [row for row, count in enumerate(segments.context) if not count]
+    said = dict(zip(alone, say(model, segments.kept(alone), states), strict=True))
+    for row, count in enumerate(segments.context):
+        if count:
+            chosen = segments.kept([row])
+            inputs = model.denoise(chosen.of(states), chosen.token_ids)[0]
+            said[row] = say_after(model, inputs, chosen.word_ids[0].tolist(), tail(said[row - 1], count))
+    return [said[row] for row in range(len(segments))]
+
+
+def tail(sequence: UnitSequence, words: int) -> list[list[int]]:
+    """The unit words of the last text words of a sequence, word by word."""
+    names = sorted(set(sequence.word_of))[-words:]
+    pairs = list(zip(sequence.unit_words, sequence.word_of, strict=True))
+    return [[unit_word for unit_word, name in pairs if name == wanted] for wanted in names]
+
+
+@torch.inference_mode()
+def say_after(
+    model: EchoXForConditionalGeneration, inputs: Tensor, words: list[int], given: list[list[int]]
+) -> UnitSequence:
+    """Words of which the first were said before: their unit words (`given`) are read, the others said, greedily.
+
+    Args:
+        model: with a word-synchronous echo decoder.
+        inputs: (R, H) what the decoder reads.
+        words: text word of each input, -1 = not spoken.
+        given: unit words of each of the first words.
+    """
+    decoder = model.echo_decoder
+    stream = WordStream(decoder, Sampling(retry_temperature=0.0))
+    for state, word in zip(inputs, words, strict=True):
+        stream.push(state, word, characters=MOST_CHARACTERS)
+    stream.finish()
+    known = [output for word in given for output in (*word, decoder.end_id)]
+    steps = LeanSteps(decoder.backbone, rows=1)
+    sequence = UnitSequence([], [], finished=True)
+    while stream.ready:
+        steps.crop(0, stream.position)
+        logits = decoder.output_logits(steps.advance(stream.inputs()[None])[:, -1])[0]
+        if not stream.may_end:
+            logits[decoder.end_id] = -torch.inf
+        for said in stream.accept(known.pop(0) if known else int(logits.argmax())):
+            sequence.finished &= said.problem is None
+            if said.word is not None and said.word >= len(given):
+                sequence.unit_words += said.unit_words
+                sequence.word_of += [said.word] * len(said.unit_words)
+    return sequence
+
+
 def echo_scores(
     model: EchoXForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
@@ -166,6 +229,7 @@ def echo_scores(
     voice: Voice,
     questions: Questions,
     trigger: Trigger,
+    context_words: int = 0,
 ) -> dict[str, float]:
     """Scores of one model on one set of questions.
 
@@ -177,17 +241,23 @@ def echo_scores(
         voice: makes and hears sound.
         questions: what is asked.
         trigger: cuts replies; :data:`NEVER` = whole replies.
+        context_words: say each segment after so many words of the one before it; see :func:`say_on`.
 
     Returns:
         ``s2t_answer``, ``s2s_answer``, ``s2t_exact``, ``s2s_exact`` (parts of the questions), ``gap`` (points of 1 by
         answer), ``reply_wer`` (of the speech against its own text), ``unit_error`` (unit edits per unit of the
         teacher's), ``unfinished`` (part of the segments), ``first_audio_tokens`` (median of the tokens written before
-        anything can be said), ``segments`` per reply, ``unit_words_per_word``.
+        the first segment can be said), ``first_word_tokens`` (the same, word by word with the decoder's look-ahead),
+        ``segments`` per reply, ``unit_words_per_word``.
     """
     written = write(model.s2t, tokenizer, questions)
     scores = _trigger_scores(model, tokenizer, written.states)
     segments = cut_replies(written.token_ids, scores, trigger, tokenizer)
-    sequences = say(model, segments, written.states)
+    if context_words:
+        longer = cut_replies(written.token_ids, scores, trigger, tokenizer, context_words)
+        sequences = say_on(model, longer, written.states)
+    else:
+        sequences = say(model, segments, written.states)
     units = [language.decode_reduced(sequence.unit_words) for sequence in sequences]
     pieces: list[list[list[int]]] = [[] for _ in questions.items]
     for (row, _), spoken in zip(segments.owners, units, strict=True):
@@ -202,6 +272,7 @@ def echo_scores(
         "unit_error": sum(count.errors for count in errors) / max(1, sum(count.reference_words for count in errors)),
         "unfinished": sum(not sequence.finished for sequence in sequences) / max(1, len(sequences)),
         "first_audio_tokens": float(np.median(first_audio_tokens(written, scores, trigger, tokenizer))),
+        "first_word_tokens": float(np.median(first_word_tokens(written, tokenizer, teacher.config.lookahead_words))),
         "segments": len(segments) / len(questions.items),
         "unit_words_per_word": sum(len(sequence.unit_words) for sequence in sequences) / max(1, words),
     }
