@@ -407,7 +407,8 @@ def test_the_jitter_buffer_counts_what_it_plays(page):
       buffer.push("b", new Float32Array(30).fill(0.5));
       buffer.end("b");
       pull(3);                                   // short, but whole: it need not wait
-      return { events: events.map(({ type, item, played }) => [type, item, played]), dropped, played, underruns: buffer.underruns };
+      const told = events.map(({ type, item, played }) => [type, item, played]);
+      return { events: told, dropped, played, underruns: buffer.underruns };
     }""")
     assert found["underruns"] == 1
     assert found["dropped"] == [{"item": "a", "played": 200}]
@@ -428,7 +429,8 @@ def test_the_resampler_keeps_the_sound_and_drops_what_would_fold(page, rate):
             const resampler = new Resampler(rate, 24000);
             const out = [];
             for (let start = 0; start < rate; start += 128) {
-              out.push(...resampler.push(Float32Array.from({ length: 128 }, (_, i) => Math.sin(2 * Math.PI * hz * (start + i) / rate))));
+              const wave = (_, i) => Math.sin((2 * Math.PI * hz * (start + i)) / rate);
+              out.push(...resampler.push(Float32Array.from({ length: 128 }, wave)));
             }
             return out;
           };

@@ -13,9 +13,7 @@ def ui(
     host: Annotated[
         str | None, typer.Option(help="Address to listen at (default: this machine only; 0.0.0.0: everyone).")
     ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port (default: the first free from 7860).")
-    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (default: first free from 7860).")] = None,
     auth: Annotated[str | None, typer.Option(help="USER:PASSWORD asked of every visitor.")] = None,
     threads: Threads = None,
     device: Device = "auto",

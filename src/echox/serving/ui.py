@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _FIRST_CHUNK_S = 1.0  # the player starts with its first segment and stutters if that is very short
 _CSS = """
-.gradio-container { max-width: 60rem !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 60rem !important; margin: 0 auto !important; }
 #figures { opacity: .75; font-size: .9em; font-variant-numeric: tabular-nums; min-height: 1.6em; }
 """
 _EXAMPLES_TEXT = ("Tell me what you know about Brazil.", "What does a cow say?")
@@ -38,7 +38,8 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
     """The page over one model; every visitor gets a session of their own.
 
     Args:
-        model: that answers. name: as shown.
+        model: that answers.
+        name: of the model, as shown.
 
     Raises:
         ValueError: Gradio is not installed.
@@ -48,7 +49,7 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
     with gr.Blocks(title="EchoX", analytics_enabled=False) as page:
         session = gr.State(None)
         gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}.")
-        chat = gr.Chatbot(label="Conversation", height=380, buttons=["copy_all"], placeholder="Ask something.")
+        chat = gr.Chatbot(label="Conversation", height=340, buttons=["copy_all"], placeholder="Ask something.")
         speech = gr.Audio(
             label="Reply", streaming=True, autoplay=True, interactive=False, elem_id="speech", buttons=["download"]
         )
@@ -65,9 +66,9 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
             with gr.Column(scale=3):
                 text = gr.Textbox(label="Or typed", placeholder="Ask something", lines=2, max_lines=6, elem_id="text")
                 with gr.Row():
-                    send = gr.Button("Send", variant="primary")
-                    stop = gr.Button("Stop", variant="stop")
-                    clear = gr.Button("Start over")
+                    send = gr.Button("Send", variant="primary", min_width=80)
+                    stop = gr.Button("Stop", min_width=80)
+                    clear = gr.Button("Start over", min_width=80)
         gr.Examples(
             [[str(path), ""] for path in bundled_questions()] + [[None, question] for question in _EXAMPLES_TEXT],
             [audio, text],
@@ -220,7 +221,7 @@ def offline_theme(gr: Any) -> Any:
         neutral_hue="stone",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
-    )
+    ).set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_600")
 
 
 def provide_ffmpeg() -> str:
