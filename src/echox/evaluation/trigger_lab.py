@@ -57,6 +57,7 @@ CANDIDATES = (
     Candidate("early 1 word", "early_first", {"first_words": 1}),
     Candidate("early 2 words", "early_first", {"first_words": 2}),
     Candidate("early 4 words", "early_first", {"first_words": 4}),
+    Candidate("word by word, commas", "word_by_word", {"min_tokens": 4}),
     Candidate("word by word", "word_by_word"),
 )
 """Every policy, and a small grid of what its numbers change."""
