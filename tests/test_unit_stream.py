@@ -150,6 +150,14 @@ def test_a_silent_segment_is_tried_again_and_reported():
     assert silent.finished, "nothing to say is no failure"
 
 
+def test_a_long_word_cannot_be_said_in_a_moment():
+    stream = spoken(open_stream(tiny("word_synchronous")), torch.randn(1, 24), [0], characters=60)
+    said = []
+    while stream.ready:
+        said += stream.accept(5 if stream.may_end is False else stream.decoder.end_id)
+    assert [one.problem for one in said] == ["only 1 unit words for 60 characters"]
+
+
 def test_a_word_must_sound():
     stream = spoken(open_stream(tiny("word_synchronous")), torch.randn(3, 24), [0, 1, 2])
     assert not stream.may_end

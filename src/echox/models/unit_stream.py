@@ -226,7 +226,7 @@ class WordStream(UnitStream):
         elif output != self.decoder.end_id:
             problem = f"not finished after {limit} unit words"
         else:
-            problem = None
+            problem = _too_short(self._said, self._characters[self._number])
         if problem is not None and self._retry():
             self._restart_word()
             return []
@@ -351,8 +351,9 @@ class PrefixStream(UnitStream):
         said = self._hand_over(count)
         if count == 0:
             said.append(Said([], None, "the echo decoder gave no units"))
-        elif count * CHARACTERS_PER_UNIT_WORD < self._all_characters:
-            said.append(Said([], None, f"only {count} unit words for {self._all_characters} characters"))
+        else:
+            problem = _too_short(self._unit_words, self._all_characters)
+            said += [Said([], None, problem)] if problem else []
         return said
 
     def _wind_back(self, unit_words: int) -> None:
@@ -391,6 +392,13 @@ def repeating(unit_words: Sequence[int]) -> int:
         if run >= period:
             longest = max(longest, run)
     return longest
+
+
+def _too_short(unit_words: Sequence[int], characters: int) -> str | None:
+    """What is wrong with complete speech of a text of so many characters."""
+    if len(unit_words) * CHARACTERS_PER_UNIT_WORD < characters:
+        return f"only {len(unit_words)} unit words for {characters} characters"
+    return None
 
 
 def _problem(unit_words: Sequence[int], characters: int) -> str | None:
