@@ -257,7 +257,7 @@ def _turn_detection(asked: dict[str, Any], before: dict[str, Any], where: str) -
         "create_response": take(merged, "create_response", bool, where, True),
         "interrupt_response": take(merged, "interrupt_response", bool, where, True),
         # Ours: speech over a reply interrupts it only when it is more than a moment.
-        "interrupt_after_ms": take(merged, "interrupt_after_ms", int, where, 500, at_least=0, at_most=5000),
+        "interrupt_after_ms": take(merged, "interrupt_after_ms", int, where, 640, at_least=0, at_most=5000),
     }
     if take(merged, "duck_events", bool, where, False):
         found["duck_events"] = True

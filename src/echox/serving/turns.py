@@ -35,7 +35,7 @@ class TurnSettings:
     prefix_padding_ms: int = 300
     silence_ms: int = 500
     patience_ms: int | None = None
-    interrupt_after_ms: int = 500
+    interrupt_after_ms: int = 640
     max_speech_ms: int = 120_000
     interrupts: bool = True
 
