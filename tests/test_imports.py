@@ -30,6 +30,7 @@ FLOORS = {
     "serving": 3,
     "cli": 4,
     "cli_bench": 4,
+    "cli_convert": 4,
     "cli_eval": 4,
     "cli_options": 4,
     "cli_serve": 4,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from echox.cli_bench import bench_app
+from echox.cli_convert import convert
 from echox.cli_eval import eval_app
 from echox.cli_options import (
     Debug,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
+app.command()(convert)
 app.command()(serve)
 app.command()(ui)
 

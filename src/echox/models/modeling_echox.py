@@ -104,6 +104,7 @@ class EchoXForConditionalGeneration(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
+    _keep_in_fp32_modules_strict = {"vocoder"}  # small, and rounding is heard
 
     def __init__(self, config: EchoXConfig) -> None:
         super().__init__(config)

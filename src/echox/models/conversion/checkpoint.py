@@ -132,10 +132,15 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     start = 8 + length
     tensors = {}
     for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        if entry["dtype"] not in SAFETENSORS_DTYPES:
-            raise ValueError(f"{path}: {name}: expected one of {', '.join(SAFETENSORS_DTYPES)}, found {entry['dtype']}")
-        dtype, shape = SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"])
+        try:
+            dtype, shape, (first, last) = (
+                SAFETENSORS_DTYPES[entry["dtype"]],
+                tuple(entry["shape"]),
+                entry["data_offsets"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: {name}: expected dtype (one of {', '.join(SAFETENSORS_DTYPES)}), shape and "
+                             f"data_offsets, found {str(entry)[:100]}") from error  # fmt: skip
         if last - first != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{path}: {name}: expected {dtype} {shape}, found {last - first} bytes")
         if start + last > size:

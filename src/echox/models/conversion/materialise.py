@@ -34,7 +34,7 @@ def materialise(
     Args:
         config: of the model.
         tensors: by name; what is missing must be empty or tied.
-        dtype: of all floating-point weights.
+        dtype: of all floating-point weights but the vocoder's, which stay float32.
         device: where the model goes.
         device_map: places of its parts instead of `device`; more than one place takes the package ``accelerate``.
 
@@ -56,7 +56,8 @@ def materialise(
             value = torch.empty(empty.shape)
         else:
             raise ValueError(f"{name}: expected its weights, found none")
-        value = value.to(device=place, dtype=dtype if value.is_floating_point() else None)
+        precise = name.startswith("vocoder.")  # small, and rounding is heard
+        value = value.to(place, (torch.float32 if precise else dtype) if value.is_floating_point() else value.dtype)
         _put(model, name, nn.Parameter(value, requires_grad=empty.requires_grad and value.is_floating_point()))
     head = model.get_output_embeddings()
     if id(head.weight) == tied:  # the same parameter under a second name, which is not listed

@@ -241,7 +241,8 @@ def open_official(
     config = official_config(values, whisper, vocoder_config, audio_token_id, masked_token_id)
     sources = {"release": released, "whisper": _encoder(open_checkpoint(whisper_place)), "vocoder": vocoder_tensors}
     places = {"release": str(folder_or_id), "whisper": str(whisper_place), "vocoder": "unit vocoder"}
-    return OfficialCheckpoint(config, match_tensors(config, sources, places), released["model.embed_tokens.weight"].dtype)
+    tensors = match_tensors(config, sources, places)
+    return OfficialCheckpoint(config, tensors, released["model.embed_tokens.weight"].dtype)
 
 
 def match_tensors(
