@@ -33,9 +33,9 @@ from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
 from echox.models.modeling_unit_backbone import LeanSteps
+from echox.models.text_words import TextWords
 from echox.models.tokenization_text import word_index
 from echox.models.tokenization_unit_language import UnitLanguage
-from echox.models.unit_stream import Sampling, WordStream
 from echox.streaming.trigger import Trigger
 from echox.training.echo_targets import Segments, cut_replies
 from echox.training.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
@@ -44,8 +44,6 @@ from echox.training.t2c import spoken_batch, spoken_text
 NEVER = Trigger(min_tokens=1_000_000, max_tokens=1_000_000)
 """Cuts nothing: replies are spoken whole, once they are written."""
 MAX_REPLY_TOKENS = 96
-MOST_CHARACTERS = 40
-"""Of one token: a bound, as what a stream checks against the length of its text is not what is measured here."""
 
 
 @dataclass
@@ -201,23 +199,30 @@ def say_after(
         given: unit words of each of the first words.
     """
     decoder = model.echo_decoder
-    stream = WordStream(decoder, Sampling(retry_temperature=0.0))
-    for state, word in zip(inputs, words, strict=True):
-        stream.push(state, word, characters=MOST_CHARACTERS)
-    stream.finish()
-    known = [output for word in given for output in (*word, decoder.end_id)]
+    text = TextWords.of(torch.tensor([words]))
+    told = decoder.conditions(decoder.word_vectors(inputs[None], text))[0]  # (W, D)
     steps = LeanSteps(decoder.backbone, rows=1)
     sequence = UnitSequence([], [], finished=True)
-    while stream.ready:
-        steps.crop(0, stream.position)
-        logits = decoder.output_logits(steps.advance(stream.inputs()[None])[:, -1])[0]
-        if not stream.may_end:
-            logits[decoder.end_id] = -torch.inf
-        for said in stream.accept(known.pop(0) if known else int(logits.argmax())):
-            sequence.finished &= said.problem is None
-            if said.word is not None and said.word >= len(given):
-                sequence.unit_words += said.unit_words
-                sequence.word_of += [said.word] * len(said.unit_words)
+    previous = decoder.end_id
+    for number, name in enumerate(text.names[0].tolist()):
+        said: list[int] = []
+        while True:
+            step = decoder.embed_outputs(torch.tensor([previous])) + told[number]
+            logits = decoder.output_logits(steps.advance(step[None])[:, -1])[0]
+            if number < len(given):
+                previous = given[number][len(said)] if len(said) < len(given[number]) else decoder.end_id
+            elif len(said) >= decoder.config.max_unit_words_per_word:
+                previous = decoder.end_id
+            else:
+                if decoder.config.force_sound and not said:
+                    logits[decoder.end_id] = -torch.inf
+                previous = int(logits.argmax())
+            if previous == decoder.end_id:
+                break
+            said.append(previous)
+        if number >= len(given):
+            sequence.unit_words += said
+            sequence.word_of += [name] * len(said)
     return sequence
 
 
