@@ -1,13 +1,27 @@
 """Rows of a key-value memory: each equals the conversation alone, whatever the others do."""
 
+import functools
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaModel, Qwen3Config
 
+from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights
 from echox.models.row_cache import DecoderRows, RowCache
+from echox.models.static_steps import StaticSteps, compiled_step
 
-SIZES = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SIZES),
     "qwen3": lambda: Qwen3Config(**SIZES),
@@ -68,3 +82,36 @@ def test_layers_without_positions_are_refused():
     config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(ValueError, match="linear_attention"):
         RowCache(config)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_static_steps_equal_lean_steps(compiled):
+    """Joining, parking, leaving, growing: the same states, whatever else is in the rows."""
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=4, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, pad_token_id=None, bos_token_id=None, eos_token_id=None)  # fmt: skip
+    weights = LeanWeights(LlamaModel(config).eval())
+    step = compiled_step(weights) if compiled else None
+    lean, static = LeanSteps(weights), StaticSteps(weights, rows=3, capacity=8, step=step)
+    close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
+    with torch.inference_mode():
+        prompts = torch.randn(2, 4, 32)
+        for steps in (lean, static):
+            assert [steps.join(), steps.join()] == [0, 1]
+            steps.advance(prompts, [4, 2])
+        for number in range(8):  # beyond the capacity
+            inputs = torch.randn(2, 1, 32)
+            counts = [1, number % 2]
+            found, want = static.advance(inputs, counts), lean.advance(inputs, counts)
+            close(found[0], want[0])
+            close(found[1], want[1])
+        assert static.lengths == lean.lengths
+        saved = lean.save(0)
+        for steps in (lean, static):
+            assert steps.leave(0) == 1
+            assert steps.join(saved) == 1
+        inputs = torch.randn(1, 1, 32)
+        close(static.advance(inputs, first_row=1), lean.advance(inputs, first_row=1))
+        static.join()
+        with pytest.raises(ValueError, match="at most 3 rows"):
+            static.join()

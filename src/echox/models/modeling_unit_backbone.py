@@ -182,7 +182,7 @@ class _LeanLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self.norm_in, self.norm_ff = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.out, self.down = attention.o_proj, mlp.down_proj
-        fuse = sum(value.numel() for value in layer.parameters()) <= FUSED_LAYER_WEIGHTS and _plain(layer)
+        fuse = _num_weights(layer) <= FUSED_LAYER_WEIGHTS and _plain(layer)
         self.qkv = _Joint([attention.q_proj, attention.k_proj, attention.v_proj], fuse)
         self.gate_up = _Joint([mlp.gate_proj, mlp.up_proj], fuse)
         self.activation = mlp.act_fn
@@ -192,12 +192,18 @@ class _LeanLayer:
         return self.down(self.activation(gate) * up)
 
 
+def is_plain(backbone: torch.nn.Module) -> bool:
+    """Whether `LeanWeights` can read a decoder: a Llama, neither quantised nor with adapters."""
+    return type(backbone) is LlamaModel and all(map(_plain, backbone.layers))
+
+
 def fits_fused(backbone: LlamaModel) -> bool:
-    """Whether the layers are small enough to be fused, and plain: neither quantised nor with adapters."""
-    return all(
-        sum(value.numel() for value in layer.parameters()) <= FUSED_LAYER_WEIGHTS and _plain(layer)
-        for layer in backbone.layers
-    )
+    """Whether its layers are small enough to be fused."""
+    return all(_num_weights(layer) <= FUSED_LAYER_WEIGHTS for layer in backbone.layers)
+
+
+def _num_weights(layer: torch.nn.Module) -> int:
+    return sum(value.numel() for value in layer.parameters())
 
 
 def _plain(layer: torch.nn.Module) -> bool:

@@ -64,8 +64,23 @@ class EchoX:
         self.processor = processor
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
-        self.engine = Engine(self.model, processor, trigger_of(model.config))
+        self._begin()
+
+    def _begin(self, compile: bool = False) -> None:
+        """Everything that reads the weights, anew: whoever changes them calls this."""
+        self.engine = Engine(self.model, self.processor, trigger_of(self.model.config), compile)
         self.scheduler = Scheduler(self.engine)
+
+    def compile(self) -> EchoX:
+        """Compile the steps that write text, for a GPU, where they become one graph; the first then takes a minute.
+
+        Sessions that are open stay as they were; new ones are compiled.
+
+        Raises:
+            ValueError: a language model that is no plain Llama (another kind, quantised, or with an adapter).
+        """
+        self._begin(compile=True)
+        return self
 
     @classmethod
     def from_pretrained(

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaModel
 
-from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights, fits_fused
+from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights, fits_fused, is_plain
 from echox.models.row_cache import DecoderRows
+from echox.models.static_steps import StaticSteps, compiled_step
 from echox.models.tokenization_text import WordCounter
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.messages import Audio, Message
@@ -49,12 +49,13 @@ class Engine:
         model: the S2S model, in evaluation mode.
         processor: feature extractor, tokenizer and unit language.
         trigger: the segment decision.
+        compile: compile the steps that write text; on a GPU they become one graph. The first steps then take a minute.
 
     Raises:
-        ValueError: parts that do not belong together.
+        ValueError: parts that do not belong together, or a language model that cannot be compiled.
     """
 
-    def __init__(self, model: Any, processor: Any, trigger: Trigger) -> None:
+    def __init__(self, model: Any, processor: Any, trigger: Trigger, compile: bool = False) -> None:
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
@@ -77,8 +78,11 @@ class Engine:
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
         self.echo_weights = LeanWeights(model.echo_decoder.backbone)
         # Small Llamas lose more time around their matrix products than in them.
-        lean = type(self._decoder) is LlamaModel and fits_fused(self._decoder)
+        lean = is_plain(self._decoder) and (compile or fits_fused(self._decoder))
+        if compile and not lean:
+            raise ValueError("compile: expected a plain Llama as language model, found another kind; leave it out")
         self._lean_weights = LeanWeights(self._decoder) if lean else None
+        self._step = compiled_step(self._lean_weights) if compile and self._lean_weights is not None else None
 
     def _eos_ids(self) -> frozenset[int]:
         found = {self.tokenizer.eos_token_id}
@@ -182,8 +186,10 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ text
 
-    def new_memory(self) -> LeanSteps | DecoderRows:
-        """An empty memory of the language model, with its rows' `advance`."""
+    def new_memory(self, rows: int) -> LeanSteps | DecoderRows:
+        """An empty memory of the language model for so many rows, with their `advance`."""
+        if self._lean_weights is not None and self._step is not None:
+            return StaticSteps(self._lean_weights, rows, step=self._step)
         if self._lean_weights is not None:
             return LeanSteps(self._lean_weights)
         return DecoderRows(self._decoder)

@@ -70,7 +70,7 @@ class Scheduler:
         self._reset_memory()
 
     def _reset_memory(self) -> None:
-        self._memory = self.engine.new_memory()
+        self._memory = self.engine.new_memory(self.max_running)
         self._text_rows: list[ReplyTask] = []
         self._steps = LeanSteps(self.engine.echo_weights)
         self._idle = self.engine.echo_weights.final_norm.new_zeros(1, self.engine.echo_weights.width)
