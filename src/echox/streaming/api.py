@@ -214,6 +214,7 @@ class EchoX:
     def merge_adapter(self) -> None:
         """Make the adapter part of the weights."""
         merge_adapter(self.model)
+        self._begin()
 
     @property
     def sampling_rate(self) -> int:
