@@ -85,8 +85,11 @@ def chromium(microphone: Path | None = None, allowed: bool = True):
 
 
 @contextmanager
-def opened(browser, url: str, **options):
-    """A page in a profile of its own; at the end nothing may have gone wrong in it or have left this machine."""
+def opened(browser, url: str, expected: str = "", **options):
+    """A page in a profile of its own; at the end nothing may have gone wrong in it or have left this machine.
+
+    `expected`: an error that contains this is none.
+    """
     context = browser.new_context(**{"viewport": {"width": 1000, "height": 760}, **options})
     context.add_init_script(LISTEN)
     page = context.new_page()
@@ -105,4 +108,5 @@ def opened(browser, url: str, **options):
     outside = [address for address in asked if not address.startswith(local)]
     assert asked
     assert not outside, f"asked for from outside: {outside}"
+    wrong = [message for message in wrong if not expected or expected not in message]
     assert not wrong, f"errors in the page: {wrong}"

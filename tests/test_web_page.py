@@ -22,7 +22,7 @@ BRAZIL = "Brazil is a country in South America. Its capital is Brasilia. It is k
 class Server:
     """The real application in a thread; the test may look into its sessions."""
 
-    def __init__(self):
+    def __init__(self, model, api_key=None):
         import uvicorn
 
         from echox.serving.limits import Limits
@@ -30,8 +30,8 @@ class Server:
         from echox.serving.server import create_app
         from echox.serving.service import Service
 
-        self.service = Service(EchoX.from_pretrained("nano"), "nano", Limits())
-        config = uvicorn.Config(create_app(self.service, Door(any_host=True)), port=0, log_level="warning")
+        self.service = Service(model, "nano", Limits(wait_s=0.2))
+        config = uvicorn.Config(create_app(self.service, Door(api_key, any_host=True)), port=0, log_level="warning")
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -39,6 +39,10 @@ class Server:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.loop.run_until_complete(self.uvicorn.serve())
+
+    def await_(self, coroutine):
+        """Run something in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
 
     @property
     def port(self):
@@ -54,18 +58,31 @@ class Server:
         return [(item.role, item.content[0].text) for item in session.conversation.items]
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
+@contextmanager
+def serving(*options):
+    server = Server(*options)
     server.thread.start()
     deadline = time.monotonic() + 60
     while not server.uvicorn.started:
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.05)
-    yield server
-    server.uvicorn.should_exit = True
-    server.thread.join(30)
+    try:
+        yield server
+    finally:
+        server.uvicorn.should_exit = True
+        server.thread.join(30)
     assert not server.thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EchoX.from_pretrained("nano")
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    with serving(model) as server:
+        yield server
 
 
 @pytest.fixture
@@ -298,6 +315,36 @@ def test_a_lost_connection_comes_back_and_knows_what_was_said(server, page):
         ("user", "What is the capital of France?"),
         ("assistant", "The capital of France is Paris."),
     ]
+
+
+def test_a_full_server_is_waited_for(server, page):
+    places = server.service.session_places
+    taken = [server.await_(places.take()) for _ in range(server.service.limits.max_sessions)]
+    ask(page, "What does a cow say?")
+    page.get_by_role("alert").get_by_text("no free session").wait_for()
+    assert page.get_by_label("Message").input_value() == "What does a cow say?"  # not lost
+
+    async def give():
+        for _ in taken:
+            places.give()
+
+    server.await_(give())
+    page.locator("#connection[data-state=open]").wait_for()
+    page.get_by_role("button", name="Send", exact=True).click()
+    assert said(reply(page, 0)) == "A cow says moo."
+
+
+def test_a_key_is_asked_for_and_not_kept_on_disk():
+    with serving(EchoX.from_pretrained("nano"), "sesame") as server, chromium() as browser:
+        with opened(browser, server.address(), expected="WebSocket connection to") as page:
+            ask(page, "What does a cow say?")
+            page.get_by_role("alert").get_by_text("API key").wait_for()
+            page.get_by_role("button", name="Settings").click()
+            page.get_by_label("API key").fill("sesame")
+            page.get_by_role("button", name="Close").click()
+            page.get_by_role("button", name="Send", exact=True).click()
+            assert said(reply(page, 0)) == "A cow says moo."
+            assert "sesame" not in page.evaluate("JSON.stringify(localStorage)")
 
 
 # ------------------------------------------------------------------------------------------------ for everybody

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echox.errors import one_line
+from echox.errors import QueueFull, one_line
 from echox.streaming.api import bundled_questions
-from echox.streaming.events import AudioChunk, Finished, Heard, SpeechFailed, TextDelta
+from echox.streaming.events import AudioChunk, ContextDropped, Finished, Heard, SpeechFailed, TextDelta
 
 if TYPE_CHECKING:
     import gradio
@@ -141,7 +141,7 @@ def answer(
             "speak": bool(speak),
         }
         stream = session.stream({"role": "user", "content": content}, **settings)
-    except ValueError as error:
+    except (ValueError, QueueFull) as error:
         raise gr.Error(one_line(error), duration=10) from error
     asked = [{"role": "user", "content": {"path": audio}}] if audio else []
     asked += [{"role": "user", "content": text}] if text else []
@@ -161,7 +161,9 @@ def answer(
                     sound, waiting, opened = _pcm16(waiting, event.sampling_rate), [], True
             elif isinstance(event, SpeechFailed):
                 notes.append(f"not fully spoken: “{event.text.strip()}”")
-            else:
+            elif isinstance(event, ContextDropped):
+                notes.append(f"the oldest {event.messages} messages no longer fit and were forgotten")
+            elif isinstance(event, Finished):
                 notes.insert(0, _figures(event))
                 sound = _pcm16(waiting, session.output_sampling_rate) if waiting else None
             shown = [*chat, {"role": "assistant", "content": written}] if written else chat
@@ -169,7 +171,7 @@ def answer(
     except ValueError as error:
         raise gr.Error(one_line(error), duration=10) from error
     finally:
-        stream.close()  # type: ignore[attr-defined]  # an iterator with close(): cancels
+        stream.close()
 
 
 def launch(
@@ -198,7 +200,7 @@ def launch(
     gr = _gradio()
     # Only now: with ffmpeg on PATH, Gradio wants ffprobe, too, for every file it is given while the page is built.
     provide_ffmpeg()
-    _, address, _ = page.queue(default_concurrency_limit=2, max_size=32).launch(
+    _, address, _ = page.queue(default_concurrency_limit=8, max_size=32).launch(
         server_name=host,
         server_port=port,
         auth=auth,
@@ -237,7 +239,7 @@ def provide_ffmpeg() -> str:
     if found is not None:
         return found
     try:
-        from imageio_ffmpeg import get_ffmpeg_exe
+        from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
 
         binary = Path(get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 /** The page: buttons, keys and files on one side, the running dialogue on the other. */
 import { Microphone, Player, RATE, decodeFile, microphoneAllowedHere } from "./audio.js";
 import { Dialogue } from "./dialogue.js";
-import { Connection } from "./realtime.js";
+import { Connection, Refused } from "./realtime.js";
 import { Settings } from "./settings.js";
 import { View } from "./view.js";
 
@@ -163,7 +163,8 @@ async function attempt(work) {
     view.settle(CONNECTION);
     return result;
   } catch (error) {
-    view.notice(CONNECTION, error.message, { label: "Try again", run: () => attempt(() => connection.ready()) });
+    if (error instanceof Refused) view.notice("The server could not do that", error.message);
+    else view.notice(CONNECTION, error.message, { label: "Try again", run: () => attempt(() => connection.ready()) });
     return undefined;
   } finally {
     refresh();

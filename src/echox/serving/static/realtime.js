@@ -3,7 +3,9 @@
  * again when it breaks.
  */
 const RETRY_S = [0.5, 1, 2, 4, 8, 15];
-const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013]); // going away, broken, restarting, full
+const TRY_AGAIN = 1013;
+const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, TRY_AGAIN]); // going away, broken, restarting, full
+const FAREWELL = /^(session_|server_shutting_down)/; // codes of errors that end a session
 const ANSWER_S = 10;
 
 /** The server said no to one event. */
@@ -27,7 +29,7 @@ export class Connection extends EventTarget {
     this.state = "closed";
     this.attempt = 0;
     this.sent = 0;
-    this.answers = new Map(); // event_id of ours -> reject
+    this.answers = new Map(); // event_id of ours (or a symbol) -> who waits for an answer
   }
 
   /** A session, opened now if there is none. @throws {Error} it could not be opened. */
@@ -45,6 +47,7 @@ export class Connection extends EventTarget {
     const key = this.key();
     const socket = new WebSocket(url, ["realtime", ...(key ? [`openai-insecure-api-key.${key}`] : [])]);
     this.socket = socket;
+    let farewell = null; // why the server is about to close
     return new Promise((resolve, reject) => {
       socket.onmessage = ({ data }) => {
         const event = JSON.parse(data);
@@ -53,20 +56,22 @@ export class Connection extends EventTarget {
           this.#enter("open");
           this.dispatchEvent(new CustomEvent("open", { detail: event.session }));
           resolve();
-        } else if (event.type === "error") {
-          this.lastError = event.error;
+        } else if (event.type === "error" && FAREWELL.test(event.error.code)) {
+          farewell = event.error;
         }
+        event.expected = event.error === farewell && farewell !== null; // told when the connection closes
         this.#settle(event);
         this.dispatchEvent(new CustomEvent("server", { detail: event }));
       };
       socket.onclose = async ({ code, reason }) => {
         const wasOpen = this.state === "open";
-        const why = reason || this.lastError?.message || (await this.#diagnose(wasOpen));
+        this.state = "closed";
+        const why = farewell?.message || reason || (await this.#diagnose(wasOpen));
         this.#fail(why);
         reject(new Error(why));
         if (socket !== this.socket) return; // closed by us
-        const retry = RECONNECT_CODES.has(code) && (wasOpen || this.attempt > 0 || code === 1013);
-        if (retry && this.attempt < RETRY_S.length) this.#retryLater(why);
+        const retry = wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN;
+        if ((retry || farewell?.code === "session_expired") && this.attempt < RETRY_S.length) this.#retryLater(why);
         else this.#enter("closed", why);
       };
     });

@@ -48,7 +48,7 @@ export class View {
   }
 
   #toEnd() {
-    this.stage.scrollTop = this.stage.scrollHeight;
+    if (this.rows.size) this.stage.scrollTop = this.stage.scrollHeight;
   }
 
   #said(turn) {
@@ -172,15 +172,10 @@ export class View {
     const height = Math.round(this.canvas.clientHeight * scale);
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     const pen = this.canvas.getContext("2d");
-    const colours = getComputedStyle(document.body);
     pen.clearRect(0, 0, width, height);
-    pen.strokeStyle = colours.getPropertyValue("color");
-    pen.globalAlpha = 0.18;
     const live = !this.still.matches && (speaking || this.level > 0.02);
-    if (live) {
-      pen.strokeStyle = getComputedStyle(byId("talk")).getPropertyValue("outline-color") || pen.strokeStyle;
-      pen.globalAlpha = 0.9;
-    }
+    pen.strokeStyle = getComputedStyle(live ? this.canvas : document.body).color;
+    pen.globalAlpha = live ? 0.9 : 0.18;
     pen.lineWidth = (live ? 1.6 : 1) * scale;
     pen.beginPath();
     const wave = live && speaking && analyser ? new Float32Array(analyser.fftSize) : null;
