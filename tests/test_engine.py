@@ -372,11 +372,11 @@ def test_ctrl_c_leaves_a_usable_session(model, monkeypatch):
 
 
 def test_save_equals_load(model, tmp_path):
-    echox = EchoX(model.model, model.processor, model.settings, {"recipe": "tiny", "seed": 0})
+    echox = EchoX(model.model, model.processor, model.settings, {"stage": "tiny", "seed": 0})
     echox.save_pretrained(tmp_path)
     loaded = EchoX.from_pretrained(tmp_path, device="cpu")
     assert loaded.settings == echox.settings
-    assert loaded.training_record == {"recipe": "tiny", "seed": 0}
+    assert loaded.training_record == {"stage": "tiny", "seed": 0}
     assert loaded.engine.trigger == echox.engine.trigger
     mine, theirs = model.generate(QUESTION), loaded.generate(QUESTION)
     assert mine.text == theirs.text

@@ -223,3 +223,30 @@ def test_repetition_is_measured():
     assert repeating([1, 2, 2, 2]) == 2
     assert repeating([9, 1, 2, 1, 2]) == 2
     assert repeating([9, 1, 2, 1, 2, 1]) == 3
+
+
+def test_a_segment_goes_on_from_the_one_before():
+    """As if both had been one: what is said of the first is read again, not said again."""
+    torch.manual_seed(3)
+    decoder = tiny("word_synchronous", max_unit_words_per_word=64)
+    states = torch.randn(6, 24)
+    stream = open_stream(decoder, Sampling(retry_temperature=0.0))
+    first, second = [5, 6, decoder.end_id, 7, decoder.end_id], [8, decoder.end_id, 9, 9, decoder.end_id]
+    whole = spoken(open_stream(decoder), states, [0, 0, 1, 2, 2, 3])
+    inputs = []
+    for output in first + second:
+        inputs.append(whole.inputs())
+        whole.accept(output)
+    spoken(stream, states[:3], [0, 0, 1])
+    for output in first:
+        stream.accept(output)
+    after = spoken(open_stream(decoder), states[3:], [2, 2, 3])
+    after.follow(stream, words=2)
+    assert after.begins_with_prompt
+    prompt = after.inputs()
+    torch.testing.assert_close(prompt, torch.cat(inputs[: len(first) + 1]))
+    said = [one for output in second for one in after.accept(output)]
+    assert [(one.word, one.unit_words) for one in said] == [(2, [8]), (3, [9, 9])]
+    assert after.position == len(first) + len(second)
+    with pytest.raises(ValueError, match="does not know its words"):
+        open_stream(tiny("prefix")).follow(stream, 1)

@@ -188,6 +188,8 @@ class EchoXConfig(PreTrainedConfig):
         denoising_dropout: inside the denoising adapter.
         fuse_text_embeddings: feed the echo decoder a gated sum of the denoised states and the text embeddings of the
             decoded tokens (LLaMA-Omni2, arXiv 2505.02625, section 3.3), rather than the denoised states alone.
+        echo_context_words: words of the segment before that the echo decoder, trained so, reads and has said before
+            each segment; 0: every segment begins anew.
         trigger_min_tokens, trigger_max_tokens, trigger_lookahead_tokens, trigger_threshold: when a segment of the
             reply may be spoken; see ``streaming/trigger.py``.
 
@@ -208,6 +210,7 @@ class EchoXConfig(PreTrainedConfig):
         denoising_intermediate_size: int | None = None,
         denoising_dropout: float = 0.1,
         fuse_text_embeddings: bool = False,
+        echo_context_words: int = 0,
         trigger_min_tokens: int = 20,
         trigger_max_tokens: int = 50,
         trigger_lookahead_tokens: int = 5,
@@ -226,6 +229,7 @@ class EchoXConfig(PreTrainedConfig):
         self.denoising_intermediate_size = denoising_intermediate_size or self.s2t_config.text_config.intermediate_size
         self.denoising_dropout = denoising_dropout
         self.fuse_text_embeddings = fuse_text_embeddings
+        self.echo_context_words = echo_context_words
         self.trigger_min_tokens = trigger_min_tokens
         self.trigger_max_tokens = trigger_max_tokens
         self.trigger_lookahead_tokens = trigger_lookahead_tokens

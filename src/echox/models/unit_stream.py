@@ -93,6 +93,16 @@ class UnitStream(ABC):
     def finish(self) -> None:
         """The segment's text is complete."""
 
+    def follow(self, before: UnitStream, words: int) -> None:
+        """Go on where another segment ended: read its last words, and what was said of them, before the first step.
+
+        For decoders that were trained so; the text may have been pushed already.
+
+        Raises:
+            ValueError: a form that cannot.
+        """
+        raise ValueError("echo_context_words: expected 0 for a decoder that does not know its words")
+
     @property
     @abstractmethod
     def ready(self) -> bool:
@@ -171,6 +181,18 @@ class WordStream(UnitStream):
         self._told: Tensor | None = None
         self._said: list[int] = []  # of the word at hand
         self._word_position = 0
+        self._tail: list[list[int]] = []  # what was said of the words before this segment
+        self._spoken: list[tuple[Tensor, list[int]]] = []  # words and what was said of them
+
+    def follow(self, before: UnitStream, words: int) -> None:
+        """See `UnitStream.follow`."""
+        assert isinstance(before, WordStream), "segments of one decoder"
+        tail = before._spoken[-words:] if words else []
+        self._vectors = [vector for vector, _ in tail] + self._vectors
+        self._names = [-1] * len(tail) + self._names
+        self._characters = [0] * len(tail) + self._characters
+        self._tail = [said for _, said in tail]
+        self._number = len(tail)
 
     def push(self, state: Tensor, word: int, characters: int) -> None:
         """See `UnitStream.push`."""
@@ -199,14 +221,34 @@ class WordStream(UnitStream):
         """Whether every word was said."""
         return self.text_finished and self._number >= len(self._vectors)
 
+    @property
+    def begins_with_prompt(self) -> bool:
+        """At the first step, if there is a segment to go on from."""
+        return self.position == 0 and bool(self._tail)
+
     def inputs(self) -> Tensor:
-        """(1, D): the previous output, and the word at hand with its neighbours."""
+        """(1, D): the previous output, and the word at hand with its neighbours; before it, once, the tail's (n, D)."""
         if self._told is None:
-            config = self.decoder.config
-            first = max(0, self._number - config.lookback_words)
-            around = torch.stack(self._vectors[first : self._number + config.lookahead_words + 1])[None]
-            self._told = self.decoder.conditions(around)[0, self._number - first]
-        return (self.decoder.backbone.embed_tokens.weight[self._previous] + self._told)[None]
+            self._told = self._tell(self._number)
+        newest = self.decoder.embed_outputs(self._ids([self._previous])) + self._told
+        if not self.begins_with_prompt:
+            return newest
+        end = self.decoder.end_id
+        steps = [
+            self.decoder.embed_outputs(self._ids([end, *said])) + self._tell(number)
+            for number, said in enumerate(self._tail)
+        ]
+        return torch.cat([*steps, newest])
+
+    def _tell(self, number: int) -> Tensor:
+        """(D,) what every step of a word is told."""
+        config = self.decoder.config
+        first = max(0, number - config.lookback_words)
+        around = torch.stack(self._vectors[first : number + config.lookahead_words + 1])[None]
+        return self.decoder.conditions(around)[0, number - first]
+
+    def _ids(self, outputs: list[int]) -> Tensor:
+        return torch.tensor(outputs, device=self._vectors[0].device)
 
     @property
     def may_end(self) -> bool:
@@ -215,6 +257,8 @@ class WordStream(UnitStream):
 
     def accept(self, output: int) -> list[Said]:
         """See `UnitStream.accept`: the whole word once it ends and is as it should be."""
+        if self.begins_with_prompt:
+            self.position = self._word_position = sum(len(said) + 1 for said in self._tail)
         self.position += 1
         limit = self.decoder.config.max_unit_words_per_word
         if output != self.decoder.end_id and len(self._said) < limit:
@@ -231,7 +275,9 @@ class WordStream(UnitStream):
             self._restart_word()
             return []
         said = Said([] if problem else self._said, self._names[self._number], problem)
-        if problem is not None:  # what was said in vain must not lead the next word astray
+        if problem is None:
+            self._spoken.append((self._vectors[self._number], self._said))
+        else:  # what was said in vain must not lead the next word astray
             self._restart_word()
         self._retrying = False
         self._number += 1

@@ -65,6 +65,7 @@ class Speech:
         self._released = 0
         self._streams: deque[UnitStream] = deque()
         self._segments: deque[_Word] = deque()  # of the streams
+        self._before: UnitStream | None = None  # the segment that was said last
         self._words: dict[int, _Word] = {}
         self._waiting: deque[_Word] = deque()  # said, not sounded yet
         self._begun = 0  # of those in `_waiting`: how many begin in chunks that were made
@@ -110,6 +111,8 @@ class Speech:
         if not self._streams or self._streams[-1].text_finished:
             self._streams.append(open_stream(self.engine.model.echo_decoder, self._sampling))
             self._segments.append(_Word(-1, -1))
+            if len(self._streams) == 1:
+                self._follow()
         stream, segment = self._streams[-1], self._segments[-1]
         # White space that may be the reply's last waits for the word that it belongs to.
         while not final and end > self._released and self._tokens[end - 1][3]:
@@ -138,23 +141,26 @@ class Speech:
         """Whether a step of the echo decoder can be made."""
         return bool(self._streams) and self._streams[0].ready
 
-    def accept(self, output: int) -> bool:
-        """Take the output of the step of `stream`; returns whether that ended the segment."""
+    def accept(self, output: int) -> None:
+        """Take the output of the step of `stream`."""
         stream, segment = self._streams[0], self._segments[0]
         for said in stream.accept(output):
             self._say(said, segment)
-        return self._next_stream()
+        self._next_stream()
 
-    def _next_stream(self) -> bool:
-        """Drop segments that are said; whether any was."""
-        dropped = False
+    def _next_stream(self) -> None:
+        """Drop segments that are said."""
         while self._streams and self._streams[0].finished:
-            self._streams.popleft()
-            segment = self._segments.popleft()
-            segment.said = True
-            dropped = True
+            self._before = self._streams.popleft()
+            self._segments.popleft().said = True
+            self._follow()
         self._close_voice()
-        return dropped
+
+    def _follow(self) -> None:
+        """A segment whose turn has come goes on from the one before, if the decoder was trained so."""
+        words = self.engine.model.config.echo_context_words
+        if words and self._before is not None and self._streams:
+            self._streams[0].follow(self._before, words)
 
     def _say(self, said: Said, segment: _Word) -> None:
         place = segment if said.word is None else self._words[said.word]

@@ -386,6 +386,7 @@ def join(
         denoising_intermediate_size=parts.denoising_intermediate_size,
         denoising_dropout=parts.denoising_dropout if parts.denoise else 0.0,
         fuse_text_embeddings=parts.fuse_text_embeddings or not parts.hear_states,
+        echo_context_words=recipe.targets.context_words,
         trigger_min_tokens=trigger.min_tokens,
         trigger_max_tokens=trigger.max_tokens,
         trigger_lookahead_tokens=trigger.lookahead_tokens,
