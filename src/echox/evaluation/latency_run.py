@@ -52,6 +52,7 @@ def run_latency(
     Raises:
         ValueError: no question, or nothing was spoken.
     """
+    output.mkdir(parents=True, exist_ok=True)
     questions = _questions(data, count)
     measured: dict[str, Any] = {"subject": subject.name, "definitions": DEFINITIONS, "runs": []}
     rows: dict[str, list[dict[str, float]]] = {}
