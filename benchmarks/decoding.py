@@ -7,8 +7,8 @@ At batch 1 every weight is read once for each token, so the limit is the bandwid
 weights. The bandwidth is measured in the same run, by copying. Ways of making the step:
 
 * ``engine``: the language model's step as `echox.streaming` makes it, with its memory of rows;
-* ``transformers``: the same model with a plain ``DynamicCache``;
-* ``graph``: a static cache and a compiled step (on a GPU a CUDA graph): what launching costs nothing would give.
+* ``compiled``: the same, compiled (on a GPU one CUDA graph), as `EchoX.compile` makes it;
+* ``transformers``: the same model with a plain ``DynamicCache``.
 
 Then whole replies: the question through audio tower and adapters, text, units and sound, for some sessions at once.
 Random weights say nothing, but they cost what trained ones cost. Vocabulary and units beyond nano's are never chosen,
@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from many_sessions import Listener
-from torch import Tensor
-from transformers import DynamicCache, StaticCache, WhisperFeatureExtractor
+from transformers import DynamicCache, WhisperFeatureExtractor
 from transformers.utils import logging
 
 from echox import EchoX
@@ -40,6 +39,7 @@ from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.processing_echox import EchoXProcessor
 from echox.streaming import GenerationSettings
 from echox.streaming.api import find_model
+from echox.streaming.engine import Engine
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SMALL = {
@@ -139,56 +139,39 @@ def tokens_per_s(steps: dict[str, Callable[[], Any]], device: str, batch: int, c
     return best
 
 
-def steps_of(model: EchoX, batch: int, count: int, graph: bool) -> dict[str, Callable[[], Any]]:
-    """Ways of making one step of text for `batch` rows: state to token to state."""
-    engine, lm = model.engine, model.model.s2t.language_model
-    device, dtype = engine.device, lm.dtype
-    prompt = lm.get_input_embeddings()(torch.full((batch, PROMPT_TOKENS), 5, device=device)).to(dtype)
-    head, table = lm.get_output_embeddings(), lm.get_input_embeddings()
-
-    memory = engine.new_memory()
+def engine_step(engine: Engine, batch: int) -> Callable[[], Any]:
+    """One token for `batch` rows as `echox.streaming` writes it: state to token to state."""
+    memory = engine.new_memory(batch)
     for _ in range(batch):
         memory.join()
-    states = {"engine": engine.advance(memory, prompt, [PROMPT_TOKENS] * batch, 0)[:, -1]}
+    start = engine.embed([5] * PROMPT_TOKENS, {}).expand(batch, -1, -1)
+    state = memory.advance(start, [PROMPT_TOKENS] * batch, 0)[:, -1]
 
-    def by_engine() -> None:
-        chosen = engine.logits(states["engine"]).argmax(-1)
-        embeds = engine.embed(chosen.tolist(), {})
-        states["engine"] = engine.advance(memory, embeds[:, None], [1] * batch, 0)[:, -1]
+    def step() -> None:
+        nonlocal state
+        chosen = engine.logits(state).argmax(-1).tolist()
+        state = memory.advance(engine.embed(chosen, {})[:, None], [1] * batch, 0)[:, -1]
 
-    plain = DynamicCache()
-    states["plain"] = lm.base_model(inputs_embeds=prompt, past_key_values=plain).last_hidden_state[:, -1]
+    return step
 
-    def by_transformers() -> None:
-        chosen = head(states["plain"]).argmax(-1)
-        output = lm.base_model(inputs_embeds=table(chosen)[:, None], past_key_values=plain)
-        states["plain"] = output.last_hidden_state[:, -1]
 
-    found: dict[str, Callable[[], Any]] = {"engine": by_engine, "transformers": by_transformers}
-    if graph:
-        room = PROMPT_TOKENS + BLOCKS * count + 16
-        static = StaticCache(config=lm.config, max_cache_len=room)
-        place = torch.tensor([[PROMPT_TOKENS - 1]], device=device).expand(batch, 1).clone()
-        output = lm.base_model(inputs_embeds=prompt, past_key_values=static)
-        token = head(output.last_hidden_state[:, -1]).argmax(-1)
+def transformers_step(lm: Any, batch: int) -> Callable[[], Any]:
+    """The same by the model of transformers and its own cache."""
+    head, table, cache = lm.get_output_embeddings(), lm.get_input_embeddings(), DynamicCache()
+    ids = torch.full((batch, PROMPT_TOKENS), 5, device=lm.device)
+    state = lm.base_model(input_ids=ids, past_key_values=cache).last_hidden_state[:, -1]
 
-        def one(token: Tensor, place: Tensor) -> Tensor:
-            output = lm.base_model(inputs_embeds=table(token)[:, None], past_key_values=static, position_ids=place)
-            return head(output.last_hidden_state[:, -1]).argmax(-1)
+    def step() -> None:
+        nonlocal state
+        chosen = torch.tensor(head(state).argmax(-1).tolist(), device=lm.device)
+        output = lm.base_model(inputs_embeds=table(chosen)[:, None], past_key_values=cache)
+        state = output.last_hidden_state[:, -1]
 
-        compiled = torch.compile(one, mode="reduce-overhead", fullgraph=False)
-
-        def by_graph() -> None:
-            nonlocal token
-            place.add_(1)
-            token = compiled(token, place).clone()
-
-        found["graph"] = by_graph
-    return found
+    return step
 
 
 @torch.inference_mode()
-def text_decoding(model: EchoX, batches: list[int], count: int, graph: bool) -> dict[str, Any]:
+def text_decoding(model: EchoX, batches: list[int], count: int, compiled: bool) -> dict[str, Any]:
     """Tokens a second of each way and batch, and its share of the limit."""
     device = str(model.engine.device)
     lm = model.model.s2t.language_model
@@ -200,8 +183,13 @@ def text_decoding(model: EchoX, batches: list[int], count: int, graph: bool) -> 
         "weights_gb": weights / 1e9,
         "limit_steps_s": bandwidth / weights,
     }
+    engines = {"engine": model.engine}
+    if compiled:
+        engines["compiled"] = Engine(model.model, model.processor, model.engine.trigger, compile=True)
     for batch in batches:
-        for name, rate in tokens_per_s(steps_of(model, batch, count, graph), device, batch, count).items():
+        steps = {name: engine_step(engine, batch) for name, engine in engines.items()}
+        steps["transformers"] = transformers_step(lm, batch)
+        for name, rate in tokens_per_s(steps, device, batch, count).items():
             share = rate / batch / found["limit_steps_s"]
             found[f"{name}, batch {batch}"] = {"tokens_per_s": rate, "share_of_limit": share}
             print(f"{name:<13} batch {batch:<3} {rate:8.1f} tokens/s   {100 * share:5.1f} % of the bandwidth limit")
@@ -252,7 +240,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows of a step of text")
     parser.add_argument("--tokens", type=int, default=32, help="steps in a block")
-    parser.add_argument("--graph", action="store_true", help="also a compiled step with a static cache")
+    parser.add_argument("--compile", action="store_true", help="also compiled steps, and replies by them")
     parser.add_argument("--sessions", type=int, nargs="*", default=[1, 4], help="whole replies at once")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     options = parser.parse_args()
@@ -268,9 +256,11 @@ def main() -> None:
         "parameters": parameters,
         "dtype": options.dtype,
         **machine_of(model),
-        "text": text_decoding(model, options.batch, options.tokens, options.graph),
+        "text": text_decoding(model, options.batch, options.tokens, options.compile),
         "replies": [],
     }
+    if options.compile:
+        model.compile()
     for sessions in options.sessions:
         found = replies(model, sessions, options.tokens)
         results["replies"].append(found)
