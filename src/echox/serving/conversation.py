@@ -45,9 +45,8 @@ class Content:
         """As the protocol writes it; the sound only where a format for it is given."""
         if self.type not in ("input_audio", "output_audio"):
             return {"type": self.type, "text": self.text or ""}
-        found: dict[str, Any] = {"type": self.type}
-        if self.text is not None or self.type == "output_audio":
-            found["transcript"] = self.text or ""
+        # Present though it is null: the schemas of @openai/agents want it so in sound that was not written down yet.
+        found: dict[str, Any] = {"type": self.type, "transcript": self.text}
         if self.audio is not None and audio_format is not None:
             samples = resample(self.audio.waveform, self.audio.sampling_rate, audio_format.rate)
             found["audio"] = base64.b64encode(audio_format.encode(samples)).decode("ascii")

@@ -54,6 +54,11 @@ class Listener:
         return _ms(self._end)
 
     @property
+    def watched_ms(self) -> int:
+        """Length of the audio in which speech was looked for."""
+        return _ms(self._watched)
+
+    @property
     def waiting_s(self) -> float:
         """Length of the audio that no turn has taken yet."""
         return (self._end - self._first) / SAMPLING_RATE

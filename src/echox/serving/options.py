@@ -25,11 +25,13 @@ class SessionOptions:
     """What one conversation has been set to.
 
     Args:
-        model: name of the model, as shown. limits: of the server.
+        model: name of the model, as shown.
+        limits: of the server.
+        judges: whether there is a model that judges if a sentence is complete.
     """
 
-    def __init__(self, model: str, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, model: str, limits: Limits, judges: bool = False) -> None:
+        self._limits, self._judges = limits, judges
         self.input_format = AudioFormat()
         self.output_format = AudioFormat()
         self.turn_detection: dict[str, Any] | None = _turn_detection({"type": "server_vad"}, {}, "")
@@ -57,7 +59,7 @@ class SessionOptions:
             threshold=float(found.get("threshold", 0.5)),
             prefix_padding_ms=int(found.get("prefix_padding_ms", 300)),
             silence_ms=_EAGERNESS_SILENCE_MS[eagerness] if semantic else int(found["silence_duration_ms"]),
-            patience_ms=_EAGERNESS_PATIENCE_MS[eagerness] if semantic else None,
+            patience_ms=_EAGERNESS_PATIENCE_MS[eagerness] if semantic and self._judges else None,
             interrupt_after_ms=int(found["interrupt_after_ms"]),
             max_speech_ms=int(self._limits.max_buffer_s * 1000),
             interrupts=bool(found["interrupt_response"]),

@@ -19,7 +19,7 @@ from echox.serving.conversation import Content, Conversation, Item, read_item
 from echox.serving.events import EventError, client_event_id, new_id, read_event, take
 from echox.serving.listening import Listener
 from echox.serving.options import SessionOptions
-from echox.serving.outbox import Outbox
+from echox.serving.outbox import Outbox, SlowReader
 from echox.serving.responder import Responder
 from echox.serving.service import Service
 from echox.serving.turns import Duck, Paused, SpeechStarted, SpeechStopped, TurnEvent, Unduck
@@ -46,7 +46,7 @@ class RealtimeSession:
         self._service = service
         limits = service.limits
         self.outbox = Outbox(send, limits.send_s, limits.max_unsent_bytes)
-        self.options = SessionOptions(service.name, limits)
+        self.options = SessionOptions(service.name, limits, service.end_of_turn is not None)
         self.conversation = Conversation(limits)
         self.listener = Listener(self.options.input_format, self.options.turn_settings, service.new_vad(), limits)
         self.responder = Responder(service, self.outbox, self.conversation, self.options, self._tell_transcript)
@@ -86,6 +86,12 @@ class RealtimeSession:
             await self._handlers[event["type"]](event)
         except EventError as error:
             self.tell_error(error, event_id or client_event_id(text))
+        except SlowReader:
+            raise
+        except Exception:  # a fault of ours: told without its inside, and the session goes on
+            log.exception("%s: an event could not be handled", self.id)
+            fault = EventError("the server failed; see its log", "internal_error", kind="server_error")
+            self.tell_error(fault, event_id)
 
     def tell_error(self, error: EventError, event_id: str | None = None) -> None:
         """Send an ``error`` event."""
@@ -181,7 +187,7 @@ class RealtimeSession:
         """Ask the end-of-turn model whether the sentence is complete."""
         complete = await self._service.is_complete(self.listener.recent(pause.start_ms))
         turns = self.listener.turns
-        for event in [] if turns is None else turns.judge(complete, self.listener.now_ms):
+        for event in [] if turns is None else turns.judge(complete, self.listener.watched_ms):
             self._turn(event)
 
     async def _commit(self, event: dict[str, Any]) -> None:
@@ -320,4 +326,9 @@ class RealtimeSession:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s: work on the side failed", self.id, exc_info=task.exception())

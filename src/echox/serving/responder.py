@@ -21,7 +21,7 @@ from echox.serving.options import (
     sampling,
     text_within,
 )
-from echox.serving.outbox import Outbox
+from echox.serving.outbox import Outbox, SlowReader
 from echox.serving.replies import ReplyFeed
 from echox.serving.response import Response
 from echox.serving.service import Service
@@ -172,6 +172,8 @@ class Responder:
             feed = self._feed = ReplyFeed(session.submit, messages[-1:], **settings)
             async for event in feed.events():
                 self._tell(response, event, turns)
+        except SlowReader:
+            log.debug("%s: nobody reads it", response.id)  # whoever sends has noticed too, and ends the session
         except QueueFull:
             self._fail(response, "server_error", "server_busy", "too many replies are waiting; try again in a moment")
         except ValueError as error:  # what the model refuses, in words for the client
