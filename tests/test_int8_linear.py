@@ -41,6 +41,7 @@ def test_state_dict_is_what_row_int8_stores():
     assert torch.equal(state["weight"], stored["weight"])
     torch.testing.assert_close(state["weight.row_scale"], stored["weight.row_scale"])
     assert torch.equal(from_row_int8(state)["bias"], linear.bias)
+    assert torch.equal(from_row_int8(state)["weight"], Int8Linear(linear).weight)
 
 
 def test_a_language_model_writes_nearly_the_same():

@@ -15,6 +15,7 @@ import typer
 
 from echox.cli_bench import bench_app
 from echox.cli_convert import convert
+from echox.cli_doctor import doctor, estimate_memory
 from echox.cli_eval import eval_app
 from echox.cli_options import (
     Debug,
@@ -46,6 +47,8 @@ app = typer.Typer(
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
 app.command()(convert)
+app.command()(doctor)
+app.command()(estimate_memory)
 app.command()(serve)
 app.command()(ui)
 
@@ -149,33 +152,6 @@ def prepare(
     result = loaded.run()
     if result:
         typer.echo(json.dumps(result))
-
-
-@app.command()
-@guarded
-def doctor(model: Model = "nano", debug: Debug = False) -> None:
-    """Say what this machine has: versions, device, threads, the model."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
-
-    from echox.streaming.api import find_model
-
-    def installed(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "not installed"
-
-    typer.echo(f"echox         {installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
-    for name in ("torch", "transformers", "numpy", "soundfile", "soxr", "av", "peft", "lhotse", "sounddevice"):
-        typer.echo(f"{name:<13} {installed(name)}")
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU (not needed for nano)"
-    typer.echo(f"device        {device}; {torch.get_num_threads()} CPU threads")
-    folder = find_model(model)
-    size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    typer.echo(f"model         {model}: {folder} ({size_mb:.1f} MB)")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from echox.models.row_int8 import SCALE_SUFFIX, to_row_int8
+from echox.models.row_int8 import SCALE_SUFFIX, from_row_int8, to_row_int8
 
 
 class Int8Linear(nn.Module):
@@ -52,6 +52,11 @@ class Int8Linear(nn.Module):
         output = torch.ops.quantized.linear_dynamic(rows / scale, self.packed, not _exact_products()) * scale
         output = output.to(inputs.dtype)
         return output if self.bias is None else output + self.bias.to(inputs.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as floats (out, in), made anew at each call: for whoever must look at it."""
+        return from_row_int8(self.weights())["weight"]
 
     def weights(self) -> dict[str, Tensor]:
         """The weight as `row_int8` stores it: int8 (out, in) and its float32 scales (out,)."""

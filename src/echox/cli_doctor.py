@@ -1,0 +1,147 @@
+"""``echox doctor`` and ``echox estimate-memory``: what this machine has, and what a model would need of it."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from echox.cli_options import Debug, Model, guarded
+
+PACKAGES = ("torch", "transformers", "numpy", "soundfile", "soxr", "av", "peft", "lhotse", "sounddevice",
+            "bitsandbytes", "torchao")  # fmt: skip
+CONFIGURATIONS = "recipes/*/config.json"
+"""Models that are only described, as a checkout of the repository has them."""
+
+
+@guarded
+def doctor(model: Model = "nano", debug: Debug = False) -> None:
+    """Say what this machine has (versions, devices, free memory), what each model would need, and whether it fits."""
+    import torch
+
+    from echox.streaming.api import find_model
+
+    typer.echo(f"echox         {_installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
+    for name in PACKAGES:
+        typer.echo(f"{name:<13} {_installed(name)}")
+    typer.echo(f"processor     {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} threads of "
+               f"{os.cpu_count()} processors")  # fmt: skip
+    for name, free in free_bytes().items():
+        typer.echo(f"memory        {name}: {free / 1e9:.1f} GB free")
+    if not torch.cuda.is_available():
+        typer.echo("device        no GPU (not needed for nano)")
+    folder = find_model(model)
+    size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    typer.echo(f"model         {model}: {folder} ({size_mb:.1f} MB)")
+    described = {model: folder} | {file.parent.as_posix(): file.parent for file in sorted(Path().glob(CONFIGURATIONS))}
+    for name, place in described.items():
+        _say_fit(name, place)
+
+
+@guarded
+def estimate_memory(
+    model: Annotated[
+        str,
+        typer.Argument(help="Model folder, folder with a config.json, hub id, 'nano', or a stage's recipe (.yaml)."),
+    ] = "nano",
+    dtype: Annotated[str, typer.Option(help="Of weights that are not trained: float32, bfloat16, int8, nf4.")] = "",
+    stage: Annotated[str, typer.Option(help="Of training: lm, encoder, s2t, t2c, echo; none: inference.")] = "",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows (default: the recipe's, or 4).")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Positions of a row (inference: of a session).")] = 512,
+    audio_s: Annotated[float, typer.Option(min=0.1, help="Seconds of speech of a row.")] = 5.0,
+    sessions: Annotated[int, typer.Option(min=1, help="Conversations at a time.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Estimate memory from sizes alone: by part for inference, by kind for a stage of training. Loads no weights."""
+    import json
+
+    from echox.memory import inference_bytes, training_bytes
+
+    config, stage, work = _workload(model, stage, dtype, batch_size, tokens, audio_s)
+    if stage:
+        found = training_bytes(config, stage, work)
+    else:
+        found = inference_bytes(config, work.frozen_dtype, tokens, sessions)
+    total = sum(found.values())
+    if as_json:
+        typer.echo(json.dumps({"model": model, "stage": stage or None, "bytes": found, "total_bytes": total}))
+        return
+    what = f"training stage {stage}, {work.batch_size} rows of {tokens} positions" if stage else "inference"
+    typer.echo(f"{model}: {what}, {work.frozen_dtype}")
+    for name, value in [*found.items(), ("all", total)]:
+        typer.echo(f"  {name:<28} {value / 1e9:9.3f} GB")
+    for name, free in free_bytes().items():
+        typer.echo(f"  {name}: {free / 1e9:.1f} GB free: {'fits' if total < free else 'does not fit'}")
+
+
+def free_bytes() -> dict[str, float]:
+    """Free memory of this machine and of each of its GPUs."""
+    import torch
+
+    found = {}
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
+        found["this machine"] = 1024.0 * int(lines["MemAvailable"].split()[0])
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS: all of it, as free means little there
+        found["this machine"] = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    for index in range(torch.cuda.device_count()):
+        found[f"{torch.cuda.get_device_name(index)} (cuda:{index})"] = float(torch.cuda.mem_get_info(index)[0])
+    return found
+
+
+def _workload(
+    model: str, stage: str, dtype: str, batch_size: int | None, tokens: int, audio_s: float
+) -> tuple[Any, str, Any]:
+    """Configuration, stage and workload of a command: a recipe names its stage, batch and precision."""
+    from echox.memory import Workload
+
+    values: dict[str, Any] = {}
+    path = Path(model)
+    if path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        if not path.is_file():
+            raise ValueError(f"{path}: expected a recipe, found none")
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        training = recipe.get("training", {})
+        stage = stage or recipe["stage"]
+        if training.get("batch_by", "items") == "items" and "batch_size" in training:
+            values["batch_size"] = int(training["batch_size"])
+        values |= {name: training[name] for name in ("precision", "gradient_checkpointing") if name in training}
+        values["ema"] = bool(training.get("ema_decay"))
+        values |= {"lora_rank": recipe["lora"]["r"]} if "lora" in recipe else {}
+        model = str(path.parent) if (path.parent / "config.json").is_file() else "nano"
+    if batch_size is not None:
+        values["batch_size"] = batch_size
+    values["frozen_dtype"] = dtype or ("bfloat16" if stage and model != "nano" else "float32")
+    work = Workload(tokens=tokens, reply_tokens=max(1, tokens // 2), audio_s=audio_s, **values)
+    return _configuration(model), stage, work
+
+
+def _configuration(model: str) -> Any:
+    from echox.models.configuration_echox import EchoXConfig
+    from echox.streaming.api import find_model
+
+    return EchoXConfig.from_pretrained(find_model(model))
+
+
+def _say_fit(name: str, folder: Path) -> None:
+    from echox.memory import inference_bytes
+
+    config = _configuration(str(folder))
+    needs = {dtype: sum(inference_bytes(config, dtype, 2048, 1).values()) for dtype in ("float32", "bfloat16", "int8")}
+    listed = ", ".join(f"{dtype} {value / 1e9:.2f} GB" for dtype, value in needs.items())
+    largest = max(free_bytes().values(), default=0.0)
+    fitting = [dtype for dtype, value in needs.items() if value < largest]
+    typer.echo(f"needs         {name}: {listed}: {'fits as ' + ', '.join(fitting) if fitting else 'does not fit here'}")
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
