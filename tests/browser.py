@@ -55,14 +55,17 @@ else:
 browser_tests = [pytest.mark.browser, pytest.mark.skipif(bool(skip_reason), reason=skip_reason)]
 
 
-def microphone_file(folder: Path, *parts: str | float) -> Path:
-    """A recording: names of questions, and seconds of silence, one after the other; then silence."""
-    pieces = [
-        load_audio(QUESTIONS[part], SAMPLING_RATE)
-        if isinstance(part, str)
-        else np.zeros(int(part * SAMPLING_RATE), np.float32)
-        for part in (*parts, 60.0)
-    ]
+def sound(part: str | float | tuple[str, float, float]) -> np.ndarray:
+    """A question by its name, a part of one (name, start_s, end_s), or seconds of silence."""
+    if isinstance(part, int | float):
+        return np.zeros(int(part * SAMPLING_RATE), np.float32)
+    name, start_s, end_s = part if isinstance(part, tuple) else (part, 0.0, 60.0)
+    return load_audio(QUESTIONS[name], SAMPLING_RATE)[int(start_s * SAMPLING_RATE) : int(end_s * SAMPLING_RATE)]
+
+
+def microphone_file(folder: Path, *parts: str | float | tuple[str, float, float]) -> Path:
+    """A recording of the parts, one after the other; then silence."""
+    pieces = [sound(part) for part in (*parts, 60.0)]
     path = folder / "microphone.wav"
     save_audio(path, np.concatenate(pieces), SAMPLING_RATE)
     return path

@@ -174,6 +174,24 @@ def test_speaking_over_the_reply_interrupts_it(server, tmp_path):
         assert page.locator(".turn").count() == 4
 
 
+def test_a_moment_of_voice_lowers_the_reply_and_does_not_end_it(server, tmp_path):
+    recording = microphone_file(tmp_path, 1.0, "brazil", 3.5, ("cow", 0.0, 0.4))
+    with chromium(recording) as browser, opened(browser, server.address()) as page:
+        levels = []
+        page.expose_function("tell", lambda on: levels.append(on))
+        page.evaluate("""async () => {
+          const { Player } = await import("./audio.js");
+          const duck = Player.prototype.duck;
+          Player.prototype.duck = function (on) { tell(on); return duck.call(this, on); };
+        }""")
+        page.get_by_role("button", name="Talk").click()
+        turn = reply(page, 0)
+        assert levels[-2:] == [True, False]  # lowered, and back
+        assert said(turn) == BRAZIL
+        assert page.locator(".turn").count() == 2
+        assert not turn.locator("del").count()
+
+
 def test_push_to_talk(server, tmp_path):
     with chromium(microphone_file(tmp_path, 0.6, "cow")) as browser, opened(browser, server.address()) as page:
         page.get_by_role("button", name="Settings").click()
@@ -335,16 +353,19 @@ def test_a_full_server_is_waited_for(server, page):
 
 
 def test_a_key_is_asked_for_and_not_kept_on_disk():
-    with serving(EchoX.from_pretrained("nano"), "sesame") as server, chromium() as browser:
-        with opened(browser, server.address(), expected="WebSocket connection to") as page:
-            ask(page, "What does a cow say?")
-            page.get_by_role("alert").get_by_text("API key").wait_for()
-            page.get_by_role("button", name="Settings").click()
-            page.get_by_label("API key").fill("sesame")
-            page.get_by_role("button", name="Close").click()
-            page.get_by_role("button", name="Send", exact=True).click()
-            assert said(reply(page, 0)) == "A cow says moo."
-            assert "sesame" not in page.evaluate("JSON.stringify(localStorage)")
+    with (
+        serving(EchoX.from_pretrained("nano"), "sesame") as server,
+        chromium() as browser,
+        opened(browser, server.address(), expected="WebSocket connection to") as page,
+    ):
+        ask(page, "What does a cow say?")
+        page.get_by_role("alert").get_by_text("API key").wait_for()
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("API key").fill("sesame")
+        page.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Send", exact=True).click()
+        assert said(reply(page, 0)) == "A cow says moo."
+        assert "sesame" not in page.evaluate("JSON.stringify(localStorage)")
 
 
 # ------------------------------------------------------------------------------------------------ for everybody
@@ -434,6 +455,16 @@ def contrast(one, other):
 # ------------------------------------------------------------------------------------------------ the parts
 
 
+def test_the_witness_sees_what_leaves_this_machine():
+    leak = "data:text/html,<img src='http://echox.invalid/pixel.png'>"
+    with (
+        chromium() as browser,
+        pytest.raises(AssertionError, match="from outside: .*pixel.png"),
+        opened(browser, leak) as page,
+    ):
+        page.wait_for_timeout(300)
+
+
 def test_the_jitter_buffer_counts_what_it_plays(page):
     found = page.evaluate("""async () => {
       const { JitterBuffer } = await import("./jitter-buffer.js");
@@ -454,13 +485,21 @@ def test_the_jitter_buffer_counts_what_it_plays(page):
       buffer.push("b", new Float32Array(30).fill(0.5));
       buffer.end("b");
       pull(3);                                   // short, but whole: it need not wait
+      const loudest = () => { pull(3); return Math.max(...block); };
+      buffer.push("c", new Float32Array(300).fill(0.5));
+      const full = loudest();
+      buffer.level = 0.25;
+      const ducked = loudest();
+      buffer.level = 1;
+      const back = loudest();
       const told = events.map(({ type, item, played }) => [type, item, played]);
-      return { events: told, dropped, played, underruns: buffer.underruns };
+      return { events: told, dropped, played, underruns: buffer.underruns, levels: [full, ducked, back] };
     }""")
     assert found["underruns"] == 1
+    assert found["levels"] == pytest.approx([0.5, 0.125, 0.5])
     assert found["dropped"] == [{"item": "a", "played": 200}]
     assert found["events"] == [
-        ["started", "a", 0], ["underrun", "a", 100], ["started", "b", 0], ["ended", "b", 30],
+        ["started", "a", 0], ["underrun", "a", 100], ["started", "b", 0], ["ended", "b", 30], ["started", "c", 0],
     ]  # fmt: skip
     played = np.array(found["played"])[:330]  # to the last sample of "b"
     assert played.max() == pytest.approx(0.5)
