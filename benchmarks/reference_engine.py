@@ -41,7 +41,7 @@ PARTS = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")
 class ReferenceReply:
     """One reply; ``arrivals_s`` and ``waveforms`` of its segments, seconds in each of `PARTS`.
 
-    The same fields, up to the first sound, in ``first``.
+    The same parts up to the first sound are in ``first``; ``ttfa_cpu_s`` and ``total_cpu_s`` are processor time.
     """
 
     text: str = ""
@@ -50,6 +50,8 @@ class ReferenceReply:
     arrivals_s: list[float] = field(default_factory=list)
     waveforms: list[np.ndarray] = field(default_factory=list)
     total_s: float = 0.0
+    ttfa_cpu_s: float = 0.0
+    total_cpu_s: float = 0.0
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     first: dict[str, float] = field(default_factory=dict)
 
@@ -90,7 +92,7 @@ class Reference:
         heard = self._hear(waveform)  # what a window of its true length hears; not timed: the window below is
         rate = self.echox.sampling_rate
         window = np.pad(waveform, (0, max(0, WINDOW_S * rate - len(waveform))))
-        began_s = time.perf_counter()
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
         with reply.timed("encode_s"):
             self._hear(window)
         cache = DynamicCache()
@@ -121,6 +123,8 @@ class Reference:
         if last is not None:
             self._speak(reply, last, token_ids, states, began_s)
         reply.total_s = time.perf_counter() - began_s
+        reply.total_cpu_s = time.process_time() - began_cpu_s
+        reply.ttfa_cpu_s -= began_cpu_s
         reply.tokens = len(token_ids)
         reply.text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return reply
@@ -149,6 +153,7 @@ class Reference:
         reply.arrivals_s.append(time.perf_counter() - began_s)
         if reply.ttfa_tokens is None:
             reply.ttfa_tokens, reply.first = len(token_ids), dict(reply.parts)
+            reply.ttfa_cpu_s = time.process_time()
 
 
 class _UnitsByGenerate(LlamaForCausalLM):

@@ -69,6 +69,7 @@ def figures(tokens: float, wer: float, accuracy: float, underruns: int = 0) -> d
             "reply_wer": {"mean": wer},
             "s2s_answer": {"mean": accuracy},
             "underruns": underruns,
+            "replies": 100,
         }
     }
 
@@ -81,8 +82,10 @@ def test_the_earliest_that_is_as_good_as_waiting_is_recommended():
         "wrong": figures(3, 0.10, 0.70),
         "missed": figures(3, 0.08, 0.68),
         "stalls": figures(2, 0.08, 0.70, underruns=4),
+        "stalls once": figures(4, 0.08, 0.70, underruns=1),
     }
-    assert recommend(policies) == "early"
+    assert recommend(policies) == "stalls once"
+    assert recommend({label: policies[label] for label in policies if label != "stalls once"}) == "early"
     assert recommend({OFFLINE: policies[OFFLINE], "wrong": policies["wrong"]}) is None
     assert recommend({"early": policies["early"]}) is None
 

@@ -35,8 +35,8 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
     if any("reply_wer" not in policy["all"] for policy in policies.values()):
         raise ValueError("expected judged replies to draw, found none; run the laboratory with a judge")
     answered = all("s2s_answer" in policy["all"] for policy in policies.values())
-    panels = [("ttfa_tokens", "reply_wer"), ("ttfa_s", "reply_wer")]
-    panels += [("ttfa_tokens", "s2s_answer"), ("ttfa_s", "s2s_answer")] if answered else []
+    qualities = ["reply_wer", "s2s_answer"] if answered else ["reply_wer"]
+    panels = [(time, quality) for quality in qualities for time in ("ttfa_tokens", "ttfa_cpu_s")]
     figure = Figure(figsize=(11, 4.2 * len(panels) / 2 + 0.6), layout="constrained")
     for place, (time, quality) in enumerate(panels, start=1):
         axes = figure.add_subplot(len(panels) // 2, 2, place)
@@ -68,7 +68,7 @@ def _panel(axes: Any, policies: dict[str, Any], time: str, quality: str) -> None
     axes.set(
         xlabel="first audio after so many text tokens (median, line to p95)"
         if scale == 1
-        else "first audio, ms after the question (median, line to p95)",
+        else "processor ms to first audio (median, line to p95)",
         ylabel="word errors of the speech, %" if quality == "reply_wer" else "S2S accuracy by answer, %",
     )
     axes.grid(alpha=0.2)
@@ -76,7 +76,8 @@ def _panel(axes: Any, policies: dict[str, Any], time: str, quality: str) -> None
 
 def markdown_table(result: dict[str, Any]) -> list[str]:
     """One line a policy: first audio, quality, segments, speed, stalls."""
-    heads = ["policy", "first audio, tokens p50 / p95", "ms p50 / p95", "reply WER", "S2S", "segments", "rtf", "stalls"]
+    heads = ["policy", "first audio, tokens p50 / p95", "ms p50 / p95", "processor ms", "reply WER", "S2S", "segments",
+             "rtf", "stalls"]  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for label, policy in result["policies"].items():
         figures = policy["all"]
@@ -85,6 +86,7 @@ def markdown_table(result: dict[str, Any]) -> list[str]:
             name,
             f"{figures['ttfa_tokens']['p50']:.0f} / {figures['ttfa_tokens']['p95']:.0f}",
             f"{1000 * figures['ttfa_s']['p50']:.0f} / {1000 * figures['ttfa_s']['p95']:.0f}",
+            f"{1000 * figures['ttfa_cpu_s']['p50']:.0f}",
             _percent(figures.get("reply_wer")),
             _percent(figures.get("s2s_answer")),
             f"{figures['segments']:.2f}",
