@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from echox.files import write_text
+from echox.streaming.card import markdown_table as table
+from echox.streaming.card import run_name, size_table, training_table
 from echox.training.record import RECORD_NAME
 
 CURVES = "nano_learning_curves.png"
@@ -158,7 +160,7 @@ def render(card: Card, curves: str | None) -> str:
         "\n".join(["## By topic", "", *_topics(card)]),
         "\n".join(["## Speed", "", *_speed(card)]),
         "\n".join(["## How it was trained", "", *_training(card, curves), "", made]),
-        "\n".join(["## Size", "", *_size(card)]),
+        "\n".join(["## Size", "", *size_table(card.record, card.megabytes or 0.0)]),
         "## What nano cannot do\n\n" + LIMITS,
     ]
     return "\n\n".join(sections) + "\n"
@@ -269,42 +271,8 @@ def _speed(card: Card) -> list[str]:
 
 
 def _training(card: Card, curves: str | None) -> list[str]:
-    rows = []
-    for stage in card.record.get("stages", []):
-        cost, environment = stage.get("cost", {}), stage.get("environment", {})
-        minutes = [f"{cost[name] / 60:.0f}" if name in cost else "" for name in ("wall_s", "cpu_s")]
-        commit = str(environment.get("commit") or "")[:9] + ("+" if environment.get("dirty") else "")
-        rows.append([
-            f"`{run_name(stage)}`", f"`{commit}`" if commit else "", str(stage.get("seed", "")),
-            str(stage.get("steps", "")), *minutes, _key_metrics(stage.get("metrics", {})),
-        ])  # fmt: skip
-    heads = ["stage (recipes/nano)", "commit", "seed", "steps", "wall min", "CPU min", "held-out metrics"]
-    lines = ["From nothing by `runs/nano.sh`; text and seeds are the only inputs. A `+` marks uncommitted changes at "
-             "the time. Each stage's full recipe and environment are in `training_record.json` beside the weights.", "",
-             *table(heads, rows)]  # fmt: skip
+    lines = ["From nothing by `runs/nano.sh`; text and seeds are the only inputs.", "", *training_table(card.record)]
     return lines + (["", f"![Learning curves of every stage]({curves})"] if curves else [])
-
-
-def _key_metrics(metrics: dict[str, Any], most: int = 4) -> str:
-    """The first figures of a stage, in its own order; tables by topic (names with a slash) are left out."""
-    chosen = [(name, value) for name, value in metrics.items() if "/" not in name and isinstance(value, int | float)]
-    return ", ".join(f"{name} {value:.3g}" for name, value in chosen[:most])
-
-
-def _size(card: Card) -> list[str]:
-    parts = card.record.get("parameters_by_part", {})
-    rows = [[f"`{name}`", f"{count / 1e6:.2f}"] for name, count in parts.items() if count]
-    total = card.record.get("parameters", sum(parts.values()))
-    rows.append(["all", f"{total / 1e6:.2f}"])
-    dtype = card.record.get("recipe", {}).get("dtype", "half precision")
-    return [f"{card.megabytes:.1f} MB in one folder, weights stored as {dtype}.", "",
-            *table(["part", "million parameters"], rows)]  # fmt: skip
-
-
-def run_name(record: dict[str, Any]) -> str:
-    """What a run is called: its output folder's name, since one stage may have several recipes (encoder, judge)."""
-    folder = record.get("recipe", {}).get("training", {}).get("output_dir")
-    return Path(folder).name if folder else str(record.get("stage"))
 
 
 def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
@@ -364,12 +332,6 @@ def _number(value: float, unit: str = "%") -> str:
     if unit == "%":
         return f"{100 * value:.1f} %"
     return f"{value:.{1 if unit == 'MB' else 2}f} {unit}".rstrip()
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _read(path: str | Path) -> dict[str, Any]:
