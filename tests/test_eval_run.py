@@ -1,4 +1,4 @@
-"""A run: stages resume, a failing item is wrong and told, scoring needs no model, a server is a model like any other."""
+"""A run: stages resume, a failing item is wrong and told, scoring needs no model, a server is like a model."""
 
 import base64
 import json

@@ -144,13 +144,13 @@ def latency(
 def export(
     folder: RunFolder,
     format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval or voicebench.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder (default: in the run's).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder (default: export/ in the run's).")] = None,
     debug: Debug = False,
 ) -> None:
     """Write a run's replies as other tools read them, so that they score the same replies."""
     from echox.evaluation.export import export_run
 
-    for path in export_run(folder, format_, output or folder / format_):
+    for path in export_run(folder, format_, output or folder / "export" / format_):
         typer.echo(str(path))
 
 
