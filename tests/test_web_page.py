@@ -422,6 +422,37 @@ def test_everything_is_reached_by_tab_in_reading_order(page):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("motion", "moves"), [("no-preference", True), ("reduce", False)])
+def test_nothing_moves_where_motion_is_unwelcome(server, motion, moves):
+    with chromium() as browser, opened(browser, server.address(), reduced_motion=motion) as page:
+        ask(page, "Tell me what you know about Brazil.")
+        until_played(page, page.locator(".turn.assistant").first, 0.5)
+        drawn = set()
+        for _ in range(5):
+            drawn.add(page.evaluate("document.getElementById('voice').toDataURL()"))
+            page.wait_for_timeout(120)
+        assert (len(drawn) > 1) == moves
+
+
+def test_what_was_chosen_is_kept_and_nonsense_is_not_believed(server):
+    with chromium() as browser, opened(browser, server.address()) as page:
+        page.get_by_role("button", name="Theme").click()
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_role("slider", name="Temperature").fill("0.8")
+        page.wait_for_timeout(50)
+        page.reload()
+        assert page.get_by_role("button", name="Theme: light").is_visible()
+        assert page.locator("#temperature").input_value() == "0.8"
+        page.evaluate("for (const name of Object.keys(localStorage)) localStorage[name] = '{'")
+        page.reload()
+        assert page.get_by_role("button", name="Theme: as the system").is_visible()
+        assert page.locator("#temperature").input_value() == "0"
+        page.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('blocked') } })")
+        page.reload()
+        page.get_by_role("button", name="Theme").click()
+        assert page.get_by_role("button", name="Theme: light").is_visible()
+
+
 @pytest.mark.parametrize("width", [320, 390, 1400])
 def test_it_fits_and_both_themes_are_readable(page, width):
     page.set_viewport_size({"width": width, "height": 640})

@@ -202,7 +202,7 @@ byId("theme").addEventListener("click", () => {
 function chooseTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  localStorage.setItem("echox-theme", theme);
+  settings.browser.set("echox-theme", theme);
   const label = `Theme: ${theme || "as the system"}`;
   Object.assign(byId("theme"), { title: label, ariaLabel: label });
 }

@@ -24,11 +24,25 @@ export class Microphone {
     return this.stream !== null;
   }
 
-  /** Ask for permission and start. @throws {DOMException} as getUserMedia. */
-  async start(deviceId = "", noiseSuppression = false) {
+  /** Ask for permission and start; once, however often it is asked for. @throws {DOMException} as getUserMedia. */
+  start(deviceId = "", noiseSuppression = false) {
+    this.starting ??= this.#start(deviceId, noiseSuppression).finally(() => (this.starting = null));
+    return this.starting;
+  }
+
+  async #start(deviceId, noiseSuppression) {
     const audio = { echoCancellation: true, noiseSuppression, autoGainControl: true, channelCount: 1 };
     if (deviceId) audio.deviceId = { exact: deviceId };
     this.stream = await navigator.mediaDevices.getUserMedia({ audio });
+    try {
+      await this.#listen();
+    } catch (error) {
+      await this.stop(); // no red dot for a microphone that nobody hears
+      throw error;
+    }
+  }
+
+  async #listen() {
     this.context = new AudioContext({ latencyHint: "interactive" });
     await this.context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
     const node = new AudioWorkletNode(this.context, "echox-capture", {

@@ -183,6 +183,7 @@ export class Dialogue extends EventTarget {
 
   /** Settings changed. */
   configure() {
+    if (!this.settings.handsFree) this.userSpeaking = false; // from now on the button tells
     const asked = performance.now();
     const isUpdated = ({ type }) => type === "session.updated";
     return this.connection.ask({ type: "session.update", session: this.settings.session() }, isUpdated).then(
@@ -306,6 +307,7 @@ export class Dialogue extends EventTarget {
         turn.note = details?.error?.message ?? "The reply failed.";
       } else if (turn.state === "open" && (status === "cancelled" || !turn.frames)) {
         turn.state = status === "cancelled" ? "interrupted" : "done";
+        if (details?.reason === "turn_detected") this.#truncate(turn); // cut off before its first sound
       }
       if (status === "incomplete") turn.note = "The reply was cut at its greatest length.";
       this.#tell("turn", turn);

@@ -1,4 +1,6 @@
 /** The settings dialog: what the user chose, kept in this browser, and what of it the server is told. */
+import { forBrowser, forTab } from "./storage.js";
+
 const KEPT = "echox-settings";
 const KEY = "echox-key";
 const SAVE_DELAY_MS = 250;
@@ -15,6 +17,8 @@ export class Settings extends EventTarget {
     super();
     this.dialog = dialog;
     this.form = dialog.querySelector("form");
+    this.browser = forBrowser();
+    this.tab = forTab();
     this.touched = new Set(); // what the user chose; the model's own settings stand for the others
     this.#load();
     this.form.addEventListener("input", ({ target }) => {
@@ -117,7 +121,7 @@ export class Settings extends EventTarget {
   }
 
   #load() {
-    const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
+    const kept = this.browser.get(KEPT) ?? {};
     for (const [name, value] of Object.entries(kept)) {
       const element = this.form.elements[name];
       if (!element) continue;
@@ -126,7 +130,7 @@ export class Settings extends EventTarget {
       else element.value = value;
     }
     this.wanted = kept.device ?? "";
-    this.form.elements.key.value = sessionStorage.getItem(KEY) ?? "";
+    this.form.elements.key.value = this.tab.get(KEY) ?? "";
   }
 
   #save() {
@@ -135,7 +139,7 @@ export class Settings extends EventTarget {
       const element = this.form.elements[name];
       if (name !== "key") kept[name] = element.type === "checkbox" ? element.checked : element.value;
     }
-    localStorage.setItem(KEPT, JSON.stringify(kept));
-    sessionStorage.setItem(KEY, this.key); // never on disk
+    this.browser.set(KEPT, kept);
+    this.tab.set(KEY, this.key); // never on disk
   }
 }
