@@ -170,3 +170,15 @@ def test_from_waveform_to_waveform(model):
         close(output.waveform[0], stored[f"segment{number}.wav_f32"])
         int16 = (output.waveform[0] * PCM_SCALE).to(torch.int16)
         assert int((int16.int() - stored[f"segment{number}.int16"].int()).abs().max()) <= 4
+
+
+def test_pieces_come_a_few_at_a_time():
+    """However the unit words are cut, the same units come, and none before it is certain."""
+    pieces = [f"{MARK}1", "2", f"{MARK}37", "9", f"{MARK}5{MARK}6", ""]
+    language = UnitPieces(pieces, num_units=400)
+    words = [0, 1, 2, 3, 4, 5, 3, 0, 0, 1]
+    for size in range(1, len(words) + 1):
+        reader, units = language.reader(), []
+        for start in range(0, len(words), size):
+            units += reader.push(words[start : start + size])
+        assert units + reader.finish() == language.decode_reduced(words)

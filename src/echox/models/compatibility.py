@@ -34,8 +34,6 @@ class Compatibility:
             release, which looks like a misprint of 128000; it was trained with it.) None: no such token.
         extra_segment_tokens: a segment must hold so many tokens more than the trigger says. (The release compares with
             "greater" where it counts from 0: 20 and 50 became 21 and 51.)
-        keep_repeated_units: equal units that meet at the border of two unit words both reach the vocoder. (Units are
-            reduced, so that they should not; the release does not look.)
     """
 
     frame_wise_adapter: bool = False
@@ -45,7 +43,6 @@ class Compatibility:
     masked_token_id: int | None = None
     stray_unit_prompt_id: int | None = None
     extra_segment_tokens: int = 0
-    keep_repeated_units: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None) -> Compatibility:

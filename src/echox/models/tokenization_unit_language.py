@@ -183,6 +183,10 @@ class UnitLanguage:
         """
         return [unit for unit, _ in groupby(self.decode(unit_words))]
 
+    def reader(self) -> UnitReader:
+        """For one segment whose unit words come a few at a time."""
+        return UnitReader(self)
+
     def score(self, unit_words: Iterable[int]) -> float:
         """Returns the log probability of a segmentation (nats)."""
         return sum(self.log_probs[word_id] for word_id in unit_words)
@@ -235,3 +239,26 @@ class UnitLanguage:
         if missing:
             raise ValueError(f"{path}: expected the fields words and log_probs, found no {sorted(missing)}")
         return cls([parse_word(word) for word in content["words"]], content["log_probs"])
+
+
+class UnitReader:
+    """Units of unit words that come a few at a time: `push` gives those that are certain, `finish` the rest.
+
+    Args:
+        language: of the unit words.
+    """
+
+    def __init__(self, language: UnitLanguage) -> None:
+        self.language = language
+
+    def push(self, unit_words: Sequence[int]) -> list[int]:
+        """Units that these words add.
+
+        Raises:
+            ValueError: If an id is not a word.
+        """
+        return self.language.decode_reduced(unit_words)
+
+    def finish(self) -> list[int]:
+        """Units that were held back; a language of whole words holds none."""
+        return []

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from echox.models.tokenization_unit_language import UnitLanguage
+from echox.models.tokenization_unit_language import UnitLanguage, UnitReader
 
 PIECES_FORMAT = "echox_unit_pieces"
 MARK = "\u2581"
@@ -91,9 +91,32 @@ class UnitPieces(UnitLanguage):
             numbers += own
         return [unit for unit in map(int, numbers) if unit < self.num_units]
 
+    def reader(self) -> UnitReader:
+        """See `UnitLanguage.reader`; the last number is held back, as the next piece may continue it."""
+        return _PieceReader(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Content of ``unit_language.json``."""
         return {"format": PIECES_FORMAT, "version": 1, "num_units": self.num_units, "pieces": self.pieces}
+
+
+class _PieceReader(UnitReader):
+    def __init__(self, language: UnitPieces) -> None:
+        super().__init__(language)
+        self._words: list[int] = []
+        self._given = 0
+
+    def push(self, unit_words: Sequence[int]) -> list[int]:
+        self._words += unit_words
+        return self._new(super().push(self._words)[:-1])
+
+    def finish(self) -> list[int]:
+        return self._new(super().push(self._words))
+
+    def _new(self, units: list[int]) -> list[int]:
+        new = units[self._given :]
+        self._given += len(new)
+        return new
 
 
 def unit_language_of(tokenizer: PreTrainedTokenizerBase, first_id: int, count: int, num_units: int) -> UnitLanguage:

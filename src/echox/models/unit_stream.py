@@ -332,6 +332,8 @@ class PrefixStream(UnitStream):
         if not any(word >= 0 for word in self._words):
             self._done = True
             return
+        if self.decoder.reads_silent_tokens:
+            self._words = [max(word, 0) for word in self._words]
         states = torch.stack(self._states)[None].to(self.decoder.dtype)
         words = torch.tensor(self._words, device=states.device)[None]
         self._prompt = self.decoder.prompt(states, words)[0][0]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from echox.models.tokenization_unit_language import UnitReader
 from echox.models.unit_stream import Said, Sampling, UnitStream, open_stream
 from echox.models.vocoder_stream import VocoderStream
 from echox.streaming.decoding import GenerationSettings
@@ -63,6 +64,7 @@ class Speech:
         self._counter = engine.word_counter()
         self._tokens: list[tuple[Tensor, int, int, bool]] = []  # state, word, characters, blank
         self._released = 0
+        self._reader = self._new_reader()
         self._streams: deque[UnitStream] = deque()
         self._segments: deque[_Word] = deque()  # of the streams
         self._before: UnitStream | None = None  # the segment that was said last
@@ -152,7 +154,10 @@ class Speech:
         """Drop segments that are said."""
         while self._streams and self._streams[0].finished:
             self._before = self._streams.popleft()
-            self._segments.popleft().said = True
+            segment = self._segments.popleft()
+            segment.said = True
+            self._sound(self._reader.finish(), segment)
+            self._reader = self._new_reader()
             self._follow()
         self._close_voice()
 
@@ -168,14 +173,20 @@ class Speech:
             if not place.last_unit:
                 place.first_unit = self._pushed
                 self._waiting.append(place)
-            units = self.engine.unit_language.decode_reduced(said.unit_words)
-            self.voice.push(units)
-            self._pushed += len(units)
-            place.last_unit = self._pushed
+            self._sound(self._reader.push(said.unit_words), place)
         if said.word is not None:
             place.said = True
         if said.problem is not None:
             self._events.append(SpeechFailed(self.text[place.text_start : place.text_end], said.problem))
+
+    def _new_reader(self) -> UnitReader:
+        return self.engine.unit_language.reader()
+
+    def _sound(self, units: list[int], place: _Word) -> None:
+        if units:
+            self.voice.push(units)
+            self._pushed += len(units)
+            place.last_unit = self._pushed
 
     def _close_voice(self) -> None:
         if self._finishing and not self._streams:

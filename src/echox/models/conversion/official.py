@@ -157,7 +157,6 @@ def official_config(
             masked_token_id=masked_token_id,
             stray_unit_prompt_id=STRAY_UNIT_PROMPT_ID,
             extra_segment_tokens=1,
-            keep_repeated_units=True,
         ).to_dict(),
     )
     return EchoXConfig(s2t_config=s2t, echo_decoder_config=_unit_decoder_config(values, llama), vocoder_config=vocoder)
