@@ -1,8 +1,8 @@
 """What each part of the method buys: many small trainings that differ in one thing, measured alike.
 
 ``runs/ablations.yaml`` says what is trained (a stage's recipe with overrides) and which runs are compared. Everything
-is resumable: a finished training or measurement is not repeated. Seed 0 of every run comes first, then seed 1, ...:
-stopped at any time, every comparison is there, with fewer seeds.
+is resumable: a finished training or measurement is not repeated. After those of the references, seed 0 of every run
+comes first, then seed 1, ...: stopped at any time, every comparison is there, with fewer seeds.
 
 Run by ``runs/ablations.sh``; ``python -m echox.evaluation.ablations --help``.
 """
@@ -53,6 +53,7 @@ class Ablation:
         stage: whose recipe is run (a key of ``stages``).
         overrides: what differs from that recipe.
         seeds: trainings. train: False measures the model as it is built. folder: measure this trained one.
+        reference: train all its seeds first: their spread is what the others are held against.
         whole: also measure the replies spoken whole, once they are written.
         language: of a T2C: ``{kind: unit_language or bpe, vocabulary_size: ...}``, learned from the training units.
     """
@@ -63,6 +64,7 @@ class Ablation:
     seeds: int = 1
     train: bool = True
     folder: str | None = None
+    reference: bool = False
     whole: bool = False
     language: dict[str, Any] | None = None
 
@@ -101,9 +103,11 @@ class Plan:
         return plan
 
     def jobs(self) -> Iterator[tuple[str, Ablation, int]]:
-        """(name, run, seed), seed by seed."""
-        for seed in range(max(run.seeds for run in self.runs.values())):
-            yield from ((name, run, seed) for name, run in self.runs.items() if seed < run.seeds)
+        """(name, run, seed): all seeds of the references, then seed by seed."""
+        for reference in (True, False):
+            runs = {name: run for name, run in self.runs.items() if run.reference == reference}
+            for seed in range(max((run.seeds for run in runs.values()), default=0)):
+                yield from ((name, run, seed) for name, run in runs.items() if seed < run.seeds)
 
 
 class Laboratory:
