@@ -1,0 +1,276 @@
+"""Simultaneous spoken conversations with a real server: are replies right, in time, and is memory flat?
+
+    python benchmarks/serving_load.py --conversations 8 --minutes 10 --threads 1
+
+Each conversation speaks bundled questions in real time, waits until the reply was played, and goes on; after some turns
+it hangs up and calls again. Afterwards every reply is compared with what the model alone answers to the same sound and
+history. Figures, as JSON in the last line: `lost` and `mixed` replies, `underruns` of a player that waits `prebuffer_s`
+before it begins, time to first audio from the commit of the turn and from the end of the speech (which includes the
+silence that ends a turn), memory of the server at the start and end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+import websockets
+
+from echox.audio import load_audio
+from echox.streaming.api import bundled_questions
+
+RATE = 16000  # in: the sound comes back from `conversation.item.retrieve` bit by bit as it was heard
+OUT_RATE = 24000
+CHUNK_S = 0.1
+SILENCE_S = 0.7
+MAX_REPLY_S = 30.0
+
+
+@dataclass
+class Turn:
+    """One question and its reply."""
+
+    heard: str = ""
+    text: str = ""
+    sound: bytes = b""
+    status: str = ""
+    audio_s: float = 0.0
+    first_audio_s: float | None = None
+    first_audio_after_speech_s: float | None = None
+    underruns: int = 0
+
+
+@dataclass
+class Player:
+    """A player in real time that waits a moment before it begins."""
+
+    prebuffer_s: float
+    ends_at_s: float | None = None
+    underruns: int = 0
+
+    def play(self, now_s: float, duration_s: float) -> None:
+        if self.ends_at_s is None:
+            self.ends_at_s = now_s + self.prebuffer_s
+        elif now_s > self.ends_at_s:
+            self.underruns += 1
+            self.ends_at_s = now_s + self.prebuffer_s
+        self.ends_at_s += duration_s
+
+
+@dataclass
+class Figures:
+    conversations: list[list[Turn]] = field(default_factory=list)
+    lost: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+async def converse(url: str, seed: int, until_s: float, turns: int, prebuffer_s: float, figures: Figures) -> None:
+    rng = random.Random(seed)
+    questions = [load_audio(path, RATE) for path in bundled_questions()]
+    await asyncio.sleep(rng.uniform(0, 2))
+    while time.monotonic() < until_s:
+        done: list[Turn] = []
+        figures.conversations.append(done)
+        async with websockets.connect(url, max_size=2**26, open_timeout=30) as ws:
+            audio = {
+                "input": {
+                    "format": {"type": "audio/pcm", "rate": RATE},
+                    "transcription": {"model": "echox"},
+                    "turn_detection": {"type": "server_vad"},
+                },
+                "output": {"format": {"type": "audio/pcm", "rate": OUT_RATE}},
+            }
+            await ws.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "audio": audio}}))
+            for _ in range(turns):
+                if time.monotonic() >= until_s:
+                    break
+                try:
+                    done.append(await asyncio.wait_for(one_turn(ws, rng.choice(questions), prebuffer_s), MAX_REPLY_S))
+                except (asyncio.TimeoutError, websockets.ConnectionClosed, RuntimeError) as error:
+                    figures.lost += 1
+                    figures.errors.append(f"{type(error).__name__}: {error}")
+                    break
+
+
+async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float) -> Turn:
+    """Speak in real time, listen, and wait until the reply was played."""
+    turn, player = Turn(), Player(prebuffer_s)
+    speech_ended_s = float("inf")
+    committed_s = 0.0
+    item_id = ""
+
+    async def speak() -> None:
+        nonlocal speech_ended_s
+        data = np.clip(np.rint(np.concatenate([question, np.zeros(int(SILENCE_S * RATE))]) * 32768), -32768, 32767)
+        step, began_s = int(CHUNK_S * RATE), time.monotonic()
+        speech_ended_s = began_s + len(question) / RATE
+        for number, start in enumerate(range(0, len(data), step)):
+            await asyncio.sleep(max(0.0, began_s + number * CHUNK_S - time.monotonic()))
+            chunk = base64.b64encode(data[start : start + step].astype("<i2").tobytes()).decode()
+            await ws.send(json.dumps({"type": "input_audio_buffer.append", "audio": chunk}))
+
+    speaking = asyncio.create_task(speak())
+    try:
+        while True:
+            event = json.loads(await ws.recv())
+            now_s, kind = time.monotonic(), event["type"]
+            if kind == "input_audio_buffer.committed":
+                committed_s, item_id = now_s, event["item_id"]
+            elif kind == "response.output_audio.delta":
+                if turn.first_audio_s is None:
+                    turn.first_audio_s, turn.first_audio_after_speech_s = now_s - committed_s, now_s - speech_ended_s
+                duration_s = len(base64.b64decode(event["delta"])) / 2 / OUT_RATE
+                turn.audio_s += duration_s
+                player.play(now_s, duration_s)
+            elif kind == "conversation.item.input_audio_transcription.completed":
+                turn.heard = event["transcript"]
+            elif kind == "response.done":
+                turn.status = event["response"]["status"]
+                turn.text = event["response"]["output"][0]["content"][0]["transcript"]
+                await ws.send(json.dumps({"type": "conversation.item.retrieve", "item_id": item_id}))
+            elif kind == "conversation.item.retrieved":
+                turn.sound = base64.b64decode(event["item"]["content"][0]["audio"])
+                break
+            elif kind == "error":
+                raise RuntimeError(event["error"]["message"])
+        turn.underruns = player.underruns
+        await asyncio.sleep(max(0.0, (player.ends_at_s or 0.0) - time.monotonic()) + 0.2)
+        await speaking
+    finally:
+        speaking.cancel()
+    return turn
+
+
+def check(figures: Figures) -> list[str]:
+    """Replies that are not what the model alone says."""
+    from echox.streaming import EchoX
+
+    model = EchoX.from_pretrained("nano")
+    alone: dict[tuple[bytes, ...], tuple[str, str]] = {}  # all sounds of a call so far -> heard, text
+    mixed = []
+    for turns in figures.conversations:
+        session = model.session()
+        calls = [tuple(turn.sound for turn in turns[: number + 1]) for number in range(len(turns))]
+        if any(call not in alone for call in calls):
+            for turn, call in zip(turns, calls, strict=True):
+                samples = np.frombuffer(turn.sound, "<i2").astype(np.float32) / 32768
+                reply = session.reply(samples, sampling_rate=RATE, speak=False)
+                alone[call] = reply.heard, reply.text
+        for number, (turn, call) in enumerate(zip(turns, calls, strict=True), 1):
+            if (turn.heard, turn.text) != alone[call]:
+                heard, text = alone[call]
+                mixed.append(f"turn {number}: {turn.heard!r} -> {turn.text!r}, alone {heard!r} -> {text!r}")
+    return mixed
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    return {f"p{level}": round(float(np.quantile(values, level / 100)), 3) for level in (50, 95, 99)} if values else {}
+
+
+def start_server(threads: int, sessions: int) -> tuple[subprocess.Popen[bytes], int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "echox", "serve", "--port", str(port), "--threads", str(threads)]
+    server = subprocess.Popen(
+        [*command, "--max-sessions", str(sessions)], env={**os.environ, "OMP_NUM_THREADS": str(threads)}
+    )
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1) as found:
+                if found.status == 200:
+                    return server, port
+        except OSError:
+            time.sleep(0.1)
+    server.kill()
+    raise RuntimeError("the server did not get ready")
+
+
+async def load(url: str, options: argparse.Namespace, process: psutil.Process, figures: Figures) -> list[float]:
+    until_s = time.monotonic() + 60 * options.minutes
+    talks = [
+        asyncio.create_task(converse(url, seed, until_s, options.turns, options.prebuffer_s, figures))
+        for seed in range(options.conversations)
+    ]
+    memory_mb = []
+    while not all(talk.done() for talk in talks):
+        memory_mb.append(process.memory_info().rss / 1e6)
+        await asyncio.sleep(1)
+    for talk in talks:
+        talk.result()
+    return memory_mb
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conversations", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--turns", type=int, default=6, help="of a call, before it hangs up")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the server")
+    parser.add_argument("--prebuffer-s", type=float, default=0.1, help="of the player")
+    options = parser.parse_args()
+    server, port = start_server(options.threads, options.conversations)
+    figures = Figures()
+    process = psutil.Process(server.pid)
+    cpu_began, began_s = process.cpu_times(), time.monotonic()
+    try:
+        memory_mb = asyncio.run(load(f"ws://127.0.0.1:{port}/v1/realtime", options, process, figures))
+        cpu = process.cpu_times()
+        cores = (cpu.user + cpu.system - cpu_began.user - cpu_began.system) / (time.monotonic() - began_s)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as found:
+            metrics = found.read().decode()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        stopped = server.wait(30)
+    turns = [turn for talk in figures.conversations for turn in talk]
+    mixed = check(figures)
+    for line in [*figures.errors, *mixed][:10]:
+        print(line)
+    quarter = max(1, len(memory_mb) // 4)
+    print(
+        json.dumps(
+            {
+                "conversations": options.conversations,
+                "minutes": options.minutes,
+                "server_threads": options.threads,
+                "load_average": round(os.getloadavg()[0], 1),
+                "replies": len(turns),
+                "lost": figures.lost + sum(turn.status != "completed" for turn in turns),
+                "mixed": len(mixed),
+                "underruns": sum(turn.underruns for turn in turns),
+                "replies_with_underruns": sum(turn.underruns > 0 for turn in turns),
+                "prebuffer_s": options.prebuffer_s,
+                "first_audio_s": quantiles([turn.first_audio_s for turn in turns if turn.first_audio_s is not None]),
+                "first_audio_after_speech_s": quantiles(
+                    [turn.first_audio_after_speech_s for turn in turns if turn.first_audio_after_speech_s is not None]
+                ),
+                "speech_s": round(sum(turn.audio_s for turn in turns), 1),
+                "server_cores": round(cores, 2),
+                "memory_mb": {
+                    "first_quarter": round(float(np.mean(memory_mb[:quarter])), 1),
+                    "last_quarter": round(float(np.mean(memory_mb[-quarter:])), 1),
+                    "max": round(max(memory_mb), 1),
+                },
+                "server_errors": [line for line in metrics.splitlines() if line.startswith("echox_errors_total{")],
+                "exit_status": stopped,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
