@@ -11,7 +11,7 @@ Edges: before the first frame and after the last, layers see the zeros that they
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,21 +35,32 @@ class VocoderStream:
     Args:
         vocoder: any unit vocoder, in evaluation mode.
         speaker_id: of a vocoder with several voices; None = its default voice.
+        duration_lookahead_units: how many units ahead a duration hears; None = all that it can, and the sound is that
+            of the whole. Fewer, and sound starts earlier with some durations other than those of the whole: nano, which
+            can hear 12, with 4 says 4.5% of its units a frame longer or shorter, with 7 none (docs/performance.md).
+            Chunks depend on the units alone then too, not on how they were pushed.
 
     Raises:
-        ValueError: a speaker that the vocoder does not have.
+        ValueError: a speaker that the vocoder does not have, a lookahead below 0.
     """
 
-    def __init__(self, vocoder: UnitVocoder, speaker_id: int | None = None) -> None:
+    def __init__(
+        self, vocoder: UnitVocoder, speaker_id: int | None = None, duration_lookahead_units: int | None = None
+    ) -> None:
         speakers = vocoder.config.num_speakers
         if speaker_id is not None and not 0 <= speaker_id < speakers:
             raise ValueError(f"speaker_id: expected one of {speakers} speakers, found {speaker_id}")
+        if duration_lookahead_units is not None and duration_lookahead_units < 0:
+            raise ValueError(f"duration_lookahead_units: expected at least 0, found {duration_lookahead_units}")
         self.vocoder = vocoder
         self.speaker_id = speaker_id
         self.finished = False
         # Once, because reading a configuration is slow.
         self._right = int(vocoder.config.right_context_frames)
         self._reach = int(vocoder.config.receptive_field_units)
+        self._lookahead = min(
+            self._reach, self._reach if duration_lookahead_units is None else duration_lookahead_units
+        )
         self._samples_per_frame = int(vocoder.config.samples_per_frame)
         self._num_units = int(vocoder.config.num_units)
         self._units: list[
@@ -90,7 +101,7 @@ class VocoderStream:
     @property
     def ready_frames(self) -> int:
         """Unit frames whose sound is final and not yet emitted."""
-        self._time([self])
+        self.time([self])
         return max(self._known_frames - self._emitted_frames - (0 if self.finished else self._right), 0)
 
     @property
@@ -106,7 +117,7 @@ class VocoderStream:
     @property
     def num_timed(self) -> int:
         """How many of the pushed units have a final end time."""
-        self._time([self])
+        self.time([self])
         return bisect_right(self._reduced_of_pushed, len(self._ends_frames))
 
     def end_s(self, count: int) -> float:
@@ -142,9 +153,10 @@ class VocoderStream:
 
         Raises:
             ValueError: streams of different vocoders, a stream given twice, `max_frames` below 1.
+            FloatingPointError: as `time`.
         """
         _check(streams, max_frames)
-        VocoderStream._time(streams)
+        VocoderStream.time(streams)
         chunks: list[np.ndarray] = [np.zeros(0, np.float32) for _ in streams]
         rows = [row for row, stream in enumerate(streams) if stream.ready_frames]
         if not rows:
@@ -170,25 +182,33 @@ class VocoderStream:
 
     @staticmethod
     @torch.inference_mode()
-    def _time(streams: Sequence[VocoderStream]) -> None:
-        """Give each unit its duration as soon as all that the duration depends on is known."""
-        reach = streams[0]._reach if streams else 0
-        waiting: list[tuple[VocoderStream, int, int]] = []  # and from where to where in its `_units`
-        for stream in streams:
-            begin = len(stream._ends_frames) - stream._first
-            end = len(stream._units) - (0 if stream.finished else reach)
-            if end > begin:
-                waiting.append((stream, begin, end))
-        if not waiting:
+    def time(streams: Sequence[VocoderStream]) -> None:
+        """Give units their durations as soon as all that these depend on is known, for all streams in one batch.
+
+        The properties and `advance` do so on their own; asking for many streams at once costs less than one by one.
+
+        Raises:
+            FloatingPointError: a duration that is no number: broken weights.
+        """
+        windows = [window for stream in streams for window in stream._untimed()]
+        if not windows:
             return
-        vocoder = streams[0].vocoder
-        windows = [stream._units[max(begin - reach, 0) : end + reach] for stream, begin, end in waiting]
-        longest = max(map(len, windows))
-        units = torch.tensor([window + [-1] * (longest - len(window)) for window in windows], device=vocoder.device)
-        for (stream, begin, end), row in zip(waiting, vocoder.predict_durations(units).tolist(), strict=True):
-            skipped = begin - max(begin - reach, 0)
-            for frames in row[skipped : skipped + end - begin]:
+        vocoder, longest = streams[0].vocoder, max(len(units) for _, units, _, _ in windows)
+        rows = [units + [-1] * (longest - len(units)) for _, units, _, _ in windows]
+        durations = vocoder.predict_durations(torch.tensor(rows, device=vocoder.device)).tolist()
+        for (stream, _, first, last), row in zip(windows, durations, strict=True):
+            for frames in row[first:last]:
                 stream._ends_frames.append(stream._known_frames + frames)
+
+    def _untimed(self) -> Iterator[tuple[VocoderStream, list[int], int, int]]:
+        """Units whose durations can be predicted: a window, and from where to where in it."""
+        begin = len(self._ends_frames) - self._first
+        end = len(self._units) - (0 if self.finished else self._lookahead)
+        # A duration that hears less than it could has a window of its own: what follows must not tell it more.
+        size = max(end - begin, 1) if self._lookahead == self._reach else 1
+        for first in range(begin, end, size):
+            start, last = max(first - self._reach, 0), min(first + size, end)
+            yield self, self._units[start : last + self._lookahead], first - start, last - start
 
     def _rows(self, count: int, longest: int) -> list[tuple[int, int, int]]:
         """Unit, frames since its beginning and duration of the next `count` frames; then padding."""
