@@ -116,6 +116,12 @@ def said(turn):
     return turn.locator(".said").inner_text().strip()
 
 
+def kept_of(turn):
+    """The text of a reply that is not struck out."""
+    lost = turn.locator("del").inner_text() if turn.locator("del").count() else ""
+    return said(turn).removesuffix(lost).strip()
+
+
 def played_s(turn):
     """(seconds heard, seconds in all), as the page shows them."""
     found = re.search(r"([\d.]+) of ([\d.]+) s", turn.locator(".meta").inner_text())
@@ -160,22 +166,21 @@ def test_a_spoken_question_is_answered_aloud(server, tmp_path):
 
 
 def test_speaking_over_the_reply_interrupts_it(server, tmp_path):
-    with talking(server, tmp_path, 1.0, "brazil", 3.0, "cow") as page:
+    with talking(server, tmp_path, 1.0, "brazil", 4.3, "cow") as page:
         cut = reply(page, 0, "interrupted")
         second = reply(page, 1)
         assert said(second) == "A cow says moo."
         heard, whole = played_s(cut)
-        assert 0 < heard < whole - 1
-        lost = cut.locator("del").inner_text()
-        kept = said(cut).removesuffix(lost).strip()
-        assert kept
-        assert f"{kept} {lost}" == BRAZIL
+        assert 0 < heard <= whole < 6.5  # on a busy machine not all of it had come yet
+        kept = kept_of(cut)
+        assert BRAZIL.startswith(kept)
+        assert 0 < len(kept) < len(BRAZIL)
         assert server.items[1] == ("assistant", kept)  # the model knows no more than was heard
         assert page.locator(".turn").count() == 4
 
 
 def test_a_moment_of_voice_lowers_the_reply_and_does_not_end_it(server, tmp_path):
-    recording = microphone_file(tmp_path, 1.0, "brazil", 3.5, ("cow", 0.0, 0.4))
+    recording = microphone_file(tmp_path, 1.0, "brazil", 4.3, ("cow", 0.0, 0.4))
     with chromium(recording) as browser, opened(browser, server.address()) as page:
         levels = []
         page.expose_function("tell", lambda on: levels.append(on))
@@ -219,7 +224,7 @@ def test_typing_interrupts_and_the_conversation_goes_on(server, page):
     ask(page, "What does a cow say?")
     cut, second = reply(page, 0, "interrupted"), reply(page, 1)
     assert said(second) == "A cow says moo."
-    kept = said(cut).removesuffix(cut.locator("del").inner_text()).strip()
+    kept = kept_of(cut)
     assert BRAZIL.startswith(kept)
     assert server.items == [
         ("user", "Tell me what you know about Brazil."),
