@@ -52,6 +52,7 @@ class Speech:
         text: of the reply, as far as it was pushed.
         timeline: marks of the words that were sounded, in order.
         num_segments: that have ended.
+        num_unit_words, num_units: that were said.
     """
 
     def __init__(self, engine: Engine, settings: GenerationSettings) -> None:
@@ -77,7 +78,8 @@ class Speech:
         self.text = ""
         self.timeline: list[Mark] = []
         self.num_segments = 0
-        self._pushed = 0  # units that the voice was given
+        self.num_unit_words = 0
+        self.num_units = 0
         self._events: list[Event] = []
 
     # ------------------------------------------------------------------------------------------ text in
@@ -169,9 +171,10 @@ class Speech:
 
     def _say(self, said: Said, segment: _Word) -> None:
         place = segment if said.word is None else self._words[said.word]
+        self.num_unit_words += len(said.unit_words)
         if said.unit_words:
             if not place.last_unit:
-                place.first_unit = self._pushed
+                place.first_unit = self.num_units
                 self._waiting.append(place)
             self._sound(self._reader.push(said.unit_words), place)
         if said.word is not None:
@@ -185,8 +188,8 @@ class Speech:
     def _sound(self, units: list[int], place: _Word) -> None:
         if units:
             self.voice.push(units)
-            self._pushed += len(units)
-            place.last_unit = self._pushed
+            self.num_units += len(units)
+            place.last_unit = self.num_units
 
     def _close_voice(self) -> None:
         if self._finishing and not self._streams:

@@ -149,6 +149,7 @@ class ReplyTask(Iterator[Event]):
     def pass_on_speech(self) -> None:
         """Emit what became of the speech since the last call."""
         if self.speech is not None:
+            self.timings.num_unit_words, self.timings.num_units = self.speech.num_unit_words, self.speech.num_units
             for event in self.speech.take_events():
                 self.emit(event)
 
