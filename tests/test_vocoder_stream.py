@@ -2,6 +2,7 @@
 
 import itertools
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import echox
 from echox.models.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig
+from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_hifigan import CodeHiFiGAN
 from echox.models.modeling_vocoder import LightVocoder, UnitVocoder
 from echox.models.vocoder_stream import VocoderStream
@@ -17,6 +20,12 @@ from reference_hifigan import GOLDEN, reference_cases, reference_hifigan
 
 torch.set_num_threads(1)  # models this small only lose by threads, and lose everything on a busy machine
 NUM_UNITS = 12
+NANO_UNITS = [  # what nano said to "What is the capital of France?" and "Tell me about dogs."
+    101, 152, 43, 176, 184, 58, 114, 171, 4, 7, 185, 159, 50, 19, 18, 72, 164, 166, 141, 32, 74, 115, 87, 34, 51, 76,
+    56, 8, 82, 199, 163, 62, 146, 100, 178, 93, 147, 199, 80, 8, 90, 15, 101, 152, 195, 179, 52, 110, 86, 132, 78,
+    164, 96, 160, 28, 123, 106, 116, 110, 145, 142, 35, 30, 183, 22, 82, 64, 192, 195, 45, 197, 36, 189, 31, 190,
+    189, 160, 28, 43, 17, 159, 195, 24, 45, 78, 84, 121, 1, 161, 129,
+]  # fmt: skip
 
 
 @cache
@@ -289,6 +298,32 @@ def test_bad_use_is_named():
         VocoderStream(light(), duration_lookahead_units=-1)
     with pytest.raises(ValueError, match="speaker_id: expected one of 0"):
         VocoderStream(light(), 0)
+
+
+@pytest.fixture(scope="module")
+def nano() -> LightVocoder:
+    """The embedded model's voice."""
+    folder = Path(echox.__file__).parent / "assets" / "nano"
+    return EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval().vocoder
+
+
+@pytest.mark.parametrize("frames", [5, 10, 20, None])
+def test_nano_in_parts(nano, frames):
+    [waveform], [stream] = in_parts(nano, [NANO_UNITS], [4], [frames])
+    np.testing.assert_allclose(waveform, whole(nano, NANO_UNITS), atol=1e-6, rtol=0)
+    assert 4 < stream.end_s(len(NANO_UNITS)) < 6
+
+
+def test_nano_sounds_the_same_in_company(nano):
+    sequences = [NANO_UNITS[place:] for place in (0, 30, 60)]
+    said, _ = in_parts(nano, sequences, [5, 3], [None, 7])
+    for sequence, waveform in zip(sequences, said, strict=True):
+        np.testing.assert_allclose(waveform, whole(nano, sequence), atol=1e-5, rtol=0)
+
+
+def test_nano_waits_for_no_more_than_documented(nano):
+    """docs/performance.md: 12 units, and 15 frames."""
+    assert (nano.config.receptive_field_units, nano.config.right_context_frames) == (12, 15)
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the golden outputs of the reference are not at {GOLDEN}")
