@@ -65,7 +65,7 @@ def check_echox(arguments: list[str]) -> None:
         raise AssertionError(f"echox {' '.join(arguments)}: {error}") from error
     for word in rest:
         if word.startswith("recipes/"):
-            assert (ROOT / word).is_file(), f"echox {' '.join(arguments)}: no such recipe"
+            assert (ROOT / word).exists(), f"echox {' '.join(arguments)}: no such recipe"
 
 
 def check_make(arguments: list[str]) -> None:
