@@ -1,0 +1,104 @@
+"""The server's own page for tests: the real application in a thread, and what one does with the page."""
+
+import asyncio
+import re
+import threading
+import time
+from contextlib import contextmanager
+
+SPOKEN = 30_000  # ms: a question at the speed of speech, its answer, and a busy machine
+BRAZIL = "Brazil is a country in South America. Its capital is Brasilia. It is known for football and the rain forest."
+
+
+class Server:
+    """The real application in a thread; the test may look into its sessions."""
+
+    def __init__(self, model, api_key=None):
+        import uvicorn
+
+        from echox.serving.limits import Limits
+        from echox.serving.security import Door
+        from echox.serving.server import create_app
+        from echox.serving.service import Service
+
+        self.service = Service(model, "nano", Limits(wait_s=0.2))
+        config = uvicorn.Config(create_app(self.service, Door(api_key, any_host=True)), port=0, log_level="warning")
+        self.uvicorn = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self.uvicorn.serve())
+
+    def await_(self, coroutine):
+        """Run something in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
+
+    @property
+    def port(self):
+        return self.uvicorn.servers[0].sockets[0].getsockname()[1]
+
+    def address(self, name="127.0.0.1"):
+        return f"http://{name}:{self.port}/"
+
+    @property
+    def items(self):
+        """What the model remembers of the newest conversation."""
+        session = max(self.service.sessions, key=lambda session: session._expires_at)
+        return [(item.role, item.content[0].text) for item in session.conversation.items]
+
+
+@contextmanager
+def serving(*options):
+    server = Server(*options)
+    server.thread.start()
+    deadline = time.monotonic() + 60
+    while not server.uvicorn.started:
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.05)
+    try:
+        yield server
+    finally:
+        server.uvicorn.should_exit = True
+        server.thread.join(30)
+    assert not server.thread.is_alive()
+
+
+def ask(page, text):
+    page.get_by_label("Message").fill(text)
+    page.keyboard.press("Enter")
+
+
+def reply(page, number, state="done"):
+    """The number-th reply, once it is in that state."""
+    turn = page.locator(".turn.assistant").nth(number)
+    turn.and_(page.locator(f"[data-state={state}]")).wait_for(timeout=SPOKEN)
+    return turn
+
+
+def said(turn):
+    return turn.locator(".said").inner_text().strip()
+
+
+def kept_of(turn):
+    """The text of a reply that is not struck out."""
+    lost = turn.locator("del").inner_text() if turn.locator("del").count() else ""
+    return said(turn).removesuffix(lost).strip()
+
+
+def played_s(turn):
+    """(seconds heard, seconds in all), as the page shows them."""
+    found = re.search(r"([\d.]+) of ([\d.]+) s", turn.locator(".meta").inner_text())
+    return (float(found[1]), float(found[2])) if found else (0.0, 0.0)
+
+
+def until_played(page, turn, seconds):
+    deadline = time.monotonic() + 20
+    while played_s(turn)[0] < seconds:
+        assert time.monotonic() < deadline, "the reply is not being played"
+        page.wait_for_timeout(50)
+
+
+def heard_s(page):
+    return page.evaluate("window.heardS")
