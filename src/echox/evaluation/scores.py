@@ -21,6 +21,9 @@ Row = dict[str, Any]
 MAX_UNKNOWN_WORDS = 0.05
 """A judge of a closed vocabulary that misses more of the replies' words than this says nothing about them."""
 
+FRAMES_PER_S = 50
+"""Of the encoders that units are made with."""
+
 DEFINITIONS = {
     "acc_ultraeval": "share of items whose answer's tokens occur in a row in the reply (UltraEval-Audio's "
     "qa-exist-match); items that failed are left out of it, as there, and counted in fail_rate",
@@ -33,7 +36,7 @@ DEFINITIONS = {
     "words_per_s": "words of the replies' text per second of their speech",
     "units_per_s": "reduced units per second of speech",
     "unit_words_per_s": "unit words (steps of the unit decoder) per second of speech",
-    "compression": "encoder frames (50 a second) per unit word",
+    "compression": "unit frames (50 a second) per unit word",
     "unit_words_per_token": "unit words per token of the reply's text",
     "first_audio_tokens": "text tokens that were written before the first audio could be made",
     "transcription_wer": "word error rate of the transcript of the question (CTC) against the question's text",
@@ -208,7 +211,7 @@ def score_rates(rows: Sequence[Row]) -> dict[str, Any]:
         return None if any(value is None for value in values) else float(sum(values))
 
     unit_words, units, tokens = total("num_unit_words"), total("num_units"), total("num_tokens")
-    frames = total("num_frames")
+    frames = speech_s * FRAMES_PER_S
     firsts = [row["timings"]["ttfa_tokens"] for row in spoken if row["timings"].get("ttfa_tokens") is not None]
     reason = not_measured("the model does not report it")
 
@@ -216,8 +219,8 @@ def score_rates(rows: Sequence[Row]) -> dict[str, Any]:
         return over / under if over is not None and under else reason
 
     for row in spoken:
-        if row["timings"].get("num_unit_words") and row["timings"].get("num_frames"):
-            row["compression"] = row["timings"]["num_frames"] / row["timings"]["num_unit_words"]
+        if row["timings"].get("num_unit_words"):
+            row["compression"] = row["reply_s"] * FRAMES_PER_S / row["timings"]["num_unit_words"]
     return {
         "speech_s": speech_s,
         "words_per_s": sum(len(row["text"].split()) for row in spoken) / speech_s,

@@ -1,0 +1,95 @@
+"""Items from the tables of others: every name of a column, every kind of file, every mistake named."""
+
+import csv
+import json
+
+import pytest
+
+from echox.audio import encode_audio
+from echox.evaluation.heldout import embedded_heldout
+from echox.evaluation.items import read_items
+from echox.evaluation.nano import SPOKEN_SETS, TYPED
+from echox.evaluation.tasks import KINDS, open_tasks
+from tiny_echox import tone
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_columns_of_ultraeval_and_ours_are_one(tmp_path):
+    (tmp_path / "0.wav").write_bytes(encode_audio(tone(0.2), 16000))
+    theirs, ours = read_items(
+        write(
+            tmp_path / "a.jsonl",
+            {"id": "x", "WavPath": "0.wav", "Questions": "Where?", "Answer": "Paris"},
+            {"audio": "0.wav", "question": "Where?", "answers": ["Paris", "Lutetia"], "level": 2},
+        )
+    )
+    assert theirs.audios == ours.audios == [tmp_path / "0.wav"]
+    assert (theirs.answers, ours.answers) == (("Paris",), ("Paris", "Lutetia"))
+    assert (theirs.id, ours.id) == ("x", "1")
+    assert ours.columns["level"] == 2
+    assert theirs.digest == ours.digest  # the same is asked
+
+
+def test_text_and_instruction(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"question": "Where?"}, {"audio": "0.wav"})
+    typed, spoken = read_items(path, instruction="Translate.")
+    assert typed.messages == [{"role": "user", "content": "Where?"}]
+    assert spoken.messages[0]["content"][1] == {"type": "text", "text": "Translate."}
+    with pytest.raises(ValueError, match=r"0\.wav: expected the spoken question"):
+        _ = spoken.digest
+
+
+def test_csv_and_parquet(tmp_path):
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["audio", "prompt", "reference"], ["0.wav", "Where?", "Paris"]])
+    assert read_items(tmp_path / "a.csv")[0].answers == ("Paris",)
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    wav = encode_audio(tone(0.2), 16000)
+    rows = [{"audio": {"bytes": wav, "path": None}, "question": "Where?", "answer": ["Paris", "Lutetia"]}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "test-0.parquet")
+    (item,) = read_items(tmp_path)
+    assert item.audios == [wav]
+    assert item.answers == ("Paris", "Lutetia")
+    assert "audio" not in item.columns
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"answers": ["a"]}], "expected a question"),
+        ([{"question": "a", "answers": [7]}], "quote numbers"),
+        ([{"question": "a", "answers": 7}], "quote numbers"),
+        ([{"id": 1, "question": "a"}, {"id": 1, "question": "b"}], "found '1' twice"),
+        ([{"audio": 3}], "expected audio as a path"),
+        ([["a"]], "expected a JSON object"),
+        ([], "at least one item"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        read_items(write(tmp_path / "a.jsonl", *rows))
+
+
+def test_files_that_are_none(tmp_path):
+    for path, message in (("absent.jsonl", "nothing there"), ("a.txt", "expected .jsonl"), (".", "expected .parquet")):
+        (tmp_path / "a.txt").write_text("")
+        with pytest.raises(ValueError, match=message):
+            read_items(tmp_path / path)
+    with pytest.raises(ValueError, match="expected a task of nano, llama-questions"):
+        open_tasks("llama", tmp_path)
+    with pytest.raises(ValueError, match="--data"):
+        open_tasks("qa", None)
+
+
+def test_nano_needs_nothing():
+    tasks = open_tasks("nano", None, limit=3)
+    assert [task.name for task in tasks] == [TYPED, *SPOKEN_SETS]
+    assert all(len(task.items) == 3 and all(item.digest for item in task.items) for task in tasks)
+    assert {name for task in tasks for name in (task.kind,)} <= set(KINDS)
+    size = sum(file.stat().st_size for file in embedded_heldout().rglob("*") if file.is_file())
+    assert size < 2e6
