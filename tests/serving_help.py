@@ -37,8 +37,15 @@ def nano() -> EchoX:
 class Running:
     """A server in a thread; `stop` is what SIGTERM does."""
 
-    def __init__(self, model: EchoX, limits: Limits | None = None, door: Door | None = None, vad: str = "auto") -> None:
-        self.service = Service(model, "nano", limits, vad)
+    def __init__(
+        self,
+        model: EchoX,
+        limits: Limits | None = None,
+        door: Door | None = None,
+        vad: str = "auto",
+        end_of_turn: str | None = None,
+    ) -> None:
+        self.service = Service(model, "nano", limits, vad, end_of_turn)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

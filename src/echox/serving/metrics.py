@@ -22,6 +22,8 @@ class Metrics:
             "echox_sessions": ("Open realtime sessions", lambda: service.session_places.taken),
             "echox_sessions_waiting": ("Clients waiting for a session", lambda: service.session_places.waiting),
             "echox_requests": ("HTTP requests at work", lambda: service.request_places.taken),
+            "echox_replies_running": ("Replies at work", lambda: service.model.scheduler.num_running),
+            "echox_replies_waiting": ("Replies waiting", lambda: service.model.scheduler.num_waiting),
             "echox_requests_waiting": ("HTTP requests waiting", lambda: service.request_places.waiting),
         }
         for name, (text, read) in gauges.items():

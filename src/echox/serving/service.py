@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from echox.serving.end_of_turn import EndOfTurn
 from echox.serving.limits import Limits
 from echox.serving.metrics import Metrics
 from echox.serving.replies import ReplyFeed
@@ -83,16 +83,24 @@ class Service:
 
     Args:
         model: `EchoX`. name: as clients see it. limits: of everything. vad: see `open_vad`.
+        end_of_turn: path of an end-of-turn model; None: none.
 
     Raises:
-        ValueError: no such voice activity detector.
+        ValueError: no such voice activity detector, or end-of-turn model.
     """
 
-    def __init__(self, model: Any, name: str = "echox", limits: Limits | None = None, vad: str = "auto") -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str = "echox",
+        limits: Limits | None = None,
+        vad: str = "auto",
+        end_of_turn: str | None = None,
+    ) -> None:
         self.model, self.name = model, name
         self.limits = limits or Limits()
         self.vad_name, self.new_vad = open_vad(vad)
-        self.end_of_turn: Callable[[np.ndarray], float] | None = None
+        self.end_of_turn = None if end_of_turn is None else EndOfTurn(end_of_turn)
         self.metrics = Metrics(self)
         self.input_rate = int(model.sampling_rate)
         self.executor = ThreadPoolExecutor(2, "echox-audio")  # decoding, transcripts
