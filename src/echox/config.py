@@ -80,6 +80,10 @@ class TrainingConfig:
         *_every_steps: 0 = never (the last step always evaluates and saves).
         resume: continue from the newest checkpoint in `output_dir`, if there is one.
         threads: CPU threads of torch (None = leave as it is).
+        parallel: of several processes, each has all weights ("ddp") or a shard of every weight ("fsdp").
+        cpu_offload: sharded weights and optimizer states rest in the memory of the CPU ("fsdp" on GPUs).
+        max_rollbacks: after a loss or gradient that is not finite, go back to the newest checkpoint and leave out the
+            batches since, at most so many times; 0: stop.
         overfit_one_batch: train on the first batch only: a healthy stage drives its loss to (nearly) nothing.
     """
 
@@ -113,6 +117,9 @@ class TrainingConfig:
     threads: int | None = None
     compile: bool = False
     resume: bool = True
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    cpu_offload: bool = False
+    max_rollbacks: int = 0
     overfit_one_batch: bool = False
 
     def __post_init__(self) -> None:

@@ -1,5 +1,8 @@
 """Atomic checkpoints: the trainable state, the optimizer, and the place in the data; nothing that is frozen.
 
+Of a sharded run (FSDP2) ``sharded/`` takes the place of the three weight files: each process writes its own part, and
+any number of processes, sharded or not, can read it.
+
 ``checkpoints/step_0000500/`` holds ``trainable.safetensors`` (trainable parameters and buffers of the objective),
 ``average.safetensors`` (with EMA), ``optimizer.pt``, ``state.json`` and ``recipe.yaml``. A checkpoint is written into a
 temporary folder, flushed, and renamed: a full disk or a kill leaves the previous one as the newest.
@@ -19,17 +22,22 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from echox.training.optim import WeightAverage
+from echox.training.parallel import copy_in, is_sharded, local
 
 _NAME = re.compile(r"step_(\d+)$")
 MAY_DIFFER = {
     "steps", "log_every_steps", "evaluate_every_steps", "save_every_steps", "sample_every_steps", "keep_checkpoints",
-    "prefetch_batches", "tensorboard", "device", "threads", "compile", "resume", "output_dir",
+    "prefetch_batches", "tensorboard", "device", "threads", "compile", "resume", "output_dir", "parallel",
+    "cpu_offload", "max_rollbacks", "accumulation_steps", "find_unused_parameters",
 }  # fmt: skip
 """Training settings that may change between a checkpoint and its continuation."""
 
@@ -54,10 +62,8 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 def trainable_state(objective: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters (shared ones once) and persistent buffers, on the CPU."""
-    state: dict[str, Tensor] = {name: value for name, value in objective.named_parameters() if value.requires_grad}
-    persistent = set(objective.state_dict())
-    state |= {name: value for name, value in objective.named_buffers() if name in persistent}
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    live = _live_tensors(objective)
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in live.items()}
 
 
 def save_checkpoint(output_dir: str | Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
@@ -65,43 +71,63 @@ def save_checkpoint(output_dir: str | Path, objective: nn.Module, optimizer: tor
                     keep: int) -> Path:  # fmt: skip
     """Write a checkpoint atomically, then drop all but the newest `keep`.
 
+    Of a sharded objective every process must call this; else only the first.
+
     Raises: OSError (for example: no space left on the device), with no half checkpoint left behind.
     """
     folder = Path(output_dir) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{progress.step:07d}"
     partial = folder / f".partial_{final.name}"
-    for left in folder.glob(".partial_*"):  # of a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    sharded = is_sharded(objective)
+    first = not sharded or dist.get_rank() == 0
     try:
-        partial.mkdir()
-        save_file(trainable_state(objective), partial / "trainable.safetensors")
-        if average is not None:
-            save_file({name: value.cpu() for name, value in average.averages.items()}, partial / "average.safetensors")
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        state = {**vars(progress), "average_updates": average.updates if average else 0}
-        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        (partial / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-        for path in [*partial.iterdir(), partial]:
-            _flush(path)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        _flush(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".partial_*"):  # of a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            partial.mkdir()
+        if sharded:
+            dist.barrier()
+            dcp.save(_sharded_state(objective, optimizer, average), checkpoint_id=partial / "sharded")
+            dist.barrier()
+        else:
+            save_file(trainable_state(objective), partial / "trainable.safetensors")
+            if average is not None:
+                averages = {name: value.cpu() for name, value in average.averages.items()}
+                save_file(averages, partial / "average.safetensors")
+            torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        if first:
+            _complete(partial, final, average, progress, recipe)
+    except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
         # safetensors and torch report a full disk as their own errors, with the cause only in the message.
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"{final}: could not write the checkpoint ({error}); free some space, then run the same command "
                       "again: it continues from the newest complete checkpoint") from error  # fmt: skip
-    for old in checkpoints(output_dir)[:-keep]:
-        # Renamed first: killed half way, what is left of it must not look like a checkpoint.
-        shutil.rmtree(old.rename(folder / f".partial_{old.name}"))
+    if first:
+        for old in checkpoints(output_dir)[:-keep]:
+            # Renamed first: killed half way, what is left of it must not look like a checkpoint.
+            shutil.rmtree(old.rename(folder / f".partial_{old.name}"))
     return final
+
+
+def _complete(partial: Path, final: Path, average: WeightAverage | None, progress: Progress,
+              recipe: dict[str, Any]) -> None:  # fmt: skip
+    """The rest of a checkpoint, and the rename that makes it one."""
+    state = {**vars(progress), "average_updates": average.updates if average else 0,
+             "micro_batches": micro_batches(recipe)}  # fmt: skip
+    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    (partial / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _flush(final.parent)
 
 
 def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
                     average: WeightAverage | None, recipe: dict[str, Any]) -> Progress:  # fmt: skip
-    """Restore everything `save_checkpoint` wrote; returns where the run was.
+    """Restore everything `save_checkpoint` wrote; returns where the run was. Every process must call this.
 
     Raises: ValueError when a file is missing or damaged, when the recipe is another one, or the parameters differ.
     """
@@ -109,28 +135,111 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
     try:
         saved_recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "trainable.safetensors")
-        averages = load_file(folder / "average.safetensors") if average is not None else {}
-        optimizer_state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError, UnpicklingError) as error:
+        check_same_recipe(saved_recipe, recipe, folder)
+        _check_batches(state, recipe, folder)
+        if (folder / "sharded").is_dir():
+            _read_sharded(folder, objective, optimizer, average, remedy)
+        else:
+            _read_plain(folder, objective, optimizer, average, remedy)
+    except WrongCheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError, UnpicklingError,
+            CheckpointException) as error:  # fmt: skip
         raise ValueError(f"{folder}: checkpoint part missing or damaged ({error}); {remedy}") from error
-    check_same_recipe(saved_recipe, recipe, folder)
-    live: dict[str, Tensor] = {name: value for name, value in objective.named_parameters() if value.requires_grad}
-    live |= {name: value for name, value in objective.named_buffers() if name in weights}
-    if set(live) != set(weights) or any(live[name].shape != weights[name].shape for name in live):
-        wrong = sorted(set(live) ^ set(weights)) or [n for n in live if live[n].shape != weights[n].shape]
-        raise ValueError(
-            f"{folder}: expected this model's trainable tensors; these differ: {', '.join(wrong[:4])}; {remedy}"
-        )
+    if average is not None:
+        average.updates = state["average_updates"]
+    return Progress(**{name: state[name] for name in vars(Progress())})
+
+
+class WrongCheckpointError(ValueError):
+    """A checkpoint that is whole but belongs to another run."""
+
+
+def _read_plain(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
+                average: WeightAverage | None, remedy: str) -> None:  # fmt: skip
+    weights = load_file(folder / "trainable.safetensors")
+    averages = load_file(folder / "average.safetensors") if average is not None else {}
+    states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    live = _live_tensors(objective)
+    _check_names(folder, {name: value.shape for name, value in weights.items()}, live, remedy)
     with torch.no_grad():
         for name, value in weights.items():
-            live[name].copy_(value)
-        if average is not None:
-            average.updates = state["average_updates"]
-            for name, value in averages.items():
-                average.averages[name].copy_(value)
-    optimizer.load_state_dict(optimizer_state)
-    return Progress(**{name: state[name] for name in vars(Progress())})
+            copy_in(value, live[name])
+        for name, value in averages.items():
+            assert average is not None
+            copy_in(value, average.averages[name])
+    if not is_sharded(objective):
+        optimizer.load_state_dict(states)
+        return
+    own = [value for group in optimizer.param_groups for value in group["params"]]
+    with torch.no_grad():
+        for target, (_, values) in zip(own, sorted(states["state"].items()), strict=True):
+            state = _optimizer_state(optimizer, target)
+            for name, value in values.items():
+                copy_in(value, state[name])
+
+
+def _read_sharded(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
+                  average: WeightAverage | None, remedy: str) -> None:  # fmt: skip
+    saved = dcp.FileSystemReader(folder / "sharded").read_metadata().state_dict_metadata
+    shapes = {name.removeprefix("trainable."): value.size for name, value in saved.items()
+              if name.startswith("trainable.")}  # fmt: skip
+    _check_names(folder, shapes, _live_tensors(objective), remedy)
+    state = _sharded_state(objective, optimizer, average)
+    dcp.load(state, checkpoint_id=folder / "sharded", no_dist=not dist.is_initialized())
+
+
+def _sharded_state(objective: nn.Module, optimizer: torch.optim.Optimizer,
+                   average: WeightAverage | None) -> dict[str, Tensor]:  # fmt: skip
+    """All tensors of a run by name, sharded or not; what is loaded into them is loaded."""
+    live = _live_tensors(objective)
+    state = {f"trainable.{name}": value.detach() for name, value in live.items()}
+    for name, value in live.items():
+        if isinstance(value, nn.Parameter):
+            for part, tensor in _optimizer_state(optimizer, value).items():
+                state[f"optimizer.{name}.{part}"] = tensor
+    if average is not None:
+        state |= {f"average.{name}": value for name, value in average.averages.items()}
+    return state
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """AdamW's state of a parameter, at 0 if it has made no step."""
+    state = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), device=local(parameter).device)
+        state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(parameter.detach()) for _ in range(2))
+    return state
+
+
+def _live_tensors(objective: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters and persistent buffers of a run, by name."""
+    persistent = set(objective.state_dict())
+    live: dict[str, Tensor] = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    return live | {name: value for name, value in objective.named_buffers() if name in persistent}
+
+
+def _check_names(folder: Path, saved: dict[str, Any], live: dict[str, Tensor], remedy: str) -> None:
+    if set(live) != set(saved) or any(live[name].shape != saved[name] for name in live):
+        wrong = sorted(set(live) ^ set(saved)) or [n for n in live if live[n].shape != saved[n]]
+        raise WrongCheckpointError(
+            f"{folder}: expected this model's trainable tensors; these differ: {', '.join(wrong[:4])}; {remedy}"
+        )
+
+
+def micro_batches(recipe: dict[str, Any]) -> int:
+    """Micro-batches of one optimizer step, over all processes: what may not change within a run."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    return world * int(recipe.get("training", {}).get("accumulation_steps", 1))
+
+
+def _check_batches(state: dict[str, Any], recipe: dict[str, Any], folder: Path) -> None:
+    before, now = state.get("micro_batches"), micro_batches(recipe)
+    if before is not None and before != now:
+        raise WrongCheckpointError(
+            f"{folder}: expected {before} micro-batches a step (processes x training.accumulation_steps) as before, "
+            f"found {now}; set training.accumulation_steps such that the product stays"
+        )
 
 
 def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Path) -> None:
@@ -144,8 +253,8 @@ def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Pa
     wrong = [key for key in sorted(before) if key not in skip and key in now and before[key] != now[key]]
     if wrong:
         listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in wrong[:3])
-        raise ValueError(f"{folder}: holds a run of another recipe ({listed}); start again with training.resume=false, "
-                         "or choose another training.output_dir")  # fmt: skip
+        raise WrongCheckpointError(f"{folder}: holds a run of another recipe ({listed}); start again with "
+                                   "training.resume=false, or choose another training.output_dir")  # fmt: skip
 
 
 def _flatten(value: Any, key: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -42,6 +43,7 @@ from echox.training.optim import (
     learning_rate_factor,
     set_learning_rates,
 )
+from echox.training.parallel import gathered, plain, shard
 from echox.training.record import RECORD_NAME, RunLog, finished_record, write_record
 
 
@@ -113,6 +115,8 @@ class _Run:
         self.rank, self.world, self.device = rank, world, device
         stage.model.to(device)
         stage.objective.to(device)
+        fsdp = world > 1 and config.parallel == "fsdp"
+        self.parts = shard(stage.objective, config, device) if fsdp else []
         self.groups = stage.parameter_groups()
         check_trainable(stage.name, stage.objective, self.groups, config)
         if config.gradient_checkpointing:
@@ -176,6 +180,8 @@ class _Run:
             seed_everything(config.seed, micro.place)
             last = accumulated == config.accumulation_steps - 1
             no_sync = isinstance(self.module, DistributedDataParallel) and not last
+            if self.parts:
+                self.parts[-1].set_requires_gradient_sync(last)
             with self.module.no_sync() if no_sync else nullcontext():
                 with autocast(self.device, config.precision):
                     losses = self.module(to_device(micro.tensors, self.device))
@@ -217,21 +223,28 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        if self.rank == 0:
+        if self._takes_part:
             with self._resting():
                 metrics = {name: float(value) for name, value in self.stage.evaluate().items()}
-            assert self.log is not None
+        if self.log is not None:
             self.log.write(self.progress.step, metrics, kind="evaluation")
         self._wait()
         return metrics
 
     def _sample(self) -> None:
-        if self.rank == 0 and hasattr(self.stage, "sample"):
-            folder = Path(self.config.output_dir) / "samples" / f"step_{self.progress.step:07d}"
-            folder.mkdir(parents=True, exist_ok=True)
-            with self._resting():
-                self.stage.sample(folder)
+        if self._takes_part and hasattr(self.stage, "sample"):
+            with TemporaryDirectory() as unused:
+                folder = Path(self.config.output_dir) / "samples" / f"step_{self.progress.step:07d}"
+                folder = folder if self.rank == 0 else Path(unused)
+                folder.mkdir(parents=True, exist_ok=True)
+                with self._resting():
+                    self.stage.sample(folder)
         self._wait()
+
+    @property
+    def _takes_part(self) -> bool:
+        """In what one process could do alone: sharded, all must run the same parts, or they wait for each other."""
+        return self.rank == 0 or bool(self.parts)
 
     @contextmanager
     def _resting(self) -> Iterator[None]:
@@ -239,11 +252,11 @@ class _Run:
         averaged: AbstractContextManager = self.average.applied() if self.average else nullcontext()
         self.stage.model.eval()
         self.stage.objective.eval()
-        with averaged, torch.inference_mode(), autocast(self.device, self.config.precision):
+        with averaged, gathered(self.parts), torch.inference_mode(), autocast(self.device, self.config.precision):
             yield
 
     def _save_checkpoint(self) -> None:
-        if self.rank == 0:
+        if self._takes_part:
             save_checkpoint(self.config.output_dir, self.stage.objective, self.optimizer, self.average, self.progress,
                             self.resolved, self.config.keep_checkpoints)  # fmt: skip
         self._wait()
@@ -263,13 +276,20 @@ class _Run:
 
     def _finish(self, metrics: dict[str, float]) -> None:
         """Final weights and record, complete or not at all."""
+        averaged: AbstractContextManager = self.average.applied() if self.average and self.parts else nullcontext()
+        whole_weights = plain(self.stage.objective, keep=self.rank == 0) if self.parts else nullcontext()
+        with averaged, whole_weights:
+            self._write_final(metrics)
+        self._wait()
+
+    def _write_final(self, metrics: dict[str, float]) -> None:
         if self.rank == 0:
             folder = Path(self.config.output_dir)
             partial = folder / ".partial_final"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             try:
-                with self._resting():
+                with nullcontext() if self.parts else self._resting():
                     self.stage.save(partial)
             except BaseException as error:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -287,13 +307,12 @@ class _Run:
             partial.rmdir()
             details = getattr(self.stage, "record_details", None)
             write_record(self.stage.name, self.config, self.resolved, self.progress, metrics, self.world, details)
-        self._wait()
 
     def _wrap(self) -> nn.Module:
         module: nn.Module = self.stage.objective
         if self.config.compile:
             module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
-        if self.world > 1:
+        if self.world > 1 and not self.parts:
             ids = [self.device] if self.device.type == "cuda" else None
             return DistributedDataParallel(module, ids, find_unused_parameters=self.config.find_unused_parameters)
         return module

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from echox.config import TrainingConfig
+from echox.training.parallel import local, whole
 
 
 def build_optimizer(groups: dict[str, list[nn.Parameter]], config: TrainingConfig) -> torch.optim.AdamW:
@@ -50,10 +51,9 @@ def clip_gradients(groups: dict[str, list[nn.Parameter]], config: TrainingConfig
     """Clip over all groups (or each on its own) and return the gradient norm before clipping."""
     limit = config.clip_norm if config.clip_norm > 0 else math.inf
     if config.clip_by_group:
-        norms = [nn.utils.clip_grad_norm_(parameters, limit) for parameters in groups.values()]
-        return torch.stack(norms).norm()
+        return torch.stack([whole(nn.utils.clip_grad_norm_(group, limit)) for group in groups.values()]).norm()
     everything = [parameter for parameters in groups.values() for parameter in parameters]
-    return nn.utils.clip_grad_norm_(everything, limit)
+    return whole(nn.utils.clip_grad_norm_(everything, limit))
 
 
 class WeightAverage:
@@ -74,8 +74,8 @@ class WeightAverage:
         """Take one step towards the live weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        averages = list(self.averages.values())
-        live = [self._live[name].detach().float() for name in self.averages]
+        averages = [local(value) for value in self.averages.values()]
+        live = [local(self._live[name].detach()).float() for name in self.averages]
         torch._foreach_lerp_(averages, live, 1.0 - decay)
 
     @contextmanager
@@ -91,4 +91,4 @@ class WeightAverage:
     @torch.no_grad()
     def _copy_in(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self._live[name].copy_(value)
+            local(self._live[name]).copy_(local(value))

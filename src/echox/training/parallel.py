@@ -1,0 +1,107 @@
+"""Several processes: every one a whole copy (DDP), or each a shard of every weight (FSDP2).
+
+Sharded, transformer blocks that are only ever called are gathered one by one, as they run. Everything else (adapters,
+heads, unit decoders, the T2C: whose weights are also read from outside their forward) is gathered once for the whole
+forward of the objective. Frozen weights are sharded like the others: nothing is there twice.
+
+Source: PyTorch FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from echox.config import TrainingConfig
+
+READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c")
+"""Parts whose blocks' weights are read directly (`LeanSteps`), so they cannot be gathered block by block."""
+
+
+def shard(objective: nn.Module, config: TrainingConfig, device: torch.device) -> list[FSDPModule]:
+    """Shard a module over all processes, in place; returns its sharded parts, the root last.
+
+    Raises:
+        ValueError: parameters of different types (a gathered group has one).
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    half = torch.bfloat16 if config.precision == "bf16" and device.type == "cuda" else None
+    offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
+    blocks = blocks_to_shard(objective)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=half), offload_policy=offload)
+    # The losses' own arithmetic keeps its types; inputs are as the batch has them.
+    root = MixedPrecisionPolicy(param_dtype=half, cast_forward_inputs=False)
+    fully_shard(objective, mesh=mesh, mp_policy=root, offload_policy=offload, reshard_after_forward=False)
+    return [*blocks, objective]  # type: ignore[list-item]
+
+
+def blocks_to_shard(objective: nn.Module) -> list[nn.Module]:
+    """Transformer blocks, as their models name them (``_no_split_modules``), that are only ever called."""
+    kinds = {name for module in objective.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    found = []
+    for name, module in objective.named_modules():
+        called_only = not set(name.split(".")) & set(READ_FROM_OUTSIDE)
+        if type(module).__name__ in kinds and called_only and any(True for _ in module.parameters()):
+            found.append(module)
+    return found
+
+
+@contextmanager
+def gathered(parts: Sequence[FSDPModule]) -> Iterator[None]:
+    """Inside, every process holds all weights as plain tensors. All processes must run the same parts in it."""
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part is not parts[-1], recurse=False)
+            part.reshard()
+
+
+@contextmanager
+def plain(module: nn.Module, keep: bool) -> Iterator[None]:
+    """Inside, `module` holds whole weights that may be saved, but not run, where `keep`; all processes must enter."""
+    kept: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for part in module.modules():
+        for name, value in list(part.named_parameters(recurse=False)):
+            full = whole(value.detach())
+            if keep and isinstance(value, DTensor):
+                kept.append((part, name, value))
+                part._parameters[name] = nn.Parameter(full, requires_grad=value.requires_grad)
+    try:
+        yield
+    finally:
+        for part, name, value in kept:
+            part._parameters[name] = value
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` was called on it."""
+    return isinstance(module, FSDPModule)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be sharded, whole; a collective if it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded; it shares its memory."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def copy_in(value: Tensor, target: Tensor) -> None:
+    """Copy a whole tensor into one that may be sharded."""
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    local(target).copy_(local(value))
