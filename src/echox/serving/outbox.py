@@ -67,6 +67,12 @@ class Outbox:
         self._idle.clear()
         self._news.set()
 
+    def close(self) -> None:
+        """Nobody reads any more: take nothing, keep nothing."""
+        self._closed = True
+        self._letters.clear()
+        self._news.set()
+
     def drop_sound(self, response_id: str) -> None:
         """Forget the speech of a response that has not left yet."""
         kept = [letter for letter in self._letters if letter.sound_of != response_id]

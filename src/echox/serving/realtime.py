@@ -106,6 +106,7 @@ class RealtimeSession:
 
     async def close(self) -> None:
         """The client is gone: stop all work."""
+        self.outbox.close()
         for task in list(self._tasks):
             task.cancel()
         await self.responder.close()
@@ -170,9 +171,8 @@ class RealtimeSession:
             self.outbox.put(
                 {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": event.end_ms, "item_id": item_id}
             )
-            answered = self.options.create_response and self.responder.active is None
-            self._commit_sound(self.listener.take(event.start_ms, event.end_ms), item_id, answered)
-            if answered:
+            self._commit_sound(self.listener.take(event.start_ms, event.end_ms), item_id)
+            if self.options.create_response and self.responder.active is None:
                 self._answer_turn()
         elif isinstance(event, Paused):
             self._spawn(self._judge(event))
@@ -201,10 +201,10 @@ class RealtimeSession:
         for found in events:
             self._turn(found)
         item_id, self._turn_item_id = self._turn_item_id or new_id("item"), None
-        self._commit_sound(samples, item_id, answered=False)
+        self._commit_sound(samples, item_id)
 
-    def _commit_sound(self, samples: np.ndarray, item_id: str, answered: bool) -> None:
-        """Make a user item of sound; ``answered``: a response follows at once, and tells what was heard."""
+    def _commit_sound(self, samples: np.ndarray, item_id: str) -> None:
+        """Make a user item of sound."""
         content = Content("input_audio", audio=Audio(samples, SAMPLING_RATE), dumb=is_silent(samples))
         item = Item(item_id, "user", [content])
         items = self.conversation.items
@@ -216,8 +216,7 @@ class RealtimeSession:
             }
         )
         self._add_item(item, None)
-        if not answered:
-            self._spawn(self._transcribe_later(item, content))
+        self._spawn(self._transcribe_later(item, content))
 
     async def _clear(self, event: dict[str, Any]) -> None:
         for found in self.listener.clear():

@@ -178,8 +178,7 @@ class Responder:
             self._fail(response, "server_error", "server_busy", "too many replies are waiting; try again in a moment")
         except ValueError as error:  # what the model refuses, in words for the client
             for item in turns[-1] if turns else []:  # it must not spoil the following turns too
-                for content in item.content:
-                    content.dumb = content.audio is not None
+                item.forgotten = True
             self._fail(response, "invalid_request_error", "not_answerable", " ".join(str(error).split()))
         except Exception:
             log.exception("a reply failed")
@@ -242,12 +241,13 @@ class Responder:
             return
         heard_s = response.clock.heard_s(time.monotonic())
         playing = self.playing()
+        if response.open or playing:
+            self._service.metrics.barge_ins.inc()
         if response.open:
             self.cancel("turn_detected")
         elif playing and response.item is not None and response.item in self._conversation.items:
             self.truncate(response.item, int(heard_s * 1000))
         response.clock.stop(time.monotonic())
-        self._service.metrics.barge_ins.inc()
 
     def truncate(self, item: Item, audio_end_ms: int) -> None:
         """Cut a spoken reply to what was heard of it, in the history too."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -81,15 +83,23 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
     ]
     if STATIC.is_dir():
         routes.append(Mount("/", StaticFiles(directory=STATIC, html=True)))
-    app = Starlette(routes=routes, lifespan=lifespan)
-    app.state.service = service
-    return Doorkeeper(app, door or Door(), lambda code: service.metrics.refused.labels(code).inc())
+    door = door or Door()
+    # What other origins may read over HTTP; whether they may come in at all is the door's matter.
+    cors = Middleware(
+        CORSMiddleware, allow_origins=list(door.allowed_origins), allow_methods=["*"], allow_headers=["*"]
+    )
+    app = Starlette(routes=routes, lifespan=lifespan, middleware=[cors] if door.allowed_origins else [])
+    return Doorkeeper(app, door, lambda code: service.metrics.refused.labels(code).inc())
 
 
 async def serve_client(service: Service, websocket: WebSocket) -> None:
     """One WebSocket from handshake to close."""
     offered = websocket.scope.get("subprotocols", [])
-    await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
+    try:
+        await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
+    except (WebSocketDisconnect, RuntimeError):
+        log.debug("a client left before it was let in")
+        return
     session: RealtimeSession | None = None
     try:
         if service.draining:

@@ -103,7 +103,7 @@ class Service:
         self.end_of_turn = None if end_of_turn is None else EndOfTurn(end_of_turn)
         self.metrics = Metrics(self)
         self.input_rate = int(model.sampling_rate)
-        self.executor = ThreadPoolExecutor(2, "echox-audio")  # decoding, transcripts
+        self.executor = ThreadPoolExecutor(4, "echox-audio")  # decoding, transcripts
         self.sessions: set[Any] = set()  # open realtime sessions
         self.session_places = Places(self.limits.max_sessions, self.limits.max_waiting, self.limits.wait_s)
         self.request_places = Places(self.limits.max_requests, self.limits.max_waiting, self.limits.wait_s)
