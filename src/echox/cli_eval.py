@@ -273,6 +273,7 @@ def _subject(model: str, server: str | None, server_model: str | None, device: s
     from echox.evaluation.subjects import InProcess, Server
     from echox.streaming.api import find_model
 
+    set_up_torch(threads)
     if server is not None:
         return Server(server, server_model)
     return InProcess(load_model(model, device, threads), model, str(find_model(model)))
