@@ -30,6 +30,7 @@ FLOORS = {
     "memory": 3,
     "serving": 3,
     "cli": 4,
+    "cli_analyze": 4,
     "cli_bench": 4,
     "cli_convert": 4,
     "cli_doctor": 4,

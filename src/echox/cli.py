@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from echox.cli_analyze import analyze_app
 from echox.cli_bench import bench_app
 from echox.cli_convert import convert
 from echox.cli_doctor import doctor, estimate_memory
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
+app.add_typer(analyze_app, name="analyze")
 app.command()(convert)
 app.command()(doctor)
 app.command()(estimate_memory)
