@@ -27,7 +27,7 @@ PLAN = ROOT / "runs" / "ablations.yaml"
 
 def test_every_run_of_the_plan_is_a_recipe(tmp_path):
     plan = Plan.read(PLAN)
-    assert set(plan.rows) == set("abcdef")
+    assert set(plan.rows) == {*"abcdef", "together"}
     assert {name for names in plan.rows.values() for name in names} <= set(plan.runs)
     seeds = [seed for _, run, seed in plan.jobs() if not run.reference]
     assert seeds == sorted(seeds)

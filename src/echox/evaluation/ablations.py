@@ -51,7 +51,7 @@ class Ablation:
     Attributes:
         what: in words.
         stage: whose recipe is run (a key of ``stages``).
-        overrides: what differs from that recipe.
+        overrides: what differs from that recipe; "{runs}" is the folder of the trainings, each in "NAME-sSEED".
         seeds: trainings. train: False measures the model as it is built. folder: measure this trained one.
         reference: train all its seeds first: their spread is what the others are held against.
         whole: also measure the replies spoken whole, once they are written.
@@ -176,7 +176,8 @@ class Laboratory:
     def recipe(self, name: str, job: Ablation, seed: int) -> tuple[Path, list[str]]:
         """A job's recipe file and all its overrides."""
         stage = self.plan.stages[job.stage]
-        overrides = [*stage["overrides"], *job.overrides, f"training.seed={seed}",
+        chosen = [override.replace("{runs}", str(self.output / "runs")) for override in job.overrides]
+        overrides = [*stage["overrides"], *chosen, f"training.seed={seed}",
                      f"training.output_dir={self.output / 'runs' / f'{name}-s{seed}'}", *self.more]  # fmt: skip
         if job.language is not None:
             overrides.append(f"data.unit_language={self.unit_language(**job.language)}")
