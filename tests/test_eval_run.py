@@ -289,6 +289,7 @@ def test_a_server_that_is_not_there(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_and_started_again_equals_an_uninterrupted_run(tmp_path):
     """The whole command on the embedded model, killed with SIGKILL after some items."""
 

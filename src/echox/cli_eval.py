@@ -144,7 +144,7 @@ def latency(
 def export(
     folder: RunFolder,
     format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval or voicebench.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder (default: export/ in the run's).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: export/ in the run's folder.")] = None,
     debug: Debug = False,
 ) -> None:
     """Write a run's replies as other tools read them, so that they score the same replies."""
