@@ -243,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
     parser.add_argument("--measured", action="store_true", help="train nothing: report what was measured so far")
     parser.add_argument("--limit", type=int, help="questions and texts per set")
+    parser.add_argument("--only", type=lambda names: names.split(","), help="these runs, with commas")
     parser.add_argument("--seeds", type=int, help="at most so many per run")
     options = parser.parse_args(arguments)
     try:
@@ -250,6 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.limit is not None:
             plan.utterances = options.limit
             plan.questions = dict.fromkeys(plan.questions, options.limit)
+        unknown = [name for name in options.only or [] if name not in plan.runs]
+        if unknown:
+            raise ValueError(f"--only: expected some of {', '.join(plan.runs)}, found {', '.join(unknown)}")
+        plan.runs = {name: run for name, run in plan.runs.items() if name in (options.only or plan.runs)}
         for run in plan.runs.values():
             run.seeds = min(run.seeds, options.seeds or run.seeds)
         recipes = options.plan.resolve().parent.parent
