@@ -14,7 +14,7 @@ FROM python:3.12-slim
 RUN useradd --create-home --uid 10001 echox
 COPY --from=build /opt/echox /opt/echox
 USER echox
-ENV PATH=/opt/echox/bin:$PATH HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/echox/bin:$PATH HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
   CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
