@@ -1,0 +1,302 @@
+"""What every corpus shares: find the items, fix and check them, write manifests; resumable, with provenance.
+
+A corpus says where it comes from and what its files look like; the rest is here:
+
+    corpus = open_corpus("librispeech")          # echox.data.corpora.catalog
+    corpus.download(folder)                      # where you may; resumes
+    prepared = corpus.prepare(folder, output)    # utterances.jsonl, dialogues.jsonl, provenance.json
+    corpus.validate(output)
+
+A damaged item is refused by file and line; with ``keep_going`` it is left out and listed in ``damaged.jsonl``.
+Source: the four verbs (download, prepare, fix, validate) follow lhotse's recipes, https://lhotse.readthedocs.io.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from echox.audio import load_audio
+from echox.data.corpora.fetch import fetch_hub, fetch_url
+from echox.data.manifest import (
+    Dialogue,
+    Turn,
+    Utterance,
+    audio_path,
+    read_dialogues,
+    read_utterances,
+    write_dialogues,
+    write_utterances,
+)
+from echox.files import write_text
+
+SAMPLING_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a corpus comes from and what may be done with it.
+
+    Attributes:
+        title: Name as its makers write it.
+        homepage: Where it is described.
+        licence: As stated there; "not stated" where it is not.
+        hub_id: Dataset repository on the Hugging Face hub, where there is one.
+        patterns: Files of that repository that are needed; empty: all.
+        urls: Archives to fetch from elsewhere.
+        languages: ISO 639-1 codes.
+        speech: "read" by people, "spoken" freely, or "synthetic".
+    """
+
+    title: str
+    homepage: str
+    licence: str
+    hub_id: str | None = None
+    patterns: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("en",)
+    speech: str = "synthetic"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item as it lies in the corpus' files.
+
+    Attributes:
+        place: Where: file (relative to the corpus' folder) and line or number, "dev/transcripts.txt:3".
+        value: Its content; a ValueError where not even that could be read.
+        folder: What audio paths in it are relative to.
+    """
+
+    place: str
+    value: Any
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Said:
+    """One thing said: text, audio or both.
+
+    Attributes:
+        text: Transcript or text to speak.
+        audio: A file, or an audio file's bytes.
+        role: "user" or "assistant" in a dialogue.
+        speaker: Name of the voice.
+        units: Reduced units, where the corpus has them instead of audio.
+    """
+
+    text: str | None
+    audio: Path | bytes | None = None
+    role: str = "user"
+    speaker: str = "unknown"
+    units: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One item, understood: an utterance (one `Said`) or a dialogue (several)."""
+
+    id: str
+    said: tuple[Said, ...]
+    split: str = "train"
+
+
+@dataclass
+class Prepared:
+    """What `Corpus.prepare` made: counts, hours of audio, and what was left out."""
+
+    utterances: int = 0
+    dialogues: int = 0
+    hours: float = 0.0
+    damaged: list[dict[str, str]] = field(default_factory=list)
+
+
+class Corpus(ABC):
+    """A corpus in its own layout. Subclasses say `rows` and `parse`, and may `fix` a text."""
+
+    name: str
+    provenance: Provenance
+
+    @abstractmethod
+    def rows(self, folder: Path) -> Iterator[Row]:
+        """Items as they lie in ``folder``, in a fixed order."""
+
+    @abstractmethod
+    def parse(self, row: Row) -> Found:
+        """Understand one item. Raises ValueError (expected, found) for one that is damaged."""
+
+    def fix(self, text: str) -> str:
+        """The text as it should be: single spaces."""
+        return " ".join(text.split())
+
+    def download(self, folder: str | Path) -> None:
+        """Fetch the corpus into ``folder``; goes on where it stopped. Archives are unpacked by `prepare`.
+
+        Raises:
+            ValueError: the corpus has no public source.
+            ConnectionError: the source cannot be reached.
+        """
+        origin = self.provenance
+        if not origin.hub_id and not origin.urls:
+            raise ValueError(f"{self.name}: expected a public source, found none; see {origin.homepage}")
+        for url in origin.urls:
+            fetch_url(url, Path(folder) / url.rsplit("/", 1)[-1])
+        if origin.hub_id:
+            fetch_hub(origin.hub_id, Path(folder), origin.patterns)
+
+    def prepare(
+        self, folder: str | Path, output: str | Path, keep_going: bool = False, limit: int | None = None
+    ) -> Prepared:
+        """Read the corpus, check every item, write manifests; items finished before an interruption are not read again.
+
+        Args:
+            folder: The corpus.
+            output: Folder of the manifests (and of audio that was inside other files).
+            keep_going: Leave damaged items out and list them, instead of refusing the corpus.
+            limit: Read only so many items.
+
+        Raises:
+            ValueError: no items, or the first damaged one, by file and line.
+        """
+        folder, output = Path(folder), Path(output)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: expected the folder of {self.provenance.title}, found none; download it first")
+        output.mkdir(parents=True, exist_ok=True)
+        journal = output / ".prepared.jsonl"
+        done = {entry["place"]: entry for entry in read_entries(journal)}
+        entries: list[dict[str, Any]] = []
+        prepared = Prepared()
+        with journal.open("a", encoding="utf-8") as log:
+            for count, row in enumerate(self.rows(folder)):
+                if limit is not None and count >= limit:
+                    break
+                entry = done.get(row.place)
+                if entry is None:
+                    try:
+                        entry = {"place": row.place, **self._entry(row, output)}
+                    except ValueError as error:
+                        if not keep_going:
+                            raise ValueError(f"{folder / row.place}: {error}") from error
+                        prepared.damaged.append({"place": row.place, "reason": str(error)})
+                        continue
+                    log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                    log.flush()
+                entries.append(entry)
+        if not entries and not prepared.damaged:
+            raise ValueError(f"{folder}: expected {self.provenance.title}, found no item; is it the right folder?")
+        self._write(entries, output, prepared)
+        return prepared
+
+    def validate(self, output: str | Path) -> int:
+        """Check that manifests and audio agree. Returns the number of recordings.
+
+        Raises:
+            ValueError: a manifest is damaged, a recording is missing or not as long as it says.
+        """
+        path = Path(output) / "utterances.jsonl"
+        items = read_utterances(path)
+        for item in items:
+            found = _duration_s(audio_path(path, item.audio))
+            if abs(found - item.duration_s) > 0.01:
+                raise ValueError(f"{path}: {item.id}: expected {item.duration_s:g} s of audio, found {found:g} s")
+        if (Path(output) / "dialogues.jsonl").exists():
+            read_dialogues(Path(output) / "dialogues.jsonl")
+        return len(items)
+
+    def _entry(self, row: Row, output: Path) -> dict[str, Any]:
+        """One journal entry: the item with its audio measured and, where needed, stored."""
+        if isinstance(row.value, ValueError):
+            raise row.value
+        found = self.parse(row)
+        said = []
+        for index, part in enumerate(found.said):
+            text = self.fix(part.text) if part.text else None
+            audio, duration_s = None, None
+            if part.audio is not None:
+                path = part.audio if isinstance(part.audio, Path) else self._store(part.audio, output, found.id, index)
+                duration_s = round(_duration_s(path), 4)
+                audio = os.path.relpath(path.resolve(), output.resolve())
+            if not text and not audio:
+                raise ValueError("expected text or audio, found neither")
+            said.append({"role": part.role, "text": text, "audio": audio, "duration_s": duration_s,
+                         "speaker": part.speaker, "units": part.units})  # fmt: skip
+        return {"id": found.id, "split": found.split, "said": said}
+
+    def _store(self, content: bytes, output: Path, name: str, index: int) -> Path:
+        suffix = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}.get(content[:4], ".mp3")
+        path = output / "audio" / f"{safe_name(name)}-{index}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}")
+        partial.write_bytes(content)
+        partial.replace(path)
+        return path
+
+    def _write(self, entries: Sequence[dict[str, Any]], output: Path, prepared: Prepared) -> None:
+        utterances, dialogues, units = [], [], []
+        for entry in entries:
+            several = len(entry["said"]) > 1
+            for index, part in enumerate(entry["said"]):
+                name = f"{entry['id']}.{index}" if several else entry["id"]
+                if part["audio"] and part["text"]:
+                    fields = {key: part[key] for key in ("audio", "text", "speaker", "duration_s")}
+                    utterances.append(Utterance(id=name, split=entry["split"], **fields))
+                    prepared.hours += part["duration_s"] / 3600
+                if part["units"] is not None:
+                    units.append({"id": name, "text": part["text"], "units": part["units"], "split": entry["split"]})
+            if several:
+                turns = tuple(Turn(**{k: v for k, v in part.items() if k != "units"}) for part in entry["said"])
+                dialogues.append(Dialogue(entry["id"], turns, entry["split"]))
+        write_utterances(output / "utterances.jsonl", utterances)
+        if dialogues:
+            write_dialogues(output / "dialogues.jsonl", dialogues)
+        for name, rows in (("units.jsonl", units), ("damaged.jsonl", prepared.damaged)):
+            if rows:
+                write_text(output / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        prepared.utterances, prepared.dialogues = len(utterances), len(dialogues)
+        record = {"corpus": self.name, **asdict(self.provenance), "utterances": len(utterances),
+                  "dialogues": len(dialogues), "hours": round(prepared.hours, 3),
+                  "damaged": len(prepared.damaged)}  # fmt: skip
+        write_text(output / "provenance.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def require(row: Row, key: str, kind: type | tuple[type, ...] = str) -> Any:
+    """A field of a JSON row. Raises ValueError where it is missing, empty or of another kind."""
+    value = row.value.get(key) if isinstance(row.value, dict) else None
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, (str, list)) and not value):
+        names = "/".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{key}: expected {names} that is not empty, found {str(value)[:60]!r}")
+    return value
+
+
+def existing(path: Path) -> Path:
+    """The path. Raises ValueError if there is no such file."""
+    if not path.is_file():
+        raise ValueError(f"expected the audio file {path}, found none; is the corpus complete?")
+    return path
+
+
+def safe_name(name: str) -> str:
+    """A file name for an id."""
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def read_entries(journal: Path) -> Iterator[dict[str, Any]]:
+    """Entries of a journal; the last line of an interrupted run may be cut and is left out."""
+    if not journal.exists():
+        return
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def _duration_s(path: Path) -> float:
+    """Seconds of audio, decoded to the end: a header says nothing of a file that was cut."""
+    return len(load_audio(existing(path), SAMPLING_RATE)) / SAMPLING_RATE

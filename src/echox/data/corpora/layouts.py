@@ -1,0 +1,108 @@
+"""Ways in which corpora lie on disk, as `Row`s: lines of text, JSON lines, JSON arrays, Parquet, tar archives.
+
+What cannot be read becomes a `Row` whose value is the ValueError, so that the damage has a place and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from echox.data.corpora.base import Row, safe_name
+
+_DONE = ".unpacked"
+
+
+def lines(path: Path, root: Path, folder: Path | None = None) -> Iterator[Row]:
+    """Lines of a text file that are not empty; place "file:line"."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield Row(f"{path.relative_to(root)}:{number}", line.rstrip("\n"), folder or path.parent)
+
+
+def json_lines(path: Path, root: Path, folder: Path | None = None) -> Iterator[Row]:
+    """One JSON object a line; place "file:line"."""
+    for row in lines(path, root, folder):
+        value: Any
+        try:
+            value = json.loads(row.value)
+        except json.JSONDecodeError as error:
+            value = ValueError(f"expected one JSON object a line, found {error}")
+        yield Row(row.place, value, row.folder)
+
+
+def json_array(path: Path, root: Path, folder: Path | None = None) -> Iterator[Row]:
+    """Items of one JSON array; place "file:number" (the first is 1)."""
+    place, base = str(path.relative_to(root)), folder or path.parent
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        yield Row(f"{place}:{error.lineno}", ValueError(f"expected a JSON array, found {error}"), base)
+        return
+    if not isinstance(values, list):
+        yield Row(f"{place}:1", ValueError(f"expected a JSON array, found {type(values).__name__}"), base)
+        return
+    for number, value in enumerate(values, start=1):
+        yield Row(f"{place}:{number}", value, base)
+
+
+def parquet(path: Path, root: Path) -> Iterator[Row]:
+    """Rows of a Parquet file as dicts; place "file:number" (the first is 1)."""
+    import pyarrow.parquet  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
+
+    place = str(path.relative_to(root))
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=64):
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(f"{place}:{number}", value, path.parent)
+    except (ArrowException, OSError) as error:
+        yield Row(f"{place}:{number + 1}", ValueError(f"expected Parquet, found {error}"), path.parent)
+
+
+def any_table(path: Path, root: Path) -> Iterator[Row]:
+    """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file."""
+    readers = {".jsonl": json_lines, ".json": json_array, ".parquet": parquet}
+    return readers[path.suffix](path, root)  # type: ignore[operator]
+
+
+def unpack(archives: Iterable[Path], folder: Path) -> Iterator[tuple[Path, Path, str | None]]:
+    """Unpack tar archives, each into its own folder, once; yields (archive, its folder, what was wrong with it).
+
+    A truncated archive gives the members before the cut. Only plain files are written, and only inside the folder.
+    """
+    for archive in archives:
+        target = folder / safe_name(archive.name).removesuffix(".gz").removesuffix(".tar")
+        note = target / _DONE
+        if not note.exists():
+            target.mkdir(parents=True, exist_ok=True)
+            note.write_text(_unpack(archive, target) or "", encoding="utf-8")
+        yield archive, target, note.read_text(encoding="utf-8") or None
+
+
+def _unpack(archive: Path, target: Path) -> str | None:
+    count = 0
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                if not member.isfile() or name.is_absolute() or ".." in name.parts:
+                    continue
+                file = tar.extractfile(member)
+                content = file.read() if file is not None else b""
+                if len(content) != member.size:
+                    raise EOFError(f"{member.name} ends after {len(content)} of {member.size} bytes")
+                path = target / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                count += 1
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        return f"expected a whole archive, found one cut after {count} files ({error}); download it again"
+    return None
