@@ -37,6 +37,8 @@ STAGE_MODULES: dict[str, str] = {
     "extract_units": "echox.training.extract_units",
     "vocoder": "echox.training.vocoder",
     "lm": "echox.training.lm",
+    "language_model": "echox.training.ready_parts",
+    "published_vocoder": "echox.training.ready_parts",
     "s2t": "echox.training.s2t",
     "t2c": "echox.training.t2c",
     "echo": "echox.training.echo",
@@ -130,6 +132,8 @@ class TrainingConfig:
         for name in ("hold_ratio", "final_lr_ratio", "ema_decay"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"training.{name}: expected a number from 0 to 1, found {getattr(self, name)}")
+        if self.max_rollbacks < 0:
+            raise ValueError(f"training.max_rollbacks: expected 0 or more, found {self.max_rollbacks}")
         if not self.learning_rates or any(not rate >= 0 for rate in self.learning_rates.values()):
             raise ValueError(f"training.learning_rates: expected group: rate, found {self.learning_rates}")
 

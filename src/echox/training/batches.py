@@ -31,13 +31,14 @@ class MicroBatch:
 
     Attributes:
         tensors: what the stage's `collate` returned.
-        items: number of items in it.
+        items: number of items in it. length: sum of their lengths.
         place: number of the micro-batch since step 0, counted over all processes.
         epoch_after, batch_after: the place in the data once every process has taken its batch of this round.
     """
 
     tensors: dict[str, Any]
     items: int
+    length: float
     place: int
     epoch_after: int
     batch_after: int
@@ -54,7 +55,7 @@ class BatchStream:
         size = int(config.batch_size) if config.batch_by == "items" else config.batch_size
         self._sampler = BucketBatchSampler(lengths, size, seed=config.seed, by=config.batch_by)
         self._items, self._collate, self._config, self._start = items, collate, config, start
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._lengths = rank, world, lengths
         self._queue: queue.Queue[MicroBatch | BaseException] = queue.Queue(maxsize=max(1, config.prefetch_batches))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="collate")
@@ -95,10 +96,11 @@ class BatchStream:
                 if count % self._world == self._rank:
                     rng = random.Random(f"{self._config.seed} {epoch} {number}")
                     tensors = self._collate([self._items[index] for index in indices], rng)
-                    mine, items = tensors, len(indices)
+                    mine, taken = tensors, indices
                 if count % self._world == self._world - 1:
                     place = first_place + count - (self._world - 1) + self._rank
-                    self._put(MicroBatch(mine, items, place, epoch, number + 1))
+                    length = float(sum(self._lengths[index] for index in taken))
+                    self._put(MicroBatch(mine, len(taken), length, place, epoch, number + 1))
                 if self._stop.is_set():
                     return
         except BaseException as error:  # noqa: BLE001 - handed to the training thread, which raises it

@@ -44,13 +44,14 @@ MAY_DIFFER = {
 
 @dataclass
 class Progress:
-    """Where a run is: optimizer steps done, and the next global micro-batch (epoch, index in it)."""
+    """Where a run is: optimizer steps done, the next global micro-batch (epoch, index in it), rollbacks so far."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    rollbacks: int = 0
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
@@ -148,7 +149,7 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
         raise ValueError(f"{folder}: checkpoint part missing or damaged ({error}); {remedy}") from error
     if average is not None:
         average.updates = state["average_updates"]
-    return Progress(**{name: state[name] for name in vars(Progress())})
+    return Progress(**{name: state.get(name, default) for name, default in vars(Progress()).items()})
 
 
 class WrongCheckpointError(ValueError):

@@ -29,7 +29,7 @@ from transformers import (
 
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import pad_sequences
-from echox.data.features import AugmentationConfig, FeatureStore, augment, feature_store, pad_features
+from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore, augment, feature_store, pad_features
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
 from echox.data.scoring import edit_counts, word_errors
@@ -146,6 +146,7 @@ class EncoderStage:
     """See the module."""
 
     name = "encoder"
+    length_unit = ("audio_hours", 1 / (3600 * MEL_FRAMES_PER_S))
 
     def __init__(self, recipe: EncoderRecipe) -> None:
         self.recipe = recipe

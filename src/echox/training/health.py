@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from echox.config import TrainingConfig
@@ -81,6 +82,20 @@ def check_norm(norm: float, step: int) -> None:
             f"step {step}: gradient_norm = {norm}; expected finite gradients. Lower training.learning_rates, set "
             "training.precision=fp32, or look at this batch"
         )
+
+
+def check_everywhere(broken: NonFiniteLossError | None, step: int, device: torch.device) -> None:
+    """Raise in all processes what one of them found in its losses; else the others would wait for it.
+
+    Raises: NonFiniteLossError.
+    """
+    anywhere = torch.tensor(float(broken is not None), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+    if broken is not None:
+        raise broken
+    if anywhere:
+        raise NonFiniteLossError(f"step {step}: a loss of another process is not finite")
 
 
 def check_gradients(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]], step: int) -> None:

@@ -140,6 +140,7 @@ class LMStage:
     """See the module's docstring."""
 
     name = "lm"
+    length_unit = ("tokens", 1.0)
 
     def __init__(self, settings: LMRecipe, dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase,
                  model: PreTrainedModel) -> None:  # fmt: skip

@@ -32,9 +32,16 @@ from torch.nn.parallel import DistributedDataParallel
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
 from echox.device import choose_device
 from echox.errors import one_line
-from echox.training.batches import BatchStream, seed_everything
+from echox.training.batches import BatchStream, MicroBatch, seed_everything
 from echox.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from echox.training.health import check_gradients, check_losses, check_norm, check_trainable
+from echox.training.health import (
+    NonFiniteLossError,
+    check_everywhere,
+    check_gradients,
+    check_losses,
+    check_norm,
+    check_trainable,
+)
 from echox.training.lock import output_lock
 from echox.training.optim import (
     WeightAverage,
@@ -88,6 +95,7 @@ class Stage(Protocol):
 
     # Optional: def sample(self, folder: Path) -> None    audio and its transcription, every `sample_every_steps`
     # Optional: record_details: dict[str, Any]            more for training_record.json (tables, counts)
+    # Optional: length_unit: tuple[str, float]            what `lengths` count, for the log, and how much of it one is
 
 
 def train(stage: Stage, config: TrainingConfig, resolved: dict[str, Any]) -> dict[str, float]:
@@ -125,7 +133,8 @@ class _Run:
         trainable = {name: value for name, value in stage.objective.named_parameters() if value.requires_grad}
         self.average = WeightAverage(trainable, config.ema_decay) if config.ema_decay else None
         self.progress = self._resume()
-        self.log = RunLog(config, stage.name, self.progress.step) if rank == 0 else None
+        self.taken: MicroBatch
+        self.log = RunLog(config, stage.name, self.progress) if rank == 0 else None
         self.module = self._wrap()
 
     def run(self) -> dict[str, float]:
@@ -135,15 +144,27 @@ class _Run:
             dump_recipe(self.resolved, Path(config.output_dir) / "recipe.yaml")
             if progress.step:
                 self._say(f"{self.stage.name}: continuing after step {progress.step}")
-        items = self.stage.dataset()
-        stream = BatchStream(items, self.stage.lengths(), self.stage.collate, config, progress, self.rank, self.world)
+        items, lengths = self.stage.dataset(), self.stage.lengths()
+
+        def batches() -> BatchStream:
+            return BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world)
+
+        if config.max_rollbacks and not checkpoints(config.output_dir):
+            self._save_checkpoint()  # the start is a place to go back to
+        stream = batches()
         window: list[dict[str, float]] = []
         metrics: dict[str, float] = {}
         window_began_s = time.monotonic()
         first = progress.step
         try:
             while progress.step < config.steps:
-                window.append(self._step(stream, check=progress.step == first))
+                try:
+                    window.append(self._step(stream, check=progress.step == first))
+                except NonFiniteLossError as error:
+                    stream.close()
+                    self._roll_back(error)
+                    stream, window, window_began_s = batches(), [], time.monotonic()
+                    continue
                 progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
                 last = progress.step == config.steps
                 if last or progress.step % config.log_every_steps == 0:
@@ -174,9 +195,10 @@ class _Run:
         set_learning_rates(self.optimizer, factor)
         self.module.train()
         totals: dict[str, float] = {}
-        items = 0
+        items, length = 0, 0.0
+        broken: NonFiniteLossError | None = None
         for accumulated in range(config.accumulation_steps):
-            micro = next(stream)
+            micro = self.taken = next(stream)
             seed_everything(config.seed, micro.place)
             last = accumulated == config.accumulation_steps - 1
             no_sync = isinstance(self.module, DistributedDataParallel) and not last
@@ -185,21 +207,47 @@ class _Run:
             with self.module.no_sync() if no_sync else nullcontext():
                 with autocast(self.device, config.precision):
                     losses = self.module(to_device(micro.tensors, self.device))
-                values = check_losses(losses, number)
+                try:
+                    values = check_losses(losses, number)
+                except NonFiniteLossError as error:  # raised below: the others wait for this process's gradients
+                    broken, values = error, {}
                 (losses["loss"] / config.accumulation_steps).backward()
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / config.accumulation_steps
-            items += micro.items
+            items, length = items + micro.items, length + micro.length
+        check_everywhere(broken, number, self.device)
         if check:
             check_gradients(self.stage.name, self.stage.objective, self.groups, number)
-        norm = float(clip_gradients(self.groups, config))
+        norm = float(clip_gradients(self.groups, config))  # of all processes' gradients: the same in all of them
         check_norm(norm, number)  # before the step: a checkpoint must never hold what it would do to the weights
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
-        return {**totals, "gradient_norm": norm, "items": float(items), "learning_rate_factor": factor}
+        return {**totals, "gradient_norm": norm, "learning_rate_factor": factor, "items": items, "length": length}
+
+    def _roll_back(self, error: NonFiniteLossError) -> None:
+        """Go back to the newest checkpoint and past the batches taken since; all processes do, or all stop.
+
+        Raises: the error, when there were as many of them as `training.max_rollbacks` allows.
+        """
+        progress, config, taken = self.progress, self.config, self.taken
+        failed = progress.step + 1
+        if progress.rollbacks >= config.max_rollbacks:
+            raise error
+        self.optimizer.zero_grad(set_to_none=True)
+        self._wait()
+        found = checkpoints(config.output_dir)[-1]
+        back = load_checkpoint(found, self.stage.objective, self.optimizer, self.average, self.resolved)
+        progress.step, progress.epoch, progress.batch = back.step, taken.epoch_after, taken.batch_after
+        if self.log is not None:
+            self.log.drop_entries_after(progress)
+            values = {"failed_step": failed, "rollbacks": progress.rollbacks + 1}
+            self.log.write(back.step, values, kind="rollback")
+        progress.rollbacks += 1
+        self._say(f"{self.stage.name}: {error}. Back to step {back.step}, without the batches since "
+                  f"(time {progress.rollbacks} of {config.max_rollbacks})")  # fmt: skip
 
     def _log_window(self, window: list[dict[str, float]], seconds: float) -> None:
         """Mean over the steps since the last entry and over all processes."""
@@ -216,10 +264,13 @@ class _Run:
             dist.all_reduce(both)
             sums, counts = both.cpu().double()
         values = {name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True)}
-        items = float(sums[names.index("items")])
-        values.pop("items")
+        for name in ("items", "length"):
+            del values[name]
+        unit, each = getattr(self.stage, "length_unit", (None, 0.0))
+        of_all = {"items": float(sums[names.index("items")]), unit: each * float(sums[names.index("length")])}
+        values |= {f"{name}_per_s": amount / max(seconds, 1e-9) for name, amount in of_all.items() if name}
         if self.log is not None:
-            self.log.write(self.progress.step, {**values, "items_per_s": items / max(seconds, 1e-9)})
+            self.log.write(self.progress.step, values)
 
     def _evaluate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}

@@ -27,17 +27,18 @@ class RunLog:
     On a terminal a progress bar shows step, loss, throughput and remaining time; elsewhere one line per entry.
     """
 
-    def __init__(self, config: TrainingConfig, name: str, first_step: int) -> None:
+    def __init__(self, config: TrainingConfig, name: str, progress: Progress) -> None:
         self._folder = Path(config.output_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._path = self._folder / "metrics.jsonl"
-        self._drop_entries_after(first_step)
-        self._steps, self._name, self._first = config.steps, name, first_step
+        self.drop_entries_after(progress)
+        self._steps, self._name, self._first = config.steps, name, progress.step
         self._began_s = time.monotonic()
         self._board = _tensorboard(self._folder) if config.tensorboard else None
+        shown = sys.stderr.isatty()
         self._bar: Any
         self._task: Any
-        self._bar, self._task = _progress_bar(name, config.steps, first_step) if sys.stderr.isatty() else (None, None)
+        self._bar, self._task = _progress_bar(name, config.steps, progress.step) if shown else (None, None)
 
     def write(self, step: int, values: dict[str, float], kind: str = "train") -> None:
         """One entry: ``{"step", "kind", ...values}``."""
@@ -71,12 +72,16 @@ class RunLog:
         if self._board is not None:
             self._board.close()
 
-    def _drop_entries_after(self, step: int) -> None:
-        """A resumed run repeats the steps after its checkpoint: their first log entries go."""
+    def drop_entries_after(self, place: Progress) -> None:
+        """A run that goes on from a checkpoint repeats the steps after it: their first log entries go."""
+
+        def stays(entry: dict[str, Any]) -> bool:
+            return entry["step"] <= place.step and entry.get("rollbacks", 0) <= place.rollbacks
+
         if not self._path.exists():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step and step > 0]
+        kept = [line for line in lines if line.endswith("}") and stays(json.loads(line))]
         write_text(self._path, "".join(line + "\n" for line in kept))
 
 

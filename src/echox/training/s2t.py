@@ -31,7 +31,7 @@ from transformers import (
 
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import pad_sequences
-from echox.data.features import AugmentationConfig, FeatureStore, augment, feature_store, pad_features
+from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore, augment, feature_store, pad_features
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.data.scoring import same_words, word_errors
 from echox.models.modeling_s2t import S2TForConditionalGeneration
@@ -134,6 +134,7 @@ class S2TStage:
     """See the module."""
 
     name = "s2t"
+    length_unit = ("audio_hours", 1 / (3600 * MEL_FRAMES_PER_S))
 
     def __init__(self, recipe: S2TRecipe) -> None:
         self.recipe = recipe

@@ -56,14 +56,21 @@ class CroppedStage:
     Attributes:
         crop_frames: longest piece of an utterance in a batch, in unit frames.
         train_items: training utterances.
+        model: the vocoder.
     """
 
+    model: UnitVocoder
     crop_frames: int
     train_items: list[SpokenUnits]
 
     def dataset(self) -> Sequence[SpokenUnits]:
         """Training utterances."""
         return self.train_items
+
+    @property
+    def length_unit(self) -> tuple[str, float]:
+        """Hours of speech."""
+        return "audio_hours", 1 / (3600 * self.model.frame_rate_hz)
 
     def lengths(self) -> list[int]:
         """Unit frames after cutting, so that short utterances meet their like."""
