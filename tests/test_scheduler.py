@@ -3,13 +3,14 @@
 import gc
 import threading
 import time
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
 
 from echox.errors import QueueFull
-from echox.streaming import AudioChunk, EchoX, Finished, ReplyTask, Scheduler, Session, TextDelta
+from echox.streaming import AudioChunk, EchoX, Finished, Heard, ReplyTask, Scheduler, Session, TextDelta
 from tiny_echox import tiny_echox, tone
 
 
@@ -269,3 +270,41 @@ def test_a_silent_question_fails_alone(model):
     assert outcome(list(tasks[0]))[0]
     with pytest.raises(ValueError, match="no speech"):
         list(tasks[1])
+
+
+# ---------------------------------------------------------------------------------------------- listeners
+
+
+def test_the_last_event_is_never_lost(model):
+    """The thread may end a reply between a listener's two looks."""
+    task = Session(Scheduler(model.engine), model.settings).submit(ask("A dog barks."))
+
+    class Late(deque):
+        def __bool__(self):
+            empty = len(self) == 0
+            if empty and not task.done:
+                task.end()
+            return not empty
+
+    task._events = Late()
+    assert [type(event) for event in task] == [Finished]
+
+
+@pytest.mark.parametrize("kind", [Heard, TextDelta, Finished, type(None)])
+def test_a_listener_that_raises_fails_alone(model, kind):
+    alone = [list(model.session().stream(ask("A dog barks."), seed=n)) for n in range(2)]
+    scheduler = Scheduler(model.engine)
+
+    def listen(event):
+        if isinstance(event, kind):
+            raise OSError("the listener is gone")
+
+    bad = [Session(scheduler, model.settings).submit(tone(0.4), on_event=listen)]
+    tasks = [Session(scheduler, model.settings).submit(ask("A dog barks."), seed=n) for n in range(2)]
+    bad.append(Session(scheduler, model.settings).submit(tone(0.4), on_event=listen))
+    together(scheduler, [*tasks, *bad])
+    for task, events in zip(tasks, alone, strict=True):
+        same(list(task), events)
+    assert all(isinstance(task.error, OSError) for task in bad)
+    assert not scheduler._text_rows
+    assert not scheduler._echo_rows

@@ -43,8 +43,8 @@ class ReplyTask(Iterator[Event]):
         session: whose conversation is continued.
         new: the messages of this turn.
         settings: of this reply.
-        on_event: called with every event, and with None at the very end, by the thread that does the work; None: the
-            events wait to be iterated over.
+        on_event: called with every event, and with None at the very end, by the thread that does the work, which it
+            must not keep; what it raises cancels the reply and is its `error`. None: events wait to be iterated over.
         given: text to speak as it is; None: the language model writes the reply.
 
     Attributes:
@@ -90,9 +90,10 @@ class ReplyTask(Iterator[Event]):
 
     def __next__(self) -> Event:
         while True:
+            done = self.done  # before looking for events: the last ones may come in between
             if self._events:
                 return self._events.popleft()
-            if self.done:
+            if done:
                 if self.error is not None and not self._told_error:
                     self._told_error = True
                     raise self.error
@@ -120,10 +121,17 @@ class ReplyTask(Iterator[Event]):
             if timings.ttfa_s is None:
                 timings.ttfa_s, timings.ttfa_tokens = time.perf_counter() - self.asked_s, len(self.token_ids)
             timings.audio_s = event.start_s + event.duration_s
-        if self._on_event is not None:
+        self._hand_over(event)
+
+    def _hand_over(self, event: Event | None) -> None:
+        if self._on_event is None:
+            if event is not None:
+                self._events.append(event)
+            return
+        try:
             self._on_event(event)
-        else:
-            self._events.append(event)
+        except Exception as error:  # noqa: BLE001 - the listener's fault is told in its own reply, and is no one else's
+            self.error, self.cancelled = self.error or error, True
 
     def write(self, token_id: int, denoised: Tensor | None, score: float) -> None:
         """Add a token of the reply."""
@@ -163,9 +171,8 @@ class ReplyTask(Iterator[Event]):
         if error is None and not self.cancelled:
             timeline = tuple(self.speech.timeline) if self.speech is not None else ()
             self.emit(Finished(self.text, self.stopped, self.timings, timeline))
-        self.error, self.done = error, True
-        if self._on_event is not None:
-            self._on_event(None)
+        self.error, self.done = error or self.error, True
+        self._hand_over(None)
 
 
 class ReplyEvents(Iterator[Event]):
