@@ -17,7 +17,6 @@ from torch import Tensor
 from echox.models.conversion.official import END_OF_TURN, STRAY_UNIT_PROMPT_ID, UNIT_PROMPT_HEADER
 from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration
-from echox.models.modeling_speech_encoder import ctc_loss_per_symbol
 
 IGNORED = -100
 COSINE_SHARE, CALM_S2T_LOSS = 0.2, 1.0
@@ -42,13 +41,12 @@ def s2t_part(s2t: S2TForConditionalGeneration, input_ids: Tensor, labels: Tensor
              transcripts: Tensor | None) -> S2TPart:  # fmt: skip
     """Score dialogues; `features` (B * turns, mels, T), `transcripts` (B, turns, M)."""
     turns = len(features) // len(input_ids)
-    heard = s2t.hear_audio(features, with_logits=True, audios_together=turns)
+    flat = None if transcripts is None else transcripts.flatten(0, 1)
+    heard = s2t.hear_audio(features, ctc_labels=flat, audios_together=turns)
     mask = (input_ids != pad_id).long()
     embeds, mask, labels = s2t.splice(input_ids, mask, heard.embeds, labels)
     states = s2t._run(embeds, mask)
-    ctc = torch.zeros(())
-    if transcripts is not None:
-        ctc = ctc_loss_per_symbol(heard.ctc_logits, heard.mask, transcripts.flatten(0, 1), s2t.config.audio_token_id)
+    ctc = torch.zeros(()) if heard.ctc_loss is None else heard.ctc_loss
     return S2TPart(s2t._cross_entropy(states, labels), ctc, states, mask, labels)
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from echox.models.chunked_loss import ctc_losses, token_losses
 from echox.models.configuration_echox import S2TConfig, SpeechEncoderConfig
 from echox.models.modeling_speech_encoder import (
     AlignmentAdapter,
@@ -25,7 +25,7 @@ from echox.models.modeling_speech_encoder import (
     SpeechEncoderForCTC,
     best_labels,
     collapse_ctc,
-    ctc_loss_per_symbol,
+    mean_per_symbol,
 )
 
 
@@ -39,7 +39,7 @@ class S2TOutput(ModelOutput):
         logits: (B, L, V); None when ``labels`` were given (only the positions that count are scored then).
         last_hidden_state: (B, L, H); state i, through the head, predicts token i + 1.
         attention_mask: (B, L). labels: (B, L), -100 ignored, or None.
-        ctc_logits: (A, C, V); None without ``ctc_labels``. ctc_mask: (A, C); None without audio.
+        ctc_mask: (A, C); None without audio.
         ctc_token_ids: greedy transcript of each audio.
     """
 
@@ -50,7 +50,6 @@ class S2TOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     attention_mask: Tensor | None = None
     labels: Tensor | None = None
-    ctc_logits: Tensor | None = None
     ctc_mask: Tensor | None = None
     ctc_token_ids: list[list[int]] | None = None
 
@@ -62,13 +61,13 @@ class HeardAudio:
     Attributes:
         embeds: (K, H) of each audio, K >= 1.
         labels: (A, C) most likely CTC label of every frame. mask: (A, C) bool.
-        ctc_logits: (A, C, V); None unless asked for.
+        ctc_loss: nats per transcript token; None without transcripts.
     """
 
     embeds: list[Tensor]
     labels: Tensor
     mask: Tensor
-    ctc_logits: Tensor | None = None
+    ctc_loss: Tensor | None = None
 
 
 def keep_mask(token_ids: Tensor, mask: Tensor, blank_id: int | None = None) -> Tensor:
@@ -240,17 +239,21 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_features: Tensor,
         input_features_mask: Tensor | None = None,
-        with_logits: bool = False,
+        ctc_labels: Tensor | None = None,
         audios_together: int = 1,
     ) -> HeardAudio:
         """Audios (A, mels, T), mask (A, T), to what the language model will receive.
 
-        ``with_logits``: return the CTC scores, to train on. ``audios_together``: see `AlignmentAdapter.forward`.
+        ``ctc_labels``: (A, M) transcripts, -100 padded, to train on.
+        ``audios_together``: see `AlignmentAdapter.forward`.
         """
         encoded = self.audio_tower(input_features, input_features_mask)
         frames, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask, audios_together)
-        logits = self.ctc_head(frames) if with_logits else None
-        labels = best_labels(self.ctc_head, frames) if logits is None else logits.detach().argmax(dim=-1)
+        if ctc_labels is None:
+            labels, ctc_loss = best_labels(self.ctc_head, frames), None
+        else:
+            losses, labels = ctc_losses(frames, self.ctc_head, mask, ctc_labels, self.config.audio_token_id)
+            ctc_loss = mean_per_symbol(losses, ctc_labels)
         blank_id = self.config.audio_token_id if self.config.drop_blanks else None
         keep = keep_mask(labels, mask, blank_id)
         embeds, kept = self.shrinking_adapter(frames, mask, keep)
@@ -258,7 +261,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kept_frames, _ = gather_rows(frames, keep)
             kept_logits = self.ctc_head(kept_frames)
             embeds = self.ctc_bridge(kept_logits, embeds, self.get_input_embeddings().weight, blank_id)
-        return HeardAudio([row[valid] for row, valid in zip(embeds, kept, strict=True)], labels, mask, logits)
+        return HeardAudio([row[valid] for row, valid in zip(embeds, kept, strict=True)], labels, mask, ctc_loss)
 
     @torch.inference_mode()
     def hear(
@@ -369,7 +372,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         heard = None
         if input_features is not None:
-            heard = self.hear_audio(input_features, input_features_mask, with_logits=ctc_labels is not None)
+            heard = self.hear_audio(input_features, input_features_mask, ctc_labels)
         embeds, attention_mask, labels = self.splice(
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
@@ -382,8 +385,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if ctc_labels is not None:
             if heard is None:
                 raise ValueError("ctc_labels were given without input_features: there is no audio to transcribe")
-            blank_id = self.config.audio_token_id
-            ctc_loss = ctc_loss_per_symbol(heard.ctc_logits, heard.mask, ctc_labels, blank_id)
+            ctc_loss = heard.ctc_loss
             loss = self.config.ctc_loss_weight * ctc_loss + (0.0 if loss is None else loss)
         return S2TOutput(
             loss=loss,
@@ -393,7 +395,6 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             last_hidden_state=states,
             attention_mask=attention_mask,
             labels=labels,
-            ctc_logits=heard.ctc_logits if heard is not None else None,
             ctc_mask=heard.mask if heard is not None else None,
             ctc_token_ids=(
                 collapse_ctc(heard.labels, heard.mask, self.config.audio_token_id)
@@ -418,8 +419,8 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         predicts = targets != -100
         if not bool(predicts.any()):
             raise ValueError("labels: expected at least one position that is not -100, found none: nothing to learn")
-        logits = self.get_output_embeddings()(states[:, :-1][predicts])
-        return F.cross_entropy(logits.float(), targets[predicts])
+        losses, _ = token_losses(states[:, :-1][predicts], self.get_output_embeddings(), targets[predicts])
+        return losses.mean()
 
     @torch.inference_mode()
     def generate(  # type: ignore[override]

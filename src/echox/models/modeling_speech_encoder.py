@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, WhisperConfig, 
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import ModelOutput
 
+from echox.models.chunked_loss import ctc_losses
 from echox.models.configuration_echox import PHONE_BLANK_ID, SpeechEncoderConfig
 
 
@@ -241,7 +242,7 @@ class SpeechEncoderForCTCOutput(ModelOutput):
     Attributes:
         loss: ``ctc_loss + phone_loss_weight * phone_loss``; None without labels.
         ctc_loss, phone_loss: nats per target symbol, mean over audios.
-        logits: (A, C, V) over the text vocabulary, 25 frames/s. mask: (A, C).
+        logits: (A, C, V) over the text vocabulary, 25 frames/s; None with ``labels``. mask: (A, C).
         phone_logits: (A, F, P), 50 frames/s; None without a phone head. phone_mask: (A, F).
         adapted: (A, C, H), what the shrinking adapter will receive.
     """
@@ -327,13 +328,15 @@ class SpeechEncoderForCTC(PreTrainedModel):
             input_features, input_features_mask, output_hidden_states=self.phone_head is not None
         )
         adapted, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask)
-        logits = self.ctc_head(adapted)
-        phone_logits = None
+        logits = phone_logits = None
         if self.phone_head is not None:
             phone_logits = self.phone_head(encoded.hidden_states[self.config.phone_layer])
         ctc_loss = phone_loss = loss = None
-        if labels is not None:
-            loss = ctc_loss = ctc_loss_per_symbol(logits, mask, labels, self.config.blank_token_id)
+        if labels is None:
+            logits = self.ctc_head(adapted)
+        else:
+            losses, _ = ctc_losses(adapted, self.ctc_head, mask, labels, self.config.blank_token_id)
+            loss = ctc_loss = mean_per_symbol(losses, labels)
         if phone_labels is not None:
             if phone_logits is None:
                 raise ValueError("phone_labels were given, but this model has no phone head: set phones in its config")
@@ -383,7 +386,12 @@ def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: 
         reduction="none",
         zero_infinity=True,
     )
-    return (losses / lengths.clamp_min(1)).mean()
+    return mean_per_symbol(losses, labels)
+
+
+def mean_per_symbol(losses: Tensor, labels: Tensor) -> Tensor:
+    """Mean over rows of the loss (A,) per label (A, N), -100 padded."""
+    return (losses / (labels >= 0).sum(dim=1).clamp_min(1)).mean()
 
 
 def greedy_ctc(logits: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:

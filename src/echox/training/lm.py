@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.data.sampling import spread
+from echox.models.chunked_loss import token_losses
 from echox.models.tokenization_text import train_text_tokenizer
 
 SYSTEM_PROMPT = "You are Echo, a helpful voice assistant."
@@ -126,13 +126,12 @@ class LMObjective(nn.Module):
         states = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
         chosen = weights > 0
         weights, targets = weights[chosen], input_ids[:, 1:][chosen]
-        logits = self.model.get_output_embeddings()(states[chosen])
-        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        losses, best = token_losses(states[chosen], self.model.get_output_embeddings(), targets)
         replies = weights == 1.0
         return {
             "loss": (losses * weights).sum() / weights.sum(),
             "reply_loss": losses[replies].detach().mean(),
-            "reply_accuracy": (logits.detach().argmax(-1) == targets)[replies].float().mean(),
+            "reply_accuracy": (best == targets)[replies].float().mean(),
         }
 
 
