@@ -35,6 +35,7 @@ STAGE_MODULES: dict[str, str] = {
     "units": "echox.training.units",
     "unit_language": "echox.training.units",
     "extract_units": "echox.training.extract_units",
+    "align": "echox.training.align",
     "vocoder": "echox.training.vocoder",
     "lm": "echox.training.lm",
     "language_model": "echox.training.ready_parts",

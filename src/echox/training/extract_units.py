@@ -35,6 +35,7 @@ class ExtractUnitsRecipe:
         encoder: folder or repository id of the encoder; with `extractor` only where that has none of its own.
         centroids: published centroids: `.npy`, safetensors or scikit-learn's k-means (never unpickled).
         layer: of the encoder, whose states were clustered.
+        save_extractor: folder that the extractor is written to, for stage "unit_language" and for other machines.
         batch_size: utterances at a time, of similar length.
     """
 
@@ -45,6 +46,7 @@ class ExtractUnitsRecipe:
     encoder: str | None = None
     centroids: str | None = None
     layer: int | None = None
+    save_extractor: str | None = None
     batch_size: int = 16
     device: str = "auto"
 
@@ -56,6 +58,8 @@ class ExtractUnitsRecipe:
         """
         began_s = time.monotonic()
         extractor = self._extractor().to(choose_device(self.device))
+        if self.save_extractor is not None:
+            extractor.save_pretrained(self.save_extractor)
         items = read_utterances(self.utterances)
         order = sorted(range(len(items)), key=lambda place: items[place].duration_s)
         found: dict[int, np.ndarray] = {}

@@ -53,7 +53,10 @@ def add_lora(model: S2TForConditionalGeneration, settings: LoRASettings) -> list
     )
     inject_adapter_in_model(config, language_model, adapter_name=_ADAPTER)
     language_model.train(model.training)  # the new layers come in training mode, whatever the model's
-    return lora_parameters(model)
+    added = lora_parameters(model)
+    for value in added:  # they come in the weights' type: in half precision small steps would be lost to rounding
+        value.data = value.data.float()
+    return added
 
 
 def lora_parameters(model: S2TForConditionalGeneration) -> list[nn.Parameter]:

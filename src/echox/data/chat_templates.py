@@ -1,0 +1,158 @@
+"""Chat templates for language models that shall hear: audio placeholders, and turns that are only ever appended.
+
+A published chat template rarely knows audio, may write today's date, or rewrites earlier turns (thoughts are dropped
+once they are old). Training and streaming need three things of it: a part ``{"type": "audio"}`` becomes the
+placeholder; a conversation's beginning does not depend on how it goes on; a reply stands as it was said and ends with
+the tokenizer's eos token. `hearing_template` keeps a template that does this, else writes the turns with the family's
+own markers. Markers are found in the vocabulary by their names: no ids, no model names.
+
+Source: Llama 3, ChatML (Qwen, SmolLM) and Gemma, as their chat templates write turns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+_PROBE: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "audio"}]},
+    {"role": "assistant", "content": "The reply one."},
+    {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "What else?"}]},
+    {"role": "assistant", "content": "The reply two."},
+    {"role": "user", "content": "And?"},
+    {"role": "assistant", "content": "The reply three."},
+]
+
+_FLAT_PARTS = (
+    "{%- set flat = namespace(messages=[]) -%}{%- for message in messages -%}{%- set content = namespace(text='') -%}"
+    "{%- if message['content'] is string -%}{%- set content.text = message['content'] -%}{%- else -%}"
+    "{%- for part in message['content'] -%}{%- set content.text = content.text + "
+    "(AUDIO if part['type'] == 'audio' else part['text']) -%}{%- endfor -%}{%- endif -%}"
+    "{%- set flat.messages = flat.messages + [dict(message, content=content.text)] -%}{%- endfor -%}"
+    "{%- set messages = flat.messages -%}"
+)
+"""Before a template that takes text only: parts become text, the placeholder among it."""
+
+
+@dataclass(frozen=True)
+class TurnMarkers:
+    """How a family writes turns.
+
+    Attributes:
+        known_by: the token by whose presence the family is known. end: the token that ends a turn.
+        before_role, after_role: what opens a turn, around the role's name. between: what separates turns.
+        bos: whether a conversation begins with the tokenizer's bos token. assistant: what the model's role is called.
+        system_turn: False: a system message goes in front of the first user turn's text.
+    """
+
+    known_by: str
+    end: str
+    before_role: str
+    after_role: str
+    between: str = "\n"
+    bos: bool = False
+    assistant: str = "assistant"
+    system_turn: bool = True
+
+    def template(self, audio_token: str, thought: str = "") -> str:
+        """The chat template: turns, and nothing else; `thought` stands before every reply."""
+        values = {
+            "before_role": self.before_role, "after_role": self.after_role, "between": self.between, "end": self.end,
+            "bos": self.bos, "assistant": self.assistant, "system_turn": self.system_turn, "audio": audio_token,
+            "thought": thought,
+        }  # fmt: skip
+        chosen = "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in values.items())
+        return chosen + _TURNS
+
+
+FAMILIES = (
+    TurnMarkers("<|start_header_id|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>\n\n", between="",
+                bos=True),
+    TurnMarkers("<|im_start|>", "<|im_end|>", "<|im_start|>", "\n"),
+    TurnMarkers("<start_of_turn>", "<end_of_turn>", "<start_of_turn>", "\n", bos=True, assistant="model",
+                system_turn=False),
+)  # fmt: skip
+"""Llama 3; ChatML (Qwen, SmolLM); Gemma."""
+
+_TURNS = (
+    "{%- macro said(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}{%- for part in content -%}"
+    "{{- audio if part['type'] == 'audio' else part['text'] -}}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+    "{%- set turns = namespace(between='', system='') -%}"
+    "{%- macro opened(role) -%}{{- turns.between + before_role + (assistant if role == 'assistant' else role) "
+    "+ after_role + (thought if role == 'assistant' else '') -}}{%- endmacro -%}"
+    "{{- bos_token if bos else '' -}}"
+    "{%- for message in messages -%}{%- if message['role'] == 'system' and not system_turn -%}"
+    "{%- set turns.system = said(message['content']) + '\\n\\n' -%}"
+    "{%- else -%}{{- opened(message['role']) + turns.system + said(message['content']) + end -}}"
+    "{%- set turns.between = between -%}{%- set turns.system = '' -%}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- opened('assistant') -}}{%- endif -%}"
+)
+"""What separates turns comes before the next one: a reply ends with its end token, the last that is trained."""
+
+_NO_THOUGHT = "<think>\n\n</think>\n\n"
+"""What a model that may think aloud first is given instead: it speaks at once."""
+
+
+def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> str:
+    """A chat template that writes audio, only ever appends, and ends replies with the eos token.
+
+    The tokenizer's own one if it does; else the family's markers; else its own with parts written as text. Where the
+    family's end of turn is not the eos token, `tokenizer.eos_token` is set to it. A date or a default system message
+    that the published template adds is not in the family's plain form.
+
+    Args:
+        tokenizer: of the language model; `audio_token` is already in its vocabulary.
+        audio_token: the placeholder.
+
+    Raises:
+        ValueError: an unknown family whose own template cannot be used.
+    """
+    own = tokenizer.chat_template
+    if own and _fault(tokenizer, own, audio_token) is None:
+        return str(own)
+    vocabulary = tokenizer.get_vocab()
+    for family in FAMILIES:
+        if family.known_by in vocabulary and family.end in vocabulary:
+            tokenizer.eos_token = family.end
+            return family.template(audio_token, _NO_THOUGHT if "enable_thinking" in str(own) else "")
+    fault = "it has none"
+    if own:
+        flat = _FLAT_PARTS.replace("AUDIO", repr(audio_token)) + own
+        fault = _fault(tokenizer, flat, audio_token) or ""
+        if not fault:
+            return flat
+    raise ValueError(
+        f"chat template: expected one of the families {', '.join(family.known_by for family in FAMILIES)}, or a "
+        f"template that can be used, found another: {fault}; set tokenizer.chat_template to one that writes "
+        f"{audio_token} for parts of type audio, appends only, and ends replies with the eos token"
+    )
+
+
+def _jinja(value: str | bool) -> str:
+    return repr(value) if isinstance(value, str) else str(value).lower()
+
+
+def _fault(tokenizer: PreTrainedTokenizerBase, template: str, audio_token: str) -> str | None:
+    """What a template does wrong on a conversation of three turns; None: nothing."""
+    written = ""
+    for turn in range(1, len(_PROBE), 2):
+        try:
+            prompt, whole = (
+                tokenizer.apply_chat_template(
+                    _PROBE[:count], chat_template=template, tokenize=False, add_generation_prompt=ask
+                )
+                for count, ask in ((turn, True), (turn + 1, False))
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            return f"it fails with {type(error).__name__}: {error}"
+        if not prompt.startswith(written) or not whole.startswith(prompt):
+            return "it rewrites earlier turns"
+        if whole[len(prompt) :].strip() != f"{_PROBE[turn]['content']}{tokenizer.eos_token}":
+            return f"a reply is not written as it is, {tokenizer.eos_token} after it, but as {whole[len(prompt) :]!r}"
+        written = whole
+    if written.count(audio_token) != 2:
+        return f"it writes {audio_token} {written.count(audio_token)} times for two audios"
+    return None
