@@ -78,11 +78,12 @@ SPEECH: list[Column] = [
 COLUMNS: dict[str, list[Column]] = {
     "echo": SPEECH,
     "whole": [
-        *[(f"{heading}, {way}", _get(way, SEEN, name), unit)
+        *[(f"{heading}, {way}", _get(way, SEEN, name), "%")
           for way in ("segments", "whole")
-          for heading, name, unit in (("S2S", "s2s_answer", "%"), ("reply WER", "reply_wer", "%"),
-                                      ("unit error", "unit_error", "%"),
-                                      ("first audio, tokens", "first_audio_tokens", ".0f"))],
+          for heading, name in (("S2S", "s2s_answer"), ("reply WER", "reply_wer"), ("unit error", "unit_error"))],
+        ("unit error, segments after a tail", _get("continued", SEEN, "unit_error"), "%"),
+        ("first audio word by word, tokens", _get("segments", SEEN, "first_word_tokens"), ".0f"),
+        ("in segments, tokens", _get("segments", SEEN, "first_audio_tokens"), ".0f"),
         ("CPU-s a step", _get("cpu_s_per_step"), ".2f"),
     ],
     "t2c": [
