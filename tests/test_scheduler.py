@@ -1,9 +1,12 @@
 """Many sessions on one model: each as alone, whoever joins, leaves, waits, fails or is cancelled."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 from echox.errors import QueueFull
 from echox.streaming import AudioChunk, EchoX, Finished, Heard, ReplyTask, Scheduler, Session, TextDelta
+from echox.streaming.task import ReplyEvents
 from tiny_echox import tiny_echox, tone
 
 
@@ -277,7 +281,9 @@ def test_a_silent_question_fails_alone(model):
 
 def test_the_last_event_is_never_lost(model):
     """The thread may end a reply between a listener's two looks."""
-    task = Session(Scheduler(model.engine), model.settings).submit(ask("A dog barks."))
+    scheduler = Scheduler(model.engine)
+    task = Session(scheduler, model.settings).submit(ask("A dog barks."))
+    scheduler.drive = lambda task: None
 
     class Late(deque):
         def __bool__(self):
@@ -308,3 +314,118 @@ def test_a_listener_that_raises_fails_alone(model, kind):
     assert all(isinstance(task.error, OSError) for task in bad)
     assert not scheduler._text_rows
     assert not scheduler._echo_rows
+
+
+@pytest.mark.parametrize("kind", [Heard, TextDelta, AudioChunk])
+def test_a_listener_may_cancel(model, kind):
+    alone = [list(model.session().stream(ask("A dog barks."), seed=n)) for n in range(2)]
+    scheduler = Scheduler(model.engine)
+    told = []
+
+    def listen(event):
+        told.append(event)
+        if isinstance(event, kind):
+            victim.cancel()
+
+    victim = Session(scheduler, model.settings).submit(tone(0.4), on_event=listen)
+    tasks = [Session(scheduler, model.settings).submit(ask("A dog barks."), seed=n) for n in range(2)]
+    together(scheduler, [*tasks, victim])
+    assert told.count(None) == 1
+    assert told[-1] is None
+    for task, events in zip(tasks, alone, strict=True):
+        same(list(task), events)
+    assert not scheduler._text_rows
+    assert not scheduler._echo_rows
+
+
+def test_a_listener_must_not_wait_for_a_reply(model):
+    """Within a round no other can be made: it would wait for ever."""
+    scheduler = Scheduler(model.engine)
+    other = Session(scheduler, model.settings).submit(ask("A dog barks."))
+    task = Session(scheduler, model.settings).submit(ask("A dog barks."), on_event=lambda event: list(other))
+    together(scheduler, [task])
+    assert "outside of a round" in str(task.error)
+
+
+def test_letting_go_never_waits(model):
+    """The garbage collector may run anywhere, also where a lock is held that a round needs."""
+    scheduler = Scheduler(model.engine)
+    stream = ReplyEvents(Session(scheduler, model.settings).submit(ask("A dog barks.")))
+    scheduler.step()
+    with scheduler._round:
+        other = threading.Thread(target=stream.__del__)
+        other.start()
+        other.join(5)
+        assert not other.is_alive()
+    assert not scheduler.step()
+
+
+def test_a_closed_stream_has_ended(model):
+    """With a thread, too: the session may be asked, or the reply cut, at once."""
+    scheduler = Scheduler(model.engine)
+    scheduler.start()
+    try:
+        session = Session(scheduler, model.settings)
+        for _ in range(5):
+            stream = session.stream(ask("A dog barks."), max_new_tokens=400)
+            next(stream)
+            stream.close()
+            session.truncate(0.1)
+    finally:
+        scheduler.stop()
+
+
+def test_a_program_may_end_while_the_thread_works():
+    program = """
+from tiny_echox import tiny_echox, tone
+model = tiny_echox()
+stream, other = (model.session().stream(tone(0.5), max_new_tokens=400) for _ in range(2))
+next(stream)
+model.scheduler.start()
+next(other)
+"""
+    folder = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------------------------------------- faults of one reply
+
+
+@pytest.mark.parametrize("place", ["layout", "policy", "speech"])
+def test_a_fault_after_the_common_step_fails_alone(model, place):
+    """What was done for the others in that step is not done twice."""
+    alone = [list(model.session().stream(ask("A dog barks."), seed=n)) for n in range(3)]
+    scheduler = Scheduler(model.engine)
+    tasks = [Session(scheduler, model.settings).submit(ask("A dog barks."), seed=n) for n in range(3)]
+
+    def broken(*inputs):
+        raise TypeError("broken")
+
+    if place == "layout":
+        tasks[1].session.lay_out = broken
+    elif place == "policy":
+        tasks[1].speech._policy.push = broken
+    else:
+        tasks[1].speech.accept = broken
+    together(scheduler, tasks)
+    for number in (0, 2):
+        same(list(tasks[number]), alone[number])
+    with pytest.raises(TypeError, match="broken"):
+        list(tasks[1])
+
+
+def test_the_thread_survives_a_fault_of_the_scheduler(model, monkeypatch):
+    scheduler = Scheduler(model.engine)
+    session = Session(scheduler, model.settings)
+    with monkeypatch.context() as broken:
+        broken.setattr(scheduler._memory, "save", lambda row: [][row])
+        scheduler.start()
+        try:
+            stream = session.stream(ask("A dog barks."), max_new_tokens=400)
+            next(stream)
+            stream.close()
+        finally:
+            broken.undo()
+            assert session.reply(ask("A dog barks.")).text
+            scheduler.stop()

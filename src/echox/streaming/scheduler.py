@@ -12,12 +12,12 @@ A reply's tokens, units and sound are those it would have alone: rows do not see
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,10 +26,10 @@ from torch.nn.utils.rnn import pad_sequence
 from echox.errors import QueueFull
 from echox.models.choosing import nucleus
 from echox.models.modeling_unit_backbone import LeanSteps
-from echox.models.unit_stream import UnitStream
 from echox.models.vocoder_stream import VocoderStream
 from echox.streaming.engine import Engine
 from echox.streaming.events import Heard
+from echox.streaming.rows import Tasks, choose_outputs, first_row, known, move_last, neighbours, spans, timed
 from echox.streaming.task import ReplyTask
 
 PREFILL_POSITIONS = 512
@@ -38,9 +38,6 @@ HEARD_SECONDS = 60.0
 """Of questions encoded in one round, at least one question."""
 UNIT_STEPS = 8
 """Steps of the echo decoder in one round: a word or two."""
-
-Tasks = Sequence[ReplyTask]
-T = TypeVar("T")
 
 
 class Scheduler:
@@ -64,7 +61,8 @@ class Scheduler:
         self._queue: deque[ReplyTask] = deque()
         self._running: list[ReplyTask] = []
         self._round = threading.RLock()  # held during a round
-        self._news = threading.Condition()  # something was submitted, cancelled or emitted
+        self._worker: int | None = None  # the thread that is in a round
+        self._news = threading.Condition()  # something was submitted, cancelled or emitted; no round is awaited in it
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._reset_memory()
@@ -108,16 +106,34 @@ class Scheduler:
             self._queue.append(task)
             self._news.notify_all()
 
-    def notice(self, task: ReplyTask) -> None:
-        """Something outside of the rounds changed a task: it was cancelled."""
+    def notice(self, wait: bool = True) -> None:
+        """A task was cancelled: end it now, or have it ended by who is in a round.
+
+        Args:
+            wait: for the end of another thread's round, if no thread of ours does them.
+        """
         with self._news:
             self._news.notify_all()
-        if self._thread is None:
-            with self._round, torch.inference_mode():
-                self._drop_cancelled()
+        if self._thread is None and self._worker != threading.get_ident() and self._round.acquire(blocking=wait):
+            try:
+                with self._in_round():
+                    self._drop_cancelled()
+            finally:
+                self._round.release()
+
+    def wait(self, task: ReplyTask) -> None:
+        """Until the thread, if it does the rounds, has ended a cancelled task; a round does not wait for itself."""
+        with self._news:
+            while self._thread is not None and not task.done and self._worker != threading.get_ident():
+                self._news.wait(timeout=1.0)
 
     def drive(self, task: ReplyTask) -> None:
-        """Bring a task forward: do a round, or wait for the thread that does them."""
+        """Bring a task forward: do a round, or wait for the thread that does them.
+
+        Raises:
+            RuntimeError: from within a round, by what was called with an event.
+        """
+        self._check_outside()
         if self._thread is None:
             self.step()
             return
@@ -127,57 +143,91 @@ class Scheduler:
 
     def start(self) -> None:
         """Let a thread do the rounds, as servers need it; it sleeps while there is nothing to do."""
-        if self._thread is None:
-            self._stopping = False
-            self._thread = threading.Thread(target=self._work, name="echox-scheduler", daemon=True)
-            self._thread.start()
+        with self._news:
+            if self._thread is None:
+                self._stopping = False
+                self._thread = threading.Thread(target=self._work, name="echox-scheduler", daemon=True)
+                self._thread.start()
+                atexit.register(self.stop)  # an interpreter that ends amid a step of torch crashes
 
     def stop(self) -> None:
-        """End the thread after the round at hand; replies on their way stay where they are."""
-        thread, self._stopping = self._thread, True
+        """End the thread after the round at hand; replies on their way stay where they are.
+
+        Raises:
+            RuntimeError: as `drive`.
+        """
+        self._check_outside()
         with self._news:
+            thread, self._stopping = self._thread, True
             self._news.notify_all()
-        if thread is not None:
-            thread.join()
-        self._thread = None
+        if thread is None:
+            return
+        thread.join()
+        atexit.unregister(self.stop)
+        with self._news:
+            self._thread = None
+            self._news.notify_all()  # who waits for a reply goes on with it
 
     def _work(self) -> None:
         while not self._stopping:
-            if self.step():
-                with self._news:
-                    self._news.notify_all()
-            else:
-                with self._news:
-                    if not self._queue and not self._stopping:
-                        self._news.wait(timeout=1.0)
+            busy = self.step()
+            with self._news:
+                self._news.notify_all()  # also after the last reply was cancelled
+                if not (busy or self._queue or self._stopping):
+                    self._news.wait(timeout=1.0)
 
     # ------------------------------------------------------------------------------------------ a round
 
-    @torch.inference_mode()
     def step(self) -> bool:
-        """Do one round; whether there was anything to do."""
-        with self._round:
-            self._drop_cancelled()
-            self._admit()
-            if not self._running:
-                return False
-            self.num_steps += 1
+        """Do one round; whether there was anything to do.
+
+        Raises:
+            RuntimeError: as `drive`.
+        """
+        self._check_outside()
+        with self._round, self._in_round():
             try:
-                self._hear()
-                self._read()
-                self._write()
-                self._say()
-                self._sound()
+                return self._do_round()
             except BaseException as error:  # a fault of ours, or Ctrl-C: what the memories hold is unknown
                 self._fail_all(error)
                 if not isinstance(error, Exception):
                     raise
-            for task in [task for task in self._running if task.complete]:
-                self._end(task)
-            return True
+                return True
+
+    def _do_round(self) -> bool:
+        self._drop_cancelled()
+        self._admit()
+        if not self._running:
+            return False
+        self.num_steps += 1
+        self._hear()
+        self._read()
+        self._write()
+        self._say()
+        self._sound()
+        for task in [task for task in self._running if task.complete]:
+            self._end(task)
+        self._drop_cancelled()  # meanwhile
+        return True
+
+    @contextmanager
+    def _in_round(self) -> Iterator[None]:
+        self._worker = threading.get_ident()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self._worker = None
+
+    def _check_outside(self) -> None:
+        if self._worker == threading.get_ident():
+            raise RuntimeError(
+                "expected replies to be awaited, and the scheduler to be driven, outside of a round; found it in what "
+                "was called with an event: hand the event over and return"
+            )
 
     def _drop_cancelled(self) -> None:
-        for task in [task for task in self._running if task.cancelled]:
+        while (task := next((task for task in self._running if task.cancelled), None)) is not None:
             self._end(task)
         if any(task.cancelled for task in self._queue):
             with self._news:
@@ -200,7 +250,7 @@ class Scheduler:
         """Text that is there already goes to the mouth at once."""
         for task in tasks:
             token_ids = self.engine.tokenizer(task.given, add_special_tokens=False)["input_ids"]
-            with _timed([task], "text_s"):
+            with timed([task], "text_s"):
                 for token_id, meant in zip(token_ids, self.engine.meant(token_ids), strict=True):
                     task.write(token_id, meant, 0.0)
                 task.finish_text("end")
@@ -210,7 +260,7 @@ class Scheduler:
         self._leave_text(task, keep=error is None)
         if task.echo_row is not None:
             moved = self._steps.leave(task.echo_row)
-            _move_last(self._echo_rows, task.echo_row, moved)
+            move_last(self._echo_rows, task.echo_row, moved)
             for row, other in enumerate(self._echo_rows):
                 other.echo_row = row
             task.echo_row = None
@@ -224,7 +274,7 @@ class Scheduler:
         if keep:
             task.session.remember(self._memory.save(task.text_row))
         moved = self._memory.leave(task.text_row)
-        _move_last(self._text_rows, task.text_row, moved)
+        move_last(self._text_rows, task.text_row, moved)
         for row, other in enumerate(self._text_rows):
             other.text_row = row
         task.text_row = None
@@ -250,6 +300,14 @@ class Scheduler:
             for task in tasks:
                 self._each([task], work)
 
+    @contextmanager
+    def _blaming(self, task: ReplyTask) -> Iterator[None]:
+        """What is done for one reply after a step for several: it fails alone, and the step is not made again."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - handed to the reply that caused it
+            self._end(task, error)
+
     # ------------------------------------------------------------------------------------------ hear and read
 
     def _hear(self) -> None:
@@ -265,34 +323,31 @@ class Scheduler:
 
     def _hear_tasks(self, tasks: Tasks) -> None:
         audios = [audio for task in tasks for audio in task.session.unheard(task)]
-        with _timed(tasks, "encode_s"):
+        with timed(tasks, "encode_s"):
             heard = iter(self.engine.hear(audios) if audios else [])
         for task in tasks:
             found = {audio: next(heard) for audio in task.session.unheard(task)}
-            try:
+            with self._blaming(task):  # nothing to hear in it, or no room
                 task.session.hear(found)
                 text = task.session.transcript(task.new[-1])
                 keys = task.session.lay_out(task)
-            except ValueError as error:  # nothing to hear in it, or no room: this reply's own fault
-                self._end(task, error)
-                continue
-            if text:
-                task.emit(Heard(text))
-            saved, task.positions = task.session.resume(keys)
-            task.text_row = self._memory.join(saved)
-            self._text_rows.append(task)
+                if text:
+                    task.emit(Heard(text))
+                saved, task.positions = task.session.resume(keys)
+                task.text_row = self._memory.join(saved)
+                self._text_rows.append(task)
 
     def _read(self) -> None:
         """Run prompts, a part of them if they are long."""
-        for tasks in _neighbours([task for task in self._text_rows if task.positions]):
+        for tasks in neighbours([task for task in self._text_rows if task.positions]):
             self._each(tasks, self._read_tasks)
 
     def _read_tasks(self, tasks: Tasks) -> None:
-        with _timed(tasks, "prefill_s"):
+        with timed(tasks, "prefill_s"):
             parts = [task.positions[:PREFILL_POSITIONS] for task in tasks]
             embeds = [task.session.embed(part) for task, part in zip(tasks, parts, strict=True)]
             counts = [len(part) for part in parts]
-            states = self._memory.advance(pad_sequence(embeds, batch_first=True), counts, _first(tasks))
+            states = self._memory.advance(pad_sequence(embeds, batch_first=True), counts, first_row(tasks))
         for task, part, row in zip(tasks, parts, states, strict=True):
             task.session.note(part)
             task.positions = task.positions[len(part) :]
@@ -308,13 +363,13 @@ class Scheduler:
         self._each([task for task in writing if task not in waiting], self._write_tasks)
         # Several rows at once cost what one costs: rows in between run along, and hold still.
         advancing = [task for task in self._text_rows if task.state is None and not task.positions]
-        for tasks in _spans(self._text_rows, advancing):
+        for tasks in spans(self._text_rows, advancing):
             self._each(tasks, self._advance_tasks)
 
     def _write_tasks(self, tasks: Tasks) -> None:
         engine = self.engine
-        with _timed(tasks, "text_s"):
-            states = torch.stack([_known(task.state) for task in tasks])
+        with timed(tasks, "text_s"):
+            states = torch.stack([known(task.state) for task in tasks])
             logits = engine.logits(states)
             chosen = nucleus(
                 logits,
@@ -327,20 +382,21 @@ class Scheduler:
             scores = engine.scores(states)
             token_ids = chosen.tolist()
         for number, task in enumerate(tasks):
-            if not finite[number]:
-                self._end(
-                    task, FloatingPointError("the language model's logits are not finite; are the weights damaged?")
-                )
-                continue
-            task.dice.roll()
-            task.state = None
-            if token_ids[number] in engine.eos_ids:
-                self._finish_text(task, "end")
-                continue
-            with _timed([task], "text_s"):
-                task.write(token_ids[number], denoised[number], scores[number])
-            if len(task.token_ids) >= task.room:
-                self._finish_text(task, "length")
+            with self._blaming(task):
+                if not finite[number]:
+                    raise FloatingPointError("the language model's logits are not finite; are the weights damaged?")
+                self._take(task, token_ids[number], denoised[number], scores[number])
+
+    def _take(self, task: ReplyTask, token_id: int, denoised: Tensor, score: float) -> None:
+        task.dice.roll()
+        task.state = None
+        if token_id in self.engine.eos_ids:
+            self._finish_text(task, "end")
+            return
+        with timed([task], "text_s"):
+            task.write(token_id, denoised, score)
+        if len(task.token_ids) >= task.room:
+            self._finish_text(task, "length")
 
     def _finish_text(self, task: ReplyTask, stopped: str) -> None:
         task.finish_text(stopped)
@@ -350,11 +406,11 @@ class Scheduler:
     def _advance_tasks(self, tasks: Tasks) -> None:
         """Run the newest token of neighbouring rows; those that wait for something else only run along."""
         moving = [task for task in tasks if task.state is None and not task.positions]
-        with _timed(moving, "text_s"):
+        with timed(moving, "text_s"):
             keys = [task.token_ids[-1] if task.token_ids else 0 for task in tasks]
             embeds = self.engine.embed(keys, {})
             counts = [int(task in moving) for task in tasks]
-            states = self._memory.advance(embeds[:, None], counts, _first(tasks))
+            states = self._memory.advance(embeds[:, None], counts, first_row(tasks))
         for task, row in zip(tasks, states, strict=True):
             if task in moving:
                 task.session.note(task.token_ids[-1:])
@@ -376,7 +432,7 @@ class Scheduler:
             long = [task for task in ready if task.speech.stream.begins_with_prompt]
             for task in long:
                 self._each([task], self._say_tasks)
-            for tasks in _spans(self._echo_rows, [task for task in ready if task not in long]):
+            for tasks in spans(self._echo_rows, [task for task in ready if task not in long]):
                 self._each(tasks, self._say_tasks)
         for task in self._running:
             task.pass_on_speech()
@@ -385,19 +441,20 @@ class Scheduler:
         """One step of the echo decoder for neighbouring rows; those without anything to say only run along."""
         decoder = self.engine.model.echo_decoder
         streams = [task.speech.stream if task.speech is not None and task.speech.ready else None for task in tasks]
-        with _timed([task for task, stream in zip(tasks, streams, strict=True) if stream], "echo_s"):
+        with timed([task for task, stream in zip(tasks, streams, strict=True) if stream], "echo_s"):
             inputs = [stream.inputs() if stream else self._idle for stream in streams]
             counts = [len(one) if stream else 0 for one, stream in zip(inputs, streams, strict=True)]
-            first = _known(tasks[0].echo_row)
+            first = known(tasks[0].echo_row)
             for row, stream in enumerate(streams, first):
                 if stream:
                     self._steps.crop(row, stream.position)
             hidden = self._steps.advance(pad_sequence(inputs, batch_first=True), counts, first)
             last = hidden[:, -1] if hidden.shape[1] == 1 else hidden[range(len(tasks)), [max(n, 1) - 1 for n in counts]]
-            outputs = _choose(streams, decoder.output_logits(last), decoder.end_id)
+            outputs = choose_outputs(streams, decoder.output_logits(last), decoder.end_id)
             for task, stream, output in zip(tasks, streams, outputs, strict=True):
                 if stream:
-                    task.speech.accept(output)
+                    with self._blaming(task):
+                        task.speech.accept(output)
 
     def _sound(self) -> None:
         """Sound of every reply that has enough for a chunk."""
@@ -407,70 +464,9 @@ class Scheduler:
         self._each(speaking, self._sound_tasks)
 
     def _sound_tasks(self, tasks: Tasks) -> None:
-        with _timed(tasks, "vocoder_s"):
+        with timed(tasks, "vocoder_s"):
             waveforms = VocoderStream.advance([task.speech.voice for task in tasks])
         for task, waveform in zip(tasks, waveforms, strict=True):
-            task.speech.sounded(waveform)
-            task.pass_on_speech()
-
-
-# ---------------------------------------------------------------------------------------------- rows and clocks
-
-
-def _choose(streams: Sequence[UnitStream | None], logits: Tensor, end_id: int) -> list[int]:
-    """Outputs of a step, each as its stream wants it; of rows that only ran along, anything."""
-    mute = [row for row, stream in enumerate(streams) if stream and not stream.may_end]
-    if mute:
-        logits[mute, end_id] = -torch.inf
-    temperatures = [stream.temperature if stream else 0.0 for stream in streams]
-    if not any(temperatures):
-        return logits.argmax(-1).tolist()
-    top_ps = [stream.top_p if stream else 1.0 for stream in streams]
-    numbers = [stream.sampling.source.random() if stream and stream.temperature > 0 else 0.0 for stream in streams]
-    choices = torch.tensor([temperatures, top_ps, numbers], dtype=torch.float64, device=logits.device)
-    return nucleus(logits, *choices.unbind(0)).tolist()
-
-
-def _known(value: T | None) -> T:
-    assert value is not None
-    return value
-
-
-def _first(tasks: Tasks) -> int:
-    return _known(tasks[0].text_row)
-
-
-def _move_last(rows: list[ReplyTask], row: int, last: int) -> None:
-    rows[row] = rows[last]
-    rows.pop()
-
-
-def _neighbours(tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
-    """Groups of tasks in rows without a gap between them."""
-    group: list[ReplyTask] = []
-    for task in tasks:
-        if group and task.text_row != group[-1].text_row + 1:
-            yield group
-            group = []
-        group.append(task)
-    if group:
-        yield group
-
-
-def _spans(rows: Sequence[ReplyTask], tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
-    """All rows from the first to the last of some tasks, as one group; nothing without tasks."""
-    places = [place for place, task in enumerate(rows) if task in tasks]
-    if places:
-        yield rows[places[0] : places[-1] + 1]
-
-
-@contextmanager
-def _timed(tasks: Tasks, part: str) -> Iterator[None]:
-    """Add the time spent inside to one part of the tasks' timings, in equal shares."""
-    began_s = time.perf_counter()
-    try:
-        yield
-    finally:
-        share_s = (time.perf_counter() - began_s) / max(1, len(tasks))
-        for task in tasks:
-            setattr(task.timings, part, getattr(task.timings, part) + share_s)
+            with self._blaming(task):
+                task.speech.sounded(waveform)
+                task.pass_on_speech()

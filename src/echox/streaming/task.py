@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -108,7 +109,17 @@ class ReplyTask(Iterator[Event]):
     def cancel(self) -> None:
         """Stop: within one step of the scheduler no more is done for it. What was written stays in the history."""
         self.cancelled = True
-        self._scheduler.notice(self)
+        self._scheduler.notice()
+
+    def let_go(self) -> None:
+        """Cancel from where nothing may be waited for: the garbage collector runs anywhere, also within a round."""
+        self.cancelled = True
+        self._scheduler.notice(wait=False)
+
+    def settle(self) -> None:
+        """Cancel, and wait until it has ended (at most for one round)."""
+        self.cancel()
+        self._scheduler.wait(self)
 
     # ------------------------------------------------------------------------------------------ the scheduler's side
 
@@ -191,9 +202,10 @@ class ReplyEvents(Iterator[Event]):
             raise
 
     def close(self) -> None:
-        """Cancel, unless it is done."""
+        """Cancel, unless it is done; the session may be asked again at once."""
         if not self._task.done:
-            self._task.cancel()
+            self._task.settle()
 
     def __del__(self) -> None:
-        self.close()
+        if not self._task.done and not sys.is_finalizing():
+            self._task.let_go()
