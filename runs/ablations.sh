@@ -3,7 +3,7 @@
 #
 #   runs/ablations.sh            all of it, about two CPU-hours on one thread; stop it at any time and call it again: what was
 #                                trained or measured is not repeated, and seed 0 of every run comes before any seed 1
-#   runs/ablations.sh --smoke    one run of each kind for two steps and four questions, under two minutes
+#   runs/ablations.sh --smoke    one run of each kind for two steps and two questions, under two minutes
 #
 # Needs: the outputs of runs/nano.sh (out/nano); --smoke is content with those of runs/nano.sh --smoke. One stage alone that
 # runs/nano.sh does not run is trained here first: the T2C in the paper's form (7 CPU-min). Everything is written under
@@ -22,8 +22,8 @@ case "${1:-}" in
   --smoke)
     [ -d out/smoke/out/nano/echo ] && cd out/smoke  # recipes name their folders relative to where they are run
     rm -rf "$repository/out/smoke/ablations"
-    kinds=cascade,echo,recorded,fused,prefix,no_adapter,text_embeddings,context_words,t2c_units,t2c_bpe,adapter_frame_wise
-    options=(--output "$repository/out/smoke/ablations" --report "$repository/out/smoke/ablations" --limit 4 --seeds 1 --only "$kinds")
+    kinds=cascade,echo,prefix,no_adapter,context_words,t2c_units,t2c_bpe,adapter_frame_wise
+    options=(--output "$repository/out/smoke/ablations" --report "$repository/out/smoke/ablations" --limit 2 --seeds 1 --only "$kinds")
     few=(training.steps=2 training.batch_size=4 training.warmup_steps=1)
     ;;
   *) echo "usage: runs/ablations.sh [--smoke]" >&2; exit 2 ;;

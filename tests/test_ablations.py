@@ -164,7 +164,7 @@ def test_smoke():
     subprocess.run([str(ROOT / "runs" / "ablations.sh"), "--smoke"], check=True, timeout=900)
     folder = ROOT / "out" / "smoke" / "ablations"
     results = json.loads((folder / "ablations.json").read_text(encoding="utf-8"))
-    assert len(results) == len(list((folder / "results").iterdir())) > 8
+    assert len(results) == len(list((folder / "results").iterdir())) >= 8
     assert {"segments", "t2c", "s2t"} <= {key for result in results for key in result}
     assert (folder / "images" / "ablations_speech.png").is_file()
     shutil.rmtree(folder)
