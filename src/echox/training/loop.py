@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
@@ -50,7 +49,7 @@ from echox.training.optim import (
     learning_rate_factor,
     set_learning_rates,
 )
-from echox.training.parallel import gathered, plain, shard
+from echox.training.parallel import gathered, join_group, plain, shard
 from echox.training.record import RECORD_NAME, RunLog, finished_record, write_record
 
 
@@ -425,8 +424,7 @@ def _process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.dev
     if world == 1:
         yield 0, 1, device
         return
-    # The others wait while the first process evaluates and saves: longer than nccl's ten minutes, in a large model.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    join_group(device)
     try:
         yield dist.get_rank(), world, device
     finally:

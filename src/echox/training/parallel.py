@@ -9,8 +9,10 @@ Source: PyTorch FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.ful
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,23 @@ from echox.config import TrainingConfig
 
 READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c")
 """Parts whose blocks' weights are read directly (`LeanSteps`), so they cannot be gathered block by block."""
+
+
+def join_group(device: torch.device) -> None:
+    """Meet the other processes that torchrun started."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # The others wait while the first process evaluates and saves: longer than nccl's ten minutes, in a large model.
+    timeout = timedelta(hours=2)
+    world, attempt = int(os.environ["WORLD_SIZE"]), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not shared or attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != str(world):
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    # torchrun's store outlives a restart (torch 2.13), and with it the addresses of processes that are no more. On
+    # several machines attempts are counted apart: there torchrun must be told to make a new store (docs/training.md).
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, False, timeout)
+    store = dist.PrefixStore(f"attempt_{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=world, timeout=timeout)
 
 
 def shard(objective: nn.Module, config: TrainingConfig, device: torch.device) -> list[FSDPModule]:
