@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from echox.models.choosing import nucleus
 from echox.models.tokenization_text import word_index
-from echox.streaming import AudioChunk, ContextDropped, EchoX, Finished, Heard, SpeechFailed, TextDelta
+from echox.models.tokenization_unit_language import UnitReader
+from echox.streaming import (
+    AudioChunk,
+    ContextDropped,
+    EchoX,
+    Finished,
+    GenerationSettings,
+    Heard,
+    SpeechFailed,
+    TextDelta,
+    rows,
+)
 from echox.streaming.messages import Audio, Message
 from echox.streaming.policies import POLICIES
 from echox.streaming.speech import Speech
@@ -28,7 +40,7 @@ QUESTION = tone(1.0)
 TYPED = {"role": "user", "content": "Tell me about Brazil."}
 
 
-def of(kind: type, events: list) -> list:
+def of(kind: type | tuple[type, ...], events: list) -> list:
     return [event for event in events if isinstance(event, kind)]
 
 
@@ -126,6 +138,60 @@ def test_audio_follows_the_text_it_says(model):
             assert set(spoken.split()) <= set(told.split())
 
 
+def accounted(events: list) -> list[str]:
+    """Words that were spoken or reported, sorted."""
+    return sorted(word for event in of((AudioChunk, SpeechFailed), events) for word in event.text.split())
+
+
+def test_words_that_sound_like_the_end_of_the_one_before_are_told(monkeypatch):
+    """All their units become one with its last: they begin where the sound ends."""
+    echox = tiny_echox()
+    decoder, steps = echox.model.echo_decoder, itertools.count()
+
+    def one_unit(hidden):
+        row = torch.zeros(len(hidden), decoder.config.num_unit_words + 1)
+        row[:, decoder.end_id if next(steps) % 2 else 7] = 1e9
+        return row
+
+    monkeypatch.setattr(decoder, "output_logits", one_unit)
+    events = list(echox.session().stream(TYPED, echo_temperature=0.0))
+    assert accounted(events) == sorted(events[-1].text.split())
+
+
+def test_a_reader_that_holds_units_back_tells_each_text_once(monkeypatch):
+    """As that of the official unit pieces does."""
+    echox = tiny_echox(form="prefix")
+    language = echox.engine.unit_language
+
+    class Holding(UnitReader):
+        held: tuple[int, ...] = ()
+
+        def push(self, unit_words):
+            units = [*self.held, *super().push(unit_words)]
+            self.held = tuple(units[-1:])
+            return units[:-1]
+
+        def finish(self):
+            return list(self.held)
+
+    monkeypatch.setattr(language, "reader", lambda: Holding(language))
+    events = list(echox.session().stream(TYPED))
+    spoken = " ".join(chunk.text for chunk in of(AudioChunk, events)).split()
+    assert len(spoken) <= len(events[-1].text.split())
+    places = [mark.text_start for mark in events[-1].timeline]
+    assert places == sorted(set(places))
+
+
+def test_half_a_character_at_the_end_is_told(model, monkeypatch):
+    engine = model.engine
+    token_ids = engine.tokenizer(" sea \N{GRINNING FACE}", add_special_tokens=False)["input_ids"][:-1]
+    stream = model.speak_text(" sea ")
+    monkeypatch.setattr(type(engine.tokenizer), "__call__", lambda *_, **__: {"input_ids": token_ids})
+    events = list(stream)
+    assert events[-1].text == " sea \N{REPLACEMENT CHARACTER}"
+    assert accounted(events) == sorted(events[-1].text.split())
+
+
 # ---------------------------------------------------------------------------------------------- conversations
 
 
@@ -178,6 +244,71 @@ def test_the_oldest_turns_are_dropped_and_told():
     fresh.messages = list(session.messages)
     question = {"role": "user", "content": "And?"}
     assert fresh.reply(question, temperature=0.0).text == session.reply(question, temperature=0.0).text
+
+
+def test_the_system_prompt_is_never_dropped():
+    session = tiny_echox(max_positions=160).session(max_new_tokens=8)
+    session.reply([{"role": "system", "content": "Be brief."}, TYPED])
+    for _ in range(6):
+        session.reply({"role": "user", "content": "A dog barks. Tell me about the sea."})
+    assert session.messages[0].role == "system"
+    assert session.messages[1].role == "user"
+    assert len(session.messages) < 15
+
+
+def test_a_refused_question_drops_nothing():
+    session = tiny_echox(max_positions=160).session(max_new_tokens=8)
+    session.reply(TYPED)
+    before, events = list(session.messages), []
+    with pytest.raises(ValueError, match="too long"):
+        events.extend(session.stream({"role": "user", "content": "word " * 200}))
+    assert session.messages == before
+    assert events == []
+
+
+def test_audios_that_left_the_conversation_are_forgotten(model):
+    session = model.session(max_new_tokens=2)
+    for seed in range(3):
+        session.messages = []
+        session.reply(tone(0.3, seed=seed))
+    assert len(session._heard) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": "hot"}, {"temperature": None}, {"max_new_tokens": 2.5}, {"max_new_tokens": "5"},
+        {"top_p": True}, {"policy_numbers": [1]}, {"speak": "no"}, {"speech_policy": 3},
+        {"max_question_s": "a"}, {"seed": None},
+        {"speech_policy": "fixed", "policy_numbers": {"every_tokens": "8"}},
+        {"speech_policy": "semantic", "policy_numbers": {"min_tokens": 2.5}},
+        {"speech_policy": "semantic", "policy_numbers": {"threshold": None}},
+        {"speech_policy": "semantic", "policy_numbers": {"trigger": 3}},
+        {"speech_policy": "early_first", "policy_numbers": {"inner": []}},
+        {"speech_policy": "whole", "policy_numbers": {"max_tokens": None}},
+    ],
+)  # fmt: skip
+def test_settings_of_another_kind_are_refused_when_asked(model, settings):
+    """At the door, not in the middle of a step for many."""
+    with pytest.raises(ValueError, match="expected"):
+        model.session().submit(TYPED, **settings)
+
+
+def test_settings_that_transformers_leaves_open_are_the_defaults(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"temperature": null, "top_p": 0.9, "eos_token_id": [1]}')
+    assert GenerationSettings.load(tmp_path) == GenerationSettings(top_p=0.9)
+
+
+def test_bfloat16_replies_and_what_was_asked_is_not_rounded(monkeypatch):
+    echox = tiny_echox()
+    half = EchoX(echox.model.bfloat16(), echox.processor, echox.settings)
+    half.model.vocoder.float()
+    seen = []
+    monkeypatch.setattr(rows, "nucleus", lambda *inputs: seen.append(inputs) or nucleus(*inputs))
+    reply = half.generate(QUESTION, top_p=0.999, temperature=0.7, max_new_tokens=6)
+    assert reply.chunks
+    assert all(top_ps.max() == 0.999 or top_ps.max() == 1.0 for _, _, top_ps, _ in seen)
+    assert any(temperatures[0] == 0.7 for _, temperatures, _, _ in seen)
 
 
 def test_a_question_longer_than_the_model_is_refused():

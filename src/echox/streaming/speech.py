@@ -36,8 +36,8 @@ class _Word:
 
     text_start: int
     text_end: int
-    first_unit: int = 0
-    last_unit: int = 0
+    first_unit: int = -1  # none yet
+    last_unit: int = -1
     said: bool = False
 
 
@@ -95,8 +95,15 @@ class Speech:
         self._tokens.append((state, word, len(text.strip()), self._counter.is_blank(token_id)))
         self._release(self._policy.push(score, text, opens))
 
-    def finish(self) -> None:
-        """The text is complete."""
+    def finish(self, text: str = "") -> None:
+        """The reply is complete, with the rest of its text (what is left of a character that was cut off)."""
+        if text and self._words:
+            last = self._words[max(self._words)]
+            end = last.text_end
+            for part in (last, *self._segments):
+                if part.text_end == end:
+                    part.text_end += len(text)
+            self.text += text
         # White space at the end belongs to no word.
         for place in range(len(self._tokens) - 1, -1, -1):
             state, word, characters, blank = self._tokens[place]
@@ -173,8 +180,8 @@ class Speech:
         place = segment if said.word is None else self._words[said.word]
         self.num_unit_words += len(said.unit_words)
         if said.unit_words:
-            if not place.last_unit:
-                place.first_unit = self.num_units
+            if place.first_unit < 0:
+                place.first_unit = place.last_unit = self.num_units  # the reader may hold units back
                 self._waiting.append(place)
             self._sound(self._reader.push(said.unit_words), place)
         if said.word is not None:
@@ -210,7 +217,8 @@ class Speech:
         rate = self.engine.output_sampling_rate
         end_s = self.voice.num_samples / rate
         self._chunk_s = min(2 * self._chunk_s, LONGEST_CHUNK_S)
-        heard = [place for place in self._waiting if self._starts_s(place) < end_s]  # at least in part
+        ended = self.voice.done  # then also words whose units all became one with the last unit before them
+        heard = [place for place in self._waiting if ended or self._starts_s(place) < end_s]  # at least in part
         text = "".join(self.text[place.text_start : place.text_end] for place in heard[self._begun :])
         self._begun = len(heard)
         if not np.isfinite(waveform).all():
@@ -222,7 +230,7 @@ class Speech:
         while self._begun and self._waiting[0].said and self._waiting[0].last_unit <= timed:
             place = self._waiting[0]
             mark = Mark(place.text_start, place.text_end, self._starts_s(place), self.voice.end_s(place.last_unit))
-            if mark.end_s > end_s:
+            if mark.end_s > end_s and not ended:
                 break
             self.timeline.append(mark)
             self._waiting.popleft()

@@ -156,9 +156,10 @@ class ReplyTask(Iterator[Event]):
     def finish_text(self, stopped: str) -> None:
         """The reply's text is complete."""
         self.stopped, self.text_finished = stopped, True
-        self._tell(self.detokenizer.flush())
+        piece = self.detokenizer.flush()
+        self._tell(piece)
         if self.speech is not None:
-            self.speech.finish()
+            self.speech.finish(piece)
 
     def _tell(self, piece: str) -> None:
         if piece:
