@@ -193,33 +193,37 @@ class Session:
             ValueError: the newest turn alone is too long, or text holds special tokens.
         """
         limit = self.engine.max_positions
-        keys = self._positions(task.new)
+        keys = self._positions([*self.messages, *task.new])
         if limit is None:
             return keys
         # Room for the reply, or at least for a fair part of one.
         room = limit - min(task.settings.max_new_tokens, limit // 4)
-        dropped = 0
+        system = [message for message in self.messages[:1] if message.role == "system"]  # never dropped
+        turns = self.messages[len(system) :]
         if len(keys) > room:
-            while self.messages and len(keys) > KEPT_CONTEXT * room:
-                turn = next((n for n, one in enumerate(self.messages) if n and one.role == "user"), len(self.messages))
-                for message in self.messages[:turn]:
-                    for audio in message.audios:
-                        self._heard.pop(audio, None)
-                self.messages = self.messages[turn:]
-                dropped += turn
-                keys = self._positions(task.new)
-        if dropped:
-            task.emit(ContextDropped(dropped))
+            while turns and len(keys) > KEPT_CONTEXT * room:
+                turns = turns[next((n for n, one in enumerate(turns) if n and one.role == "user"), len(turns)) :]
+                keys = self._positions([*system, *turns, *task.new])
         if len(keys) >= limit:
             raise ValueError(
                 f"the question is too long: expected fewer than {limit} positions, found {len(keys)}; ask in shorter "
                 "turns"
             )
+        dropped = len(self.messages) - len(system) - len(turns)
+        if dropped:
+            self.messages = [*system, *turns]
+            self._keep_heard(task.new)
+            task.emit(ContextDropped(dropped))
         task.room = min(task.room, limit - len(keys))
         return keys
 
-    def _positions(self, new: Sequence[Message]) -> list[Any]:
-        return self.engine.lay_out(join_system(self.system, [*self.messages, *new]), self._heard)
+    def _positions(self, messages: Sequence[Message]) -> list[Any]:
+        return self.engine.lay_out(join_system(self.system, messages), self._heard)
+
+    def _keep_heard(self, new: Sequence[Message] = ()) -> None:
+        """Forget audios that are no longer in the conversation."""
+        audios = [audio for message in [*self.messages, *new] for audio in message.audios]
+        self._heard = {audio: self._heard[audio] for audio in audios if audio in self._heard}
 
     def resume(self, keys: list[Any]) -> tuple[SavedRow | None, list[Any]]:
         """What the memory holds of the wanted positions, and which are still to be run."""
@@ -251,14 +255,11 @@ class Session:
 
     def release(self, task: ReplyTask, error: BaseException | None) -> None:
         """A reply has ended, one way or the other: put it into the history."""
-        self._running = None
         if error is not None:
             self.forget()
         if task.text or (error is None and not task.cancelled):
             self.messages += [*task.new, Message("assistant", (task.text,))]
             self._timeline = tuple(task.speech.timeline) if task.speech is not None else ()
-            return
-        # Cancelled, or failed, before a word: as if it had not been asked.
-        for message in task.new:
-            for audio in message.audios:
-                self._heard.pop(audio, None)
+        # Else cancelled, or failed, before a word: as if it had not been asked.
+        self._keep_heard()
+        self._running = None  # last: from now on the next may be asked, by another thread
