@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class GenerationSettings:
         policy_numbers: of that policy, where they are to differ from the model's.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or a value of another kind.
     """
 
     max_new_tokens: int = 512
@@ -50,6 +51,7 @@ class GenerationSettings:
     policy_numbers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         for name in ("temperature", "echo_temperature", "retry_temperature"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -64,6 +66,17 @@ class GenerationSettings:
             raise ValueError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
         if not self.max_question_s > 0:
             raise ValueError(f"max_question_s: expected more than 0 seconds, found {self.max_question_s}")
+
+    def _check_kinds(self) -> None:
+        kinds: dict[type, tuple[type, str]] = {
+            float: (Real, "a number"), int: (Integral, "a whole number"), bool: (bool, "true or false"),
+            dict: (dict, "numbers by name"),
+        }  # fmt: skip
+        for item in dataclasses.fields(self):
+            value, default = getattr(self, item.name), getattr(type(self), item.name, {})
+            kind, wanted = kinds.get(type(default), (object, ""))
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+                raise ValueError(f"{item.name}: expected {wanted}, found {value!r}")
 
     def replaced(self, changes: dict[str, Any]) -> GenerationSettings:
         """A copy with some values changed.
@@ -99,7 +112,8 @@ class GenerationSettings:
             raise ValueError(f"{path}: expected a JSON object, found {str(values)[:40]}; copy the model folder again")
         known = {item.name for item in dataclasses.fields(cls)}
         # transformers writes its own keys into a file of this name (transformers_version, eos ids): not ours to judge.
-        return cls(**{name: value for name, value in values.items() if name in known})
+        # With null it says, as we do for the policy, that nothing was chosen.
+        return cls(**{name: value for name, value in values.items() if name in known and value is not None})
 
 
 class _Decoder(Protocol):

@@ -30,6 +30,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 from echox.streaming.trigger import Trigger
@@ -360,7 +361,7 @@ POLICIES = ("semantic", "punctuation", "fixed", "early_first", "word_by_word", "
 """Names that `make_policy` knows."""
 
 
-def make_policy(name: str, trigger: Trigger, **numbers: Any) -> Policy:
+def make_policy(name: str, trigger: Trigger, /, **numbers: Any) -> Policy:
     """A policy by name, with the model's trigger as the source of what ``numbers`` leave open.
 
     Args:
@@ -370,8 +371,10 @@ def make_policy(name: str, trigger: Trigger, **numbers: Any) -> Policy:
             of its ``inner`` policy (semantic if it is not given) and that one's numbers.
 
     Raises:
-        ValueError: an unknown name or number, or one out of range.
+        ValueError: an unknown name or number, one out of range or of another kind.
     """
+    if name not in POLICIES:
+        raise ValueError(f"speech policy: expected one of {', '.join(POLICIES)}, found {name!r}")
     longest = {"max_tokens": trigger.max_tokens}
     if name == "early_first":
         inner = make_policy(numbers.pop("inner", "semantic"), trigger, **_without(numbers, "first_words"))
@@ -385,8 +388,6 @@ def make_policy(name: str, trigger: Trigger, **numbers: Any) -> Policy:
         _check_names(name, numbers, {"every_tokens"})
         return Fixed(**numbers)
     plain: dict[str, Any] = {"punctuation": Punctuation, "word_by_word": WordByWord, "whole": Whole}
-    if name not in plain:
-        raise ValueError(f"speech policy: expected one of {', '.join(POLICIES)}, found {name!r}")
     _check_names(name, numbers, {item.name for item in dataclasses.fields(plain[name])})
     policy: Policy = plain[name](**{**longest, **numbers})
     return policy
@@ -421,13 +422,15 @@ def _check(flushed: bool, tokens: int, score: float) -> None:
 
 
 def _check_names(policy: str, numbers: dict[str, Any], known: set[str]) -> None:
-    for name in numbers:
+    for name, value in numbers.items():
         if name not in known:
             raise ValueError(f"speech policy {policy}: expected {', '.join(sorted(known))}, found {name!r}")
+        if not isinstance(value, Real if name == "threshold" else Integral):
+            raise ValueError(f"speech policy {policy}: expected {name} as a number of tokens, found {value!r}")
 
 
 def _at_least_1(policy: Any) -> None:
     for item in dataclasses.fields(policy):
         value = getattr(policy, item.name)
-        if isinstance(value, int | float) and not (isinstance(value, int) and value >= 1):
+        if item.name != "inner" and not (isinstance(value, Integral) and value >= 1):
             raise ValueError(f"speech policy: expected {item.name} of at least 1, found {value}; use a whole number")
