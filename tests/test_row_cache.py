@@ -77,6 +77,26 @@ def test_room_is_used_again():
     assert len(set(sizes)) == 1
 
 
+@pytest.mark.parametrize("make", [DecoderRows, LeanSteps, lambda model: StaticSteps(LeanWeights(model), rows=2)])
+@torch.inference_mode()
+def test_what_is_not_finite_leaves_with_its_row(make):
+    """A mask gives it the weight 0, and 0 times not-a-number is not a number."""
+    torch.manual_seed(0)
+    model = LlamaModel(LlamaConfig(**SIZES)).eval()
+    memory, inputs = make(model), torch.randn(2, 9, 32)
+    row = memory.join()
+    memory.advance(inputs[:1] * float("nan"))
+    memory.clear(row)
+    memory.leave(row)
+    memory.join()
+    memory.join()
+    memory.advance(inputs[:1, :2])
+    memory.advance(inputs[1:, :8], first_row=1)
+    found = memory.advance(torch.stack([inputs[0, 2:3], inputs[1, 8:]]))
+    want = model(inputs_embeds=inputs[:1, :3], use_cache=False).last_hidden_state[:, 2:]
+    torch.testing.assert_close(found[:1], want, atol=2e-5, rtol=1e-4)
+
+
 def test_layers_without_positions_are_refused():
     config = LlamaConfig(**SIZES)
     config.layer_types = ["linear_attention", "full_attention"]

@@ -127,6 +127,13 @@ class RowCache(Cache):
         self.lengths.pop()
         return last
 
+    def clear(self, row: int) -> None:
+        """Empty a row. What is not finite in it would reach later rows, even from where a mask hides it."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys[row] = layer.values[row] = 0
+        self.lengths[row] = 0
+
     def crop(self, row: int, length: int) -> None:
         """Wind a row back to its first `length` positions."""
         self.lengths[row] = min(length, self.lengths[row])

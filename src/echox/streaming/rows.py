@@ -24,12 +24,17 @@ def choose_outputs(streams: Sequence[UnitStream | None], logits: Tensor, end_id:
     if mute:
         logits[mute, end_id] = -torch.inf
     temperatures = [stream.temperature if stream else 0.0 for stream in streams]
-    if not any(temperatures):
-        return logits.argmax(-1).tolist()
     top_ps = [stream.top_p if stream else 1.0 for stream in streams]
     numbers = [stream.sampling.source.random() if stream and stream.temperature > 0 else 0.0 for stream in streams]
+    return sample(logits, temperatures, top_ps, numbers).tolist()
+
+
+def sample(logits: Tensor, temperatures: list[float], top_ps: list[float], numbers: list[float]) -> Tensor:
+    """(B,) one output per row; see `nucleus`. What was asked for is not rounded to the type of the logits."""
+    if not any(temperatures):
+        return logits.argmax(-1)
     choices = torch.tensor([temperatures, top_ps, numbers], dtype=torch.float64, device=logits.device)
-    return nucleus(logits, *choices.unbind(0)).tolist()
+    return nucleus(logits, *choices.unbind(0))
 
 
 def known(value: T | None) -> T:

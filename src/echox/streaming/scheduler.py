@@ -24,12 +24,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from echox.errors import QueueFull
-from echox.models.choosing import nucleus
 from echox.models.modeling_unit_backbone import LeanSteps
 from echox.models.vocoder_stream import VocoderStream
 from echox.streaming.engine import Engine
 from echox.streaming.events import Heard
-from echox.streaming.rows import Tasks, choose_outputs, first_row, known, move_last, neighbours, spans, timed
+from echox.streaming.rows import Tasks, choose_outputs, first_row, known, move_last, neighbours, sample, spans, timed
 from echox.streaming.task import ReplyTask
 
 PREFILL_POSITIONS = 512
@@ -259,6 +258,7 @@ class Scheduler:
         """Take a task out of the work; its session keeps what the language model remembers."""
         self._leave_text(task, keep=error is None)
         if task.echo_row is not None:
+            self._steps.clear(task.echo_row)  # it may have been given what is not finite, and only failed to speak
             moved = self._steps.leave(task.echo_row)
             move_last(self._echo_rows, task.echo_row, moved)
             for row, other in enumerate(self._echo_rows):
@@ -273,6 +273,8 @@ class Scheduler:
             return
         if keep:
             task.session.remember(self._memory.save(task.text_row))
+        else:
+            self._memory.clear(task.text_row)
         moved = self._memory.leave(task.text_row)
         move_last(self._text_rows, task.text_row, moved)
         for row, other in enumerate(self._text_rows):
@@ -371,11 +373,12 @@ class Scheduler:
         with timed(tasks, "text_s"):
             states = torch.stack([known(task.state) for task in tasks])
             logits = engine.logits(states)
-            chosen = nucleus(
+            settings = [task.settings for task in tasks]
+            chosen = sample(
                 logits,
-                states.new_tensor([task.settings.temperature for task in tasks]),
-                states.new_tensor([task.settings.top_p for task in tasks]),
-                torch.tensor([task.dice.value for task in tasks], dtype=torch.float64, device=states.device),
+                [one.temperature for one in settings],
+                [one.top_p for one in settings],
+                [task.dice.value for task in tasks],
             )
             finite = torch.isfinite(logits).all(-1).tolist()
             denoised = engine.denoise(states, chosen)
