@@ -240,6 +240,17 @@ def test_memory_of_a_stream_is_bounded():
         assert most <= 2 * vocoder.config.receptive_field_units + vocoder.config.right_context_frames + 2
 
 
+def test_durations_that_hear_no_neighbours():
+    """Nothing but the newest unit is kept then, for an equal one that may follow."""
+    vocoder = hifigan(duration_kernel_size=1)
+    assert vocoder.config.receptive_field_units == 0
+    units = [1, 2, 2, 3, 3, 1, 4, 4, 5, 2] * 4
+    [said], [stream] = in_parts(vocoder, [units], [1], [None])
+    expected = whole(vocoder, units)
+    np.testing.assert_allclose(said, expected, atol=1e-5, rtol=0)
+    assert stream.end_s(len(units)) == pytest.approx(len(expected) / vocoder.sampling_rate)
+
+
 def test_nothing_to_say():
     stream = VocoderStream(light())
     assert VocoderStream.advance([]) == []

@@ -63,9 +63,8 @@ class VocoderStream:
         )
         self._samples_per_frame = int(vocoder.config.samples_per_frame)
         self._num_units = int(vocoder.config.num_units)
-        self._units: list[
-            int
-        ] = []  # reduced units from `_first` on: the context of durations to come, and frames to say
+        # Reduced units from `_first` on: the context of durations to come, and frames to say.
+        self._units: list[int] = []
         self._durations: list[int] = []  # frames of the first of them
         self._first = 0  # reduced units dropped from the front
         self._reduced_of_pushed: list[int] = []  # how many reduced units the first n + 1 pushed ones make
@@ -227,9 +226,10 @@ class VocoderStream:
     def _forget(self) -> None:
         """Drop units that neither frames nor durations need any more."""
         said = bisect_right(self._ends_frames, self._fed_frames)
-        needed = min(said, len(self._ends_frames) - self._reach)
+        # The newest stays: an equal one may follow.
+        needed = min(said, len(self._ends_frames) - self._reach, self._first + len(self._units) - 1)
         if needed > self._first:
-            del self._units[: min(needed - self._first, len(self._units) - 1)]
+            del self._units[: needed - self._first]
             self._first = needed
 
 
