@@ -179,9 +179,10 @@ class Engine:
         table = self._lm.get_input_embeddings()
         tokens = [key if isinstance(key, int) else 0 for key in keys]
         embeds = table(torch.tensor(tokens, device=self.device))
-        for place, key in enumerate(keys):
-            if not isinstance(key, int):
-                embeds[place] = heard[key[0]].embeds[key[1]].to(embeds.dtype)
+        places = [place for place, key in enumerate(keys) if not isinstance(key, int)]
+        if places:  # all at once: on a GPU each assignment is a launch
+            frames = [heard[keys[place][0]].embeds[keys[place][1]] for place in places]
+            embeds[torch.tensor(places, device=self.device)] = torch.stack(frames).to(embeds)
         return embeds
 
     # ------------------------------------------------------------------------------------------ text
