@@ -32,6 +32,14 @@ def test_loopback_without_a_key():
     assert asked(door, host="evil.example", path="/health") is None
 
 
+@pytest.mark.parametrize("wrong", ["[::1", "[", "]", "http://[", "a b", "\x00", ""])
+def test_headers_that_make_no_sense_are_refused(wrong):
+    assert asked(Door(), host=wrong) == "host_not_allowed"
+    assert asked(Door(), origin=f"http://{wrong}") == "origin_not_allowed"
+    assert asked(Door("secret"), host=wrong, origin=f"http://{wrong}", **KEY) in (None, "origin_not_allowed")
+    assert asked(Door("secret"), host="", origin="http://", **KEY) == "origin_not_allowed"
+
+
 def test_with_a_key():
     door = Door("secret", ("https://app.example",))
     assert asked(door) == "invalid_api_key"

@@ -71,12 +71,12 @@ class Door:
         return None
 
     def _is_known(self, host: str) -> bool:
-        return is_loopback(_name_of(host)) or any(urlsplit(origin).netloc == host for origin in self.allowed_origins)
+        return is_loopback(_name_of(host)) or any(_site_of(origin) == host for origin in self.allowed_origins)
 
     def _origin_fits(self, origin: str, host: str) -> bool:
         if "*" in self.allowed_origins or origin in self.allowed_origins:
             return True
-        return urlsplit(origin).netloc == host and urlsplit(origin).scheme in ("http", "https")
+        return origin.startswith(("http://", "https://")) and _site_of(origin) == host != ""
 
 
 def shown_key(headers: dict[str, str]) -> str:
@@ -100,9 +100,20 @@ def is_loopback(name: str) -> bool:
         return False
 
 
+def _site_of(origin: str) -> str:
+    """Name and port in an origin; "" if it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
 def _name_of(host: str) -> str:
-    """The name in a Host header, without its port."""
-    return urlsplit(f"//{host}").hostname or ""
+    """The name in a Host header, without its port; "" if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class Doorkeeper:
