@@ -31,6 +31,8 @@ from echox.files import write_text
 
 STAGE_MODULES: dict[str, str] = {
     "corpus": "echox.data.corpora.nano",
+    "bilingual_corpus": "echox.data.corpora.bilingual",
+    "prepare_data": "echox.data.pipeline.recipe",
     "encoder": "echox.training.encoder",
     "units": "echox.training.units",
     "unit_language": "echox.training.units",

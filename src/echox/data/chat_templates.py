@@ -59,7 +59,7 @@ class TurnMarkers:
 
     def template(self, audio_token: str, thought: str = "") -> str:
         """The chat template: turns, and nothing else; `thought` stands before every reply."""
-        values = {
+        values: dict[str, str | bool] = {
             "before_role": self.before_role, "after_role": self.after_role, "between": self.between, "end": self.end,
             "bos": self.bos, "assistant": self.assistant, "system_turn": self.system_turn, "audio": audio_token,
             "thought": thought,

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# The paper's model, from public corpora to its tables: EchoX-3B (or 8B) on one node of 8 GPUs, or several.
+#
+#   runs/paper.sh --dry-run            print every command, and check that every recipe loads; runs nothing
+#   runs/paper.sh                      the run (EchoX-3B); stop it at any time and call it again, it goes on where it stopped
+#   SIZE=8b runs/paper.sh              EchoX-8B; corpora, units and unit language are shared with 3B
+#   NODES=4 NODE_RANK=0 MASTER=host runs/paper.sh   on each of 4 nodes, with its rank (SLURM: docs/training.md)
+#
+# Nobody has run it whole: no such cluster was at hand. Each stage is the one that trains nano, with other numbers. The
+# GPU-hours below are a model, not a measurement (scripts/paper_costs.py, docs/scaling.md): 8 H100, 35 % of the peak in the
+# language model, 0.1 s besides for each micro-batch.
+#   storage   0.4 TB of recordings (FLAC; several times that while archives are unpacked), 0.4 TB of log-mel features on a
+#             disk that all processes of a node read, 2 GB of units, 6 GB for each checkpoint of stage I
+#   network   0.4 to 1 TB of downloads; in training gradients of 0.5 G weights a step (2 GB: NVLink, or 100 Gb/s between nodes)
+# Licences: several corpora do not state one, Llama has its own. `echox data corpora` lists them: read them first.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/.." && pwd)
+cd "${WORK:-$repository}"
+python=${PYTHON:-python3}
+[ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
+size=${SIZE:-3b}
+recipes=$repository/recipes
+[ -d "$recipes/$size" ] || { echo "SIZE: expected 3b or 8b, found $size" >&2; exit 2; }
+raw=${RAW:-out/paper/raw}   # archives as they were downloaded
+nodes=${NODES:-1} rank=${NODE_RANK:-0} gpus=${GPUS:-8} master=${MASTER:-localhost}
+dry=false
+case "${1:-}" in
+  "") ;;
+  --dry-run) dry=true ;;
+  *) echo "usage: [SIZE=3b|8b] runs/paper.sh [--dry-run]" >&2; exit 2 ;;
+esac
+
+# once NAME COMMAND ...: on the first node, unless it was done before.
+once() {
+  local name=$1 mark=out/paper/.done-$1
+  shift
+  if $dry; then echo "$*"; return; fi
+  [ "$rank" = 0 ] || return 0
+  if [ -e "$mark" ]; then echo "== $name: finished before"; return; fi
+  echo "== $name: $*"
+  mkdir -p out/paper && "$@" && touch "$mark"
+}
+# prepare NAME: a recipe that makes something; train NAME: a recipe that trains, on all GPUs of all nodes. A finished run is
+# not repeated, a killed one continues from its newest checkpoint (torchrun starts it again by itself, three times).
+named=()
+prepare() {
+  local recipe=$recipes/$1.yaml
+  named+=("$recipe")
+  once "${1//\//-}" "$python" -m echox prepare "$recipe"
+}
+train() {
+  local recipe=$recipes/$1.yaml
+  shift
+  local command=("$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "$rank" --master-addr "$master" --master-port 29500
+    --nproc-per-node "$gpus" --max-restarts 3 -m echox.training.loop "$recipe" "$@")
+  named+=("$recipe")
+  if $dry; then echo "${command[*]}"; return; fi
+  echo "== ${command[*]}"
+  "${command[@]}"
+}
+
+# 1. Corpora: 6,200 h. A day, by the network. Each is fetched (goes on where it stopped), checked item by item and written as
+#    manifests; damaged items are listed in damaged.jsonl. A corpus that must be asked for is put into $raw/NAME by hand.
+for corpus in librispeech mls sharechatx magpie-speech audioqa speechinstruct hh-rlhf-speech; do
+  limit=()
+  [ $corpus = mls ] && limit=(--limit 725000)   # the paper takes 3,000 of its 44,500 h; a recording has about 15 s
+  once "download-$corpus" "$python" -m echox data download $corpus "$raw/$corpus"
+  once "import-$corpus" "$python" -m echox data import $corpus "$raw/$corpus" "out/paper/$corpus" --keep-going "${limit[@]}"
+done
+for corpus in librispeech mls; do   # recordings as a task: write down what is said
+  once "recognition-$corpus" "$python" "$repository/scripts/paper_manifests.py" recognition "out/paper/$corpus"
+done
+
+# 2. The language model, ready to hear: 10 minutes. All stages read this one folder.
+prepare "$size/language_model"
+
+# 3. The voice: what assistants say, where its words end, its units, unit language, vocoder. The published parts are small
+#    files: centroids and vocoder. 1,729 h through two encoders of 95 M weights: some 10 GPU-hours, decoding included.
+published=https://dl.fbaipublicfiles.com
+voice=$published/fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj
+once centroids curl --fail --location --create-dirs --output-dir out/paper/published --remote-name \
+  $published/hubert/mhubert_base_vp_en_es_fr_it3_L11_km1000.bin
+for file in g_00500000 config.json; do
+  once "vocoder-$file" curl --fail --location --create-dirs --output-dir out/paper/published/vocoder --remote-name "$voice/$file"
+done
+once replies "$python" "$repository/scripts/paper_manifests.py" replies out/paper/replies \
+  out/paper/audioqa out/paper/speechinstruct out/paper/hh-rlhf-speech
+prepare 3b/align
+prepare 3b/extract_units
+prepare 3b/unit_language
+prepare 3b/published_vocoder
+
+# 4. Stage I, S2T: it hears. Model: 14 GPU-hours (8b: 29). Before the first long run: --overfit-one-batch (docs/training.md).
+train "$size/s2t" ${PARALLEL:+training.parallel=$PARALLEL}
+# 5. Stage II, T2C: it reads aloud. Model: 19 GPU-hours (8b: 21), all of it kernels to start: a larger batch costs nothing.
+train "$size/t2c"
+# 6. Stage III, Echo: it speaks. Model: 27 GPU-hours (8b: 54), four fifths of them the T2C's decoding of pseudo-labels.
+train "$size/echo" ${PARALLEL:+training.parallel=$PARALLEL}
+# 7. One folder, and the paper's tables: speech-to-speech accuracy on the three sets, judged by whisper-large-v3; and the
+#    latency, with nothing else running. 3 GPU-hours.
+prepare "$size/package"
+once "eval-$size" "$python" -m echox eval run --task llama-questions,web-questions,triviaqa --model "out/$size/package" \
+  --judge openai/whisper-large-v3 --output "out/$size/eval"
+once "latency-$size" "$python" -m echox eval latency --model "out/$size/package" --output "out/$size/latency"
+once "report-$size" "$python" -m echox eval report "out/$size/eval"
+
+if $dry; then  # in one process: each that loads is named
+  "$python" -c '
+import sys
+from echox import load_recipe
+for path in sys.argv[1:]:
+    print(f"# {path}: stage {load_recipe(path).stage}, loads")' "${named[@]}"
+fi

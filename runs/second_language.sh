@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# A second language at nano scale: German answers to German and English questions, and English sentences spoken back in
+# German (speech-to-speech translation), all speech by espeak-ng. docs/new-language.md explains each step for recordings.
+#
+#   runs/second_language.sh            the full run; stop it at any time and call it again, it goes on where it stopped
+#   runs/second_language.sh --smoke    every stage on a handful of items, minutes
+#
+# Needs: espeak-ng, `pip install -e '.[train,data,eval]'`. Written under out/second_language (smoke: out/smoke_second_language).
+# Stages that do not change with the language are nano's recipes with other paths. Costs are nano's, scaled by steps: a
+# model, not a measurement.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3}
+[ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
+
+smoke=false
+case "${1:-}" in
+  "") ;;
+  --smoke) smoke=true ;;
+  *) echo "usage: runs/second_language.sh [--smoke]" >&2; exit 2 ;;
+esac
+place=$repository
+if $smoke; then
+  place=$repository/out/smoke_second_language
+  rm -rf "$place" && mkdir -p "$place"
+fi
+cd "$place"
+out=out/second_language
+mkdir -p "$out"
+
+# stage NAME RECIPE [overrides ...]: runs one recipe unless it is finished. Overrides after "--" are for the smoke run.
+stage() {
+  local name=$1 recipe=$2 mark=$out/.done-$1 chosen=() small=false
+  shift 2
+  for override in "$@"; do
+    if [ "$override" = -- ]; then small=true; elif ! $small || $smoke; then chosen+=("$override"); fi
+  done
+  if [ -e "$mark" ]; then echo "== $name: finished before"; return; fi
+  echo "== $name"
+  local started=$SECONDS
+  "$python" -m echox train "$repository/recipes/$recipe.yaml" "${chosen[@]}"
+  echo "== $name: $((SECONDS - started)) s"
+  touch "$mark"
+}
+few=(training.steps=3 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=3 training.sample_every_steps=0)
+
+# 1. Corpus: questions in two languages, answers in one. The table is recipes/new_language/facts_de.yml.
+stage corpus new_language/corpus facts="$repository/recipes/new_language/facts_de.yml" -- max_items=6
+# 2. Text LLM: answers in writing.
+stage lm nano/lm data.dialogues=$out/text/dialogues.jsonl training.output_dir=$out/lm data.topic_temperature=1.0 \
+  tokenizer.vocab_size=1024 training.steps=1500 -- "${few[@]}" tokenizer.vocab_size=300
+# 3. Ear: both languages, and the reply voice, which it will align. Words are said as their letters.
+stage encoder nano/encoder "data.manifests=[$out/speech/questions.jsonl, $out/speech/replies.jsonl]" \
+  data.phones=$out/phones.json data.tokenizer=$out/tokenizer data.dialogues=$out/text/dialogues.jsonl data.vocab_size=1024 \
+  training.output_dir=$out/encoder training.steps=4000 -- "${few[@]}" data.vocab_size=300 training.batch_size=800
+# 4. Where the words of the reply voice end.
+stage align new_language/align -- keep_going=true
+# 5. Units, unit language, vocoder: a voice from its recordings alone.
+stage units new_language/units -- "${few[@]}" clusters.num_units=32 training.batch_size=800
+stage unit_language new_language/unit_language -- model.vocabulary_size=60 model.min_count=1
+stage vocoder new_language/vocoder -- "${few[@]}" training.batch_size=200 data.evaluate_items=2
+# 6. Stage I, stage II, stage III.
+stage s2t nano/s2t "data.manifests=[$out/speech/dialogues.jsonl]" model.speech_encoder=$out/encoder \
+  model.language_model=$out/lm training.output_dir=$out/s2t -- "${few[@]}" training.batch_size=4 data.evaluation_items=2
+stage t2c new_language/t2c -- "${few[@]}" training.batch_size=4
+stage echo nano/echo "data.speech=[$out/speech/dialogues.jsonl]" "data.text=[$out/text/dialogues.jsonl]" model.s2t=$out/s2t \
+  model.t2c=$out/t2c model.vocoder=$out/vocoder training.output_dir=$out/echo -- "${few[@]}" training.batch_size=4 \
+  data.evaluation_items=2 data.samples=1 targets.max_unit_words=32
+# 7. One folder.
+stage package nano/package parts.echo=$out/echo parts.vocoder=$out/vocoder output_dir=$out/package \
+  "parts.records=[$out/lm, $out/encoder, $out/units, $out/vocoder, $out/s2t, $out/t2c, $out/echo]"
+# 8. Measured: translation of held-out spoken sentences, BLEU of the written reply. What the reply sounds like takes a
+#    recogniser of German (--judge openai/whisper-large-v3); none is needed for the text.
+"$python" - "$out" <<'PY'
+import json, sys
+from pathlib import Path
+from echox.data.manifest import read_dialogues
+out = Path(sys.argv[1])
+rows = [
+    {"id": one.id, "audio": f"speech/{one.turns[0].audio}", "question": one.turns[0].text, "translation": one.turns[1].text}
+    for one in read_dialogues(out / "speech" / "dialogues.jsonl")
+    if one.split != "train" and one.topic.endswith("uebersetzung")
+]
+(out / "translation.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+PY
+limit=()
+$smoke && limit=(--limit 2)
+"$python" -m echox eval run --task translation --data "$out/translation.jsonl" --model "$out/package" --judge "${JUDGE:-none}" \
+  --output "$out/eval" "${limit[@]}"

@@ -1,0 +1,109 @@
+"""What the 3B and 8B road costs: a model, not a measurement. Every assumption is a number below, with its reason.
+
+    python scripts/paper_costs.py             # 6,000 hours
+    python scripts/paper_costs.py --scale 100
+
+GPU-hours are floating-point operations over what a GPU is assumed to sustain, plus a fixed time for every micro-batch
+(kernels to start, gradients to exchange), and in stage III the sequential decoding of pseudo-labels, which no share of
+the peak describes. docs/scaling.md explains it and says what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+PEAK_FLOPS = 989e12  # H100 SXM, dense bfloat16 (NVIDIA's data sheet)
+SHARE_LARGE = 0.35  # of the peak, for matrices of an LLM in training: assumed; 0.3 to 0.4 is common in reports
+SHARE_SMALL = 0.03  # for decoders of width 512 to 768: assumed; they wait for memory and for kernels to start
+GPU_HOUR_USD = 2.5  # assumed
+GPUS = 8
+
+HOURS = {"s2t": 960 + 3000 + 178 + 327, "t2c": 989 + 84 + 656, "echo": 178 + 327}  # METHOD.md, "Training"
+STEPS = {"s2t": 40_000, "t2c": 270_000, "echo": 15_000}  # recipes/3b, recipes/8b
+MICRO_BATCHES = {"3b": {"s2t": 1, "t2c": 1, "echo": 1}, "8b": {"s2t": 2, "t2c": 1, "echo": 2}}  # of a step
+MICRO_BATCH_S = {"s2t": 0.10, "t2c": 0.03, "echo": 0.15}  # besides its arithmetic: assumed
+EPOCHS = {"s2t": 1, "t2c": 5, "echo": 3}  # recipes/3b: 40,000, 270,000 and 15,000 steps of 32
+DIALOGUES = 160_000  # of stage III: what its 15,000 steps of 32 are three epochs of
+
+TOWER = 635e6  # whisper-large-v3's encoder; 50 frames/s, forward only
+FRAMES_PER_S, ADAPTED_PER_S = 50, 25
+HEARD_PER_S, SPOKEN_PER_S = 7, 3.5  # positions kept of a second of speech (blank runs count), text tokens: assumed
+TEMPLATE_POSITIONS, ITEM_S = 30, 12.5  # of a conversation; 4,465 h are 1.28 M items
+TRAIN, FROZEN = (
+    8,
+    6,
+)  # operations per weight and position: forward 2, gradients 2 or 4, and once more for checkpointing 2
+UNIT_WORDS_PER_S = 15  # 50 frames/s, about 30 reduced units/s, unit words of two: METHOD.md part 8
+REPLY_TOKENS, QUESTION_S = 100, 5
+SEGMENT_STEPS, STEP_S = 200, 0.003  # unit words of the longest segment of a batch; one decoder step on a GPU: assumed
+BATCH = {"3b": 4, "8b": 2}  # per GPU, as in the recipes
+
+FLAC_GB_PER_H, FEATURES_GB_PER_H = 0.063, 100 * 128 * 2 * 3600 / 1e9  # 55 % of 16 bits; 128 mels in float16, 100/s
+
+
+@dataclass(frozen=True)
+class Size:
+    """Weights of a size: all of the language model's, its head, its width; the unit decoder's."""
+
+    weights: float
+    vocabulary: int
+    width: int
+    decoder: float
+
+
+SIZES = {"3b": Size(3.21e9, 128_257, 3072, 30e6), "8b": Size(8.03e9, 128_257, 4096, 63e6)}
+
+
+def gpu_hours(name: str, scale: float = 1.0) -> dict[str, float]:
+    """GPU-hours by stage; "echo: pseudo-labels" is the part of stage III in which the T2C decodes."""
+    size, large, small = SIZES[name], PEAK_FLOPS * SHARE_LARGE, PEAK_FLOPS * SHARE_SMALL
+    adapter = 14 * size.width**2 + size.vocabulary * size.width  # a Transformer layer, and the CTC head
+    hear = 2 * TOWER * FRAMES_PER_S + TRAIN * adapter * ADAPTED_PER_S
+    positions = HEARD_PER_S + SPOKEN_PER_S + TEMPLATE_POSITIONS / ITEM_S
+    s2t_s = HOURS["s2t"] * 3600 * EPOCHS["s2t"] * (hear + FROZEN * size.weights * positions) / large
+    t2c_positions = UNIT_WORDS_PER_S + SPOKEN_PER_S
+    t2c_s = HOURS["t2c"] * 3600 * EPOCHS["t2c"] * TRAIN * size.decoder * t2c_positions / small
+    read = QUESTION_S * HEARD_PER_S + REPLY_TOKENS + TEMPLATE_POSITIONS
+    speech_s = REPLY_TOKENS / SPOKEN_PER_S
+    one = 2 * TOWER * FRAMES_PER_S * QUESTION_S + FROZEN * size.weights * read
+    echo_s = DIALOGUES * EPOCHS["echo"] * (one / large + TRAIN * size.decoder * UNIT_WORDS_PER_S * speech_s / small)
+    labels_s = DIALOGUES * EPOCHS["echo"] / BATCH[name] * SEGMENT_STEPS * STEP_S
+    found = {"s2t": s2t_s, "t2c": t2c_s, "echo": echo_s}
+    for stage, micro_batches in MICRO_BATCHES[name].items():
+        found[stage] += GPUS * STEPS[stage] * micro_batches * MICRO_BATCH_S[stage]
+    found["echo: pseudo-labels"] = labels_s
+    return {stage: scale * seconds / 3600 for stage, seconds in found.items()}
+
+
+def storage_gb(scale: float = 1.0) -> dict[str, float]:
+    """What lies on disk: recordings, features of what is heard, units (JSON), checkpoints of the largest stage."""
+    hours = HOURS["s2t"] + HOURS["t2c"]  # stage III reads what stage I has read
+    return {
+        "recordings, FLAC": scale * hours * FLAC_GB_PER_H,
+        "log-mel features": scale * HOURS["s2t"] * FEATURES_GB_PER_H,
+        "units": scale * HOURS["t2c"] * 3600 * 30 * 12 / 1e9,  # a unit, its duration and its word: 12 characters
+    }
+
+
+def main() -> int:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scale", type=float, default=1.0, help="times the paper's hours")
+    scale = parser.parse_args().scale
+    print("| GPU-hours (model) | " + " | ".join(SIZES) + " |\n|---|---|---|")
+    tables = {name: gpu_hours(name, scale) for name in SIZES}
+    for stage in tables["3b"]:
+        print(f"| {stage} | " + " | ".join(f"{tables[name][stage]:,.0f}" for name in SIZES) + " |")
+    sums = {name: sum(table.values()) for name, table in tables.items()}
+    print("| all | " + " | ".join(f"{sums[name]:,.0f}" for name in SIZES) + " |")
+    print(f"| days on {GPUS} GPUs | " + " | ".join(f"{sums[name] / GPUS / 24:,.1f}" for name in SIZES) + " |")
+    print("| USD | " + " | ".join(f"{sums[name] * GPU_HOUR_USD:,.0f}" for name in SIZES) + " |")
+    print("\n| storage (model) | GB |\n|---|---|")
+    for what, size_gb in storage_gb(scale).items():
+        print(f"| {what} | {size_gb:,.0f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
