@@ -21,7 +21,7 @@ _NEVER = -1e9
 
 
 def token_losses(
-    states: Tensor, head: nn.Module, targets: Tensor, max_scores: int = MAX_SCORES
+    states: Tensor, head: nn.Module, targets: Tensor, max_scores: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each target, and what the head found most likely.
 
@@ -29,7 +29,7 @@ def token_losses(
         states: (N, H).
         head: (N, H) -> (N, V), as `get_output_embeddings` returns it.
         targets: (N,) ids.
-        max_scores: most scores held at once.
+        max_scores: most scores held at once; None: `MAX_SCORES`.
 
     Returns:
         losses (N,) float32 in nats; best (N,) ids, without gradient.
@@ -43,7 +43,7 @@ def token_losses(
 
 
 def ctc_losses(
-    frames: Tensor, head: nn.Module, mask: Tensor, labels: Tensor, blank_id: int, max_scores: int = MAX_SCORES
+    frames: Tensor, head: nn.Module, mask: Tensor, labels: Tensor, blank_id: int, max_scores: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """CTC loss of each row over the head's classes, and the most likely class of every frame.
 
@@ -56,7 +56,7 @@ def ctc_losses(
         mask: (A, C) bool, true frames first.
         labels: (A, N), -100 after the last symbol.
         blank_id: class of the blank.
-        max_scores: most scores held at once.
+        max_scores: most scores held at once; None: `MAX_SCORES`.
 
     Returns:
         losses (A,) float32 in nats, 0 where the labels do not fit the frames; best (A, C), without gradient.
@@ -92,9 +92,9 @@ def _in_chunks(
     states: Tensor,
     targets: Tensor,
     vocabulary: int,
-    max_scores: int,
+    max_scores: int | None,
 ) -> tuple[Tensor, Tensor]:
-    rows = max(1, max_scores // vocabulary)
+    rows = max(1, (max_scores or MAX_SCORES) // vocabulary)
     if len(states) <= rows:
         return score(states, targets)
     pairs = zip(states.split(rows), targets.split(rows), strict=True)

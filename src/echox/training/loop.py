@@ -242,8 +242,7 @@ class _Run:
         progress.step, progress.epoch, progress.batch = back.step, taken.epoch_after, taken.batch_after
         if self.log is not None:
             self.log.drop_entries_after(progress)
-            values = {"failed_step": failed, "rollbacks": progress.rollbacks + 1}
-            self.log.write(back.step, values, kind="rollback")
+            self.log.write(back.step, {"failed_step": failed, "rollbacks": progress.rollbacks + 1}, kind="rollback")
         progress.rollbacks += 1
         self._say(f"{self.stage.name}: {error}. Back to step {back.step}, without the batches since "
                   f"(time {progress.rollbacks} of {config.max_rollbacks})")  # fmt: skip

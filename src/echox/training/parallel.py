@@ -39,8 +39,8 @@ def join_group(device: torch.device) -> None:
         return
     # torchrun's store outlives a restart (torch 2.13), and with it the addresses of processes that are no more. On
     # several machines attempts are counted apart: there torchrun must be told to make a new store (docs/training.md).
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, False, timeout)
-    store = dist.PrefixStore(f"attempt_{attempt}", store)
+    left = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, False, timeout)
+    store = dist.PrefixStore(f"attempt_{attempt}", left)
     dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=world, timeout=timeout)
 
 
