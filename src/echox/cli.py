@@ -16,6 +16,7 @@ import typer
 from echox.cli_analyze import analyze_app
 from echox.cli_bench import bench_app
 from echox.cli_convert import convert
+from echox.cli_data import data_app
 from echox.cli_doctor import doctor, estimate_memory
 from echox.cli_eval import eval_app
 from echox.cli_options import (
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(eval_app, name="eval")
 app.add_typer(bench_app, name="bench")
+app.add_typer(data_app, name="data")
 app.add_typer(analyze_app, name="analyze")
 app.command()(convert)
 app.command()(doctor)

@@ -1,0 +1,264 @@
+"""Where chunks are worked on: this process, several processes, or the actors of a Ray cluster. One journal for all.
+
+The journal holds a line per finished chunk under a key made of the stage's settings and the chunk itself, so a stopped
+run goes on where it stopped and changed settings start anew. A worker that dies takes its chunk with it: the chunk is
+given to another one, alone; a clip that kills three workers in a row is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import multiprocessing
+import pickle
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from echox.data.corpora.base import read_entries
+
+Row = dict[str, Any]
+Make = Callable[[], Callable[[Sequence[Row]], list[Row]]]
+
+_ATTEMPTS = 3
+_REPORT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where to work.
+
+    Attributes:
+        count: Processes, or actors.
+        ray: Address of a Ray cluster, "local" for one started here; None: this machine's processes.
+        gpus: Of an actor.
+    """
+
+    count: int = 1
+    ray: str | None = None
+    gpus: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Hours done, speed and time left, on stderr; ``clock`` is passed in so that it can be tested."""
+
+    label: str
+    total_hours: float
+    clock: Callable[[], float] = time.monotonic
+    done_hours: float = 0.0
+    began_s: float = field(default=0.0)
+    told_s: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        self.began_s = self.told_s = self.clock()
+
+    def add(self, hours: float, last: bool = False) -> None:
+        """Count hours of audio, and tell every few seconds."""
+        self.done_hours += hours
+        now = self.clock()
+        if last or now - self.told_s >= _REPORT_EVERY_S:
+            self.told_s = now
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """One line: hours, times real time, time left."""
+        wall_s = max(self.clock() - self.began_s, 1e-9)
+        speed = self.done_hours * 3600 / wall_s
+        left_s = (self.total_hours - self.done_hours) * 3600 / speed if speed > 0 else float("inf")
+        eta = "?" if left_s == float("inf") else f"{max(0.0, left_s) / 60:.1f} min"
+        hours = f"{self.done_hours:9.2f} of {self.total_hours:.2f} h"
+        return f"{self.label:8s}{hours}  {speed:7.1f} x real time  left {eta}"
+
+
+def run_stage(
+    name: str,
+    make: Make,
+    settings: Any,
+    chunks: Sequence[list[Row]],
+    workers: Workers,
+    journal: Path,
+    valid: Callable[[list[Row]], bool] = lambda rows: True,
+) -> list[Row]:
+    """Work on all chunks and return the results in their order.
+
+    Args:
+        name: Of the stage, for journal and progress.
+        make: Makes the function that works on a chunk; pickled and called once in every worker.
+        settings: All that the results depend on beside the chunk (anything with a stable repr).
+        chunks: Rows; "expected_s" is their share of the progress.
+        workers: See :class:`Workers`.
+        journal: File to append to.
+        valid: Whether journaled results still hold (files they name may be gone).
+
+    Raises:
+        ValueError, ConnectionError: what the stage raised.
+    """
+    keys = [_key(name, settings, chunk) for chunk in chunks]
+    known = {entry["key"]: entry["results"] for entry in read_entries(journal)}
+    done = {index: known[key] for index, key in enumerate(keys) if key in known and valid(known[key])}
+    todo = [index for index in range(len(chunks)) if index not in done]
+    hours = [sum(row.get("expected_s", 0.0) for row in chunk) / 3600 for chunk in chunks]
+    progress = Progress(name, sum(hours[index] for index in todo))
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    _end_line(journal)
+    with journal.open("a", encoding="utf-8") as log:
+        for index, results in _execute(make, [(index, chunks[index]) for index in todo], workers):
+            done[index] = results
+            log.write(json.dumps({"key": keys[index], "results": results}, ensure_ascii=False) + "\n")
+            log.flush()
+            progress.add(hours[index])
+    if todo:
+        progress.add(0.0, last=True)
+    return [row for index in range(len(chunks)) for row in done[index]]
+
+
+def in_chunks(rows: Sequence[Row], size: int) -> list[list[Row]]:
+    """Rows in lists of at most ``size``."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _execute(make: Make, todo: list[tuple[int, list[Row]]], workers: Workers) -> Iterator[tuple[int, list[Row]]]:
+    if not todo:
+        return
+    if workers.ray is not None:
+        yield from _on_ray(make, todo, workers)
+    elif workers.count == 1:
+        threads = torch.get_num_threads()
+        try:
+            function = make()
+            for index, chunk in todo:
+                yield index, function(chunk)
+        finally:
+            torch.set_num_threads(threads)  # the stages take one; the caller gets its own back
+    else:
+        yield from _in_processes(make, todo, workers.count)
+
+
+def _in_processes(make: Make, todo: list[tuple[int, list[Row]]], count: int) -> Iterator[tuple[int, list[Row]]]:
+    """Chunks in worker processes; those in flight when one dies are tried again one at a time, to find the culprit."""
+    pickled = pickle.dumps(make)
+    waiting, suspects = deque(todo), deque[tuple[int, list[Row]]]()
+    while waiting or suspects:
+        while suspects:
+            index, chunk = suspects.popleft()
+            yield index, _alone(pickled, chunk)
+        flying: dict[Future[list[Row]], tuple[int, list[Row]]] = {}
+        # "spawn": torch may have started threads that fork would not carry over.
+        with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                while waiting or flying:
+                    while waiting and len(flying) < 2 * count:
+                        flying[pool.submit(_work, pickled, waiting[0][1])] = waiting[0]
+                        waiting.popleft()
+                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                        results = future.result()
+                        index, _ = flying.pop(future)
+                        yield index, results
+            except BrokenProcessPool:
+                suspects.extend(sorted(flying.values(), key=lambda task: task[0]))
+
+
+def _alone(pickled: bytes, chunk: list[Row]) -> list[Row]:
+    """One chunk in a process of its own; where that dies, its rows one by one; the row that kills it is dropped."""
+    for _ in range(_ATTEMPTS if len(chunk) == 1 else 2):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                return pool.submit(_work, pickled, chunk).result()
+            except BrokenProcessPool:
+                continue
+    if len(chunk) == 1:
+        detail = f"{_ATTEMPTS} workers died of it"
+        return [{"id": chunk[0]["id"], "dropped": "crashed its worker", "detail": detail}]
+    return [result for row in chunk for result in _alone(pickled, [row])]
+
+
+@functools.lru_cache(maxsize=1)
+def _made(pickled: bytes) -> Callable[[Sequence[Row]], list[Row]]:
+    """The worker's function, made once per process."""
+    return pickle.loads(pickled)()  # our own bytes, from the process that started this one
+
+
+def _work(pickled: bytes, chunk: list[Row]) -> list[Row]:
+    return _made(pickled)(chunk)
+
+
+class _RayWorker:
+    """An actor: models are loaded once, chunks come as rows of a Ray dataset."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.function = pickle.loads(pickled)()
+
+    def __call__(self, row: Row) -> Row:
+        return {"index": row["index"], "results": json.dumps(self.function(json.loads(row["chunk"])))}
+
+
+@contextlib.contextmanager
+def cluster(workers: Workers) -> Iterator[None]:
+    """The Ray cluster for a whole run: joined, or ("local") started here. Nothing where there is none.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ConnectionError: there is no cluster at the address.
+    """
+    if workers.ray is None:
+        yield
+        return
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("--ray: expected ray, found none; pip install 'echox[ray]'") from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if workers.ray == "local":
+        # One CPU more than actors, for Ray's own tasks. Niceness: Ray's workers would yield to everything else here.
+        options |= {"num_cpus": workers.count + 1, "include_dashboard": False,
+                    "_system_config": {"worker_niceness": 0}}  # fmt: skip
+    else:
+        options["address"] = workers.ray
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _on_ray(make: Make, todo: list[tuple[int, list[Row]]], workers: Workers) -> Iterator[tuple[int, list[Row]]]:
+    """Chunks as a Ray dataset, mapped by a pool of actors; Ray starts dead actors again and repeats their chunks."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = [{"index": index, "chunk": json.dumps(chunk)} for index, chunk in todo]
+    blocks = min(len(rows), 16 * workers.count)  # a block is what is repeated when an actor dies
+    dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(
+        _RayWorker,
+        fn_constructor_args=(pickle.dumps(make),),
+        compute=ray.data.ActorPoolStrategy(size=min(workers.count, blocks)),
+        num_cpus=1,
+        num_gpus=workers.gpus or None,
+    )
+    for row in dataset.iter_rows():
+        yield int(row["index"]), json.loads(row["results"])
+
+
+def _key(name: str, settings: Any, chunk: list[Row]) -> str:
+    content = json.dumps([name, repr(settings), chunk], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _end_line(journal: Path) -> None:
+    """Close a line that an interruption has cut, so that the next entry stands alone."""
+    if journal.exists() and journal.stat().st_size:
+        with journal.open("rb+") as file:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
