@@ -4,7 +4,7 @@
 #   runs/paper.sh --dry-run            print every command, and check that every recipe loads; runs nothing
 #   runs/paper.sh                      the run (EchoX-3B); stop it at any time and call it again, it goes on where it stopped
 #   SIZE=8b runs/paper.sh              EchoX-8B; corpora, units and unit language are shared with 3B
-#   NODES=4 NODE_RANK=0 MASTER=host runs/paper.sh   on each of 4 nodes, with its rank (SLURM: docs/training.md)
+#   NODES=4 NODE_RANK=0 MASTER=host runs/paper.sh   on each of 4 nodes, with its rank (runs/launch starts such things)
 #
 # Nobody has run it whole: no such cluster was at hand. Each stage is the one that trains nano, with other numbers. The
 # GPU-hours below are a model, not a measurement (scripts/paper_costs.py, docs/scaling.md): 8 H100, 35 % of the peak in the
@@ -24,6 +24,8 @@ recipes=$repository/recipes
 [ -d "$recipes/$size" ] || { echo "SIZE: expected 3b or 8b, found $size" >&2; exit 2; }
 raw=${RAW:-out/paper/raw}   # archives as they were downloaded
 nodes=${NODES:-1} rank=${NODE_RANK:-0} gpus=${GPUS:-8} master=${MASTER:-localhost}
+# torch 2.13 otherwise waits, after a restart, for processes that are no more (docs/training.md).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 dry=false
 case "${1:-}" in
   "") ;;
@@ -95,7 +97,7 @@ prepare 3b/published_vocoder
 train "$size/s2t" ${PARALLEL:+training.parallel=$PARALLEL}
 # 5. Stage II, T2C: it reads aloud. Model: 19 GPU-hours (8b: 21), all of it kernels to start: a larger batch costs nothing.
 train "$size/t2c"
-# 6. Stage III, Echo: it speaks. Model: 27 GPU-hours (8b: 54), four fifths of them the T2C's decoding of pseudo-labels.
+# 6. Stage III, Echo: it speaks. Model: 27 GPU-hours (8b: 54), three quarters of them the T2C's decoding of pseudo-labels.
 train "$size/echo" ${PARALLEL:+training.parallel=$PARALLEL}
 # 7. One folder, and the paper's tables: speech-to-speech accuracy on the three sets, judged by whisper-large-v3; and the
 #    latency, with nothing else running. 3 GPU-hours.

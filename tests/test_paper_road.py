@@ -136,3 +136,9 @@ def test_second_language_names_recipes_that_take_its_overrides():
             load_recipe(ROOT / f"recipes/{recipe}.yaml", [word for word in overrides if word != "--"])
             found += 1
     assert found == 11
+
+
+def test_the_document_has_the_costs_that_the_script_gives(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["paper_costs.py"])
+    script("paper_costs").main()
+    assert capsys.readouterr().out.strip() in (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
