@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from echox.config import load_recipe, to_dict
 from echox.models import chunked_loss
@@ -32,7 +33,7 @@ from test_vocoder_stage import HIFIGAN, HIFIGAN_RATES, LIGHT, load
 from test_vocoder_stage import corpus as tones  # noqa: F401 - a fixture, asked for by name
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
-STAGES = ("lm", "encoder", "s2t", "t2c", "echo", "echo_spoken", "vocoder", "vocoder_hifigan")
+STAGES = ("lm", "encoder", "s2t", "s2t_half", "t2c", "echo", "echo_spoken", "vocoder", "vocoder_hifigan")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,13 @@ def recipe_of(request, tmp_path_factory) -> Callable[[str], Any]:
             return load_recipe(LM_RECIPE, value("overrides"))
         if name in ("encoder", "s2t"):
             return value(name).recipe
+        if name == "s2t_half":  # a language model in bfloat16 under a LoRA in float32
+            plain = value("s2t").recipe
+            folder = tmp_path_factory.mktemp(name)
+            AutoTokenizer.from_pretrained(plain.model.language_model).save_pretrained(folder)
+            language_model = AutoModelForCausalLM.from_pretrained(plain.model.language_model)
+            language_model.to(torch.bfloat16).save_pretrained(folder)
+            return replace(plain, model=replace(plain.model, language_model=str(folder)))
         if name == "t2c":
             return t2c_recipe(value("world"))
         if name == "echo":
