@@ -42,9 +42,9 @@ def test_every_run_of_the_plan_is_a_recipe(tmp_path):
 def test_a_row_of_unknown_runs_is_refused(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text(
-        PLAN.read_text(encoding="utf-8").replace("[echo, recorded,", "[echo, recordings,"), encoding="utf-8"
+        PLAN.read_text(encoding="utf-8").replace("fused_250, zero_shot,", "fused_250, no_shot,"), encoding="utf-8"
     )
-    with pytest.raises(ValueError, match=r"row a: expected names of runs, found recordings"):
+    with pytest.raises(ValueError, match=r"row a: expected names of runs, found no_shot"):
         Plan.read(path)
 
 
