@@ -412,6 +412,19 @@ def test_a_reply_cancelled_before_a_word_was_never_asked(model):
     assert session.reply(QUESTION).text == model.generate(QUESTION).text
 
 
+def test_what_was_heard_is_remembered_within_bounds(model, monkeypatch):
+    engine = model.scheduler.engine
+    engine.forget_audios()
+    (one,) = engine.hear([Audio(tone(1.0, seed=0), engine.input_sampling_rate)])
+    monkeypatch.setattr("echox.streaming.engine.HEARD_BYTES", 3 * one.embeds.nbytes)
+    for seed in range(8):
+        engine.hear([Audio(tone(1.0, seed=seed), engine.input_sampling_rate)])
+    assert len(engine._heard) == 3
+    assert engine._heard_bytes == sum(heard.embeds.nbytes for heard in engine._heard.values())
+    engine.forget_audios()
+    assert engine._heard_bytes == 0
+
+
 def test_an_interrupted_reply_is_cut_to_what_was_heard(nano):
     session = nano.session()
     reply = session.reply(TYPED)

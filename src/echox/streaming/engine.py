@@ -75,6 +75,7 @@ class Engine:
         self._period_row = self._head.weight[period].detach().float()
         self._token_kinds: dict[int, str] = {}
         self._heard: OrderedDict[str, HeardAudio] = OrderedDict()
+        self._heard_bytes = 0
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
         self.echo_weights = LeanWeights(model.echo_decoder.backbone)
         # Small Llamas lose more time around their matrix products than in them.
@@ -127,16 +128,18 @@ class Engine:
             for key, embeds, transcript in zip(new, states, transcripts, strict=True):
                 text = self.tokenizer.decode(transcript, skip_special_tokens=True).strip()
                 self._heard[key] = HeardAudio(embeds.clone(), text, key)
+                self._heard_bytes += embeds.nbytes
         heard = [self._heard[key] for key in keys]
         for key in keys:
             self._heard.move_to_end(key)
-        while len(self._heard) > 1 and sum(one.embeds.nbytes for one in self._heard.values()) > HEARD_BYTES:
-            self._heard.popitem(last=False)
+        while len(self._heard) > 1 and self._heard_bytes > HEARD_BYTES:
+            self._heard_bytes -= self._heard.popitem(last=False)[1].embeds.nbytes
         return heard
 
     def forget_audios(self) -> None:
         """Encode every audio anew from now on."""
         self._heard.clear()
+        self._heard_bytes = 0
 
     def lay_out(self, messages: Sequence[Message], heard: dict[Audio, HeardAudio]) -> list[Any]:
         """A conversation as positions of the language model, each by a hashable name: a token id, or (audio, frame).
