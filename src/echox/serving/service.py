@@ -11,6 +11,7 @@ import numpy as np
 
 from echox.serving.end_of_turn import EndOfTurn
 from echox.serving.limits import Limits
+from echox.serving.memory import give_back
 from echox.serving.metrics import Metrics
 from echox.serving.replies import ReplyFeed
 from echox.serving.spoken_replies import SpokenReplies
@@ -19,6 +20,7 @@ from echox.streaming.events import Heard
 from echox.streaming.messages import Audio, Message
 
 log = logging.getLogger("echox.serving")
+_TIDY_S = 20.0  # between times that free memory is given back
 
 
 class Full(Exception):
@@ -109,6 +111,7 @@ class Service:
         self.request_places = Places(self.limits.max_requests, self.limits.max_waiting, self.limits.wait_s)
         self.spoken_replies = SpokenReplies()
         self.draining = False
+        self._upkeep: asyncio.Task[None] | None = None
 
     async def transcribe(self, audio: Audio) -> str:
         """What the model's ear (CTC) hears.
@@ -148,8 +151,17 @@ class Service:
     def begin(self) -> None:
         """The event loop runs: let the model's thread work."""
         self.model.scheduler.start()
+        self._upkeep = asyncio.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            if not await asyncio.get_running_loop().run_in_executor(self.executor, give_back):
+                return
 
     def close(self) -> None:
         """Let the threads go."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
         self.model.scheduler.stop()
         self.executor.shutdown(wait=False, cancel_futures=True)
