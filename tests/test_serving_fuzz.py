@@ -86,6 +86,42 @@ def malformed(rng, number):
     return json.dumps({**event, **{name: mutated(rng, value) for name, value in valid.items()}})
 
 
+LONG = "x" * 300_000
+EXTREME = [
+    {"type": "input_audio_buffer.clear", "event_id": LONG},
+    {"type": LONG},
+    {"type": "conversation.item.delete", "item_id": LONG},
+    {"type": "conversation.item.create", "item": {**ITEM, "id": LONG}},
+    {"type": "conversation.item.truncate", "item_id": "reply", "content_index": 0, "audio_end_ms": 10**400},
+    {"type": "response.create", "response": {"metadata": {LONG: "x"}}},
+    {"type": "response.create", "response": {"temperature": 10**400}},
+    {"type": "session.update", "session": {"instructions": LONG}},
+]  # fmt: skip
+
+
+def test_what_is_extreme_is_answered_briefly():
+    async def all_of(server):
+        async with connected(server) as client:
+            spoken = {"type": "message", "role": "assistant", "id": "reply"}
+            spoken["content"] = [{"type": "output_audio", "transcript": "x"}]
+            await client.send("conversation.item.create", item=spoken)
+            for event in EXTREME:
+                await client.socket.send(json.dumps(event))
+                error = (await client.until("error"))["error"]
+                assert error["type"] == "invalid_request_error", error
+                assert len(json.dumps(error)) < 2000
+            half = {**ITEM, "content": [{"type": "input_text", "text": "\ud800"}]}
+            await client.send("conversation.item.create", item=half, event_id="half")
+            error = (await client.until("error"))["error"]  # of a character: strict clients could not read it again
+            assert (error["code"], error["event_id"]) == ("invalid_json", "half")
+            whole = {**ITEM, "content": [{"type": "input_text", "text": "\U0001f600 a\x00b"}]}
+            await client.send("conversation.item.create", item=whole)
+            await client.until("conversation.item.done")
+
+    with running(nano(), Limits(max_unsent_bytes=200_000)) as server:
+        asyncio.run(all_of(server))
+
+
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
 def test_every_malformed_event_is_answered(count, caplog):
     async def all_of(server):

@@ -6,6 +6,7 @@ Source: OpenAI Realtime API (GA event names). docs/protocol.md holds the matrix 
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Collection
 from typing import Any
@@ -25,6 +26,7 @@ CLIENT_EVENTS = (
 )
 MAX_ID_CHARS = 512
 MISSING = object()
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how half of a character may be written
 
 
 class EventError(ValueError):
@@ -62,7 +64,7 @@ def read_event(text: str | bytes) -> dict[str, Any]:
         EventError: not JSON, not an object, or an unknown type. Its ``client_event_id`` names the event if it can.
     """
     try:
-        event = json.loads(text, parse_constant=_no_constant)
+        event = parse_json(text)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
         raise EventError(f"expected a JSON object, found something else ({reason})", "invalid_json") from error
@@ -71,6 +73,9 @@ def read_event(text: str | bytes) -> dict[str, Any]:
     event_id = event.get("event_id")
     if event_id is not None and not isinstance(event_id, str):
         raise EventError(f"event_id: expected a string, found {_kind(event_id)}", "invalid_type", "event_id")
+    if event_id is not None and len(event_id) > MAX_ID_CHARS:
+        message = f"event_id: expected at most {MAX_ID_CHARS} characters, found {len(event_id)}"
+        raise EventError(message, "string_too_long", "event_id")
     name = event.get("type")
     if not isinstance(name, str):
         raise EventError(f"type: expected a string, found {_kind(name)}", "missing_required_parameter", "type")
@@ -81,6 +86,20 @@ def read_event(text: str | bytes) -> dict[str, Any]:
     return event
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Strict JSON: in UTF-8, of whole characters (halves cannot be sent back, nor read by a tokenizer), without NaN.
+
+    Raises:
+        ValueError: something else. RecursionError: too deeply nested.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    found = json.loads(text, parse_constant=_no_constant)
+    if _HALF.search(text):
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    return found
+
+
 def client_event_id(text: str | bytes) -> str | None:
     """The event id in a message that could not be read as an event, if there is one."""
     try:
@@ -88,7 +107,7 @@ def client_event_id(text: str | bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     found = event.get("event_id") if isinstance(event, dict) else None
-    return found[:MAX_ID_CHARS] if isinstance(found, str) else None
+    return found[:MAX_ID_CHARS].encode("utf-8", "ignore").decode() if isinstance(found, str) else None
 
 
 def take(
