@@ -5,9 +5,9 @@ Source: OpenAI chat completions with audio (``input_audio`` parts, ``modalities`
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,13 +20,15 @@ from starlette.responses import JSONResponse, StreamingResponse
 from echox.audio import is_silent
 from echox.serving.conversation import Content, Item, model_messages, turns_of
 from echox.serving.events import EventError, new_id, short, take
-from echox.serving.http import CONTENT_TYPES, Ending, Refusal, decode, encode, read_json
+from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, read_json
 from echox.serving.options import refuse_tools, sampling
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
 from echox.serving.wire import AudioFormat, WireWriter, decode_base64
 from echox.streaming.events import AudioChunk, Event, Finished, ReplyBuilder, TextDelta
 from echox.streaming.messages import Audio
+
+log = logging.getLogger("echox.serving")
 
 
 @dataclass
@@ -71,23 +73,7 @@ async def completions(service: Service, request: Request) -> Any:
 async def _whole(
     service: Service, request: Request, head: dict[str, Any], asked: _Asked, feed: ReplyFeed, rate: int
 ) -> JSONResponse:
-    builder = ReplyBuilder(rate)
-
-    async def collect() -> None:
-        async for event in feed.events():
-            builder.add(event)
-
-    work = asyncio.create_task(collect())
-    gone = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise Refusal(400, "client_left", "the client left")
-        work.result()
-    finally:
-        feed.cancel()
-        for task in (work, gone):
-            task.cancel()
+    builder = await collected(request, feed, rate)
     reply = builder.build()
     service.metrics.rtf.observe(builder.timings.rtf or 0.0) if builder.timings.rtf else None
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
@@ -103,12 +89,6 @@ async def _whole(
         }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(reply.stopped)}
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice]})
-
-
-async def _gone(request: Request) -> None:
-    """Until the client leaves."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _stream(
@@ -151,6 +131,10 @@ async def _stream(
     except ValueError as error:
         body = {"type": "invalid_request_error", "code": "not_answerable", "message": " ".join(str(error).split())}
         yield f"data: {json.dumps({'error': body})}\n\n"
+    except Exception:  # the status has left already: told where the client reads
+        log.exception("a reply failed")
+        body = {"type": "server_error", "code": "internal_error", "message": "the model failed; see the server's log"}
+        yield f"data: {json.dumps({'error': body})}\n\n"
     yield "data: [DONE]\n\n"
 
 
@@ -190,7 +174,7 @@ async def _read(service: Service, body: dict[str, Any]) -> _Asked:
     items, room_s = [], service.limits.max_upload_s
     for index, source in enumerate(messages):
         item = await _read_message(service, source, f"messages[{index}]", room_s)
-        room_s -= sum(part.audio.duration_s for part in item.content if part.audio is not None)
+        room_s -= item.sound_s
         items.append(item)
     return _Asked(items, settings, speaks, kind, streams)
 
@@ -206,9 +190,10 @@ async def _read_message(service: Service, source: Any, where: str, room_s: float
         text = service.spoken_replies.find(take(spoken, "id", str, f"{where}.audio"), f"{where}.audio.id")
         return Item(new_id("item"), role, [Content("output_audio", text)])
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    found = [
-        await _read_part(service, part, role, f"{where}.content[{index}]", room_s) for index, part in enumerate(parts)
-    ]
+    found: list[Content] = []
+    for index, part in enumerate(parts):
+        found.append(await _read_part(service, part, role, f"{where}.content[{index}]", room_s))
+        room_s -= found[-1].sound_s
     return Item(new_id("item"), role, found)
 
 

@@ -6,8 +6,8 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
@@ -16,11 +16,15 @@ from starlette.responses import JSONResponse
 
 from echox.audio import encode_audio, load_audio, resample
 from echox.errors import QueueFull
-from echox.serving.events import EventError
+from echox.serving.events import EventError, parse_json
+from echox.serving.outbox import SlowReader
+from echox.serving.replies import ReplyFeed
 from echox.serving.service import Full, Service
 from echox.serving.wire import PCM_RATES, AudioFormat
+from echox.streaming.events import ReplyBuilder
 
 log = logging.getLogger("echox.serving")
+T = TypeVar("T")
 _READ_S = 30.0  # for a body to arrive, or its audio to be decoded
 CONTENT_TYPES = {
     "wav": "audio/wav",
@@ -57,15 +61,25 @@ class Ending:
 
     Args:
         response: an ASGI application. last: what follows.
+        send_s: how long the client may leave one part of it unread; None: for ever.
     """
 
-    def __init__(self, response: Any, last: Callable[[], None]) -> None:
-        self._response, self._last = response, last
+    def __init__(self, response: Any, last: Callable[[], None], send_s: float | None = None) -> None:
+        self._response, self._last, self._send_s = response, last, send_s
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send it."""
+
+        async def timely(message: Any) -> None:
+            try:
+                await asyncio.wait_for(send(message), self._send_s)
+            except asyncio.TimeoutError as error:
+                raise SlowReader(f"a part was not taken within {self._send_s:g} s") from error
+
         try:
-            await self._response(scope, receive, send)
+            await self._response(scope, receive, timely)
+        except SlowReader as error:
+            log.info("an answer was broken off: %s", error)
         finally:
             self._last()
 
@@ -90,7 +104,7 @@ def endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitabl
         except BaseException:
             service.request_places.give()
             raise
-        return Ending(response, service.request_places.give)
+        return Ending(response, service.request_places.give, service.limits.send_s)
 
     return run
 
@@ -114,6 +128,47 @@ async def _answer(service: Service, handler: Handler, request: Request) -> Any:
         found = error_response(500, "internal_error", "the server failed; see its log")
     service.metrics.errors.labels(json.loads(bytes(found.body))["error"]["code"]).inc()
     return found
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of work, which is cancelled when the client leaves.
+
+    Raises:
+        Refusal: it has left. Exception: what the work raises.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = (asyncio.create_task(work), asyncio.create_task(gone()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise Refusal(400, "client_left", "the client left")
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def collected(request: Request, feed: ReplyFeed, sampling_rate: int) -> ReplyBuilder:
+    """All events of a reply, which is cancelled when the client leaves.
+
+    Raises:
+        Refusal: it has left. Exception: what failed in the reply.
+    """
+    builder = ReplyBuilder(sampling_rate)
+
+    async def collect() -> None:
+        async for event in feed.events():
+            builder.add(event)
+
+    try:
+        await unless_gone(request, collect())
+    finally:
+        feed.cancel()
+    return builder
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -150,7 +205,7 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
     """
     body = await read_body(request, limit)
     try:
-        found = json.loads(body)
+        found = parse_json(body)
     except (ValueError, RecursionError) as error:
         message = f"expected a JSON object, found something else ({str(error)[:100]})"
         raise Refusal(400, "invalid_json", message) from error

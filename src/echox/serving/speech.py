@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from echox.audio import is_silent
 from echox.serving.events import take
-from echox.serving.http import CONTENT_TYPES, Ending, Refusal, decode, encode, read_body, read_json
+from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, read_body, read_json
 from echox.serving.options import text_within
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
 from echox.serving.wire import AudioFormat, WireWriter
-from echox.streaming.events import AudioChunk, Event, ReplyBuilder
+from echox.streaming.events import AudioChunk, Event
 from echox.streaming.messages import Audio
 
 
@@ -34,9 +34,7 @@ async def speak(service: Service, request: Request) -> Any:
             events = feed.events()
             first = await anext(events, None)
             return Ending(StreamingResponse(_pcm(first, events, rate), media_type=CONTENT_TYPES[kind]), feed.cancel)
-        builder = ReplyBuilder(rate)
-        async for event in feed.events():
-            builder.add(event)
+        builder = await collected(request, feed, rate)
     except BaseException:
         feed.cancel()
         raise
