@@ -1,15 +1,20 @@
 """The HTTP endpoints with the stock openai client and with broken requests; nothing here needs a microphone."""
 
+import asyncio
 import base64
 import io
 import json
+import socket
+import time
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
+from starlette.responses import PlainTextResponse
 
 from echox.audio import encode_audio, load_audio
+from echox.serving.http import Ending
 from echox.streaming.api import bundled_questions
 from serving_help import Limits, nano, question, running
 
@@ -133,6 +138,45 @@ def test_models_and_health(client, server):
     assert httpx.get(f"{server.url}/v1/models/other").status_code == 404
 
 
+def test_the_page_is_guarded_by_its_headers(server):
+    for path in ("/", "/index.html", "/app.js", "/capture-worklet.js"):
+        found = httpx.get(server.url + path)
+        assert found.status_code == 200
+        policy = found.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert found.headers["x-content-type-options"] == "nosniff"
+        assert found.headers["referrer-policy"] == "no-referrer"
+        assert found.headers["cache-control"] == "no-cache"
+        if path.endswith(".js"):
+            assert found.headers["content-type"].startswith("text/javascript")
+    again = httpx.get(
+        f"{server.url}/app.js", headers={"if-none-match": httpx.get(f"{server.url}/app.js").headers["etag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+PATHS = ["/../server.py", "/%2e%2e/server.py", "/..%2fserver.py", "/static/../../server.py", "//etc/passwd",
+         "/%2fetc/passwd", "/..\\server.py", "/%00", "/" + "a" * 5000, "/v1/unknown", "/app.js/x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))
+def test_only_the_pages_files_are_served(server, path):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:  # httpx would tidy the path up
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 404 " in head.splitlines()[0]
+    assert json.loads(body)["error"]["code"] == "not_found"
+
+
+def test_another_method_is_answered_like_every_mistake(server):
+    for found in (httpx.post(f"{server.url}/app.js"), httpx.put(f"{server.url}/v1/chat/completions")):
+        assert found.status_code == 405
+        assert found.json()["error"]["code"] == "method_not_allowed"
+        assert found.headers["allow"]
+
+
 def silent(kind="wav"):
     return encode_audio(np.zeros(16000, np.float32), 16000, kind)
 
@@ -147,6 +191,8 @@ BROKEN = [
     (b"[]", 400, "invalid_json"),
     (b"[" * 100_000, 400, "invalid_json"),
     (b"\xff\xfe", 400, "invalid_json"),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "invalid_json"),
+    (b'{"temperature": NaN}', 400, "invalid_json"),
     ({}, 400, "missing_required_parameter"),
     ({"messages": []}, 400, "invalid_value"),
     ({"messages": "hello"}, 400, "invalid_type"),
@@ -193,6 +239,51 @@ def test_broken_forms_are_answered(server):
         assert found.status_code == 400, found.text
     assert httpx.post(url, files={"other": b"x"}).json()["error"]["param"] == "file"
     assert httpx.post(url, files={"file": ("x.wav", silent())}).json()["error"]["code"] == "no_speech"
+
+
+def test_all_parts_of_a_message_share_the_limit(server):
+    long = np.tile(question(0, 16000), 5)  # 12 s, of 20
+    data = base64.b64encode(encode_audio(long, 16000)).decode()
+    messages = [{"role": "user", "content": part(data)[0]["content"] * 2}]
+    found = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": messages}, timeout=30)
+    assert found.status_code == 400
+    assert "expected at most" in found.json()["error"]["message"]
+
+
+def test_who_leaves_is_not_spoken_to(server):
+    scheduler = nano().scheduler
+    body = {"input": "The capital of France is Paris. " * 600, "response_format": "wav"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=0.5)
+    deadline = time.monotonic() + 10
+    while scheduler.num_running or server.service.request_places.taken:
+        assert time.monotonic() < deadline, "still speaking"
+        time.sleep(0.02)
+
+
+def test_a_fault_in_the_middle_of_a_stream_is_told_in_it(server, monkeypatch):
+    def fail(tasks):
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr(nano().scheduler, "_sound_tasks", fail)
+    body = {"messages": FRANCE, "modalities": ["text", "audio"], "stream": True}
+    text = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30).text
+    assert '"code": "internal_error"' in text
+    assert text.endswith("data: [DONE]\n\n")
+    assert "secret" not in text
+
+
+def test_an_answer_that_nobody_reads_is_broken_off():
+    async def stuck(_):
+        await asyncio.sleep(60)
+
+    async def all_of():
+        ended = []
+        answer = Ending(PlainTextResponse("x"), lambda: ended.append(True), send_s=0.05)
+        await answer({"type": "http", "method": "GET", "headers": []}, stuck, stuck)
+        assert ended == [True]
+
+    asyncio.run(all_of())
 
 
 def test_a_full_server_says_so():

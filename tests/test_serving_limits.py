@@ -1,18 +1,21 @@
 """What a server withstands: too many clients, clients that vanish, do not read, are silent; and its own end."""
 
 import asyncio
+import base64
 import contextlib
 import gc
 import json
 import time
 
+import numpy as np
 import psutil
 import pytest
 import websockets
 
+from echox.serving.memory import give_back
 from echox.serving.outbox import Outbox, SlowReader
 from echox.serving.service import Full, Places
-from serving_help import Client, Limits, check_event, connected, nano, running, user_text
+from serving_help import Client, Limits, check_event, connected, nano, question, running, user_text
 
 LONG = "Tell me what you know about Brazil?"
 
@@ -120,6 +123,24 @@ def test_clients_that_vanish_in_mid_reply_leave_nothing_behind(count):
         asyncio.run(all_of(server))
 
 
+def test_freed_memory_goes_back_to_the_system(monkeypatch):
+    if not give_back():
+        pytest.skip("this C library gives nothing back when asked")
+    monkeypatch.setattr("echox.serving.service._TIDY_S", 0.1)
+    process = psutil.Process()
+    with running(nano()):
+        blocks = [np.ones(8000, np.float64) for _ in range(2000)]  # 128 MB, in pieces that glibc keeps to itself
+        del blocks[::2]
+        kept = blocks[::4]
+        before = process.memory_info().rss
+        del blocks
+        deadline = time.monotonic() + 10
+        while before - process.memory_info().rss < 60e6:
+            assert time.monotonic() < deadline, (before, process.memory_info().rss)
+            time.sleep(0.02)
+        assert all(block[0] == 1 for block in kept)
+
+
 def test_at_shutdown_replies_finish_and_clients_are_told():
     async def all_of(server):
         async with connected(server) as client:
@@ -199,6 +220,44 @@ def test_old_items_make_room():
         asyncio.run(all_of(server))
 
 
+def spoken(seconds, parts=1):
+    sound = {"type": "input_audio", "audio": base64.b64encode(bytes(int(48000 * seconds))).decode()}
+    return {"type": "message", "role": "user", "content": [sound] * parts}
+
+
+def test_the_oldest_sound_makes_room_and_one_item_has_no_more_than_a_turn():
+    async def all_of(server):
+        async with connected(server) as client:
+            for number in range(4):
+                await client.send("conversation.item.create", item={**spoken(1), "id": str(number)})
+            assert (await client.until("conversation.item.deleted"))["item_id"] == "0"
+            await client.send("conversation.item.create", item=spoken(1, parts=3))
+            assert (await client.until("error"))["error"]["code"] == "audio_too_long"
+            await client.send("response.create", response={"input": [spoken(1)] * 4})
+            assert (await client.until("error"))["error"]["code"] == "audio_too_long"
+            text = {"type": "input_text", "text": "x" * 60}
+            await client.send("conversation.item.create", item={**user_text("x"), "content": [text] * 2})
+            assert (await client.until("error"))["error"]["code"] == "string_too_long"
+
+    with running(nano(), Limits(max_buffer_s=2, max_history_s=3.5, max_text_chars=100)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_replies_alone_make_no_endless_history_either():
+    async def all_of(server):
+        async with connected(server) as client:
+            for _ in range(4):
+                greeting = {"instructions": "Say hello.", "output_modalities": ["text"], "max_output_tokens": 1}
+                await client.send("response.create", response=greeting)
+                await client.until("response.done")
+            (session,) = server.service.sessions
+            assert len(session.conversation.items) == 2
+            assert len(client.of("conversation.item.deleted")) == 2
+
+    with running(nano(), Limits(max_items=2)) as server:
+        asyncio.run(all_of(server))
+
+
 def test_a_slow_reader_is_dropped():
     async def stuck(_):
         await asyncio.sleep(60)
@@ -221,6 +280,39 @@ def test_a_slow_reader_is_dropped():
 
     asyncio.run(slow())
     asyncio.run(full())
+
+
+def test_who_asks_for_much_and_takes_it_is_no_slow_reader():
+    async def all_of(server):
+        async with connected(server) as client:
+            await client.send("conversation.item.create", item={**spoken(2), "id": "a"})
+            for _ in range(20):  # 2.5 MB, of which 0.4 may wait
+                await client.send("conversation.item.retrieve", item_id="a")
+            for _ in range(20):
+                await client.until("conversation.item.retrieved")
+
+    with running(nano(), Limits(max_unsent_bytes=400_000)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_many_short_recordings_do_not_fill_the_queue_of_all():
+    async def all_of(server):
+        async with connected(server, manual=True) as client:
+            audio = {"input": {"transcription": {"model": "x"}}}
+            await client.send("session.update", session={"type": "realtime", "audio": audio})
+            most, sound = 0, question(0)[:12000]
+            for number in range(12):
+                await client.say(sound + np.float32(1e-3) * number)
+                await client.send("input_audio_buffer.commit")
+            told = ("completed", "failed")
+            while sum(event["type"].rsplit(".")[-1] in told for event in client.events) < 12:
+                await client.next()
+                scheduler = nano().scheduler
+                most = max(most, scheduler.num_running + scheduler.num_waiting)
+            assert most <= 2  # one that ends and one that begins
+
+    with running(nano()) as server:
+        asyncio.run(all_of(server))
 
 
 def test_sound_that_was_interrupted_does_not_leave():

@@ -41,6 +41,11 @@ class Content:
     audio: Audio | None = None
     dumb: bool = False
 
+    @property
+    def sound_s(self) -> float:
+        """Length of its sound."""
+        return 0.0 if self.audio is None else self.audio.duration_s
+
     def to_dict(self, audio_format: AudioFormat | None = None) -> dict[str, Any]:
         """As the protocol writes it; the sound only where a format for it is given."""
         if self.type not in ("input_audio", "output_audio"):
@@ -91,6 +96,11 @@ class Item:
             "role": self.role,
             "content": [part.to_dict(audio_format) for part in self.content],
         }
+
+    @property
+    def sound_s(self) -> float:
+        """Length of its sound."""
+        return sum(part.sound_s for part in self.content)
 
     @property
     def model_parts(self) -> tuple[Part, ...]:
@@ -150,6 +160,10 @@ class Conversation:
     def overflow(self) -> list[Item]:
         """The oldest items, where there are more than may be kept; they are taken out."""
         many = max(0, len(self.items) - self._limits.max_items)
+        sound_s = sum(item.sound_s for item in self.items[many:])
+        while sound_s > self._limits.max_history_s and many < len(self.items) - 1:
+            sound_s -= self.items[many].sound_s
+            many += 1
         gone, self.items = self.items[:many], self.items[many:]
         return gone
 
@@ -217,10 +231,16 @@ def read_item(source: Any, where: str, audio_format: AudioFormat, to_rate: int, 
     if not parts or len(parts) > _MAX_PARTS:
         message = f"{where}.content: expected 1 to {_MAX_PARTS} parts, found {len(parts)}"
         raise EventError(message, "invalid_value", f"{where}.content")
-    content = [
-        _read_content(part, f"{where}.content[{index}]", role, audio_format, to_rate, limits)
-        for index, part in enumerate(parts)
-    ]
+    content: list[Content] = []
+    for index, part in enumerate(parts):
+        place = f"{where}.content[{index}]"
+        content.append(_read_content(part, place, role, audio_format, to_rate, limits))
+        if sum(len(one.text or "") for one in content) > limits.max_text_chars:
+            message = f"{place}: expected at most {limits.max_text_chars} characters in all parts, found more"
+            raise EventError(message, "string_too_long", place)
+        if sum(one.sound_s for one in content) > limits.max_buffer_s:
+            message = f"{place}: expected at most {limits.max_buffer_s:g} s of audio in all parts, found more"
+            raise EventError(message, "audio_too_long", place)
     return Item(item_id or new_id("item"), role, content)
 
 

@@ -18,8 +18,8 @@ class Limits:
         max_message_bytes: one WebSocket message. 16 MiB holds the protocol's 15 MiB of appended audio.
         max_buffer_s: audio of one turn.
         max_upload_bytes: the body of one HTTP request. max_upload_s: its audio, decoded.
-        max_items: conversation items kept; the oldest go first.
-        max_text_chars: one text, instructions included.
+        max_items: conversation items kept; the oldest go first. max_history_s: likewise the sound in them.
+        max_text_chars: all text of one item, and instructions.
         max_session_s: life of a realtime session. idle_s: without a message from the client.
         send_s: a client that does not take one message for so long is dropped.
         max_unsent_bytes: what may wait for a slow reader before it is dropped.
@@ -39,6 +39,7 @@ class Limits:
     max_upload_bytes: int = 25 * 2**20
     max_upload_s: float = 300.0
     max_items: int = 200
+    max_history_s: float = 900.0
     max_text_chars: int = 20_000
     max_session_s: float = 3600.0
     idle_s: float = 600.0

@@ -37,6 +37,7 @@ class Outbox:
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._taken = asyncio.Event()
         self._closed = False
 
     @property
@@ -62,6 +63,7 @@ class Outbox:
         if self._unsent_bytes > self._max_unsent_bytes:
             self._closed = True
             self._news.set()
+            self._taken.set()
             raise SlowReader(f"{self._unsent_bytes} bytes wait to be read")
         self._letters.append(_Letter(text, sound_of, sent))
         self._idle.clear()
@@ -72,6 +74,7 @@ class Outbox:
         self._closed = True
         self._letters.clear()
         self._news.set()
+        self._taken.set()
 
     def drop_sound(self, response_id: str) -> None:
         """Forget the speech of a response that has not left yet."""
@@ -94,12 +97,19 @@ class Outbox:
                 await self._news.wait()
             letter = self._letters.popleft()
             self._unsent_bytes -= len(letter.text)
+            self._taken.set()
             try:
                 await asyncio.wait_for(self._send(letter.text), self._send_s)
             except asyncio.TimeoutError as error:
                 raise SlowReader(f"a message was not taken within {self._send_s:g} s") from error
             if letter.sent is not None:
                 letter.sent()
+
+    async def room(self) -> None:
+        """Wait until no more than half of what may wait does: who asks for much has to take it before asking on."""
+        while self._unsent_bytes > self._max_unsent_bytes // 2 and not self._closed:
+            self._taken.clear()
+            await self._taken.wait()
 
     async def flushed(self) -> None:
         """Wait until everything has left."""

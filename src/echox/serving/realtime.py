@@ -53,6 +53,7 @@ class RealtimeSession:
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # of the turn that is being spoken
         self._tasks: set[asyncio.Task[None]] = set()
+        self._one_transcript = asyncio.Lock()  # at a time: many recordings must not fill the queue that all share
         self.closing = asyncio.Event()
         self._handlers: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
             "session.update": self._update,
@@ -256,11 +257,13 @@ class RealtimeSession:
     async def _transcribe_later(self, item: Item, content: Content) -> None:
         """The transcript of sound that no reply has told."""
         await asyncio.sleep(_TRANSCRIPT_WAIT_S)
-        if self.options.transcription is None or content.text is not None or self.responder.hearing is content:
-            return
         assert content.audio is not None
         try:
-            text = await self._service.transcribe(content.audio)
+            async with self._one_transcript:
+                told = content.text is not None or self.responder.hearing is content
+                if self.options.transcription is None or told or item not in self.conversation.items:
+                    return
+                text = await self._service.transcribe(content.audio)
         except (ValueError, QueueFull) as error:
             content.dumb = isinstance(error, ValueError)
             self.outbox.put(
@@ -304,7 +307,7 @@ class RealtimeSession:
     async def _truncate_item(self, event: dict[str, Any]) -> None:
         item = self.conversation.find(take(event, "item_id", str))
         take(event, "content_index", int, at_least=0, at_most=0)
-        audio_end_ms = take(event, "audio_end_ms", int, at_least=0)
+        audio_end_ms = take(event, "audio_end_ms", int, at_least=0, at_most=2**31 - 1)
         if item.role != "assistant" or item.content[0].type != "output_audio":
             raise EventError("item_id: expected a spoken reply, found another item", "invalid_value", "item_id")
         self.responder.truncate(item, audio_end_ms)

@@ -145,6 +145,10 @@ class Responder:
             else:
                 rate = self._service.input_rate
                 items.append(read_item(source, where, self._options.input_format, rate, self._service.limits))
+            if sum(item.sound_s for item in items) > self._service.limits.max_history_s:
+                longest_s = self._service.limits.max_history_s
+                message = f"{where}: expected at most {longest_s:g} s of audio in all items, found more"
+                raise EventError(message, "audio_too_long", where)
         return items
 
     # ------------------------------------------------------------------------------------------ run
@@ -287,7 +291,11 @@ def _metadata(request: dict[str, Any]) -> dict[str, str] | None:
     found = take(request, "metadata", dict, "response", None)
     if found is None:
         return None
-    if len(found) > 16 or not all(isinstance(value, str) and len(value) <= 512 for value in found.values()):
-        message = f"response.metadata: expected at most 16 texts of at most 512 characters, found {short(found)}"
+    texts = all(isinstance(value, str) and len(value) <= 512 for value in found.values())
+    if not texts or len(found) > 16 or any(len(name) > 64 for name in found):
+        message = (
+            "response.metadata: expected at most 16 names of at most 64 characters with texts of at most 512, found "
+            f"{short(found)}"
+        )
         raise EventError(message, "invalid_value", "response.metadata")
     return dict(found)

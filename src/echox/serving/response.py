@@ -181,6 +181,8 @@ class Response:
         if self._conversation is not None:
             previous = self._conversation.add(item)
             self._put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
+            for old in self._conversation.overflow():
+                self._put({"type": "conversation.item.deleted", "item_id": old.id})
         self._put({"type": "response.content_part.added", **self._place(), "part": self._part("")})
         return item
 

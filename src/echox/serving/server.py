@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from echox.serving.chat import completions
@@ -30,6 +32,26 @@ from echox.serving.speech import speak, transcribe
 log = logging.getLogger("echox.serving")
 STATIC = Path(__file__).parent / "static"
 _CLOSE_S = 2.0  # for the last words to leave
+_PAGE_HEADERS = {
+    # Nothing from elsewhere, no inline code, and no other page may frame this one and catch its clicks.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # asked again each time, answered by 304: a new server never meets an old page
+}
+
+
+class Page(StaticFiles):
+    """The files of the page."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """One of them."""
+        response = await super().get_response(path, scope)
+        response.headers.update(_PAGE_HEADERS)
+        if path.endswith(".js"):  # whatever this machine's list of types says: nosniff makes browsers strict
+            response.headers["Content-Type"] = "text/javascript; charset=utf-8"
+        return response
 
 
 def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
@@ -82,14 +104,26 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
         Route("/metrics", metrics),
     ]
     if STATIC.is_dir():
-        routes.append(Mount("/", StaticFiles(directory=STATIC, html=True)))
+        routes.append(Mount("/", Page(directory=STATIC, html=True)))
     door = door or Door()
     # What other origins may read over HTTP; whether they may come in at all is the door's matter.
     cors = Middleware(
         CORSMiddleware, allow_origins=list(door.allowed_origins), allow_methods=["*"], allow_headers=["*"]
     )
-    app = Starlette(routes=routes, lifespan=lifespan, middleware=[cors] if door.allowed_origins else [])
+    app = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[cors] if door.allowed_origins else [],
+        exception_handlers={HTTPException: _no_such_place},
+    )
     return Doorkeeper(app, door, lambda code: service.metrics.refused.labels(code).inc())
+
+
+async def _no_such_place(_: Request, error: Exception) -> Response:
+    """A path that is not there, or another method: answered like every mistake."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    return error_response(error.status_code, code, f"{error.detail}; see docs/protocol.md", dict(error.headers or {}))
 
 
 async def serve_client(service: Service, websocket: WebSocket) -> None:
@@ -171,6 +205,7 @@ async def _converse(service: Service, session: RealtimeSession, websocket: WebSo
 async def _read(service: Service, session: RealtimeSession, websocket: WebSocket) -> None:
     """Client events until it leaves, or is silent for too long."""
     while True:
+        await session.outbox.room()
         try:
             message = await asyncio.wait_for(websocket.receive(), service.limits.idle_s)
         except asyncio.TimeoutError:
@@ -207,6 +242,7 @@ def make_server(app: Any, service: Service, host: str, port: int, **options: Any
         "log_level": "warning",
         "access_log": False,
         "ws_max_size": service.limits.max_message_bytes,
+        "ws_max_queue": 2,  # messages that wait to be read; the rest waits at the client
         "ws_per_message_deflate": False,  # base64 of sound does not get smaller, only slower
         "timeout_graceful_shutdown": 5,
     }
