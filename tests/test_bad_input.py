@@ -177,7 +177,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_behind(folder, tmp_path, monkey
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("echox.streaming.engine.Engine.speak", interrupted)
+    monkeypatch.setattr("echox.streaming.scheduler.Scheduler._sound", interrupted)
     refuse(folder, "-t", "Hi", "-o", tmp_path / "a.wav", expected="interrupted", exit_code=130)
     assert not list(tmp_path.glob("*.wav"))
 

@@ -1,6 +1,7 @@
 """Who may come in: the rule itself, and that it stands before the WebSocket is accepted."""
 
 import asyncio
+import time
 
 import pytest
 import websockets
@@ -109,4 +110,7 @@ def test_refused_before_accept():
 
     with running(nano(), door=Door("secret")) as server:
         asyncio.run(all_of(server))
+        deadline = time.monotonic() + 30  # they end soon after their clients
+        while server.service.sessions and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert not server.service.sessions
