@@ -335,6 +335,24 @@ def test_every_recording_gets_its_transcript_however_it_is_answered(server):
     run(talk())
 
 
+def test_a_recording_whose_reply_is_cancelled_before_it_begins_gets_its_transcript(server):
+    async def talk():
+        async with connected(server, manual=True) as client:
+            audio = {"input": {"transcription": {"model": "x"}}}
+            await client.send("session.update", session={"type": "realtime", "audio": audio})
+            await client.send("conversation.item.create", item=user_text("Tell me what you know about Brazil?"))
+            await client.send("response.create")
+            await client.until("response.output_audio_transcript.delta")
+            await client.send("response.cancel")
+            await client.say(question(0), chunk_s=10)
+            for kind in ("input_audio_buffer.commit", "response.create", "response.cancel"):
+                await client.send(kind)
+            found = await client.until("conversation.item.input_audio_transcription.completed")
+            assert "Brazil" in found["transcript"]
+
+    run(talk())
+
+
 def test_text_that_poses_as_another_turn_fails_once(server):
     async def talk():
         async with connected(server) as client:

@@ -104,10 +104,10 @@ def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_gets_pati
     taker = TurnTaker(settings)
     found = play([(0.9, 20), (0.0, 6)], taker=taker)
     assert kinds(found) == [SpeechStarted, Paused]
-    assert kinds([(0, event) for event in taker.judge(True, 26 * FRAME_MS)]) == [SpeechStopped]
+    assert kinds([(0, event) for event in taker.judge(found[1][1], True, 26 * FRAME_MS)]) == [SpeechStopped]
     patient = TurnTaker(settings)
     found = play([(0.9, 20), (0.0, 6)], taker=patient)
-    assert patient.judge(False, 26 * FRAME_MS) == []
+    assert patient.judge(found[1][1], False, 26 * FRAME_MS) == []
     assert kinds(play([(0.9, 20), (0.0, 40), (0.9, 5), (0.0, 126)], settings)) == [
         SpeechStarted,
         Paused,
@@ -118,8 +118,12 @@ def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_gets_pati
 
 def test_speech_that_went_on_is_not_ended_by_a_late_judgement():
     taker = TurnTaker(TurnSettings(patience_ms=4000))
-    play([(0.9, 20), (0.0, 6), (0.9, 1)], taker=taker)
-    assert taker.judge(True, 900) == []
+    pause = play([(0.9, 20), (0.0, 6), (0.9, 1)], taker=taker)[1][1]
+    assert taker.judge(pause, True, 900) == []
+    second = [event for frame in range(27, 34) for event in taker.push(0.0, frame * 32, frame * 32 + 32, False)]
+    assert [type(event) for event in second] == [Paused]
+    assert taker.judge(pause, True, 1100) == []  # what was said of the first pause says nothing of the second
+    assert [type(event) for event in taker.judge(second[0], True, 1100)] == [SpeechStopped]
 
 
 def test_no_turn_is_endless():

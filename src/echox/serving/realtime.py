@@ -188,7 +188,7 @@ class RealtimeSession:
         """Ask the end-of-turn model whether the sentence is complete."""
         complete = await self._service.is_complete(self.listener.recent(pause.start_ms))
         turns = self.listener.turns
-        for event in [] if turns is None else turns.judge(complete, self.listener.watched_ms):
+        for event in [] if turns is None else turns.judge(pause, complete, self.listener.watched_ms):
             self._turn(event)
 
     async def _commit(self, event: dict[str, Any]) -> None:

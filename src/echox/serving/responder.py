@@ -104,10 +104,10 @@ class Responder:
             self._model_session.output_sampling_rate,
             metadata,
         )
-        self.hearing = _only_new_sound(turns)
+        hearing = self.hearing = _only_new_sound(turns)
         session = self._service.model.session() if out_of_band or "input" in request else self._model_session
         self._work = asyncio.create_task(
-            self._run(self._last, session, system, messages, turns, settings, self._work), name=self._last.id
+            self._run(self._last, session, system, messages, turns, settings, hearing, self._work), name=self._last.id
         )
         for error in refused:
             raise error
@@ -161,18 +161,18 @@ class Responder:
         messages: list[Message],
         turns: list[list[Item]],
         settings: dict[str, Any],
+        hearing: Content | None,
         before: asyncio.Task[None] | None,
     ) -> None:
         """Let the model answer, and tell it; a cancelled reply is waited for here, silently."""
-        if before is not None:
-            await asyncio.wait([before])
-        if not response.open:
-            return
-        session.system = system
-        session.messages = messages[:-1]  # what of it is in the model's memory already is found there
-        hearing = self.hearing
         feed = None
         try:
+            if before is not None:
+                await asyncio.wait([before])
+            if not response.open:
+                return
+            session.system = system
+            session.messages = messages[:-1]  # what of it is in the model's memory already is found there
             feed = self._feed = ReplyFeed(session.submit, messages[-1:], **settings)
             async for event in feed.events():
                 self._tell(response, event, turns)
@@ -190,10 +190,10 @@ class Responder:
         finally:
             if self._feed is feed:
                 self._feed = None
+            if self._last is response:
+                self.hearing = None
             if hearing is not None and hearing.text is None:
                 self._on_heard(_item_of(turns, hearing), hearing, None)
-            if self.hearing is hearing:
-                self.hearing = None
 
     def _tell(self, response: Response, event: Event, turns: list[list[Item]]) -> None:
         if isinstance(event, Heard):

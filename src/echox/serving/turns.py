@@ -98,7 +98,8 @@ class TurnTaker:
         self.settings = settings
         self._earliest_ms = 0  # audio before was committed or cleared
         self._state = _State.QUIET
-        self._ducked = self._paused = False
+        self._ducked = False
+        self._pause: Paused | None = None  # that the model was asked about
         self._start_ms = self._padded_ms = self._last_ms = self._voiced_ms = 0
 
     @property
@@ -143,9 +144,9 @@ class TurnTaker:
             self._state, self._start_ms, self._voiced_ms = _State.MAYBE, start_ms, end_ms - start_ms
         return self._maybe(end_ms, replying)
 
-    def judge(self, complete: bool, now_ms: int) -> list[TurnEvent]:
-        """The answer to `Paused`: a complete sentence ends the turn, unless speech has gone on meanwhile."""
-        if complete and self._state is _State.SPEAKING and self._paused:
+    def judge(self, pause: Paused, complete: bool, now_ms: int) -> list[TurnEvent]:
+        """The answer about a pause: a complete sentence ends the turn, unless speech has gone on meanwhile."""
+        if complete and self._state is _State.SPEAKING and self._pause == pause:
             return self._stop(now_ms)
         return []
 
@@ -172,15 +173,15 @@ class TurnTaker:
 
     def _speaking(self, speech: bool, now_ms: int) -> list[TurnEvent]:
         if speech:
-            self._paused = False
+            self._pause = None
         silence_ms = now_ms - self._last_ms
         patience_ms = self.settings.patience_ms
         limit_ms = self.settings.silence_ms if patience_ms is None else patience_ms
         if silence_ms >= limit_ms or now_ms - self._padded_ms >= self.settings.max_speech_ms:
             return self._stop(now_ms)
-        if patience_ms is not None and silence_ms >= PAUSE_MS and not self._paused:
-            self._paused = True
-            return [Paused(self._padded_ms, now_ms)]
+        if patience_ms is not None and silence_ms >= PAUSE_MS and self._pause is None:
+            self._pause = Paused(self._padded_ms, now_ms)
+            return [self._pause]
         return []
 
     def _stop(self, now_ms: int) -> list[TurnEvent]:
@@ -190,7 +191,7 @@ class TurnTaker:
 
     def _to_quiet(self) -> None:
         self._state = _State.QUIET
-        self._ducked = self._paused = False
+        self._ducked, self._pause = False, None
         self._start_ms = self._padded_ms = self._last_ms = self._voiced_ms = 0
 
 
