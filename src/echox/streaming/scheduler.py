@@ -463,7 +463,8 @@ class Scheduler:
         """Sound of every reply that has enough for a chunk."""
         voices = [task for task in self._running if task.speech is not None]
         self._each(voices, lambda tasks: VocoderStream.time([task.speech.voice for task in tasks]))
-        speaking = [task for task in self._running if task.speech is not None and task.speech.sounds]
+        number = len(self._running)
+        speaking = [task for task in self._running if task.speech is not None and task.speech.sounds(number)]
         self._each(speaking, self._sound_tasks)
 
     def _sound_tasks(self, tasks: Tasks) -> None:

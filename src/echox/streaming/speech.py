@@ -26,6 +26,8 @@ from echox.streaming.policies import Release
 
 FIRST_CHUNK_S = 0.16
 """Sound that the first chunk holds at least: long enough to play while the second is made."""
+CROWD_S = 0.06
+"""... and so much more for every other reply that is at work."""
 LONGEST_CHUNK_S = 1.0
 """Chunks grow to this: long ones cost less, and what plays meanwhile is long enough by then."""
 
@@ -205,12 +207,15 @@ class Speech:
 
     # ------------------------------------------------------------------------------------------ sound
 
-    @property
-    def sounds(self) -> bool:
-        """Whether enough sound is certain for the next chunk."""
+    def sounds(self, running: int = 1) -> bool:
+        """Whether enough sound is certain for the next chunk, with so many replies at work.
+
+        The first chunk must play for as long as the second takes, and a round takes longer the more replies share it.
+        """
         ready = self.voice.ready_frames
-        enough = self._chunk_s * self.engine.model.vocoder.frame_rate_hz
-        return ready > 0 and (self.voice.finished or ready >= enough)
+        begun = self._chunk_s > FIRST_CHUNK_S
+        enough_s = self._chunk_s if begun else FIRST_CHUNK_S + CROWD_S * (running - 1)
+        return ready > 0 and (self.voice.finished or ready >= enough_s * self.engine.model.vocoder.frame_rate_hz)
 
     def sounded(self, waveform: np.ndarray) -> None:
         """Take a chunk of the voice."""
