@@ -27,7 +27,7 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.data.pipeline.duplicates import find_duplicates
-from echox.data.pipeline.execute import Progress, Workers, in_chunks, run_stage
+from echox.data.pipeline.execute import Progress, Workers, cluster, in_chunks, run_stage
 from echox.data.pipeline.recipe import Duplicates, Filter, Input, PrepareDataRecipe, Shards, TextSettings
 from echox.data.pipeline.rewrite import Rewriter
 from echox.data.pipeline.run import prepare
@@ -167,6 +167,18 @@ def test_a_killed_worker_changes_nothing(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_killed_actor_changes_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # actors import data_faults
+    make = functools.partial(KilledOnce, tmp_path / "mark")
+    workers = Workers(2, ray="local")
+    with cluster(workers):
+        found = run_stage("x", make, 0, in_chunks(rows_of("abcdefgh"), 2), workers, tmp_path / "journal.jsonl")
+    assert (tmp_path / "mark").exists()
+    assert found == EXPECTED
+
+
+@pytest.mark.slow
 def test_a_clip_that_kills_every_worker_is_dropped_alone(tmp_path):
     found = run_stage("x", KilledAlways, 0, in_chunks(rows_of("abcdefgh"), 2), Workers(2), tmp_path / "journal.jsonl")
     assert found[3] == {"id": "d", "dropped": "crashed its worker", "detail": "3 workers died of it"}
@@ -235,9 +247,9 @@ def test_near_duplicates_agree_with_all_pairs():
     words = [f"word{n}" for n in range(60)]
     items = []
     for number in range(120):
-        text = (
-            list(rng.choice(words, 14)) if number % 3 else items[-1][1].split()[:13] + ["end"] if items else ["start"]
-        )
+        text = list(rng.choice(words, 14))
+        if number % 3 == 0 and items:
+            text = [*items[-1][1].split()[:13], "end"]
         items.append((f"{number:03d}", " ".join(text), "x"))
     settings = Duplicates(near_threshold=0.8)
 
