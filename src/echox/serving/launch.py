@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echox.serving.limits import Limits
+from echox.serving.memory import keep_few_kernels
 from echox.serving.security import Door
 from echox.serving.server import create_app, make_server
 from echox.serving.service import Service
@@ -43,6 +44,7 @@ class ServerOptions:
         from echox.streaming import EchoX
 
         transformers_logging.disable_progress_bar()
+        keep_few_kernels()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         model = EchoX.from_pretrained(self.model, device=self.device)
