@@ -60,5 +60,9 @@ fi
 
 echo "setup: installing the pinned dependencies ($kind)"
 pip install --no-compile -c constraints.txt -e "$target"
+if [ "$kind" = dev ]; then
+  # Only its model file is used, with onnxruntime: what it asks for besides (torchaudio) is not needed, and would move torch.
+  pip install --no-compile --no-deps -c constraints.txt silero-vad
+fi
 echo "$fingerprint" >".venv/.stamp-$kind"
 echo "setup: done in $((SECONDS - started)) s"

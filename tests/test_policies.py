@@ -161,7 +161,7 @@ def test_whole_waits_and_prefers_sentences():
         ("fixed", {"every": 3}, "every_tokens"),
         ("semantic", {"first_words": 3}, "lookahead_tokens"),
         ("fixed", {"every_tokens": 0}, "at least 1"),
-        ("punctuation", {"max_tokens": 2.5}, "whole number"),
+        ("punctuation", {"max_tokens": 2.5}, "number of tokens"),
         ("early_first", {"first_words": 0}, "first_words"),
         ("semantic", {"limit_tokens": 5}, "limit_tokens"),
         ("early_first", {"inner": "early"}, "early_first"),
