@@ -115,12 +115,13 @@ def test_one_code_for_both_kinds(model, converted):
 
 @pytest.mark.slow
 def test_reply_command(folder, tmp_path):
-    """The random fixture never ends a segment: it speaks as long as it may, and says that there was more."""
+    """The random fixture never ends a segment: it is spoken up to where it only repeats itself, and that is told."""
     save_audio(tmp_path / "question.wav", question(), 16000)
     arguments = ["reply", str(tmp_path / "question.wav"), "--model", str(folder), "--json", "--temperature", "0"]
     result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "reply.wav"), "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "reply.wav").stat().st_size > 1000
+    assert (tmp_path / "reply.wav").stat().st_size > 44
+    assert json.loads(result.stdout.strip().splitlines()[-1])["text"]
 
 
 def test_prompt_is_the_references(model):
