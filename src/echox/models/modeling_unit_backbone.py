@@ -9,7 +9,7 @@ Its rows are independent: each holds its own number of positions, may join or le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from echox.models.row_cache import SavedRow
 
 FUSED_LAYER_WEIGHTS = 16_000_000
 """Layers of at most so many weights are fused. Fusing copies them, and gains nothing once a product takes long."""
+
+Remember = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class LeanWeights:
@@ -38,6 +40,37 @@ class LeanWeights:
         self.rotary = backbone.rotary_emb
         self.final_norm = backbone.norm.weight
         self.layers = [_LeanLayer(layer) for layer in backbone.layers]
+
+    def run(self, inputs: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, remember: Remember) -> Tensor:
+        """All layers.
+
+        Args:
+            inputs: (B, n, D).
+            cos: of the rotation, to broadcast over (B, n, heads, head width).
+            sin: likewise.
+            mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
+            remember: given a layer's number, keys and values (B, n, key heads, head width) of the inputs, puts them
+                into a memory and returns all that may be looked at, (B, key heads, L, head width) both.
+
+        Returns:
+            (B, n, D), after the final norm.
+        """
+        batch, count, width = inputs.shape
+        x = inputs.reshape(batch * count, width)
+        for number, layer in enumerate(self.layers):
+            joint = layer.qkv(F.rms_norm(x, (width,), layer.norm_in, self.eps))
+            joint = joint.view(batch, count, self.heads + 2 * self.key_heads, self.head_width)
+            turning, value = joint.split([self.heads + self.key_heads, self.key_heads], 2)
+            first, second = turning.chunk(2, -1)
+            turning = turning * cos + torch.cat((-second, first), -1) * sin  # rotary positions, "half" layout
+            query, key = turning.split([self.heads, self.key_heads], 2)
+            keys, values = remember(number, key, value)
+            mixed = F.scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=self.key_heads != self.heads
+            )
+            x = x + layer.out(mixed.transpose(1, 2).reshape(batch * count, -1))
+            x = x + layer.feed_forward(F.rms_norm(x, (width,), layer.norm_ff, self.eps))
+        return F.rms_norm(x, (width,), self.final_norm, self.eps).view(batch, count, width)
 
 
 class LeanSteps:
@@ -67,21 +100,15 @@ class LeanSteps:
                 and is not remembered (0 parks a row). None: all of them.
             first_row: the first of the B rows.
         """
-        batch, count, width = inputs.shape
-        own, rows = self.weights, slice(first_row, first_row + batch)
+        batch, count, _ = inputs.shape
+        rows = slice(first_row, first_row + batch)
         starts = self.lengths[rows]
         end = max(starts) + count
         if end > self.memory.shape[4]:
             self._grow(end)
         places, cos, sin, mask = self._positions(starts, count)
-        x = inputs.reshape(batch * count, width)
-        for number, layer in enumerate(own.layers):
-            joint = layer.qkv(F.rms_norm(x, (width,), layer.norm_in, own.eps))
-            joint = joint.view(batch, count, own.heads + 2 * own.key_heads, own.head_width)
-            turning, value = joint.split([own.heads + own.key_heads, own.key_heads], 2)
-            first, second = turning.chunk(2, -1)
-            turning = turning * cos + torch.cat((-second, first), -1) * sin  # rotary positions, "half" layout
-            query, key = turning.split([own.heads, own.key_heads], 2)
+
+        def remember(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             keys, values = self.memory[number, :, rows].unbind(0)
             if isinstance(places, slice):
                 keys[:, :, places] = key.transpose(1, 2)
@@ -89,14 +116,11 @@ class LeanSteps:
             else:
                 keys[places] = key
                 values[places] = value
-            mixed = F.scaled_dot_product_attention(
-                query.transpose(1, 2), keys[:, :, :end], values[:, :, :end], attn_mask=mask,
-                enable_gqa=own.key_heads != own.heads,
-            )  # fmt: skip
-            x = x + layer.out(mixed.transpose(1, 2).reshape(batch * count, -1))
-            x = x + layer.feed_forward(F.rms_norm(x, (width,), layer.norm_ff, own.eps))
+            return keys[:, :, :end], values[:, :, :end]
+
+        hidden = self.weights.run(inputs, cos, sin, mask, remember)
         self.lengths[rows] = [start + (count if counts is None else counts[row]) for row, start in enumerate(starts)]
-        return F.rms_norm(x, (width,), own.final_norm, own.eps).view(batch, count, width)
+        return hidden
 
     def join(self, saved: SavedRow | None = None) -> int:
         """A new row at the end, empty or with what was saved; its number."""

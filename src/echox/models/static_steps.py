@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights
@@ -71,27 +70,15 @@ def static_step(weights: LeanWeights) -> Step:
     """
 
     def step(inputs: Tensor, starts: Tensor, memory: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        rows, width = len(inputs), weights.width
-        row = torch.arange(rows, device=inputs.device)
+        row = torch.arange(len(inputs), device=inputs.device)
         mask = (torch.arange(memory.shape[4], device=inputs.device) <= starts[:, None])[:, None, None]
-        turn, across = cos[starts][:, None, None], sin[starts][:, None, None]
-        x = inputs.view(rows, width)
-        for number, layer in enumerate(weights.layers):
-            joint = layer.qkv(F.rms_norm(x, (width,), layer.norm_in, weights.eps))
-            joint = joint.view(rows, 1, weights.heads + 2 * weights.key_heads, weights.head_width)
-            turning, value = joint.split([weights.heads + weights.key_heads, weights.key_heads], 2)
-            first, second = turning.chunk(2, -1)
-            turning = turning * turn + torch.cat((-second, first), -1) * across
-            query, key = turning.split([weights.heads, weights.key_heads], 2)
+
+        def remember(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             memory[number, 0, row, :, starts] = key[:, 0]
             memory[number, 1, row, :, starts] = value[:, 0]
-            mixed = F.scaled_dot_product_attention(
-                query.transpose(1, 2), memory[number, 0], memory[number, 1], attn_mask=mask,
-                enable_gqa=weights.key_heads != weights.heads,
-            )  # fmt: skip
-            x = x + layer.out(mixed.transpose(1, 2).reshape(rows, -1))
-            x = x + layer.feed_forward(F.rms_norm(x, (width,), layer.norm_ff, weights.eps))
-        return F.rms_norm(x, (width,), weights.final_norm, weights.eps).view(rows, 1, width)
+            return memory[number, 0], memory[number, 1]
+
+        return weights.run(inputs, cos[starts][:, None, None], sin[starts][:, None, None], mask, remember)
 
     return step
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from echox.models.choosing import nucleus
+from echox.models.modeling_unit_backbone import LeanSteps
+from echox.models.row_cache import DecoderRows
 from echox.models.unit_stream import UnitStream
 from echox.streaming.task import ReplyTask
 
@@ -48,10 +50,21 @@ def first_row(tasks: Tasks) -> int:
     return known(tasks[0].text_row)
 
 
-def move_last(rows: list[ReplyTask], row: int, last: int) -> None:
-    """A row left a memory, and the last took its place."""
-    rows[row] = rows[last]
+def leave(memory: LeanSteps | DecoderRows, rows: list[ReplyTask], task: ReplyTask, place: str) -> None:
+    """Take a reply out of a memory and of the list of its rows; the last one takes its row, as in the memory.
+
+    Args:
+        memory: of the language model, or of the echo decoder.
+        rows: who is in which row.
+        task: that leaves.
+        place: its attribute with the row, ``text_row`` or ``echo_row``.
+    """
+    row = known(getattr(task, place))
+    last = rows[memory.leave(row)]
+    rows[row] = last
     rows.pop()
+    setattr(last, place, row)
+    setattr(task, place, None)
 
 
 def neighbours(tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:

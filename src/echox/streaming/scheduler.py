@@ -28,7 +28,7 @@ from echox.models.modeling_unit_backbone import LeanSteps
 from echox.models.vocoder_stream import VocoderStream
 from echox.streaming.engine import Engine
 from echox.streaming.events import Heard
-from echox.streaming.rows import Tasks, choose_outputs, first_row, known, move_last, neighbours, sample, spans, timed
+from echox.streaming.rows import Tasks, choose_outputs, first_row, known, leave, neighbours, sample, spans, timed
 from echox.streaming.task import ReplyTask
 
 PREFILL_POSITIONS = 512
@@ -259,11 +259,7 @@ class Scheduler:
         self._leave_text(task, keep=error is None)
         if task.echo_row is not None:
             self._steps.clear(task.echo_row)  # it may have been given what is not finite, and only failed to speak
-            moved = self._steps.leave(task.echo_row)
-            move_last(self._echo_rows, task.echo_row, moved)
-            for row, other in enumerate(self._echo_rows):
-                other.echo_row = row
-            task.echo_row = None
+            leave(self._steps, self._echo_rows, task, "echo_row")
         self._running.remove(task)
         task.session.release(task, error)
         task.end(error)
@@ -275,11 +271,7 @@ class Scheduler:
             task.session.remember(self._memory.save(task.text_row))
         else:
             self._memory.clear(task.text_row)
-        moved = self._memory.leave(task.text_row)
-        move_last(self._text_rows, task.text_row, moved)
-        for row, other in enumerate(self._text_rows):
-            other.text_row = row
-        task.text_row = None
+        leave(self._memory, self._text_rows, task, "text_row")
 
     def _fail_all(self, error: BaseException) -> None:
         running, self._running = self._running, []

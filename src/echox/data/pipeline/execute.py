@@ -107,18 +107,18 @@ def run_stage(
     keys = [_key(name, settings, chunk) for chunk in chunks]
     known = {entry["key"]: entry["results"] for entry in read_entries(journal)}
     done = {index: known[key] for index, key in enumerate(keys) if key in known and valid(known[key])}
-    todo = [index for index in range(len(chunks)) if index not in done]
+    pending = [index for index in range(len(chunks)) if index not in done]
     hours = [sum(row.get("expected_s", 0.0) for row in chunk) / 3600 for chunk in chunks]
-    progress = Progress(name, sum(hours[index] for index in todo))
+    progress = Progress(name, sum(hours[index] for index in pending))
     journal.parent.mkdir(parents=True, exist_ok=True)
     _end_line(journal)
     with journal.open("a", encoding="utf-8") as log:
-        for index, results in _execute(make, [(index, chunks[index]) for index in todo], workers):
+        for index, results in _execute(make, [(index, chunks[index]) for index in pending], workers):
             done[index] = results
             log.write(json.dumps({"key": keys[index], "results": results}, ensure_ascii=False) + "\n")
             log.flush()
             progress.add(hours[index])
-    if todo:
+    if pending:
         progress.add(0.0, last=True)
     return [row for index in range(len(chunks)) for row in done[index]]
 
@@ -128,27 +128,27 @@ def in_chunks(rows: Sequence[Row], size: int) -> list[list[Row]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _execute(make: Make, todo: list[tuple[int, list[Row]]], workers: Workers) -> Iterator[tuple[int, list[Row]]]:
-    if not todo:
+def _execute(make: Make, pending: list[tuple[int, list[Row]]], workers: Workers) -> Iterator[tuple[int, list[Row]]]:
+    if not pending:
         return
     if workers.ray is not None:
-        yield from _on_ray(make, todo, workers)
+        yield from _on_ray(make, pending, workers)
     elif workers.count == 1:
         threads = torch.get_num_threads()
         try:
             function = make()
-            for index, chunk in todo:
+            for index, chunk in pending:
                 yield index, function(chunk)
         finally:
             torch.set_num_threads(threads)  # the stages take one; the caller gets its own back
     else:
-        yield from _in_processes(make, todo, workers.count)
+        yield from _in_processes(make, pending, workers.count)
 
 
-def _in_processes(make: Make, todo: list[tuple[int, list[Row]]], count: int) -> Iterator[tuple[int, list[Row]]]:
+def _in_processes(make: Make, pending: list[tuple[int, list[Row]]], count: int) -> Iterator[tuple[int, list[Row]]]:
     """Chunks in worker processes; those in flight when one dies are tried again one at a time, to find the culprit."""
     pickled = pickle.dumps(make)
-    waiting, suspects = deque(todo), deque[tuple[int, list[Row]]]()
+    waiting, suspects = deque(pending), deque[tuple[int, list[Row]]]()
     while waiting or suspects:
         while suspects:
             index, chunk = suspects.popleft()
@@ -232,12 +232,12 @@ def cluster(workers: Workers) -> Iterator[None]:
         ray.shutdown()
 
 
-def _on_ray(make: Make, todo: list[tuple[int, list[Row]]], workers: Workers) -> Iterator[tuple[int, list[Row]]]:
+def _on_ray(make: Make, pending: list[tuple[int, list[Row]]], workers: Workers) -> Iterator[tuple[int, list[Row]]]:
     """Chunks as a Ray dataset, mapped by a pool of actors; Ray starts dead actors again and repeats their chunks."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"index": index, "chunk": json.dumps(chunk)} for index, chunk in todo]
+    rows = [{"index": index, "chunk": json.dumps(chunk)} for index, chunk in pending]
     blocks = min(len(rows), 16 * workers.count)  # a block is what is repeated when an actor dies
     dataset = ray.data.from_items(rows, override_num_blocks=blocks).map(
         _RayWorker,

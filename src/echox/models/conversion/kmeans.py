@@ -134,7 +134,7 @@ class Record:
         return record
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        pass  # arguments that ``__new__`` has kept
+        """Take any arguments: ``__new__`` has kept them."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
