@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echox.serving.limits import Limits
-from echox.serving.memory import keep_few_kernels
+from echox.serving.memory import keep_few_kernels, settle
 from echox.serving.security import Door
 from echox.serving.server import create_app, make_server
 from echox.serving.service import Service
@@ -33,7 +33,7 @@ class ServerOptions:
     end_of_turn: str | None = None
 
     def service(self) -> Service:
-        """Load the model.
+        """Load the model; the process is a server from now on (`settle`).
 
         Raises:
             ValueError: a part that is missing or wrong.
@@ -48,7 +48,9 @@ class ServerOptions:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         model = EchoX.from_pretrained(self.model, device=self.device)
-        return Service(model, self.name, self.limits, self.vad, self.end_of_turn)
+        service = Service(model, self.name, self.limits, self.vad, self.end_of_turn)
+        settle()
+        return service
 
 
 def run_here(options: ServerOptions, host: str, port: int) -> None:

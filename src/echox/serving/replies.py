@@ -24,9 +24,16 @@ class ReplyFeed:
     """
 
     def __init__(self, ask: Callable[..., ReplyTask], *args: Any, **settings: Any) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.task = ask(*args, on_event=self._tell, **settings)
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+        # No method: a task that knows its feed is a ring, and a server would keep a thousand replies before Python's
+        # collector looks for rings. What this raises, once the loop has gone, cancels the reply.
+        def tell(event: Event | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        self._events = events
+        self.task = ask(*args, on_event=tell, **settings)
 
     @property
     def timeline(self) -> tuple[Mark, ...]:
@@ -48,9 +55,3 @@ class ReplyFeed:
                 yield event
         if self.task.error is not None:
             raise self.task.error
-
-    def _tell(self, event: Event | None) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the loop has gone, and with it whoever listened
-            self.task.cancelled = True
