@@ -1,8 +1,8 @@
-"""What a server that runs for days must not keep: garbage, memory that was freed, kernels for sizes that never come again.
+"""What a server that runs for days must not keep: garbage, freed memory, and kernels for sizes that never come again.
 
-Python looks for rings of objects that nothing else refers to only when their number has grown by a quarter; with all of
-torch and transformers loaded that is after hundreds of replies. Replies come and go in sizes that never fit exactly into the holes that earlier ones have left, and glibc keeps holes: a
-server that keeps nothing still grows for hours. Asked, glibc gives their pages back.
+Python looks for rings of objects that nothing else refers to only when what is alive has grown by a quarter; with all
+of torch and transformers loaded that is after hundreds of replies. And replies come and go in sizes that never fit
+exactly into the holes that earlier ones have left, which glibc keeps, unless it is asked to give their pages back.
 """
 
 from __future__ import annotations
