@@ -5,9 +5,10 @@
 #                                trained or measured is not repeated, and seed 0 of every run comes before any seed 1
 #   runs/ablations.sh --smoke    one run of each kind for two steps and two questions, under two minutes
 #
-# Needs: the outputs of runs/nano.sh (out/nano); --smoke is content with those of runs/nano.sh --smoke. One stage alone that
-# runs/nano.sh does not run is trained here first: the T2C in the paper's form (7 CPU-min). Everything is written under
-# out/ablations (or out/smoke/ablations); the full run then renews docs/ablations.json and docs/images/ablations_*.png.
+# Needs: the outputs of runs/nano.sh (out/nano); --smoke is content with those of runs/nano.sh --smoke. What the runs start from
+# and runs/nano.sh does not make is made here first: a unit language of 1,000 words, and a T2C on it, word-synchronous and in
+# the paper's form (7 CPU-min each). Everything else is written under out/ablations (or out/smoke/ablations); the full run then
+# renews docs/ablations.md, docs/ablations.json and docs/images/ablations_*.png.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -30,8 +31,15 @@ case "${1:-}" in
 esac
 [ -d out/nano/echo ] || { echo "error: expected out/nano/echo, found none; run runs/nano.sh first" >&2; exit 1; }
 
-if [ ! -e out/nano/t2c_prefix/training_record.json ]; then
-  "$python" -m echox train "$repository/recipes/nano/t2c_prefix.yaml" "${few[@]}"
-fi
+# base NAME RECIPE [overrides ...]: what runs start from, made unless it is there.
+base() {
+  local folder=out/nano/$1 recipe=$2
+  shift 2
+  [ -e "$folder/training_record.json" ] || "$python" -m echox train "$repository/recipes/nano/$recipe.yaml" "$@"
+}
+words=out/nano/unit_language_1000
+base unit_language_1000 unit_language model.vocabulary_size=1000 output_dir=$words
+base t2c_unit_language t2c data.unit_language=$words training.output_dir=out/nano/t2c_unit_language "${few[@]}"
+base t2c_prefix t2c_prefix data.unit_language=$words "${few[@]}"
 # It may run for hours beside other work: one thread, and polite.
 OMP_NUM_THREADS=1 nice -n 15 "$python" -m echox.evaluation.ablations "$repository/runs/ablations.yaml" "${few[@]}" "${options[@]}"

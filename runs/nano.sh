@@ -53,17 +53,17 @@ stage encoder "${few[@]}"
 stage encoder_voices "${few[@]}"  # a second pass with harder variation, for voices never heard: 22 CPU-min;
 stage judge "${few[@]}"           # one on the reply voice, to judge replies (it hears no resynthesised speech): 5 CPU-min.
 # 4. Units: k-means on a small encoder of the reply voice, 4 CPU-min and as much again to apply it.
-# 5. Unit language: words of units. 10 s.
+# 5. Unit language: words of units, of which nano has none (docs/ablations.md, row c). Seconds.
 stage units "${few[@]}"
 stage unit_language
 # 6. Vocoder: units to waveform. 21 CPU-min.
 stage vocoder "${few[@]}"
 # 7. Stage I, S2T: adapters, CTC head and LoRA; the model hears. 6 CPU-min.
 stage s2t "${few[@]}"
-# 8. Stage II, T2C: text to unit words; word-synchronous, since the paper's form (t2c_prefix.yaml) measured 15.1% WER
-#    against 9.0% (docs/experiments.md). 7 CPU-min.
+# 8. Stage II, T2C: text to units; word-synchronous, since the paper's form (t2c_prefix.yaml) measured 15.1% WER
+#    against 9.0% (docs/experiments.md). 9 CPU-min.
 stage t2c "${few[@]}"
-# 9. Stage III, Echo: speech targets made of what the model meant; the model speaks. 6 CPU-min.
+# 9. Stage III, Echo: speech targets made of what the model meant; the model speaks. 4 CPU-min.
 stage echo "${few[@]}"
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
 stage package

@@ -50,7 +50,7 @@ stage corpus new_language/corpus facts="$repository/recipes/new_language/facts_d
 # 2. Text LLM: answers in writing.
 stage lm nano/lm data.dialogues=$out/text/dialogues.jsonl training.output_dir=$out/lm data.topic_temperature=1.0 \
   tokenizer.vocab_size=1024 training.steps=1500 -- "${few[@]}" tokenizer.vocab_size=300
-# 3. Ear: both languages, and the reply voice, which it will align. Words are said as their letters.
+# 3. Ear: both languages, and the answers' voice, which it will align. Words are said as their letters.
 stage encoder nano/encoder "data.manifests=[$out/speech/questions.jsonl, $out/speech/replies.jsonl]" \
   data.phones=$out/phones.json data.tokenizer=$out/tokenizer data.dialogues=$out/text/dialogues.jsonl data.vocab_size=1024 \
   training.output_dir=$out/encoder training.steps=4000 -- "${few[@]}" data.vocab_size=300 training.batch_size=800
@@ -70,21 +70,35 @@ stage echo nano/echo "data.speech=[$out/speech/dialogues.jsonl]" "data.text=[$ou
 # 7. One folder.
 stage package nano/package parts.echo=$out/echo parts.vocoder=$out/vocoder output_dir=$out/package \
   "parts.records=[$out/lm, $out/encoder, $out/units, $out/vocoder, $out/s2t, $out/t2c, $out/echo]"
-# 8. Measured: translation of held-out spoken sentences, BLEU of the written reply. What the reply sounds like takes a
-#    recogniser of German (--judge openai/whisper-large-v3); none is needed for the text.
+# 8. A judge of the reply voice: the ear of step 3, gone on with on recordings alone. It never hears a sound made of units.
+stage judge nano/judge "data.manifests=[$out/speech/replies.jsonl]" data.phones=$out/phones.json data.tokenizer=$out/tokenizer \
+  data.dialogues=$out/text/dialogues.jsonl data.vocab_size=1024 model.start_from=$out/encoder training.output_dir=$out/judge \
+  -- "${few[@]}" data.vocab_size=300 training.batch_size=800
+# 9. Measured on held-out questions, what is written and what the judge hears: answers to German and to English questions
+#    (right: every word of the reply), and BLEU of the translations. JUDGE=openai/whisper-large-v3 names another judge.
 "$python" - "$out" <<'PY'
 import json, sys
 from pathlib import Path
 from echox.data.manifest import read_dialogues
 out = Path(sys.argv[1])
-rows = [
-    {"id": one.id, "audio": f"speech/{one.turns[0].audio}", "question": one.turns[0].text, "translation": one.turns[1].text}
-    for one in read_dialogues(out / "speech" / "dialogues.jsonl")
-    if one.split != "train" and one.topic.endswith("uebersetzung")
-]
-(out / "translation.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+rows = {"german": [], "english": [], "translation": []}
+for one in read_dialogues(out / "speech" / "dialogues.jsonl"):
+    if one.split != "train":
+        asked, reply = one.turns
+        row = {"id": one.id, "audio": f"speech/{asked.audio}", "question": asked.text}
+        if one.topic.endswith("uebersetzung"):
+            rows["translation"].append(row | {"translation": reply.text})
+        else:
+            rows["german" if one.topic.startswith("de/") else "english"].append(row | {"answers": [reply.text]})
+for name, found in rows.items():
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
 PY
 limit=()
 $smoke && limit=(--limit 2)
-"$python" -m echox eval run --task translation --data "$out/translation.jsonl" --model "$out/package" --judge "${JUDGE:-none}" \
-  --output "$out/eval" "${limit[@]}"
+for questions in german english translation; do
+  task=qa
+  [ $questions = translation ] && task=translation
+  "$python" -m echox eval run --task $task --data $out/$questions.jsonl --model $out/package --judge "${JUDGE:-$out/judge}" \
+    --lexicon $out/phones.json --output $out/eval/$questions "${limit[@]}"
+done

@@ -59,6 +59,9 @@ def run(
             "http://.../v1#model, or 'none' (default: embedded for nano, else openai/whisper-large-v3)."
         ),
     ] = None,
+    lexicon: Annotated[
+        Path | None, typer.Option(help="Words of a judge made by stage encoder: its phones.json (default: nano's).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each set (default: all).")] = None,
     instruction: Annotated[str | None, typer.Option(help="Text sent beside every audio.")] = None,
     utmos: Annotated[Path | None, typer.Option(help="TorchScript file of a MOS predictor at 16 kHz.")] = None,
@@ -81,7 +84,8 @@ def run(
     tasks = [one for name in names for one in open_tasks(name, data, limit, seed, instruction)]
     subject = _subject(model, server, server_model, device, threads)
     only_nano = names == [NANO]
-    listener, unjudged = _listener(judge, data if only_nano else None, only_nano, any(one.speaks for one in tasks))
+    speaks = any(one.speaks for one in tasks)
+    listener, unjudged = _listener(judge, lexicon, data if only_nano else None, only_nano, speaks)
     recordings = (data or embedded_heldout()) if only_nano and listener is not None else None
     with _progress() as progress:
         summary = run_tasks(
@@ -279,14 +283,16 @@ def _subject(model: str, server: str | None, server_model: str | None, device: s
     return InProcess(load_model(model, device, threads), model, str(find_model(model)))
 
 
-def _listener(judge: str | None, data: Path | None, only_nano: bool, speaks: bool) -> "tuple[Judge | None, str]":
+def _listener(
+    judge: str | None, lexicon: Path | None, data: Path | None, only_nano: bool, speaks: bool
+) -> "tuple[Judge | None, str]":
     """The judge, or why there is none: one that was not named and cannot be had leaves spoken figures unmeasured."""
     from echox.evaluation.asr import DEFAULT_JUDGE, embedded_judge, open_judge
     from echox.evaluation.heldout import LEXICON, embedded_heldout
 
     if judge == "none" or not speaks:
         return None, "no judge was asked for"
-    lexicon = (data or embedded_heldout()) / LEXICON
+    lexicon = lexicon or (data or embedded_heldout()) / LEXICON
     if judge == "embedded" or (judge is None and only_nano):
         return open_judge(embedded_judge(), lexicon), ""
     try:

@@ -26,6 +26,7 @@ from echox.data.features import AugmentationConfig, augment
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts
+from echox.models.chunked_loss import token_losses
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration, S2TOutput
@@ -194,10 +195,11 @@ class EchoObjective(nn.Module):
         s2t = self.model.s2t(**batch["s2t"])
         meant, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
         with torch.no_grad():
-            logits = self.model.get_output_embeddings()(meant)
-            check_alignment(logits, reference, s2t.s2t_loss)
-            said = logits.argmax(-1).masked_fill(reference < 0, -1)  # its own words
-            agreement = (said == reference)[reference >= 0].float().mean()
+            real = reference >= 0
+            losses, best = token_losses(meant[real], self.model.get_output_embeddings(), reference[real])
+            check_alignment(losses.mean(), s2t.s2t_loss)
+            said = torch.full_like(reference, -1).masked_scatter(real, best)  # its own words
+            agreement = (best == reference[real]).float().mean()
         return s2t, meant, self.targets.spoken(said, reference), agreement
 
     def trigger_scores(self, meant: Tensor) -> Tensor:
@@ -406,18 +408,16 @@ def join(
     return model
 
 
-def check_alignment(logits: Tensor, reference: Tensor, s2t_loss: Tensor) -> None:
-    """The selected states (as logits, (B, R, V)) predict the reply's tokens as well as S2T's own loss says.
+def check_alignment(found: Tensor, s2t_loss: Tensor) -> None:
+    """The selected states predict the reply's tokens (mean cross-entropy `found`) as well as S2T's own loss says.
 
     Raises:
         ValueError: they do not: the states of other positions were taken.
     """
-    real = reference >= 0
-    found = float(F.cross_entropy(logits[real].float(), reference[real]))
-    if abs(found - float(s2t_loss)) > 0.02 + 0.02 * float(s2t_loss):
+    if abs(float(found) - float(s2t_loss)) > 0.02 + 0.02 * float(s2t_loss):
         raise ValueError(
             f"echo: expected states that predict the reply's tokens (cross-entropy {float(s2t_loss):.3f}), found "
-            f"cross-entropy {found:.3f}: states and tokens are not aligned"
+            f"cross-entropy {float(found):.3f}: states and tokens are not aligned"
         )
 
 

@@ -6,7 +6,8 @@ user turn to written and spoken reply: speech-to-speech translation needs nothin
 
     text/dialogues.jsonl        every question and answer, for stage lm
     speech/questions.jsonl      who says which question, for stage encoder
-    speech/replies.jsonl        every answer in the one reply voice: align, units, vocoder
+    speech/replies.jsonl        every answer in the one reply voice, for stage encoder
+    speech/voice.jsonl          those and more sentences in that voice: align, units, vocoder
     speech/dialogues.jsonl      spoken dialogues, for stages s2t and echo
     phones.json                 how words are said: by their letters
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,8 @@ class BilingualCorpusRecipe:
         output_dir: a new corpus folder.
         question_voices: by language, espeak-ng voices; the last of each only asks held-out questions.
         reply_voice: the one voice that answers.
+        shuffled_sentences: in that voice, of the words of training answers in any order: a voice is learned from more
+            than it will say, so that words it knows can follow each other as they never did.
         max_items: of each topic; 0 = all.
         heldout_part: of the questions of each topic, drawn by their text.
     """
@@ -48,6 +52,7 @@ class BilingualCorpusRecipe:
     output_dir: str
     question_voices: dict[str, list[str]]
     reply_voice: str
+    shuffled_sentences: int = 0
     max_items: int = 0
     heldout_part: float = 0.1
     workers: int | None = None
@@ -128,8 +133,14 @@ def write_corpus(settings: BilingualCorpusRecipe) -> dict[str, float]:
         SpeechJob(f"r-{question.id}", text, replying, str(speech / "replies" / f"r-{question.id}.wav"))
         for text, question in answers.items()
     ]
+    shuffled = [text for text, question in answers.items() if question.split == "train"]
+    shuffled_jobs = [
+        SpeechJob(f"v-{place}", text, replying, str(speech / "replies" / f"v-{place}.wav"))
+        for place, text in enumerate(shuffle_words(shuffled, settings.shuffled_sentences))
+    ]
     asked = {job.id: job for job in speak_all(jobs, speech / ".questions_journal.jsonl", settings.workers)}
-    replied = {job.id: job for job in speak_all(reply_jobs, speech / ".replies_journal.jsonl", settings.workers)}
+    all_replies = [*reply_jobs, *shuffled_jobs]
+    replied = {job.id: job for job in speak_all(all_replies, speech / ".replies_journal.jsonl", settings.workers)}
     write_dialogues(folder / "text" / "dialogues.jsonl", [_dialogue(question) for question in questions])
     write_dialogues(
         speech / "dialogues.jsonl",
@@ -143,17 +154,33 @@ def write_corpus(settings: BilingualCorpusRecipe) -> dict[str, float]:
             for question, voice in zip(questions, asking, strict=True)
         ],
     )  # fmt: skip
-    write_utterances(
-        speech / "replies.jsonl",
-        [
-            Utterance(f"r-{question.id}", f"replies/r-{question.id}.wav", text, replying.speaker,
-                      replied[f"r-{question.id}"].duration_s, question.split)
-            for text, question in answers.items()
-        ],
-    )  # fmt: skip
+    said = [
+        Utterance(f"r-{question.id}", f"replies/r-{question.id}.wav", text, replying.speaker,
+                  replied[f"r-{question.id}"].duration_s, question.split)
+        for text, question in answers.items()
+    ]  # fmt: skip
+    more = [
+        Utterance(job.id, f"replies/{job.id}.wav", job.text, replying.speaker, replied[job.id].duration_s, "train")
+        for job in shuffled_jobs
+    ]
+    write_utterances(speech / "replies.jsonl", said)
+    write_utterances(speech / "voice.jsonl", [*said, *more])
     write_letters([text for question in questions for text in (question.text, question.answer)], folder / "phones.json")
     seconds = sum(job.duration_s for job in (*asked.values(), *replied.values()))
     return {"questions": float(len(questions)), "replies": float(len(answers)), "hours": seconds / 3600}
+
+
+def shuffle_words(texts: list[str], count: int, seed: int = 0) -> list[str]:
+    """So many sentences of 4 to 9 words of the texts in any order, each word as often as the others."""
+    words = sorted({word.strip(".,?!;:\"'") for text in texts for word in text.split()} - {""})
+    source, waiting, sentences = random.Random(seed), list[str](), list[str]()
+    for _ in range(count):
+        length = source.randint(4, 9)
+        while len(waiting) < length:
+            waiting += source.sample(words, len(words))
+        taken, waiting = waiting[:length], waiting[length:]
+        sentences.append(" ".join(taken) + ".")
+    return sentences
 
 
 def write_letters(texts: list[str], path: Path) -> None:
