@@ -1,12 +1,14 @@
 """Simultaneous spoken conversations with a real server: are replies right, in time, and is memory flat?
 
     python benchmarks/serving_load.py --conversations 8 --minutes 10 --threads 1
+    python benchmarks/serving_load.py --conversations 6 --minutes 6 --hurried   # many more replies: is memory flat?
 
 Each conversation speaks bundled questions in real time, waits until the reply was played, and goes on; after some turns
 it hangs up and calls again. Afterwards every reply is compared with what the model alone answers to the same sound and
-history. Figures, as JSON in the last line: `lost` and `mixed` replies, `underruns` of a player that waits `prebuffer_s`
-before it begins, time to first audio from the commit of the turn and from the end of the speech (which includes the
-silence that ends a turn), memory of the server at the start and end.
+history. `--hurried` waits for nothing: each question interrupts the reply before and cuts the history to what was
+heard, so those replies are not compared. Figures, as JSON in the last line: `lost` and `mixed` replies, `underruns` of
+a player that waits `prebuffer_s` before it begins, time to first audio from the commit of the turn and from the end of
+the speech (which includes the silence that ends a turn), memory of the server at the start and end.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ class Figures:
     errors: list[str] = field(default_factory=list)
 
 
-async def converse(url: str, seed: int, until_s: float, turns: int, prebuffer_s: float, figures: Figures) -> None:
+async def converse(url: str, seed: int, until_s: float, options: argparse.Namespace, figures: Figures) -> None:
     rng = random.Random(seed)
     questions = [load_audio(path, RATE) for path in bundled_questions()]
     await asyncio.sleep(rng.uniform(0, 2))
@@ -95,19 +97,20 @@ async def converse(url: str, seed: int, until_s: float, turns: int, prebuffer_s:
                 "output": {"format": {"type": "audio/pcm", "rate": OUT_RATE}},
             }
             await ws.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "audio": audio}}))
-            for _ in range(turns):
+            for _ in range(options.turns):
                 if time.monotonic() >= until_s:
                     break
+                turn = one_turn(ws, rng.choice(questions), options.prebuffer_s, options.hurried)
                 try:
-                    done.append(await asyncio.wait_for(one_turn(ws, rng.choice(questions), prebuffer_s), MAX_REPLY_S))
+                    done.append(await asyncio.wait_for(turn, MAX_REPLY_S))
                 except (asyncio.TimeoutError, websockets.ConnectionClosed, RuntimeError) as error:
                     figures.lost += 1
                     figures.errors.append(f"{type(error).__name__}: {error}")
                     break
 
 
-async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float) -> Turn:
-    """Speak in real time, listen, and wait until the reply was played."""
+async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float, hurried: bool) -> Turn:
+    """Speak in real time, listen, and wait until the reply was played; hurried, neither takes time."""
     turn, player = Turn(), Player(prebuffer_s)
     speech_ended_s = float("inf")
     committed_s = 0.0
@@ -119,7 +122,7 @@ async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float) -> Turn:
         step, began_s = int(CHUNK_S * RATE), time.monotonic()
         speech_ended_s = began_s + len(question) / RATE
         for number, start in enumerate(range(0, len(data), step)):
-            await asyncio.sleep(max(0.0, began_s + number * CHUNK_S - time.monotonic()))
+            await asyncio.sleep(0.0 if hurried else max(0.0, began_s + number * CHUNK_S - time.monotonic()))
             chunk = base64.b64encode(data[start : start + step].astype("<i2").tobytes()).decode()
             await ws.send(json.dumps({"type": "input_audio_buffer.append", "audio": chunk}))
 
@@ -148,7 +151,8 @@ async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float) -> Turn:
             elif kind == "error":
                 raise RuntimeError(event["error"]["message"])
         turn.underruns = player.underruns
-        await asyncio.sleep(max(0.0, (player.ends_at_s or 0.0) - time.monotonic()) + 0.2)
+        if not hurried:
+            await asyncio.sleep(max(0.0, (player.ends_at_s or 0.0) - time.monotonic()) + 0.2)
         await speaking
     finally:
         speaking.cancel()
@@ -203,8 +207,7 @@ def start_server(threads: int, sessions: int) -> tuple[subprocess.Popen[bytes], 
 async def load(url: str, options: argparse.Namespace, process: psutil.Process, figures: Figures) -> list[float]:
     until_s = time.monotonic() + 60 * options.minutes
     talks = [
-        asyncio.create_task(converse(url, seed, until_s, options.turns, options.prebuffer_s, figures))
-        for seed in range(options.conversations)
+        asyncio.create_task(converse(url, seed, until_s, options, figures)) for seed in range(options.conversations)
     ]
     memory_mb = []
     while not all(talk.done() for talk in talks):
@@ -221,6 +224,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--turns", type=int, default=6, help="of a call, before it hangs up")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the server")
+    parser.add_argument("--hurried", action="store_true", help="as fast as the server can, for memory; no first audio")
     parser.add_argument("--prebuffer-s", type=float, default=0.1, help="of the player")
     options = parser.parse_args()
     server, port = start_server(options.threads, options.conversations)
@@ -237,8 +241,8 @@ def main() -> None:
         server.send_signal(signal.SIGTERM)
         stopped = server.wait(30)
     turns = [turn for talk in figures.conversations for turn in talk]
-    mixed = check(figures)
-    for line in [*figures.errors, *mixed][:10]:
+    mixed = None if options.hurried else check(figures)
+    for line in [*figures.errors, *(mixed or [])][:10]:
         print(line)
     quarter = max(1, len(memory_mb) // 4)
     print(
@@ -250,7 +254,7 @@ def main() -> None:
                 "load_average": round(os.getloadavg()[0], 1),
                 "replies": len(turns),
                 "lost": figures.lost + sum(turn.status != "completed" for turn in turns),
-                "mixed": len(mixed),
+                "mixed": None if mixed is None else len(mixed),
                 "underruns": sum(turn.underruns for turn in turns),
                 "replies_with_underruns": sum(turn.underruns > 0 for turn in turns),
                 "prebuffer_s": options.prebuffer_s,

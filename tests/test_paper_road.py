@@ -135,7 +135,7 @@ def test_second_language_names_recipes_that_take_its_overrides():
             _, _, recipe, *overrides = shlex.split(filled)
             load_recipe(ROOT / f"recipes/{recipe}.yaml", [word for word in overrides if word != "--"])
             found += 1
-    assert found == 11
+    assert found == 12
 
 
 def test_the_document_has_the_costs_that_the_script_gives(capsys, monkeypatch):
