@@ -89,7 +89,7 @@ for one in read_dialogues(out / "speech" / "dialogues.jsonl"):
         if one.topic.endswith("uebersetzung"):
             rows["translation"].append(row | {"translation": reply.text})
         else:
-            rows["german" if one.topic.startswith("de/") else "english"].append(row | {"answers": [reply.text]})
+            rows["german" if one.topic.startswith("de/") else "english"].append(row | {"answers": [reply.text.rstrip(".")]})
 for name, found in rows.items():
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
     (out / f"{name}.jsonl").write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ import pytest
 
 from echox.data.scoring import WordErrors
 from echox.evaluation.metrics import exist_match
+from echox.evaluation.scores import score_translation
 from echox.evaluation.transcripts import bleu, english_normalizer, tokens_13a, whisper_errors
 from echox.evaluation.ultraeval import extract_field, rescore
 
@@ -149,3 +150,15 @@ def test_records_of_ultraeval_are_scored_again(tmp_path):
     path.write_text('{"id": 1}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="not a result file"):
         rescore(path)
+
+
+def test_spoken_translations_are_compared_without_capitals_and_punctuation():
+    row = {
+        "answers": ["Der Hund schläft im Garten."], "text": "Der Hund schläft im Garten.", "speaks": True, "audio": "",
+        "said": "der hund schläft im garten", "unjudged": None, "judge_error": None, "error": None, "unknown_words": 0,
+        "as_heard": {"reply": "der hund schläft im garten", "answers": ["der hund schläft im garten"]},
+    }  # fmt: skip
+    wrong = row | {"said": "der hund schläft im haus"}
+    assert score_translation([row] * 3)["asr_bleu"] == pytest.approx(100)
+    assert score_translation([row] * 3)["text_bleu"] == pytest.approx(100)
+    assert 50 < score_translation([row, row, wrong])["asr_bleu"] < 100

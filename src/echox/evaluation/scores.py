@@ -43,7 +43,8 @@ DEFINITIONS = {
     "exact, answer": "of nano's sets: the reply has the reference's words and no others; the answer's words occur in a "
     "row in it (t2t: typed questions)",
     "asr_wer": "word error rate of the written reply against the reference",
-    "asr_bleu": "BLEU of the judge's transcript against the reference translation; text_bleu: of the written reply",
+    "asr_bleu": "BLEU of the judge's transcript against the reference translation, both without capitals and "
+    "punctuation; text_bleu: of the written reply, cased",
     "utmos, dnsmos": "mean opinion score that a model predicts for each spoken reply; mean over replies",
 }
 
@@ -91,13 +92,23 @@ def score_transcription(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def score_translation(rows: Sequence[Row]) -> dict[str, Any]:
-    """Speech-to-speech translation: BLEU of what was written and of what was heard."""
+    """Speech-to-speech translation: BLEU of what was written and of what was heard.
+
+    What was heard has neither capitals nor punctuation that the model could be right or wrong about, so both sides of
+    that BLEU are without, as is usual for translated speech.
+    """
     references = [row["answers"][0] if row["answers"] else "" for row in rows]
     scores: dict[str, Any] = {"text_bleu": bleu(references, [row["text"] for row in rows])}
     reason = unheard(rows)
-    scores["asr_bleu"] = (
-        bleu(references, [row["said"] or "" for row in rows]) if reason is None else not_measured(reason)
-    )
+    if reason is None:
+        wanted = [
+            (row["as_heard"] or row)["answers"] for row in rows
+        ]  # as the judge spells them; of failed items as given
+        pairs = [(answers[0] if answers else "", row["said"] or "") for answers, row in zip(wanted, rows, strict=True)]
+        plain = [[" ".join(normalize_words(text)) for text in pair] for pair in pairs]
+        scores["asr_bleu"] = bleu([reference for reference, _ in plain], [said for _, said in plain])
+    else:
+        scores["asr_bleu"] = not_measured(reason)
     return scores | score_speech(rows)
 
 
