@@ -61,7 +61,7 @@ stage vocoder "${few[@]}"
 # 7. Stage I, S2T: adapters, CTC head and LoRA; the model hears. 6 CPU-min.
 stage s2t "${few[@]}"
 # 8. Stage II, T2C: text to units; word-synchronous, since the paper's form (t2c_prefix.yaml) measured 15.1% WER
-#    against 9.0% (docs/experiments.md). 9 CPU-min.
+#    against 9.0% (docs/experiments.md), and for 2,400 steps only (t2c.yaml says why). 3 CPU-min.
 stage t2c "${few[@]}"
 # 9. Stage III, Echo: speech targets made of what the model meant; the model speaks. 4 CPU-min.
 stage echo "${few[@]}"
