@@ -1,34 +1,58 @@
 """Estimated memory of training against the measured peak of real steps. The last line is JSON.
 
-Each case is a stage's own arithmetic (its model, loss, autocast, AdamW) on random numbers in a process of its own; the
-peak is the resident set above what the libraries take. The C library is told to give freed memory back at once
-(MALLOC_MMAP_THRESHOLD_); as it comes it keeps holes, 200 MB of them beside nano, nothing that shows beside 1B.
+What is trained: with `--stage` alone the stage of nano as its recipe builds it, on the largest batch of an epoch (run
+from the repository's root, after `runs/nano.sh`); with `--stage` and another `--case` the same objective around a
+language model of random weights, on random numbers; without `--stage` the case's bare language model.
 
-    python benchmarks/memory.py --case nano
-    python benchmarks/memory.py --case 1b
+A process of its own; the peak is the resident set above what libraries and data take, plus the weights, which are there
+before. The C library is told to give freed memory back at once (MALLOC_MMAP_THRESHOLD_); as it comes it keeps holes,
+200 MB of them beside nano, nothing that shows beside 1B.
+
+    python benchmarks/memory.py --stage s2t
+    python benchmarks/memory.py --case 1b --stage echo
+    python benchmarks/memory.py --case 1b --gradient-checkpointing
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
+import random
 import sys
 import threading
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from torch import nn
+from transformers import LlamaConfig, WhisperConfig
 
-from echox.memory import Workload, causal_training_bytes
-from echox.training.lora import LoRASettings, add_lora
+from echox.config import TrainingConfig, load_recipe
+from echox.data.sampling import BucketBatchSampler
+from echox.memory import (
+    Workload,
+    bare_objective,
+    build_objective,
+    causal_training_bytes,
+    random_batch,
+    training_bytes,
+    written_batch,
+)
+from echox.models.configuration_echox import EchoXConfig, S2TConfig
+from echox.models.configuration_t2c import UnitDecoderConfig
+from echox.training.loop import autocast, enable_gradient_checkpointing
+from echox.training.optim import WeightAverage, build_optimizer, clip_gradients
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-CASES: dict[str, tuple[dict[str, Any], bool, dict[str, int]]] = {
+CASES: dict[str, tuple[dict[str, Any], bool, dict[str, Any]]] = {
     # sizes of the language model, whether a LoRA on frozen bfloat16 weights is trained (else all of it), and a batch
     "nano": (
         {"vocab_size": 1536, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
@@ -71,64 +95,210 @@ class Peak:
         self.thread.join()
 
 
-def train(config: LlamaConfig, work: Workload, lora: bool, options: argparse.Namespace) -> None:
-    """Real steps of a language model: all of it in float32, or a LoRA on frozen bfloat16."""
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if lora else torch.float32)
-    if lora:
-        model.requires_grad_(False)
-        holder: Any = torch.nn.Module()
-        holder.language_model = model
-        for value in add_lora(holder, LoRASettings()):
-            value.requires_grad_(True)
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], fused=True)
-    model.train()
-    for _ in range(options.steps):
-        states = torch.randn(work.batch_size, work.tokens, config.hidden_size, requires_grad=True)
-        labels = torch.randint(0, config.vocab_size, (work.batch_size * work.reply_tokens,))
-        mask = torch.ones(work.batch_size, work.tokens, dtype=torch.long)
-        mask[0, -3:] = 0
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-            hidden = model.base_model(inputs_embeds=states, attention_mask=mask, use_cache=False).last_hidden_state
-            logits = model.lm_head(hidden[:, : work.reply_tokens].reshape(-1, config.hidden_size))
-            loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+@dataclass
+class Subject:
+    """What is measured: an objective, its trained groups, how it is trained, two batches, and what to estimate.
+
+    Attributes:
+        config: of the whole model; a `LlamaConfig` for a bare language model.
+        stage: name, or None for a bare language model.
+    """
+
+    objective: nn.Module
+    groups: dict[str, list[nn.Parameter]]
+    training: TrainingConfig
+    batch: dict[str, Any]
+    small: dict[str, Any]
+    config: Any
+    stage: str | None
+    work: Workload
+
+    def estimate(self) -> dict[str, float]:
+        if self.stage is None:
+            return causal_training_bytes(self.config, self.work)
+        return training_bytes(self.config, self.stage, self.work)
+
+
+def nano_stage(name: str) -> Subject:
+    """The stage as its recipe builds it, and the largest batch of an epoch."""
+    recipe = load_recipe(f"recipes/nano/{name}.yaml")
+    stage, training = recipe.build(), recipe.training
+    items, lengths = stage.dataset(), stage.lengths()
+    size = int(training.batch_size) if training.batch_by == "items" else training.batch_size
+    plan = BucketBatchSampler(lengths, size, seed=training.seed, by=training.batch_by)
+    largest = max(plan, key=lambda rows: len(rows) * max(lengths[row] for row in rows))
+    # Batches are varied by chance (conversations joined, turns left as text): the largest of a few.
+    drawn = [stage.collate([items[row] for row in largest], random.Random(seed)) for seed in range(8)]
+    shortest = sorted(range(len(items)), key=lambda row: lengths[row])[:2]
+    small = stage.collate([items[row] for row in shortest], random.Random(0))
+    config = EchoXConfig.from_pretrained("out/nano/package")
+    if name == "encoder":
+        config.s2t_config.audio_config = stage.model.config.audio_config
+    settings = recipe.model if isinstance(recipe.model, dict) else vars(recipe.model)
+    work = Workload(
+        precision=training.precision, ema=bool(training.ema_decay),
+        gradient_checkpointing=training.gradient_checkpointing,
+        attention=settings.get("attn_implementation", "sdpa"),
+        phones=len(stage.model.config.phones) + 1 if name == "encoder" else 0,
+    )  # fmt: skip
+    return Subject(
+        stage.objective, stage.parameter_groups(), training, max(drawn, key=positions), small, config, name, work
+    )
+
+
+def positions(batch: dict[str, Any]) -> int:
+    """Numbers of all tensors of a batch: how large it is."""
+    return sum(value.numel() for value in batch.get("s2t", batch).values())
+
+
+def random_model(case: str, stage: str | None, options: argparse.Namespace) -> Subject:
+    """A language model of random weights: alone, or in a stage with Whisper-base's ears and a decoder of 6 layers."""
+    sizes, lora, load = CASES[case]
+    work = Workload(precision=options.precision, gradient_checkpointing=options.gradient_checkpointing,
+                    frozen_dtype="bfloat16" if lora else "float32", lora_rank=16 if lora else 0, **load)  # fmt: skip
+    if options.batch_size:
+        work = replace(work, batch_size=options.batch_size, audios=options.batch_size)
+    few = replace(
+        work, batch_size=1, audios=1, tokens=24, reply_tokens=8, audio_s=1.0, kept_frames=7, unit_words=8, words=4
+    )
+    text_config = LlamaConfig(**sizes)
+    if stage is None:
+        objective: nn.Module = bare_objective(text_config, work)
+        batch, small, config = written_batch(work), written_batch(few), text_config
+    else:
+        config = whole_config(text_config)
+        objective = build_objective(config, stage, work)
+        batch, small = random_batch(config, stage, work), random_batch(config, stage, few)
+    trained = [value for value in objective.parameters() if value.requires_grad]
+    training = TrainingConfig(output_dir="unused", steps=options.steps, batch_size=work.batch_size,
+                              learning_rates={"all": 1e-5}, precision=work.precision,
+                              gradient_checkpointing=work.gradient_checkpointing)  # fmt: skip
+    return Subject(objective, {"all": trained}, training, batch, small, config, stage, work)
+
+
+def whole_config(text_config: LlamaConfig) -> EchoXConfig:
+    """A whole model around a language model: Whisper-base's ears, a prefix decoder as in recipes/3b."""
+    audio = WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048,
+                          num_mel_bins=80, decoder_layers=0)  # fmt: skip
+    width, vocabulary = text_config.hidden_size, text_config.vocab_size
+    s2t = S2TConfig(
+        audio_config=audio, text_config=text_config, audio_token_id=vocabulary - 1, adapter_attention_heads=16
+    )
+    decoder = UnitDecoderConfig(form="prefix", hidden_size=512, num_hidden_layers=6, num_attention_heads=8,
+                                intermediate_size=2048, text_hidden_size=width, text_vocab_size=vocabulary,
+                                num_unit_words=8500)  # fmt: skip
+    return EchoXConfig(s2t_config=s2t, echo_decoder_config=decoder)
+
+
+@contextmanager
+def read_shapes(subject: Subject) -> Iterator[dict[str, int]]:
+    """Inside, what comes to the parts is written down: sizes that a batch alone does not tell."""
+    seen: dict[str, int] = {}
+
+    def note(**sizes: int) -> None:
+        for name, value in sizes.items():
+            seen[name] = max(seen.get(name, 0), value)
+
+    def written(_: nn.Module, args: Any, values: Any) -> None:
+        given = values.get("inputs_embeds", values.get("input_ids"))
+        note(batch_size=given.shape[0], tokens=given.shape[1])
+
+    def kept(_: nn.Module, args: Any, output: Any) -> None:
+        note(kept_frames=output[0].shape[1])
+
+    def spoken(_: nn.Module, args: Any, output: Any) -> None:
+        _, word_ids, units, _ = args
+        words = max(len(set(row) - {-1}) for row in word_ids.tolist())
+        note(rows=len(units), unit_words=units.shape[1], words=words, read=word_ids.shape[1])
+
+    handles = []
+    for name, part in subject.objective.named_modules():
+        if name.endswith("language_model.model") or (subject.stage in ("lm", None) and name == "model.model"):
+            handles.append(part.register_forward_pre_hook(written, with_kwargs=True))
+        elif name.endswith("shrinking_adapter"):
+            handles.append(part.register_forward_hook(kept))
+        elif name in ("model.echo_decoder", "model.decoder"):
+            handles.append(part.register_forward_hook(spoken))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def workload(subject: Subject, seen: dict[str, int]) -> Workload:
+    """The batch as an estimate is asked for it."""
+    batch = subject.batch.get("s2t", subject.batch)
+    found: dict[str, Any] = {name: seen[name] for name in ("batch_size", "tokens", "kept_frames") if name in seen}
+    rows = found.get("batch_size", len(next(iter(batch.values()))))
+    found["batch_size"] = rows
+    if subject.stage != "encoder" and ("labels" in batch or "weights" in batch):
+        scored = batch["labels"] != -100 if "labels" in batch else batch["weights"][:, 1:] > 0
+        found["reply_tokens"] = round(int(scored.sum()) / rows)
+    if "input_features" in batch:
+        found |= {"audios": len(batch["input_features"]), "audio_s": batch["input_features"].shape[2] / 100}
+    if "rows" in seen:
+        share = seen["rows"] / rows  # segments of a dialogue, each padded to the longest
+        found |= {"segments": seen["rows"], "unit_words": round(share * seen["unit_words"]),
+                  "words": round(share * seen["words"])}  # fmt: skip
+        if subject.stage == "t2c":
+            found["reply_tokens"] = seen["read"]
+    return replace(subject.work, **found)
+
+
+def train(subject: Subject, batch: dict[str, Any], steps: int) -> None:
+    """Real steps, as `echox.training.loop` takes them."""
+    optimizer = build_optimizer(subject.groups, subject.training)
+    trained = {name: value for name, value in subject.objective.named_parameters() if value.requires_grad}
+    average = WeightAverage(trained, subject.training.ema_decay) if subject.work.ema else None
+    subject.objective.train()
+    for _ in range(steps):
+        with autocast(torch.device("cpu"), subject.training.precision):
+            loss = subject.objective(batch)["loss"]
         loss.backward()
+        clip_gradients(subject.groups, subject.training)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if average is not None:
+            average.update()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, default="nano")
+    parser.add_argument("--stage", choices=("lm", "encoder", "s2t", "t2c", "echo"))
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch-size", type=int)
     options = parser.parse_args()
     if not set(ALLOCATOR) <= set(os.environ):  # read when a process starts: start again with it
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     torch.set_num_threads(1)
-    sizes, lora, load = CASES[options.case]
-    load = load | ({"batch_size": options.batch_size} if options.batch_size else {})
-    config = LlamaConfig(**sizes)
-    work = Workload(precision=options.precision, gradient_checkpointing=options.gradient_checkpointing,
-                    frozen_dtype="bfloat16" if lora else "float32", lora_rank=16 if lora else 0, **load)  # fmt: skip
-    estimated = causal_training_bytes(config, work)
-    tiny = LlamaConfig(**sizes | {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
-                                  "num_attention_heads": 2, "num_key_value_heads": 2})  # fmt: skip
-    # The same in small first: what libraries load and keep at first use is no part of a model's need.
-    train(tiny, Workload(batch_size=1, tokens=8, reply_tokens=4, precision=options.precision), lora, options)
+    nano = options.stage is not None and options.case == "nano"
+    subject = nano_stage(options.stage) if nano else random_model(options.case, options.stage, options)
+    if subject.training.gradient_checkpointing:
+        enable_gradient_checkpointing(subject.objective)
+    # A small batch first: what libraries load and keep at first use is no part of a model's need.
+    train(subject, subject.small, 1)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    weights = sum({value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in
+                   [*subject.objective.parameters(), *subject.objective.buffers()]}.values())  # fmt: skip
     began_s, before = time.monotonic(), resident_bytes()
-    with Peak() as peak:
-        train(config, work, lora, options)
-    measured = peak.largest - before
+    with Peak() as peak, read_shapes(subject) as seen:
+        train(subject, subject.batch, options.steps)
+    wall_s = time.monotonic() - began_s
+    measured = peak.largest - before + weights
+    subject.work = workload(subject, seen)
+    estimated = subject.estimate()
     total = sum(estimated.values())
     print(json.dumps({
-        "what": "memory of training", "case": options.case, "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__, "load": round(os.getloadavg()[0], 2),
-        "wall_s": round(time.monotonic() - began_s, 1), "work": asdict(work),
+        "what": "memory of training", "case": options.case, "stage": options.stage,
+        "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
+        "load": round(os.getloadavg()[0], 2), "wall_s": round(wall_s, 1), "work": asdict(subject.work),
         "estimated_mb": {name: round(value / 1e6, 1) for name, value in estimated.items()},
+        "weights_measured_mb": round(weights / 1e6, 1),
         "total_estimated_mb": round(total / 1e6, 1), "peak_measured_mb": round(measured / 1e6, 1),
         "estimated_over_measured": round(total / measured, 3),
     }))  # fmt: skip

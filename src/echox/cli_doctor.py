@@ -114,6 +114,8 @@ def _workload(
         values |= {name: training[name] for name in ("precision", "gradient_checkpointing") if name in training}
         values["ema"] = bool(training.get("ema_decay"))
         values |= {"lora_rank": recipe["lora"]["r"]} if "lora" in recipe else {}
+        if "attn_implementation" in recipe.get("model", {}):
+            values["attention"] = recipe["model"]["attn_implementation"]
         model = str(path.parent) if (path.parent / "config.json").is_file() else "nano"
     if batch_size is not None:
         values["batch_size"] = batch_size

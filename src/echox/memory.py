@@ -1,29 +1,39 @@
 """What a model needs of memory, before anything is downloaded: by part, by dtype, by stage of training.
 
-Weights are counted on modules built on torch's meta device: every size, no memory. Activations are not guessed by a
-formula either: one and two layers run on fake tensors, what autograd saves is counted, and their difference is a layer.
-So attention kernels, autocast's copies, LoRA and gradient checkpointing are in the count as they are in the run.
-Measured against real peaks in docs/memory.md.
+Weights are counted on modules built on torch's meta device: every size, no memory. A step of training is not guessed by
+a formula either: the stage's own objective is rehearsed, forward and backward, on tensors without numbers, and what is
+alive is counted. So losses in chunks, attention kernels, autocast's copies, LoRA and gradient checkpointing are in the
+count as they are in the run. Measured against real peaks in docs/memory.md.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, LlamaModel
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from transformers import AutoModelForCausalLM
 
-from echox.models.configuration_echox import EchoXConfig, S2TConfig
-from echox.models.modeling_echox import DenoisingAdapter, EchoXForConditionalGeneration
-from echox.models.modeling_speech_encoder import AlignmentAdapter, SpeechEncoder
-from echox.training.loop import enable_gradient_checkpointing
+from echox.models.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
+from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.modeling_s2t import S2TForConditionalGeneration
+from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
+from echox.models.modeling_t2c import T2CForUnitGeneration
+from echox.streaming.trigger import Trigger
+from echox.training.echo import EchoObjective, EchoWeights
+from echox.training.echo_targets import Segments
+from echox.training.encoder import EncoderObjective
+from echox.training.lm import LMObjective
+from echox.training.loop import autocast, enable_gradient_checkpointing
 from echox.training.lora import LoRASettings, add_lora
+from echox.training.s2t import S2TObjective
+from echox.training.t2c import T2CObjective
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.5}
 """Per weight; int8 and nf4 apply to the language model's linear layers, the rest is then float32 and bfloat16."""
@@ -32,15 +42,23 @@ _REST = {"int8": "float32", "nf4": "bfloat16"}
 STAGES = ("lm", "encoder", "s2t", "t2c", "echo")
 
 
+PHONES_PER_S, KEPT_PER_S, WORDS_PER_TOKEN = 12, 7, 0.75
+"""Of speech, and of text: what a `Workload` takes where nothing is said."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """What is in memory at once.
 
     Attributes:
         batch_size: rows. tokens: positions of a row in the language model, speech included. reply_tokens: of them,
-            those that are scored. audio_s: seconds of speech of a row. unit_words: of a row's reply.
+            those that are scored. unit_words: of a row's reply. words: of its text.
+        audios: of the batch. audio_s: seconds of each. kept_frames: of each, what the language model receives.
+        segments: of the batch, in which replies are spoken in stage echo; 0: as long as the trigger lets them be.
         precision: "bf16" (autocast) or "fp32". gradient_checkpointing: keep only each layer's input.
         frozen_dtype: of weights that are not trained. ema: averaged weights are kept too. lora_rank: 0 = none.
+        attention: of the language model in stage lm and of the decoder in stage t2c: "sdpa" or "eager".
+        phones: classes of stage encoder's phone head; 0 = none.
     """
 
     batch_size: int = 4
@@ -48,17 +66,30 @@ class Workload:
     reply_tokens: int = 128
     audio_s: float = 5.0
     unit_words: int = 256
+    words: int = 0
+    audios: int = 0
+    kept_frames: int = 0
+    segments: int = 0
     precision: str = "bf16"
     gradient_checkpointing: bool = False
     frozen_dtype: str = "float32"
     ema: bool = False
     lora_rank: int = 16
+    attention: str = "sdpa"
+    phones: int = 40
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for a number that is not positive."""
+        """Fill in what follows from the rest. Raises: ValueError for a number that is not positive."""
         for name in ("batch_size", "tokens", "reply_tokens", "audio_s", "unit_words"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)}")
+        usual = {
+            "words": max(1, round(WORDS_PER_TOKEN * self.reply_tokens)),
+            "audios": self.batch_size,
+            "kept_frames": max(1, round(KEPT_PER_S * self.audio_s)),
+        }
+        for name, value in usual.items():
+            object.__setattr__(self, name, getattr(self, name) or value)
 
 
 def build_on_meta(config: EchoXConfig) -> EchoXForConditionalGeneration:
@@ -116,263 +147,327 @@ def inference_bytes(config: EchoXConfig, dtype: str, positions: int, sessions: i
 
 
 def training_bytes(config: EchoXConfig, stage: str, work: Workload) -> dict[str, float]:
-    """Peak memory of a stage by kind: weights, gradients, optimizer, averages, activations, loss.
+    """Peak memory of a stage by kind: weights, optimizer, averages, activations, what comes on top of them.
+
+    "activations" is all that is alive when the loss is known; "backward pass" is what is needed beyond that at the
+    highest point of the step: gradients and short-lived tensors.
 
     Raises:
         ValueError: an unknown stage.
     """
     if stage not in STAGES:
         raise ValueError(f"stage: expected one of {', '.join(STAGES)}, found {stage!r}")
-    model = build_on_meta(config)
-    trained, frozen = _trainable(model, stage, work)
-    activations, loss = _activations(model, config, stage, work)
-    found = {
-        "trained weights": 4.0 * trained,
-        "frozen weights": BYTES[work.frozen_dtype] * frozen,
-        "gradients": 4.0 * trained,
-        "optimizer": 8.0 * trained,
-        "averages": 4.0 * trained if work.ema else 0.0,
-        "activations": activations,
-        "loss": loss,
-    }
-    return {name: value for name, value in found.items() if value}
+    with torch.device("meta"):
+        objective = build_objective(config, stage, work)
+    return _kinds(objective, random_batch(config, stage, work), work, config.s2t_config)
 
 
 def causal_training_bytes(text_config: Any, work: Workload) -> dict[str, float]:
-    """Peak memory of training a bare language model, all of it or a LoRA (`Workload.lora_rank`): what can be measured.
-
-    See benchmarks/memory.py.
-    """
+    """Peak memory of training a bare language model, all of it or a LoRA (`Workload.lora_rank`), by kind."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(text_config)
-    weights = _count(model)
-    holder: Any = nn.Module()
-    holder.language_model = model
-    trained = _lora_weights(holder, work.lora_rank) if work.lora_rank else weights
-    scores = work.batch_size * work.reply_tokens * text_config.get_text_config().vocab_size
+        objective = bare_objective(text_config, work)
+    config = S2TConfig(text_config=text_config, audio_token_id=0)
+    return _kinds(objective, written_batch(work), work, config)
+
+
+def _kinds(objective: nn.Module, batch: dict[str, Any], work: Workload, config: S2TConfig) -> dict[str, float]:
+    trained = sum(value.numel() for value in objective.parameters() if value.requires_grad)
+    frozen = _frozen_bytes(objective, work)
+    activations, peak = step_bytes(objective, batch, work, config)
     found = {
         "trained weights": 4.0 * trained,
-        "frozen weights": BYTES[work.frozen_dtype] * weights if work.lora_rank else 0.0,
-        "gradients": 4.0 * trained,
+        "frozen weights": frozen,
         "optimizer": 8.0 * trained,
-        "activations": language_model_saved(text_config, work, work.lora_rank),
-        "loss": _beyond_a_layer(_bytes_per_score(work) * scores, text_config, work, work.lora_rank),
+        "averages": 4.0 * trained if work.ema else 0.0,
+        "activations": activations,
+        "backward pass": peak - activations,
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _beyond_a_layer(loss: float, text_config: Any, work: Workload, lora_rank: int) -> float:
-    """With checkpointing the scores are gone when a layer is run again: of the two only the larger is there."""
-    if not work.gradient_checkpointing:
-        return loss
-    whole = replace(work, gradient_checkpointing=False)
-    layers = text_config.get_text_config().num_hidden_layers
-    return max(0.0, loss - language_model_saved(text_config, whole, lora_rank) / layers)
+def _frozen_bytes(objective: nn.Module, work: Workload) -> float:
+    """The language model in the type asked for; ears, teacher and tables of embeddings are float32 in every stage."""
+    tensors = [*objective.named_parameters(), *objective.named_buffers()]
+    frozen = {name: value.numel() for name, value in tensors if not value.requires_grad}
+    written = ("language_model", "model.model.", "model.lm_head.")
+    language_model = sum(size for name, size in frozen.items() if any(part in name for part in written))
+    return 4.0 * (sum(frozen.values()) - language_model) + BYTES[work.frozen_dtype] * language_model
 
 
-def _bytes_per_score(work: Workload) -> float:
-    """Scores are kept as computed, in float32 and as log probabilities; the backward pass makes their gradient."""
-    return (2 if work.precision == "bf16" else 4) + 3 * 4
+# -------------------------------------------------------------------------------- a stage without weights
 
 
-def _trainable(model: EchoXForConditionalGeneration, stage: str, work: Workload) -> tuple[int, int]:
-    """Numbers of weights that a stage trains, and that it holds frozen."""
-    s2t = model.s2t
-    parts = parts_of(model)
-    adapters = _count(s2t) - _count(s2t.audio_tower) - _count(s2t.language_model)
-    language_model = _count(s2t.language_model)
-    embedding = s2t.get_input_embeddings().weight.numel()
-    speech = sum(_count(parts[name]) for name in ("denoising_adapter", "embedding_gate", "echo_decoder")
-                 if name in parts)  # fmt: skip
-    lora = _lora_weights(s2t, work.lora_rank)
-    return {
-        "lm": (language_model, 0),
-        "encoder": (sum(_count(part) for part in (s2t.audio_tower, s2t.alignment_adapter, s2t.ctc_head)), 0),
-        "s2t": (adapters + lora, _count(s2t.audio_tower) + language_model),
-        "t2c": (_count(model.echo_decoder), embedding),
-        # The teacher: a second T2C, with a copy of the text embedding.
-        "echo": (speech + lora, _count(s2t) + _count(model.echo_decoder) + embedding + _vocoder(model)),
-    }[stage]
-
-
-def _activations(
-    model: EchoXForConditionalGeneration, config: EchoXConfig, stage: str, work: Workload
-) -> tuple[float, float]:
-    """Bytes that autograd keeps for the backward pass, and of scores (float32 copies included) around the loss."""
-    rows, frames = work.batch_size, int(50 * work.audio_s)
-    width, vocabulary = config.s2t_config.hidden_size, config.s2t_config.vocab_size
-    scores = 0.0
-    saved = 0.0
-    rank = 0 if stage == "lm" else work.lora_rank
-    if stage in ("s2t", "echo", "lm"):
-        saved += language_model_saved(config.s2t_config.text_config, work, rank)
-        scores += rows * work.reply_tokens * vocabulary
-    if stage in ("s2t", "encoder"):
-        saved += alignment_saved(config.s2t_config, work)
-        scores += rows * (frames // 2) * vocabulary
+def build_objective(config: EchoXConfig, stage: str, work: Workload) -> nn.Module:
+    """The stage's own objective with new weights, frozen and trained told apart; on "meta" without a byte of them."""
+    if stage == "lm":
+        return bare_objective(config.s2t_config.text_config, replace(work, lora_rank=0))
     if stage == "encoder":
-        saved += tower_saved(config.s2t_config.audio_config, work)
-    if stage in ("t2c", "echo"):
-        saved += decoder_saved(model, work)
-        scores += rows * work.unit_words * (config.echo_decoder_config.num_unit_words + 1)
-    if stage == "echo":
-        with _fake():
-            adapter = DenoisingAdapter(width, config.denoising_intermediate_size, config.denoising_dropout)
-            saved += _count_saved(adapter, lambda: adapter(_input(rows, work.reply_tokens, width)), work)
-    loss = _bytes_per_score(work) * scores
-    if stage in ("lm", "s2t", "echo"):
-        loss = _beyond_a_layer(loss, config.s2t_config.text_config, work, rank)
-    return saved, loss
-
-
-def language_model_saved(text_config: Any, work: Workload, lora_rank: int = 0) -> float:
-    """Bytes that the language model's layers keep for the backward pass."""
-    sizes = text_config.get_text_config()
-
-    def make(layers: int) -> nn.Module:
-        shallow = copy.deepcopy(text_config)
-        shallow.get_text_config().num_hidden_layers = layers
-        if getattr(shallow.get_text_config(), "layer_types", None):
-            shallow.get_text_config().layer_types = shallow.get_text_config().layer_types[:layers]
-        made = AutoModelForCausalLM.from_config(shallow)
-        if lora_rank:
-            # Autocast copies frozen float32 weights, and autograd keeps the copies: their dtype is part of the count.
-            made.requires_grad_(False).to(torch.float32 if work.frozen_dtype == "float32" else torch.bfloat16)
-            holder: Any = nn.Module()
-            holder.language_model = made
-            for value in add_lora(holder, LoRASettings(r=lora_rank)):  # it reads no other part
-                value.requires_grad_(True)
-        return made.base_model
-
-    def call(model: nn.Module) -> Any:
-        states = _input(work.batch_size, work.tokens, sizes.hidden_size)
-        return model(inputs_embeds=states, attention_mask=_pairs(work.batch_size, work.tokens), use_cache=False)
-
-    return _by_layers(make, call, sizes.num_hidden_layers, work)
-
-
-def alignment_saved(config: S2TConfig, work: Workload) -> float:
-    """Bytes that the alignment adapter keeps for the backward pass."""
-    with _fake():
-        adapter = AlignmentAdapter(
-            config.audio_config.d_model, config.hidden_size, config.adapter_attention_heads,
-            config.adapter_intermediate_size, config.adapter_dropout, config.adapter_activation,
-        )  # fmt: skip
-        shape = (work.batch_size, int(25 * work.audio_s), adapter.projection.in_features)
-        return _count_saved(
-            adapter, lambda: adapter.layer_norm(adapter.layer(adapter.projection(_input(*shape)))), work
+        return EncoderObjective(_encoder(config.s2t_config, work))
+    t2c = T2CForUnitGeneration(config.echo_decoder_config)
+    if stage == "t2c":
+        t2c.text_embedding.requires_grad_(False)
+        t2c.set_attn_implementation(work.attention)
+        return T2CObjective(t2c)
+    if stage == "s2t":
+        s2t = S2TForConditionalGeneration(config.s2t_config)
+        trained: tuple[nn.Module | None, ...] = (
+            s2t.alignment_adapter,
+            s2t.ctc_head,
+            s2t.shrinking_adapter,
+            s2t.ctc_bridge,
         )
+        _freeze_but(s2t, s2t, trained, work)
+        return S2TObjective(s2t)
+    model = EchoXForConditionalGeneration(config)
+    _freeze_but(model, model.s2t, (model.denoising_adapter, model.embedding_gate, model.echo_decoder), work)
+    t2c.requires_grad_(False)
+    return EchoObjective(model, t2c, GivenSegments(config, work), EchoWeights(), Trigger(), _Letters())  # type: ignore[arg-type]
 
 
-def tower_saved(audio_config: Any, work: Workload) -> float:
-    """Bytes that the audio tower keeps while it is trained."""
-
-    def make(layers: int) -> nn.Module:
-        shallow = copy.deepcopy(audio_config)
-        shallow.encoder_layers = layers
-        return _Tower(shallow)
-
-    def call(model: nn.Module) -> Any:
-        return model(_input(work.batch_size, audio_config.num_mel_bins, int(100 * work.audio_s)))
-
-    return _by_layers(make, call, audio_config.encoder_layers, work)
+def bare_objective(text_config: Any, work: Workload) -> LMObjective:
+    """A language model alone: all of it is trained, or a LoRA on it."""
+    model = AutoModelForCausalLM.from_config(text_config)
+    model.set_attn_implementation(work.attention)
+    if work.lora_rank:
+        holder: Any = nn.Module()  # `add_lora` reads no other part
+        holder.language_model = model
+        _add_lora(holder, work)
+    return LMObjective(model)
 
 
-def decoder_saved(model: EchoXForConditionalGeneration, work: Workload) -> float:
-    """Bytes that the unit decoder's layers keep while it is trained."""
-    config = next(part.config for part in model.echo_decoder.modules() if isinstance(part, LlamaModel))
-
-    def make(layers: int) -> nn.Module:
-        shallow = copy.deepcopy(config)
-        shallow.num_hidden_layers = layers
-        return LlamaModel(shallow)
-
-    def call(made: nn.Module) -> Any:
-        length = work.unit_words + work.reply_tokens
-        states = _input(work.batch_size, length, config.hidden_size)
-        return made(inputs_embeds=states, attention_mask=_pairs(work.batch_size, length), use_cache=False)
-
-    without = replace(work, gradient_checkpointing=False)  # the stages switch it on in the language model alone
-    return _by_layers(make, call, config.num_hidden_layers, without)
+def _freeze_but(whole: nn.Module, s2t: S2TForConditionalGeneration, trained: tuple[nn.Module | None, ...],
+                work: Workload) -> None:  # fmt: skip
+    """Of stages s2t and echo: frozen ears and language model, trained parts, and a LoRA."""
+    whole.requires_grad_(False)
+    s2t.audio_tower.set_attn_implementation("eager")  # as the stages do
+    if work.lora_rank:
+        _add_lora(s2t, work)
+    for part in trained:
+        if part is not None:
+            part.requires_grad_(True)
 
 
-class _Tower(SpeechEncoder):
-    """The tower without questions about its mask's values: fake tensors have none."""
-
-    def forward(self, input_features: Tensor) -> Tensor:  # type: ignore[override]
-        hidden = nn.functional.gelu(self.conv1(input_features))
-        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
-        hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
-        for layer in self.layers:
-            hidden = layer(hidden, None)
-        return self.layer_norm(hidden)
+def _add_lora(s2t: Any, work: Workload) -> None:
+    # Autocast copies frozen float32 weights, and autograd keeps the copies: their type is part of the count.
+    s2t.language_model.requires_grad_(False)
+    if work.frozen_dtype != "float32" and work.precision == "bf16":
+        s2t.language_model.to(torch.bfloat16)
+    for value in add_lora(s2t, LoRASettings(r=work.lora_rank)):
+        value.requires_grad_(True)
 
 
-def _fake() -> FakeTensorMode:
-    """Tensors with every property but contents: autocast treats them as it does real ones, unlike those on "meta"."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
+def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
+    """What stage "encoder" trains: the ear of S2T with a head over phones."""
+    settings = {name: getattr(config, name) for name in vars(config) if name.startswith("adapter_")}
+    encoder = SpeechEncoderForCTC(
+        SpeechEncoderConfig(
+            audio_config=config.audio_config, hidden_size=config.hidden_size, vocab_size=config.vocab_size,
+            blank_token_id=config.audio_token_id, phones=[str(phone) for phone in range(work.phones)],
+            phone_layer=max(1, config.audio_config.encoder_layers - 2), **settings,
+        )
+    )  # fmt: skip
+    encoder.set_attn_implementation("eager")  # as the stage does
+    return encoder
 
 
-def _by_layers(
-    make: Callable[[int], nn.Module], call: Callable[[nn.Module], Any], layers: int, work: Workload
-) -> float:
-    """Bytes saved by `layers` layers, from what one and two save; with checkpointing also one layer, run again."""
+class GivenSegments:
+    """Targets of stage echo from sizes alone: so many segments of so many tokens, words and unit words."""
 
-    def saved(count: int, checkpointing: bool) -> float:
-        with torch.device("meta"):
-            model = make(count)
-        with _fake():
-            model = model.to_empty(device="cpu").train()
-            if checkpointing:
-                enable_gradient_checkpointing(model)
-            return _count_saved(model, lambda: call(model), work)
+    def __init__(self, config: EchoXConfig, work: Workload) -> None:
+        self.work, self.segments = work, work.segments or segments_of(config, work)
 
-    checkpointing = work.gradient_checkpointing
-    one, two = saved(1, checkpointing), saved(2, checkpointing)
-    total = one + (layers - 1) * (two - one)
-    if checkpointing:
-        total += saved(2, False) - saved(1, False)
-    return total
+    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+        """Nothing to cut: the segments are given."""
+        return torch.full_like(reference, -1)
+
+    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+        """The same for every batch."""
+        work, count = self.work, self.segments
+        spoken = spoken_batch_of(count, *(-(-size * work.batch_size // count) for size in
+                                          (work.reply_tokens, work.unit_words, work.words)))  # fmt: skip
+        ids, words = spoken["input_ids"], spoken["word_ids"]
+        given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count)
+        return given, spoken["unit_words"], spoken["unit_word_of"]
 
 
-def _count_saved(module: nn.Module, run: Callable[[], Any], work: Workload) -> float:
-    """Bytes of all tensors that autograd saves during `run`, each storage once, parameters left out."""
-    own = {id(value.untyped_storage()) for value in [*module.parameters(), *module.buffers()]}
-    kept: dict[int, tuple[Any, int]] = {}
+class _Letters:
+    """A tokenizer of which only the full stop is asked."""
 
-    def pack(value: Tensor) -> Tensor:
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [0]}
+
+
+def segments_of(config: EchoXConfig, work: Workload) -> int:
+    """Pieces in which a batch of replies is spoken, if nothing else is known: each as long as the trigger lets it."""
+    return work.batch_size * -(-work.reply_tokens // config.trigger_max_tokens)
+
+
+# -------------------------------------------------------------------------------- its batch
+
+
+def random_batch(config: EchoXConfig, stage: str, work: Workload) -> dict[str, Any]:
+    """A batch of the stage's own form, as large as `work` says."""
+    s2t = config.s2t_config
+    if stage == "lm":
+        return written_batch(work)
+    if stage == "t2c":
+        return spoken_batch_of(work.batch_size, work.reply_tokens, work.unit_words, work.words)
+    heard = _heard_batch(s2t, work)
+    if stage == "encoder":
+        phones = torch.ones(work.audios, max(1, int(PHONES_PER_S * work.audio_s)), dtype=torch.long)
+        return {"labels": heard.pop("ctc_labels"), "phone_labels": phones, **heard}
+    batch = {**_dialogue_batch(s2t, work), **heard}
+    if stage == "s2t":
+        return batch
+    batch.pop("ctc_labels")
+    return {"s2t": batch, "reply_texts": [""] * work.batch_size}
+
+
+def written_batch(work: Workload) -> dict[str, Tensor]:
+    """A batch of stage lm: the last tokens of each row are its reply."""
+    weights = torch.zeros(work.batch_size, work.tokens)
+    weights[:, work.tokens - min(work.reply_tokens, work.tokens - 1) :] = 1.0
+    return {"input_ids": torch.zeros_like(weights, dtype=torch.long), "weights": weights}
+
+
+def _heard_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
+    """Audios of one length; the first is shorter, so that there is a mask."""
+    frames = max(8, round(100 * work.audio_s))
+    mask = torch.ones(work.audios, frames, dtype=torch.long)
+    mask[0, -4:] = 0
+    features = torch.randn(work.audios, config.audio_config.num_mel_bins, frames)
+    labels = torch.ones(work.audios, max(1, min(work.kept_frames, frames // 4) // 2), dtype=torch.long)
+    return {"input_features": features, "input_features_mask": mask, "ctc_labels": labels}
+
+
+def _dialogue_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
+    """Rows of `work.tokens` positions once the kept frames are in their places; the first row is shorter."""
+    assert config.audio_token_id is not None
+    each = -(-work.audios // work.batch_size)
+    text = max(work.tokens - each * work.kept_frames, work.reply_tokens + 2) + each
+    other = 2 if config.audio_token_id == 1 else 1
+    ids = torch.full((work.batch_size, text), other)
+    for audio in range(work.audios):
+        ids[audio % work.batch_size, audio // work.batch_size] = config.audio_token_id
+    mask, labels = torch.ones_like(ids), torch.full_like(ids, -100)
+    labels[:, text - work.reply_tokens :] = other
+    mask[0, -1], labels[0, -1] = 0, -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def spoken_batch_of(rows: int, tokens: int, unit_words: int, words: int) -> dict[str, Tensor]:
+    """A batch of stage t2c: rows of so many tokens, unit words and text words."""
+    word_ids = torch.arange(tokens) * min(words, tokens) // tokens
+    unit_word_of = torch.arange(unit_words) * min(words, tokens) // unit_words
+    return {
+        "input_ids": torch.zeros(rows, tokens, dtype=torch.long),
+        "word_ids": word_ids.expand(rows, -1).contiguous(),
+        "unit_words": torch.zeros(rows, unit_words, dtype=torch.long),
+        "unit_word_of": unit_word_of.expand(rows, -1).contiguous(),
+    }
+
+
+# -------------------------------------------------------------------------------- a step without numbers
+
+
+class Rehearsal(TorchDispatchMode):
+    """Runs a step on tensors whose numbers are fake and whose ids and masks are real, and counts what is alive.
+
+    Sizes in a step depend on ids and masks (which positions are scored, where audio goes), hardly ever on numbers.
+    Where they do, an answer is given: the likeliest label changes as often as `changes` says, a number read out is 1.
+
+    Attributes:
+        alive, highest: bytes of all storages made inside, now and at most.
+    """
+
+    def __init__(self, ids: tuple[int, int], changes: float) -> None:
+        super().__init__()
+        self.ids, self.changes = ids, changes
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.alive = self.highest = 0.0
+        self._known: set[int] = set()
+
+    def made_fake(self, module: nn.Module) -> nn.Module:
+        """A module on "meta" with fake weights, which do not count."""
+        with self.fake:
+            module.to_empty(device="cpu")
+        for value in [*module.parameters(), *module.buffers()]:
+            self._known.add(id(value.untyped_storage()))
+        return module
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        fakes = [value for value in tree_leaves((args, kwargs)) if isinstance(value, FakeTensor)]
+        if fakes and func is torch.ops.aten._local_scalar_dense.default:
+            return 1 if fakes[0].dtype == torch.long else 1.0
+        if fakes and func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default,
+                              torch.ops.aten._index_put_impl_.default, torch.ops.aten.index_put_.default):  # fmt: skip
+            args = (args[0], _as_numbers(args[1]), *args[2:])
+        if fakes and func is torch.ops.aten._ctc_loss.Tensor:  # its sizes are said to depend on lengths
+            frames, rows, _ = args[0].shape
+            out: Any = args[0].new_empty(rows), args[0].new_empty(rows, frames, 2 * args[1].shape[-1] + 1)
+        elif fakes and func is torch.ops.aten._ctc_loss_backward.Tensor:
+            out = torch.empty_like(args[1])
+        else:
+            out = func(*args, **kwargs)
+        if fakes and func is torch.ops.aten.argmax.default:
+            out = self._likeliest(out)
+        return tree_map_only(Tensor, self._seen, out)
+
+    def _likeliest(self, out: Tensor) -> Tensor:
+        first, second = self.ids
+        runs = (torch.arange(out.numel()) * self.changes).long() % 2
+        return torch.where(runs == 0, first, second).view(out.shape)
+
+    def _seen(self, value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if id(storage) not in own:
-            kept[id(storage)] = (storage, storage.nbytes())  # held, so that no id is used twice
+        if id(storage) not in self._known:
+            self._known.add(id(storage))
+            self.alive += storage.nbytes()
+            self.highest = max(self.highest, self.alive)
+            weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
         return value
 
-    autocast: AbstractContextManager = (
-        torch.autocast("cpu", torch.bfloat16) if work.precision == "bf16" else nullcontext()
+    def _gone(self, name: int, size: int) -> None:
+        self._known.discard(name)
+        self.alive -= size
+
+
+def _as_numbers(indices: Any) -> list[Any]:
+    """Masks among indices as the places where they are true."""
+    found: list[Any] = []
+    for index in indices:
+        is_mask = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+        found += index.nonzero(as_tuple=True) if is_mask else [index]
+    return found
+
+
+def step_bytes(objective: nn.Module, batch: dict[str, Any], work: Workload, config: S2TConfig) -> tuple[float, float]:
+    """Bytes alive when the loss of a step is known, and at the highest point of the step; weights left out.
+
+    Args:
+        objective: on "meta"; it is made fake.
+        batch: what it takes.
+        work: its precision and gradient checkpointing, and how many frames are kept.
+        config: which label is no speech.
+    """
+    other = 2 if config.audio_token_id == 1 else 1
+    rehearsal = Rehearsal(
+        (0 if config.audio_token_id else 3, other), work.kept_frames / max(1, round(25 * work.audio_s))
     )
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), autocast:
-        run()
-    return float(sum(size for _, size in kept.values()))
-
-
-def _lora_weights(s2t: nn.Module, rank: int) -> int:
-    language_model: Any = s2t.language_model
-    head = language_model.get_output_embeddings()
-    linears = [part for part in language_model.modules() if isinstance(part, nn.Linear) and part is not head]
-    return rank * sum(part.in_features + part.out_features for part in linears)
+    rehearsal.made_fake(objective).train()
+    if work.gradient_checkpointing:
+        enable_gradient_checkpointing(objective)
+    spoken = batch.get("s2t", batch)
+    if "input_features" in spoken:
+        spoken["input_features"] = rehearsal.fake.from_tensor(spoken["input_features"])
+    with rehearsal:
+        with autocast(torch.device("cpu"), work.precision):
+            loss = objective(batch)["loss"]
+        kept = rehearsal.alive
+        loss.backward()
+    return kept, rehearsal.highest
 
 
 def _count(module: nn.Module) -> int:
     return sum(value.numel() for value in [*module.parameters(), *module.buffers()])
-
-
-def _vocoder(model: EchoXForConditionalGeneration) -> int:
-    return 0 if model.vocoder is None else _count(model.vocoder)
-
-
-def _input(*shape: int) -> Tensor:
-    return torch.empty(shape, requires_grad=True)
-
-
-def _pairs(rows: int, length: int) -> Tensor:
-    """A mask of who sees whom: a batch is padded, so there is one."""
-    return torch.ones(rows, 1, length, length, dtype=torch.bool)
