@@ -141,10 +141,10 @@ def draw_speech(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[s
 
 def draw_parts(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[str]], path: Path) -> None:
     """Rows c and f."""
-    t2c = [("WER of speech, %", _get("t2c", "wer")), ("steps per word x 100", _get("t2c", "steps_per_word")),
-           ("ms per word x 100", _get("t2c", "decode_ms_per_word"))]  # fmt: skip
+    t2c = [("WER of speech, %", _get("t2c", "wer")), ("steps per word", _get("t2c", "steps_per_word")),
+           ("ms per word", _get("t2c", "decode_ms_per_word"))]  # fmt: skip
     s2t = [("CTC WER, %", _get("s2t", SEEN, "ctc_wer")), ("S2T accuracy, %", _get("s2t", SEEN, "s2t_answer")),
-           ("S2T loss x 100", _get("s2t", SEEN, "s2t_loss"))]  # fmt: skip
+           ("S2T loss", _get("s2t", SEEN, "s2t_loss"))]  # fmt: skip
     _draw(by_name, [(f"row {row}", rows[row], metrics) for row, metrics in (("c", t2c), ("f", s2t)) if row in rows],
           path)  # fmt: skip
 
@@ -164,7 +164,8 @@ def _draw(by_name: dict[str, list[dict[str, Any]]], panels: Sequence[tuple[str, 
         for column, (label, get) in enumerate(metrics):
             axis = axes[line][column]
             for place, name in enumerate(measured):
-                values = [100 * value for result in by_name[name] if (value := get(result)) is not None]
+                scale = 100 if label.endswith("%") else 1
+                values = [scale * value for result in by_name[name] if (value := get(result)) is not None]
                 if values:
                     axis.barh(place, sum(values) / len(values), height=0.6, color="#7aa6c2" if place else "#2f6690")
                 axis.plot(values, [place] * len(values), "o", color="black", markersize=3)
