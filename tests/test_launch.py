@@ -23,8 +23,8 @@ def launch(tmp_path):
     """Run the launcher with an `ssh` that stays here and a `torchrun` that writes down its arguments."""
     programs = {
         "ssh": 'exec bash -c "${@: -1}"',
-        "torchrun": 'echo "$(printf "<%s>" "$@")"; exit ${CODE:-0}',
-    }  # one write a line
+        "torchrun": 'echo "$(printf "<%s>" "$@")"; exit ${CODE:-0}',  # a line in one write
+    }
     for name, body in programs.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
