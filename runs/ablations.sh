@@ -3,7 +3,7 @@
 #
 #   runs/ablations.sh            all of it, about two CPU-hours on one thread; stop it at any time and call it again: what was
 #                                trained or measured is not repeated, and seed 0 of every run comes before any seed 1
-#   runs/ablations.sh --smoke    one run of each kind for two steps and two questions, under two minutes
+#   runs/ablations.sh --smoke    one run of each kind for two steps and two questions, two CPU-min
 #
 # Needs: the outputs of runs/nano.sh (out/nano); --smoke is content with those of runs/nano.sh --smoke. What the runs start from
 # and runs/nano.sh does not make is made here first: a unit language of 1,000 words, and a T2C on it, word-synchronous and in
