@@ -10,63 +10,35 @@
 # per core unless noted; docs/experiments.md has the log and docs/model_card_nano.md the figures.
 set -euo pipefail
 
-repository=$(cd "$(dirname "$0")/.." && pwd)
-recipes=$repository/recipes/nano
-python=${PYTHON:-python3}
-[ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
-
-smoke=false
-case "${1:-}" in
-  "") ;;
-  --smoke) smoke=true ;;
-  *) echo "usage: runs/nano.sh [--smoke]" >&2; exit 2 ;;
-esac
-if $smoke; then
-  # Recipes name their folders relative to where they are run: another place, and the full run is left alone.
-  rm -rf "$repository/out/smoke" && mkdir -p "$repository/out/smoke"
-  cd "$repository/out/smoke"
-else
-  cd "$repository"
-fi
-mkdir -p out/nano
-
-# stage NAME [overrides for the smoke run ...]: runs one recipe unless its output says it is finished.
-stage() {
-  local name=$1 done_mark=out/nano/.done-$1
-  shift
-  $smoke || set --
-  if [ -e "$done_mark" ]; then echo "== $name: finished before"; return; fi
-  echo "== $name"
-  local started=$SECONDS
-  "$python" -m echox train "$recipes/$name.yaml" "$@"
-  echo "== $name: $((SECONDS - started)) s"
-  touch "$done_mark"
-}
+source "$(dirname "$0")/stages.sh"
+begin out/nano out/smoke "$@"
 few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2 training.sample_every_steps=0)
 
 # 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices: 16 h. 20 min on both cores.
-stage corpus smoke=true
+stage corpus nano/corpus -- smoke=true
 # 2. Text LLM: answers in writing; all that nano knows is learnt here. 15 CPU-min.
-stage lm "${few[@]}"
+stage lm nano/lm -- "${few[@]}"
 # 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones. 46 CPU-min;
-stage encoder "${few[@]}"
-stage encoder_voices "${few[@]}"  # a second pass with harder variation, for voices never heard: 22 CPU-min;
-stage judge "${few[@]}"           # one on the reply voice, to judge replies (it hears no resynthesised speech): 5 CPU-min.
+stage encoder nano/encoder -- "${few[@]}"
+#    a second pass with harder variation, for voices never heard: 22 CPU-min;
+stage encoder_voices nano/encoder_voices -- "${few[@]}"
+#    one on the reply voice, to judge replies (it hears no resynthesised speech): 5 CPU-min.
+stage judge nano/judge -- "${few[@]}"
 # 4. Units: k-means on a small encoder of the reply voice, 4 CPU-min and as much again to apply it.
 # 5. Unit language: words of units, of which nano has none (docs/ablations.md, row c). Seconds.
-stage units "${few[@]}"
-stage unit_language
+stage units nano/units -- "${few[@]}"
+stage unit_language nano/unit_language
 # 6. Vocoder: units to waveform. 21 CPU-min.
-stage vocoder "${few[@]}"
+stage vocoder nano/vocoder -- "${few[@]}"
 # 7. Stage I, S2T: adapters, CTC head and LoRA; the model hears. 6 CPU-min.
-stage s2t "${few[@]}"
+stage s2t nano/s2t -- "${few[@]}"
 # 8. Stage II, T2C: text to units; word-synchronous, since the paper's form (t2c_prefix.yaml) measured 15.1% WER
 #    against 9.0% (docs/experiments.md), and for 2,400 steps only (t2c.yaml says why). 3 CPU-min.
-stage t2c "${few[@]}"
+stage t2c nano/t2c -- "${few[@]}"
 # 9. Stage III, Echo: speech targets made of what the model meant; the model speaks. 4 CPU-min.
-stage echo "${few[@]}"
+stage echo nano/echo -- "${few[@]}"
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
-stage package
+stage package nano/package
 # 11. Measured: the scorecard, the voice step by step, latency on one thread; then the model card is written. 5 min.
 evaluation=out/nano/eval
 items=() questions=(--model out/nano/package --data out/nano)

@@ -9,43 +9,13 @@
 # Stages that do not change with the language are nano's recipes with other paths. Measured: 71 CPU-minutes of one core.
 set -euo pipefail
 
-repository=$(cd "$(dirname "$0")/.." && pwd)
-python=${PYTHON:-python3}
-[ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
-
-smoke=false
-case "${1:-}" in
-  "") ;;
-  --smoke) smoke=true ;;
-  *) echo "usage: runs/second_language.sh [--smoke]" >&2; exit 2 ;;
-esac
-place=$repository
-if $smoke; then
-  place=$repository/out/smoke_second_language
-  rm -rf "$place" && mkdir -p "$place"
-fi
-cd "$place"
-out=out/second_language
-mkdir -p "$out"
-
-# stage NAME RECIPE [overrides ...]: runs one recipe unless it is finished. Overrides after "--" are for the smoke run.
-stage() {
-  local name=$1 recipe=$2 mark=$out/.done-$1 chosen=() small=false
-  shift 2
-  for override in "$@"; do
-    if [ "$override" = -- ]; then small=true; elif ! $small || $smoke; then chosen+=("$override"); fi
-  done
-  if [ -e "$mark" ]; then echo "== $name: finished before"; return; fi
-  echo "== $name"
-  local started=$SECONDS
-  "$python" -m echox train "$repository/recipes/$recipe.yaml" "${chosen[@]}"
-  echo "== $name: $((SECONDS - started)) s"
-  touch "$mark"
-}
+source "$(dirname "$0")/stages.sh"
+begin out/second_language out/smoke_second_language "$@"
 few=(training.steps=3 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=3 training.sample_every_steps=0)
 
 # 1. Corpus: questions in two languages, answers in one. The table is recipes/new_language/facts_de.yml.
-stage corpus new_language/corpus facts="$repository/recipes/new_language/facts_de.yml" -- max_items=6
+stage corpus new_language/corpus facts="$repository/recipes/new_language/facts_de.yml" -- max_items=6 \
+  shuffled_sentences=20
 # 2. Text LLM: answers in writing.
 stage lm nano/lm data.dialogues=$out/text/dialogues.jsonl training.output_dir=$out/lm data.topic_temperature=1.0 \
   tokenizer.vocab_size=1024 training.steps=1500 -- "${few[@]}" tokenizer.vocab_size=300
@@ -96,6 +66,7 @@ PY
 limit=()
 $smoke && limit=(--limit 2)
 for questions in german english translation; do
+  [ -s $out/$questions.jsonl ] || { echo "== $questions: so few items that none is held out"; continue; }
   task=qa
   [ $questions = translation ] && task=translation
   "$python" -m echox eval run --task $task --data $out/$questions.jsonl --model $out/package --judge "${JUDGE:-$out/judge}" \
