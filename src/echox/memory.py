@@ -20,12 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import AutoModelForCausalLM
 
+from echox.data.features import MEL_FRAMES_PER_S
+from echox.device import choose_device
 from echox.models.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
 from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
+from echox.training.attention import tower_attention
 from echox.training.echo import EchoObjective, EchoWeights
 from echox.training.echo_targets import Segments
 from echox.training.encoder import EncoderObjective
@@ -239,7 +242,7 @@ def _freeze_but(whole: nn.Module, s2t: S2TForConditionalGeneration, trained: tup
                 work: Workload) -> None:  # fmt: skip
     """Of stages s2t and echo: frozen ears and language model, trained parts, and a LoRA."""
     whole.requires_grad_(False)
-    s2t.audio_tower.set_attn_implementation("eager")  # as the stages do
+    s2t.audio_tower.set_attn_implementation("sdpa")  # as the stages do
     if work.lora_rank:
         _add_lora(s2t, work)
     for part in trained:
@@ -266,7 +269,8 @@ def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
             phone_layer=max(1, config.audio_config.encoder_layers - 2), **settings,
         )
     )  # fmt: skip
-    encoder.set_attn_implementation("eager")  # as the stage does
+    frames = work.audio_s * MEL_FRAMES_PER_S
+    encoder.set_attn_implementation(tower_attention(choose_device("auto"), True, work.precision, frames))
     return encoder
 
 

@@ -123,6 +123,14 @@ class Dialogue:
         if not self.turns:
             raise ValueError("turns: expected at least one turn, found none; remove the dialogue or fill it in")
 
+    @property
+    def heard_turns(self) -> tuple[int, ...]:
+        """Indices of the turns that a model listens to: the user's, where they have audio.
+
+        Audio of an assistant's turn is a recording of the reply voice. The model makes such audio; it never hears it.
+        """
+        return tuple(index for index, turn in enumerate(self.turns) if turn.role == "user" and turn.audio)
+
 
 @dataclass(frozen=True)
 class UnitUtterance:

@@ -90,13 +90,15 @@ def _topic(item: Dialogue) -> str:
 
 
 def _embed(item: Dialogue, manifest: Path, target: Path) -> Dialogue:
-    return replace(item, turns=tuple(_turns(item.turns, manifest, target)))
+    return replace(item, turns=tuple(_turns(item, manifest, target)))
 
 
-def _turns(turns: Iterable[Turn], manifest: Path, target: Path) -> Iterable[Turn]:
-    for turn in turns:
-        heard = turn.audio is not None
-        yield replace(turn, audio=_opus(audio_path(manifest, turn.audio), target, "questions")) if heard else turn  # type: ignore[arg-type]
+def _turns(item: Dialogue, manifest: Path, target: Path) -> Iterable[Turn]:
+    """The turns with the audio that is heard, encoded; audio of replies is left out."""
+    for index, turn in enumerate(item.turns):
+        heard = index in item.heard_turns
+        audio = _opus(audio_path(manifest, str(turn.audio)), target, "questions") if heard else None
+        yield replace(turn, audio=audio)
 
 
 def _opus(audio: Path, target: Path, kind: str) -> str:

@@ -117,11 +117,11 @@ def messages_of(dialogue: Dialogue, manifest: Path | None) -> list[dict[str, Any
 
     Args:
         dialogue: ends with the reply to be given.
-        manifest: where its audio is relative to: audio turns are heard; None: every turn is read.
+        manifest: where its audio is relative to: the user's audio is heard; None: every turn is read.
     """
     messages = []
-    for turn in dialogue.turns[:-1]:
-        heard = manifest is not None and turn.audio is not None
+    for index, turn in enumerate(dialogue.turns[:-1]):
+        heard = manifest is not None and index in dialogue.heard_turns
         content = [{"type": "audio", "audio": audio_path(manifest, turn.audio)}] if heard else turn.text  # type: ignore[arg-type]
         messages.append({"role": turn.role, "content": content})
     return messages

@@ -373,7 +373,7 @@ def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: 
         labels: (A, N), -100 after the last symbol.
         blank_id: class of the CTC blank.
 
-    Rows whose labels cannot fit their frames count 0, as they have no alignment; rows without labels likewise.
+    Rows whose labels cannot fit their frames count 0, as they have no alignment; rows without labels do not count.
     """
     lengths = (labels >= 0).sum(dim=1)
     log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
@@ -390,8 +390,13 @@ def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: 
 
 
 def mean_per_symbol(losses: Tensor, labels: Tensor) -> Tensor:
-    """Mean over rows of the loss (A,) per label (A, N), -100 padded."""
-    return (losses / (labels >= 0).sum(dim=1).clamp_min(1)).mean()
+    """Mean of the loss (A,) per label (A, N), -100 padded, over the rows that have labels; 0 if none has.
+
+    A row without labels (audio whose transcript is not known) would teach CTC that nothing is said in it.
+    """
+    lengths = (labels >= 0).sum(dim=1)
+    known = lengths > 0
+    return (losses * known / lengths.clamp_min(1)).sum() / known.sum().clamp_min(1)
 
 
 def greedy_ctc(logits: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:

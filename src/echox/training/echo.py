@@ -236,8 +236,7 @@ class EchoStage:
         for values in self.parameter_groups().values():
             for value in values:
                 value.requires_grad_(True)
-        # On CPU at this size the backward pass of sdpa costs more than it saves.
-        self.model.s2t.audio_tower.set_attn_implementation("eager")
+        self.model.s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
         targets = self._targets(t2c)
         context_words = recipe.targets.context_words
         if context_words and t2c.config.form != "word_synchronous":

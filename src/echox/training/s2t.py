@@ -97,7 +97,7 @@ class S2TRecipe:
 
 @dataclass(frozen=True)
 class SpokenDialogue:
-    """A dialogue and where the features of its audio turns are (store: None for a manifest without audio)."""
+    """A dialogue and where the features of the turns that are heard are (store: None for a manifest without them)."""
 
     dialogue: Dialogue
     store: FeatureStore | None
@@ -105,7 +105,7 @@ class SpokenDialogue:
 
     @property
     def frames(self) -> int:
-        """Mel frames of all its audio."""
+        """Mel frames of all that is heard."""
         return 0 if self.store is None else sum(self.store.frames(row) for row in self.rows.values())
 
     def features(self, turn: int) -> Tensor:
@@ -155,12 +155,15 @@ class S2TStage:
             part.requires_grad_(True)
         for value in add_lora(self.model, recipe.lora):
             value.requires_grad_(True)
-        # On CPU at this size the backward pass of sdpa costs more than it saves.
-        self.model.audio_tower.set_attn_implementation("eager")
+        self.model.audio_tower.set_attn_implementation("sdpa")  # frozen, so only its forward pass counts: `attention.py`
         self.objective = S2TObjective(self.model)
         mels = self.model.config.audio_config.num_mel_bins
         items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, mels)]
         self.train_items = [item for item in items if item.dialogue.split == "train"]
+        if not any(item.rows for item in self.train_items):
+            raise ValueError(f"data.manifests: expected training dialogues whose user turns have audio, found none among "
+                             f"{len(items)} dialogues ({len(self.train_items)} of split train) of "
+                             f"{', '.join(recipe.data.manifests)}: stage s2t learns to hear")  # fmt: skip
         self.evaluation_items: dict[str, list[SpokenDialogue]] = {}
         for item in random.Random(0).sample(items, len(items)):
             if item.dialogue.split != "train":
@@ -269,20 +272,28 @@ def question(item: SpokenDialogue) -> str:
 
 
 def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDialogue]:
-    """Dialogues of a manifest with the features of their audio turns, computed once and kept beside the manifest."""
+    """Dialogues of a manifest with the features of the user's audio, computed once and kept beside the manifest.
+
+    Audio of assistants' turns is not read: see `Dialogue.heard_turns`.
+
+    Raises:
+        ValueError: a dialogue that does not end with the assistant's turn, by its id, or a damaged manifest.
+    """
     manifest = Path(manifest)
     dialogues = read_dialogues(manifest)
-    files = sorted({audio_path(manifest, turn.audio) for item in dialogues for turn in item.turns if turn.audio})
+    for dialogue in dialogues:
+        if dialogue.turns[-1].role != "assistant":
+            raise ValueError(f"{manifest}: {dialogue.id}: expected the last turn to be the assistant's (what the model "
+                             f"learns to say), found the {dialogue.turns[-1].role}'s; add the reply")  # fmt: skip
+    places = [{turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns}
+              for item in dialogues]  # fmt: skip
+    files = sorted({path for heard in places for path in heard.values()})
     cache = manifest.parent / "features" / f"{manifest.stem}-dialogues-{num_mel_bins}mels.npy"
     store = feature_store(files, cache, num_mel_bins) if files else None
     row_of = {path: row for row, path in enumerate(files)}
     return [
-        SpokenDialogue(
-            dialogue,
-            store,
-            {i: row_of[audio_path(manifest, turn.audio)] for i, turn in enumerate(dialogue.turns) if turn.audio},
-        )
-        for dialogue in dialogues
+        SpokenDialogue(dialogue, store, {turn: row_of[path] for turn, path in heard.items()})
+        for dialogue, heard in zip(dialogues, places, strict=True)
     ]
 
 
