@@ -4,7 +4,8 @@
 #   runs/paper.sh --dry-run            print every command, and check that every recipe loads; runs nothing
 #   runs/paper.sh                      the run (EchoX-3B); stop it at any time and call it again, it goes on where it stopped
 #   SIZE=8b runs/paper.sh              EchoX-8B; corpora, units and unit language are shared with 3B
-#   NODES=4 NODE_RANK=0 MASTER=host runs/paper.sh   on each of 4 nodes, with its rank (runs/launch starts such things)
+#   NODES=4 NODE_RANK=0 MASTER=host runs/paper.sh   on each of 4 nodes, with its rank. All nodes must see one file system:
+#                                      the others wait there until the first has prepared what comes before each training
 #
 # Nobody has run it whole: no such cluster was at hand. Each stage is the one that trains nano, with other numbers. The
 # GPU-hours below are a model, not a measurement (scripts/paper_costs.py, docs/scaling.md): 8 H100, 35 % of the peak in the
@@ -33,16 +34,36 @@ case "${1:-}" in
   *) echo "usage: [SIZE=3b|8b] runs/paper.sh [--dry-run]" >&2; exit 2 ;;
 esac
 
-# once NAME COMMAND ...: on the first node, unless it was done before.
+# once NAME COMMAND ...: on the first node, unless it was done before; the other nodes wait for its mark. Without this they
+# would start torchrun days too early, which gives up after half an hour. A failure on the first node ends the others too.
 once() {
   local name=$1 mark=out/paper/.done-$1
   shift
   if $dry; then echo "$*"; return; fi
-  [ "$rank" = 0 ] || return 0
+  if [ "$rank" != 0 ]; then wait_for "$name" "$mark"; return; fi
   if [ -e "$mark" ]; then echo "== $name: finished before"; return; fi
   echo "== $name: $*"
-  mkdir -p out/paper && "$@" && touch "$mark"
+  "$@" || { echo "$name" > out/paper/.failed; echo "== $name: failed" >&2; exit 1; }
+  touch "$mark"
 }
+wait_for() {
+  local name=$1 mark=$2 waited_s=0
+  while [ ! -e "$mark" ]; do
+    # Only a failure since this node was started counts: an older one is of a run before.
+    if [ out/paper/.failed -nt "$here" ]; then
+      echo "== $(cat out/paper/.failed): failed on the first node" >&2
+      exit 1
+    fi
+    [ $((waited_s % 600)) != 0 ] || echo "== $name: waiting for the first node (${waited_s} s)"
+    sleep "${POLL_S:-10}"
+    waited_s=$((waited_s + ${POLL_S:-10}))
+  done
+}
+if ! $dry; then
+  mkdir -p out/paper
+  here=out/paper/.started-$rank
+  touch "$here"
+fi
 # prepare NAME: a recipe that makes something; train NAME: a recipe that trains, on all GPUs of all nodes. A finished run is
 # not repeated, a killed one continues from its newest checkpoint (torchrun starts it again by itself, three times).
 named=()
@@ -99,6 +120,9 @@ train "$size/s2t" ${PARALLEL:+training.parallel=$PARALLEL}
 train "$size/t2c"
 # 6. Stage III, Echo: it speaks. Model: 27 GPU-hours (8b: 54), three quarters of them the T2C's decoding of pseudo-labels.
 train "$size/echo" ${PARALLEL:+training.parallel=$PARALLEL}
+# The other nodes are done: what follows runs on the first.
+$dry || [ "$rank" = 0 ] || exit 0
+
 # 7. One folder, and the paper's tables: speech-to-speech accuracy on the three sets, judged by whisper-large-v3; and the
 #    latency, with nothing else running. 3 GPU-hours.
 prepare "$size/package"

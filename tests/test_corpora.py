@@ -311,3 +311,99 @@ def test_a_download_goes_on_where_it_broke_off(tmp_path):
     finally:
         server.shutdown()
     assert Ranged.asked == [None, "bytes=5000-"]
+
+
+def test_every_encoding_fault_is_named_and_the_rest_is_read(tmp_path):
+    """A byte order mark is no fault; Latin-1 is, line by line or, in a JSON array, as a file."""
+    rows = [json.dumps({"id": n, "question": f"Qué {n}?", "answer": "Sí."}, ensure_ascii=False) for n in range(3)]
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + rows[0].encode() + b"\r\n")
+    (raw / "latin.jsonl").write_bytes(rows[1].encode("latin-1") + b"\n" + rows[2].encode() + b"\n")
+    (raw / "latin_array.json").write_bytes(f"[{rows[1]}]".encode("latin-1"))
+    (raw / "marked_array.json").write_bytes(b"\xef\xbb\xbf[" + rows[1].encode() + b"]")
+    with pytest.raises(ValueError, match=r"latin.jsonl:1: expected UTF-8 text, found byte 0xe9.*iconv"):
+        Table().prepare(raw, tmp_path / "out")
+    prepared = Table().prepare(raw, tmp_path / "out", keep_going=True)
+    assert [damage["place"] for damage in prepared.damaged] == ["latin.jsonl:1", "latin_array.json:1"]
+    found = read_dialogues(tmp_path / "out" / "dialogues.jsonl")
+    assert [(item.id, item.turns[0].text) for item in found] == [("0", "Qué 0?"), ("2", "Qué 2?"), ("1", "Qué 1?")]
+
+
+def test_a_transcript_in_latin_1_is_left_out_line_by_line(tmp_path):
+    librispeech(tmp_path / "raw", damaged=False)
+    transcript = next((tmp_path / "raw").rglob("*.trans.txt"))
+    transcript.write_bytes(transcript.read_bytes() + "84-121123-0001 CAFÉ\n".encode("latin-1"))
+    prepared = open_corpus("librispeech").prepare(tmp_path / "raw", tmp_path / "out", keep_going=True)
+    assert prepared.utterances == 2
+    assert prepared.damaged[0]["place"].endswith("84-121123.trans.txt:3")
+
+
+def test_a_repeated_id_is_named_and_left_out(tmp_path):
+    rows = [
+        {"id": "a", "question": "Q?", "answer": "A."},
+        {"id": "b", "question": "Q?", "answer": "A."},
+        {"id": "a", "question": "R?", "answer": "B."},
+    ]
+    text(tmp_path / "raw" / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        ValueError, match=r"data.jsonl:3: id: expected unique ids, found 'a' again .first in data.jsonl:1"
+    ):
+        Table().prepare(tmp_path / "raw", tmp_path / "out")
+    prepared = Table().prepare(tmp_path / "raw", tmp_path / "out", keep_going=True)
+    assert (prepared.dialogues, [damage["place"] for damage in prepared.damaged]) == (2, ["data.jsonl:3"])
+
+
+def test_zero_is_an_id_a_speaker_and_a_split(tmp_path):
+    wav(tmp_path / "raw" / "one.wav")
+    row = {"id": 0, "text": "One.", "audio": "one.wav", "speaker": 0, "split": 0}
+    text(tmp_path / "raw" / "d.jsonl", json.dumps(row))
+    Table().prepare(tmp_path / "raw", tmp_path / "out")
+    (item,) = read_utterances(tmp_path / "out" / "utterances.jsonl")
+    assert (item.id, item.speaker, item.split) == ("0", "0", "0")
+
+
+def test_texts_with_other_line_separators_survive_the_journal(tmp_path):
+    rows = [{"id": "x", "question": "One\u2028two\x85three?", "answer": "Yes."}]
+    text(tmp_path / "raw" / "d.jsonl", json.dumps(rows[0], ensure_ascii=False))
+    corpus = Table()
+    corpus.prepare(tmp_path / "raw", tmp_path / "out")
+    parsed = []
+    corpus.parse = lambda row: parsed.append(row)  # finished items are not read again
+    corpus.prepare(tmp_path / "raw", tmp_path / "out")
+    assert parsed == []
+
+
+@pytest.mark.parametrize("name", ["sharechatx", "magpie-speech", "hh-rlhf-speech", "echox-dialogues", "speechinstruct"])
+def test_a_corpus_without_a_split_gets_one(name, tmp_path):
+    """300 items, every text three times: about 1 % is held out, and no text is on both sides."""
+    subset = {"sharechatx": "ShareChatX", "magpie-speech": "Magpie-Pro-Speech+", "hh-rlhf-speech": "HH-RLHF-Speech"}
+    if name == "speechinstruct":
+        line = "[Human]: <sosp><1><eosp> <eoh> [SpeechGPT]: question {}; [ta] fine; [ua] <sosp><3><eosp> <eoa>"
+        rows = [json.dumps({"plain_text": line.format(number % 100)}) for number in range(300)]
+        text(tmp_path / "raw" / "chain_of_modality_instruction.jsonl", "\n".join(rows))
+    else:
+        items = [
+            {"conversations": [{"from": "human", "value": f"Question {n % 100}?"}, {"from": "gpt", "value": "A."}]}
+            for n in range(300)
+        ]
+        archive = tmp_path / "raw" / subset.get(name, "WizardLM") / "shard.tar.gz"
+        tar(archive, {"data.json": json.dumps(items).encode()})
+    prepared = open_corpus(name).prepare(tmp_path / "raw", tmp_path / "out")
+    found = read_dialogues(tmp_path / "out" / "dialogues.jsonl")
+    asked = {split: {item.turns[0].text for item in found if item.split == split} for split in ("train", "heldout")}
+    assert len(found) == 300
+    assert prepared.held_out == sum(item.split == "heldout" for item in found) == 3
+    assert not asked["train"] & asked["heldout"]
+    first = {item.id: item.split for item in found}
+    open_corpus(name).prepare(tmp_path / "raw", tmp_path / "again")
+    assert {item.id: item.split for item in read_dialogues(tmp_path / "again" / "dialogues.jsonl")} == first
+    assert open_corpus(name).prepare(tmp_path / "raw", tmp_path / "none", hold_out=0).held_out == 0
+
+
+def test_the_makers_split_is_kept(tmp_path):
+    rows = [{"id": n, "question": f"Q{n}?", "answer": "A.", "split": "test" if n == 7 else "train"} for n in range(200)]
+    text(tmp_path / "raw" / "d.jsonl", "\n".join(json.dumps(row) for row in rows))
+    assert Table().prepare(tmp_path / "raw", tmp_path / "out").held_out == 1
+    found = read_dialogues(tmp_path / "out" / "dialogues.jsonl")
+    assert [item.id for item in found if item.split != "train"] == ["7"]

@@ -154,6 +154,19 @@ def test_resume_equals_uninterrupted(tmp_path, accumulation_steps, monkeypatch):
     assert steps == [4, 8, 12, 12]
 
 
+def test_an_empty_evaluation_says_so(tmp_path, capsys):
+    stage = ToyStage()
+    stage.evaluate = dict
+    run(tmp_path / "at_the_end", stage)
+    assert capsys.readouterr().out.count("toy: WARNING: nothing is held out") == 1
+    stage = ToyStage()
+    stage.evaluation_items = []
+    run(tmp_path / "at_the_start", stage)
+    assert "toy: WARNING: nothing is held out" in capsys.readouterr().out.split("step")[0]
+    run(tmp_path / "held_out")
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_resume_false_starts_again(tmp_path):
     first, _ = run(tmp_path)
     second, _ = run(tmp_path, resume=False)

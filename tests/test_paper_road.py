@@ -142,3 +142,65 @@ def test_the_document_has_the_costs_that_the_script_gives(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["paper_costs.py"])
     script("paper_costs").main()
     assert capsys.readouterr().out.strip() in (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+
+
+def fake_python(folder: Path, prepare_s: float, fails: str = "never") -> Path:
+    """Stands for Python in runs/paper.sh: preparing takes a while, everything notes when it began, on which node."""
+    path = folder / "python"
+    path.write_text(
+        "#!/usr/bin/env bash\n"
+        f'echo "$(date +%s.%N) $NODE_RANK $*" >> {folder}/calls\n'
+        f'case "$*" in *{fails}*) exit 3;; *torch.distributed*) ;; *) sleep {prepare_s};; esac\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def start_node(folder: Path, rank: int, **changes) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "PYTHON": str(folder / "python"),
+        "NODES": "2",
+        "NODE_RANK": str(rank),
+        "WORK": str(folder),
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "POLL_S": "1",
+        **changes,
+    }
+    return subprocess.Popen(
+        [str(ROOT / "runs/paper.sh")], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def test_other_nodes_wait_until_the_first_has_prepared(tmp_path):
+    """Node 1 starts first; no torchrun of its begins before the first node's preparation has ended."""
+    fake_python(tmp_path, prepare_s=0.1)
+    curl = tmp_path / "curl"
+    curl.write_text("#!/bin/sh\n")
+    curl.chmod(0o755)
+    nodes = [start_node(tmp_path, rank) for rank in (1, 0)]
+    outputs = [node.communicate(timeout=120)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    calls = [line.split(maxsplit=2) for line in (tmp_path / "calls").read_text().splitlines()]
+    trains = {
+        rank: [float(began) for began, by, what in calls if by == rank and "torch.distributed" in what] for rank in "01"
+    }
+    assert len(trains["0"]) == len(trains["1"]) == 3
+    prepared = max(float(began) for began, by, what in calls if what.endswith("published_vocoder.yaml"))
+    assert min(trains["1"]) > prepared
+    assert all("torch.distributed" in what for _, by, what in calls if by == "1"), "the first node prepares alone"
+    assert "waiting for the first node" in outputs[0]
+
+
+def test_a_failure_on_the_first_node_ends_the_others(tmp_path):
+    fake_python(tmp_path, prepare_s=0, fails="import*audioqa")
+    (tmp_path / "out" / "paper").mkdir(parents=True)
+    (tmp_path / "out" / "paper" / ".failed").write_text("of a run before\n")
+    other = start_node(tmp_path, 1)
+    while not (tmp_path / "out" / "paper" / ".started-1").exists():
+        assert other.poll() is None
+    first = start_node(tmp_path, 0)
+    assert first.wait(timeout=60) == 1
+    said = other.communicate(timeout=60)[0]
+    assert other.returncode == 1
+    assert "import-audioqa: failed on the first node" in said

@@ -26,12 +26,15 @@ def with_reply_audio(manifest, name: str):
     """The manifest with a recording beside every reply, under another name in the same folder."""
     save_audio(manifest.parent / "reply.wav", np.random.default_rng(7).normal(0, 0.1, 9600).astype(np.float32), 16000)
     dialogues = [
-        replace(item, turns=tuple(
-            replace(turn, audio="reply.wav", duration_s=0.6, speaker="voice") if turn.role == "assistant" else turn
-            for turn in item.turns
-        ))
+        replace(
+            item,
+            turns=tuple(
+                replace(turn, audio="reply.wav", duration_s=0.6, speaker="voice") if turn.role == "assistant" else turn
+                for turn in item.turns
+            ),
+        )
         for item in read_dialogues(manifest)
-    ]  # fmt: skip
+    ]
     write_dialogues(manifest.with_name(name), dialogues)
     return manifest.with_name(name)
 
@@ -61,7 +64,9 @@ def test_stage_three_has_segments(world):
 def test_a_recipe_without_a_heard_turn_is_refused(s2t, corpus):
     manifest = corpus / "speech" / "written.jsonl"
     write_dialogues(manifest, [Dialogue("a", (Turn("user", "Hi."), Turn("assistant", "Hello.", "wav/0.wav", 0.75)))])
-    with pytest.raises(ValueError, match=r"whose user turns have audio, found none among 1 dialogues \(1 of split train"):
+    with pytest.raises(
+        ValueError, match=r"whose user turns have audio, found none among 1 dialogues \(1 of split train"
+    ):
         replace(s2t.recipe, data=replace(s2t.recipe.data, manifests=[str(manifest)])).build()
 
 

@@ -56,11 +56,21 @@ def import_corpus(
     licence: Licence = "unknown",
     keep_going: Annotated[bool, typer.Option(help="Leave damaged items out and list them.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
+    hold_out: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Part held out of a corpus that has no split for evaluation.")
+    ] = 0.01,
     debug: Debug = False,
 ) -> None:
     """Check a corpus item by item and write its manifests; goes on where it stopped."""
-    prepared = _corpus(name, column, None, licence).prepare(folder, output, keep_going, limit)
-    figures = {"utterances": prepared.utterances, "dialogues": prepared.dialogues, "hours": round(prepared.hours, 3)}
+    prepared = _corpus(name, column, None, licence).prepare(folder, output, keep_going, limit, hold_out)
+    figures = {
+        "utterances": prepared.utterances,
+        "dialogues": prepared.dialogues,
+        "held_out": prepared.held_out,
+        "hours": round(prepared.hours, 3),
+    }
+    if not prepared.held_out:
+        typer.echo(f"{output}: nothing is held out for evaluation: give rows a split, or use --hold-out", err=True)
     typer.echo(json.dumps({**figures, "damaged": len(prepared.damaged)}))
 
 

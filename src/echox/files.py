@@ -1,8 +1,10 @@
-"""Small files that appear whole or not at all."""
+"""Text files: small ones that appear whole or not at all, and the lines of files that others wrote."""
 
 from __future__ import annotations
 
+import codecs
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -20,3 +22,37 @@ def write_text(path: str | Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def decoded(content: bytes) -> str:
+    """UTF-8 text without the byte order mark that some editors put first.
+
+    Raises:
+        ValueError: another encoding; says where, and how to convert the file.
+    """
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected UTF-8 text, found byte 0x{content[error.start]:02x} after {error.start} bytes; "
+            "convert the file, for example: iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str | ValueError]]:
+    """Lines of a UTF-8 file that are not empty, with their numbers from 1; a line that is not UTF-8 gives the error.
+
+    Only a line feed ends a line: other separators of Unicode may occur inside JSON strings.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        for number, content in enumerate(file, start=1):
+            try:
+                line = decoded(content)
+            except ValueError as error:
+                yield number, error
+                continue
+            if line.strip():
+                yield number, line.rstrip("\r\n")

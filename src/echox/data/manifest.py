@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from echox.files import text_lines
+
 if TYPE_CHECKING:
     from lhotse import CutSet
 
@@ -346,21 +348,20 @@ def _require_duration(name: str, value: object) -> None:
 def _read(path: Path, parse: Callable[[dict[str, Any]], Item]) -> list[Item]:
     items: list[Item] = []
     seen: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = parse(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from error
-            name = item.id  # type: ignore[attr-defined]
-            if name in seen:
-                raise ValueError(f"{path}:{number}: id: expected unique ids, found {name!r} again (line {seen[name]})")
-            seen[name] = number
-            items.append(item)
+    for number, line in text_lines(path):
+        try:
+            if isinstance(line, ValueError):
+                raise line
+            item = parse(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+        name = item.id  # type: ignore[attr-defined]
+        if name in seen:
+            raise ValueError(f"{path}:{number}: id: expected unique ids, found {name!r} again (line {seen[name]})")
+        seen[name] = number
+        items.append(item)
     return items
 
 

@@ -31,6 +31,7 @@ import numpy as np
 
 from echox.audio import load_audio, save_audio
 from echox.data.alignment import Phone, align_words
+from echox.files import text_lines
 
 log = logging.getLogger(__name__)
 
@@ -294,10 +295,10 @@ def _read_journal(journal: Path) -> dict[tuple[str, str], SpokenJob]:
     done: dict[tuple[str, str], SpokenJob] = {}
     if not journal.exists():
         return done
-    for line in journal.read_text(encoding="utf-8").splitlines():
+    for _, line in text_lines(journal):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the last line of an interrupted run may be cut: that job is spoken again
+            entry = json.loads(line)  # type: ignore[arg-type]
+        except (json.JSONDecodeError, TypeError):  # the last line of an interrupted run may be cut: spoken again
             continue
         ends = entry["word_ends_s"]
         spoken = SpokenJob(entry["id"], entry["duration_s"], tuple(ends) if ends is not None else None)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from echox.files import decoded, text_lines
 
 AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path")
 QUESTION_COLUMNS = ("question", "Questions", "Question", "questions", "prompt")
@@ -106,8 +109,10 @@ def _rows(path: Path) -> Iterable[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return _jsonl(path)
     if path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            return list(csv.DictReader(io.StringIO(decoded(path.read_bytes()), newline="")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     raise ValueError(
         f"{path}: expected .jsonl, .csv or a folder of .parquet files, found {path.suffix or 'no ending'!r}"
     )
@@ -115,10 +120,10 @@ def _rows(path: Path) -> Iterable[dict[str, Any]]:
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(path):
         try:
+            if isinstance(line, ValueError):
+                raise line
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error

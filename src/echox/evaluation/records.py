@@ -100,7 +100,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line that is whole and no JSON object.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = text.removesuffix("\n").split("\n")  # not splitlines(): JSON strings may hold other line separators
     found = []
     for number, line in enumerate(lines, start=1):
         if not line:

@@ -13,8 +13,8 @@ pass with "eager" as a multiple of the time with "sdpa", for a tower of 6 layers
 def tower_attention(device: torch.device, trained: bool, precision: str, mel_frames: float) -> str:
     """The attention implementation of transformers for an audio tower: "eager" or "sdpa".
 
-    "eager" holds the scores of all pairs of frames, so its memory grows with the square of the length; it is chosen only
-    where that is small and it was measured to be faster.
+    "eager" holds the scores of all pairs of frames, so its memory grows with the square of the length; it is chosen
+    only where that is small and it was measured to be faster.
 
     Args:
         device: where the tower runs.

@@ -52,6 +52,11 @@ from echox.training.optim import (
 from echox.training.parallel import gathered, join_group, plain, shard
 from echox.training.record import RECORD_NAME, RunLog, finished_record, write_record
 
+NOTHING_HELD_OUT = (
+    "{stage}: WARNING: nothing is held out, so no evaluation measures anything: give some items of the manifests "
+    "another split than 'train' (echox data import makes one: --hold-out)"
+)
+
 
 @runtime_checkable
 class Stage(Protocol):
@@ -93,6 +98,7 @@ class Stage(Protocol):
         ...
 
     # Optional: def sample(self, folder: Path) -> None    audio and its transcription, every `sample_every_steps`
+    # Optional: evaluation_items: Sized                  held-out items; when there are none the log says so at once
     # Optional: record_details: dict[str, Any]            more for training_record.json (tables, counts)
     # Optional: length_unit: tuple[str, float]            what `lengths` count, for the log, and how much of it one is
 
@@ -144,6 +150,8 @@ class _Run:
             if progress.step:
                 self._say(f"{self.stage.name}: continuing after step {progress.step}")
         items, lengths = self.stage.dataset(), self.stage.lengths()
+        if not getattr(self.stage, "evaluation_items", True):
+            self._say(NOTHING_HELD_OUT.format(stage=self.stage.name))
 
         def batches() -> BatchStream:
             return BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world)
@@ -276,6 +284,8 @@ class _Run:
             with self._resting():
                 metrics = {name: float(value) for name, value in self.stage.evaluate().items()}
         if self.log is not None:
+            if not metrics:
+                self._say(NOTHING_HELD_OUT.format(stage=self.stage.name))
             self.log.write(self.progress.step, metrics, kind="evaluation")
         self._wait()
         return metrics

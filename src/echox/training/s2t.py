@@ -155,15 +155,19 @@ class S2TStage:
             part.requires_grad_(True)
         for value in add_lora(self.model, recipe.lora):
             value.requires_grad_(True)
-        self.model.audio_tower.set_attn_implementation("sdpa")  # frozen, so only its forward pass counts: `attention.py`
+        self.model.audio_tower.set_attn_implementation(
+            "sdpa"
+        )  # frozen, so only its forward pass counts: `attention.py`
         self.objective = S2TObjective(self.model)
         mels = self.model.config.audio_config.num_mel_bins
         items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, mels)]
         self.train_items = [item for item in items if item.dialogue.split == "train"]
         if not any(item.rows for item in self.train_items):
-            raise ValueError(f"data.manifests: expected training dialogues whose user turns have audio, found none among "
-                             f"{len(items)} dialogues ({len(self.train_items)} of split train) of "
-                             f"{', '.join(recipe.data.manifests)}: stage s2t learns to hear")  # fmt: skip
+            raise ValueError(
+                f"data.manifests: expected training dialogues whose user turns have audio, found none among "
+                f"{len(items)} dialogues ({len(self.train_items)} of split train) of "
+                f"{', '.join(recipe.data.manifests)}: stage s2t learns to hear"
+            )
         self.evaluation_items: dict[str, list[SpokenDialogue]] = {}
         for item in random.Random(0).sample(items, len(items)):
             if item.dialogue.split != "train":
@@ -283,10 +287,13 @@ def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDial
     dialogues = read_dialogues(manifest)
     for dialogue in dialogues:
         if dialogue.turns[-1].role != "assistant":
-            raise ValueError(f"{manifest}: {dialogue.id}: expected the last turn to be the assistant's (what the model "
-                             f"learns to say), found the {dialogue.turns[-1].role}'s; add the reply")  # fmt: skip
-    places = [{turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns}
-              for item in dialogues]  # fmt: skip
+            raise ValueError(
+                f"{manifest}: {dialogue.id}: expected the last turn to be the assistant's (what the model "
+                f"learns to say), found the {dialogue.turns[-1].role}'s; add the reply"
+            )
+    places = [
+        {turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns} for item in dialogues
+    ]
     files = sorted({path for heard in places for path in heard.values()})
     cache = manifest.parent / "features" / f"{manifest.stem}-dialogues-{num_mel_bins}mels.npy"
     store = feature_store(files, cache, num_mel_bins) if files else None

@@ -13,6 +13,7 @@ import numpy as np
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance
 from echox.data.synthesis import Flite, Voice
+from echox.files import text_lines
 
 PhoneTimes = tuple[tuple[str, float], ...]
 """Phones with their end times (s), in order."""
@@ -33,8 +34,8 @@ def flite_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int
     """
     known: dict[tuple[str, str], PhoneTimes] = {}
     if cache.exists():
-        for line in cache.read_text(encoding="utf-8").splitlines():
-            if line.endswith("}"):  # an interrupted run may leave half a line
+        for _, line in text_lines(cache):
+            if isinstance(line, str) and line.endswith("}"):  # an interrupted run may leave half a line
                 row = json.loads(line)
                 known[row["speaker"], row["text"]] = tuple((name, end_s) for name, end_s in row["phones"])
     missing = [item for item in utterances if (item.speaker, item.text) not in known]

@@ -13,6 +13,7 @@ Source: the four verbs (download, prepare, fix, validate) follow lhotse's recipe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -34,9 +35,10 @@ from echox.data.manifest import (
     write_dialogues,
     write_utterances,
 )
-from echox.files import write_text
+from echox.files import text_lines, write_text
 
 SAMPLING_RATE = 16_000
+MAX_HELD_OUT = 500
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,15 @@ class Found:
 
 @dataclass
 class Prepared:
-    """What `Corpus.prepare` made: counts, hours of audio, and what was left out."""
+    """What `Corpus.prepare` made: counts, hours of audio, and what was left out.
+
+    Attributes:
+        held_out: Items of other splits than "train".
+    """
 
     utterances: int = 0
     dialogues: int = 0
+    held_out: int = 0
     hours: float = 0.0
     damaged: list[dict[str, str]] = field(default_factory=list)
 
@@ -151,7 +158,12 @@ class Corpus(ABC):
             fetch_hub(origin.hub_id, Path(folder), origin.patterns)
 
     def prepare(
-        self, folder: str | Path, output: str | Path, keep_going: bool = False, limit: int | None = None
+        self,
+        folder: str | Path,
+        output: str | Path,
+        keep_going: bool = False,
+        limit: int | None = None,
+        hold_out: float = 0.01,
     ) -> Prepared:
         """Read the corpus, check every item, write manifests; items finished before an interruption are not read again.
 
@@ -160,10 +172,14 @@ class Corpus(ABC):
             output: Folder of the manifests (and of audio that was inside other files).
             keep_going: Leave damaged items out and list them, instead of refusing the corpus.
             limit: Read only so many items.
+            hold_out: Part of the items that becomes split "heldout" where the corpus has no split but "train"
+                (`hold_out_items`); 0: none.
 
         Raises:
-            ValueError: no items, or the first damaged one, by file and line.
+            ValueError: no items, the first damaged one or a repeated id, by file and line.
         """
+        if not 0 <= hold_out < 1:
+            raise ValueError(f"hold_out: expected a part from 0 to below 1, found {hold_out}")
         folder, output = Path(folder), Path(output)
         if not folder.is_dir():
             raise ValueError(f"{folder}: expected the folder of {self.provenance.title}, found none; download it first")
@@ -171,25 +187,29 @@ class Corpus(ABC):
         journal = output / ".prepared.jsonl"
         done = {entry["place"]: entry for entry in read_entries(journal)}
         entries: list[dict[str, Any]] = []
+        places: dict[str, str] = {}
         prepared = Prepared()
         with journal.open("a", encoding="utf-8") as log:
             for count, row in enumerate(self.rows(folder)):
                 if limit is not None and count >= limit:
                     break
                 entry = done.get(row.place)
-                if entry is None:
-                    try:
+                try:
+                    if entry is None:
                         entry = {"place": row.place, **self._entry(row, output)}
-                    except ValueError as error:
-                        if not keep_going:
-                            raise ValueError(f"{folder / row.place}: {error}") from error
-                        prepared.damaged.append({"place": row.place, "reason": str(error)})
-                        continue
-                    log.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                    log.flush()
+                        log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                        log.flush()
+                    _claim_names(entry, places)
+                except ValueError as error:
+                    if not keep_going:
+                        raise ValueError(f"{folder / row.place}: {error}") from error
+                    prepared.damaged.append({"place": row.place, "reason": str(error)})
+                    continue
                 entries.append(entry)
         if not entries and not prepared.damaged:
             raise ValueError(f"{folder}: expected {self.provenance.title}, found no item; is it the right folder?")
+        if hold_out and all(entry["split"] == "train" for entry in entries):
+            entries = hold_out_items(entries, hold_out)
         self._write(entries, output, prepared)
         return prepared
 
@@ -241,8 +261,8 @@ class Corpus(ABC):
         utterances, dialogues, units = [], [], []
         for entry in entries:
             several = len(entry["said"]) > 1
-            for index, part in enumerate(entry["said"]):
-                name = f"{entry['id']}.{index}" if several else entry["id"]
+            prepared.held_out += entry["split"] != "train"
+            for part, name in zip(entry["said"], _names(entry), strict=True):
                 if part["audio"] and part["text"]:
                     fields = {key: part[key] for key in ("audio", "text", "speaker", "duration_s")}
                     utterances.append(Utterance(id=name, split=entry["split"], **fields))
@@ -260,9 +280,49 @@ class Corpus(ABC):
                 write_text(output / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         prepared.utterances, prepared.dialogues = len(utterances), len(dialogues)
         record = {"corpus": self.name, **asdict(self.provenance), "utterances": len(utterances),
-                  "dialogues": len(dialogues), "hours": round(prepared.hours, 3),
+                  "dialogues": len(dialogues), "held_out": prepared.held_out, "hours": round(prepared.hours, 3),
                   "damaged": len(prepared.damaged)}  # fmt: skip
         write_text(output / "provenance.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def hold_out_items(entries: Sequence[dict[str, Any]], part: float) -> list[dict[str, Any]]:
+    """The entries, with about this part of them in split "heldout"; of fewer than 10 none.
+
+    Which ones follows from the text that is said first, so that a question and its repetitions are on one side, and
+    stays the same when the corpus is read again. At most `MAX_HELD_OUT` entries, as evaluations read no more.
+    """
+    by_text: dict[str, list[int]] = {}
+    for index, entry in enumerate(entries):
+        text = next((said["text"] for said in entry["said"] if said["role"] != "system" and said["text"]), entry["id"])
+        by_text.setdefault(" ".join(text.casefold().split()), []).append(index)
+    wanted = 0 if len(entries) < 10 else min(max(1, round(part * len(entries))), MAX_HELD_OUT)
+    chosen: set[int] = set()
+    for text in sorted(by_text, key=lambda text: hashlib.sha256(text.encode()).digest()):
+        if len(chosen) >= wanted:
+            break
+        if len(chosen) + len(by_text[text]) <= max(wanted, 1):
+            chosen.update(by_text[text])
+    return [{**entry, "split": "heldout"} if index in chosen else entry for index, entry in enumerate(entries)]
+
+
+def identifier(value: Any, default: str) -> str:
+    """The text of an id, name or split of a row; the default where it has none. 0 is an id like any other."""
+    return default if value is None or value == "" else str(value)
+
+
+def _names(entry: dict[str, Any]) -> list[str]:
+    """Ids of the entry's utterances: its own, or of several its own and a number."""
+    several = len(entry["said"]) > 1
+    return [f"{entry['id']}.{index}" if several else entry["id"] for index in range(len(entry["said"]))]
+
+
+def _claim_names(entry: dict[str, Any], places: dict[str, str]) -> None:
+    """Note where the ids of an entry come from. Raises ValueError for one that another place has already."""
+    names = {entry["id"], *_names(entry)}
+    taken = next((name for name in sorted(names) if name in places), None)
+    if taken is not None:
+        raise ValueError(f"id: expected unique ids, found {taken!r} again (first in {places[taken]}); rename one")
+    places |= dict.fromkeys(names, entry["place"])
 
 
 def require(row: Row, key: str, kind: type | tuple[type, ...] = str) -> Any:
@@ -290,10 +350,10 @@ def read_entries(journal: Path) -> Iterator[dict[str, Any]]:
     """Entries of a journal; the last line of an interrupted run may be cut and is left out."""
     if not journal.exists():
         return
-    for line in journal.read_text(encoding="utf-8").splitlines():
+    for _, line in text_lines(journal):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            yield json.loads(line)  # type: ignore[arg-type]
+        except (json.JSONDecodeError, TypeError):  # cut, or cut inside a character
             continue
 
 

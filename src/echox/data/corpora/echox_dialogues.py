@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, require
+from echox.data.corpora.base import Corpus, Found, Provenance, Row, identifier, require
 from echox.data.corpora.conversations import turns
 from echox.data.corpora.layouts import json_array, unpack
 
@@ -53,6 +53,6 @@ class EchoXDialogues(Corpus):
                 raise ValueError(
                     f"conversations[{index}].wer: expected at most {MAX_RECORDED_WER}, found {rate}: wrong text"
                 )
-        name = row.value.get("id") or row.place.replace(".tar.gz:data.json:", "-").replace("/", "-")
+        name = identifier(row.value.get("id"), row.place.replace(".tar.gz:data.json:", "-").replace("/", "-"))
         speakers = {"user": f"{self.name}/user", "assistant": f"{self.name}/assistant"}
-        return Found(str(name), turns(conversation, row.folder, speakers))
+        return Found(name, turns(conversation, row.folder, speakers))

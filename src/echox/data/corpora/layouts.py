@@ -13,26 +13,26 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from echox.data.corpora.base import Row, safe_name
+from echox.files import decoded, text_lines
 
 _DONE = ".unpacked"
 
 
 def lines(path: Path, root: Path, folder: Path | None = None) -> Iterator[Row]:
     """Lines of a text file that are not empty; place "file:line"."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield Row(f"{path.relative_to(root)}:{number}", line.rstrip("\n"), folder or path.parent)
+    for number, line in text_lines(path):
+        yield Row(f"{path.relative_to(root)}:{number}", line, folder or path.parent)
 
 
 def json_lines(path: Path, root: Path, folder: Path | None = None) -> Iterator[Row]:
     """One JSON object a line; place "file:line"."""
     for row in lines(path, root, folder):
-        value: Any
-        try:
-            value = json.loads(row.value)
-        except json.JSONDecodeError as error:
-            value = ValueError(f"expected one JSON object a line, found {error}")
+        value: Any = row.value
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                value = ValueError(f"expected one JSON object a line, found {error}")
         yield Row(row.place, value, row.folder)
 
 
@@ -40,9 +40,12 @@ def json_array(path: Path, root: Path, folder: Path | None = None) -> Iterator[R
     """Items of one JSON array; place "file:number" (the first is 1)."""
     place, base = str(path.relative_to(root)), folder or path.parent
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(decoded(path.read_bytes()))
     except json.JSONDecodeError as error:
         yield Row(f"{place}:{error.lineno}", ValueError(f"expected a JSON array, found {error}"), base)
+        return
+    except ValueError as error:
+        yield Row(f"{place}:1", error, base)
         return
     if not isinstance(values, list):
         yield Row(f"{place}:1", ValueError(f"expected a JSON array, found {type(values).__name__}"), base)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from echox.audio import encode_audio
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, existing, require
+from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, existing, identifier, require
 from echox.data.corpora.conversations import turns
 from echox.data.corpora.layouts import any_table
 
@@ -57,9 +57,9 @@ class Table(Corpus):
         if not isinstance(row.value, dict):
             raise ValueError(f"expected an object, found {type(row.value).__name__}")
         column = self.columns
-        name = str(row.value.get(column["id"]) or row.place.replace("/", "-").replace(":", "-"))
-        split = str(row.value.get(column["split"]) or "train")
-        speaker = str(row.value.get(column["speaker"]) or "unknown")
+        name = identifier(row.value.get(column["id"]), row.place.replace("/", "-").replace(":", "-"))
+        split = identifier(row.value.get(column["split"]), "train")
+        speaker = identifier(row.value.get(column["speaker"]), "unknown")
         if column["conversations"] in row.value:
             said = turns(row.value[column["conversations"]], row.folder, {"user": speaker})
         elif column["question"] in row.value:
