@@ -2,6 +2,7 @@
 # dependency pinned, CPU torch where there is no GPU. A second run starts at once.
 #
 #   make demo              answer the bundled spoken question; AUDIO=my.wav answers that file
+#   make serve             the server and its page at http://127.0.0.1:8000; ARGS="--port 8001" is handed to echox serve
 #   make test              the tests that need no GPU, network or browser; ARGS="-k audio" is handed to pytest
 #   make lint              ruff and mypy
 #   make nano              train the embedded model from nothing (hours on two cores)
@@ -14,7 +15,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint nano smoke setup clean
+.PHONY: help demo serve test lint nano smoke setup clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -22,6 +23,10 @@ help:
 demo:
 	@scripts/setup.sh core
 	@.venv/bin/python demo.py $(if $(AUDIO),"$(AUDIO)")
+
+serve:
+	@scripts/setup.sh serve
+	.venv/bin/echox serve $(ARGS)
 
 test:
 	@scripts/setup.sh dev

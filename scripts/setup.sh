@@ -2,6 +2,7 @@
 # Set-up for make: a virtual environment in .venv with every dependency at its pinned version.
 #
 #   scripts/setup.sh core    what answering aloud needs (make demo)
+#   scripts/setup.sh serve   the above, and the server (make serve)
 #   scripts/setup.sh dev     the above, and training, data, tests and linters (make test)
 #
 # A stamp in .venv remembers what was installed, from which pins and where; while it fits, this returns at once.
@@ -9,17 +10,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-kind=${1:?expected core or dev}
-case $kind in
-  core) target=. ;;
-  dev) target='.[dev]' ;;
-  *) echo "setup: expected core or dev, found '$kind'" >&2; exit 2 ;;
+kind=${1:?expected core, serve or dev}
+case $kind in  # a kind, and those that contain it
+  core) target=. containing='core serve dev' ;;
+  serve) target='.[serve]' containing='serve dev' ;;
+  dev) target='.[dev]' containing=dev ;;
+  *) echo "setup: expected core, serve or dev, found '$kind'" >&2; exit 2 ;;
 esac
 
 # Content, not dates, so that a fresh checkout of the same files is not a new set-up; the folder, because moving breaks .venv.
 fingerprint=$({ cat pyproject.toml constraints.txt scripts/setup.sh; pwd; } | cksum)
-for stamp in .venv/.stamp-dev ".venv/.stamp-$kind"; do  # dev contains core
-  if [ "$(cat "$stamp" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
+for other in $containing; do
+  if [ "$(cat ".venv/.stamp-$other" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
 done
 
 usable() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; }
@@ -60,9 +62,5 @@ fi
 
 echo "setup: installing the pinned dependencies ($kind)"
 pip install --no-compile -c constraints.txt -e "$target"
-if [ "$kind" = dev ]; then
-  # Only its model file is used, with onnxruntime: what it asks for besides (torchaudio) is not needed, and would move torch.
-  pip install --no-compile --no-deps -c constraints.txt silero-vad
-fi
 echo "$fingerprint" >".venv/.stamp-$kind"
 echo "setup: done in $((SECONDS - started)) s"

@@ -10,7 +10,7 @@ from echox.cli import app
 
 ROOT = Path(__file__).parent.parent
 # Words that open a line and belong to the reader's machine, not to this repository.
-FOREIGN = {"git", "cd", "pip", "source", "apt", "pre-commit"}
+FOREIGN = {"git", "cd", "pip", "uv", "source", "apt", "pre-commit"}
 
 
 def fenced_blocks(markdown: Path, language: str) -> list[str]:

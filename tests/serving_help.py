@@ -42,7 +42,7 @@ class Running:
         model: EchoX,
         limits: Limits | None = None,
         door: Door | None = None,
-        vad: str = "auto",
+        vad: str = "silero",
         end_of_turn: str | None = None,
     ) -> None:
         self.service = Service(model, "nano", limits, vad, end_of_turn)

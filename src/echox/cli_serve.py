@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from echox.cli_options import Debug, Device, Model, Threads, guarded
+from echox.cli_options import Debug, Device, Dtype, Model, Quantization, Threads, guarded
 
 
 @guarded
 def serve(
     model: Model = "nano",
     host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine a key is needed.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model for clients (default: the folder's).")] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="ECHOX_API_KEY", help="Key that clients must show.", show_envvar=True)
@@ -21,7 +21,9 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Origin of a page that may connect, like https://example.org.")
     ] = None,
-    vad: Annotated[str, typer.Option(help="Voice activity: auto, silero, energy, or Silero's ONNX file.")] = "auto",
+    vad: Annotated[
+        str, typer.Option(help="Voice activity: silero, energy (the level alone), or a Silero ONNX file.")
+    ] = "silero",
     end_of_turn: Annotated[
         str | None, typer.Option(help="ONNX file of an end-of-turn model (smart-turn v3), for semantic_vad.")
     ] = None,
@@ -31,6 +33,8 @@ def serve(
     drain_s: Annotated[float, typer.Option(min=0, help="At shutdown: time for replies to finish.")] = 20,
     threads: Threads = None,
     device: Device = "auto",
+    dtype: Dtype = None,
+    quantization: Quantization = None,
     ray: Annotated[bool, typer.Option("--ray", help="Deploy on Ray Serve instead of in this process.")] = False,
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster (default: one on this machine).")] = None,
     min_replicas: Annotated[int, typer.Option(min=1, help="With --ray: copies of the model, at least.")] = 1,
@@ -54,7 +58,7 @@ def serve(
     limits = Limits(max_sessions=max_sessions, max_session_s=max_session_s, idle_s=idle_s, drain_s=drain_s)
     door = Door(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
     shown = name or Path(model).name
-    options = ServerOptions(model, shown, device, threads, door, limits, vad, end_of_turn)
+    options = ServerOptions(model, shown, device, threads, door, limits, vad, end_of_turn, dtype, quantization)
     if ray:
         run_on_ray(
             options, Replicas(min_replicas, max(min_replicas, max_replicas), num_gpus=gpus), host, port, ray_address

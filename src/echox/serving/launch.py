@@ -8,6 +8,7 @@ from typing import Any
 
 from echox.serving.limits import Limits
 from echox.serving.memory import keep_few_kernels, settle
+from echox.serving.ports import bind
 from echox.serving.security import Door
 from echox.serving.server import create_app, make_server
 from echox.serving.service import Service
@@ -21,6 +22,7 @@ class ServerOptions:
         model: folder, hub id, or "nano". name: as clients see it. device: of the model. threads: of torch; None: all.
         door: who may come in. limits: of everything. vad: see `open_vad`.
         end_of_turn: path of an end-of-turn model (ONNX), for ``semantic_vad``; None: none.
+        dtype, quantization: names of `named_precision`.
     """
 
     model: str = "nano"
@@ -29,8 +31,10 @@ class ServerOptions:
     threads: int | None = None
     door: Door = field(default_factory=Door)
     limits: Limits = field(default_factory=Limits)
-    vad: str = "auto"
+    vad: str = "silero"
     end_of_turn: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
 
     def service(self) -> Service:
         """Load the model; the process is a server from now on (`settle`).
@@ -42,22 +46,31 @@ class ServerOptions:
         from transformers.utils import logging as transformers_logging
 
         from echox.streaming import EchoX
+        from echox.streaming.precision import named_precision
 
         transformers_logging.disable_progress_bar()
         keep_few_kernels()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        model = EchoX.from_pretrained(self.model, device=self.device)
+        precision = named_precision(self.dtype, self.quantization)
+        model = EchoX.from_pretrained(self.model, device=self.device, **precision)
         service = Service(model, self.name, self.limits, self.vad, self.end_of_turn)
         settle()
         return service
 
 
 def run_here(options: ServerOptions, host: str, port: int) -> None:
-    """Serve in this process until SIGTERM or Ctrl-C."""
+    """Serve in this process until SIGTERM or Ctrl-C.
+
+    Raises:
+        ValueError: the port is taken (found before the model is loaded), or a part is missing or wrong.
+    """
+    listeners = bind(host, port)
+    port = listeners[0].getsockname()[1]
     service = options.service()
-    print(f"{service.name} is served at http://{host}:{port} (voice activity: {service.vad_name})", flush=True)
-    make_server(create_app(service, options.door), service, host, port).run()
+    place = f"[{host}]" if ":" in host else host
+    print(f"{service.name} is served at http://{place}:{port} (voice activity: {service.vad_name})", flush=True)
+    make_server(create_app(service, options.door), service, host, port).run(sockets=listeners)
 
 
 @dataclass(frozen=True)
@@ -107,13 +120,15 @@ def run_on_ray(options: ServerOptions, replicas: Replicas, host: str, port: int,
     """Deploy on a Ray cluster (``address``; None: one on this machine) and stay until Ctrl-C.
 
     Raises:
-        ValueError: Ray is not installed.
+        ValueError: Ray is not installed, or the port is taken.
     """
     try:
         import ray
         from ray import serve
     except ImportError as error:
         raise ValueError("expected Ray Serve, found none; pip install 'ray[serve]'") from error
+    for listener in bind(host, port):  # a taken port is found before anything is started; Ray binds it anew
+        listener.close()
     ray.init(address=address, log_to_driver=True, include_dashboard=False if address is None else None)
     serve.start(http_options={"host": host, "port": port})
     serve.run(ray_application(options, replicas), name="echox", route_prefix="/", blocking=True)

@@ -96,7 +96,7 @@ class Service:
         model: Any,
         name: str = "echox",
         limits: Limits | None = None,
-        vad: str = "auto",
+        vad: str = "silero",
         end_of_turn: str | None = None,
     ) -> None:
         self.model, self.name = model, name

