@@ -26,7 +26,13 @@ class LayerNormStage(ToyStage):
 
 def run(folder: str, accumulation_steps: int) -> None:
     settings = config(
-        folder, accumulation_steps=accumulation_steps, steps=8, save_every_steps=3, evaluate_every_steps=4
+        folder,
+        accumulation_steps=accumulation_steps,
+        steps=8,
+        save_every_steps=3,
+        evaluate_every_steps=4,
+        batch_by="total_length",
+        batch_size=7,
     )
     train(LayerNormStage(), settings, {"stage": "toy", "training": to_dict(settings)})
 

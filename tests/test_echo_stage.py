@@ -336,10 +336,13 @@ def test_another_language_models_t2c_is_refused(world, tmp_path):
 
 
 def test_nothing_to_say_is_no_accident(world):
-    """A model that writes only special tokens (an untrained one may): no segments, finite losses, gradients."""
+    """A model that writes only special tokens is refused; where allowed: no segments, finite losses, gradients."""
     stage = echo_recipe(world).build()
     objective = stage.objective.train()
     objective.targets.spoken = lambda said, reference: torch.where(reference >= 0, stage.tokenizer.eos_token_id, -1)
+    with pytest.raises(ValueError, match=r"at least one segment with a target in a batch of 5 replies.*allow_silence"):
+        objective(batch_of(stage))
+    objective.allow_silence = True
     losses = objective(batch_of(stage))
     losses["loss"].backward()
     assert losses["segments"] == losses["echo_loss"] == 0

@@ -21,6 +21,7 @@ from echox.training.checkpoint import Progress, checkpoints
 from echox.training.health import NonFiniteLossError
 from echox.training.lock import output_lock
 from echox.training.loop import Stage, main, train
+from echox.training.normalisation import share_of_step
 from echox.training.optim import WeightAverage, build_optimizer, learning_rate_factor
 from echox.training.record import finished_record
 
@@ -36,14 +37,19 @@ class ToyObjective(nn.Module):
         self.break_at: int | None = None
         self.calls = 0
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def denominators(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"fit_loss": torch.tensor(len(batch["y"])), "size_loss": torch.tensor(1)}
+
+    def forward(self, batch: dict[str, torch.Tensor], denominators=None) -> dict[str, torch.Tensor]:
         self.calls += 1
         states = torch.dropout(self.norm(self.frozen(batch["x"])), 0.2, self.training)
         fit_loss = (self.head(states).squeeze(-1) - batch["y"]).square().mean()
         size_loss = self.head.weight.square().mean()
         if self.calls == self.break_at:
             fit_loss = fit_loss * float("nan")
-        return {"loss": fit_loss + 0.1 * size_loss, "fit_loss": fit_loss.detach(), "size_loss": size_loss.detach()}
+        losses = share_of_step({"fit_loss": fit_loss, "size_loss": size_loss}, self, batch, denominators)
+        parts = {name: value.detach() for name, value in losses.items()}
+        return {"loss": losses["fit_loss"] + 0.1 * losses["size_loss"], **parts}
 
 
 class ToyStage:
@@ -137,10 +143,10 @@ def test_resume_equals_uninterrupted(tmp_path, accumulation_steps, monkeypatch):
     broken = ToyStage()
     forward = broken.objective.forward
 
-    def dies(batch):
+    def dies(*arguments):
         if broken.objective.calls == 9 * accumulation_steps:
             raise Killed
-        return forward(batch)
+        return forward(*arguments)
 
     monkeypatch.setattr(broken.objective, "forward", dies)
     with pytest.raises(Killed):

@@ -110,6 +110,10 @@ class UnitDecoder(PreTrainedModel):
         """
         raise TypeError(f"{type(self).__name__} is the interface: use build_unit_decoder(config)")
 
+    def num_targets(self, word_ids: Tensor, unit_words: Tensor) -> Tensor:
+        """Number of the targets that `forward` makes of these, ends included; a scalar."""
+        raise TypeError(f"{type(self).__name__} is the interface: use build_unit_decoder(config)")
+
     def generate(self, states: Tensor, word_ids: Tensor, do_sample: bool = False, temperature: float = 1.0,
                  top_p: float = 1.0, generator: torch.Generator | None = None,
                  max_unit_words: int | None = None) -> list[UnitSequence]:  # fmt: skip
@@ -223,6 +227,10 @@ class WordSynchronousDecoder(UnitDecoder):
         used = int((sizes.sum(1) + words.counts).max())
         targets[:, steps] = IGNORED
         return targets[:, :used], word_of_step[:, :used]
+
+    def num_targets(self, word_ids: Tensor, unit_words: Tensor) -> Tensor:
+        """Unit words, and an end for every word."""
+        return (unit_words != IGNORED).sum() + TextWords.of(word_ids).counts.sum()
 
     def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`."""
@@ -349,6 +357,10 @@ class PrefixDecoder(UnitDecoder):
         separator = self.separator.expand(rows, -1, -1)
         ones = mask.new_ones(rows, separator.shape[1])
         return torch.cat([body, separator.to(body.dtype)], 1), torch.cat([mask, ones], 1)
+
+    def num_targets(self, word_ids: Tensor, unit_words: Tensor) -> Tensor:
+        """Unit words, and an end for every row."""
+        return (unit_words != IGNORED).sum() + len(unit_words)
 
     def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`; `unit_word_of` is not used."""

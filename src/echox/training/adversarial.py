@@ -35,6 +35,7 @@ from echox.models.modeling_discriminators import (
 )
 from echox.models.modeling_hifigan import CodeHiFiGAN
 from echox.models.source_filter import SpectralGeometry
+from echox.training.normalisation import Denominators, share_of_step
 from echox.training.spoken_units import (
     CroppedStage,
     SpokenUnits,
@@ -91,7 +92,13 @@ class AdversarialObjective(nn.Module):
         )
         self.geometry = SpectralGeometry(generator.sampling_rate)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Samples of the cut waveforms (what discriminators see grows with them), and units of whole utterances."""
+        samples = torch.tensor(batch["waveform"].numel())
+        parts = ("mel_loss", "adversarial_loss", "feature_matching_loss", "discriminator_loss")
+        return dict.fromkeys(parts, samples) | {"duration_loss": (batch["units"] >= 0).sum()}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Losses by name; `loss` is their weighted sum."""
         config, real = self.config, batch["waveform"]
         made = self.generator.vocode(batch["cut_units"], batch["cut_durations_frames"])
@@ -100,13 +107,14 @@ class AdversarialObjective(nn.Module):
             judged_real, judged_made = self.discriminators(real), self.discriminators(made)
         spoken = batch["units"] >= 0
         off = self.generator.log_durations(batch["units"]).float() - batch["durations_frames"].log1p()
-        losses = {
+        means = {
             "mel_loss": self._mel_distance(made, real),
             "adversarial_loss": adversarial_loss(judged_made),
             "feature_matching_loss": feature_matching_loss(judged_real, judged_made),
             "duration_loss": (off.square() * spoken).sum() / spoken.sum(),
             "discriminator_loss": discriminating,
         }
+        losses = share_of_step(means, self, batch, denominators)
         loss = (
             config.mel_weight * losses["mel_loss"]
             + losses["adversarial_loss"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
@@ -35,6 +36,7 @@ from echox.models.processing_echox import EchoXProcessor
 from echox.models.tokenization_unit_language import UnitLanguage
 from echox.streaming.trigger import Trigger
 from echox.training.echo_targets import (
+    MadeTargets,
     OfflineTargets,
     OnlineTargets,
     RecordedTargets,
@@ -44,6 +46,7 @@ from echox.training.echo_targets import (
     without_context,
 )
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.normalisation import Denominators, RunningMeans, share_of_step
 from echox.training.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.t2c import accuracy, spoken_text, write_unit_samples
 
@@ -116,12 +119,15 @@ class EchoTargets:
         max_unit_words: limit of a segment.
         context_words: so many last words of the segment before are read, and said, again before each segment, without
             loss: in streaming their unit words are known and only continued (word-synchronous form).
+        allow_silence: train on, with an echo loss of 0, where no segment of a whole batch has a target, instead of
+            stopping (trials with a T2C that is hardly trained).
     """
 
     source: str = "online"
     remember: int = 50_000
     max_unit_words: int = 512
     context_words: int = 0
+    allow_silence: bool = False
 
 
 @recipe("echo")
@@ -149,41 +155,113 @@ class EchoObjective(nn.Module):
     Letters: B dialogues, L positions, R reply tokens, S segments, U unit words, H width of the language model.
     """
 
-    def __init__(self, model: EchoXForConditionalGeneration, t2c: T2CForUnitGeneration, targets: Targets,
-                 weights: EchoWeights, trigger: Trigger, tokenizer: PreTrainedTokenizerBase,
-                 context_words: int = 0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: EchoXForConditionalGeneration,
+        t2c: T2CForUnitGeneration,
+        targets: Targets,
+        weights: EchoWeights,
+        trigger: Trigger,
+        tokenizer: PreTrainedTokenizerBase,
+        context_words: int = 0,
+        allow_silence: bool = False,
+    ) -> None:
         super().__init__()
-        self.context_words = context_words
+        self.context_words, self.allow_silence = context_words, allow_silence
         self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
         self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
         self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses by name, from a batch of :meth:`EchoStage.collate`."""
-        model, weights = self.model, self.weights
+    def forward(
+        self, batch: dict[str, Any], denominators: Denominators | None = None, prepare: bool = False
+    ) -> dict[str, Any]:
+        """Losses by name, from a batch of :meth:`EchoStage.collate`.
+
+        Args:
+            batch: prepared or not.
+            denominators: of the whole step (`training/normalisation.py`); the batch is then prepared.
+            prepare: return the batch with its targets instead, so that their number is known before the losses.
+
+        Raises:
+            ValueError: in training, a batch (a step's, where it has several) in which nothing is to be said.
+        """
+        model = self.model
         s2t, meant, spoken, agreement = self.mean(batch)
+        made: MadeTargets = batch["made"] if "made" in batch else self.make_targets(meant, spoken, batch)
+        if prepare:
+            return {**batch, "made": made}
+        self._check_said(made, denominators)
+        with torch.no_grad():
+            clean = model.text_embeddings(made.spoken)  # (B, R, H)
+        denoised = model.denoising_adapter(meant)  # (B, R, H)
+        segments = made.segments
+        echoed = model.fuse(segments.of(denoised), segments.token_ids)
+        echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of)
+        if self.context_words:
+            echo = without_context(echo, segments, made.unit_word_of)
+        distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
+        means = {
+            "echo_loss": echo.loss,
+            "denoising_loss": distance[made.spoken >= 0].mean(),
+            "s2t_loss": s2t.s2t_loss,
+            "echo_accuracy": accuracy(echo.logits, echo.targets),
+            "said_reference": agreement,
+        }
+        losses = share_of_step(means, self, batch, denominators)
+        figures = {"segments": torch.tensor(float(len(segments))), "target_s": torch.tensor(made.seconds)}
+        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **figures}
+
+    def denominators(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Of a prepared batch: unit words with their ends, spoken tokens, reply tokens."""
+        made: MadeTargets = batch["made"]
+        targets = self.model.echo_decoder.num_targets(made.segments.word_ids, made.unit_words) - made.num_given()
+        replies, spoken = (batch["s2t"]["labels"][:, 1:] >= 0).sum(), (made.spoken >= 0).sum()
+        return {
+            "echo_loss": targets,
+            "echo_accuracy": targets,
+            "denoising_loss": spoken,
+            "s2t_loss": replies,
+            "said_reference": replies,
+        }
+
+    def make_targets(self, meant: Tensor, spoken: Tensor, batch: dict[str, Any]) -> MadeTargets:
+        """Segments of the replies (B, R) and their pseudo-labels, made now."""
         began_s = time.perf_counter()
         with torch.no_grad():
             scores = self.trigger_scores(meant)
             segments = cut_replies(spoken, scores, self.trigger, self.tokenizer, self.context_words)
-            segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U): pseudo-labels, made now
-            clean = model.text_embeddings(spoken)  # (B, R, H)
-        target_s = torch.tensor(time.perf_counter() - began_s)
-        denoised = model.denoising_adapter(meant)  # (B, R, H)
-        echoed = model.fuse(segments.of(denoised), segments.token_ids)
-        echo = model.echo_decoder(echoed, segments.word_ids, unit_words, unit_word_of)
-        if self.context_words:
-            echo = without_context(echo, segments, unit_word_of)
-        distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
-        denoising_loss = distance[spoken >= 0].mean()
-        cap = 1.0
+            segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U)
+        return MadeTargets(spoken, segments, unit_words, unit_word_of, time.perf_counter() - began_s)
+
+    def _weighted(self, losses: dict[str, Tensor], together: bool) -> Tensor:
+        """The weighted sum; with a cap, the denoising term counts at most that part of the echo loss.
+
+        Args:
+            losses: by name.
+            together: they are shares of several processes, and the cap is that of their sums. Micro-batches that are
+                accumulated are capped one by one: the sums of those to come are not known.
+        """
+        weights, cap = self.weights, 1.0
         if weights.denoising_cap is not None:  # a constant: no gradient through it
-            most = weights.denoising_cap * float(echo.loss.detach())
-            cap = min(1.0, most / max(float(denoising_loss.detach()), 1e-9))
-        loss = weights.echo * echo.loss + weights.denoising * cap * denoising_loss + weights.s2t * s2t.s2t_loss
-        return {"loss": loss, "echo_loss": echo.loss, "denoising_loss": denoising_loss, "s2t_loss": s2t.s2t_loss,
-                "echo_accuracy": accuracy(echo.logits, echo.targets), "said_reference": agreement,
-                "segments": torch.tensor(float(len(segments))), "target_s": target_s}  # fmt: skip
+            both = torch.stack([losses["echo_loss"].detach().float(), losses["denoising_loss"].detach().float()])
+            if together and dist.is_initialized():
+                dist.all_reduce(both)
+            echo_loss, denoising_loss = both.tolist()
+            cap = min(1.0, weights.denoising_cap * echo_loss / max(denoising_loss, 1e-9))
+        denoising = weights.denoising * cap * losses["denoising_loss"]
+        return weights.echo * losses["echo_loss"] + denoising + weights.s2t * losses["s2t_loss"]
+
+    def _check_said(self, made: MadeTargets, denominators: Denominators | None) -> None:
+        """Raises: ValueError for training on nothing."""
+        if not self.training or self.allow_silence:
+            return
+        targets = float(len(made.segments) if denominators is None else denominators["echo_loss"])
+        if not targets:
+            raise ValueError(
+                f"echo: expected at least one segment with a target in a batch of {len(made.spoken)} replies, found "
+                "none: do the replies have words, and does the T2C (model.t2c) finish what it says within "
+                "targets.max_unit_words? For a trial with parts that are hardly trained: targets.allow_silence=true"
+            )
 
     def mean(self, batch: dict[str, Any]) -> tuple[S2TOutput, Tensor, Tensor, Tensor]:
         """What the model meant.
@@ -242,8 +320,16 @@ class EchoStage:
         if context_words and t2c.config.form != "word_synchronous":
             raise ValueError("targets.context_words: expected 0 for a T2C that does not know its words (form "
                              f"{t2c.config.form}), found {context_words}")  # fmt: skip
-        self.objective = EchoObjective(self.model, t2c, targets, recipe.weights, recipe.trigger, self.tokenizer,
-                                       context_words)  # fmt: skip
+        self.objective = EchoObjective(
+            self.model,
+            t2c,
+            targets,
+            recipe.weights,
+            recipe.trigger,
+            self.tokenizer,
+            context_words,
+            recipe.targets.allow_silence,
+        )
         self.train_items, self.evaluation_items = self._dialogues()
 
     def _targets(self, t2c: T2CForUnitGeneration) -> Targets:
@@ -321,11 +407,11 @@ class EchoStage:
         for split, items in self.evaluation_items.items():
             metrics[f"{split}_unit_error"] = self._unit_error(spread(items, 32))
             items = sorted(items, key=lambda item: item.frames)
+            running = RunningMeans()
             for part in (items[start : start + 16] for start in range(0, len(items), 16)):
-                losses = self.objective(self._to_device(self._batch(part, None)))
-                for name in ("echo_loss", "echo_accuracy", "denoising_loss", "s2t_loss", "said_reference"):
-                    key = f"{split}_{name}"
-                    metrics[key] = metrics.get(key, 0.0) + float(losses[name]) * len(part) / len(items)
+                batch = self.objective(self._to_device(self._batch(part, None)), prepare=True)
+                running.add(self.objective(batch), self.objective.denominators(batch))
+            metrics |= {f"{split}_{name}": value for name, value in running.means().items()}
         return metrics
 
     def _unit_error(self, items: list[SpokenDialogue]) -> float:

@@ -131,12 +131,17 @@ def without_context(echo: UnitDecoderOutput, segments: Segments, unit_word_of: T
     """
     assert echo.targets is not None
     assert echo.logits is not None
-    context = torch.tensor(segments.context, device=unit_word_of.device)
-    given = ((unit_word_of >= 0) & (unit_word_of < context[:, None])).sum(1) + context  # (S,) steps
+    given = given_steps(segments, unit_word_of)
     steps = torch.arange(echo.targets.shape[1], device=given.device)
     targets = echo.targets.masked_fill(steps < given[:, None], IGNORE_INDEX)
     total = F.cross_entropy(echo.logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
     return UnitDecoderOutput(total / (targets != IGNORE_INDEX).sum().clamp(min=1), echo.logits, targets)
+
+
+def given_steps(segments: Segments, unit_word_of: Tensor) -> Tensor:
+    """(S,) steps of a word-synchronous decoder that say the segments' context words, an end after each."""
+    context = torch.tensor(segments.context, dtype=torch.long, device=unit_word_of.device)
+    return ((unit_word_of >= 0) & (unit_word_of < context[:, None])).sum(1) + context
 
 
 def _turns(words: Sequence[int]) -> list[tuple[int, int]]:
@@ -161,6 +166,28 @@ class Targets(Protocol):
     def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
         """The segments that have a target, their unit words (S, U), -100 padded, and the words those belong to."""
         ...
+
+
+@dataclass
+class MadeTargets:
+    """What a batch of replies is to be spoken as.
+
+    Attributes:
+        spoken: (B, R) tokens that are spoken, -1 padded.
+        segments: S segments of them that have a target.
+        unit_words: (S, U), -100 padded. unit_word_of: (S, U) word of each, -1 padded.
+        seconds: what making them took.
+    """
+
+    spoken: Tensor
+    segments: Segments
+    unit_words: Tensor
+    unit_word_of: Tensor
+    seconds: float
+
+    def num_given(self) -> Tensor:
+        """Targets of the segments' context words, ends included: they are given, and are no part of the loss."""
+        return given_steps(self.segments, self.unit_word_of).sum()
 
 
 class OnlineTargets:

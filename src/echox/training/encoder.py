@@ -39,6 +39,7 @@ from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.modeling_speech_encoder import SpeechEncoder, SpeechEncoderForCTC, greedy_ctc
 from echox.training.attention import tower_attention
 from echox.training.lm import dialogue_tokenizer
+from echox.training.normalisation import Denominators, known_rows, share_of_step
 
 
 @dataclass
@@ -139,10 +140,16 @@ class EncoderObjective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Audios with a transcript: CTC is nats per symbol, then a mean over audios."""
+        return {"ctc_loss": known_rows(batch["labels"]), "phone_loss": known_rows(batch["phone_labels"])}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Losses by name, from a batch of :func:`speech_batch`."""
         output = self.model(**batch)
-        return {"loss": output.loss, "ctc_loss": output.ctc_loss, "phone_loss": output.phone_loss}
+        means = {"ctc_loss": output.ctc_loss, "phone_loss": output.phone_loss}
+        losses = share_of_step(means, self, batch, denominators)
+        return {"loss": losses["ctc_loss"] + self.model.config.phone_loss_weight * losses["phone_loss"], **losses}
 
 
 class EncoderStage:

@@ -24,6 +24,7 @@ from echox.data.manifest import Dialogue, read_dialogues
 from echox.data.sampling import spread
 from echox.models.chunked_loss import token_losses
 from echox.models.tokenization_text import train_text_tokenizer
+from echox.training.normalisation import Denominators, share_of_step
 
 SYSTEM_PROMPT = "You are Echo, a helpful voice assistant."
 
@@ -117,7 +118,13 @@ class LMObjective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sum of the weights; reply tokens."""
+        weights = batch["weights"][:, 1:]
+        replies = (weights == 1.0).sum()
+        return {"loss": weights.sum(), "reply_loss": replies, "reply_accuracy": replies}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """`input_ids` (B, N) right-padded, `weights` (B, N) of each token as a target -> losses.
 
         Right-padding needs no attention mask: a causal model's real tokens never see it.
@@ -128,11 +135,13 @@ class LMObjective(nn.Module):
         weights, targets = weights[chosen], input_ids[:, 1:][chosen]
         losses, best = token_losses(states[chosen], self.model.get_output_embeddings(), targets)
         replies = weights == 1.0
-        return {
-            "loss": (losses * weights).sum() / weights.sum(),
-            "reply_loss": losses[replies].detach().mean(),
-            "reply_accuracy": (best == targets)[replies].float().mean(),
+        count = replies.sum().clamp_min(1)
+        means = {
+            "loss": (losses * weights).sum() / weights.sum().clamp_min(1e-9),
+            "reply_loss": losses[replies].detach().sum() / count,
+            "reply_accuracy": (best == targets)[replies].sum() / count,
         }
+        return share_of_step(means, self, batch, denominators)
 
 
 class LMStage:

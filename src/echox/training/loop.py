@@ -11,6 +11,7 @@ not disturb training, and N processes equal one process that accumulates N times
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import random
 import shutil
@@ -42,6 +43,7 @@ from echox.training.health import (
     check_trainable,
 )
 from echox.training.lock import output_lock
+from echox.training.normalisation import denominators_of_step
 from echox.training.optim import (
     WeightAverage,
     build_optimizer,
@@ -66,7 +68,8 @@ class Stage(Protocol):
         name: stage name, as in the recipe.
         model: what `save` writes.
         objective: ``forward(batch) -> {"loss": scalar, named parts...}``; wrapped in DDP. Holds every trainable
-            parameter. The loop moves model and objective to the device and switches train/eval mode.
+            parameter. The loop moves model and objective to the device and switches train/eval mode. To accumulate
+            or to train on several processes it also says what its losses are means over: `training/normalisation.py`.
     """
 
     name: str
@@ -204,8 +207,10 @@ class _Run:
         totals: dict[str, float] = {}
         items, length = 0, 0.0
         broken: NonFiniteLossError | None = None
-        for accumulated in range(config.accumulation_steps):
-            micro = self.taken = next(stream)
+        micros = [next(stream) for _ in range(config.accumulation_steps)]
+        self.taken = micros[-1]
+        batches, shared = self._batches(micros)
+        for accumulated, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             seed_everything(config.seed, micro.place)
             last = accumulated == config.accumulation_steps - 1
             no_sync = isinstance(self.module, DistributedDataParallel) and not last
@@ -213,15 +218,19 @@ class _Run:
                 self.parts[-1].set_requires_gradient_sync(last)
             with self.module.no_sync() if no_sync else nullcontext():
                 with autocast(self.device, config.precision):
-                    losses = self.module(to_device(micro.tensors, self.device))
+                    losses = self.module(batch) if shared is None else self.module(batch, shared)
                 try:
                     values = check_losses(losses, number)
                 except NonFiniteLossError as error:  # raised below: the others wait for this process's gradients
                     broken, values = error, {}
-                (losses["loss"] / config.accumulation_steps).backward()
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value / config.accumulation_steps
+                losses["loss"].backward()
+            for name, value in values.items():  # shares of the step's means; of all else, the mean
+                part = 1 if name == "loss" or name in (shared or ()) else config.accumulation_steps
+                totals[name] = totals.get(name, 0.0) + value / part
             items, length = items + micro.items, length + micro.length
+        for name, count in (shared or {}).items():
+            if count > 0:  # some process or micro-batch has this part
+                totals.setdefault(name, 0.0)
         check_everywhere(broken, number, self.device)
         if check:
             check_gradients(self.stage.name, self.stage.objective, self.groups, number)
@@ -233,6 +242,19 @@ class _Run:
             self.average.update()
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
         return {**totals, "gradient_norm": norm, "learning_rate_factor": factor, "items": items, "length": length}
+
+    def _batches(self, micros: list[MicroBatch]) -> tuple[list[Any], dict[str, Tensor] | None]:
+        """The step's micro-batches on the device, and what its losses are means over (None: one is all there is)."""
+        config = self.config
+        batches = [to_device(micro.tensors, self.device) for micro in micros]
+        if config.accumulation_steps * self.world == 1:
+            return batches, None
+        if "prepare" in inspect.signature(self.stage.objective.forward).parameters:
+            for place, micro in enumerate(micros):
+                seed_everything(config.seed, micro.place)  # as in the pass that is learned from
+                with torch.no_grad(), autocast(self.device, config.precision):
+                    batches[place] = self.module(batches[place], prepare=True)
+        return batches, denominators_of_step(self.stage.objective, batches, self.device)
 
     def _roll_back(self, error: NonFiniteLossError) -> None:
         """Go back to the newest checkpoint and past the batches taken since; all processes do, or all stop.

@@ -39,6 +39,7 @@ from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.processing_echox import EchoXProcessor
 from echox.models.tokenization_text import AUDIO
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.normalisation import Denominators, known_rows, share_of_step
 
 
 @dataclass
@@ -121,13 +122,22 @@ class S2TObjective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Reply tokens; audios with a transcript."""
+        audios = known_rows(batch["ctc_labels"]) if "ctc_labels" in batch else torch.zeros(())
+        return {"s2t_loss": (batch["labels"][:, 1:] >= 0).sum(), "ctc_loss": audios}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Losses by name, from a batch of :meth:`S2TStage.collate`."""
         output = self.model(**batch)
-        losses = {"loss": output.loss, "s2t_loss": output.s2t_loss}
+        means = {"s2t_loss": output.s2t_loss}
         if output.ctc_loss is not None:
-            losses["ctc_loss"] = output.ctc_loss
-        return losses
+            means["ctc_loss"] = output.ctc_loss
+        losses = share_of_step(means, self, batch, denominators)
+        loss = losses["s2t_loss"]
+        if "ctc_loss" in losses:
+            loss = loss + self.model.config.ctc_loss_weight * losses["ctc_loss"]
+        return {"loss": loss, **losses}
 
 
 class S2TStage:

@@ -29,6 +29,7 @@ from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
 from echox.models.tokenization_text import word_index
 from echox.models.tokenization_unit_language import UnitLanguage
+from echox.training.normalisation import Denominators, share_of_step
 
 SENTENCE_ENDS = (".", "?", "!")
 
@@ -152,10 +153,16 @@ class T2CObjective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Unit words with their ends."""
+        targets = self.model.decoder.num_targets(batch["word_ids"], batch["unit_words"])
+        return {"loss": targets, "accuracy": targets}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Loss, and the part of the targets that were the most likely output, from a batch of :func:`spoken_batch`."""
         output = self.model(**batch)
-        return {"loss": output.loss, "accuracy": accuracy(output.logits, output.targets)}
+        means = {"loss": output.loss, "accuracy": accuracy(output.logits, output.targets)}
+        return share_of_step(means, self, batch, denominators)
 
 
 class T2CStage:

@@ -38,6 +38,7 @@ from echox.data.manifest import (
 from echox.files import write_text
 from echox.models.configuration_echox import whisper_config
 from echox.models.modeling_speech_encoder import PHONE_BLANK_ID, SpeechEncoder, ctc_loss_per_symbol
+from echox.training.normalisation import Denominators, RunningMeans, known_rows, share_of_step
 from echox.training.record import RECORD_NAME
 from echox.units.extract import (
     UnitExtractor,
@@ -137,16 +138,26 @@ class PhoneObjective(nn.Module):
         self.by_frame = by_frame
         self.phone_head = nn.Linear(width, num_classes)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Frames with a label; with CTC, utterances."""
+        labels = batch["phone_labels"]
+        if not self.by_frame:
+            return {"loss": known_rows(labels)}
+        frames = (labels != IGNORE_INDEX).sum()
+        return {"loss": frames, "phone_accuracy": frames}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Loss in nats per frame (or per phone), and the part of frames named right."""
         output = self.encoder(batch["input_features"], batch["input_features_mask"])
         logits = self.phone_head(output.last_hidden_state).float()
         labels = batch["phone_labels"]
         if not self.by_frame:
-            return {"loss": ctc_loss_per_symbol(logits, output.mask, labels, PHONE_BLANK_ID)}
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
-        right = (logits.argmax(-1) == labels).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1)
-        return {"loss": loss, "phone_accuracy": right.detach()}
+            means = {"loss": ctc_loss_per_symbol(logits, output.mask, labels, PHONE_BLANK_ID)}
+        else:
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
+            right = (logits.argmax(-1) == labels).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1)
+            means = {"loss": loss, "phone_accuracy": right.detach()}
+        return share_of_step(means, self, batch, denominators)
 
 
 class UnitsStage:
@@ -224,13 +235,12 @@ class UnitsStage:
     def evaluate(self) -> dict[str, float]:
         """Phone accuracy (or CTC loss) of held-out frames, and the quality of units clustered for now."""
         places = self.heldout_ids[: self.recipe.data.evaluate_items]
-        totals: dict[str, float] = {}
+        running = RunningMeans()
         for chunk in _chunks(places, 16):
             batch = {name: value.to(self._device) for name, value in self.collate(chunk, random.Random(0)).items()}
-            for name, value in self.objective(batch).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(chunk) / len(places)
+            running.add(self.objective(batch), self.objective.denominators(batch))
         extractor = self._cluster(max_frames=60_000)
-        return {**totals, **self._quality(extractor, places)}
+        return {**running.means(), **self._quality(extractor, places)}
 
     def save(self, folder: Path) -> None:
         """Writes the extractor, ``phones.json`` (classes) and ``replies.jsonl`` with every reply as units."""

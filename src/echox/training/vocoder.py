@@ -24,6 +24,7 @@ from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_
 from echox.models.configuration_vocoder import LightVocoderConfig
 from echox.models.modeling_vocoder import LightVocoder, frame_positions
 from echox.training.adversarial import AdversarialConfig, AdversarialVocoderStage
+from echox.training.normalisation import Denominators, share_of_step
 from echox.training.spoken_units import (
     CroppedStage,
     SpokenUnits,
@@ -92,7 +93,13 @@ class LightVocoderObjective(nn.Module):
         self.model, self.weights = model, weights
         self.register_buffer("log_mel_std", torch.tensor(model.config.log_mel_std), persistent=False)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Frames of features, voiced ones, and units."""
+        frames = batch["durations_frames"].sum() * self.model.config.features_per_frame
+        voiced, units = batch["voiced"].sum(), (batch["units"] >= 0).sum()
+        return {"mel_loss": frames, "f0_loss": voiced, "voicing_loss": frames, "duration_loss": units}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Losses by name; `mel_loss` and `f0_loss` in units of the training data's spread."""
         units, durations, weights = batch["units"], batch["durations_frames"], self.weights
         said = self.model.features(units, durations)
@@ -104,12 +111,13 @@ class LightVocoderObjective(nn.Module):
         voicing_error = nn.functional.binary_cross_entropy_with_logits(
             said.voicing, batch["voiced"].float(), reduction="none"
         )
-        losses = {
+        means = {
             "mel_loss": _mean_where(((said.log_mel - batch["log_mel"]).abs() / self.log_mel_std).mean(-1), said.inside),
             "f0_loss": _mean_where(pitch_error, voiced),
             "voicing_loss": _mean_where(voicing_error, said.inside),
             "duration_loss": _mean_where((log_durations - durations.clamp_min(1).log()).abs(), spoken),
         }
+        losses = share_of_step(means, self, batch, denominators)
         loss = sum(getattr(weights, name.removesuffix("_loss")) * value for name, value in losses.items())
         return {"loss": loss, **losses}
 
