@@ -36,7 +36,7 @@ stage s2t nano/s2t -- "${few[@]}"
 #    against 9.0% (docs/experiments.md), and for 2,400 steps only (t2c.yaml says why). 3 CPU-min.
 stage t2c nano/t2c -- "${few[@]}"
 # 9. Stage III, Echo: speech targets made of what the model meant; the model speaks. 4 CPU-min.
-stage echo nano/echo -- "${few[@]}"
+stage echo nano/echo -- "${few[@]}" targets.allow_silence=true
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
 stage package nano/package
 # 11. Measured: the scorecard, the voice step by step, latency on one thread; then the model card is written. 5 min.

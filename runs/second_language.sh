@@ -35,7 +35,7 @@ stage s2t nano/s2t "data.manifests=[$out/speech/dialogues.jsonl]" model.speech_e
 stage t2c new_language/t2c -- "${few[@]}" training.batch_size=4
 stage echo nano/echo "data.speech=[$out/speech/dialogues.jsonl]" "data.text=[$out/text/dialogues.jsonl]" model.s2t=$out/s2t \
   model.t2c=$out/t2c model.vocoder=$out/vocoder training.output_dir=$out/echo -- "${few[@]}" training.batch_size=4 \
-  data.evaluation_items=2 data.samples=1 targets.max_unit_words=32
+  data.evaluation_items=2 data.samples=1 targets.max_unit_words=32 targets.allow_silence=true
 # 7. One folder.
 stage package nano/package parts.echo=$out/echo parts.vocoder=$out/vocoder output_dir=$out/package \
   "parts.records=[$out/lm, $out/encoder, $out/units, $out/vocoder, $out/s2t, $out/t2c, $out/echo]"
