@@ -10,9 +10,11 @@ from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureEx
 from echox.audio import save_audio
 from echox.data.ctc_alignment import label_frames, word_ends
 from echox.data.manifest import Utterance, read_utterances, write_utterances
+from echox.files import stamp
 from echox.models.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.tokenization_text import AUDIO, train_text_tokenizer
+from echox.training.align import AlignChunk
 from echox.training.loop import run_recipe
 
 BLANK = 0
@@ -106,3 +108,77 @@ def test_a_manifest_is_aligned_and_what_does_not_fit_is_left_out(write, tmp_path
         run_recipe("align.yaml", ["keep_going=false"])
     with pytest.raises(ValueError, match="audio paths are relative"):
         run_recipe("align.yaml", ["output=elsewhere/aligned.jsonl"])
+
+
+def many(folder, count):
+    rng = np.random.default_rng(1)
+    rows = []
+    for number in range(count):
+        samples = rng.normal(0, 0.1, 6000 + 800 * (number % 5)).astype(np.float32)
+        save_audio(folder / f"m{number}.wav", samples, 16000)
+        rows.append(Utterance(f"m{number}", f"m{number}.wav", "Hi you", "me", len(samples) / 16000))
+    write_utterances(folder / "utterances.jsonl", rows)
+    (folder / "align.yaml").write_text(
+        "stage: align\nutterances: utterances.jsonl\noutput: aligned.jsonl\nrecogniser: ear\n"
+    )
+
+
+@pytest.mark.parametrize("write", [write_letters, write_ear])
+def test_a_batch_is_aligned_as_each_alone(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "ear")
+    many(tmp_path, 6)
+    run_recipe("align.yaml", ["batch_size=1"])
+    alone = read_utterances("aligned.jsonl")
+    run_recipe("align.yaml", ["batch_size=4"])
+    assert read_utterances("aligned.jsonl") == alone
+    assert [item.id for item in alone] == [f"m{number}" for number in range(6)], "in the manifest's order"
+
+
+def test_a_stopped_alignment_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_ear(tmp_path / "ear")
+    many(tmp_path, 20)
+    work, seen = AlignChunk.__call__, []
+
+    def stopped(self, rows):
+        if seen:
+            raise KeyboardInterrupt
+        seen.extend(row["id"] for row in rows)
+        return work(self, rows)
+
+    monkeypatch.setattr(AlignChunk, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe("align.yaml", ["batch_size=1"])
+    assert not (tmp_path / "aligned.jsonl").exists()
+    again: list[str] = []
+
+    def counted(self, rows):
+        again.extend(row["id"] for row in rows)
+        return work(self, rows)
+
+    monkeypatch.setattr(AlignChunk, "__call__", counted)
+    assert run_recipe("align.yaml", ["batch_size=1"])["aligned"] == 20
+    assert len(seen) == 8
+    assert set(seen) & set(again) == set()
+    assert len(again) == 12
+    assert not list(tmp_path.glob(".*journal")), "a finished run leaves no journal"
+
+
+def test_an_unreadable_recording_is_left_out_or_stops_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_ear(tmp_path / "ear")
+    many(tmp_path, 3)
+    (tmp_path / "m1.wav").write_bytes(b"RIFF no audio")
+    with pytest.raises(ValueError, match=r"utterances.jsonl: m1: .*audio"):
+        run_recipe("align.yaml")
+    assert run_recipe("align.yaml", ["keep_going=true"]) == {"aligned": 2.0, "left_out": 1.0}
+
+
+def test_a_journal_belongs_to_one_recogniser(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_ear(tmp_path / "ear")
+    first = stamp("ear")
+    (tmp_path / "ear" / "config.json").write_text((tmp_path / "ear" / "config.json").read_text() + "\n")
+    assert stamp("ear") != first
+    assert stamp("facebook/wav2vec2-base-960h") == "facebook/wav2vec2-base-960h"

@@ -5,6 +5,7 @@ import http.server
 import json
 import shutil
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.data.pipeline.duplicates import find_duplicates
-from echox.data.pipeline.execute import Progress, Workers, cluster, in_chunks, run_stage
+from echox.data.pipeline.execute import Progress, Workers, cluster, in_chunks, run_stage, stage_results
 from echox.data.pipeline.recipe import Duplicates, Filter, Input, PrepareDataRecipe, Shards, TextSettings
 from echox.data.pipeline.rewrite import Rewriter
 from echox.data.pipeline.run import prepare
@@ -342,3 +343,22 @@ def test_commands(source, tmp_path):
     refused = CliRunner().invoke(app, ["data", "import", "mls", str(tmp_path), str(tmp_path / "m")])
     assert refused.exit_code == 1
     assert "found no item" in refused.output
+
+
+def test_results_are_streamed_from_the_journal(tmp_path):
+    """200 chunks of 0.2 MB of results: a few of them are in memory at a time, not all."""
+    chunks = [[{"id": str(number)}] for number in range(200)]
+
+    def make():
+        return lambda rows: [{"id": row["id"], "text": row["id"] * 50_000} for row in rows]
+
+    tracemalloc.start()
+    try:
+        found = stage_results("big", make, "v1", chunks, Workers(1), tmp_path / "journal.jsonl")
+        ids = [result["id"] for result in found]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert ids == [str(number) for number in range(200)]
+    assert (tmp_path / "journal.jsonl").stat().st_size > 20e6
+    assert peak < 6e6

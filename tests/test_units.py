@@ -12,7 +12,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, Wh
 
 from echox.audio import load_audio, save_audio
 from echox.config import load_recipe
-from echox.data.manifest import Utterance, read_unit_utterances, read_utterances, write_utterances
+from echox.data.manifest import Utterance, audio_path, read_unit_utterances, read_utterances, write_utterances
 from echox.data.synthesis import Speech
 from echox.models.configuration_echox import whisper_config
 from echox.models.modeling_speech_encoder import SpeechEncoder
@@ -313,3 +313,53 @@ def test_an_extractor_made_elsewhere_writes_the_same_kind_of_manifest(corpus, tm
     rows = read_unit_utterances(tmp_path / "out.jsonl")
     assert [row.id for row in rows] == [str(number) for number in range(8)]
     assert rows[3].units == tuple(deduplicate(extractor(load_audio(corpus / "3.wav", 16000)))[0])
+
+
+def extraction(corpus, tmp_path, **changes):
+    from echox.training.extract_units import ExtractUnitsRecipe
+
+    encoder, feature_extractor = tiny_hubert()
+    extractor = UnitExtractor(encoder, feature_extractor, torch.randn(4, 16) * 0.3, layer=2)
+    extractor.save_pretrained(tmp_path / "extractor")
+    return ExtractUnitsRecipe(
+        "extract_units", f"{corpus}/replies.jsonl", f"{tmp_path}/out.jsonl", f"{tmp_path}/extractor", **changes
+    )
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_extraction_goes_on_where_it_stopped_and_processes_agree(corpus, tmp_path, monkeypatch, workers):
+    from echox.training.extract_units import ExtractChunk
+
+    recipe = extraction(corpus, tmp_path, batch_size=2)
+    monkeypatch.setattr("echox.training.utterance_stage.BATCHES_PER_CHUNK", 1)
+    work, seen = ExtractChunk.__call__, []
+
+    def stopped(self, rows):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append([row["id"] for row in rows])
+        return work(self, rows)
+
+    monkeypatch.setattr(ExtractChunk, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run()
+    monkeypatch.setattr(ExtractChunk, "__call__", work)
+    recipe.workers = workers  # what is left is done by so many processes
+    figures = recipe.run()
+    assert figures["utterances"] == 8
+    rows = read_unit_utterances(tmp_path / "out.jsonl")
+    recipe.workers = 1
+    assert recipe.run()["units_per_s"] == figures["units_per_s"]
+    assert read_unit_utterances(tmp_path / "out.jsonl") == rows
+    assert not list(tmp_path.glob(".*journal"))
+
+
+def test_what_cannot_be_extracted_stops_before_the_work_or_is_left_out(corpus, tmp_path):
+    items = read_utterances(corpus / "replies.jsonl")
+    items = [replace(item, audio=str(audio_path(corpus / "replies.jsonl", item.audio))) for item in items]
+    write_utterances(tmp_path / "some.jsonl", [*items[:2], replace(items[2], word_ends_s=None)])
+    recipe = replace(extraction(corpus, tmp_path), utterances=str(tmp_path / "some.jsonl"))
+    with pytest.raises(ValueError, match=r"some.jsonl: 2: expected word_ends_s, found none; align .* \(1 of 3\)"):
+        recipe.run()
+    figures = replace(recipe, keep_going=True).run()
+    assert (figures["utterances"], figures["left_out"]) == (2, 1)

@@ -24,6 +24,18 @@ def write_text(path: str | Path, text: str) -> None:
         raise
 
 
+def stamp(path: str | Path) -> str:
+    """Names, sizes and times of the files of a folder (or of one file): changes when the content is made anew.
+
+    What is neither (the id of a repository) is returned as it is.
+    """
+    path = Path(path)
+    if not path.exists():
+        return str(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return " ".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+
+
 def decoded(content: bytes) -> str:
     """UTF-8 text without the byte order mark that some editors put first.
 

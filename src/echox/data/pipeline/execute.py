@@ -25,8 +25,6 @@ from typing import Any
 
 import torch
 
-from echox.data.corpora.base import read_entries
-
 Row = dict[str, Any]
 Make = Callable[[], Callable[[Sequence[Row]], list[Row]]]
 
@@ -90,7 +88,22 @@ def run_stage(
     journal: Path,
     valid: Callable[[list[Row]], bool] = lambda rows: True,
 ) -> list[Row]:
-    """Work on all chunks and return the results in their order.
+    """Work on all chunks and return the results in their order; see :func:`stage_results`."""
+    return list(stage_results(name, make, settings, chunks, workers, journal, valid))
+
+
+def stage_results(
+    name: str,
+    make: Make,
+    settings: Any,
+    chunks: Sequence[list[Row]],
+    workers: Workers,
+    journal: Path,
+    valid: Callable[[list[Row]], bool] = lambda rows: True,
+) -> Iterator[Row]:
+    """Work on all chunks, then yield the results in their order, read again from the journal chunk by chunk.
+
+    However much there is, the results of one chunk (of each worker) are in memory at a time.
 
     Args:
         name: Of the stage, for journal and progress.
@@ -105,22 +118,41 @@ def run_stage(
         ValueError, ConnectionError: what the stage raised.
     """
     keys = [_key(name, settings, chunk) for chunk in chunks]
-    known = {entry["key"]: entry["results"] for entry in read_entries(journal)}
-    done = {index: known[key] for index, key in enumerate(keys) if key in known and valid(known[key])}
-    pending = [index for index in range(len(chunks)) if index not in done]
-    hours = [sum(row.get("expected_s", 0.0) for row in chunk) / 3600 for chunk in chunks]
-    progress = Progress(name, sum(hours[index] for index in pending))
     journal.parent.mkdir(parents=True, exist_ok=True)
     _end_line(journal)
-    with journal.open("a", encoding="utf-8") as log:
+    places = {key: place for place, key, results in _journaled(journal, set(keys)) if valid(results)}
+    pending = [index for index, key in enumerate(keys) if key not in places]
+    hours = [sum(row.get("expected_s", 0.0) for row in chunk) / 3600 for chunk in chunks]
+    progress = Progress(name, sum(hours[index] for index in pending))
+    with journal.open("ab") as log:
         for index, results in _execute(make, [(index, chunks[index]) for index in pending], workers):
-            done[index] = results
-            log.write(json.dumps({"key": keys[index], "results": results}, ensure_ascii=False) + "\n")
+            places[keys[index]] = log.tell()
+            entry = json.dumps({"key": keys[index], "results": results}, ensure_ascii=False)
+            log.write(entry.encode() + b"\n")
             log.flush()
             progress.add(hours[index])
     if pending:
         progress.add(0.0, last=True)
-    return [row for index in range(len(chunks)) for row in done[index]]
+    with journal.open("rb") as log:
+        for key in keys:
+            log.seek(places[key])
+            yield from json.loads(log.readline())["results"]
+
+
+def _journaled(journal: Path, wanted: set[str]) -> Iterator[tuple[int, str, list[Row]]]:
+    """Where each entry of the journal begins, its key and its results; a line that an interruption cut is left out."""
+    if not journal.exists():
+        return
+    with journal.open("rb") as log:
+        place = 0
+        for line in log:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = {}
+            if entry.get("key") in wanted:
+                yield place, entry["key"], entry["results"]
+            place += len(line)
 
 
 def in_chunks(rows: Sequence[Row], size: int) -> list[list[Row]]:
