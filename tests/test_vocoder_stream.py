@@ -350,3 +350,32 @@ def test_golden_waveforms_in_parts(name):
         np.testing.assert_allclose(said, waveform.numpy(), atol=1e-4, rtol=0, err_msg=case)
         spoken += 1
     assert spoken
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.7, 1.0, 1.5, 4.0])
+@pytest.mark.parametrize("make", [light, hifigan])
+def test_speed_scales_the_length_without_drift_and_does_not_depend_on_how_units_come(make, speed):
+    vocoder, units = make(), np.random.default_rng(0).integers(0, NUM_UNITS, 60).tolist()
+    plain, whole, parts = VocoderStream(vocoder), VocoderStream(vocoder, speed=speed), VocoderStream(vocoder, speed=speed)
+    for stream in (plain, whole):
+        stream.push(units)
+        stream.finish()
+    sounds = []
+    for unit in units:
+        parts.push([unit])
+        sounds += VocoderStream.advance([parts])
+    parts.finish()
+    sounds += VocoderStream.advance([parts])
+    [expected], [unhurried] = VocoderStream.advance([whole]), VocoderStream.advance([plain])
+    np.testing.assert_allclose(np.concatenate(sounds), expected, atol=1e-4)
+    frame = vocoder.config.samples_per_frame
+    assert abs(len(expected) - len(unhurried) / speed) <= frame / 2
+    # No word comes early or late either: each unit ends where it ends at speed 1, divided by the speed.
+    ends = [stream.end_s(count) for stream in (plain, whole) for count in (20, 40)]
+    assert ends[2:] == pytest.approx([end / speed for end in ends[:2]], abs=0.5 / vocoder.frame_rate_hz + 1e-6)
+
+
+@pytest.mark.parametrize("speed", [0.2, 4.1, 0.0, -1.0, float("nan")])
+def test_a_speed_out_of_range_is_refused(speed):
+    with pytest.raises(ValueError, match="speed: expected"):
+        VocoderStream(light(), speed=speed)

@@ -10,6 +10,7 @@ Edges: before the first frame and after the last, layers see the zeros that they
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from echox.models.modeling_vocoder import NewFrames, UnitVocoder
 
+SLOWEST, FASTEST = 0.25, 4.0
+"""Speeds that a stream takes."""
 _ENDLESS = torch.iinfo(torch.int64).max
 
 
@@ -39,21 +42,31 @@ class VocoderStream:
             of the whole. Fewer, and sound starts earlier with some durations other than those of the whole: nano, which
             can hear 12, with 4 says 4.5% of its units a frame longer or shorter, with 7 none (docs/performance.md).
             Chunks depend on the units alone then too, not on how they were pushed.
+        speed: how much faster than predicted to speak, `SLOWEST` to `FASTEST`. Predicted durations are divided by it
+            and rounded so that the error never adds up; pitch stays, because the vocoder makes it anew for each frame
+            (length regulation of FastSpeech, arXiv 1905.09263, section 3.2). At high speeds some units last no frame.
 
     Raises:
-        ValueError: a speaker that the vocoder does not have, a lookahead below 0.
+        ValueError: a speaker that the vocoder does not have, a lookahead below 0, a speed out of range.
     """
 
     def __init__(
-        self, vocoder: UnitVocoder, speaker_id: int | None = None, duration_lookahead_units: int | None = None
+        self,
+        vocoder: UnitVocoder,
+        speaker_id: int | None = None,
+        duration_lookahead_units: int | None = None,
+        speed: float = 1.0,
     ) -> None:
         speakers = vocoder.config.num_speakers
         if speaker_id is not None and not 0 <= speaker_id < speakers:
             raise ValueError(f"speaker_id: expected one of {speakers} speakers, found {speaker_id}")
         if duration_lookahead_units is not None and duration_lookahead_units < 0:
             raise ValueError(f"duration_lookahead_units: expected at least 0, found {duration_lookahead_units}")
+        if not SLOWEST <= speed <= FASTEST:
+            raise ValueError(f"speed: expected {SLOWEST:g} to {FASTEST:g}, found {speed}; 1 is as trained")
         self.vocoder = vocoder
         self.speaker_id = speaker_id
+        self.speed = speed
         self.finished = False
         # Once, because reading a configuration is slow.
         self._right = int(vocoder.config.right_context_frames)
@@ -69,6 +82,7 @@ class VocoderStream:
         self._first = 0  # reduced units dropped from the front
         self._reduced_of_pushed: list[int] = []  # how many reduced units the first n + 1 pushed ones make
         self._ends_frames: list[int] = []  # end of each reduced unit whose duration is final
+        self._predicted_frames = 0  # length of these units at speed 1
         self._fed_frames = 0
         self._emitted_frames = 0
         self._state: Any = vocoder.begin()
@@ -197,7 +211,12 @@ class VocoderStream:
         durations = vocoder.predict_durations(torch.tensor(rows, device=vocoder.device)).tolist()
         for (stream, _, first, last), row in zip(windows, durations, strict=True):
             for frames in row[first:last]:
-                stream._ends_frames.append(stream._known_frames + frames)
+                stream._end_unit(frames)
+
+    def _end_unit(self, frames: int) -> None:
+        """The next unit would last so many frames at speed 1."""
+        self._predicted_frames += frames
+        self._ends_frames.append(max(1, math.floor(self._predicted_frames / self.speed + 0.5)))
 
     def _untimed(self) -> Iterator[tuple[VocoderStream, list[int], int, int]]:
         """Units whose durations can be predicted: a window, and from where to where in it."""

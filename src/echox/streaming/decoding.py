@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from echox.files import write_text
+from echox.models.vocoder_stream import FASTEST, SLOWEST
 from echox.streaming.policies import POLICIES
 
 GENERATION_FILE = "generation_config.json"
@@ -30,6 +31,7 @@ class GenerationSettings:
         seed: of all sampling in a reply.
         max_question_s: longer questions are refused.
         speak: False writes the reply and stays silent.
+        speed: of the speech, 0.25 to 4; the pitch stays.
         speech_policy: when which part of the reply is spoken, by name; see `policies`. None: word by word where the
             echo decoder can, else the trigger.
         policy_numbers: of that policy, where they are to differ from the model's.
@@ -47,6 +49,7 @@ class GenerationSettings:
     seed: int = 0
     max_question_s: float = 300.0
     speak: bool = True
+    speed: float = 1.0
     speech_policy: str | None = None
     policy_numbers: dict[str, Any] = field(default_factory=dict)
 
@@ -64,6 +67,8 @@ class GenerationSettings:
             raise ValueError(f"speech_policy: expected one of {', '.join(POLICIES)}, found {self.speech_policy!r}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
+        if not SLOWEST <= self.speed <= FASTEST:
+            raise ValueError(f"speed: expected {SLOWEST:g} to {FASTEST:g}, found {self.speed}; 1 is as trained")
         if not self.max_question_s > 0:
             raise ValueError(f"max_question_s: expected more than 0 seconds, found {self.max_question_s}")
 

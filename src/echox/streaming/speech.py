@@ -75,7 +75,7 @@ class Speech:
         self._waiting: deque[_Word] = deque()  # said, not sounded yet
         self._begun = 0  # of those in `_waiting`: how many begin in chunks that were made
         self._finishing = False
-        self.voice = VocoderStream(engine.model.vocoder)
+        self.voice = VocoderStream(engine.model.vocoder, speed=settings.speed)
         self._chunk_s = FIRST_CHUNK_S
         self.text = ""
         self.timeline: list[Mark] = []
