@@ -356,7 +356,7 @@ def test_golden_waveforms_in_parts(name):
 @pytest.mark.parametrize("make", [light, hifigan])
 def test_speed_scales_the_length_without_drift_and_does_not_depend_on_how_units_come(make, speed):
     vocoder, units = make(), np.random.default_rng(0).integers(0, NUM_UNITS, 60).tolist()
-    plain, whole, parts = VocoderStream(vocoder), VocoderStream(vocoder, speed=speed), VocoderStream(vocoder, speed=speed)
+    plain, whole, parts = (VocoderStream(vocoder, speed=value) for value in (1.0, speed, speed))
     for stream in (plain, whole):
         stream.push(units)
         stream.finish()

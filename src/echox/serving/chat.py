@@ -21,7 +21,7 @@ from echox.audio import is_silent
 from echox.serving.conversation import Content, Item, model_messages, turns_of
 from echox.serving.events import EventError, new_id, short, take
 from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, read_json
-from echox.serving.options import refuse_tools, sampling
+from echox.serving.options import check_tools, sampling
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
 from echox.serving.wire import AudioFormat, WireWriter, decode_base64
@@ -151,8 +151,7 @@ async def _read(service: Service, body: dict[str, Any]) -> _Asked:
     take(body, "model", str, default=service.name)  # any name: there is one model
     if take(body, "n", int, default=1) != 1:
         raise EventError("n: expected 1, found another number", "unsupported_value", "n")
-    for error in refuse_tools(body, "body"):
-        raise error
+    check_tools(body)
     wanted = take(body, "modalities", list, default=["text"])
     if not wanted or not all(item in ("text", "audio") for item in wanted if isinstance(item, str)):
         message = f"modalities: expected 'text' and 'audio', found {short(wanted)}"
@@ -163,7 +162,7 @@ async def _read(service: Service, body: dict[str, Any]) -> _Asked:
     if speaks and streams and kind not in ("pcm16", "pcm"):
         message = f"audio.format: expected pcm16 when streaming, found {kind}"
         raise EventError(message, "unsupported_value", "audio.format")
-    settings: dict[str, Any] = {**sampling(body, "body"), "speak": speaks}
+    settings: dict[str, Any] = {**sampling(body), "speak": speaks}
     bounds = [service.limits.max_output_tokens, service.model.settings.max_new_tokens]
     bounds += [take(body, name, int, default=None, at_least=1) for name in ("max_tokens", "max_completion_tokens")]
     settings["max_new_tokens"] = min(bound for bound in bounds if bound is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +73,10 @@ class Spoken:
 
 @dataclass
 class Item:
-    """A message of the conversation.
+    """A message of the conversation, a call of a tool, or what a tool gave back.
 
     Attributes:
+        call: of a call or its output: what the protocol shows of it besides id and status, with its ``type``.
         spoken: of a spoken reply, for cutting it to what was heard.
         forgotten: the model's memory had no room for it any more.
     """
@@ -85,9 +87,12 @@ class Item:
     status: str = "completed"
     spoken: Spoken | None = None
     forgotten: bool = False
+    call: dict[str, str] | None = None
 
     def to_dict(self, audio_format: AudioFormat | None = None) -> dict[str, Any]:
         """As the protocol writes it."""
+        if self.call is not None:
+            return {"id": self.id, "object": "realtime.item", "status": self.status, **self.call}
         return {
             "id": self.id,
             "object": "realtime.item",
@@ -167,6 +172,11 @@ class Conversation:
         gone, self.items = self.items[:many], self.items[many:]
         return gone
 
+    def last_of(self, item_ids: Sequence[str]) -> str:
+        """The last of these items that is still there; "root" if none is: where what answers them belongs."""
+        known = {item.id for item in self.items}
+        return next((item_id for item_id in reversed(item_ids) if item_id in known), "root")
+
     def previous_id(self, item: Item) -> str | None:
         """The id of the item before this one."""
         place = self.items.index(item)
@@ -215,18 +225,28 @@ def read_item(source: Any, where: str, audio_format: AudioFormat, to_rate: int, 
         limits: of texts and sound.
 
     Raises:
-        EventError: not a message, a part that does not belong to its role, bad audio, or too much of it.
+        EventError: an unknown kind of item, a part that does not belong to its role, bad audio, or too much of it.
     """
     if not isinstance(source, dict):
         raise EventError(f"{where}: expected an object", "invalid_type", where)
     kind = take(source, "type", str, where, "message")
-    if kind != "message":
-        message = f"{where}.type: expected 'message', found {short(kind)}; this model cannot call tools"
+    if kind not in ("message", "function_call", "function_call_output"):
+        message = f"{where}.type: expected message, function_call or function_call_output, found {short(kind)}"
         raise EventError(message, "unsupported_item_type", f"{where}.type")
-    role = take(source, "role", str, where, choices=("user", "assistant", "system"))
     item_id = take(source, "id", str, where, None)
     if item_id is not None and not 0 < len(item_id) <= MAX_ID_CHARS:
         raise EventError(f"{where}.id: expected 1 to {MAX_ID_CHARS} characters", "invalid_value", f"{where}.id")
+    item_id = item_id or new_id("item")
+    if kind == "function_call":
+        name, arguments = (_text(source, one, where, limits) for one in ("name", "arguments"))
+        call_id = take(source, "call_id", str, where, new_id("call"))[:MAX_ID_CHARS]
+        call = {"type": kind, "call_id": call_id, "name": name, "arguments": arguments}
+        return Item(item_id, "assistant", [Content("output_text", tool_call_text(name, arguments))], call=call)
+    if kind == "function_call_output":
+        call_id, output = take(source, "call_id", str, where)[:MAX_ID_CHARS], _text(source, "output", where, limits)
+        call = {"type": kind, "call_id": call_id, "output": output}
+        return Item(item_id, "user", [Content("input_text", output)], call=call)
+    role = take(source, "role", str, where, choices=("user", "assistant", "system"))
     parts = take(source, "content", list, where)
     if not parts or len(parts) > _MAX_PARTS:
         message = f"{where}.content: expected 1 to {_MAX_PARTS} parts, found {len(parts)}"
@@ -241,7 +261,20 @@ def read_item(source: Any, where: str, audio_format: AudioFormat, to_rate: int, 
         if sum(one.sound_s for one in content) > limits.max_buffer_s:
             message = f"{place}: expected at most {limits.max_buffer_s:g} s of audio in all parts, found more"
             raise EventError(message, "audio_too_long", place)
-    return Item(item_id or new_id("item"), role, content)
+    return Item(item_id, role, content)
+
+
+def tool_call_text(name: str, arguments: str) -> str:
+    """A call of a tool in a conversation, as the model reads it: it knows texts only."""
+    return f"{name}({arguments})"
+
+
+def _text(source: dict[str, Any], name: str, where: str, limits: Limits) -> str:
+    found = take(source, name, str, where)
+    if len(found) > limits.max_text_chars:
+        message = f"{where}.{name}: expected at most {limits.max_text_chars} characters, found {len(found)}"
+        raise EventError(message, "string_too_long", f"{where}.{name}")
+    return str(found)
 
 
 def _read_content(part: Any, where: str, role: str, audio_format: AudioFormat, to_rate: int, limits: Limits) -> Content:

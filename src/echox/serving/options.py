@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from echox.serving.events import EventError, take
+from echox.serving.events import EventError, short, take
 from echox.serving.limits import Limits
+from echox.serving.parameters import SESSION, TURN_DETECTION
 from echox.serving.turns import TurnSettings
 from echox.serving.wire import AudioFormat
 
@@ -36,7 +37,6 @@ class SessionOptions:
         self.output_format = AudioFormat()
         self.turn_detection: dict[str, Any] | None = _turn_detection({"type": "server_vad"}, {}, "")
         self.transcription: dict[str, Any] | None = None
-        self.noise_reduction: dict[str, Any] | None = None
         self.output_modalities = ["audio"]
         self.instructions = ""
         self.max_output_tokens: int | str = "inf"
@@ -91,9 +91,10 @@ class SessionOptions:
                 "input": {
                     "format": self.input_format.to_dict(),
                     "transcription": copy.deepcopy(self.transcription),
-                    "noise_reduction": copy.deepcopy(self.noise_reduction),
+                    "noise_reduction": None,
                     "turn_detection": copy.deepcopy(self.turn_detection),
                 },
+                # ``voice`` is the client's name for the one voice there is.
                 "output": {"format": self.output_format.to_dict(), "voice": self.voice, "speed": self.speed},
             },
             **self.sampling,
@@ -101,21 +102,19 @@ class SessionOptions:
 
     # ------------------------------------------------------------------------------------------ write
 
-    def update(self, change: dict[str, Any], where: str = "session") -> list[EventError]:
+    def update(self, change: dict[str, Any], where: str = "session") -> None:
         """Apply a client's change: all of it, or (on an error) nothing.
 
-        Returns:
-            What was accepted but will not be done (tools), to be told.
+        What is accepted without being done (tools, say) is not kept: `to_dict` shows what is in effect.
 
         Raises:
-            EventError: a value of the wrong type or out of range.
+            EventError: a value of the wrong type, out of range, or one that this server cannot do.
         """
         changed = copy.copy(self)  # every value below is replaced, never changed in place
-        refused = changed._apply(_from_beta(change, where), where)
+        changed._apply(from_beta(change, where), where)
         vars(self).update(vars(changed))
-        return refused
 
-    def _apply(self, change: dict[str, Any], where: str) -> list[EventError]:
+    def _apply(self, change: dict[str, Any], where: str) -> None:
         kind = take(change, "type", str, where, "realtime")
         if kind != "realtime":
             message = f"{where}.type: expected 'realtime', found {kind[:40]!r}"
@@ -132,7 +131,8 @@ class SessionOptions:
         if "max_output_tokens" in change:
             self.max_output_tokens = max_output_tokens(change, where)
         self.sampling = {**self.sampling, **sampling(change, where)}
-        return refuse_tools(change, where)
+        check_tools(change, where)
+        SESSION.check(change, where)
 
     def _apply_input(self, change: dict[str, Any], where: str) -> None:
         if change.get("format") is not None:
@@ -144,8 +144,8 @@ class SessionOptions:
             self.transcription = None if asked is None else {"model": model[:100] if model else self.model}
         if "noise_reduction" in change:
             asked = take(change, "noise_reduction", dict, where, None)
-            kind = asked and take(asked, "type", str, f"{where}.noise_reduction", None, ("near_field", "far_field"))
-            self.noise_reduction = {"type": kind} if kind else None
+            # Accepted, not done and so not kept: the model was trained with noise.
+            _ = asked and take(asked, "type", str, f"{where}.noise_reduction", None, ("near_field", "far_field"))
         if "turn_detection" in change:
             asked = take(change, "turn_detection", dict, where, None)
             self.turn_detection = None if asked is None else _turn_detection(asked, self.turn_detection or {}, where)
@@ -153,12 +153,20 @@ class SessionOptions:
     def _apply_output(self, change: dict[str, Any], where: str) -> None:
         if change.get("format") is not None:
             self.output_format = audio_format(change, where)
-        voice = take(change, "voice", (str, dict), where, None)
-        if voice is not None:  # any name: there is one voice
-            self.voice = (
-                voice[:100] if isinstance(voice, str) else {"id": take(voice, "id", str, f"{where}.voice")[:100]}
-            )
+        self.voice = voice(change, where, self.voice)
         self.speed = float(take(change, "speed", float, where, self.speed, at_least=0.25, at_most=1.5))
+
+
+def voice(change: dict[str, Any], where: str, before: Any) -> Any:
+    """The ``voice`` of an object, else the one before: any name is accepted for the one voice there is.
+
+    Raises:
+        EventError: neither a name nor an object with an id.
+    """
+    found = take(change, "voice", (str, dict), where, None)
+    if found is None:
+        return before
+    return found[:100] if isinstance(found, str) else {"id": take(found, "id", str, f"{where}.voice")[:100]}
 
 
 def audio_format(change: dict[str, Any], where: str) -> AudioFormat:
@@ -213,7 +221,7 @@ def text_within(change: dict[str, Any], name: str, where: str, limits: Limits) -
     return text
 
 
-def sampling(change: dict[str, Any], where: str) -> dict[str, Any]:
+def sampling(change: dict[str, Any], where: str = "") -> dict[str, Any]:
     """Our extension: ``temperature``, ``top_p`` and ``seed``, of a session or of one response.
 
     Raises:
@@ -228,30 +236,32 @@ def sampling(change: dict[str, Any], where: str) -> dict[str, Any]:
     return found if seed is None else {**found, "seed": seed}
 
 
-def refuse_tools(change: dict[str, Any], where: str) -> list[EventError]:
-    """Tools are checked and then refused in words: the model has not learnt to call them.
+def check_tools(change: dict[str, Any], where: str = "") -> None:
+    """Tools may be declared, and this model never calls one; who insists on a call is refused.
 
     Raises:
-        EventError: not a list of objects.
+        EventError: not a list of objects, or a ``tool_choice`` that demands a call.
     """
-    tools = take(change, "tools", list, where, [])
-    for index, tool in enumerate(tools):
+    inside = f"{where}." if where else ""
+    for index, tool in enumerate(take(change, "tools", list, where, [])):
         if not isinstance(tool, dict):
-            raise EventError(f"{where}.tools[{index}]: expected an object", "invalid_type", f"{where}.tools[{index}]")
-    choice = take(change, "tool_choice", (str, dict), where, "auto")
-    if not tools or choice == "none":
-        return []
-    return [
-        EventError(
-            f"{where}.tools: this model cannot call tools; they are left out and the rest is done",
-            "tools_not_supported",
-            f"{where}.tools",
-        )
-    ]
+            raise EventError(f"{inside}tools[{index}]: expected an object", "invalid_type", f"{inside}tools[{index}]")
+    choice = mode = take(change, "tool_choice", (str, dict), where, "auto")
+    param = f"{inside}tool_choice"
+    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+        message = f"{param}: expected none, auto, required or an object, found {short(choice)}"
+        raise EventError(message, "invalid_value", param)
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        allowed = choice.get("allowed_tools", choice)
+        mode = allowed.get("mode") if isinstance(allowed, dict) else None
+    if mode not in ("none", "auto"):
+        message = f"{param}: expected auto or none, found {short(choice)}: this model does not call tools"
+        raise EventError(message, "tools_not_supported", param)
 
 
 def _turn_detection(asked: dict[str, Any], before: dict[str, Any], where: str) -> dict[str, Any]:
     where = f"{where}.turn_detection"
+    TURN_DETECTION.check(asked, where)
     kind = take(asked, "type", str, where, before.get("type", "server_vad"), ("server_vad", "semantic_vad"))
     merged = {**(before if before.get("type") == kind else {}), **{k: v for k, v in asked.items() if v is not None}}
     found: dict[str, Any] = {
@@ -272,8 +282,11 @@ def _turn_detection(asked: dict[str, Any], before: dict[str, Any], where: str) -
     return found
 
 
-def _from_beta(change: dict[str, Any], where: str) -> dict[str, Any]:
-    """The flat names of the beta protocol in their new places; what is there under its new name wins."""
+def from_beta(change: dict[str, Any], where: str) -> dict[str, Any]:
+    """The flat names of the beta protocol, of a session or a response, in their new places.
+
+    What is there under its new name wins.
+    """
     flat = ("input_audio_format", "output_audio_format", "voice", "speed", "turn_detection", "modalities",
             "input_audio_transcription", "input_audio_noise_reduction", "max_response_output_tokens")  # fmt: skip
     if not any(name in change for name in flat):
@@ -296,5 +309,9 @@ def _from_beta(change: dict[str, Any], where: str) -> dict[str, Any]:
             place.setdefault(new, change[old])
     if change.get("modalities") is not None:
         old_modalities = take(change, "modalities", list, where)
+        if not old_modalities or any(item not in ("text", "audio") for item in old_modalities):
+            param = f"{where}.modalities"
+            message = f"{param}: expected 'text' and 'audio', or one of them, found {short(old_modalities)}"
+            raise EventError(message, "invalid_value", param)
         change.setdefault("output_modalities", ["audio"] if "audio" in old_modalities else ["text"])
     return {**change, "audio": {**audio, "input": listening, "output": speaking}}

@@ -49,7 +49,9 @@ class RealtimeSession:
         self.options = SessionOptions(service.name, limits, service.end_of_turn is not None)
         self.conversation = Conversation(limits)
         self.listener = Listener(self.options.input_format, self.options.turn_settings, service.new_vad(), limits)
-        self.responder = Responder(service, self.outbox, self.conversation, self.options, self._tell_transcript)
+        self.responder = Responder(
+            service, self.outbox, self.conversation, self.options, self._tell_transcript, self._speaking
+        )
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # of the turn that is being spoken
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +74,7 @@ class RealtimeSession:
     @property
     def busy(self) -> bool:
         """Whether a reply is being made, or said."""
-        return self.responder.active is not None or self.outbox.waiting
+        return self.responder.busy or self.outbox.waiting
 
     def begin(self) -> None:
         """Greet the client."""
@@ -101,8 +103,7 @@ class RealtimeSession:
 
     def shut_down(self) -> None:
         """The server goes: end the running reply in good order; the connection is closed once that has left."""
-        if self.responder.active is not None:
-            self.responder.cancel()
+        self.responder.cancel_all()
         self.closing.set()
 
     async def close(self) -> None:
@@ -115,11 +116,10 @@ class RealtimeSession:
     # ------------------------------------------------------------------------------------------ session
 
     async def _update(self, event: dict[str, Any]) -> None:
-        refused = self.options.update(take(event, "session", dict))
+        self.options.update(take(event, "session", dict))
         self.listener.configure(self.options.input_format, self.options.turn_settings)
         self.outbox.put({"type": "session.updated", "session": self._shown()})
-        for error in refused:
-            self.tell_error(error, event.get("event_id"))
+        self.responder.settle()  # turns by hand now: nobody is in the middle of a detected one any more
 
     def _shown(self) -> dict[str, Any]:
         return {"id": self.id, "expires_at": self._expires_at, **self.options.to_dict()}
@@ -172,17 +172,17 @@ class RealtimeSession:
             self.outbox.put(
                 {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": event.end_ms, "item_id": item_id}
             )
-            self._commit_sound(self.listener.take(event.start_ms, event.end_ms), item_id)
-            if self.options.create_response and self.responder.active is None:
-                self._answer_turn()
+            item = self._commit_sound(self.listener.take(event.start_ms, event.end_ms), item_id)
+            if self.options.create_response:
+                self.responder.answer(item)
+            else:
+                self.responder.settle()
         elif isinstance(event, Paused):
             self._spawn(self._judge(event))
 
-    def _answer_turn(self) -> None:
-        try:
-            self.responder.start()
-        except EventError as error:  # silence that was taken for speech, or shutting down: nobody asked, so only told
-            self.tell_error(error)
+    def _speaking(self) -> bool:
+        """Whether the client is in the middle of a detected turn."""
+        return self.listener.turns is not None and self.listener.turns.speaking
 
     async def _judge(self, pause: Paused) -> None:
         """Ask the end-of-turn model whether the sentence is complete."""
@@ -203,8 +203,9 @@ class RealtimeSession:
             self._turn(found)
         item_id, self._turn_item_id = self._turn_item_id or new_id("item"), None
         self._commit_sound(samples, item_id)
+        self.responder.settle()
 
-    def _commit_sound(self, samples: np.ndarray, item_id: str) -> None:
+    def _commit_sound(self, samples: np.ndarray, item_id: str) -> Item:
         """Make a user item of sound."""
         content = Content("input_audio", audio=Audio(samples, SAMPLING_RATE), dumb=is_silent(samples))
         item = Item(item_id, "user", [content])
@@ -218,12 +219,14 @@ class RealtimeSession:
         )
         self._add_item(item, None)
         self._spawn(self._transcribe_later(item, content))
+        return item
 
     async def _clear(self, event: dict[str, Any]) -> None:
         for found in self.listener.clear():
             self._turn(found)
         self._turn_item_id = None
         self.outbox.put({"type": "input_audio_buffer.cleared"})
+        self.responder.settle()
 
     async def _clear_output(self, event: dict[str, Any]) -> None:
         raise EventError(
@@ -260,7 +263,7 @@ class RealtimeSession:
         assert content.audio is not None
         try:
             async with self._one_transcript:
-                told = content.text is not None or self.responder.hearing is content
+                told = content.text is not None or self.responder.hears(content)
                 if self.options.transcription is None or told or item not in self.conversation.items:
                     return
                 text = await self._service.transcribe(content.audio)
@@ -318,12 +321,7 @@ class RealtimeSession:
         self.responder.start(take(event, "response", dict, default=None))
 
     async def _cancel_response(self, event: dict[str, Any]) -> None:
-        asked = take(event, "response_id", str, default=None)
-        active = self.responder.active
-        if asked is not None and active is not None and active.id != asked:
-            message = "response_id: expected the active response, found another"
-            raise EventError(message, "response_cancel_not_active", "response_id")
-        self.responder.cancel()
+        self.responder.cancel(response_id=take(event, "response_id", str, default=None))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

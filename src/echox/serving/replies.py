@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from echox.streaming.events import Event, Mark
+from echox.streaming.events import Event, Mark, Timings
 from echox.streaming.task import ReplyTask
 
 
@@ -39,6 +39,11 @@ class ReplyFeed:
     def timeline(self) -> tuple[Mark, ...]:
         """When which word is heard, as far as it was said."""
         return () if self.task.speech is None else tuple(self.task.speech.timeline)
+
+    @property
+    def timings(self) -> Timings:
+        """The account of the reply, so far."""
+        return self.task.timings
 
     def cancel(self) -> None:
         """Stop the model within one step; what it says meanwhile is not told any more."""

@@ -1,34 +1,44 @@
-"""Answers for one conversation: one reply at a time, cancellable at once, cut to what was heard."""
+"""Answers for one conversation: one reply at a time in it and others beside it, cancellable, cut to what was heard."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from echox.errors import QueueFull
-from echox.serving.conversation import Content, Conversation, Item, model_messages, read_item, turns_of
-from echox.serving.events import EventError, new_id, short, take
-from echox.serving.options import (
-    SessionOptions,
-    audio_format,
-    max_output_tokens,
-    modalities,
-    refuse_tools,
-    sampling,
-    text_within,
-)
+from echox.serving.conversation import Content, Conversation, Item
+from echox.serving.events import EventError, new_id
+from echox.serving.options import SessionOptions
 from echox.serving.outbox import Outbox, SlowReader
 from echox.serving.replies import ReplyFeed
 from echox.serving.response import Response
+from echox.serving.response_request import ResponseRequest, read_request
 from echox.serving.service import Service
-from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, Mark, TextDelta
-from echox.streaming.messages import Message
+from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, TextDelta
 
 log = logging.getLogger("echox.serving")
+MAX_OUT_OF_BAND = 4
+"""Responses outside the conversation that one client may have at the same time."""
+
+
+@dataclass
+class _Work:
+    """A response that is being made.
+
+    Attributes:
+        response: its envelope. request: what it answers. hearing: the sound whose transcript it will tell.
+        feed: the model's reply, once it has begun. task: does the work.
+    """
+
+    response: Response
+    request: ResponseRequest
+    hearing: Content | None
+    feed: ReplyFeed | None = None
+    task: asyncio.Task[None] | None = None
 
 
 class Responder:
@@ -37,6 +47,7 @@ class Responder:
     Args:
         service: the model and what all clients share. outbox: where events go.
         conversation: its items. options: of the session. on_heard: told the transcript of a question's sound.
+        speaking: whether the client is in the middle of a turn.
     """
 
     def __init__(
@@ -46,162 +57,169 @@ class Responder:
         conversation: Conversation,
         options: SessionOptions,
         on_heard: Callable[[Item, Content, str | None], None],
+        speaking: Callable[[], bool],
     ) -> None:
         self._service, self._outbox, self._conversation, self._options = service, outbox, conversation, options
-        self._on_heard = on_heard
+        self._on_heard, self._speaking = on_heard, speaking
         self._conversation_id = new_id("conv")
         self._model_session = service.model.session()
-        self._last: Response | None = None
-        self._feed: ReplyFeed | None = None
-        self._work: asyncio.Task[None] | None = None
-        self.hearing: Content | None = None  # what the running reply will tell the transcript of
+        self._main: _Work | None = None  # the newest of the conversation
+        self._beside: list[_Work] = []  # out of band
+        self._owed: Item | None = None  # a detected turn that is still to be answered
 
     @property
     def active(self) -> Response | None:
-        """The response that is being made."""
-        return self._last if self._last is not None and self._last.open else None
+        """The conversation's response that is being made."""
+        return self._main.response if self._main is not None and self._main.response.open else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether any response is being made, or still to be."""
+        return self.active is not None or bool(self._beside) or self._owed is not None
+
+    def hears(self, content: Content) -> bool:
+        """Whether a response at work will tell what was heard in this sound."""
+        works = self._beside if self._main is None else [self._main, *self._beside]
+        return any(work.hearing is content for work in works)
 
     def playing(self) -> bool:
         """Whether the client is (as far as can be told from here) still playing a reply."""
-        return self._last is not None and self._last.clock.playing(time.monotonic())
+        return self._main is not None and self._main.response.clock.playing(time.monotonic())
 
     # ------------------------------------------------------------------------------------------ start
 
-    def start(self, request: dict[str, Any] | None = None) -> None:
-        """Begin a response.
+    def start(self, source: dict[str, Any] | None = None) -> None:
+        """Begin a response that the client asks for.
 
         Args:
-            request: the ``response`` of the client's ``response.create``.
+            source: the ``response`` of the client's ``response.create``.
 
         Raises:
             EventError: one is running, an option is wrong, or there is nothing to answer.
         """
-        if self.active is not None:
-            message = "expected no active response, found one; cancel it first or wait for response.done"
-            raise EventError(message, "conversation_already_has_active_response")
+        request = self._read(source or {})
         if self._service.draining:
             raise EventError("the server is shutting down", "server_shutting_down", kind="server_error")
-        request = request or {}
-        options, settings = self._request_options(request)
-        metadata = _metadata(request)
-        out_of_band = take(request, "conversation", str, "response", "auto") == "none"
-        items = self._input(request)
-        turns = turns_of(items)
-        messages = model_messages(turns)
-        own_words = take(request, "instructions", str, "response", None)
-        if not messages or messages[-1].role != "user":
-            if not own_words:
-                message = "expected something to answer, found no user message after the last reply"
-                raise EventError(message, "nothing_to_answer")
-            messages.append(Message("user", (own_words,)))  # "greet the user": said to the model, kept nowhere
-        refused = refuse_tools(request, "response")
-        system = self._conversation.system(options.instructions)
-        self._last = Response(
+        if request.out_of_band and len(self._beside) >= MAX_OUT_OF_BAND:
+            message = f"expected at most {MAX_OUT_OF_BAND} responses outside the conversation, found as many running"
+            raise EventError(message, "too_many_responses")
+        if not request.out_of_band and self.active is not None:
+            message = "expected no active response, found one; cancel it first or wait for response.done"
+            raise EventError(message, "conversation_already_has_active_response")
+        if not request.answerable and not request.asked_in_vain:
+            message = "expected something to answer, found no user message after the last reply"
+            raise EventError(message, "nothing_to_answer")
+        self._begin(request)
+
+    def answer(self, item: Item) -> None:
+        """Answer a detected turn: now, or when the response that is being made has ended."""
+        self._owed = item
+        self.settle()
+
+    def settle(self) -> None:
+        """Answer the detected turn that waits for its answer, if the conversation is free for it.
+
+        Nobody asked for this response, so whatever stands against it makes a failed response, never an error.
+        """
+        if self._owed is not None and self._owed not in self._conversation.items:
+            self._owed = None  # the client has deleted it
+        if self._owed is None or self.active is not None or self._speaking():
+            return
+        self._owed = None
+        request = self._read({})
+        if self._service.draining:
+            work = self._new_work(request)
+            self._fail(work, "server_error", "server_shutting_down", "the server is shutting down")
+        else:
+            self._begin(request)
+
+    def _read(self, source: dict[str, Any]) -> ResponseRequest:
+        return read_request(
+            source,
+            self._options,
+            self._conversation,
+            self._service.limits,
+            self._service.input_rate,
+            self._model_session.settings.max_new_tokens,
+        )
+
+    def _new_work(self, request: ResponseRequest) -> _Work:
+        """A response, told to the client as created."""
+        response = Response(
             self._outbox,
-            None if out_of_band else self._conversation,
+            None if request.out_of_band else self._conversation,
             self._conversation_id,
-            options,
+            request.options,
             self._model_session.output_sampling_rate,
-            metadata,
+            request.metadata,
+            [item.id for item in self._conversation.items],
         )
-        hearing = self.hearing = _only_new_sound(turns)
-        session = self._service.model.session() if out_of_band or "input" in request else self._model_session
-        self._work = asyncio.create_task(
-            self._run(self._last, session, system, messages, turns, settings, hearing, self._work), name=self._last.id
-        )
-        for error in refused:
-            raise error
+        hearing = request.new_sound
+        shown = any(part is hearing for item in self._conversation.items for part in item.content)
+        return _Work(response, request, hearing if shown else None)
 
-    def _request_options(self, request: dict[str, Any]) -> tuple[SessionOptions, dict[str, Any]]:
-        """The session's options with this request's changes, and the settings of the model that follow from them."""
-        options = copy.copy(self._options)
-        if request.get("output_modalities") is not None:
-            options.output_modalities = modalities(request, "response")
-        if request.get("instructions") is not None:
-            options.instructions = text_within(request, "instructions", "response", self._service.limits)
-        if "max_output_tokens" in request:
-            options.max_output_tokens = max_output_tokens(request, "response")
-        speaking = take(take(request, "audio", dict, "response", {}), "output", dict, "response.audio", {})
-        if speaking.get("format") is not None:
-            options.output_format = audio_format(speaking, "response.audio.output")
-        settings: dict[str, Any] = {**options.sampling, **sampling(request, "response")}
-        bounds = [self._service.limits.max_output_tokens, self._model_session.settings.max_new_tokens]
-        if options.max_output_tokens != "inf":
-            bounds.append(int(options.max_output_tokens))
-        settings["max_new_tokens"] = min(bound for bound in bounds if bound is not None)
-        settings["speak"] = options.output_modalities == ["audio"]
-        return options, settings
-
-    def _input(self, request: dict[str, Any]) -> list[Item]:
-        """The items to answer: the conversation's, or those the request brings."""
-        given = take(request, "input", list, "response", None)
-        if given is None:
-            return list(self._conversation.items)
-        items = []
-        for index, source in enumerate(given[: self._service.limits.max_items]):
-            where = f"response.input[{index}]"
-            if isinstance(source, dict) and source.get("type") == "item_reference":
-                items.append(self._conversation.find(take(source, "id", str, where), f"{where}.id"))
-            else:
-                rate = self._service.input_rate
-                items.append(read_item(source, where, self._options.input_format, rate, self._service.limits))
-            if sum(item.sound_s for item in items) > self._service.limits.max_history_s:
-                longest_s = self._service.limits.max_history_s
-                message = f"{where}: expected at most {longest_s:g} s of audio in all items, found more"
-                raise EventError(message, "audio_too_long", where)
-        return items
+    def _begin(self, request: ResponseRequest) -> None:
+        if not request.answerable:
+            message = "nothing could be heard in the last turn"
+            self._fail(self._new_work(request), "invalid_request_error", "not_answerable", message)
+            return
+        work = self._new_work(request)
+        before = None
+        if request.out_of_band:
+            self._beside.append(work)
+        else:
+            before = None if self._main is None else self._main.task
+            self._main = work
+            if any(item is self._owed for item in request.items):
+                self._owed = None
+        work.task = asyncio.create_task(self._run(work, before), name=work.response.id)
 
     # ------------------------------------------------------------------------------------------ run
 
-    async def _run(
-        self,
-        response: Response,
-        session: Any,
-        system: str | None,
-        messages: list[Message],
-        turns: list[list[Item]],
-        settings: dict[str, Any],
-        hearing: Content | None,
-        before: asyncio.Task[None] | None,
-    ) -> None:
+    async def _run(self, work: _Work, before: asyncio.Task[None] | None) -> None:
         """Let the model answer, and tell it; a cancelled reply is waited for here, silently."""
-        feed = None
+        request, response = work.request, work.response
+        system = self._conversation.system(request.options.instructions)
+        own = request.out_of_band or request.own_input
+        session = self._service.model.session() if own else self._model_session
         try:
             if before is not None:
                 await asyncio.wait([before])
             if not response.open:
                 return
             session.system = system
-            session.messages = messages[:-1]  # what of it is in the model's memory already is found there
-            feed = self._feed = ReplyFeed(session.submit, messages[-1:], **settings)
-            async for event in feed.events():
-                self._tell(response, event, turns)
+            session.messages = request.messages[:-1]  # what of it is in the model's memory already is found there
+            work.feed = ReplyFeed(session.submit, request.messages[-1:], **request.settings)
+            async for event in work.feed.events():
+                self._tell(work, event)
         except SlowReader:
             log.debug("%s: nobody reads it", response.id)  # whoever sends has noticed too, and ends the session
         except QueueFull:
-            self._fail(response, "server_error", "server_busy", "too many replies are waiting; try again in a moment")
+            self._fail(work, "server_error", "server_busy", "too many replies are waiting; try again in a moment")
         except ValueError as error:  # what the model refuses, in words for the client
-            for item in turns[-1] if turns else []:  # it must not spoil the following turns too
-                item.forgotten = True
-            self._fail(response, "invalid_request_error", "not_answerable", " ".join(str(error).split()))
+            if request.turns and not request.out_of_band:
+                for item in request.turns[-1]:  # it must not spoil the following turns too
+                    item.forgotten = True
+            self._fail(work, "invalid_request_error", "not_answerable", " ".join(str(error).split()))
         except Exception:
             log.exception("a reply failed")
-            self._fail(response, "server_error", "internal_error", "the model failed; see the server's log")
+            self._fail(work, "server_error", "internal_error", "the model failed; see the server's log")
         finally:
-            if self._feed is feed:
-                self._feed = None
-            if self._last is response:
-                self.hearing = None
+            hearing, work.hearing = work.hearing, None
+            if work in self._beside:
+                self._beside.remove(work)
             if hearing is not None and hearing.text is None:
-                self._on_heard(_item_of(turns, hearing), hearing, None)
+                self._on_heard(_item_of(request.turns, hearing), hearing, None)
 
-    def _tell(self, response: Response, event: Event, turns: list[list[Item]]) -> None:
+    def _tell(self, work: _Work, event: Event) -> None:
+        response, turns = work.response, work.request.turns
         if isinstance(event, Heard):
-            if self.hearing is not None:
-                self._on_heard(_item_of(turns, self.hearing), self.hearing, event.text)
+            if work.hearing is not None:
+                self._on_heard(_item_of(turns, work.hearing), work.hearing, event.text)
         elif isinstance(event, ContextDropped):
-            for item in (item for turn in turns[: event.messages] for item in turn):
-                item.forgotten = True
+            if not (work.request.own_input or work.request.out_of_band):
+                for item in (item for turn in turns[: event.messages] for item in turn):
+                    item.forgotten = True
         elif not response.open:
             return
         elif isinstance(event, TextDelta):
@@ -209,40 +227,57 @@ class Responder:
         elif isinstance(event, AudioChunk):
             response.speak(event)
         elif isinstance(event, Finished):
-            response.output_tokens = event.timings.num_tokens
             length = event.stopped == "length"
             status, reason = ("incomplete", "max_output_tokens") if length else ("completed", None)
-            response.finish(status, reason, timeline=event.timeline)
-            self._service.metrics.response(response, event.timings.rtf)
+            self._finish(work, status, reason)
 
-    def _fail(self, response: Response, kind: str, code: str, message: str) -> None:
-        if response.open:
-            response.finish("failed", error={"type": kind, "code": code, "message": message})
-            self._service.metrics.response(response, None)
+    def _fail(self, work: _Work, kind: str, code: str, message: str) -> None:
+        self._finish(work, "failed", error={"type": kind, "code": code, "message": message})
+
+    def _finish(self, work: _Work, status: str, reason: str | None = None, error: dict[str, Any] | None = None) -> None:
+        """End a response, once; what waited for its end goes on."""
+        if not work.response.open:
+            return
+        if work.feed is not None:
+            work.response.timings = work.feed.timings
+        work.response.finish(status, reason, error, () if work.feed is None else work.feed.timeline)
+        timings = work.response.timings
+        finished = timings is not None and status in ("completed", "incomplete")
+        self._service.metrics.response(work.response, timings.rtf if timings is not None and finished else None)
+        self.settle()
 
     # ------------------------------------------------------------------------------------------ stop
 
-    def cancel(self, reason: str = "client_cancelled") -> None:
-        """Stop the running response: nothing more of it leaves, its item keeps what was said.
+    def cancel(self, reason: str = "client_cancelled", response_id: str | None = None) -> None:
+        """Stop a response: nothing more of it leaves, its item keeps what was said.
+
+        Args:
+            reason: as told to the client.
+            response_id: which one; None: the conversation's.
 
         Raises:
-            EventError: there is none.
+            EventError: it is not running.
         """
-        response = self.active
-        if response is None:
-            raise EventError("expected an active response, found none to cancel", "response_cancel_not_active")
-        timeline: Sequence[Mark] = ()
-        if self._feed is not None:
-            self._feed.cancel()
-            timeline = self._feed.timeline
-        response.finish("cancelled", reason, timeline=timeline)
-        self._service.metrics.response(response, None)
+        works = [work for work in [self._main, *self._beside] if work is not None and work.response.open]
+        if response_id is None:
+            works = [work for work in works if not work.request.out_of_band]
+        else:
+            works = [work for work in works if work.response.id == response_id]
+        if not works:
+            found = "none" if response_id is None else "none of that id"
+            param = None if response_id is None else "response_id"
+            message = f"expected an active response, found {found} to cancel"
+            raise EventError(message, "response_cancel_not_active", param)
+        for work in works:
+            if work.feed is not None:
+                work.feed.cancel()
+            self._finish(work, "cancelled", reason)
 
     def interrupt(self) -> None:
         """Somebody speaks over the reply: stop it, and keep in the history what was heard of it."""
-        response = self._last
-        if response is None:
+        if self._main is None:
             return
+        response = self._main.response
         heard_s = response.clock.heard_s(time.monotonic())
         playing = self.playing()
         if response.open or playing:
@@ -268,34 +303,23 @@ class Responder:
             }
         )
 
-    async def close(self) -> None:
-        """Stop for good and wait until the model is free."""
+    def cancel_all(self) -> None:
+        """End every response in good order, and owe no more."""
+        self._owed = None
         if self.active is not None:
             self.cancel()
-        if self._work is not None:
-            await asyncio.wait([self._work])
+        for work in list(self._beside):
+            if work.response.open:
+                self.cancel(response_id=work.response.id)
+
+    async def close(self) -> None:
+        """Stop for good and wait until the model is free."""
+        self.cancel_all()
+        works = [*self._beside] if self._main is None else [self._main, *self._beside]
+        tasks = [work.task for work in works if work.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 def _item_of(turns: list[list[Item]], content: Content) -> Item:
     return next(item for turn in turns for item in turn if any(part is content for part in item.content))
-
-
-def _only_new_sound(turns: list[list[Item]]) -> Content | None:
-    """The sound of the last turn, if it is one recording: what the model says it heard is its transcript."""
-    last = turns[-1] if turns and turns[-1][0].role == "user" else []
-    sounds = [content for item in last for content in item.content if content.audio is not None and not content.dumb]
-    return sounds[0] if len(sounds) == 1 and sounds[0].text is None else None
-
-
-def _metadata(request: dict[str, Any]) -> dict[str, str] | None:
-    found = take(request, "metadata", dict, "response", None)
-    if found is None:
-        return None
-    texts = all(isinstance(value, str) and len(value) <= 512 for value in found.values())
-    if not texts or len(found) > 16 or any(len(name) > 64 for name in found):
-        message = (
-            "response.metadata: expected at most 16 names of at most 64 characters with texts of at most 512, found "
-            f"{short(found)}"
-        )
-        raise EventError(message, "invalid_value", "response.metadata")
-    return dict(found)

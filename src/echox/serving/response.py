@@ -18,9 +18,27 @@ from echox.serving.events import new_id
 from echox.serving.outbox import Outbox
 from echox.serving.turns import PlaybackClock
 from echox.serving.wire import AudioFormat, WireWriter
-from echox.streaming.events import AudioChunk, Mark, TextDelta
+from echox.streaming.events import AudioChunk, Mark, TextDelta, Timings
 
 _DELTA_S = 0.2  # of sound in one event: small enough to be dropped in time, large enough not to flood
+
+
+def usage_of(timings: Timings, asked: str, answered: str, details: str) -> dict[str, Any]:
+    """How many tokens a reply took, under the names of an endpoint.
+
+    Args:
+        timings: of the reply.
+        asked: "input" or "prompt".
+        answered: "output" or "completion".
+        details: name of what the tokens of the question are made of.
+    """
+    heard = timings.num_prompt_audio_tokens
+    return {
+        f"{asked}_tokens": timings.num_prompt_tokens,
+        f"{answered}_tokens": timings.num_tokens,
+        "total_tokens": timings.num_prompt_tokens + timings.num_tokens,
+        details: {"audio_tokens": heard, "text_tokens": timings.num_prompt_tokens - heard},
+    }
 
 
 class ResponseOptions(Protocol):
@@ -39,6 +57,8 @@ class Response:
         outbox: where events go. conversation: where the reply's item goes; None: out of band, nowhere.
         conversation_id: as shown. options: of this response. model_rate: of the model's speech, Hz.
         metadata: the client's, given back.
+        after: ids of the items that it answers; its own follows the last of these that is still there, whatever was
+            said meanwhile.
     """
 
     def __init__(
@@ -49,6 +69,7 @@ class Response:
         options: ResponseOptions,
         model_rate: int,
         metadata: dict[str, str] | None,
+        after: Sequence[str],
     ) -> None:
         self.id = new_id("resp")
         self.status = "in_progress"
@@ -56,12 +77,12 @@ class Response:
         self.clock = PlaybackClock()
         self.started_s = time.monotonic()
         self.first_audio_s: float | None = None
-        self.output_tokens = 0
+        self.timings: Timings | None = None  # of the model; None: it did nothing
         self._outbox, self._conversation, self._conversation_id = outbox, conversation, conversation_id
         self._modalities = list(options.output_modalities)
         self._format, self._voice = options.output_format, options.voice
         self._max_output_tokens = options.max_output_tokens
-        self._metadata = metadata
+        self._metadata, self._after = metadata, after
         self._writer = WireWriter(model_rate, options.output_format)
         self._text = ""
         self._details: dict[str, Any] | None = None
@@ -95,7 +116,7 @@ class Response:
         if self.speaks:
             found["audio"] = {"output": {"format": self._format.to_dict(), "voice": self._voice}}
         if not self.open:
-            found["usage"] = {"output_tokens": self.output_tokens}
+            found["usage"] = usage_of(self.timings or Timings(), "input", "output", "input_token_details")
         return found
 
     # ------------------------------------------------------------------------------------------ the model speaks
@@ -179,7 +200,7 @@ class Response:
         shown = {**item.to_dict(), "content": []}
         self._put({"type": "response.output_item.added", "response_id": self.id, "output_index": 0, "item": shown})
         if self._conversation is not None:
-            previous = self._conversation.add(item)
+            previous = self._conversation.add(item, self._conversation.last_of(self._after))
             self._put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
             for old in self._conversation.overflow():
                 self._put({"type": "conversation.item.deleted", "item_id": old.id})

@@ -91,6 +91,7 @@ class Timings:
         first_text_s, ttfa_s: from the end of the question (the call that asked it) to the first text and the first
             sample of the reply, by the clock (None: nothing was written, or spoken).
         ttfa_tokens: reply tokens that had been written by then.
+        num_prompt_tokens: positions of the prompt: tokens, and of these num_prompt_audio_tokens states of heard sound.
         num_tokens: reply tokens in all. num_unit_words, num_units: unit words and units that were said for them.
     """
 
@@ -105,6 +106,8 @@ class Timings:
     first_text_s: float | None = None
     ttfa_s: float | None = None
     ttfa_tokens: int | None = None
+    num_prompt_tokens: int = 0
+    num_prompt_audio_tokens: int = 0
     num_tokens: int = 0
     num_unit_words: int = 0
     num_units: int = 0

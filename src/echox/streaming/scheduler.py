@@ -325,6 +325,8 @@ class Scheduler:
                 task.session.hear(found)
                 text = task.session.transcript(task.new[-1])
                 keys = task.session.lay_out(task)
+                task.timings.num_prompt_tokens = len(keys)
+                task.timings.num_prompt_audio_tokens = sum(not isinstance(key, int) for key in keys)
                 if text:
                     task.emit(Heard(text))
                 saved, task.positions = task.session.resume(keys)
