@@ -201,7 +201,7 @@ BROKEN = [
     ({"messages": [{"role": "assistant", "audio": {"id": "gone"}}, *FRANCE]}, 400, "audio_not_found"),
     ({"messages": FRANCE, "n": 2}, 400, "unsupported_value"),
     ({"messages": FRANCE, "temperature": "hot"}, 400, "invalid_type"),
-    ({"messages": FRANCE, "tools": [{"type": "function"}]}, 400, "tools_not_supported"),
+    ({"messages": FRANCE, "tools": [{"type": "function"}], "tool_choice": "required"}, 400, "tools_not_supported"),
     ({"messages": FRANCE, "modalities": ["smell"]}, 400, "invalid_value"),
     ({"messages": FRANCE, "modalities": ["audio"], "audio": {"format": "mp3"}, "stream": True}, 400, UNSUPPORTED),
     ({"messages": part("???")}, 400, "invalid_value"),
