@@ -23,6 +23,7 @@ CLIENT_EVENTS = (
     "conversation.item.truncate",
     "response.create",
     "response.cancel",
+    "echox.ping",
 )
 MAX_ID_CHARS = 512
 MISSING = object()

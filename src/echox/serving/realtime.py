@@ -57,6 +57,7 @@ class RealtimeSession:
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_transcript = asyncio.Lock()  # at a time: many recordings must not fill the queue that all share
         self.closing = asyncio.Event()
+        self.active_at = time.monotonic()  # when the client last asked for something; pings do not count
         self._handlers: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
             "session.update": self._update,
             "input_audio_buffer.append": self._append,
@@ -69,6 +70,7 @@ class RealtimeSession:
             "conversation.item.truncate": self._truncate_item,
             "response.create": self._create_response,
             "response.cancel": self._cancel_response,
+            "echox.ping": self._ping,
         }
 
     @property
@@ -86,6 +88,8 @@ class RealtimeSession:
         try:
             event = read_event(text)
             event_id = event.get("event_id")
+            if event["type"] != "echox.ping":
+                self.active_at = time.monotonic()
             await self._handlers[event["type"]](event)
         except EventError as error:
             self.tell_error(error, event_id or client_event_id(text))
@@ -123,6 +127,10 @@ class RealtimeSession:
 
     def _shown(self) -> dict[str, Any]:
         return {"id": self.id, "expires_at": self._expires_at, **self.options.to_dict()}
+
+    async def _ping(self, event: dict[str, Any]) -> None:
+        """A client asks whether the server still answers (browsers cannot send the WebSocket's own pings)."""
+        self.outbox.put({"type": "echox.pong"})
 
     # ------------------------------------------------------------------------------------------ sound
 

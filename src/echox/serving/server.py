@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,9 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
         body = {"status": state, "model": service.name, "vad": service.vad_name}
         return JSONResponse(body, 200 if state == "ready" else 503)
 
+    async def about(_: Request) -> Response:  # the page's first view; without a key, like the page itself
+        return JSONResponse({"model": service.name, **asdict(service.model.about)})
+
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -102,6 +107,7 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
+        Route("/about.json", about),
     ]
     if STATIC.is_dir():
         routes.append(Mount("/", Page(directory=STATIC, html=True)))
@@ -207,7 +213,8 @@ async def _read(service: Service, session: RealtimeSession, websocket: WebSocket
     while True:
         await session.outbox.room()
         try:
-            message = await asyncio.wait_for(websocket.receive(), service.limits.idle_s)
+            left_s = session.active_at + service.limits.idle_s - time.monotonic()
+            message = await asyncio.wait_for(websocket.receive(), max(0.0, left_s))
         except asyncio.TimeoutError:
             session.tell_error(EventError("no event for too long", "session_idle"))
             return

@@ -16,6 +16,7 @@ from echox.device import choose_device
 from echox.files import write_text
 from echox.models.quantisation import loading_options, quantise_on_cpu
 from echox.models.row_int8 import to_row_int8
+from echox.streaming.about import About
 from echox.streaming.adapters import has_adapter, load_adapter, merge_adapter, save_adapter
 from echox.streaming.card import CARD_FILE, folder_card
 from echox.streaming.decoding import GenerationSettings
@@ -48,6 +49,7 @@ class EchoX:
         processor: `EchoXProcessor` with its unit language.
         settings: how replies are written and spoken; None: the defaults.
         training_record: what is known of the model's training (recipe, commit, seed, metrics).
+        about: what pages say of the model before the first question; None: nothing.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -59,11 +61,13 @@ class EchoX:
         processor: Any,
         settings: GenerationSettings | None = None,
         training_record: dict[str, Any] | None = None,
+        about: About | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
+        self.about = about or About()
         self._begin()
 
     def _begin(self, compile: bool = False) -> None:
@@ -125,20 +129,21 @@ class EchoX:
             loaded: tuple[Any, ...] = (
                 *load_official(folder, dtype=in_memory, device=place, **official),
                 OFFICIAL_SETTINGS,
+                None,
             )
         elif official:
             raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
         else:
             parts = _load(folder, place, in_memory, quantization_config)
             loaded = (*parts, GenerationSettings.load(folder), _record(folder))
-        model = loaded[0]
+        model, processor, settings, record = loaded
         if model.vocoder is not None:
             model.vocoder.float()  # small, and rounding is heard
         if adapter is not None:
             load_adapter(model, adapter)
         if dtype == torch.int8:
             quantise_on_cpu(model, place)
-        return cls(*loaded)
+        return cls(model, processor, settings, record, About.load(folder))
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None
@@ -172,6 +177,7 @@ class EchoX:
             raise OSError(f"{folder}: could not write the weights ({error}); free some space, try again") from error
         self.processor.save_pretrained(folder)
         self.settings.save(folder)
+        self.about.save(folder)
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})

@@ -24,6 +24,7 @@ from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.processing_echox import EchoXProcessor
 from echox.models.tokenization_unit_language import UnitLanguage
 from echox.streaming import EchoX, GenerationSettings
+from echox.streaming.about import About
 from echox.streaming.trigger import Trigger
 from echox.training.record import RECORD_NAME, environment
 
@@ -56,6 +57,7 @@ class PackageRecipe:
     Attributes:
         trigger: when a segment may be spoken; None: as the echo stage was trained.
         generation: how replies are written and spoken, unless the user says otherwise.
+        about: what pages say of the model before the first question.
         max_megabytes: of all files together (1 MB = 10^6 bytes); a larger package is refused.
     """
 
@@ -64,6 +66,7 @@ class PackageRecipe:
     output_dir: str
     trigger: Trigger | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
+    about: About = field(default_factory=About)
     dtype: str = "float16"
     max_megabytes: float = 25.0
 
@@ -102,7 +105,7 @@ def write_package(settings: PackageRecipe) -> dict[str, Any]:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        EchoX(model, processor, settings.generation, record).save_pretrained(partial, dtype=dtype)
+        EchoX(model, processor, settings.generation, record, settings.about).save_pretrained(partial, dtype=dtype)
         dump_recipe(settings, partial / "recipe.yaml")
         size_mb = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6
         if size_mb > settings.max_megabytes:
