@@ -14,7 +14,7 @@ import websockets
 
 from echox.serving.memory import give_back
 from echox.serving.outbox import Outbox, SlowReader
-from echox.serving.service import Full, Places
+from echox.serving.places import Full, Places
 from serving_help import Client, Limits, check_event, connected, nano, question, running, user_text
 
 LONG = "Tell me what you know about Brazil?"

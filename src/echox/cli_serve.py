@@ -29,6 +29,9 @@ def serve(
     ] = None,
     max_sessions: Annotated[int, typer.Option(min=1, help="Conversations at the same time.")] = 8,
     max_session_s: Annotated[float, typer.Option(min=1, help="Longest conversation.")] = 3600,
+    max_client_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of connections and places that one client address may use.")
+    ] = 0.5,
     idle_s: Annotated[float, typer.Option(min=1, help="Without an event from the client.")] = 600,
     drain_s: Annotated[float, typer.Option(min=0, help="At shutdown: time for replies to finish.")] = 20,
     threads: Threads = None,
@@ -55,7 +58,13 @@ def serve(
             "ECHOX_API_KEY), or --no-api-key if somebody else guards it"
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    limits = Limits(max_sessions=max_sessions, max_session_s=max_session_s, idle_s=idle_s, drain_s=drain_s)
+    limits = Limits(
+        max_sessions=max_sessions,
+        max_session_s=max_session_s,
+        idle_s=idle_s,
+        drain_s=drain_s,
+        max_client_share=max_client_share,
+    )
     door = Door(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
     shown = name or Path(model).name
     options = ServerOptions(model, shown, device, threads, door, limits, vad, end_of_turn, dtype, quantization)

@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse, StreamingResponse
 from echox.audio import is_silent
 from echox.serving.conversation import Content, Item, model_messages, turns_of
 from echox.serving.events import EventError, new_id, short, take
-from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, read_json
+from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, first_event, json_object
+from echox.serving.json_input import aside
 from echox.serving.options import check_tools, sampling
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
@@ -42,9 +43,15 @@ class _Asked:
     streams: bool
 
 
-async def completions(service: Service, request: Request) -> Any:
+async def completions(service: Service, request: Request, body: bytes) -> Any:
     """Answer one request."""
-    asked = await _read(service, await read_json(request, service.limits.max_upload_bytes))
+    asked = await _read(service, await json_object(body))
+    if len(body) > service.limits.max_text_bytes and not any(item.sound_s for item in asked.items):
+        raise Refusal(
+            413,
+            "request_too_large",
+            f"expected at most {service.limits.max_text_bytes} bytes without audio, found more",
+        )
     turns = turns_of(asked.items)
     messages = model_messages(turns)
     if not messages or messages[-1].role != "user":
@@ -60,13 +67,13 @@ async def completions(service: Service, request: Request) -> Any:
         # The first event decides whether there is a reply at all; what fails before it is answered with a status.
         events = feed.events()
         try:
-            first = await anext(events, None)
+            first = await first_event(request, events)
         except BaseException:
             feed.cancel()
             raise
-        body = _stream(service, head, asked, first, events, rate)
+        parts = _stream(service, head, asked, first, events, rate)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return Ending(StreamingResponse(body, media_type="text/event-stream", headers=headers), feed.cancel)
+        return Ending(StreamingResponse(parts, media_type="text/event-stream", headers=headers), feed.cancel)
     return await _whole(service, request, head, asked, feed, rate)
 
 
@@ -209,7 +216,7 @@ async def _read_part(service: Service, part: Any, role: str, where: str, room_s:
         return Content("input_text", text)
     sound = take(part, "input_audio", dict, where)
     try:
-        data = decode_base64(take(sound, "data", str, f"{where}.input_audio"))
+        data = await aside(decode_base64, take(sound, "data", str, f"{where}.input_audio"))
     except EventError:
         raise
     except ValueError as error:

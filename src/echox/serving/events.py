@@ -5,11 +5,12 @@ Source: OpenAI Realtime API (GA event names). docs/protocol.md holds the matrix 
 
 from __future__ import annotations
 
-import json
-import re
+import reprlib
 import uuid
 from collections.abc import Collection
 from typing import Any
+
+from echox.serving.json_input import parse_json
 
 CLIENT_EVENTS = (
     "session.update",
@@ -27,7 +28,8 @@ CLIENT_EVENTS = (
 )
 MAX_ID_CHARS = 512
 MISSING = object()
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how half of a character may be written
+_BRIEFLY = reprlib.Repr()
+_BRIEFLY.maxstring = _BRIEFLY.maxother = 200
 
 
 class EventError(ValueError):
@@ -66,9 +68,10 @@ def read_event(text: str | bytes) -> dict[str, Any]:
     """
     try:
         event = parse_json(text)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
-        raise EventError(f"expected a JSON object, found something else ({reason})", "invalid_json") from error
+    except ValueError as error:
+        raise EventError(
+            f"expected a JSON object, found something else ({str(error)[:100]})", "invalid_json"
+        ) from error
     if not isinstance(event, dict):
         raise EventError(f"expected a JSON object, found {_kind(event)}", "invalid_event")
     event_id = event.get("event_id")
@@ -87,25 +90,11 @@ def read_event(text: str | bytes) -> dict[str, Any]:
     return event
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Strict JSON: in UTF-8, of whole characters (halves cannot be sent back, nor read by a tokenizer), without NaN.
-
-    Raises:
-        ValueError: something else. RecursionError: too deeply nested.
-    """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8")
-    found = json.loads(text, parse_constant=_no_constant)
-    if _HALF.search(text):
-        json.dumps(found, ensure_ascii=False).encode("utf-8")
-    return found
-
-
 def client_event_id(text: str | bytes) -> str | None:
     """The event id in a message that could not be read as an event, if there is one."""
     try:
-        event = json.loads(text)
-    except (ValueError, RecursionError):
+        event = parse_json(text)
+    except ValueError:
         return None
     found = event.get("event_id") if isinstance(event, dict) else None
     return found[:MAX_ID_CHARS].encode("utf-8", "ignore").decode() if isinstance(found, str) else None
@@ -149,7 +138,7 @@ def take(
 
 def short(value: Any) -> str:
     """A value in a message: never more than a line."""
-    text = repr(value)
+    text = _BRIEFLY.repr(value)  # a megabyte is not written out to keep its beginning
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -165,7 +154,3 @@ _KIND_NAMES = {
 
 def _kind(value: Any) -> str:
     return "null" if value is None else _KIND_NAMES.get(type(value), type(value).__name__)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

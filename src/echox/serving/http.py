@@ -6,26 +6,28 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse
 
 from echox.audio import encode_audio, load_audio, resample
 from echox.errors import QueueFull
-from echox.serving.events import EventError, parse_json
+from echox.serving.events import EventError
+from echox.serving.json_input import aside, parse_json
 from echox.serving.outbox import SlowReader
+from echox.serving.places import Full, Upload
 from echox.serving.replies import ReplyFeed
-from echox.serving.service import Full, Service
+from echox.serving.service import Service
 from echox.serving.wire import PCM_RATES, AudioFormat
-from echox.streaming.events import ReplyBuilder
+from echox.streaming.events import Event, ReplyBuilder
 
 log = logging.getLogger("echox.serving")
 T = TypeVar("T")
-_READ_S = 30.0  # for a body to arrive, or its audio to be decoded
+_DECODE_S = 30.0  # for the audio of a body
 CONTENT_TYPES = {
     "wav": "audio/wav",
     "flac": "audio/flac",
@@ -84,35 +86,66 @@ class Ending:
             self._last()
 
 
-Handler = Callable[[Service, Request], Awaitable[Any]]
+Handler = Callable[[Service, Request, bytes], Awaitable[Any]]
 
 
-def endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Any]]:
-    """Wrap a handler: it gets a place (or the client a 503), and its mistakes become answers."""
+def endpoint(service: Service, handler: Handler, max_bytes: int) -> Callable[[Request], Awaitable[Any]]:
+    """Wrap a handler: its request is received first, then gets a place (or a 503); its mistakes become answers.
+
+    Args:
+        service: the model.
+        handler: makes the response of a request and its body.
+        max_bytes: of the body.
+    """
 
     async def run(request: Request) -> Any:
-        code = "server_shutting_down" if service.draining else "server_busy"
-        try:
-            if service.draining:
-                raise Full
-            await service.request_places.take()
-        except Full:
-            service.metrics.refused.labels(code).inc()
-            return error_response(503, code, "no place is free; try again in a moment", {"Retry-After": "1"})
-        try:
-            response = await _answer(service, handler, request)
-        except BaseException:
-            service.request_places.give()
-            raise
-        return Ending(response, service.request_places.give, service.limits.send_s)
+        client = client_of(request)
+        with service.uploads.receiving(client) as upload:
+            try:
+                if service.draining:
+                    raise Full
+                body = await read_body(request, max_bytes, service.limits.body_s, upload)
+                await service.request_places.take(client)
+            except Full:
+                return _busy(service)
+            except (Refusal, ClientDisconnect) as error:
+                return _refusal(service, error)
+
+            def give() -> None:
+                service.request_places.give(client)
+
+            try:
+                response = await _answer(service, handler, request, body)
+            except BaseException:
+                give()
+                raise
+            return Ending(response, give, service.limits.send_s)
 
     return run
 
 
-async def _answer(service: Service, handler: Handler, request: Request) -> Any:
+def client_of(connection: HTTPConnection) -> str:
+    """The address of a client; "" if it has none."""
+    return connection.client.host if connection.client is not None else ""
+
+
+def _busy(service: Service) -> JSONResponse:
+    code = "server_shutting_down" if service.draining else "server_busy"
+    service.metrics.refused.labels(code).inc()
+    return error_response(503, code, "no place is free; try again in a moment", {"Retry-After": "1"})
+
+
+def _refusal(service: Service, error: Refusal | ClientDisconnect) -> JSONResponse:
+    """The answer to a request that was not received whole; the rest of it is not wanted."""
+    found = error if isinstance(error, Refusal) else Refusal(400, "client_left", "the client left")
+    service.metrics.errors.labels(found.code).inc()
+    return error_response(found.status, found.code, str(found), {"Connection": "close"}, found.param)
+
+
+async def _answer(service: Service, handler: Handler, request: Request, body: bytes) -> Any:
     """Call the handler; turn what it raises into a response."""
     try:
-        return await handler(service, request)
+        return await handler(service, request, body)
     except Refusal as error:
         found = error_response(error.status, error.code, str(error), param=error.param)
     except EventError as error:
@@ -152,6 +185,19 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
 
 
+async def first_event(request: Request, events: AsyncIterator[Event]) -> Event | None:
+    """The first event of a reply (None: there is none), unless the client leaves before.
+
+    Raises:
+        Refusal: it has left. Exception: what failed in the reply.
+    """
+
+    async def first() -> Event | None:
+        return await anext(events, None)
+
+    return await unless_gone(request, first())
+
+
 async def collected(request: Request, feed: ReplyFeed, sampling_rate: int) -> ReplyBuilder:
     """All events of a reply, which is cancelled when the client leaves.
 
@@ -171,11 +217,17 @@ async def collected(request: Request, feed: ReplyFeed, sampling_rate: int) -> Re
     return builder
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, longest_s: float, upload: Upload) -> bytes:
     """The body, as long as it is not too long and does not take too long.
 
+    Args:
+        request: whose body.
+        limit: bytes.
+        longest_s: for it to arrive.
+        upload: counts what is in memory.
+
     Raises:
-        Refusal: 413 or 408.
+        Refusal: 413 or 408. Full: too much is in memory already.
     """
     too_large = Refusal(413, "request_too_large", f"expected at most {limit} bytes, found more")
     declared = request.headers.get("content-length", "")
@@ -188,25 +240,25 @@ async def read_body(request: Request, limit: int) -> bytes:
             size += len(part)
             if size > limit:
                 raise too_large
+            upload.add(len(part))
             parts.append(part)
         return b"".join(parts)
 
     try:
-        return await asyncio.wait_for(read(), _READ_S)
+        return await asyncio.wait_for(read(), longest_s)
     except asyncio.TimeoutError as error:
-        raise Refusal(408, "request_timeout", f"expected the body within {_READ_S:g} s") from error
+        raise Refusal(408, "request_timeout", f"expected the body within {longest_s:g} s") from error
 
 
-async def read_json(request: Request, limit: int) -> dict[str, Any]:
+async def json_object(body: bytes) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        Refusal: 400, 408 or 413.
+        Refusal: 400.
     """
-    body = await read_body(request, limit)
     try:
-        found = parse_json(body)
-    except (ValueError, RecursionError) as error:
+        found = await aside(parse_json, body)
+    except ValueError as error:
         message = f"expected a JSON object, found something else ({str(error)[:100]})"
         raise Refusal(400, "invalid_json", message) from error
     if not isinstance(found, dict):
@@ -222,9 +274,9 @@ async def decode(service: Service, data: bytes, max_s: float) -> np.ndarray:
     """
     work = asyncio.get_running_loop().run_in_executor(service.executor, load_audio, data, service.input_rate, max_s)
     try:
-        return await asyncio.wait_for(work, _READ_S)
+        return await asyncio.wait_for(work, _DECODE_S)
     except asyncio.TimeoutError as error:
-        raise Refusal(400, "audio_too_complex", f"expected audio that decodes within {_READ_S:g} s") from error
+        raise Refusal(400, "audio_too_complex", f"expected audio that decodes within {_DECODE_S:g} s") from error
 
 
 def encode(waveform: np.ndarray, sampling_rate: int, kind: str) -> bytes:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from echox.serving.connections import files_for, raise_open_file_limit
 from echox.serving.limits import Limits
 from echox.serving.memory import keep_few_kernels, settle
 from echox.serving.ports import bind
@@ -67,6 +68,7 @@ def run_here(options: ServerOptions, host: str, port: int) -> None:
     """
     listeners = bind(host, port)
     port = listeners[0].getsockname()[1]
+    raise_open_file_limit(files_for(options.limits.max_connections))
     service = options.service()
     place = f"[{host}]" if ":" in host else host
     print(f"{service.name} is served at http://{place}:{port} (voice activity: {service.vad_name})", flush=True)

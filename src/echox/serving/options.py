@@ -127,7 +127,7 @@ class SessionOptions:
         if change.get("output_modalities") is not None:
             self.output_modalities = modalities(change, where)
         if change.get("instructions") is not None:
-            self.instructions = text_within(change, "instructions", where, self._limits)
+            self.instructions = text_within(change, "instructions", where, self._limits.max_text_chars)
         if "max_output_tokens" in change:
             self.max_output_tokens = max_output_tokens(change, where)
         self.sampling = {**self.sampling, **sampling(change, where)}
@@ -206,17 +206,17 @@ def max_output_tokens(change: dict[str, Any], where: str) -> int | str:
     return int(take(change, "max_output_tokens", int, where, at_least=1, at_most=4096))
 
 
-def text_within(change: dict[str, Any], name: str, where: str, limits: Limits) -> str:
+def text_within(change: dict[str, Any], name: str, where: str, max_chars: int) -> str:
     """A text that is not too long.
 
     Raises:
         EventError: not a text, or too long.
     """
     text = str(take(change, name, str, where))
-    if len(text) > limits.max_text_chars:
+    if len(text) > max_chars:
         param = f"{where}.{name}"
         raise EventError(
-            f"{param}: expected at most {limits.max_text_chars} characters, found {len(text)}", "string_too_long", param
+            f"{param}: expected at most {max_chars} characters, found {len(text)}", "string_too_long", param
         )
     return text
 

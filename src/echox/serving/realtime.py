@@ -17,6 +17,7 @@ from echox.audio import is_silent
 from echox.errors import QueueFull
 from echox.serving.conversation import Content, Conversation, Item, read_item
 from echox.serving.events import EventError, client_event_id, new_id, read_event, take
+from echox.serving.json_input import aside
 from echox.serving.listening import Listener
 from echox.serving.options import SessionOptions
 from echox.serving.outbox import Outbox, SlowReader
@@ -29,6 +30,7 @@ from echox.streaming.messages import Audio
 
 log = logging.getLogger("echox.serving")
 _MIN_COMMIT_S = 0.1  # the protocol's: shorter audio is no turn
+_BYTES_AT_ONCE = 256 * 1024  # of appended audio (5 s of PCM at 24 kHz)
 _FRAMES_AT_ONCE = 16  # of detection (half a second of audio), then others get their turn in the loop
 _TRANSCRIPT_WAIT_S = 0.1  # a response.create behind a commit tells the transcript anyway
 
@@ -86,13 +88,13 @@ class RealtimeSession:
         """Do what one message of the client asks; a mistake is answered, and the session goes on."""
         event_id = None
         try:
-            event = read_event(text)
+            event = await aside(read_event, text)
             event_id = event.get("event_id")
             if event["type"] != "echox.ping":
                 self.active_at = time.monotonic()
             await self._handlers[event["type"]](event)
         except EventError as error:
-            self.tell_error(error, event_id or client_event_id(text))
+            self.tell_error(error, event_id or await aside(client_event_id, text))
         except SlowReader:
             raise
         except Exception:  # a fault of ours: told without its inside, and the session goes on
@@ -136,7 +138,7 @@ class RealtimeSession:
 
     async def _append(self, event: dict[str, Any]) -> None:
         try:
-            data = decode_base64(take(event, "audio", str))
+            data = await aside(decode_base64, take(event, "audio", str))
         except EventError:
             raise
         except ValueError as error:
@@ -148,7 +150,12 @@ class RealtimeSession:
                 "input_audio_buffer_full",
                 "audio",
             )
-        self.listener.append(data)
+        for start in range(0, len(data), _BYTES_AT_ONCE):
+            self.listener.append(data[start : start + _BYTES_AT_ONCE])
+            await self._watch()
+
+    async def _watch(self) -> None:
+        """Look for turns in what has come; others get their turn in between."""
         count = 0
         while (events := self.listener.watch(self.responder.playing)) is not None:
             for found in events:
@@ -156,6 +163,7 @@ class RealtimeSession:
             count += 1
             if count % _FRAMES_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     def _turn(self, event: TurnEvent) -> None:
         """The listener has noticed something."""
@@ -292,7 +300,8 @@ class RealtimeSession:
 
     async def _create_item(self, event: dict[str, Any]) -> None:
         source = take(event, "item", dict)
-        item = read_item(source, "item", self.options.input_format, self._service.input_rate, self._service.limits)
+        audio_format, rate, limits = self.options.input_format, self._service.input_rate, self._service.limits
+        item = await asyncio.to_thread(read_item, source, "item", audio_format, rate, limits)  # it may hold much sound
         self._add_item(item, take(event, "previous_item_id", str, default=None))
 
     def _add_item(self, item: Item, after: str | None) -> None:
@@ -312,7 +321,7 @@ class RealtimeSession:
 
     async def _retrieve_item(self, event: dict[str, Any]) -> None:
         item = self.conversation.find(take(event, "item_id", str))
-        shown = item.to_dict(self.options.input_format)
+        shown = await asyncio.to_thread(item.to_dict, self.options.input_format)
         self.outbox.put({"type": "conversation.item.retrieved", "item": shown})
 
     async def _truncate_item(self, event: dict[str, Any]) -> None:

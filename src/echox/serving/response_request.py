@@ -115,7 +115,7 @@ def _options(source: dict[str, Any], session: SessionOptions, limits: Limits) ->
     if source.get("output_modalities") is not None:
         options.output_modalities = modalities(source, "response")
     if source.get("instructions") is not None:
-        options.instructions = text_within(source, "instructions", "response", limits)
+        options.instructions = text_within(source, "instructions", "response", limits.max_text_chars)
     if "max_output_tokens" in source:
         options.max_output_tokens = max_output_tokens(source, "response")
     speaking = take(take(source, "audio", dict, "response", {}), "output", dict, "response.audio", {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,6 +90,27 @@ def shown_key(headers: dict[str, str]) -> str:
     return ""
 
 
+_ONCE = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"origin", b"content-type")
+
+
+def ambiguous_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """What two readers of a request's header could understand differently; None: nothing.
+
+    A proxy that believes one of two lengths, hosts or keys and a server that believes the other can be made to see
+    different requests (RFC 9112 section 11.2).
+
+    Args:
+        headers: names in lower case, and values.
+    """
+    names = [name for name, _ in headers]
+    if b"content-length" in names and b"transfer-encoding" in names:
+        return "expected Content-Length or Transfer-Encoding, found both"
+    for name in _ONCE:
+        if names.count(name) > 1:
+            return f"expected one {name.decode()} header, found {names.count(name)}"
+    return None
+
+
 def is_loopback(name: str) -> bool:
     """Whether a host name or address is this machine for itself."""
     if name.lower() == "localhost":
@@ -135,14 +156,20 @@ class Doorkeeper:
 
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        refusal = self._door.refuse(scope.get("method", "WEBSOCKET"), path, headers)
+        ambiguous = ambiguous_header(scope["headers"])
+        if ambiguous is not None:
+            refusal: tuple[int, str, str] | None = (400, "ambiguous_request", ambiguous)
+        else:
+            refusal = self._door.refuse(scope.get("method", "WEBSOCKET"), path, headers)
         if refusal is None:
             await self._app(scope, receive, send)
             return
         status, code, message = refusal
         self._refused(code)
         body = {"error": {"type": "invalid_request_error", "code": code, "message": message}}
-        response = JSONResponse(body, status, {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+        # Whatever else the client sends, a body above all, is not wanted.
+        extra = {"Connection": "close", **({"WWW-Authenticate": "Bearer"} if status == 401 else {})}
+        response = JSONResponse(body, status, extra)
         if scope["type"] == "websocket":
             await receive()  # websocket.connect
             if "websocket.http.response" not in (scope.get("extensions") or {}):

@@ -23,12 +23,15 @@ from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from echox.serving.chat import completions
+from echox.serving.connections import BACKLOG, Connections
 from echox.serving.events import EventError
-from echox.serving.http import endpoint, error_response
+from echox.serving.http import client_of, endpoint, error_response
+from echox.serving.log_limit import limit_logging
 from echox.serving.outbox import SlowReader
+from echox.serving.places import Full
 from echox.serving.realtime import RealtimeSession
 from echox.serving.security import Door, Doorkeeper
-from echox.serving.service import Full, Service
+from echox.serving.service import Service
 from echox.serving.speech import speak, transcribe
 
 log = logging.getLogger("echox.serving")
@@ -96,12 +99,13 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    limits = service.limits
     routes: list[BaseRoute] = [
         WebSocketRoute("/v1/realtime", realtime),
         Route("/v1/realtime", upgrade),
-        Route("/v1/chat/completions", endpoint(service, completions), methods=["POST"]),
-        Route("/v1/audio/speech", endpoint(service, speak), methods=["POST"]),
-        Route("/v1/audio/transcriptions", endpoint(service, transcribe), methods=["POST"]),
+        Route("/v1/chat/completions", endpoint(service, completions, limits.max_upload_bytes), methods=["POST"]),
+        Route("/v1/audio/speech", endpoint(service, speak, limits.max_text_bytes), methods=["POST"]),
+        Route("/v1/audio/transcriptions", endpoint(service, transcribe, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/health", health),
@@ -141,10 +145,11 @@ async def serve_client(service: Service, websocket: WebSocket) -> None:
         log.debug("a client left before it was let in")
         return
     session: RealtimeSession | None = None
+    client = client_of(websocket)
     try:
         if service.draining:
             raise Full
-        await service.session_places.take()
+        await service.session_places.take(client)
     except Full:
         await _refuse(service, websocket)
         return
@@ -153,7 +158,7 @@ async def serve_client(service: Service, websocket: WebSocket) -> None:
         service.sessions.add(session)
         await _converse(service, session, websocket)
     finally:
-        service.session_places.give()
+        service.session_places.give(client)
         if session is not None:
             service.sessions.discard(session)
             await session.close()
@@ -240,17 +245,33 @@ def make_server(app: Any, service: Service, host: str, port: int, **options: Any
     """
     import uvicorn
 
+    from echox.serving.protocols import protocol_options
+
+    limit_logging()
+    connections = Connections(service.limits, time.monotonic, lambda code: service.metrics.refused.labels(code).inc())
+
     class Server(uvicorn.Server):
+        open_connections: Connections
+
+        async def startup(self, sockets: Any = None) -> None:
+            self._watch = asyncio.create_task(connections.watch())
+            await super().startup(sockets)
+
         async def shutdown(self, sockets: Any = None) -> None:
             await service.drain()  # before the connections are closed
             await super().shutdown(sockets)
+            self._watch.cancel()
 
     settings: dict[str, Any] = {
+        "log_config": None,  # this process's own; uvicorn's would write past it
         "log_level": "warning",
         "access_log": False,
+        "backlog": BACKLOG,
         "ws_max_size": service.limits.max_message_bytes,
-        "ws_max_queue": 2,  # messages that wait to be read; the rest waits at the client
         "ws_per_message_deflate": False,  # base64 of sound does not get smaller, only slower
         "timeout_graceful_shutdown": 5,
+        **protocol_options(connections),
     }
-    return Server(uvicorn.Config(app, host, port, **{**settings, **options}))
+    server = Server(uvicorn.Config(app, host, port, **{**settings, **options}))
+    server.open_connections = connections
+    return server

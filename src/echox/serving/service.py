@@ -13,6 +13,7 @@ from echox.serving.end_of_turn import EndOfTurn
 from echox.serving.limits import Limits
 from echox.serving.memory import give_back
 from echox.serving.metrics import Metrics
+from echox.serving.places import Places, Uploads
 from echox.serving.replies import ReplyFeed
 from echox.serving.spoken_replies import SpokenReplies
 from echox.serving.vad import open_vad
@@ -21,63 +22,6 @@ from echox.streaming.messages import Audio, Message
 
 log = logging.getLogger("echox.serving")
 _TIDY_S = 20.0  # between times that free memory is given back
-
-
-class Full(Exception):
-    """No place is free, and none came free in time."""
-
-
-class Places:
-    """A number of places, and a bounded queue of those who wait for one.
-
-    Args:
-        places: how many at the same time. waiting: how many may wait. wait_s: how long.
-    """
-
-    def __init__(self, places: int, waiting: int, wait_s: float) -> None:
-        self._free, self._places, self._waiting, self._wait_s = places, places, waiting, wait_s
-        self._queue: list[asyncio.Future[None]] = []
-
-    @property
-    def taken(self) -> int:
-        """Places in use."""
-        return self._places - self._free
-
-    @property
-    def waiting(self) -> int:
-        """Clients in the queue."""
-        return len(self._queue)
-
-    async def take(self) -> None:
-        """Take a place, first come first served.
-
-        Raises:
-            Full: the queue is full, or the wait was in vain.
-        """
-        if self._free and not self._queue:
-            self._free -= 1
-            return
-        if len(self._queue) >= self._waiting:
-            raise Full
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        try:
-            await asyncio.wait_for(asyncio.shield(turn), self._wait_s)
-        except BaseException as error:
-            if turn.done():  # the place came just now: hand it on
-                self.give()
-            else:
-                self._queue.remove(turn)
-            if isinstance(error, asyncio.TimeoutError):
-                raise Full from error
-            raise
-
-    def give(self) -> None:
-        """Give a place back; the first in the queue gets it."""
-        if self._queue:
-            self._queue.pop(0).set_result(None)
-        else:
-            self._free += 1
 
 
 class Service:
@@ -107,8 +51,10 @@ class Service:
         self.input_rate = int(model.sampling_rate)
         self.executor = ThreadPoolExecutor(4, "echox-audio")  # decoding, transcripts
         self.sessions: set[Any] = set()  # open realtime sessions
-        self.session_places = Places(self.limits.max_sessions, self.limits.max_waiting, self.limits.wait_s)
-        self.request_places = Places(self.limits.max_requests, self.limits.max_waiting, self.limits.wait_s)
+        bounds = self.limits
+        self.session_places = Places(bounds.max_sessions, bounds.max_waiting, bounds.wait_s, bounds.max_client_share)
+        self.request_places = Places(bounds.max_requests, bounds.max_waiting, bounds.wait_s, bounds.max_client_share)
+        self.uploads = Uploads(bounds.max_uploading_bytes, bounds.max_client_share)
         self.spoken_replies = SpokenReplies()
         self.draining = False
         self._upkeep: asyncio.Task[None] | None = None

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from echox.audio import is_silent
 from echox.serving.events import take
-from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, read_body, read_json
+from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, first_event, json_object
 from echox.serving.options import text_within
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
@@ -20,19 +20,19 @@ from echox.streaming.events import AudioChunk, Event
 from echox.streaming.messages import Audio
 
 
-async def speak(service: Service, request: Request) -> Any:
+async def speak(service: Service, request: Request, body: bytes) -> Any:
     """Say a text; ``pcm`` comes while it is being said, files when it was said."""
-    body = await read_json(request, service.limits.max_upload_bytes)
-    text = text_within(body, "input", "body", service.limits)
-    kind = take(body, "response_format", str, default="mp3", choices=tuple(CONTENT_TYPES))
-    take(body, "stream_format", str, default="audio", choices=("audio",))
+    asked = await json_object(body)
+    text = text_within(asked, "input", "body", service.limits.max_speech_chars)
+    kind = take(asked, "response_format", str, default="mp3", choices=tuple(CONTENT_TYPES))
+    take(asked, "stream_format", str, default="audio", choices=("audio",))
     session = service.model.session()
     rate = session.output_sampling_rate
     feed = ReplyFeed(session.speak, text)
     try:
         if kind in ("pcm", "pcm16"):
             events = feed.events()
-            first = await anext(events, None)
+            first = await first_event(request, events)
             return Ending(StreamingResponse(_pcm(first, events, rate), media_type=CONTENT_TYPES[kind]), feed.cancel)
         builder = await collected(request, feed, rate)
     except BaseException:
@@ -53,9 +53,8 @@ async def _pcm(first: Event | None, events: AsyncIterator[Event], rate: int) -> 
     yield writer.write(np.zeros(0, np.float32), last=True)
 
 
-async def transcribe(service: Service, request: Request) -> Response:
+async def transcribe(service: Service, request: Request, body: bytes) -> Response:
     """Write down an uploaded recording (a multipart form, as the OpenAI API has it)."""
-    body = await read_body(request, service.limits.max_upload_bytes)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refusal(415, "unsupported_media_type", "expected a multipart form with a file")
 
