@@ -5,12 +5,13 @@ Source: OpenAI Realtime API (GA event names). docs/protocol.md holds the matrix 
 
 from __future__ import annotations
 
+import json
 import reprlib
 import uuid
 from collections.abc import Collection
 from typing import Any
 
-from echox.serving.json_input import parse_json
+from echox.serving.json_input import check_elements, parse_json
 
 CLIENT_EVENTS = (
     "session.update",
@@ -93,8 +94,9 @@ def read_event(text: str | bytes) -> dict[str, Any]:
 def client_event_id(text: str | bytes) -> str | None:
     """The event id in a message that could not be read as an event, if there is one."""
     try:
-        event = parse_json(text)
-    except ValueError:
+        check_elements(text)
+        event = json.loads(text)  # less strict: a mistake in one place does not hide the id in another
+    except (ValueError, RecursionError):
         return None
     found = event.get("event_id") if isinstance(event, dict) else None
     return found[:MAX_ID_CHARS].encode("utf-8", "ignore").decode() if isinstance(found, str) else None

@@ -25,14 +25,24 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: something else, more than `MAX_ELEMENTS` elements, or nested deeper than `MAX_DEPTH`.
     """
-    opening = [text.count("{"), text.count("[")] if isinstance(text, str) else [text.count(b"{"), text.count(b"[")]
-    commas = text.count(",") if isinstance(text, str) else text.count(b",")
-    if sum(opening) + commas > MAX_ELEMENTS:
-        raise ValueError(f"expected at most {MAX_ELEMENTS} elements, found {sum(opening) + commas}")
+    check_elements(text)
     found = orjson.loads(text)
-    if sum(opening) > MAX_DEPTH:
-        _check_depth(found)
+    _check_depth(found)
     return found
+
+
+def check_elements(text: str | bytes) -> None:
+    """Count what makes objects, without making them.
+
+    Raises:
+        ValueError: more than `MAX_ELEMENTS`.
+    """
+    if isinstance(text, str):
+        count = sum(text.count(mark) for mark in "{[,")
+    else:
+        count = sum(text.count(mark) for mark in b"{[,")
+    if count > MAX_ELEMENTS:
+        raise ValueError(f"expected at most {MAX_ELEMENTS} objects, arrays and commas, found {count}")
 
 
 async def aside(read: Callable[[str | bytes], T], text: str | bytes) -> T:
