@@ -1,8 +1,8 @@
 """Audio in and out: decode anything, resample (also as a stream), write WAV and FLAC.
 
 One representation is used everywhere in the package: mono ``float32`` samples in [-1, 1], shape ``(S,)``, beside an
-explicit ``sampling_rate`` in hertz. Decoding looks at the content, never at the file's suffix: libsndfile first (WAV,
-FLAC, Ogg, MP3, AIFF, ...), then FFmpeg through PyAV (MP4, M4A, AAC, WebM, ...).
+explicit ``sampling_rate`` in hertz. Decoding looks at the content, never at the file's suffix, and is done by another
+process within bounds (`echox.audio_decoding`): a damaged or hostile file costs an error, not this process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import struct
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -20,31 +19,53 @@ import numpy as np
 import soundfile
 import soxr
 
+from echox.audio_decoding.limits import MAX_DURATION_S, MAX_FILE_BYTES
+from echox.audio_decoding.pool import DecoderPool, DecodingJob, shared_pool
+
 AudioSource = str | Path | bytes | BinaryIO
 
-_READ_BLOCK_FRAMES = 1 << 16  # small enough that a duration limit stops a long file early
 _WAV_HEADER_BYTES = 44
 _PCM16_SCALE = 32768.0  # what decoders divide by, so PCM16 in -> PCM16 out is the identity
 
 
-def load_audio(source: AudioSource, sampling_rate: int = 16000, max_duration_s: float | None = None) -> np.ndarray:
-    """Decode any audio to mono float32 at the asked rate.
+def load_audio(
+    source: AudioSource,
+    sampling_rate: int = 16000,
+    max_duration_s: float | None = None,
+    *,
+    decoders: DecoderPool | None = None,
+    job: DecodingJob | None = None,
+) -> np.ndarray:
+    """Decode audio to mono float32 at the asked rate.
+
+    Reads WAV, FLAC, Ogg, MP3, AAC, MP4 and M4A, WebM and Matroska, AIFF, AU, CAF, WMA and AMR, of 4 to 192 kHz and at
+    most 8 channels. Channels are averaged; where that would cancel them (opposite phase), the loudest is taken.
 
     Args:
         source: a path, the bytes of a whole file, or a binary file object (read from where it stands).
-        sampling_rate: rate of the result in hertz; other rates are resampled, channels are averaged.
+        sampling_rate: rate of the result in hertz; other rates are resampled.
         max_duration_s: refuse longer audio (measured on the decoded samples, not on what a header says); never cuts.
+            None: four hours.
+        decoders: processes that decode; None: those that all callers in this process share.
+        job: to cancel the decoding by.
 
     Returns:
-        Samples ``(S,)`` float32, S >= 1.
+        Samples ``(S,)`` float32, S >= 1, all finite.
 
     Raises:
-        ValueError: missing file, folder, empty file, not audio, no samples, non-finite samples, too long, bad rate.
+        ValueError: missing file, folder, empty file, not audio that is read, no samples, samples that are not finite or
+            far beyond [-1, 1], too long, too costly to decode, bad rate.
+        RuntimeError: the process that decodes cannot be started.
+        DecodingCancelled: by the job.
     """
     _check_rate(sampling_rate)
     content, name = _read(source)
-    waveform, decoded_rate = _decode(content, name, max_duration_s)
-    return resample(waveform, decoded_rate, sampling_rate)
+    try:
+        return (decoders or shared_pool()).decode(
+            content, int(sampling_rate), MAX_DURATION_S if max_duration_s is None else float(max_duration_s), job
+        )
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def save_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> None:
@@ -257,7 +278,8 @@ def _read(source: AudioSource) -> tuple[bytes, str]:
         if not (path.is_file() or path.is_fifo()):
             raise ValueError(f"{path}: expected an audio file, found a device; name a file")
         try:
-            content, name = path.read_bytes(), str(path)
+            with path.open("rb") as file:
+                content, name = file.read(MAX_FILE_BYTES + 1), str(path)
         except OSError as error:
             raise ValueError(
                 f"{path}: expected a readable file, found: {error.strerror}; check its permissions"
@@ -265,89 +287,16 @@ def _read(source: AudioSource) -> tuple[bytes, str]:
     elif isinstance(source, (bytes, bytearray, memoryview)):
         content, name = bytes(source), "audio bytes"
     elif hasattr(source, "read"):
-        content, name = source.read(), str(getattr(source, "name", "audio stream"))
+        content, name = source.read(MAX_FILE_BYTES + 1), str(getattr(source, "name", "audio stream"))
         if not isinstance(content, bytes):
             raise ValueError(f"{name}: expected a binary file object, found a text one; open it with mode 'rb'")
     else:
         raise ValueError(f"expected a path, bytes or a binary file object, found {type(source).__name__}")
     if not content:
         raise ValueError(f"{name}: expected audio, found an empty file (0 bytes); record or copy it again")
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"{name}: expected at most {MAX_FILE_BYTES} bytes, found more; cut it into shorter files")
     return content, name
-
-
-def _decode(content: bytes, name: str, max_duration_s: float | None) -> tuple[np.ndarray, int]:
-    """Decode bytes to mono samples ``(S,)`` at their own rate: libsndfile first, then FFmpeg."""
-    failures = []
-    decoders: tuple[Callable[[bytes], Iterator[tuple[np.ndarray, int]]], ...] = (_soundfile_blocks, _av_blocks)
-    for blocks in decoders:
-        try:
-            waveform, rate = _collect(blocks(content), name, max_duration_s)
-        except _NotDecodable as error:
-            failures.append(str(error))
-            continue
-        if waveform.size == 0:
-            failures.append("it decodes to 0 samples")
-            continue
-        if not np.isfinite(waveform).all():
-            bad = int(np.flatnonzero(~np.isfinite(waveform))[0])
-            raise ValueError(
-                f"{name}: expected finite samples, found {waveform[bad]} at {bad / rate:.3f} s; export the file again"
-            )
-        return waveform, rate
-    raise ValueError(
-        f"{name}: expected audio (WAV, FLAC, Ogg, MP3, M4A, WebM, ...), found {len(content)} bytes that hold none "
-        f"({failures[-1]}); check the file in a player or convert it to WAV"
-    )
-
-
-class _NotDecodable(Exception):
-    """This decoder cannot read these bytes; the next one may."""
-
-
-def _collect(
-    blocks: Iterator[tuple[np.ndarray, int]], name: str, max_duration_s: float | None
-) -> tuple[np.ndarray, int]:
-    """Join blocks ``(frames, channels)`` to mono ``(S,)``, refusing as soon as the limit is passed."""
-    parts: list[np.ndarray] = []
-    frames, rate = 0, 0
-    for block, rate in blocks:
-        parts.append(block.mean(axis=1, dtype=np.float32))
-        frames += len(block)
-        if max_duration_s is not None and frames > max_duration_s * rate:
-            raise ValueError(
-                f"{name}: expected at most {max_duration_s:g} s of audio, found more; cut it or raise the limit"
-            )
-    return (np.concatenate(parts) if parts else np.zeros(0, np.float32)), rate
-
-
-def _soundfile_blocks(content: bytes) -> Iterator[tuple[np.ndarray, int]]:
-    # Bytes, not the path: a name would let the suffix (.raw, .mp3, ...) decide what the content is.
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            while len(block := file.read(_READ_BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                yield block, file.samplerate
-    except soundfile.SoundFileError as error:
-        raise _NotDecodable(str(error)) from error
-
-
-def _av_blocks(content: bytes) -> Iterator[tuple[np.ndarray, int]]:
-    import av  # loading FFmpeg costs a third of a second; most files are WAV and never need it
-    from av.error import FFmpegError
-
-    try:
-        with av.open(io.BytesIO(content), mode="r", metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise _NotDecodable("no audio track")
-            stream = container.streams.audio[0]
-            # Only the sample format changes here; FFmpeg's own down-mix would scale floats by 0.7, not by the mean.
-            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-            for packet in container.decode(stream):
-                for frame in resampler.resample(packet):
-                    yield frame.to_ndarray().T, stream.rate
-            for frame in resampler.resample(None):
-                yield frame.to_ndarray().T, stream.rate
-    except (FFmpegError, ValueError) as error:
-        raise _NotDecodable(str(error)) from error
 
 
 def _check_rate(sampling_rate: int) -> None:

@@ -20,7 +20,17 @@ from starlette.responses import JSONResponse, StreamingResponse
 from echox.audio import is_silent
 from echox.serving.conversation import Content, Item, model_messages, turns_of
 from echox.serving.events import EventError, new_id, short, take
-from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, first_event, json_object
+from echox.serving.http import (
+    CONTENT_TYPES,
+    Ending,
+    Refusal,
+    collected,
+    decode,
+    encode,
+    first_event,
+    json_object,
+    unless_gone,
+)
 from echox.serving.json_input import aside
 from echox.serving.options import check_tools, sampling
 from echox.serving.replies import ReplyFeed
@@ -45,7 +55,7 @@ class _Asked:
 
 async def completions(service: Service, request: Request, body: bytes) -> Any:
     """Answer one request."""
-    asked = await _read(service, await json_object(body))
+    asked = await unless_gone(request, _read(service, await json_object(body)))
     if len(body) > service.limits.max_text_bytes and not any(item.sound_s for item in asked.items):
         raise Refusal(
             413,

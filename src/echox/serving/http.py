@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse
 
 from echox.audio import encode_audio, load_audio, resample
+from echox.audio_decoding.pool import DecodingJob
 from echox.errors import QueueFull
 from echox.serving.events import EventError
 from echox.serving.json_input import aside, parse_json
@@ -27,7 +29,6 @@ from echox.streaming.events import Event, ReplyBuilder
 
 log = logging.getLogger("echox.serving")
 T = TypeVar("T")
-_DECODE_S = 30.0  # for the audio of a body
 CONTENT_TYPES = {
     "wav": "audio/wav",
     "flac": "audio/flac",
@@ -267,16 +268,20 @@ async def json_object(body: bytes) -> dict[str, Any]:
 
 
 async def decode(service: Service, data: bytes, max_s: float) -> np.ndarray:
-    """Any audio file to samples float32 (S,) at the model's rate, in a worker.
+    """Any audio file to samples float32 (S,) at the model's rate, in a worker process.
+
+    A caller that is cancelled, as `unless_gone` does when the client leaves, has the worker killed.
 
     Raises:
-        ValueError: not audio, or too long. Refusal: it takes too long.
+        ValueError: not audio, too long, or too costly to decode.
     """
-    work = asyncio.get_running_loop().run_in_executor(service.executor, load_audio, data, service.input_rate, max_s)
+    job = DecodingJob()
+    call = functools.partial(load_audio, data, service.input_rate, max_s, decoders=service.decoders, job=job)
     try:
-        return await asyncio.wait_for(work, _DECODE_S)
-    except asyncio.TimeoutError as error:
-        raise Refusal(400, "audio_too_complex", f"expected audio that decodes within {_DECODE_S:g} s") from error
+        return await asyncio.get_running_loop().run_in_executor(service.decoding, call)
+    except asyncio.CancelledError:
+        job.cancel()
+        raise
 
 
 def encode(waveform: np.ndarray, sampling_rate: int, kind: str) -> bytes:

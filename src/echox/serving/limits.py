@@ -27,6 +27,7 @@ class Limits:
         max_uploading_bytes: the bodies of all requests that are being received or read.
         max_text_bytes: the body of one HTTP request without audio.
         max_speech_chars: text to be spoken by one request.
+        max_decoders: processes that decode uploads, one file each at a time.
         max_items: conversation items kept; the oldest go first. max_history_s: likewise the sound in them.
         max_text_chars: all text of one item, and instructions.
         max_session_s: life of a realtime session. idle_s: without a message from the client.
@@ -54,6 +55,7 @@ class Limits:
     max_uploading_bytes: int = 256 * 2**20
     max_text_bytes: int = 2**20
     max_speech_chars: int = 4096
+    max_decoders: int = 2
     max_items: int = 200
     max_history_s: float = 900.0
     max_text_chars: int = 20_000

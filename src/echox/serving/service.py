@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from echox.audio_decoding.pool import DecoderPool
 from echox.serving.end_of_turn import EndOfTurn
 from echox.serving.limits import Limits
 from echox.serving.memory import give_back
@@ -49,7 +50,9 @@ class Service:
         self.end_of_turn = None if end_of_turn is None else EndOfTurn(end_of_turn)
         self.metrics = Metrics(self)
         self.input_rate = int(model.sampling_rate)
-        self.executor = ThreadPoolExecutor(4, "echox-audio")  # decoding, transcripts
+        self.executor = ThreadPoolExecutor(4, "echox-audio")  # transcripts
+        self.decoders = DecoderPool(self.limits.max_decoders)
+        self.decoding = ThreadPoolExecutor(self.limits.max_decoders, "echox-decoding")  # a thread waits for each
         self.sessions: set[Any] = set()  # open realtime sessions
         bounds = self.limits
         self.session_places = Places(bounds.max_sessions, bounds.max_waiting, bounds.wait_s, bounds.max_client_share)
@@ -97,6 +100,7 @@ class Service:
     def begin(self) -> None:
         """The event loop runs: let the model's thread work."""
         self.model.scheduler.start()
+        self.decoders.warm()
         self._upkeep = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
@@ -111,3 +115,5 @@ class Service:
             self._upkeep.cancel()
         self.model.scheduler.stop()
         self.executor.shutdown(wait=False, cancel_futures=True)
+        self.decoding.shutdown(wait=False, cancel_futures=True)
+        self.decoders.close()

@@ -11,7 +11,17 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from echox.audio import is_silent
 from echox.serving.events import take
-from echox.serving.http import CONTENT_TYPES, Ending, Refusal, collected, decode, encode, first_event, json_object
+from echox.serving.http import (
+    CONTENT_TYPES,
+    Ending,
+    Refusal,
+    collected,
+    decode,
+    encode,
+    first_event,
+    json_object,
+    unless_gone,
+)
 from echox.serving.options import text_within
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
@@ -77,13 +87,13 @@ async def transcribe(service: Service, request: Request, body: bytes) -> Respons
             raise Refusal(400, "unsupported_value", message, "response_format")
         if str(form.get("stream") or "false").lower() in ("true", "1"):
             raise Refusal(400, "unsupported_value", "stream: expected false", "stream")
-        waveform = await decode(service, await file.read(), service.limits.max_upload_s)
+        waveform = await unless_gone(request, decode(service, await file.read(), service.limits.max_upload_s))
     finally:
         await form.close()
     audio = Audio(waveform, service.input_rate)
     if is_silent(waveform):
         raise Refusal(400, "no_speech", "file: expected speech, found silence", "file")
-    text = await service.transcribe(audio)
+    text = await unless_gone(request, service.transcribe(audio))
     if kind == "text":
         return PlainTextResponse(text + "\n")
     found: dict[str, Any] = {"text": text, "usage": {"type": "duration", "seconds": round(audio.duration_s, 3)}}
