@@ -23,11 +23,11 @@ def mix_to_mono(channels: np.ndarray) -> np.ndarray:
     if channels.ndim != 2 or channels.shape[1] == 0:
         raise ValueError(f"expected samples (S, C) with at least one channel, found shape {channels.shape}")
     count = channels.shape[1]
-    if count == 1:
+    if count == 1 or len(channels) == 0:
         return np.ascontiguousarray(channels[:, 0], dtype=np.float32)
     mean = channels.mean(axis=1, dtype=np.float32)
     # Without the offsets of the converters: a constant is not sound.
     energies = channels.var(axis=0, dtype=np.float64)
-    if mean.size and mean.var(dtype=np.float64) < _CANCELLED * energies.mean() / count:
+    if mean.var(dtype=np.float64) < _CANCELLED * energies.mean() / count:
         return np.ascontiguousarray(channels[:, int(energies.argmax())], dtype=np.float32)
     return mean

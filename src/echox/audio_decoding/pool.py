@@ -146,6 +146,12 @@ class DecoderPool:
             worker.discard("closed")
 
     @property
+    def busy(self) -> int:
+        """Files that are being decoded."""
+        with self._lock:
+            return len(self._busy)
+
+    @property
     def process_ids(self) -> tuple[int, ...]:
         """Of the idle workers."""
         with self._lock:

@@ -55,7 +55,7 @@ class _Memory:
 def _serve(content: bytes, sampling_rate: int, max_duration_s: float) -> tuple[int, bytes | memoryview]:
     _bound(DecodeLimits.of(len(content), sampling_rate, max_duration_s))
     try:
-        return SAMPLES, memoryview(decode(content, sampling_rate, max_duration_s)).cast("B")
+        return SAMPLES, decode(content, sampling_rate, max_duration_s).data.cast("B")
     except ValueError as error:
         return REFUSED, str(error).encode()
     except MemoryError:
