@@ -347,3 +347,33 @@ def test_nothing_to_say_is_no_accident(world):
     losses["loss"].backward()
     assert losses["segments"] == losses["echo_loss"] == 0
     check_gradients("echo", objective, stage.parameter_groups(), 1)
+
+
+def test_a_language_model_in_half_precision_stays_so_and_is_what_it_was(world, tmp_path):
+    """Stage I saves it merged with its LoRA; stage III has the base weights again, to the bit."""
+    loaded = S2TForConditionalGeneration.from_pretrained(world / "s2t", dtype=torch.float32)
+    loaded.language_model.to(torch.bfloat16)
+    base = {name: value.clone() for name, value in loaded.language_model.state_dict().items()}
+    settings = LoRASettings(r=2, alpha=4, dropout=0.0)
+    for value in add_lora(loaded, settings):
+        torch.nn.init.normal_(value, std=0.02)
+    loaded.save_pretrained(tmp_path, state_dict=merged_state_dict(loaded))
+    save_lora(loaded, settings, tmp_path)
+    AutoTokenizer.from_pretrained(world / "s2t").save_pretrained(tmp_path)
+    t2c = T2CForUnitGeneration.from_pretrained(world / "t2c")
+    t2c.copy_text_embedding(base["model.embed_tokens.weight"].float())
+    t2c.save_pretrained(tmp_path / "t2c")
+    t2c_recipe(world).build().language.save_pretrained(tmp_path / "t2c")
+    recipe = echo_recipe(world)
+    recipe.model.s2t, recipe.model.t2c = str(tmp_path), str(tmp_path / "t2c")
+    stage = recipe.build()
+    found = {
+        name.replace(".base_layer.", "."): value
+        for name, value in stage.model.s2t.language_model.state_dict().items()
+        if ".lora_" not in name
+    }
+    assert all(torch.equal(value, base[name]) and value.dtype == torch.bfloat16 for name, value in found.items())
+    for precision in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision):
+            stage.objective.train()(batch_of(stage))["loss"].backward()
+    check_gradients("echo", stage.objective, stage.parameter_groups(), 1)

@@ -193,7 +193,7 @@ class EchoObjective(nn.Module):
         self._check_said(made, denominators)
         with torch.no_grad():
             clean = model.text_embeddings(made.spoken)  # (B, R, H)
-        denoised = model.denoising_adapter(meant)  # (B, R, H)
+        denoised = model.denoising_adapter(meant.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
         segments = made.segments
         echoed = model.fuse(segments.of(denoised), segments.token_ids)
         echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of)
@@ -304,7 +304,7 @@ class EchoStage:
         parts = recipe.model
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.s2t)
         self.language = UnitLanguage.from_pretrained(parts.t2c)
-        s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t)
+        s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32)
         t2c = T2CForUnitGeneration.from_pretrained(parts.t2c)
         check_same_embedding(s2t, t2c, parts)
         self.model = join(s2t, t2c, recipe)

@@ -65,7 +65,11 @@ def lora_parameters(model: S2TForConditionalGeneration) -> list[nn.Parameter]:
 
 
 def merged_state_dict(model: S2TForConditionalGeneration) -> dict[str, Tensor]:
-    """State dict of the model with the LoRA merged into the weights, under plain names; the model is not changed."""
+    """State dict of the model with the LoRA merged into the weights, under plain names; the model is not changed.
+
+    Weights that gained a LoRA are float32, whatever they were: rounded to half precision, small changes would be lost,
+    and `continue_lora` could not give back what they were.
+    """
     deltas = {
         f"language_model.{name}.weight": layer.get_delta_weight(_ADAPTER) for name, layer in _lora_layers(model).items()
     }
@@ -74,7 +78,7 @@ def merged_state_dict(model: S2TForConditionalGeneration) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         plain = name.replace(".base_layer.", ".")
-        merged[plain] = value + deltas[plain].to(value) if plain in deltas else value
+        merged[plain] = value.float() + deltas[plain].float() if plain in deltas else value
     return merged
 
 
@@ -87,11 +91,20 @@ def save_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder
         if ".lora_" in name
     }
     save_file(weights, folder / WEIGHTS_FILE)
-    (folder / SETTINGS_FILE).write_text(json.dumps(asdict(settings)), encoding="utf-8")
+    layer = next(iter(_lora_layers(model).values()))
+    base_dtype = str(layer.base_layer.weight.dtype).removeprefix("torch.")
+    text = json.dumps({**asdict(settings), "base_dtype": base_dtype})
+    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoRASettings:
     """Take the LoRA in ``folder`` out of a model saved with it merged in, and put it on as a LoRA again.
+
+    The language model is then of the type (float32, bfloat16) that it had when the LoRA was begun, to the bit.
+
+    Args:
+        model: with float32 weights.
+        folder: what `save_lora` wrote.
 
     Raises:
         ValueError: the folder holds no LoRA, or one of another language model.
@@ -99,7 +112,9 @@ def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoR
     folder = Path(folder)
     if not (folder / WEIGHTS_FILE).exists() or not (folder / SETTINGS_FILE).exists():
         raise ValueError(f"{folder}: expected {WEIGHTS_FILE} and {SETTINGS_FILE}, as the s2t stage writes; found none")
-    settings = LoRASettings(**json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    base_dtype = getattr(torch, stored.pop("base_dtype", "float32"))
+    settings = LoRASettings(**stored)
     add_lora(model, settings)
     weights = load_file(folder / WEIGHTS_FILE)
     wanted = {name for name in model.language_model.state_dict() if ".lora_" in name}
@@ -112,6 +127,9 @@ def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoR
     with torch.no_grad():
         for layer in _lora_layers(model).values():
             layer.base_layer.weight -= layer.get_delta_weight(_ADAPTER).to(layer.base_layer.weight)
+        for name, value in model.language_model.named_parameters():
+            if ".lora_" not in name:
+                value.data = value.data.to(base_dtype)
     return settings
 
 

@@ -43,7 +43,8 @@ class LanguageModelRecipe:
         model: folder or hub id of a causal language model with its tokenizer, or ``package:NAME``: the folder of an
             installed Python package that carries one.
         output_dir: what the other stages take as language model.
-        dtype: of the weights; sharded training (``training.parallel: fsdp``) needs float32, as the adapters are.
+        dtype: of the weights, which stages "s2t" and "echo" keep frozen as they are (what they train is float32).
+            bfloat16 takes half the memory and is what the published weights are.
         revision: of a hub id.
         gguf_file: name of a GGUF file in `model`: weights, tokenizer and chat template are read from it, and the
             weights are dequantised.
