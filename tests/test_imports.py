@@ -29,6 +29,8 @@ FLOORS = {
     "streaming": 2,
     "evaluation": 3,
     "memory": 3,
+    "memory_recipe": 3,
+    "memory_rehearsal": 3,
     "serving": 3,
     "cli": 4,
     "cli_analyze": 4,

@@ -11,7 +11,9 @@ from transformers import LlamaConfig, WhisperConfig
 from typer.testing import CliRunner
 
 from echox.cli import app
+from echox.config import load_recipe
 from echox.memory import (
+    OFFLOADED,
     STAGES,
     Workload,
     build_objective,
@@ -22,6 +24,7 @@ from echox.memory import (
     training_bytes,
     weight_bytes,
 )
+from echox.memory_recipe import workload_of
 from echox.models.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.int8_linear import Int8Linear
@@ -159,6 +162,10 @@ def test_commands():
     assert "s2t.language_model" in result.stdout
     assert "this machine" in result.stdout
     assert "fits" in result.stdout
+    result = run(app, ["estimate-memory", "recipes/3b/package.yaml"])
+    assert "expected a recipe of one of the stages" in result.output
+    result = run(app, ["estimate-memory", "nano", "training.steps=1"])
+    assert "overrides: expected a recipe" in result.output
     result = run(app, ["estimate-memory", "absent.yaml"])
     assert result.exit_code == 1
     assert "expected a recipe, found none" in result.output
@@ -166,3 +173,51 @@ def test_commands():
     assert result.exit_code == 0
     assert "GB free" in result.stdout
     assert "needs         nano" in result.stdout
+
+
+def test_a_recipe_is_read_as_it_will_be_run(tmp_path):
+    """Types of frozen weights come from what the recipe names: a folder, or the recipe that will write it."""
+    asked = Workload(tokens=64, reply_tokens=16)
+    for size in ("3b", "8b"):
+        for stage in ("s2t", "echo"):
+            recipe = load_recipe(f"recipes/{size}/{stage}.yaml")
+            found, work = workload_of(f"recipes/{size}/{stage}.yaml", [], asked)
+            assert (found, work.frozen_dtype, work.lora_rank) == (stage, "bfloat16", 16)
+            assert (work.batch_size, work.audios) == (recipe.training.batch_size,) * 2
+            assert work.gradient_checkpointing
+    folder = tmp_path / "lm"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"dtype": "float32"}))
+    chosen = [f"model.language_model={folder}", "training.batch_size=3", "training.parallel=fsdp", "lora.r=4"]
+    _, work = workload_of("recipes/8b/s2t.yaml", chosen, asked)
+    assert (work.frozen_dtype, work.batch_size, work.parallel, work.lora_rank) == ("float32", 3, "fsdp", 4)
+    (tmp_path / "lora.json").write_text(json.dumps({"r": 8, "alpha": 8, "dropout": 0, "base_dtype": "float32"}))
+    _, work = workload_of("recipes/8b/echo.yaml", [f"model.s2t={tmp_path}"], asked)
+    assert (work.frozen_dtype, work.lora_rank) == ("float32", 8)
+    assert workload_of("recipes/nano/s2t.yaml", [], asked)[1].frozen_dtype == "float32"
+
+
+def test_processes_share_what_is_sharded_and_gather_what_is_used(tiny):
+    alone = training_bytes(tiny, "s2t", WORK)
+    copies = training_bytes(tiny, "s2t", replace(WORK, processes=4))
+    assert copies == alone | {"gradient buckets": alone["trained weights"]}
+    work = replace(WORK, processes=4, parallel="fsdp")
+    shards = training_bytes(tiny, "s2t", work)
+    for name in ("trained weights", "frozen weights", "optimizer"):
+        assert shards[name] == alone[name] / 4
+    with torch.device("meta"):
+        numbers = sum(value.numel() for value in build_objective(tiny, "s2t", work).parameters())
+    assert 0 < shards["gathered weights"] < 2 * numbers, "less than all of them, in bfloat16"
+    resting = training_bytes(tiny, "s2t", replace(work, cpu_offload=True))
+    assert resting[OFFLOADED] == sum(shards[name] for name in ("trained weights", "frozen weights", "optimizer"))
+    assert "optimizer" not in resting
+
+
+def test_the_command_reads_recipe_overrides_and_processes():
+    command = ["estimate-memory", "recipes/nano/s2t.yaml", "--tokens", "64", "--audio-s", "1"]
+    alone, four = (
+        json.loads(CliRunner().invoke(app, [*command, *more, "--json"]).stdout)["bytes"]
+        for more in ([], ["training.parallel=fsdp", "training.batch_size=2", "--processes", "4"])
+    )
+    assert four["optimizer"] == alone["optimizer"] / 4
+    assert four["activations"] < alone["activations"] / 4

@@ -48,31 +48,42 @@ def estimate_memory(
         str,
         typer.Argument(help="Model folder, folder with a config.json, hub id, 'nano', or a stage's recipe (.yaml)."),
     ] = "nano",
+    overrides: Annotated[list[str] | None, typer.Argument(help="Of a recipe: key=value, as for echox train.")] = None,
     dtype: Annotated[str, typer.Option(help="Of weights that are not trained: float32, bfloat16, int8, nf4.")] = "",
     stage: Annotated[str, typer.Option(help="Of training: lm, encoder, s2t, t2c, echo; none: inference.")] = "",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows (default: the recipe's, or 4).")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Positions of a row (inference: of a session).")] = 512,
     audio_s: Annotated[float, typer.Option(min=0.1, help="Seconds of speech of a row.")] = 5.0,
     sessions: Annotated[int, typer.Option(min=1, help="Conversations at a time.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Of training: processes (GPUs); the memory is that of each.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     debug: Debug = False,
 ) -> None:
     """Estimate memory from sizes alone: by part for inference, by kind for a stage of training. Loads no weights."""
     import json
 
-    from echox.memory import inference_bytes, training_bytes
+    from echox.memory import OFFLOADED, Workload, inference_bytes, training_bytes
 
-    config, stage, work = _workload(model, stage, dtype, batch_size, tokens, audio_s)
+    asked = Workload(tokens=tokens, reply_tokens=max(1, tokens // 2), audio_s=audio_s, processes=processes)
+    config, stage, work = _workload(model, stage, dtype, batch_size, asked, overrides or [])
     if stage:
         found = training_bytes(config, stage, work)
     else:
         found = inference_bytes(config, work.frozen_dtype, tokens, sessions)
-    total = sum(found.values())
+    total = sum(value for name, value in found.items() if name != OFFLOADED)
     if as_json:
         typer.echo(json.dumps({"model": model, "stage": stage or None, "bytes": found, "total_bytes": total}))
         return
     what = f"training stage {stage}, {work.batch_size} rows of {tokens} positions" if stage else "inference"
-    typer.echo(f"{model}: {what}, {work.frozen_dtype}")
+    if stage and work.processes > 1:
+        what += f", each of {work.processes} processes ({work.parallel})"
+    typer.echo(
+        f"{model}: {what}, frozen language model in {work.frozen_dtype}"
+        if stage
+        else f"{model}: {what}, {work.frozen_dtype}"
+    )
     for name, value in [*found.items(), ("all", total)]:
         typer.echo(f"  {name:<28} {value / 1e9:9.3f} GB")
     for name, free in free_bytes().items():
@@ -125,34 +136,26 @@ def free_bytes() -> dict[str, float]:
 
 
 def _workload(
-    model: str, stage: str, dtype: str, batch_size: int | None, tokens: int, audio_s: float
+    model: str, stage: str, dtype: str, batch_size: int | None, work: Any, overrides: list[str]
 ) -> tuple[Any, str, Any]:
-    """Configuration, stage and workload of a command: a recipe names its stage, batch and precision."""
-    from echox.memory import Workload
+    """Configuration, stage and workload of a command: a recipe says what will be run, options say what differs."""
+    from dataclasses import replace
 
-    values: dict[str, Any] = {}
+    from echox.memory_recipe import workload_of
+
     path = Path(model)
+    if stage and (path / f"{stage}.yaml").is_file():  # a folder of recipes: what will be run is the stage's
+        path = path / f"{stage}.yaml"
     if path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        if not path.is_file():
-            raise ValueError(f"{path}: expected a recipe, found none")
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        training = recipe.get("training", {})
-        stage = stage or recipe["stage"]
-        if training.get("batch_by", "items") == "items" and "batch_size" in training:
-            values["batch_size"] = int(training["batch_size"])
-        values |= {name: training[name] for name in ("precision", "gradient_checkpointing") if name in training}
-        values["ema"] = bool(training.get("ema_decay"))
-        values |= {"lora_rank": recipe["lora"]["r"]} if "lora" in recipe else {}
-        if "attn_implementation" in recipe.get("model", {}):
-            values["attention"] = recipe["model"]["attn_implementation"]
+        own_stage, work = workload_of(path, overrides, work)
+        stage = stage or own_stage
         model = str(path.parent) if (path.parent / "config.json").is_file() else "nano"
+    elif overrides:
+        raise ValueError(f"overrides: expected a recipe (.yaml) to change, found {model!r}")
+    changes: dict[str, Any] = {"frozen_dtype": dtype} if dtype else {}
     if batch_size is not None:
-        values["batch_size"] = batch_size
-    values["frozen_dtype"] = dtype or ("bfloat16" if stage and model != "nano" else "float32")
-    work = Workload(tokens=tokens, reply_tokens=max(1, tokens // 2), audio_s=audio_s, **values)
-    return _configuration(model), stage, work
+        changes |= {"batch_size": batch_size, "audios": 0}
+    return _configuration(model), stage, replace(work, **changes)
 
 
 def _configuration(model: str) -> Any:

@@ -8,20 +8,17 @@ count as they are in the run. Measured against real peaks in docs/memory.md.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import AutoModelForCausalLM
 
 from echox.data.features import MEL_FRAMES_PER_S
 from echox.device import choose_device
+from echox.memory_rehearsal import Rehearsal
 from echox.models.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
 from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration
@@ -35,6 +32,7 @@ from echox.training.encoder import EncoderObjective
 from echox.training.lm import LMObjective
 from echox.training.loop import autocast, enable_gradient_checkpointing
 from echox.training.lora import LoRASettings, add_lora
+from echox.training.parallel import blocks_to_shard
 from echox.training.s2t import S2TObjective
 from echox.training.t2c import T2CObjective
 
@@ -62,6 +60,8 @@ class Workload:
         frozen_dtype: of weights that are not trained. ema: averaged weights are kept too. lora_rank: 0 = none.
         attention: of the language model in stage lm and of the decoder in stage t2c: "sdpa" or "eager".
         phones: classes of stage encoder's phone head; 0 = none.
+        processes: of the run. parallel: what each of several holds, "ddp" or "fsdp" (see `TrainingConfig`).
+        cpu_offload: with "fsdp": weights and optimizer states rest in the memory of the CPU.
     """
 
     batch_size: int = 4
@@ -80,10 +80,13 @@ class Workload:
     lora_rank: int = 16
     attention: str = "sdpa"
     phones: int = 40
+    processes: int = 1
+    parallel: str = "ddp"
+    cpu_offload: bool = False
 
     def __post_init__(self) -> None:
         """Fill in what follows from the rest. Raises: ValueError for a number that is not positive."""
-        for name in ("batch_size", "tokens", "reply_tokens", "audio_s", "unit_words"):
+        for name in ("batch_size", "tokens", "reply_tokens", "audio_s", "unit_words", "processes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)}")
         usual = {
@@ -185,7 +188,33 @@ def _kinds(objective: nn.Module, batch: dict[str, Any], work: Workload, config: 
         "activations": activations,
         "backward pass": peak - activations,
     }
+    if work.processes > 1:
+        found = _of_one_process(found, objective, trained, work)
     return {name: value for name, value in found.items() if value}
+
+
+OFFLOADED = "in the memory of the CPU"
+"""Of a process, not on its device."""
+
+
+def _of_one_process(found: dict[str, float], objective: nn.Module, trained: int, work: Workload) -> dict[str, float]:
+    """What one of several processes holds of what one alone would hold.
+
+    "ddp": all of it, and the buckets in which gradients are exchanged. "fsdp": a part of the weights, optimizer states
+    and averages; and gathered, in the type they are computed in, what is outside the blocks, all the time, and two
+    blocks (one in use, one on its way). Activations are each process's own. All gradients are counted: an upper bound.
+    """
+    if work.parallel == "ddp":
+        return found | {"gradient buckets": 4.0 * trained}
+    resting = ("trained weights", "frozen weights", "optimizer", "averages")
+    shards = {name: found[name] / work.processes for name in resting}
+    blocks = [sum(value.numel() for value in block.parameters()) for block in blocks_to_shard(objective)]
+    outside = sum(value.numel() for value in objective.parameters()) - sum(blocks)
+    each = 2.0 if work.precision == "bf16" else 4.0
+    gathered = {"gathered weights": each * (outside + 2 * max(blocks, default=0))}
+    if work.cpu_offload:
+        return {OFFLOADED: sum(shards.values())} | gathered | {n: v for n, v in found.items() if n not in resting}
+    return found | shards | gathered
 
 
 def _frozen_bytes(objective: nn.Module, work: Workload) -> float:
@@ -372,78 +401,6 @@ def spoken_batch_of(rows: int, tokens: int, unit_words: int, words: int) -> dict
 
 
 # -------------------------------------------------------------------------------- a step without numbers
-
-
-class Rehearsal(TorchDispatchMode):
-    """Runs a step on tensors whose numbers are fake and whose ids and masks are real, and counts what is alive.
-
-    Sizes in a step depend on ids and masks (which positions are scored, where audio goes), hardly ever on numbers.
-    Where they do, an answer is given: the likeliest label changes as often as `changes` says, a number read out is 1.
-
-    Attributes:
-        alive, highest: bytes of all storages made inside, now and at most.
-    """
-
-    def __init__(self, ids: tuple[int, int], changes: float) -> None:
-        super().__init__()
-        self.ids, self.changes = ids, changes
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.alive = self.highest = 0.0
-        self._known: set[int] = set()
-
-    def made_fake(self, module: nn.Module) -> nn.Module:
-        """A module on "meta" with fake weights, which do not count."""
-        with self.fake:
-            module.to_empty(device="cpu")
-        for value in [*module.parameters(), *module.buffers()]:
-            self._known.add(id(value.untyped_storage()))
-        return module
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        fakes = [value for value in tree_leaves((args, kwargs)) if isinstance(value, FakeTensor)]
-        if fakes and func is torch.ops.aten._local_scalar_dense.default:
-            return 1 if fakes[0].dtype == torch.long else 1.0
-        if fakes and func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default,
-                              torch.ops.aten._index_put_impl_.default, torch.ops.aten.index_put_.default):  # fmt: skip
-            args = (args[0], _as_numbers(args[1]), *args[2:])
-        if fakes and func is torch.ops.aten._ctc_loss.Tensor:  # its sizes are said to depend on lengths
-            frames, rows, _ = args[0].shape
-            out: Any = args[0].new_empty(rows), args[0].new_empty(rows, frames, 2 * args[1].shape[-1] + 1)
-        elif fakes and func is torch.ops.aten._ctc_loss_backward.Tensor:
-            out = torch.empty_like(args[1])
-        else:
-            out = func(*args, **kwargs)
-        if fakes and func is torch.ops.aten.argmax.default:
-            out = self._likeliest(out)
-        return tree_map_only(Tensor, self._seen, out)
-
-    def _likeliest(self, out: Tensor) -> Tensor:
-        first, second = self.ids
-        runs = (torch.arange(out.numel()) * self.changes).long() % 2
-        return torch.where(runs == 0, first, second).view(out.shape)
-
-    def _seen(self, value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if id(storage) not in self._known:
-            self._known.add(id(storage))
-            self.alive += storage.nbytes()
-            self.highest = max(self.highest, self.alive)
-            weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
-        return value
-
-    def _gone(self, name: int, size: int) -> None:
-        self._known.discard(name)
-        self.alive -= size
-
-
-def _as_numbers(indices: Any) -> list[Any]:
-    """Masks among indices as the places where they are true."""
-    found: list[Any] = []
-    for index in indices:
-        is_mask = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
-        found += index.nonzero(as_tuple=True) if is_mask else [index]
-    return found
 
 
 def step_bytes(objective: nn.Module, batch: dict[str, Any], work: Workload, config: S2TConfig) -> tuple[float, float]:
