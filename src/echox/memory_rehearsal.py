@@ -42,8 +42,12 @@ class Rehearsal(TorchDispatchMode):
         fakes = [value for value in tree_leaves((args, kwargs)) if isinstance(value, FakeTensor)]
         if fakes and func is torch.ops.aten._local_scalar_dense.default:
             return 1 if fakes[0].dtype == torch.long else 1.0
-        if fakes and func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default,
-                              torch.ops.aten._index_put_impl_.default, torch.ops.aten.index_put_.default):  # fmt: skip
+        if fakes and func in (
+            torch.ops.aten.index.Tensor,
+            torch.ops.aten.index_put.default,
+            torch.ops.aten._index_put_impl_.default,
+            torch.ops.aten.index_put_.default,
+        ):
             args = (args[0], _as_numbers(args[1]), *args[2:])
         if fakes and func is torch.ops.aten._ctc_loss.Tensor:  # its sizes are said to depend on lengths
             frames, rows, _ = args[0].shape

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+
+from echox.files import write_text
 
 _MARKS = ".,?!;:\"'"
 
@@ -49,8 +52,21 @@ class Lexicon:
         found: list[str] = []
         for word in text.split():
             bare = word.strip(_MARKS)
+            if not bare:  # punctuation that stands alone
+                continue
             said = self._said.get(bare, self._said.get(bare.lower()))
             if said is None:
                 raise ValueError(f"{self.path}: expected every spoken word, found no {bare!r} (in {text!r}): add it")
             found += said
         return found
+
+
+def write_letters(texts: Iterable[str], path: Path) -> None:
+    """Write a lexicon for texts of a language without one: a word is said as its letters.
+
+    What is no letter or digit (punctuation that stands alone) is said as nothing.
+    """
+    words = sorted({word.strip(_MARKS) for text in texts for word in text.split()} - {""})
+    spelled = {word: [letter for letter in word.lower() if letter.isalnum()] for word in words}
+    letters = sorted({letter for said in spelled.values() for letter in said})
+    write_text(path, json.dumps({"phones": letters, "lexicon": spelled}, ensure_ascii=False, indent=1) + "\n")

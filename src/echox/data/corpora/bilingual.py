@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ from typing import Any
 import yaml
 
 from echox.config import recipe
+from echox.data.lexicon import write_letters
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
 from echox.data.synthesis import SpeechJob, SpokenJob, Voice, speak_all
-from echox.files import write_text
 
 
 @recipe("bilingual_corpus")
@@ -181,14 +180,6 @@ def shuffle_words(texts: list[str], count: int, seed: int = 0) -> list[str]:
         taken, waiting = waiting[:length], waiting[length:]
         sentences.append(" ".join(taken) + ".")
     return sentences
-
-
-def write_letters(texts: list[str], path: Path) -> None:
-    """A lexicon for languages without one: a word is said as its letters."""
-    words = sorted({word.strip(".,?!;:\"'") for text in texts for word in text.split()} - {""})
-    spelled = {word: [letter for letter in word.lower() if letter.isalnum()] for word in words}
-    letters = sorted({letter for said in spelled.values() for letter in said})
-    write_text(path, json.dumps({"phones": letters, "lexicon": spelled}, ensure_ascii=False, indent=1) + "\n")
 
 
 def _asker(settings: BilingualCorpusRecipe, question: Question, place: int) -> Voice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,13 @@ class Clips:
     dropped: list[Dropped]
 
 
-def read_inputs(inputs: list[Input], output: Path) -> Clips:
+def read_inputs(inputs: list[Input], output: Path, speaking: Collection[str] = ("user", "assistant")) -> Clips:
     """Read all inputs; audio inside shards is unpacked under ``output``.
+
+    Args:
+        inputs: what to read.
+        output: folder of the pipeline.
+        speaking: roles whose turns without audio are to be spoken; those of others are no clips and stay text.
 
     Raises:
         ValueError: a manifest is damaged, or an id occurs twice.
@@ -79,13 +84,13 @@ def read_inputs(inputs: list[Input], output: Path) -> Clips:
     found = Clips([], [], [])
     for number, source in enumerate(inputs):
         if source.utterances is not None:
-            found.clips += _of_utterances(Path(source.utterances), source.prefix)
+            found.clips += _of_utterances(Path(source.utterances), source)
         elif source.dialogues is not None:
-            for clip, dialogue in _of_dialogues(Path(source.dialogues), source.prefix):
+            for clip, dialogue in _of_dialogues(Path(source.dialogues), source.prefix, speaking):
                 found.clips += clip
                 found.dialogues.append(dialogue)
         else:
-            _of_shards(Path(str(source.shards)), output / "unpacked" / str(number), source.prefix, found)
+            _of_shards(Path(str(source.shards)), output / "unpacked" / str(number), source, found)
     found.clips.sort(key=lambda clip: clip.id)
     for one, two in zip(found.clips, found.clips[1:], strict=False):
         if one.id == two.id:
@@ -93,14 +98,15 @@ def read_inputs(inputs: list[Input], output: Path) -> Clips:
     return found
 
 
-def _of_utterances(path: Path, prefix: str) -> Iterator[Clip]:
+def _of_utterances(path: Path, source: Input) -> Iterator[Clip]:
+    prefix = source.prefix
     for item in read_utterances(path):
         audio = str(audio_path(path, item.audio).resolve())
-        yield Clip(prefix + item.id, item.text, audio, prefix + item.id, "user", item.speaker, item.split,
+        yield Clip(prefix + item.id, item.text, audio, prefix + item.id, source.role, item.speaker, item.split,
                    item.duration_s, item.word_ends_s)  # fmt: skip
 
 
-def _of_dialogues(path: Path, prefix: str) -> Iterator[tuple[list[Clip], Dialogue]]:
+def _of_dialogues(path: Path, prefix: str, speaking: Collection[str]) -> Iterator[tuple[list[Clip], Dialogue]]:
     for dialogue in read_dialogues(path):
         name = prefix + dialogue.id
         clips = [
@@ -108,13 +114,14 @@ def _of_dialogues(path: Path, prefix: str) -> Iterator[tuple[list[Clip], Dialogu
                  None if turn.audio is None else str(audio_path(path, turn.audio).resolve()),
                  name, turn.role, turn.speaker or "unknown", dialogue.split, turn.duration_s)
             for index, turn in enumerate(dialogue.turns)
-            if turn.role != "system"
+            if turn.role != "system" and (turn.audio is not None or turn.role in speaking)
         ]  # fmt: skip
         yield clips, replace(dialogue, id=name)
 
 
-def _of_shards(folder: Path, unpacked: Path, prefix: str, found: Clips) -> None:
+def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> None:
     """Clips of Shar shards. What a cut shard has lost is dropped, one by one, as far as it still can be named."""
+    prefix = source.prefix
     shards = sorted(folder.glob("cuts.*.jsonl.gz"))
     if not shards:
         raise ValueError(f"{folder}: expected shards (cuts.000000.jsonl.gz, recording.000000.tar), found none")
@@ -134,7 +141,7 @@ def _of_shards(folder: Path, unpacked: Path, prefix: str, found: Clips) -> None:
                 continue
             ends = (said.get("custom") or {}).get("word_ends_s")
             found.clips.append(
-                Clip(prefix + row["id"], said["text"], str(file.resolve()), prefix + row["id"], "user",
+                Clip(prefix + row["id"], said["text"], str(file.resolve()), prefix + row["id"], source.role,
                      said.get("speaker") or "unknown", (said.get("custom") or {}).get("split", "train"),
                      row["duration"], tuple(ends) if ends else None)
             )  # fmt: skip

@@ -22,12 +22,14 @@ class Input:
         dialogues: manifest of dialogues; turns without audio are spoken.
         shards: folder of lhotse Shar shards; cut ones give what is whole.
         prefix: put before ids, where two sources use the same.
+        role: of utterances and shards, whose recordings they are: the users', or ("assistant") the reply voice's.
     """
 
     utterances: str | None = None
     dialogues: str | None = None
     shards: str | None = None
     prefix: str = ""
+    role: Literal["user", "assistant"] = "user"
 
     def __post_init__(self) -> None:
         """Raises: ValueError unless exactly one source is named."""
@@ -48,10 +50,18 @@ class TextSettings:
 
 @dataclass
 class Voices:
-    """engine/name of the voices that speak texts without audio; a user's voice follows from the clip's id."""
+    """engine/name of the voices that speak texts without audio; a user's voice follows from the clip's id.
+
+    An empty list of user voices, or null for the assistant, leaves such turns of dialogues as text.
+    """
 
     user: list[str] = field(default_factory=lambda: ["flite/awb", "flite/kal16", "flite/rms", "espeak-ng/en-us"])
-    assistant: str = "flite/slt"
+    assistant: str | None = "flite/slt"
+
+    @property
+    def speaking(self) -> tuple[str, ...]:
+        """Roles whose texts are spoken."""
+        return (*(("user",) if self.user else ()), *(("assistant",) if self.assistant else ()))
 
 
 @dataclass

@@ -6,13 +6,15 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from echox.config import to_dict
+from echox.data.lexicon import write_letters
 from echox.data.manifest import (
     Dialogue,
     Turn,
@@ -85,7 +87,7 @@ def prepare(settings: PrepareDataRecipe, judge: Judge | None = None, ray: str | 
 def _prepare(
     settings: PrepareDataRecipe, judge: Judge | None, workers: Workers, output: Path, began_s: float
 ) -> dict[str, Any]:
-    inputs = read_inputs(settings.inputs, output)
+    inputs = read_inputs(settings.inputs, output, settings.voices.speaking)
     state = _State({clip.id: clip.row() for clip in inputs.clips}, list(inputs.dropped))
     _check(settings, judge, inputs.clips, state, workers, output)
     _drop_parts_of_groups(inputs.clips, state)
@@ -102,7 +104,7 @@ def _prepare(
         row["audio"] = os.path.relpath(row["audio"], output)
     language = _language(settings, state, output)
     files, unit_words = _write_shards(settings, state, language, workers, output)
-    files |= _write_manifests(inputs, state, unit_words, output)
+    files |= _write_manifests(inputs, state, unit_words, output, settings.voices.speaking)
     files["dropped.jsonl"] = _write_dropped(state, output)
     extra = {"hash": output_hash(files), "wall_s": round(time.monotonic() - began_s, 1), "workers": settings.workers,
              "ray": workers.ray, "recipe": to_dict(settings)}  # fmt: skip
@@ -116,7 +118,7 @@ def plan(settings: PrepareDataRecipe) -> dict[str, Any]:
     Raises:
         ValueError: an input cannot be read.
     """
-    inputs = read_inputs(settings.inputs, Path(settings.output_dir).resolve())
+    inputs = read_inputs(settings.inputs, Path(settings.output_dir).resolve(), settings.voices.speaking)
     recorded = [clip for clip in inputs.clips if clip.audio is not None]
     spoken = [clip for clip in inputs.clips if clip.audio is None]
     return {
@@ -234,10 +236,25 @@ def _write_shards(
     return files, {name: words for result in results for name, words in result["unit_words"]}
 
 
-def _write_manifests(inputs: Clips, state: _State, unit_words: dict[str, list[int]], output: Path) -> dict[str, str]:
+def _write_manifests(
+    inputs: Clips, state: _State, unit_words: dict[str, list[int]], output: Path, speaking: Collection[str]
+) -> dict[str, str]:
     kept = sorted(state.kept.values(), key=lambda row: row["id"])
     write_utterances(output / "utterances.jsonl", (utterance_of(row) for row in kept))
     names = ["utterances.jsonl"]
+    for name, role in (("users.jsonl", "user"), ("reply_voice.jsonl", "assistant")):
+        said = [utterance_of(row) for row in kept if row["role"] == role]
+        write_utterances(output / name, said)
+        names.append(name)
+        speakers = sorted({item.speaker for item in said})
+        if role == "assistant" and len(speakers) > 1:
+            print(
+                f"{output / name}: WARNING: a reply voice is one speaker, found {len(speakers)} "
+                f"({', '.join(speakers[:3])} ...): units and vocoder would mix them",
+                file=sys.stderr,
+            )
+    write_letters([row["text"] for row in kept], output / "phones.json")
+    names.append("phones.json")
     if all("units" in row for row in kept):
         rows = (
             UnitUtterance(row["id"], row["text"], tuple(row["units"]), tuple(row["durations_frames"]),
@@ -251,13 +268,13 @@ def _write_manifests(inputs: Clips, state: _State, unit_words: dict[str, list[in
         write_text(output / "unit_words.jsonl", "".join(content))
         names.append("unit_words.jsonl")
     if inputs.dialogues:
-        whole = (_dialogue(dialogue, state.kept) for dialogue in inputs.dialogues)
+        whole = (_dialogue(dialogue, state.kept, speaking) for dialogue in inputs.dialogues)
         write_dialogues(output / "dialogues.jsonl", [dialogue for dialogue in whole if dialogue is not None])
         names.append("dialogues.jsonl")
     return {name: content_hash(output / name) for name in names}
 
 
-def _dialogue(dialogue: Dialogue, kept: dict[str, Row]) -> Dialogue | None:
+def _dialogue(dialogue: Dialogue, kept: dict[str, Row], speaking: Collection[str]) -> Dialogue | None:
     """The dialogue with the texts and recordings of its turns; None: it was dropped."""
     turns = []
     for index, turn in enumerate(dialogue.turns):
@@ -266,6 +283,9 @@ def _dialogue(dialogue: Dialogue, kept: dict[str, Row]) -> Dialogue | None:
             continue
         row = kept.get(f"{dialogue.id}.{index}")
         if row is None:
+            if turn.audio is None and turn.role not in speaking:
+                turns.append(turn)
+                continue
             return None
         turns.append(Turn(turn.role, row["text"], row["audio"], row["duration_s"], row["speaker"]))
     return replace(dialogue, turns=tuple(turns))
