@@ -108,6 +108,7 @@ class CheckClips:
     def _speak(self, name: str, text: str, role: str) -> tuple[str, np.ndarray, Any, str]:
         voices, digest = self.settings.voices, hashlib.sha256(name.encode()).hexdigest()
         chosen = voices.assistant if role == "assistant" else voices.user[int(digest, 16) % len(voices.user)]
+        assert chosen is not None, "texts of a role without a voice are no clips"
         engine, _, voice_name = chosen.partition("/")
         try:
             speech = create_synthesizer(engine).synthesize(text, Voice(engine, voice_name))
