@@ -26,6 +26,7 @@ from echox.models.modeling_speech_encoder import (
     best_labels,
     collapse_ctc,
     mean_per_symbol,
+    timed_ctc,
 )
 
 
@@ -268,8 +269,16 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, input_features: Tensor, input_features_mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[list[int]]]:
         """For inference: (K, H) input states and the greedy transcript's token ids of each audio."""
+        embeds, transcripts = self.hear_timed(input_features, input_features_mask)
+        return embeds, [[token_id for token_id, _, _ in row] for row in transcripts]
+
+    @torch.inference_mode()
+    def hear_timed(
+        self, input_features: Tensor, input_features_mask: Tensor | None = None
+    ) -> tuple[list[Tensor], list[list[tuple[int, int, int]]]]:
+        """As `hear`, every token with its first CTC frame and the frame after its last (25 frames a second)."""
         heard = self.hear_audio(input_features, input_features_mask)
-        return heard.embeds, collapse_ctc(heard.labels, heard.mask, self.config.audio_token_id)
+        return heard.embeds, timed_ctc(heard.labels, heard.mask, self.config.audio_token_id)
 
     @torch.inference_mode()
     def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:

@@ -406,11 +406,17 @@ def greedy_ctc(logits: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
 
 def collapse_ctc(labels: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
     """Labels of frames (A, C), repeats collapsed, blanks dropped: ids of each row."""
-    best = labels.masked_fill(~mask, blank_id).cpu()
+    return [[label for label, _, _ in row] for row in timed_ctc(labels, mask, blank_id)]
+
+
+def timed_ctc(labels: Tensor, mask: Tensor, blank_id: int) -> list[list[tuple[int, int, int]]]:
+    """Of each row of labels (A, C): every id that `collapse_ctc` keeps, its first frame, and the frame after its last."""
     rows = []
-    for row in best:
-        collapsed = torch.unique_consecutive(row)
-        rows.append(collapsed[collapsed != blank_id].tolist())
+    for row in labels.masked_fill(~mask, blank_id).cpu():
+        values, lengths = torch.unique_consecutive(row, return_counts=True)
+        ends = lengths.cumsum(0)
+        runs = zip(values.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True)
+        rows.append([run for run in runs if run[0] != blank_id])
     return rows
 
 

@@ -25,21 +25,28 @@ from echox.models.row_cache import DecoderRows
 from echox.models.static_steps import StaticSteps, compiled_step
 from echox.models.tokenization_text import WordCounter
 from echox.streaming.decoding import GenerationSettings
+from echox.streaming.events import HeardWord
 from echox.streaming.messages import Audio, Message
 from echox.streaming.policies import Policy, make_policy
 from echox.streaming.trigger import Trigger
+from echox.streaming.word_times import heard_words
 
 HEARD_BYTES = 256 * 1024 * 1024
 """What the cache of encoded audios may hold; an hour of speech at 8B's width is about 100 MB."""
 
 
+CTC_FRAME_HOPS = 4
+"""Frames of the log-mel in one of CTC: the speech encoder halves their number, and the alignment adapter again."""
+
+
 @dataclass(frozen=True, eq=False)
 class HeardAudio:
-    """An encoded audio: ``embeds`` (K, H), the greedy transcript, and the name of its sound."""
+    """An encoded audio: ``embeds`` (K, H), the greedy transcript, the name of its sound, and its words with times."""
 
     embeds: Tensor
     text: str
     key: str
+    words: tuple[HeardWord, ...] = ()
 
 
 class Engine:
@@ -124,10 +131,13 @@ class Engine:
                 self.input_sampling_rate,
                 self.model.config.compatible.fixed_windows,
             )
-            states, transcripts = self.model.s2t.hear(**{name: value.to(self.device) for name, value in inputs.items()})
-            for key, embeds, transcript in zip(new, states, transcripts, strict=True):
-                text = self.tokenizer.decode(transcript, skip_special_tokens=True).strip()
-                self._heard[key] = HeardAudio(embeds.clone(), text, key)
+            inputs = {name: value.to(self.device) for name, value in inputs.items()}
+            states, transcripts = self.model.s2t.hear_timed(**inputs)
+            frame_s = CTC_FRAME_HOPS * self.processor.feature_extractor.hop_length / self.input_sampling_rate
+            for (key, audio), embeds, tokens in zip(new.items(), states, transcripts, strict=True):
+                text = self.tokenizer.decode([one for one, _, _ in tokens], skip_special_tokens=True).strip()
+                words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s)
+                self._heard[key] = HeardAudio(embeds.clone(), text, key, words)
                 self._heard_bytes += embeds.nbytes
         heard = [self._heard[key] for key in keys]
         for key in keys:

@@ -9,10 +9,20 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class HeardWord:
+    """A word of a question and when it was said, in seconds of the message's recordings, one after the other."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
 class Heard:
     """The transcript of the question's speech (greedy CTC text of the alignment adapter), before any reply."""
 
     text: str
+    words: tuple[HeardWord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -328,7 +328,7 @@ class Scheduler:
                 task.timings.num_prompt_tokens = len(keys)
                 task.timings.num_prompt_audio_tokens = sum(not isinstance(key, int) for key in keys)
                 if text:
-                    task.emit(Heard(text))
+                    task.emit(Heard(text, task.session.heard_words(task.new[-1])))
                 saved, task.positions = task.session.resume(keys)
                 task.text_row = self._memory.join(saved)
                 self._text_rows.append(task)

@@ -16,7 +16,7 @@ from torch import Tensor
 from echox.models.row_cache import SavedRow
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine, HeardAudio
-from echox.streaming.events import ContextDropped, Mark, Reply, ReplyBuilder, heard_text
+from echox.streaming.events import ContextDropped, HeardWord, Mark, Reply, ReplyBuilder, heard_text
 from echox.streaming.messages import Audio, Message, join_system, read_messages
 from echox.streaming.scheduler import Scheduler
 from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
@@ -185,6 +185,16 @@ class Session:
     def transcript(self, message: Message) -> str:
         """What was heard in a message."""
         return " ".join(self._heard[audio].text for audio in message.audios)
+
+    def heard_words(self, message: Message) -> tuple[HeardWord, ...]:
+        """The words of `transcript`, with their times."""
+        words: list[HeardWord] = []
+        before_s = 0.0
+        for audio in message.audios:
+            found = self._heard[audio].words
+            words += [HeardWord(word.text, before_s + word.start_s, before_s + word.end_s) for word in found]
+            before_s += audio.duration_s
+        return tuple(words)
 
     def lay_out(self, task: ReplyTask) -> list[Any]:
         """Positions of the prompt. The oldest turns are dropped, and told, where they leave no room for a reply.

@@ -1,0 +1,67 @@
+"""When each word of a question was said, read from the frames in which the CTC head wrote its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from echox.streaming.decoding import IncrementalDetokenizer
+from echox.streaming.events import HeardWord
+
+_REACH_S = 0.25
+"""How far a word may reach beyond its tokens: CTC writes a token in one or two frames somewhere within its sound."""
+
+
+def heard_words(
+    tokenizer: Any, tokens: Sequence[tuple[int, int, int]], frame_s: float, duration_s: float
+) -> tuple[HeardWord, ...]:
+    """Words of a transcript with their times.
+
+    Between two words the bound is halfway between their tokens; at a pause a word ends `_REACH_S` after its tokens.
+    Words do not overlap, and lie within the recording. CTC is peaky (Zeyer et al. 2021, arXiv 2105.14849), so times are
+    good to about a tenth of a second.
+
+    Args:
+        tokenizer: of the transcript.
+        tokens: id, first frame, and frame after the last, of each token in order.
+        frame_s: seconds of a frame.
+        duration_s: length of the recording.
+    """
+    spans = _spans(tokenizer, tokens)
+    found = []
+    for place, (text, first, last) in enumerate(spans):
+        before = spans[place - 1][2] if place else None
+        after = spans[place + 1][1] if place + 1 < len(spans) else None
+        start_s, end_s = first * frame_s - _REACH_S, last * frame_s + _REACH_S
+        if before is not None:
+            start_s = max(start_s, (before + first) / 2 * frame_s)
+        if after is not None:
+            end_s = min(end_s, (last + after) / 2 * frame_s)
+        end_s = min(end_s, duration_s)
+        found.append(HeardWord(text, min(max(start_s, 0.0), end_s), end_s))
+    return tuple(found)
+
+
+def _spans(tokenizer: Any, tokens: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, int]]:
+    """White-space words: text, first frame, frame after the last."""
+    detokenizer = IncrementalDetokenizer(tokenizer)
+    pieces = [(detokenizer.push(token_id), first, end) for token_id, first, end in tokens]
+    if pieces:
+        rest = detokenizer.flush()
+        pieces[-1] = (pieces[-1][0] + rest, *pieces[-1][1:])
+    spans: list[tuple[str, int, int]] = []
+    open_word = False
+    for text, first, end in pieces:
+        parts = text.split()
+        joined = open_word and bool(text) and not text[0].isspace()
+        for number, part in enumerate(parts):
+            if number == 0 and joined:
+                word, begun, _ = spans[-1]
+                spans[-1] = (word + part, begun, end)
+            else:
+                spans.append((part, first, end))
+        if text:
+            open_word = not text[-1].isspace() and bool(spans)
+        elif open_word:  # a part of a character: it belongs to the word at hand
+            spans[-1] = (*spans[-1][:2], end)
+    return spans
