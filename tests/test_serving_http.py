@@ -203,7 +203,7 @@ BROKEN = [
     ({"messages": FRANCE, "temperature": "hot"}, 400, "invalid_type"),
     ({"messages": FRANCE, "tools": [{"type": "function"}], "tool_choice": "required"}, 400, "tools_not_supported"),
     ({"messages": FRANCE, "modalities": ["smell"]}, 400, "invalid_value"),
-    ({"messages": FRANCE, "modalities": ["audio"], "audio": {"format": "mp3"}, "stream": True}, 400, UNSUPPORTED),
+    ({"messages": FRANCE, "modalities": ["audio"], "audio": {"format": "wav"}, "stream": True}, 400, UNSUPPORTED),
     ({"messages": part("???")}, 400, "invalid_value"),
     ({"messages": part(base64.b64encode(b"no audio at all").decode())}, 400, "not_answerable"),
     ({"messages": part(base64.b64encode(silent()).decode())}, 400, "not_answerable"),

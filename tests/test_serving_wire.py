@@ -1,5 +1,6 @@
 """Audio on the wire: formats, G.711 against the reference, stateful resampling, base64."""
 
+import base64
 import importlib.util
 
 import numpy as np
@@ -119,7 +120,25 @@ def test_older_names():
     assert AudioFormat.read({"type": "audio/pcm"}).rate == 24000
 
 
-@pytest.mark.parametrize("text", ["a", "ab", "????", "aGk", "aGk=\n", "a b=", 7, None, "é"])
+@pytest.mark.parametrize("wrap", ["lines", "url", "url without padding", "data", "data escaped", "everything"])
+def test_base64_in_all_its_forms(wrap):
+    data = bytes(range(256)) * 3 + b"x"
+    plain, safe = base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()
+    forms = {
+        "lines": "\r\n".join(plain[start : start + 76] for start in range(0, len(plain), 76)) + "\n",
+        "url": safe,
+        "url without padding": safe.rstrip("="),
+        "data": f"data:audio/wav;base64,{plain}",
+        "data escaped": "data:;base64," + plain.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
+        "everything": f"DATA:audio/wav;codecs=1;BASE64,{safe[:100]}\n{safe[100:]}",
+    }
+    assert decode_base64(forms[wrap]) == data
+
+
+NO_BASE64 = ["a", "ab", "????", "aGk", "data:,aGk=", "data:audio/wav,aGk=", "a=b=", "_=a=", 7, None, "é"]
+
+
+@pytest.mark.parametrize("text", NO_BASE64)
 def test_base64_is_strict(text):
     with pytest.raises(ValueError, match="expected base64"):
         decode_base64(text)

@@ -410,7 +410,7 @@ def collapse_ctc(labels: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]
 
 
 def timed_ctc(labels: Tensor, mask: Tensor, blank_id: int) -> list[list[tuple[int, int, int]]]:
-    """Of each row of labels (A, C): every id that `collapse_ctc` keeps, its first frame, and the frame after its last."""
+    """Of each row of labels (A, C), what `collapse_ctc` keeps: id, first frame, and the frame after the last."""
     rows = []
     for row in labels.masked_fill(~mask, blank_id).cpu():
         values, lengths = torch.unique_consecutive(row, return_counts=True)

@@ -10,58 +10,31 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 
-from echox.audio import is_silent
-from echox.serving.conversation import Content, Item, model_messages, turns_of
-from echox.serving.events import EventError, new_id, short, take
-from echox.serving.http import (
-    CONTENT_TYPES,
-    Ending,
-    Refusal,
-    collected,
-    decode,
-    encode,
-    first_event,
-    json_object,
-    unless_gone,
-)
-from echox.serving.json_input import aside
-from echox.serving.options import check_tools, sampling
+from echox.serving.chat_request import ChatRequest, read_chat
+from echox.serving.conversation import model_messages, turns_of
+from echox.serving.encoders import encode, open_encoder
+from echox.serving.events import new_id
+from echox.serving.http import Ending, Refusal, collected, first_event, json_object, unless_gone
 from echox.serving.replies import ReplyFeed
+from echox.serving.response import usage_of
 from echox.serving.service import Service
-from echox.serving.wire import AudioFormat, WireWriter, decode_base64
-from echox.streaming.events import AudioChunk, Event, Finished, ReplyBuilder, TextDelta
-from echox.streaming.messages import Audio
+from echox.serving.stop_strings import StoppingFeed
+from echox.streaming.events import AudioChunk, Event, Finished, Mark, ReplyBuilder, TextDelta, Timings
 
 log = logging.getLogger("echox.serving")
 
 
-@dataclass
-class _Asked:
-    """A request, checked."""
-
-    items: list[Item]
-    settings: dict[str, Any]
-    speaks: bool
-    audio_kind: str
-    streams: bool
-
-
 async def completions(service: Service, request: Request, body: bytes) -> Any:
     """Answer one request."""
-    asked = await unless_gone(request, _read(service, await json_object(body)))
-    if len(body) > service.limits.max_text_bytes and not any(item.sound_s for item in asked.items):
-        raise Refusal(
-            413,
-            "request_too_large",
-            f"expected at most {service.limits.max_text_bytes} bytes without audio, found more",
-        )
+    asked = await unless_gone(request, read_chat(service, await json_object(body)))
+    most_bytes = service.limits.max_text_bytes
+    if len(body) > most_bytes and not any(item.sound_s for item in asked.items):
+        raise Refusal(413, "request_too_large", f"expected at most {most_bytes} bytes without audio, found more")
     turns = turns_of(asked.items)
     messages = model_messages(turns)
     if not messages or messages[-1].role != "user":
@@ -70,8 +43,8 @@ async def completions(service: Service, request: Request, body: bytes) -> Any:
     texts = [part for item in asked.items if item.role == "system" for part in item.model_parts]
     session.system = "\n".join(str(text) for text in texts) or None
     session.messages = messages[:-1]
-    feed = ReplyFeed(session.submit, messages[-1:], **asked.settings)
-    head = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": service.name}
+    feed = StoppingFeed(ReplyFeed(session.submit, messages[-1:], **asked.settings), asked.stops)
+    head = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": service.name, "service_tier": "default"}
     rate = session.output_sampling_rate
     if asked.streams:
         # The first event decides whether there is a reply at all; what fails before it is answered with a status.
@@ -81,14 +54,14 @@ async def completions(service: Service, request: Request, body: bytes) -> Any:
         except BaseException:
             feed.cancel()
             raise
-        parts = _stream(service, head, asked, first, events, rate)
+        lines = _Stream(service, head, asked, feed, rate).lines(first, events)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return Ending(StreamingResponse(parts, media_type="text/event-stream", headers=headers), feed.cancel)
+        return Ending(StreamingResponse(lines, media_type="text/event-stream", headers=headers), feed.cancel)
     return await _whole(service, request, head, asked, feed, rate)
 
 
 async def _whole(
-    service: Service, request: Request, head: dict[str, Any], asked: _Asked, feed: ReplyFeed, rate: int
+    service: Service, request: Request, head: dict[str, Any], asked: ChatRequest, feed: StoppingFeed, rate: int
 ) -> JSONResponse:
     builder = await collected(request, feed, rate)
     reply = builder.build()
@@ -103,138 +76,94 @@ async def _whole(
             "data": base64.b64encode(data).decode("ascii"),
             "transcript": reply.text,
             "expires_at": service.spoken_replies.keep(audio_id, reply.text),
+            "words": _words(reply.text, reply.timeline),
         }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(reply.stopped)}
-    return JSONResponse({**head, "object": "chat.completion", "choices": [choice]})
+    body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(builder.timings)}
+    return JSONResponse(body)
 
 
-async def _stream(
-    service: Service, head: dict[str, Any], asked: _Asked, first: Event | None, events: AsyncIterator[Event], rate: int
-) -> AsyncIterator[str]:
-    """Server-sent events: text as ``content``, or speech and its transcript as ``audio``."""
-    audio_id = new_id("audio")
-    writer = WireWriter(rate, AudioFormat())
-    builder = ReplyBuilder(rate)
+class _Stream:
+    """A reply as server-sent events: text as ``content``, or speech and its transcript as ``audio``."""
 
-    def line(delta: dict[str, Any], reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+    def __init__(
+        self, service: Service, head: dict[str, Any], asked: ChatRequest, feed: StoppingFeed, rate: int
+    ) -> None:
+        self._service, self._head, self._asked, self._feed = service, head, asked, feed
+        self._audio_id = new_id("audio")
+        self._encoder = open_encoder(asked.audio_kind, rate)
+        self._builder = ReplyBuilder(rate)
 
-    def sound(waveform: np.ndarray, last: bool = False) -> str:
-        data = base64.b64encode(writer.write(waveform, last)).decode("ascii")
-        return line({"audio": {"id": audio_id, "data": data}}) if data else ""
+    async def lines(self, first: Event | None, events: AsyncIterator[Event]) -> AsyncIterator[str]:
+        """The body, given the first event and the others."""
+        yield self._chunk({"role": "assistant", **({} if self._asked.speaks else {"content": ""})})
+        try:
+            if first is not None:
+                for line in self._of(first):
+                    yield line
+            async for event in events:
+                for line in self._of(event):
+                    yield line
+            if self._asked.includes_usage:
+                yield self._line([], _usage(self._feed.timings))
+        except ValueError as error:
+            yield _error("invalid_request_error", "not_answerable", " ".join(str(error).split()))
+        except Exception:  # the status has left already: told where the client reads
+            log.exception("a reply failed")
+            yield _error("server_error", "internal_error", "the model failed; see the server's log")
+        yield "data: [DONE]\n\n"
 
-    async def all_events() -> AsyncIterator[Event]:
-        if first is not None:
-            yield first
-        async for event in events:
-            yield event
+    def _of(self, event: Event) -> list[str]:
+        """The lines that one event makes."""
+        self._builder.add(event)
+        if isinstance(event, TextDelta):
+            spoken = {"audio": {"id": self._audio_id, "transcript": event.text}}
+            return [self._chunk(spoken if self._asked.speaks else {"content": event.text})]
+        if isinstance(event, AudioChunk):
+            return self._sound(self._encoder.write(event.waveform))
+        if not isinstance(event, Finished):
+            return []
+        lines = []
+        if self._asked.speaks:
+            lines += self._sound(self._encoder.finish())
+            expires_at = self._service.spoken_replies.keep(self._audio_id, self._builder.text)
+            words = _words(self._builder.text, event.timeline)
+            lines.append(self._chunk({"audio": {"id": self._audio_id, "expires_at": expires_at, "words": words}}))
+        return [*lines, self._chunk({}, _reason(event.stopped))]
 
-    yield line({"role": "assistant", **({} if asked.speaks else {"content": ""})})
-    try:
-        async for event in all_events():
-            builder.add(event)
-            if isinstance(event, TextDelta):
-                spoken = {"audio": {"id": audio_id, "transcript": event.text}}
-                yield line(spoken if asked.speaks else {"content": event.text})
-            elif isinstance(event, AudioChunk):
-                yield sound(event.waveform)
-            elif isinstance(event, Finished):
-                if asked.speaks:
-                    yield sound(np.zeros(0, np.float32), last=True)
-                    expires_at = service.spoken_replies.keep(audio_id, builder.text)
-                    yield line({"audio": {"id": audio_id, "expires_at": expires_at}})
-                yield line({}, _reason(event.stopped))
-    except ValueError as error:
-        body = {"type": "invalid_request_error", "code": "not_answerable", "message": " ".join(str(error).split())}
-        yield f"data: {json.dumps({'error': body})}\n\n"
-    except Exception:  # the status has left already: told where the client reads
-        log.exception("a reply failed")
-        body = {"type": "server_error", "code": "internal_error", "message": "the model failed; see the server's log"}
-        yield f"data: {json.dumps({'error': body})}\n\n"
-    yield "data: [DONE]\n\n"
+    def _sound(self, data: bytes) -> list[str]:
+        text = base64.b64encode(data).decode("ascii")
+        return [self._chunk({"audio": {"id": self._audio_id, "data": text}})] if data else []
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> str:
+        return self._line([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}])
+
+    def _line(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> str:
+        body = {**self._head, "object": "chat.completion.chunk", "choices": choices}
+        if self._asked.includes_usage:
+            body["usage"] = usage
+        return f"data: {json.dumps(body)}\n\n"
+
+
+def _error(kind: str, code: str, message: str) -> str:
+    return f"data: {json.dumps({'error': {'type': kind, 'code': code, 'message': message}})}\n\n"
+
+
+def _words(text: str, timeline: tuple[Mark, ...]) -> list[dict[str, Any]]:
+    """When which word of a spoken reply is heard: ours, in the form of transcriptions."""
+    return [
+        {
+            "word": text[mark.text_start : mark.text_end].strip(),
+            "start": round(mark.start_s, 3),
+            "end": round(mark.end_s, 3),
+        }
+        for mark in timeline
+    ]
+
+
+def _usage(timings: Timings) -> dict[str, Any]:
+    return usage_of(timings, "prompt", "completion", "prompt_tokens_details")
 
 
 def _reason(stopped: str) -> str:
     return "length" if stopped == "length" else "stop"
-
-
-async def _read(service: Service, body: dict[str, Any]) -> _Asked:
-    """Check a request and decode its sound.
-
-    Raises:
-        EventError: a value that is missing, wrong or not supported. ValueError: audio that cannot be decoded.
-    """
-    take(body, "model", str, default=service.name)  # any name: there is one model
-    if take(body, "n", int, default=1) != 1:
-        raise EventError("n: expected 1, found another number", "unsupported_value", "n")
-    check_tools(body)
-    wanted = take(body, "modalities", list, default=["text"])
-    if not wanted or not all(item in ("text", "audio") for item in wanted if isinstance(item, str)):
-        message = f"modalities: expected 'text' and 'audio', found {short(wanted)}"
-        raise EventError(message, "invalid_value", "modalities")
-    speaks, streams = "audio" in wanted, take(body, "stream", bool, default=False)
-    audio = take(body, "audio", dict, default={})
-    kind = take(audio, "format", str, "audio", "pcm16" if streams else "wav", tuple(CONTENT_TYPES))
-    if speaks and streams and kind not in ("pcm16", "pcm"):
-        message = f"audio.format: expected pcm16 when streaming, found {kind}"
-        raise EventError(message, "unsupported_value", "audio.format")
-    settings: dict[str, Any] = {**sampling(body), "speak": speaks}
-    bounds = [service.limits.max_output_tokens, service.model.settings.max_new_tokens]
-    bounds += [take(body, name, int, default=None, at_least=1) for name in ("max_tokens", "max_completion_tokens")]
-    settings["max_new_tokens"] = min(bound for bound in bounds if bound is not None)
-    messages = take(body, "messages", list)
-    if not 0 < len(messages) <= service.limits.max_items:
-        message = f"messages: expected 1 to {service.limits.max_items}, found {len(messages)}"
-        raise EventError(message, "invalid_value", "messages")
-    items, room_s = [], service.limits.max_upload_s
-    for index, source in enumerate(messages):
-        item = await _read_message(service, source, f"messages[{index}]", room_s)
-        room_s -= item.sound_s
-        items.append(item)
-    return _Asked(items, settings, speaks, kind, streams)
-
-
-async def _read_message(service: Service, source: Any, where: str, room_s: float) -> Item:
-    if not isinstance(source, dict):
-        raise EventError(f"{where}: expected an object", "invalid_type", where)
-    role = take(source, "role", str, where, choices=("system", "developer", "user", "assistant"))
-    role = "system" if role == "developer" else role
-    content = take(source, "content", (str, list), where, None)
-    if content is None:
-        spoken = take(source, "audio", dict, where, {}) if role == "assistant" else {}
-        text = service.spoken_replies.find(take(spoken, "id", str, f"{where}.audio"), f"{where}.audio.id")
-        return Item(new_id("item"), role, [Content("output_audio", text)])
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    found: list[Content] = []
-    for index, part in enumerate(parts):
-        found.append(await _read_part(service, part, role, f"{where}.content[{index}]", room_s))
-        room_s -= found[-1].sound_s
-    return Item(new_id("item"), role, found)
-
-
-async def _read_part(service: Service, part: Any, role: str, where: str, room_s: float) -> Content:
-    if not isinstance(part, dict):
-        raise EventError(f"{where}: expected an object", "invalid_type", where)
-    kinds = ("text", "input_audio") if role == "user" else ("text",)
-    if take(part, "type", str, where, choices=kinds) == "text":
-        text = take(part, "text", str, where)
-        if len(text) > service.limits.max_text_chars:
-            most = service.limits.max_text_chars
-            message = f"{where}.text: expected at most {most} characters, found {len(text)}"
-            raise EventError(message, "string_too_long", where)
-        return Content("input_text", text)
-    sound = take(part, "input_audio", dict, where)
-    try:
-        data = await aside(decode_base64, take(sound, "data", str, f"{where}.input_audio"))
-    except EventError:
-        raise
-    except ValueError as error:
-        raise EventError(f"{where}.input_audio.data: {error}", "invalid_value", f"{where}.input_audio.data") from error
-    if take(sound, "format", str, f"{where}.input_audio", None) == "pcm16":
-        samples = AudioFormat().decode(data[: len(data) // 2 * 2])
-        data = encode(samples, AudioFormat().rate, "wav")
-    waveform = await decode(service, data, max(room_s, 0.0))
-    if is_silent(waveform):
-        raise EventError(f"{where}: expected speech, found silence", "not_answerable", where)
-    return Content("input_audio", audio=Audio(waveform, service.input_rate))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import numpy as np
-import soundfile
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse
 
-from echox.audio import encode_audio, load_audio, resample
+from echox.audio import load_audio
 from echox.audio_decoding.pool import DecodingJob
 from echox.errors import QueueFull
 from echox.serving.events import EventError
@@ -24,19 +22,11 @@ from echox.serving.outbox import SlowReader
 from echox.serving.places import Full, Upload
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
-from echox.serving.wire import PCM_RATES, AudioFormat
+from echox.serving.stop_strings import StoppingFeed
 from echox.streaming.events import Event, ReplyBuilder
 
 log = logging.getLogger("echox.serving")
 T = TypeVar("T")
-CONTENT_TYPES = {
-    "wav": "audio/wav",
-    "flac": "audio/flac",
-    "mp3": "audio/mpeg",
-    "opus": "audio/ogg",
-    "pcm": "audio/pcm",
-    "pcm16": "audio/pcm",
-}
 
 
 class Refusal(Exception):
@@ -199,7 +189,7 @@ async def first_event(request: Request, events: AsyncIterator[Event]) -> Event |
     return await unless_gone(request, first())
 
 
-async def collected(request: Request, feed: ReplyFeed, sampling_rate: int) -> ReplyBuilder:
+async def collected(request: Request, feed: ReplyFeed | StoppingFeed, sampling_rate: int) -> ReplyBuilder:
     """All events of a reply, which is cancelled when the client leaves.
 
     Raises:
@@ -282,21 +272,3 @@ async def decode(service: Service, data: bytes, max_s: float) -> np.ndarray:
     except asyncio.CancelledError:
         job.cancel()
         raise
-
-
-def encode(waveform: np.ndarray, sampling_rate: int, kind: str) -> bytes:
-    """Samples float32 (S,) as the bytes of a file; pcm is 24 kHz, as the API says.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-    if kind in ("pcm", "pcm16"):
-        return AudioFormat().encode(resample(waveform, sampling_rate, PCM_RATES[0]))
-    if kind in ("wav", "flac"):
-        return encode_audio(waveform, sampling_rate, kind)
-    if kind not in ("mp3", "opus"):
-        raise ValueError(f"response_format: expected wav, flac, mp3, opus or pcm, found {str(kind)[:20]!r}")
-    buffer = io.BytesIO()
-    file_format, subtype = ("MP3", "MPEG_LAYER_III") if kind == "mp3" else ("OGG", "OPUS")
-    soundfile.write(buffer, np.clip(waveform, -1, 1), sampling_rate, format=file_format, subtype=subtype)
-    return buffer.getvalue()

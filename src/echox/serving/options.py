@@ -166,7 +166,7 @@ def voice(change: dict[str, Any], where: str, before: Any) -> Any:
     found = take(change, "voice", (str, dict), where, None)
     if found is None:
         return before
-    return found[:100] if isinstance(found, str) else {"id": take(found, "id", str, f"{where}.voice")[:100]}
+    return found[:100] if isinstance(found, str) else {"id": take(found, "id", str, f"{where}.voice".lstrip("."))[:100]}
 
 
 def audio_format(change: dict[str, Any], where: str) -> AudioFormat:
@@ -214,7 +214,7 @@ def text_within(change: dict[str, Any], name: str, where: str, max_chars: int) -
     """
     text = str(take(change, name, str, where))
     if len(text) > max_chars:
-        param = f"{where}.{name}"
+        param = f"{where}.{name}" if where else name
         raise EventError(
             f"{param}: expected at most {max_chars} characters, found {len(text)}", "string_too_long", param
         )

@@ -87,8 +87,8 @@ SPEECH = Parameters(
     done=_names("input model voice response_format stream_format speed"), refused={"instructions": ("",)}
 )
 TRANSCRIPTION = Parameters(
-    done=_names("file model response_format timestamp_granularities stream language"),
-    hints=_names("languages"),
+    done=_names("file model response_format timestamp_granularities stream"),
+    hints=_names("language languages"),
     refused={
         "chunking_strategy": ("auto",),
         "include": ([],),

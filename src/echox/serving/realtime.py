@@ -41,14 +41,21 @@ class RealtimeSession:
     Args:
         service: what all clients share.
         send: sends one text to the client.
+        session: options to begin with, as a ``session.update`` has them.
+
+    Raises:
+        EventError: options that cannot be.
     """
 
-    def __init__(self, service: Service, send: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, service: Service, send: Callable[[str], Awaitable[None]], session: dict[str, Any] | None = None
+    ) -> None:
         self.id = new_id("sess")
         self._service = service
         limits = service.limits
         self.outbox = Outbox(send, limits.send_s, limits.max_unsent_bytes)
         self.options = SessionOptions(service.name, limits, service.end_of_turn is not None)
+        self.options.update(session or {})
         self.conversation = Conversation(limits)
         self.listener = Listener(self.options.input_format, self.options.turn_settings, service.new_vad(), limits)
         self.responder = Responder(

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from echox.serving.client_secrets import SECRET_PREFIX, ClientSecrets
+
+SESSION_KEY = "echox.session"
 KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers send a key with a WebSocket
 _OPEN_PATHS = ("/health", "/ready")
 
@@ -43,13 +46,16 @@ class Door:
             if origin != "*" and (not parts.scheme or not parts.netloc or parts.path):
                 raise ValueError(f"allowed origin: expected like https://example.org, found {origin!r}")
 
-    def refuse(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str, str] | None:
+    def refuse(
+        self, method: str, path: str, headers: dict[str, str], has_secret: bool = False
+    ) -> tuple[int, str, str] | None:
         """Judge a request.
 
         Args:
             method: of HTTP, or "WEBSOCKET".
             path: of the URL.
             headers: lower-case names.
+            has_secret: a client secret was shown and is good for this request: no key is asked for.
 
         Returns:
             None if it may come in, else the HTTP status, a code, and a sentence.
@@ -64,7 +70,7 @@ class Door:
         if origin is not None and not self._origin_fits(origin, host):
             return 403, "origin_not_allowed", "this page's origin is not allowed; see --allow-origin"
         is_page = method in ("GET", "HEAD", "OPTIONS") and not path.startswith("/v1/") and path != "/metrics"
-        if self.api_key is None or is_page or method == "OPTIONS":
+        if self.api_key is None or is_page or has_secret or method == "OPTIONS":
             return None
         if not hmac.compare_digest(shown_key(headers).encode(), self.api_key.encode()):
             return 401, "invalid_api_key", "expected a valid API key (Authorization: Bearer ...)"
@@ -142,10 +148,11 @@ class Doorkeeper:
 
     Args:
         app: what is behind. door: the rule. refused: told the code of each refusal.
+        secrets: the client secrets; the session options of a good one are in the scope under `SESSION_KEY`.
     """
 
-    def __init__(self, app: Any, door: Door, refused: Callable[[str], None]) -> None:
-        self._app, self._door, self._refused = app, door, refused
+    def __init__(self, app: Any, door: Door, refused: Callable[[str], None], secrets: ClientSecrets) -> None:
+        self._app, self._door, self._refused, self._secrets = app, door, refused, secrets
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """One connection."""
@@ -160,7 +167,10 @@ class Doorkeeper:
         if ambiguous is not None:
             refusal: tuple[int, str, str] | None = (400, "ambiguous_request", ambiguous)
         else:
-            refusal = self._door.refuse(scope.get("method", "WEBSOCKET"), path, headers)
+            refusal = self._judge_secret(scope, path, shown_key(headers))
+        if refusal is None:
+            has_secret = SESSION_KEY in scope
+            refusal = self._door.refuse(scope.get("method", "WEBSOCKET"), path, headers, has_secret)
         if refusal is None:
             await self._app(scope, receive, send)
             return
@@ -176,3 +186,15 @@ class Doorkeeper:
                 await send({"type": "websocket.close", "code": 1008})
                 return
         await response(scope, receive, send)
+
+    def _judge_secret(self, scope: dict[str, Any], path: str, key: str) -> tuple[int, str, str] | None:
+        """A client secret opens realtime sessions until it ends, and nothing else; other keys are the door's matter."""
+        if not key.startswith(SECRET_PREFIX) or not path.startswith("/v1/"):
+            return None
+        secret = self._secrets.find(key)
+        if secret is None:
+            return 401, "invalid_client_secret", "expected a client secret that has not ended; ask for another"
+        if scope["type"] != "websocket" or path != "/v1/realtime":
+            return 403, "client_secret_scope", "a client secret is good for WebSockets at /v1/realtime only"
+        scope[SESSION_KEY] = secret.session
+        return None

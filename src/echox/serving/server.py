@@ -17,22 +17,25 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from echox.serving.chat import completions
+from echox.serving.client_secrets import lifetime_s
 from echox.serving.connections import BACKLOG, Connections
-from echox.serving.events import EventError
-from echox.serving.http import client_of, endpoint, error_response
+from echox.serving.events import EventError, new_id, take
+from echox.serving.http import client_of, endpoint, error_response, json_object
 from echox.serving.log_limit import limit_logging
+from echox.serving.options import SessionOptions
 from echox.serving.outbox import SlowReader
 from echox.serving.places import Full
 from echox.serving.realtime import RealtimeSession
-from echox.serving.security import Door, Doorkeeper
+from echox.serving.security import SESSION_KEY, Door, Doorkeeper
 from echox.serving.service import Service
-from echox.serving.speech import speak, transcribe
+from echox.serving.speech import speak
+from echox.serving.transcriptions import transcribe
 
 log = logging.getLogger("echox.serving")
 STATIC = Path(__file__).parent / "static"
@@ -50,8 +53,22 @@ _PAGE_HEADERS = {
 class Page(StaticFiles):
     """The files of the page."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whatever no other route knows ends here, WebSockets too."""
+        if scope["type"] == "websocket":
+            await receive()  # websocket.connect
+            if "websocket.http.response" in (scope.get("extensions") or {}):
+                await error_response(404, "not_found", "Not Found; see docs/protocol.md")(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        await super().__call__(scope, receive, send)
+
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """One of them."""
+        """One of them; what is not there is not found, whatever was to be done with it."""
+        if scope["method"] not in ("GET", "HEAD"):
+            await super().get_response(path, {**scope, "method": "HEAD"})
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         response = await super().get_response(path, scope)
         response.headers.update(_PAGE_HEADERS)
         if path.endswith(".js"):  # whatever this machine's list of types says: nosniff makes browsers strict
@@ -103,6 +120,11 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
     routes: list[BaseRoute] = [
         WebSocketRoute("/v1/realtime", realtime),
         Route("/v1/realtime", upgrade),
+        Route(
+            "/v1/realtime/client_secrets",
+            endpoint(service, create_client_secret, limits.max_text_bytes),
+            methods=["POST"],
+        ),
         Route("/v1/chat/completions", endpoint(service, completions, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/audio/speech", endpoint(service, speak, limits.max_text_bytes), methods=["POST"]),
         Route("/v1/audio/transcriptions", endpoint(service, transcribe, limits.max_upload_bytes), methods=["POST"]),
@@ -113,8 +135,6 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
         Route("/metrics", metrics),
         Route("/about.json", about),
     ]
-    if STATIC.is_dir():
-        routes.append(Mount("/", Page(directory=STATIC, html=True)))
     door = door or Door()
     # What other origins may read over HTTP; whether they may come in at all is the door's matter.
     cors = Middleware(
@@ -126,7 +146,21 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
         middleware=[cors] if door.allowed_origins else [],
         exception_handlers={HTTPException: _no_such_place},
     )
-    return Doorkeeper(app, door, lambda code: service.metrics.refused.labels(code).inc())
+    if STATIC.is_dir():
+        # Not a route: it would match every path, so that another method of a known one were a page that is not there.
+        app.router.default = Page(directory=STATIC, html=True)
+    return Doorkeeper(app, door, lambda code: service.metrics.refused.labels(code).inc(), service.client_secrets)
+
+
+async def create_client_secret(service: Service, request: Request, body: bytes) -> JSONResponse:
+    """A key for a while, for realtime sessions that begin with the options given here."""
+    asked = await json_object(body or b"{}")
+    session = take(asked, "session", dict, default={})
+    options = SessionOptions(service.name, service.limits, service.end_of_turn is not None)
+    options.update(session)
+    secret = service.client_secrets.create(lifetime_s(asked), session)
+    shown = {"id": new_id("sess"), **options.to_dict()}
+    return JSONResponse({"value": secret.value, "expires_at": secret.expires_at, "session": shown})
 
 
 async def _no_such_place(_: Request, error: Exception) -> Response:
@@ -154,7 +188,7 @@ async def serve_client(service: Service, websocket: WebSocket) -> None:
         await _refuse(service, websocket)
         return
     try:
-        session = RealtimeSession(service, websocket.send_text)
+        session = RealtimeSession(service, websocket.send_text, websocket.scope.get(SESSION_KEY))
         service.sessions.add(session)
         await _converse(service, session, websocket)
     finally:

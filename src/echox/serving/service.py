@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from echox.audio_decoding.pool import DecoderPool
+from echox.serving.client_secrets import ClientSecrets
 from echox.serving.end_of_turn import EndOfTurn
 from echox.serving.limits import Limits
 from echox.serving.memory import give_back
@@ -59,10 +61,15 @@ class Service:
         self.request_places = Places(bounds.max_requests, bounds.max_waiting, bounds.wait_s, bounds.max_client_share)
         self.uploads = Uploads(bounds.max_uploading_bytes, bounds.max_client_share)
         self.spoken_replies = SpokenReplies()
+        self.client_secrets = ClientSecrets(time.time)
         self.draining = False
         self._upkeep: asyncio.Task[None] | None = None
 
     async def transcribe(self, audio: Audio) -> str:
+        """The text of `hear`, which says what is raised."""
+        return (await self.hear(audio)).text
+
+    async def hear(self, audio: Audio) -> Heard:
         """What the model's ear (CTC) hears.
 
         Raises:
@@ -74,8 +81,8 @@ class Service:
         async for event in feed.events():  # hearing comes before writing, and what was heard once is not heard again
             if isinstance(event, Heard):
                 feed.cancel()
-                return event.text
-        return ""
+                return event
+        return Heard("")
 
     async def is_complete(self, samples: np.ndarray) -> bool:
         """Whether the sentence in samples float32 (S,) at 16 kHz sounds complete; without a model for it: yes."""

@@ -1,102 +1,95 @@
-"""``/v1/audio/speech`` (text to the model's voice) and ``/v1/audio/transcriptions`` (what its ear hears)."""
+"""``POST /v1/audio/speech``: text to the model's voice, as it is made or whole."""
 
 from __future__ import annotations
 
+import base64
+import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
-from echox.audio import is_silent
+from echox.serving.encoders import CONTENT_TYPES, STREAMED, AudioEncoder, open_encoder
 from echox.serving.events import take
-from echox.serving.http import (
-    CONTENT_TYPES,
-    Ending,
-    Refusal,
-    collected,
-    decode,
-    encode,
-    first_event,
-    json_object,
-    unless_gone,
-)
-from echox.serving.options import text_within
+from echox.serving.http import Ending, Refusal, json_object, unless_gone
+from echox.serving.options import text_within, voice
+from echox.serving.parameters import SPEECH
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
-from echox.serving.wire import AudioFormat, WireWriter
 from echox.streaming.events import AudioChunk, Event
-from echox.streaming.messages import Audio
+
+log = logging.getLogger("echox.serving")
 
 
 async def speak(service: Service, request: Request, body: bytes) -> Any:
-    """Say a text; ``pcm`` comes while it is being said, files when it was said."""
+    """Say a text: formats that can be played while they are made come so, the others when it was said."""
     asked = await json_object(body)
-    text = text_within(asked, "input", "body", service.limits.max_speech_chars)
+    SPEECH.check(asked)
+    text = text_within(asked, "input", "", service.limits.max_speech_chars)
+    take(asked, "model", str, default=service.name)  # any name: there is one model
+    voice(asked, "", None)
     kind = take(asked, "response_format", str, default="mp3", choices=tuple(CONTENT_TYPES))
-    take(asked, "stream_format", str, default="audio", choices=("audio",))
+    as_events = take(asked, "stream_format", str, default="audio", choices=("audio", "sse")) == "sse"
+    speed = take(asked, "speed", float, default=1.0, at_least=0.25, at_most=4.0)
     session = service.model.session()
     rate = session.output_sampling_rate
-    feed = ReplyFeed(session.speak, text)
+    feed = ReplyFeed(session.speak, text, speed=float(speed))
+    events = feed.events()
     try:
-        if kind in ("pcm", "pcm16"):
-            events = feed.events()
-            first = await first_event(request, events)
-            return Ending(StreamingResponse(_pcm(first, events, rate), media_type=CONTENT_TYPES[kind]), feed.cancel)
-        builder = await collected(request, feed, rate)
+        first = await unless_gone(request, _first_sound(events))
+        if first is None:
+            raise Refusal(400, "not_speakable", "input: expected something that can be spoken, found nothing", "input")
+        parts = _encoded(open_encoder(kind, rate), first, events)
+        if not as_events and kind not in STREAMED:
+            return Response(await unless_gone(request, _joined(parts)), media_type=CONTENT_TYPES[kind])
     except BaseException:
         feed.cancel()
         raise
-    if not builder.chunks:
-        raise Refusal(400, "not_speakable", "input: expected something that can be spoken, found nothing", "input")
-    return Response(encode(builder.build().waveform, rate, kind), media_type=CONTENT_TYPES[kind])
+    if as_events:
+        answer = StreamingResponse(_as_events(parts, feed), media_type="text/event-stream")
+    else:
+        answer = StreamingResponse(parts, media_type=CONTENT_TYPES[kind])
+    return Ending(answer, feed.cancel)
 
 
-async def _pcm(first: Event | None, events: AsyncIterator[Event], rate: int) -> AsyncIterator[bytes]:
-    writer = WireWriter(rate, AudioFormat())
-    if isinstance(first, AudioChunk):
-        yield writer.write(first.waveform)
+async def _first_sound(events: AsyncIterator[Event]) -> AudioChunk | None:
+    """The first chunk decides whether there is an answer at all; None: nothing was spoken."""
     async for event in events:
         if isinstance(event, AudioChunk):
-            yield writer.write(event.waveform)
-    yield writer.write(np.zeros(0, np.float32), last=True)
+            return event
+    return None
 
 
-async def transcribe(service: Service, request: Request, body: bytes) -> Response:
-    """Write down an uploaded recording (a multipart form, as the OpenAI API has it)."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise Refusal(415, "unsupported_media_type", "expected a multipart form with a file")
+async def _encoded(encoder: AudioEncoder, first: AudioChunk, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    if data := encoder.write(first.waveform):
+        yield data
+    async for event in events:
+        if isinstance(event, AudioChunk) and (data := encoder.write(event.waveform)):
+            yield data
+    yield encoder.finish()
 
-    async def again() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
 
-    from starlette.exceptions import HTTPException
+async def _joined(parts: AsyncIterator[bytes]) -> bytes:
+    return b"".join([part async for part in parts])
 
+
+async def _as_events(parts: AsyncIterator[bytes], feed: ReplyFeed) -> AsyncIterator[bytes]:
+    """Server-sent events: ``speech.audio.delta`` with base64, and ``speech.audio.done`` with what it took."""
     try:
-        form = await Request(request.scope, again).form(max_files=1, max_fields=32)
-    except (HTTPException, ValueError, KeyError) as error:
-        raise Refusal(400, "invalid_form", "expected a multipart form, found something else") from error
-    try:
-        file = form.get("file")
-        if file is None or isinstance(file, str):
-            raise Refusal(400, "missing_required_parameter", "file: expected an audio file, found none", "file")
-        kind = str(form.get("response_format") or "json")
-        if kind not in ("json", "text", "verbose_json"):
-            message = "response_format: expected json, text or verbose_json"
-            raise Refusal(400, "unsupported_value", message, "response_format")
-        if str(form.get("stream") or "false").lower() in ("true", "1"):
-            raise Refusal(400, "unsupported_value", "stream: expected false", "stream")
-        waveform = await unless_gone(request, decode(service, await file.read(), service.limits.max_upload_s))
-    finally:
-        await form.close()
-    audio = Audio(waveform, service.input_rate)
-    if is_silent(waveform):
-        raise Refusal(400, "no_speech", "file: expected speech, found silence", "file")
-    text = await unless_gone(request, service.transcribe(audio))
-    if kind == "text":
-        return PlainTextResponse(text + "\n")
-    found: dict[str, Any] = {"text": text, "usage": {"type": "duration", "seconds": round(audio.duration_s, 3)}}
-    if kind == "verbose_json":
-        found = {"task": "transcribe", "language": "english", "duration": audio.duration_s, "segments": [], **found}
-    return JSONResponse(found)
+        async for part in parts:
+            if part:
+                yield _line({"type": "speech.audio.delta", "audio": base64.b64encode(part).decode("ascii")})
+    except Exception:  # the status has left already: told where the client reads
+        log.exception("speech failed")
+        message = "the model failed; see the server's log"
+        yield _line({"error": {"type": "server_error", "code": "internal_error", "message": message}})
+        return
+    written, said = feed.timings.num_tokens, feed.timings.num_unit_words
+    usage = {"input_tokens": written, "output_tokens": said, "total_tokens": written + said}
+    yield _line({"type": "speech.audio.done", "usage": usage})
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(event)}\n\n".encode()

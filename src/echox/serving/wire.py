@@ -9,6 +9,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from echox.audio import StreamingResampler
 PCM_RATES = (24000, 16000)  # the first is what clients get that ask for nothing
 G711_RATE = 8000
 _BASE64_BLOCK = 4 * 2**18  # characters; whole groups of four
+_URL_SAFE = str.maketrans("-_", "+/")
 _ULAW_BIAS, _ULAW_CLIP = 0x84, 32635
 _ALAW_TOGGLE = 0x55  # A-law flips every other bit
 
@@ -73,13 +75,17 @@ class AudioFormat:
 
 
 def decode_base64(text: Any) -> bytes:
-    """Strict base64.
+    """Base64 in any of the forms it travels in: plain, url-safe (also without padding), wrapped, or in a ``data:`` URL.
+
+    Source: RFC 4648 (sections 3.1, 3.2 and 5), RFC 2397.
 
     Raises:
         ValueError: not a string, or not base64.
     """
     if not isinstance(text, str):
         raise ValueError(f"expected base64 text, found {type(text).__name__}")
+    if text[:5].lower() == "data:" or any(character in text for character in "-_ \n\r\t"):
+        text = _plain_base64(text)
     ends = text.find("=")
     if 0 <= ends < len(text) - 2:
         raise ValueError("expected base64 text, found padding before its end")
@@ -89,6 +95,24 @@ def decode_base64(text: Any) -> bytes:
         return b"".join(base64.b64decode(text[start : start + _BASE64_BLOCK], validate=True) for start in blocks)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"expected base64 text, found something else ({error})") from error
+
+
+def _plain_base64(text: str) -> str:
+    """The other forms of base64 as the plain one.
+
+    Raises:
+        ValueError: a ``data:`` URL that holds no base64.
+    """
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().rstrip().endswith(";base64"):
+            raise ValueError(f"expected base64 text, or a data: URL with ;base64, found {head[:40]!r}")
+        text = unquote(text) if "%" in text else text
+    text = "".join(text.split())
+    if "-" in text or "_" in text:  # the url-safe form may leave its padding out; in the plain one it shows what is cut
+        text = text.translate(_URL_SAFE).rstrip("=")
+        text += "=" * (-len(text) % 4)
+    return text
 
 
 class WireReader:
