@@ -1,10 +1,12 @@
 """Hundreds of replies, plain and odd: every word of every one is heard, or reported; sound is as long as text is."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from echox.streaming import AudioChunk, EchoX, Finished, SpeechFailed
+from echox.verbalization import spoken_language, verbalize
 
 PLAIN = ["The capital of France is Paris.", "Seven.", "A spider has eight legs.", "Yes!", "It is late, and it is cold."]
 ODD = [
@@ -39,11 +41,15 @@ def check(events: list) -> tuple[int, int]:
     words = events[-1].text.split()
     spoken = [word for chunk in chunks for word in chunk.text.split()]
     reported = [word for failure in failed for word in failure.text.split()]
-    assert sorted(spoken + reported) == sorted(words), "each word exactly once"
+    silent = not verbalize(events[-1].text, spoken_language("en"))  # emoji and marks alone
+    # Of a run that is said in several words ("12,345") a part may fail: then it is heard, and reported.
+    assert Counter(spoken) | Counter(reported) == Counter([] if silent else words), "each word is heard or reported"
+    assert len(spoken) <= len(words), "and heard once"
     if spoken:
         characters = sum(map(len, spoken))
         assert 0.01 < events[-1].timings.audio_s / characters < 1.5, "seconds for a character"
-        assert len(events[-1].timeline) == len(spoken)
+        marked = [events[-1].text[mark.text_start : mark.text_end] for mark in events[-1].timeline]
+        assert [word for text in marked for word in text.split()] == spoken
     return len(words), len(reported)
 
 

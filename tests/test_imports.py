@@ -23,6 +23,7 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "models": 0,
+    "verbalization": 0,
     "units": 1,
     "data": 1,
     "training": 2,
@@ -44,7 +45,7 @@ FLOORS = {
     "cli_ui": 4,
     "__main__": 4,
 }
-MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers"}
+MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers", "budoux"}
 HEAVY = {"av", "fastapi", "gradio", "lhotse", "matplotlib", "peft", "sounddevice", "tensorboard", "uvicorn"}
 SUBCLASSES = {"serving/protocols.py": "uvicorn"}  # made of that library's classes, and imported inside functions only
 

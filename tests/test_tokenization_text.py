@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from echox.models.tokenization_text import AUDIO, SPECIAL_TOKENS, train_text_tokenizer, word_index
+from echox.models.word_breaks import split_words
 
 TEXTS = [
     "What is the capital of France?",
@@ -59,13 +60,12 @@ def test_training_is_deterministic_and_saves(tokenizer, tmp_path):
 
 
 @settings(max_examples=100, deadline=None)
-@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0", exclude_categories=("Zs", "Zl", "Zp")) | st.just(" "), max_size=40))  # fmt: skip  # noqa: E501
-def test_any_text_round_trips_and_words_are_those_of_split(tokenizer, text):
+@given(text=st.text(st.characters(codec="utf-8") | st.just(" "), max_size=40))
+def test_any_text_round_trips_and_words_are_counted(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
     words = word_index(tokenizer, ids)
-    spoken = [word for word, token in zip(words, ids, strict=True) if tokenizer.decode([token]).strip()]
-    assert len(set(spoken)) == len(text.split())
+    assert len({word for word in words if word < len(split_words(text))}) == len(split_words(text))
     assert words == sorted(words)
 
 

@@ -190,6 +190,7 @@ class EchoXConfig(PreTrainedConfig):
             decoded tokens (LLaMA-Omni2, arXiv 2505.02625, section 3.3), rather than the denoised states alone.
         echo_context_words: words of the segment before that the echo decoder, trained so, reads and has said before
             each segment; 0: every segment begins anew.
+        spoken_language: ISO 639 code of the language that replies are spoken in: its rules say figures and signs.
         trigger_min_tokens, trigger_max_tokens, trigger_lookahead_tokens, trigger_threshold: when a segment of the
             reply may be spoken; see ``streaming/trigger.py``.
 
@@ -211,6 +212,7 @@ class EchoXConfig(PreTrainedConfig):
         denoising_dropout: float = 0.1,
         fuse_text_embeddings: bool = False,
         echo_context_words: int = 0,
+        spoken_language: str = "en",
         trigger_min_tokens: int = 20,
         trigger_max_tokens: int = 50,
         trigger_lookahead_tokens: int = 5,
@@ -230,6 +232,7 @@ class EchoXConfig(PreTrainedConfig):
         self.denoising_dropout = denoising_dropout
         self.fuse_text_embeddings = fuse_text_embeddings
         self.echo_context_words = echo_context_words
+        self.spoken_language = spoken_language
         self.trigger_min_tokens = trigger_min_tokens
         self.trigger_max_tokens = trigger_max_tokens
         self.trigger_lookahead_tokens = trigger_lookahead_tokens

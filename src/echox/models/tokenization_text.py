@@ -6,10 +6,13 @@ A turn is written ``<|role|>`` content ``<|end|>``, a conversation starts with `
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from echox.models.word_breaks import WordFinder
 
 PAD, BOS, SYSTEM, USER, ASSISTANT, END, AUDIO = SPECIAL_TOKENS = (
     "<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|audio|>",
@@ -25,8 +28,10 @@ CHAT_TEMPLATE = (
 )
 """Content is a string, or a list of ``{"type": "text", "text": ...}`` and ``{"type": "audio", ...}``."""
 
-_SPACES = ("Ġ", "▁", "Ċ", "ĉ", "č", " ")
-"""How byte-level and SentencePiece vocabularies write white space at the start of a token."""
+LONGEST_CHARACTER_TOKENS = 4
+"""Tokens of bytes that a character may have; more that make none are told one by one."""
+_ANCHOR = "a"
+"""A letter that tokens are decoded after, so that they are decoded as within a text."""
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -64,56 +69,108 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTok
 
 
 class WordCounter:
-    """Which white-space word each token of a growing text belongs to: consistent with ``text.split()``.
+    """Which word each token of a growing text belongs to, for any tokenizer and script: as `split_words` counts.
 
     Args:
         tokenizer: of the text.
-        kinds: what is known of token ids already; several counters may share one to look up nothing twice.
+        texts: the text of token ids, as far as it is known already (None: a part of a character); several counters may
+            share one to look up nothing twice.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, kinds: dict[int, str] | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: dict[int, str | None] | None = None) -> None:
         self.tokenizer = tokenizer
-        self._kinds = {} if kinds is None else kinds
-        self._word, self._between = -1, True
-        self._last: int | None = None
+        self._texts = {} if texts is None else texts
+        self._special = frozenset(tokenizer.all_special_ids)
+        self._anchor_ids: list[int] | None = None
+        self._finder = WordFinder()
+        self._parts: list[int] = []  # tokens of a character that is not complete
+        self._waiting: deque[int] = deque()  # characters of each token that has no word yet; -1: a special token
+        self._decided: deque[int] = deque()  # words of characters that no token took yet
+        self._num_words = 0  # that tokens were given
+        self._last = -1  # word of the token before
 
-    def push(self, token_id: int) -> tuple[int, bool]:
+    def push(self, token_id: int) -> list[tuple[int, bool]]:
         """Add a token.
 
         Returns:
-            Its word, counted from 0: -1 for special tokens; white space alone belongs to the word that follows it. And
-            whether the text may be cut before it: it opens a word, or is no text at all.
+            For each token that is now decided, in order: its word, counted from 0 (-1 for special tokens; white space
+            alone belongs to the word that follows it), and whether the text may be cut before it: it opens a word, or
+            is no text at all. A token of several words belongs to the first. Most tokens are decided at once; a part
+            of a character waits for the rest, and scripts without spaces for two more characters.
         """
-        kind = self._kinds.get(token_id) or self._look_up(token_id)
-        if kind == "special":
-            self._between, word = True, -1
-        elif kind == "blank":
-            self._between, word = True, self._word + 1
-        else:
-            if self._between or kind == "opens":
-                self._word, self._between = self._word + 1, False
-            word = self._word
-        opens = word == -1 or word != self._last
-        self._last = word
-        return word, opens
+        if token_id in self._special:
+            decided = self.finish()
+            self._waiting.append(-1)
+            return decided + self._take()
+        self._parts.append(token_id)
+        text = self._text_of(token_id) if len(self._parts) == 1 else self._decode(self._parts)
+        if text is not None:
+            self._add(text)
+        elif len(self._parts) >= LONGEST_CHARACTER_TOKENS:
+            self._add_broken()
+        return self._take()
 
-    def is_blank(self, token_id: int) -> bool:
-        """Whether a token is white space alone."""
-        return (self._kinds.get(token_id) or self._look_up(token_id)) == "blank"
+    def finish(self) -> list[tuple[int, bool]]:
+        """The text is complete: the tokens that were not decided yet."""
+        self._add_broken()
+        self._decided += self._finder.finish()
+        return self._take()
 
-    def _look_up(self, token_id: int) -> str:
-        token = self.tokenizer.convert_ids_to_tokens(token_id)
-        if token is None or token_id in self.tokenizer.all_special_ids:
-            kind = "special"
-        elif not token.strip("".join(_SPACES)):
-            kind = "blank"
-        else:
-            kind = "opens" if token.startswith(_SPACES) else "continues"
-        self._kinds[token_id] = kind
-        return kind
+    def _add(self, text: str) -> None:
+        """The text of the tokens in `_parts`: their character is the first one's, what the last adds alone its own."""
+        own = (self._text_of(self._parts[-1]) or "") if len(self._parts) > 1 else ""
+        own = own if text.endswith(own) else ""
+        self._waiting.append(len(text) - len(own))
+        self._waiting.extend([0] * (len(self._parts) - 2))
+        if len(self._parts) > 1:
+            self._waiting.append(len(own))
+        self._parts = []
+        self._decided += self._finder.push(text)
+
+    def _add_broken(self) -> None:
+        """Bytes that make no character."""
+        for token_id in self._parts:
+            text = self._decode([token_id], whole=False) or ""
+            self._waiting.append(len(text))
+            self._decided += self._finder.push(text)
+        self._parts = []
+
+    def _text_of(self, token_id: int) -> str | None:
+        if token_id not in self._texts:
+            self._texts[token_id] = self._decode([token_id])
+        return self._texts[token_id]
+
+    def _decode(self, token_ids: list[int], whole: bool = True) -> str | None:
+        """Text that tokens add to a text (some decoders strip spaces at the start); None: half a character."""
+        if self._anchor_ids is None:
+            self._anchor_ids = self.tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
+        settings = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        before = self.tokenizer.decode(self._anchor_ids, **settings)
+        text: str = self.tokenizer.decode([*self._anchor_ids, *token_ids], **settings)
+        text = text.removeprefix(before)
+        return None if whole and text.endswith("\ufffd") else text
+
+    def _take(self) -> list[tuple[int, bool]]:
+        """Words of the tokens at the front whose characters are decided."""
+        found = []
+        while self._waiting and self._waiting[0] <= len(self._decided):
+            length = self._waiting.popleft()
+            words = [self._decided.popleft() for _ in range(max(0, length))]
+            named = [word for word in words if word >= 0]
+            if length < 0:
+                word = -1
+            elif named:
+                word = named[0]
+            else:  # white space is of the word that follows, the rest of a character of the word before
+                word = self._num_words if length or self._last < 0 else self._last
+            self._num_words = max([self._num_words, *(one + 1 for one in named)])
+            found.append((word, word == -1 or word != self._last))
+            self._last = word
+        return found
 
 
 def word_index(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[int]:
-    """White-space word of every token, as `WordCounter` counts."""
+    """Word of every token, as `WordCounter` counts."""
     counter = WordCounter(tokenizer)
-    return [counter.push(int(token_id))[0] for token_id in token_ids]
+    decided = [one for token_id in token_ids for one in counter.push(int(token_id))] + counter.finish()
+    return [word for word, _ in decided]

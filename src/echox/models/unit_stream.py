@@ -93,6 +93,10 @@ class UnitStream(ABC):
     def finish(self) -> None:
         """The segment's text is complete."""
 
+    def end_word(self) -> None:
+        """The word that was pushed last is complete: a decoder that says words need not wait for the next one."""
+        return
+
     def follow(self, before: UnitStream, words: int) -> None:
         """Go on where another segment ended: read its last words, and what was said of them, before the first step.
 
@@ -204,6 +208,10 @@ class WordStream(UnitStream):
             self._open_name = word
         self._open.append(state)
         self._open_characters += characters
+
+    def end_word(self) -> None:
+        """See `UnitStream.end_word`."""
+        self._close_word()
 
     def finish(self) -> None:
         """See `UnitStream.finish`."""

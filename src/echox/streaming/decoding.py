@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from echox.files import write_text
 from echox.models.vocoder_stream import FASTEST, SLOWEST
 from echox.streaming.policies import POLICIES
+from echox.verbalization import spoken_language
 
 GENERATION_FILE = "generation_config.json"
 
@@ -35,6 +36,8 @@ class GenerationSettings:
         speech_policy: when which part of the reply is spoken, by name; see `policies`. None: word by word where the
             echo decoder can, else the trigger.
         policy_numbers: of that policy, where they are to differ from the model's.
+        spoken_language: ISO 639 code of the language whose rules say figures, abbreviations and signs; None: the
+            model's. A language without rules here says text as it is written.
 
     Raises:
         ValueError: a number is out of its range, or a value of another kind.
@@ -52,6 +55,7 @@ class GenerationSettings:
     speed: float = 1.0
     speech_policy: str | None = None
     policy_numbers: dict[str, Any] = field(default_factory=dict)
+    spoken_language: str | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -65,6 +69,8 @@ class GenerationSettings:
                 raise ValueError(f"{name}: expected 0 < {name} <= 1, found {value}; 1 keeps every token")
         if self.speech_policy is not None and self.speech_policy not in POLICIES:
             raise ValueError(f"speech_policy: expected one of {', '.join(POLICIES)}, found {self.speech_policy!r}")
+        if self.spoken_language is not None:
+            spoken_language(self.spoken_language)
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
         if not SLOWEST <= self.speed <= FASTEST:

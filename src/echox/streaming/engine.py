@@ -23,13 +23,14 @@ from torch import Tensor
 from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights, fits_fused, is_plain
 from echox.models.row_cache import DecoderRows
 from echox.models.static_steps import StaticSteps, compiled_step
-from echox.models.tokenization_text import WordCounter
+from echox.models.tokenization_text import WordCounter, word_index
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.events import HeardWord
 from echox.streaming.messages import Audio, Message
 from echox.streaming.policies import Policy, make_policy
 from echox.streaming.trigger import Trigger
 from echox.streaming.word_times import heard_words
+from echox.verbalization import SpokenLanguage, spoken_language
 
 HEARD_BYTES = 256 * 1024 * 1024
 """What the cache of encoded audios may hold; an hour of speech at 8B's width is about 100 MB."""
@@ -80,7 +81,8 @@ class Engine:
         # The row that scores sentence ends: the last token of "." as the tokenizer writes it alone.
         period = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
         self._period_row = self._head.weight[period].detach().float()
-        self._token_kinds: dict[int, str] = {}
+        self._token_texts: dict[int, str | None] = {}
+        self._special_ids = frozenset(self.tokenizer.all_special_ids)
         self._heard: OrderedDict[str, HeardAudio] = OrderedDict()
         self._heard_bytes = 0
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
@@ -218,7 +220,11 @@ class Engine:
 
     def word_counter(self) -> WordCounter:
         """For one reply: which word each of its tokens belongs to."""
-        return WordCounter(self.tokenizer, self._token_kinds)
+        return WordCounter(self.tokenizer, self._token_texts)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is no text."""
+        return token_id in self._special_ids
 
     # ------------------------------------------------------------------------------------------ speech
 
@@ -229,6 +235,24 @@ class Engine:
     def meant(self, token_ids: Sequence[int]) -> Tensor:
         """(n, H) what the echo decoder reads for given text: its embeddings, which denoised states learn to be."""
         return self.model.text_embeddings(torch.tensor(token_ids, device=self.device))
+
+    def language(self, settings: GenerationSettings) -> SpokenLanguage:
+        """How figures, abbreviations and signs of a reply are said.
+
+        Raises:
+            ValueError: not a language code.
+        """
+        return spoken_language(settings.spoken_language or self.model.config.spoken_language)
+
+    def tokens_of(self, spoken: str, begins: bool) -> tuple[list[int], list[int]]:
+        """Tokens of words to be said, and the word of each from 0.
+
+        Args:
+            spoken: words with single spaces between.
+            begins: the reply begins with them; else a space comes before them.
+        """
+        ids = list(self.tokenizer(spoken if begins else f" {spoken}", add_special_tokens=False)["input_ids"])
+        return ids, word_index(self.tokenizer, ids)
 
     def policy(self, settings: GenerationSettings) -> Policy:
         """Who decides when which part of a reply is spoken.

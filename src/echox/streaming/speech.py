@@ -7,6 +7,7 @@ either sounded or reported as `SpeechFailed`; nothing is passed over.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections import deque
@@ -23,6 +24,7 @@ from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Mark, SpeechFailed
 from echox.streaming.policies import Release
+from echox.streaming.verbalizer import SpokenRun, Verbalizer, WrittenToken
 
 FIRST_CHUNK_S = 0.16
 """Sound that the first chunk holds at least: long enough to play while the second is made."""
@@ -33,14 +35,26 @@ LONGEST_CHUNK_S = 1.0
 
 
 @dataclass
-class _Word:
-    """A word, or a segment of a decoder that does not know words: its text and, in time, its units."""
+class _Place:
+    """Written text that is heard as one: a word, a run that is said in other words, or a segment without known words.
+
+    Attributes:
+        text_start, text_end: in the reply.
+        first_unit, last_unit: -1: none yet.
+        words: spoken words that are still to be said.
+        reported: a part of it could not be said.
+    """
 
     text_start: int
     text_end: int
-    first_unit: int = -1  # none yet
+    first_unit: int = -1
     last_unit: int = -1
-    said: bool = False
+    words: int = 1
+    reported: bool = False
+
+    @property
+    def said(self) -> bool:
+        return self.words == 0
 
 
 class Speech:
@@ -65,14 +79,20 @@ class Speech:
             settings.echo_temperature, settings.echo_top_p, settings.retry_temperature, source=source
         )
         self._counter = engine.word_counter()
-        self._tokens: list[tuple[Tensor, int, int, bool]] = []  # state, word, characters, blank
+        self._verbalizer = Verbalizer(engine.language(settings))
+        self._undecided: deque[tuple[int, Tensor, str, int, float]] = deque()  # tokens whose word is not known yet
+        self._tokens: list[WrittenToken] = []
         self._released = 0
         self._reader = self._new_reader()
         self._streams: deque[UnitStream] = deque()
-        self._segments: deque[_Word] = deque()  # of the streams
+        self._segments: deque[_Place] = deque()  # of the streams
+        self._segment_tokens = 0  # that the newest stream was given
         self._before: UnitStream | None = None  # the segment that was said last
-        self._words: dict[int, _Word] = {}
-        self._waiting: deque[_Word] = deque()  # said, not sounded yet
+        self._places: list[_Place] = []  # of the spoken words, by number
+        self._written_word = -1  # of the newest place, where words are said as they are written
+        self._blank: list[WrittenToken] = []  # white space that waits for its word, in a language without rules
+        self._silent_start: int | None = None  # text without a sound, which goes with the word after it
+        self._waiting: deque[_Place] = deque()  # said, not sounded yet
         self._begun = 0  # of those in `_waiting`: how many begin in chunks that were made
         self._finishing = False
         self.voice = VocoderStream(engine.model.vocoder, speed=settings.speed)
@@ -88,59 +108,138 @@ class Speech:
 
     def push(self, token_id: int, state: Tensor, text: str, score: float) -> None:
         """Add a token of the reply: its denoised state (H,), the text it adds, its trigger score."""
-        word, opens = self._counter.push(token_id)
-        start = len(self.text)
+        self._undecided.append((token_id, state, text, len(self.text), score))
         self.text += text
-        if word >= 0:
-            place = self._words.setdefault(word, _Word(start, start))
-            place.text_end = len(self.text)
-        self._tokens.append((state, word, len(text.strip()), self._counter.is_blank(token_id)))
-        self._release(self._policy.push(score, text, opens))
+        self._decide(self._counter.push(token_id))
 
     def finish(self, text: str = "") -> None:
         """The reply is complete, with the rest of its text (what is left of a character that was cut off)."""
-        if text and self._words:
-            last = self._words[max(self._words)]
-            end = last.text_end
-            for part in (last, *self._segments):
-                if part.text_end == end:
-                    part.text_end += len(text)
-            self.text += text
-        # White space at the end belongs to no word.
-        for place in range(len(self._tokens) - 1, -1, -1):
-            state, word, characters, blank = self._tokens[place]
-            if word >= 0 and not blank:
-                break
-            self._tokens[place] = (state, -1, characters, blank)
+        if text and self._undecided:
+            token_id, state, own, start, score = self._undecided.pop()
+            self._undecided.append((token_id, state, own + text, start, score))
+        elif text and len(self._tokens) > self._released:
+            last = self._tokens[-1]
+            self._tokens[-1] = dataclasses.replace(last, text=last.text + text, end=last.end + len(text))
+        self.text += text
+        self._decide(self._counter.finish())
         self._release(self._policy.flush())
+        self._say_runs(self._verbalizer.finish())
+        self._end_segment()
+        self._attach_silent_end()
         self._finishing = True
         self._close_voice()
 
+    def _decide(self, decided: Sequence[tuple[int, bool]]) -> None:
+        """Tokens whose words are known now, in order, to the policy."""
+        for word, opens in decided:
+            token_id, state, text, start, score = self._undecided.popleft()
+            special = self.engine.is_special(token_id)
+            self._tokens.append(WrittenToken(state, text, start, start + len(text), special, word))
+            self._release(self._policy.push(score, text, opens))
+
     def _release(self, releases: Sequence[Release]) -> None:
         for release in releases:
-            self._hand_over(release.end, release.final)
+            for token in self._tokens[self._released : release.end]:
+                self._say_runs(self._verbalizer.push(token))
+            self._released = max(release.end, self._released)
+            if release.final:
+                self._say_runs(self._verbalizer.end_segment())
 
-    def _hand_over(self, end: int, final: bool) -> None:
+    def _say_runs(self, runs: Sequence[SpokenRun]) -> None:
+        """Hand runs to the echo decoder's streams."""
+        for run in runs:
+            if run.ends_segment:
+                self._end_segment()
+            elif run.special:
+                if self._streams and not self._streams[-1].text_finished:
+                    self._push(run.tokens[0].state, -1, 0)
+            elif run.problem is not None:
+                self._events.append(SpeechFailed(self.text[run.start : run.end], run.problem))
+            elif run.tokens:
+                self._say_tokens(run)
+            elif run.spoken:
+                self._say_instead(run, run.spoken)
+            elif self._silent_start is None:
+                self._silent_start = run.start
+
+    def _say_tokens(self, run: SpokenRun) -> None:
+        """A run with its own states: one word, or, in a language without rules, a token of one."""
+        rules = self._verbalizer.language.has_rules
+        if rules or run.tokens[0].word != self._written_word:
+            # White space that may be the reply's last opens no word: it waits for the letters.
+            if not rules and not run.tokens[0].text.strip() and run.tokens[0].text:
+                self._blank.append(run.tokens[0])
+                return
+            self._open_place(run.start if not self._blank else self._blank[0].start, run.end, 1)
+            self._written_word = run.tokens[0].word
+        place = self._places[-1]
+        place.text_end = max(place.text_end, run.end)
+        for token in (*self._blank, *run.tokens):
+            self._push(token.state, len(self._places) - 1, len(token.text.strip()))
+        self._blank = []
+        self._segments[-1].text_end = place.text_end
+        if rules:
+            self._streams[-1].end_word()
+
+    def _say_instead(self, run: SpokenRun, spoken: str) -> None:
+        """A run that is said in other words than it is written in: their text embeddings, as for text that is given."""
+        ids, words = self.engine.tokens_of(spoken, begins=run.start == 0)
+        self._limit_segment(len(ids))
+        self._open_place(run.start, run.end, 1 + max(words))
+        first = len(self._places) - 1 - max(words)
+        for token_id, state, word in zip(ids, self.engine.meant(ids), words, strict=True):
+            self._push(state, first + word, len(self.engine.tokenizer.decode([token_id]).strip()))
+        self._streams[-1].end_word()
+
+    def _open_place(self, start: int, end: int, words: int) -> None:
+        """A new place in the account, of so many spoken words."""
+        self._limit_segment(0)
+        self._open_stream()
+        if self._silent_start is not None:
+            start, self._silent_start = self._silent_start, None
+        place = _Place(start, end, words=words)
+        self._places += [place] * words
+        segment = self._segments[-1]
+        if segment.text_start < 0:
+            segment.text_start = start
+        segment.text_end = end
+
+    def _push(self, state: Tensor, word: int, characters: int) -> None:
+        self._open_stream()
+        self._streams[-1].push(state, word, characters)
+        self._segment_tokens += 1
+
+    def _open_stream(self) -> None:
         if not self._streams or self._streams[-1].text_finished:
             self._streams.append(open_stream(self.engine.model.echo_decoder, self._sampling))
-            self._segments.append(_Word(-1, -1))
+            self._segments.append(_Place(-1, -1))
+            self._segment_tokens = 0
             if len(self._streams) == 1:
                 self._follow()
-        stream, segment = self._streams[-1], self._segments[-1]
-        # White space that may be the reply's last waits for the word that it belongs to.
-        while not final and end > self._released and self._tokens[end - 1][3]:
-            end -= 1
-        for state, word, characters, _ in self._tokens[self._released : end]:
-            stream.push(state, word, characters)
-            if word >= 0:
-                if segment.text_start < 0:
-                    segment.text_start = self._words[word].text_start
-                segment.text_end = self._words[word].text_end
-        self._released = max(end, self._released)
-        if final:
+
+    def _limit_segment(self, more: int) -> None:
+        """End a segment that grows longer than policies allow, because figures are said in many words."""
+        limit = 2 * self.engine.trigger.max_tokens
+        if self._verbalizer.language.has_rules and self._segment_tokens and self._segment_tokens + more > limit:
+            self._end_segment()
+
+    def _end_segment(self) -> None:
+        if self._streams and not self._streams[-1].text_finished:
             self.num_segments += 1
-            stream.finish()
+            self._streams[-1].finish()
             self._next_stream()
+
+    def _attach_silent_end(self) -> None:
+        """Text without a sound at the end goes with the last word that has one."""
+        if self._silent_start is None or not self._places:
+            return
+        place, end = self._places[-1], len(self.text.rstrip())
+        if self.timeline and self.timeline[-1].text_end == place.text_end:  # sounded already
+            self.timeline[-1] = dataclasses.replace(self.timeline[-1], text_end=end)
+        place.text_end = end
+        if self._segments:
+            self._segments[-1].text_end = end
+        self._silent_start = None
 
     # ------------------------------------------------------------------------------------------ units
 
@@ -166,7 +265,7 @@ class Speech:
         while self._streams and self._streams[0].finished:
             self._before = self._streams.popleft()
             segment = self._segments.popleft()
-            segment.said = True
+            segment.words = 0
             self._sound(self._reader.finish(), segment)
             self._reader = self._new_reader()
             self._follow()
@@ -178,8 +277,8 @@ class Speech:
         if words and self._before is not None and self._streams:
             self._streams[0].follow(self._before, words)
 
-    def _say(self, said: Said, segment: _Word) -> None:
-        place = segment if said.word is None else self._words[said.word]
+    def _say(self, said: Said, segment: _Place) -> None:
+        place = segment if said.word is None else self._places[said.word]
         self.num_unit_words += len(said.unit_words)
         if said.unit_words:
             if place.first_unit < 0:
@@ -187,14 +286,15 @@ class Speech:
                 self._waiting.append(place)
             self._sound(self._reader.push(said.unit_words), place)
         if said.word is not None:
-            place.said = True
-        if said.problem is not None:
+            place.words -= 1
+        if said.problem is not None and not place.reported:
+            place.reported = True
             self._events.append(SpeechFailed(self.text[place.text_start : place.text_end], said.problem))
 
     def _new_reader(self) -> UnitReader:
         return self.engine.unit_language.reader()
 
-    def _sound(self, units: list[int], place: _Word) -> None:
+    def _sound(self, units: list[int], place: _Place) -> None:
         if units:
             self.voice.push(units)
             self.num_units += len(units)
@@ -241,7 +341,7 @@ class Speech:
             self._waiting.popleft()
             self._begun -= 1
 
-    def _starts_s(self, place: _Word) -> float:
+    def _starts_s(self, place: _Place) -> float:
         """When the speech of a word begins; infinity while that is not known."""
         return self.voice.end_s(place.first_unit) if place.first_unit <= self.voice.num_timed else math.inf
 

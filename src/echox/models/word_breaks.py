@@ -1,0 +1,189 @@
+"""Where words begin, in any script, while the text is still growing.
+
+White space parts words, as in ``str.split``. Within that, scripts that are written without spaces are parted too:
+Japanese, Chinese and Thai by BudouX's models, whose decisions look at three characters on each side; Lao, Khmer,
+Myanmar and the like at every syllable sign, for want of a model. Punctuation stays with the word before it, an opening
+bracket with the word after it. So every decision needs a bounded look-ahead, and text in pieces is parted like the
+whole text.
+
+Source: BudouX (https://github.com/google/budoux); Unicode Standard Annex 29, section 4, on scripts without spaces.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import unicodedata
+from typing import Any
+
+LOOKAHEAD_CHARACTERS = 2
+"""Characters after the one that may open a word, which the decision looks at."""
+_LOOKBACK_CHARACTERS = 3
+
+# First and last code points of scripts that are written without spaces between words.
+_HAN = ((0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
+_KANA = ((0x3041, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F))
+_THAI = ((0x0E01, 0x0E7F),)
+_OTHERS = (
+    (0x0E80, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x1950, 0x19DF),
+    (0x1A20, 0x1AAF),
+    (0xA000, 0xA4CF),
+    (0xA9E0, 0xA9FF),
+    (0xAA60, 0xAA7F),
+)
+_RANGES = sorted(
+    (first, last, script)
+    for script, ranges in (("han", _HAN), ("kana", _KANA), ("thai", _THAI), ("other", _OTHERS))
+    for first, last in ranges
+)
+_STARTS = [first for first, _, _ in _RANGES]
+_JOINS_NEXT = frozenset("เแโใไເແໂໃໄ\u1039\u17d2\u1a60")
+"""Vowels written before their consonant, and signs that stack the next consonant under this one."""
+_ENDS_WORD = frozenset("\u200b\u0f0b\u0f0d")
+"""Zero-width space, and the marks between Tibetan syllables and after clauses."""
+
+
+def script_without_spaces(character: str) -> str | None:
+    """Name the script of a letter, if it is written without spaces: han, kana, thai or other; else None."""
+    code = ord(character)
+    if code < 0x0E01:
+        return None
+    place = bisect.bisect_right(_STARTS, code) - 1
+    first, last, script = _RANGES[place]
+    return script if first <= code <= last else None
+
+
+@functools.cache
+def _parser(language: str) -> Any:
+    import budoux
+
+    load = {
+        "ja": budoux.load_default_japanese_parser,
+        "zh": budoux.load_default_simplified_chinese_parser,
+        "th": budoux.load_default_thai_parser,
+    }
+    return load[language]()
+
+
+def _opens(run: str, place: int) -> bool:
+    """Whether a word begins at a character of a run without white space that is not its first."""
+    before, here = run[place - 1], run[place]
+    if before in _ENDS_WORD:
+        return True
+    scripts = script_without_spaces(before), script_without_spaces(here)
+    if before.isascii() and here.isascii():
+        return False
+    category, category_before = unicodedata.category(here), unicodedata.category(before)
+    if category[0] == "M" or here in _ENDS_WORD or before in _JOINS_NEXT or category == "Cf" or category_before == "Cf":
+        return False
+    if category_before in {"Ps", "Pi"}:
+        return False
+    if category in {"Ps", "Pi"}:
+        return scripts[0] is not None or _is_wide_mark(before)
+    if category[0] in "PSN" and category != "Nd":
+        return False
+    if _is_wide_mark(before):
+        return True
+    if scripts == (None, None):
+        return False
+    if category_before[0] == "P":
+        return True
+    if None in scripts:
+        return category_before[0] != "S"
+    if "other" in scripts:
+        return True
+    window = run[max(0, place - _LOOKBACK_CHARACTERS) : place + LOOKAHEAD_CHARACTERS + 1]
+    kinds = {script_without_spaces(character) for character in window}
+    language = "th" if scripts[1] == "thai" else "ja" if "kana" in kinds else "zh"
+    return _begins_chunk(_parser(language).parse(window), min(place, _LOOKBACK_CHARACTERS))
+
+
+def _begins_chunk(chunks: list[str], place: int) -> bool:
+    start = 0
+    for chunk in chunks:
+        if start >= place:
+            break
+        start += len(chunk)
+    return start == place
+
+
+def _is_wide_mark(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] == "P"
+
+
+class WordFinder:
+    """Numbers the words of a growing text.
+
+    Attributes:
+        num_words: begun so far, among the characters that are decided.
+    """
+
+    def __init__(self) -> None:
+        self.num_words = 0
+        self._run = ""  # since the last white space, as far as decisions still look at it
+        self._place = 0  # of the next character of the run to be decided
+
+    def push(self, text: str) -> list[int]:
+        """Add text.
+
+        Returns:
+            For each character that is now decided, in order, the number of its word from 0; -1 for white space.
+        """
+        found: list[int] = []
+        for character in text:
+            if character.isspace():
+                found += self._decide(closed=True)
+                self._run, self._place = "", 0
+                found.append(-1)
+            else:
+                self._run += character
+                found += self._decide(closed=False)
+        return found
+
+    def finish(self) -> list[int]:
+        """The text is complete: the rest of the decisions. Another text may follow, as after white space."""
+        found = self._decide(closed=True)
+        self._run, self._place = "", 0
+        return found
+
+    @property
+    def in_word(self) -> bool:
+        """Whether the text ends within a word."""
+        return bool(self._run)
+
+    def _decide(self, closed: bool) -> list[int]:
+        found = []
+        while self._place < len(self._run):
+            place = self._place
+            if place and not closed and place + LOOKAHEAD_CHARACTERS >= len(self._run):
+                pair = self._run[place - 1 : place + 1]
+                if not pair.isascii() and all(script_without_spaces(one) for one in pair):
+                    break
+            self.num_words += place == 0 or _opens(self._run, place)
+            found.append(self.num_words - 1)
+            self._place += 1
+        if self._place > 64:  # what no decision looks at any more
+            cut = self._place - 2 * _LOOKBACK_CHARACTERS
+            self._run, self._place = self._run[cut:], self._place - cut
+        return found
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """First character, and the one after the last, of each word of a whole text."""
+    finder = WordFinder()
+    numbers = finder.push(text) + finder.finish()
+    spans: list[tuple[int, int]] = []
+    for place, number in enumerate(numbers):
+        if number >= len(spans):
+            spans.append((place, place + 1))
+        elif number >= 0:
+            spans[number] = (spans[number][0], place + 1)
+    return spans
+
+
+def split_words(text: str) -> list[str]:
+    """Words of a whole text: ``text.split()``, with scripts without spaces parted too."""
+    return text.split() if text.isascii() else [text[start:end] for start, end in word_spans(text)]

@@ -1,0 +1,198 @@
+"""From tokens that are written to words that are said, while the reply is still being written.
+
+Words that are said as they are written pass through with the states of their tokens. Others ("$42.50", "Dr.", an
+emoji) are replaced by what a person says, or by nothing, and no state belongs to those words: the caller takes text
+embeddings for them. A word is handed over as soon as its reading is certain: a plain one when it is complete, "5" when
+the word after it shows whether it counts kilometers; at most `LOOKAHEAD_WORDS` later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from echox.verbalization import LOOKAHEAD_WORDS, Reading, SpokenLanguage, WrittenWord
+
+_SILENT = frozenset(".,?!;:")
+
+
+@dataclass(frozen=True)
+class WrittenToken:
+    """A token of the reply.
+
+    Attributes:
+        state: (H,) what the echo decoder reads for it.
+        text: what it adds to the reply's text; "" for a part of a character.
+        start, end: the place of that text in the reply.
+        special: no text at all, such as the end of a turn.
+        word: its word by `WordCounter`; -1 for special tokens.
+    """
+
+    state: Tensor
+    text: str
+    start: int
+    end: int
+    special: bool = False
+    word: int = -1
+
+
+@dataclass(frozen=True)
+class SpokenRun:
+    """Written words and how they are said.
+
+    Attributes:
+        tokens: said with their own states; of a replaced or silent run, empty.
+        spoken: what is said in place of the tokens; None where the tokens are said.
+        start, end: the place of the written words in the reply.
+        problem: why they cannot be said.
+        ends_segment: the segment ends here; nothing else is meant.
+        special: tokens that belong to no word.
+    """
+
+    tokens: tuple[WrittenToken, ...] = ()
+    spoken: str | None = None
+    start: int = 0
+    end: int = 0
+    problem: str | None = None
+    ends_segment: bool = False
+    special: bool = False
+
+
+@dataclass
+class _Word:
+    text: str = ""
+    space: str = ""
+    tokens: list[WrittenToken] = field(default_factory=list)
+    shares_token: bool = False  # with another word, so that no state is its own
+
+    @property
+    def written(self) -> WrittenWord:
+        return WrittenWord(self.text, self.space)
+
+
+class Verbalizer:
+    """Groups the tokens of one reply into written words and reads them.
+
+    Args:
+        language: how words are said; one without rules passes every token through as it comes.
+    """
+
+    def __init__(self, language: SpokenLanguage) -> None:
+        self.language = language
+        self._open = _Word()
+        self._queue: deque[_Word | SpokenRun] = deque()  # complete words; ends of segments and special tokens
+        self._before: deque[WrittenWord] = deque(maxlen=LOOKAHEAD_WORDS)
+
+    def push(self, token: WrittenToken) -> list[SpokenRun]:
+        """Add a token; what is now certain to be said."""
+        if not self.language.has_rules:
+            return [SpokenRun((token,), start=token.start, end=token.end, special=token.special)]
+        if token.special:
+            self._close()
+            self._queue.append(SpokenRun((token,), start=token.start, end=token.end, special=True))
+            return self._read(complete=False)
+        parts = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", token.text)
+        place = token.start
+        for part in parts or [""]:
+            self._add(dataclasses.replace(token, text=part, start=place, end=place + len(part)), len(parts) > 1)
+            place += len(part)
+        return self._read(complete=False)
+
+    def _add(self, token: WrittenToken, shared: bool) -> None:
+        """Add a token, or the part of one that belongs to one word."""
+        text = token.text
+        if text[:1].isspace():
+            self._close()
+        if self._open.text or not text or text.isspace():
+            self._open.tokens.append(token)
+            if not self._open.text:
+                self._open.space += text
+        else:
+            bare = text.lstrip()
+            self._open.space += text[: len(text) - len(bare)]
+            self._open.tokens.append(token)
+        self._open.shares_token |= shared
+        if text.strip():
+            self._open.text += text.strip()
+            if text[-1].isspace():
+                self._close()
+                self._open.space = text[len(text.rstrip()) :]
+
+    def end_segment(self) -> list[SpokenRun]:
+        """The segment ends after the words that were pushed, or after the run that the last of them begins."""
+        end = SpokenRun(ends_segment=True)
+        if not self.language.has_rules:
+            return [end]
+        self._close()
+        self._queue.append(end)
+        return self._read(complete=False)
+
+    def finish(self) -> list[SpokenRun]:
+        """The reply is complete: the rest. White space at its end belongs to no word."""
+        self._close()
+        return self._read(complete=True)
+
+    def _close(self) -> None:
+        if self._open.text:
+            self._queue.append(self._open)
+            self._open = _Word()
+
+    def _read(self, complete: bool) -> list[SpokenRun]:
+        found: list[SpokenRun] = []
+        while self._queue:
+            head = self._queue[0]
+            if isinstance(head, SpokenRun):
+                found.append(head)
+                self._queue.popleft()
+                continue
+            words = [one for one in self._queue if isinstance(one, _Word)][: LOOKAHEAD_WORDS + 1]
+            reading = self.language.read([word.written for word in words], tuple(self._before), complete)
+            if reading is None:
+                break
+            found += self._take(words[: reading.num_words], reading)
+        return found
+
+    def _take(self, words: Sequence[_Word], reading: Reading) -> list[SpokenRun]:
+        """The words' run; what stood between them (a segment's end) follows it."""
+        between: list[SpokenRun] = []
+        left = len(words)
+        while left:
+            one = self._queue.popleft()
+            if isinstance(one, SpokenRun):
+                between.append(one)
+            else:
+                left -= 1
+        self._before.extend(word.written for word in words)
+        tokens = tuple(token for word in words for token in word.tokens)
+        start, end = tokens[0].start, max(token.end for token in tokens)
+        if reading.problem is not None:
+            return [SpokenRun(start=start, end=end, problem=reading.problem), *between]
+        shared = any(word.shares_token for word in words)
+        if reading.spoken is None and shared:
+            reading = Reading(len(words), " ".join(word.text for word in words))
+        if reading.spoken is None:
+            return [SpokenRun(tokens, start=start, end=end), *between]
+        if not reading.spoken.strip("".join(_SILENT)).strip():
+            return [SpokenRun(spoken="", start=start, end=end), *between]
+        kept = _tokens_of(tokens, reading.spoken) if len(words) == 1 and not shared else ()
+        spoken = None if kept else reading.spoken
+        return [SpokenRun(kept, spoken, start, end), *between]
+
+
+def _tokens_of(tokens: Sequence[WrittenToken], spoken: str) -> tuple[WrittenToken, ...]:
+    """The tokens that write what is said, where all that is left out are tokens of marks; else none."""
+    kept: list[WrittenToken] = []
+    place = 0
+    for token in tokens:
+        text = token.text.strip()
+        if text and spoken.startswith(text, place):
+            kept.append(token)
+            place += len(text)
+        elif any(character.isalnum() for character in text) or not token.text:
+            return ()
+    return tuple(kept) if place == len(spoken) else ()

@@ -1,0 +1,216 @@
+"""What English writes in short: abbreviations, units, currencies, symbols. Tables only.
+
+In the texts of tables, entries are parted by ``;``, key and reading by ``=``, the forms of a reading by ``/``.
+"""
+
+from __future__ import annotations
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+def _table(entries: str) -> dict[str, str]:
+    pairs = (" ".join(entry.split()).partition("=") for entry in entries.split(";"))
+    return {key: reading for key, _, reading in pairs}
+
+
+def _forms(entries: str) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(value.split("/")) for key, value in _table(entries).items()}
+
+
+MONTHS = _table("""
+Jan=January; Feb=February; Mar=March; Apr=April; May=May; Jun=June; Jul=July; Aug=August; Sep=September;
+Oct=October; Nov=November; Dec=December; Sept=September
+""")
+DAYS = _table("""
+Mon=Monday; Tue=Tuesday; Tues=Tuesday; Wed=Wednesday; Thu=Thursday; Thur=Thursday; Thurs=Thursday; Fri=Friday;
+Sat=Saturday; Sun=Sunday
+""")
+MONTH_NAMES = frozenset(MONTHS.values())
+DAY_NAMES = frozenset(DAYS.values())
+
+TITLES = _table("""
+Mr=Mister; Mrs=Missus; Ms=Miss; Dr=Doctor; Prof=Professor; St=Saint; Mt=Mount; Sen=Senator; Gov=Governor;
+Gen=General; Capt=Captain; Lt=Lieutenant; Col=Colonel; Sgt=Sergeant; Rev=Reverend; Pres=President; Hon=Honorable;
+Ft=Fort; Rep=Representative
+""")
+"""Before a name."""
+PLACES = _table("""
+St=Street; Dr=Drive; Ave=Avenue; Av=Avenue; Blvd=Boulevard; Rd=Road; Ln=Lane; Hwy=Highway; Pl=Place; Sq=Square;
+Ct=Court; Pkwy=Parkway
+""")
+"""After a name."""
+WORDS = _table("""
+e.g=for example; i.e=that is; etc=et cetera; vs=versus; approx=approximately; Inc=Incorporated; Ltd=Limited;
+Corp=Corporation; Co=Company; Jr=Junior; Sr=Senior; dept=department; Dept=Department; est=established; min=minutes;
+max=maximum; incl=including; misc=miscellaneous; tel=telephone; Tel=Telephone; Apt=Apartment; Univ=University;
+Assn=Association; Bros=Brothers; cf=compare; ca=about; viz=namely; resp=respectively; temp=temperature; avg=average;
+Jan=January; Feb=February; Aug=August; Sept=September; Oct=October; Nov=November; Dec=December; govt=government
+""")
+"""Written with a period."""
+BARE_WORDS = _table("""
+vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior; Ave=Avenue; Blvd=Boulevard
+""")
+"""... and without one."""
+BEFORE_A_NUMBER = _table("""
+No=number; no=number; Nos=numbers; nos=numbers; Fig=figure; fig=figure; Vol=volume; vol=volume; p=page; pp=pages;
+Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room;
+ext=extension; Ext=extension
+""")
+"""With a period, before a number."""
+
+SCALES = _table("""
+k=thousand; K=thousand; m=million; M=million; mn=million; mln=million; MM=million; b=billion; B=billion; bn=billion;
+bln=billion; t=trillion; T=trillion; tn=trillion; trn=trillion
+""")
+"""After an amount of money."""
+SCALE_WORDS = _set("""
+billion billions dozen hundred hundreds million millions thousand thousands trillion trillions
+""")
+
+CURRENCIES = _forms("""
+$=dollar/dollars/cent/cents; €=euro/euros/cent/cents; £=pound/pounds/penny/pence; ¥=yen/yen/sen/sen;
+₹=rupee/rupees/paisa/paise; ₩=won/won/jeon/jeon; ₽=ruble/rubles/kopeck/kopecks; ₺=lira/lira/kurush/kurush;
+₿=bitcoin/bitcoins//; ₫=dong/dong//; ₦=naira/naira/kobo/kobo; ₪=shekel/shekels/agora/agorot;
+฿=baht/baht/satang/satang; ₴=hryvnia/hryvnias/kopeck/kopecks; ₱=peso/pesos/centavo/centavos
+""")
+"""One and many, one and many of its hundredth part."""
+DOLLARS = _table("""
+US=U S; A=Australian; AU=Australian; C=Canadian; CA=Canadian; NZ=New Zealand; HK=Hong Kong; S=Singapore; R=
+""")
+"""Letters before a currency's sign."""
+CURRENCY_CODES = _forms("""
+USD=U S dollar/U S dollars; EUR=euro/euros; GBP=pound/pounds; JPY=yen/yen; CHF=Swiss franc/Swiss francs;
+CAD=Canadian dollar/Canadian dollars; AUD=Australian dollar/Australian dollars; CNY=yuan/yuan; RMB=yuan/yuan;
+INR=rupee/rupees; SEK=Swedish krona/Swedish kronor; BTC=bitcoin/bitcoins; NOK=Norwegian krone/Norwegian kroner;
+DKK=Danish krone/Danish kroner; PLN=zloty/zlotys; KRW=won/won; MXN=Mexican peso/Mexican pesos
+""")
+
+UNITS = _forms("""
+km=kilometer/kilometers; m=meter/meters; cm=centimeter/centimeters; mm=millimeter/millimeters;
+nm=nanometer/nanometers; µm=micrometer/micrometers; mi=mile/miles; yd=yard/yards; yds=yard/yards; ft=foot/feet;
+kg=kilogram/kilograms; g=gram/grams; mg=milligram/milligrams; µg=microgram/micrograms; lb=pound/pounds;
+lbs=pound/pounds; oz=ounce/ounces; l=liter/liters; L=liter/liters; ml=milliliter/milliliters;
+mL=milliliter/milliliters; cl=centiliter/centiliters; dl=deciliter/deciliters; gal=gallon/gallons;
+tsp=teaspoon/teaspoons; tbsp=tablespoon/tablespoons; s=second/seconds; sec=second/seconds; secs=second/seconds;
+ms=millisecond/milliseconds; µs=microsecond/microseconds; min=minute/minutes; mins=minute/minutes; h=hour/hours;
+hr=hour/hours; hrs=hour/hours; yr=year/years; yrs=year/years; Hz=hertz/hertz; kHz=kilohertz/kilohertz;
+MHz=megahertz/megahertz; GHz=gigahertz/gigahertz; B=byte/bytes; kB=kilobyte/kilobytes; KB=kilobyte/kilobytes;
+MB=megabyte/megabytes; GB=gigabyte/gigabytes; TB=terabyte/terabytes; PB=petabyte/petabytes; MiB=mebibyte/mebibytes;
+GiB=gibibyte/gibibytes; Mbps=megabit per second/megabits per second; Gbps=gigabit per second/gigabits per second;
+kbps=kilobit per second/kilobits per second; W=watt/watts; kW=kilowatt/kilowatts; MW=megawatt/megawatts;
+GW=gigawatt/gigawatts; kWh=kilowatt hour/kilowatt hours; MWh=megawatt hour/megawatt hours; V=volt/volts;
+kV=kilovolt/kilovolts; mA=milliampere/milliamperes; mAh=milliampere hour/milliampere hours; Ω=ohm/ohms;
+J=joule/joules; kJ=kilojoule/kilojoules; cal=calorie/calories; kcal=kilocalorie/kilocalories; N=newton/newtons;
+Pa=pascal/pascals; kPa=kilopascal/kilopascals; hPa=hectopascal/hectopascals; bar=bar/bars; psi=P S I/P S I;
+dB=decibel/decibels; ha=hectare/hectares; px=pixel/pixels; pt=point/points; mph=mile per hour/miles per hour;
+kph=kilometer per hour/kilometers per hour; kmh=kilometer per hour/kilometers per hour; mpg=mile per gallon/miles
+per gallon; rpm=revolution per minute/revolutions per minute; bpm=beat per minute/beats per minute; fps=frame per
+second/frames per second; dpi=dot per inch/dots per inch; ppm=part per million/parts per million;
+hp=horsepower/horsepower; °C=degree Celsius/degrees Celsius; °F=degree Fahrenheit/degrees Fahrenheit;
+°=degree/degrees; K=kelvin/kelvins; in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet;
+¢=cent/cents; sq ft=square foot/square feet; sq km=square kilometer/square kilometers; sq mi=square mile/square
+miles; fl oz=fluid ounce/fluid ounces
+""")
+"""One and many."""
+PER = _table("""
+h=hour; hr=hour; s=second; sec=second; min=minute; day=day; d=day; week=week; month=month; mo=month; year=year;
+yr=year
+""")
+"""After a slash."""
+SIZES = _set("""
+across by deep diameter high long screen tall thick wide x
+""")
+"""After them "in" is inches."""
+
+OPERATORS = {
+    "+": "plus",
+    "−": "minus",
+    "=": "equals",
+    "×": "times",
+    "·": "times",
+    "÷": "divided by",
+    "<": "is less than",
+    ">": "is greater than",
+    "≤": "is at most",
+    "≥": "is at least",
+    "≈": "is about",
+    "≠": "is not",
+    "±": "plus or minus",
+    "^": "to the power of",
+    "*": "times",
+    "/": "divided by",
+    "∞": "infinity",
+    "√": "the square root of",
+    "==": "equals",
+    "!=": "is not",
+    "<=": "is at most",
+    ">=": "is at least",
+    "→": "to",
+    "⇒": "so",
+}
+SYMBOLS = {
+    "&": "and",
+    "@": "at",
+    "%": "percent",
+    "‰": "per mille",
+    "#": "number",
+    "§": "section",
+    "¶": "paragraph",
+    "~": "about",
+    "°": "degrees",
+    "©": "copyright",
+    "®": "",
+    "™": "",
+    "µ": "micro",
+    **OPERATORS,
+}
+GREEK = _table("""
+α=alpha; β=beta; γ=gamma; δ=delta; ε=epsilon; ζ=zeta; η=eta; θ=theta; ι=iota; κ=kappa; λ=lambda; μ=mu; ν=nu; ξ=xi;
+ο=omicron; π=pi; ρ=rho; σ=sigma; ς=sigma; τ=tau; υ=upsilon; φ=phi; χ=chi; ψ=psi; ω=omega; Δ=delta; Σ=sigma; Ω=omega
+""")
+POWERS = _table("""
+²=squared; ³=cubed
+""")
+
+READ_AS_WORDS = _set("""
+AIDS ASAP ASEAN BASIC CAPTCHA CERN COVID DARPA FIFA GIF IKEA INTERPOL JPEG LASER LEGO NAFTA NASA NASDAQ NATO NIKE
+OPEC PIN POTUS RADAR RAM ROM SARS SCOTUS SCUBA SIM SIRI SWAT UEFA UNESCO UNICEF ZIP
+""")
+"""Acronyms that are said as words."""
+SHOUTED = _set("""
+AM AN AND ANY ARE AS AT BE BIG BUT BUY BY CAN DAY DID DO DON'T END EVER FOR GET GO GOT HAD HAS HE HER HI HIM HIS HOT
+HOW IF IN IS IT LET MAY ME MY NEW NO NOT NOW OF OFF OH OLD ON ONE OR OUR OUT RED SAY SEE SHE SO THE TO TOP TRY TWO
+UP USE WAS WAY WE WHY WIN WOW YES YET YOU
+""")
+"""Short words that are words even where all is written in capitals."""
+NUMBERED = _set("""
+act apollo appendix article book bowl chapter class episode figure grade level line number page pages part phase
+rocky room scene season section stage step table title type unit volume war
+""")
+"""After them a Roman numeral is a number, not a place in an order."""
+SPELT_AFTER = _set("""
+account agent code extension id isbn number passcode password phone pin serial zip
+""")
+"""After them a long number is said digit by digit."""
+DIALLED_AFTER = _set("""
+call dial phone ring text
+""")
+"""After them three digits are."""
+YEAR_AFTER = _set("""
+after and around autumn before between by class during early fall from in late mid of since spring summer through
+till to until winter year
+""")
+"""After them four digits are a year."""
+COUNTED = _set("""
+billion children different feet fish hundred large men million more new other people percent sheep small thousand
+women
+""")
+"""Before them four digits are none."""
+FUNCTION_WORDS = _set("""
+a about after again an and are as at away be because been before but by can could down each for from had has have he
+here i'm if in into is it left less may might more not now of off on or out over per she since so than that the then
+there they this to today under until up was we were when while will with would you
+""")
+"""Before them an amount stands alone; before a noun after "a" it describes: "a ten dollar bill"."""

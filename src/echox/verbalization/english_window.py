@@ -1,0 +1,116 @@
+"""The words that an English rule may look at, taken apart into marks and core; rules that need more words say so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
+
+_PARTS = re.compile(r"""^(["'“‘«‹(\[{*_~`|¿¡]*)(.*?)([.,!?;:…)\]}"'”’»›*_~`|]*)$""", re.DOTALL)
+_MELODY = re.compile(r"\.\.+|…|[.,!?;:]")
+
+
+class NeedsMore(Exception):
+    """The reading depends on a word that is not written yet."""
+
+
+@dataclass(frozen=True)
+class Core:
+    """A word without the marks around it: ``head`` + ``text`` + ``tail`` is what is written."""
+
+    head: str
+    text: str
+    tail: str
+    starts_line: bool = False
+
+    @classmethod
+    def of(cls, word: WrittenWord) -> Core:
+        """Take a word apart."""
+        match = _PARTS.match(word.text)
+        assert match is not None, "the pattern matches any text"
+        return cls(match[1], match[2], match[3], word.starts_line)
+
+    @property
+    def raw(self) -> str:
+        """The word as it is written."""
+        return self.head + self.text + self.tail
+
+    @property
+    def melody(self) -> str:
+        """The punctuation after it that is heard: one of . , ! ? ; : or nothing."""
+        found = _MELODY.search(self.tail)
+        return "" if found is None else found[0] if len(found[0]) == 1 and found[0] != "…" else ","
+
+
+class Window:
+    """The word at hand, those after it, those before it.
+
+    Args:
+        words: written to their ends, the one at hand first.
+        before: read already, newest last.
+        complete: no more words come.
+    """
+
+    def __init__(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> None:
+        self._words, self._complete = words, complete
+        self._before = [Core.of(word) for word in before]
+        self._cores: dict[int, Core] = {}
+
+    def at(self, place: int) -> Core | None:
+        """The word that comes so many words later; None at the end of the text.
+
+        Raises:
+            NeedsMore: it is not known yet whether there is one.
+        """
+        if place >= len(self._words):
+            if self._complete or place > LOOKAHEAD_WORDS:
+                return None
+            raise NeedsMore
+        if place not in self._cores:
+            self._cores[place] = Core.of(self._words[place])
+        return self._cores[place]
+
+    @property
+    def first(self) -> Core:
+        """The word at hand."""
+        core = self.at(0)
+        assert core is not None, "there is a word to read"
+        return core
+
+    def joined(self, place: int) -> Core | None:
+        """The word that comes so many words later, if nothing parts it from the one before it."""
+        last = self.at(place - 1)
+        if last is None or last.tail:
+            return None
+        core = self.at(place)
+        return core if core is not None and not core.head and not core.starts_line else None
+
+    def before(self, back: int = 1) -> str:
+        """The core of an earlier word, "" if there is none."""
+        return self._before[-back].text if back <= len(self._before) else ""
+
+    def tail_before(self, back: int = 1) -> str:
+        """The marks after an earlier word."""
+        return self._before[-back].tail if back <= len(self._before) else ""
+
+    @property
+    def opens_line(self) -> bool:
+        """Whether the word at hand is the first of the text or of a line."""
+        return not self._before or self.first.starts_line
+
+    @property
+    def opens_sentence(self) -> bool:
+        """Whether a sentence begins with it, as far as marks tell."""
+        return self.opens_line or bool(set(self.tail_before()) & set(".!?:"))
+
+    def last_of_line(self, place: int) -> bool:
+        """Whether the text or the line ends after the word so many words later."""
+        following = self.at(place + 1)
+        return following is None or following.starts_line
+
+
+def say(words: str, last: Core, num_words: int = 1) -> Reading:
+    """A reading of so many words, with the melody of the last one's marks."""
+    return Reading(num_words, words + last.melody if words else "")

@@ -1,0 +1,142 @@
+"""The interface of a spoken language, the registry, and whole texts. Nothing here knows a language.
+
+A language reads white-space words from left to right. It may look at the words that it has read, and at most
+`LOOKAHEAD_WORDS` ahead, so text can be verbalised while it is still being written: `verbalize` and the streaming engine
+ask the same questions in the same order, and get the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+LOOKAHEAD_WORDS = 5
+"""A reading is decided by the word at hand and at most so many after it."""
+
+
+class WrittenWord(NamedTuple):
+    """A word as ``text.split()`` gives it, and the white space before it."""
+
+    text: str
+    space: str = " "
+
+    @property
+    def starts_line(self) -> bool:
+        """Whether a line begins with it."""
+        return "\n" in self.space
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the next words are said.
+
+    Attributes:
+        num_words: written words that it covers, at least one.
+        spoken: what is said for them, with the punctuation that shapes the melody; "" where a person says nothing (an
+            emoji, a list dash); None: said as they are written.
+        problem: why they cannot be said in this language. They are then reported, not passed over.
+    """
+
+    num_words: int = 1
+    spoken: str | None = None
+    problem: str | None = None
+
+
+class SpokenLanguage(Protocol):
+    """How a language says what is written. Pure: the same words give the same reading."""
+
+    @property
+    def code(self) -> str:
+        """ISO 639-1, as in ``LANGUAGES``."""
+        ...
+
+    @property
+    def has_rules(self) -> bool:
+        """False where text is passed through as it is."""
+        ...
+
+    def read(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> Reading | None:
+        """Read the first of some words, and those that belong to it.
+
+        Args:
+            words: what follows, at least one word; each is written to its end.
+            before: the words that were read last, newest last; none at the start of the text.
+            complete: no more words come.
+
+        Returns:
+            The reading; None while it depends on words that are not written yet. With ``complete``, or
+            `LOOKAHEAD_WORDS` + 1 words, never None.
+        """
+        ...
+
+
+class PlainText:
+    """A language without rules here: everything is said as it is written.
+
+    Args:
+        code: of the language.
+    """
+
+    has_rules = False
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def read(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> Reading:
+        """See `SpokenLanguage.read`."""
+        return Reading()
+
+
+def _english() -> SpokenLanguage:
+    from echox.verbalization.english import English
+
+    return English()
+
+
+LANGUAGES: dict[str, Callable[[], SpokenLanguage]] = {"en": _english}
+"""Languages with rules, by ISO 639-1 code. Add yours here; docs/speaking-text.md says what it must do."""
+
+
+def spoken_language(code: str) -> SpokenLanguage:
+    """The rules of a language; `PlainText` (``has_rules`` is False) for one that has none here.
+
+    Args:
+        code: ISO 639, with or without a region: "en", "en-GB", "de".
+
+    Raises:
+        ValueError: not a language code.
+    """
+    if not re.fullmatch(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*", code):
+        raise ValueError(f"spoken language: expected an ISO 639 code such as en or de, found {code!r}")
+    short = re.split("[-_]", code)[0]
+    return LANGUAGES[short]() if short in LANGUAGES else PlainText(short)
+
+
+def written_words(text: str) -> list[WrittenWord]:
+    """Words of a text, as ``text.split()`` finds them, each with the white space before it."""
+    words, end = [], 0
+    for match in re.finditer(r"\S+", text):
+        # str.split and \s agree on all white space but the four separators U+001C to U+001F, which both split at.
+        words.append(WrittenWord(match[0], text[end : match.start()]))
+        end = match.end()
+    return words
+
+
+def verbalize(text: str, language: SpokenLanguage) -> str:
+    """A whole text as it is said, single spaces between words.
+
+    What cannot be said (`Reading.problem`) stays as it is written: a synthesiser may know more than these rules.
+    """
+    words = written_words(text)
+    said: list[str] = []
+    place = 0
+    while place < len(words):
+        ahead = words[place : place + LOOKAHEAD_WORDS + 1]
+        reading = language.read(ahead, words[max(0, place - LOOKAHEAD_WORDS) : place], True)
+        assert reading is not None, "complete words have a reading"
+        written = " ".join(word.text for word in ahead[: reading.num_words])
+        said.append(written if reading.spoken is None else reading.spoken)
+        place += reading.num_words
+    return " ".join(part for part in said if part)
