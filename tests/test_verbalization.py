@@ -63,7 +63,7 @@ def by_token(text: str, sizes: list[int]) -> tuple[str, int]:
         if run.spoken is not None:
             said.append(run.spoken)
         elif run.problem is not None:
-            said.append(text[run.start : run.end])
+            said.append(verbalize(text[run.start : run.end], ENGLISH))
         else:
             said.append("".join(token.text for token in run.tokens))
     return " ".join(part for one in said for part in one.split()), waited

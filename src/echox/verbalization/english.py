@@ -347,12 +347,12 @@ def pieces(window: Window) -> Reading:
             said[-1] += ","
         elif piece in {"/", "*", "~", "^", "°"} or piece not in tables.SYMBOLS:
             symbol, problem = _symbol(piece)
-            said += [symbol] if symbol else []
+            said += [symbol or problem] if symbol or problem else []
             unknown += problem
         else:
             said.append(tables.SYMBOLS[piece])
     if unknown:
-        return Reading(1, None, f"no English reading of {unknown!r}")
+        return Reading(1, " ".join(said) + core.melody, f"no English reading of {unknown!r}")
     return say(" ".join(part for part in said if part), core) if any(said) else Reading(1, "")
 
 

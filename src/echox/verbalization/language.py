@@ -36,7 +36,8 @@ class Reading:
         num_words: written words that it covers, at least one.
         spoken: what is said for them, with the punctuation that shapes the melody; "" where a person says nothing (an
             emoji, a list dash); None: said as they are written.
-        problem: why they cannot be said in this language. They are then reported, not passed over.
+        problem: why they cannot all be said in this language. They are then reported, not passed over; `spoken` has
+            what could be read, and the rest as it is written.
     """
 
     num_words: int = 1
@@ -139,4 +140,4 @@ def verbalize(text: str, language: SpokenLanguage) -> str:
         written = " ".join(word.text for word in ahead[: reading.num_words])
         said.append(written if reading.spoken is None else reading.spoken)
         place += reading.num_words
-    return " ".join(part for part in said if part)
+    return re.sub(r" +([.,?!;:](?= |$))", r"\1", " ".join(part for part in said if part))
