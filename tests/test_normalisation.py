@@ -28,6 +28,7 @@ from test_fsdp_stages import s2t as s2t
 from test_fsdp_stages import tones as tones
 from test_fsdp_stages import world as world
 from test_loop import config
+from tolerance import assert_equal_up_to_rounding
 
 ROOT = Path(__file__).parents[1]
 
@@ -150,7 +151,7 @@ def test_the_loop_accumulates_to_one_large_batch(tmp_path, monkeypatch):
     one = trained(tmp_path / "one", monkeypatch, batch_size=6)
     two = trained(tmp_path / "two", monkeypatch, batch_size=5, batch_by="total_length", accumulation_steps=2)
     for (name, value), other in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
-        torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-5, msg=name)
+        assert_equal_up_to_rounding(other, value, msg=name)
     first, second = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
     for line, other in zip(first, second, strict=True):
         found, expected = json.loads(other), json.loads(line)

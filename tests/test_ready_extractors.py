@@ -22,6 +22,7 @@ from echox.config import load_recipe
 from echox.data.manifest import Utterance, read_unit_utterances, write_utterances
 from echox.units.extract import UnitExtractor
 from echox.units.waveform_encoder import waveform_states
+from tolerance import assert_equal_up_to_rounding
 
 SIZES = {
     "hidden_size": 16,
@@ -73,7 +74,7 @@ def test_every_layer_of_a_batch_is_what_transformers_gives_each_alone(kind, form
             states, mask = waveform_states(model, [torch.from_numpy(row) for row in waveforms], layer)
             assert mask.sum(1).tolist() == [(len(row) - 400) // 320 + 1 for row in waveforms]
             for row, length, alone in zip(states, mask.sum(1).tolist(), expected):
-                torch.testing.assert_close(row[:length], alone[layer][0], atol=2e-5, rtol=1e-4)
+                assert_equal_up_to_rounding(row[:length], alone[layer][0])
 
 
 def test_units_are_the_nearest_published_centroids(folder):

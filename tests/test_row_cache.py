@@ -1,7 +1,5 @@
 """Rows of a key-value memory: each equals the conversation alone, whatever the others do."""
 
-import functools
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaModel, Qwen3Config
@@ -9,6 +7,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Ll
 from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights
 from echox.models.row_cache import DecoderRows, RowCache
 from echox.models.static_steps import StaticSteps, compiled_step
+from tolerance import assert_equal_up_to_rounding
 
 SIZES = {
     "vocab_size": 50,
@@ -39,7 +38,7 @@ def test_rows_equal_the_model_alone(name, attention):
     want = model(inputs_embeds=inputs, use_cache=False).last_hidden_state
 
     def close(found, expected):
-        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+        assert_equal_up_to_rounding(found, expected)
 
     cache = DecoderRows(model)
     cache.capacity = 4  # grows
@@ -94,7 +93,7 @@ def test_what_is_not_finite_leaves_with_its_row(make):
     memory.advance(inputs[1:, :8], first_row=1)
     found = memory.advance(torch.stack([inputs[0, 2:3], inputs[1, 8:]]))
     want = model(inputs_embeds=inputs[:1, :3], use_cache=False).last_hidden_state[:, 2:]
-    torch.testing.assert_close(found[:1], want, atol=2e-5, rtol=1e-4)
+    assert_equal_up_to_rounding(found[:1], want)
 
 
 def test_layers_without_positions_are_refused():
@@ -113,7 +112,7 @@ def test_static_steps_equal_lean_steps(compiled):
     weights = LeanWeights(LlamaModel(config).eval())
     step = compiled_step(weights) if compiled else None
     lean, static = LeanSteps(weights), StaticSteps(weights, rows=3, capacity=8, step=step)
-    close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
+    close = assert_equal_up_to_rounding
     with torch.inference_mode():
         prompts = torch.randn(2, 4, 32)
         for steps in (lean, static):

@@ -9,9 +9,9 @@ from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, 
 from echox.models.configuration_echox import S2TConfig, SpeechEncoderConfig, whisper_config
 from echox.models.modeling_s2t import S2TForConditionalGeneration, ShrinkingAdapter, gather_rows, keep_mask
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
+from tolerance import assert_equal_up_to_rounding
 
 MELS, WIDTH, VOCABULARY, AUDIO = 8, 16, 24, 6
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def language_model(kind=LlamaForCausalLM):
@@ -83,11 +83,11 @@ def test_batch_equals_single_under_padding(options):
             single = s2t(torch.tensor([row]), None, **clip, labels=torch.tensor([target]))
             length = single.last_hidden_state.shape[1]
             assert batch.attention_mask[index].sum() == length
-            torch.testing.assert_close(batch.last_hidden_state[index, :length], single.last_hidden_state[0], **CLOSE)
+            assert_equal_up_to_rounding(batch.last_hidden_state[index, :length], single.last_hidden_state[0])
             assert batch.labels[index, :length].tolist() == single.labels[0].tolist()
             scored = sum(label != -100 for label in target)
             losses, count = losses + single.s2t_loss * scored, count + scored
-    torch.testing.assert_close(batch.s2t_loss, losses / count, **CLOSE)
+    assert_equal_up_to_rounding(batch.s2t_loss, losses / count)
 
 
 def test_labels_stay_with_the_states_that_predict_them():
@@ -103,11 +103,9 @@ def test_labels_stay_with_the_states_that_predict_them():
         predicts = (output.labels[:, 1:] != -100).nonzero()[:, 1]
         prompt = s2t(ids[:, :5], None, **audio(50))
         # The state that predicts the first reply token is the last one of the prompt alone.
-        torch.testing.assert_close(output.last_hidden_state[0, predicts[0]], prompt.last_hidden_state[0, -1], **CLOSE)
+        assert_equal_up_to_rounding(output.last_hidden_state[0, predicts[0]], prompt.last_hidden_state[0, -1])
         logits = s2t.language_model.lm_head(output.last_hidden_state[:, predicts])
-        torch.testing.assert_close(
-            output.s2t_loss, torch.nn.functional.cross_entropy(logits[0], labels[0, -3:]), **CLOSE
-        )
+        assert_equal_up_to_rounding(output.s2t_loss, torch.nn.functional.cross_entropy(logits[0], labels[0, -3:]))
 
 
 def test_text_only_is_the_plain_language_model():
@@ -190,7 +188,7 @@ def test_bridge_starts_as_soft_transcript_at_the_scale_of_text():
         heard = s2t.hear_audio(**audio(60))
         transcript = s2t.transcribe(**audio(60))[0]
         if transcript:
-            torch.testing.assert_close(heard.embeds[0], embedding[transcript], **CLOSE)
+            assert_equal_up_to_rounding(heard.embeds[0], embedding[transcript])
         scale = s2t.shrinking_adapter.layer_norm.weight
     torch.testing.assert_close(scale, embedding.square().mean().sqrt().expand_as(scale))
 

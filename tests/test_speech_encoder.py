@@ -15,6 +15,7 @@ from echox.models.modeling_speech_encoder import (
     ctc_loss_per_symbol,
     greedy_ctc,
 )
+from tolerance import assert_equal_up_to_rounding
 
 MELS, WIDTH = 8, 16
 
@@ -51,7 +52,7 @@ def test_full_window_equals_whisper():
     features = torch.randn(2, MELS, 100)
     with torch.no_grad():
         expected = reference(features).last_hidden_state
-        torch.testing.assert_close(ours(features).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+        assert_equal_up_to_rounding(ours(features).last_hidden_state, expected)
 
 
 def test_published_weights_load_unchanged(tmp_path):
@@ -75,12 +76,8 @@ def test_batch_equals_single_under_padding(implementation):
             single = encoder(features[row : row + 1, :, :length], output_hidden_states=True)
             frames = (length + 1) // 2
             assert int(batch.mask[row].sum()) == frames == single.last_hidden_state.shape[1]
-            torch.testing.assert_close(
-                batch.last_hidden_state[row, :frames], single.last_hidden_state[0], atol=1e-5, rtol=1e-5
-            )
-            torch.testing.assert_close(
-                batch.hidden_states[1][row, :frames], single.hidden_states[1][0], atol=1e-5, rtol=1e-5
-            )
+            assert_equal_up_to_rounding(batch.last_hidden_state[row, :frames], single.last_hidden_state[0])
+            assert_equal_up_to_rounding(batch.hidden_states[1][row, :frames], single.hidden_states[1][0])
 
 
 def test_longer_than_the_window_is_encoded_in_windows():
@@ -93,8 +90,8 @@ def test_longer_than_the_window_is_encoded_in_windows():
         short = encoder(features[1:2, :, :20]).last_hidden_state
     assert whole.last_hidden_state.shape == whole.hidden_states[-1].shape == (3, 24, WIDTH)
     assert whole.mask.sum(dim=1).tolist() == [24, 10, 11]
-    torch.testing.assert_close(whole.last_hidden_state[:1], torch.cat(parts, dim=1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(whole.last_hidden_state[1:2, :10], short, atol=1e-5, rtol=1e-5)
+    assert_equal_up_to_rounding(whole.last_hidden_state[:1], torch.cat(parts, dim=1))
+    assert_equal_up_to_rounding(whole.last_hidden_state[1:2, :10], short)
 
 
 def test_positions_are_scaled_at_initialisation_only():
@@ -127,7 +124,7 @@ def test_adapter_attends_over_time_and_ignores_padding():
         both, out_mask = adapter(states, mask)
         alone, _ = adapter(states[1:, :5], mask[1:, :5])
         assert out_mask.sum(dim=1).tolist() == [5, 3]
-        torch.testing.assert_close(both[1, :3], alone[0], atol=1e-5, rtol=1e-5)
+        assert_equal_up_to_rounding(both[1, :3], alone[0])
         moved = states.clone()
         moved[0, 0] += 1.0
         assert (adapter(moved, mask)[0][0, -1] - both[0, -1]).abs().max() > 1e-4
@@ -144,7 +141,7 @@ def test_ctc_batch_equals_single_and_losses_add_up():
             model(features[i : i + 1, :, :n], None, labels[i : i + 1], phones[i : i + 1])
             for i, n in enumerate((60, 33))
         ]
-    torch.testing.assert_close(both.ctc_loss, (alone[0].ctc_loss + alone[1].ctc_loss) / 2, atol=1e-5, rtol=1e-5)
+    assert_equal_up_to_rounding(both.ctc_loss, (alone[0].ctc_loss + alone[1].ctc_loss) / 2)
     torch.testing.assert_close(both.loss, both.ctc_loss + model.config.phone_loss_weight * both.phone_loss)
     assert model.transcribe(features, mask)[1] == model.transcribe(features[1:, :, :33])[0]
     assert model.phone_ids() == {"a": 1, "b": 2, "c": 3}

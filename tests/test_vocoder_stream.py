@@ -17,6 +17,7 @@ from echox.models.modeling_hifigan import CodeHiFiGAN
 from echox.models.modeling_vocoder import LightVocoder, UnitVocoder
 from echox.models.vocoder_stream import VocoderStream
 from reference_hifigan import GOLDEN, reference_cases, reference_hifigan
+from tolerance import assert_equal_up_to_rounding
 
 torch.set_num_threads(1)  # models this small only lose by threads, and lose everything on a busy machine
 NUM_UNITS = 12
@@ -224,7 +225,7 @@ def test_many_small_chunks_do_not_drift():
     vocoder, rng = light(), np.random.default_rng(0)
     units = rng.integers(0, NUM_UNITS, 400).tolist()
     [waveform], [stream] = in_parts(vocoder, [units], [1000], [3])
-    np.testing.assert_allclose(waveform, whole(vocoder, units), atol=1e-5, rtol=0)
+    assert_equal_up_to_rounding(waveform, whole(vocoder, units))
     assert len(stream._units) <= 2 * vocoder.config.receptive_field_units + vocoder.config.right_context_frames + 1
 
 
@@ -247,7 +248,7 @@ def test_durations_that_hear_no_neighbours():
     units = [1, 2, 2, 3, 3, 1, 4, 4, 5, 2] * 4
     [said], [stream] = in_parts(vocoder, [units], [1], [None])
     expected = whole(vocoder, units)
-    np.testing.assert_allclose(said, expected, atol=1e-5, rtol=0)
+    assert_equal_up_to_rounding(said, expected)
     assert stream.end_s(len(units)) == pytest.approx(len(expected) / vocoder.sampling_rate)
 
 
@@ -321,7 +322,7 @@ def nano() -> LightVocoder:
 @pytest.mark.parametrize("frames", [5, 10, 20, None])
 def test_nano_in_parts(nano, frames):
     [waveform], [stream] = in_parts(nano, [NANO_UNITS], [4], [frames])
-    np.testing.assert_allclose(waveform, whole(nano, NANO_UNITS), atol=1e-6, rtol=0)
+    assert_equal_up_to_rounding(waveform, whole(nano, NANO_UNITS))
     assert 4 < stream.end_s(len(NANO_UNITS)) < 6
 
 
@@ -329,7 +330,7 @@ def test_nano_sounds_the_same_in_company(nano):
     sequences = [NANO_UNITS[place:] for place in (0, 30, 60)]
     said, _ = in_parts(nano, sequences, [5, 3], [None, 7])
     for sequence, waveform in zip(sequences, said, strict=True):
-        np.testing.assert_allclose(waveform, whole(nano, sequence), atol=1e-5, rtol=0)
+        assert_equal_up_to_rounding(waveform, whole(nano, sequence))
 
 
 def test_nano_waits_for_no_more_than_documented(nano):

@@ -20,6 +20,7 @@ from echox.models.tokenization_text import train_text_tokenizer
 from echox.training.encoder import EncoderData, EncoderModel, EncoderRecipe
 from echox.training.s2t import S2TData, S2TModel, S2TRecipe
 from test_encoder_stage import corpus, training  # noqa: F401 - a fixture
+from tolerance import assert_equal_up_to_rounding
 
 
 def whisper(kind=WhisperForConditionalGeneration, mels: int = 80, layers: int = 2, width: int = 16):
@@ -46,9 +47,9 @@ def test_every_layout_and_size_gives_transformers_own_states(tmp_path, kind, mel
     with torch.no_grad():
         expected = encoder(features, output_hidden_states=True)
         found = ours(features, output_hidden_states=True)
-    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, atol=1e-5, rtol=1e-5)
+    assert_equal_up_to_rounding(found.last_hidden_state, expected.last_hidden_state)
     for one, other in zip(found.hidden_states[:-1], expected.hidden_states[:-1], strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        assert_equal_up_to_rounding(one, other)
 
 
 def test_an_encoder_of_ours_and_half_precision_load_too(tmp_path):

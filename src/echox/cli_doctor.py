@@ -12,6 +12,12 @@ from echox.cli_options import Debug, Model, guarded
 
 PACKAGES = ("torch", "transformers", "numpy", "soundfile", "soxr", "av", "peft", "lhotse", "sounddevice",
             "bitsandbytes", "torchao")  # fmt: skip
+EIGHT_BIT_KERNELS = {
+    "integer": "multiplied as integers (this CPU adds 8-bit products exactly)",
+    "weight_only": "multiplied as floats (this CPU's sums of 8-bit products overflow)",
+}
+"""What `doctor` says of the kernel that ``--dtype int8`` takes on this machine."""
+
 CONFIGURATIONS = "recipes/*/config.json"
 """Models that are only described, as a checkout of the repository has them."""
 
@@ -21,6 +27,7 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
     """Say what this machine has (versions, devices, free memory), what each model would need, and whether it fits."""
     import torch
 
+    from echox.models.int8_linear import best_kernel
     from echox.streaming.api import find_model
 
     typer.echo(f"echox         {_installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
@@ -30,6 +37,7 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
         typer.echo(f"torch build   {line}")
     typer.echo(f"processor     {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} threads of "
                f"{os.cpu_count()} processors")  # fmt: skip
+    typer.echo(f"8-bit weights {EIGHT_BIT_KERNELS[best_kernel()]}")
     for name, free in free_bytes().items():
         typer.echo(f"memory        {name}: {free / 1e9:.1f} GB free")
     if not torch.cuda.is_available():
