@@ -293,6 +293,8 @@ class Ranged(http.server.BaseHTTPRequestHandler):
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(self.content) - start))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         self.end_headers()
         self.wfile.write(self.content[start : None if wanted else 5000])
 

@@ -84,6 +84,7 @@ class TrainingConfig:
         ema_decay: 0 = none; else evaluation, samples and the final model use the averaged weights.
         *_every_steps: 0 = never (the last step always evaluates and saves).
         resume: continue from the newest checkpoint in `output_dir`, if there is one.
+        skip_damaged: ... from the newest one that is whole; else a damaged one stops the run and is named.
         threads: CPU threads of torch (None = leave as it is).
         parallel: of several processes, each has all weights ("ddp") or a shard of every weight ("fsdp").
         cpu_offload: sharded weights and optimizer states rest in the memory of the CPU ("fsdp" on GPUs).
@@ -122,6 +123,7 @@ class TrainingConfig:
     threads: int | None = None
     compile: bool = False
     resume: bool = True
+    skip_damaged: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     cpu_offload: bool = False
     max_rollbacks: int = 0

@@ -378,39 +378,62 @@ def _record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {str(record)[:40]}; copy the model folder again")
     return record
+
+
+_BROKEN_FOLDER = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+                  AssertionError, ImportError, SafetensorError)  # fmt: skip
+"""What transformers and its parts raise for files that are not what their names say."""
+
+
+def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
+    """Refuse a model of which some weights were made up or left out: transformers only remarks it.
+
+    Raises:
+        ValueError: names that are missing, unexpected or of another shape.
+    """
+    for kind, meaning in (("missing_keys", "none for"), ("unexpected_keys", "others:"), ("mismatched_keys", "another "
+                          "shape of")):  # fmt: skip
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in found.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"{folder}: expected the weights of its configuration and no others, found {meaning} {names[0]}{more}; "
+                "copy the folder again"
+            )
 
 
 def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantization_config: Any) -> tuple[Any, Any]:
     """Model and processor of a folder of ours; see `EchoX.from_pretrained`."""
     from echox.models.configuration_echox import EchoXConfig
+    from echox.models.conversion.checkpoint import read_shard_index
     from echox.models.modeling_echox import EchoXForConditionalGeneration
     from echox.models.processing_echox import EchoXProcessor
 
     options = loading_options(quantization_config, place)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        read_shard_index(index)  # transformers would follow it out of the folder
     try:
         config = EchoXConfig.from_pretrained(folder)
         if dtype is not None:  # else a language model whose own config names a dtype keeps that one
             config.s2t_config.text_config.dtype = dtype
         model, found = EchoXForConditionalGeneration.from_pretrained(
-            folder, config=config, dtype=dtype or "auto", output_loading_info=True, **options
+            folder, config=config, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **options
         )
         processor = EchoXProcessor.from_pretrained(folder)
-    except (OSError, RuntimeError, KeyError, ValueError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+    except _BROKEN_FOLDER as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         if options:
             raise ValueError(
                 f"{folder}: expected to load it with {type(quantization_config).__name__} on {place}, found: {reason}; "
                 "install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
             ) from error
         raise ValueError(f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again") from error
-    if found["missing_keys"]:  # transformers would fill them with random numbers and go on
-        missing = sorted(found["missing_keys"])
-        raise ValueError(
-            f"{folder}: expected all weights, found none for {missing[0]} and {len(missing) - 1} more; copy the folder "
-            "again"
-        )
+    _check_loaded(folder, found)
     return (model if options else model.to(place)), processor

@@ -117,7 +117,7 @@ class GenerationSettings:
             return cls()
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a JSON object, found {str(values)[:40]}; copy the model folder again")

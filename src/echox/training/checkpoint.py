@@ -4,7 +4,8 @@ Of a sharded run (FSDP2) ``sharded/`` takes the place of the three weight files:
 any number of processes, sharded or not, can read it.
 
 ``checkpoints/step_0000500/`` holds ``trainable.safetensors`` (trainable parameters and buffers of the objective),
-``average.safetensors`` (with EMA), ``optimizer.pt``, ``state.json`` and ``recipe.yaml``. A checkpoint is written into a
+``average.safetensors`` (with EMA), ``optimizer.pt``, ``recipe.yaml``, and ``state.json`` with the checksums of all of
+them (`integrity`). A checkpoint is written into a
 temporary folder, flushed, and renamed: a full disk or a kill leaves the previous one as the newest.
 
 The random state is not stored because it is a function of the step (see `loop.seed_everything`).
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from echox.training.integrity import DamagedCheckpointError, read_state, write_state
 from echox.training.optim import WeightAverage
 from echox.training.parallel import copy_in, is_sharded, local
 
@@ -37,7 +39,7 @@ _NAME = re.compile(r"step_(\d+)$")
 MAY_DIFFER = {
     "steps", "log_every_steps", "evaluate_every_steps", "save_every_steps", "sample_every_steps", "keep_checkpoints",
     "prefetch_batches", "tensorboard", "device", "threads", "compile", "resume", "output_dir", "parallel",
-    "cpu_offload", "max_rollbacks", "accumulation_steps", "find_unused_parameters",
+    "cpu_offload", "max_rollbacks", "skip_damaged", "accumulation_steps", "find_unused_parameters",
 }  # fmt: skip
 """Training settings that may change between a checkpoint and its continuation."""
 
@@ -116,8 +118,8 @@ def _complete(partial: Path, final: Path, average: WeightAverage | None, progres
     """The rest of a checkpoint, and the rename that makes it one."""
     state = {**vars(progress), "average_updates": average.updates if average else 0,
              "micro_batches": micro_batches(recipe)}  # fmt: skip
-    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (partial / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    write_state(partial, state)
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
     if final.exists():
@@ -134,8 +136,8 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
     """
     remedy = f"remove {folder} to continue from an older checkpoint, or start again with training.resume=false"
     try:
+        state = _state_of(folder)
         saved_recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         check_same_recipe(saved_recipe, recipe, folder)
         _check_batches(state, recipe, folder)
         if (folder / "sharded").is_dir():
@@ -144,12 +146,58 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
             _read_plain(folder, objective, optimizer, average, remedy)
     except WrongCheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError, UnpicklingError,
+    except DamagedCheckpointError as error:
+        raise DamagedCheckpointError(f"{error}; {remedy}") from error
+    except UnpicklingError as error:  # its own words advise to run whatever is in the file
+        raise ValueError(f"{folder}: expected an optimizer state of tensors, found other things; {remedy}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError,
             CheckpointException) as error:  # fmt: skip
         raise ValueError(f"{folder}: checkpoint part missing or damaged ({error}); {remedy}") from error
     if average is not None:
         average.updates = state["average_updates"]
-    return Progress(**{name: state.get(name, default) for name, default in vars(Progress()).items()})
+    return Progress(**{name: state[name] for name in vars(Progress())})
+
+
+def newest_whole(found: list[Path], skip_damaged: bool) -> Path | None:
+    """The checkpoint to continue from. Every process must call this.
+
+    Args:
+        found: of `checkpoints`.
+        skip_damaged: go back to the newest one that is as it was written, and set the damaged ones aside (renamed to
+            ``damaged_step_...``); None if there is none.
+
+    Raises:
+        DamagedCheckpointError: the newest is damaged and may not be skipped; says which one before it is whole.
+    """
+    damaged: list[tuple[Path, DamagedCheckpointError]] = []
+    whole = None
+    for path in reversed(found):
+        try:
+            _state_of(path)
+        except DamagedCheckpointError as error:
+            damaged.append((path, error))
+            continue
+        whole = path
+        break
+    if damaged and not skip_damaged:
+        offer = (f"{whole.name}, before it, is whole: training.skip_damaged=true continues from there" if whole else
+                 "no checkpoint before it is whole: training.resume=false starts again")  # fmt: skip
+        raise DamagedCheckpointError(f"the newest checkpoint is damaged: {damaged[0][1]}; {offer}")
+    if dist.is_initialized():
+        dist.barrier()  # all have read them
+    for path, _ in damaged:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            aside = path.with_name(f"damaged_{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+    return whole
+
+
+def _state_of(folder: Path) -> dict[str, Any]:
+    state = read_state(folder, {**vars(Progress()), "average_updates": 0, "micro_batches": 1})
+    if folder.name != f"step_{state['step']:07d}":
+        raise DamagedCheckpointError(f"{folder}: expected the state of step {folder.name}, found step {state['step']}")
+    return state
 
 
 class WrongCheckpointError(ValueError):
@@ -235,8 +283,8 @@ def micro_batches(recipe: dict[str, Any]) -> int:
 
 
 def _check_batches(state: dict[str, Any], recipe: dict[str, Any], folder: Path) -> None:
-    before, now = state.get("micro_batches"), micro_batches(recipe)
-    if before is not None and before != now:
+    before, now = state["micro_batches"], micro_batches(recipe)
+    if before != now:
         raise WrongCheckpointError(
             f"{folder}: expected {before} micro-batches a step (processes x training.accumulation_steps) as before, "
             f"found {now}; set training.accumulation_steps such that the product stays"
@@ -248,6 +296,8 @@ def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Pa
 
     Raises: ValueError naming the first settings that differ.
     """
+    if not isinstance(saved, dict) or not saved:
+        raise ValueError(f"expected a recipe, found {str(saved)[:40]}")
     before, now = _flatten(saved), _flatten(json.loads(json.dumps(current)))
     skip = {f"training.{name}" for name in MAY_DIFFER}
     # A setting added to the code since (absent in `before`) has its default: that does not make it another recipe.

@@ -33,7 +33,7 @@ from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
 from echox.device import choose_device
 from echox.errors import one_line
 from echox.training.batches import BatchStream, MicroBatch, seed_everything
-from echox.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from echox.training.checkpoint import Progress, checkpoints, load_checkpoint, newest_whole, save_checkpoint
 from echox.training.health import (
     NonFiniteLossError,
     check_everywhere,
@@ -351,9 +351,10 @@ class _Run:
                 (Path(self.config.output_dir) / RECORD_NAME).unlink(missing_ok=True)
             self._wait()
             return Progress()
-        if not found:
+        newest = newest_whole(found, self.config.skip_damaged)
+        if newest is None:
             return Progress()
-        return load_checkpoint(found[-1], self.stage.objective, self.optimizer, self.average, self.resolved)
+        return load_checkpoint(newest, self.stage.objective, self.optimizer, self.average, self.resolved)
 
     def _finish(self, metrics: dict[str, float]) -> None:
         """Final weights and record, complete or not at all."""

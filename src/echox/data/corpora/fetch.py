@@ -2,45 +2,138 @@
 
 from __future__ import annotations
 
+import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 _BLOCK_BYTES = 1 << 20
+_SCHEMES = ("https", "http")
+MAX_BYTES = 1 << 40  # 1 TiB: what no archive of a corpus exceeds, and an endless answer would
 
 
-def fetch_url(url: str, path: Path, timeout_s: float = 60.0) -> Path:
+class _OnlyTheWeb(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https and http, never from https back to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The request that a redirect asks for.
+
+        Raises:
+            urllib.error.URLError: it leads elsewhere.
+        """
+        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if after not in _SCHEMES or (before == "https" and after != "https"):
+            raise urllib.error.URLError(f"expected a redirect to {before}, found one to {after or 'nowhere'}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def fetch_url(
+    url: str,
+    path: Path,
+    timeout_s: float = 60.0,
+    max_bytes: int = MAX_BYTES,
+    num_bytes: int | None = None,
+    sha256: str | None = None,
+) -> Path:
     """Fetch a file; what an interrupted call has left in ``<name>.part`` is continued, not fetched again.
 
+    Args:
+        url: https or http.
+        path: where the file goes; one that is there is taken, if it is the one that was asked for.
+        timeout_s: for one answer of the network.
+        max_bytes: of the file; a longer one is refused while it comes.
+        num_bytes: its exact size, if it is known.
+        sha256: its checksum in hexadecimal, if it is known.
+
     Raises:
+        ValueError: another kind of URL, or a file of another size or checksum than expected.
         ConnectionError: the server cannot be reached, refuses, or sends less than it announced.
     """
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        raise ValueError(f"{url[:200]}: expected an https or http URL, found {scheme or 'none'}")
     if path.exists():
+        _check_file(url, path, num_bytes, sha256)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    _receive(url, part, timeout_s, max_bytes if num_bytes is None else min(max_bytes, num_bytes))
+    try:
+        _check_file(url, part, num_bytes, sha256)
+    except ValueError:
+        part.unlink()  # to continue it would never make it right
+        raise
+    part.replace(path)
+    return path
+
+
+def _receive(url: str, part: Path, timeout_s: float, max_bytes: int) -> None:
+    """Append what is missing to ``part``."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    # Built by hand: the default opener also serves file:, ftp: and data: URLs.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _OnlyTheWeb(),
+    ):
+        opener.add_handler(handler)
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            resumed = response.status == 206  # 200: the server knows no ranges and begins anew
-            expected = response.length
-            with part.open("ab" if resumed else "wb") as out:
-                before = out.tell()
-                while block := response.read(_BLOCK_BYTES):
-                    out.write(block)
-                received = out.tell() - before
+        with opener.open(request, timeout=timeout_s) as response:
+            # 200: the server knows no ranges and begins anew; 206 from another place would make a file of two halves.
+            start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+            resumed = response.status == 206 and start == str(have)
+            if response.status == 206 and not resumed:
+                part.unlink()
+                raise ConnectionError(f"{url}: expected the bytes from {have} on, found others; call again")
+            received = _write(url, response, part, resumed, max_bytes)
+            expected = response.length if response.length is None else response.length + received
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:  # 416: nothing is left to send
             raise ConnectionError(f"{url}: could not be fetched: {error}; call again") from error
-        received, expected = 0, 0
-    except (urllib.error.URLError, TimeoutError) as error:
+        return
+    except (urllib.error.URLError, TimeoutError, HTTPException) as error:
         raise ConnectionError(f"{url}: could not be fetched: {error}; call again, it goes on") from error
     if expected is not None and received != expected:
         raise ConnectionError(f"{url}: expected {expected} bytes, received {received}; call again, it goes on")
-    part.replace(path)
-    return path
+
+
+def _write(url: str, response: Any, part: Path, resumed: bool, max_bytes: int) -> int:
+    """Write an answer; returns how many bytes it had."""
+    received = 0
+    with part.open("ab" if resumed else "wb") as out:
+        while block := response.read(_BLOCK_BYTES):
+            received += len(block)
+            if out.tell() + len(block) > max_bytes:
+                out.close()
+                part.unlink()
+                raise ValueError(f"{url}: expected at most {max_bytes} bytes, found more")
+            out.write(block)
+    return received
+
+
+def _check_file(url: str, path: Path, num_bytes: int | None, sha256: str | None) -> None:
+    size = path.stat().st_size
+    if num_bytes is not None and size != num_bytes:
+        raise ValueError(f"{url}: expected {num_bytes} bytes, found {size} ({path}); remove it and call again")
+    if sha256 is None:
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    if digest.hexdigest() != sha256.lower():
+        raise ValueError(
+            f"{url}: expected the SHA-256 {sha256}, found {digest.hexdigest()} ({path}); remove it and call again"
+        )
 
 
 def fetch_hub(hub_id: str, folder: Path, patterns: Sequence[str] = ()) -> Path:

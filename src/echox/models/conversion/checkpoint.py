@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ SAFETENSORS_DTYPES = {
 }  # fmt: skip
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Single files; each may also be an index (``.index.json``) of shards."""
+_SHARD_NAME = re.compile(r"[^/\\:\0]+\.(safetensors|bin)")
+_MAX_HEADER_BYTES = 100_000_000  # as the format's own reader has it
+_BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, OSError, TypeError, KeyError, IndexError, AttributeError,
+                  AssertionError, OverflowError, MemoryError, ImportError, struct.error)  # fmt: skip
+"""What ``torch.load`` raises for files that are no torch files."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON, found {error}; download it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, found {_reason(error)}; download it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -77,7 +83,8 @@ def open_checkpoint(folder_or_id: str | os.PathLike[str]) -> dict[str, StoredTen
     """All tensors of a folder or hub repository: ``model.safetensors``, ``pytorch_model.bin``, or shards of either.
 
     Raises:
-        ValueError: no weights, a shard that is missing or truncated, or an index that does not fit its shards.
+        ValueError: no weights, a shard that is missing or truncated, or an index that does not fit its shards or names
+            files elsewhere.
     """
     for name in WEIGHT_FILES:
         index = find_file(folder_or_id, f"{name}.index.json")
@@ -90,21 +97,42 @@ def open_checkpoint(folder_or_id: str | os.PathLike[str]) -> dict[str, StoredTen
 
 
 def _open_shards(folder_or_id: str | os.PathLike[str], index: Path) -> dict[str, StoredTensor]:
-    shard_of = read_json(index).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise ValueError(f"{index}: expected a weight_map of names to shards, found none; download it again")
+    shard_of = read_shard_index(index)
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(shard_of.values())):
         path = find_file(folder_or_id, shard)
         if path is None:
             raise ValueError(f"{folder_or_id}: expected the shard {shard} that {index.name} names, found none")
-        tensors |= open_weights(path)
+        found = open_weights(path)
+        twice = sorted(set(found) & set(tensors))
+        if twice:
+            raise ValueError(f"{path}: expected every tensor in one shard, found {_some(twice)} in another one, too")
+        tensors |= found
     absent = sorted(set(shard_of) - set(tensors))
     if absent:
         raise ValueError(
             f"{index}: expected its shards to hold {_some(absent)}, found none of them; download them again"
         )
     return tensors
+
+
+def read_shard_index(index: Path) -> dict[str, str]:
+    """Names of tensors to names of the shards beside the index.
+
+    Raises:
+        ValueError: it is no index, or names something else than files beside it.
+    """
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise ValueError(f"{index}: expected a weight_map of names to shards, found none; download it again")
+    for shard in shard_of.values():
+        beside = isinstance(shard, str) and _SHARD_NAME.fullmatch(shard) is not None
+        if not beside:
+            raise ValueError(
+                f"{index}: expected names of .safetensors or .bin files beside it, found {str(shard)[:100]!r}; "
+                "download it again"
+            )
+    return shard_of
 
 
 def open_weights(path: Path) -> dict[str, StoredTensor]:
@@ -117,6 +145,35 @@ def open_weights(path: Path) -> dict[str, StoredTensor]:
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Tensors by the header, which is checked as the format defines it: https://github.com/huggingface/safetensors."""
+    header, start, size = _read_header(path)
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        try:
+            dtype, shape, (first, last) = _read_entry(entry)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {name[:99]}: expected dtype (one of {', '.join(SAFETENSORS_DTYPES)}), shape "
+                             f"and data_offsets, found {str(entry)[:100]}") from error  # fmt: skip
+        if last - first != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{path}: {name}: expected {dtype} {shape}, found {last - first} bytes")
+        if start + last > size:
+            raise ValueError(f"{path}: expected {start + last} bytes or more, found {size}: the file is truncated, "
+                             "download it again")  # fmt: skip
+        spans.append((first, last, name))
+        tensors[name] = StoredTensor(shape, dtype, _bytes_reader(path, start + first, shape, dtype))
+    end = 0
+    for first, last, name in sorted(spans):
+        if first != end:
+            raise ValueError(f"{path}: {name}: expected its bytes to begin at {end}, behind the tensor before it, "
+                             f"found {first}; download it again")  # fmt: skip
+        end = last
+    if start + end != size:
+        raise ValueError(f"{path}: expected {start + end} bytes, found {size}; download it again")
+    return tensors
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Entries by tensor, the place of the first byte behind the header, and the size of the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -124,30 +181,40 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
         if length > size - 8:
             raise ValueError(f"{path}: expected a safetensors header of {length} bytes, found {size} bytes in all; "
                              "the file is truncated or no safetensors file, download it again")  # fmt: skip
-        try:
-            header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: expected a safetensors header, found {error}; download it again") from error
-    header.pop("__metadata__", None)
-    start = 8 + length
-    tensors = {}
-    for name, entry in header.items():
-        try:
-            dtype, shape, (first, last) = (
-                SAFETENSORS_DTYPES[entry["dtype"]],
-                tuple(entry["shape"]),
-                entry["data_offsets"],
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(
+                f"{path}: expected a safetensors header of at most {_MAX_HEADER_BYTES} bytes, found {length}"
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: {name}: expected dtype (one of {', '.join(SAFETENSORS_DTYPES)}), shape and "
-                             f"data_offsets, found {str(entry)[:100]}") from error  # fmt: skip
-        if last - first != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{path}: {name}: expected {dtype} {shape}, found {last - first} bytes")
-        if start + last > size:
-            raise ValueError(f"{path}: expected {start + last} bytes or more, found {size}: the file is truncated, "
-                             "download it again")  # fmt: skip
-        tensors[name] = StoredTensor(shape, dtype, _bytes_reader(path, start + first, shape, dtype))
-    return tensors
+        try:
+            header = json.loads(file.read(length), object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            reason = _reason(error)
+            raise ValueError(f"{path}: expected a safetensors header, found {reason}; download it again") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: expected a safetensors header, found {type(header).__name__}; download it again")
+    header.pop("__metadata__", None)
+    return header, 8 + length, size
+
+
+def _read_entry(entry: Any) -> tuple[torch.dtype, tuple[int, ...], tuple[int, int]]:
+    """Dtype, shape and offsets of a tensor.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not there, or of another kind.
+    """
+    dtype, shape, (first, last) = SAFETENSORS_DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not all(type(value) is int and value >= 0 for value in [*shape, first, last]):
+        raise ValueError("expected whole numbers of at least 0")
+    if first > last:
+        raise ValueError("expected offsets in order")
+    return dtype, tuple(shape), (first, last)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that stands there twice")
+    return found
 
 
 def _bytes_reader(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -173,12 +240,18 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
             if "mmap" not in str(error):  # the format before torch 1.6 cannot be mapped
                 raise
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: expected a torch file of tensors, found {reason}; download it again") from error
+    except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
+        raise ValueError(f"{path}: expected a torch file of nothing but tensors, found other things or damage; "
+                         "nothing in it was run; use safetensors, or download it again") from error  # fmt: skip
+    except _BROKEN_PICKLE as error:
+        raise ValueError(
+            f"{path}: expected a torch file of tensors, found {_reason(error)}; download it again"
+        ) from error
     if isinstance(content, dict) and set(content) == {"generator"}:  # how fairseq's vocoders are stored
         content = content["generator"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise ValueError(f"{path}: expected names of tensors, found other things; is this a checkpoint of the model?")
     return {name: StoredTensor(tuple(value.shape), value.dtype, value.clone) for name, value in content.items()}
 
@@ -211,3 +284,9 @@ def check_names(what: str, expected: dict[str, tuple[int, ...]], found: dict[str
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "something nested too deeply"
+    return " ".join(str(error).split())[:200] or type(error).__name__

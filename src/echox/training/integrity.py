@@ -1,0 +1,115 @@
+"""Whether a checkpoint is what was written: checksums of its parts, and a state file of known fields.
+
+A flipped bit in a file of weights loads without an error and trains on; a state file that lost a field begins again
+at step 0. So every part's SHA-256 is in the state file, which carries its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+STATE_FILE = "state.json"
+_BLOCK_BYTES = 1 << 20
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint that is not as it was written."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the state file of a checkpoint whose parts are complete.
+
+    Args:
+        folder: of the checkpoint.
+        state: numbers by name.
+    """
+    parts = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _parts(folder)}
+    content = {**state, "parts": parts}
+    (folder / STATE_FILE).write_text(json.dumps({**content, "sha256": _digest(content)}), encoding="utf-8")
+
+
+def read_state(folder: Path, fields: Mapping[str, int | float]) -> dict[str, Any]:
+    """The state of a checkpoint, after a check of every part. Every process of a run must call this.
+
+    Args:
+        folder: of the checkpoint.
+        fields: names of all numbers in the state, each with an example: an int stands for whole numbers.
+
+    Raises:
+        DamagedCheckpointError: a part is missing or changed, or the state is not of this form.
+    """
+    found: list[Any] = [None, None]
+    if not dist.is_initialized() or dist.get_rank() == 0:  # once: all of them would read the same files
+        try:
+            found[0] = _read_state(folder, fields)
+        except DamagedCheckpointError as error:
+            found[1] = str(error)
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise DamagedCheckpointError(found[1])
+    state: dict[str, Any] = found[0]
+    return state
+
+
+def _read_state(folder: Path, fields: Mapping[str, int | float]) -> dict[str, Any]:
+    path = folder / STATE_FILE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path}: expected the state of a checkpoint, found {_brief(error)}") from error
+    expected = {*fields, "parts", "sha256"}
+    if not isinstance(state, dict) or set(state) != expected:
+        given = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise DamagedCheckpointError(f"{path}: expected the fields {sorted(expected)}, found {given}")
+    for name, example in fields.items():
+        value, kinds = state[name], (int,) if isinstance(example, int) else (int, float)
+        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise DamagedCheckpointError(f"{path}: {name}: expected a number of at least 0, found {str(value)[:40]}")
+    parts, digest = state["parts"], state.pop("sha256")
+    if not isinstance(parts, dict) or digest != _digest(state):
+        raise DamagedCheckpointError(f"{path}: expected the checksum {_digest(state)}, found {str(digest)[:64]}")
+    there = {part.relative_to(folder).as_posix(): part for part in _parts(folder)}
+    if set(parts) != set(there):
+        missing, more = sorted(set(parts) - set(there)), sorted(set(there) - set(parts))
+        raise DamagedCheckpointError(f"{folder}: expected the parts {sorted(parts)}; missing: {missing}, more: {more}")
+    for name, wanted in parts.items():
+        try:
+            checksum = file_sha256(there[name])
+        except OSError as error:
+            raise DamagedCheckpointError(f"{there[name]}: expected to read it, found {_brief(error)}") from error
+        if checksum != wanted:
+            raise DamagedCheckpointError(f"{there[name]}: expected the SHA-256 {wanted}, found {checksum}")
+    return state
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE_FILE)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
