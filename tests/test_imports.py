@@ -23,6 +23,8 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "models": 0,
+    "template_worker": 0,
+    "templates": 0,
     "verbalization": 0,
     "units": 1,
     "data": 1,

@@ -14,8 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+
+from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE
+from echox.models.tokenization_text import CHAT_TEMPLATE
+from echox.templates import TemplateWorker, template_variables
 
 _PROBE: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "audio"}]},
@@ -96,6 +99,12 @@ _NO_THOUGHT = "<think>\n\n</think>\n\n"
 """What a model that may think aloud first is given instead: it speaks at once."""
 
 
+def own_templates(audio_token: str) -> frozenset[str]:
+    """The chat templates that this package writes: known to end, whatever the messages."""
+    families = {family.template(audio_token, thought) for family in FAMILIES for thought in ("", _NO_THOUGHT)}
+    return frozenset({CHAT_TEMPLATE, OFFICIAL_CHAT_TEMPLATE, *families})
+
+
 def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> str:
     """A chat template that writes audio, only ever appends, and ends replies with the eos token.
 
@@ -111,7 +120,12 @@ def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> st
         ValueError: an unknown family whose own template cannot be used.
     """
     own = tokenizer.chat_template
-    if own and _fault(tokenizer, own, audio_token) is None:
+    with TemplateWorker() as worker:
+        return _hearing_template(tokenizer, own, audio_token, worker)
+
+
+def _hearing_template(tokenizer: PreTrainedTokenizerBase, own: Any, audio_token: str, worker: TemplateWorker) -> str:
+    if own and _fault(tokenizer, own, audio_token, worker) is None:
         return str(own)
     vocabulary = tokenizer.get_vocab()
     for family in FAMILIES:
@@ -121,7 +135,7 @@ def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> st
     fault = "it has none"
     if own:
         flat = _FLAT_PARTS.replace("AUDIO", repr(audio_token)) + own
-        fault = _fault(tokenizer, flat, audio_token) or ""
+        fault = _fault(tokenizer, flat, audio_token, worker) or ""
         if not fault:
             return flat
     raise ValueError(
@@ -135,19 +149,19 @@ def _jinja(value: str | bool) -> str:
     return repr(value) if isinstance(value, str) else str(value).lower()
 
 
-def _fault(tokenizer: PreTrainedTokenizerBase, template: str, audio_token: str) -> str | None:
+def _fault(tokenizer: PreTrainedTokenizerBase, template: Any, audio_token: str, worker: TemplateWorker) -> str | None:
     """What a template does wrong on a conversation of three turns; None: nothing."""
     written = ""
+    if not isinstance(template, str):
+        return f"it is a {type(template).__name__}, not a text"
     for turn in range(1, len(_PROBE), 2):
         try:
             prompt, whole = (
-                tokenizer.apply_chat_template(
-                    _PROBE[:count], chat_template=template, tokenize=False, add_generation_prompt=ask
-                )
+                worker.render(template, template_variables(tokenizer, _PROBE[:count], add_generation_prompt=ask))
                 for count, ask in ((turn, True), (turn + 1, False))
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            return f"it fails with {type(error).__name__}: {error}"
+        except ValueError as error:
+            return str(error)
         if not prompt.startswith(written) or not whole.startswith(prompt):
             return "it rewrites earlier turns"
         if whole[len(prompt) :].strip() != f"{_PROBE[turn]['content']}{tokenizer.eos_token}":

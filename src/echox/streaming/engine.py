@@ -24,6 +24,7 @@ from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights, fits_fus
 from echox.models.row_cache import DecoderRows
 from echox.models.static_steps import StaticSteps, compiled_step
 from echox.models.tokenization_text import WordCounter, word_index
+from echox.streaming.chat_template import ChatTemplate
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.events import HeardWord
 from echox.streaming.messages import Audio, Message
@@ -67,6 +68,8 @@ class Engine:
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        audio_token = self.tokenizer.convert_ids_to_tokens(model.s2t.config.audio_token_id)
+        self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
         self.unit_language = processor.unit_language
         self.trigger = trigger
         self._check_parts()
@@ -164,13 +167,16 @@ class Engine:
         for message in messages:
             self._check_text(message)
         audios = iter([audio for message in messages for audio in message.audios])
-        ids = self.tokenizer.apply_chat_template(
-            [message.for_template() for message in messages],
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            repeat_bos=self.model.config.compatible.repeated_bos,
-        )["input_ids"]
+        ids = self.chat_template.token_ids(
+            [message.for_template() for message in messages], repeat_bos=self.model.config.compatible.repeated_bos
+        )
+        placeholders = ids.count(self.model.s2t.config.audio_token_id)
+        expected = sum(len(message.audios) for message in messages)
+        if placeholders != expected:
+            raise ValueError(
+                f"chat template: expected one placeholder for each of {expected} audios, found {placeholders}; set the "
+                "tokenizer's chat_template to one that writes them"
+            )
         keys: list[Any] = []
         for token_id in ids:
             if token_id != self.model.s2t.config.audio_token_id:
@@ -178,7 +184,6 @@ class Engine:
                 continue
             one = heard[next(audios)]
             keys.extend((one.key, frame) for frame in range(len(one.embeds)))
-        assert next(audios, None) is None, "the chat template writes one placeholder per audio"
         return keys
 
     def _check_text(self, message: Message) -> None:
