@@ -80,7 +80,7 @@ CONVERSATION = [
     {"role": "user", "content": "And?"},
 ]
 OTHERS = [
-    "{%- if tools %}{{ tools }}{% endif -%}\n    {% for m in messages %}\n  {{ m | tojson }}{{ eos_token }}\n{% endfor %}",
+    "{%- if tools %}{{ tools }}{% endif -%}\n  {% for m in messages %}\n{{ m | tojson }}{{ eos_token }}\n{% endfor %}",
     "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}{% endfor %}{{ bos_token }}",
     "{% for m in messages %}{% generation %}{{ m['role'] }}{% endgeneration %}{% endfor %}{{ strftime_now('%Y') }}",
 ]  # fmt: skip
