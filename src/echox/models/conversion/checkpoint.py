@@ -241,7 +241,7 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
                 raise
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
-        raise ValueError(f"{path}: expected a torch file of nothing but tensors, found other things or damage; "
+        raise ValueError(f"{path}: expected a torch file of tensors and nothing else, found other things or damage; "
                          "nothing in it was run; use safetensors, or download it again") from error  # fmt: skip
     except _BROKEN_PICKLE as error:
         raise ValueError(
