@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
+from echox.audio import save_audio
 from echox.data.features import FeatureStore, feature_store, log_mel, pad_features
 from echox.models.processing_echox import EchoXProcessor
 from echox.models.tokenization_text import train_text_tokenizer
@@ -99,8 +102,6 @@ def test_bad_audio_is_refused(wave, rate):
 
 
 def test_feature_store_is_computed_once(tmp_path):
-    from echox.audio import save_audio
-
     files = []
     for index, samples in enumerate((1600, 3200)):
         files.append(tmp_path / f"{index}.wav")
@@ -117,6 +118,44 @@ def test_feature_store_is_computed_once(tmp_path):
     assert np.abs(again[1] - expected).max() < 0.05  # 16-bit samples, half precision
     save_audio(files[0], noise(4800), RATE)
     assert feature_store(files, cache).frames(0) == 30, "a changed file is noticed"
+
+
+def test_an_interrupted_feature_store_goes_on(tmp_path, monkeypatch):
+    files = []
+    for number in range(150):
+        files.append(tmp_path / f"{number}.wav")
+        save_audio(files[-1], noise(1600 + 160 * (number % 7), number), RATE)
+    whole = feature_store(files, tmp_path / "whole" / "log_mel.npy")
+    done = []
+
+    def stop(count, total):
+        done.append(count)
+        if count == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        feature_store(files, tmp_path / "parts" / "log_mel.npy", progress=stop)
+    with (tmp_path / "parts" / "log_mel.partial.log").open("a") as log:
+        log.write("1")  # a line cut by a kill
+    with (tmp_path / "parts" / "log_mel.partial").open("ab") as data:
+        data.write(b"half a file's features")
+    store = feature_store(files, tmp_path / "parts" / "log_mel.npy", progress=lambda count, _: done.append(count))
+    assert done[100:] == list(range(65, 151)), "64 of the 100 were noted, the rest is made again"
+    assert np.array_equal(store.offsets, whole.offsets)
+    assert np.array_equal(store.data, whole.data)
+    assert sorted(path.suffix for path in (tmp_path / "parts").iterdir()) == [".json", ".lock", ".npy", ".npy"]
+
+
+def test_processes_that_ask_at_once_make_one_store(tmp_path):
+    files = [tmp_path / f"{number}.wav" for number in range(6)]
+    for path in files:
+        save_audio(path, noise(1600), RATE)
+    made = []
+    with ThreadPoolExecutor(4) as pool:  # a lock of a file is one of its opening: threads stand for processes
+        cache, note = tmp_path / "c" / "log_mel.npy", lambda *count: made.append(count)
+        stores = list(pool.map(lambda _: feature_store(files, cache, progress=note), range(4)))
+    assert len(made) == len(files)
+    assert all(np.array_equal(store.data, stores[0].data) for store in stores)
 
 
 def test_pad_features():

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: no such locks
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -22,6 +29,25 @@ def write_text(path: str | Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def exclusive(path: str | Path) -> Iterator[None]:
+    """Inside by one process at a time; others wait. The lock file stays, and means nothing when nobody holds it.
+
+    Where the file system or the operating system has no locks, processes are not kept apart.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    with Path(path).open("a", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+        yield
 
 
 def stamp(path: str | Path) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from echox.audio import load_audio
-from echox.files import write_text
+from echox.files import exclusive, write_text
 
 N_FFT = 400
 HOP = 160
@@ -92,40 +92,88 @@ def feature_store(
 ) -> FeatureStore:
     """Features of all files, computed once and kept in ``cache`` (``.npy`` with an index beside it).
 
-    A cache made from other files (paths, sizes or times differ) or other settings is made anew.
+    A cache made from other files (paths, sizes or times differ) or other settings is made anew. One that was
+    interrupted goes on where it stopped. Of several processes that ask at once one makes it, and the others wait.
 
     Raises:
         ValueError: no files, or one that is no audio (from ``load_audio``).
     """
     if not audio_files:
         raise ValueError(f"expected audio files for {cache}, found none: is the manifest empty?")
-    index_file = cache.with_suffix(".index.npy")
-    key_file = cache.with_suffix(".key.json")
-    key = _fingerprint(audio_files, num_mel_bins)
-    if cache.exists() and index_file.exists() and key_file.exists() and json.loads(key_file.read_text()) == key:
+    key = json.dumps(_fingerprint(audio_files, num_mel_bins))
+    found = _opened(cache, key)
+    if found is None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(cache.with_suffix(".lock")):
+            found = _opened(cache, key)  # another process may have made it meanwhile
+            if found is None:
+                _make(audio_files, cache, key, num_mel_bins, progress)
+                found = _opened(cache, key)
+    assert found is not None
+    return found
+
+
+def _opened(cache: Path, key: str) -> FeatureStore | None:
+    """The finished store of that key, if it is there."""
+    index_file, key_file = cache.with_suffix(".index.npy"), cache.with_suffix(".key.json")
+    if cache.exists() and index_file.exists() and key_file.exists() and key_file.read_text(encoding="utf-8") == key:
         return FeatureStore(np.load(cache, mmap_mode="r"), np.load(index_file))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(f".{os.getpid()}.partial")
-    offsets = np.zeros(len(audio_files) + 1, dtype=np.int64)
-    try:
-        with partial.open("wb") as sink:
+    return None
+
+
+def _make(
+    audio_files: Sequence[Path],
+    cache: Path,
+    key: str,
+    num_mel_bins: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write the store: features are appended to ``.partial``, then the frames of each file to ``.partial.log``."""
+    partial, log = cache.with_suffix(".partial"), cache.with_suffix(".partial.log")
+    frames = _frames_done(partial, log, key)
+    size = _HEADER_BYTES + 2 * num_mel_bins * sum(frames)
+    if frames and partial.stat().st_size < size:  # notes without their features: a machine that went down
+        frames, size = [], _HEADER_BYTES
+    # The log is written anew: its last line may have been cut.
+    write_text(log, "".join(f"{line}\n" for line in (key, *frames)))
+    with partial.open("r+b" if frames else "wb") as sink, log.open("a", encoding="utf-8") as lines:
+        if not frames:
             sink.write(_npy_header(0, num_mel_bins))
-            for i, path in enumerate(audio_files):
-                features = log_mel(load_audio(path, SAMPLING_RATE), SAMPLING_RATE, num_mel_bins)
-                sink.write(features.T.contiguous().numpy().astype(np.float16).tobytes())
-                offsets[i + 1] = offsets[i] + features.shape[1]
-                if progress is not None:
-                    progress(i + 1, len(audio_files))
-            sink.seek(0)
-            sink.write(_npy_header(int(offsets[-1]), num_mel_bins))
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        sink.truncate(size)
+        sink.seek(0, os.SEEK_END)
+        for path in audio_files[len(frames) :]:
+            features = log_mel(load_audio(path, SAMPLING_RATE), SAMPLING_RATE, num_mel_bins)
+            sink.write(features.T.contiguous().numpy().astype(np.float16).tobytes())
+            frames.append(features.shape[1])
+            if len(frames) % _FLUSH_EVERY == 0:
+                sink.flush()
+                lines.write("".join(f"{count}\n" for count in frames[-_FLUSH_EVERY:]))
+                lines.flush()
+            if progress is not None:
+                progress(len(frames), len(audio_files))
+        sink.seek(0)
+        sink.write(_npy_header(sum(frames), num_mel_bins))
+    key_file = cache.with_suffix(".key.json")
     key_file.unlink(missing_ok=True)  # the key is written last: a cache without it is not trusted
     partial.replace(cache)
-    np.save(index_file, offsets)
-    write_text(key_file, json.dumps(key))
-    return FeatureStore(np.load(cache, mmap_mode="r"), offsets)
+    np.save(cache.with_suffix(".index.npy"), np.cumsum([0, *frames], dtype=np.int64))
+    write_text(key_file, key)
+    log.unlink()
+
+
+_HEADER_BYTES, _FLUSH_EVERY = 128, 64
+"""Of `_npy_header`; files between two notes of what is done (what an interruption costs)."""
+
+
+def _frames_done(partial: Path, log: Path, key: str) -> list[int]:
+    """Frames of each file that an interrupted run of the same key has finished."""
+    if not partial.exists() or not log.exists():
+        return []
+    first, *counts = log.read_text(encoding="utf-8").split("\n")
+    if first != key:
+        return []
+    done = [int(count) for count in counts[:-1] if count.isdigit()]  # the last line may be cut
+    return done[: len(done) // _FLUSH_EVERY * _FLUSH_EVERY]
 
 
 def _fingerprint(audio_files: Sequence[Path], num_mel_bins: int) -> dict[str, object]:
