@@ -30,6 +30,7 @@ from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.int8_linear import Int8Linear
 from echox.models.modeling_s2t import ShrinkingAdapter
 from echox.streaming import EchoX
+from echox.training.loop import enable_gradient_checkpointing
 
 SMALL = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4,
                     num_key_value_heads=2)  # fmt: skip
@@ -133,6 +134,27 @@ def test_checkpointing_keeps_less_and_batches_keep_more():
 
     assert kept(replace(work, batch_size=4)) == pytest.approx(2 * kept(work), rel=0.2)
     assert kept(replace(work, gradient_checkpointing=True)) < 0.5 * kept(work)
+
+
+@pytest.mark.parametrize("stage", ["s2t", "echo"])
+def test_checkpointing_leaves_frozen_ears_out_of_the_backward_pass(tiny, stage):
+    torch.manual_seed(0)
+    objective, batch = build_objective(tiny, stage, WORK).train(), random_batch(tiny, stage, WORK)
+    tower = (objective.model if stage == "s2t" else objective.model.s2t).audio_tower
+    outputs = []
+    tower.register_forward_hook(lambda module, args, output: outputs.append(output.last_hidden_state))
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            enable_gradient_checkpointing(objective)
+        torch.manual_seed(1)
+        objective.zero_grad()
+        objective(batch)["loss"].backward()
+        found.append({name: value.grad for name, value in objective.named_parameters() if value.grad is not None})
+    assert not any(output.requires_grad for output in outputs)
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -437,6 +437,9 @@ def enable_gradient_checkpointing(module: nn.Module) -> None:
         part = pending.pop()
         if getattr(part, "supports_gradient_checkpointing", False):
             part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # transformers makes all inputs require gradients, which only reentrant checkpoints need: backward would
+            # pass through frozen ears and embeddings, and keep their activations.
+            part.disable_input_require_grads()
             enabled += 1
         else:
             pending.extend(part.children())
