@@ -59,6 +59,7 @@ def test_names_and_landmarks(page):
 
 def test_everything_is_reached_by_tab_in_reading_order(page):
     order = []
+    page.get_by_role("button", name="What does a cow say?").wait_for()
     for _ in range(14):
         page.keyboard.press("Tab")
         label = page.evaluate(
@@ -107,9 +108,34 @@ def test_what_was_chosen_is_kept_and_nonsense_is_not_believed(server):
         assert page.get_by_role("button", name="Theme: light").is_visible()
 
 
+def test_the_first_view_of_a_phone_shows_what_may_be_asked(server):
+    with chromium() as browser, opened(browser, server.address(), viewport={"width": 360, "height": 640}) as page:
+        about = server.service.model.about
+        assert page.locator("#knows").inner_text() == about.knows
+        stage = page.locator("#stage").bounding_box()
+        for example in about.examples:
+            box = page.get_by_role("button", name=example).bounding_box()
+            assert box["y"] + box["height"] <= stage["y"] + stage["height"], f"{example!r} is cut off"
+
+
+def test_figures_are_shown_when_asked_for_and_that_is_kept(server):
+    with chromium() as browser, opened(browser, server.address()) as page:
+        ask(page, "What does a cow say?")
+        turn = reply(page, 0)
+        figures = turn.locator(".figure")
+        assert figures.count() == 2
+        for shown in (False, True):
+            assert page.locator("#rtf").is_visible() == figures.first.is_visible() == shown
+            page.get_by_text("Figures").click()
+        page.get_by_text("Figures").click()
+        page.reload()
+        page.locator("#rtf").wait_for()
+
+
 @pytest.mark.parametrize("width", [320, 390, 1400])
 def test_it_fits_and_both_themes_are_readable(page, width):
     page.set_viewport_size({"width": width, "height": 640})
+    page.get_by_role("button", name="What does a cow say?").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     papers = []
     for theme in ("system", "light", "dark"):
@@ -118,7 +144,7 @@ def test_it_fits_and_both_themes_are_readable(page, width):
             assert page.get_by_role("button", name=f"Theme: {theme}").is_visible()
         ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
         assert contrast(ink, paper) > 7
-        for selector in (".connection", "#phase", "#figures dt", "h1 span", ".suggestions button"):
+        for selector in (".connection", "#phase", "#figures summary", "h1 span", "#suggestions button"):
             colour = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color")
             assert contrast(colour, paper) > 4.5, f"{selector} in {theme}"
         papers.append(paper)

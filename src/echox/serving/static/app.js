@@ -18,6 +18,7 @@ const dialogue = new Dialogue(connection, player, settings);
 const view = new View(hearAgain);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
 let model = "";
+byId("unstarted").remove(); // the page's word that its script was not loaded
 let held = false; // the talk button, in push-to-talk
 let hint = ""; // shown until the next press
 
@@ -106,10 +107,9 @@ byId("compose").addEventListener("submit", (event) => {
   byId("message").value = "";
   say(text).then((sent) => sent === undefined && !byId("message").value && (byId("message").value = text)); // not lost
 });
-for (const button of document.querySelectorAll(".suggestions button")) button.onclick = () => say(button.textContent);
 
 const say = (text) => attempt(async () => {
-  await player.open();
+  await Promise.all([player.open(), connection.ready()]); // side by side: the player's parts come from the server, too
   await dialogue.type(text);
   return true;
 });
@@ -146,7 +146,7 @@ async function sendFile(file) {
   }
   view.settle(title);
   await attempt(async () => {
-    await player.open();
+    await Promise.all([player.open(), connection.ready()]);
     await dialogue.play(pcm);
   });
 }
@@ -164,12 +164,26 @@ async function attempt(work) {
     return result;
   } catch (error) {
     if (error instanceof Refused) view.notice("The server could not do that", error.message);
-    else view.notice(CONNECTION, error.message, { label: "Try again", run: () => attempt(() => connection.ready()) });
+    else view.notice(CONNECTION, error.message, remedy(error.remedy, "Try again"));
     return undefined;
   } finally {
     refresh();
   }
 }
+
+/** What the user can do about a missing connection. */
+function remedy(kind, label) {
+  if (kind === "key") return { label: "Enter the key", run: enterKey };
+  return { label, run: () => attempt(() => connection.ready()) };
+}
+
+function enterKey() {
+  settings.listDevices();
+  byId("settings").showModal();
+  byId("key").focus();
+  byId("key").select();
+}
+byId("settings").addEventListener("close", () => connection.remedy === "key" && settings.key && attempt(() => connection.ready()));
 
 function hearAgain(turn) {
   attempt(async () => {
@@ -184,12 +198,13 @@ function hearAgain(turn) {
 // -------------------------------------------------------------------------------------------- settings
 
 byId("open-settings").addEventListener("click", () => (settings.listDevices(), byId("settings").showModal()));
-settings.addEventListener("change", async ({ detail: name }) => {
-  if (name === "volume") player.setVolume(settings.volume);
-  else if (name === "key") connection.state === "waiting" && attempt(() => connection.ready());
-  else if (["device", "noise"].includes(name) && microphone.running) await microphone.stop().then(openMicrophone);
-  else if (name === "mode" && microphone.running) await hangUp();
-  if (!["volume", "key", "device", "noise", "announce"].includes(name) && connection.state === "open") await dialogue.configure();
+settings.addEventListener("change", async ({ detail: names }) => {
+  const here = ["volume", "key", "device", "noise", "announce"]; // of no interest to the server
+  const told = [...names].some((name) => !here.includes(name)) && connection.state === "open" && dialogue.configure(); // first
+  if (names.has("volume")) player.setVolume(settings.volume);
+  if (names.has("mode") && microphone.running) await hangUp();
+  else if ((names.has("device") || names.has("noise")) && microphone.running) await microphone.stop().then(openMicrophone);
+  await told;
   refresh();
 });
 player.setVolume(settings.volume);
@@ -235,16 +250,16 @@ dialogue.addEventListener("said", ({ detail: { role, text, source } }) => {
   if (role === "user" && source !== "text") view.announce(`You said: ${text || "nothing that was understood"}`);
   if (role === "assistant" && settings.announce) view.announce(`EchoX: ${text}`);
 });
-connection.addEventListener("open", ({ detail }) => ((model = detail.model ?? model), (byId("model").textContent = model)));
-connection.addEventListener("state", ({ detail: { state, reason, retryS } }) => {
+connection.addEventListener("open", ({ detail }) => view.model((model = detail.model ?? model)));
+connection.addEventListener("silent", refresh);
+connection.addEventListener("state", ({ detail: { state, reason, retryS, remedy: kind } }) => {
   const words = {
     closed: "Not connected", connecting: "Connecting…", open: "Connected", waiting: `Trying again in ${retryS} s`,
   };
   view.connection(state, words[state], reason);
-  const retry = { label: "Try now", run: () => attempt(() => connection.ready()) };
   if (state === "open") view.settle(CONNECTION);
-  else if (state === "waiting") view.notice(CONNECTION, `${reason} What was said is told to the next session.`, retry);
-  else if (state === "closed" && reason) view.notice(CONNECTION, reason, { ...retry, label: "Connect" });
+  else if (state === "waiting") view.notice(CONNECTION, `${reason} What was said is told to the next session.`, remedy("", "Try now"));
+  else if (state === "closed" && reason) view.notice(CONNECTION, reason, remedy(kind, "Connect"));
   refresh();
 });
 window.addEventListener("offline", () => view.connection("waiting", "Offline", "This device has no network."));
@@ -267,6 +282,8 @@ function refresh() {
 }
 
 function now() {
+  if (connection.silent) return { phase: "lost", words: "The server does not answer. What you say now may not be heard." };
+  if (microphone.running && connection.state !== "open") return { phase: "lost", words: "Not connected: nobody hears you." };
   if (dialogue.recording) return { phase: "hearing", words: "Hearing you. Let go when you are done." };
   if (dialogue.userSpeaking) return { phase: "hearing", words: "Hearing you…" };
   if (dialogue.speaking) {
@@ -282,12 +299,28 @@ function frame() {
   view.line(player.analyser, dialogue.speaking);
   const bufferedS = player.now?.bufferedS;
   view.figures({ buffered: bufferedS === undefined ? "–" : `${bufferedS.toFixed(1)} s` });
-  if (connection.state === "open") {
+  if (connection.silent) view.connection("waiting", "No answer", "The server has not answered for some seconds.");
+  else if (connection.state === "open") {
     const slow = connection.socket.bufferedAmount > SLOW_BYTES;
     view.connection("open", slow ? "Slow network" : "Connected", slow ? "Your voice is not getting through in time." : "");
   }
   requestAnimationFrame(frame);
 }
+
+/** The first view: what this model knows, and questions that it answers, as its folder says. */
+async function introduce() {
+  const about = await (await fetch("about.json")).json();
+  model ||= about.model;
+  view.model(model);
+  view.introduce(about.knows, about.examples, say);
+}
+introduce().catch(() => view.notice(CONNECTION, "The server does not answer.", remedy("", "Connect")));
+
+byId("figures").open = Boolean(settings.browser.get("echox-figures"));
+byId("figures").addEventListener("toggle", () => {
+  settings.browser.set("echox-figures", byId("figures").open);
+  document.body.toggleAttribute("data-figures", byId("figures").open);
+});
 
 if (!microphoneAllowedHere()) {
   view.notice(

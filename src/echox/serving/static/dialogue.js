@@ -2,6 +2,7 @@
 import { Conversation } from "./conversation.js";
 import { RATE, fromBase64, toBase64 } from "./audio.js";
 import { Refused } from "./realtime.js";
+import { mistake } from "./reasons.js";
 
 const MICROPHONE_LOG_S = 130; // of what was sent, for the recording of spoken turns
 const SHORTEST_TURN_S = 0.25;
@@ -68,6 +69,7 @@ export class Dialogue extends EventTarget {
     if (pcm) turn.addAudio(pcm);
     this.#tell("turn", turn);
     if (text) this.#tell("said", turn);
+    this.settings.flush();
     const item = { id: turn.id, type: "message", role: "user", content };
     try {
       await this.connection.ask(
@@ -122,6 +124,7 @@ export class Dialogue extends EventTarget {
       this.connection.send({ type: "input_audio_buffer.clear" });
       return false;
     }
+    this.settings.flush();
     const isCommitted = ({ type }) => type === "input_audio_buffer.committed";
     const { item_id: id } = await this.connection.ask({ type: "input_audio_buffer.commit" }, isCommitted);
     const turn = this.#userTurn(id);
@@ -224,6 +227,7 @@ export class Dialogue extends EventTarget {
   #on = {
     "input_audio_buffer.speech_started": async ({ item_id: id, audio_start_ms: startMs }) => {
       this.userSpeaking = true;
+      this.settings.flush();
       this.startMs = startMs ?? 0;
       this.#userTurn(id);
       this.#tell("change");
@@ -285,7 +289,7 @@ export class Dialogue extends EventTarget {
     },
     "response.output_audio.done": ({ item_id: id }) => this.player.end(id),
     "response.done": ({ response }) => this.#done(response),
-    error: ({ error, expected }) => expected || this.#tell("problem", { title: "The server could not do that", text: error.message }),
+    error: ({ error, expected }) => expected || this.#tell("problem", { title: "The server could not do that", text: mistake(error) }),
   };
 
   #write({ item_id: id, delta }) {
@@ -304,7 +308,7 @@ export class Dialogue extends EventTarget {
       this.player.end(turn.id);
       if (status === "failed") {
         turn.state = "failed";
-        turn.note = details?.error?.message ?? "The reply failed.";
+        turn.note = details?.error ? mistake(details.error) : "The reply failed.";
       } else if (turn.state === "open" && (status === "cancelled" || !turn.frames)) {
         turn.state = status === "cancelled" ? "interrupted" : "done";
         if (details?.reason === "turn_detected") this.#truncate(turn); // cut off before its first sound
@@ -313,7 +317,7 @@ export class Dialogue extends EventTarget {
       this.#tell("turn", turn);
       this.#tell("said", turn);
     } else if (status === "failed") {
-      this.#tell("problem", { title: "There was no reply", text: details?.error?.message ?? "The server does not say why." });
+      this.#tell("problem", { title: "There was no reply", text: mistake(details?.error ?? {}) });
     }
     this.#tell("change");
   }

@@ -2,23 +2,38 @@
  * The wire: one WebSocket that speaks the OpenAI Realtime protocol (GA event names), opened when it is needed and opened
  * again when it breaks.
  */
+import { isFarewell, mistake, whyClosed, whyRefused } from "./reasons.js";
+
 const RETRY_S = [0.5, 1, 2, 4, 8, 15];
 const TRY_AGAIN = 1013;
 const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, TRY_AGAIN]); // going away, broken, restarting, full
-const FAREWELL = /^(session_|server_shutting_down)/; // codes of errors that end a session
 const ANSWER_S = 10;
+const OPEN_MS = 5000; // for the handshake
+const CHECK_MS = 250;
+const PING_MS = 1000; // between an answer and the next question whether the server lives
+const SILENT_MS = 3000; // without an answer to it: the page says so (5 s after the server fell silent, at the latest)
+const DEAD_MS = 20_000; // then the connection is given up
 
 /** The server said no to one event. */
 export class Refused extends Error {
-  constructor({ code, message }) {
-    super(message);
-    this.code = code;
+  constructor(error) {
+    super(mistake(error));
+    this.code = error.code;
+  }
+}
+
+/** There is no session; `remedy` is "key" where an API key would help. */
+export class Unreachable extends Error {
+  constructor(text, remedy) {
+    super(text);
+    this.remedy = remedy;
   }
 }
 
 /**
- * Events: `state` (detail {state: closed | connecting | open | waiting, reason, retryS}), `server` (detail: one event of
- * the server), `open` (a new session; nothing of an older one is known to it).
+ * Events: `state` (detail {state: closed | connecting | open | waiting, reason, retryS, remedy}), `server` (detail: one
+ * event of the server), `open` (a new session; nothing of an older one is known to it), `silent` (detail: whether the
+ * server has stopped answering; the session may still come back).
  */
 export class Connection extends EventTarget {
   /** @param {URL} url of the endpoint. @param {() => string} key the API key, "" for none. */
@@ -27,6 +42,8 @@ export class Connection extends EventTarget {
     this.url = url;
     this.key = key;
     this.state = "closed";
+    this.silent = false; // the server does not answer
+    this.remedy = ""; // what the user can do about the last refusal
     this.attempt = 0;
     this.sent = 0;
     this.answers = new Map(); // event_id of ours (or a symbol) -> who waits for an answer
@@ -41,6 +58,7 @@ export class Connection extends EventTarget {
   }
 
   #open() {
+    this.remedy = "";
     this.#enter("connecting");
     const url = new URL(this.url);
     url.protocol = url.protocol.replace("http", "ws");
@@ -49,43 +67,81 @@ export class Connection extends EventTarget {
     this.socket = socket;
     let farewell = null; // why the server is about to close
     return new Promise((resolve, reject) => {
+      const handshake = setTimeout(() => this.#drop(socket), OPEN_MS);
+      socket.onopen = () => clearTimeout(handshake);
       socket.onmessage = ({ data }) => {
         const event = JSON.parse(data);
+        this.heardAt = performance.now();
+        this.#setSilent(false);
         if (event.type === "session.created") {
           this.attempt = 0;
           this.#enter("open");
+          this.#beat(socket);
           this.dispatchEvent(new CustomEvent("open", { detail: event.session }));
           resolve();
-        } else if (event.type === "error" && FAREWELL.test(event.error.code)) {
+        } else if (event.type === "error" && isFarewell(event.error)) {
           farewell = event.error;
         }
         event.expected = event.error === farewell && farewell !== null; // told when the connection closes
         this.#settle(event);
         this.dispatchEvent(new CustomEvent("server", { detail: event }));
       };
-      socket.onclose = async ({ code, reason }) => {
+      socket.onclose = async ({ code, reason, unanswered }) => {
+        clearTimeout(handshake);
+        clearInterval(this.beating);
+        this.#setSilent(false);
         const wasOpen = this.state === "open";
         this.state = "closed";
-        const why = farewell?.message || reason || (await this.#diagnose(wasOpen));
-        this.#fail(why);
-        reject(new Error(why));
+        const opened = wasOpen || farewell || reason;
+        const found = unanswered ? whyRefused(null) : opened ? whyClosed(code, reason, farewell) : whyRefused(await this.#probe(key), key);
+        this.remedy = found.remedy ?? "";
+        this.#fail(found.text);
+        reject(new Unreachable(found.text, found.remedy));
         if (socket !== this.socket) return; // closed by us
         const retry = wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN;
-        if ((retry || farewell?.code === "session_expired") && this.attempt < RETRY_S.length) this.#retryLater(why);
-        else this.#enter("closed", why);
+        const again = (retry || farewell?.code === "session_expired") && !found.remedy;
+        if (again && this.attempt < RETRY_S.length) this.#retryLater(found.text);
+        else this.#enter("closed", found.text);
       };
     });
   }
 
-  /** A browser does not say why a handshake failed: ask the server over HTTP. */
-  async #diagnose(wasOpen) {
+  /** The HTTP status with which the server answers this key; null: it does not answer. */
+  async #probe(key) {
     try {
-      const { ok } = await fetch(new URL("../health", this.url));
-      if (wasOpen) return "The connection broke.";
-      return ok ? "The server refused the connection: it wants an API key (see Settings)." : "The server is not ready.";
+      const headers = key ? { Authorization: `Bearer ${key}` } : {};
+      return (await fetch(new URL("models", this.url), { headers, signal: AbortSignal.timeout(OPEN_MS) })).status;
     } catch {
-      return "The server does not answer.";
+      return null;
     }
+  }
+
+  /** Ask again and again whether the server lives; any event is an answer. */
+  #beat(socket) {
+    let askedAt = this.heardAt;
+    clearInterval(this.beating);
+    this.beating = setInterval(() => {
+      const now = performance.now();
+      if (askedAt <= this.heardAt) {
+        if (now - this.heardAt < PING_MS) return;
+        if (this.send({ type: "echox.ping" })) askedAt = now;
+      } else if (now - askedAt > DEAD_MS) this.#drop(socket);
+      else if (now - askedAt > SILENT_MS) this.#setSilent(true);
+    }, CHECK_MS);
+  }
+
+  #setSilent(silent) {
+    if (silent === this.silent) return;
+    this.silent = silent;
+    this.dispatchEvent(new CustomEvent("silent", { detail: silent }));
+  }
+
+  /** Give up a socket whose other end does not answer: the browser would wait for its farewell. */
+  #drop(socket) {
+    const { onclose } = socket;
+    socket.onclose = socket.onmessage = socket.onopen = null;
+    socket.close();
+    onclose?.({ code: 1006, reason: "", unanswered: true });
   }
 
   #retryLater(reason) {
@@ -96,12 +152,14 @@ export class Connection extends EventTarget {
 
   #enter(state, reason = "", retryS = 0) {
     this.state = state;
-    this.dispatchEvent(new CustomEvent("state", { detail: { state, reason, retryS } }));
+    this.dispatchEvent(new CustomEvent("state", { detail: { state, reason, retryS, remedy: this.remedy } }));
   }
 
   /** End the session. */
   close() {
     clearTimeout(this.timer);
+    clearInterval(this.beating);
+    this.#setSilent(false);
     const socket = this.socket;
     this.socket = null;
     socket?.close(1000);

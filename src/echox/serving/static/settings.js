@@ -10,7 +10,7 @@ function twoDigits(value) {
   return Number(value).toFixed(2);
 }
 
-/** Events: `change` (detail: the name of the setting). */
+/** Events: `change` (detail: a Set of names of settings). */
 export class Settings extends EventTarget {
   /** @param {HTMLDialogElement} dialog */
   constructor(dialog) {
@@ -20,16 +20,28 @@ export class Settings extends EventTarget {
     this.browser = forBrowser();
     this.tab = forTab();
     this.touched = new Set(); // what the user chose; the model's own settings stand for the others
+    this.changed = new Set(); // and not told yet
     this.#load();
     this.form.addEventListener("input", ({ target }) => {
       this.touched.add(target.name);
       this.#save();
       this.#label();
+      this.changed.add(target.name);
       clearTimeout(this.timer); // a dragged slider is one change
-      this.timer = setTimeout(() => this.dispatchEvent(new CustomEvent("change", { detail: target.name })), SAVE_DELAY_MS);
+      this.timer = setTimeout(() => this.flush(), SAVE_DELAY_MS);
     });
+    dialog.addEventListener("close", () => this.flush());
     dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // beside it
     this.#label();
+  }
+
+  /** Tell what was changed a moment ago now: before a turn is sent, so that it counts for its reply. */
+  flush() {
+    clearTimeout(this.timer);
+    if (!this.changed.size) return;
+    const detail = this.changed;
+    this.changed = new Set();
+    this.dispatchEvent(new CustomEvent("change", { detail }));
   }
 
   get handsFree() {

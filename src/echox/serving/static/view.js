@@ -69,15 +69,20 @@ export class View {
     const { firstAudioS, rtf } = turn.figures;
     const facts = [
       turn.source === "file" && turn.role === "user" && `file, ${seconds(turn.durationS)}`,
-      firstAudioS !== undefined && `first audio ${seconds(firstAudioS)}`,
-      rtf !== undefined && `rtf ${rtf.toFixed(2)}`,
       turn.role === "assistant" && turn.frames > 0 && `${turn.playedS.toFixed(1)} of ${turn.durationS.toFixed(1)} s`,
       turn.state === "interrupted" && "interrupted",
     ].filter(Boolean);
-    const key = `${facts.join("|")}|${turn.state}|${turn.note}`;
+    const figures = [
+      firstAudioS !== undefined && `first audio ${seconds(firstAudioS)}`,
+      rtf !== undefined && `rtf ${rtf.toFixed(2)}`,
+    ].filter(Boolean);
+    const key = `${[...facts, ...figures].join("|")}|${turn.state}|${turn.note}`;
     if (line.dataset.key === key) return; // do not take the focus from a button that has not changed
     line.dataset.key = key;
-    line.replaceChildren(...facts.map((fact) => element("span", { textContent: fact })));
+    line.replaceChildren(
+      ...facts.map((fact) => element("span", { textContent: fact })),
+      ...figures.map((figure) => element("span", { className: "figure", textContent: figure })),
+    );
     if (turn.note) line.append(element("span", { className: "problem", textContent: turn.note }));
     if (turn.role === "assistant" && turn.frames > 0 && turn.state !== "open") {
       const again = element("button", { type: "button", textContent: "Hear again" });
@@ -124,6 +129,22 @@ export class View {
   /** The problem is gone. */
   settle(title) {
     [...byId("notices").children].find((box) => box.dataset.title === title)?.remove();
+  }
+
+  model(name) {
+    byId("model").textContent = name;
+  }
+
+  /** @param {string} knows one line about the model. @param {string[]} examples @param {(text: string) => void} say */
+  introduce(knows, examples, say) {
+    byId("knows").textContent = knows;
+    byId("suggestions").replaceChildren(
+      ...examples.map((text) => {
+        const button = element("button", { type: "button", textContent: text });
+        button.onclick = () => say(text);
+        return element("li", {}, button);
+      }),
+    );
   }
 
   announce(text) {
