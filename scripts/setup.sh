@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up for make: a virtual environment in .venv with every dependency at its pinned version.
+# Set-up for make: a virtual environment in .venv with every dependency at its pinned version, checked by hash.
 #
 #   scripts/setup.sh core    what answering aloud needs (make demo)
 #   scripts/setup.sh serve   the above, and the server (make serve)
@@ -12,14 +12,14 @@ cd "$(dirname "$0")/.."
 
 kind=${1:?expected core, serve or dev}
 case $kind in  # a kind, and those that contain it
-  core) target=. containing='core serve dev' ;;
-  serve) target='.[serve]' containing='serve dev' ;;
-  dev) target='.[dev]' containing=dev ;;
+  core) containing='core serve dev' ;;
+  serve) containing='serve dev' ;;
+  dev) containing=dev ;;
   *) echo "setup: expected core, serve or dev, found '$kind'" >&2; exit 2 ;;
 esac
 
 # Content, not dates, so that a fresh checkout of the same files is not a new set-up; the folder, because moving breaks .venv.
-fingerprint=$({ cat pyproject.toml constraints.txt scripts/setup.sh; pwd; } | cksum)
+fingerprint=$({ cat pyproject.toml requirements/*.txt scripts/setup.sh; pwd; } | cksum)
 for other in $containing; do
   if [ "$(cat ".venv/.stamp-$other" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
 done
@@ -49,18 +49,29 @@ fi
 # --no-compile: Python compiles what is imported; compiling all of torch costs half a minute.
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 
+# Nothing is resolved: the locks (scripts/lock.sh) name every package with its version and hashes.
+locked() { pip install --no-compile --no-deps --require-hashes -r "requirements/$1.txt"; }
+
 # On Linux the torch of PyPI brings gigabytes of CUDA. Without a GPU, take the CPU build: from wherever pip is told to look,
-# or from PyTorch's own index. --no-deps keeps that index out of every other package; short patience, should it be out of reach.
-torch=$(grep '^torch==' constraints.txt)
-if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1 && ! .venv/bin/python -c "
+# or from PyTorch's own index, whose hashes pip checks. --no-deps keeps that index out of every other package; short
+# patience, should it be out of reach.
+torch=$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/torch.txt)
+if ! .venv/bin/python -c "
 from importlib.metadata import version
 assert 'torch==' + version('torch').split('+')[0] == '$torch'" 2>/dev/null; then
-  echo "setup: $torch for the CPU"
-  pip install --no-compile --no-deps "$torch+cpu" --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15 ||
-    echo "setup: no CPU build of $torch in reach; going on with the one of PyPI, a far larger download" >&2
+  if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
+    echo "setup: $torch for the CPU"
+    pip install --no-compile --no-deps "$torch+cpu" --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15 || {
+      echo "setup: no CPU build of $torch in reach; going on with the one of PyPI, a far larger download" >&2
+      locked torch
+    }
+  else
+    locked torch
+  fi
 fi
 
 echo "setup: installing the pinned dependencies ($kind)"
-pip install --no-compile -c constraints.txt -e "$target"
+locked "$kind"
+pip install --no-compile --no-deps --no-build-isolation -e .
 echo "$fingerprint" >".venv/.stamp-$kind"
 echo "setup: done in $((SECONDS - started)) s"

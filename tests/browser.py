@@ -88,10 +88,10 @@ def chromium(microphone: Path | None = None, allowed: bool = True):
 
 
 @contextmanager
-def opened(browser, url: str, expected: str = "", **options):
+def opened(browser, url: str, expected: str | tuple[str, ...] = (), **options):
     """A page in a profile of its own; at the end nothing may have gone wrong in it or have left this machine.
 
-    `expected`: an error that contains this is none.
+    `expected`: an error that contains this, or one of these, is none.
     """
     context = browser.new_context(**{"viewport": {"width": 1000, "height": 760}, **options})
     context.add_init_script(LISTEN)
@@ -111,5 +111,6 @@ def opened(browser, url: str, expected: str = "", **options):
     outside = [address for address in asked if not address.startswith(local)]
     assert asked
     assert not outside, f"asked for from outside: {outside}"
-    wrong = [message for message in wrong if not expected or expected not in message]
+    fine = (expected,) if isinstance(expected, str) else expected
+    wrong = [message for message in wrong if not any(part in message for part in fine)]
     assert not wrong, f"errors in the page: {wrong}"

@@ -21,7 +21,7 @@ class Watched:
     """The model, its sessions known to the test, and as slow as it likes between two pieces of a reply."""
 
     def __init__(self, model):
-        self.model, self.settings = model, model.settings
+        self.model, self.settings, self.about = model, model.settings, model.about
         self.sessions, self.pause_s = [], 0.0
 
     def session(self, **options):
@@ -156,6 +156,24 @@ def test_stop_cancels_and_keeps_what_was_written(page, model):
 def test_mistakes_are_told(page):
     send(page)
     page.get_by_text("Ask something first").wait_for(timeout=ANSWERED)
+
+
+def test_enter_sends(page):
+    page.get_by_label("Or typed").fill("What does a cow say?")
+    page.keyboard.press("Enter")
+    answered(page, "A cow says moo.")
+
+
+def test_a_recording_and_a_text_are_not_merged(page, model):
+    page.get_by_text("3_cow.wav").click()
+    page.locator("#question").get_by_label("Play", exact=True).first.wait_for(timeout=ANSWERED)
+    send(page, "What is the capital of France?")
+    page.get_by_text("There are a recording and a text.").wait_for(timeout=ANSWERED)
+    assert not model.sessions
+    assert page.get_by_label("Or typed").input_value() == "What is the capital of France?"  # nothing is lost
+    page.get_by_label("Or typed").fill("")
+    send(page)
+    answered(page, "A cow says moo.")
 
 
 def test_ffmpeg_comes_from_a_package(monkeypatch, tmp_path):

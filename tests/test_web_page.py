@@ -259,7 +259,7 @@ def test_a_key_is_asked_for_and_not_kept_on_disk():
     with (
         serving(EchoX.from_pretrained("nano"), "sesame") as server,
         chromium() as browser,
-        opened(browser, server.address(), expected="401") as page,
+        opened(browser, server.address(), expected=("WebSocket connection to", "401")) as page,
     ):
         ask(page, "What does a cow say?")
         for shown, told in (("", "The server asks for an API key."), ("open", "does not accept this API key")):

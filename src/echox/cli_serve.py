@@ -12,7 +12,9 @@ from echox.cli_options import Debug, Device, Dtype, Model, Quantization, Threads
 def serve(
     model: Model = "nano",
     host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine a key is needed.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar="ECHOX_PORT", show_envvar=True, help="Port; 0: any free one.")
+    ] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model for clients (default: the folder's).")] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="ECHOX_API_KEY", help="Key that clients must show.", show_envvar=True)

@@ -31,7 +31,6 @@ _CSS = """
 .gradio-container { width: 100%; max-width: 60rem !important; margin: 0 auto !important; }
 #figures { opacity: .75; font-size: .9em; font-variant-numeric: tabular-nums; min-height: 1.6em; }
 """
-_EXAMPLES_TEXT = ("Tell me what you know about Brazil.", "What does a cow say?")
 
 
 def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
@@ -48,7 +47,7 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
     defaults = model.settings
     with gr.Blocks(title="EchoX", analytics_enabled=False) as page:
         session = gr.State(None)
-        gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}.")
+        gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}. {model.about.knows}")
         chat = gr.Chatbot(label="Conversation", height=340, buttons=["copy_all"], placeholder="Ask something.")
         speech = gr.Audio(
             label="Reply", streaming=True, autoplay=True, interactive=False, elem_id="speech", buttons=["download"]
@@ -64,13 +63,13 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
                 scale=2,
             )
             with gr.Column(scale=3):
-                text = gr.Textbox(label="Or typed", placeholder="Ask something", lines=2, max_lines=6, elem_id="text")
+                text = gr.Textbox(label="Or typed", placeholder="Ask something", lines=1, max_lines=1, elem_id="text")
                 with gr.Row():
                     send = gr.Button("Send", variant="primary", min_width=80)
                     stop = gr.Button("Stop", min_width=80)
                     clear = gr.Button("Start over", min_width=80)
         gr.Examples(
-            [[str(path), ""] for path in bundled_questions()] + [[None, question] for question in _EXAMPLES_TEXT],
+            [[str(path), ""] for path in bundled_questions()] + [[None, question] for question in model.about.examples],
             [audio, text],
             label="Examples",
         )
@@ -130,6 +129,11 @@ def answer(
     content += [{"type": "text", "text": text}] if text else []
     if not content:
         raise gr.Error("Ask something first: record it, choose a file, or type.", duration=5)
+    if len(content) > 1:
+        raise gr.Error(
+            "There are a recording and a text. Remove the recording (its ×) or empty the text, then send again.",
+            duration=10,
+        )
     try:
         session = session or model.session(system=(system or "").strip() or None)
         settings: dict[str, Any] = {

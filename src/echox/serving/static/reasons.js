@@ -31,6 +31,7 @@ const MISTAKES = {
   internal_error: "The server made a mistake. Its log says which.",
   not_heard: "No speech was found in it. Speak closer to the microphone, or choose another one in Settings.",
   nothing_to_answer: "No speech was found in it, so there is nothing to answer.",
+  server_busy: "The server has too much to do. Try again in a moment.",
   string_too_long: "The text is longer than the server takes.",
 };
 
