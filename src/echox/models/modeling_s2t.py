@@ -9,6 +9,7 @@ Source: EchoX (https://arxiv.org/abs/2509.09174, section 3); Soundwave (https://
 from __future__ import annotations
 
 import copy
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,6 +256,10 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         else:
             losses, labels = ctc_losses(frames, self.ctc_head, mask, ctc_labels, self.config.audio_token_id)
             ctc_loss = mean_per_symbol(losses, ctc_labels)
+        return HeardAudio(self._shrink(frames, mask, labels), labels, mask, ctc_loss)
+
+    def _shrink(self, frames: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
+        """Frames (A, C, H), their mask and labels (A, C), to what the language model receives of each: (K, H)."""
         blank_id = self.config.audio_token_id if self.config.drop_blanks else None
         keep = keep_mask(labels, mask, blank_id)
         embeds, kept = self.shrinking_adapter(frames, mask, keep)
@@ -262,7 +267,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kept_frames, _ = gather_rows(frames, keep)
             kept_logits = self.ctc_head(kept_frames)
             embeds = self.ctc_bridge(kept_logits, embeds, self.get_input_embeddings().weight, blank_id)
-        return HeardAudio([row[valid] for row, valid in zip(embeds, kept, strict=True)], labels, mask, ctc_loss)
+        return [row[valid] for row, valid in zip(embeds, kept, strict=True)]
 
     @torch.inference_mode()
     def hear(
@@ -279,6 +284,19 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """As `hear`, every token with its first CTC frame and the frame after its last (25 frames a second)."""
         heard = self.hear_audio(input_features, input_features_mask)
         return heard.embeds, timed_ctc(heard.labels, heard.mask, self.config.audio_token_id)
+
+    @torch.inference_mode()
+    def hear_gradually(
+        self, input_features: Tensor, input_features_mask: Tensor
+    ) -> Generator[None, None, tuple[Tensor, list[tuple[int, int, int]]]]:
+        """What `hear_timed` returns of one audio (1, mels, T), in steps of bounded time and memory, however long it is."""
+        encoded = yield from self.audio_tower.encode_gradually(input_features, input_features_mask)
+        frames, mask = yield from self.alignment_adapter.adapt_gradually(encoded.last_hidden_state, encoded.mask)
+        yield
+        labels = best_labels(self.ctc_head, frames)
+        yield
+        (embeds,) = self._shrink(frames, mask, labels)
+        return embeds, timed_ctc(labels, mask, self.config.audio_token_id)[0]
 
     @torch.inference_mode()
     def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:

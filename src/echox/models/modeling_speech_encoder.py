@@ -10,6 +10,7 @@ section 3.1) as used by EchoX (https://arxiv.org/abs/2509.09174, section 3).
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,16 +150,33 @@ class SpeechEncoder(WhisperEncoder):
             hidden_states=tuple(unfold(state) for state in states) if states is not None else None,
         )
 
+    def encode_gradually(
+        self, input_features: Tensor, input_features_mask: Tensor
+    ) -> Generator[None, None, SpeechEncoderOutput]:
+        """What `forward` returns for one audio of any length, in steps: one layer of one window each.
+
+        Args:
+            input_features: (1, mels, T).
+            input_features_mask: (1, T), 1 at true frames.
+        """
+        parts: list[SpeechEncoderOutput] = []
+        window = self.window_frames
+        for features, mask in zip(
+            input_features.split(window, dim=2), input_features_mask.bool().split(window, dim=1), strict=True
+        ):
+            hidden, frame_mask, attention_mask = self._frames(features, mask)
+            for layer in self.layers:
+                yield
+                hidden = layer(hidden, attention_mask)
+            parts.append(SpeechEncoderOutput(self.layer_norm(hidden), frame_mask))
+        return SpeechEncoderOutput(
+            torch.cat([part.last_hidden_state for part in parts], dim=1),
+            torch.cat([part.mask for part in parts], dim=1),
+        )
+
     def _encode(self, features: Tensor, mask: Tensor, output_hidden_states: bool) -> SpeechEncoderOutput:
         """One window or less: (N, mels, T) -> (N, ceil(T / 2), D)."""
-        keep = mask[:, None, :]
-        features = features.to(self.conv1.weight.dtype)
-        hidden = F.gelu(self.conv1(features.masked_fill(~keep, 0.0)))
-        hidden = F.gelu(self.conv2(hidden.masked_fill(~keep, 0.0)))
-        frame_mask = mask[:, ::2]  # frame f of the strided convolution is centred on mel frame 2 f
-        hidden = hidden.transpose(1, 2) + self.embed_positions.weight[: hidden.shape[2]]
-        hidden = F.dropout(hidden, p=self.dropout, training=self.training)
-        attention_mask = self._attention_mask(frame_mask, hidden.dtype)
+        hidden, frame_mask, attention_mask = self._frames(features, mask)
         states = [hidden]
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)
@@ -168,6 +186,17 @@ class SpeechEncoder(WhisperEncoder):
             mask=frame_mask,
             hidden_states=tuple(states) if output_hidden_states else None,
         )
+
+    def _frames(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the first layer reads: states (N, ceil(T / 2), D), their mask, and the mask for attention."""
+        keep = mask[:, None, :]
+        features = features.to(self.conv1.weight.dtype)
+        hidden = F.gelu(self.conv1(features.masked_fill(~keep, 0.0)))
+        hidden = F.gelu(self.conv2(hidden.masked_fill(~keep, 0.0)))
+        frame_mask = mask[:, ::2]  # frame f of the strided convolution is centred on mel frame 2 f
+        hidden = hidden.transpose(1, 2) + self.embed_positions.weight[: hidden.shape[2]]
+        hidden = F.dropout(hidden, p=self.dropout, training=self.training)
+        return hidden, frame_mask, self._attention_mask(frame_mask, hidden.dtype)
 
     def _attention_mask(self, frame_mask: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The mask in the form that the chosen attention implementation reads; None when nothing is padded."""
@@ -219,12 +248,7 @@ class AlignmentAdapter(nn.Module):
         ``audios_together`` is for ``frame_wise`` alone: so many consecutive audios, those of one dialogue, see each
         other frame by frame, as they did when the released weights were trained (1 at inference).
         """
-        states = states.masked_fill(~mask[..., None], 0.0)
-        if states.shape[1] % 2:
-            states, mask = F.pad(states, (0, 0, 0, 1)), F.pad(mask, (0, 1))
-        pairs = states.reshape(states.shape[0], states.shape[1] // 2, -1)
-        mask = mask[:, ::2]
-        projected = self.projection(pairs)
+        projected, mask = self._project(states, mask)
         if self.frame_wise:
             audios, frames, width = projected.shape
             beside = projected.view(-1, audios_together, frames, width).transpose(1, 2)
@@ -233,6 +257,41 @@ class AlignmentAdapter(nn.Module):
         else:
             hidden = self.layer(projected, src_key_padding_mask=None if bool(mask.all()) else ~mask)
         return self.layer_norm(hidden), mask
+
+    def adapt_gradually(
+        self, states: Tensor, mask: Tensor, block_frames: int = 512
+    ) -> Generator[None, None, tuple[Tensor, Tensor]]:
+        """What `forward` returns in evaluation mode, in steps of bounded memory: some frames look at all others.
+
+        Five minutes of audio are 7,500 frames, and all of them at once 57 million pairs for each head.
+        """
+        if self.frame_wise:
+            return self(states, mask)
+        projected, mask = self._project(states, mask)
+        layer, attention = self.layer, self.layer.self_attn
+        heads = (*projected.shape[:2], attention.num_heads, attention.head_dim)
+        normed = layer.norm1(projected)
+        query, key, value = (
+            part.view(heads).transpose(1, 2)
+            for part in F.linear(normed, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+        )
+        key_mask = None if bool(mask.all()) else mask[:, None, None, :]
+        parts = []
+        for start in range(0, projected.shape[1], block_frames):
+            yield
+            block = slice(start, start + block_frames)
+            seen = F.scaled_dot_product_attention(query[:, :, block], key, value, attn_mask=key_mask)
+            hidden = projected[:, block] + attention.out_proj(seen.transpose(1, 2).flatten(2))
+            hidden = hidden + layer.linear2(layer.activation(layer.linear1(layer.norm2(hidden))))
+            parts.append(self.layer_norm(hidden))
+        return torch.cat(parts, dim=1), mask
+
+    def _project(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Two frames to one: (A, F, D), (A, F) -> (A, C, H), (A, C)."""
+        states = states.masked_fill(~mask[..., None], 0.0)
+        if states.shape[1] % 2:
+            states, mask = F.pad(states, (0, 0, 0, 1)), F.pad(mask, (0, 1))
+        return self.projection(states.reshape(states.shape[0], states.shape[1] // 2, -1)), mask[:, ::2]
 
 
 @dataclass

@@ -11,9 +11,8 @@ Source: EchoX (arXiv 2509.09174), section on streaming inference.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,28 +127,44 @@ class Engine:
 
         The transcript is "" where nothing could be heard.
         """
-        keys = [hashlib.sha256(audio.waveform.tobytes()).hexdigest() for audio in audios]
+        keys = [audio.digest for audio in audios]
         new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self._heard}
         if new:
-            inputs = self.processor.extract_features(
-                [audio.waveform for audio in new.values()],
-                self.input_sampling_rate,
-                self.model.config.compatible.fixed_windows,
-            )
-            inputs = {name: value.to(self.device) for name, value in inputs.items()}
-            states, transcripts = self.model.s2t.hear_timed(**inputs)
-            frame_s = CTC_FRAME_HOPS * self.processor.feature_extractor.hop_length / self.input_sampling_rate
-            for (key, audio), embeds, tokens in zip(new.items(), states, transcripts, strict=True):
-                text = self.tokenizer.decode([one for one, _, _ in tokens], skip_special_tokens=True).strip()
-                words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s)
-                self._heard[key] = HeardAudio(embeds.clone(), text, key, words)
-                self._heard_bytes += embeds.nbytes
+            states, transcripts = self.model.s2t.hear_timed(**self._features(list(new.values())))
+            for audio, embeds, tokens in zip(new.values(), states, transcripts, strict=True):
+                self._keep_heard(audio, embeds, tokens)
         heard = [self._heard[key] for key in keys]
         for key in keys:
             self._heard.move_to_end(key)
         while len(self._heard) > 1 and self._heard_bytes > HEARD_BYTES:
             self._heard_bytes -= self._heard.popitem(last=False)[1].embeds.nbytes
         return heard
+
+    def hear_gradually(self, audios: Sequence[Audio]) -> Iterator[None]:
+        """Encode audios in steps of bounded time and memory, however long they are; `hear` then knows them."""
+        for audio in audios:
+            if audio.digest not in self._heard:
+                inputs = self._features([audio])
+                yield
+                embeds, tokens = yield from self.model.s2t.hear_gradually(**inputs)
+                self._keep_heard(audio, embeds, tokens)
+
+    def unheard_s(self, audios: Sequence[Audio]) -> float:
+        """Seconds of those audios that are not encoded yet."""
+        return sum(audio.duration_s for audio in audios if audio.digest not in self._heard)
+
+    def _features(self, audios: Sequence[Audio]) -> dict[str, Tensor]:
+        whole_windows = self.model.config.compatible.fixed_windows
+        waveforms = [audio.waveform for audio in audios]
+        inputs = self.processor.extract_features(waveforms, self.input_sampling_rate, whole_windows)
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
+    def _keep_heard(self, audio: Audio, embeds: Tensor, tokens: Sequence[tuple[int, int, int]]) -> None:
+        text = self.tokenizer.decode([token_id for token_id, _, _ in tokens], skip_special_tokens=True).strip()
+        frame_s = CTC_FRAME_HOPS * self.processor.feature_extractor.hop_length / self.input_sampling_rate
+        words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s)
+        self._heard[audio.digest] = HeardAudio(embeds.clone(), text, audio.digest, words)
+        self._heard_bytes += embeds.nbytes
 
     def forget_audios(self) -> None:
         """Encode every audio anew from now on."""

@@ -7,6 +7,8 @@ say their ``"sampling_rate"``.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,11 @@ class Audio:
     def duration_s(self) -> float:
         """Length in seconds."""
         return len(self.waveform) / self.sampling_rate
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A name for the sound: the same for the same samples."""
+        return hashlib.sha256(np.ascontiguousarray(self.waveform).data).hexdigest()
 
 
 Part = str | Audio

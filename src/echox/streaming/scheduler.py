@@ -33,8 +33,10 @@ from echox.streaming.task import ReplyTask
 
 PREFILL_POSITIONS = 512
 """Of each prompt in one round: longer ones take several, so that they do not silence who is speaking."""
-HEARD_SECONDS = 60.0
-"""Of questions encoded in one round, at least one question."""
+HEARD_SECONDS = 30.0
+"""Of questions encoded in one round; the questions of one reply that are longer together are encoded step by step."""
+HEARING_S = 0.04
+"""Of computing on a long question in one round; a step that has begun is finished."""
 UNIT_STEPS = 8
 """Steps of the echo decoder in one round: a word or two."""
 
@@ -72,6 +74,9 @@ class Scheduler:
         self._steps = LeanSteps(self.engine.echo_weights)
         self._idle = self.engine.echo_weights.final_norm.new_zeros(1, self.engine.echo_weights.width)
         self._echo_rows: list[ReplyTask] = []
+        self._hearing_task: ReplyTask | None = None  # whose long questions are being encoded
+        self._hearing: Iterator[None] = iter(())
+        self._hearing_due_s = 0.0  # not before, if others are at work
 
     # ------------------------------------------------------------------------------------------ from outside
 
@@ -261,6 +266,8 @@ class Scheduler:
             self._steps.clear(task.echo_row)  # it may have been given what is not finite, and only failed to speak
             leave(self._steps, self._echo_rows, task, "echo_row")
         self._running.remove(task)
+        if task is self._hearing_task:
+            self._hearing_task, self._hearing = None, iter(())
         task.session.release(task, error)
         task.end(error)
 
@@ -307,13 +314,32 @@ class Scheduler:
     def _hear(self) -> None:
         """Encode the questions of new replies."""
         new = [task for task in self._running if task.text_row is None and not task.text_finished]
-        taken, seconds = [], 0.0
+        taken, long, seconds = [], [], 0.0
         for task in new:
-            taken.append(task)
-            seconds += task.timings.question_s
-            if seconds >= HEARD_SECONDS:
-                break
+            unheard_s = self.engine.unheard_s(task.session.unheard(task))
+            if unheard_s > HEARD_SECONDS:
+                long.append(task)
+            elif seconds < HEARD_SECONDS:
+                taken.append(task)
+                seconds += unheard_s
         self._each(taken, self._hear_tasks)
+        # Beside other replies, long questions get half of the time. One at a time: what is half heard takes memory.
+        if len(long) == len(self._running) or time.perf_counter() >= self._hearing_due_s:
+            self._each([task for task in long if task is self._hearing_task][:1] or long[:1], self._hear_long)
+
+    def _hear_long(self, tasks: Tasks) -> None:
+        """Some steps in hearing long questions, so that nobody waits for the end of them."""
+        (task,) = tasks
+        if task is not self._hearing_task:
+            self._hearing_task, self._hearing = task, self.engine.hear_gradually(task.session.unheard(task))
+        begin_s = time.perf_counter()
+        with timed(tasks, "encode_s"):
+            for _ in self._hearing:
+                if (now_s := time.perf_counter()) >= begin_s + HEARING_S:
+                    self._hearing_due_s = now_s + (now_s - begin_s)
+                    return
+        self._hearing_task, self._hearing = None, iter(())
+        self._hear_tasks(tasks)
 
     def _hear_tasks(self, tasks: Tasks) -> None:
         audios = [audio for task in tasks for audio in task.session.unheard(task)]
