@@ -289,7 +289,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def hear_gradually(
         self, input_features: Tensor, input_features_mask: Tensor
     ) -> Generator[None, None, tuple[Tensor, list[tuple[int, int, int]]]]:
-        """What `hear_timed` returns of one audio (1, mels, T), in steps of bounded time and memory, however long it is."""
+        """What `hear_timed` returns of one audio (1, mels, T), in steps of bounded time and memory, at any length."""
         encoded = yield from self.audio_tower.encode_gradually(input_features, input_features_mask)
         frames, mask = yield from self.alignment_adapter.adapt_gradually(encoded.last_hidden_state, encoded.mask)
         yield

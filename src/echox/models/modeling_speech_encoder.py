@@ -159,7 +159,7 @@ class SpeechEncoder(WhisperEncoder):
             input_features: (1, mels, T).
             input_features_mask: (1, T), 1 at true frames.
         """
-        parts: list[SpeechEncoderOutput] = []
+        states, masks = [], []
         window = self.window_frames
         for features, mask in zip(
             input_features.split(window, dim=2), input_features_mask.bool().split(window, dim=1), strict=True
@@ -168,11 +168,9 @@ class SpeechEncoder(WhisperEncoder):
             for layer in self.layers:
                 yield
                 hidden = layer(hidden, attention_mask)
-            parts.append(SpeechEncoderOutput(self.layer_norm(hidden), frame_mask))
-        return SpeechEncoderOutput(
-            torch.cat([part.last_hidden_state for part in parts], dim=1),
-            torch.cat([part.mask for part in parts], dim=1),
-        )
+            states.append(self.layer_norm(hidden))
+            masks.append(frame_mask)
+        return SpeechEncoderOutput(torch.cat(states, dim=1), torch.cat(masks, dim=1))
 
     def _encode(self, features: Tensor, mask: Tensor, output_hidden_states: bool) -> SpeechEncoderOutput:
         """One window or less: (N, mels, T) -> (N, ceil(T / 2), D)."""
