@@ -6,11 +6,13 @@ system has none, the one in the wheel of imageio-ffmpeg is put there.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from echox.streaming import EchoX
 
 _FIRST_CHUNK_S = 1.0  # the player starts with its first segment and stutters if that is very short
+_KEPT_S = 1800  # uploads and replies on the disk; all go when the page ends
 _CSS = """
 .gradio-container { width: 100%; max-width: 60rem !important; margin: 0 auto !important; }
 #figures { opacity: .75; font-size: .9em; font-variant-numeric: tabular-nums; min-height: 1.6em; }
@@ -45,7 +48,8 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
     """
     gr = _gradio()
     defaults = model.settings
-    with gr.Blocks(title="EchoX", analytics_enabled=False) as page:
+    keep_files_apart()
+    with gr.Blocks(title="EchoX", analytics_enabled=False, delete_cache=(_KEPT_S // 6, _KEPT_S)) as page:
         session = gr.State(None)
         gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}. {model.about.knows}")
         chat = gr.Chatbot(label="Conversation", height=340, buttons=["copy_all"], placeholder="Ask something.")
@@ -178,6 +182,45 @@ def answer(
         stream.close()
 
 
+def keep_files_apart() -> str:
+    """Give Gradio a folder of this process for what visitors upload, which goes with the process.
+
+    Returns:
+        The folder (one that the variable GRADIO_TEMP_DIR names is kept, and stays).
+    """
+    named = os.environ.get("GRADIO_TEMP_DIR")
+    if named:
+        return named
+    folder = tempfile.mkdtemp(prefix="echox-page-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = folder  # the only way in which Gradio can be told
+    return folder
+
+
+def remove_old_files(folder: str, now_s: float, kept_s: float = _KEPT_S) -> None:
+    """Remove what is older than that, uploads that were never sent included (Gradio forgets them)."""
+    for path in Path(folder).rglob("*"):
+        try:
+            if path.is_file() and now_s - path.stat().st_mtime > kept_s:
+                path.unlink()
+        except FileNotFoundError:  # Gradio was faster
+            continue
+
+
+class _Cleaning:
+    """ASGI middleware that removes old files now and then, while the page is used."""
+
+    def __init__(self, app: Any, folder: str) -> None:
+        self._app, self._folder, self._next_s = app, folder, 0.0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request."""
+        if time.monotonic() > self._next_s:
+            self._next_s = time.monotonic() + _KEPT_S / 6
+            await asyncio.to_thread(remove_old_files, self._folder, time.time())
+        await self._app(scope, receive, send)
+
+
 def launch(
     page: gradio.Blocks,
     host: str | None = None,
@@ -204,12 +247,23 @@ def launch(
     gr = _gradio()
     # Only now: with ffmpeg on PATH, Gradio wants ffprobe, too, for every file it is given while the page is built.
     provide_ffmpeg()
+    from starlette.middleware import Middleware
+
+    from echox.serving.security import Door, Doorkeeper, is_loopback
+
+    listens_at = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    door = Door(any_host=not is_loopback(listens_at))
+    guards = [
+        Middleware(Doorkeeper, door=door, refused=lambda code: None),
+        Middleware(_Cleaning, folder=keep_files_apart()),
+    ]
     _, address, _ = page.queue(default_concurrency_limit=8, max_size=32).launch(
         server_name=host,
         server_port=port,
         auth=auth,
         share=False,
         max_file_size="25mb",
+        app_kwargs={"middleware": guards},
         theme=offline_theme(gr),
         css=_CSS,
         footer_links=[],
