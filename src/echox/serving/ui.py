@@ -249,12 +249,13 @@ def launch(
     provide_ffmpeg()
     from starlette.middleware import Middleware
 
+    from echox.serving.client_secrets import ClientSecrets
     from echox.serving.security import Door, Doorkeeper, is_loopback
 
     listens_at = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     door = Door(any_host=not is_loopback(listens_at))
     guards = [
-        Middleware(Doorkeeper, door=door, refused=lambda code: None),
+        Middleware(Doorkeeper, door=door, refused=lambda code: None, secrets=ClientSecrets(time.time)),
         Middleware(_Cleaning, folder=keep_files_apart()),
     ]
     _, address, _ = page.queue(default_concurrency_limit=8, max_size=32).launch(
