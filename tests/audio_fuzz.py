@@ -370,9 +370,14 @@ def fuzz(ways: dict[str, Callable[[bytes], str]], minutes: float, seed: int, kee
     grown = watch.check() if watch is not None else {}
     start_sizes = watch.start if watch is not None else {}
     return {
-        "formats": len(files), "files": number, "slowest_s": round(slowest, 2), "workers_ended": crashes,
-        "start": start_sizes, "end": grown, **dict(sorted(counts.items())),
-    }  # fmt: skip
+        "formats": len(files),
+        "files": number,
+        "slowest_s": round(slowest, 2),
+        "workers_ended": crashes,
+        "start": start_sizes,
+        "end": grown,
+        **dict(sorted(counts.items())),
+    }
 
 
 class _Ended(logging.Handler):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from audio_fuzz import MAX_S, crafted, fuzz, seeds, through_chat, through_page, through_python, through_transcriptions
-from audio_fuzz import through_websocket as through_socket
+import audio_fuzz
+from audio_fuzz import MAX_S, crafted, fuzz, seeds
 from serving_help import Limits, nano, running
 
 
@@ -13,11 +13,11 @@ def test_damaged_files_through_every_way_in(tmp_path):
     assert len(seeds()) >= 25
     with running(nano(), Limits(max_upload_s=MAX_S)) as server:
         ways = {
-            "python": through_python,
-            "transcriptions": lambda data: through_transcriptions(server.url, data),
-            "chat": lambda data: through_chat(server.url, data),
-            "websocket": lambda data: through_socket(server.url, data),
-            "page": lambda data: through_page(nano(), tmp_path, data),
+            "python": audio_fuzz.through_python,
+            "transcriptions": lambda data: audio_fuzz.through_transcriptions(server.url, data),
+            "chat": lambda data: audio_fuzz.through_chat(server.url, data),
+            "websocket": lambda data: audio_fuzz.through_websocket(server.url, data),
+            "page": lambda data: audio_fuzz.through_page(nano(), tmp_path, data),
         }
         for way in ("transcriptions", "chat"):
             for name, data in crafted("canary.wav").items():
