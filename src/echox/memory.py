@@ -324,7 +324,9 @@ class GivenSegments:
 
 
 class _Letters:
-    """A tokenizer of which only the full stop is asked."""
+    """A tokenizer of which only the full stop is asked, and which tokens are special: none."""
+
+    all_special_ids: tuple[int, ...] = ()
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [0]}
