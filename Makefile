@@ -50,4 +50,4 @@ setup:
 	@scripts/setup.sh dev
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
+	rm -rf .venv .venv-pipecat .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

@@ -18,16 +18,17 @@ from pipecat.frames.frames import (
     TTSTextFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.runner import PipelineRunner
-from pipecat.pipeline.task import PipelineParams, PipelineTask
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.openai.realtime import events
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
+from pipecat.workers.runner import WorkerRunner
 
 CHUNK_S = 0.02
 LONGEST_S = 90
+SETTLE_S = 4
 
 
 class Listener(FrameProcessor):
@@ -57,7 +58,7 @@ async def talk(url, path):
         api_key="any",
         base_url=url,
         settings=OpenAIRealtimeLLMService.Settings(
-            session_properties=events.SessionProperties(audio=audio, instructions="You are brief.")
+            session_properties=events.SessionProperties(audio=audio, instructions="You are brief.", tools=tools)
         ),
     )
 
@@ -68,7 +69,7 @@ async def talk(url, path):
     context = LLMContext(tools=tools)
     pair, listener = LLMContextAggregatorPair(context), Listener()
     pipeline = Pipeline([pair.user(), llm, listener, pair.assistant()])
-    task = PipelineTask(pipeline, params=PipelineParams(audio_in_sample_rate=24000, audio_out_sample_rate=24000))
+    task = PipelineWorker(pipeline, params=PipelineParams(audio_in_sample_rate=24000, audio_out_sample_rate=24000))
     errors = []
 
     @task.event_handler("on_pipeline_error")
@@ -86,11 +87,12 @@ async def talk(url, path):
             await task.queue_frame(InputAudioRawFrame(data[start : start + step], rate, 1))
             await asyncio.sleep(CHUNK_S)
         await asyncio.wait_for(listener.ended.wait(), LONGEST_S)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(SETTLE_S)  # what the service may still ask for, or the server say, comes now
         await task.stop_when_done()
 
-    runner = PipelineRunner(handle_sigint=False)
-    await asyncio.wait_for(asyncio.gather(runner.run(task), speak()), LONGEST_S + 30)
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(task)
+    await asyncio.wait_for(asyncio.gather(runner.run(), speak()), LONGEST_S + 30)
     messages = [message for message in context.get_messages() if isinstance(message, dict)]
     heard = [message["content"] for message in messages if message["role"] == "user"]
     seconds = len(listener.sound) / 2 / listener.rate if listener.rate else 0.0
