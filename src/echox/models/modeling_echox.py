@@ -167,8 +167,10 @@ class EchoXForConditionalGeneration(PreTrainedModel):
         return self.embedding_gate(denoised, self.text_embeddings(token_ids).to(denoised.dtype))
 
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        """(B, R, H) of the language model, without gradient: that table is frozen."""
-        return F.embedding(token_ids.clamp(min=0), self.get_input_embeddings().weight.detach())
+        """(B, R, H) what the language model reads for tokens (B, R), without gradient: that table is frozen."""
+        with torch.no_grad():
+            embeddings: Tensor = self.get_input_embeddings()(token_ids.clamp(min=0))
+        return embeddings
 
     def generate_unit_words(
         self, states: Tensor, token_ids: Tensor, word_ids: Tensor, **choices: Any

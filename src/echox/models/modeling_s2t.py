@@ -29,6 +29,7 @@ from echox.models.modeling_speech_encoder import (
     mean_per_symbol,
     timed_ctc,
 )
+from echox.models.text_embeddings import check_head, embedding_scale, text_embedding_table
 
 
 @dataclass
@@ -131,12 +132,18 @@ class CTCBridge(nn.Module):
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(hidden_size))
 
-    def forward(self, logits: Tensor, looked_back: Tensor, embedding: Tensor, blank_id: int | None) -> Tensor:
-        """(A, K, V), (A, K, H), (V, H) -> (A, K, H); with ``blank_id`` that label is no text and gets no weight."""
+    def forward(
+        self, logits: Tensor, looked_back: Tensor, embedding: Tensor, blank_id: int | None, scale: float = 1.0
+    ) -> Tensor:
+        """(A, K, V), (A, K, H), (V, H) -> (A, K, H); with ``blank_id`` that label is no text and gets no weight.
+
+        ``scale``: what the language model multiplies the rows of ``embedding`` by; see `embedding_scale`.
+        """
         logits = logits.float()
         if blank_id is not None:
             logits = logits.index_fill(-1, torch.tensor([blank_id], device=logits.device), float("-inf"))
         said = logits.softmax(dim=-1).to(embedding.dtype) @ embedding
+        said = said if scale == 1.0 else said * scale
         return said + self.gate * looked_back
 
 
@@ -158,6 +165,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: S2TConfig) -> None:
         super().__init__(config)
+        check_head(config.text_config)
         if config.audio_token_id is None or not 0 <= config.audio_token_id < config.vocab_size:
             raise ValueError(
                 f"audio_token_id: expected an id below the language model's vocab_size {config.vocab_size}, found "
@@ -219,7 +227,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model.language_model = language_model
         model.generation_config = language_model.generation_config
         with torch.no_grad():  # speech enters at the loudness of text
-            embedding = language_model.get_input_embeddings().weight
+            embedding = text_embedding_table(language_model.get_input_embeddings())
             model.shrinking_adapter.layer_norm.weight.fill_(float(embedding.float().square().mean().sqrt()))
         return model
 
@@ -266,7 +274,8 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if self.ctc_bridge is not None:
             kept_frames, _ = gather_rows(frames, keep)
             kept_logits = self.ctc_head(kept_frames)
-            embeds = self.ctc_bridge(kept_logits, embeds, self.get_input_embeddings().weight, blank_id)
+            table = self.get_input_embeddings()
+            embeds = self.ctc_bridge(kept_logits, embeds, table.weight, blank_id, embedding_scale(table))
         return [row[valid] for row, valid in zip(embeds, kept, strict=True)]
 
     @torch.inference_mode()

@@ -24,6 +24,7 @@ from echox.serving.replies import ReplyFeed
 from echox.serving.response import usage_of
 from echox.serving.service import Service
 from echox.serving.stop_strings import StoppingFeed
+from echox.serving.unspoken import unspoken
 from echox.streaming.events import AudioChunk, Event, Finished, Mark, ReplyBuilder, TextDelta, Timings
 
 log = logging.getLogger("echox.serving")
@@ -77,6 +78,7 @@ async def _whole(
             "transcript": reply.text,
             "expires_at": service.spoken_replies.keep(audio_id, reply.text),
             "words": _words(reply.text, reply.timeline),
+            **({"unspoken": unspoken(reply.failures)} if reply.failures else {}),
         }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(reply.stopped)}
     body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(builder.timings)}
@@ -128,7 +130,9 @@ class _Stream:
             lines += self._sound(self._encoder.finish())
             expires_at = self._service.spoken_replies.keep(self._audio_id, self._builder.text)
             words = _words(self._builder.text, event.timeline)
-            lines.append(self._chunk({"audio": {"id": self._audio_id, "expires_at": expires_at, "words": words}}))
+            last = {"id": self._audio_id, "expires_at": expires_at, "words": words}
+            missing = {"unspoken": unspoken(self._builder.failures)} if self._builder.failures else {}
+            lines.append(self._chunk({"audio": {**last, **missing}}))
         return [*lines, self._chunk({}, _reason(event.stopped))]
 
     def _sound(self, data: bytes) -> list[str]:

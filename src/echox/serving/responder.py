@@ -18,7 +18,7 @@ from echox.serving.replies import ReplyFeed
 from echox.serving.response import Response
 from echox.serving.response_request import ResponseRequest, read_request
 from echox.serving.service import Service
-from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, TextDelta
+from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, SpeechFailed, TextDelta
 
 log = logging.getLogger("echox.serving")
 MAX_OUT_OF_BAND = 4
@@ -226,6 +226,8 @@ class Responder:
             response.write(event)
         elif isinstance(event, AudioChunk):
             response.speak(event)
+        elif isinstance(event, SpeechFailed):
+            response.failures.append(event)
         elif isinstance(event, Finished):
             length = event.stopped == "length"
             status, reason = ("incomplete", "max_output_tokens") if length else ("completed", None)

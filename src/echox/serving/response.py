@@ -17,8 +17,9 @@ from echox.serving.conversation import Content, Conversation, Item, Spoken
 from echox.serving.events import new_id
 from echox.serving.outbox import Outbox
 from echox.serving.turns import PlaybackClock
+from echox.serving.unspoken import unspoken
 from echox.serving.wire import AudioFormat, WireWriter
-from echox.streaming.events import AudioChunk, Mark, TextDelta, Timings
+from echox.streaming.events import AudioChunk, Mark, SpeechFailed, TextDelta, Timings
 
 _DELTA_S = 0.2  # of sound in one event: small enough to be dropped in time, large enough not to flood
 
@@ -78,6 +79,7 @@ class Response:
         self.started_s = time.monotonic()
         self.first_audio_s: float | None = None
         self.timings: Timings | None = None  # of the model; None: it did nothing
+        self.failures: list[SpeechFailed] = []  # what could not be spoken
         self._outbox, self._conversation, self._conversation_id = outbox, conversation, conversation_id
         self._modalities = list(options.output_modalities)
         self._format, self._voice = options.output_format, options.voice
@@ -117,6 +119,8 @@ class Response:
             found["audio"] = {"output": {"format": self._format.to_dict(), "voice": self._voice}}
         if not self.open:
             found["usage"] = usage_of(self.timings or Timings(), "input", "output", "input_token_details")
+        if self.failures:
+            found["unspoken"] = unspoken(self.failures)
         return found
 
     # ------------------------------------------------------------------------------------------ the model speaks

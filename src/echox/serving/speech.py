@@ -18,7 +18,8 @@ from echox.serving.options import text_within, voice
 from echox.serving.parameters import SPEECH
 from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
-from echox.streaming.events import AudioChunk, Event
+from echox.serving.unspoken import unspoken, unspoken_header
+from echox.streaming.events import AudioChunk, Event, SpeechFailed
 
 log = logging.getLogger("echox.serving")
 
@@ -38,36 +39,49 @@ async def speak(service: Service, request: Request, body: bytes) -> Any:
     feed = ReplyFeed(session.speak, text, speed=float(speed))
     events = feed.events()
     try:
-        first = await unless_gone(request, _first_sound(events))
+        failures: list[SpeechFailed] = []
+        first = await unless_gone(request, _first_sound(events, failures))
         if first is None:
-            raise Refusal(400, "not_speakable", "input: expected something that can be spoken, found nothing", "input")
-        parts = _encoded(open_encoder(kind, rate), first, events)
+            reasons = "; ".join(f"{one['text']!r}: {one['reason']}" for one in unspoken(failures)[:3]) or "nothing"
+            message = f"input: expected something that can be spoken, found {reasons}"
+            raise Refusal(400, "not_speakable", message, "input")
+        parts = _encoded(open_encoder(kind, rate), first, events, failures)
         if not as_events and kind not in STREAMED:
-            return Response(await unless_gone(request, _joined(parts)), media_type=CONTENT_TYPES[kind])
+            whole = await unless_gone(request, _joined(parts))
+            return Response(whole, media_type=CONTENT_TYPES[kind], headers=unspoken_header(failures))
     except BaseException:
         feed.cancel()
         raise
     if as_events:
-        answer = StreamingResponse(_as_events(parts, feed), media_type="text/event-stream")
+        answer = StreamingResponse(_as_events(parts, feed, failures), media_type="text/event-stream")
     else:
-        answer = StreamingResponse(parts, media_type=CONTENT_TYPES[kind])
+        # What has no reading is known by now; what fails later is told in events, or in formats that come whole.
+        answer = StreamingResponse(parts, media_type=CONTENT_TYPES[kind], headers=unspoken_header(failures))
     return Ending(answer, feed.cancel)
 
 
-async def _first_sound(events: AsyncIterator[Event]) -> AudioChunk | None:
-    """The first chunk decides whether there is an answer at all; None: nothing was spoken."""
+async def _first_sound(events: AsyncIterator[Event], failures: list[SpeechFailed]) -> AudioChunk | None:
+    """The first chunk decides whether there is an answer at all; None: nothing was spoken. Collects failures."""
     async for event in events:
+        if isinstance(event, SpeechFailed):
+            failures.append(event)
         if isinstance(event, AudioChunk):
             return event
     return None
 
 
-async def _encoded(encoder: AudioEncoder, first: AudioChunk, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+async def _encoded(
+    encoder: AudioEncoder, first: AudioChunk, events: AsyncIterator[Event], failures: list[SpeechFailed]
+) -> AsyncIterator[bytes]:
     if data := encoder.write(first.waveform):
         yield data
     async for event in events:
-        if isinstance(event, AudioChunk) and (data := encoder.write(event.waveform)):
+        if isinstance(event, SpeechFailed):
+            failures.append(event)
+        elif isinstance(event, AudioChunk) and (data := encoder.write(event.waveform)):
             yield data
+    if failures:
+        log.warning("speech: %d parts of the text could not be spoken, the first %r", len(failures), failures[0].text)
     yield encoder.finish()
 
 
@@ -75,8 +89,13 @@ async def _joined(parts: AsyncIterator[bytes]) -> bytes:
     return b"".join([part async for part in parts])
 
 
-async def _as_events(parts: AsyncIterator[bytes], feed: ReplyFeed) -> AsyncIterator[bytes]:
-    """Server-sent events: ``speech.audio.delta`` with base64, and ``speech.audio.done`` with what it took."""
+async def _as_events(
+    parts: AsyncIterator[bytes], feed: ReplyFeed, failures: list[SpeechFailed]
+) -> AsyncIterator[bytes]:
+    """Server-sent events: ``speech.audio.delta`` with base64, and ``speech.audio.done`` with what it took.
+
+    The last one has ``unspoken`` where a part of the text could not be spoken.
+    """
     try:
         async for part in parts:
             if part:
@@ -88,7 +107,8 @@ async def _as_events(parts: AsyncIterator[bytes], feed: ReplyFeed) -> AsyncItera
         return
     written, said = feed.timings.num_tokens, feed.timings.num_unit_words
     usage = {"input_tokens": written, "output_tokens": said, "total_tokens": written + said}
-    yield _line({"type": "speech.audio.done", "usage": usage})
+    missing = {"unspoken": unspoken(failures)} if failures else {}
+    yield _line({"type": "speech.audio.done", "usage": usage, **missing})
 
 
 def _line(event: dict[str, Any]) -> bytes:

@@ -33,6 +33,7 @@ from echox.models.modeling_echox import EchoXForConditionalGeneration
 from echox.models.modeling_s2t import S2TForConditionalGeneration, S2TOutput
 from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
 from echox.models.processing_echox import EchoXProcessor
+from echox.models.text_embeddings import text_embedding_table
 from echox.models.tokenization_unit_language import UnitLanguage
 from echox.streaming.trigger import Trigger
 from echox.training.echo_targets import (
@@ -512,7 +513,7 @@ def check_same_embedding(s2t: S2TForConditionalGeneration, t2c: T2CForUnitGenera
     Raises:
         ValueError: text embeddings that differ.
     """
-    ours: Tensor = s2t.get_input_embeddings().weight  # type: ignore[assignment]
+    ours = text_embedding_table(s2t.get_input_embeddings())
     theirs = t2c.text_embedding.weight
     if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), atol=1e-4):
         raise ValueError(

@@ -27,6 +27,7 @@ from echox.data.manifest import UnitUtterance, read_unit_utterances
 from echox.data.sampling import spread
 from echox.models.configuration_t2c import UnitDecoderConfig
 from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.text_embeddings import text_embedding_table
 from echox.models.tokenization_text import word_index
 from echox.models.tokenization_unit_language import UnitLanguage
 from echox.training.normalisation import Denominators, share_of_step
@@ -175,7 +176,8 @@ class T2CStage:
         data = recipe.data
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(data.language_model)
         self.language = UnitLanguage.from_pretrained(data.unit_language)
-        embedding = AutoModelForCausalLM.from_pretrained(data.language_model).get_input_embeddings().weight.detach()
+        language_model = AutoModelForCausalLM.from_pretrained(data.language_model)
+        embedding = text_embedding_table(language_model.get_input_embeddings())
         vocabulary, width = embedding.shape
         torch.manual_seed(recipe.training.seed)
         self.model = T2CForUnitGeneration(recipe.model.configuration(width, vocabulary, len(self.language)))
