@@ -226,6 +226,9 @@ def test_dialogues_are_spoken_and_kept_whole(tmp_path):
     figures = run(settings)
     (dialogue,) = read_dialogues(tmp_path / "out" / "dialogues.jsonl")
     assert [turn.text for turn in dialogue.turns] == ["Be kind.", "What costs five dollars?", "A book does."]
+    assert [turn.written for turn in dialogue.turns] == [None, "What costs $5?", None], "what was written is kept"
+    written = [item.written for item in read_utterances(tmp_path / "out" / "utterances.jsonl")]
+    assert sorted(written, key=str) == [None, "What costs $5?"]
     assert [turn.speaker for turn in dialogue.turns] == [None, "flite/kal", "flite/slt"]
     assert all((tmp_path / "out" / str(turn.audio)).is_file() for turn in dialogue.turns[1:])
     assert {name: row["clips"] for name, row in figures["reasons"].items()} == {

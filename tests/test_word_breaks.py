@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from echox.models.tokenization_text import WordCounter, word_index
-from echox.models.word_breaks import WordFinder, split_words, word_spans
+from echox.models.word_breaks import WordFinder, split_words, white_space_words, word_spans
 from echox.streaming.policies import make_policy
 from echox.streaming.trigger import Trigger
 from echox.training.echo_targets import cut_replies
@@ -100,6 +100,13 @@ def test_text_in_pieces_is_parted_like_the_whole(text, data):
         next((number for number, (start, end) in enumerate(spans) if start <= at < end), -1) for at in range(len(text))
     ]
     assert all(not text[start:end].isspace() and text[start:end].split() == [text[start:end]] for start, end in spans)
+
+
+def test_manifests_count_words_by_white_space(tokenizer):
+    for text in ("你好世界 abc 再见", "Hello you", "日本 の本です"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        found = white_space_words(text, word_index(tokenizer, ids))
+        assert sorted(set(found)) == list(range(len(text.split())))
 
 
 @settings(max_examples=60, deadline=None)

@@ -36,11 +36,12 @@ class Utterance:
     Attributes:
         id: Unique within its manifest.
         audio: Path of the audio file, relative to the manifest's folder.
-        text: What is said, as written; words are separated by single spaces.
+        text: What is said, in words that are separated by single spaces.
         speaker: Name of the voice.
         duration_s: Length of the audio, in seconds.
         split: "train", or the name of an evaluation set.
         word_ends_s: One end time, in seconds, per whitespace word of ``text``; None where not known.
+        written: The text as it was written ("$5"), where ``text`` has it in words; None: they are the same.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Utterance:
     duration_s: float
     split: str = "train"
     word_ends_s: tuple[float, ...] | None = None
+    written: str | None = None
 
     def __post_init__(self) -> None:
         _require_text(self, "id", "audio", "text", "speaker", "split")
@@ -80,6 +82,7 @@ class Turn:
         audio: Path of the audio file, relative to the manifest's folder.
         duration_s: Length of the audio, in seconds.
         speaker: Name of the voice.
+        written: As in :class:`Utterance`.
     """
 
     role: str
@@ -87,6 +90,7 @@ class Turn:
     audio: str | None = None
     duration_s: float | None = None
     speaker: str | None = None
+    written: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -95,7 +99,7 @@ class Turn:
             raise ValueError("text: expected text or audio in every turn, found neither; fill one in")
         if self.role != "user" and not self.text:
             raise ValueError(f"text: expected text in a {self.role} turn, found only audio; add its transcript")
-        for name in ("text", "audio", "speaker"):
+        for name in ("text", "audio", "speaker", "written"):
             if getattr(self, name) is not None:
                 _require_text(self, name)
         if self.duration_s is not None:
@@ -144,7 +148,7 @@ class UnitUtterance:
         units: Reduced unit ids.
         durations_frames: Frames each reduced unit lasts (the length of its run).
         word_of_unit: Index of the whitespace word each reduced unit belongs to; never decreases.
-        split: As in :class:`Utterance`.
+        split, written: As in :class:`Utterance`.
     """
 
     id: str
@@ -153,6 +157,7 @@ class UnitUtterance:
     durations_frames: tuple[int, ...]
     word_of_unit: tuple[int, ...]
     split: str = "train"
+    written: str | None = None
 
     def __post_init__(self) -> None:
         _require_text(self, "id", "text", "split")
@@ -223,6 +228,8 @@ def to_cuts(utterances: Sequence[Utterance], manifest_path: str | Path) -> CutSe
         custom: dict[str, Any] = {"split": item.split, "audio": item.audio}
         if item.word_ends_s is not None:
             custom["word_ends_s"] = list(item.word_ends_s)
+        if item.written is not None:
+            custom["written"] = item.written
         supervision = SupervisionSegment(
             id=item.id,
             recording_id=item.id,
@@ -265,6 +272,7 @@ def from_cuts(cuts: CutSet) -> list[Utterance]:
                 duration_s=round(cut.duration, 4),
                 split=custom.get("split", "train"),
                 word_ends_s=tuple(ends) if ends is not None else None,
+                written=custom.get("written"),
             )
         )
     return utterances

@@ -14,6 +14,7 @@ from __future__ import annotations
 import bisect
 import functools
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 LOOKAHEAD_CHARACTERS = 2
@@ -187,3 +188,16 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 def split_words(text: str) -> list[str]:
     """Words of a whole text: ``text.split()``, with scripts without spaces parted too."""
     return text.split() if text.isascii() else [text[start:end] for start, end in word_spans(text)]
+
+
+def white_space_words(text: str, words: Sequence[int]) -> list[int]:
+    """Words that white space parts, for words of `split_words`: manifests count times and units by ``text.split()``.
+
+    Args:
+        text: whole.
+        words: numbers as `word_index` gives them for the text's tokens; -1 stays.
+    """
+    if text.isascii():
+        return list(words)
+    of = [len(text[: start + 1].split()) - 1 for start, _ in word_spans(text)]
+    return [of[word] if 0 <= word < len(of) else word if word < 0 else len(text.split()) for word in words]

@@ -26,6 +26,7 @@ from echox.files import stamp
 from echox.models.configuration_echox import SpeechEncoderConfig
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.tokenization_text import word_index
+from echox.models.word_breaks import white_space_words
 from echox.training.utterance_stage import Row, in_batches, left_out, work_on, worker_device
 
 WordEnds = tuple[float, ...] | ValueError
@@ -184,7 +185,7 @@ class Ear:
     def _of(self, log_probs: np.ndarray, duration_s: float, text: str) -> WordEnds:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         labels: list[list[int]] = [[] for _ in text.split()]
-        for token_id, word in zip(ids, word_index(self.tokenizer, ids), strict=True):
+        for token_id, word in zip(ids, white_space_words(text, word_index(self.tokenizer, ids)), strict=True):
             if 0 <= word < len(labels):
                 labels[word].append(token_id)
         return _tried(log_probs, labels, self.model.config.blank_token_id, duration_s)

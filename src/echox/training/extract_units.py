@@ -121,7 +121,7 @@ class ExtractUnitsRecipe:
                 continue
             units, durations, words = (tuple(result[name]) for name in ("units", "durations_frames", "word_of_unit"))
             rate.add(units, durations)
-            yield UnitUtterance(item.id, item.text, units, durations, words, item.split)
+            yield UnitUtterance(item.id, item.text, units, durations, words, item.split, item.written)
 
 
 class ExtractChunk:

@@ -30,6 +30,7 @@ from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
 from echox.models.text_embeddings import text_embedding_table
 from echox.models.tokenization_text import word_index
 from echox.models.tokenization_unit_language import UnitLanguage
+from echox.models.word_breaks import white_space_words
 from echox.training.normalisation import Denominators, share_of_step
 
 SENTENCE_ENDS = (".", "?", "!")
@@ -250,7 +251,8 @@ def spoken_text(utterance: UnitUtterance, tokenizer: PreTrainedTokenizerBase, la
     unit_words, unit_word_of = language.encode_words(utterance.units, utterance.word_of_unit)
     words = utterance.text.split()
     ends = [place for place, word in enumerate(words) if word.endswith(SENTENCE_ENDS) or place == len(words) - 1]
-    return SpokenText(utterance.id, utterance.text, tuple(ids), tuple(word_index(tokenizer, ids)), tuple(unit_words),
+    word_ids = white_space_words(utterance.text, word_index(tokenizer, ids))
+    return SpokenText(utterance.id, utterance.text, tuple(ids), tuple(word_ids), tuple(unit_words),
                       tuple(unit_word_of), tuple(ends))  # fmt: skip
 
 

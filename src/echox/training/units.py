@@ -326,7 +326,9 @@ def units_manifest(
             raise ValueError(f"{item.id}: expected word_ends_s, found none; align the manifest first")
         units, durations = deduplicate(frames)
         words = words_of_units(durations, item.word_ends_s, frame_rate_hz)
-        rows.append(UnitUtterance(item.id, item.text, tuple(units), tuple(durations), tuple(words), item.split))
+        rows.append(
+            UnitUtterance(item.id, item.text, tuple(units), tuple(durations), tuple(words), item.split, item.written)
+        )
     return rows
 
 

@@ -29,6 +29,7 @@ class Clip:
         group: Dialogue it belongs to, kept or dropped as a whole; its own id otherwise.
         role: "user" or "assistant", which decides the voice.
         word_ends_s: End of each whitespace word of ``text``, where known.
+        written: As in the manifests: what ``text`` was before its figures became words.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Clip:
     split: str = "train"
     duration_s: float | None = None
     word_ends_s: tuple[float, ...] | None = None
+    written: str | None = None
 
     @property
     def expected_s(self) -> float:
@@ -103,7 +105,7 @@ def _of_utterances(path: Path, source: Input) -> Iterator[Clip]:
     for item in read_utterances(path):
         audio = str(audio_path(path, item.audio).resolve())
         yield Clip(prefix + item.id, item.text, audio, prefix + item.id, source.role, item.speaker, item.split,
-                   item.duration_s, item.word_ends_s)  # fmt: skip
+                   item.duration_s, item.word_ends_s, item.written)  # fmt: skip
 
 
 def _of_dialogues(path: Path, prefix: str, speaking: Collection[str]) -> Iterator[tuple[list[Clip], Dialogue]]:
@@ -112,7 +114,7 @@ def _of_dialogues(path: Path, prefix: str, speaking: Collection[str]) -> Iterato
         clips = [
             Clip(f"{name}.{index}", turn.text or "",
                  None if turn.audio is None else str(audio_path(path, turn.audio).resolve()),
-                 name, turn.role, turn.speaker or "unknown", dialogue.split, turn.duration_s)
+                 name, turn.role, turn.speaker or "unknown", dialogue.split, turn.duration_s, None, turn.written)
             for index, turn in enumerate(dialogue.turns)
             if turn.role != "system" and (turn.audio is not None or turn.role in speaking)
         ]  # fmt: skip
@@ -143,7 +145,7 @@ def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> Non
             found.clips.append(
                 Clip(prefix + row["id"], said["text"], str(file.resolve()), prefix + row["id"], source.role,
                      said.get("speaker") or "unknown", (said.get("custom") or {}).get("split", "train"),
-                     row["duration"], tuple(ends) if ends else None)
+                     row["duration"], tuple(ends) if ends else None, (said.get("custom") or {}).get("written"))
             )  # fmt: skip
         found.dropped += [_lost(prefix + name, problem or f"{path.name} lacks it", None) for name in sorted(audio)]
 

@@ -258,7 +258,7 @@ def _write_manifests(
     if all("units" in row for row in kept):
         rows = (
             UnitUtterance(row["id"], row["text"], tuple(row["units"]), tuple(row["durations_frames"]),
-                          tuple(row["word_of_unit"]), row["split"])
+                          tuple(row["word_of_unit"]), row["split"], row.get("written"))
             for row in kept
         )  # fmt: skip
         write_unit_utterances(output / "units.jsonl", rows)
@@ -287,7 +287,7 @@ def _dialogue(dialogue: Dialogue, kept: dict[str, Row], speaking: Collection[str
                 turns.append(turn)
                 continue
             return None
-        turns.append(Turn(turn.role, row["text"], row["audio"], row["duration_s"], row["speaker"]))
+        turns.append(Turn(turn.role, row["text"], row["audio"], row["duration_s"], row["speaker"], row.get("written")))
     return replace(dialogue, turns=tuple(turns))
 
 

@@ -74,6 +74,7 @@ class CheckClips:
         text, ends, speaker = row["text"], row["word_ends_s"], row["speaker"]
         if self.rewrite is not None and row["audio"] is None:
             text = self.rewrite(text)
+        written = row.get("written") or text
         if self.settings.text.normalize == "english":
             text = normalize_for_speech(text)
         if not normalize_words(text):
@@ -95,7 +96,8 @@ class CheckClips:
         self._filter(measures)
         digest = hashlib.sha256(np.ascontiguousarray(waveform).tobytes()).hexdigest()[:32]
         kept = {"id": row["id"], "text": text, "audio": audio, "speaker": speaker, "split": row["split"],
-                "word_ends_s": None if ends is None else list(ends), "recording": digest, **measures}  # fmt: skip
+                "word_ends_s": None if ends is None else list(ends), "recording": digest,
+                "written": written if written != text else None, **measures}  # fmt: skip
         return kept, waveform
 
     def _check_whole(self, row: Row, waveform: np.ndarray) -> None:
