@@ -357,3 +357,15 @@ def test_places():
         assert places.taken == 0
 
     asyncio.run(all_of())
+
+
+def test_the_time_for_a_request_does_not_end_websockets():
+    async def talk(server):
+        async with connected(server) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await client.next(4.0)  # body_s and the two seconds of grace are over
+            await client.send("response.cancel")
+            assert (await client.until("error"))["error"]["code"] == "response_cancel_not_active"
+
+    with running(nano(), Limits(header_s=0.5, body_s=0.5)) as server:
+        asyncio.run(talk(server))

@@ -115,7 +115,8 @@ class HttpProtocol(_Bounded, H11Protocol):
         if self.entry is None or self._flooded():
             return
         super().data_received(data)
-        self._note_stage()
+        if self.transport.get_protocol() is self:  # else it is a WebSocket now, which waits for no body
+            self._note_stage()
 
     def on_response_complete(self) -> None:
         """A response was sent: the next request may come."""
