@@ -88,6 +88,7 @@ export class Connection extends EventTarget {
       };
       socket.onclose = async ({ code, reason, unanswered }) => {
         clearTimeout(handshake);
+        if (socket !== this.socket) return reject(new Unreachable("The session was ended.")); // by us: a newer one may run
         clearInterval(this.beating);
         this.#setSilent(false);
         const wasOpen = this.state === "open";
@@ -97,7 +98,7 @@ export class Connection extends EventTarget {
         this.remedy = found.remedy ?? "";
         this.#fail(found.text);
         reject(new Unreachable(found.text, found.remedy));
-        if (socket !== this.socket) return; // closed by us
+        if (socket !== this.socket) return; // closed by us meanwhile
         const retry = wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN;
         const again = (retry || farewell?.code === "session_expired") && !found.remedy;
         if (again && this.attempt < RETRY_S.length) this.#retryLater(found.text);
