@@ -4,6 +4,7 @@
 #   make demo              answer the bundled spoken question; AUDIO=my.wav answers that file
 #   make serve             the server and its page at http://127.0.0.1:8000; ARGS="--port 8001" is handed to echox serve
 #   make test              the tests that need no GPU, network or browser; ARGS="-k audio" is handed to pytest
+#   make test-slow         the tests that take over some seconds each: whole trainings, loads, stock clients
 #   make lint              ruff and mypy
 #   make nano              train the embedded model from nothing (hours on two cores)
 #   make smoke             every training stage on a handful of items (minutes)
@@ -12,10 +13,13 @@
 
 AUDIO ?=
 ARGS ?=
+# Each file of tests stays in one process, so that what its tests share is made once. JOBS=0: all in this process.
+JOBS ?= auto
+PYTEST = .venv/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfile --durations 10
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint nano smoke setup clean
+.PHONY: help demo serve test test-slow lint nano smoke setup clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -30,7 +34,11 @@ serve:
 
 test:
 	@scripts/setup.sh dev
-	.venv/bin/python -m pytest -q -m "not slow and not gpu and not hub and not browser" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu and not hub and not browser" $(ARGS)
+
+test-slow:
+	@scripts/setup.sh dev
+	$(PYTEST) -m "slow and not gpu and not hub and not browser" $(ARGS)
 
 lint:
 	@scripts/setup.sh dev

@@ -7,6 +7,8 @@ import sys
 # Before any import of the libraries that read them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes share the cores; threads in each would only wait
 
 import numpy as np
 import pytest
