@@ -15,5 +15,9 @@ def one_line(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {text or 'no message'} (run again with --debug and report it)"
 
 
+class NoSpeech(ValueError):
+    """Audio without speech: silence or noise. Nothing is wrong with the model."""
+
+
 class QueueFull(RuntimeError):
     """More replies are waiting than the scheduler takes; try again later."""

@@ -11,6 +11,7 @@ Source: EchoX (arXiv 2509.09174), section on streaming inference.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -123,9 +124,12 @@ class Engine:
     # ------------------------------------------------------------------------------------------ question
 
     def hear(self, audios: Sequence[Audio]) -> list[HeardAudio]:
-        """Encode audios, window by window where they are long. What was heard before is not encoded again.
+        """Encode the speech in audios, window by window where it is long. What was heard before is not encoded again.
 
-        The transcript is "" where nothing could be heard.
+        The transcript is "" where no word was heard.
+
+        Raises:
+            NoSpeech: one of them holds none.
         """
         keys = [audio.digest for audio in audios]
         new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self._heard}
@@ -155,14 +159,20 @@ class Engine:
 
     def _features(self, audios: Sequence[Audio]) -> dict[str, Tensor]:
         whole_windows = self.model.config.compatible.fixed_windows
-        waveforms = [audio.waveform for audio in audios]
+        waveforms = [audio.for_model() for audio in audios]
         inputs = self.processor.extract_features(waveforms, self.input_sampling_rate, whole_windows)
         return {name: value.to(self.device) for name, value in inputs.items()}
 
     def _keep_heard(self, audio: Audio, embeds: Tensor, tokens: Sequence[tuple[int, int, int]]) -> None:
         text = self.tokenizer.decode([token_id for token_id, _, _ in tokens], skip_special_tokens=True).strip()
+        text = text if any(character.isalnum() for character in text) else ""  # "." alone is no word
         frame_s = CTC_FRAME_HOPS * self.processor.feature_extractor.hop_length / self.input_sampling_rate
-        words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s)
+        assert audio.speech is not None  # it was cut out: times are counted from where it begins
+        start_s, end_s = (place / audio.sampling_rate for place in (audio.speech.start, audio.speech.end))
+        words = tuple(
+            dataclasses.replace(word, start_s=word.start_s + start_s, end_s=word.end_s + start_s)
+            for word in heard_words(self.tokenizer, tokens, frame_s, end_s - start_s)
+        )
         self._heard[audio.digest] = HeardAudio(embeds.clone(), text, audio.digest, words)
         self._heard_bytes += embeds.nbytes
 

@@ -2,21 +2,25 @@
 
 A message is ``{"role": "system" | "user" | "assistant", "content": ...}``; its content is a string or a list of parts
 ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio": path | bytes | file | samples}``; bare samples may
-say their ``"sampling_rate"``.
+say their ``"sampling_rate"``. Samples with their rate in a dictionary of their own, as the library ``datasets`` has them
+(``{"array": ..., "sampling_rate": ...}``), may stand wherever audio may.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from echox.audio import is_silent, load_audio, resample
+from echox.audio import load_audio, resample
+from echox.errors import NoSpeech
+from echox.speech_detection import Speech, find_speech, speech_for_model
+from echox.streaming.samples import is_samples, mono_samples
 
 ROLES = ("system", "user", "assistant")
 
@@ -33,10 +37,33 @@ class Audio:
         """Length in seconds."""
         return len(self.waveform) / self.sampling_rate
 
-    @functools.cached_property
+    @cached_property
     def digest(self) -> str:
         """A name for the sound: the same for the same samples."""
         return hashlib.sha256(np.ascontiguousarray(self.waveform).data).hexdigest()
+
+    @cached_property
+    def speech(self) -> Speech | None:
+        """Where speech is in it; None: there is none. Looked for once: a few milliseconds per second of audio."""
+        return find_speech(self.waveform, self.sampling_rate)
+
+    @property
+    def known_without_speech(self) -> bool:
+        """Whether speech was looked for, and none was found."""
+        return "speech" in self.__dict__ and self.speech is None
+
+    def for_model(self) -> np.ndarray:
+        """The speech in it, at the level that models are given.
+
+        Raises:
+            NoSpeech: there is none.
+        """
+        if self.speech is None:
+            raise NoSpeech(
+                f"expected speech, found no speech in {self.duration_s:.1f} s of audio, only silence or noise; record "
+                "the question again"
+            )
+        return speech_for_model(self.waveform, self.speech)
 
 
 Part = str | Audio
@@ -68,7 +95,7 @@ def read_messages(source: Any, sampling_rate: int, max_audio_s: float, audio_rat
     """Check and decode whatever a user may pass as a question.
 
     Args:
-        source: audio (a path, the bytes of a file, a binary file, or samples (S,)), one message, or a list of messages.
+        source: audio (see `read_audio`), one message, or a list of messages.
         sampling_rate: rate the model hears, Hz; also taken for bare samples without a rate.
         max_audio_s: longer audio is refused, never cut.
         audio_rate: rate of bare samples.
@@ -79,7 +106,7 @@ def read_messages(source: Any, sampling_rate: int, max_audio_s: float, audio_rat
     Raises:
         ValueError: not audio, empty, silent, too long, an unknown role or part, or no question at the end.
     """
-    if isinstance(source, dict):
+    if isinstance(source, dict) and not _is_audio(source):
         source = [source]
     if not isinstance(source, list | tuple):
         return [Message("user", (read_audio(source, sampling_rate, max_audio_s, audio_rate),))]
@@ -94,42 +121,60 @@ def read_messages(source: Any, sampling_rate: int, max_audio_s: float, audio_rat
 def read_audio(source: Any, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None) -> Audio:
     """Decode one piece of speech.
 
+    Args:
+        source: a path; the bytes of a file; a binary file, read from where it stands to its end and left open;
+            samples as `mono_samples` takes them, a NumPy array or torch tensor; or, as the library ``datasets`` has
+            them, ``{"array": samples, "sampling_rate": Hz}`` or ``{"bytes": ..., "path": ...}``.
+        sampling_rate: rate the model hears, Hz; also taken for bare samples without a rate.
+        max_audio_s: longer audio is refused, never cut.
+        audio_rate: rate of bare samples.
+
     Raises:
-        ValueError: not audio, empty, not mono, not finite, silent or too long.
+        ValueError: not audio, empty, not finite, or too long.
+        NoSpeech: nothing in it is speech.
     """
     if isinstance(source, Audio):
         return source
-    if hasattr(source, "detach"):  # a torch tensor, without importing torch here
-        source = source.detach().cpu().numpy()
-    if isinstance(source, np.ndarray):
-        waveform = _check_samples(source)
-        name = "audio samples"
+    if isinstance(source, dict):
+        source, audio_rate = _open_audio(source, audio_rate)
+    if is_samples(source):
+        waveform = mono_samples(source)
         duration_s = len(waveform) / (audio_rate or sampling_rate)
         if duration_s > max_audio_s:
             raise ValueError(
-                f"{name}: expected at most {max_audio_s:g} s, found {duration_s:.1f} s; cut it or raise max_question_s"
+                f"audio samples: expected at most {max_audio_s:g} s, found {duration_s:.1f} s; cut it or raise "
+                "max_question_s"
             )
-        waveform = resample(waveform, audio_rate or sampling_rate, sampling_rate)
+        audio, name = Audio(resample(waveform, audio_rate or sampling_rate, sampling_rate), sampling_rate), "samples"
     else:
         name = str(source) if isinstance(source, str | Path) else "audio"
-        waveform = load_audio(source, sampling_rate, max_duration_s=max_audio_s)
-    if is_silent(waveform):
-        raise ValueError(
-            f"{name}: no speech found, it is silent ({len(waveform) / sampling_rate:.1f} s); record it again"
+        audio = Audio(load_audio(source, sampling_rate, max_duration_s=max_audio_s), sampling_rate)
+    if audio.speech is None:
+        raise NoSpeech(
+            f"{name}: no speech found in {audio.duration_s:.1f} s, only silence or noise; record the question again"
         )
-    return Audio(waveform, sampling_rate)
+    return audio
 
 
-def _check_samples(samples: np.ndarray) -> np.ndarray:
-    if samples.ndim != 1:
-        raise ValueError(f"expected mono samples (S,), found shape {samples.shape}; average the channels first")
-    if not np.issubdtype(samples.dtype, np.floating):
-        raise ValueError(f"expected float samples in [-1, 1], found {samples.dtype}; divide integers by their maximum")
-    if samples.size == 0:
-        raise ValueError("expected audio samples, found none, so no speech; record the question again")
-    if not np.isfinite(samples).all():
-        raise ValueError("expected finite audio samples, found NaN or infinity; check how they were made")
-    return samples.astype(np.float32, copy=False)
+def _is_audio(source: dict[Any, Any]) -> bool:
+    return "role" not in source and ("array" in source or "bytes" in source or "path" in source)
+
+
+def _open_audio(source: dict[Any, Any], audio_rate: int | None) -> tuple[Any, int | None]:
+    """What is in an audio dictionary of ``datasets``, and its rate."""
+    if source.get("array") is not None:
+        rate = source.get("sampling_rate")
+        if rate is None:
+            raise ValueError("audio: expected 'sampling_rate' beside 'array', found none; say the rate in hertz")
+        if audio_rate is not None and audio_rate != rate:
+            raise ValueError(f"audio: expected one sampling rate, found {rate} and {audio_rate} Hz; leave one out")
+        return np.asarray(source["array"]) if isinstance(source["array"], list | tuple) else source["array"], rate
+    content = source.get("bytes") or source.get("path")
+    if content is None:
+        raise ValueError(
+            f"audio: expected 'array' with 'sampling_rate', 'bytes' or 'path', found {', '.join(map(str, source))}"
+        )
+    return content, audio_rate
 
 
 def _read_message(item: Any, index: int, sampling_rate: int, max_audio_s: float) -> Message:

@@ -173,12 +173,14 @@ class Session:
         """Take what was heard in them.
 
         Raises:
-            ValueError: nothing was, in one of them.
+            ValueError: no word was heard in one of them, though it holds speech.
         """
         for audio, heard in found.items():
             if not heard.text:
                 raise ValueError(
-                    f"expected speech, found no speech in {audio.duration_s:.1f} s of audio; speak louder or closer"
+                    f"expected words, found none: the model's speech encoder wrote only blanks for {audio.duration_s:.1f} "
+                    "s of audio that holds a voice. If it does so for clear speech, the encoder is undertrained (see "
+                    "ctc_wer or wer in its training log): train it longer, or load another model"
                 )
         self._heard.update(found)
 
