@@ -34,6 +34,7 @@ _WINDOW_S, _HOP_S = 0.04, 0.02
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 500.0  # of a voice
 _BAND_HZ = (60.0, 1100.0)  # where its harmonics are strongest
 _PERIODIC = 0.6  # of the energy repeats after a period
+_SURE_SHARE = 0.25  # of the frames of a run also repeat without the lowest frequencies
 _RUN_FRAMES = 3  # a shorter repetition is chance
 _VOICE_RANGE_DB = 35.0  # below the loudest voice: an echo, or somebody in the next room
 _SILENCE_DBFS = -80.0  # of the band; below is the rounding of 16-bit samples
@@ -85,12 +86,11 @@ def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
         waveform = np.pad(waveform, (0, window - len(waveform)))
     frames = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
     frames = frames - frames.mean(axis=1, keepdims=True)
-    voiced, level_db = _voiced(frames, sampling_rate)
+    voiced = _voiced(frames, sampling_rate)
     if voiced.sum() * _HOP_S < MIN_SPEECH_S:
         voiced = _whispered(frames)
         if voiced.sum() * _HOP_S < _WHISPER_S:
             return None
-        level_db = _level_db(frames)
     places = np.flatnonzero(voiced)
     start = places[0] * hop - round(MARGIN_BEFORE_S * sampling_rate)
     end = places[-1] * hop + window + round(MARGIN_AFTER_S * sampling_rate)
@@ -98,41 +98,61 @@ def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
     return Speech(max(0, int(start)), min(len(waveform), int(end)), float(rms_db))
 
 
-def _voiced(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which frames (F, window) hold a voice (F,), and the level (F,) in dBFS of the band in which it was looked for."""
-    size, low, high, window, correction = _analysis(frames.shape[1], sampling_rate)
-    spectrum = np.fft.rfft(frames * window, size, axis=1)[:, : high + 1]
+def _voiced(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Which frames (F, window) hold a voice: (F,) bool."""
+    found = _analysis(frames.shape[1], sampling_rate)
+    spectrum = np.fft.rfft(frames * found.window, found.size, axis=1)[:, : found.high + 1]
     power = np.square(spectrum.real) + np.square(spectrum.imag)
-    power[:, :low] = 0.0
-    # The spectrum ends at `high`: its inverse is the autocorrelation at a lower rate, which is all that is looked at.
-    correlation = np.fft.irfft(power, 4 * high, axis=1)
-    rate = sampling_rate * 4 * high / size
-    shortest, longest = int(rate / _HIGHEST_HZ), int(np.ceil(rate / _LOWEST_HZ))
-    energy = correlation[:, :1]
-    periods = correlation[:, shortest : longest + 1] / np.maximum(energy, 1e-20) / correction[shortest : longest + 1]
-    best = periods.argmax(axis=1)
-    level_db = 10.0 * np.log10(np.maximum(2.0 * power.sum(axis=1) / size / np.square(window).sum(), 1e-12))
-    candidates = (periods.max(axis=1) >= _PERIODIC) & (level_db > _SILENCE_DBFS)
-    candidates = _without_short_runs(candidates, _RUN_FRAMES)
-    if not candidates.any():
-        return candidates, level_db
-    loud_db = np.percentile(level_db[candidates], 95)
-    candidates &= level_db > loud_db - _VOICE_RANGE_DB
-    pitch = rate / (shortest + best[candidates])
-    if level_db[candidates].std() < _STEADY_DB and pitch.std() < _STEADY_PITCH * pitch.mean():
-        return np.zeros_like(candidates), level_db
-    return _without_strays(candidates, level_db), level_db
+    power[:, : found.low] = 0.0
+    level_db = 10.0 * np.log10(np.maximum(2.0 * power.sum(axis=1) / found.size / np.square(found.window).sum(), 1e-12))
+    periodic, period_s = found.periodicity(power)
+    voiced = _without_short_runs((periodic >= _PERIODIC) & (level_db > _SILENCE_DBFS), _RUN_FRAMES)
+    if not voiced.any():
+        return voiced
+    voiced &= level_db > np.percentile(level_db[voiced], 95) - _VOICE_RANGE_DB
+    if level_db[voiced].std() < _STEADY_DB and period_s[voiced].std() < _STEADY_PITCH * period_s[voiced].mean():
+        return np.zeros_like(voiced)
+    # Wind and fans are loudest at the lowest frequencies, which makes them look periodic. A slope of 6 dB an octave
+    # makes them flat, and leaves a voice periodic in a good part of each of its runs.
+    slope = np.square(np.arange(found.high + 1, dtype=np.float32) / found.high)
+    sure = np.zeros_like(voiced)
+    sure[voiced] = found.periodicity(power[voiced] * slope)[0] >= _PERIODIC
+    for start, end in _runs(voiced):
+        if sure[start:end].mean() < _SURE_SHARE:
+            voiced[start:end] = False
+    return _without_strays(voiced, level_db) if voiced.any() else voiced
+
+
+@dataclass(frozen=True)
+class _Analysis:
+    """Of windows of one length: FFT size, first and last bin of the band, window, and its autocorrelation."""
+
+    size: int
+    low: int
+    high: int
+    window: np.ndarray
+    correlation: np.ndarray
+    rate_hz: float
+
+    def periodicity(self, power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of spectra (F, high + 1): the part (F,) of the energy that repeats after a period, and that period (F,)."""
+        # The spectrum ends at `high`: its inverse is the autocorrelation at a lower rate, which is all that is needed.
+        correlation = np.fft.irfft(power, 4 * self.high, axis=1)
+        shortest, longest = int(self.rate_hz / _HIGHEST_HZ), int(np.ceil(self.rate_hz / _LOWEST_HZ))
+        lags = slice(shortest, longest + 1)
+        repeated = correlation[:, lags] / np.maximum(correlation[:, :1], 1e-20) / self.correlation[lags]
+        return repeated.max(axis=1), (shortest + repeated.argmax(axis=1)) / self.rate_hz
 
 
 @lru_cache(maxsize=8)
-def _analysis(window_samples: int, sampling_rate: int) -> tuple[int, int, int, np.ndarray, np.ndarray]:
-    """FFT size, first and last bin of the band, window, and the autocorrelation of the window that a lag is due."""
-    size = 1 << (2 * window_samples - 1).bit_length()
+def _analysis(window_samples: int, sampling_rate: int) -> _Analysis:
+    longest = int(np.ceil(sampling_rate / _LOWEST_HZ))
+    size = 1 << (window_samples + longest).bit_length()  # the window does not meet itself on the way round
     low, high = (round(edge * size / sampling_rate) for edge in _BAND_HZ)
     window = np.hanning(window_samples).astype(np.float32)
-    power = np.square(np.abs(np.fft.rfft(window, size)))[: high + 1]
-    correlation = np.fft.irfft(power, 4 * high)
-    return size, low, high, window, np.maximum(correlation / correlation[0], 0.05).astype(np.float32)
+    correlation = np.fft.irfft(np.square(np.abs(np.fft.rfft(window, size)))[: high + 1], 4 * high)
+    correlation = np.maximum(correlation / correlation[0], 0.05).astype(np.float32)
+    return _Analysis(size, low, high, window, correlation, sampling_rate * 4 * high / size)
 
 
 def _without_short_runs(flags: np.ndarray, frames: int) -> np.ndarray:

@@ -39,10 +39,11 @@ class Condition:
     inverted: bool = False
 
     def apply(self, waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-        """Samples (S,) float32 in this condition, (S', 2) where it is stereo; rounded to 16 bits, as a file holds them."""
+        """Samples (S,) float32 in this condition, (S', 2) if it is stereo; rounded to 16 bits, as files hold them."""
         level = 10.0 ** (NOISE_DBFS / 20.0) if self.around == "noise" else 0.0
         before, after = (
-            level * rng.standard_normal(round(duration_s * sampling_rate)) for duration_s in (self.before_s, self.after_s)
+            level * rng.standard_normal(round(duration_s * sampling_rate))
+            for duration_s in (self.before_s, self.after_s)
         )
         samples = np.concatenate([before, waveform * 10.0 ** (self.gain_db / 20.0), after])
         samples = (np.rint(samples * 32767.0) / 32768.0).astype(np.float32)
@@ -56,7 +57,8 @@ def all_conditions() -> list[Condition]:
         for around in ("silence", "noise"):
             for duration_s in DURATIONS_S:
                 found += [
-                    Condition(gain_db, around, before * duration_s, after * duration_s) for before, after in PLACES.values()
+                    Condition(gain_db, around, before * duration_s, after * duration_s)
+                    for before, after in PLACES.values()
                 ]
             found.append(Condition(gain_db, around, 3.0, 3.0, inverted=True))
         found.append(Condition(gain_db, inverted=True))
@@ -98,7 +100,10 @@ def conditions_table(rows: Sequence[dict[str, Any]]) -> str:
     cells: dict[str, dict[float, int]] = {}
     for row in rows:
         cells.setdefault(_name(row), {})[row["gain_db"]] = row["exact"]
-    lines = ["| around the question | " + " | ".join(f"{gain:g} dB" for gain in gains) + " |", "|---" * (len(gains) + 1) + "|"]
+    lines = [
+        "| around the question | " + " | ".join(f"{gain:g} dB" for gain in gains) + " |",
+        "|---" * (len(gains) + 1) + "|",
+    ]
     for name, exact in cells.items():
         lines.append(f"| {name} | " + " | ".join(str(exact.get(gain, "")) for gain in gains) + " |")
     return "\n".join(lines)

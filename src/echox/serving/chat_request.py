@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from echox.audio import is_silent
 from echox.serving.conversation import Content, Item, tool_call_text
 from echox.serving.encoders import CONTENT_TYPES, STREAMED, encode
 from echox.serving.events import EventError, new_id, short, take
@@ -191,7 +190,7 @@ async def _read_part(service: Service, part: Any, role: str, where: str, room_s:
     if take(sound, "format", str, f"{where}.input_audio", None) == "pcm16":
         samples = AudioFormat().decode(data[: len(data) // 2 * 2])
         data = encode(samples, AudioFormat().rate, "wav")
-    waveform = await decode(service, data, max(room_s, 0.0))
-    if is_silent(waveform):
-        raise EventError(f"{where}: expected speech, found silence", "not_answerable", where)
-    return Content("input_audio", audio=Audio(waveform, service.input_rate))
+    audio = Audio(await decode(service, data, max(room_s, 0.0)), service.input_rate)
+    if not await service.holds_speech(audio):
+        raise EventError(f"{where}: expected speech, found only silence or noise", "not_answerable", where)
+    return Content("input_audio", audio=audio)

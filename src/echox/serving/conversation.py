@@ -43,6 +43,11 @@ class Content:
     dumb: bool = False
 
     @property
+    def audible(self) -> bool:
+        """Whether it is sound in which, as far as is known, something can be heard."""
+        return self.audio is not None and not self.dumb and not self.audio.known_without_speech
+
+    @property
     def sound_s(self) -> float:
         """Length of its sound."""
         return 0.0 if self.audio is None else self.audio.duration_s
@@ -112,7 +117,7 @@ class Item:
         """What the model reads of it."""
         parts: list[Part] = []
         for part in self.content:
-            if part.audio is not None and not part.dumb:
+            if part.audio is not None and part.audible:
                 parts.append(part.audio)
             elif part.audio is None and part.text and part.text.strip():
                 parts.append(part.text)

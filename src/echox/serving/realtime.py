@@ -11,9 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import numpy as np
-
-from echox.audio import is_silent
 from echox.errors import QueueFull
 from echox.serving.conversation import Content, Conversation, Item, read_item
 from echox.serving.events import EventError, client_event_id, new_id, read_event, take
@@ -195,7 +192,7 @@ class RealtimeSession:
             self.outbox.put(
                 {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": event.end_ms, "item_id": item_id}
             )
-            item = self._commit_sound(self.listener.take(event.start_ms, event.end_ms), item_id)
+            item = self._commit_sound(Audio(self.listener.take(event.start_ms, event.end_ms), SAMPLING_RATE), item_id)
             if self.options.create_response:
                 self.responder.answer(item)
             else:
@@ -224,13 +221,22 @@ class RealtimeSession:
         samples, events = self.listener.take_all()
         for found in events:
             self._turn(found)
-        item_id, self._turn_item_id = self._turn_item_id or new_id("item"), None
-        self._commit_sound(samples, item_id)
+        item_id, self._turn_item_id = self._turn_item_id, None
+        audio = Audio(samples, SAMPLING_RATE)
+        speech = await self._service.holds_speech(audio)
+        if self.listener.turns is not None and item_id is None and not speech:
+            # What detected turns left over. Without turn detection the client decides what is a turn.
+            self.responder.settle()
+            raise EventError(
+                f"expected speech in the buffer, found {audio.duration_s * 1000:.0f} ms without any; it was cleared",
+                "input_audio_buffer_commit_empty",
+            )
+        self._commit_sound(audio, item_id or new_id("item"))
         self.responder.settle()
 
-    def _commit_sound(self, samples: np.ndarray, item_id: str) -> Item:
+    def _commit_sound(self, audio: Audio, item_id: str) -> Item:
         """Make a user item of sound."""
-        content = Content("input_audio", audio=Audio(samples, SAMPLING_RATE), dumb=is_silent(samples))
+        content = Content("input_audio", audio=audio)
         item = Item(item_id, "user", [content])
         items = self.conversation.items
         self.outbox.put(
@@ -309,6 +315,8 @@ class RealtimeSession:
         source = take(event, "item", dict)
         audio_format, rate, limits = self.options.input_format, self._service.input_rate, self._service.limits
         item = await asyncio.to_thread(read_item, source, "item", audio_format, rate, limits)  # it may hold much sound
+        for sound in (content.audio for content in item.content if content.audio is not None):
+            await self._service.holds_speech(sound)  # looked for here, beside the event loop, and remembered
         self._add_item(item, take(event, "previous_item_id", str, default=None))
 
     def _add_item(self, item: Item, after: str | None) -> None:

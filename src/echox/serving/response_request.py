@@ -62,7 +62,7 @@ class ResponseRequest:
     def new_sound(self) -> Content | None:
         """The sound of the last turn, if it is one recording: what the model says it heard is its transcript."""
         last = self.turns[-1] if self.turns and self.turns[-1][0].role == "user" else []
-        sounds = [part for item in last for part in item.content if part.audio is not None and not part.dumb]
+        sounds = [part for item in last for part in item.content if part.audible]
         return sounds[0] if len(sounds) == 1 and sounds[0].text is None else None
 
 

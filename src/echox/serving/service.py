@@ -84,6 +84,10 @@ class Service:
                 return event
         return Heard("")
 
+    async def holds_speech(self, audio: Audio) -> bool:
+        """Whether there is speech in a sound, and not only silence or noise."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, lambda: audio.speech is not None)
+
     async def is_complete(self, samples: np.ndarray) -> bool:
         """Whether the sentence in samples float32 (S,) at 16 kHz sounds complete; without a model for it: yes."""
         if self.end_of_turn is None:

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from echox.audio import is_silent
 from echox.serving.captions import segment_dict, segments_of, to_srt, to_vtt, word_dict
 from echox.serving.http import Refusal, decode, unless_gone
 from echox.serving.parameters import TRANSCRIPTION
@@ -54,9 +53,9 @@ async def transcribe(service: Service, request: Request, body: bytes) -> Respons
     finally:
         await form.close()
     audio = Audio(waveform, service.input_rate)
-    if is_silent(waveform):
-        raise Refusal(400, "no_speech", "file: expected speech, found silence", "file")
-    return _answer(asked, await unless_gone(request, service.hear(audio)), audio.duration_s)
+    speech = await service.holds_speech(audio)
+    heard = await unless_gone(request, service.hear(audio)) if speech else Heard("")
+    return _answer(asked, heard, audio.duration_s)
 
 
 def _read_form(form: FormData) -> _Asked:

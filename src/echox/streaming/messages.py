@@ -2,8 +2,8 @@
 
 A message is ``{"role": "system" | "user" | "assistant", "content": ...}``; its content is a string or a list of parts
 ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio": path | bytes | file | samples}``; bare samples may
-say their ``"sampling_rate"``. Samples with their rate in a dictionary of their own, as the library ``datasets`` has them
-(``{"array": ..., "sampling_rate": ...}``), may stand wherever audio may.
+say their ``"sampling_rate"``. Samples with their rate in a dictionary of their own, as the library ``datasets`` has
+them (``{"array": ..., "sampling_rate": ...}``), may stand wherever audio may.
 """
 
 from __future__ import annotations

@@ -178,9 +178,9 @@ class Session:
         for audio, heard in found.items():
             if not heard.text:
                 raise ValueError(
-                    f"expected words, found none: the model's speech encoder wrote only blanks for {audio.duration_s:.1f} "
-                    "s of audio that holds a voice. If it does so for clear speech, the encoder is undertrained (see "
-                    "ctc_wer or wer in its training log): train it longer, or load another model"
+                    "expected words, found none: the model's speech encoder wrote only blanks for "
+                    f"{audio.duration_s:.1f} s of audio that hold a voice. If it does so for clear speech, it is "
+                    "undertrained (see wer or ctc_wer in its training log): train it longer, or load another model"
                 )
         self._heard.update(found)
 
