@@ -238,7 +238,14 @@ def test_broken_forms_are_answered(server):
         found = httpx.post(url, content=content, headers={"content-type": "multipart/form-data; boundary=x"})
         assert found.status_code == 400, found.text
     assert httpx.post(url, files={"other": b"x"}).json()["error"]["param"] == "file"
-    assert httpx.post(url, files={"file": ("x.wav", silent())}).json()["error"]["code"] == "no_speech"
+
+
+def test_nothing_is_transcribed_of_silence_and_noise(server):
+    url = f"{server.url}/v1/audio/transcriptions"
+    hiss = (0.01 * np.random.default_rng(0).standard_normal(32000)).astype(np.float32)
+    for content in (silent(), encode_audio(hiss, 16000)):
+        found = httpx.post(url, files={"file": ("x.wav", content)})
+        assert (found.status_code, found.json()["text"]) == (200, "")
 
 
 def test_all_parts_of_a_message_share_the_limit(server):

@@ -145,7 +145,10 @@ def read_audio(source: Any, sampling_rate: int, max_audio_s: float, audio_rate: 
                 f"audio samples: expected at most {max_audio_s:g} s, found {duration_s:.1f} s; cut it or raise "
                 "max_question_s"
             )
-        audio, name = Audio(resample(waveform, audio_rate or sampling_rate, sampling_rate), sampling_rate), "samples"
+        audio, name = (
+            Audio(resample(waveform, audio_rate or sampling_rate, sampling_rate), sampling_rate),
+            "audio samples",
+        )
     else:
         name = str(source) if isinstance(source, str | Path) else "audio"
         audio = Audio(load_audio(source, sampling_rate, max_duration_s=max_audio_s), sampling_rate)
