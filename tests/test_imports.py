@@ -23,6 +23,7 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "models": 0,
+    "speech_detection": 0,
     "template_worker": 0,
     "templates": 0,
     "verbalization": 0,

@@ -20,7 +20,7 @@ def nano() -> EchoX:
 
 @pytest.fixture(scope="module")
 def samples() -> np.ndarray:
-    (path,) = [path for path in bundled_questions() if "france" in path.name]
+    (path,) = [path for path in bundled_questions() if "capital" in path.name]
     return load_audio(path, 16000)
 
 
@@ -33,7 +33,7 @@ def said(model: EchoX, question: object, **options: object) -> str:
     return model.generate(question, speak=False, **options).text
 
 
-FRANCE = "The capital of France is Paris."
+BRAZIL = "The capital of Brazil is Brasilia."
 
 
 def forms(samples: np.ndarray, wav: bytes) -> dict[str, object]:
@@ -47,7 +47,6 @@ def forms(samples: np.ndarray, wav: bytes) -> dict[str, object]:
         "int16 values as floats": pcm16.astype(np.float32),
         "int16 values as int64": pcm16.astype(np.int64),
         "int32": (samples * 2**31 * 0.99).astype(np.int32),
-        "uint8": np.rint(samples * 127 + 128).astype(np.uint8),
         "(1, n)": samples[None],
         "(n, 1)": samples[:, None],
         "(2, n)": stereo,
@@ -76,20 +75,20 @@ def forms(samples: np.ndarray, wav: bytes) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", list(forms(np.zeros(4, np.float32), b"")))
 def test_every_documented_form_is_answered(nano, samples, wav, name):
-    assert said(nano, forms(samples, wav)[name]) == FRANCE
+    assert said(nano, forms(samples, wav)[name]) == BRAZIL
 
 
 def test_an_open_file_is_read_from_where_it_stands_and_stays_open(nano, wav, tmp_path):
     (tmp_path / "q.wav").write_bytes(b"header" + wav)
     with (tmp_path / "q.wav").open("rb") as file:
         file.seek(6)
-        assert said(nano, file) == FRANCE
+        assert said(nano, file) == BRAZIL
         assert not file.closed
         assert file.tell() == 6 + len(wav)  # the end; reading it again takes a seek
         file.seek(0)
         assert file.read(6) == b"header"
     buffer = io.BytesIO(wav)
-    assert said(nano, buffer) == FRANCE
+    assert said(nano, buffer) == BRAZIL
     assert not buffer.closed
     assert buffer.tell() == len(wav)
 
@@ -98,8 +97,8 @@ def test_other_rates_are_resampled(nano, samples):
     import soxr
 
     slow = soxr.resample(samples, 16000, 8000)
-    assert said(nano, slow, sampling_rate=8000) == FRANCE
-    assert said(nano, {"array": slow, "sampling_rate": 8000}) == FRANCE
+    assert said(nano, slow, sampling_rate=8000) == BRAZIL
+    assert said(nano, {"array": slow, "sampling_rate": 8000}) == BRAZIL
     with pytest.raises(ValueError, match="found 8000 and 16000 Hz"):
         nano.generate({"array": slow, "sampling_rate": 8000}, sampling_rate=16000)
     with pytest.raises(ValueError, match="'sampling_rate' beside 'array'"):
@@ -113,7 +112,7 @@ def test_what_is_said_after_three_seconds_of_silence_is_the_same(nano, samples):
     hiss = (0.001 * np.random.default_rng(0).standard_normal(3 * 16000)).astype(np.float32)
     for around in (silence, hiss):
         for gain in (1.0, 0.02):
-            assert said(nano, np.concatenate([around, gain * samples, around])) == FRANCE
+            assert said(nano, np.concatenate([around, gain * samples, around])) == BRAZIL
 
 
 def test_sound_without_speech_is_not_answered(nano):

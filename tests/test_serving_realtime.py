@@ -417,3 +417,37 @@ def test_odd_bytes_are_carried_over(server):
             assert np.mean(error**2) < 0.02 * np.mean(sent**2)
 
     run(talk())
+
+
+def test_what_a_detected_turn_leaves_over_is_no_turn(server):
+    async def talk():
+        async with connected(server) as client:
+            await client.say(question(1, lead_s=0.3, tail_s=1.5))
+            await client.until("response.done")
+            await client.send("input_audio_buffer.commit")
+            assert (await client.until("error"))["error"]["code"] == "input_audio_buffer_commit_empty"
+            assert len(client.of("input_audio_buffer.committed")) == 1
+            await client.send("input_audio_buffer.commit")  # it was cleared
+            assert (await client.until("error"))["error"]["code"] == "input_audio_buffer_commit_empty"
+
+    run(talk())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_silence_committed_by_hand_is_not_transcribed(server, noise):
+    async def talk():
+        async with connected(server, manual=True) as client:
+            audio = {"input": {"transcription": {"model": "x"}, "turn_detection": None}}
+            await client.send("session.update", session={"type": "realtime", "audio": audio})
+            await client.until("session.updated")
+            await client.say((noise * np.random.default_rng(0).standard_normal(24000)).astype(np.float32))
+            await client.send("input_audio_buffer.commit")
+            found = await client.until("conversation.item.input_audio_transcription.failed")
+            assert "no speech" in found["error"]["message"]
+            await client.say(question(1, lead_s=3.0, tail_s=3.0))
+            await client.send("input_audio_buffer.commit")
+            await client.send("response.create")
+            assert (await client.until("response.done"))["response"]["status"] == "completed"
+            assert "Brasilia" in client.of("response.output_audio_transcript.done")[0]["transcript"]
+
+    run(talk())
