@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the nano corpus (default: the embedded held-out part)")
     parser.add_argument("--questions", type=int, default=20, help="how many of each of the two sets of voices")
     parser.add_argument("--first", type=int, default=0, help="the first of them, in the order of the scorecard")
+    parser.add_argument("--gain-db", type=float, nargs="*", help="only these (default: 0, -20 and -34)")
     parser.add_argument("--quick", action="store_true", help="only plain, and 3 s before and after")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     options = parser.parse_args()
@@ -44,6 +45,8 @@ def main() -> None:
         return model.generate({"array": samples, "sampling_rate": sampling_rate}, speak=False).text
 
     conditions = all_conditions()
+    if options.gain_db:
+        conditions = [one for one in conditions if one.gain_db in options.gain_db]
     if options.quick:
         conditions = [one for one in conditions if one.before_s == one.after_s and one.before_s in (0.0, 3.0)]
     rows = measure_conditions(answer, items, conditions)

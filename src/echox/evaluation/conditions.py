@@ -19,7 +19,6 @@ from echox.evaluation.items import Item
 NOISE_DBFS = -60.0
 DURATIONS_S = (1.0, 2.0, 3.0, 5.0)
 GAINS_DB = (0.0, -20.0, -34.0)
-PLACES = {"before": (1, 0), "after": (0, 1), "before and after": (1, 1)}
 
 
 @dataclass(frozen=True)
@@ -51,17 +50,13 @@ class Condition:
 
 
 def all_conditions() -> list[Condition]:
-    """Every gain with every duration, place and kind of surroundings; out of phase at every gain."""
-    found = [Condition(gain_db) for gain_db in GAINS_DB]
+    """Every gain with every duration and kind of surroundings before and after, and some out of phase."""
+    found = []
     for gain_db in GAINS_DB:
+        found += [Condition(gain_db), Condition(gain_db, inverted=True)]
         for around in ("silence", "noise"):
-            for duration_s in DURATIONS_S:
-                found += [
-                    Condition(gain_db, around, before * duration_s, after * duration_s)
-                    for before, after in PLACES.values()
-                ]
+            found += [Condition(gain_db, around, duration_s, duration_s) for duration_s in DURATIONS_S]
             found.append(Condition(gain_db, around, 3.0, 3.0, inverted=True))
-        found.append(Condition(gain_db, inverted=True))
     return found
 
 
