@@ -31,6 +31,7 @@ MIN_SPEECH_S = 0.08
 """Voice of less in all is a click."""
 
 _WINDOW_S, _HOP_S = 0.04, 0.02
+_BLOCK_FRAMES = 1500  # at once: half a minute, so that the memory of a long recording stays small
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 500.0  # of a voice
 _BAND_HZ = (60.0, 1100.0)  # where its harmonics are strongest
 _PERIODIC = 0.6  # of the energy repeats after a period
@@ -84,43 +85,18 @@ def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
     hop, window = round(_HOP_S * sampling_rate), round(_WINDOW_S * sampling_rate)
     if len(waveform) < window:
         waveform = np.pad(waveform, (0, window - len(waveform)))
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
-    frames = frames - frames.mean(axis=1, keepdims=True)
-    voiced = _voiced(frames, sampling_rate)
-    if voiced.sum() * _HOP_S < MIN_SPEECH_S:
-        voiced = _whispered(frames)
-        if voiced.sum() * _HOP_S < _WHISPER_S:
+    analysis = _analysis(window, sampling_rate)
+    level_db, power = _measured(waveform, hop, analysis)
+    active = _voiced(power, analysis)
+    if active.sum() * _HOP_S < MIN_SPEECH_S:
+        active = _whispered(level_db)
+        if active.sum() * _HOP_S < _WHISPER_S:
             return None
-    places = np.flatnonzero(voiced)
+    places = np.flatnonzero(active)
     start = places[0] * hop - round(MARGIN_BEFORE_S * sampling_rate)
     end = places[-1] * hop + window + round(MARGIN_AFTER_S * sampling_rate)
-    rms_db = 10.0 * np.log10(np.mean(10.0 ** (_level_db(frames[voiced]) / 10.0)))
+    rms_db = 10.0 * np.log10(np.mean(10.0 ** (level_db[active] / 10.0)))
     return Speech(max(0, int(start)), min(len(waveform), int(end)), float(rms_db))
-
-
-def _voiced(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Which frames (F, window) hold a voice: (F,) bool."""
-    found = _analysis(frames.shape[1], sampling_rate)
-    spectrum = np.fft.rfft(frames * found.window, found.size, axis=1)[:, : found.high + 1]
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
-    power[:, : found.low] = 0.0
-    level_db = 10.0 * np.log10(np.maximum(2.0 * power.sum(axis=1) / found.size / np.square(found.window).sum(), 1e-12))
-    periodic, period_s = found.periodicity(power)
-    voiced = _without_short_runs((periodic >= _PERIODIC) & (level_db > _SILENCE_DBFS), _RUN_FRAMES)
-    if not voiced.any():
-        return voiced
-    voiced &= level_db > np.percentile(level_db[voiced], 95) - _VOICE_RANGE_DB
-    if level_db[voiced].std() < _STEADY_DB and period_s[voiced].std() < _STEADY_PITCH * period_s[voiced].mean():
-        return np.zeros_like(voiced)
-    # Wind and fans are loudest at the lowest frequencies, which makes them look periodic. A slope of 6 dB an octave
-    # makes them flat, and leaves a voice periodic in a good part of each of its runs.
-    slope = np.square(np.arange(found.high + 1, dtype=np.float32) / found.high)
-    sure = np.zeros_like(voiced)
-    sure[voiced] = found.periodicity(power[voiced] * slope)[0] >= _PERIODIC
-    for start, end in _runs(voiced):
-        if sure[start:end].mean() < _SURE_SHARE:
-            voiced[start:end] = False
-    return _without_strays(voiced, level_db) if voiced.any() else voiced
 
 
 @dataclass(frozen=True)
@@ -137,11 +113,15 @@ class _Analysis:
     def periodicity(self, power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of spectra (F, high + 1): the part (F,) of the energy that repeats after a period, and that period (F,)."""
         # The spectrum ends at `high`: its inverse is the autocorrelation at a lower rate, which is all that is needed.
-        correlation = np.fft.irfft(power, 4 * self.high, axis=1)
         shortest, longest = int(self.rate_hz / _HIGHEST_HZ), int(np.ceil(self.rate_hz / _LOWEST_HZ))
         lags = slice(shortest, longest + 1)
-        repeated = correlation[:, lags] / np.maximum(correlation[:, :1], 1e-20) / self.correlation[lags]
-        return repeated.max(axis=1), (shortest + repeated.argmax(axis=1)) / self.rate_hz
+        best, period_s = np.zeros(len(power)), np.zeros(len(power))
+        for first in range(0, len(power), _BLOCK_FRAMES):
+            block = slice(first, first + _BLOCK_FRAMES)
+            correlation = np.fft.irfft(power[block], 4 * self.high, axis=1)
+            repeated = correlation[:, lags] / np.maximum(correlation[:, :1], 1e-20) / self.correlation[lags]
+            best[block], period_s[block] = repeated.max(axis=1), (shortest + repeated.argmax(axis=1)) / self.rate_hz
+        return best, period_s
 
 
 @lru_cache(maxsize=8)
@@ -153,6 +133,44 @@ def _analysis(window_samples: int, sampling_rate: int) -> _Analysis:
     correlation = np.fft.irfft(np.square(np.abs(np.fft.rfft(window, size)))[: high + 1], 4 * high)
     correlation = np.maximum(correlation / correlation[0], 0.05).astype(np.float32)
     return _Analysis(size, low, high, window, correlation, sampling_rate * 4 * high / size)
+
+
+def _measured(waveform: np.ndarray, hop: int, analysis: _Analysis) -> tuple[np.ndarray, np.ndarray]:
+    """Of each frame, its level (F,) in dBFS and the power of its band (F, high + 1); an hour takes about 50 MB."""
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, len(analysis.window))[::hop]
+    level_db = np.zeros(len(frames))
+    power = np.zeros((len(frames), analysis.high + 1), np.float32)
+    for first in range(0, len(frames), _BLOCK_FRAMES):
+        block = frames[first : first + _BLOCK_FRAMES]
+        block = block - block.mean(axis=1, keepdims=True)
+        rows = slice(first, first + len(block))
+        level_db[rows] = 10.0 * np.log10(np.maximum(np.mean(np.square(block), axis=1), 1e-12))
+        spectrum = np.fft.rfft(block * analysis.window, analysis.size, axis=1)[:, : analysis.high + 1]
+        power[rows] = np.square(spectrum.real) + np.square(spectrum.imag)
+    power[:, : analysis.low] = 0.0
+    return level_db, power
+
+
+def _voiced(power: np.ndarray, analysis: _Analysis) -> np.ndarray:
+    """Which frames hold a voice (F,), by the power of their band (F, high + 1)."""
+    full_scale = analysis.size * np.square(analysis.window).sum() / 2.0
+    level_db = 10.0 * np.log10(np.maximum(power.sum(axis=1) / full_scale, 1e-12))
+    periodic, period_s = analysis.periodicity(power)
+    voiced = _without_short_runs((periodic >= _PERIODIC) & (level_db > _SILENCE_DBFS), _RUN_FRAMES)
+    if not voiced.any():
+        return voiced
+    voiced &= level_db > np.percentile(level_db[voiced], 95) - _VOICE_RANGE_DB
+    if level_db[voiced].std() < _STEADY_DB and period_s[voiced].std() < _STEADY_PITCH * period_s[voiced].mean():
+        return np.zeros_like(voiced)
+    # Wind and fans are loudest at the lowest frequencies, which makes them look periodic. A slope of 6 dB an octave
+    # makes them flat, and leaves a voice periodic in a good part of each of its runs.
+    slope = np.square(np.arange(analysis.high + 1, dtype=np.float32) / analysis.high)
+    sure = np.zeros_like(voiced)
+    sure[voiced] = analysis.periodicity(power[voiced] * slope)[0] >= _PERIODIC
+    for start, end in _runs(voiced):
+        if sure[start:end].mean() < _SURE_SHARE:
+            voiced[start:end] = False
+    return _without_strays(voiced, level_db) if voiced.any() else voiced
 
 
 def _without_short_runs(flags: np.ndarray, frames: int) -> np.ndarray:
@@ -185,13 +203,7 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
-def _whispered(frames: np.ndarray) -> np.ndarray:
-    """Frames (F, window) far louder than the quietest tenth of the recording."""
-    level_db = _level_db(frames)
+def _whispered(level_db: np.ndarray) -> np.ndarray:
+    """Frames (F,) far louder than the quietest tenth of the recording, by their level (F,)."""
     floor_db = max(float(np.percentile(level_db, 10)), _QUIETEST_DBFS)
     return _without_short_runs(level_db > floor_db + _WHISPER_RISE_DB, _RUN_FRAMES)
-
-
-def _level_db(frames: np.ndarray) -> np.ndarray:
-    """Level (F,) in dBFS of frames (F, window)."""
-    return np.asarray(10.0 * np.log10(np.maximum(np.mean(np.square(frames), axis=1), 1e-12)))
