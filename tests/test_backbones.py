@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -36,6 +35,7 @@ from echox.training.loop import run_recipe, train
 from echox.training.lora import LoRASettings
 from echox.training.s2t import S2TData, S2TModel, S2TRecipe
 from echox.training.t2c import T2CData, T2CModel, T2CRecipe
+from tiny_echox import tone
 from tiny_speaker import NUM_UNITS, REPLIES, unit_language, unit_utterances
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -167,10 +167,9 @@ def test_an_unknown_family_keeps_its_template_with_audio_as_text():
 
 def write_speech(folder: Path) -> None:
     """Two spoken dialogues, units of the replies, a tiny Whisper and a vocoder."""
-    noise = np.random.default_rng(0)
     dialogues = []
     for number in range(2):
-        save_audio(folder / f"{number}.wav", noise.normal(0, 0.1, 8000).astype(np.float32), 16000)
+        save_audio(folder / f"{number}.wav", tone(0.5, seed=number), 16000)
         turns = (Turn("user", text="Tell me.", audio=f"{number}.wav"), Turn("assistant", text=REPLIES[number]))
         dialogues.append(Dialogue(f"d{number}", turns, split="train"))
     write_dialogues(folder / "dialogues.jsonl", dialogues)

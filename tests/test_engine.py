@@ -71,6 +71,10 @@ def test_streaming_equals_the_parts_at_once(nano, policy, monkeypatch):
     np.testing.assert_allclose(waveform(list(reply.chunks)), whole, atol=1e-4)
 
 
+def words_of(text: str) -> set[str]:
+    return {word.rstrip("\ufffd") for word in text.split()} - {""}
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("form", ["word_synchronous", "prefix"])
 def test_every_word_is_spoken_or_reported(form, policy):
@@ -85,7 +89,8 @@ def test_every_word_is_spoken_or_reported(form, policy):
         if form == "word_synchronous":  # each word alone is one or the other
             assert sorted(spoken + reported) == sorted(text.split())
         else:  # a segment that breaks off is spoken so far, and reported
-            assert set(text.split()) == set(spoken) | set(reported)
+            # Marks that stand for no sound are not reported with their word.
+            assert words_of(text) == words_of(" ".join(spoken)) | words_of(" ".join(reported))
         marks = events[-1].timeline
         assert all(a.text_end <= b.text_start and a.end_s <= b.start_s for a, b in itertools.pairwise(marks))
         assert "".join(text[mark.text_start : mark.text_end] for mark in marks).split() == spoken
@@ -271,7 +276,7 @@ def test_audios_that_left_the_conversation_are_forgotten(model):
     session = model.session(max_new_tokens=2)
     for seed in range(3):
         session.messages = []
-        session.reply(tone(0.3, seed=seed))
+        session.reply(tone(1.0, seed=seed))
     assert len(session._heard) == 1
 
 

@@ -19,7 +19,10 @@ from test_ddp import LayerNormStage
 from test_loop import config
 from tolerance import assert_equal_up_to_rounding
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part"),
+]
 
 
 class NamedNorm(nn.LayerNorm):

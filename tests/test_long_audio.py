@@ -52,8 +52,9 @@ def test_an_adapter_in_blocks_equals_the_adapter(frames):
     torch.testing.assert_close(found[found_mask], expected[expected_mask], atol=1e-5, rtol=1e-5)
 
 
-def test_a_short_question_does_not_wait_for_a_long_one():
+def test_a_short_question_does_not_wait_for_a_long_one(monkeypatch):
     """On f071b06 the long one is encoded in one round, before anything else."""
+    monkeypatch.setattr("echox.streaming.scheduler.HEARING_S", 0.0)  # one step in hearing a round, however fast
     model = nano()
     scheduler = Scheduler(model.scheduler.engine)
     scheduler.engine.forget_audios()
@@ -70,7 +71,8 @@ def test_a_short_question_does_not_wait_for_a_long_one():
     assert not scheduler.step()
 
 
-def test_many_questions_of_one_reply_are_long_together():
+def test_many_questions_of_one_reply_are_long_together(monkeypatch):
+    monkeypatch.setattr("echox.streaming.scheduler.HEARING_S", 0.0)  # one step in hearing a round, however fast
     model = nano()
     scheduler = Scheduler(model.scheduler.engine)
     scheduler.engine.forget_audios()

@@ -133,6 +133,7 @@ def served(words: list[str], folder: Path) -> None:
         server.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_documents_tables_are_imported_and_told_apart(tmp_path):
     """The first two steps, which need no training: what they write is what the recipes of the others read."""
     tables(tmp_path, dialogues=11, recordings=11)

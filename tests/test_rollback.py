@@ -80,6 +80,7 @@ def worker(rank: int, port: int, folder: Path, parallel: str) -> None:
     run(folder, 17, parallel=parallel, accumulation_steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_all_processes_go_back_when_one_finds_it(tmp_path, parallel):

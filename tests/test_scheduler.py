@@ -220,7 +220,7 @@ def test_cancelled_sessions_leave_nothing_behind(model):
 
     def some(count: int) -> int:
         for number in range(count):
-            task = Session(scheduler, model.settings).submit(tone(0.3), seed=number)
+            task = Session(scheduler, model.settings).submit(tone(1.0), seed=number)
             for _ in range(number % 7):
                 scheduler.step()
             task.cancel()
