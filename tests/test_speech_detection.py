@@ -53,6 +53,18 @@ def test_surroundings_and_level_do_not_move_the_cut(recordings, dbfs):
                 assert plain.end - 640 <= end <= plain.end + MARGIN_AFTER_S * RATE + 640
 
 
+def test_silence_around_changes_nothing_of_what_the_model_hears(recordings):
+    for recording in recordings:
+        plain = heard(recording)
+        for before_s, after_s in ((1.0, 0.0), (0.0, 2.0), (3.0, 5.0)):
+            before, after = (np.zeros(round(duration_s * RATE), np.float32) for duration_s in (before_s, after_s))
+            around = heard(np.concatenate([before, recording, after]))
+            np.testing.assert_allclose(around, plain, rtol=0, atol=0.01)
+            for gain in (0.1, 0.02):
+                faint = heard(np.concatenate([before, recording * np.float32(gain), after]))
+                assert abs(len(faint) - len(plain)) <= 2 * 320  # two frames at most: what is voiced is a threshold
+
+
 def test_what_the_model_hears_has_one_level(recordings):
     for recording in recordings:
         for scale in (0.02, 1.0, 32768.0):
@@ -77,7 +89,7 @@ def test_pauses_inside_speech_stay(recordings):
     found = find_speech(whole, RATE)
     assert found.start < 2 * RATE + len(first) / 2
     assert found.end > 4 * RATE + len(first) + len(second) / 2
-    assert len(speech_for_model(whole, found)) == found.end - found.start
+    assert len(speech_for_model(whole, found)) == found.lead + found.end - found.start + found.tail
 
 
 @pytest.mark.parametrize("dbfs", [-90.0, -60.0, -40.0, -20.0])

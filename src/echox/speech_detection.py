@@ -3,7 +3,8 @@
 A model hears best what it was trained on: an utterance with little around it, at an ordinary level. People send seconds
 of silence or hiss before and after, whisper into bad microphones, and pass 16-bit integers as floats. All of that is
 taken away here, in one place, for every way in: `find_speech` says where speech is, if anywhere, and `speech_for_model`
-cuts to it (pauses inside stay) and brings it to ``SPEECH_LEVEL_DBFS``.
+cuts to it (pauses inside stay), puts it between margins of one length, and brings it to ``SPEECH_LEVEL_DBFS``. So a
+recording gives the same input whether nothing, a second or a minute of silence surrounds it.
 
 Speech is found by its voice: vowels repeat themselves 60 to 500 times a second, which noise of any level does not. A
 recording without a voice (a whisper) is judged by how much its level varies.
@@ -38,7 +39,7 @@ _PERIODIC = 0.6  # of the energy repeats after a period
 _SURE_SHARE = 0.34  # of the frames of a run also repeat without the lowest frequencies
 _RUN_FRAMES = 3  # a shorter repetition is chance
 _VOICE_RANGE_DB = 35.0  # below the loudest voice: an echo, or somebody in the next room
-_SILENCE_DBFS = -80.0  # of the band; below is the rounding of 16-bit samples
+_SILENCE_DBFS = -95.0  # of the band; below is the rounding of 16-bit samples
 _STRAY_SHARE, _STRAY_GAP_S = 0.01, 0.6  # so little of the voice's energy, so far from the rest, is no speech
 _STEADY_DB, _STEADY_PITCH = 1.0, 0.01  # a voice varies more in level and pitch: this is a hum
 _WHISPER_RISE_DB, _WHISPER_S, _QUIETEST_DBFS = 12.0, 0.15, -65.0
@@ -50,17 +51,24 @@ class Speech:
 
     Attributes:
         level_dbfs: root mean square of its voiced part.
+        lead, tail: samples of silence to put before and after, where the recording has no whole margin.
     """
 
     start: int
     end: int
     level_dbfs: float
+    lead: int = 0
+    tail: int = 0
 
 
 def speech_for_model(waveform: np.ndarray, speech: Speech) -> np.ndarray:
-    """Cut samples (S,) float32 to the speech that `find_speech` found in them, brought to ``SPEECH_LEVEL_DBFS``."""
+    """Samples (S,) float32 cut to the speech that `find_speech` found in them, between its margins, at one level.
+
+    Sample i of the result is sample ``speech.start - speech.lead + i`` of the recording.
+    """
     gain_db = min(SPEECH_LEVEL_DBFS - speech.level_dbfs, MAX_GAIN_DB)
-    return within_full_scale(waveform)[speech.start : speech.end] * np.float32(10.0 ** (gain_db / 20.0))
+    cut = within_full_scale(waveform)[speech.start : speech.end] * np.float32(10.0 ** (gain_db / 20.0))
+    return np.pad(cut, (speech.lead, speech.tail))
 
 
 def within_full_scale(waveform: np.ndarray) -> np.ndarray:
@@ -83,20 +91,24 @@ def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
     """
     waveform = within_full_scale(waveform)
     hop, window = round(_HOP_S * sampling_rate), round(_WINDOW_S * sampling_rate)
-    if len(waveform) < window:
-        waveform = np.pad(waveform, (0, window - len(waveform)))
     analysis = _analysis(window, sampling_rate)
-    level_db, power = _measured(waveform, hop, analysis)
-    active = _voiced(power, analysis)
+    # Between silence, so that its first and last sounds are measured as they are where silence was recorded.
+    level_db, power = _measured(np.pad(waveform, window), hop, analysis)
+    begins = np.arange(len(level_db)) * hop
+    whole = (begins >= window) & (begins <= len(waveform))  # frames without any of that silence
+    active = _voiced(power, whole, analysis)
     if active.sum() * _HOP_S < MIN_SPEECH_S:
-        active = _whispered(level_db)
+        active = _whispered(level_db, whole)
         if active.sum() * _HOP_S < _WHISPER_S:
             return None
     places = np.flatnonzero(active)
-    start = places[0] * hop - round(MARGIN_BEFORE_S * sampling_rate)
-    end = places[-1] * hop + window + round(MARGIN_AFTER_S * sampling_rate)
+    wanted = (
+        int(places[0]) * hop - window - round(MARGIN_BEFORE_S * sampling_rate),
+        int(places[-1]) * hop + round(MARGIN_AFTER_S * sampling_rate),
+    )
+    start, end = max(wanted[0], 0), min(wanted[1], len(waveform))
     rms_db = 10.0 * np.log10(np.mean(10.0 ** (level_db[active] / 10.0)))
-    return Speech(max(0, int(start)), min(len(waveform), int(end)), float(rms_db))
+    return Speech(start, end, float(rms_db), start - wanted[0], wanted[1] - end)
 
 
 @dataclass(frozen=True)
@@ -151,8 +163,8 @@ def _measured(waveform: np.ndarray, hop: int, analysis: _Analysis) -> tuple[np.n
     return level_db, power
 
 
-def _voiced(power: np.ndarray, analysis: _Analysis) -> np.ndarray:
-    """Which frames hold a voice (F,), by the power of their band (F, high + 1)."""
+def _voiced(power: np.ndarray, whole: np.ndarray, analysis: _Analysis) -> np.ndarray:
+    """Which frames hold a voice (F,), by the power of their band (F, high + 1); `whole` frames alone may be a hum."""
     full_scale = analysis.size * np.square(analysis.window).sum() / 2.0
     level_db = 10.0 * np.log10(np.maximum(power.sum(axis=1) / full_scale, 1e-12))
     periodic, period_s = analysis.periodicity(power)
@@ -160,7 +172,10 @@ def _voiced(power: np.ndarray, analysis: _Analysis) -> np.ndarray:
     if not voiced.any():
         return voiced
     voiced &= level_db > np.percentile(level_db[voiced], 95) - _VOICE_RANGE_DB
-    if level_db[voiced].std() < _STEADY_DB and period_s[voiced].std() < _STEADY_PITCH * period_s[voiced].mean():
+    inner = voiced & whole
+    if not inner.any():
+        return np.zeros_like(voiced)
+    if level_db[inner].std() < _STEADY_DB and period_s[inner].std() < _STEADY_PITCH * period_s[inner].mean():
         return np.zeros_like(voiced)
     # Wind and fans are loudest at the lowest frequencies, which makes them look periodic. A slope of 6 dB an octave
     # makes them flat, and leaves a voice periodic in a good part of each of its runs.
@@ -203,7 +218,9 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
-def _whispered(level_db: np.ndarray) -> np.ndarray:
-    """Frames (F,) far louder than the quietest tenth of the recording, by their level (F,)."""
-    floor_db = max(float(np.percentile(level_db, 10)), _QUIETEST_DBFS)
-    return _without_short_runs(level_db > floor_db + _WHISPER_RISE_DB, _RUN_FRAMES)
+def _whispered(level_db: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Frames (F,) far louder than the quietest tenth of the `whole` ones, by their level (F,)."""
+    if not whole.any():
+        return whole
+    floor_db = max(float(np.percentile(level_db[whole], 10)), _QUIETEST_DBFS)
+    return whole & _without_short_runs(level_db > floor_db + _WHISPER_RISE_DB, _RUN_FRAMES)
