@@ -252,6 +252,26 @@ def test_the_oldest_turns_are_dropped_and_told():
     assert fresh.reply(question, temperature=0.0).text == session.reply(question, temperature=0.0).text
 
 
+def test_a_long_history_is_laid_out_a_few_times_only(monkeypatch):
+    echox = tiny_echox(max_positions=160)
+    session = echox.session(max_new_tokens=2)
+    laid_out, engine, lay_out = [], session.engine, session.engine.lay_out
+
+    def counted(messages, heard):
+        laid_out.append(len(messages))
+        return lay_out(messages, heard)
+
+    monkeypatch.setattr(engine, "lay_out", counted)
+    pair = [Message("user", ("Tell me about the sea.",)), Message("assistant", ("It is deep.",))]
+    session.messages = pair * 200
+    events = list(session.stream({"role": "user", "content": "And?"}))
+    assert isinstance(events[-1], Finished)
+    assert of(ContextDropped, events)
+    assert session.messages[0].role == "user"
+    assert len(laid_out) < 20
+    assert max(laid_out) < 400, "never the whole"
+
+
 def test_the_system_prompt_is_never_dropped():
     session = tiny_echox(max_positions=160).session(max_new_tokens=8)
     session.reply([{"role": "system", "content": "Be brief."}, TYPED])

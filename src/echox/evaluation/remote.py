@@ -11,6 +11,13 @@ from http.client import HTTPResponse
 from typing import Any
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows none: urllib would send the key to whatever host a redirect names."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        """Nothing: the redirect is then raised as an HTTPError."""
+
+
 class Endpoint:
     """A base URL ending in ``/v1``, and the key that opens it.
 
@@ -69,7 +76,8 @@ class Endpoint:
             headers = {**headers, "Authorization": f"Bearer {self._key}"}
         request = urllib.request.Request(self.url + path, data, headers)
         try:
-            return urllib.request.urlopen(request, timeout=self._timeout_s)
+            response: HTTPResponse = urllib.request.build_opener(_NoRedirects).open(request, timeout=self._timeout_s)
+            return response
         except urllib.error.HTTPError as error:
             detail = error.read(500).decode("utf-8", "replace")
             raise ValueError(f"{self.url}{path}: expected an answer, found HTTP {error.code}: {detail}") from error

@@ -5,6 +5,7 @@ Source: OpenAI chat completions with audio (``input_audio`` parts, ``modalities`
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -70,7 +71,7 @@ async def _whole(
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
     if asked.speaks:
         audio_id = new_id("audio")
-        data = encode(reply.waveform, rate, asked.audio_kind)
+        data = await asyncio.to_thread(encode, reply.waveform, rate, asked.audio_kind)
         message["content"] = None
         message["audio"] = {
             "id": audio_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,10 +139,14 @@ def _said(service: Service, source: dict[str, Any], where: str, content: str | l
     spoken = take(source, "audio", dict, where, None)
     if spoken is not None and content is None:
         texts.append(service.spoken_replies.find(take(spoken, "id", str, f"{where}.audio"), f"{where}.audio.id"))
+    num_spoken = len(texts)  # written by this server: its length is bounded already
     refusal = take(source, "refusal", str, where, None)
     if refusal is not None:
         texts.append(refusal)
     calls = take(source, "tool_calls", list, where, [])
+    if len(calls) > service.limits.max_items:
+        message = f"{where}.tool_calls: expected at most {service.limits.max_items}, found {len(calls)}"
+        raise EventError(message, "invalid_value", f"{where}.tool_calls")
     for index, call in enumerate(calls):
         place = f"{where}.tool_calls[{index}]"
         if not isinstance(call, dict):
@@ -150,6 +155,10 @@ def _said(service: Service, source: dict[str, Any], where: str, content: str | l
     older = take(source, "function_call", dict, where, None)
     if older is not None:
         texts.append(_call_text({"function": older}, where))
+    num_chars, most = sum(len(text) for text in texts[num_spoken:]), service.limits.max_text_chars
+    if num_chars > most:
+        message = f"{where}: expected at most {most} characters in refusal and calls, found {num_chars}"
+        raise EventError(message, "string_too_long", where)
     if not texts and content is None:
         message = f"{where}: expected content, audio, refusal or tool_calls, found none of them"
         raise EventError(message, "missing_required_parameter", where)
@@ -189,7 +198,7 @@ async def _read_part(service: Service, part: Any, role: str, where: str, room_s:
         raise EventError(f"{where}.input_audio.data: {error}", "invalid_value", f"{where}.input_audio.data") from error
     if take(sound, "format", str, f"{where}.input_audio", None) == "pcm16":
         samples = AudioFormat().decode(data[: len(data) // 2 * 2])
-        data = encode(samples, AudioFormat().rate, "wav")
+        data = await asyncio.to_thread(encode, samples, AudioFormat().rate, "wav")
     audio = Audio(await decode(service, data, max(room_s, 0.0)), service.input_rate)
     if not await service.holds_speech(audio):
         raise EventError(f"{where}: expected speech, found only silence or noise", "not_answerable", where)

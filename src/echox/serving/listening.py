@@ -12,6 +12,9 @@ from echox.serving.turns import TurnEvent, TurnSettings, TurnTaker
 from echox.serving.vad import FRAME_SAMPLES, SAMPLING_RATE, Vad
 from echox.serving.wire import AudioFormat, WireReader
 
+_MIN_BLOCK_SAMPLES = 4096
+"""Shorter blocks are joined, so that many tiny appends need no more memory than a few large ones."""
+
 
 class Listener:
     """The input audio buffer, with turn detection if there are settings for it.
@@ -115,7 +118,11 @@ class Listener:
 
     def _keep(self, samples: np.ndarray) -> None:
         if len(samples):
-            self._blocks.append(samples)
+            if self._blocks and len(self._blocks[-1]) < _MIN_BLOCK_SAMPLES:
+                samples_before = self._blocks.pop()
+                self._blocks.append(np.concatenate([samples_before, samples]))
+            else:
+                self._blocks.append(samples)
             self._end += len(samples)
 
     def _cut(self, start: int, end: int) -> np.ndarray:

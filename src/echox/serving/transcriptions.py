@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,6 +22,7 @@ from echox.streaming.events import Heard
 from echox.streaming.messages import Audio
 
 _FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
+_MAX_PADDING_BYTES = 100
 _LISTS = ("include", "keywords", "known_speaker_names", "known_speaker_references", "languages")
 
 
@@ -34,14 +38,20 @@ class _Asked:
 
 async def transcribe(service: Service, request: Request, body: bytes) -> Response:
     """Write down an uploaded recording (a multipart form, as the OpenAI API has it)."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    content_type = request.headers.get("content-type", "")
+    if not content_type.startswith("multipart/form-data"):
         raise Refusal(415, "unsupported_media_type", "expected a multipart form with a file")
+
+    await asyncio.to_thread(_check_padding, content_type, body)
 
     async def again() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    try:
-        form = await Request(request.scope, again).form(max_files=1, max_fields=32)
+    async def parse() -> FormData:
+        return await Request(request.scope, again).form(max_files=1, max_fields=32)
+
+    try:  # in a thread with a loop of its own: the parser never yields
+        form = await asyncio.to_thread(lambda: asyncio.run(parse()))
     except (HTTPException, ValueError, KeyError) as error:
         raise Refusal(400, "invalid_form", "expected a multipart form, found something else") from error
     try:
@@ -56,6 +66,18 @@ async def transcribe(service: Service, request: Request, body: bytes) -> Respons
     speech = await service.holds_speech(audio)
     heard = await unless_gone(request, service.hear(audio)) if speech else Heard("")
     return _answer(asked, heard, audio.duration_s)
+
+
+def _check_padding(content_type: str, body: bytes) -> None:
+    """Refuse long padding after a boundary (RFC 2046, 5.1.1, allows some): the parser takes it byte by byte.
+
+    Raises:
+        Refusal: more than 100 spaces and tabs.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if boundary and re.search(b"--" + re.escape(boundary) + b"(?:--)?[ \\t]{%d}" % (_MAX_PADDING_BYTES + 1), body):
+        message = f"expected at most {_MAX_PADDING_BYTES} spaces after a boundary of the form, found more"
+        raise Refusal(400, "invalid_form", message)
 
 
 def _read_form(form: FormData) -> _Asked:

@@ -24,6 +24,9 @@ from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
 KEPT_CONTEXT = 0.75
 """Part of the room that is filled again when old turns are dropped, so that not every turn drops some."""
 
+_CHARACTERS_PER_POSITION = 8
+"""A conversation with more characters than this for each position is laid out from its newest turns backwards."""
+
 
 class Session:
     """A conversation of several turns.
@@ -205,29 +208,60 @@ class Session:
             ValueError: the newest turn alone is too long, or text holds special tokens.
         """
         limit = self.engine.max_positions
-        keys = self._positions([*self.messages, *task.new])
         if limit is None:
-            return keys
+            return self._positions([*self.messages, *task.new])
         # Room for the reply, or at least for a fair part of one.
         room = limit - min(task.settings.max_new_tokens, limit // 4)
         system = [message for message in self.messages[:1] if message.role == "system"]  # never dropped
         turns = self.messages[len(system) :]
-        if len(keys) > room:
-            while turns and len(keys) > KEPT_CONTEXT * room:
-                turns = turns[next((n for n, one in enumerate(turns) if n and one.role == "user"), len(turns)) :]
-                keys = self._positions([*system, *turns, *task.new])
+        dropped, keys = self._fit(system, turns, task.new, room)
         if len(keys) >= limit:
             raise ValueError(
                 f"the question is too long: expected fewer than {limit} positions, found {len(keys)}; ask in shorter "
                 "turns"
             )
-        dropped = len(self.messages) - len(system) - len(turns)
         if dropped:
-            self.messages = [*system, *turns]
+            self.messages = [*system, *turns[dropped:]]
             self._keep_heard(task.new)
             task.emit(ContextDropped(dropped))
         task.room = min(task.room, limit - len(keys))
         return keys
+
+    def _fit(
+        self, system: list[Message], turns: list[Message], new: Sequence[Message], room: int
+    ) -> tuple[int, list[Any]]:
+        """How many of the oldest messages to drop, and the positions of the rest.
+
+        Nothing is dropped where everything fits into the room. The number is found by bisection: a conversation is
+        laid out O(log n) times, and one that is far too long never as a whole.
+        """
+        starts = [0, *(n for n, one in enumerate(turns) if n and one.role == "user")]
+        if turns:
+            starts.append(len(turns))
+        last = len(starts) - 1
+
+        def laid_out(index: int) -> list[Any]:
+            return self._positions([*system, *turns[starts[index] :], *new])
+
+        over = 0
+        characters = sum(len(part) for one in turns for part in one.parts if isinstance(part, str))
+        if characters > _CHARACTERS_PER_POSITION * room:
+            over = max(0, last - 1)
+        keys = laid_out(over)
+        while over and len(keys) <= room:
+            over = max(0, 2 * over - last)  # twice as many turns
+            keys = laid_out(over)
+        if len(keys) <= room or not turns:
+            return 0, keys
+        fits, found = last, None
+        while fits - over > 1:
+            middle = (over + fits) // 2
+            keys = laid_out(middle)
+            if len(keys) <= KEPT_CONTEXT * room:
+                fits, found = middle, keys
+            else:
+                over = middle
+        return starts[fits], laid_out(last) if found is None else found
 
     def _positions(self, messages: Sequence[Message]) -> list[Any]:
         return self.engine.lay_out(join_system(self.system, messages), self._heard)
