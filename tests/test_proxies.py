@@ -54,6 +54,9 @@ def proxy(program, recipe, server, folder):
     recipe = recipe.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
     path = folder / "configuration"
     if program == "nginx":
+        assert "proxy_set_header X-Forwarded-For $remote_addr;" in recipe, (
+            "clients could choose the address they count as"
+        )
         path.write_text(NGINX.format(folder=folder, port=port, recipe=recipe), encoding="utf-8")
         command = [found, "-p", str(folder), "-c", str(path)]
     else:  # without a name there is no certificate to get

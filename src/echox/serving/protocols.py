@@ -31,6 +31,12 @@ _TIMEOUT_REPLY = (
 )
 
 
+_HANDSHAKE_REPLY = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 33\r\nconnection: close\r\n\r\n"
+    b"Invalid or too large an upgrade.\n"
+)
+
+
 class StrictConnection(h11.Connection):
     """h11's parser, stricter: no folded header lines, and no bodies in needlessly many chunks.
 
@@ -177,7 +183,8 @@ class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self._enter(transport, self.connections_of_server.get(transport))
         if self.entry is not None:
-            self.entry.arrived()
+            connections = self.connections_of_server
+            self.entry.wait(connections.now, connections.limits.header_s, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -185,9 +192,20 @@ class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of frames."""
-        if not self._flooded():
-            super().data_received(data)
+        """Bytes of the handshake, then of frames."""
+        if self._flooded():
+            return
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.transport.is_closing():
+            # The HTTP parser took the upgrade, that of WebSockets did not: nobody else would answer.
+            self.transport.write(_HANDSHAKE_REPLY)
+            self.transport.close()
+
+    def handle_connect(self, event: Any) -> None:
+        """The handshake is complete: the server does not wait for the client any more."""
+        if self.entry is not None:
+            self.entry.arrived()
+        super().handle_connect(event)
 
     def handle_cont(self, event: Any) -> None:
         """A further fragment; empty ones would go on for ever."""

@@ -78,11 +78,13 @@ class Service:
         """
         question = Message("user", (audio,))
         feed = ReplyFeed(self.model.session().submit, [question], max_new_tokens=1, speak=False)
-        async for event in feed.events():  # hearing comes before writing, and what was heard once is not heard again
-            if isinstance(event, Heard):
-                feed.cancel()
-                return event
-        return Heard("")
+        try:
+            async for event in feed.events():  # hearing comes before writing; what was heard is not heard again
+                if isinstance(event, Heard):
+                    return event
+            return Heard("")
+        finally:  # also where the client has gone
+            feed.cancel()
 
     async def holds_speech(self, audio: Audio) -> bool:
         """Whether there is speech in a sound, and not only silence or noise."""

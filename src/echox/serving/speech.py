@@ -81,7 +81,7 @@ async def _encoded(
         elif isinstance(event, AudioChunk) and (data := encoder.write(event.waveform)):
             yield data
     if failures:
-        log.warning("speech: %d parts of the text could not be spoken, the first %r", len(failures), failures[0].text)
+        log.warning("speech: %d parts of the text could not be spoken", len(failures))
     yield encoder.finish()
 
 
