@@ -27,6 +27,9 @@ from echox.evaluation.summary import compare, read_summary, render
 from echox.evaluation.tasks import Task, open_tasks
 from tiny_echox import tiny_echox, tone
 
+SEED = 2
+"""Of a random model whose replies never name the answer."""
+
 
 class Ears:
     """A judge that hears the answer in loud speech, and knows every word but one."""
@@ -51,7 +54,7 @@ class Asked(InProcess):
     """The tiny model, counting; it is stopped like by Ctrl-C when it has been asked so often."""
 
     def __init__(self, stop_after: int | None = None) -> None:
-        super().__init__(tiny_echox(), "tiny")
+        super().__init__(tiny_echox(SEED), "tiny")
         self.asked, self.stop_after = 0, stop_after
 
     def answer(self, messages, speak=True):
@@ -216,7 +219,7 @@ def test_one_run_a_folder(questions, tmp_path):
 @pytest.fixture
 def server():
     """OpenAI's interface over the tiny model, as their documents describe it: whole replies and streamed ones."""
-    model = tiny_echox()
+    model = tiny_echox(SEED)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_):
@@ -273,7 +276,7 @@ def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
 
 def test_latency_in_process_and_at_a_client(questions, tmp_path, server):
     questions.write_text(questions.read_text().replace("2.wav", "1.wav"), encoding="utf-8")
-    text = run_latency(InProcess(tiny_echox(), "tiny"), questions, tmp_path / "here", 3, 1, [1])
+    text = run_latency(InProcess(tiny_echox(SEED), "tiny"), questions, tmp_path / "here", 3, 1, [1])
     assert "| ttfa_s |" in text
     assert "**clock**" in text
     run_latency(Server(server), questions, tmp_path / "there", 4, 0, [1, 2])
