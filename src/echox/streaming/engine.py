@@ -11,7 +11,6 @@ Source: EchoX (arXiv 2509.09174), section on streaming inference.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -167,18 +166,9 @@ class Engine:
         text = self.tokenizer.decode([token_id for token_id, _, _ in tokens], skip_special_tokens=True).strip()
         text = text if any(character.isalnum() for character in text) else ""  # "." alone is no word
         frame_s = CTC_FRAME_HOPS * self.processor.feature_extractor.hop_length / self.input_sampling_rate
-        assert (speech := audio.speech) is not None  # it was cut out: times are counted from where it begins
-        start_s, end_s = (
-            place / audio.sampling_rate for place in (speech.start - speech.lead, speech.end + speech.tail)
-        )
-        words = tuple(
-            dataclasses.replace(
-                word,
-                start_s=max(word.start_s + start_s, 0.0),
-                end_s=min(max(word.end_s + start_s, 0.0), audio.duration_s),
-            )
-            for word in heard_words(self.tokenizer, tokens, frame_s, end_s - start_s)
-        )
+        assert (speech := audio.speech) is not None  # the first frame is where its margin begins
+        begin_s = (speech.start - speech.lead) / audio.sampling_rate
+        words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s, begin_s)
         self._heard[audio.digest] = HeardAudio(embeds.clone(), text, audio.digest, words)
         self._heard_bytes += embeds.nbytes
 

@@ -13,7 +13,11 @@ _REACH_S = 0.25
 
 
 def heard_words(
-    tokenizer: Any, tokens: Sequence[tuple[int, int, int]], frame_s: float, duration_s: float
+    tokenizer: Any,
+    tokens: Sequence[tuple[int, int, int]],
+    frame_s: float,
+    duration_s: float,
+    begin_s: float = 0.0,
 ) -> tuple[HeardWord, ...]:
     """Words of a transcript with their times.
 
@@ -26,6 +30,7 @@ def heard_words(
         tokens: id, first frame, and frame after the last, of each token in order.
         frame_s: seconds of a frame.
         duration_s: length of the recording.
+        begin_s: where in the recording the first frame is; negative: in silence put before it.
     """
     spans = _spans(tokenizer, tokens)
     found = []
@@ -37,8 +42,8 @@ def heard_words(
             start_s = max(start_s, (before + first) / 2 * frame_s)
         if after is not None:
             end_s = min(end_s, (last + after) / 2 * frame_s)
-        end_s = min(end_s, duration_s)
-        found.append(HeardWord(text, min(max(start_s, 0.0), end_s), end_s))
+        end_s = min(max(begin_s + end_s, 0.0), duration_s)
+        found.append(HeardWord(text, min(max(begin_s + start_s, 0.0), end_s), end_s))
     return tuple(found)
 
 
