@@ -88,8 +88,9 @@ class Int8Linear(nn.Module):
 
     @property
     def memory_bytes(self) -> int:
-        """Of weight, scales, zero points and bias."""
-        return self.out_features * (self.in_features + 12) + (0 if self.bias is None else self.bias.nbytes)
+        """Of weight, scales (with zero points, for the integer kernel) and bias."""
+        beside = 12 if self.kernel == "integer" else 4
+        return self.out_features * (self.in_features + beside) + (0 if self.bias is None else self.bias.nbytes)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
