@@ -44,6 +44,7 @@ def worker(rank: int, port: int, folder: str) -> None:
     run(folder, accumulation_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
 def test_two_processes_equal_one_that_accumulates(tmp_path: Path):
     with socket.socket() as probe:

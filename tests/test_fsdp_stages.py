@@ -110,6 +110,7 @@ def difference(recipe: Any, whole: Path, sharded: Path) -> float:
     return relative
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s2t"])
 def test_sharded_stages_equal_one_process(recipe_of, tmp_path, name):
     recipe, changes = recipe_of(name), {"steps": 3, "gradient_checkpointing": True}

@@ -69,11 +69,11 @@ def versions(kind, machine):
 def asked(extra):
     """Direct requirements of the package with an extra, extras of itself followed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    todo = [*project["dependencies"], *project["optional-dependencies"].get(extra, [])]
-    while todo:
-        requirement = Requirement(todo.pop())
+    pending = [*project["dependencies"], *project["optional-dependencies"].get(extra, [])]
+    while pending:
+        requirement = Requirement(pending.pop())
         if requirement.name == project["name"]:
-            todo += [one for name in requirement.extras for one in project["optional-dependencies"][name]]
+            pending += [one for name in requirement.extras for one in project["optional-dependencies"][name]]
         else:
             yield requirement
 
