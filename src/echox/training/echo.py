@@ -4,7 +4,7 @@ What is built: :class:`EchoXForConditionalGeneration` from the S2T of stage I an
 also stays, frozen, as the teacher. What is trained: the echo decoder, the denoising adapter, and (slowly) the LoRA of
 stage I. Its batches: dialogues, spoken or written. Its loss: `EchoObjective`.
 
-Source: METHOD.md, stage III (arXiv 2509.09174, section 3.3).
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def select(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The states that predict the reply's tokens: state i predicts token i + 1.
 
     Taking the states *at* the tokens, or those over the question, is the classic bug of this stage: the losses fall and
-    nothing is ever said (METHOD.md, stage III).
+    nothing is ever said.
 
     Args:
         states: (B, L, H) last hidden states.

@@ -7,7 +7,8 @@ vocabulary, exactly as many embeddings as tokens, a padding token, a chat templa
 
 published_vocoder: fairseq's code-HiFi-GAN as a vocoder folder of ours.
 
-Source: METHOD.md items 4 (Llama-3.1-8B-Instruct, Llama-3.2-3B-Instruct; other families are ours) and 9.
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 4: Llama-3.1-8B-Instruct, Llama-3.2-3B-Instruct; other families
+are ours); the vocoder, https://github.com/facebookresearch/fairseq, examples/speech_to_speech.
 """
 
 from __future__ import annotations

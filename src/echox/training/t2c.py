@@ -4,7 +4,7 @@ What is built: :class:`T2CForUnitGeneration` over the language model's token emb
 unit decoder. Its batches: spoken replies as unit words aligned with text words, whole and cut the way streaming will
 cut them (sentences, and any run of words). Its loss: cross-entropy on unit words, teacher-forced.
 
-Source: METHOD.md, stage II (arXiv 2509.09174, section 3.2); NANO.md, second study.
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.2); the word-synchronous form is ours (docs/paper_map.md).
 """
 
 from __future__ import annotations

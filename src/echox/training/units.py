@@ -7,7 +7,8 @@ times, phone CTC takes the place of the cross-entropy.
 
 unit_language: learn unit words from the training replies and measure them on the held-out ones.
 
-Source: METHOD.md items 7 and 8; NANO.md "Units", "Unit language".
+Source: units of EchoX (https://arxiv.org/abs/2509.09174, section 3.2), unit language (https://arxiv.org/abs/2505.15333);
+the small encoder is ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Byte-pair encoding of units, to compare the unit language with: words by greedy merges of the most frequent pair.
 
-Source: arXiv 1508.07909 (BPE); as words of units, arXiv 2505.15333 and NANO.md compare with it.
+Source: arXiv 1508.07909 (BPE); as words of units, arXiv 2505.15333 compares with it.
 """
 
 from __future__ import annotations

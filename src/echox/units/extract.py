@@ -4,8 +4,8 @@ The nearest centroid of each frame on its own jumps back and forth between neigh
 each change of unit, and finds the cheapest path exactly (Viterbi): fewer, longer units at nearly no loss of phone
 purity.
 
-Source: METHOD.md item 7 (k-means of mHuBERT layer 11, repeats removed); the penalty as in duration-penalised dynamic
-programming (Kamper and van Niekerk 2021, arXiv 2012.07551), measured in NANO.md.
+Source: EchoX (arXiv 2509.09174, section 3.2: k-means of mHuBERT layer 11, repeats removed); the penalty as in
+duration-penalised dynamic programming (Kamper and van Niekerk 2021, arXiv 2012.07551).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Padding must not change a state. The convolutions in front see it (HuBERT base n
 each waveform goes through them alone; their output, 320 times shorter, is what is batched, with a mask, for the layers
 that cost.
 
-Source: HuBERT (https://arxiv.org/abs/2106.07447); mHuBERT's layer 11 as units in EchoX (METHOD.md item 7).
+Source: HuBERT (https://arxiv.org/abs/2106.07447); mHuBERT's layer 11 as units in EchoX
+(https://arxiv.org/abs/2509.09174, section 3.2).
 """
 
 from __future__ import annotations
