@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import report_figures
 from many_sessions import Listener
 from transformers import DynamicCache, WhisperFeatureExtractor
 from transformers.utils import logging
@@ -271,11 +272,7 @@ def main() -> None:
     if torch.device(options.device).type == "cuda":
         results["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
     results["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    text = json.dumps(results)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    report_figures(results, options.output)
 
 
 if __name__ == "__main__":

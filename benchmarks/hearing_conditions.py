@@ -7,11 +7,11 @@ python benchmarks/hearing_conditions.py --data out/nano --first 200
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import numpy as np
+from figures import report_figures
 from transformers.utils import logging
 
 from echox import EchoX
@@ -62,11 +62,7 @@ def main() -> None:
         "detection_ms_per_s": round(spent_ms / (sum(map(len, recordings)) / 16000), 2),
         "conditions": rows,
     }
-    text = json.dumps(figures)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    report_figures(figures, options.output)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the scheduler, as in a server.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from figures import report_figures
 from transformers.utils import logging
 
 from echox import EchoX
@@ -237,11 +237,7 @@ def main() -> None:
         print(f"cancel: {results['cancel']}")
     finally:
         model.scheduler.stop()
-    text = json.dumps(results)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    report_figures(results, options.output)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ python benchmarks/nano_latency.py --data out/nano --questions 60
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from figures import report_figures
 from transformers.utils import logging
 
 from echox import EchoX
@@ -32,11 +32,7 @@ def main() -> None:
     for name in ("ttfa_s", "first_text_s", "total_s", "rtf", "audio_s", "max_underrun_s", *PARTS):
         values = figures[name]
         print(f"{name:<16} mean {values['mean']:.3f}   p50 {values['p50']:.3f}   p95 {values['p95']:.3f}")
-    text = json.dumps(figures)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    report_figures(figures, options.output)
 
 
 if __name__ == "__main__":

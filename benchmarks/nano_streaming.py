@@ -10,7 +10,6 @@ out: as if it, too, encoded the question at its true length.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import report_figures
 from reference_engine import PARTS, Reference
 from transformers.utils import logging
 
@@ -153,11 +153,7 @@ def main() -> None:
             results[f"{name}, {threads} threads"] = {**machine_of(model), **found}
             report(f"{name}, {threads} thr.", found)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    text = json.dumps({"results": results, "peak_memory_mb": peak_mb})
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    report_figures({"results": results, "peak_memory_mb": peak_mb}, options.output)
 
 
 if __name__ == "__main__":

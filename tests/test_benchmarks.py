@@ -44,8 +44,8 @@ def test_the_reference_accounts_for_its_time(reference):
     assert sum(reply.first.values()) == pytest.approx(reply.arrivals_s[0], rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["nano_streaming", "many_sessions", "decoding"])
-def test_the_streaming_benchmarks_explain_themselves(name, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["nano_streaming", "many_sessions", "decoding", "nano_latency", "hearing_conditions"])
+def test_benchmarks_with_an_output_file_explain_themselves(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     with pytest.raises(SystemExit) as ended:
