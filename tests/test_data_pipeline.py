@@ -28,7 +28,7 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.data.pipeline.duplicates import find_duplicates
-from echox.data.pipeline.execute import Progress, Workers, cluster, in_chunks, run_stage, stage_results
+from echox.data.pipeline.execute import Progress, Workers, cluster, in_chunks, stage_results
 from echox.data.pipeline.recipe import Duplicates, Filter, Input, PrepareDataRecipe, Shards, TextSettings
 from echox.data.pipeline.rewrite import Rewriter
 from echox.data.pipeline.run import prepare
@@ -162,7 +162,7 @@ EXPECTED = [{"id": letter, "twice": 2 * number} for number, letter in enumerate(
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing(tmp_path):
     make = functools.partial(KilledOnce, tmp_path / "mark")
-    found = run_stage("x", make, 0, in_chunks(rows_of("abcdefgh"), 2), Workers(2), tmp_path / "journal.jsonl")
+    found = list(stage_results("x", make, 0, in_chunks(rows_of("abcdefgh"), 2), Workers(2), tmp_path / "journal.jsonl"))
     assert (tmp_path / "mark").exists()
     assert found == EXPECTED
 
@@ -174,14 +174,18 @@ def test_a_killed_actor_changes_nothing(tmp_path, monkeypatch):
     make = functools.partial(KilledOnce, tmp_path / "mark")
     workers = Workers(2, ray="local")
     with cluster(workers):
-        found = run_stage("x", make, 0, in_chunks(rows_of("abcdefgh"), 2), workers, tmp_path / "journal.jsonl")
+        found = list(
+            stage_results("x", make, 0, in_chunks(rows_of("abcdefgh"), 2), workers, tmp_path / "journal.jsonl")
+        )
     assert (tmp_path / "mark").exists()
     assert found == EXPECTED
 
 
 @pytest.mark.slow
 def test_a_clip_that_kills_every_worker_is_dropped_alone(tmp_path):
-    found = run_stage("x", KilledAlways, 0, in_chunks(rows_of("abcdefgh"), 2), Workers(2), tmp_path / "journal.jsonl")
+    found = list(
+        stage_results("x", KilledAlways, 0, in_chunks(rows_of("abcdefgh"), 2), Workers(2), tmp_path / "journal.jsonl")
+    )
     assert found[3] == {"id": "d", "dropped": "crashed its worker", "detail": "3 workers died of it"}
     assert [row for row in found if row["id"] != "d"] == [row for row in EXPECTED if row["id"] != "d"]
 
@@ -190,13 +194,13 @@ def test_a_stopped_stage_goes_on_where_it_stopped(tmp_path):
     journal, log = tmp_path / "journal.jsonl", tmp_path / "log"
     make = functools.partial(Counted, log)
     chunks = in_chunks(rows_of("abcdefgh"), 2)
-    run_stage("x", make, 0, chunks[:2], Workers(), journal)
+    list(stage_results("x", make, 0, chunks[:2], Workers(), journal))
     with journal.open("a") as out:
         out.write('{"key": "cut off by a ki')
-    assert run_stage("x", make, 0, chunks, Workers(), journal) == EXPECTED
-    assert run_stage("x", make, 0, chunks, Workers(), journal) == EXPECTED
+    assert list(stage_results("x", make, 0, chunks, Workers(), journal)) == EXPECTED
+    assert list(stage_results("x", make, 0, chunks, Workers(), journal)) == EXPECTED
     assert log.read_text().split("\n")[:-1] == ["a b", "c d", "e f", "g h"]
-    run_stage("x", make, "other settings", chunks[:1], Workers(), journal)
+    list(stage_results("x", make, "other settings", chunks[:1], Workers(), journal))
     assert log.read_text().split("\n")[-2] == "a b"
 
 

@@ -79,19 +79,6 @@ class Progress:
         return f"{self.label:8s}{hours}  {speed:7.1f} x real time  left {eta}"
 
 
-def run_stage(
-    name: str,
-    make: Make,
-    settings: Any,
-    chunks: Sequence[list[Row]],
-    workers: Workers,
-    journal: Path,
-    valid: Callable[[list[Row]], bool] = lambda rows: True,
-) -> list[Row]:
-    """Work on all chunks and return the results in their order; see :func:`stage_results`."""
-    return list(stage_results(name, make, settings, chunks, workers, journal, valid))
-
-
 def stage_results(
     name: str,
     make: Make,
@@ -103,7 +90,8 @@ def stage_results(
 ) -> Iterator[Row]:
     """Work on all chunks, then yield the results in their order, read again from the journal chunk by chunk.
 
-    However much there is, the results of one chunk (of each worker) are in memory at a time.
+    However much there is, the results of one chunk (of each worker) are in memory at a time. The work begins when the
+    first result is asked for.
 
     Args:
         name: Of the stage, for journal and progress.

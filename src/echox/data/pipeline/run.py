@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from echox.data.manifest import (
 )
 from echox.data.pipeline.clips import Clip, Clips, Dropped, read_inputs
 from echox.data.pipeline.duplicates import find_duplicates
-from echox.data.pipeline.execute import Workers, cluster, in_chunks, run_stage
+from echox.data.pipeline.execute import Workers, cluster, in_chunks, stage_results
 from echox.data.pipeline.recipe import PrepareDataRecipe
 from echox.data.pipeline.report import make_report
 from echox.data.pipeline.shards import (
@@ -54,7 +54,7 @@ class _State:
         row = self.kept.pop(name, None)
         self.dropped.append(Dropped(name, reason, detail, duration_s or (row or {}).get("duration_s") or 0.0))
 
-    def take(self, results: Sequence[Row]) -> None:
+    def take(self, results: Iterable[Row]) -> None:
         """Merge a stage's results: new fields, or the reason why a clip goes no further."""
         for result in results:
             if "dropped" in result:
@@ -96,7 +96,7 @@ def _prepare(
         rows = list(state.kept.values())
         make = functools.partial(ExtractUnits, settings.units)
         chunks = in_chunks(rows, settings.chunk_clips)
-        state.take(run_stage("units", make, settings.units, chunks, workers, output / ".work" / "units.jsonl"))
+        state.take(stage_results("units", make, settings.units, chunks, workers, output / ".work" / "units.jsonl"))
         _drop_parts_of_groups(inputs.clips, state)
     if not state.kept:
         raise ValueError(f"{output}: expected clips to keep, found none of {len(inputs.clips)} passed; see the filters")
@@ -146,7 +146,7 @@ def _check(
     def still_there(results: list[Row]) -> bool:
         return all("dropped" in row or Path(row["audio"]).is_file() for row in results)
 
-    state.take(run_stage("check", make, chosen, chunks, workers, output / ".work" / "check.jsonl", still_there))
+    state.take(stage_results("check", make, chosen, chunks, workers, output / ".work" / "check.jsonl", still_there))
 
 
 def _drop_parts_of_groups(clips: Sequence[Clip], state: _State) -> None:
@@ -220,14 +220,16 @@ def _write_shards(
     ]  # fmt: skip
     given = ShardSettings(output, settings.shards, language)
     learned = None if language is None else [content_hash(path) for path in sorted(Path(language).glob("*.json"))]
-    results = run_stage(
-        "shards",
-        functools.partial(WriteShard, given),
-        (settings.shards, learned),
-        chunks,
-        workers,
-        output / ".work" / "shards.jsonl",
-        functools.partial(shards_hold, output),
+    results = list(
+        stage_results(
+            "shards",
+            functools.partial(WriteShard, given),
+            (settings.shards, learned),
+            chunks,
+            workers,
+            output / ".work" / "shards.jsonl",
+            functools.partial(shards_hold, output),
+        )
     )
     files = {name: digest for result in results for name, digest in result["files"].items()}
     for path in (output / "shards").glob("*/*.*"):  # of an earlier run with more clips
