@@ -1,18 +1,23 @@
-"""Text files: small ones that appear whole or not at all, and the lines of files that others wrote."""
+"""Files: small texts that appear whole or not at all, the lines of files that others wrote, journals, checksums."""
 
 from __future__ import annotations
 
 import codecs
 import errno
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
 except ImportError:  # Windows: no such locks
     fcntl = None  # type: ignore[assignment]
+
+_BLOCK_BYTES = 1 << 20
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -48,6 +53,19 @@ def exclusive(path: str | Path) -> Iterator[None]:
                 if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                     raise
         yield
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def stamp(path: str | Path) -> str:
@@ -94,3 +112,19 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str | ValueError]]:
                 continue
             if line.strip():
                 yield number, line.rstrip("\r\n")
+
+
+def journal_entries(path: str | Path) -> Iterator[Any]:
+    """Values of a journal, one JSON text a line; a line that an interruption has cut is left out.
+
+    A file that is not there has none.
+    """
+    if not Path(path).exists():
+        return
+    for _, line in text_lines(path):
+        if isinstance(line, ValueError):  # cut inside a character
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue

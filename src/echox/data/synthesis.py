@@ -31,7 +31,7 @@ import numpy as np
 
 from echox.audio import load_audio, save_audio
 from echox.data.alignment import Phone, align_words
-from echox.files import text_lines
+from echox.files import journal_entries
 
 log = logging.getLogger(__name__)
 
@@ -293,13 +293,7 @@ def _speak(job: SpeechJob) -> SpokenJob:
 
 def _read_journal(journal: Path) -> dict[tuple[str, str], SpokenJob]:
     done: dict[tuple[str, str], SpokenJob] = {}
-    if not journal.exists():
-        return done
-    for _, line in text_lines(journal):
-        try:
-            entry = json.loads(line)  # type: ignore[arg-type]
-        except (json.JSONDecodeError, TypeError):  # the last line of an interrupted run may be cut: spoken again
-            continue
+    for entry in journal_entries(journal):
         ends = entry["word_ends_s"]
         spoken = SpokenJob(entry["id"], entry["duration_s"], tuple(ends) if ends is not None else None)
         done[entry["id"], entry["fingerprint"]] = spoken

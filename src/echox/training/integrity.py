@@ -15,25 +15,13 @@ from typing import Any
 
 import torch.distributed as dist
 
+from echox.files import file_sha256
+
 STATE_FILE = "state.json"
-_BLOCK_BYTES = 1 << 20
 
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint that is not as it was written."""
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:

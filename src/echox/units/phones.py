@@ -13,7 +13,7 @@ import numpy as np
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance
 from echox.data.synthesis import Flite, Voice
-from echox.files import text_lines
+from echox.files import journal_entries
 
 PhoneTimes = tuple[tuple[str, float], ...]
 """Phones with their end times (s), in order."""
@@ -32,12 +32,10 @@ def flite_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int
     Raises:
         ValueError: If the speaker is not flite's, or flite now says the text in another time than the recording has.
     """
-    known: dict[tuple[str, str], PhoneTimes] = {}
-    if cache.exists():
-        for _, line in text_lines(cache):
-            if isinstance(line, str) and line.endswith("}"):  # an interrupted run may leave half a line
-                row = json.loads(line)
-                known[row["speaker"], row["text"]] = tuple((name, end_s) for name, end_s in row["phones"])
+    known: dict[tuple[str, str], PhoneTimes] = {
+        (row["speaker"], row["text"]): tuple((name, end_s) for name, end_s in row["phones"])
+        for row in journal_entries(cache)
+    }
     missing = [item for item in utterances if (item.speaker, item.text) not in known]
     foreign = [item for item in missing if not item.speaker.startswith("flite/")]
     if foreign:

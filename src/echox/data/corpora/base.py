@@ -35,7 +35,7 @@ from echox.data.manifest import (
     write_dialogues,
     write_utterances,
 )
-from echox.files import text_lines, write_text
+from echox.files import journal_entries, write_text
 
 SAMPLING_RATE = 16_000
 MAX_HELD_OUT = 500
@@ -185,7 +185,7 @@ class Corpus(ABC):
             raise ValueError(f"{folder}: expected the folder of {self.provenance.title}, found none; download it first")
         output.mkdir(parents=True, exist_ok=True)
         journal = output / ".prepared.jsonl"
-        done = {entry["place"]: entry for entry in read_entries(journal)}
+        done = {entry["place"]: entry for entry in journal_entries(journal)}
         entries: list[dict[str, Any]] = []
         places: dict[str, str] = {}
         prepared = Prepared()
@@ -344,17 +344,6 @@ def existing(path: Path) -> Path:
 def safe_name(name: str) -> str:
     """A file name for an id."""
     return re.sub(r"[^\w.+-]", "_", name)
-
-
-def read_entries(journal: Path) -> Iterator[dict[str, Any]]:
-    """Entries of a journal; the last line of an interrupted run may be cut and is left out."""
-    if not journal.exists():
-        return
-    for _, line in text_lines(journal):
-        try:
-            yield json.loads(line)  # type: ignore[arg-type]
-        except (json.JSONDecodeError, TypeError):  # cut, or cut inside a character
-            continue
 
 
 def _duration_s(path: Path) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from echox.files import file_sha256
 
 _BLOCK_BYTES = 1 << 20
 _SCHEMES = ("https", "http")
@@ -126,14 +127,9 @@ def _check_file(url: str, path: Path, num_bytes: int | None, sha256: str | None)
         raise ValueError(f"{url}: expected {num_bytes} bytes, found {size} ({path}); remove it and call again")
     if sha256 is None:
         return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    if digest.hexdigest() != sha256.lower():
-        raise ValueError(
-            f"{url}: expected the SHA-256 {sha256}, found {digest.hexdigest()} ({path}); remove it and call again"
-        )
+    found = file_sha256(path)
+    if found != sha256.lower():
+        raise ValueError(f"{url}: expected the SHA-256 {sha256}, found {found} ({path}); remove it and call again")
 
 
 def fetch_hub(hub_id: str, folder: Path, patterns: Sequence[str] = ()) -> Path:
