@@ -300,7 +300,7 @@ def hold_out_items(entries: Sequence[dict[str, Any]], part: float) -> list[dict[
     for text in sorted(by_text, key=lambda text: hashlib.sha256(text.encode()).digest()):
         if len(chosen) >= wanted:
             break
-        if len(chosen) + len(by_text[text]) <= max(wanted, 1):
+        if len(chosen) + len(by_text[text]) <= wanted:
             chosen.update(by_text[text])
     return [{**entry, "split": "heldout"} if index in chosen else entry for index, entry in enumerate(entries)]
 
