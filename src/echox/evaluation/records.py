@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from echox.files import text_lines
+
 
 class _HasId(Protocol):
     @property
@@ -100,16 +102,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line that is whole and no JSON object.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = text.removesuffix("\n").split("\n")  # not splitlines(): JSON strings may hold other line separators
+    lines = list(text_lines(path)) if path.exists() else []
     found = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
+    for number, line in lines:
+        if isinstance(line, ValueError):
+            continue  # cut inside a character
         try:
             found.append(json.loads(line))
         except ValueError as error:
-            if number == len(lines) or not line.endswith("}"):
+            if number == lines[-1][0] or not line.endswith("}"):
                 continue  # written half when the process was killed
             raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error
     return found
