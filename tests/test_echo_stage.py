@@ -19,7 +19,7 @@ from echox.models.modeling_t2c import T2CForUnitGeneration
 from echox.models.modeling_vocoder import LightVocoder
 from echox.models.processing_echox import EchoXProcessor
 from echox.streaming.trigger import Trigger
-from echox.training import echo
+from echox.training import echo_objective
 from echox.training.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
 from echox.training.echo_targets import OnlineTargets, RecordedTargets, cut_replies, select
 from echox.training.health import check_gradients, check_trainable
@@ -155,7 +155,7 @@ def test_an_off_by_one_is_caught(world, shift, monkeypatch):
     def wrong(states, labels):
         return select(states.roll(shift, dims=1), labels)
 
-    monkeypatch.setattr(echo, "select", wrong)
+    monkeypatch.setattr(echo_objective, "select", wrong)
     with pytest.raises(ValueError, match="states and tokens are not aligned"):
         stage.objective(batch_of(stage))
 

@@ -26,7 +26,7 @@ from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.attention import tower_attention
-from echox.training.echo import EchoObjective, EchoWeights
+from echox.training.echo_objective import EchoObjective, EchoWeights
 from echox.training.echo_targets import Segments
 from echox.training.encoder import EncoderObjective
 from echox.training.lm import LMObjective

@@ -10,16 +10,13 @@ Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from echox.config import TrainingConfig, recipe
@@ -27,29 +24,20 @@ from echox.data.features import AugmentationConfig, augment
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts
-from echox.models.chunked_loss import token_losses
 from echox.models.configuration_echox import EchoXConfig
 from echox.models.modeling_echox import EchoXForConditionalGeneration
-from echox.models.modeling_s2t import S2TForConditionalGeneration, S2TOutput
+from echox.models.modeling_s2t import S2TForConditionalGeneration
 from echox.models.modeling_t2c import T2CForUnitGeneration, UnitSequence
 from echox.models.processing_echox import EchoXProcessor
 from echox.models.text_embeddings import text_embedding_table
 from echox.models.tokenization_unit_language import UnitLanguage
 from echox.streaming.trigger import Trigger
-from echox.training.echo_targets import (
-    MadeTargets,
-    OfflineTargets,
-    OnlineTargets,
-    RecordedTargets,
-    Targets,
-    cut_replies,
-    select,
-    without_context,
-)
+from echox.training.echo_objective import EchoObjective, EchoWeights
+from echox.training.echo_targets import OfflineTargets, OnlineTargets, RecordedTargets, Targets, cut_replies
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
-from echox.training.normalisation import Denominators, RunningMeans, share_of_step
+from echox.training.normalisation import RunningMeans
 from echox.training.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
-from echox.training.t2c import accuracy, spoken_text, write_unit_samples
+from echox.training.t2c import spoken_text, write_unit_samples
 
 
 @dataclass
@@ -97,21 +85,6 @@ class EchoModel:
 
 
 @dataclass
-class EchoWeights:
-    """L = echo * L_echo + denoising * L_denoising + s2t * L_S2T, all of them means per token.
-
-    Attributes:
-        denoising_cap: the denoising term counts at most this part of the echo loss (0.2 in the official code); None: no
-            limit.
-    """
-
-    echo: float = 1.0
-    denoising: float = 1.0
-    s2t: float = 1.0
-    denoising_cap: float | None = None
-
-
-@dataclass
 class EchoTargets:
     """Where unit words come from: ``online`` (the method), ``offline`` or ``recorded`` (to compare with).
 
@@ -148,151 +121,6 @@ class EchoRecipe:
     def build(self) -> EchoStage:
         """Load both stages' models, join them, read the dialogues."""
         return EchoStage(self)
-
-
-class EchoObjective(nn.Module):
-    """L = L_echo + lambda L_denoising + L_S2T.
-
-    Letters: B dialogues, L positions, R reply tokens, S segments, U unit words, H width of the language model.
-    """
-
-    def __init__(
-        self,
-        model: EchoXForConditionalGeneration,
-        t2c: T2CForUnitGeneration,
-        targets: Targets,
-        weights: EchoWeights,
-        trigger: Trigger,
-        tokenizer: PreTrainedTokenizerBase,
-        context_words: int = 0,
-        allow_silence: bool = False,
-    ) -> None:
-        super().__init__()
-        self.context_words, self.allow_silence = context_words, allow_silence
-        self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
-        self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
-        self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
-
-    def forward(
-        self, batch: dict[str, Any], denominators: Denominators | None = None, prepare: bool = False
-    ) -> dict[str, Any]:
-        """Losses by name, from a batch of :meth:`EchoStage.collate`.
-
-        Args:
-            batch: prepared or not.
-            denominators: of the whole step (`training/normalisation.py`); the batch is then prepared.
-            prepare: return the batch with its targets instead, so that their number is known before the losses.
-
-        Raises:
-            ValueError: in training, a batch (a step's, where it has several) in which nothing is to be said.
-        """
-        model = self.model
-        s2t, meant, spoken, agreement = self.mean(batch)
-        made: MadeTargets = batch["made"] if "made" in batch else self.make_targets(meant, spoken, batch)
-        if prepare:
-            return {**batch, "made": made}
-        self._check_said(made, denominators)
-        with torch.no_grad():
-            clean = model.text_embeddings(made.spoken)  # (B, R, H)
-        denoised = model.denoising_adapter(meant.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
-        segments = made.segments
-        echoed = model.fuse(segments.of(denoised), segments.token_ids)
-        echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of)
-        if self.context_words:
-            echo = without_context(echo, segments, made.unit_word_of)
-        distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
-        means = {
-            "echo_loss": echo.loss,
-            "denoising_loss": distance[made.spoken >= 0].mean(),
-            "s2t_loss": s2t.s2t_loss,
-            "echo_accuracy": accuracy(echo.logits, echo.targets),
-            "said_reference": agreement,
-        }
-        losses = share_of_step(means, self, batch, denominators)
-        figures = {"segments": torch.tensor(float(len(segments))), "target_s": torch.tensor(made.seconds)}
-        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **figures}
-
-    def denominators(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Of a prepared batch: unit words with their ends, spoken tokens, reply tokens."""
-        made: MadeTargets = batch["made"]
-        targets = self.model.echo_decoder.num_targets(made.segments.word_ids, made.unit_words) - made.num_given()
-        replies, spoken = (batch["s2t"]["labels"][:, 1:] >= 0).sum(), (made.spoken >= 0).sum()
-        return {
-            "echo_loss": targets,
-            "echo_accuracy": targets,
-            "denoising_loss": spoken,
-            "s2t_loss": replies,
-            "said_reference": replies,
-        }
-
-    def make_targets(self, meant: Tensor, spoken: Tensor, batch: dict[str, Any]) -> MadeTargets:
-        """Segments of the replies (B, R) and their pseudo-labels, made now."""
-        began_s = time.perf_counter()
-        with torch.no_grad():
-            scores = self.trigger_scores(meant)
-            segments = cut_replies(spoken, scores, self.trigger, self.tokenizer, self.context_words)
-            segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U)
-        return MadeTargets(spoken, segments, unit_words, unit_word_of, time.perf_counter() - began_s)
-
-    def _weighted(self, losses: dict[str, Tensor], together: bool) -> Tensor:
-        """The weighted sum; with a cap, the denoising term counts at most that part of the echo loss.
-
-        Args:
-            losses: by name.
-            together: they are shares of several processes, and the cap is that of their sums. Micro-batches that are
-                accumulated are capped one by one: the sums of those to come are not known.
-        """
-        weights, cap = self.weights, 1.0
-        if weights.denoising_cap is not None:  # a constant: no gradient through it
-            both = torch.stack([losses["echo_loss"].detach().float(), losses["denoising_loss"].detach().float()])
-            if together and dist.is_initialized():
-                dist.all_reduce(both)
-            echo_loss, denoising_loss = both.tolist()
-            cap = min(1.0, weights.denoising_cap * echo_loss / max(denoising_loss, 1e-9))
-        denoising = weights.denoising * cap * losses["denoising_loss"]
-        return weights.echo * losses["echo_loss"] + denoising + weights.s2t * losses["s2t_loss"]
-
-    def _check_said(self, made: MadeTargets, denominators: Denominators | None) -> None:
-        """Raises: ValueError for training on nothing."""
-        if not self.training or self.allow_silence:
-            return
-        targets = float(len(made.segments) if denominators is None else denominators["echo_loss"])
-        if not targets:
-            raise ValueError(
-                f"echo: expected at least one segment with a target in a batch of {len(made.spoken)} replies, found "
-                "none: do the replies have words, and does the T2C (model.t2c) finish what it says within "
-                "targets.max_unit_words? For a trial with parts that are hardly trained: targets.allow_silence=true"
-            )
-
-    def mean(self, batch: dict[str, Any]) -> tuple[S2TOutput, Tensor, Tensor, Tensor]:
-        """What the model meant.
-
-        Returns:
-            S2T's output; the states (B, R, H) that predict the reply's tokens; the tokens (B, R) to speak, -1 padded
-            (the model's own, greedy, unless the targets say otherwise); the part of its own that are the reference's.
-        """
-        s2t = self.model.s2t(**batch["s2t"])
-        meant, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
-        with torch.no_grad():
-            real = reference >= 0
-            losses, best = token_losses(meant[real], self.model.get_output_embeddings(), reference[real])
-            check_alignment(losses.mean(), s2t.s2t_loss)
-            said = torch.full_like(reference, -1).masked_scatter(real, best)  # its own words
-            agreement = (best == reference[real]).float().mean()
-        return s2t, meant, self.targets.spoken(said, reference), agreement
-
-    def trigger_scores(self, meant: Tensor) -> Tensor:
-        """(B, R) cos(h_i, lm_head row of "."), as in streaming."""
-        row = self.model.get_output_embeddings().weight[self.period_id]
-        return F.cosine_similarity(meant.float(), row.float(), dim=-1)
-
-    def train(self, mode: bool = True) -> EchoObjective:
-        """Frozen ears and the teacher stay in evaluation mode: no dropout where nothing is learned."""
-        super().train(mode)
-        s2t = self.model.s2t
-        for part in (s2t.audio_tower, s2t.alignment_adapter, s2t.shrinking_adapter, self.t2c):
-            part.eval()
-        return self
 
 
 class EchoStage:
@@ -492,19 +320,6 @@ def join(
     if vocoder is not None:
         model.vocoder = vocoder
     return model
-
-
-def check_alignment(found: Tensor, s2t_loss: Tensor) -> None:
-    """The selected states predict the reply's tokens (mean cross-entropy `found`) as well as S2T's own loss says.
-
-    Raises:
-        ValueError: they do not: the states of other positions were taken.
-    """
-    if abs(float(found) - float(s2t_loss)) > 0.02 + 0.02 * float(s2t_loss):
-        raise ValueError(
-            f"echo: expected states that predict the reply's tokens (cross-entropy {float(s2t_loss):.3f}), found "
-            f"cross-entropy {float(found):.3f}: states and tokens are not aligned"
-        )
 
 
 def check_same_embedding(s2t: S2TForConditionalGeneration, t2c: T2CForUnitGeneration, parts: EchoModel) -> None:
