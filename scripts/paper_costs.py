@@ -19,7 +19,7 @@ SHARE_SMALL = 0.03  # for decoders of width 512 to 768: assumed; they wait for m
 GPU_HOUR_USD = 2.5  # assumed
 GPUS = 8
 
-HOURS = {"s2t": 960 + 3000 + 178 + 327, "t2c": 989 + 84 + 656, "echo": 178 + 327}  # arXiv 2509.09174, data of the stages
+HOURS = {"s2t": 960 + 3000 + 178 + 327, "t2c": 989 + 84 + 656, "echo": 178 + 327}  # arXiv 2509.09174: its data
 STEPS = {"s2t": 40_000, "t2c": 270_000, "echo": 15_000}  # recipes/3b, recipes/8b
 MICRO_BATCHES = {"3b": {"s2t": 1, "t2c": 1, "echo": 1}, "8b": {"s2t": 2, "t2c": 1, "echo": 2}}  # of a step
 MICRO_BATCH_S = {"s2t": 0.10, "t2c": 0.03, "echo": 0.15}  # besides its arithmetic: assumed
