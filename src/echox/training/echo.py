@@ -238,8 +238,7 @@ class EchoStage:
             items = sorted(items, key=lambda item: item.frames)
             running = RunningMeans()
             for part in (items[start : start + 16] for start in range(0, len(items), 16)):
-                batch = self.objective(self._to_device(self._batch(part, None)), prepare=True)
-                running.add(self.objective(batch), self.objective.denominators(batch))
+                running.add(*self.objective.measure(self._to_device(self._batch(part, None))))
             metrics |= {f"{split}_{name}": value for name, value in running.means().items()}
         return metrics
 

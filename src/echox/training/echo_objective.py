@@ -76,12 +76,24 @@ class EchoObjective(nn.Module):
         Raises:
             ValueError: in training, a batch (a step's, where it has several) in which nothing is to be said.
         """
-        model = self.model
         s2t, meant, spoken, agreement = self.mean(batch)
         made: MadeTargets = batch["made"] if "made" in batch else self.make_targets(meant, spoken, batch)
         if prepare:
             return {**batch, "made": made}
         self._check_said(made, denominators)
+        losses = share_of_step(self._means(made, s2t, meant, agreement), self, batch, denominators)
+        figures = {"segments": torch.tensor(float(len(made.segments))), "target_s": torch.tensor(made.seconds)}
+        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **figures}
+
+    def measure(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Means over a batch that is not prepared, by name, and what they are over: one pass, for an evaluation."""
+        s2t, meant, spoken, agreement = self.mean(batch)
+        made = self.make_targets(meant, spoken, batch)
+        return self._means(made, s2t, meant, agreement), self.denominators({**batch, "made": made})
+
+    def _means(self, made: MadeTargets, s2t: S2TOutput, meant: Tensor, agreement: Tensor) -> dict[str, Tensor]:
+        """Means over a batch, from its targets and what `mean` returned for it."""
+        model = self.model
         with torch.no_grad():
             clean = model.text_embeddings(made.spoken)  # (B, R, H)
         denoised = model.denoising_adapter(meant.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
@@ -91,16 +103,13 @@ class EchoObjective(nn.Module):
         if self.context_words:
             echo = without_context(echo, segments, made.unit_word_of)
         distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
-        means = {
+        return {
             "echo_loss": echo.loss,
             "denoising_loss": distance[made.spoken >= 0].mean(),
             "s2t_loss": s2t.s2t_loss,
             "echo_accuracy": accuracy(echo.logits, echo.targets),
             "said_reference": agreement,
         }
-        losses = share_of_step(means, self, batch, denominators)
-        figures = {"segments": torch.tensor(float(len(segments))), "target_s": torch.tensor(made.seconds)}
-        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **figures}
 
     def denominators(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Of a prepared batch: unit words with their ends, spoken tokens, reply tokens."""
