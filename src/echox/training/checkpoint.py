@@ -128,15 +128,29 @@ def _complete(partial: Path, final: Path, average: WeightAverage | None, progres
     _flush(final.parent)
 
 
-def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
-                    average: WeightAverage | None, recipe: dict[str, Any]) -> Progress:  # fmt: skip
+def load_checkpoint(
+    folder: Path,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    recipe: dict[str, Any],
+    state: dict[str, Any] | None = None,
+) -> Progress:
     """Restore everything `save_checkpoint` wrote; returns where the run was. Every process must call this.
+
+    Args:
+        folder: of the checkpoint.
+        objective: whose trainable parameters and buffers are restored.
+        optimizer: whose state is.
+        average: averaged weights, if there are any.
+        recipe: of this run.
+        state: of the checkpoint, where `newest_whole` has just checked its parts; None: they are checked here.
 
     Raises: ValueError when a file is missing or damaged, when the recipe is another one, or the parameters differ.
     """
     remedy = f"remove {folder} to continue from an older checkpoint, or start again with training.resume=false"
     try:
-        state = _state_of(folder)
+        state = _state_of(folder) if state is None else state
         saved_recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
         check_same_recipe(saved_recipe, recipe, folder)
         _check_batches(state, recipe, folder)
@@ -158,8 +172,8 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
     return Progress(**{name: state[name] for name in vars(Progress())})
 
 
-def newest_whole(found: list[Path], skip_damaged: bool) -> Path | None:
-    """The checkpoint to continue from. Every process must call this.
+def newest_whole(found: list[Path], skip_damaged: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to continue from, and its state. Every process must call this.
 
     Args:
         found: of `checkpoints`.
@@ -173,14 +187,13 @@ def newest_whole(found: list[Path], skip_damaged: bool) -> Path | None:
     whole = None
     for path in reversed(found):
         try:
-            _state_of(path)
+            whole = path, _state_of(path)
         except DamagedCheckpointError as error:
             damaged.append((path, error))
             continue
-        whole = path
         break
     if damaged and not skip_damaged:
-        offer = (f"{whole.name}, before it, is whole: training.skip_damaged=true continues from there" if whole else
+        offer = (f"{whole[0].name}, before it, is whole: training.skip_damaged=true continues from there" if whole else
                  "no checkpoint before it is whole: training.resume=false starts again")  # fmt: skip
         raise DamagedCheckpointError(f"the newest checkpoint is damaged: {damaged[0][1]}; {offer}")
     if dist.is_initialized():

@@ -354,7 +354,8 @@ class _Run:
         newest = newest_whole(found, self.config.skip_damaged)
         if newest is None:
             return Progress()
-        return load_checkpoint(newest, self.stage.objective, self.optimizer, self.average, self.resolved)
+        folder, state = newest
+        return load_checkpoint(folder, self.stage.objective, self.optimizer, self.average, self.resolved, state)
 
     def _finish(self, metrics: dict[str, float]) -> None:
         """Final weights and record, complete or not at all."""
