@@ -23,8 +23,8 @@ from echox.training import echo_objective
 from echox.training.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
 from echox.training.echo_targets import OnlineTargets, RecordedTargets, cut_replies, select
 from echox.training.health import check_gradients, check_trainable
-from echox.training.loop import Stage
 from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_lora
+from echox.training.stage import Stage
 from echox.training.t2c import spoken_text
 from test_t2c import stage_recipe as t2c_recipe
 from tiny_speaker import NUM_UNITS, REPLIES, tiny_echox_config, write_world

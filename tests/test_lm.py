@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from echox.config import load_recipe
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.training.lm import SYSTEM_PROMPT, balance_topics, slip
-from echox.training.loop import Stage, run_recipe, seed_everything
+from echox.training.loop import run_recipe, seed_everything
+from echox.training.stage import Stage
 from tolerance import assert_equal_up_to_rounding
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano" / "lm.yaml"

@@ -20,10 +20,11 @@ from echox.training.batches import BatchStream
 from echox.training.checkpoint import Progress, checkpoints
 from echox.training.health import NonFiniteLossError
 from echox.training.lock import output_lock
-from echox.training.loop import Stage, main, train
+from echox.training.loop import main, train
 from echox.training.normalisation import share_of_step
 from echox.training.optim import WeightAverage, build_optimizer, learning_rate_factor
 from echox.training.record import finished_record
+from echox.training.stage import Stage
 
 
 class ToyObjective(nn.Module):

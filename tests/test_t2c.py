@@ -21,7 +21,7 @@ from echox.models.modeling_unit_backbone import LeanSteps
 from echox.models.text_words import TextWords
 from echox.models.tokenization_unit_language import UnitLanguage
 from echox.training.health import check_trainable
-from echox.training.loop import Stage
+from echox.training.stage import Stage
 from echox.training.t2c import T2CData, T2CModel, T2CRecipe
 from tiny_speaker import write_world
 from tolerance import assert_equal_up_to_rounding

@@ -5,7 +5,7 @@ batches of similar lengths make the difference large. So before its first backwa
 the loss is a mean over (reply tokens, frames, units ...) in all its micro-batches on all processes, and every
 micro-batch then contributes its sum over that count. Accumulating equals one large batch, and N processes equal one.
 
-An objective (see `echox.training.loop.Stage`) takes part with::
+An objective (see `echox.training.stage.Stage`) takes part with::
 
     def denominators(self, batch) -> dict[str, Tensor]: ...   # what each returned mean is over, in this micro-batch
     def forward(self, batch, denominators=None): ...          # `share_of_step` scales the means
