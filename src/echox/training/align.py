@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
-from echox.audio import load_audio
 from echox.config import recipe
 from echox.data.ctc_alignment import word_ends
 from echox.data.features import log_mel, pad_features
@@ -27,7 +26,7 @@ from echox.models.configuration_echox import SpeechEncoderConfig
 from echox.models.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.tokenization_text import word_index
 from echox.models.word_breaks import white_space_words
-from echox.training.utterance_stage import Row, in_batches, left_out, work_on, worker_device
+from echox.training.utterance_stage import Row, batch_results, kept, work_on, worker_device
 
 WordEnds = tuple[float, ...] | ValueError
 """End of each word in seconds, or why they could not be found."""
@@ -71,19 +70,14 @@ class AlignRecipe:
         )
         settings = (self.recogniser, stamp(self.recogniser))
         found = work_on("align", make, settings, items, source, target, self.batch_size, self.workers)
-        counts = {"aligned": 0.0, "left_out": 0.0}
-        write_utterances(target, self._aligned(found, counts))
-        return counts
+        left_out: list[str] = []
+        found = kept("align", found, self.utterances, left_out if self.keep_going else None)
+        write_utterances(target, self._aligned(found))
+        return {"aligned": float(len(items) - len(left_out)), "left_out": float(len(left_out))}
 
-    def _aligned(self, found: Iterator[tuple[Utterance, Row]], counts: dict[str, float]) -> Iterator[Utterance]:
+    @staticmethod
+    def _aligned(found: Iterator[tuple[Utterance, Row]]) -> Iterator[Utterance]:
         for item, result in found:
-            if "dropped" in result:
-                if not self.keep_going:
-                    raise ValueError(f"{self.utterances}: {item.id}: {result['detail']}")
-                print(f"align: left out {item.id}: {result['detail']}", flush=True)
-                counts["left_out"] += 1
-                continue
-            counts["aligned"] += 1
             ends = tuple(min(end_s, item.duration_s) for end_s in result["word_ends_s"])
             yield dataclasses.replace(item, word_ends_s=ends)
 
@@ -106,24 +100,11 @@ class AlignChunk:
         Raises:
             ValueError: with `stop_in`, the first row that cannot be read or aligned.
         """
-        results: list[Row] = [{} for _ in rows]
-        for places in in_batches(rows, self.batch_size):
-            read: dict[int, np.ndarray] = {}
-            for place in places:
-                try:
-                    read[place] = load_audio(rows[place]["audio"], self.listener.sampling_rate)
-                except ValueError as error:
-                    results[place] = left_out(rows[place], error, self.stop_in)
-            if not read:
-                continue
-            texts = [rows[place]["text"] for place in read]
-            for place, ends in zip(read, self.listener.word_ends(list(read.values()), texts), strict=True):
-                row = rows[place]
-                if isinstance(ends, ValueError):
-                    results[place] = left_out(row, ends, self.stop_in)
-                else:
-                    results[place] = {"id": row["id"], "word_ends_s": list(ends)}
-        return results
+        return batch_results(rows, self.batch_size, self.listener.sampling_rate, self._align, self.stop_in)
+
+    def _align(self, rows: Sequence[Row], waveforms: Sequence[np.ndarray]) -> list[Row | ValueError]:
+        found = self.listener.word_ends(waveforms, [row["text"] for row in rows])
+        return [ends if isinstance(ends, ValueError) else {"word_ends_s": list(ends)} for ends in found]
 
 
 class Letters:

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from echox.audio import load_audio
 from echox.config import recipe
 from echox.data.manifest import UnitUtterance, Utterance, read_utterances, write_unit_utterances
 from echox.files import stamp
-from echox.training.utterance_stage import Row, in_batches, left_out, work_on, worker_device
+from echox.training.utterance_stage import Row, batch_results, kept, work_on, worker_device
 from echox.units.extract import UnitExtractor, deduplicate, words_of_units
 
 
@@ -106,19 +105,16 @@ class ExtractUnitsRecipe:
         make = functools.partial(ExtractChunk, parts, self.device, self.batch_size, self.workers, stop_in)
         settings = (parts, parts.stamps())
         found = work_on("units", make, settings, items, source, target, self.batch_size, self.workers)
+        left_out: list[str] = []
+        found = kept("extract_units", found, self.utterances, left_out if self.keep_going else None)
         write_unit_utterances(target, self._as_units(found, rate))
-        metrics = rate.figures() | {"wall_s": time.monotonic() - began_s}
+        metrics = rate.figures() | {"left_out": float(len(left_out)), "wall_s": time.monotonic() - began_s}
         print("extract_units: " + "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
         return metrics
 
-    def _as_units(self, found: Iterator[tuple[Utterance, Row]], rate: RateOfUnits) -> Iterator[UnitUtterance]:
+    @staticmethod
+    def _as_units(found: Iterator[tuple[Utterance, Row]], rate: RateOfUnits) -> Iterator[UnitUtterance]:
         for item, result in found:
-            if "dropped" in result:
-                if not self.keep_going:
-                    raise ValueError(f"{self.utterances}: {item.id}: {result['detail']}")
-                print(f"extract_units: left out {item.id}: {result['detail']}", flush=True)
-                rate.left_out += 1
-                continue
             units, durations, words = (tuple(result[name]) for name in ("units", "durations_frames", "word_of_unit"))
             rate.add(units, durations)
             yield UnitUtterance(item.id, item.text, units, durations, words, item.split, item.written)
@@ -143,30 +139,27 @@ class ExtractChunk:
         Raises:
             ValueError: with `stop_in`, the first row without word ends, or whose audio cannot be read.
         """
-        results: list[Row] = [{} for _ in rows]
-        for places in in_batches(rows, self.batch_size):
-            read: dict[int, np.ndarray] = {}
-            for place in places:
-                row = rows[place]
-                try:
-                    if row["word_ends_s"] is None:
-                        raise ValueError(_NO_ENDS)
-                    read[place] = load_audio(row["audio"], self.extractor.sampling_rate)
-                except ValueError as error:
-                    results[place] = left_out(row, error, self.stop_in)
-            if not read:
-                continue
-            for place, frames in zip(read, self.extractor.extract_batch(list(read.values())), strict=True):
-                row = rows[place]
-                units, durations = deduplicate(frames)
-                words = words_of_units(durations, row["word_ends_s"], self.extractor.frame_rate_hz)
-                results[place] = {
-                    "id": row["id"],
+        rate = self.extractor.sampling_rate
+        return batch_results(rows, self.batch_size, rate, self._extract, self.stop_in, _check_ends)
+
+    def _extract(self, rows: Sequence[Row], waveforms: Sequence[np.ndarray]) -> list[Row]:
+        found = []
+        for row, frames in zip(rows, self.extractor.extract_batch(waveforms), strict=True):
+            units, durations = deduplicate(frames)
+            words = words_of_units(durations, row["word_ends_s"], self.extractor.frame_rate_hz)
+            found.append(
+                {
                     "units": [int(unit) for unit in units],
                     "durations_frames": [int(count) for count in durations],
                     "word_of_unit": [int(word) for word in words],
                 }
-        return results
+            )
+        return found
+
+
+def _check_ends(row: Row) -> None:
+    if row["word_ends_s"] is None:
+        raise ValueError(_NO_ENDS)
 
 
 @dataclass
@@ -176,7 +169,6 @@ class RateOfUnits:
     num_units: int
     frame_rate_hz: float
     utterances: int = 0
-    left_out: int = 0
     _frames: int = 0
     _units: int = 0
     _used: set[int] = field(default_factory=set)
@@ -194,7 +186,6 @@ class RateOfUnits:
             "units_per_s": self._units * self.frame_rate_hz / max(self._frames, 1),
             "units_used": len(self._used) / self.num_units,
             "utterances": float(self.utterances),
-            "left_out": float(self.left_out),
         }
 
 

@@ -165,9 +165,7 @@ class S2TStage:
             part.requires_grad_(True)
         for value in add_lora(self.model, recipe.lora):
             value.requires_grad_(True)
-        self.model.audio_tower.set_attn_implementation(
-            "sdpa"
-        )  # frozen, so only its forward pass counts: `attention.py`
+        self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
         self.objective = S2TObjective(self.model)
         mels = self.model.config.audio_config.num_mel_bins
         items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, mels)]

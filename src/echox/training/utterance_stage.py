@@ -7,12 +7,14 @@ stopped run goes on where it stopped; the output is written by streaming the jou
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from echox.audio import load_audio
 from echox.data.manifest import Utterance, audio_path
 from echox.data.pipeline.execute import Workers, in_chunks, stage_results
 from echox.device import choose_device
@@ -68,13 +70,77 @@ def work_on(
     journal.unlink()
 
 
-def in_batches(rows: Sequence[Row], size: int) -> list[list[int]]:
-    """Places of a chunk's rows in batches of similar durations."""
+def kept(
+    stage: str,
+    found: Iterable[tuple[Utterance, Row]],
+    manifest: str | Path,
+    left_out: list[str] | None,
+) -> Iterator[tuple[Utterance, Row]]:
+    """What `work_on` yields, without the utterances that have no result; each of these is printed.
+
+    Args:
+        stage: for the line that is printed.
+        found: from `work_on`.
+        manifest: for the error.
+        left_out: gets the ids of those without a result; None: the first of them stops everything.
+
+    Raises:
+        ValueError: an utterance without a result, by its id.
+    """
+    for item, result in found:
+        if "dropped" not in result:
+            yield item, result
+            continue
+        if left_out is None:
+            raise ValueError(f"{manifest}: {item.id}: {result['detail']}")
+        print(f"{stage}: left out {item.id}: {result['detail']}", flush=True)
+        left_out.append(item.id)
+
+
+def batch_results(
+    rows: Sequence[Row],
+    batch_size: int,
+    sampling_rate: int,
+    work: Callable[[Sequence[Row], Sequence[np.ndarray]], Sequence[Row | ValueError]],
+    stop_in: Path | None,
+    check: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """Read the audio of a chunk's rows and work on it in batches of similar durations; one result each, in their order.
+
+    Args:
+        rows: the chunk.
+        batch_size: rows that are worked on together.
+        sampling_rate: of the audio, in hertz.
+        work: rows and their waveforms, float32 (S,) each, to one result each, or why there is none.
+        stop_in: manifest to name where the first row without a result stops everything; None: its result is
+            ``dropped`` and ``detail``.
+        check: raises ValueError for a row whose audio need not be read, since it can have no result.
+
+    Raises:
+        ValueError: with `stop_in`, the first row that cannot be read or has no result.
+    """
+    results: list[Row] = [{} for _ in rows]
     order = sorted(range(len(rows)), key=lambda place: rows[place]["duration_s"])
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    for start in range(0, len(order), batch_size):
+        read: dict[int, np.ndarray] = {}
+        for place in order[start : start + batch_size]:
+            try:
+                check(rows[place])
+                read[place] = load_audio(rows[place]["audio"], sampling_rate)
+            except ValueError as error:
+                results[place] = _left_out(rows[place], error, stop_in)
+        if not read:
+            continue
+        found = work([rows[place] for place in read], list(read.values()))
+        for place, result in zip(read, found, strict=True):
+            if isinstance(result, ValueError):
+                results[place] = _left_out(rows[place], result, stop_in)
+            else:
+                results[place] = {"id": rows[place]["id"], **result}
+    return results
 
 
-def left_out(row: Row, error: ValueError, stop_in: Path | None) -> Row:
+def _left_out(row: Row, error: ValueError, stop_in: Path | None) -> Row:
     """The result of a row that has none. Raises the error with the row's id where `stop_in` names a manifest."""
     if stop_in is not None:
         raise ValueError(f"{stop_in}: {row['id']}: {error}") from error
