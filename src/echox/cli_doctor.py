@@ -87,11 +87,7 @@ def estimate_memory(
     what = f"training stage {stage}, {work.batch_size} rows of {tokens} positions" if stage else "inference"
     if stage and work.processes > 1:
         what += f", each of {work.processes} processes ({work.parallel})"
-    typer.echo(
-        f"{model}: {what}, frozen language model in {work.frozen_dtype}"
-        if stage
-        else f"{model}: {what}, {work.frozen_dtype}"
-    )
+    typer.echo(f"{model}: {what}, {'frozen language model in ' if stage else ''}{work.frozen_dtype}")
     for name, value in [*found.items(), ("all", total)]:
         typer.echo(f"  {name:<28} {value / 1e9:9.3f} GB")
     for name, free in free_bytes().items():

@@ -47,9 +47,9 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
         values |= {"batch_size": int(training.batch_size), "audios": 0}
     if recipe.stage in ("s2t", "echo"):
         values["lora_rank"] = lora_rank(recipe, path.parent)
-    attention = recipe.model.get if isinstance(recipe.model, dict) else lambda name: getattr(recipe.model, name, None)
-    if chosen := attention("attn_implementation"):
-        values["attention"] = chosen
+    model = recipe.model if isinstance(recipe.model, dict) else vars(recipe.model)
+    if model.get("attn_implementation"):
+        values["attention"] = model["attn_implementation"]
     return recipe.stage, replace(work, **values)
 
 

@@ -141,11 +141,12 @@ def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> Non
             if file is None:
                 found.dropped.append(_lost(prefix + row["id"], cut or f"{archive.name} lacks its audio", row))
                 continue
-            ends = (said.get("custom") or {}).get("word_ends_s")
+            custom = said.get("custom") or {}
+            ends = custom.get("word_ends_s")
             found.clips.append(
                 Clip(prefix + row["id"], said["text"], str(file.resolve()), prefix + row["id"], source.role,
-                     said.get("speaker") or "unknown", (said.get("custom") or {}).get("split", "train"),
-                     row["duration"], tuple(ends) if ends else None, (said.get("custom") or {}).get("written"))
+                     said.get("speaker") or "unknown", custom.get("split", "train"),
+                     row["duration"], tuple(ends) if ends else None, custom.get("written"))
             )  # fmt: skip
         found.dropped += [_lost(prefix + name, problem or f"{path.name} lacks it", None) for name in sorted(audio)]
 
