@@ -183,8 +183,8 @@ class _Run:
                 totals[name] = totals.get(name, 0.0) + value / part
             items, length = items + micro.items, length + micro.length
         for name, count in (shared or {}).items():
-            if count > 0:  # some process or micro-batch has this part
-                totals.setdefault(name, 0.0)
+            if name not in totals and count > 0:  # another process has this part (asking a GPU for the count is a wait)
+                totals[name] = 0.0
         check_everywhere(broken, number, self.device)
         if check:
             check_gradients(self.stage.name, self.stage.objective, self.groups, number)
