@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,23 +51,11 @@ def heard_words(
 def _spans(tokenizer: Any, tokens: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, int]]:
     """White-space words: text, first frame, frame after the last."""
     detokenizer = IncrementalDetokenizer(tokenizer)
-    pieces = [(detokenizer.push(token_id), first, end) for token_id, first, end in tokens]
+    pieces = [detokenizer.push(token_id) for token_id, _, _ in tokens]
     if pieces:
-        rest = detokenizer.flush()
-        pieces[-1] = (pieces[-1][0] + rest, *pieces[-1][1:])
-    spans: list[tuple[str, int, int]] = []
-    open_word = False
-    for text, first, end in pieces:
-        parts = text.split()
-        joined = open_word and bool(text) and not text[0].isspace()
-        for number, part in enumerate(parts):
-            if number == 0 and joined:
-                word, begun, _ = spans[-1]
-                spans[-1] = (word + part, begun, end)
-            else:
-                spans.append((part, first, end))
-        if text:
-            open_word = not text[-1].isspace() and bool(spans)
-        elif open_word:  # a part of a character: it belongs to the word at hand
-            spans[-1] = (*spans[-1][:2], end)
-    return spans
+        pieces[-1] += detokenizer.flush()
+    token_of = [token for token, piece in zip(tokens, pieces, strict=True) for _ in piece]  # of each character
+    return [
+        (word[0], token_of[word.start()][1], token_of[word.end() - 1][2])
+        for word in re.finditer(r"\S+", "".join(pieces))
+    ]
