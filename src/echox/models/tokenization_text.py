@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -29,9 +30,11 @@ CHAT_TEMPLATE = (
 """Content is a string, or a list of ``{"type": "text", "text": ...}`` and ``{"type": "audio", ...}``."""
 
 LONGEST_CHARACTER_TOKENS = 4
-"""Tokens of bytes that a character may have; more that make none are told one by one."""
+"""Tokens of bytes that a character may have; more that make no character are counted one by one."""
 _ANCHOR = "a"
 """A letter that tokens are decoded after, so that they are decoded as within a text."""
+_TOKEN_TEXTS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, str | None]] = WeakKeyDictionary()
+"""What each token adds to a text (None: a part of a character), decoded once for all counters of a tokenizer."""
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -73,15 +76,13 @@ class WordCounter:
 
     Args:
         tokenizer: of the text.
-        texts: the text of token ids, as far as it is known already (None: a part of a character); several counters may
-            share one to look up nothing twice.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: dict[int, str | None] | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._texts = {} if texts is None else texts
+        self._texts = _TOKEN_TEXTS.setdefault(tokenizer, {})
         self._special = frozenset(tokenizer.all_special_ids)
-        self._anchor_ids: list[int] | None = None
+        self._anchor: tuple[list[int], str] | None = None  # its tokens, and their text
         self._finder = WordFinder()
         self._parts: list[int] = []  # tokens of a character that is not complete
         self._waiting: deque[int] = deque()  # characters of each token that has no word yet; -1: a special token
@@ -142,11 +143,12 @@ class WordCounter:
 
     def _decode(self, token_ids: list[int], whole: bool = True) -> str | None:
         """Text that tokens add to a text (some decoders strip spaces at the start); None: half a character."""
-        if self._anchor_ids is None:
-            self._anchor_ids = self.tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
         settings = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        before = self.tokenizer.decode(self._anchor_ids, **settings)
-        text: str = self.tokenizer.decode([*self._anchor_ids, *token_ids], **settings)
+        if self._anchor is None:
+            ids = self.tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
+            self._anchor = ids, self.tokenizer.decode(ids, **settings)
+        ids, before = self._anchor
+        text: str = self.tokenizer.decode([*ids, *token_ids], **settings)
         text = text.removeprefix(before)
         return None if whole and text.endswith("\ufffd") else text
 

@@ -83,7 +83,6 @@ class Engine:
         # The row that scores sentence ends: the last token of "." as the tokenizer writes it alone.
         period = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
         self._period_row = self._head.weight[period].detach().float()
-        self._token_texts: dict[int, str | None] = {}
         self._special_ids = frozenset(self.tokenizer.all_special_ids)
         self._heard: OrderedDict[str, HeardAudio] = OrderedDict()
         self._heard_bytes = 0
@@ -246,7 +245,7 @@ class Engine:
 
     def word_counter(self) -> WordCounter:
         """For one reply: which word each of its tokens belongs to."""
-        return WordCounter(self.tokenizer, self._token_texts)
+        return WordCounter(self.tokenizer)
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is no text."""
