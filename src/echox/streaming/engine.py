@@ -83,7 +83,6 @@ class Engine:
         # The row that scores sentence ends: the last token of "." as the tokenizer writes it alone.
         period = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
         self._period_row = self._head.weight[period].detach().float()
-        self._special_ids = frozenset(self.tokenizer.all_special_ids)
         self._heard: OrderedDict[str, HeardAudio] = OrderedDict()
         self._heard_bytes = 0
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
@@ -246,10 +245,6 @@ class Engine:
     def word_counter(self) -> WordCounter:
         """For one reply: which word each of its tokens belongs to."""
         return WordCounter(self.tokenizer)
-
-    def is_special(self, token_id: int) -> bool:
-        """Whether a token is no text."""
-        return token_id in self._special_ids
 
     # ------------------------------------------------------------------------------------------ speech
 

@@ -80,7 +80,7 @@ class Speech:
         )
         self._counter = engine.word_counter()
         self._verbalizer = Verbalizer(engine.language(settings))
-        self._undecided: deque[tuple[int, Tensor, str, int, float]] = deque()  # tokens whose word is not known yet
+        self._undecided: deque[tuple[Tensor, str, int, float]] = deque()  # tokens whose word is not known yet
         self._tokens: list[WrittenToken] = []
         self._released = 0
         self._reader = self._new_reader()
@@ -108,15 +108,15 @@ class Speech:
 
     def push(self, token_id: int, state: Tensor, text: str, score: float) -> None:
         """Add a token of the reply: its denoised state (H,), the text it adds, its trigger score."""
-        self._undecided.append((token_id, state, text, len(self.text), score))
+        self._undecided.append((state, text, len(self.text), score))
         self.text += text
         self._decide(self._counter.push(token_id))
 
     def finish(self, text: str = "") -> None:
         """The reply is complete, with the rest of its text (what is left of a character that was cut off)."""
         if text and self._undecided:
-            token_id, state, own, start, score = self._undecided.pop()
-            self._undecided.append((token_id, state, own + text, start, score))
+            state, own, start, score = self._undecided.pop()
+            self._undecided.append((state, own + text, start, score))
         elif text and len(self._tokens) > self._released:
             last = self._tokens[-1]
             self._tokens[-1] = dataclasses.replace(last, text=last.text + text, end=last.end + len(text))
@@ -132,9 +132,8 @@ class Speech:
     def _decide(self, decided: Sequence[tuple[int, bool]]) -> None:
         """Tokens whose words are known now, in order, to the policy."""
         for word, opens in decided:
-            token_id, state, text, start, score = self._undecided.popleft()
-            special = self.engine.is_special(token_id)
-            self._tokens.append(WrittenToken(state, text, start, start + len(text), special, word))
+            state, text, start, score = self._undecided.popleft()
+            self._tokens.append(WrittenToken(state, text, start, start + len(text), word))
             self._release(self._policy.push(score, text, opens))
 
     def _release(self, releases: Sequence[Release]) -> None:

@@ -29,7 +29,6 @@ class WrittenToken:
         state: (H,) what the echo decoder reads for it.
         text: what it adds to the reply's text; "" for a part of a character.
         start, end: the place of that text in the reply.
-        special: no text at all, such as the end of a turn.
         word: its word by `WordCounter`; -1 for special tokens.
     """
 
@@ -37,8 +36,12 @@ class WrittenToken:
     text: str
     start: int
     end: int
-    special: bool = False
-    word: int = -1
+    word: int = 0
+
+    @property
+    def special(self) -> bool:
+        """Whether it is no text at all, such as the end of a turn."""
+        return self.word < 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,6 @@ class SpokenRun:
         start, end: the place of the written words in the reply.
         problem: why they cannot be said.
         ends_segment: the segment ends here; nothing else is meant.
-        special: tokens that belong to no word.
     """
 
     tokens: tuple[WrittenToken, ...] = ()
@@ -60,7 +62,11 @@ class SpokenRun:
     end: int = 0
     problem: str | None = None
     ends_segment: bool = False
-    special: bool = False
+
+    @property
+    def special(self) -> bool:
+        """Whether it is a token that belongs to no word."""
+        return bool(self.tokens) and self.tokens[0].special
 
 
 @dataclass
@@ -91,10 +97,10 @@ class Verbalizer:
     def push(self, token: WrittenToken) -> list[SpokenRun]:
         """Add a token; what is now certain to be said."""
         if not self.language.has_rules:
-            return [SpokenRun((token,), start=token.start, end=token.end, special=token.special)]
+            return [SpokenRun((token,), start=token.start, end=token.end)]
         if token.special:
             self._close()
-            self._queue.append(SpokenRun((token,), start=token.start, end=token.end, special=True))
+            self._queue.append(SpokenRun((token,), start=token.start, end=token.end))
             return self._read(complete=False)
         parts = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", token.text)
         place = token.start
