@@ -197,7 +197,7 @@ class EchoXConfig(PreTrainedConfig):
     Raises:
         ValueError: an echo decoder of another width than the language model.
 
-    Source: METHOD.md, parts 6 and 9 (arXiv 2509.09174, section 3.3).
+    Source: EchoX (arXiv 2509.09174, section 3.3); docs/paper_map.md.
     """
 
     model_type = "echox"

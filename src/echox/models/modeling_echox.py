@@ -32,7 +32,7 @@ class DenoisingAdapter(nn.Module):
     Args:
         hidden_size: H. intermediate_size: between the two. dropout: after the ReLU.
 
-    Source: METHOD.md, part 6 (arXiv 2509.09174, section 3.3).
+    Source: EchoX (arXiv 2509.09174, section 3.3).
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, dropout: float = 0.1) -> None:
@@ -65,7 +65,7 @@ class DenoisingAdapter(nn.Module):
 class EmbeddingGate(nn.Module):
     """Gated sum of denoised states and text embeddings, both at unit RMS; the gate sees both.
 
-    Source: LLaMA-Omni2 (arXiv 2505.02625, section 3.3), where it beat hidden states alone (PEERS.md).
+    Source: LLaMA-Omni2 (arXiv 2505.02625, section 3.3); compared with states alone in docs/ablations.md.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -96,7 +96,7 @@ class EchoXForConditionalGeneration(PreTrainedModel):
     Raises:
         ValueError: an echo decoder made for another width than the language model's.
 
-    Source: METHOD.md (arXiv 2509.09174, section 3).
+    Source: EchoX (arXiv 2509.09174, section 3); docs/paper_map.md.
     """
 
     config_class = EchoXConfig

@@ -169,7 +169,7 @@ class WordSynchronousDecoder(UnitDecoder):
     current word + linear maps of the vectors around it. The end output moves on to the next word; after the last
     word's, the row is done.
 
-    Source: NANO.md, second study.
+    Ours, no paper's; compared with the paper's form in docs/ablations.md, row e.
     """
 
     def __init__(self, config: UnitDecoderConfig) -> None:
@@ -320,7 +320,7 @@ class PrefixDecoder(UnitDecoder):
     Only spoken states (``word_ids >= 0``) enter. `UnitSequence.word_of` is an estimate by proportion: this form
     does not know.
 
-    Source: METHOD.md, part 5 (arXiv 2509.09174, section 3.2).
+    Source: EchoX (arXiv 2509.09174, section 3.2).
     """
 
     def __init__(self, config: UnitDecoderConfig) -> None:
@@ -441,7 +441,7 @@ def build_unit_decoder(config: UnitDecoderConfig) -> UnitDecoder:
 class T2CForUnitGeneration(PreTrainedModel):
     """Text to codec: the language model's own token embedding, frozen, and a unit decoder (stage II).
 
-    Source: METHOD.md, part 5 (arXiv 2509.09174, section 3.2).
+    Source: EchoX (arXiv 2509.09174, section 3.2).
     """
 
     config_class = UnitDecoderConfig
