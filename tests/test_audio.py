@@ -15,7 +15,6 @@ from echox.audio import (
     StreamingResampler,
     WavWriter,
     encode_audio,
-    is_silent,
     load_audio,
     resample,
     save_audio,
@@ -295,13 +294,3 @@ def test_streaming_resampler_equals_offline(from_rate, to_rate, chunk):
     assert_equal_up_to_rounding(streamed[:shared], offline[:shared])
     with pytest.raises(ValueError, match="finished"):
         stream.process(waveform)
-
-
-def test_is_silent():
-    assert is_silent(np.zeros(0, np.float32))
-    assert is_silent(np.zeros(RATE, np.float32))
-    assert is_silent(np.full(RATE, 0.3, np.float32))  # an offset is not speech
-    assert is_silent(tone(amplitude=0.0005))
-    one_word = np.zeros(60 * RATE, np.float32)
-    one_word[RATE : RATE + 3200] = tone(0.2, amplitude=0.02)
-    assert not is_silent(one_word)

@@ -253,20 +253,6 @@ class StreamingResampler:
         return chunk if self._stream is None else self._stream.resample_chunk(chunk, last=last)
 
 
-def is_silent(waveform: np.ndarray, threshold_dbfs: float = -60.0, block_samples: int = 320) -> bool:
-    """Whether no block of samples ``(S,)`` is louder (root mean square around its mean) than the threshold.
-
-    Blocks (20 ms at 16 kHz) keep one word in a long silence from being averaged away; taking the mean out ignores an
-    offset.
-    """
-    waveform = _check_mono(waveform)
-    if waveform.size == 0:
-        return True
-    padding = -waveform.size % block_samples
-    blocks = np.pad(waveform, (0, padding), mode="edge").reshape(-1, block_samples)
-    return bool(blocks.std(axis=1).max() < 10.0 ** (threshold_dbfs / 20.0))
-
-
 def _read(source: AudioSource) -> tuple[bytes, str]:
     """The source's bytes and a name for messages."""
     if isinstance(source, (str, Path)):

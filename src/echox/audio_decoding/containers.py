@@ -40,7 +40,6 @@ MP4 = Container("MP4 or M4A", "mov")
 MATROSKA = Container("WebM or Matroska", "matroska")
 ASF = Container("WMA", "asf")
 AMR = Container("AMR", "amr")
-CONTAINERS = (WAV, WAVE64, AIFF, AU, CAF, FLAC, OGG, MPEG_AUDIO, ADTS, MP4, MATROSKA, ASF, AMR)
 
 _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
     (re.compile(pattern, re.DOTALL), container)

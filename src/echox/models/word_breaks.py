@@ -150,11 +150,6 @@ class WordFinder:
         self._run, self._place = "", 0
         return found
 
-    @property
-    def in_word(self) -> bool:
-        """Whether the text ends within a word."""
-        return bool(self._run)
-
     def _decide(self, closed: bool) -> list[int]:
         found = []
         while self._place < len(self._run):
