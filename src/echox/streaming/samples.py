@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from echox.audio_decoding.downmix import mix_to_mono
+from echox.audio_decoding.limits import MAX_CHANNELS
 from echox.speech_detection import within_full_scale
-
-MAX_CHANNELS = 8
-"""A second axis longer than this is not one of channels."""
 
 
 def is_samples(source: Any) -> bool:
@@ -43,7 +41,7 @@ def mono_samples(source: Any) -> np.ndarray:
         raise ValueError("expected finite audio samples, found NaN or infinity; check how they were made")
     if samples.ndim == 1:
         return within_full_scale(samples)
-    if samples.ndim != 2 or min(samples.shape) > MAX_CHANNELS:
+    if samples.ndim != 2 or min(samples.shape) > MAX_CHANNELS:  # a longer second axis is none of channels
         raise ValueError(
             f"expected samples (S,), or (channels, S) or (S, channels) of at most {MAX_CHANNELS} channels, found shape "
             f"{samples.shape}; pass one recording at a time"
