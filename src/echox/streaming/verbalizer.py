@@ -18,7 +18,7 @@ from torch import Tensor
 
 from echox.verbalization import LOOKAHEAD_WORDS, Reading, SpokenLanguage, WrittenWord
 
-_SILENT = frozenset(".,?!;:")
+_MELODY = ".,?!;:"  # a reading of nothing else has no sound
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,14 @@ class Verbalizer:
         text = token.text
         if text[:1].isspace():
             self._close()
-        if self._open.text or not text or text.isspace():
-            self._open.tokens.append(token)
-            if not self._open.text:
-                self._open.space += text
-        else:
-            bare = text.lstrip()
-            self._open.space += text[: len(text) - len(bare)]
-            self._open.tokens.append(token)
+        self._open.tokens.append(token)
         self._open.shares_token |= shared
-        if text.strip():
-            self._open.text += text.strip()
-            if text[-1].isspace():
-                self._close()
-                self._open.space = text[len(text.rstrip()) :]
+        if not self._open.text:
+            self._open.space += text[: len(text) - len(text.lstrip())]
+        self._open.text += text.strip()
+        if text.strip() and text[-1].isspace():
+            self._close()
+            self._open.space = text[len(text.rstrip()) :]
 
     def end_segment(self) -> list[SpokenRun]:
         """The segment ends after the words that were pushed, or after the run that the last of them begins."""
@@ -183,7 +177,7 @@ class Verbalizer:
             reading = Reading(len(words), " ".join(word.text for word in words))
         if reading.spoken is None:
             return [SpokenRun(tokens, start=start, end=end), *between]
-        if not reading.spoken.strip("".join(_SILENT)).strip():
+        if not reading.spoken.strip(_MELODY).strip():
             return [SpokenRun(spoken="", start=start, end=end), *between]
         kept = _tokens_of(tokens, reading.spoken) if len(words) == 1 and not shared else ()
         spoken = None if kept else reading.spoken
