@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
-from echox.verbalization.english_amounts import AMOUNTS, NUMBER
+from echox.verbalization.english_amounts import AMOUNTS, NUMBER, money
 from echox.verbalization.english_window import Core, NeedsMore, Window, say
 from echox.verbalization.language import Reading, WrittenWord
 
 _LETTER = r"A-Za-zÀ-ÖØ-öø-ɏ"
+_WORD = rf"[{_LETTER}]+(?:['’][{_LETTER}]+)*"
 _PLAIN = re.compile(rf"[{_LETTER}]+(?:['’-][{_LETTER}]+)*['’]?")
 _EMOTICON = re.compile(r"[:;=][-o^']?[)(\]\[DPpOo/\\|*3]+|[8xX]-[)(DPp]|<3+|</3|\^_*\^|[(\[][:;=]|¯\\_\(ツ\)_/¯")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
@@ -37,7 +38,7 @@ _WEB_MARKS = {
     "%": "percent",
     "~": "tilde",
 }
-_PIECES = re.compile(rf"{NUMBER}|[{_LETTER}]+(?:['’][{_LETTER}]+)*|\s+|.", re.DOTALL)
+_PIECES = re.compile(rf"{NUMBER}|{_WORD}|\s+|.", re.DOTALL)
 _SILENT_CATEGORIES = {"So", "Sk", "Mn", "Me", "Cf", "Cc", "Co", "Cs", "Cn", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"}
 
 
@@ -143,16 +144,12 @@ def amounts(window: Window) -> Reading | None:
     """Words with digits; see `english_amounts`."""
     text = window.first.text
     if not any(character.isdigit() or unicodedata.category(character) == "No" for character in text):
-        is_code = text in tables.CURRENCY_CODES
-        return AMOUNTS_BY_NAME["money"](window) if is_code else None
+        return money(window) if text in tables.CURRENCY_CODES else None
     for rule in AMOUNTS:
         reading = rule(window)
         if reading is not None:
             return reading
     return None
-
-
-AMOUNTS_BY_NAME = {rule.__name__: rule for rule in AMOUNTS}
 
 
 # ------------------------------------------------------------------------------------------ abbreviations
@@ -261,7 +258,7 @@ def capitals(window: Window) -> Reading | None:
     if match is None:
         return _mixed_case(core)
     letters, ending = match.groups()
-    if letters in tables.READ_AS_WORDS or letters in tables.SHOUTED or _is_shouted(letters, window):
+    if letters in tables.READ_AS_WORDS or letters in tables.SHOUTED or _is_shouted(letters):
         return None
     return say(" ".join(letters) + (ending or "").replace("’", "'"), core)
 
@@ -273,7 +270,7 @@ def _mixed_case(core: Core) -> Reading | None:
     return None
 
 
-def _is_shouted(letters: str, window: Window) -> bool:
+def _is_shouted(letters: str) -> bool:
     """Long enough to be a word, with vowels where a word has them."""
     if len(letters) <= 3:
         return False
@@ -335,7 +332,7 @@ def pieces(window: Window) -> Reading:
         if piece[0].isascii() and piece[0].isdigit() or re.fullmatch(NUMBER, piece):
             zero_led = piece.startswith("0") and piece.isdigit() and len(piece) > 1
             said.append(numbers.spell_digits(piece) if zero_led else numbers.cardinal(piece))
-        elif re.fullmatch(rf"[{_LETTER}]+(?:['’][{_LETTER}]+)*", piece):
+        elif re.fullmatch(_WORD, piece):
             said.append(_letters(piece, len(found) > 1))
         elif "⁄" in (fraction := unicodedata.normalize("NFKC", piece)):
             said.append(_vulgar_fraction(fraction))

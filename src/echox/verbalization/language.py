@@ -119,7 +119,6 @@ def written_words(text: str) -> list[WrittenWord]:
     """Words of a text, as ``text.split()`` finds them, each with the white space before it."""
     words, end = [], 0
     for match in re.finditer(r"\S+", text):
-        # str.split and \s agree on all white space but the four separators U+001C to U+001F, which both split at.
         words.append(WrittenWord(match[0], text[end : match.start()]))
         end = match.end()
     return words
