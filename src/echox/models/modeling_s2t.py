@@ -142,8 +142,7 @@ class CTCBridge(nn.Module):
         logits = logits.float()
         if blank_id is not None:
             logits = logits.index_fill(-1, torch.tensor([blank_id], device=logits.device), float("-inf"))
-        said = logits.softmax(dim=-1).to(embedding.dtype) @ embedding
-        said = said if scale == 1.0 else said * scale
+        said = scale * (logits.softmax(dim=-1).to(embedding.dtype) @ embedding)
         return said + self.gate * looked_back
 
 
@@ -272,8 +271,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         keep = keep_mask(labels, mask, blank_id)
         embeds, kept = self.shrinking_adapter(frames, mask, keep)
         if self.ctc_bridge is not None:
-            kept_frames, _ = gather_rows(frames, keep)
-            kept_logits = self.ctc_head(kept_frames)
+            kept_logits = self.ctc_head(gather_rows(frames, keep)[0])
             table = self.get_input_embeddings()
             embeds = self.ctc_bridge(kept_logits, embeds, table.weight, blank_id, embedding_scale(table))
         return [row[valid] for row, valid in zip(embeds, kept, strict=True)]

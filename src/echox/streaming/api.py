@@ -126,17 +126,13 @@ class EchoX:
                     f"quantization_config: expected a folder of ours, found the official {folder}; convert it first: "
                     "echox convert SRC DST"
                 )
-            loaded: tuple[Any, ...] = (
-                *load_official(folder, dtype=in_memory, device=place, **official),
-                OFFICIAL_SETTINGS,
-                None,
-            )
+            model, processor = load_official(folder, dtype=in_memory, device=place, **official)
+            settings, record = OFFICIAL_SETTINGS, None
         elif official:
             raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
         else:
-            parts = _load(folder, place, in_memory, quantization_config)
-            loaded = (*parts, GenerationSettings.load(folder), _record(folder))
-        model, processor, settings, record = loaded
+            model, processor = _load(folder, place, in_memory, quantization_config)
+            settings, record = GenerationSettings.load(folder), _record(folder)
         if model.vocoder is not None:
             model.vocoder.float()  # small, and rounding is heard
         if adapter is not None:
