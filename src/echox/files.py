@@ -1,4 +1,4 @@
-"""Files: small texts that appear whole or not at all, the lines of files that others wrote, journals, checksums."""
+"""Files: small texts that appear whole or not at all, JSON and lines that others wrote, journals, checksums."""
 
 from __future__ import annotations
 
@@ -93,6 +93,26 @@ def decoded(content: bytes) -> str:
             f"expected UTF-8 text, found byte 0x{content[error.start]:02x} after {error.start} bytes; "
             "convert the file, for example: iconv -f latin1 -t utf-8"
         ) from error
+
+
+def json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file that others wrote.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it holds something else, as the error says it.
+
+    Raises:
+        ValueError: it cannot be read, is not JSON, or holds another value.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "something nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path}: expected JSON, found {reason}; {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}; {remedy}")
+    return content
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str | ValueError]]:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from echox.device import choose_device
-from echox.files import write_text
+from echox.files import json_object, write_text
 from echox.models.quantisation import loading_options, quantise_on_cpu
 from echox.models.row_int8 import to_row_int8
 from echox.streaming.about import About
@@ -371,15 +371,7 @@ def bundled_questions() -> list[Path]:
 
 def _record(folder: Path) -> dict[str, Any] | None:
     path = folder / TRAINING_RECORD_FILE
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {str(record)[:40]}; copy the model folder again")
-    return record
+    return json_object(path, "copy the model folder again") if path.is_file() else None
 
 
 _BROKEN_FOLDER = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Protocol
 
-from echox.files import write_text
+from echox.files import json_object, write_text
 from echox.models.vocoder_stream import FASTEST, SLOWEST
 from echox.streaming.policies import POLICIES
 from echox.verbalization import spoken_language
@@ -115,12 +115,7 @@ class GenerationSettings:
         path = Path(folder) / GENERATION_FILE
         if not path.is_file():
             return cls()
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: expected JSON, found {error}; copy the model folder again") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected a JSON object, found {str(values)[:40]}; copy the model folder again")
+        values = json_object(path, "copy the model folder again")
         known = {item.name for item in dataclasses.fields(cls)}
         # transformers writes its own keys into a file of this name (transformers_version, eos ids): not ours to judge.
         # With null it says, as we do for the policy, that nothing was chosen.
