@@ -85,3 +85,34 @@ def test_many_questions_of_one_reply_are_long_together(monkeypatch):
         scheduler.step()
     assert task.error is None
     assert scheduler.num_steps > 3
+
+
+def test_the_last_of_several_recordings_is_not_begun_again(monkeypatch):
+    """When the long one was heard, what is left is short; on 9a02996 it was then encoded a second time, at once."""
+    monkeypatch.setattr("echox.streaming.scheduler.HEARING_S", 0.0)  # one step in hearing a round, however fast
+    model = nano()
+    engine = model.scheduler.engine
+    scheduler = Scheduler(engine)
+    engine.forget_audios()
+    extracted, features = [], engine._features
+    monkeypatch.setattr(engine, "_features", lambda audios: extracted.append(len(audios)) or features(audios))
+    session = type(model.session())(scheduler, model.settings)
+    content = [{"type": "audio", "audio": long_question(duration_s)} for duration_s in (31.0, 3.0)]
+    task = session.submit({"role": "user", "content": content}, speak=False, max_new_tokens=1)
+    while not task.done:
+        scheduler.step()
+    assert task.error is None
+    assert extracted == [1, 1]
+    assert scheduler._hearing_task is None
+
+
+def test_audio_that_two_replies_hear_counts_once():
+    engine = nano().scheduler.engine
+    engine.forget_audios()
+    audio = Audio(long_question(2.0), 16_000)
+    steps = engine.hear_gradually([audio])
+    next(steps)
+    (heard,) = engine.hear([audio])
+    assert list(steps)
+    assert engine.hear([audio]) == [heard]
+    assert engine._heard_bytes == heard.embeds.nbytes

@@ -161,6 +161,8 @@ class Engine:
         return {name: value.to(self.device) for name, value in inputs.items()}
 
     def _keep_heard(self, audio: Audio, embeds: Tensor, tokens: Sequence[tuple[int, int, int]]) -> None:
+        if audio.digest in self._heard:  # for another reply, while this one heard it step by step
+            return
         text = self.tokenizer.decode([token_id for token_id, _, _ in tokens], skip_special_tokens=True).strip()
         text = text if any(character.isalnum() for character in text) else ""  # "." alone is no word
         frame_s = CTC_FRAME_HOPS * self.processor.feature_extractor.hop_length / self.input_sampling_rate

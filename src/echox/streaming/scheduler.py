@@ -317,7 +317,7 @@ class Scheduler:
         taken, long, seconds = [], [], 0.0
         for task in new:
             unheard_s = self.engine.unheard_s(task.session.unheard(task))
-            if unheard_s > HEARD_SECONDS:
+            if unheard_s > HEARD_SECONDS or task is self._hearing_task:  # to its end, however little is left
                 long.append(task)
             elif seconds < HEARD_SECONDS:
                 taken.append(task)
