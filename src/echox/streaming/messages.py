@@ -138,20 +138,18 @@ def read_audio(source: Any, sampling_rate: int, max_audio_s: float, audio_rate: 
     if isinstance(source, dict):
         source, audio_rate = _open_audio(source, audio_rate)
     if is_samples(source):
+        name, rate = "audio samples", audio_rate or sampling_rate
         waveform = mono_samples(source)
-        duration_s = len(waveform) / (audio_rate or sampling_rate)
+        duration_s = len(waveform) / rate
         if duration_s > max_audio_s:
             raise ValueError(
-                f"audio samples: expected at most {max_audio_s:g} s, found {duration_s:.1f} s; cut it or raise "
-                "max_question_s"
+                f"{name}: expected at most {max_audio_s:g} s, found {duration_s:.1f} s; cut it or raise max_question_s"
             )
-        audio, name = (
-            Audio(resample(waveform, audio_rate or sampling_rate, sampling_rate), sampling_rate),
-            "audio samples",
-        )
+        waveform = resample(waveform, rate, sampling_rate)
     else:
         name = str(source) if isinstance(source, str | Path) else "audio"
-        audio = Audio(load_audio(source, sampling_rate, max_duration_s=max_audio_s), sampling_rate)
+        waveform = load_audio(source, sampling_rate, max_duration_s=max_audio_s)
+    audio = Audio(waveform, sampling_rate)
     if audio.speech is None:
         raise NoSpeech(
             f"{name}: no speech found in {audio.duration_s:.1f} s, only silence or noise; record the question again"
