@@ -225,10 +225,10 @@ def test_earlier_turns_are_not_computed_again(model, monkeypatch):
     session.reply(QUESTION)
     held = session._saved.length
     ran: list[int] = []
-    memory, hear = model.scheduler._memory, model.model.s2t.hear
+    memory = model.scheduler._memory
     advance = memory.advance
     monkeypatch.setattr(memory, "advance", lambda x, *rest: ran.append(x.shape[1]) or advance(x, *rest))
-    monkeypatch.setattr(model.model.s2t, "hear", lambda **inputs: pytest.fail("encoded again") or hear(**inputs))
+    monkeypatch.setattr(model.engine, "_features", lambda audios: pytest.fail("encoded again"))
     session.reply([{"role": "user", "content": "And the sea?"}])
     assert ran[0] == session._saved.length - held - ran[1:].count(1), "only the new turn was run"
     model.session().reply(QUESTION)  # another session, the same sound
