@@ -112,3 +112,8 @@ def tone(duration_s: float = 1.0, seed: int = 0, sampling_rate: int = 16000) -> 
     times_s = np.arange(int(duration_s * sampling_rate)) / sampling_rate
     glide = 0.3 * np.sin(2 * np.pi * (200 + 300 * times_s / max(duration_s, 1e-9)) * times_s * (1 + 0.1 * seed))
     return (glide + 0.02 * rng.standard_normal(len(times_s))).astype(np.float32)
+
+
+def of(kind: type | tuple[type, ...], events: list) -> list:
+    """Events of a kind."""
+    return [event for event in events if isinstance(event, kind)]
