@@ -15,9 +15,9 @@ from echox.models.modeling_t2c import T2CForUnitGeneration
 # Published totals: https://huggingface.co/meta-llama/Llama-3.2-3B, Llama-3.1-8B (safetensors totals, V = 128,256);
 # ours have one row more (two where the head is not tied), for the audio placeholder.
 LLAMA = {"3b": 3_212_749_824 + 3072, "8b": 8_030_261_248 + 2 * 4096}
-# PEERS.md 1: transformer part of the official T2C, millions.
+# The official releases: transformer part of the official T2C, millions.
 T2C_TRANSFORMER = {"3b": 25.2, "8b": 56.6}
-# PEERS.md 1: shards of the official releases in float16, without Whisper, GB.
+# The official releases: shards of the official releases in float16, without Whisper, GB.
 OFFICIAL_GB = {"3b": 8.59, "8b": 19.22}
 
 

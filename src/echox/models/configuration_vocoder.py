@@ -190,7 +190,8 @@ class CodeHiFiGANConfig(UnitVocoderConfig):
         ValueError: rates that do not multiply to the samples of a frame, kernels that do not fit their rate, lists of
             different lengths.
 
-    Source: Polyak et al. 2021 (arXiv 2104.00355); Kong et al. 2020 (arXiv 2010.05646); FORMAT.md section 7.
+    Source: Polyak et al. 2021 (arXiv 2104.00355); Kong et al. 2020 (arXiv 2010.05646); layout and keys of fairseq's
+    released code-HiFi-GAN (https://github.com/facebookresearch/fairseq, examples/speech_to_speech).
     """
 
     model_type = "echox_code_hifigan"

@@ -5,7 +5,7 @@ which one Linear brings to the decoder's. Outputs 0 .. V - 1 are text tokens, V 
 
 Letters: B rows, R states of a row, U unit words, V text vocabulary, H width of the states, D width of the decoder.
 
-Source: METHOD.md, part 5 (arXiv 2509.09174, section 3.2); docs/official-weights.md.
+Source: EchoX (arXiv 2509.09174, section 3.2); docs/official-weights.md.
 """
 
 from __future__ import annotations

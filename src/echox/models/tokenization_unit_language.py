@@ -1,6 +1,6 @@
 """The unit language: a tokenizer between reduced speech units and unit words.
 
-A unit word is an n-gram of reduced units that occurs often (METHOD.md item 8; arXiv 2505.15333). The official spelling
+A unit word is an n-gram of reduced units that occurs often (unit language, arXiv 2505.15333). The official spelling
 of a word joins its units by underscores: ``837_81_194``. Encoding takes the most probable segmentation under a unigram
 model (dynamic programming), decoding joins the words again; as every single unit is a word, decoding inverts encoding
 exactly.
@@ -50,7 +50,7 @@ class UnitLanguage:
     Raises:
         ValueError: If a word is empty, negative or repeated, a single unit is missing, or the lengths differ.
 
-    Source: arXiv 2505.15333 (unit language); METHOD.md item 8.
+    Source: unit language (arXiv 2505.15333).
     """
 
     def __init__(self, words: Sequence[Sequence[int]], log_probs: Sequence[float]) -> None:
