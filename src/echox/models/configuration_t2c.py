@@ -18,7 +18,8 @@ class UnitDecoderConfig(PreTrainedConfig):
 
     - ``prefix``, the paper's: ``[states] [separator] unit words ... end``.
     - ``word_synchronous`` (ours; 9.0 against 15.1 % WER with nano's budget, docs/experiments.md): every step is given
-      the text word being spoken, its neighbours, and the previous unit word; an end-of-word output moves on to the next text word.
+      the text word being spoken, its neighbours, and the previous unit word; an end-of-word output moves on to the
+      next text word.
     - ``text_prefix``, the official release's (`modeling_t2c_text.py`): as ``prefix``, the prompt written in text
       tokens, and one vocabulary of text and unit words for input and output.
 
