@@ -8,6 +8,7 @@ Source: RFC 9112 sections 6.1 and 7.1 (message framing), RFC 6455 section 5.4 an
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from typing import Any
@@ -29,8 +30,6 @@ _TIMEOUT_REPLY = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\ncontent-length: 15\r\nconnection: close\r\n\r\n"
     b"Request Timeout"
 )
-
-
 _HANDSHAKE_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 33\r\nconnection: close\r\n\r\n"
     b"Invalid or too large an upgrade.\n"
@@ -67,8 +66,8 @@ class StrictConnection(h11.Connection):
         return event
 
 
-class _Bounded:
-    """What both protocols share: an entry among the connections, and small reads."""
+class _Bounded(asyncio.Protocol):
+    """What both protocols share: an entry among the connections, and small reads. Stands before uvicorn's class."""
 
     transport: Any
     connections_of_server: Connections
@@ -87,9 +86,22 @@ class _Bounded:
         self.transport.abort()
         return True
 
-    def _blocked(self, blocked: bool) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self.connections_of_server.close(self.transport)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
         if self.entry is not None:
-            self.entry.blocked_since = self.connections_of_server.now if blocked else None
+            self.entry.blocked_since = self.connections_of_server.now
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self.entry is not None:
+            self.entry.blocked_since = None
+        super().resume_writing()
 
 
 class HttpProtocol(_Bounded, H11Protocol):
@@ -110,11 +122,6 @@ class HttpProtocol(_Bounded, H11Protocol):
         super().connection_made(transport)
         if self._enter(transport, self.connections_of_server.open(transport)):
             self._note_stage()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It has gone."""
-        self.connections_of_server.close(self.transport)
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
@@ -155,16 +162,6 @@ class HttpProtocol(_Bounded, H11Protocol):
         else:
             self.transport.close()
 
-    def pause_writing(self) -> None:
-        """The client does not read."""
-        self._blocked(True)
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        """It reads again."""
-        self._blocked(False)
-        super().resume_writing()
-
 
 class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
     """WebSocket, from the upgrade on.
@@ -185,11 +182,6 @@ class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
         if self.entry is not None:
             connections = self.connections_of_server
             self.entry.wait(connections.now, connections.limits.header_s, transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self.connections_of_server.close(self.transport)
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the handshake, then of frames."""
@@ -239,16 +231,6 @@ class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
         self.frames = []
         self.conn.fail(code, reason)
         self.handle_parser_exception()
-
-    def pause_writing(self) -> None:
-        """The client does not read."""
-        self._blocked(True)
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        """It reads again."""
-        self._blocked(False)
-        super().resume_writing()
 
 
 def protocol_options(connections: Connections) -> dict[str, Any]:
