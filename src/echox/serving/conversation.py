@@ -12,6 +12,7 @@ import numpy as np
 from echox.audio import resample
 from echox.serving.events import MAX_ID_CHARS, EventError, new_id, short, take
 from echox.serving.limits import Limits
+from echox.serving.options import text_within
 from echox.serving.wire import AudioFormat, WireReader, decode_base64
 from echox.streaming.events import Mark, heard_text
 from echox.streaming.messages import Audio, Message, Part
@@ -243,12 +244,13 @@ def read_item(source: Any, where: str, audio_format: AudioFormat, to_rate: int, 
         raise EventError(f"{where}.id: expected 1 to {MAX_ID_CHARS} characters", "invalid_value", f"{where}.id")
     item_id = item_id or new_id("item")
     if kind == "function_call":
-        name, arguments = (_text(source, one, where, limits) for one in ("name", "arguments"))
+        name, arguments = (text_within(source, one, where, limits.max_text_chars) for one in ("name", "arguments"))
         call_id = take(source, "call_id", str, where, new_id("call"))[:MAX_ID_CHARS]
         call = {"type": kind, "call_id": call_id, "name": name, "arguments": arguments}
         return Item(item_id, "assistant", [Content("output_text", tool_call_text(name, arguments))], call=call)
     if kind == "function_call_output":
-        call_id, output = take(source, "call_id", str, where)[:MAX_ID_CHARS], _text(source, "output", where, limits)
+        call_id = take(source, "call_id", str, where)[:MAX_ID_CHARS]
+        output = text_within(source, "output", where, limits.max_text_chars)
         call = {"type": kind, "call_id": call_id, "output": output}
         return Item(item_id, "user", [Content("input_text", output)], call=call)
     role = take(source, "role", str, where, choices=("user", "assistant", "system"))
@@ -272,14 +274,6 @@ def read_item(source: Any, where: str, audio_format: AudioFormat, to_rate: int, 
 def tool_call_text(name: str, arguments: str) -> str:
     """A call of a tool in a conversation, as the model reads it: it knows texts only."""
     return f"{name}({arguments})"
-
-
-def _text(source: dict[str, Any], name: str, where: str, limits: Limits) -> str:
-    found = take(source, name, str, where)
-    if len(found) > limits.max_text_chars:
-        message = f"{where}.{name}: expected at most {limits.max_text_chars} characters, found {len(found)}"
-        raise EventError(message, "string_too_long", f"{where}.{name}")
-    return str(found)
 
 
 def _read_content(part: Any, where: str, role: str, audio_format: AudioFormat, to_rate: int, limits: Limits) -> Content:
