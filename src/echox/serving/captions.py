@@ -34,21 +34,21 @@ class Segment:
 def segments_of(words: Sequence[HeardWord]) -> list[Segment]:
     """Words in order as segments."""
     found: list[Segment] = []
-    ended = True
     for word in words:
-        last = found[-1] if found else None
-        longer = None if last is None else Segment(f"{last.text} {word.text}", last.start_s, word.end_s)
-        if ended or longer is None or last is None or _too_long(last, longer, word):
+        longer = _joined(found[-1], word) if found else None
+        if longer is None:
             found.append(Segment(word.text, word.start_s, word.end_s))
         else:
             found[-1] = longer
-        ended = word.text.endswith(_SENTENCE_ENDS)
     return found
 
 
-def _too_long(last: Segment, longer: Segment, word: HeardWord) -> bool:
+def _joined(last: Segment, word: HeardWord) -> Segment | None:
+    """The segment with one more word; None: it has ended before that word."""
+    longer = Segment(f"{last.text} {word.text}", last.start_s, word.end_s)
     pause = word.start_s - last.end_s >= _PAUSE_S
-    return pause or longer.end_s - longer.start_s > _LONGEST_S or len(longer.text) > _MOST_CHARS
+    too_long = longer.end_s - longer.start_s > _LONGEST_S or len(longer.text) > _MOST_CHARS
+    return None if last.text.endswith(_SENTENCE_ENDS) or pause or too_long else longer
 
 
 def to_srt(segments: Sequence[Segment]) -> str:

@@ -119,8 +119,7 @@ class Listener:
     def _keep(self, samples: np.ndarray) -> None:
         if len(samples):
             if self._blocks and len(self._blocks[-1]) < _MIN_BLOCK_SAMPLES:
-                samples_before = self._blocks.pop()
-                self._blocks.append(np.concatenate([samples_before, samples]))
+                self._blocks[-1] = np.concatenate([self._blocks[-1], samples])
             else:
                 self._blocks.append(samples)
             self._end += len(samples)
