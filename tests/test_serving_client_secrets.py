@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pickle
 
 import httpx
 import pytest
@@ -9,6 +10,8 @@ import websockets
 
 from echox.serving import client_secrets
 from echox.serving.client_secrets import ClientSecrets
+from echox.serving.limits import Limits
+from echox.serving.options import SessionOptions
 from echox.serving.security import Door
 from serving_help import check_event, nano, running
 
@@ -56,6 +59,25 @@ def test_a_session_begins_with_the_options_of_its_secret(server):
         asyncio.run(greeting(server, None, ["realtime", f"openai-insecure-api-key.{secret.value}"])),
     ):
         assert (shown["instructions"], shown["audio"]["output"]["speed"]) == ("Be brief.", 1.25)
+
+
+def test_a_secret_keeps_what_was_checked_and_no_more(server):
+    made = create(server, session={"type": "realtime", "instructions": "Be brief.", "nobody_knows_this": "x" * 900_000})
+    assert made.status_code == 200
+    assert len(pickle.dumps(server.service.client_secrets.find(made.json()["value"]))) < 10_000
+
+
+def test_sessions_of_one_secret_are_set_apart(server):
+    headers = {"Authorization": f"Bearer {create(server, session={'type': 'realtime'}).json()['value']}"}
+
+    async def told():
+        async with websockets.connect(server.ws_url, additional_headers=headers) as ws:
+            await ws.recv()
+            await ws.send(json.dumps({"type": "session.update", "session": {"instructions": "Be brief."}}))
+            return check_event(await ws.recv())["session"]["instructions"]
+
+    assert asyncio.run(told()) == "Be brief."
+    assert asyncio.run(greeting(server, headers))["instructions"] == ""
 
 
 def test_the_stock_client_makes_one(server):
@@ -126,10 +148,11 @@ def test_there_is_an_end_to_their_number(monkeypatch):
     monkeypatch.setattr(client_secrets, "_MOST", 3)
     now = [0.0]
     secrets = ClientSecrets(lambda: now[0])
-    made = [secrets.create(10, {}) for _ in range(4)]
+    options = SessionOptions("nano", Limits())
+    made = [secrets.create(10, options) for _ in range(4)]
     assert [secrets.find(one.value) is not None for one in made] == [False, True, True, True]
     now[0] = 10.0
-    last = secrets.create(10, {})
+    last = secrets.create(10, options)
     assert len(secrets._secrets) == 1
     assert secrets.find(last.value) == last
 

@@ -9,9 +9,12 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echox.serving.events import take
+
+if TYPE_CHECKING:
+    from echox.serving.options import SessionOptions
 
 SECRET_PREFIX = "ek_"
 _DEFAULT_S, _SHORTEST_S, _LONGEST_S = 600, 10, 7200
@@ -23,12 +26,12 @@ class ClientSecret:
     """A key with an end.
 
     Attributes:
-        value: what the client shows. expires_at: Unix time, s. session: the options its sessions begin with.
+        value: what the client shows. expires_at: Unix time, s. options: those its sessions begin with.
     """
 
     value: str
     expires_at: int
-    session: dict[str, Any]
+    options: SessionOptions
 
 
 class ClientSecrets:
@@ -42,14 +45,14 @@ class ClientSecrets:
         self._clock = clock
         self._secrets: OrderedDict[str, ClientSecret] = OrderedDict()
 
-    def create(self, lifetime_s: int, session: dict[str, Any]) -> ClientSecret:
+    def create(self, lifetime_s: int, options: SessionOptions) -> ClientSecret:
         """A new secret; beyond 1,000 of them the oldest ends."""
         now_s = self._clock()
         for value in [value for value, secret in self._secrets.items() if secret.expires_at <= now_s]:
             del self._secrets[value]
         while len(self._secrets) >= _MOST:
             self._secrets.popitem(last=False)
-        secret = ClientSecret(SECRET_PREFIX + secrets.token_urlsafe(32), int(now_s) + lifetime_s, session)
+        secret = ClientSecret(SECRET_PREFIX + secrets.token_urlsafe(32), int(now_s) + lifetime_s, options)
         self._secrets[secret.value] = secret
         return secret
 

@@ -6,6 +6,7 @@ Everything of it runs in the event loop, one client event at a time; only the mo
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -38,21 +39,17 @@ class RealtimeSession:
     Args:
         service: what all clients share.
         send: sends one text to the client.
-        session: options to begin with, as a ``session.update`` has them.
-
-    Raises:
-        EventError: options that cannot be.
+        options: to begin with, which stay as they are; None: the server's.
     """
 
     def __init__(
-        self, service: Service, send: Callable[[str], Awaitable[None]], session: dict[str, Any] | None = None
+        self, service: Service, send: Callable[[str], Awaitable[None]], options: SessionOptions | None = None
     ) -> None:
         self.id = new_id("sess")
         self._service = service
         limits = service.limits
         self.outbox = Outbox(send, limits.send_s, limits.max_unsent_bytes)
-        self.options = SessionOptions(service.name, limits, service.end_of_turn is not None)
-        self.options.update(session or {})
+        self.options = service.session_options() if options is None else copy.copy(options)
         self.conversation = Conversation(limits)
         self.listener = Listener(self.options.input_format, self.options.turn_settings, service.new_vad(), limits)
         self.responder = Responder(

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from echox.serving.client_secrets import SECRET_PREFIX, ClientSecrets
 
-SESSION_KEY = "echox.session"
+OPTIONS_KEY = "echox.session_options"
 KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers send a key with a WebSocket
 _OPEN_PATHS = ("/health", "/ready")
 
@@ -148,7 +148,7 @@ class Doorkeeper:
 
     Args:
         app: what is behind. door: the rule. refused: told the code of each refusal.
-        secrets: the client secrets; the session options of a good one are in the scope under `SESSION_KEY`.
+        secrets: the client secrets; the session options of a good one are in the scope under `OPTIONS_KEY`.
     """
 
     def __init__(self, app: Any, door: Door, refused: Callable[[str], None], secrets: ClientSecrets) -> None:
@@ -169,7 +169,7 @@ class Doorkeeper:
         else:
             refusal = self._judge_secret(scope, path, shown_key(headers))
         if refusal is None:
-            has_secret = SESSION_KEY in scope
+            has_secret = OPTIONS_KEY in scope
             refusal = self._door.refuse(scope.get("method", "WEBSOCKET"), path, headers, has_secret)
         if refusal is None:
             await self._app(scope, receive, send)
@@ -196,5 +196,5 @@ class Doorkeeper:
             return 401, "invalid_client_secret", "expected a client secret that has not ended; ask for another"
         if scope["type"] != "websocket" or path != "/v1/realtime":
             return 403, "client_secret_scope", "a client secret is good for WebSockets at /v1/realtime only"
-        scope[SESSION_KEY] = secret.session
+        scope[OPTIONS_KEY] = secret.options
         return None

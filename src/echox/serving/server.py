@@ -28,11 +28,10 @@ from echox.serving.connections import BACKLOG, Connections
 from echox.serving.events import EventError, new_id, take
 from echox.serving.http import client_of, endpoint, error_response, json_object
 from echox.serving.log_limit import limit_logging
-from echox.serving.options import SessionOptions
 from echox.serving.outbox import SlowReader
 from echox.serving.places import Full
 from echox.serving.realtime import RealtimeSession
-from echox.serving.security import SESSION_KEY, Door, Doorkeeper
+from echox.serving.security import OPTIONS_KEY, Door, Doorkeeper
 from echox.serving.service import Service
 from echox.serving.speech import speak
 from echox.serving.transcriptions import transcribe
@@ -155,10 +154,9 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
 async def create_client_secret(service: Service, request: Request, body: bytes) -> JSONResponse:
     """A key for a while, for realtime sessions that begin with the options given here."""
     asked = await json_object(body or b"{}")
-    session = take(asked, "session", dict, default={})
-    options = SessionOptions(service.name, service.limits, service.end_of_turn is not None)
-    options.update(session)
-    secret = service.client_secrets.create(lifetime_s(asked), session)
+    options = service.session_options()
+    options.update(take(asked, "session", dict, default={}))
+    secret = service.client_secrets.create(lifetime_s(asked), options)
     shown = {"id": new_id("sess"), **options.to_dict()}
     return JSONResponse({"value": secret.value, "expires_at": secret.expires_at, "session": shown})
 
@@ -188,7 +186,7 @@ async def serve_client(service: Service, websocket: WebSocket) -> None:
         await _refuse(service, websocket)
         return
     try:
-        session = RealtimeSession(service, websocket.send_text, websocket.scope.get(SESSION_KEY))
+        session = RealtimeSession(service, websocket.send_text, websocket.scope.get(OPTIONS_KEY))
         service.sessions.add(session)
         await _converse(service, session, websocket)
     finally:

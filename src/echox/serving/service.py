@@ -16,6 +16,7 @@ from echox.serving.end_of_turn import EndOfTurn
 from echox.serving.limits import Limits
 from echox.serving.memory import give_back
 from echox.serving.metrics import Metrics
+from echox.serving.options import SessionOptions
 from echox.serving.places import Places, Uploads
 from echox.serving.replies import ReplyFeed
 from echox.serving.spoken_replies import SpokenReplies
@@ -64,6 +65,10 @@ class Service:
         self.client_secrets = ClientSecrets(time.time)
         self.draining = False
         self._upkeep: asyncio.Task[None] | None = None
+
+    def session_options(self) -> SessionOptions:
+        """What a realtime session is set to before its client asks for anything."""
+        return SessionOptions(self.name, self.limits, judges=self.end_of_turn is not None)
 
     async def transcribe(self, audio: Audio) -> str:
         """The text of `hear`, which says what is raised."""
