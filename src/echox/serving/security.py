@@ -143,6 +143,16 @@ def _name_of(host: str) -> str:
         return ""
 
 
+async def send_refusal(response: Any, scope: Any, receive: Any, send: Any) -> None:
+    """Send a response of HTTP; to a WebSocket that was not accepted, too, where the server can do that."""
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+    await response(scope, receive, send)
+
+
 class Doorkeeper:
     """ASGI middleware that asks the door about HTTP and WebSocket requests (HTTP-only middleware misses the latter).
 
@@ -179,13 +189,7 @@ class Doorkeeper:
         body = {"error": {"type": "invalid_request_error", "code": code, "message": message}}
         # Whatever else the client sends, a body above all, is not wanted.
         extra = {"Connection": "close", **({"WWW-Authenticate": "Bearer"} if status == 401 else {})}
-        response = JSONResponse(body, status, extra)
-        if scope["type"] == "websocket":
-            await receive()  # websocket.connect
-            if "websocket.http.response" not in (scope.get("extensions") or {}):
-                await send({"type": "websocket.close", "code": 1008})
-                return
-        await response(scope, receive, send)
+        await send_refusal(JSONResponse(body, status, extra), scope, receive, send)
 
     def _judge_secret(self, scope: dict[str, Any], path: str, key: str) -> tuple[int, str, str] | None:
         """A client secret opens realtime sessions until it ends, and nothing else; other keys are the door's matter."""

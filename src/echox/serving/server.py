@@ -31,7 +31,7 @@ from echox.serving.log_limit import limit_logging
 from echox.serving.outbox import SlowReader
 from echox.serving.places import Full
 from echox.serving.realtime import RealtimeSession
-from echox.serving.security import OPTIONS_KEY, Door, Doorkeeper
+from echox.serving.security import OPTIONS_KEY, Door, Doorkeeper, send_refusal
 from echox.serving.service import Service
 from echox.serving.speech import speak
 from echox.serving.transcriptions import transcribe
@@ -55,11 +55,8 @@ class Page(StaticFiles):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Whatever no other route knows ends here, WebSockets too."""
         if scope["type"] == "websocket":
-            await receive()  # websocket.connect
-            if "websocket.http.response" in (scope.get("extensions") or {}):
-                await error_response(404, "not_found", "Not Found; see docs/protocol.md")(scope, receive, send)
-            else:
-                await send({"type": "websocket.close", "code": 1008})
+            not_found = error_response(404, "not_found", "Not Found; see docs/protocol.md")
+            await send_refusal(not_found, scope, receive, send)
             return
         await super().__call__(scope, receive, send)
 
