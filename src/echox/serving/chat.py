@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ from echox.serving.chat_request import ChatRequest, read_chat
 from echox.serving.conversation import model_messages, turns_of
 from echox.serving.encoders import encode, open_encoder
 from echox.serving.events import new_id
-from echox.serving.http import Ending, Refusal, collected, first_event, json_object, unless_gone
+from echox.serving.http import Ending, Refusal, event_line, json_object, unless_gone
 from echox.serving.replies import ReplyFeed
 from echox.serving.response import usage_of
 from echox.serving.service import Service
@@ -52,7 +51,7 @@ async def completions(service: Service, request: Request, body: bytes) -> Any:
         # The first event decides whether there is a reply at all; what fails before it is answered with a status.
         events = feed.events()
         try:
-            first = await first_event(request, events)
+            first = await unless_gone(request, _first_of(events))
         except BaseException:
             feed.cancel()
             raise
@@ -62,12 +61,26 @@ async def completions(service: Service, request: Request, body: bytes) -> Any:
     return await _whole(service, request, head, asked, feed, rate)
 
 
+async def _first_of(events: AsyncIterator[Event]) -> Event | None:
+    return await anext(events, None)
+
+
 async def _whole(
     service: Service, request: Request, head: dict[str, Any], asked: ChatRequest, feed: StoppingFeed, rate: int
 ) -> JSONResponse:
-    builder = await collected(request, feed, rate)
+    builder = ReplyBuilder(rate)
+
+    async def collect() -> None:
+        async for event in feed.events():
+            builder.add(event)
+
+    try:
+        await unless_gone(request, collect())
+    finally:
+        feed.cancel()
     reply = builder.build()
-    service.metrics.rtf.observe(builder.timings.rtf or 0.0) if builder.timings.rtf else None
+    if builder.timings.rtf:
+        service.metrics.rtf.observe(builder.timings.rtf)
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
     if asked.speaks:
         audio_id = new_id("audio")
@@ -147,11 +160,11 @@ class _Stream:
         body = {**self._head, "object": "chat.completion.chunk", "choices": choices}
         if self._asked.includes_usage:
             body["usage"] = usage
-        return f"data: {json.dumps(body)}\n\n"
+        return event_line(body)
 
 
 def _error(kind: str, code: str, message: str) -> str:
-    return f"data: {json.dumps({'error': {'type': kind, 'code': code, 'message': message}})}\n\n"
+    return event_line({"error": {"type": kind, "code": code, "message": message}})
 
 
 def _words(text: str, timeline: tuple[Mark, ...]) -> list[dict[str, Any]]:

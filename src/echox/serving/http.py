@@ -6,7 +6,7 @@ import asyncio
 import functools
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,10 +20,7 @@ from echox.serving.events import EventError
 from echox.serving.json_input import aside, parse_json
 from echox.serving.outbox import SlowReader
 from echox.serving.places import Full, Upload
-from echox.serving.replies import ReplyFeed
 from echox.serving.service import Service
-from echox.serving.stop_strings import StoppingFeed
-from echox.streaming.events import Event, ReplyBuilder
 
 log = logging.getLogger("echox.serving")
 T = TypeVar("T")
@@ -47,6 +44,11 @@ def error_response(
     """An error as the OpenAI API writes it."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"type": kind, "code": code, "message": message, "param": param}}, status, headers)
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """A server-sent event with JSON in it, as the OpenAI API writes them."""
+    return f"data: {json.dumps(event)}\n\n"
 
 
 class Ending:
@@ -174,38 +176,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def first_event(request: Request, events: AsyncIterator[Event]) -> Event | None:
-    """The first event of a reply (None: there is none), unless the client leaves before.
-
-    Raises:
-        Refusal: it has left. Exception: what failed in the reply.
-    """
-
-    async def first() -> Event | None:
-        return await anext(events, None)
-
-    return await unless_gone(request, first())
-
-
-async def collected(request: Request, feed: ReplyFeed | StoppingFeed, sampling_rate: int) -> ReplyBuilder:
-    """All events of a reply, which is cancelled when the client leaves.
-
-    Raises:
-        Refusal: it has left. Exception: what failed in the reply.
-    """
-    builder = ReplyBuilder(sampling_rate)
-
-    async def collect() -> None:
-        async for event in feed.events():
-            builder.add(event)
-
-    try:
-        await unless_gone(request, collect())
-    finally:
-        feed.cancel()
-    return builder
 
 
 async def read_body(request: Request, limit: int, longest_s: float, upload: Upload) -> bytes:

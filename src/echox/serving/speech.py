@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from echox.serving.encoders import CONTENT_TYPES, STREAMED, AudioEncoder, open_encoder
 from echox.serving.events import take
-from echox.serving.http import Ending, Refusal, json_object, unless_gone
+from echox.serving.http import Ending, Refusal, event_line, json_object, unless_gone
 from echox.serving.options import text_within, voice
 from echox.serving.parameters import SPEECH
 from echox.serving.replies import ReplyFeed
@@ -89,9 +88,7 @@ async def _joined(parts: AsyncIterator[bytes]) -> bytes:
     return b"".join([part async for part in parts])
 
 
-async def _as_events(
-    parts: AsyncIterator[bytes], feed: ReplyFeed, failures: list[SpeechFailed]
-) -> AsyncIterator[bytes]:
+async def _as_events(parts: AsyncIterator[bytes], feed: ReplyFeed, failures: list[SpeechFailed]) -> AsyncIterator[str]:
     """Server-sent events: ``speech.audio.delta`` with base64, and ``speech.audio.done`` with what it took.
 
     The last one has ``unspoken`` where a part of the text could not be spoken.
@@ -99,17 +96,13 @@ async def _as_events(
     try:
         async for part in parts:
             if part:
-                yield _line({"type": "speech.audio.delta", "audio": base64.b64encode(part).decode("ascii")})
+                yield event_line({"type": "speech.audio.delta", "audio": base64.b64encode(part).decode("ascii")})
     except Exception:  # the status has left already: told where the client reads
         log.exception("speech failed")
         message = "the model failed; see the server's log"
-        yield _line({"error": {"type": "server_error", "code": "internal_error", "message": message}})
+        yield event_line({"error": {"type": "server_error", "code": "internal_error", "message": message}})
         return
     written, said = feed.timings.num_tokens, feed.timings.num_unit_words
     usage = {"input_tokens": written, "output_tokens": said, "total_tokens": written + said}
     missing = {"unspoken": unspoken(failures)} if failures else {}
-    yield _line({"type": "speech.audio.done", "usage": usage, **missing})
-
-
-def _line(event: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(event)}\n\n".encode()
+    yield event_line({"type": "speech.audio.done", "usage": usage, **missing})

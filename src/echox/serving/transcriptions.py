@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from echox.serving.captions import segment_dict, segments_of, to_srt, to_vtt, word_dict
-from echox.serving.http import Refusal, decode, unless_gone
+from echox.serving.http import Refusal, decode, event_line, unless_gone
 from echox.serving.parameters import TRANSCRIPTION
 from echox.serving.service import Service
 from echox.streaming.events import Heard
@@ -141,4 +140,4 @@ def _answer(asked: _Asked, heard: Heard, duration_s: float) -> Response:
 def _as_events(text: str) -> str:
     """Server-sent events: the model hears a recording as a whole, so all of it is one delta."""
     events = [{"type": "transcript.text.delta", "delta": text}, {"type": "transcript.text.done", "text": text}]
-    return "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return "".join(map(event_line, events))
