@@ -15,6 +15,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 
+from echox.serving.captions import word_dict
 from echox.serving.chat_request import ChatRequest, read_chat
 from echox.serving.conversation import model_messages, turns_of
 from echox.serving.encoders import encode, open_encoder
@@ -25,7 +26,7 @@ from echox.serving.response import usage_of
 from echox.serving.service import Service
 from echox.serving.stop_strings import StoppingFeed
 from echox.serving.unspoken import unspoken
-from echox.streaming.events import AudioChunk, Event, Finished, Mark, ReplyBuilder, TextDelta, Timings
+from echox.streaming.events import AudioChunk, Event, Finished, HeardWord, Mark, ReplyBuilder, TextDelta, Timings
 
 log = logging.getLogger("echox.serving")
 
@@ -169,14 +170,8 @@ def _error(kind: str, code: str, message: str) -> str:
 
 def _words(text: str, timeline: tuple[Mark, ...]) -> list[dict[str, Any]]:
     """When which word of a spoken reply is heard: ours, in the form of transcriptions."""
-    return [
-        {
-            "word": text[mark.text_start : mark.text_end].strip(),
-            "start": round(mark.start_s, 3),
-            "end": round(mark.end_s, 3),
-        }
-        for mark in timeline
-    ]
+    words = (HeardWord(text[one.text_start : one.text_end].strip(), one.start_s, one.end_s) for one in timeline)
+    return [word_dict(word) for word in words]
 
 
 def _usage(timings: Timings) -> dict[str, Any]:
