@@ -190,10 +190,9 @@ async def _read_part(service: Service, part: Any, role: str, where: str, room_s:
             raise EventError(message, "string_too_long", where)
         return Content("input_text", text)
     sound = take(part, "input_audio", dict, where)
+    written = take(sound, "data", str, f"{where}.input_audio")
     try:
-        data = await aside(decode_base64, take(sound, "data", str, f"{where}.input_audio"))
-    except EventError:
-        raise
+        data = await aside(decode_base64, written)
     except ValueError as error:
         raise EventError(f"{where}.input_audio.data: {error}", "invalid_value", f"{where}.input_audio.data") from error
     if take(sound, "format", str, f"{where}.input_audio", None) == "pcm16":

@@ -292,10 +292,9 @@ def _read_content(part: Any, where: str, role: str, audio_format: AudioFormat, t
     kind = {"audio": "output_audio", "text": "output_text" if role == "assistant" else "input_text"}.get(kind, kind)
     if kind != "input_audio":
         return Content(kind, text)
+    written = take(part, "audio", str, where)
     try:
-        data = decode_base64(take(part, "audio", str, where))
-    except EventError:
-        raise
+        data = decode_base64(written)
     except ValueError as error:
         raise EventError(f"{where}.audio: {error}", "invalid_value", f"{where}.audio") from error
     return Content(kind, text, read_sound(data, f"{where}.audio", audio_format, to_rate, limits))

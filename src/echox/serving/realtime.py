@@ -138,10 +138,9 @@ class RealtimeSession:
     # ------------------------------------------------------------------------------------------ sound
 
     async def _append(self, event: dict[str, Any]) -> None:
+        text = take(event, "audio", str)
         try:
-            data = await aside(decode_base64, take(event, "audio", str))
-        except EventError:
-            raise
+            data = await aside(decode_base64, text)
         except ValueError as error:
             raise EventError(f"audio: {error}", "invalid_value", "audio") from error
         if not self.listener.room_for(len(data)):
