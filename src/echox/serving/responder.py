@@ -77,10 +77,13 @@ class Responder:
         """Whether any response is being made, or still to be."""
         return self.active is not None or bool(self._beside) or self._owed is not None
 
+    @property
+    def _works(self) -> list[_Work]:
+        return [*self._beside] if self._main is None else [self._main, *self._beside]
+
     def hears(self, content: Content) -> bool:
         """Whether a response at work will tell what was heard in this sound."""
-        works = self._beside if self._main is None else [self._main, *self._beside]
-        return any(work.hearing is content for work in works)
+        return any(work.hearing is content for work in self._works)
 
     def playing(self) -> bool:
         """Whether the client is (as far as can be told from here) still playing a reply."""
@@ -260,7 +263,7 @@ class Responder:
         Raises:
             EventError: it is not running.
         """
-        works = [work for work in [self._main, *self._beside] if work is not None and work.response.open]
+        works = [work for work in self._works if work.response.open]
         if response_id is None:
             works = [work for work in works if not work.request.out_of_band]
         else:
@@ -308,17 +311,14 @@ class Responder:
     def cancel_all(self) -> None:
         """End every response in good order, and owe no more."""
         self._owed = None
-        if self.active is not None:
-            self.cancel()
-        for work in list(self._beside):
+        for work in self._works:
             if work.response.open:
                 self.cancel(response_id=work.response.id)
 
     async def close(self) -> None:
         """Stop for good and wait until the model is free."""
         self.cancel_all()
-        works = [*self._beside] if self._main is None else [self._main, *self._beside]
-        tasks = [work.task for work in works if work.task is not None]
+        tasks = [work.task for work in self._works if work.task is not None]
         if tasks:
             await asyncio.wait(tasks)
 
