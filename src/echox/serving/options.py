@@ -19,6 +19,17 @@ from echox.serving.wire import AudioFormat
 _EAGERNESS_SILENCE_MS = {"high": 300, "auto": 600, "medium": 600, "low": 1200}
 # With such a model: how long a pause may last however incomplete the sentence sounds (the protocol's own figures).
 _EAGERNESS_PATIENCE_MS = {"high": 2000, "auto": 4000, "medium": 4000, "low": 8000}
+# Flat name of the beta protocol -> the object that it is in now, and its name there.
+_BETA_NAMES = {
+    "input_audio_format": ("audio.input", "format"),
+    "input_audio_transcription": ("audio.input", "transcription"),
+    "input_audio_noise_reduction": ("audio.input", "noise_reduction"),
+    "turn_detection": ("audio.input", "turn_detection"),
+    "output_audio_format": ("audio.output", "format"),
+    "voice": ("audio.output", "voice"),
+    "speed": ("audio.output", "speed"),
+    "max_response_output_tokens": ("", "max_output_tokens"),
+}
 _SAMPLING = {"temperature": (0, 10), "top_p": (1e-6, 1)}  # ours: the protocol has no sampling any more
 
 
@@ -287,26 +298,16 @@ def from_beta(change: dict[str, Any], where: str) -> dict[str, Any]:
 
     What is there under its new name wins.
     """
-    flat = ("input_audio_format", "output_audio_format", "voice", "speed", "turn_detection", "modalities",
-            "input_audio_transcription", "input_audio_noise_reduction", "max_response_output_tokens")  # fmt: skip
-    if not any(name in change for name in flat):
+    if not any(name in change for name in (*_BETA_NAMES, "modalities")):
         return change
     change = dict(change)
     audio = dict(take(change, "audio", dict, where, {}))
     listening = dict(take(audio, "input", dict, f"{where}.audio", {}))
     speaking = dict(take(audio, "output", dict, f"{where}.audio", {}))
-    for old, place, new in (
-        ("input_audio_format", listening, "format"),
-        ("input_audio_transcription", listening, "transcription"),
-        ("input_audio_noise_reduction", listening, "noise_reduction"),
-        ("turn_detection", listening, "turn_detection"),
-        ("output_audio_format", speaking, "format"),
-        ("voice", speaking, "voice"),
-        ("speed", speaking, "speed"),
-        ("max_response_output_tokens", change, "max_output_tokens"),
-    ):
+    places = {"audio.input": listening, "audio.output": speaking, "": change}
+    for old, (place, new) in _BETA_NAMES.items():
         if old in change:
-            place.setdefault(new, change[old])
+            places[place].setdefault(new, change[old])
     if change.get("modalities") is not None:
         old_modalities = take(change, "modalities", list, where)
         if not old_modalities or any(item not in ("text", "audio") for item in old_modalities):
