@@ -18,7 +18,7 @@ import websockets
 
 from echox.serving.connections import Connections, connection_limit, files_for, share
 from echox.serving.limits import Limits
-from echox.serving.log_limit import LogLimit
+from echox.serving.log_limit import LogLimit, limited_logging
 from echox.serving.places import Full, Places, Uploads
 from echox.serving.security import Door
 from serving_help import connected, nano, question, running, user_text
@@ -274,11 +274,41 @@ def test_the_log_does_not_grow_with_the_crowd(caplog):
     ]
 
 
-def test_bad_requests_are_logged_a_few_times(caplog):
+BAD_FORM = (
+    b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 9\r\n"
+    b"Content-Type: multipart/form-data; boundary=x\r\n\r\nno form\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "logger"),
+    [(b"\x00\r\n\r\n", "uvicorn.error"), (BAD_FORM, "python_multipart.multipart")],
+)
+def test_bad_requests_are_logged_a_few_times(caplog, request_bytes, logger):
     with running(nano()) as server:
         for _ in range(30):
-            raw(server.port, b"\x00\r\n\r\n")
-    assert 0 < len([record for record in caplog.records if record.name == "uvicorn.error"]) < 15
+            raw(server.port, request_bytes)
+    assert 0 < len([record for record in caplog.records if record.name == logger]) < 15
+
+
+def test_a_limit_before_several_handlers_counts_a_message_once(monkeypatch):
+    class Kept(logging.Handler):
+        def __init__(self):
+            super().__init__()
+            self.texts = []
+
+        def emit(self, record):
+            self.texts.append(record.getMessage())
+
+    handlers = [Kept(), Kept()]
+    parent, logger = logging.getLogger("echox.tests"), logging.getLogger("echox.tests.some.library")
+    monkeypatch.setattr(parent, "handlers", handlers)
+    with limited_logging():
+        for number in range(20):
+            logger.warning("bad request %d", number)
+    assert handlers[0].texts == handlers[1].texts == [f"bad request {number}" for number in range(5)]
+    logger.warning("the limit has gone with the server")
+    assert len(handlers[0].texts) == 6
 
 
 # ------------------------------------------------------------------------------------------------ places

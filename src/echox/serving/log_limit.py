@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-LOGGERS = ("asyncio", "echox.serving", "uvicorn.error")  # what clients can make speak
 _MAX_KINDS = 200
+_PASSES = "passes_log_limit"  # of a record: what was decided when its first handler got it
 
 
 class LogLimit(logging.Filter):
     """Lets a few messages of each kind pass in each period; the next one that passes says how many did not.
+
+    One limit may stand before several handlers: a record is counted once.
 
     Args:
         count: messages of one kind (the place in the code that logs them) in one period. period_s: its length.
@@ -27,6 +30,11 @@ class LogLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record may be written; it may get a remark about others."""
+        if _PASSES not in vars(record):
+            vars(record)[_PASSES] = self._judge(record)
+        return bool(vars(record)[_PASSES])
+
+    def _judge(self, record: logging.LogRecord) -> bool:
         now = self._clock()
         with self._lock:
             if len(self._kinds) >= _MAX_KINDS:
@@ -46,9 +54,25 @@ class LogLimit(logging.Filter):
         return True
 
 
-def limit_logging() -> None:
-    """Bound what clients can make this process write."""
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(found, LogLimit) for found in logger.filters):
-            logger.addFilter(LogLimit())
+@contextmanager
+def limited_logging() -> Iterator[None]:
+    """Bound what this process writes, whichever library logs it, as long as the block lasts.
+
+    The limit stands before the handlers that are there when the block begins: a filter of a logger would not see what
+    loggers below it pass on (https://docs.python.org/3/library/logging.html#filter-objects).
+    """
+    limit, handlers = LogLimit(), _handlers()
+    for handler in handlers:
+        handler.addFilter(limit)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(limit)
+
+
+def _handlers() -> list[logging.Handler]:
+    """Whatever writes messages of this process."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    found = [handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers]
+    return found if logging.lastResort is None else [*found, logging.lastResort]

@@ -27,7 +27,7 @@ from echox.serving.client_secrets import lifetime_s
 from echox.serving.connections import BACKLOG, Connections
 from echox.serving.events import EventError, new_id, take
 from echox.serving.http import client_of, endpoint, error_response, json_object
-from echox.serving.log_limit import limit_logging
+from echox.serving.log_limit import limited_logging
 from echox.serving.outbox import SlowReader
 from echox.serving.places import Full
 from echox.serving.realtime import RealtimeSession
@@ -77,10 +77,11 @@ def create_app(service: Service, door: Door | None = None) -> Doorkeeper:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        service.begin()
-        yield
-        await service.drain()
-        service.close()
+        with limited_logging():
+            service.begin()
+            yield
+            await service.drain()
+            service.close()
 
     async def realtime(websocket: WebSocket) -> None:
         await serve_client(service, websocket)
@@ -276,7 +277,6 @@ def make_server(app: Any, service: Service, host: str, port: int, **options: Any
 
     from echox.serving.protocols import protocol_options
 
-    limit_logging()
     connections = Connections(service.limits, time.monotonic, lambda code: service.metrics.refused.labels(code).inc())
 
     class Server(uvicorn.Server):
