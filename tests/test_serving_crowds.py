@@ -20,6 +20,7 @@ from echox.serving.connections import Connections, connection_limit, files_for, 
 from echox.serving.limits import Limits
 from echox.serving.log_limit import LogLimit, limited_logging
 from echox.serving.places import Full, Places, Uploads
+from echox.serving.protocols import WebSocketProtocol
 from echox.serving.security import Door
 from serving_help import connected, nano, question, running, user_text
 
@@ -362,6 +363,27 @@ def test_behind_a_proxy_its_clients_are_told_apart():
                 pass
 
     with running(nano(), Limits(max_sessions=2)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_who_waits_for_a_place_is_not_read_before_it_has_one():
+    async def all_of(server):
+        async with websockets.connect(server.ws_url) as first, websockets.connect(server.ws_url) as second:
+            await first.recv()
+            sending = asyncio.create_task(second.send("x" * 15 * 2**20))
+            await asyncio.wait({sending}, timeout=1.0)
+            assert server.service.session_places.waiting == 1
+            protocols = [one for one in server.server.server_state.connections if isinstance(one, WebSocketProtocol)]
+            assert len(protocols) == 2
+            for one in protocols:
+                assert one.queue.qsize() == 0
+                assert len(one.conn.reader.buffer) < 2**20
+            await first.close()
+            assert json.loads(await second.recv())["type"] == "session.created"
+            await sending
+            assert json.loads(await second.recv())["error"]["code"] == "invalid_json"
+
+    with running(nano(), Limits(max_sessions=1, wait_s=30.0)) as server:
         asyncio.run(all_of(server))
 
 

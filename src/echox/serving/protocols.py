@@ -199,6 +199,23 @@ class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
             self.entry.arrived()
         super().handle_connect(event)
 
+    async def send(self, message: Any) -> None:
+        """As uvicorn's; a client that was accepted is not read before the application asks for a message.
+
+        It may still wait for a place among the sessions, and a message takes much memory.
+        """
+        await super().send(message)
+        if message["type"] == "websocket.accept" and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    async def receive(self) -> Any:
+        """As uvicorn's: the next message."""
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self.transport.resume_reading()
+        return await super().receive()
+
     def handle_cont(self, event: Any) -> None:
         """A further fragment; empty ones would go on for ever."""
         if len(self.frames) >= _MAX_FRAGMENTS:
