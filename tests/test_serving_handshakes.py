@@ -2,8 +2,8 @@
 
 import pytest
 
+from raw_clients import raw
 from serving_help import nano, running
-from test_serving_crowds import raw
 
 UPGRADE = (
     b"Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"

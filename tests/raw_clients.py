@@ -1,0 +1,64 @@
+"""Clients that write bytes, not requests, and what the server does meanwhile."""
+
+import asyncio
+import contextlib
+import socket
+import time
+
+HEAD = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@contextlib.contextmanager
+def crowd(port, count, first_bytes):
+    """So many connections, each of which has sent a little."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            found.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)))
+            with contextlib.suppress(OSError):
+                found[-1].sendall(first_bytes)
+        yield found
+
+
+def raw(port, data, timeout_s=10.0):
+    """All that the server answers, until it closes or is silent."""
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as client:
+        with contextlib.suppress(OSError):
+            client.sendall(data)
+        answer = b""
+        try:
+            while part := client.recv(65536):
+                answer += part
+        except TimeoutError:
+            return answer, False
+        except OSError:  # reset, because it did not read what came behind
+            pass
+        return answer, True
+
+
+def until(condition, what, timeout_s=15.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def measured_lag(server, lags):
+    """The longest time, s, in which the server's event loop did nothing else, goes to `lags`."""
+    loop, done = server.service._upkeep.get_loop(), []
+
+    async def watch():
+        longest = 0.0
+        while not done:
+            began = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.monotonic() - began - 0.005)
+        return longest
+
+    watching = asyncio.run_coroutine_threadsafe(watch(), loop)
+    try:
+        yield
+    finally:
+        done.append(True)
+        lags.append(watching.result(60))
