@@ -11,8 +11,8 @@ import socket
 import threading
 import time
 import typing
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from echox.serving.service import Service
 from echox.streaming import EchoX
 from echox.streaming.api import bundled_questions
 
+T = TypeVar("T")
 torch.set_num_threads(1)
 
 
@@ -158,6 +159,11 @@ async def connected(server: Running, manual: bool = False, **options: Any) -> As
             await client.send("session.update", session={"type": "realtime", "audio": audio})
             await client.until("session.updated")
         yield client
+
+
+def run(work: Awaitable[T], timeout_s: float = 60.0) -> T:
+    """What comes of what a client does, which has to end in time."""
+    return asyncio.run(asyncio.wait_for(work, timeout_s))
 
 
 def pcm16(samples: np.ndarray) -> bytes:

@@ -3,7 +3,6 @@
 The list of parameters is read from the types of the installed openai package, and every verdict is tried on a server.
 """
 
-import asyncio
 import json
 import typing
 
@@ -11,7 +10,7 @@ import httpx
 import pytest
 
 from echox.serving import parameters
-from serving_help import check_event, connected, nano, pcm16, question, running, user_text
+from serving_help import check_event, connected, nano, pcm16, question, run, running, user_text
 
 pytest.importorskip("openai")
 from openai.types import chat, realtime
@@ -231,7 +230,7 @@ def converse(server, work):
         async with connected(server) as client:
             return await work(client)
 
-    return asyncio.run(asyncio.wait_for(talk(), 60))
+    return run(talk())
 
 
 @pytest.mark.parametrize("name", list(parameters.SESSION.refused))

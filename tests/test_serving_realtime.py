@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from serving_help import connected, nano, order, pcm16, question, running, user_text
+from serving_help import connected, nano, order, pcm16, question, run, running, user_text
 
 ENVELOPE = [
     "response.created",
@@ -29,10 +29,6 @@ ENVELOPE = [
 def server():
     with running(nano()) as found:
         yield found
-
-
-def run(work):
-    asyncio.run(asyncio.wait_for(work, 60))
 
 
 def test_typed_question_spoken_answer_in_the_documented_order(server):

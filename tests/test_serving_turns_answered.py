@@ -1,21 +1,15 @@
 """Every detected turn is answered, or its failure told; and nothing that nobody asked for is an error."""
 
-import asyncio
-
 import numpy as np
 import pytest
 
-from serving_help import connected, nano, order, question, running, user_text
+from serving_help import connected, nano, order, question, run, running, user_text
 
 
 @pytest.fixture(scope="module")
 def server():
     with running(nano()) as found:
         yield found
-
-
-def run(work):
-    asyncio.run(asyncio.wait_for(work, 120))
 
 
 def shown_order(client):
@@ -39,6 +33,13 @@ async def heard_and_answered(client, item_id):
         assert event["type"] != "error", event
 
 
+async def ask(client, item):
+    """Write a question and ask for its answer, which is being made then."""
+    await client.send("conversation.item.create", item=item)
+    await client.send("response.create")
+    await client.until("response.created")
+
+
 def both_transcribed(**turn_detection):
     audio = {"input": {"transcription": {"model": "x"}, "turn_detection": {"type": "server_vad", **turn_detection}}}
     return {"type": "realtime", "audio": audio}
@@ -54,9 +55,7 @@ def test_a_reply_asked_for_while_somebody_speaks_does_not_swallow_the_spoken_tur
             cut = int(moment_s * 24000)
             await client.say(speech[:cut])
             await client.until("input_audio_buffer.speech_started")
-            await client.send("conversation.item.create", item={**user_text("Tell me about France?"), "id": "typed"})
-            await client.send("response.create")
-            await client.until("response.created")
+            await ask(client, {**user_text("Tell me about France?"), "id": "typed"})
             await client.say(speech[cut:], chunk_s=5)
             item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
             response = await heard_and_answered(client, item_id)
@@ -74,16 +73,14 @@ def test_a_reply_asked_for_while_somebody_speaks_does_not_swallow_the_spoken_tur
             assert transcripts[typed_reply] == first
             assert "Brazil" in transcripts[ids[3]]
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_speech_over_a_reply_that_may_not_be_interrupted_is_answered_after_it(server):
     async def talk():
         async with connected(server) as client:
             await client.send("session.update", session=both_transcribed(interrupt_response=False))
-            await client.send("conversation.item.create", item=user_text("Tell me what you know about France?"))
-            await client.send("response.create")
-            await client.until("response.created")
+            await ask(client, user_text("Tell me what you know about France?"))
             await client.say(question(0, lead_s=0.3, tail_s=0.8), chunk_s=5)
             item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
             assert not client.of("response.done"), "the reply was too short to be spoken over"
@@ -91,7 +88,7 @@ def test_speech_over_a_reply_that_may_not_be_interrupted_is_answered_after_it(se
             assert "Brazil" in response["output"][0]["content"][0]["transcript"]
             assert [event["response"]["status"] for event in client.of("response.done")] == ["completed"] * 2
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_a_waiting_turn_is_answered_when_its_follower_is_cleared(server):
@@ -101,9 +98,7 @@ def test_a_waiting_turn_is_answered_when_its_follower_is_cleared(server):
             speech = question(0, lead_s=0.3, tail_s=0.8)
             await client.say(speech[:24000])
             await client.until("input_audio_buffer.speech_started")
-            await client.send("conversation.item.create", item=user_text("Tell me what you know about France?"))
-            await client.send("response.create")
-            await client.until("response.created")
+            await ask(client, user_text("Tell me what you know about France?"))
             # The end of the turn, and at once the beginning of another, which ends the running reply.
             await client.say(np.concatenate([speech[24000:], question(2)[:24000]]), chunk_s=10)
             item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
@@ -112,7 +107,7 @@ def test_a_waiting_turn_is_answered_when_its_follower_is_cleared(server):
             response = await heard_and_answered(client, item_id)
             assert response["status"] == "completed"
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_items_written_during_a_reply_stand_behind_it(server):
@@ -129,7 +124,7 @@ def test_items_written_during_a_reply_stand_behind_it(server):
             second = (await client.until("response.done"))["response"]
             assert shown_order(client) == ["a", first["output"][0]["id"], "b", second["output"][0]["id"]]
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_a_quiet_microphone_is_a_failed_response_and_no_error(server, monkeypatch):
@@ -149,7 +144,7 @@ def test_a_quiet_microphone_is_a_failed_response_and_no_error(server, monkeypatc
             await client.send("response.create")
             assert (await client.until("response.done"))["response"]["status"] == "completed"
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_a_turn_that_ends_while_the_server_stops_is_told(server, monkeypatch):
@@ -160,7 +155,7 @@ def test_a_turn_that_ends_while_the_server_stops_is_told(server, monkeypatch):
             response = (await client.until("response.done"))["response"]
             assert response["status_details"]["error"]["code"] == "server_shutting_down"
 
-    run(talk())
+    run(talk(), 120)
 
 
 TOLERATED = [
@@ -192,7 +187,7 @@ def test_what_is_tolerated_is_no_error(server):
             await client.send("response.create", response={"tools": tools, "tool_choice": "auto", "temperature": None})
             assert (await client.until("response.done"))["response"]["status"] == "completed"
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_a_history_with_calls_of_tools_is_understood(server):
@@ -221,7 +216,7 @@ def test_a_history_with_calls_of_tools_is_understood(server):
             expected = alone.reply(messages, speak=False).text
             assert response["output"][0]["content"][0]["text"] == expected
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_beta_names_of_a_response(server):
@@ -242,15 +237,13 @@ def test_beta_names_of_a_response(server):
             await client.send("response.create", response={"modalities": ["smell"]})
             assert (await client.until("error"))["error"]["param"] == "response.modalities"
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_responses_outside_the_conversation_run_beside_it_and_can_be_cancelled(server):
     async def talk():
         async with connected(server) as client:
-            await client.send("conversation.item.create", item=user_text("Tell me what you know about Brazil?"))
-            await client.send("response.create")
-            await client.until("response.created")
+            await ask(client, user_text("Tell me what you know about Brazil?"))
             beside = {"conversation": "none", "output_modalities": ["text"]}
             asked = {**beside, "input": [user_text("What is the capital of France?")], "metadata": {"n": "1"}}
             await client.send("response.create", response=asked)
@@ -272,7 +265,7 @@ def test_responses_outside_the_conversation_run_beside_it_and_can_be_cancelled(s
                 await client.send("response.create", response={**asked, "metadata": {"n": str(number)}})
             assert (await client.until("error"))["error"]["code"] == "too_many_responses"
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_speed_of_a_session(server):
@@ -289,16 +282,14 @@ def test_speed_of_a_session(server):
         assert lengths[1.0] / lengths[1.5] == pytest.approx(1.5, rel=0.03)
         assert lengths[1.0] / lengths[0.5] == pytest.approx(0.5, rel=0.03)
 
-    run(talk())
+    run(talk(), 120)
 
 
 def test_order_of_the_envelope_of_a_waiting_turn(server):
     async def talk():
         async with connected(server) as client:
             await client.send("session.update", session=both_transcribed(interrupt_response=False))
-            await client.send("conversation.item.create", item=user_text("What is the capital of France?"))
-            await client.send("response.create")
-            await client.until("response.created")
+            await ask(client, user_text("What is the capital of France?"))
             await client.say(question(2, lead_s=0.3, tail_s=0.8), chunk_s=10)
             await client.until("response.done")
             await client.until("rate_limits.updated")
@@ -307,4 +298,4 @@ def test_order_of_the_envelope_of_a_waiting_turn(server):
             kinds = [kind for kind in order(client.events) if kind.startswith(("response.created", "response.done"))]
             assert kinds == ["response.created", "response.done", "response.created"]
 
-    run(talk())
+    run(talk(), 120)

@@ -1,6 +1,5 @@
 """What could not be spoken is told at every endpoint; silence never passes for the whole reply."""
 
-import asyncio
 import base64
 import json
 
@@ -10,7 +9,7 @@ import pytest
 from echox.models import unit_stream
 from echox.serving.unspoken import UNSPOKEN_HEADER, unspoken_header
 from echox.streaming.events import SpeechFailed
-from serving_help import connected, nano, running, user_text
+from serving_help import connected, nano, run, running, user_text
 
 PARTLY = "I like 你好 dogs."
 QUESTION = "What is the capital of France?"
@@ -55,8 +54,11 @@ def test_speech_that_is_nothing_is_refused_with_the_reason(server):
 
 
 def test_chat_says_it(server, mute):
-    asked = {"messages": [{"role": "user", "content": QUESTION}], "modalities": ["text", "audio"],
-             "audio": {"voice": "echox", "format": "pcm16"}}  # fmt: skip
+    asked = {
+        "messages": [{"role": "user", "content": QUESTION}],
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "echox", "format": "pcm16"},
+    }
     whole = post(server, "/v1/chat/completions", **asked).json()["choices"][0]["message"]["audio"]
     assert " ".join(one["text"] for one in whole["unspoken"]) == whole["transcript"]
     assert base64.b64decode(whole["data"]) == b""
@@ -75,7 +77,7 @@ def test_realtime_says_it(server, mute):
             text = done["output"][0]["content"][0]["transcript"]
             assert " ".join(one["text"] for one in done["unspoken"]) == text
 
-    asyncio.run(asyncio.wait_for(talk(), 60))
+    run(talk())
 
 
 def test_a_header_stays_short():
