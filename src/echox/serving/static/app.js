@@ -2,6 +2,7 @@
 import { Microphone, Player, RATE, decodeFile, microphoneAllowedHere } from "./audio.js";
 import { Dialogue } from "./dialogue.js";
 import { Connection, Refused } from "./realtime.js";
+import { whyRefused } from "./reasons.js";
 import { Settings } from "./settings.js";
 import { View } from "./view.js";
 
@@ -37,9 +38,12 @@ byId("talk").addEventListener("contextmenu", (event) => settings.handsFree || ev
 
 const isPress = ({ key }) => !settings.handsFree && (key === " " || key === "Enter");
 
+/** Sound and a session, opened side by side: the player's parts come from the server, too. */
+const ready = () => Promise.all([player.open(), connection.ready()]);
+
 async function talk() {
   await attempt(async () => {
-    await Promise.all([player.open(), connection.ready()]);
+    await ready();
     await openMicrophone();
   });
 }
@@ -67,7 +71,7 @@ async function hold() {
   held = true;
   hint = "";
   await attempt(async () => {
-    await Promise.all([player.open(), connection.ready()]);
+    await ready();
     await openMicrophone();
     if (held && microphone.running) await dialogue.press();
   });
@@ -109,7 +113,7 @@ byId("compose").addEventListener("submit", (event) => {
 });
 
 const say = (text) => attempt(async () => {
-  await Promise.all([player.open(), connection.ready()]); // side by side: the player's parts come from the server, too
+  await ready();
   await dialogue.type(text);
   return true;
 });
@@ -146,7 +150,7 @@ async function sendFile(file) {
   }
   view.settle(title);
   await attempt(async () => {
-    await Promise.all([player.open(), connection.ready()]);
+    await ready();
     await dialogue.play(pcm);
   });
 }
@@ -314,7 +318,7 @@ async function introduce() {
   view.model(model);
   view.introduce(about.knows, about.examples, say);
 }
-introduce().catch(() => view.notice(CONNECTION, "The server does not answer.", remedy("", "Connect")));
+introduce().catch(() => view.notice(CONNECTION, whyRefused(null).text, remedy("", "Connect")));
 
 byId("figures").open = Boolean(settings.browser.get("echox-figures"));
 byId("figures").addEventListener("toggle", () => {
