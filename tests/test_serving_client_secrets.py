@@ -104,7 +104,9 @@ def test_a_secret_is_good_for_nothing_else(server):
 
 def test_who_has_no_key_gets_no_secret(server):
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer ek_made_up"}):
-        assert create(server, headers).status_code == 401
+        found = create(server, headers)
+        assert found.status_code == 401
+        assert found.json()["error"].keys() == {"type", "code", "message", "param"}
     assert status_of(server, "ek_made_up") == 401
 
 

@@ -25,7 +25,7 @@ _READ_BYTES = 16 * 1024  # of one read: 2,700 of the smallest frames or chunks, 
 _MANY_CHUNKS, _CHUNK_BYTES = 1000, 64  # so many chunks must hold so many bytes each, on average
 _FOLDED = re.compile(rb"\n[ \t]")
 _MAX_FRAGMENTS = 1024  # of one message
-_CONTROL_FRAMES = 50  # at once; then as many a second
+_CONTROL_FRAMES = 50  # a second; twice as many at once
 _TIMEOUT_REPLY = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\ncontent-length: 15\r\nconnection: close\r\n\r\n"
     b"Request Timeout"

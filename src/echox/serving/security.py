@@ -186,7 +186,7 @@ class Doorkeeper:
             return
         status, code, message = refusal
         self._refused(code)
-        body = {"error": {"type": "invalid_request_error", "code": code, "message": message}}
+        body = {"error": {"type": "invalid_request_error", "code": code, "message": message, "param": None}}
         # Whatever else the client sends, a body above all, is not wanted.
         extra = {"Connection": "close", **({"WWW-Authenticate": "Bearer"} if status == 401 else {})}
         await send_refusal(JSONResponse(body, status, extra), scope, receive, send)
