@@ -166,7 +166,7 @@ def names(window: Window) -> Reading | None:
     after_name = _is_name(window.before()) and not window.tail_before() and not window.opens_sentence
     place = after_name or _after_ordinal(window) or (dotted and not name_follows and core.text in _ROADS)
     if core.text in tables.PLACES and place:
-        return _expand(window, tables.PLACES[core.text], following)
+        return _expand(window, tables.PLACES[core.text])
     if core.text in tables.TITLES and (name_follows or core.text in {"Mr", "Mrs", "Ms", "Dr", "Prof"}):
         return Reading(1, tables.TITLES[core.text] + core.tail.replace(".", "", 1)[:1])
     return None
@@ -184,7 +184,7 @@ def _after_ordinal(window: Window) -> bool:
     return re.fullmatch(r"\d+(st|nd|rd|th)", window.before()) is not None
 
 
-def _expand(window: Window, word: str, following: Core | None) -> Reading:
+def _expand(window: Window, word: str) -> Reading:
     """A word for an abbreviation; its period is also the sentence's where nothing follows."""
     tail = window.first.tail
     if tail == ".":
@@ -206,12 +206,12 @@ def abbreviations(window: Window) -> Reading | None:
         if reading is not None:
             return reading
     if dotted and core.text in tables.WORDS:
-        return _expand(window, tables.WORDS[core.text], None)
+        return _expand(window, tables.WORDS[core.text])
     if not dotted and core.text in tables.BARE_WORDS:
         return say(tables.BARE_WORDS[core.text], core)
     if re.fullmatch(r"(?:[A-Za-z]\.)+[A-Za-z]", core.text):
         letters = " ".join(core.text.replace(".", "").upper())
-        return _expand(window, letters, None) if dotted else say(letters, core)
+        return _expand(window, letters) if dotted else say(letters, core)
     if core.text in {"C#", "F#"}:
         return say(f"{core.text[0]} sharp", core)
     if re.fullmatch(r"[A-Z]", core.text) and core.tail == "." and core.text != "I":
@@ -231,7 +231,7 @@ def _calendar(window: Window) -> Reading | None:
         or following.text in tables.MONTHS or following.text in tables.MONTH_NAMES
     )  # fmt: skip
     earlier = re.fullmatch(r"\d{1,2}(st|nd|rd|th)?", window.before()) is not None
-    return _expand(window, name, following) if dated or earlier else None
+    return _expand(window, name) if dated or earlier else None
 
 
 # ------------------------------------------------------------------------------------------ capitals
