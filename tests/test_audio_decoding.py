@@ -264,6 +264,18 @@ def test_what_is_wrong_with_a_pool_is_said(monkeypatch):
         decoded(DecoderPool(1), SPEECH)
 
 
+def test_what_was_decoded_is_kept_where_no_worker_can_be_replaced(pool, monkeypatch):
+    assert len(decoded(pool, SPEECH))  # the worker runs
+    monkeypatch.setattr(pools, "_JOBS", 2)
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert len(decoded(pool, SPEECH))
+    assert pool.busy == 0
+    with pytest.raises(RuntimeError, match="expected to start a process"):
+        decoded(pool, SPEECH)
+    monkeypatch.undo()
+    assert len(decoded(pool, SPEECH))
+
+
 # ------------------------------------------------------------------------------------------------- the server
 
 

@@ -176,8 +176,11 @@ class DecoderPool:
             self._busy.discard(worker)
             if self._closed:
                 worker.discard("closed")
-            else:
+                return
+            try:
                 self._idle.append(worker if usable else _Worker())
+            except RuntimeError as error:  # the file at hand is decoded; the next one says what is wrong
+                log.warning("no decoder in place of one that ended: %s", error)
 
 
 class _Worker:
