@@ -6,6 +6,8 @@
 #   make test              the tests that need no GPU, network or browser; ARGS="-k audio" is handed to pytest
 #   make test-slow         the tests that take over some seconds each: whole trainings, loads, stock clients
 #   make lint              ruff and mypy
+#   make docs              the documentation site, into out/site; a link that leads nowhere is an error
+#   make wheel             the wheel, built, installed into an empty environment and asked (a minute or two)
 #   make nano              train the embedded model from nothing (hours on two cores)
 #   make smoke             every training stage on a handful of items (minutes)
 #   make setup             only the environment, with everything for development
@@ -19,7 +21,7 @@ PYTEST = .venv/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfi
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow lint nano smoke setup clean
+.PHONY: help demo serve test test-slow lint docs wheel nano smoke setup clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,6 +47,14 @@ lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs:
+	@scripts/setup.sh dev
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+wheel:
+	@scripts/setup.sh dev
+	.venv/bin/python scripts/smoke_wheel.py
 
 nano:
 	@scripts/setup.sh dev

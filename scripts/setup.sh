@@ -19,7 +19,7 @@ case $kind in  # a kind, and those that contain it
 esac
 
 # Content, not dates, so that a fresh checkout of the same files is not a new set-up; the folder, because moving breaks .venv.
-fingerprint=$({ cat pyproject.toml requirements/*.txt scripts/setup.sh; pwd; } | cksum)
+fingerprint=$({ cat pyproject.toml requirements/*.txt scripts/setup.sh scripts/install_torch.sh; pwd; } | cksum)
 for other in $containing; do
   if [ "$(cat ".venv/.stamp-$other" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
 done
@@ -52,23 +52,7 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 # Nothing is resolved: the locks (scripts/lock.sh) name every package with its version and hashes.
 locked() { pip install --no-compile --no-deps --require-hashes -r "requirements/$1.txt"; }
 
-# On Linux the torch of PyPI brings gigabytes of CUDA. Without a GPU, take the CPU build: from wherever pip is told to look,
-# or from PyTorch's own index, whose hashes pip checks. --no-deps keeps that index out of every other package; short
-# patience, should it be out of reach.
-torch=$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/torch.txt)
-if ! .venv/bin/python -c "
-from importlib.metadata import version
-assert 'torch==' + version('torch').split('+')[0] == '$torch'" 2>/dev/null; then
-  if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
-    echo "setup: $torch for the CPU"
-    pip install --no-compile --no-deps "$torch+cpu" --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15 || {
-      echo "setup: no CPU build of $torch in reach; going on with the one of PyPI, a far larger download" >&2
-      locked torch
-    }
-  else
-    locked torch
-  fi
-fi
+scripts/install_torch.sh .venv/bin/python
 
 echo "setup: installing the pinned dependencies ($kind)"
 locked "$kind"

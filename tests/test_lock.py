@@ -124,10 +124,10 @@ def test_each_kind_contains_the_smaller_one_and_none_contains_torch():
 
 
 def test_set_up_and_image_install_nothing_but_the_locks():
-    for path in ("scripts/setup.sh", "Dockerfile"):
+    for path, at_least in (("scripts/setup.sh", 2), ("scripts/install_torch.sh", 2), ("Dockerfile", 3)):
         text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
         commands = re.findall(r"pip install (.*)", text)
-        assert len(commands) >= 3
+        assert len(commands) >= at_least
         for command in commands:
             assert "--no-deps" in command, f"{path}: {command}"
             own = re.search(r" (-e )?\.( |$)", command) and "--no-build-isolation" in command
@@ -160,4 +160,4 @@ def test_the_compose_file():
 def test_workflows_are_yaml_with_jobs(path):
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert found["permissions"] == {"contents": "read"}
-    assert all(job["steps"] and job["timeout-minutes"] for job in found["jobs"].values())
+    assert all("uses" in job or (job["steps"] and job["timeout-minutes"]) for job in found["jobs"].values())
