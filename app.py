@@ -2,7 +2,7 @@
 
 import sys
 
-from echox.cli import app
+from echox.cli.main import app
 
 if __name__ == "__main__":
     app(["ui", *sys.argv[1:]], prog_name="echox")

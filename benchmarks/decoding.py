@@ -33,13 +33,13 @@ from transformers import DynamicCache, WhisperFeatureExtractor
 from transformers.utils import logging
 
 from echox import EchoX
-from echox.evaluation.latency import machine_of, spread
-from echox.evaluation.playback import play
-from echox.models.configuration_echox import EchoXConfig
-from echox.models.modeling_echox import EchoXForConditionalGeneration
-from echox.models.processing_echox import EchoXProcessor
+from echox.api.model import find_model
+from echox.evaluation.latency.playback import play
+from echox.evaluation.latency.probe import machine_of, spread
+from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
 from echox.streaming import GenerationSettings
-from echox.streaming.api import find_model
 from echox.streaming.engine import Engine
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

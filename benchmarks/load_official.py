@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from transformers import WhisperConfig
 
-from echox.models.configuration_vocoder import CodeHiFiGANConfig
 from echox.models.conversion.official import official_config, official_name, open_official
-from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 AUDIO_TOKEN_ID = 128256
 ROPE = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

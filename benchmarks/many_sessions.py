@@ -25,8 +25,8 @@ from transformers.utils import logging
 from echox import EchoX
 from echox.audio import load_audio
 from echox.errors import QueueFull
-from echox.evaluation.latency import choose_questions, machine_of, spread
-from echox.evaluation.playback import play
+from echox.evaluation.latency.playback import play
+from echox.evaluation.latency.probe import choose_questions, machine_of, spread
 from echox.streaming import AudioChunk, Finished
 
 SETTINGS = {"temperature": 0.0, "echo_temperature": 0.0}

@@ -37,7 +37,10 @@ from transformers import LlamaConfig, WhisperConfig
 
 from echox.config import TrainingConfig, load_recipe
 from echox.data.sampling import BucketBatchSampler
-from echox.memory import (
+from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
+from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.training.loop import autocast, enable_gradient_checkpointing
+from echox.training.memory.estimate import (
     Workload,
     bare_objective,
     build_objective,
@@ -46,9 +49,6 @@ from echox.memory import (
     training_bytes,
     written_batch,
 )
-from echox.models.configuration_echox import EchoXConfig, S2TConfig
-from echox.models.configuration_t2c import UnitDecoderConfig
-from echox.training.loop import autocast, enable_gradient_checkpointing
 from echox.training.optim import WeightAverage, build_optimizer, clip_gradients
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}

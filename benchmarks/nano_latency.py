@@ -12,7 +12,7 @@ from figures import report_figures
 from transformers.utils import logging
 
 from echox import EchoX
-from echox.evaluation.latency import PARTS, choose_questions, measure_latency
+from echox.evaluation.latency.probe import PARTS, choose_questions, measure_latency
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from transformers.utils import logging
 
 from echox import EchoX
 from echox.audio import load_audio
-from echox.evaluation.latency import choose_questions, machine_of, spread
-from echox.evaluation.playback import play
-from echox.evaluation.trigger_lab import lab_items
+from echox.evaluation.latency.playback import play
+from echox.evaluation.latency.probe import choose_questions, machine_of, spread
+from echox.evaluation.studies.trigger_lab import lab_items
 from echox.streaming import AudioChunk
 
 

@@ -34,7 +34,7 @@ def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from echox.models.int8_linear import to_int8_linears
+    from echox.models.quantization.int8_linear import to_int8_linears
 
     torch.set_num_threads(options.threads)
     config = LlamaConfig(

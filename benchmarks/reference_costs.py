@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from echox.models.configuration_t2c import UnitDecoderConfig
-from echox.models.modeling_speech_encoder import best_labels
-from echox.models.modeling_t2c_text import TextPrefixDecoder
+from echox.models.echox.modeling_speech_encoder import best_labels
+from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.t2c.modeling_t2c_text import TextPrefixDecoder
 
 FRAMES, PROMPT, UNITS = 750, 350, 8500
 

@@ -27,9 +27,9 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, LogitsProcessor, StoppingCriteria
 
 from echox import EchoX
-from echox.models.modeling_t2c import WordSynchronousDecoder
-from echox.models.text_words import TextWords
-from echox.models.tokenization_text import word_index
+from echox.models.echox.tokenization_text import word_index
+from echox.models.t2c.modeling_t2c import WordSynchronousDecoder
+from echox.models.t2c.text_words import TextWords
 from echox.streaming.policies import REFERENCE_TRIGGER
 from echox.streaming.trigger import Segment
 

@@ -32,8 +32,8 @@ import numpy as np
 import psutil
 import websockets
 
+from echox.api.model import bundled_questions
 from echox.audio import load_audio
-from echox.streaming.api import bundled_questions
 
 RATE = 16000  # in: the sound comes back from `conversation.item.retrieve` bit by bit as it was heard
 OUT_RATE = 24000
@@ -161,7 +161,7 @@ async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float, hurried: b
 
 def check(figures: Figures) -> list[str]:
     """Replies that are not what the model alone says."""
-    from echox.streaming import EchoX
+    from echox.api import EchoX
 
     model = EchoX.from_pretrained("nano")
     alone: dict[tuple[bytes, ...], tuple[str, str]] = {}  # all sounds of a call so far -> heard, text

@@ -42,4 +42,4 @@ base unit_language_1000 unit_language model.vocabulary_size=1000 output_dir=$wor
 base t2c_unit_language t2c data.unit_language=$words training.output_dir=out/nano/t2c_unit_language training.steps=8000 "${few[@]}"
 base t2c_prefix t2c_prefix data.unit_language=$words "${few[@]}"
 # It may run for hours beside other work: one thread, and polite.
-OMP_NUM_THREADS=1 nice -n 15 "$python" -m echox.evaluation.ablations "$repository/runs/ablations.yaml" "${few[@]}" "${options[@]}"
+OMP_NUM_THREADS=1 nice -n 15 "$python" -m echox.evaluation.studies.ablations "$repository/runs/ablations.yaml" "${few[@]}" "${options[@]}"

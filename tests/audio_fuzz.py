@@ -288,7 +288,7 @@ def through_page(model: object, folder: Path, data: bytes) -> str:
     """A file dropped on the Gradio page."""
     import gradio
 
-    from echox.serving.ui import answer
+    from echox.serving.gradio_page import answer
 
     path = folder / "upload.mp4"
     path.write_bytes(data)

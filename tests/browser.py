@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from echox.api.model import bundled_questions
 from echox.audio import load_audio, save_audio
-from echox.streaming.api import bundled_questions
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUESTIONS = {path.stem.split("_")[1]: path for path in bundled_questions()}  # brazil, capital, cow

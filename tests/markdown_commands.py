@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from echox.cli import app
+from echox.cli.main import app
+from paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 # Words that open a line and belong to the reader's machine, not to this repository.
 FOREIGN = {"git", "cd", "pip", "uv", "source", "apt", "pre-commit"}
 

@@ -19,9 +19,9 @@ from echox.models.conversion.checkpoint import StoredTensor
 from echox.models.conversion.code_hifigan import fold, vocoder_config
 from echox.models.conversion.materialise import materialise
 from echox.models.conversion.official import match_tensors, official_config
-from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from paths import GOLDEN
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 TOLERANCE = 1e-4
 
 

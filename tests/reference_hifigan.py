@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from echox.models.configuration_vocoder import CodeHiFiGANConfig
-from echox.models.modeling_hifigan import CodeHiFiGAN
+from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
+from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
+from paths import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 SPELLING = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 

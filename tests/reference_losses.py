@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from echox.models.conversion.official import END_OF_TURN, STRAY_UNIT_PROMPT_ID, UNIT_PROMPT_HEADER
-from echox.models.modeling_echox import EchoXForConditionalGeneration
-from echox.models.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 
 IGNORED = -100
 COSINE_SHARE, CALM_S2T_LOSS = 0.2, 1.0

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import websockets
 
+from echox.api import EchoX
+from echox.api.model import bundled_questions
 from echox.audio import load_audio
-from echox.serving.limits import Limits
-from echox.serving.security import Door
+from echox.serving.access.security import Door
+from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
-from echox.serving.service import Service
-from echox.streaming import EchoX
-from echox.streaming.api import bundled_questions
+from echox.serving.service.service import Service
 
 T = TypeVar("T")
 torch.set_num_threads(1)

@@ -16,10 +16,10 @@ class Server:
     def __init__(self, model, api_key=None):
         import uvicorn
 
-        from echox.serving.limits import Limits
-        from echox.serving.security import Door
+        from echox.serving.access.security import Door
+        from echox.serving.protocol.limits import Limits
         from echox.serving.server import create_app
-        from echox.serving.service import Service
+        from echox.serving.service.service import Service
 
         self.service = Service(model, "nano", Limits(wait_s=0.2))
         config = uvicorn.Config(create_app(self.service, Door(api_key, any_host=True)), port=0, log_level="warning")

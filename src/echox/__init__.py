@@ -20,8 +20,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from echox.api import EchoX
     from echox.config import load_recipe
-    from echox.streaming import AudioChunk, EchoX, Reply, TextDelta
+    from echox.streaming import AudioChunk, Reply, TextDelta
 
     __version__: str
 
@@ -30,7 +31,7 @@ __all__ = ["AudioChunk", "EchoX", "Reply", "TextDelta", "__version__", "load_rec
 # Public name -> module that defines it.
 _LAZY = {
     "AudioChunk": "echox.streaming",
-    "EchoX": "echox.streaming",
+    "EchoX": "echox.api",
     "Reply": "echox.streaming",
     "TextDelta": "echox.streaming",
     "load_recipe": "echox.config",

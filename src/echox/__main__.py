@@ -1,6 +1,6 @@
 """``python -m echox``: the command line."""
 
-from echox.cli import main
+from echox.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
 """Acoustic targets of the light vocoder: spectral envelope, pitch and voicing of recorded speech.
 
 The envelope is freed from the harmonics of the voice by smoothing the power spectrum, so that filtering a pulse train
-with it (`models/source_filter.py`) gives the recording back. Pitch is the strongest peak of the autocorrelation of the
-low-passed signal, corrected for the window.
+with it (`models/vocoder/source_filter.py`) gives the recording back. Pitch is the strongest peak of the
+autocorrelation of the low-passed signal, corrected for the window.
 
 Source: Boersma 1993, "Accurate short-term analysis of the fundamental frequency" (autocorrelation of the windowed
 signal divided by that of the window; octave cost).
@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from echox.models.source_filter import SpectralGeometry, mel_edges_hz
+from echox.models.vocoder.source_filter import SpectralGeometry, mel_edges_hz
 
 LOG_FLOOR = -16.0
 """Smallest log power density (of a full-scale signal of unit power: 0): below it is silence."""

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE
-from echox.models.tokenization_text import CHAT_TEMPLATE
+from echox.models.echox.tokenization_text import CHAT_TEMPLATE
 from echox.templates import TemplateWorker, template_variables
 
 _PROBE: list[dict[str, Any]] = [

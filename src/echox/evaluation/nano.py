@@ -27,8 +27,8 @@ from echox.evaluation.records import balanced_order
 from echox.evaluation.scores import Row, counts, error_rate, score_rates
 
 if TYPE_CHECKING:
-    from echox.evaluation.asr import Judge
-    from echox.streaming import EchoX
+    from echox.api import EchoX
+    from echox.evaluation.judges.asr import Judge
 
 TYPED = "typed"
 SPOKEN_SETS = {

@@ -22,13 +22,13 @@ import echox
 from echox.audio import load_audio, save_audio
 from echox.errors import one_line
 from echox.evaluation import nano
-from echox.evaluation.asr import Judge
 from echox.evaluation.items import Item
+from echox.evaluation.judges.asr import Judge
 from echox.evaluation.records import read_lines, recorded
 from echox.evaluation.scores import Row, counts, not_measured
+from echox.evaluation.studies.voice import recordings_wer
 from echox.evaluation.subjects import Subject
 from echox.evaluation.tasks import AVERAGED, KINDS, Task
-from echox.evaluation.voice import recordings_wer
 from echox.files import write_text
 from echox.training.lock import output_lock
 
@@ -174,7 +174,7 @@ def score_run(output: Path) -> dict[str, Any]:
     Raises:
         ValueError: no run there, or it is not complete.
     """
-    from echox.evaluation.naturalness import ratings_of
+    from echox.evaluation.judges.naturalness import ratings_of
     from echox.evaluation.summary import write_summary
 
     run = read_run(output)

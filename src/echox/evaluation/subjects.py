@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from echox.api import EchoX
 from echox.audio import encode_audio, load_audio
 from echox.evaluation.records import fingerprint
 from echox.evaluation.remote import Endpoint
-from echox.streaming import EchoX
 from echox.streaming.events import Reply
 
 SERVER_RATE_HZ = 24000

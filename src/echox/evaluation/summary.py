@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from echox.evaluation import nano
+from echox.evaluation.model_card import score_tables, table
 from echox.evaluation.records import read_lines
-from echox.evaluation.report import score_tables, table
 from echox.evaluation.scores import DEFINITIONS
 from echox.evaluation.tasks import AVERAGED, KINDS
 from echox.files import write_text

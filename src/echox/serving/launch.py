@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from echox.serving.connections import files_for, raise_open_file_limit
-from echox.serving.limits import Limits
-from echox.serving.memory import keep_few_kernels, settle
-from echox.serving.ports import bind
-from echox.serving.security import Door
+from echox.serving.access.connections import files_for, raise_open_file_limit
+from echox.serving.access.ports import bind
+from echox.serving.access.security import Door
+from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
-from echox.serving.service import Service
+from echox.serving.service.process_memory import keep_few_kernels, settle
+from echox.serving.service.service import Service
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ServerOptions:
         import torch
         from transformers.utils import logging as transformers_logging
 
-        from echox.streaming import EchoX
-        from echox.streaming.precision import named_precision
+        from echox.api import EchoX
+        from echox.api.precision import named_precision
 
         transformers_logging.disable_progress_bar()
         keep_few_kernels()

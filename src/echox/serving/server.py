@@ -22,19 +22,19 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from echox.serving.chat import completions
-from echox.serving.client_secrets import lifetime_s
-from echox.serving.connections import BACKLOG, Connections
-from echox.serving.events import EventError, new_id, take
-from echox.serving.http import client_of, endpoint, error_response, json_object
-from echox.serving.log_limit import limited_logging
-from echox.serving.outbox import SlowReader
-from echox.serving.places import Full
-from echox.serving.realtime import RealtimeSession
-from echox.serving.security import OPTIONS_KEY, Door, Doorkeeper, send_refusal
-from echox.serving.service import Service
-from echox.serving.speech import speak
-from echox.serving.transcriptions import transcribe
+from echox.serving.access.client_secrets import lifetime_s
+from echox.serving.access.connections import BACKLOG, Connections
+from echox.serving.access.log_limit import limited_logging
+from echox.serving.access.places import Full
+from echox.serving.access.security import OPTIONS_KEY, Door, Doorkeeper, send_refusal
+from echox.serving.protocol.events import EventError, new_id, take
+from echox.serving.realtime.session import RealtimeSession
+from echox.serving.rest.chat import completions
+from echox.serving.rest.common import client_of, endpoint, error_response, json_object
+from echox.serving.rest.speech import speak
+from echox.serving.rest.transcriptions import transcribe
+from echox.serving.service.outbox import SlowReader
+from echox.serving.service.service import Service
 
 log = logging.getLogger("echox.serving")
 STATIC = Path(__file__).parent / "static"
@@ -275,7 +275,7 @@ def make_server(app: Any, service: Service, host: str, port: int, **options: Any
     """
     import uvicorn
 
-    from echox.serving.protocols import protocol_options
+    from echox.serving.access.uvicorn_protocols import protocol_options
 
     connections = Connections(service.limits, time.monotonic, lambda code: service.metrics.refused.labels(code).inc())
 

@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from echox.streaming.api import EchoX, ReplyStream
     from echox.streaming.decoding import GenerationSettings
     from echox.streaming.events import (
         AudioChunk,
@@ -29,14 +28,12 @@ if TYPE_CHECKING:
 _LAZY = {
     "AudioChunk": "events",
     "ContextDropped": "events",
-    "EchoX": "api",
     "Event": "events",
     "Finished": "events",
     "GenerationSettings": "decoding",
     "Heard": "events",
     "Mark": "events",
     "Reply": "events",
-    "ReplyStream": "api",
     "ReplyTask": "task",
     "Scheduler": "scheduler",
     "Segment": "trigger",
@@ -51,14 +48,12 @@ _LAZY = {
 __all__ = [
     "AudioChunk",
     "ContextDropped",
-    "EchoX",
     "Event",
     "Finished",
     "GenerationSettings",
     "Heard",
     "Mark",
     "Reply",
-    "ReplyStream",
     "ReplyTask",
     "Scheduler",
     "Segment",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from echox.files import json_object, write_text
-from echox.models.vocoder_stream import FASTEST, SLOWEST
+from echox.models.vocoder.vocoder_stream import FASTEST, SLOWEST
 from echox.streaming.policies import POLICIES
 from echox.verbalization import spoken_language
 

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echox.models.modeling_unit_backbone import LeanSteps, LeanWeights, fits_fused, is_plain
-from echox.models.row_cache import DecoderRows
-from echox.models.static_steps import StaticSteps, compiled_step
-from echox.models.tokenization_text import WordCounter, word_index
+from echox.models.decoding.lean_llama import LeanSteps, LeanWeights, fits_fused, is_plain
+from echox.models.decoding.row_cache import DecoderRows
+from echox.models.decoding.static_llama import StaticSteps, compiled_step
+from echox.models.echox.tokenization_text import WordCounter, word_index
 from echox.streaming.chat_template import ChatTemplate
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.events import HeardWord

@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from echox.models.choosing import nucleus
-from echox.models.modeling_unit_backbone import LeanSteps
-from echox.models.row_cache import DecoderRows
-from echox.models.unit_stream import UnitStream
+from echox.models.decoding.lean_llama import LeanSteps
+from echox.models.decoding.row_cache import DecoderRows
+from echox.models.decoding.sampling import nucleus
+from echox.models.t2c.unit_stream import UnitStream
 from echox.streaming.task import ReplyTask
 
 Tasks = Sequence[ReplyTask]

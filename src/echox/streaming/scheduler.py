@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from echox.errors import QueueFull
-from echox.models.modeling_unit_backbone import LeanSteps
-from echox.models.vocoder_stream import VocoderStream
+from echox.models.decoding.lean_llama import LeanSteps
+from echox.models.vocoder.vocoder_stream import VocoderStream
 from echox.streaming.engine import Engine
 from echox.streaming.events import Heard
 from echox.streaming.rows import Tasks, choose_outputs, first_row, known, leave, neighbours, sample, spans, timed

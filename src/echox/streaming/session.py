@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from echox.models.row_cache import SavedRow
+from echox.models.decoding.row_cache import SavedRow
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine, HeardAudio
 from echox.streaming.events import ContextDropped, HeardWord, Mark, Reply, ReplyBuilder, heard_text

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from echox.models.tokenization_unit_language import UnitReader
-from echox.models.unit_stream import Said, Sampling, UnitStream, open_stream
-from echox.models.vocoder_stream import VocoderStream
+from echox.models.t2c.tokenization_unit_language import UnitReader
+from echox.models.t2c.unit_stream import Said, Sampling, UnitStream, open_stream
+from echox.models.vocoder.vocoder_stream import VocoderStream
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Mark, SpeechFailed

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from echox.models.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 
 WEIGHTS_FILE, SETTINGS_FILE = "lora.safetensors", "lora.json"
 _ADAPTER = "default"

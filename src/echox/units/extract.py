@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperCon
 
 from echox.data.features import log_mel, pad_features
 from echox.models.conversion.kmeans import read_centroids
-from echox.models.modeling_speech_encoder import SpeechEncoder
+from echox.models.echox.modeling_speech_encoder import SpeechEncoder
 from echox.units.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 
 EXTRACTOR_FILE = "unit_extractor.json"

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echox.models.configuration_vocoder import CodeHiFiGANConfig
 from echox.models.conversion.checkpoint import StoredTensor, open_weights, read_json
+from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 PUBLIC_VOCODER = (
     "https://dl.fbaipublicfiles.com/fairseq/speech_to_speech/vocoder/code_hifigan/"

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers.utils import is_accelerate_available
 
-from echox.models.configuration_echox import EchoXConfig
 from echox.models.conversion.checkpoint import StoredTensor
-from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 
 UNDIVIDED = ["WhisperEncoderLayer", "LlamaDecoderLayer", "AlignmentAdapter", "ShrinkingAdapter", "CodeHiFiGAN"]
 """Modules that one device holds whole."""

@@ -20,13 +20,13 @@ import torch
 from transformers import LlamaConfig, WhisperConfig
 
 from echox.models.compatibility import Compatibility
-from echox.models.configuration_echox import EchoXConfig, S2TConfig
-from echox.models.configuration_t2c import UnitDecoderConfig
-from echox.models.configuration_vocoder import CodeHiFiGANConfig
 from echox.models.conversion.checkpoint import StoredTensor, check_names, find_file, open_checkpoint, read_json
 from echox.models.conversion.code_hifigan import PUBLIC_VOCODER, VocoderFiles, find_vocoder, open_vocoder
 from echox.models.conversion.peft_folder import merge_peft
-from echox.models.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 OFFICIAL_MODEL_TYPES = ("EchoX", "ACLlama")
 """The release's module has had both names; transformers knows neither."""

@@ -1,0 +1,20 @@
+"""A model as its users know it: loaded from a folder or the hub, asked, listened to, adapted and saved."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from echox.api.model import EchoX, ReplyStream
+
+__all__ = ["EchoX", "ReplyStream"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562), so that light modules of this room import no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'echox.api' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(importlib.import_module("echox.api.model"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,93 @@
+"""The card of a model folder: README.md with the metadata that the hub reads, from the training record alone.
+
+No figure in it is typed by hand. `evaluation/model_card.py` adds measured scores to the same tables for nano.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CARD_FILE = "README.md"
+METADATA = {
+    "library_name": "echox",
+    "pipeline_tag": "audio-to-audio",
+    "tags": ["echox", "speech-to-speech", "spoken-dialogue"],
+}
+
+
+def folder_card(name: str, record: Mapping[str, Any] | None, folder: Path, metadata: Mapping[str, Any]) -> str:
+    """README.md of a saved model.
+
+    Args:
+        name: of the model: its title.
+        record: ``training_record.json``; None: a model whose training nobody wrote down, and the card says so.
+        folder: where the model's other files are: their size is told.
+        metadata: more for the head, or instead of ours: license, language, base_model, datasets ...
+    """
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != CARD_FILE]
+    head = yaml.safe_dump({**METADATA, **metadata}, sort_keys=False, allow_unicode=True).strip()
+    sections = [
+        f"---\n{head}\n---",
+        f"# {name}",
+        "A speech-to-speech model: it hears a question, writes the answer and speaks what it meant (EchoX, arXiv "
+        "2509.09174).",
+        f'```python\nfrom echox import EchoX\n\nmodel = EchoX.from_pretrained("{name}")\n'
+        'reply = model.generate("question.wav")\n```',
+        "\n".join(["## How it was trained", "", *(training_table(record) if record else ["No record was kept."])]),
+        "\n".join(["## Size", "", *size_table(record or {}, sum(file.stat().st_size for file in files) / 1e6)]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def training_table(record: Mapping[str, Any]) -> list[str]:
+    """Every stage with commit, seed, cost and its first held-out figures."""
+    rows = []
+    for stage in record.get("stages", [record]):
+        cost, environment = stage.get("cost", {}), stage.get("environment", {})
+        minutes = [f"{cost[name] / 60:.0f}" if name in cost else "" for name in ("wall_s", "cpu_s")]
+        commit = str(environment.get("commit") or "")[:9] + ("+" if environment.get("dirty") else "")
+        rows.append([
+            f"`{run_name(stage)}`", f"`{commit}`" if commit else "", str(stage.get("seed", "")),
+            str(stage.get("steps", "")), *minutes, _key_metrics(stage.get("metrics", {})),
+        ])  # fmt: skip
+    heads = ["stage", "commit", "seed", "steps", "wall min", "CPU min", "held-out metrics"]
+    lead = (
+        "A `+` marks uncommitted changes at the time. Each stage's full recipe and environment are in "
+        "`training_record.json` beside the weights."
+    )
+    return [lead, "", *markdown_table(heads, rows)]
+
+
+def size_table(record: Mapping[str, Any], megabytes: float) -> list[str]:
+    """Size of the folder, and parameters by part as far as the record tells."""
+    recipe = record.get("recipe", {})
+    stored = f", weights stored as {recipe['dtype']}" if "dtype" in recipe else ""
+    lines = [f"{megabytes:.1f} MB in one folder{stored}."]
+    parts = record.get("parameters_by_part", {})
+    rows = [[f"`{name}`", f"{count / 1e6:.2f}"] for name, count in parts.items() if count]
+    if rows:
+        rows.append(["all", f"{record.get('parameters', sum(parts.values())) / 1e6:.2f}"])
+        lines += ["", *markdown_table(["part", "million parameters"], rows)]
+    return lines
+
+
+def run_name(record: Mapping[str, Any]) -> str:
+    """What a run is called: its output folder's name, since one stage may have several recipes (encoder, judge)."""
+    folder = record.get("recipe", {}).get("training", {}).get("output_dir")
+    return Path(folder).name if folder else str(record.get("stage"))
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _key_metrics(metrics: Mapping[str, Any], most: int = 4) -> str:
+    """The first figures of a stage, in its own order; tables by topic (names with a slash) are left out."""
+    chosen = [(name, value) for name, value in metrics.items() if "/" not in name and isinstance(value, int | float)]
+    return ", ".join(f"{name} {value:.3g}" for name, value in chosen[:most])

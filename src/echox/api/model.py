@@ -1,0 +1,427 @@
+"""`EchoX`: the model as its users know it. Load, ask, listen, save."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from echox.api.about import About
+from echox.api.adapters import has_adapter, load_adapter, merge_adapter, save_adapter
+from echox.api.card import CARD_FILE, folder_card
+from echox.device import choose_device
+from echox.files import json_object, write_text
+from echox.models.quantization.cpu_int8 import loading_options, quantise_on_cpu
+from echox.models.quantization.row_int8 import to_row_int8
+from echox.streaming.decoding import GenerationSettings
+from echox.streaming.engine import Engine
+from echox.streaming.events import AudioChunk, Event, Reply, ReplyBuilder, SpeechFailed, TextDelta
+from echox.streaming.scheduler import Scheduler
+from echox.streaming.session import Session
+from echox.streaming.task import ReplyEvents
+from echox.streaming.trigger import Trigger
+
+EMBEDDED_MODEL = "nano"
+OFFICIAL_SETTINGS = GenerationSettings(temperature=0.2, top_p=0.9)
+"""How the official scripts sample."""
+TRAINING_RECORD_FILE = "training_record.json"
+
+
+class EchoX:
+    """A speech-to-speech model ready to talk.
+
+    Example::
+
+        model = EchoX.from_pretrained("nano")
+        reply = model.generate("question.wav")
+        print(reply.heard, reply.text, len(reply.waveform) / reply.sampling_rate)
+        for event in model.stream("question.wav"):
+            print(event.text if isinstance(event, TextDelta) else f"<{len(event.waveform)} samples>")
+
+    Args:
+        model: `EchoXForConditionalGeneration`.
+        processor: `EchoXProcessor` with its unit language.
+        settings: how replies are written and spoken; None: the defaults.
+        training_record: what is known of the model's training (recipe, commit, seed, metrics).
+        about: what pages say of the model before the first question; None: nothing.
+
+    Raises:
+        ValueError: parts that do not belong together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        settings: GenerationSettings | None = None,
+        training_record: dict[str, Any] | None = None,
+        about: About | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.settings = settings or GenerationSettings()
+        self.training_record = training_record
+        self.about = about or About()
+        self._begin()
+
+    def _begin(self, compile: bool = False) -> None:
+        """Everything that reads the weights, anew: whoever changes them calls this."""
+        self.engine = Engine(self.model, self.processor, trigger_of(self.model.config), compile)
+        self.scheduler = Scheduler(self.engine)
+
+    def compile(self) -> EchoX:
+        """Compile the steps that write text, for a GPU, where they become one graph; the first then takes a minute.
+
+        Sessions that are open stay as they were; new ones are compiled.
+
+        Raises:
+            ValueError: a language model that is no plain Llama (another kind, quantised, or with an adapter).
+        """
+        self._begin(compile=True)
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_id: str | Path | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        adapter: str | Path | None = None,
+        quantization_config: Any = None,
+        **official: Any,
+    ) -> EchoX:
+        """Load a model folder: weights, processor, chat template, unit language, vocoder, settings.
+
+        Args:
+            folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
+            device: "auto" (a GPU if there is one), "cpu", "cuda" ...
+            dtype: of the weights in memory; None: float32 on CPU, and on a GPU what the folder says. Folders may store
+                float16 to be small. ``torch.int8`` on a CPU: the language model computes in 8 bits, the rest in
+                float32.
+            adapter: folder or hub id of a PEFT adapter of the language model; `merge_adapter` makes it permanent.
+            quantization_config: of transformers, for its language model: ``BitsAndBytesConfig(load_in_4bit=True)``,
+                ``TorchAoConfig`` ...; needs their libraries and hardware.
+            **official: for the official release alone: ``audio_tower``, ``vocoder``, ``peft``, ``device_map``; see
+                `models/conversion/load.py`.
+
+        Raises:
+            ValueError: no such model, a part of it is missing or damaged, or what was asked for cannot be had here.
+        """
+        from echox.models.conversion.official import is_official
+
+        folder = find_model(folder_or_id)
+        place = choose_device(device)
+        in_memory = torch.float32 if dtype == torch.int8 or (dtype is None and place.type == "cpu") else dtype
+        if is_official(folder):
+            from echox.models.conversion.load import load_official
+
+            if quantization_config is not None:
+                raise ValueError(
+                    f"quantization_config: expected a folder of ours, found the official {folder}; convert it first: "
+                    "echox convert SRC DST"
+                )
+            model, processor = load_official(folder, dtype=in_memory, device=place, **official)
+            settings, record = OFFICIAL_SETTINGS, None
+        elif official:
+            raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
+        else:
+            model, processor = _load(folder, place, in_memory, quantization_config)
+            settings, record = GenerationSettings.load(folder), _record(folder)
+        if model.vocoder is not None:
+            model.vocoder.float()  # small, and rounding is heard
+        if adapter is not None:
+            load_adapter(model, adapter)
+        if dtype == torch.int8:
+            quantise_on_cpu(model, place)
+        return cls(model, processor, settings, record, About.load(folder))
+
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write everything into one folder, with a model card; `from_pretrained` reads it back.
+
+        Args:
+            folder: made if it is not there.
+            dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
+                None: as in memory.
+            card: more for the head of the card (license, language, base_model ...); ``name`` is its title.
+
+        Raises:
+            OSError: the folder cannot be written.
+            ValueError: the model carries an adapter that is not merged.
+        """
+        if has_adapter(self.model):
+            raise ValueError(
+                "expected a model without an adapter, found one: call merge_adapter() first, or save_adapter(folder)"
+            )
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict()
+        if dtype == torch.int8:
+            state = to_row_int8(state)
+        elif dtype is not None:
+            state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        try:
+            self.model.save_pretrained(folder, state_dict=state)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(f"{folder}: could not write the weights ({error}); free some space, try again") from error
+        self.processor.save_pretrained(folder)
+        self.settings.save(folder)
+        self.about.save(folder)
+        if self.training_record is not None:
+            write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
+        head = dict(card or {})
+        name = str(head.pop("name", folder.name))
+        write_text(folder / CARD_FILE, folder_card(name, self.training_record, folder, head))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        dtype: torch.dtype | None = None,
+        card: Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        api: Any = None,
+    ) -> str:
+        """Save the model and upload the folder; returns the address of the commit.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there.
+            dtype: see `save_pretrained`.
+            card: see `save_pretrained`.
+            private: of a new repository; None: as the account says.
+            api: ``huggingface_hub.HfApi`` with a token or endpoint of its own; None: as you are logged in.
+
+        Raises:
+            ValueError: as `save_pretrained`.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype, {"name": repo_id, **(card or {})})
+            api = api or HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="EchoX model"))
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the language model's adapter alone, as peft does; see `api/adapters.py`."""
+        save_adapter(self.model, folder)
+
+    def merge_adapter(self) -> None:
+        """Make the adapter part of the weights."""
+        merge_adapter(self.model)
+        self._begin()
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate at which the model hears, Hz; replies say their own."""
+        return self.engine.input_sampling_rate
+
+    def session(self, system: str | None = None, **settings: Any) -> Session:
+        """Open a conversation of several turns; `settings` hold for all its replies.
+
+        Raises:
+            ValueError: unknown settings, or values out of range.
+        """
+        return Session(self.scheduler, self.settings.replaced(settings), system)
+
+    def generate(self, question: Any, *, sampling_rate: int | None = None, **settings: Any) -> Reply:
+        """Answer a question at once.
+
+        Args:
+            question: audio (path, bytes, binary file, samples (S,)) or messages.
+            sampling_rate: rate of bare samples; None: `sampling_rate` of the model.
+            **settings: `GenerationSettings` of this reply.
+
+        Raises:
+            ValueError: a question that cannot be heard or read, or unknown settings.
+        """
+        return self.session().reply(question, sampling_rate=sampling_rate, **settings)
+
+    def stream(self, question: Any, *, sampling_rate: int | None = None, **settings: Any) -> ReplyStream:
+        """Answer a question piece by piece; arguments and errors as `generate`."""
+        session = self.session()
+        events = session.stream(question, sampling_rate=sampling_rate, **settings)
+        return ReplyStream(events, session.output_sampling_rate)
+
+    def speak_text(self, text: str, **settings: Any) -> ReplyEvents:
+        """Say given text in the model's voice: its text embeddings go where the denoised states of a reply would.
+
+        Returns:
+            Iterator of the events of `Session.stream`.
+
+        Raises:
+            ValueError: nothing to say, or unknown settings.
+        """
+        return ReplyEvents(self.session().speak(text, **settings))
+
+
+class ReplyStream(Iterator["TextDelta | AudioChunk"]):
+    """A reply as it comes: iterate over `TextDelta` and `AudioChunk`; what else is known is in the attributes.
+
+    Closing it (or leaving its ``with`` block) cancels the reply.
+
+    Args:
+        events: of a session. sampling_rate: of the spoken reply, Hz.
+    """
+
+    def __init__(self, events: Iterator[Event], sampling_rate: int) -> None:
+        self._events = events
+        self._builder = ReplyBuilder(sampling_rate)
+
+    def __iter__(self) -> ReplyStream:
+        return self
+
+    def __next__(self) -> TextDelta | AudioChunk:
+        while True:
+            event = next(self._events)
+            self._builder.add(event)
+            if isinstance(event, TextDelta | AudioChunk):
+                return event
+
+    @property
+    def heard(self) -> str:
+        """Transcript of the question, known before the first piece."""
+        return self._builder.heard
+
+    @property
+    def failures(self) -> tuple[SpeechFailed, ...]:
+        """Segments that could not be spoken, so far."""
+        return tuple(self._builder.failures)
+
+    def reply(self) -> Reply:
+        """The reply so far; with ``timings`` once the stream has ended."""
+        return self._builder.build()
+
+    def close(self) -> None:
+        """Cancel: no more work is done."""
+        close = getattr(self._events, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> ReplyStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def trigger_of(config: Any) -> Trigger:
+    """The trigger's numbers in a model configuration."""
+    extra = config.compatible.extra_segment_tokens
+    return Trigger(
+        min_tokens=int(config.trigger_min_tokens) + extra,
+        max_tokens=int(config.trigger_max_tokens) + extra,
+        lookahead_tokens=int(config.trigger_lookahead_tokens),
+        threshold=float(config.trigger_threshold),
+    )
+
+
+def find_model(folder_or_id: str | Path | None = None) -> Path:
+    """The folder of a model: a local one, the embedded one, or a snapshot from the hub.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    name = str(folder_or_id or EMBEDDED_MODEL)
+    path = Path(name)
+    if folder_or_id is None or folder_or_id == EMBEDDED_MODEL:  # a folder of that name: "./nano" or Path("nano")
+        path = Path(str(files("echox") / "assets" / EMBEDDED_MODEL))
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"expected the embedded model in {path}, found none; train it (runs/nano.sh) or name a model folder"
+            )
+        return path
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"{path}: expected a model folder, found no config.json in it; name the folder that holds it"
+            )
+        return path
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"{name}: expected a model folder, a hub id (owner/name) or 'nano', found no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name}: expected a model folder or a hub id, found neither ({reason})") from error
+
+
+def bundled_questions() -> list[Path]:
+    """The spoken questions that come with the package.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = Path(str(files("echox") / "assets" / "questions"))
+    found = sorted(folder.glob("*.wav"))
+    if not found:
+        raise ValueError(f"expected a bundled question in {folder}, found none; name an audio file")
+    return found
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    path = folder / TRAINING_RECORD_FILE
+    return json_object(path, "copy the model folder again") if path.is_file() else None
+
+
+_BROKEN_FOLDER = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+                  AssertionError, ImportError, SafetensorError)  # fmt: skip
+"""What transformers and its parts raise for files that are not what their names say."""
+
+
+def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
+    """Refuse a model of which some weights were made up or left out: transformers only remarks it.
+
+    Raises:
+        ValueError: names that are missing, unexpected or of another shape.
+    """
+    for kind, meaning in (("missing_keys", "none for"), ("unexpected_keys", "others:"), ("mismatched_keys", "another "
+                          "shape of")):  # fmt: skip
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in found.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"{folder}: expected the weights of its configuration and no others, found {meaning} {names[0]}{more}; "
+                "copy the folder again"
+            )
+
+
+def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantization_config: Any) -> tuple[Any, Any]:
+    """Model and processor of a folder of ours; see `EchoX.from_pretrained`."""
+    from echox.models.conversion.checkpoint import read_shard_index
+    from echox.models.echox.configuration_echox import EchoXConfig
+    from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+    from echox.models.echox.processing_echox import EchoXProcessor
+
+    options = loading_options(quantization_config, place)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        read_shard_index(index)  # transformers would follow it out of the folder
+    try:
+        config = EchoXConfig.from_pretrained(folder)
+        if dtype is not None:  # else a language model whose own config names a dtype keeps that one
+            config.s2t_config.text_config.dtype = dtype
+        model, found = EchoXForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **options
+        )
+        processor = EchoXProcessor.from_pretrained(folder)
+    except _BROKEN_FOLDER as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if options:
+            raise ValueError(
+                f"{folder}: expected to load it with {type(quantization_config).__name__} on {place}, found: {reason}; "
+                "install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
+            ) from error
+        raise ValueError(f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again") from error
+    _check_loaded(folder, found)
+    return (model if options else model.to(place)), processor

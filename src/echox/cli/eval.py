@@ -1,0 +1,314 @@
+"""``echox eval``: measure a model."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from echox.cli.options import Debug, Device, Model, Threads, guarded, load_model, set_up_torch
+from echox.errors import one_line
+
+if TYPE_CHECKING:
+    from echox.evaluation.judges.asr import Judge
+    from echox.evaluation.run import Progress
+    from echox.evaluation.subjects import Subject
+
+eval_app = typer.Typer(help="Measure a model: test sets, latency, voice, model card.", no_args_is_help=True)
+Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
+JudgeName = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoder folder (default: judge/ in the data, or the embedded one), http://.../v1#model, or a hub id."
+    ),
+]
+WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that each word costs.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
+ServerUrl = Annotated[
+    str | None, typer.Option("--server", help="Examine a server instead: its base URL, as http://127.0.0.1:8000/v1.")
+]
+ServerModel = Annotated[str | None, typer.Option(help="The model's name at the server (default: its first).")]
+
+
+@eval_app.command()
+@guarded
+def run(
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            "-t",
+            help="nano, llama-questions, web-questions, triviaqa, qa, consistency, asr, translation, voicebench; "
+            "several with commas.",
+        ),
+    ] = "nano",
+    data: Annotated[
+        Path | None, typer.Option(help="File or folder of the items (default: the embedded ones, or the hub's).")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("eval"),
+    model: Model = "nano",
+    server: ServerUrl = None,
+    server_model: ServerModel = None,
+    workers: Annotated[int, typer.Option(min=1, help="Replies asked for at once, of a server.")] = 1,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Who listens: 'embedded' (nano's words only), a hub id or folder of a recogniser, "
+            "http://.../v1#model, or 'none' (default: embedded for nano, else openai/whisper-large-v3)."
+        ),
+    ] = None,
+    lexicon: Annotated[
+        Path | None, typer.Option(help="Words of a judge made by stage encoder: its phones.json (default: nano's).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items of each set (default: all).")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Text sent beside every audio.")] = None,
+    utmos: Annotated[Path | None, typer.Option(help="TorchScript file of a MOS predictor at 16 kHz.")] = None,
+    dnsmos: Annotated[Path | None, typer.Option(help="ONNX file sig_bak_ovr.onnx of DNSMOS P.835.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of nano's items.")] = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Examine a model on test sets: ask, listen, score. Killed or stopped, the same command goes on."""
+    from echox.evaluation.heldout import embedded_heldout
+    from echox.evaluation.judges.naturalness import rate_run
+    from echox.evaluation.run import run_tasks, score_run
+    from echox.evaluation.summary import render
+    from echox.evaluation.tasks import NANO, open_tasks
+
+    if workers > 1 and server is None:
+        raise ValueError("expected --server with --workers: a model of this process answers one question at a time")
+    names = [name.strip() for name in task.split(",")]
+    tasks = [one for name in names for one in open_tasks(name, data, limit, seed, instruction)]
+    subject = _subject(model, server, server_model, device, threads)
+    only_nano = names == [NANO]
+    speaks = any(one.speaks for one in tasks)
+    listener, unjudged = _listener(judge, lexicon, data if only_nano else None, only_nano, speaks)
+    recordings = (data or embedded_heldout()) if only_nano and listener is not None else None
+    with _progress() as progress:
+        summary = run_tasks(
+            tasks, subject, listener, output, workers=workers, unjudged=unjudged, recordings=recordings, limit=limit,
+            progress=progress,
+        )  # fmt: skip
+    if utmos is not None or dnsmos is not None:
+        rate_run(output, utmos, dnsmos)
+        summary = score_run(output)
+    typer.echo(render(summary))
+    typer.echo(f"all of it: {output / 'summary.md'}, {output / 'summary.json'}", err=True)
+
+
+@eval_app.command()
+@guarded
+def score(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, or a .jsonl of UltraEval-Audio's records.")],
+    debug: Debug = False,
+) -> None:
+    """Score a run again from its records, without model or judge; or the records of UltraEval-Audio by our rule."""
+    from echox.evaluation.interop.ultraeval import rescore
+    from echox.evaluation.run import score_run
+    from echox.evaluation.summary import render
+
+    if folder.suffix == ".jsonl":
+        typer.echo(json.dumps(rescore(folder)))
+        return
+    typer.echo(render(score_run(folder)))
+
+
+@eval_app.command()
+@guarded
+def latency(
+    data: Annotated[
+        Path | None, typer.Option(help="Nano corpus, or a .jsonl of items (default: the embedded questions).")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures.")] = Path("eval/latency"),
+    model: Model = "nano",
+    server: ServerUrl = None,
+    server_model: ServerModel = None,
+    questions: Annotated[int, typer.Option("--questions", "-n", min=1, help="How many.")] = 50,
+    warm_up: Annotated[int, typer.Option(min=0, help="Replies that are not counted.")] = 3,
+    concurrency: Annotated[str, typer.Option(help="Replies at once, of a server; several with commas.")] = "1",
+    threads: Threads = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Measure how soon and how fast replies come; always a run of its own, never while something is scored."""
+    from echox.evaluation.latency.run import run_latency
+
+    at_once = [int(number) for number in concurrency.split(",")]
+    if at_once != [1] and server is None:
+        raise ValueError("expected --server with --concurrency; benchmarks/many_sessions.py measures one process")
+    subject = _subject(model, server, server_model, device, threads)
+    typer.echo(run_latency(subject, data, output, questions, warm_up, at_once))
+
+
+@eval_app.command()
+@guarded
+def export(
+    folder: RunFolder,
+    format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval or voicebench.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: export/ in the run's folder.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a run's replies as other tools read them, so that they score the same replies."""
+    from echox.evaluation.interop.export import export_run
+
+    for path in export_run(folder, format_, output or folder / "export" / format_):
+        typer.echo(str(path))
+
+
+@eval_app.command()
+@guarded
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of scored runs.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown file (default: shown).")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show a run, or several side by side."""
+    from echox.evaluation.summary import compare, read_summary, render
+    from echox.files import write_text
+
+    summaries = [read_summary(folder) for folder in folders]
+    text = render(summaries[0]) if len(summaries) == 1 else compare(summaries)
+    if output is None:
+        typer.echo(text)
+    else:
+        write_text(output, text)
+
+
+@eval_app.command("plugins")
+@guarded
+def plugins(debug: Debug = False) -> None:
+    """Print the registry folder that UltraEval-Audio takes as --registry_path."""
+    from echox.evaluation.interop.plugins import ultraeval_registry
+
+    typer.echo(str(ultraeval_registry()))
+
+
+@eval_app.command("nano")
+@guarded
+def evaluate(
+    model: Model = "nano",
+    data: Data = Path("out/nano"),
+    judge: JudgeName = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the records and figures.")] = Path("eval"),
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Items per set, balanced over topics (default: all).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the items.")] = 0,
+    word_penalty: WordPenalty = 0.5,
+    threads: Threads = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Score a model on the whole nano corpus: what it hears, writes and says. Resumes where it stopped."""
+    from echox.evaluation.nano import evaluate_nano
+
+    echox = load_model(model, device, threads)
+    metrics = evaluate_nano(echox, judge_of(judge, data, word_penalty), data, output, limit, seed)
+    typer.echo(json.dumps(metrics))
+
+
+@eval_app.command("voice")
+@guarded
+def evaluate_voice_command(
+    data: Data = Path("out/nano"),
+    judge: JudgeName = None,
+    units: Annotated[Path | None, typer.Option(help="Units manifest (default: units/replies.jsonl).")] = None,
+    vocoder: Annotated[Path | None, typer.Option(help="Vocoder folder (default: vocoder/).")] = None,
+    unit_language: Annotated[Path | None, typer.Option(help="Its folder (default: unit_language/).")] = None,
+    t2c: Annotated[Path | None, typer.Option(help="T2C folder (default: t2c/ if it is there).")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures and samples.")] = Path("eval"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Held-out replies (default: all).")] = None,
+    word_penalty: WordPenalty = 0.5,
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Find where words get lost between text and sound: recordings, units, durations, T2C, each heard by the judge."""
+    from echox.evaluation.studies.voice import evaluate_voice
+
+    set_up_torch(threads)
+    scores = evaluate_voice(
+        judge_of(judge, data, word_penalty),
+        data,
+        units or data / "units" / "replies.jsonl",
+        vocoder or data / "vocoder",
+        unit_language or data / "unit_language",
+        t2c or (data / "t2c" if (data / "t2c" / "config.json").is_file() else None),
+        limit,
+        output / "voice",
+    )
+    (output / "voice.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    typer.echo(json.dumps(scores))
+
+
+@eval_app.command("card")
+@guarded
+def model_card(
+    metrics: Annotated[Path, typer.Option(help="metrics.json of 'echox eval nano'.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="The packaged model's folder.")],
+    latency: Annotated[Path | None, typer.Option(help="JSON of benchmarks/nano_latency.py --output.")] = None,
+    voice: Annotated[Path | None, typer.Option(help="voice.json of 'echox eval voice'.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Markdown file.")] = Path("docs/model_card_nano.md"),
+    debug: Debug = False,
+) -> None:
+    """Write the model card from measured figures and the records of training."""
+    from echox.evaluation.model_card import write_model_card
+
+    typer.echo(str(write_model_card(model, metrics, latency, output, voice)))
+
+
+def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
+    """The named judge, or the corpus's own, or the embedded one; the words are those of the corpus."""
+    from echox.evaluation.judges.asr import embedded_judge, open_judge
+
+    lexicon = data / "phones.json"
+    if not lexicon.is_file():
+        raise ValueError(
+            f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
+        )
+    trained = data / "judge"
+    return open_judge(judge or (trained if trained.is_dir() else embedded_judge()), lexicon, word_penalty)
+
+
+def _subject(model: str, server: str | None, server_model: str | None, device: str, threads: int | None) -> "Subject":
+    """Who is examined."""
+    from echox.api.model import find_model
+    from echox.evaluation.subjects import InProcess, Server
+
+    set_up_torch(threads)
+    if server is not None:
+        return Server(server, server_model)
+    return InProcess(load_model(model, device, threads), model, str(find_model(model)))
+
+
+def _listener(
+    judge: str | None, lexicon: Path | None, data: Path | None, only_nano: bool, speaks: bool
+) -> "tuple[Judge | None, str]":
+    """The judge, or why there is none: one that was not named and cannot be had leaves spoken figures unmeasured."""
+    from echox.evaluation.heldout import LEXICON, embedded_heldout
+    from echox.evaluation.judges.asr import DEFAULT_JUDGE, embedded_judge, open_judge
+
+    if judge == "none" or not speaks:
+        return None, "no judge was asked for"
+    lexicon = lexicon or (data or embedded_heldout()) / LEXICON
+    if judge == "embedded" or (judge is None and only_nano):
+        return open_judge(embedded_judge(), lexicon), ""
+    try:
+        return open_judge(judge or DEFAULT_JUDGE, lexicon), ""
+    except (ValueError, OSError) as error:
+        if judge is not None:
+            raise
+        return None, f"the judge {DEFAULT_JUDGE} cannot be had here ({one_line(error)[:120]})"
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress[Any]]":
+    """Progress bars on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield lambda items, title, total: bars.track(items, total=total, description=title)

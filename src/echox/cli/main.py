@@ -1,0 +1,256 @@
+"""The command line: ``echox reply | talk | train | eval | doctor``.
+
+Every mistake of a user ends in one line on stderr (expected, found, remedy) and a non-zero exit: 1 for what went wrong,
+2 for a command that cannot be understood, 130 for Ctrl-C. ``--debug`` shows the traceback instead. torch is imported
+inside the commands, so that ``echox --help`` is instant.
+"""
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from echox.cli.analyze import analyze_app
+from echox.cli.bench import bench_app
+from echox.cli.convert import convert
+from echox.cli.data import data_app
+from echox.cli.doctor import doctor, estimate_memory
+from echox.cli.eval import eval_app
+from echox.cli.options import (
+    Debug,
+    Device,
+    Dtype,
+    Model,
+    Output,
+    Quantization,
+    Seed,
+    System,
+    Temperature,
+    Threads,
+    TopP,
+    guarded,
+    load_model,
+)
+from echox.cli.serve import serve
+from echox.cli.ui import ui
+from echox.errors import one_line
+
+if TYPE_CHECKING:
+    from echox.streaming import Reply, Session
+
+app = typer.Typer(
+    name="echox",
+    help="A speech-to-speech language model: it hears a question and speaks the answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(eval_app, name="eval")
+app.add_typer(bench_app, name="bench")
+app.add_typer(data_app, name="data")
+app.add_typer(analyze_app, name="analyze")
+app.command()(convert)
+app.command()(doctor)
+app.command()(estimate_memory)
+app.command()(serve)
+app.command()(ui)
+
+
+@app.command()
+@guarded
+def reply(
+    question: Annotated[Path | None, typer.Argument(help="Spoken question: any audio file.")] = None,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="Typed question, or text beside the audio.")] = None,
+    output: Output = Path("reply.wav"),
+    model: Model = "nano",
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Answer one question, spoken or typed; write the spoken answer while it is being made."""
+    if question is None and text is None:
+        raise ValueError("expected a question, found none; name an audio file or use --text '...'")
+    content: list[dict[str, Any]] = [] if question is None else [{"type": "audio", "audio": question}]
+    content += [] if text is None else [{"type": "text", "text": text}]
+    echox = load_model(model, device, threads, dtype, quantization)
+    session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
+    _answer(session, {"role": "user", "content": content}, output, as_json)
+
+
+@app.command()
+@guarded
+def talk(
+    files: Annotated[list[Path] | None, typer.Argument(help="Spoken turns, in order; none: the microphone.")] = None,
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the spoken replies.")] = Path(),
+    model: Model = "nano",
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    debug: Debug = False,
+) -> None:
+    """Hold a conversation of several turns: audio files one after the other, or the microphone."""
+    microphone = None if files else _sounddevice()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    echox = load_model(model, device, threads, dtype, quantization)
+    session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
+    if microphone is None:
+        for number, file in enumerate(files or [], start=1):
+            _answer(session, file, output_dir / f"reply-{number}.wav")
+        return
+    number = 0
+    while True:
+        question = _record(microphone, echox.sampling_rate)
+        if question is None:
+            return
+        number += 1
+        try:
+            spoken = _answer(session, question, output_dir / f"reply-{number}.wav")
+        except ValueError as error:  # nothing was heard, say: no reason to end a conversation
+            typer.echo(f"warning: {one_line(error)}", err=True)
+            continue
+        microphone.play(spoken.waveform, spoken.sampling_rate, blocking=True)
+
+
+@app.command()
+@guarded
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/nano/lm.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example training.steps=100.")] = None,
+    overfit_one_batch: Annotated[
+        bool, typer.Option("--overfit-one-batch", help="Health check: train on the first batch only.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe: train a stage, or make what a stage needs (corpus, units). Resumes where it stopped."""
+    from echox.training.loop import run_recipe
+
+    chosen = [*(overrides or []), *(["training.overfit_one_batch=true"] if overfit_one_batch else [])]
+    metrics = run_recipe(recipe, chosen)
+    if metrics:
+        typer.echo(json.dumps(metrics))
+
+
+@app.command()
+@guarded
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a stage without training, e.g. recipes/nano/corpus.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe that makes data: corpus, speech synthesis, units, unit language."""
+    from echox.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if not hasattr(loaded, "run"):
+        raise ValueError(f"{recipe}: expected a recipe that makes data, found the training stage {loaded.stage!r}; "
+                         f"use: echox train {recipe}")  # fmt: skip
+    result = loaded.run()
+    if result:
+        typer.echo(json.dumps(result))
+
+
+@app.command()
+@guarded
+def demo(
+    audio: Annotated[Path | None, typer.Argument(help="Spoken question (default: the bundled one).")] = None,
+    output: Output = Path("reply.wav"),
+    model: Model = "nano",
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Answer the bundled spoken question, or AUDIO, aloud: what ``make demo`` runs."""
+    from echox.api.model import bundled_questions
+
+    question = audio if audio is not None else bundled_questions()[0]
+    typer.echo(f"question  {question}")
+    _answer(load_model(model, "auto", threads).session(), question, output)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were set; the model's own settings stand for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _answer(session: "Session", question: Any, output: Path, as_json: bool = False) -> "Reply":
+    """Stream one reply: text to the terminal, speech to a file; then the figures."""
+    from echox.audio import WavWriter
+    from echox.streaming.events import AudioChunk, Heard, ReplyBuilder, SpeechFailed, TextDelta
+
+    builder = ReplyBuilder(session.output_sampling_rate)
+    show = functools.partial(typer.echo, nl=False) if not as_json else (lambda text: None)
+    with WavWriter(output, session.output_sampling_rate) as wav:
+        for event in session.stream(question):
+            builder.add(event)
+            if isinstance(event, Heard):
+                show(f"heard     {event.text}\n")
+            elif isinstance(event, TextDelta):
+                show(("" if len(builder.text) > len(event.text) else "reply     ") + event.text)
+                sys.stdout.flush()
+            elif isinstance(event, AudioChunk):
+                wav.write(event.waveform)
+            elif isinstance(event, SpeechFailed):
+                typer.echo(f"\nwarning: not fully spoken: {event.text!r} ({event.reason})", err=True)
+        if builder.text.strip() and not builder.chunks:
+            raise ValueError("expected a spoken reply, found none of it could be spoken; see the warnings above")
+        if not builder.text.strip():
+            raise ValueError("expected a reply, found an empty one; ask in other words")
+    spoken = builder.build()
+    times = spoken.timings
+    if as_json:
+        report = {"heard": spoken.heard, "text": spoken.text, "audio": str(output), "duration_s": spoken.duration_s}
+        typer.echo(json.dumps({**report, "stopped": spoken.stopped, **times}))
+    else:
+        figures = f"ttfa {times['ttfa_s']:.2f} s   rtf {times['rtf']:.2f}   {spoken.duration_s:.1f} s of speech"
+        show(f"\n{figures}   {output}\n")
+    return spoken
+
+
+def _sounddevice() -> Any:
+    """The optional microphone library."""
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
+        raise ValueError(
+            f"expected audio files or a microphone, found neither ({error}); name files: echox talk a.wav b.wav, or "
+            "pip install sounddevice"
+        ) from error
+    return sounddevice
+
+
+def _record(microphone: Any, sampling_rate: int) -> Any:
+    """One turn from the microphone between two Enters: float32 (S,), or None when the user is done."""
+    import numpy as np
+
+    try:
+        if input("Enter to speak, q to end: ").strip().lower() == "q":
+            return None
+    except EOFError:  # Ctrl-D
+        return None
+    blocks: list[Any] = []
+    with microphone.InputStream(sampling_rate, channels=1, callback=lambda data, *_: blocks.append(data[:, 0].copy())):
+        input("speaking ... Enter to stop")
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def main() -> None:
+    """Entry point of the ``echox`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

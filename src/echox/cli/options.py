@@ -1,0 +1,74 @@
+"""What the commands share: common options, one-line errors, loading the model."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from echox.errors import one_line
+
+if TYPE_CHECKING:
+    from echox.api import EchoX
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, hub id, or 'nano' (the embedded one).")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file of the spoken reply.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Weights in memory: float32, bfloat16, float16; int8 on a CPU (default: as the device)."),
+]
+Quantization = Annotated[
+    str | None, typer.Option(help="Language model on a GPU, by bitsandbytes: nf4 (4 bits) or int8 (default: none).")
+]
+Temperature = Annotated[float | None, typer.Option(help="Of the text; 0 is greedy (default: the model's own).")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus of the text.")]
+Seed = Annotated[int | None, typer.Option(help="Of all sampling.")]
+System = Annotated[str | None, typer.Option(help="System prompt.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def guarded(command: _Command) -> _Command:
+    """Turn exceptions of a command into one line and an exit status; the command has a ``debug`` option."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:  # the outermost boundary: reported here, shown whole by --debug
+            if options.get("debug"):
+                raise
+            typer.echo(f"error: {one_line(error)}", err=True)
+            raise typer.Exit(1) from None
+
+    return run  # type: ignore[return-value]
+
+
+def load_model(
+    model: str, device: str, threads: int | None, dtype: str | None = None, quantization: str | None = None
+) -> "EchoX":
+    """Import torch, set it up, load the model; dtype and quantization by name (`named_precision`)."""
+    set_up_torch(threads)
+    from echox.api import EchoX
+    from echox.api.precision import named_precision
+
+    return EchoX.from_pretrained(model, device=device, **named_precision(dtype, quantization))
+
+
+def set_up_torch(threads: int | None) -> None:
+    """Threads of torch (None: all), and no progress bars of other libraries."""
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)

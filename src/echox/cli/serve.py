@@ -1,0 +1,78 @@
+"""``echox serve``: the model behind the OpenAI protocols, and a page to talk to it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echox.cli.options import Debug, Device, Dtype, Model, Quantization, Threads, guarded
+
+
+@guarded
+def serve(
+    model: Model = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine a key is needed.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar="ECHOX_PORT", show_envvar=True, help="Port; 0: any free one.")
+    ] = 8000,
+    name: Annotated[str | None, typer.Option(help="Name of the model for clients (default: the folder's).")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="ECHOX_API_KEY", help="Key that clients must show.", show_envvar=True)
+    ] = None,
+    no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Serve other machines without a key.")] = False,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin of a page that may connect, like https://example.org.")
+    ] = None,
+    vad: Annotated[
+        str, typer.Option(help="Voice activity: silero, energy (the level alone), or a Silero ONNX file.")
+    ] = "silero",
+    end_of_turn: Annotated[
+        str | None, typer.Option(help="ONNX file of an end-of-turn model (smart-turn v3), for semantic_vad.")
+    ] = None,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Conversations at the same time.")] = 8,
+    max_session_s: Annotated[float, typer.Option(min=1, help="Longest conversation.")] = 3600,
+    max_client_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of connections and places that one client address may use.")
+    ] = 0.5,
+    idle_s: Annotated[float, typer.Option(min=1, help="Without an event from the client.")] = 600,
+    drain_s: Annotated[float, typer.Option(min=0, help="At shutdown: time for replies to finish.")] = 20,
+    threads: Threads = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Deploy on Ray Serve instead of in this process.")] = False,
+    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster (default: one on this machine).")] = None,
+    min_replicas: Annotated[int, typer.Option(min=1, help="With --ray: copies of the model, at least.")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="With --ray: copies of the model, at most.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each copy.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Serve the model: OpenAI Realtime and chat protocols, and a page to talk to it at /."""
+    import logging
+
+    from echox.serving.access.security import Door, is_loopback
+    from echox.serving.launch import Replicas, ServerOptions, run_here, run_on_ray
+    from echox.serving.protocol.limits import Limits
+
+    if not is_loopback(host) and api_key is None and not no_api_key:
+        raise ValueError(
+            f"--host {host}: expected an API key for an address that others can reach, found none; use --api-key (or "
+            "ECHOX_API_KEY), or --no-api-key if somebody else guards it"
+        )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    limits = Limits(
+        max_sessions=max_sessions,
+        max_session_s=max_session_s,
+        idle_s=idle_s,
+        drain_s=drain_s,
+        max_client_share=max_client_share,
+    )
+    door = Door(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
+    shown = name or Path(model).name
+    options = ServerOptions(model, shown, device, threads, door, limits, vad, end_of_turn, dtype, quantization)
+    if ray:
+        run_on_ray(
+            options, Replicas(min_replicas, max(min_replicas, max_replicas), num_gpus=gpus), host, port, ray_address
+        )
+    else:
+        run_here(options, host, port)

@@ -1,0 +1,1 @@
+"""Runs as other evaluation tools read them, and plug-ins for those tools."""

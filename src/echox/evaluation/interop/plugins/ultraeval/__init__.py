@@ -1,0 +1,87 @@
+"""EchoX in UltraEval-Audio, in process: the model, and a judge that needs no download. See docs/evaluation.md.
+
+The registry beside this file names these classes; over HTTP their own client asks our server instead.
+Source: https://github.com/OpenBMB/UltraEval-Audio, audio_evals/models/model.py and audio_evals/process/base.py.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from audio_evals.models.model import OfflineModel  # type: ignore[import-not-found]
+from audio_evals.process.base import Process  # type: ignore[import-not-found]
+
+from echox import EchoX
+from echox.audio import load_audio, save_audio
+from echox.evaluation.heldout import LEXICON, embedded_heldout
+from echox.evaluation.judges.asr import embedded_judge, open_judge
+
+
+class EchoXModel(OfflineModel):
+    """Answers aloud, as the JSON object that ``extract_text`` and ``extract_audio`` expect, or in plain text.
+
+    Args:
+        model: folder, hub id or "nano".
+        speak: whether to speak; without, the reply is plain text.
+        audio_dir: where spoken replies are kept; None: a temporary folder.
+        sample_params: settings of generation; greedy where none are given.
+    """
+
+    def __init__(
+        self,
+        model: str = "nano",
+        speak: bool = True,
+        audio_dir: str | None = None,
+        sample_params: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            is_chat=True, sample_params={"temperature": 0.0, "echo_temperature": 0.0, **(sample_params or {})}
+        )
+        self._model = EchoX.from_pretrained(model)
+        self._speak = speak
+        self._folder = Path(audio_dir or tempfile.mkdtemp(prefix="echox-"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._asked = 0
+
+    def _inference(self, prompt: list[dict[str, Any]], **settings: Any) -> str:
+        reply = self._model.generate([_message(message) for message in prompt], speak=self._speak, **settings)
+        if not self._speak:
+            return reply.text
+        path = ""
+        if len(reply.waveform):  # without speech there is no file, and UltraEval-Audio counts an error
+            path = str(self._folder / f"{self._asked:06d}.wav")
+            save_audio(path, reply.waveform, reply.sampling_rate)
+        self._asked += 1
+        return json.dumps({"text": reply.text, "audio": path, "RTF": reply.timings["rtf"]}, ensure_ascii=False)
+
+
+class EchoXSpeechToText(Process):
+    """A judge of ours in the place of their ``speech2text``: nano's embedded one, or any that `open_judge` knows.
+
+    Args:
+        judge: None: the embedded one, which knows nano's words only.
+    """
+
+    def __init__(self, judge: str | None = None) -> None:
+        self._judge = open_judge(judge or embedded_judge(), embedded_heldout() / LEXICON)
+
+    def __call__(self, answer: str) -> str:
+        """What is heard in a file; an absent one is an error, as in theirs."""
+        if not Path(answer).is_file():
+            raise ValueError(f"expected a spoken reply, found no file {answer!r}")
+        rate = self._judge.sampling_rate
+        return self._judge.transcribe([load_audio(answer, rate)], rate)[0]
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """Their form of a message in ours."""
+    content = [
+        {"type": "audio", "audio": part["value"]}
+        if part["type"] == "audio"
+        else {"type": "text", "text": part["value"]}
+        for part in message["contents"]
+    ]
+    return {"role": message["role"], "content": content}

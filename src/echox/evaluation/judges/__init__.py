@@ -1,0 +1,1 @@
+"""Judges of spoken replies: recognisers and predicted naturalness."""

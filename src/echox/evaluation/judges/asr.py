@@ -1,0 +1,254 @@
+"""Recognisers that judge spoken replies, behind one interface.
+
+A judge decides what a listener would have heard, so it must not have learned from the voice it judges: nano's judge is
+trained on original speech only, never on speech made from units, and has no language model to guess with.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from echox.audio import encode_audio, resample
+from echox.data.features import log_mel
+from echox.data.lexicon import Lexicon
+from echox.data.scoring import normalize_words
+from echox.evaluation.judges.ctc_lexicon import LexiconDecoder
+from echox.evaluation.records import fingerprint
+from echox.evaluation.remote import Endpoint
+from echox.models.echox.configuration_echox import SpeechEncoderConfig
+from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
+
+DEFAULT_JUDGE = "openai/whisper-large-v3"
+"""What UltraEval-Audio listens with."""
+
+
+class Judge(Protocol):
+    """Speech recogniser used for scoring.
+
+    Attributes:
+        name: says all that its transcripts depend on.
+        sampling_rate: Hz at which it likes to hear.
+    """
+
+    name: str
+    sampling_rate: int
+
+    def unknown_words(self, text: str) -> int:
+        """How many words of a text it could never write, whatever it hears."""
+        ...
+
+    def as_heard(self, text: str) -> str:
+        """How this judge would write ``text`` if it heard every sound of it; references go through here."""
+        ...
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """Words heard in each waveform (samples,), float32 in [-1, 1]."""
+        ...
+
+
+def read_pronunciations(lexicon: str | Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Words, normalised as word error rates see them, with their phones; a word may have several pronunciations.
+
+    Args:
+        lexicon: file of a :class:`Lexicon`.
+
+    Raises:
+        ValueError: not such a file, or an entry that is not one word.
+    """
+    found: dict[tuple[str, tuple[str, ...]], None] = {}
+    for written, ways in Lexicon(lexicon).ways.items():
+        words = normalize_words(written)
+        if len(words) != 1:
+            raise ValueError(f"{lexicon}: expected single words, found {written!r}: split it into its words")
+        found.update(dict.fromkeys((words[0], tuple(way)) for way in ways if way))
+    return list(found)
+
+
+class PhoneCTCJudge:
+    """The phone head of a :class:`SpeechEncoderForCTC`, read by Viterbi over a flat lexicon.
+
+    Args:
+        folder: output of the ``encoder`` stage.
+        lexicon: see :func:`read_pronunciations`.
+        word_penalty: log probability each word costs.
+
+    Raises:
+        ValueError: the model has no phone head or its phones are not the lexicon's.
+    """
+
+    def __init__(self, folder: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> None:
+        self.model = SpeechEncoderForCTC.from_pretrained(folder, dtype=torch.float32).eval()
+        entries = read_pronunciations(lexicon)
+        phone_ids = self.model.phone_ids()
+        missing = {phone for _, phones in entries for phone in phones} - set(phone_ids)
+        if missing:
+            raise ValueError(
+                f"{folder}: expected a phone head that knows all phones of {lexicon}, found none for "
+                f"{sorted(missing)}: use the encoder stage's output for this corpus"
+            )
+        self.words = [word for word, _ in entries]
+        self._vocabulary = frozenset(self.words)
+        self.sampling_rate = self.model.config.sampling_rate
+        self._spelling = alike(entries)
+        self.name = (
+            f"phone CTC (weights {fingerprint(self.model)}), flat lexicon of {len(set(self.words))} words, "
+            f"no language model, word penalty {word_penalty:g}"
+        )
+        self._decoder = LexiconDecoder(
+            [[phone_ids[phone] for phone in phones] for _, phones in entries],
+            blank_id=self.model.config.phone_blank_id,
+            word_penalty=word_penalty,
+        )
+
+    @torch.inference_mode()
+    def phone_log_probs(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """(frames, phones incl. blank) natural logs of one waveform (samples,)."""
+        config = self.model.config
+        features = log_mel(
+            resample(waveform, sampling_rate, config.sampling_rate),
+            config.sampling_rate,
+            config.audio_config.num_mel_bins,
+        )
+        logits = self.model(features[None].to(self.model.device)).phone_logits[0]
+        return torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """See :class:`Judge`. An empty waveform is silence: no words."""
+        texts = []
+        for waveform in waveforms:
+            found = self._decoder.decode(self.phone_log_probs(waveform, sampling_rate)) if len(waveform) else []
+            texts.append(self.as_heard(" ".join(self.words[word] for word in found)))
+        return texts
+
+    def as_heard(self, text: str) -> str:
+        """See :class:`Judge`. Words that sound the same are one: with no language model "four" is "for"."""
+        return " ".join(self._spelling.get(word, word) for word in normalize_words(text))
+
+    def unknown_words(self, text: str) -> int:
+        """See :class:`Judge`."""
+        return sum(word not in self._vocabulary for word in normalize_words(text))
+
+
+def alike(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]:
+    """Word -> the first word of the lexicon with the same sound, over (word, phones) entries."""
+    first: dict[tuple[str, ...], str] = {}
+    spelling: dict[str, str] = {}
+    for word, phones in entries:
+        first.setdefault(phones, word)
+        spelling.setdefault(word, spelling.get(first[phones], first[phones]))
+    return spelling
+
+
+class _Speller:
+    """A judge of an open vocabulary that knows how words are spelled: references stay as they are."""
+
+    sampling_rate = 16000
+
+    def as_heard(self, text: str) -> str:
+        """See :class:`Judge`."""
+        return text
+
+    def unknown_words(self, text: str) -> int:
+        """See :class:`Judge`."""
+        return 0
+
+
+class TransformersASR(_Speller):
+    """Any speech recogniser of transformers, for example ``openai/whisper-large-v3`` (UltraEval-Audio's judge)."""
+
+    def __init__(self, model_id: str, device: str | None = None) -> None:
+        from transformers import pipeline
+
+        self.name = model_id
+        self._pipeline = pipeline("automatic-speech-recognition", model=model_id, device=device)
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """See :class:`Judge`. The language is detected, as UltraEval-Audio does."""
+        inputs = [{"raw": waveform, "sampling_rate": sampling_rate} for waveform in waveforms]
+        return [result["text"].strip() for result in self._pipeline(inputs, return_timestamps=True)]
+
+
+class OpenAICompatibleASR(_Speller):
+    """A recogniser behind ``POST {url}/audio/transcriptions``, as OpenAI, vLLM or faster-whisper-server offer it.
+
+    Args:
+        url: base, ending in ``/v1``.
+        model: name of the model there.
+        api_key: None = ``OPENAI_API_KEY`` of the environment, or no key.
+        timeout_s: of one request.
+    """
+
+    def __init__(self, url: str, model: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        self._endpoint = Endpoint(url, api_key, timeout_s)
+        self._model = model
+        self.name = f"{model} at {self._endpoint.url}"
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """See :class:`Judge`.
+
+        Raises:
+            ValueError: the server cannot be reached in time, refuses, or answers something else than a transcript.
+        """
+        return [self._one(encode_audio(waveform, sampling_rate)) for waveform in waveforms]
+
+    def _one(self, wav: bytes) -> str:
+        boundary = uuid.uuid4().hex
+        fields = {"model": self._model, "response_format": "json", "temperature": "0"}
+        answer = self._endpoint.post(
+            "/audio/transcriptions", _multipart(boundary, fields, wav), f"multipart/form-data; boundary={boundary}"
+        )
+        if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
+            raise ValueError(f'{self.name}: expected {{"text": ...}}, found {str(answer)[:200]}')
+        return answer["text"].strip()
+
+
+def _multipart(boundary: str, fields: dict[str, str], wav: bytes) -> bytes:
+    """Form data with one file, as HTTP wants it (RFC 7578)."""
+    lines = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    lines.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="reply.wav"\r\n'
+        "Content-Type: audio/wav\r\n\r\n"
+    )
+    return "".join(lines).encode() + wav + f"\r\n--{boundary}--\r\n".encode()
+
+
+def embedded_judge() -> Path:
+    """The judge of nano's replies that comes with the package: the output of `recipes/nano/judge.yaml`, in float16."""
+    return Path(str(files("echox") / "assets" / "judge"))
+
+
+def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> Judge:
+    """A judge by name: folder of the encoder stage, ``http://host:port/v1#model``, or a recogniser of transformers.
+
+    Raises:
+        ValueError: a URL without a model, or no such folder.
+    """
+    name = str(judge)
+    if name.startswith(("http://", "https://")):
+        url, _, model = name.partition("#")
+        if not model:
+            raise ValueError(
+                f"judge: expected a URL and a model, as in http://127.0.0.1:8000/v1#whisper-1, found {name}"
+            )
+        return OpenAICompatibleASR(url, model)
+    config = Path(name) / "config.json"
+    if config.is_file():
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        if kind == SpeechEncoderConfig.model_type:
+            return PhoneCTCJudge(name, lexicon, word_penalty)
+    elif name.count("/") != 1 or name.startswith((".", "/")) or Path(name).parent.exists():
+        raise ValueError(
+            f"judge: expected a model folder, a URL or a hub id, found no {config}; train the encoder first"
+        )
+    return TransformersASR(name)

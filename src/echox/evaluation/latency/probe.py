@@ -1,0 +1,158 @@
+"""How soon and how fast: model-only latency of streamed replies, on one machine, one question at a time.
+
+The clock starts when the question ends (its samples are in memory) and counts compute of this process alone: no
+microphone, no network, no end-of-speech detection.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from echox.api import EchoX
+from echox.api.model import bundled_questions
+from echox.audio import load_audio
+from echox.data.manifest import audio_path, read_dialogues
+from echox.evaluation.records import balanced_order
+from echox.streaming import AudioChunk
+
+PARTS = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")
+
+
+def choose_questions(data_dir: Path | None, count: int, seed: int = 0) -> list[Path]:
+    """Held-out spoken questions, balanced over topics; the bundled ones where there is no corpus."""
+    manifest = data_dir / "speech" / "dialogues.jsonl" if data_dir is not None else None
+    if manifest is None or not manifest.exists():
+        return bundled_questions()[:count]
+    items = [item for item in read_dialogues(manifest) if item.split.startswith("heldout") and len(item.turns) == 2]
+    ordered = balanced_order(items, lambda item: str(item.topic), seed)
+    heard = [item.turns[item.heard_turns[-1]] for item in ordered if item.heard_turns]
+    return [audio_path(manifest, str(turn.audio)) for turn in heard][:count]
+
+
+def measure_latency(
+    model: EchoX, questions: Sequence[Path], warm_up: int = 3, threads: int | None = None
+) -> dict[str, Any]:
+    """Stream a reply to every question and say where the time went.
+
+    Args:
+        model: decoded greedily.
+        questions: audio files.
+        warm_up: replies that are not counted.
+        threads: of torch; None: as it is.
+
+    Returns:
+        ``ttfa_s``, ``total_s``, ``rtf``, ``ttfa_tokens``, ``first_text_s`` (end of the question to the first piece of
+        text), ``max_underrun_s`` (how late the latest chunk would come to a player that starts with the first one)
+        and each of `PARTS` (of the whole reply) as ``{"mean", "p50", "p95"}``; the same ``ttfa_s`` of replies of one
+        segment as ``ttfa_one_segment_s``; counts and the machine.
+
+    Raises:
+        ValueError: no question, or none that was answered aloud.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return summarize_rows(latency_rows(model, questions, warm_up), warm_up) | machine_of(model)
+
+
+def latency_rows(model: EchoX, questions: Sequence[Path | bytes], warm_up: int = 3) -> list[dict[str, float]]:
+    """One row of figures for each streamed reply; see :func:`measure_latency`.
+
+    Raises:
+        ValueError: no question.
+    """
+    if not questions:
+        raise ValueError("expected at least one question to measure, found none: name audio files")
+    waveforms = [load_audio(path, model.sampling_rate) for path in questions]
+    for number in range(warm_up):
+        _one(model, waveforms[number % len(waveforms)])
+    return [_one(model, waveform) for waveform in waveforms]
+
+
+def summarize_rows(rows: Sequence[dict[str, float]], warm_up: int) -> dict[str, Any]:
+    """Spread of every figure over the replies that were spoken.
+
+    Raises:
+        ValueError: none was.
+    """
+    spoken = [row for row in rows if row["segments"]]
+    if not spoken:
+        raise ValueError(f"expected spoken replies, found none for {len(rows)} questions: is the model trained?")
+    figures = {name: spread([row[name] for row in spoken]) for name in spoken[0] if name != "segments"}
+    short = [row["ttfa_s"] for row in spoken if row["segments"] == 1]
+    return {
+        "questions": len(rows),
+        "unspoken": len(rows) - len(spoken),
+        "warm_up": warm_up,
+        **figures,
+        "ttfa_one_segment_s": spread(short) if short else None,
+        "rtf_overall": sum(row["total_s"] for row in spoken) / sum(row["audio_s"] for row in spoken),
+    }
+
+
+def _one(model: EchoX, waveform: np.ndarray) -> dict[str, float]:
+    """One streamed reply."""
+    began_s = time.perf_counter()
+    first_text_s = first_audio_s = None
+    underrun_s, segments = 0.0, 0
+    stream = model.stream(waveform, sampling_rate=model.sampling_rate, temperature=0.0, echo_temperature=0.0)
+    for event in stream:
+        now_s = time.perf_counter() - began_s
+        if isinstance(event, AudioChunk):
+            first_audio_s = now_s if first_audio_s is None else first_audio_s
+            underrun_s = max(underrun_s, now_s - first_audio_s - event.start_s)
+            segments += 1
+        elif first_text_s is None:
+            first_text_s = now_s
+    total_s = time.perf_counter() - began_s
+    timings = stream.reply().timings
+    audio_s = float(timings["audio_s"] or 0.0)
+    return {
+        "segments": segments,
+        "ttfa_s": first_audio_s or 0.0,
+        "first_text_s": first_text_s or 0.0,
+        "total_s": total_s,
+        "rtf": total_s / audio_s if audio_s else 0.0,
+        "audio_s": audio_s,
+        "question_s": float(timings["question_s"] or 0.0),
+        "ttfa_tokens": float(timings["ttfa_tokens"] or 0),
+        "max_underrun_s": underrun_s,
+        **{part: float(timings[part] or 0.0) for part in PARTS},
+    }
+
+
+def machine_of(model: EchoX) -> dict[str, Any]:
+    """Where a measurement was made, and how busy it was there."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": str(next(model.model.parameters()).device),
+        "machine": f"{_processor()}, {os.cpu_count()} CPUs",
+        "torch": torch.__version__,
+        "load_average_1m": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, median and 95th percentile."""
+    return {
+        "mean": float(np.mean(values)),
+        "p50": float(np.percentile(values, 50)),
+        "p95": float(np.percentile(values, 95)),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,344 @@
+"""The model card of nano, written from what was measured: no figure in it is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echox.api.card import markdown_table as table
+from echox.api.card import run_name, size_table, training_table
+from echox.files import write_text
+from echox.training.record import RECORD_NAME
+
+CURVES = "nano_learning_curves.png"
+SETS = {
+    "heldout_seen_voices": "seen voices",
+    "heldout_new_voices": "held-out voices",
+    "multi_turn": "several turns",
+}
+
+PURPOSE = """\
+Nano hears a spoken (or typed) question in English, writes the answer and speaks it. It is the whole method of EchoX
+(arXiv 2509.09174) at a size that two CPU cores can train from nothing, made to be run, read, tested and taken apart."""
+
+LIMITS = """\
+- **A small closed world.** It knows what its corpus says: some sixty countries, animals, opposites, colours, days and
+  months, times tables, definitions, spelling, small talk. Anything else it answers wrongly and with confidence.
+- **English only**, in short sentences; numbers in words.
+- **One short question at a time.** It was trained on single questions of one to five seconds. Two in one breath are
+  heard badly, longer speech worse (docs/experiments.md); nothing is cut, but little is understood.
+- **One voice**, flite's `slt`, through a small source-filter vocoder: intelligible, not natural.
+- **Synthetic speech only.** Every question it has ever heard was spoken by flite or espeak-ng. Human voices, rooms,
+  noise and accents are outside of what was trained or measured.
+- **No safety training**: it only knows capitals and cows, but do not build a product on it."""
+
+HOW = """\
+Held-out questions are paraphrases whose wording no training question has; held-out voices were never heard in training.
+Decoding is greedy. *Exact* means the same words as the reference, punctuation apart; *answer* means that the words of
+the answer occur in a row; *UltraEval* is the match rule of UltraEval-Audio on the written reply. S2S scores what the
+judge heard of the spoken reply; a reply that could not be spoken is wrong. Intervals are 95 % bootstrap over items."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that was promised: its name, bound, direction, and where it is found."""
+
+    name: str
+    bound: float
+    at_least: bool
+    find: Callable[[Card], dict[str, Any] | float | None]
+    unit: str = "%"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything that a card is written from."""
+
+    metrics: dict[str, Any]
+    latency: dict[str, Any] | None
+    voice: dict[str, Any] | None
+    record: dict[str, Any]
+    megabytes: float | None
+
+
+def _score(part: str, name: str) -> Callable[[Card], Any]:
+    # Without a judge nothing is known of the speech; everything else must be there.
+    spoken = name.startswith(("s2s", "reply_wer"))
+    return lambda card: card.metrics[part].get(name) if spoken else card.metrics[part][name]
+
+
+def _time(name: str) -> Callable[[Card], Any]:
+    return lambda card: (card.latency or {}).get(name)
+
+
+def _first_audio_s(card: Card) -> float | None:
+    """Median over replies of one segment: what a one-sentence answer waits for."""
+    times = _time("ttfa_one_segment_s")(card) or _time("ttfa_s")(card)
+    return times["p50"] if times else None
+
+
+TARGETS = (
+    Target("T2T exact, held-out paraphrases", 0.90, True, _score("typed", "t2t_exact")),
+    Target("CTC transcription WER, seen voices", 0.08, False, _score("heldout_seen_voices", "transcription_wer")),
+    Target("CTC transcription WER, held-out voices", 0.15, False, _score("heldout_new_voices", "transcription_wer")),
+    Target("S2T exact, seen voices", 0.80, True, _score("heldout_seen_voices", "s2t_exact")),
+    Target("S2T exact, held-out voices", 0.65, True, _score("heldout_new_voices", "s2t_exact")),
+    Target("S2S answer heard, seen voices", 0.65, True, _score("heldout_seen_voices", "s2s_answer")),
+    Target("S2S every word heard, seen voices", 0.65, True, _score("heldout_seen_voices", "s2s_exact")),
+    Target("reply speech against reply text, WER", 0.15, False, _score("heldout_seen_voices", "reply_wer")),
+    Target("rtf, one thread", 0.3, False, _time("rtf_overall"), ""),
+    Target("first audio after the question, one-sentence answer, p50", 0.5, False, _first_audio_s, "s"),
+    Target("size of the model folder", 25.0, False, lambda card: card.megabytes, "MB"),
+)
+
+
+def write_model_card(
+    model_dir: str | Path,
+    metrics_json: str | Path,
+    latency_json: str | Path | None,
+    path: str | Path,
+    voice_json: str | Path | None = None,
+) -> Path:
+    """Write the card (and, with matplotlib, learning curves into ``images/`` beside it).
+
+    Args:
+        model_dir: the packaged model, with the records of its stages.
+        metrics_json: from ``echox eval nano``.
+        latency_json: from ``benchmarks/nano_latency.py --output``; None: not measured.
+        path: the Markdown file.
+        voice_json: from ``echox eval voice``; None: left out.
+
+    Raises:
+        ValueError: a file is missing, not JSON, or lacks a figure.
+    """
+    model_dir, path = Path(model_dir), Path(path)
+    sizes = [file.stat().st_size for file in model_dir.rglob("*") if file.is_file()]
+    card = Card(
+        metrics=_read(metrics_json),
+        latency=_read(latency_json) if latency_json is not None else None,
+        voice=_read(voice_json) if voice_json is not None else None,
+        record=_read(model_dir / RECORD_NAME),
+        megabytes=sum(sizes) / 1e6,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    curves = draw_learning_curves(card.record.get("stages", []), path.parent / "images" / CURVES)
+    try:
+        text = render(card, f"images/{CURVES}" if curves else None)
+    except KeyError as error:
+        raise ValueError(
+            f"{metrics_json}: expected the metrics of echox eval nano, found no {error}; run it again"
+        ) from error
+    write_text(path, text)
+    return path
+
+
+def score_tables(metrics: dict[str, Any], megabytes: float | None) -> str:
+    """The card's first two tables, of a run that wrote no card: speed was not measured in it.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        megabytes: size of the model's folder, where it has one.
+    """
+    card = Card(metrics, None, None, {}, megabytes)
+    return "\n".join([*_targets(card), "", *_scores(card)])
+
+
+def render(card: Card, curves: str | None) -> str:
+    """The card as Markdown."""
+    environment = card.record.get("environment", {})
+    made = f"Packaged at commit `{str(environment.get('commit'))[:12]}`; weights `{card.metrics['model']}`."
+    sections = [
+        "# Model card: nano",
+        "<!-- Written by `echox eval card` from measured figures; edit src/echox/evaluation/model_card.py instead. -->",
+        PURPOSE,
+        "\n".join(["## Figures against targets", "", HOW, "", *_targets(card)]),
+        "\n".join(["## All scores", "", *_scores(card)]),
+        "\n".join(["## The judge", "", *_judge(card)]),
+        "\n".join(["## By topic", "", *_topics(card)]),
+        "\n".join(["## Speed", "", *_speed(card)]),
+        "\n".join(["## How it was trained", "", *_training(card, curves), "", made]),
+        "\n".join(["## Size", "", *size_table(card.record, card.megabytes or 0.0)]),
+        "## What nano cannot do\n\n" + LIMITS,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _targets(card: Card) -> list[str]:
+    rows = []
+    for target in TARGETS:
+        found = target.find(card)
+        value = found["mean"] if isinstance(found, dict) else found
+        bound = f"{'≥' if target.at_least else '≤'} {_number(target.bound, target.unit)}"
+        if found is None or value is None:
+            rows.append([target.name, bound, "not measured", "", ""])
+            continue
+        met = value >= target.bound if target.at_least else value <= target.bound
+        missed = f"no, by {_number(abs(value - target.bound), target.unit)}"
+        count = str(found["count"]) if isinstance(found, dict) else ""
+        rows.append([target.name, bound, _figure(found, target.unit), count, "yes" if met else missed])
+    return table(["figure", "target", "measured", "items", "met"], rows)
+
+
+def _scores(card: Card) -> list[str]:
+    names = {
+        "transcription_wer": "transcription WER (CTC)",
+        "s2t_exact": "S2T exact",
+        "s2t_answer": "S2T answer",
+        "s2t_ultraeval": "S2T UltraEval",
+        "s2s_exact": "S2S exact",
+        "s2s_answer": "S2S answer",
+        "reply_wer": "reply speech against reply text, WER",
+    }
+    rows = [[label, *(_known(_score(part, name)(card)) for part in SETS)] for name, label in names.items()]
+    counts = {"unspoken_replies": "replies without speech", "partly_unspoken_replies": "replies with a failed segment",
+              "errors": "questions not heard"}  # fmt: skip
+    rows += [[label, *(str(card.metrics[part][name]) for part in SETS)] for name, label in counts.items()]
+    typed = card.metrics["typed"]
+    lines = table(["", *SETS.values()], rows)
+    lines += ["", f"Typed questions (T2T): exact {_figure(typed['t2t_exact'])}, answer {_figure(typed['t2t_answer'])}, "
+              f"{typed['t2t_exact']['count']} items."]  # fmt: skip
+    for part in ("heldout_seen_voices", "heldout_new_voices"):
+        cells = card.metrics[part].get("s2t_against_s2s_exact")
+        if cells is None:
+            continue
+        lines += ["", f"Of the replies to {SETS[part]}: {cells['both_right']} exact in writing and aloud, "
+                  f"{cells['only_written_right']} only in writing, {cells['only_spoken_right']} only aloud, "
+                  f"{cells['both_wrong']} neither."]  # fmt: skip
+    return lines
+
+
+def _judge(card: Card) -> list[str]:
+    judge = card.metrics["judge"]
+    own = judge["recordings"]
+    lines = [f"{judge['name']}. It was trained on original speech only, never on speech made from units. Its own word "
+             f"error rate on {own['count']} held-out original recordings of the reply voice is "
+             f"{_number(own['wer'])}: no spoken figure can be much better than that."]  # fmt: skip
+    if card.voice is not None:
+        steps = {
+            "recordings": "original recordings",
+            "true_durations": "their units through the vocoder, true durations",
+            "predicted_durations": "their units through unit language and vocoder",
+            "t2c": "units written by T2C from the text",
+        }
+        rows = [[label, _number(card.voice[kind]["wer"])] for kind, label in steps.items() if kind in card.voice]
+        lines += ["", "Where words get lost on the way from text to sound:", "", *table(["speech", "WER"], rows)]
+    return lines
+
+
+def _topics(card: Card) -> list[str]:
+    typed = card.metrics["typed"]["t2t_exact_by_topic"]
+    seen, new = (card.metrics[part] for part in ("heldout_seen_voices", "heldout_new_voices"))
+    columns = [typed, *(part[name] for part in (seen, new) for name in ("s2t_exact_by_topic", "s2s_exact_by_topic"))]
+    rows = [
+        [topic.replace("_", " "), *(_number(column[topic]["mean"]) if topic in column else "" for column in columns)]
+        for topic in sorted(typed)
+        if "/" not in topic  # of several turns: too few each
+    ]
+    heads = ["exact", "T2T", "S2T seen", "S2S seen", "S2T held-out", "S2S held-out"]
+    return table(heads, rows)
+
+
+def _speed(card: Card) -> list[str]:
+    figures = card.latency
+    if figures is None:
+        return ["Not measured."]
+    names = {
+        "ttfa_s": "end of question to first audio",
+        "ttfa_one_segment_s": "the same, answers of one segment",
+        "first_text_s": "end of question to first text",
+        "total_s": "end of question to the whole reply",
+        "encode_s": "hearing",
+        "prefill_s": "prompt",
+        "text_s": "writing",
+        "echo_s": "states to units",
+        "vocoder_s": "units to sound",
+        "max_underrun_s": "latest chunk behind a player",
+    }
+    rows = [
+        [label, *(f"{figures[name][key] * 1000:.0f}" for key in ("mean", "p50", "p95"))]
+        for name, label in names.items()
+        if figures.get(name)
+    ]
+    lead = (
+        f"Model only, streaming, {figures['questions']} held-out questions of {figures['question_s']['mean']:.1f} s, "
+        f"replies of {figures['audio_s']['mean']:.1f} s; {figures['threads']} thread(s) on {figures['machine']}, "
+        f"torch {figures['torch']}. Real-time factor {figures['rtf_overall']:.3f} (compute per speech)."
+    )
+    return [lead, "", *table(["milliseconds", "mean", "p50", "p95"], rows)]
+
+
+def _training(card: Card, curves: str | None) -> list[str]:
+    lines = ["From nothing by `runs/nano.sh`; text and seeds are the only inputs.", "", *training_table(card.record)]
+    return lines + (["", f"![Learning curves of every stage]({curves})"] if curves else [])
+
+
+def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
+    """One panel a stage: training loss, and its first held-out figures. False where there is nothing to draw with.
+
+    Reads ``metrics.jsonl`` in each stage's ``training.output_dir``, as far as it is still there.
+    """
+    histories = {}
+    for stage in stages:
+        folder = stage.get("recipe", {}).get("training", {}).get("output_dir")
+        log = Path(folder) / "metrics.jsonl" if folder else None
+        if log is not None and log.is_file():
+            lines = log.read_text(encoding="utf-8").splitlines()
+            entries = (json.loads(line) for line in lines if line.endswith("}"))
+            histories[run_name(stage)] = sorted(entries, key=lambda entry: entry["step"])
+    if not histories:
+        return False
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:  # the "eval" extra
+        return False
+    columns = min(3, len(histories))
+    rows = -(-len(histories) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    for place, (name, history) in enumerate(histories.items()):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        trained = [entry for entry in history if entry["kind"] == "train" and "loss" in entry]
+        axes.plot([entry["step"] for entry in trained], [entry["loss"] for entry in trained], color="0.6", label="loss")
+        axes.set(title=name, xlabel="step", yscale="log")
+        checked = [entry for entry in history if entry["kind"] != "train"]
+        other = axes.twinx()
+        for key in [key for key in (checked[-1] if checked else {}) if key not in ("step", "kind") and "/" not in key][
+            :3
+        ]:
+            points = [(entry["step"], entry[key]) for entry in checked if key in entry]
+            other.plot(*zip(*points, strict=True), marker=".", label=key)
+        axes.legend(loc="lower left", fontsize=7)
+        if other.lines:
+            other.legend(loc="upper right", fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return True
+
+
+def _known(value: dict[str, Any] | float | None) -> str:
+    return "not measured" if value is None else _figure(value)
+
+
+def _figure(value: dict[str, Any] | float, unit: str = "%") -> str:
+    if not isinstance(value, dict):
+        return _number(value, unit)
+    low, high = (_number(value[key], unit).removesuffix(" %") for key in ("low", "high"))
+    return f"{_number(value['mean'], unit)} ({low} to {high})"
+
+
+def _number(value: float, unit: str = "%") -> str:
+    if unit == "%":
+        return f"{100 * value:.1f} %"
+    return f"{value:.{1 if unit == 'MB' else 2}f} {unit}".rstrip()
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON file of measured figures, found {error}; measure first") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}; measure again")
+    return content

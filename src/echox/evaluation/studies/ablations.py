@@ -1,0 +1,275 @@
+"""What each part of the method buys: many small trainings that differ in one thing, measured alike.
+
+``runs/ablations.yaml`` says what is trained (a stage's recipe with overrides) and which runs are compared. Everything
+is resumable: a finished training or measurement is not repeated. After those of the references, seed 0 of every run
+comes first, then seed 1, ...: stopped at any time, every comparison is there, with fewer seeds.
+
+Run by ``runs/ablations.sh``; ``python -m echox.evaluation.studies.ablations --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModel, AutoTokenizer
+
+from echox.config import load_recipe
+from echox.data.manifest import read_unit_utterances
+from echox.data.sampling import spread
+from echox.errors import one_line
+from echox.evaluation.judges.asr import Judge, embedded_judge, open_judge
+from echox.evaluation.studies.ablation_report import write_report
+from echox.evaluation.studies.echo_scores import NEVER, Questions, Voice, echo_scores, s2t_scores, t2c_scores
+from echox.files import write_text
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.training.loop import run_recipe
+from echox.training.record import RECORD_NAME
+from echox.training.stages.echo import join
+from echox.units.bpe import learn_bpe_language
+from echox.units.language import learn_unit_language, split_by_word
+
+RESULTS_FILE = "ablations.json"
+
+
+@dataclass
+class Ablation:
+    """One thing that is tried.
+
+    Attributes:
+        what: in words.
+        stage: whose recipe is run (a key of ``stages``).
+        overrides: what differs from that recipe; "{runs}" is the folder of the trainings, each in "NAME-sSEED".
+        seeds: trainings. train: False measures the model as it is built. folder: measure this trained one.
+        reference: train all its seeds first: their spread is what the others are held against.
+        whole: also measure the replies spoken whole, once they are written.
+        language: of a T2C: ``{kind: unit_language or bpe, vocabulary_size: ...}``, learned from the training units.
+    """
+
+    what: str
+    stage: str = "echo"
+    overrides: list[str] = field(default_factory=list)
+    seeds: int = 1
+    train: bool = True
+    folder: str | None = None
+    reference: bool = False
+    whole: bool = False
+    language: dict[str, Any] | None = None
+
+
+@dataclass
+class Plan:
+    """The content of ``runs/ablations.yaml``.
+
+    Attributes:
+        questions: how many of each held-out set are asked. utterances: held-out texts that a T2C reads.
+        stages: recipe and common overrides by stage. runs: by name. rows: what is compared, the reference first.
+    """
+
+    questions: dict[str, int]
+    utterances: int
+    stages: dict[str, dict[str, Any]]
+    rows: dict[str, list[str]]
+    runs: dict[str, Ablation]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """From YAML.
+
+        Raises:
+            ValueError: a row that names no run, or a run of no stage.
+        """
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        plan = cls(**values | {"runs": {name: Ablation(**run) for name, run in values["runs"].items()}})
+        for row, names in plan.rows.items():
+            missing = [name for name in names if name not in plan.runs]
+            if missing:
+                raise ValueError(f"{path}: row {row}: expected names of runs, found {', '.join(missing)}")
+        for name, run in plan.runs.items():
+            if run.stage not in plan.stages:
+                raise ValueError(f"{path}: {name}.stage: expected one of {', '.join(plan.stages)}, found {run.stage}")
+        return plan
+
+    def jobs(self) -> Iterator[tuple[str, Ablation, int]]:
+        """(name, run, seed): all seeds of the references, then seed by seed."""
+        for reference in (True, False):
+            runs = {name: run for name, run in self.runs.items() if run.reference == reference}
+            for seed in range(max((run.seeds for run in runs.values()), default=0)):
+                yield from ((name, run, seed) for name, run in runs.items() if seed < run.seeds)
+
+
+class Laboratory:
+    """Trains and measures what a plan says.
+
+    Args:
+        plan: what to do. recipes: folder the recipes' paths are relative to.
+        data: outputs of ``runs/nano.sh``. output: trainings and measurements.
+        more: overrides for every training, after its own.
+    """
+
+    def __init__(self, plan: Plan, recipes: Path, data: Path, output: Path, more: Sequence[str] = ()) -> None:
+        self.plan, self.recipes, self.data, self.output, self.more = plan, recipes, data, output, list(more)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The same for every run."""
+        trained = self.data / "judge"
+        return open_judge(trained if trained.is_dir() else embedded_judge(), self.data / "phones.json")
+
+    @cached_property
+    def questions(self) -> dict[str, Questions]:
+        """The held-out questions, by set."""
+        manifest = self.data / "speech" / "dialogues.jsonl"
+        mels = S2TForConditionalGeneration.config_class.from_pretrained(self.data / "s2t").audio_config.num_mel_bins
+        return {split: Questions(manifest, split, limit, mels) for split, limit in self.plan.questions.items()}
+
+    @property
+    def items(self) -> dict[str, int]:
+        """How much is measured; results of different numbers are not mixed."""
+        return self.plan.questions | {"utterances": self.plan.utterances}
+
+    def known(self, name: str, job: Ablation, seed: int) -> dict[str, Any] | None:
+        """The result of a job that was measured before, on as many items."""
+        record = self._record(name, seed)
+        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+        return found if found is not None and found["items"] == self.items else None
+
+    def _record(self, name: str, seed: int) -> Path:
+        return self.output / "results" / f"{name}-s{seed}.json"
+
+    def run(self, name: str, job: Ablation, seed: int) -> dict[str, Any]:
+        """Train, measure, and record one job; read it if it was done before."""
+        known = self.known(name, job, seed)
+        if known is not None:
+            return known
+        print(f"== {name}, seed {seed}: {job.what}", flush=True)
+        folder = Path(job.folder) if job.folder else self.output / "runs" / f"{name}-s{seed}"
+        path, overrides = self.recipe(name, job, seed)
+        result: dict[str, Any] = {"name": name, "seed": seed, "what": job.what, "overrides": job.overrides,
+                                  "items": self.items}  # fmt: skip
+        if job.train and not job.folder and not (folder / RECORD_NAME).is_file():
+            run_recipe(path, overrides)
+        if (folder / RECORD_NAME).is_file():
+            trained = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+            result |= {"steps": trained["steps"], "cpu_s_per_step": trained["cost"]["cpu_s"] / trained["steps"]}
+        measure = {"echo": self.measure_echo, "t2c": self.measure_t2c, "s2t": self.measure_s2t}[job.stage]
+        with torch.inference_mode():
+            result |= measure(folder, load_recipe(path, overrides), job)
+        record = self._record(name, seed)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps(result, indent=1) + "\n")
+        gc.collect()
+        return result
+
+    def recipe(self, name: str, job: Ablation, seed: int) -> tuple[Path, list[str]]:
+        """A job's recipe file and all its overrides."""
+        stage = self.plan.stages[job.stage]
+        chosen = [override.replace("{runs}", str(self.output / "runs")) for override in job.overrides]
+        overrides = [*stage["overrides"], *chosen, f"training.seed={seed}",
+                     f"training.output_dir={self.output / 'runs' / f'{name}-s{seed}'}", *self.more]  # fmt: skip
+        if job.language is not None:
+            overrides.append(f"data.unit_language={self.unit_language(**job.language)}")
+        return self.recipes / stage["recipe"], overrides
+
+    def unit_language(self, kind: str, vocabulary_size: int) -> Path:
+        """Folder of a unit language learned from the training units."""
+        folder = self.output / "unit_languages" / f"{kind}-{vocabulary_size}"
+        if not folder.is_dir():
+            learn = {"unit_language": learn_unit_language, "bpe": learn_bpe_language}[kind]
+            rows = [row for row in read_unit_utterances(self.data / "units" / "replies.jsonl") if row.split == "train"]
+            segments = [segment for row in rows for segment in split_by_word(row.units, row.word_of_unit)]
+            num_units = UnitLanguage.from_pretrained(self.data / "unit_language").num_units
+            learn(segments, num_units, vocabulary_size=vocabulary_size).save_pretrained(folder)
+        return folder
+
+    def measure_echo(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+        """Scores by set of questions, the replies spoken in segments, and whole where the job says so."""
+        parts = recipe.model
+        t2c = T2CForUnitGeneration.from_pretrained(parts.t2c, dtype=torch.float32).eval()
+        if (folder / RECORD_NAME).is_file():
+            model = EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        else:
+            model = join(S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32), t2c, recipe)
+        tokenizer, language = AutoTokenizer.from_pretrained(parts.s2t), UnitLanguage.from_pretrained(parts.t2c)
+        voice = Voice(model.vocoder, self.judge)
+        # However it was trained, a model is asked to speak as the shipped one does; and whole, once a reply is written.
+        shipped = load_recipe(self.recipes / self.plan.stages["echo"]["recipe"]).trigger
+        ways = {"segments": (shipped, 0)} | ({"whole": (NEVER, 0)} if job.whole else {})
+        if recipe.targets.context_words:
+            ways["continued"] = (shipped, recipe.targets.context_words)
+        return {
+            way: {
+                name: echo_scores(model.eval(), tokenizer, language, t2c, voice, questions, *cut)
+                for name, questions in self.questions.items()
+            }
+            for way, cut in ways.items()
+        }
+
+    def measure_s2t(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+        """Scores by set of questions."""
+        s2t = S2TForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return {"s2t": {name: s2t_scores(s2t, tokenizer, questions) for name, questions in self.questions.items()}}
+
+    def measure_t2c(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+        """Scores on held-out texts."""
+        t2c = T2CForUnitGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        vocoder = AutoModel.from_pretrained(self.data / "vocoder").eval()
+        utterances = [row for row in read_unit_utterances(recipe.data.units) if row.split != "train"]
+        tokenizer, language = AutoTokenizer.from_pretrained(folder), UnitLanguage.from_pretrained(folder)
+        voice = Voice(vocoder, self.judge)
+        return {"t2c": t2c_scores(t2c, tokenizer, language, voice, spread(utterances, self.plan.utterances))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m echox.evaluation.studies.ablations", description=__doc__)
+    parser.add_argument("plan", type=Path, help="runs/ablations.yaml")
+    parser.add_argument("overrides", nargs="*", help="for every training, for example training.steps=2")
+    parser.add_argument("--data", type=Path, default=Path("out/nano"), help="outputs of runs/nano.sh")
+    parser.add_argument("--output", type=Path, default=Path("out/ablations"))
+    parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
+    parser.add_argument("--measured", action="store_true", help="train nothing: report what was measured so far")
+    parser.add_argument("--limit", type=int, help="questions and texts per set")
+    parser.add_argument("--only", type=lambda names: names.split(","), help="these runs, with commas")
+    parser.add_argument("--seeds", type=int, help="at most so many per run")
+    options = parser.parse_args(arguments)
+    try:
+        plan = Plan.read(options.plan)
+        if options.limit is not None:
+            plan.utterances = options.limit
+            plan.questions = dict.fromkeys(plan.questions, options.limit)
+        unknown = [name for name in options.only or [] if name not in plan.runs]
+        if unknown:
+            raise ValueError(f"--only: expected some of {', '.join(plan.runs)}, found {', '.join(unknown)}")
+        plan.runs = {name: run for name, run in plan.runs.items() if name in (options.only or plan.runs)}
+        for run in plan.runs.values():
+            run.seeds = min(run.seeds, options.seeds or run.seeds)
+        recipes = options.plan.resolve().parent.parent
+        laboratory = Laboratory(plan, recipes, options.data, options.output, options.overrides)
+        jobs = [job for job in plan.jobs() if not options.measured or laboratory.known(*job) is not None]
+        results = [laboratory.run(*job) for job in jobs]
+        if options.report is not None:
+            options.report.mkdir(parents=True, exist_ok=True)
+            write_text(options.report / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
+            write_report(results, plan.rows, options.report)
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Steps of a Llama: `LlamaModel` trains, a lean form of the same mathematics writes and speaks.
+
+One step of a small decoder is some thirty tiny matrix products; on a CPU the general machinery around them (masks,
+cache objects, output classes) takes longer than they do. `LeanSteps` runs the same weights with fused projections and
+a preallocated key-value memory, at half the time or less; a test holds it equal to `LlamaModel.forward`.
+
+Its rows are independent: each holds its own number of positions, may join or leave at any step, and may be wound back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaModel
+
+from echox.models.decoding.row_cache import SavedRow
+
+FUSED_LAYER_WEIGHTS = 16_000_000
+"""Layers of at most so many weights are fused. Fusing copies them, and gains nothing once a product takes long."""
+
+Remember = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class LeanWeights:
+    """The weights of a `LlamaModel` as `LeanSteps` reads them; made once, shared by any number of memories.
+
+    Args:
+        backbone: the model; small layers are copied here, so it must not change while this is in use.
+    """
+
+    def __init__(self, backbone: LlamaModel) -> None:
+        config = backbone.config
+        self.width = config.hidden_size
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_width = backbone.layers[0].self_attn.head_dim
+        self.eps = config.rms_norm_eps
+        self.rotary = backbone.rotary_emb
+        self.final_norm = backbone.norm.weight
+        self.layers = [_LeanLayer(layer) for layer in backbone.layers]
+
+    def run(self, inputs: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, remember: Remember) -> Tensor:
+        """All layers.
+
+        Args:
+            inputs: (B, n, D).
+            cos: of the rotation, to broadcast over (B, n, heads, head width).
+            sin: likewise.
+            mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
+            remember: given a layer's number, keys and values (B, n, key heads, head width) of the inputs, puts them
+                into a memory and returns all that may be looked at, (B, key heads, L, head width) both.
+
+        Returns:
+            (B, n, D), after the final norm.
+        """
+        batch, count, width = inputs.shape
+        x = inputs.reshape(batch * count, width)
+        for number, layer in enumerate(self.layers):
+            joint = layer.qkv(F.rms_norm(x, (width,), layer.norm_in, self.eps))
+            joint = joint.view(batch, count, self.heads + 2 * self.key_heads, self.head_width)
+            turning, value = joint.split([self.heads + self.key_heads, self.key_heads], 2)
+            first, second = turning.chunk(2, -1)
+            turning = turning * cos + torch.cat((-second, first), -1) * sin  # rotary positions, "half" layout
+            query, key = turning.split([self.heads, self.key_heads], 2)
+            keys, values = remember(number, key, value)
+            mixed = F.scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=self.key_heads != self.heads
+            )
+            x = x + layer.out(mixed.transpose(1, 2).reshape(batch * count, -1))
+            x = x + layer.feed_forward(F.rms_norm(x, (width,), layer.norm_ff, self.eps))
+        return F.rms_norm(x, (width,), self.final_norm, self.eps).view(batch, count, width)
+
+
+class LeanSteps:
+    """Incremental decoding with a `LlamaModel`; owns the key-value memory (nothing is on the module).
+
+    Args:
+        weights: of the model, or the model itself.
+        rows: to begin with, all empty; more may `join`.
+        capacity: positions to make room for at first; the memory doubles when it is full.
+    """
+
+    def __init__(self, weights: LeanWeights | LlamaModel, rows: int = 0, capacity: int = 256) -> None:
+        self.weights = weights if isinstance(weights, LeanWeights) else LeanWeights(weights)
+        self.lengths = [0] * rows
+        own = self.weights
+        self.memory = own.final_norm.new_zeros(
+            len(own.layers), 2, max(1, rows), own.key_heads, capacity, own.head_width
+        )
+        self._tabulate_rotation(capacity)
+
+    def advance(self, inputs: Tensor, counts: Sequence[int] | None = None, first_row: int = 0) -> Tensor:
+        """Hidden states (B, n, D), after the final norm, of the next inputs (B, n, D) of B neighbouring rows.
+
+        Args:
+            inputs: input vectors.
+            counts: how many of the n inputs of each row are real, the first ones; what the others give means nothing
+                and is not remembered (0 parks a row). None: all of them.
+            first_row: the first of the B rows.
+        """
+        batch, count, _ = inputs.shape
+        rows = slice(first_row, first_row + batch)
+        starts = self.lengths[rows]
+        end = max(starts) + count
+        if end > self.memory.shape[4]:
+            self._grow(end)
+        places, cos, sin, mask = self._positions(starts, count)
+
+        def remember(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+            keys, values = self.memory[number, :, rows].unbind(0)
+            if isinstance(places, slice):
+                keys[:, :, places] = key.transpose(1, 2)
+                values[:, :, places] = value.transpose(1, 2)
+            else:
+                keys[places] = key
+                values[places] = value
+            return keys[:, :, :end], values[:, :, :end]
+
+        hidden = self.weights.run(inputs, cos, sin, mask, remember)
+        self.lengths[rows] = [start + (count if counts is None else counts[row]) for row, start in enumerate(starts)]
+        return hidden
+
+    def join(self, saved: SavedRow | None = None) -> int:
+        """A new row at the end, empty or with what was saved; its number."""
+        row = len(self.lengths)
+        if row == self.memory.shape[2]:
+            self.memory = F.pad(self.memory, (0, 0, 0, 0, 0, 0, 0, row))
+        self.lengths.append(0)
+        if saved is not None and saved.length:
+            if saved.length > self.memory.shape[4]:
+                self._grow(saved.length)
+            self.memory[:, :, row, :, : saved.length] = torch.stack(saved.layers)
+            self.lengths[row] = saved.length
+        return row
+
+    def save(self, row: int) -> SavedRow:
+        """A copy of what a row remembers."""
+        length = self.lengths[row]
+        return SavedRow(list(self.memory[:, :, row, :, :length].clone().unbind(0)), length)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory in use, by rows that are there and by those that were."""
+        return self.memory.nbytes
+
+    def leave(self, row: int) -> int:
+        """Remove a row. The last one takes its number (so that rows stay neighbours); the last one's old number."""
+        last = len(self.lengths) - 1
+        if row != last:
+            held = self.lengths[last]
+            self.memory[:, :, row, :, :held] = self.memory[:, :, last, :, :held]
+            self.lengths[row] = held
+        self.lengths.pop()
+        return last
+
+    def clear(self, row: int) -> None:
+        """Empty a row. What is not finite in it would reach later rows, even from where a mask hides it."""
+        self.memory[:, :, row] = 0
+        self.lengths[row] = 0
+
+    def crop(self, row: int, length: int) -> None:
+        """Wind a row back to its first `length` positions."""
+        self.lengths[row] = min(length, self.lengths[row])
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with these rows only (indices, ascending): finished rows cost nothing more."""
+        self.memory = self.memory[:, :, rows]
+        self.lengths = [self.lengths[row] for row in rows.tolist()]
+
+    def _positions(
+        self, starts: Sequence[int], count: int
+    ) -> tuple[slice | tuple[Tensor, slice, Tensor], Tensor, Tensor, Tensor | None]:
+        """Where the new positions are written, cosines and sines of the rotation (to broadcast over (B, n, heads, head
+        width)), and who may look where: (1 or B, 1, n, end) bool, None for everywhere.
+        """
+        device, end = self.memory.device, max(starts) + count
+        if min(starts) == max(starts):
+            start = starts[0]
+            mask = None
+            if count > 1:
+                seen = torch.arange(end, device=device)
+                mask = (seen <= seen[start:, None])[None, None]
+            return slice(start, end), self.cos[start:end, None], self.sin[start:end, None], mask
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(count, device=device)  # (B, n)
+        row = torch.arange(len(starts), device=device)[:, None]
+        mask = (torch.arange(end, device=device) <= positions[:, :, None])[:, None]
+        return (
+            (row, slice(None), positions),
+            self.cos[positions].unsqueeze(2),
+            self.sin[positions].unsqueeze(2),
+            mask,
+        )
+
+    def _grow(self, needed: int) -> None:
+        more = max(needed, 2 * self.memory.shape[4]) - self.memory.shape[4]
+        self.memory = F.pad(self.memory, (0, 0, 0, more))
+        self._tabulate_rotation(self.memory.shape[4])
+
+    def _tabulate_rotation(self, capacity: int) -> None:
+        positions = torch.arange(capacity, device=self.memory.device)[None]
+        cos, sin = self.weights.rotary(self.memory.new_zeros(1), positions)
+        self.cos, self.sin = cos[0], sin[0]
+
+
+class _LeanLayer:
+    """One layer: projections fused where that pays."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm_in, self.norm_ff = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        self.out, self.down = attention.o_proj, mlp.down_proj
+        fuse = _num_weights(layer) <= FUSED_LAYER_WEIGHTS and _plain(layer)
+        self.qkv = _Joint([attention.q_proj, attention.k_proj, attention.v_proj], fuse)
+        self.gate_up = _Joint([mlp.gate_proj, mlp.up_proj], fuse)
+        self.activation = mlp.act_fn
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(self.activation(gate) * up)
+
+
+def is_plain(backbone: torch.nn.Module) -> bool:
+    """Whether `LeanWeights` can read a decoder: a Llama, neither quantised nor with adapters."""
+    return type(backbone) is LlamaModel and all(map(_plain, backbone.layers))
+
+
+def fits_fused(backbone: LlamaModel) -> bool:
+    """Whether its layers are small enough to be fused."""
+    return all(_num_weights(layer) <= FUSED_LAYER_WEIGHTS for layer in backbone.layers)
+
+
+def _num_weights(layer: torch.nn.Module) -> int:
+    return sum(value.numel() for value in layer.parameters())
+
+
+def _plain(layer: torch.nn.Module) -> bool:
+    return {type(one) for one in layer.modules() if hasattr(one, "weight") and not _is_norm(one)} <= {torch.nn.Linear}
+
+
+def _is_norm(module: torch.nn.Module) -> bool:
+    return module.weight.ndim == 1
+
+
+class _Joint:
+    """Several linear maps of one input, side by side."""
+
+    def __init__(self, maps: Sequence[torch.nn.Linear], fuse: bool) -> None:
+        self.maps = maps
+        self.weight = torch.cat([one.weight for one in maps]) if fuse else None
+        biases = [one.bias for one in maps]
+        self.bias = torch.cat(biases) if fuse and biases[0] is not None else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return torch.cat([one(x) for one in self.maps], -1)
+        return F.linear(x, self.weight, self.bias)

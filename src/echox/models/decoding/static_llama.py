@@ -1,0 +1,88 @@
+"""Steps of a Llama in shapes that never change: a compiler may fuse them, and a GPU replay them as one graph.
+
+One step of a large model on a GPU is hundreds of small launches, and their overhead takes longer than reading the
+weights does. `StaticSteps` runs all rows at every step, over the whole memory, and masks what is not there: more
+arithmetic, which is free while memory bandwidth is the limit, and one launch. On a CPU `LeanSteps` is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from echox.models.decoding.lean_llama import LeanSteps, LeanWeights
+from echox.models.decoding.row_cache import SavedRow
+
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class StaticSteps(LeanSteps):
+    """`LeanSteps` whose single steps have one shape. Prompts, which are long, take the ordinary way.
+
+    Args:
+        weights: of the model.
+        rows: places for rows; `join` refuses more.
+        capacity: positions to make room for; a longer row doubles it, which compiles once more.
+        step: `static_step` of these weights, compiled or not; see `compiled_step`.
+    """
+
+    def __init__(self, weights: LeanWeights, rows: int, capacity: int = 1024, step: Step | None = None) -> None:
+        super().__init__(weights, rows, capacity)
+        self.lengths = []
+        self._places = rows
+        self._step = step or static_step(weights)
+        self._inputs = self.memory.new_zeros(rows, 1, weights.width)
+        self._starts = torch.zeros(rows, dtype=torch.long, device=self.memory.device)
+
+    def advance(self, inputs: Tensor, counts: Sequence[int] | None = None, first_row: int = 0) -> Tensor:
+        """See `LeanSteps.advance`."""
+        batch, count, _ = inputs.shape
+        if count > 1:
+            return super().advance(inputs, counts, first_row)
+        if max(self.lengths) + 1 > self.memory.shape[4]:
+            self._grow(max(self.lengths) + 1)
+        # Rows outside of the batch run along; what they write, beyond their end, is written over later.
+        self._starts.copy_(torch.tensor(self.lengths + [0] * (self._places - len(self.lengths))))
+        self._inputs[first_row : first_row + batch] = inputs
+        hidden = self._step(self._inputs, self._starts, self.memory, self.cos, self.sin)
+        for row in range(batch):
+            self.lengths[first_row + row] += 1 if counts is None else counts[row]
+        return hidden[first_row : first_row + batch].clone()
+
+    def join(self, saved: SavedRow | None = None) -> int:
+        """See `LeanSteps.join`.
+
+        Raises:
+            ValueError: all places are taken.
+        """
+        if len(self.lengths) == self._places:
+            raise ValueError(f"expected at most {self._places} rows, found one more; make the steps with more places")
+        return super().join(saved)
+
+
+def static_step(weights: LeanWeights) -> Step:
+    """One step of all rows as a pure function.
+
+    It takes inputs (R, 1, D), the position (R,) of each, the memory (layers, 2, R, heads, capacity, head width), which
+    it writes into, and the tables of the rotation; it returns the last states (R, 1, D).
+    """
+
+    def step(inputs: Tensor, starts: Tensor, memory: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        row = torch.arange(len(inputs), device=inputs.device)
+        mask = (torch.arange(memory.shape[4], device=inputs.device) <= starts[:, None])[:, None, None]
+
+        def remember(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+            memory[number, 0, row, :, starts] = key[:, 0]
+            memory[number, 1, row, :, starts] = value[:, 0]
+            return memory[number, 0], memory[number, 1]
+
+        return weights.run(inputs, cos[starts][:, None, None], sin[starts][:, None, None], mask, remember)
+
+    return step
+
+
+def compiled_step(weights: LeanWeights) -> Step:
+    """`static_step`, compiled: on a GPU replayed as one CUDA graph."""
+    return torch.compile(static_step(weights), mode="reduce-overhead", fullgraph=True)

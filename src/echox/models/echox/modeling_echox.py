@@ -1,0 +1,194 @@
+"""EchoX: hears a question, writes the reply, and speaks what it meant.
+
+S2T writes; the states that predict its tokens go through the denoising adapter into the echo decoder, which says unit
+words; the vocoder makes them sound. One folder holds all of it.
+
+Letters: B rows, R reply tokens of a row, H width of the language model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+import echox.models.t2c.modeling_t2c_text
+import echox.models.vocoder.modeling_hifigan
+import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - all three register classes
+from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.quantization.row_int8 import from_row_int8, holds_row_int8
+from echox.models.t2c.modeling_t2c import UnitSequence, build_unit_decoder
+
+
+class DenoisingAdapter(nn.Module):
+    """Hidden states that mean a token, brought back to that token's text embedding: Linear, ReLU, dropout, Linear.
+
+    Args:
+        hidden_size: H. intermediate_size: between the two. dropout: after the ReLU.
+
+    Source: EchoX (arXiv 2509.09174, section 3.3).
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(hidden_size, intermediate_size)
+        self.dropout = nn.Dropout(dropout)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., H) -> (..., H)."""
+        return self.down_proj(self.dropout(F.relu(self.up_proj(states))))
+
+    @torch.no_grad()
+    def become_identity(self) -> None:
+        """Set weights that leave every state as it is: relu(x) - relu(-x) = x.
+
+        Raises:
+            ValueError: an inner width below twice the states'.
+        """
+        inner, width = self.up_proj.weight.shape
+        if inner < 2 * width:
+            raise ValueError(f"intermediate_size: expected at least {2 * width} to pass {width} numbers, found {inner}")
+        for parameter in self.parameters():
+            parameter.zero_()
+        one = torch.eye(width)
+        self.up_proj.weight[: 2 * width] = torch.cat([one, -one])
+        self.down_proj.weight[:, : 2 * width] = torch.cat([one, -one], 1)
+
+
+class EmbeddingGate(nn.Module):
+    """Gated sum of denoised states and text embeddings, both at unit RMS; the gate sees both.
+
+    Source: LLaMA-Omni2 (arXiv 2505.02625, section 3.3); compared with states alone in docs/ablations.md.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(2 * hidden_size, hidden_size)
+
+    def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
+        """(..., H) twice -> (..., H)."""
+        states, embeddings = (F.rms_norm(x.float(), x.shape[-1:], eps=1e-12).to(x.dtype) for x in (states, embeddings))
+        gate = torch.sigmoid(self.gate_proj(torch.cat([states, embeddings], -1)))
+        return gate * states + (1 - gate) * embeddings
+
+    @torch.no_grad()
+    def shut(self) -> None:
+        """Set weights that let the text embeddings through, and nothing of the states."""
+        self.gate_proj.weight.zero_()
+        self.gate_proj.bias.fill_(-40.0)  # its sigmoid is 4e-18
+
+
+class EchoXForConditionalGeneration(PreTrainedModel):
+    """S2T + denoising adapter + echo decoder (+ vocoder).
+
+    Sessions, triggers and key-value memories live in `echox.streaming`; nothing is kept on this module.
+
+    Args:
+        config: of all parts.
+
+    Raises:
+        ValueError: an echo decoder made for another width than the language model's.
+
+    Source: EchoX (arXiv 2509.09174, section 3); docs/paper_map.md.
+    """
+
+    config_class = EchoXConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _keep_in_fp32_modules_strict = {"vocoder"}  # small, and rounding is heard
+
+    def __init__(self, config: EchoXConfig) -> None:
+        super().__init__(config)
+        width, expected = config.s2t_config.hidden_size, config.echo_decoder_config.text_hidden_size
+        if width != expected:
+            raise ValueError(
+                f"echo_decoder_config.text_hidden_size: expected the language model's width {width}, found {expected}; "
+                "train the T2C on this language model's embedding"
+            )
+        self.s2t = S2TForConditionalGeneration(config.s2t_config)
+        self.denoising_adapter = DenoisingAdapter(width, config.denoising_intermediate_size, config.denoising_dropout)
+        self.embedding_gate = EmbeddingGate(width) if config.fuse_text_embeddings else None
+        self.echo_decoder = build_unit_decoder(config.echo_decoder_config)
+        self.vocoder = AutoModel.from_config(config.vocoder_config) if config.vocoder_config is not None else None
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; also reads folders whose matrices are stored in 8 bits (`row_int8.py`)."""
+        file = Path(str(pretrained_model_name_or_path)) / "model.safetensors"
+        if "state_dict" not in kwargs and holds_row_int8(file):
+            kwargs["state_dict"] = from_row_int8(load_file(file))
+            kwargs.setdefault("config", cls.config_class.from_pretrained(pretrained_model_name_or_path))
+            return super().from_pretrained(None, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.s2t.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.s2t.language_model.get_output_embeddings()
+
+    def forward(self, **inputs: Any) -> Any:
+        """The text side: see `S2TForConditionalGeneration.forward`. Speech: `generate_unit_words` and `vocoder`."""
+        return self.s2t(**inputs)
+
+    def denoise(self, states: Tensor, token_ids: Tensor | None = None) -> Tensor:
+        """What the echo decoder reads.
+
+        Args:
+            states: (B, R, H) last hidden states, each the one that predicts its token.
+            token_ids: (B, R) those tokens, any number below 0 as padding; only with ``fuse_text_embeddings``.
+
+        Returns:
+            (B, R, H).
+
+        Raises:
+            ValueError: ``fuse_text_embeddings`` without token ids.
+        """
+        return self.fuse(self.denoising_adapter(states), token_ids)
+
+    def fuse(self, denoised: Tensor, token_ids: Tensor | None = None) -> Tensor:
+        """Denoised states (B, R, H), with the text embeddings of their tokens where the configuration says so."""
+        if self.embedding_gate is None:
+            return denoised
+        if token_ids is None:
+            raise ValueError("token_ids: expected the tokens of the states (fuse_text_embeddings is on), found None")
+        return self.embedding_gate(denoised, self.text_embeddings(token_ids).to(denoised.dtype))
+
+    def text_embeddings(self, token_ids: Tensor) -> Tensor:
+        """(B, R, H) what the language model reads for tokens (B, R), without gradient: that table is frozen."""
+        with torch.no_grad():
+            embeddings: Tensor = self.get_input_embeddings()(token_ids.clamp(min=0))
+        return embeddings
+
+    def generate_unit_words(
+        self, states: Tensor, token_ids: Tensor, word_ids: Tensor, **choices: Any
+    ) -> list[UnitSequence]:
+        """Say segments of a reply.
+
+        Args:
+            states: (B, R, H) last hidden states that predict `token_ids`.
+            token_ids: (B, R) tokens of the segment, -1 = padding.
+            word_ids: (B, R) text word of each token, -1 = padding or not spoken.
+            choices: ``do_sample``, ``temperature``, ``top_p``, ``generator``, ``max_unit_words``; see
+                `UnitDecoder.generate`.
+        """
+        states = states.to(self.denoising_adapter.up_proj.weight.dtype)
+        if self.echo_decoder.reads_silent_tokens:
+            word_ids = torch.where(token_ids >= 0, word_ids.clamp(min=0), -1)
+        return self.echo_decoder.generate(self.denoise(states, token_ids), word_ids, **choices)
+
+
+AutoConfig.register(EchoXConfig.model_type, EchoXConfig, exist_ok=True)
+AutoModel.register(EchoXConfig, EchoXForConditionalGeneration, exist_ok=True)

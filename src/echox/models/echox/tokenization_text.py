@@ -1,0 +1,178 @@
+"""The text tokenizer trained from scratch (byte-level BPE, chat template), and which token belongs to which word.
+
+A turn is written ``<|role|>`` content ``<|end|>``, a conversation starts with ``<|bos|>``, the model continues after
+``<|assistant|>``; audio is one ``<|audio|>`` token that the S2T model replaces by speech states.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from echox.models.echox.word_breaks import WordFinder
+
+PAD, BOS, SYSTEM, USER, ASSISTANT, END, AUDIO = SPECIAL_TOKENS = (
+    "<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|audio|>",
+)  # fmt: skip
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}{{ '<|audio|>' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""Content is a string, or a list of ``{"type": "text", "text": ...}`` and ``{"type": "audio", ...}``."""
+
+LONGEST_CHARACTER_TOKENS = 4
+"""Tokens of bytes that a character may have; more that make no character are counted one by one."""
+_ANCHOR = "a"
+"""A letter that tokens are decoded after, so that they are decoded as within a text."""
+_TOKEN_TEXTS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, str | None]] = WeakKeyDictionary()
+"""What each token adds to a text (None: a part of a character), decoded once for all counters of a tokenizer."""
+
+
+def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer (any text can be written) with the special tokens and the chat template.
+
+    Args:
+        texts: training sentences; the merges come from these.
+        vocab_size: at least 256 bytes and the special tokens.
+
+    Raises: ValueError for a smaller vocabulary.
+    """
+    smallest = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size: expected at least {smallest} (bytes and special tokens), found {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=END,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT, AUDIO],
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class WordCounter:
+    """Which word each token of a growing text belongs to, for any tokenizer and script: as `split_words` counts.
+
+    Args:
+        tokenizer: of the text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._texts = _TOKEN_TEXTS.setdefault(tokenizer, {})
+        self._special = frozenset(tokenizer.all_special_ids)
+        self._anchor: tuple[list[int], str] | None = None  # its tokens, and their text
+        self._finder = WordFinder()
+        self._parts: list[int] = []  # tokens of a character that is not complete
+        self._waiting: deque[int] = deque()  # characters of each token that has no word yet; -1: a special token
+        self._decided: deque[int] = deque()  # words of characters that no token took yet
+        self._num_words = 0  # that tokens were given
+        self._last = -1  # word of the token before
+
+    def push(self, token_id: int) -> list[tuple[int, bool]]:
+        """Add a token.
+
+        Returns:
+            For each token that is now decided, in order: its word, counted from 0 (-1 for special tokens; white space
+            alone belongs to the word that follows it), and whether the text may be cut before it: it opens a word, or
+            is no text at all. A token of several words belongs to the first. Most tokens are decided at once; a part
+            of a character waits for the rest, and scripts without spaces for two more characters.
+        """
+        if token_id in self._special:
+            decided = self.finish()
+            self._waiting.append(-1)
+            return decided + self._take()
+        self._parts.append(token_id)
+        text = self._text_of(token_id) if len(self._parts) == 1 else self._decode(self._parts)
+        if text is not None:
+            self._add(text)
+        elif len(self._parts) >= LONGEST_CHARACTER_TOKENS:
+            self._add_broken()
+        return self._take()
+
+    def finish(self) -> list[tuple[int, bool]]:
+        """The text is complete: the tokens that were not decided yet."""
+        self._add_broken()
+        self._decided += self._finder.finish()
+        return self._take()
+
+    def _add(self, text: str) -> None:
+        """The text of the tokens in `_parts`: their character is the first one's, what the last adds alone its own."""
+        own = (self._text_of(self._parts[-1]) or "") if len(self._parts) > 1 else ""
+        own = own if text.endswith(own) else ""
+        self._waiting.append(len(text) - len(own))
+        self._waiting.extend([0] * (len(self._parts) - 2))
+        if len(self._parts) > 1:
+            self._waiting.append(len(own))
+        self._parts = []
+        self._decided += self._finder.push(text)
+
+    def _add_broken(self) -> None:
+        """Bytes that make no character."""
+        for token_id in self._parts:
+            text = self._decode([token_id], whole=False) or ""
+            self._waiting.append(len(text))
+            self._decided += self._finder.push(text)
+        self._parts = []
+
+    def _text_of(self, token_id: int) -> str | None:
+        if token_id not in self._texts:
+            self._texts[token_id] = self._decode([token_id])
+        return self._texts[token_id]
+
+    def _decode(self, token_ids: list[int], whole: bool = True) -> str | None:
+        """Text that tokens add to a text (some decoders strip spaces at the start); None: half a character."""
+        settings = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        if self._anchor is None:
+            ids = self.tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
+            self._anchor = ids, self.tokenizer.decode(ids, **settings)
+        ids, before = self._anchor
+        text: str = self.tokenizer.decode([*ids, *token_ids], **settings)
+        text = text.removeprefix(before)
+        return None if whole and text.endswith("\ufffd") else text
+
+    def _take(self) -> list[tuple[int, bool]]:
+        """Words of the tokens at the front whose characters are decided."""
+        found = []
+        while self._waiting and self._waiting[0] <= len(self._decided):
+            length = self._waiting.popleft()
+            words = [self._decided.popleft() for _ in range(max(0, length))]
+            named = [word for word in words if word >= 0]
+            if length < 0:
+                word = -1
+            elif named:
+                word = named[0]
+            else:  # white space is of the word that follows, the rest of a character of the word before
+                word = self._num_words if length or self._last < 0 else self._last
+            self._num_words = max([self._num_words, *(one + 1 for one in named)])
+            found.append((word, word == -1 or word != self._last))
+            self._last = word
+        return found
+
+
+def word_index(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[int]:
+    """Word of every token, as `WordCounter` counts."""
+    counter = WordCounter(tokenizer)
+    decided = [one for token_id in token_ids for one in counter.push(int(token_id))] + counter.finish()
+    return [word for word, _ in decided]

@@ -1,0 +1,57 @@
+"""The language model in 8 or 4 bits while it runs: torch's kernels on a CPU, transformers' configs elsewhere.
+
+Only the linear layers of the language model: they hold most of the weights, and the other parts read their own weights
+as vectors (the head's rows by the trigger, the echo decoder's by its fused steps).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from echox.models.quantization.int8_linear import to_int8_linears
+
+KEPT_IN_FLOAT = (
+    "audio_tower", "alignment_adapter", "shrinking_adapter", "ctc_head", "ctc_bridge", "lm_head", "denoising_adapter",
+    "embedding_gate", "echo_decoder", "vocoder",
+)  # fmt: skip
+"""Modules of the whole model that stay as they are."""
+
+
+def loading_options(quantization_config: Any, device: torch.device) -> dict[str, Any]:
+    """Keywords of ``from_pretrained`` for a transformers quantisation config (bitsandbytes, torchao, GPTQ, AWQ ...).
+
+    The config is copied, and told to leave all but the language model's linear layers alone unless it says otherwise.
+
+    Raises:
+        ValueError: it is no such config.
+    """
+    if quantization_config is None:
+        return {}
+    if not hasattr(quantization_config, "quant_method"):
+        raise ValueError(
+            "quantization_config: expected one of transformers' (BitsAndBytesConfig, TorchAoConfig ...), found "
+            f"{type(quantization_config).__name__}"
+        )
+    chosen = copy.deepcopy(quantization_config)
+    for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if getattr(chosen, name, KEPT_IN_FLOAT) is None:
+            setattr(chosen, name, [f".*{part}" for part in KEPT_IN_FLOAT])  # expressions matched from a name's start
+    return {"quantization_config": chosen, "device_map": {"": device}}
+
+
+def quantise_on_cpu(model: Any, device: torch.device) -> int:
+    """8-bit linear layers in the language model of an EchoX or S2T model, in place; returns how many.
+
+    Raises:
+        ValueError: not on a CPU, or weights that are not finite.
+    """
+    if device.type != "cpu":
+        raise ValueError(
+            f"dtype int8: expected a CPU, found {device}; on a GPU pass quantization_config=BitsAndBytesConfig(...) or "
+            "TorchAoConfig(...) of transformers"
+        )
+    language_model = getattr(model, "s2t", model).language_model
+    return to_int8_linears(language_model, keep=language_model.get_output_embeddings())

@@ -1,0 +1,1 @@
+"""Unit vocoders: reduced units to durations and waveform."""

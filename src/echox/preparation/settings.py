@@ -1,0 +1,175 @@
+"""The recipe of `echox data prepare`: which inputs, what is kept, what is made (stage "prepare_data").
+
+Source: the order of the steps follows how EchoX's corpora were made (text rewritten for speech, spoken, filtered by
+recognition); the numbers are ours, measured ones are in docs/data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from echox.config import recipe
+
+
+@dataclass
+class Input:
+    """One source; exactly one of the first three.
+
+    Attributes:
+        utterances: manifest of recordings.
+        dialogues: manifest of dialogues; turns without audio are spoken.
+        shards: folder of lhotse Shar shards; cut ones give what is whole.
+        prefix: put before ids, where two sources use the same.
+        role: of utterances and shards, whose recordings they are: the users', or ("assistant") the reply voice's.
+    """
+
+    utterances: str | None = None
+    dialogues: str | None = None
+    shards: str | None = None
+    prefix: str = ""
+    role: Literal["user", "assistant"] = "user"
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError unless exactly one source is named."""
+        if sum(value is not None for value in (self.utterances, self.dialogues, self.shards)) != 1:
+            raise ValueError("inputs: expected one of utterances, dialogues, shards in each, found none or several")
+
+
+@dataclass
+class TextSettings:
+    """normalize: numbers and signs as words (English only). rewriter: base URL of an OpenAI-compatible server that
+    rewrites texts as people would say them, before they are spoken; model: its model. Recordings keep their words.
+    """
+
+    normalize: Literal["english", "none"] = "english"
+    rewriter: str | None = None
+    model: str = "default"
+
+
+@dataclass
+class Voices:
+    """engine/name of the voices that speak texts without audio; a user's voice follows from the clip's id.
+
+    An empty list of user voices, or null for the assistant, leaves such turns of dialogues as text.
+    """
+
+    user: list[str] = field(default_factory=lambda: ["flite/awb", "flite/kal16", "flite/rms", "espeak-ng/en-us"])
+    assistant: str | None = "flite/slt"
+
+    @property
+    def speaking(self) -> tuple[str, ...]:
+        """Roles whose texts are spoken."""
+        return (*(("user",) if self.user else ()), *(("assistant",) if self.assistant else ()))
+
+
+@dataclass
+class Filter:
+    """What is kept.
+
+    Attributes:
+        max_silence_ratio: part of 20 ms blocks quieter than `silence_dbfs`.
+        max_wer: recognised words against the text; None: nothing is recognised.
+        judge: folder, URL#model or hub id of the recogniser; None: the embedded one (nano's words only).
+        lexicon: of a judge that needs one.
+    """
+
+    min_duration_s: float = 0.3
+    max_duration_s: float = 30.0
+    min_words_per_s: float = 0.5
+    max_words_per_s: float = 6.0
+    max_silence_ratio: float = 0.7
+    silence_dbfs: float = -50.0
+    max_wer: float | None = 0.25
+    judge: str | None = None
+    lexicon: str | None = None
+
+
+@dataclass
+class Duplicates:
+    """Same words (exact), or nearly (Jaccard of character n-grams at least `near_threshold`; above 1: off).
+
+    `per_speaker`: another voice saying the same is no duplicate.
+    """
+
+    near_threshold: float = 0.9
+    ngram: int = 5
+    hashes: int = 64
+    per_speaker: bool = True
+
+
+@dataclass
+class Units:
+    """extractor: folder of a `UnitExtractor`; encoder: where it has none of its own.
+
+    missing_word_ends: clips whose words have no end times are dropped, or their words share the time by letters
+    ("estimate": enough for a unit language, too coarse to train streaming on).
+    """
+
+    extractor: str
+    encoder: str | None = None
+    device: str = "cpu"
+    missing_word_ends: Literal["drop", "estimate"] = "drop"
+
+
+@dataclass
+class Language:
+    """folder: a unit language to apply; None: one is learned from the training clips."""
+
+    folder: str | None = None
+    vocabulary_size: int = 1000
+    max_units_per_word: int = 5
+    min_count: int = 3
+
+
+@dataclass
+class Shards:
+    """size: clips in a shard; sampling_rate: of the FLAC in it."""
+
+    size: int = 1000
+    sampling_rate: int = 16_000
+
+
+@recipe("prepare_data")
+@dataclass
+class PrepareDataRecipe:
+    """Recipe of stage "prepare_data".
+
+    Attributes:
+        chunk_clips: clips a worker takes at a time (and what is lost when one dies).
+        workers: processes, or actors on a Ray cluster.
+        gpus_per_worker: of an actor, for encoders (Ray only).
+    """
+
+    stage: str
+    inputs: list[Input]
+    output_dir: str
+    text: TextSettings = field(default_factory=TextSettings)
+    voices: Voices = field(default_factory=Voices)
+    filter: Filter = field(default_factory=Filter)
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    units: Units | None = None
+    unit_language: Language | None = None
+    shards: Shards = field(default_factory=Shards)
+    chunk_clips: int = 16
+    workers: int = 1
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a number outside its range, or a unit language without units."""
+        for name in ("chunk_clips", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.shards.size < 1:
+            raise ValueError(f"shards.size: expected at least 1, found {self.shards.size}")
+        if not self.inputs:
+            raise ValueError("inputs: expected at least one, found none")
+        if self.unit_language is not None and self.units is None:
+            raise ValueError("unit_language: expected units to learn from, found none; add units.extractor")
+
+    def run(self, judge: Callable[[], Any] | None = None) -> dict[str, float]:
+        """Prepare everything. ``judge`` makes the recogniser (the command line gives it, it lives a floor higher)."""
+        from echox.preparation.prepare import prepare
+
+        return prepare(self, judge)

@@ -1,0 +1,131 @@
+"""Shards of clips with their units, written by workers; and what it means that two outputs are the same.
+
+Layout: ``shards/<split>/cuts.000000.jsonl.gz`` and ``recording.000000.tar`` (FLAC), as lhotse reads them with
+``CutSet.from_shar(in_dir=...)``. Units and unit words are custom fields of each cut's supervision.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echox.data.corpora.base import safe_name
+from echox.data.manifest import Utterance, to_cuts
+from echox.preparation.settings import Shards
+
+Row = dict[str, Any]
+_FIELDS = ("units", "durations_frames", "word_of_unit")
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """Where shards go, how they are made, and the unit language that is applied (folder, or None)."""
+
+    output: Path
+    shards: Shards
+    language: str | None
+
+
+class WriteShard:
+    """Writes one shard per row: ``{"id", "split", "number", "clips"}``."""
+
+    def __init__(self, settings: ShardSettings) -> None:
+        self.settings = settings
+        self.language = None
+        if settings.language is not None:
+            from echox.models.t2c.tokenization_unit_language import UnitLanguage
+
+            self.language = UnitLanguage.from_pretrained(settings.language)
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """Per shard: its files with the hash of their content, and the unit words of its clips."""
+        return [self._write(row) for row in rows]
+
+    def _write(self, row: Row) -> Row:
+        folder = self.settings.output / "shards" / safe_name(row["split"])
+        partial = folder / f".{row['number']:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        words = {clip["id"]: self._unit_words(clip) for clip in row["clips"]}
+        cuts = to_cuts([utterance_of(clip) for clip in row["clips"]], self.settings.output / "utterances.jsonl")
+        rate = self.settings.shards.sampling_rate
+        ready = []
+        for cut, clip in zip(cuts, row["clips"], strict=True):
+            custom = cut.supervisions[0].custom
+            custom |= {name: clip[name] for name in _FIELDS if name in clip}
+            if words[clip["id"]] is not None:
+                custom["unit_words"] = words[clip["id"]]
+            ready.append(cut if cut.sampling_rate == rate else cut.resample(rate))
+        from lhotse import CutSet
+
+        CutSet.from_cuts(ready).to_shar(partial, fields={"recording": "flac"}, shard_size=len(ready))
+        files = {}
+        for name in ("cuts.{}.jsonl.gz", "recording.{}.tar"):
+            target = folder / name.format(f"{row['number']:06d}")
+            (partial / name.format("000000")).replace(target)
+            files[str(target.relative_to(self.settings.output))] = content_hash(target)
+        shutil.rmtree(partial)
+        found = [[name, value] for name, value in words.items() if value is not None]
+        return {"id": row["id"], "files": files, "unit_words": found}
+
+    def _unit_words(self, clip: Row) -> list[int] | None:
+        if self.language is None:
+            return None
+        return [int(word) for word in self.language.encode_words(clip["units"], clip["word_of_unit"])[0]]
+
+
+def utterance_of(clip: Row) -> Utterance:
+    """A kept clip as a manifest holds it."""
+    ends = clip["word_ends_s"]
+    return Utterance(clip["id"], clip["audio"], clip["text"], clip["speaker"], clip["duration_s"], clip["split"],
+                     None if ends is None else tuple(ends), clip.get("written"))  # fmt: skip
+
+
+def shards_hold(output: Path, results: Sequence[Row]) -> bool:
+    """Whether the files that journaled results name are still there, whole and unchanged."""
+    for result in results:
+        for name, digest in result["files"].items():
+            path = output / name
+            if not path.is_file() or content_hash(path, default="damaged") != digest:
+                return False
+    return True
+
+
+def content_hash(path: Path, default: str | None = None) -> str:
+    """SHA-256 of what a file says: of a gzip file the unpacked bytes, of a tar its members' names and bytes, in order.
+
+    Compressed files and tars also hold times and names of their making, which are not content.
+
+    Raises:
+        OSError, EOFError, tarfile.TarError: the file is damaged, and there is no ``default`` to return.
+    """
+    digest = hashlib.sha256()
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                digest.update(file.read())
+        elif path.suffix == ".tar":
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    digest.update(member.name.encode() + b"\0")
+                    digest.update(content.read() if content is not None else b"")
+        else:
+            digest.update(path.read_bytes())
+    except (OSError, EOFError, tarfile.TarError):
+        if default is None:
+            raise
+        return default
+    return digest.hexdigest()
+
+
+def output_hash(files: dict[str, str]) -> str:
+    """One hash of a whole output: of all files' names and content hashes, sorted."""
+    return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()

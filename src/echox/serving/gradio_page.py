@@ -1,0 +1,339 @@
+"""The Gradio page: ask by voice, file or text; text and speech stream back. Offline: nothing leaves this machine.
+
+Gradio streams speech as AAC through one ``ffmpeg`` process a reply, and looks for that name on PATH only; where the
+system has none, the one in the wheel of imageio-ffmpeg is put there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from echox.api.model import bundled_questions
+from echox.errors import QueueFull, one_line
+from echox.streaming.events import AudioChunk, ContextDropped, Finished, Heard, SpeechFailed, TextDelta
+
+if TYPE_CHECKING:
+    import gradio
+
+    from echox.api import EchoX
+
+_FIRST_CHUNK_S = 1.0  # the player starts with its first segment and stutters if that is very short
+_KEPT_S = 1800  # uploads and replies on the disk; all go when the page ends
+_CSS = """
+.gradio-container { width: 100%; max-width: 60rem !important; margin: 0 auto !important; }
+#figures { opacity: .75; font-size: .9em; font-variant-numeric: tabular-nums; min-height: 1.6em; }
+"""
+
+
+def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
+    """The page over one model; every visitor gets a session of their own.
+
+    Args:
+        model: that answers.
+        name: of the model, as shown.
+
+    Raises:
+        ValueError: Gradio is not installed.
+    """
+    gr = _gradio()
+    defaults = model.settings
+    keep_files_apart()
+    with gr.Blocks(title="EchoX", analytics_enabled=False, delete_cache=(_KEPT_S // 6, _KEPT_S)) as page:
+        session = gr.State(None)
+        gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}. {model.about.knows}")
+        chat = gr.Chatbot(label="Conversation", height=340, buttons=["copy_all"], placeholder="Ask something.")
+        speech = gr.Audio(
+            label="Reply", streaming=True, autoplay=True, interactive=False, elem_id="speech", buttons=["download"]
+        )
+        figures = gr.Markdown("", elem_id="figures")
+        with gr.Row(equal_height=True):
+            audio = gr.Audio(
+                label="Your question, spoken",
+                sources=["microphone", "upload"],
+                type="filepath",
+                elem_id="question",
+                buttons=[],
+                scale=2,
+            )
+            with gr.Column(scale=3):
+                text = gr.Textbox(label="Or typed", placeholder="Ask something", lines=1, max_lines=1, elem_id="text")
+                with gr.Row():
+                    send = gr.Button("Send", variant="primary", min_width=80)
+                    stop = gr.Button("Stop", min_width=80)
+                    clear = gr.Button("Start over", min_width=80)
+        gr.Examples(
+            [[str(path), ""] for path in bundled_questions()] + [[None, question] for question in model.about.examples],
+            [audio, text],
+            label="Examples",
+        )
+        with gr.Accordion("Settings", open=False):
+            system = gr.Textbox(label="System prompt", placeholder="Takes effect with the next conversation", lines=1)
+            with gr.Row():
+                temperature = gr.Slider(0, 1.5, defaults.temperature, step=0.05, label="Temperature", info="0: greedy")
+                top_p = gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p")
+                echo_temperature = gr.Slider(
+                    0, 1.5, defaults.echo_temperature, step=0.05, label="Temperature of the voice"
+                )
+            with gr.Row():
+                max_new_tokens = gr.Slider(1, 2048, defaults.max_new_tokens, step=1, label="Longest reply (tokens)")
+                seed = gr.Number(defaults.seed, label="Seed", precision=0, minimum=0)
+                speak = gr.Checkbox(defaults.speak, label="Speak the reply")
+        settings = [temperature, top_p, echo_temperature, max_new_tokens, seed, speak]
+        reply = gr.on(
+            [send.click, text.submit],
+            functools.partial(answer, model),
+            [audio, text, chat, session, system, *settings],
+            [chat, speech, figures, session, audio, text],
+            show_progress="hidden",
+        )
+        stop.click(lambda: (gr.update(value=None), "stopped"), None, [speech, figures], cancels=[reply], queue=False)
+        clear.click(
+            lambda: ([], gr.update(value=None), "", None), None, [chat, speech, figures, session], cancels=[reply]
+        )
+    return page
+
+
+def answer(
+    model: EchoX,
+    audio: str | None,
+    text: str,
+    chat: list[dict[str, Any]],
+    session: Any,
+    system: str,
+    temperature: float,
+    top_p: float,
+    echo_temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    speak: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """One turn, as Gradio wants it: updates of chat, speech, figures, session and the two inputs, one after the other.
+
+    Mistakes (nothing asked, nothing heard in the recording) are shown and leave the conversation as it was. Closing the
+    iterator, which is what Gradio does on Stop or when the tab is closed, cancels the reply.
+
+    Raises:
+        gradio.Error: shown by the page.
+    """
+    gr = _gradio()
+    keep = gr.skip()
+    text = (text or "").strip()
+    content = [{"type": "audio", "audio": audio}] if audio else []
+    content += [{"type": "text", "text": text}] if text else []
+    if not content:
+        raise gr.Error("Ask something first: record it, choose a file, or type.", duration=5)
+    if len(content) > 1:
+        raise gr.Error(
+            "There are a recording and a text. Remove the recording (its ×) or empty the text, then send again.",
+            duration=10,
+        )
+    try:
+        session = session or model.session(system=(system or "").strip() or None)
+        settings: dict[str, Any] = {
+            "temperature": float(temperature),
+            "top_p": float(top_p),
+            "echo_temperature": float(echo_temperature),
+            "max_new_tokens": int(max_new_tokens),
+            "seed": int(seed or 0),
+            "speak": bool(speak),
+        }
+        stream = session.stream({"role": "user", "content": content}, **settings)
+    except (ValueError, QueueFull) as error:
+        raise gr.Error(one_line(error), duration=10) from error
+    asked = [{"role": "user", "content": {"path": audio}}] if audio else []
+    asked += [{"role": "user", "content": text}] if text else []
+    chat = [*(chat or []), *asked]
+    yield chat, keep, "…", session, None, ""
+    written, notes, waiting, opened = "", [], [], False
+    try:
+        for event in stream:
+            sound = None
+            if isinstance(event, Heard):
+                chat = [*chat, {"role": "user", "content": f"*{event.text or 'nothing was understood'}*"}]
+            elif isinstance(event, TextDelta):
+                written += event.text
+            elif isinstance(event, AudioChunk):
+                waiting.append(event.waveform)
+                if opened or sum(map(len, waiting)) >= _FIRST_CHUNK_S * event.sampling_rate:
+                    sound, waiting, opened = _pcm16(waiting, event.sampling_rate), [], True
+            elif isinstance(event, SpeechFailed):
+                notes.append(f"not fully spoken: “{event.text.strip()}”")
+            elif isinstance(event, ContextDropped):
+                notes.append(f"the oldest {event.messages} messages no longer fit and were forgotten")
+            elif isinstance(event, Finished):
+                notes.insert(0, _figures(event))
+                sound = _pcm16(waiting, session.output_sampling_rate) if waiting else None
+            shown = [*chat, {"role": "assistant", "content": written}] if written else chat
+            yield shown, keep if sound is None else sound, " · ".join(notes), session, keep, keep
+    except ValueError as error:
+        raise gr.Error(one_line(error), duration=10) from error
+    finally:
+        stream.close()
+
+
+def keep_files_apart() -> str:
+    """Give Gradio a folder of this process for what visitors upload, which goes with the process.
+
+    Returns:
+        The folder (one that the variable GRADIO_TEMP_DIR names is kept, and stays).
+    """
+    named = os.environ.get("GRADIO_TEMP_DIR")
+    if named:
+        return named
+    folder = tempfile.mkdtemp(prefix="echox-page-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = folder  # the only way in which Gradio can be told
+    return folder
+
+
+def remove_old_files(folder: str, now_s: float, kept_s: float = _KEPT_S) -> None:
+    """Remove what is older than that, uploads that were never sent included (Gradio forgets them)."""
+    for path in Path(folder).rglob("*"):
+        try:
+            if path.is_file() and now_s - path.stat().st_mtime > kept_s:
+                path.unlink()
+        except FileNotFoundError:  # Gradio was faster
+            continue
+
+
+class _Cleaning:
+    """ASGI middleware that removes old files now and then, while the page is used."""
+
+    def __init__(self, app: Any, folder: str) -> None:
+        self._app, self._folder, self._next_s = app, folder, 0.0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request."""
+        if time.monotonic() > self._next_s:
+            self._next_s = time.monotonic() + _KEPT_S / 6
+            await asyncio.to_thread(remove_old_files, self._folder, time.time())
+        await self._app(scope, receive, send)
+
+
+def launch(
+    page: gradio.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    auth: tuple[str, str] | None = None,
+    block: bool = True,
+) -> str:
+    """Serve the page.
+
+    Args:
+        page: of `build_page`.
+        host: None: this machine only (Gradio's own variable GRADIO_SERVER_NAME is heeded, as on Spaces).
+        port: None: the first free one from 7860.
+        auth: user and password, asked of every visitor.
+        block: return only after Ctrl-C; False: at once (``page.close()`` ends it).
+
+    Returns:
+        The address.
+
+    Raises:
+        ValueError: there is no ffmpeg.
+        OSError: the port is taken.
+    """
+    gr = _gradio()
+    # Only now: with ffmpeg on PATH, Gradio wants ffprobe, too, for every file it is given while the page is built.
+    provide_ffmpeg()
+    from starlette.middleware import Middleware
+
+    from echox.serving.access.client_secrets import ClientSecrets
+    from echox.serving.access.security import Door, Doorkeeper, is_loopback
+
+    listens_at = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    door = Door(any_host=not is_loopback(listens_at))
+    guards = [
+        Middleware(Doorkeeper, door=door, refused=lambda code: None, secrets=ClientSecrets(time.time)),
+        Middleware(_Cleaning, folder=keep_files_apart()),
+    ]
+    _, address, _ = page.queue(default_concurrency_limit=8, max_size=32).launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        share=False,
+        max_file_size="25mb",
+        app_kwargs={"middleware": guards},
+        theme=offline_theme(gr),
+        css=_CSS,
+        footer_links=[],
+        ssr_mode=False,
+        allowed_paths=[str(bundled_questions()[0].parent)],
+        prevent_thread_lock=not block,
+    )
+    return str(address)
+
+
+def offline_theme(gr: Any) -> Any:
+    """Gradio's default theme with the system's fonts: its own would be fetched."""
+    return gr.themes.Default(
+        primary_hue="teal",
+        neutral_hue="stone",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    ).set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_600")
+
+
+def provide_ffmpeg() -> str:
+    """Make sure that ``ffmpeg`` is on PATH: the system's, or else that of imageio-ffmpeg.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    found = shutil.which("ffmpeg")
+    if found is not None:
+        return found
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
+
+        binary = Path(get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            "expected ffmpeg, which Gradio needs to stream speech, found none; pip install imageio-ffmpeg"
+        ) from error
+    folder = Path(tempfile.mkdtemp(prefix="echox-ffmpeg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = folder / f"ffmpeg{binary.suffix if os.name == 'nt' else ''}"
+    try:
+        link.symlink_to(binary)
+    except OSError:  # Windows without the right to make links
+        shutil.copy2(binary, link)
+    os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+    return str(link)
+
+
+def _figures(finished: Finished) -> str:
+    timings = finished.timings
+    facts = [] if timings.ttfa_s is None else [f"first audio {timings.ttfa_s:.2f} s"]
+    facts += [] if timings.rtf is None else [f"rtf {timings.rtf:.2f}"]
+    facts += ["cut at its greatest length"] if finished.stopped == "length" else []
+    return " · ".join(facts)
+
+
+def _pcm16(waveforms: list[np.ndarray], sampling_rate: int) -> tuple[int, np.ndarray]:
+    """float32 pieces as what Gradio takes without converting: (rate, int16 (S,))."""
+    samples = np.concatenate(waveforms)
+    return sampling_rate, np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def _gradio() -> Any:
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
+    try:
+        import gradio
+    except ImportError as error:
+        raise ValueError("expected Gradio, found none; pip install 'echox[ui]'") from error
+    return gradio

@@ -1,0 +1,119 @@
+"""Every parameter of the OpenAI reference, endpoint by endpoint, and what becomes of it here.
+
+A parameter is done, or it is a hint, or it is refused by its name unless it asks for nothing. A hint, by the words of
+the reference, need not change what is answered (caching, accounting, effort). A test walks over the types of the
+openai package: a new parameter there fails the test until it is sorted in here.
+
+Source: https://platform.openai.com/docs/api-reference (chat/create, audio/createSpeech, audio/createTranscription,
+realtime-client-events).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from echox.serving.protocol.events import EventError, short
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of one object.
+
+    Attributes:
+        done: what the code reads.
+        hints: accepted, without effect.
+        refused: name -> values that are accepted because they ask for nothing (null always is).
+    """
+
+    done: frozenset[str]
+    hints: frozenset[str] = frozenset()
+    refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def check(self, source: Mapping[str, Any], where: str = "") -> None:
+        """Refuse what cannot be done.
+
+        Args:
+            source: the object that a client sent.
+            where: its place, for messages.
+
+        Raises:
+            EventError: code ``unsupported_value``; ``param`` names the parameter.
+        """
+        for name, neutral in self.refused.items():
+            value = source.get(name)
+            if value is None or any(value == one and type(value) is type(one) for one in neutral):
+                continue
+            param = f"{where}.{name}" if where else name
+            expected = " or ".join(short(one) for one in neutral) or "nothing"
+            message = f"{param}: expected {expected}, found {short(value)}: this server cannot do it; leave it out"
+            raise EventError(message, "unsupported_value", param)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CHAT = Parameters(
+    done=_names(
+        "messages model audio modalities stream stream_options max_tokens max_completion_tokens temperature top_p seed "
+        "stop tools tool_choice functions function_call"
+    ),
+    hints=_names(
+        "user safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention metadata service_tier "
+        "reasoning_effort prediction parallel_tool_calls"
+    ),
+    refused={
+        "n": (1,),
+        "logprobs": (False,),
+        "top_logprobs": (0,),
+        "logit_bias": ({},),
+        "frequency_penalty": (0, 0.0),
+        "presence_penalty": (0, 0.0),
+        "response_format": ({"type": "text"},),
+        "verbosity": ("medium",),
+        "store": (False,),
+        "moderation": (),
+        "web_search_options": (),
+    },
+)
+STREAM_OPTIONS = Parameters(_names("include_usage"), refused={"include_obfuscation": (False,)})
+CHAT_AUDIO = Parameters(_names("format voice"))
+CHAT_MESSAGE = Parameters(
+    done=_names("role content audio refusal tool_calls tool_call_id function_call"), hints=_names("name")
+)
+SPEECH = Parameters(
+    done=_names("input model voice response_format stream_format speed"), refused={"instructions": ("",)}
+)
+TRANSCRIPTION = Parameters(
+    done=_names("file model response_format timestamp_granularities stream"),
+    hints=_names("language languages"),
+    refused={
+        "chunking_strategy": ("auto",),
+        "include": ([],),
+        "keywords": ([],),
+        "known_speaker_names": ([],),
+        "known_speaker_references": ([],),
+        "prompt": ("",),
+        "temperature": (0,),
+    },
+)
+SESSION = Parameters(
+    done=_names("type audio instructions max_output_tokens model output_modalities tools tool_choice"),
+    hints=_names("parallel_tool_calls reasoning tracing"),
+    refused={"include": ([],), "prompt": (), "truncation": ("auto",)},
+)
+RESPONSE = Parameters(
+    done=_names("audio conversation input instructions max_output_tokens metadata output_modalities tools tool_choice"),
+    hints=_names("parallel_tool_calls reasoning"),
+    refused={"prompt": ()},
+)
+AUDIO_INPUT = Parameters(_names("format transcription turn_detection"), hints=_names("noise_reduction"))
+AUDIO_OUTPUT = Parameters(_names("format speed voice"))
+INPUT_TRANSCRIPTION = Parameters(_names("model"), hints=_names("delay keywords language languages prompt"))
+TURN_DETECTION = Parameters(
+    done=_names("type create_response interrupt_response threshold prefix_padding_ms silence_duration_ms eagerness"),
+    refused={"idle_timeout_ms": ()},
+)
+CLIENT_SECRET = Parameters(_names("expires_after session"))

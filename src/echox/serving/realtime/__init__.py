@@ -1,0 +1,1 @@
+"""The realtime WebSocket protocol."""

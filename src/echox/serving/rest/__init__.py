@@ -1,0 +1,1 @@
+"""The HTTP endpoints: chat completions, speech, transcriptions."""

@@ -1,0 +1,1 @@
+"""What training and inference need of memory, estimated before anything is downloaded."""

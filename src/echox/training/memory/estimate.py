@@ -1,0 +1,436 @@
+"""What a model needs of memory, before anything is downloaded: by part, by dtype, by stage of training.
+
+Weights are counted on modules built on torch's meta device: every size, no memory. A step of training is not guessed by
+a formula either: the stage's own objective is rehearsed, forward and backward, on tensors without numbers, and what is
+alive is counted. So losses in chunks, attention kernels, autocast's copies, LoRA and gradient checkpointing are in the
+count as they are in the run. Measured against real peaks in docs/memory.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from echox.data.features import MEL_FRAMES_PER_S
+from echox.device import choose_device
+from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.streaming.trigger import Trigger
+from echox.training.attention import tower_attention
+from echox.training.loop import autocast, enable_gradient_checkpointing
+from echox.training.lora import LoRASettings, add_lora
+from echox.training.memory.rehearsal import Rehearsal
+from echox.training.parallel import blocks_to_shard
+from echox.training.stages.echo_objective import EchoObjective, EchoWeights
+from echox.training.stages.echo_targets import Segments
+from echox.training.stages.encoder import EncoderObjective
+from echox.training.stages.lm import LMObjective
+from echox.training.stages.s2t import S2TObjective
+from echox.training.stages.t2c import T2CObjective
+
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.5}
+"""Per weight; int8 and nf4 apply to the language model's linear layers, the rest is then float32 and bfloat16."""
+
+_REST = {"int8": "float32", "nf4": "bfloat16"}
+STAGES = ("lm", "encoder", "s2t", "t2c", "echo")
+
+
+PHONES_PER_S, KEPT_PER_S, WORDS_PER_TOKEN = 12, 7, 0.75
+"""Of speech, and of text: what a `Workload` takes where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is in memory at once.
+
+    Attributes:
+        batch_size: rows. tokens: positions of a row in the language model, speech included. reply_tokens: of them,
+            those that are scored. unit_words: of a row's reply. words: of its text.
+        audios: of the batch. audio_s: seconds of each. kept_frames: of each, what the language model receives.
+        segments: of the batch, in which replies are spoken in stage echo; 0: as long as the trigger lets them be.
+        precision: "bf16" (autocast) or "fp32". gradient_checkpointing: keep only each layer's input.
+        frozen_dtype: of weights that are not trained. ema: averaged weights are kept too. lora_rank: 0 = none.
+        attention: of the language model in stage lm and of the decoder in stage t2c: "sdpa" or "eager".
+        phones: classes of stage encoder's phone head; 0 = none.
+        processes: of the run. parallel: what each of several holds, "ddp" or "fsdp" (see `TrainingConfig`).
+        cpu_offload: with "fsdp": weights and optimizer states rest in the memory of the CPU.
+    """
+
+    batch_size: int = 4
+    tokens: int = 256
+    reply_tokens: int = 128
+    audio_s: float = 5.0
+    unit_words: int = 256
+    words: int = 0
+    audios: int = 0
+    kept_frames: int = 0
+    segments: int = 0
+    precision: str = "bf16"
+    gradient_checkpointing: bool = False
+    frozen_dtype: str = "float32"
+    ema: bool = False
+    lora_rank: int = 16
+    attention: str = "sdpa"
+    phones: int = 40
+    processes: int = 1
+    parallel: str = "ddp"
+    cpu_offload: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in what follows from the rest. Raises: ValueError for a number that is not positive."""
+        for name in ("batch_size", "tokens", "reply_tokens", "audio_s", "unit_words", "processes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)}")
+        usual = {
+            "words": max(1, round(WORDS_PER_TOKEN * self.reply_tokens)),
+            "audios": self.batch_size,
+            "kept_frames": max(1, round(KEPT_PER_S * self.audio_s)),
+        }
+        for name, value in usual.items():
+            object.__setattr__(self, name, getattr(self, name) or value)
+
+
+def build_on_meta(config: EchoXConfig) -> EchoXForConditionalGeneration:
+    """The whole model without a byte of weights."""
+    with torch.device("meta"):
+        return EchoXForConditionalGeneration(config)
+
+
+def parts_of(model: EchoXForConditionalGeneration) -> dict[str, nn.Module]:
+    """Parts of the whole, as the tables name them."""
+    parts = {f"s2t.{name}": part for name, part in model.s2t.named_children()}
+    return parts | {name: part for name, part in model.named_children() if name != "s2t"}
+
+
+def weight_bytes(model: EchoXForConditionalGeneration, dtype: str) -> dict[str, float]:
+    """Bytes of each part's weights and buffers in memory.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    if dtype not in BYTES:
+        raise ValueError(f"dtype: expected one of {', '.join(BYTES)}, found {dtype!r}")
+    rest = BYTES[_REST.get(dtype, dtype)]
+    found = {name: rest * _count(part) for name, part in parts_of(model).items()}
+    if dtype in _REST:
+        language_model = model.s2t.language_model
+        head = language_model.get_output_embeddings()
+        few_bits = sum(part.weight.numel() for part in language_model.modules()
+                       if isinstance(part, nn.Linear) and part is not head)  # fmt: skip
+        found["s2t.language_model"] -= (rest - BYTES[dtype]) * few_bits
+    return found
+
+
+def cache_bytes(config: EchoXConfig, positions: int, dtype: str = "float32") -> dict[str, float]:
+    """Key-value memory of one session: the language model's of `positions`, the echo decoder's of one segment."""
+    text, echo = config.s2t_config.text_config.get_text_config(), config.echo_decoder_config
+    bytes_each = BYTES[_REST.get(dtype, dtype)]
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    written = 2.0 * text.num_hidden_layers * heads * width * positions
+    said = 2.0 * echo.num_hidden_layers * echo.hidden_size * min(positions, echo.max_position_embeddings)
+    return {"language_model": bytes_each * written, "echo_decoder": bytes_each * said}
+
+
+def inference_bytes(config: EchoXConfig, dtype: str, positions: int, sessions: int = 1) -> dict[str, float]:
+    """Weights by part, and the key-value memory of so many sessions of so many positions.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    found = weight_bytes(build_on_meta(config), dtype)
+    for name, value in cache_bytes(config, positions, dtype).items():
+        found[f"key-value memory, {name}"] = sessions * value
+    return {name: value for name, value in found.items() if value}
+
+
+def training_bytes(config: EchoXConfig, stage: str, work: Workload) -> dict[str, float]:
+    """Peak memory of a stage by kind: weights, optimizer, averages, activations, what comes on top of them.
+
+    "activations" is all that is alive when the loss is known; "backward pass" is what is needed beyond that at the
+    highest point of the step: gradients and short-lived tensors.
+
+    Raises:
+        ValueError: an unknown stage.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage: expected one of {', '.join(STAGES)}, found {stage!r}")
+    with torch.device("meta"):
+        objective = build_objective(config, stage, work)
+    return _kinds(objective, random_batch(config, stage, work), work, config.s2t_config)
+
+
+def causal_training_bytes(text_config: Any, work: Workload) -> dict[str, float]:
+    """Peak memory of training a bare language model, all of it or a LoRA (`Workload.lora_rank`), by kind."""
+    with torch.device("meta"):
+        objective = bare_objective(text_config, work)
+    config = S2TConfig(text_config=text_config, audio_token_id=0)
+    return _kinds(objective, written_batch(work), work, config)
+
+
+def _kinds(objective: nn.Module, batch: dict[str, Any], work: Workload, config: S2TConfig) -> dict[str, float]:
+    trained = sum(value.numel() for value in objective.parameters() if value.requires_grad)
+    frozen = _frozen_bytes(objective, work)
+    activations, peak = step_bytes(objective, batch, work, config)
+    found = {
+        "trained weights": 4.0 * trained,
+        "frozen weights": frozen,
+        "optimizer": 8.0 * trained,
+        "averages": 4.0 * trained if work.ema else 0.0,
+        "activations": activations,
+        "backward pass": peak - activations,
+    }
+    if work.processes > 1:
+        found = _of_one_process(found, objective, trained, work)
+    return {name: value for name, value in found.items() if value}
+
+
+OFFLOADED = "in the memory of the CPU"
+"""Of a process, not on its device."""
+
+
+def _of_one_process(found: dict[str, float], objective: nn.Module, trained: int, work: Workload) -> dict[str, float]:
+    """What one of several processes holds of what one alone would hold.
+
+    "ddp": all of it, and the buckets in which gradients are exchanged. "fsdp": a part of the weights, optimizer states
+    and averages; and gathered, in the type they are computed in, what is outside the blocks, all the time, and two
+    blocks (one in use, one on its way). Activations are each process's own. All gradients are counted: an upper bound.
+    """
+    if work.parallel == "ddp":
+        return found | {"gradient buckets": 4.0 * trained}
+    resting = ("trained weights", "frozen weights", "optimizer", "averages")
+    shards = {name: found[name] / work.processes for name in resting}
+    blocks = [sum(value.numel() for value in block.parameters()) for block in blocks_to_shard(objective)]
+    outside = sum(value.numel() for value in objective.parameters()) - sum(blocks)
+    each = 2.0 if work.precision == "bf16" else 4.0
+    gathered = {"gathered weights": each * (outside + 2 * max(blocks, default=0))}
+    if work.cpu_offload:
+        return {OFFLOADED: sum(shards.values())} | gathered | {n: v for n, v in found.items() if n not in resting}
+    return found | shards | gathered
+
+
+def _frozen_bytes(objective: nn.Module, work: Workload) -> float:
+    """The language model in the type asked for; ears, teacher and tables of embeddings are float32 in every stage."""
+    tensors = [*objective.named_parameters(), *objective.named_buffers()]
+    frozen = {name: value.numel() for name, value in tensors if not value.requires_grad}
+    written = ("language_model", "model.model.", "model.lm_head.")
+    language_model = sum(size for name, size in frozen.items() if any(part in name for part in written))
+    return 4.0 * (sum(frozen.values()) - language_model) + BYTES[work.frozen_dtype] * language_model
+
+
+# -------------------------------------------------------------------------------- a stage without weights
+
+
+def build_objective(config: EchoXConfig, stage: str, work: Workload) -> nn.Module:
+    """The stage's own objective with new weights, frozen and trained told apart; on "meta" without a byte of them."""
+    if stage == "lm":
+        return bare_objective(config.s2t_config.text_config, replace(work, lora_rank=0))
+    if stage == "encoder":
+        return EncoderObjective(_encoder(config.s2t_config, work))
+    t2c = T2CForUnitGeneration(config.echo_decoder_config)
+    if stage == "t2c":
+        t2c.text_embedding.requires_grad_(False)
+        t2c.set_attn_implementation(work.attention)
+        return T2CObjective(t2c)
+    if stage == "s2t":
+        s2t = S2TForConditionalGeneration(config.s2t_config)
+        trained: tuple[nn.Module | None, ...] = (
+            s2t.alignment_adapter,
+            s2t.ctc_head,
+            s2t.shrinking_adapter,
+            s2t.ctc_bridge,
+        )
+        _freeze_but(s2t, s2t, trained, work)
+        return S2TObjective(s2t)
+    model = EchoXForConditionalGeneration(config)
+    _freeze_but(model, model.s2t, (model.denoising_adapter, model.embedding_gate, model.echo_decoder), work)
+    t2c.requires_grad_(False)
+    return EchoObjective(model, t2c, GivenSegments(config, work), EchoWeights(), Trigger(), _Letters())  # type: ignore[arg-type]
+
+
+def bare_objective(text_config: Any, work: Workload) -> LMObjective:
+    """A language model alone: all of it is trained, or a LoRA on it."""
+    model = AutoModelForCausalLM.from_config(text_config)
+    model.set_attn_implementation(work.attention)
+    if work.lora_rank:
+        holder: Any = nn.Module()  # `add_lora` reads no other part
+        holder.language_model = model
+        _add_lora(holder, work)
+    return LMObjective(model)
+
+
+def _freeze_but(whole: nn.Module, s2t: S2TForConditionalGeneration, trained: tuple[nn.Module | None, ...],
+                work: Workload) -> None:  # fmt: skip
+    """Of stages s2t and echo: frozen ears and language model, trained parts, and a LoRA."""
+    whole.requires_grad_(False)
+    s2t.audio_tower.set_attn_implementation("sdpa")  # as the stages do
+    if work.lora_rank:
+        _add_lora(s2t, work)
+    for part in trained:
+        if part is not None:
+            part.requires_grad_(True)
+
+
+def _add_lora(s2t: Any, work: Workload) -> None:
+    # Autocast copies frozen float32 weights, and autograd keeps the copies: their type is part of the count.
+    s2t.language_model.requires_grad_(False)
+    if work.frozen_dtype != "float32" and work.precision == "bf16":
+        s2t.language_model.to(torch.bfloat16)
+    for value in add_lora(s2t, LoRASettings(r=work.lora_rank)):
+        value.requires_grad_(True)
+
+
+def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
+    """What stage "encoder" trains: the ear of S2T with a head over phones."""
+    settings = {name: getattr(config, name) for name in vars(config) if name.startswith("adapter_")}
+    encoder = SpeechEncoderForCTC(
+        SpeechEncoderConfig(
+            audio_config=config.audio_config, hidden_size=config.hidden_size, vocab_size=config.vocab_size,
+            blank_token_id=config.audio_token_id, phones=[str(phone) for phone in range(work.phones)],
+            phone_layer=max(1, config.audio_config.encoder_layers - 2), **settings,
+        )
+    )  # fmt: skip
+    frames = work.audio_s * MEL_FRAMES_PER_S
+    encoder.set_attn_implementation(tower_attention(choose_device("auto"), True, work.precision, frames))
+    return encoder
+
+
+class GivenSegments:
+    """Targets of stage echo from sizes alone: so many segments of so many tokens, words and unit words."""
+
+    def __init__(self, config: EchoXConfig, work: Workload) -> None:
+        self.work, self.segments = work, work.segments or segments_of(config, work)
+
+    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+        """Nothing to cut: the segments are given."""
+        return torch.full_like(reference, -1)
+
+    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+        """The same for every batch."""
+        work, count = self.work, self.segments
+        spoken = spoken_batch_of(count, *(-(-size * work.batch_size // count) for size in
+                                          (work.reply_tokens, work.unit_words, work.words)))  # fmt: skip
+        ids, words = spoken["input_ids"], spoken["word_ids"]
+        given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count)
+        return given, spoken["unit_words"], spoken["unit_word_of"]
+
+
+class _Letters:
+    """A tokenizer of which only the full stop is asked, and which tokens are special: none."""
+
+    all_special_ids: tuple[int, ...] = ()
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [0]}
+
+
+def segments_of(config: EchoXConfig, work: Workload) -> int:
+    """Pieces in which a batch of replies is spoken, if nothing else is known: each as long as the trigger lets it."""
+    return work.batch_size * -(-work.reply_tokens // config.trigger_max_tokens)
+
+
+# -------------------------------------------------------------------------------- its batch
+
+
+def random_batch(config: EchoXConfig, stage: str, work: Workload) -> dict[str, Any]:
+    """A batch of the stage's own form, as large as `work` says."""
+    s2t = config.s2t_config
+    if stage == "lm":
+        return written_batch(work)
+    if stage == "t2c":
+        return spoken_batch_of(work.batch_size, work.reply_tokens, work.unit_words, work.words)
+    heard = _heard_batch(s2t, work)
+    if stage == "encoder":
+        phones = torch.ones(work.audios, max(1, int(PHONES_PER_S * work.audio_s)), dtype=torch.long)
+        return {"labels": heard.pop("ctc_labels"), "phone_labels": phones, **heard}
+    batch = {**_dialogue_batch(s2t, work), **heard}
+    if stage == "s2t":
+        return batch
+    batch.pop("ctc_labels")
+    return {"s2t": batch, "reply_texts": [""] * work.batch_size}
+
+
+def written_batch(work: Workload) -> dict[str, Tensor]:
+    """A batch of stage lm: the last tokens of each row are its reply."""
+    weights = torch.zeros(work.batch_size, work.tokens)
+    weights[:, work.tokens - min(work.reply_tokens, work.tokens - 1) :] = 1.0
+    return {"input_ids": torch.zeros_like(weights, dtype=torch.long), "weights": weights}
+
+
+def _heard_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
+    """Audios of one length; the first is shorter, so that there is a mask."""
+    frames = max(8, round(100 * work.audio_s))
+    mask = torch.ones(work.audios, frames, dtype=torch.long)
+    mask[0, -4:] = 0
+    features = torch.randn(work.audios, config.audio_config.num_mel_bins, frames)
+    labels = torch.ones(work.audios, max(1, min(work.kept_frames, frames // 4) // 2), dtype=torch.long)
+    return {"input_features": features, "input_features_mask": mask, "ctc_labels": labels}
+
+
+def _dialogue_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
+    """Rows of `work.tokens` positions once the kept frames are in their places; the first row is shorter."""
+    assert config.audio_token_id is not None
+    each = -(-work.audios // work.batch_size)
+    text = max(work.tokens - each * work.kept_frames, work.reply_tokens + 2) + each
+    other = 2 if config.audio_token_id == 1 else 1
+    ids = torch.full((work.batch_size, text), other)
+    for audio in range(work.audios):
+        ids[audio % work.batch_size, audio // work.batch_size] = config.audio_token_id
+    mask, labels = torch.ones_like(ids), torch.full_like(ids, -100)
+    labels[:, text - work.reply_tokens :] = other
+    mask[0, -1], labels[0, -1] = 0, -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def spoken_batch_of(rows: int, tokens: int, unit_words: int, words: int) -> dict[str, Tensor]:
+    """A batch of stage t2c: rows of so many tokens, unit words and text words."""
+    word_ids = torch.arange(tokens) * min(words, tokens) // tokens
+    unit_word_of = torch.arange(unit_words) * min(words, tokens) // unit_words
+    return {
+        "input_ids": torch.zeros(rows, tokens, dtype=torch.long),
+        "word_ids": word_ids.expand(rows, -1).contiguous(),
+        "unit_words": torch.zeros(rows, unit_words, dtype=torch.long),
+        "unit_word_of": unit_word_of.expand(rows, -1).contiguous(),
+    }
+
+
+# -------------------------------------------------------------------------------- a step without numbers
+
+
+def step_bytes(objective: nn.Module, batch: dict[str, Any], work: Workload, config: S2TConfig) -> tuple[float, float]:
+    """Bytes alive when the loss of a step is known, and at the highest point of the step; weights left out.
+
+    Args:
+        objective: on "meta"; it is made fake.
+        batch: what it takes.
+        work: its precision and gradient checkpointing, and how many frames are kept.
+        config: which label is no speech.
+    """
+    other = 2 if config.audio_token_id == 1 else 1
+    rehearsal = Rehearsal(
+        (0 if config.audio_token_id else 3, other), work.kept_frames / max(1, round(25 * work.audio_s))
+    )
+    rehearsal.made_fake(objective).train()
+    if work.gradient_checkpointing:
+        enable_gradient_checkpointing(objective)
+    spoken = batch.get("s2t", batch)
+    if "input_features" in spoken:
+        spoken["input_features"] = rehearsal.fake.from_tensor(spoken["input_features"])
+    with rehearsal:
+        with autocast(torch.device("cpu"), work.precision):
+            loss = objective(batch)["loss"]
+        kept = rehearsal.alive
+        loss.backward()
+    return kept, rehearsal.highest
+
+
+def _count(module: nn.Module) -> int:
+    return sum(value.numel() for value in [*module.parameters(), *module.buffers()])

@@ -1,0 +1,93 @@
+"""What a recipe will hold in memory when it is run: the stage's `Workload`, read from the recipe and what it names.
+
+The type of the frozen language model is not in the recipe of stage "s2t" or "echo": it is that of the folder they read,
+or, while that does not exist yet, what the recipe beside it will write there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from echox.config import load_recipe
+from echox.training.lora import SETTINGS_FILE
+from echox.training.memory.estimate import BYTES, STAGES, Workload
+
+
+def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> tuple[str, Workload]:
+    """Stage and workload of a recipe with overrides.
+
+    Args:
+        path: recipe of one of `STAGES`.
+        overrides: ``key=value``, as for ``echox train``.
+        work: what a recipe does not say: positions, seconds of audio, processes.
+
+    Raises:
+        ValueError: no recipe, or one of a stage that has no estimate.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a recipe, found none")
+    recipe = load_recipe(path, overrides)
+    if recipe.stage not in STAGES:
+        raise ValueError(f"{path}: expected a recipe of one of the stages {', '.join(STAGES)}, found {recipe.stage!r}")
+    training = recipe.training
+    values: dict[str, Any] = {
+        "precision": training.precision,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "ema": bool(training.ema_decay),
+        "parallel": training.parallel,
+        "cpu_offload": training.cpu_offload,
+        "frozen_dtype": frozen_dtype(recipe, path.parent),
+    }
+    if training.batch_by == "items":
+        values |= {"batch_size": int(training.batch_size), "audios": 0}
+    if recipe.stage in ("s2t", "echo"):
+        values["lora_rank"] = lora_rank(recipe, path.parent)
+    model = recipe.model if isinstance(recipe.model, dict) else vars(recipe.model)
+    if model.get("attn_implementation"):
+        values["attention"] = model["attn_implementation"]
+    return recipe.stage, replace(work, **values)
+
+
+def frozen_dtype(recipe: Any, beside: Path) -> str:
+    """Type of the frozen language model of stages s2t and echo; the others train theirs, or have a float32 copy."""
+    if recipe.stage == "echo":
+        settings = Path(recipe.model.s2t) / SETTINGS_FILE
+        if settings.is_file():
+            return str(json.loads(settings.read_text(encoding="utf-8")).get("base_dtype", "float32"))
+        s2t = _sibling(beside, "s2t.yaml", recipe.model.s2t, lambda other: other.training.output_dir)
+        return frozen_dtype(s2t, beside) if s2t is not None else "float32"
+    if recipe.stage != "s2t":
+        return "float32"
+    config = Path(recipe.model.language_model) / "config.json"
+    if config.is_file():
+        stored = json.loads(config.read_text(encoding="utf-8"))
+        found = str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
+        return found if found in BYTES else "float32"
+    ready = _sibling(beside, "language_model.yaml", recipe.model.language_model, lambda other: other.output_dir)
+    return str(ready.dtype) if ready is not None else "float32"
+
+
+def lora_rank(recipe: Any, beside: Path) -> int:
+    """Rank of the LoRA that stage s2t adds and stage echo goes on with; 0: none."""
+    if recipe.stage == "s2t":
+        return int(recipe.lora.r)
+    if not recipe.model.train_lora:
+        return 0
+    settings = Path(recipe.model.s2t) / SETTINGS_FILE
+    if settings.is_file():
+        return int(json.loads(settings.read_text(encoding="utf-8"))["r"])
+    s2t = _sibling(beside, "s2t.yaml", recipe.model.s2t, lambda other: other.training.output_dir)
+    return int(s2t.lora.r) if s2t is not None else Workload().lora_rank
+
+
+def _sibling(beside: Path, name: str, folder: str, writes: Any) -> Any:
+    """The recipe in the same folder that will write `folder`, if there is one."""
+    if not (beside / name).is_file():
+        return None
+    other = load_recipe(beside / name)
+    return other if Path(writes(other)) == Path(folder) else None

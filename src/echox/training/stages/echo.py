@@ -1,0 +1,341 @@
+"""Stage "echo" (III): say what was meant. Speech targets made, online, from the model's own hidden states.
+
+What is built: :class:`EchoXForConditionalGeneration` from the S2T of stage I and a copy of the T2C of stage II, which
+also stays, frozen, as the teacher. What is trained: the echo decoder, the denoising adapter, and (slowly) the LoRA of
+stage I. Its batches: dialogues, spoken or written. Its loss: `EchoObjective`.
+
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+
+from echox.config import TrainingConfig, recipe
+from echox.data.features import AugmentationConfig, augment
+from echox.data.manifest import read_unit_utterances
+from echox.data.sampling import spread
+from echox.data.scoring import edit_counts
+from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.text_embeddings import text_embedding_table
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.streaming.trigger import Trigger
+from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.normalisation import RunningMeans
+from echox.training.stages.echo_objective import EchoObjective, EchoWeights
+from echox.training.stages.echo_targets import OfflineTargets, OnlineTargets, RecordedTargets, Targets, cut_replies
+from echox.training.stages.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
+from echox.training.stages.t2c import spoken_text, write_unit_samples
+
+
+@dataclass
+class EchoData:
+    """Dialogues, spoken and written.
+
+    Attributes:
+        speech: manifests of dialogues with spoken user turns; text: manifests of dialogues in text.
+        audio_fraction: part of the training dialogues that are spoken (1: no text manifests needed).
+        recordings: unit manifest, only for ``targets: recorded``.
+        evaluation_items: dialogues of each held-out split. samples: dialogues spoken as samples.
+    """
+
+    speech: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    audio_fraction: float = 0.5
+    recordings: str | None = None
+    evaluation_items: int = 96
+    samples: int = 8
+
+
+@dataclass
+class EchoModel:
+    """Parts and options.
+
+    Attributes:
+        s2t: folder of stage I. t2c: folder of stage II. vocoder: folder of a unit vocoder, saved with the model.
+        train_lora: continue the LoRA of stage I; False: the language model stays as it is.
+        fuse_text_embeddings: see :class:`EchoXConfig`.
+        denoising_intermediate_size: ff of the denoising adapter (None: the language model's).
+        denoise: train the denoising adapter; False (to compare with): it is the identity and stays so.
+        hear_states: the echo decoder reads hidden states; False (to compare with): only the text embeddings of the
+            tokens, through a gate that is shut and stays so.
+    """
+
+    s2t: str
+    t2c: str
+    vocoder: str | None = None
+    train_lora: bool = True
+    fuse_text_embeddings: bool = False
+    denoising_intermediate_size: int | None = None
+    denoising_dropout: float = 0.1
+    denoise: bool = True
+    hear_states: bool = True
+
+
+@dataclass
+class EchoTargets:
+    """Where unit words come from: ``online`` (the method), ``offline`` or ``recorded`` (to compare with).
+
+    Attributes:
+        remember: segments whose pseudo-labels are kept, as the frozen, greedy T2C would only say the same again.
+        max_unit_words: limit of a segment.
+        context_words: so many last words of the segment before are read, and said, again before each segment, without
+            loss: in streaming their unit words are known and only continued (word-synchronous form).
+        allow_silence: train on, with an echo loss of 0, where no segment of a whole batch has a target, instead of
+            stopping (trials with a T2C that is hardly trained).
+    """
+
+    source: str = "online"
+    remember: int = 50_000
+    max_unit_words: int = 512
+    context_words: int = 0
+    allow_silence: bool = False
+
+
+@recipe("echo")
+@dataclass
+class EchoRecipe:
+    """The recipe of this stage."""
+
+    stage: str
+    data: EchoData
+    model: EchoModel
+    trigger: Trigger
+    training: TrainingConfig
+    weights: EchoWeights = field(default_factory=EchoWeights)
+    targets: EchoTargets = field(default_factory=EchoTargets)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def build(self) -> EchoStage:
+        """Load both stages' models, join them, read the dialogues."""
+        return EchoStage(self)
+
+
+class EchoStage:
+    """See the module."""
+
+    name = "echo"
+
+    def __init__(self, recipe: EchoRecipe) -> None:
+        self.recipe = recipe
+        parts = recipe.model
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.s2t)
+        self.language = UnitLanguage.from_pretrained(parts.t2c)
+        s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32)
+        t2c = T2CForUnitGeneration.from_pretrained(parts.t2c)
+        check_same_embedding(s2t, t2c, parts)
+        self.model = join(s2t, t2c, recipe)
+        self.model.requires_grad_(False)
+        t2c.requires_grad_(False)
+        self.lora: LoRASettings | None = continue_lora(self.model.s2t, parts.s2t) if parts.train_lora else None
+        for values in self.parameter_groups().values():
+            for value in values:
+                value.requires_grad_(True)
+        self.model.s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
+        targets = self._targets(t2c)
+        context_words = recipe.targets.context_words
+        if context_words and t2c.config.form != "word_synchronous":
+            raise ValueError("targets.context_words: expected 0 for a T2C that does not know its words (form "
+                             f"{t2c.config.form}), found {context_words}")  # fmt: skip
+        self.objective = EchoObjective(
+            self.model,
+            t2c,
+            targets,
+            recipe.weights,
+            recipe.trigger,
+            self.tokenizer,
+            context_words,
+            recipe.targets.allow_silence,
+        )
+        self.train_items, self.evaluation_items = self._dialogues()
+
+    def _targets(self, t2c: T2CForUnitGeneration) -> Targets:
+        chosen, recordings = self.recipe.targets, self.recipe.data.recordings
+        if chosen.source == "online":
+            return OnlineTargets(t2c, chosen.remember, chosen.max_unit_words)
+        if chosen.source == "offline":
+            return OfflineTargets(t2c, chosen.remember, chosen.max_unit_words)
+        if chosen.source != "recorded" or recordings is None:
+            raise ValueError("targets.source: expected online, offline, or recorded with data.recordings, found "
+                             f"{chosen.source!r} and data.recordings {recordings!r}")  # fmt: skip
+        utterances = read_unit_utterances(recordings)
+        return RecordedTargets([spoken_text(utterance, self.tokenizer, self.language) for utterance in utterances])
+
+    def _dialogues(self) -> tuple[list[SpokenDialogue], dict[str, list[SpokenDialogue]]]:
+        """Training dialogues in the recipe's proportion, and held-out ones by split."""
+        data = self.recipe.data
+        if not 0 <= data.audio_fraction <= 1:
+            raise ValueError(f"data.audio_fraction: expected a number from 0 to 1, found {data.audio_fraction}")
+        mels = self.model.config.s2t_config.audio_config.num_mel_bins
+        spoken = [item for manifest in data.speech for item in spoken_dialogues(manifest, mels)]
+        written = [item for manifest in data.text for item in spoken_dialogues(manifest, mels)]
+        held_out: dict[str, list[SpokenDialogue]] = {}
+        for kind, items in (("speech", spoken), ("text", written)):
+            for item in items:
+                if item.dialogue.split != "train":
+                    held_out.setdefault(f"{kind}_{item.dialogue.split}", []).append(item)
+        spoken = [item for item in spoken if item.dialogue.split == "train"]
+        written = [item for item in written if item.dialogue.split == "train"]
+        fraction = data.audio_fraction
+        if fraction < 1 and spoken:  # as many written ones as there is room for beside the spoken, and the reverse
+            written = spread(written, round(len(spoken) * (1 - fraction) / fraction) if fraction else len(written))
+            spoken = spread(spoken, round(len(written) * fraction / (1 - fraction)))
+        elif fraction == 1:
+            written = []
+        if not spoken and not written:
+            raise ValueError(f"data.audio_fraction: expected training dialogues, found none at {fraction}: it takes "
+                             "spoken ones (data.speech) and, below 1, written ones (data.text)")  # fmt: skip
+        return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Echo decoder, denoising adapter with the gate, and LoRA, as far as they are there and trained."""
+        parts = self.recipe.model
+        adapter = list(self.model.denoising_adapter.parameters()) if parts.denoise else []
+        if self.model.embedding_gate is not None and parts.hear_states:
+            adapter += self.model.embedding_gate.parameters()
+        groups = {"echo_decoder": list(self.model.echo_decoder.parameters()), "denoising_adapter": adapter}
+        groups["lora"] = lora_parameters(self.model.s2t) if self.lora is not None else []
+        return {name: values for name, values in groups.items() if values}
+
+    def dataset(self) -> Sequence[SpokenDialogue]:
+        """Training dialogues."""
+        return self.train_items
+
+    def lengths(self) -> list[int]:
+        """Mel frames of each dialogue, plus some forty for every word of its replies: about its cost."""
+        return [item.frames + 40 * sum(len(text.split()) for text in replies(item)) for item in self.train_items]
+
+    def collate(self, items: list[SpokenDialogue], rng: random.Random) -> dict[str, Any]:
+        """``s2t``: inputs of S2T with labels; ``reply_texts``: the reply of each dialogue, empty if it has several."""
+        return self._batch(items, rng)
+
+    def _batch(self, items: list[SpokenDialogue], rng: random.Random | None) -> dict[str, Any]:
+        heard = [item.features(turn) for item in items for turn in sorted(item.rows)]
+        if rng is not None:
+            heard = [augment(features, self.recipe.augmentation, rng) for features in heard]
+        batch = dialogue_batch(self.tokenizer, items, [set(item.rows) for item in items], heard)
+        batch.pop("ctc_labels", None)  # the ears are frozen
+        texts = [replies(item) for item in items]
+        return {"s2t": batch, "reply_texts": [text[0] if len(text) == 1 else "" for text in texts]}
+
+    def evaluate(self) -> dict[str, float]:
+        """By held-out split: the losses, and how far free speech is from the targets (errors per unit)."""
+        metrics: dict[str, float] = {}
+        for split, items in self.evaluation_items.items():
+            metrics[f"{split}_unit_error"] = self._unit_error(spread(items, 32))
+            items = sorted(items, key=lambda item: item.frames)
+            running = RunningMeans()
+            for part in (items[start : start + 16] for start in range(0, len(items), 16)):
+                running.add(*self.objective.measure(self._to_device(self._batch(part, None))))
+            metrics |= {f"{split}_{name}": value for name, value in running.means().items()}
+        return metrics
+
+    def _unit_error(self, items: list[SpokenDialogue]) -> float:
+        _, sequences, targets = self._speak(items)
+        errors = count = 0
+        for sequence, target in zip(sequences, targets, strict=True):
+            reference = self.language.decode(target)
+            errors += edit_counts(reference, self.language.decode(sequence.unit_words)).errors
+            count += len(reference)
+        return errors / max(1, count)
+
+    def _speak(self, items: list[SpokenDialogue]) -> tuple[list[str], list[UnitSequence], list[list[int]]]:
+        """Text, greedy speech and target unit words of every segment of some dialogues."""
+        batch = self._to_device(self._batch(items, None))
+        _, meant, spoken, _ = self.objective.mean(batch)
+        scores = self.objective.trigger_scores(meant)
+        segments = cut_replies(spoken, scores, self.recipe.trigger, self.tokenizer)
+        segments, unit_words, _ = self.objective.targets(segments, batch)
+        sequences = self.model.generate_unit_words(segments.of(meant), segments.token_ids, segments.word_ids)
+        texts = [self.tokenizer.decode([token for token in row if token >= 0]) for row in segments.token_ids.tolist()]
+        return texts, sequences, [[word for word in row if word >= 0] for row in unit_words.tolist()]
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        device = self.model.get_input_embeddings().weight.device
+        return batch | {"s2t": {name: value.to(device) for name, value in batch["s2t"].items()}}
+
+    def sample(self, folder: Path) -> None:
+        """Every segment of a few held-out replies as units, with a vocoder also as audio."""
+        for split, items in self.evaluation_items.items():
+            texts, sequences, _ = self._speak(spread(items, self.recipe.data.samples))
+            write_unit_samples(folder / split, texts, sequences, self.language, self.recipe.model.vocoder)
+
+    def save(self, folder: Path) -> None:
+        """The whole model with the LoRA merged in, the LoRA beside it, the processor with its unit language."""
+        state = {name: value for name, value in self.model.state_dict().items() if not name.startswith("s2t.")}
+        state |= {f"s2t.{name}": value for name, value in merged_state_dict(self.model.s2t).items()}
+        self.model.save_pretrained(folder, state_dict=state)
+        if self.lora is not None:
+            save_lora(self.model.s2t, self.lora, folder)
+        mels = self.model.config.s2t_config.audio_config.num_mel_bins
+        EchoXProcessor(WhisperFeatureExtractor(feature_size=mels), self.tokenizer, self.language).save_pretrained(
+            folder
+        )
+
+
+def join(
+    s2t: S2TForConditionalGeneration, t2c: T2CForUnitGeneration, recipe: EchoRecipe
+) -> EchoXForConditionalGeneration:
+    """The whole model: S2T as it is, the echo decoder a copy of the T2C's, the denoising adapter new."""
+    parts, trigger = recipe.model, recipe.trigger
+    if not parts.hear_states and parts.denoise:
+        raise ValueError("model.denoise: expected false with model.hear_states=false (no state is left to denoise), "
+                         "found true")  # fmt: skip
+    vocoder = AutoModel.from_pretrained(parts.vocoder) if parts.vocoder is not None else None
+    config = EchoXConfig(
+        s2t_config=s2t.config,
+        echo_decoder_config=t2c.config,
+        vocoder_config=vocoder.config if vocoder is not None else None,
+        denoising_intermediate_size=parts.denoising_intermediate_size,
+        denoising_dropout=parts.denoising_dropout if parts.denoise else 0.0,
+        fuse_text_embeddings=parts.fuse_text_embeddings or not parts.hear_states,
+        echo_context_words=recipe.targets.context_words,
+        trigger_min_tokens=trigger.min_tokens,
+        trigger_max_tokens=trigger.max_tokens,
+        trigger_lookahead_tokens=trigger.lookahead_tokens,
+        trigger_threshold=trigger.threshold,
+    )
+    torch.manual_seed(recipe.training.seed)
+    model = EchoXForConditionalGeneration(config)
+    model.s2t = s2t
+    model.echo_decoder.load_state_dict(t2c.decoder.state_dict())
+    if not parts.denoise:
+        model.denoising_adapter.become_identity()
+    if not parts.hear_states:
+        assert model.embedding_gate is not None
+        model.embedding_gate.shut()
+    if vocoder is not None:
+        model.vocoder = vocoder
+    return model
+
+
+def check_same_embedding(s2t: S2TForConditionalGeneration, t2c: T2CForUnitGeneration, parts: EchoModel) -> None:
+    """The teacher must read what the language model writes.
+
+    Raises:
+        ValueError: text embeddings that differ.
+    """
+    ours = text_embedding_table(s2t.get_input_embeddings())
+    theirs = t2c.text_embedding.weight
+    if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs.float(), atol=1e-4):
+        raise ValueError(
+            f"expected one text embedding in {parts.s2t} and {parts.t2c}, found two that differ ({tuple(ours.shape)}, "
+            f"{tuple(theirs.shape)}): train the T2C on this language model"
+        )
+
+
+def replies(item: SpokenDialogue) -> list[str]:
+    """What the assistant says, turn by turn."""
+    return [turn.text or "" for turn in item.dialogue.turns if turn.role == "assistant"]

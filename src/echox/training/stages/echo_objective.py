@@ -1,0 +1,207 @@
+"""What stage "echo" minimises: the echo decoder says what the model meant, the adapter keeps to what was decoded.
+
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from echox.models.echox.chunked_loss import token_losses
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TOutput
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.streaming.trigger import Trigger
+from echox.training.normalisation import Denominators, share_of_step
+from echox.training.stages.echo_targets import MadeTargets, Targets, cut_replies, select, without_context
+from echox.training.stages.t2c import accuracy
+
+
+@dataclass
+class EchoWeights:
+    """L = echo * L_echo + denoising * L_denoising + s2t * L_S2T, all of them means per token.
+
+    Attributes:
+        denoising_cap: the denoising term counts at most this part of the echo loss (0.2 in the official code); None: no
+            limit.
+    """
+
+    echo: float = 1.0
+    denoising: float = 1.0
+    s2t: float = 1.0
+    denoising_cap: float | None = None
+
+
+class EchoObjective(nn.Module):
+    """L = L_echo + lambda L_denoising + L_S2T.
+
+    Letters: B dialogues, L positions, R reply tokens, S segments, U unit words, H width of the language model.
+    """
+
+    def __init__(
+        self,
+        model: EchoXForConditionalGeneration,
+        t2c: T2CForUnitGeneration,
+        targets: Targets,
+        weights: EchoWeights,
+        trigger: Trigger,
+        tokenizer: PreTrainedTokenizerBase,
+        context_words: int = 0,
+        allow_silence: bool = False,
+    ) -> None:
+        super().__init__()
+        self.context_words, self.allow_silence = context_words, allow_silence
+        self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
+        self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
+        self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
+
+    def forward(
+        self, batch: dict[str, Any], denominators: Denominators | None = None, prepare: bool = False
+    ) -> dict[str, Any]:
+        """Losses by name, from a batch of :meth:`EchoStage.collate`.
+
+        Args:
+            batch: prepared or not.
+            denominators: of the whole step (`training/normalisation.py`); the batch is then prepared.
+            prepare: return the batch with its targets instead, so that their number is known before the losses.
+
+        Raises:
+            ValueError: in training, a batch (a step's, where it has several) in which nothing is to be said.
+        """
+        s2t, meant, spoken, agreement = self.mean(batch)
+        made: MadeTargets = batch["made"] if "made" in batch else self.make_targets(meant, spoken, batch)
+        if prepare:
+            return {**batch, "made": made}
+        self._check_said(made, denominators)
+        losses = share_of_step(self._means(made, s2t, meant, agreement), self, batch, denominators)
+        figures = {"segments": torch.tensor(float(len(made.segments))), "target_s": torch.tensor(made.seconds)}
+        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **figures}
+
+    def measure(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Means over a batch that is not prepared, by name, and what they are over: one pass, for an evaluation."""
+        s2t, meant, spoken, agreement = self.mean(batch)
+        made = self.make_targets(meant, spoken, batch)
+        return self._means(made, s2t, meant, agreement), self.denominators({**batch, "made": made})
+
+    def _means(self, made: MadeTargets, s2t: S2TOutput, meant: Tensor, agreement: Tensor) -> dict[str, Tensor]:
+        """Means over a batch, from its targets and what `mean` returned for it."""
+        model = self.model
+        with torch.no_grad():
+            clean = model.text_embeddings(made.spoken)  # (B, R, H)
+        denoised = model.denoising_adapter(meant.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
+        segments = made.segments
+        echoed = model.fuse(segments.of(denoised), segments.token_ids)
+        echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of)
+        if self.context_words:
+            echo = without_context(echo, segments, made.unit_word_of)
+        distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
+        return {
+            "echo_loss": echo.loss,
+            "denoising_loss": distance[made.spoken >= 0].mean(),
+            "s2t_loss": s2t.s2t_loss,
+            "echo_accuracy": accuracy(echo.logits, echo.targets),
+            "said_reference": agreement,
+        }
+
+    def denominators(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Of a prepared batch: unit words with their ends, spoken tokens, reply tokens."""
+        made: MadeTargets = batch["made"]
+        targets = self.model.echo_decoder.num_targets(made.segments.word_ids, made.unit_words) - made.num_given()
+        replies, spoken = (batch["s2t"]["labels"][:, 1:] >= 0).sum(), (made.spoken >= 0).sum()
+        return {
+            "echo_loss": targets,
+            "echo_accuracy": targets,
+            "denoising_loss": spoken,
+            "s2t_loss": replies,
+            "said_reference": replies,
+        }
+
+    def make_targets(self, meant: Tensor, spoken: Tensor, batch: dict[str, Any]) -> MadeTargets:
+        """Segments of the replies (B, R) and their pseudo-labels, made now."""
+        began_s = time.perf_counter()
+        with torch.no_grad():
+            scores = self.trigger_scores(meant)
+            segments = cut_replies(spoken, scores, self.trigger, self.tokenizer, self.context_words)
+            segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U)
+        return MadeTargets(spoken, segments, unit_words, unit_word_of, time.perf_counter() - began_s)
+
+    def _weighted(self, losses: dict[str, Tensor], together: bool) -> Tensor:
+        """The weighted sum; with a cap, the denoising term counts at most that part of the echo loss.
+
+        Args:
+            losses: by name.
+            together: they are shares of several processes, and the cap is that of their sums. Micro-batches that are
+                accumulated are capped one by one: the sums of those to come are not known.
+        """
+        weights, cap = self.weights, 1.0
+        if weights.denoising_cap is not None:  # a constant: no gradient through it
+            both = torch.stack([losses["echo_loss"].detach().float(), losses["denoising_loss"].detach().float()])
+            if together and dist.is_initialized():
+                dist.all_reduce(both)
+            echo_loss, denoising_loss = both.tolist()
+            cap = min(1.0, weights.denoising_cap * echo_loss / max(denoising_loss, 1e-9))
+        denoising = weights.denoising * cap * losses["denoising_loss"]
+        return weights.echo * losses["echo_loss"] + denoising + weights.s2t * losses["s2t_loss"]
+
+    def _check_said(self, made: MadeTargets, denominators: Denominators | None) -> None:
+        """Raises: ValueError for training on nothing."""
+        if not self.training or self.allow_silence:
+            return
+        targets = float(len(made.segments) if denominators is None else denominators["echo_loss"])
+        if not targets:
+            raise ValueError(
+                f"echo: expected at least one segment with a target in a batch of {len(made.spoken)} replies, found "
+                "none: do the replies have words, and does the T2C (model.t2c) finish what it says within "
+                "targets.max_unit_words? For a trial with parts that are hardly trained: targets.allow_silence=true"
+            )
+
+    def mean(self, batch: dict[str, Any]) -> tuple[S2TOutput, Tensor, Tensor, Tensor]:
+        """What the model meant.
+
+        Returns:
+            S2T's output; the states (B, R, H) that predict the reply's tokens; the tokens (B, R) to speak, -1 padded
+            (the model's own, greedy, unless the targets say otherwise); the part of its own that are the reference's.
+        """
+        s2t = self.model.s2t(**batch["s2t"])
+        meant, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
+        with torch.no_grad():
+            real = reference >= 0
+            losses, best = token_losses(meant[real], self.model.get_output_embeddings(), reference[real])
+            check_alignment(losses.mean(), s2t.s2t_loss)
+            said = torch.full_like(reference, -1).masked_scatter(real, best)  # its own words
+            agreement = (best == reference[real]).float().mean()
+        return s2t, meant, self.targets.spoken(said, reference), agreement
+
+    def trigger_scores(self, meant: Tensor) -> Tensor:
+        """(B, R) cos(h_i, lm_head row of "."), as in streaming."""
+        row = self.model.get_output_embeddings().weight[self.period_id]
+        return F.cosine_similarity(meant.float(), row.float(), dim=-1)
+
+    def train(self, mode: bool = True) -> EchoObjective:
+        """Frozen ears and the teacher stay in evaluation mode: no dropout where nothing is learned."""
+        super().train(mode)
+        s2t = self.model.s2t
+        for part in (s2t.audio_tower, s2t.alignment_adapter, s2t.shrinking_adapter, self.t2c):
+            part.eval()
+        return self
+
+
+def check_alignment(found: Tensor, s2t_loss: Tensor) -> None:
+    """The selected states predict the reply's tokens (mean cross-entropy `found`) as well as S2T's own loss says.
+
+    Raises:
+        ValueError: they do not: the states of other positions were taken.
+    """
+    if abs(float(found) - float(s2t_loss)) > 0.02 + 0.02 * float(s2t_loss):
+        raise ValueError(
+            f"echo: expected states that predict the reply's tokens (cross-entropy {float(s2t_loss):.3f}), found "
+            f"cross-entropy {float(found):.3f}: states and tokens are not aligned"
+        )

@@ -1,0 +1,280 @@
+"""What the echo decoder should say: replies cut as streaming will cut them, and unit words for each piece.
+
+Three sources of unit words, one class each: `OnlineTargets`, the method's (the frozen T2C reads what the model itself
+meant, now), `OfflineTargets` (it reads the reference), `RecordedTargets` (a recording of the reference). The last two
+exist to be compared with.
+
+Letters: B dialogues, R reply tokens, S segments, U unit words, H width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from echox.data.collate import IGNORE_INDEX, pad_sequences
+from echox.models.echox.modeling_s2t import gather_rows
+from echox.models.echox.tokenization_text import word_index
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitDecoderOutput
+from echox.streaming.trigger import Trigger
+from echox.training.stages.t2c import SpokenText
+
+
+def select(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The states that predict the reply's tokens: state i predicts token i + 1.
+
+    Taking the states *at* the tokens, or those over the question, is the classic bug of this stage: the losses fall and
+    nothing is ever said.
+
+    Args:
+        states: (B, L, H) last hidden states.
+        labels: (B, L) reply tokens at their own positions, -100 elsewhere.
+
+    Returns:
+        (B, R, H) states, and (B, R) the tokens they predict, padded on the right with -1.
+    """
+    predicts = labels[:, 1:] != IGNORE_INDEX
+    meant, real = gather_rows(states[:, :-1], predicts)
+    tokens, _ = gather_rows(labels[:, 1:, None], predicts)
+    return meant, tokens.squeeze(-1).masked_fill(~real, -1)
+
+
+@dataclass
+class Segments:
+    """Pieces of the replies of a batch.
+
+    Attributes:
+        token_ids: (S, R) tokens, -1 = padding.
+        word_ids: (S, R) text word of each token, from 0 in each segment; -1 = padding or not spoken.
+        places: (S, R) where the token's state is in the flattened (B * R) states; 0 at the padding.
+        owners: (dialogue, first word of the segment in its reply) of each segment.
+        context: leading words of each segment that belong to the one before it, and are only read.
+    """
+
+    token_ids: Tensor
+    word_ids: Tensor
+    places: Tensor
+    owners: list[tuple[int, int]]
+    context: list[int]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def of(self, states: Tensor) -> Tensor:
+        """(S, R, H) the segments' part of states (B, R, H)."""
+        return states.flatten(0, 1)[self.places]
+
+    def kept(self, rows: Sequence[int]) -> Segments:
+        """Only these segments."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.token_ids.device)
+        owners, context = [self.owners[row] for row in rows], [self.context[row] for row in rows]
+        return Segments(self.token_ids[index], self.word_ids[index], self.places[index], owners, context)
+
+
+def cut_replies(
+    token_ids: Tensor, scores: Tensor, trigger: Trigger, tokenizer: PreTrainedTokenizerBase, context_words: int = 0
+) -> Segments:
+    """Cut replies where streaming would: at the trigger's peaks, at word borders, and at the end of a turn.
+
+    Args:
+        token_ids: (B, R) tokens of the replies, -1 = padding.
+        scores: (B, R) trigger score of each token.
+        trigger: the segment decision.
+        tokenizer: says which tokens are whose word.
+        context_words: a segment begins so many words early, in the segment before it (of the same turn).
+
+    Returns:
+        Segments with something to say; silent ones are left out.
+    """
+    width = token_ids.shape[1]
+    pieces: list[tuple[list[int], list[int], list[int]]] = []
+    owners: list[tuple[int, int]] = []
+    context: list[int] = []
+    for row, (padded, row_scores) in enumerate(zip(token_ids.tolist(), scores.tolist(), strict=True)):
+        tokens = [token for token in padded if token >= 0]
+        words = word_index(tokenizer, tokens)
+        for start, end in _turns(words):
+            turn = words[start:end]
+            opens = [place == 0 or word != turn[place - 1] for place, word in enumerate(turn)]
+            for segment in trigger.segment(row_scores[start:end], opens):
+                first, last = start + segment.start, start + segment.end
+                own_word = words[first]
+                while first > start and own_word - words[first - 1] <= context_words:
+                    first -= 1
+                context.append(own_word - words[first])
+                names = [word - words[first] for word in words[first:last]]
+                pieces.append((tokens[first:last], names, list(range(row * width + first, row * width + last))))
+                owners.append((row, words[first]))
+    device = token_ids.device
+    if not pieces:
+        empty = torch.zeros(0, 1, dtype=torch.long, device=device)
+        return Segments(empty, empty, empty, [], [])
+    tokens_of, words_of, places_of = zip(*pieces, strict=True)
+    return Segments(pad_sequences(tokens_of, -1).to(device), pad_sequences(words_of, -1).to(device),
+                    pad_sequences(places_of, 0).to(device), owners, context)  # fmt: skip
+
+
+def without_context(echo: UnitDecoderOutput, segments: Segments, unit_word_of: Tensor) -> UnitDecoderOutput:
+    """The loss on the segments' own words only: what is said of their context words is given, not learned.
+
+    Args:
+        echo: output of a word-synchronous decoder, whose steps are the words' unit words, an end after each.
+        segments: S segments.
+        unit_word_of: (S, U) word of each unit word, -1 = padding.
+    """
+    assert echo.targets is not None
+    assert echo.logits is not None
+    given = given_steps(segments, unit_word_of)
+    steps = torch.arange(echo.targets.shape[1], device=given.device)
+    targets = echo.targets.masked_fill(steps < given[:, None], IGNORE_INDEX)
+    total = F.cross_entropy(echo.logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+    return UnitDecoderOutput(total / (targets != IGNORE_INDEX).sum().clamp(min=1), echo.logits, targets)
+
+
+def given_steps(segments: Segments, unit_word_of: Tensor) -> Tensor:
+    """(S,) steps of a word-synchronous decoder that say the segments' context words, an end after each."""
+    context = torch.tensor(segments.context, dtype=torch.long, device=unit_word_of.device)
+    return ((unit_word_of >= 0) & (unit_word_of < context[:, None])).sum(1) + context
+
+
+def _turns(words: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of spoken tokens: what lies between tokens without a word (the end of a turn, a token out of place)."""
+    turns: list[tuple[int, int]] = []
+    start = 0
+    for place in range(len(words) + 1):
+        if place == len(words) or words[place] < 0:
+            if place > start:
+                turns.append((start, place))
+            start = place + 1
+    return turns
+
+
+class Targets(Protocol):
+    """Where unit words come from."""
+
+    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+        """(B, R) the tokens that are to be spoken: the model's own, or the reference's."""
+        ...
+
+    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+        """The segments that have a target, their unit words (S, U), -100 padded, and the words those belong to."""
+        ...
+
+
+@dataclass
+class MadeTargets:
+    """What a batch of replies is to be spoken as.
+
+    Attributes:
+        spoken: (B, R) tokens that are spoken, -1 padded.
+        segments: S segments of them that have a target.
+        unit_words: (S, U), -100 padded. unit_word_of: (S, U) word of each, -1 padded.
+        seconds: what making them took.
+    """
+
+    spoken: Tensor
+    segments: Segments
+    unit_words: Tensor
+    unit_word_of: Tensor
+    seconds: float
+
+    def num_given(self) -> Tensor:
+        """Targets of the segments' context words, ends included: they are given, and are no part of the loss."""
+        return given_steps(self.segments, self.unit_word_of).sum()
+
+
+class OnlineTargets:
+    """The method: the frozen T2C's own greedy decoding of what the model meant, made now.
+
+    The T2C is frozen and greedy, so a segment's unit words are a function of its tokens and may be remembered: a small
+    corpus says the same things again. Nothing but the speed changes.
+
+    Args:
+        t2c: the teacher.
+        remember: segments to keep; 0 = decode every time.
+        max_unit_words: limit of a segment; what is not finished by then is no target.
+    """
+
+    def __init__(self, t2c: T2CForUnitGeneration, remember: int = 50_000, max_unit_words: int = 512) -> None:
+        self.t2c, self.remember, self.max_unit_words = t2c, remember, max_unit_words
+        self._known: OrderedDict[tuple[int, ...], tuple[list[int], list[int]]] = OrderedDict()
+
+    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+        """The model's own tokens."""
+        return said
+
+    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+        """Decode what is new in one batch; `batch` is not used."""
+        names = [tuple(token for token in row if token >= 0) for row in segments.token_ids.tolist()]
+        found = {name: self._known[name] for name in names if name in self._known}
+        new = list({name: row for row, name in enumerate(names) if name not in found}.values())
+        if new:
+            asked = segments.kept(new)
+            sequences = self.t2c.generate(asked.token_ids, asked.word_ids, max_unit_words=self.max_unit_words)
+            for row, sequence in zip(new, sequences, strict=True):
+                if sequence.finished and sequence.unit_words:
+                    found[names[row]] = (sequence.unit_words, sequence.word_of)
+        self._remember(found)
+        return _padded(segments, [found.get(name) for name in names])
+
+    def _remember(self, found: Mapping[tuple[int, ...], tuple[list[int], list[int]]]) -> None:
+        for name, target in found.items():
+            self._known[name] = target
+            self._known.move_to_end(name)
+        while len(self._known) > self.remember:
+            self._known.popitem(last=False)
+
+
+class OfflineTargets(OnlineTargets):
+    """For comparison: the frozen T2C reads the reference reply, whatever the model meant."""
+
+    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+        """The reference's tokens."""
+        return reference
+
+
+class RecordedTargets:
+    """For comparison: a recording of the reference reply, cut where the segments are.
+
+    Args:
+        recordings: spoken texts; a reply without one has no target.
+    """
+
+    def __init__(self, recordings: Sequence[SpokenText]) -> None:
+        self._recordings = {recording.text: recording for recording in recordings}
+
+    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+        """The reference's tokens."""
+        return reference
+
+    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+        """Look up ``batch["reply_texts"]``."""
+        found: list[tuple[list[int], list[int]] | None] = []
+        for (row, first), words in zip(segments.owners, segments.word_ids.tolist(), strict=True):
+            recording = self._recordings.get(batch["reply_texts"][row])
+            if recording is None:
+                found.append(None)
+                continue
+            cut = recording.cut(first, first + max(words))
+            found.append((list(cut.unit_words), [word - first for word in cut.unit_word_of]))
+        return _padded(segments, found)
+
+
+def _padded(segments: Segments, found: Sequence[tuple[list[int], list[int]] | None]) -> tuple[Segments, Tensor, Tensor]:
+    rows = [row for row, target in enumerate(found) if target is not None and target[0]]
+    if len(rows) < len(segments):
+        segments = segments.kept(rows)
+    device = segments.token_ids.device
+    targets = [target for target in found if target is not None and target[0]]
+    if not targets:
+        empty = torch.zeros(0, 1, dtype=torch.long, device=device)
+        return segments, empty, empty
+    return (segments, pad_sequences([words for words, _ in targets], IGNORE_INDEX).to(device),
+            pad_sequences([word_of for _, word_of in targets], -1).to(device))  # fmt: skip

@@ -1,0 +1,178 @@
+"""Stage "package": the trained model as one small folder that travels.
+
+What is built: nothing new. The echo stage's model (its LoRA merged, as that stage saves it), the vocoder, the
+processor and the unit language are stored in few bits, checked, and written as one folder that
+``EchoX.from_pretrained`` loads, with the records of all stages in ``training_record.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel
+
+import echox.models.vocoder.modeling_hifigan
+import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - registers the vocoders
+from echox.api import EchoX
+from echox.api.about import About
+from echox.config import dump_recipe, recipe, to_dict
+from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.streaming import GenerationSettings
+from echox.streaming.trigger import Trigger
+from echox.training.record import RECORD_NAME, environment
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32,
+          "int8": torch.int8}  # fmt: skip
+
+
+@dataclass
+class PackageParts:
+    """Where the parts are.
+
+    Attributes:
+        echo: output of the echo stage.
+        vocoder: folder of a unit vocoder; None: the one inside `echo`.
+        unit_language: folder; None: the one inside `echo`.
+        records: folders of the stages whose ``training_record.json`` travels along, in order.
+    """
+
+    echo: str
+    vocoder: str | None = None
+    unit_language: str | None = None
+    records: list[str] = field(default_factory=list)
+
+
+@recipe("package")
+@dataclass
+class PackageRecipe:
+    """The recipe of this stage.
+
+    Attributes:
+        trigger: when a segment may be spoken; None: as the echo stage was trained.
+        generation: how replies are written and spoken, unless the user says otherwise.
+        about: what pages say of the model before the first question.
+        max_megabytes: of all files together (1 MB = 10^6 bytes); a larger package is refused.
+    """
+
+    stage: str
+    parts: PackageParts
+    output_dir: str
+    trigger: Trigger | None = None
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    about: About = field(default_factory=About)
+    dtype: str = "float16"
+    max_megabytes: float = 25.0
+
+    def run(self) -> dict[str, Any]:
+        """Write the folder; returns its size and the number of parameters.
+
+        Raises:
+            ValueError: a part is missing or does not fit, weights that half precision cannot hold, too large a package.
+        """
+        return write_package(self)
+
+
+def write_package(settings: PackageRecipe) -> dict[str, Any]:
+    """See :meth:`PackageRecipe.run`. The folder appears whole or not at all."""
+    if settings.dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {settings.dtype!r}")
+    records = [_read_record(Path(folder)) for folder in settings.parts.records]
+    model = _assemble(settings)
+    dtype = DTYPES[settings.dtype]
+    _check_range(model, dtype)
+    processor = EchoXProcessor.from_pretrained(settings.parts.echo)
+    if settings.parts.unit_language is not None:
+        processor.unit_language = UnitLanguage.from_pretrained(settings.parts.unit_language)
+    parameters = sum(value.numel() for value in model.parameters())
+    record = {
+        "stage": settings.stage,
+        "recipe": to_dict(settings),
+        "environment": environment(),
+        "parameters": parameters,
+        "parameters_by_part": {
+            name: sum(value.numel() for value in part.parameters()) for name, part in _parts(model).items()
+        },
+        "stages": records,
+    }
+    final = Path(settings.output_dir)
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        EchoX(model, processor, settings.generation, record, settings.about).save_pretrained(partial, dtype=dtype)
+        dump_recipe(settings, partial / "recipe.yaml")
+        size_mb = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6
+        if size_mb > settings.max_megabytes:
+            shares = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in record["parameters_by_part"].items())
+            raise ValueError(
+                f"{final}: expected at most {settings.max_megabytes:g} MB, found {size_mb:.1f} MB (parameters: "
+                f"{shares}); use smaller parts or raise max_megabytes"
+            )
+        EchoX.from_pretrained(partial, device="cpu")  # a package that does not load must not replace one that does
+        _swap(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return {"megabytes": round(size_mb, 3), "parameters": parameters}
+
+
+def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
+    """The whole model in float32, with its vocoder and the trigger's numbers."""
+    folder = Path(settings.parts.echo)
+    config = EchoXConfig.from_pretrained(folder)
+    if config.vocoder_config is None and settings.parts.vocoder is None:
+        raise ValueError(f"{folder}: expected a vocoder inside or in parts.vocoder, found neither; name its folder")
+    model, found = EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    # transformers only warns of these: weights that are left as they were initialised speak noise.
+    wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+    if wrong:
+        raise ValueError(f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}; "
+                         "run the echo stage to its end")  # fmt: skip
+    if settings.parts.vocoder is not None:
+        model.vocoder = AutoModel.from_pretrained(settings.parts.vocoder, dtype=torch.float32)
+        model.config.vocoder_config = model.vocoder.config
+    if settings.trigger is not None:
+        for name in ("min_tokens", "max_tokens", "lookahead_tokens", "threshold"):
+            setattr(model.config, f"trigger_{name}", getattr(settings.trigger, name))
+    return model.eval()
+
+
+def _check_range(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    if dtype == torch.int8:
+        return  # a scale per row holds any finite weight, and storing checks that they are
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value.to(dtype)).all()):
+            raise ValueError(f"{name}: expected weights that {dtype} can hold, found {float(value.abs().max()):g}; "
+                             "choose dtype: bfloat16 or float32")  # fmt: skip
+
+
+def _parts(model: EchoXForConditionalGeneration) -> dict[str, torch.nn.Module]:
+    """Parts of the whole, as a table of sizes names them; what is not here is small."""
+    parts = {f"s2t.{name}": part for name, part in model.s2t.named_children()}
+    return parts | {name: part for name, part in model.named_children() if name != "s2t"}
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD_NAME
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected the record of a finished stage, found {error}; run the stage") from error
+    return record
+
+
+def _swap(new: Path, final: Path) -> None:
+    """Put a folder in another's place; a kill in between leaves the old one under ``.<name>.old``."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.replace(old)
+    new.replace(final)
+    shutil.rmtree(old, ignore_errors=True)

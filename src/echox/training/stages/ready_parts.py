@@ -1,0 +1,182 @@
+"""Stages "language_model" and "published_vocoder": published parts as the other stages read them. Nothing is trained.
+
+language_model: any chat model, ready to hear and to speak, in one folder that all other stages read (`s2t` the model,
+`t2c` its embedding, `encoder` its vocabulary), so that they agree on every token: an audio placeholder in its
+vocabulary, exactly as many embeddings as tokens, a padding token, a chat template that writes audio
+(`data/chat_templates.py`).
+
+published_vocoder: fairseq's code-HiFi-GAN as a vocoder folder of ours.
+
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 4: Llama-3.1-8B-Instruct, Llama-3.2-3B-Instruct; other families
+are ours); the vocoder, https://github.com/facebookresearch/fairseq, examples/speech_to_speech.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from echox.config import recipe
+from echox.data.chat_templates import hearing_template
+from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
+from echox.models.echox.tokenization_text import AUDIO
+from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
+
+PACKAGE_PREFIX = "package:"
+"""Before the name of an installed package, where a folder or a hub id may stand."""
+
+GGUF_MAGIC = b"GGUF"
+"""First bytes of every GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
+
+
+@recipe("language_model")
+@dataclass
+class LanguageModelRecipe:
+    """The recipe of stage "language_model" (it has `run`, not `build`).
+
+    Attributes:
+        model: folder or hub id of a causal language model with its tokenizer, or ``package:NAME``: the folder of an
+            installed Python package that carries one.
+        output_dir: what the other stages take as language model.
+        dtype: of the weights, which stages "s2t" and "echo" keep frozen as they are (what they train is float32).
+            bfloat16 takes half the memory and is what the published weights are.
+        revision: of a hub id.
+        gguf_file: name of a GGUF file in `model`: weights, tokenizer and chat template are read from it, and the
+            weights are dequantised.
+    """
+
+    stage: str
+    model: str
+    output_dir: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    revision: str = "main"
+    gguf_file: str | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Write the folder; returns vocabulary and number of parameters.
+
+        Raises:
+            ValueError: no such package or GGUF file; see also `make_ready`.
+        """
+        source = package_folder(self.model) if self.model.startswith(PACKAGE_PREFIX) else self.model
+        if self.gguf_file is not None:
+            check_gguf(source, self.gguf_file)
+        where = {"revision": self.revision, "gguf_file": self.gguf_file}
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, self.dtype), **where)
+        if self.gguf_file is not None:
+            model = without_quantization(model)
+        make_ready(model, tokenizer)
+        model.save_pretrained(self.output_dir)
+        tokenizer.save_pretrained(self.output_dir)
+        return {"vocabulary": len(tokenizer), "parameters": sum(value.numel() for value in model.parameters())}
+
+
+def package_folder(name: str) -> Path:
+    """The folder of an installed package, written as ``package:NAME``; the package is not imported.
+
+    Raises:
+        ValueError: it is not installed, or it is no package with a folder.
+    """
+    package = name.removeprefix(PACKAGE_PREFIX)
+    found = find_spec(package) if package.isidentifier() else None
+    folders = list(found.submodule_search_locations or []) if found is not None else []
+    if not folders:
+        raise ValueError(
+            f"model: expected an installed package after '{PACKAGE_PREFIX}', found none named {package!r}; install it, "
+            "or name a folder or a hub id"
+        )
+    return Path(folders[0])
+
+
+def check_gguf(source: str | Path, gguf_file: str) -> None:
+    """Check what can be known before a large file is read.
+
+    Raises:
+        ValueError: the reader (package ``gguf``) is missing, or the folder holds no such GGUF file.
+    """
+    if find_spec("gguf") is None:
+        raise ValueError("gguf_file: expected the package gguf, which reads it; pip install 'echox[train]'")
+    path = Path(source) / gguf_file
+    if not Path(source).is_dir():
+        return  # a hub id: the hub says what it has
+    if Path(gguf_file).name != gguf_file or not path.is_file():
+        have = ", ".join(sorted(file.name for file in Path(source).glob("*.gguf"))) or "none"
+        raise ValueError(f"{path}: expected a GGUF file, found nothing; GGUF files in the folder: {have}")
+    with path.open("rb") as file:
+        magic = file.read(len(GGUF_MAGIC))
+    if magic != GGUF_MAGIC:
+        raise ValueError(f"{path}: expected a GGUF file, found one that begins with {magic!r}; download it again")
+
+
+def without_quantization(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights under a plain configuration: transformers refuses to save a dequantised GGUF model."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    unsaved = [name for name, buffer in plain.named_buffers() if buffer.is_meta]  # rotary frequencies
+    for name in unsaved:
+        owner, _, leaf = name.rpartition(".")
+        plain.get_submodule(owner).register_buffer(leaf, model.get_buffer(name), persistent=False)
+    plain.generation_config = model.generation_config
+    return plain.eval()
+
+
+def make_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Placeholder, padding, chat template, one embedding per token; in place.
+
+    Raises:
+        ValueError: a vocabulary with gaps, or a chat template that cannot be used (`hearing_template`).
+    """
+    tokenizer.add_tokens([AUDIO], special_tokens=True)
+    last = max(tokenizer.get_vocab().values())
+    if last + 1 != len(tokenizer):
+        raise ValueError(f"tokenizer: expected ids from 0 without gaps, found {len(tokenizer)} tokens up to id {last}")
+    tokenizer.chat_template = hearing_template(tokenizer, AUDIO)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Some tables have rows to spare: CTC head and unit decoder take one row for each token.
+    model.resize_token_embeddings(len(tokenizer))
+    for config in (model.config.get_text_config(), model.generation_config):
+        if config is not None:
+            config.eos_token_id = tokenizer.eos_token_id
+
+
+@recipe("published_vocoder")
+@dataclass
+class PublishedVocoderRecipe:
+    """The recipe of stage "published_vocoder" (it has `run`, not `build`).
+
+    Attributes:
+        source: folder of ``g_*`` and its ``config.json``, or the ``g_*`` file.
+        output_dir: vocoder folder to write.
+    """
+
+    stage: str
+    source: str
+    output_dir: str
+
+    def run(self) -> dict[str, Any]:
+        """Write the folder; returns its number of units and parameters.
+
+        Raises:
+            ValueError: there is none at `source`, or one of another kind.
+        """
+        files = find_vocoder(Path(self.source))
+        if files is None:
+            raise ValueError(f"{self.source}: expected g_* and config.json of a code-HiFi-GAN, found none")
+        config, stored = open_vocoder(files)
+        model = CodeHiFiGAN(config)
+        model.load_state_dict({name: tensor.load() for name, tensor in stored.items()})
+        model.save_pretrained(self.output_dir)
+        return {"units": config.num_units, "parameters": sum(value.numel() for value in model.parameters())}

@@ -1,0 +1,428 @@
+"""Stage I, S2T: understand speech. The ear of stage "encoder" is joined to the language model.
+
+What is built: S2T from both parts. What is trained: alignment adapter, shrinking adapter, CTC head and bridge
+("adapters") and a LoRA on the language model ("lora"); audio tower and language model are frozen. Its batches:
+dialogues whose user turns are spoken (a few are left as text, so that reading is not forgotten). Its loss:
+cross-entropy on the replies + ``ctc_loss_weight`` x CTC on what the user said.
+
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 3, stage I).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+
+from echox.config import TrainingConfig, recipe
+from echox.data.collate import pad_sequences
+from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore, augment, feature_store, pad_features
+from echox.data.manifest import Dialogue, audio_path, read_dialogues
+from echox.data.scoring import same_words, word_errors
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
+from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.tokenization_text import AUDIO
+from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.normalisation import Denominators, known_rows, share_of_step
+
+
+@dataclass
+class S2TData:
+    """Dialogue manifests with spoken user turns (their text is the transcript).
+
+    Attributes:
+        manifests: split "train" is trained on; of every other split `evaluation_items` are answered.
+        text_turns: part of the spoken user turns that are given as text instead.
+        max_new_tokens: of a reply in evaluation.
+    """
+
+    manifests: list[str]
+    text_turns: float = 0.1
+    evaluation_items: int = 120
+    max_new_tokens: int = 96
+
+
+@dataclass
+class S2TModel:
+    """Parts and options; see :class:`echox.models.echox.configuration_echox.S2TConfig`.
+
+    Attributes:
+        speech_encoder: output of stage "encoder", or any Whisper (folder or hub id), whose adapter and CTC head are
+            then learned here.
+        language_model: folder or hub id; an audio placeholder is added to its vocabulary where it has none.
+        fresh_adapters: take only the tower of stage "encoder"; alignment adapter and CTC head are learned here.
+        compatibility: adapters that depart from the method as the released ones do (`Compatibility`), to compare with.
+    """
+
+    speech_encoder: str
+    language_model: str
+    drop_blanks: bool = True
+    ctc_bridge: bool = True
+    ctc_loss_weight: float = 0.3
+    fresh_adapters: bool = False
+    compatibility: dict[str, Any] = field(default_factory=dict)
+
+
+@recipe("s2t")
+@dataclass
+class S2TRecipe:
+    """The recipe of this stage."""
+
+    stage: str
+    data: S2TData
+    model: S2TModel
+    training: TrainingConfig
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def build(self) -> S2TStage:
+        """Load both parts, join them, read the dialogues."""
+        return S2TStage(self)
+
+
+@dataclass(frozen=True)
+class SpokenDialogue:
+    """A dialogue and where the features of the turns that are heard are (store: None for a manifest without them)."""
+
+    dialogue: Dialogue
+    store: FeatureStore | None
+    rows: dict[int, int]  # index of a turn -> row of the store
+
+    @property
+    def frames(self) -> int:
+        """Mel frames of all that is heard."""
+        return 0 if self.store is None else sum(self.store.frames(row) for row in self.rows.values())
+
+    def features(self, turn: int) -> Tensor:
+        """(frames, mels) float32 of one turn."""
+        assert self.store is not None
+        return torch.from_numpy(np.array(self.store[self.rows[turn]], dtype=np.float32))
+
+
+class S2TObjective(nn.Module):
+    """Cross-entropy on replies + weighted CTC on questions."""
+
+    def __init__(self, model: S2TForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Reply tokens; audios with a transcript."""
+        audios = known_rows(batch["ctc_labels"]) if "ctc_labels" in batch else torch.zeros(())
+        return {"s2t_loss": (batch["labels"][:, 1:] >= 0).sum(), "ctc_loss": audios}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
+        """Losses by name, from a batch of :meth:`S2TStage.collate`."""
+        output = self.model(**batch)
+        means = {"s2t_loss": output.s2t_loss}
+        if output.ctc_loss is not None:
+            means["ctc_loss"] = output.ctc_loss
+        losses = share_of_step(means, self, batch, denominators)
+        loss = losses["s2t_loss"]
+        if "ctc_loss" in losses:
+            loss = loss + self.model.config.ctc_loss_weight * losses["ctc_loss"]
+        return {"loss": loss, **losses}
+
+
+class S2TStage:
+    """See the module."""
+
+    name = "s2t"
+    length_unit = ("audio_hours", 1 / (3600 * MEL_FRAMES_PER_S))
+
+    def __init__(self, recipe: S2TRecipe) -> None:
+        self.recipe = recipe
+        parts = recipe.model
+        self.tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+        torch.manual_seed(recipe.training.seed)
+        language_model = AutoModelForCausalLM.from_pretrained(parts.language_model)
+        self.model = S2TForConditionalGeneration.from_parts(
+            open_ear(parts, self.tokenizer, language_model),
+            language_model,
+            drop_blanks=parts.drop_blanks,
+            ctc_bridge=parts.ctc_bridge,
+            ctc_loss_weight=parts.ctc_loss_weight,
+            compatibility=parts.compatibility,
+        )
+        self.model.requires_grad_(False)
+        for part in self._adapters():
+            part.requires_grad_(True)
+        for value in add_lora(self.model, recipe.lora):
+            value.requires_grad_(True)
+        self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
+        self.objective = S2TObjective(self.model)
+        mels = self.model.config.audio_config.num_mel_bins
+        items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, mels)]
+        self.train_items = [item for item in items if item.dialogue.split == "train"]
+        if not any(item.rows for item in self.train_items):
+            raise ValueError(
+                f"data.manifests: expected training dialogues whose user turns have audio, found none among "
+                f"{len(items)} dialogues ({len(self.train_items)} of split train) of "
+                f"{', '.join(recipe.data.manifests)}: stage s2t learns to hear"
+            )
+        self.evaluation_items: dict[str, list[SpokenDialogue]] = {}
+        for item in random.Random(0).sample(items, len(items)):
+            if item.dialogue.split != "train":
+                group = self.evaluation_items.setdefault(item.dialogue.split, [])
+                if len(group) < recipe.data.evaluation_items:
+                    group.append(item)
+
+    def _adapters(self) -> list[nn.Module]:
+        model = self.model
+        return [
+            part
+            for part in (model.alignment_adapter, model.ctc_head, model.shrinking_adapter, model.ctc_bridge)
+            if part is not None
+        ]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The adapters (with CTC head and bridge) and the LoRA; nothing else moves."""
+        adapters = [value for part in self._adapters() for value in part.parameters()]
+        return {"adapters": adapters, "lora": lora_parameters(self.model)}
+
+    def dataset(self) -> Sequence[SpokenDialogue]:
+        """Training dialogues."""
+        return self.train_items
+
+    def lengths(self) -> list[int]:
+        """Mel frames of each dialogue."""
+        return [item.frames for item in self.train_items]
+
+    def collate(self, items: list[SpokenDialogue], rng: random.Random) -> dict[str, Tensor]:
+        """Augmented features, tokens, labels and transcripts of a batch; see :func:`dialogue_batch`."""
+        data = self.recipe.data
+        spoken = [{turn for turn in item.rows if not self._as_text(item, turn, data, rng)} for item in items]
+        features = [
+            augment(item.features(turn), self.recipe.augmentation, rng)
+            for item, turns in zip(items, spoken, strict=True)
+            for turn in sorted(turns)
+        ]
+        return dialogue_batch(self.tokenizer, items, spoken, features)
+
+    @staticmethod
+    def _as_text(item: SpokenDialogue, turn: int, data: S2TData, rng: random.Random) -> bool:
+        return item.dialogue.turns[turn].text is not None and rng.random() < data.text_turns
+
+    def evaluate(self) -> dict[str, float]:
+        """By split: word error rate of the CTC transcript, exact replies to speech, and to the same words as text."""
+        metrics = {}
+        for split, items in self.evaluation_items.items():
+            heard, replies = self.answer(items)
+            _, read = self.answer(items, as_text=True)
+            metrics[f"ctc_wer_{split}"] = word_errors([question(item) for item in items], heard).rate
+            metrics[f"s2t_exact_{split}"] = _exact(items, replies)
+            metrics[f"t2t_exact_{split}"] = _exact(items, read)
+        return metrics
+
+    def answer(self, items: list[SpokenDialogue], as_text: bool = False, size: int = 24) -> tuple[list[str], list[str]]:
+        """What was heard in the last user turn of each dialogue, and the greedy reply to it."""
+        heard, replies = [""] * len(items), [""] * len(items)
+        order = sorted(range(len(items)), key=lambda i: items[i].frames)
+        device = self.model.get_input_embeddings().weight.device
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            chosen = [items[i] for i in rows]
+            spoken = [set() if as_text else set(item.rows) for item in chosen]
+            features = [
+                item.features(turn) for item, turns in zip(chosen, spoken, strict=True) for turn in sorted(turns)
+            ]
+            batch = dialogue_batch(self.tokenizer, chosen, spoken, features, last_reply=False)
+            batch = {name: value.to(device) for name, value in batch.items() if not name.endswith("labels")}
+            written = self.model.generate(**batch, do_sample=False, max_new_tokens=self.recipe.data.max_new_tokens)
+            texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+            transcripts = iter(
+                self.model.transcribe(batch["input_features"], batch["input_features_mask"]) if features else []
+            )
+            for row, turns, text in zip(rows, spoken, texts, strict=True):
+                replies[row] = text
+                for _ in sorted(turns):
+                    heard[row] = self.tokenizer.decode(next(transcripts))
+        return heard, replies
+
+    def sample(self, folder: Path) -> None:
+        """Write question, what was heard, reply and expected reply of a few dialogues of each split."""
+        for split, items in self.evaluation_items.items():
+            heard, replies = self.answer(items[:16])
+            lines = ["said\theard\treply\texpected"]
+            for item, text, reply in zip(items, heard, replies, strict=False):
+                lines.append(f"{question(item)}\t{text}\t{reply}\t{item.dialogue.turns[-1].text}")
+            (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def save(self, folder: Path) -> None:
+        """Merged weights that load with transformers alone, the LoRA beside them, the processor."""
+        self.model.save_pretrained(folder, state_dict=merged_state_dict(self.model))
+        save_lora(self.model, self.recipe.lora, folder)
+        extractor = WhisperFeatureExtractor(feature_size=self.model.config.audio_config.num_mel_bins)
+        EchoXProcessor(extractor, self.tokenizer).save_pretrained(folder)
+
+
+def _exact(items: Sequence[SpokenDialogue], replies: Sequence[str]) -> float:
+    return sum(
+        same_words(item.dialogue.turns[-1].text or "", text) for item, text in zip(items, replies, strict=True)
+    ) / len(items)
+
+
+def question(item: SpokenDialogue) -> str:
+    """The last thing that the user said."""
+    return next(turn.text or "" for turn in reversed(item.dialogue.turns) if turn.role == "user")
+
+
+def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDialogue]:
+    """Dialogues of a manifest with the features of the user's audio, computed once and kept beside the manifest.
+
+    Audio of assistants' turns is not read: see `Dialogue.heard_turns`.
+
+    Raises:
+        ValueError: a dialogue that does not end with the assistant's turn, by its id, or a damaged manifest.
+    """
+    manifest = Path(manifest)
+    dialogues = read_dialogues(manifest)
+    for dialogue in dialogues:
+        if dialogue.turns[-1].role != "assistant":
+            raise ValueError(
+                f"{manifest}: {dialogue.id}: expected the last turn to be the assistant's (what the model "
+                f"learns to say), found the {dialogue.turns[-1].role}'s; add the reply"
+            )
+    places = [
+        {turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns} for item in dialogues
+    ]
+    files = sorted({path for heard in places for path in heard.values()})
+    cache = manifest.parent / "features" / f"{manifest.stem}-dialogues-{num_mel_bins}mels.npy"
+    store = feature_store(files, cache, num_mel_bins) if files else None
+    row_of = {path: row for row, path in enumerate(files)}
+    return [
+        SpokenDialogue(dialogue, store, {turn: row_of[path] for turn, path in heard.items()})
+        for dialogue, heard in zip(dialogues, places, strict=True)
+    ]
+
+
+def open_ear(
+    parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: PreTrainedModel
+) -> SpeechEncoderForCTC:
+    """The speech encoder to start from; with a Whisper, tokenizer and language model may gain the placeholder.
+
+    Raises:
+        ValueError: a trained encoder over another vocabulary, or a folder that is neither.
+    """
+    if not isinstance(AutoConfig.from_pretrained(parts.speech_encoder), WhisperConfig):
+        check_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(parts.speech_encoder), parts)
+        ear = SpeechEncoderForCTC.from_pretrained(parts.speech_encoder)
+        if not parts.fresh_adapters:
+            return ear
+        fresh = SpeechEncoderForCTC(ear.config)
+        fresh.audio_tower.load_state_dict(ear.audio_tower.state_dict())
+        return fresh
+    tokenizer.add_tokens([AUDIO], special_tokens=True)
+    if len(tokenizer) > language_model.get_input_embeddings().weight.shape[0]:
+        language_model.resize_token_embeddings(len(tokenizer))
+    text_config = language_model.config.get_text_config()
+    return SpeechEncoderForCTC.from_whisper(
+        parts.speech_encoder,
+        hidden_size=text_config.hidden_size,
+        vocab_size=text_config.vocab_size,
+        blank_token_id=tokenizer.convert_tokens_to_ids(AUDIO),
+        adapter_attention_heads=text_config.num_attention_heads,  # as in the official models
+    )
+
+
+def check_same_vocabulary(text: PreTrainedTokenizerBase, speech: PreTrainedTokenizerBase, parts: S2TModel) -> None:
+    """CTC head and language model must mean the same by every id.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if text.get_vocab() != speech.get_vocab():
+        raise ValueError(
+            f"expected one tokenizer in {parts.language_model} and {parts.speech_encoder}, found two that differ: "
+            "train both stages on the same dialogues, the second with the first's tokenizer"
+        )
+
+
+def dialogue_pieces(
+    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, spoken: set[int], last_reply: bool = True
+) -> list[tuple[str, bool]]:
+    """A dialogue by the chat template, as (text, is it a reply that the model should write) in turn.
+
+    Args:
+        tokenizer: with a chat template in which a conversation's beginning does not depend on its end.
+        dialogue: whose user turns in ``spoken`` become audio placeholders.
+        spoken: indices of turns.
+        last_reply: False leaves the last reply out: a prompt to generate from.
+
+    Raises:
+        ValueError: a template whose beginning changes.
+    """
+    messages = [
+        {"role": turn.role, "content": [{"type": "audio"}] if index in spoken else turn.text}
+        for index, turn in enumerate(dialogue.turns)
+    ]
+    pieces: list[tuple[str, bool]] = []
+    written = ""
+    for index, turn in enumerate(dialogue.turns):
+        if turn.role != "assistant":
+            continue
+        prompt = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
+        if not prompt.startswith(written) or not whole.startswith(prompt):
+            raise ValueError("expected a chat template that only ever appends, found one that rewrites earlier turns")
+        pieces.append((prompt[len(written) :], False))
+        if index < len(messages) - 1 or last_reply:
+            pieces.append((whole[len(prompt) :], True))
+        written = whole
+    return pieces
+
+
+def dialogue_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[SpokenDialogue],
+    spoken: Sequence[set[int]],
+    features: Sequence[Tensor],
+    last_reply: bool = True,
+) -> dict[str, Any]:
+    """Batch of stage I.
+
+    Args:
+        tokenizer: the language model's.
+        items: B dialogues.
+        spoken: the turns of each that are heard.
+        features: (frames, mels) of these turns, in reading order.
+        last_reply: False for prompts.
+
+    Returns:
+        input_ids, attention_mask, labels (B, N), padded on the right; with audio also input_features (A, mels, T),
+        input_features_mask (A, T) and ctc_labels (A, M), -100 padded.
+    """
+    ids, labels, transcripts = [], [], []
+    for item, turns in zip(items, spoken, strict=True):
+        pieces = dialogue_pieces(tokenizer, item.dialogue, turns, last_reply)
+        tokens = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
+        ids.append([token for piece in tokens for token in piece])
+        labels.append(
+            [token if reply else -100 for (_, reply), piece in zip(pieces, tokens, strict=True) for token in piece]
+        )
+        transcripts += [item.dialogue.turns[turn].text or "" for turn in sorted(turns)]
+    batch = {
+        "input_ids": pad_sequences(ids, tokenizer.pad_token_id),
+        "attention_mask": pad_sequences([[1] * len(row) for row in ids], 0),
+        "labels": pad_sequences(labels, -100),
+    }
+    if features:
+        batch["input_features"], batch["input_features_mask"] = pad_features(features)
+        batch["ctc_labels"] = pad_sequences(tokenizer(transcripts, add_special_tokens=False)["input_ids"], -100)
+    return batch

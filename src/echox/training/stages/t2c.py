@@ -1,0 +1,299 @@
+"""Stage "t2c" (II): read aloud. Text tokens, as the language model embeds them, to unit words.
+
+What is built: :class:`T2CForUnitGeneration` over the language model's token embedding, frozen. What is trained: the
+unit decoder. Its batches: spoken replies as unit words aligned with text words, whole and cut the way streaming will
+cut them (sentences, and any run of words). Its loss: cross-entropy on unit words, teacher-forced.
+
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.2); the word-synchronous form is ours (docs/paper_map.md).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from echox.audio import save_audio
+from echox.config import TrainingConfig, recipe
+from echox.data.collate import IGNORE_INDEX, pad_sequences
+from echox.data.manifest import UnitUtterance, read_unit_utterances
+from echox.data.sampling import spread
+from echox.models.echox.text_embeddings import text_embedding_table
+from echox.models.echox.tokenization_text import word_index
+from echox.models.echox.word_breaks import white_space_words
+from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.training.normalisation import Denominators, share_of_step
+
+SENTENCE_ENDS = (".", "?", "!")
+
+
+@dataclass
+class T2CData:
+    """Where the spoken replies are, and how they are cut. Parts are probabilities; the rest is whole utterances.
+
+    Attributes:
+        units: manifest of :class:`UnitUtterance`; split "train" is trained on, every other split is evaluated.
+        unit_language: folder of the unit language.
+        language_model: folder whose tokenizer and token embedding are taken.
+        vocoder: folder of a unit vocoder; samples are then heard.
+        sentences: part of the items cut to one or more neighbouring sentences.
+        spans: part of the items cut to a run of words, of at least `min_span_words`.
+    """
+
+    units: str
+    unit_language: str
+    language_model: str
+    vocoder: str | None = None
+    sentences: float = 0.25
+    spans: float = 0.25
+    min_span_words: int = 2
+    max_evaluation_items: int = 256
+    samples: int = 8
+
+
+@dataclass
+class T2CModel:
+    """Form and sizes; see :class:`UnitDecoderConfig`, which `options` may fill further."""
+
+    form: str = "word_synchronous"
+    hidden_size: int = 256
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 4
+    intermediate_size: int = 640
+    max_position_embeddings: int = 2048
+    unit_noise: float = 0.05
+    dropout: float = 0.0
+    attn_implementation: str = "sdpa"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def configuration(self, text_hidden_size: int, text_vocab_size: int, num_unit_words: int) -> UnitDecoderConfig:
+        """The model's configuration, given what it connects."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("options", "attn_implementation")}
+        return UnitDecoderConfig(text_hidden_size=text_hidden_size, text_vocab_size=text_vocab_size,
+                                 num_unit_words=num_unit_words, **(values | self.options))  # fmt: skip
+
+
+@recipe("t2c")
+@dataclass
+class T2CRecipe:
+    """The recipe of this stage."""
+
+    stage: str
+    data: T2CData
+    model: T2CModel
+    training: TrainingConfig
+
+    def build(self) -> T2CStage:
+        """Build the stage: tokenizer, text embedding, unit language, decoder."""
+        return T2CStage(self)
+
+
+@dataclass(frozen=True)
+class SpokenText:
+    """A text and what was said for it.
+
+    Attributes:
+        token_ids: tokens of the text. word_ids: white-space word of each token.
+        unit_words: what was said. unit_word_of: text word of each unit word.
+        sentence_ends: words at which a sentence ends.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    word_ids: tuple[int, ...]
+    unit_words: tuple[int, ...]
+    unit_word_of: tuple[int, ...]
+    sentence_ends: tuple[int, ...]
+
+    @property
+    def num_words(self) -> int:
+        """White-space words."""
+        return len(self.text.split())
+
+    def cut(self, first: int, last: int) -> SpokenText:
+        """The words `first` to `last`, both included, with their ids unchanged."""
+        tokens = [place for place, word in enumerate(self.word_ids) if first <= word <= last]
+        units = [place for place, word in enumerate(self.unit_word_of) if first <= word <= last]
+        return SpokenText(
+            self.id,
+            " ".join(self.text.split()[first : last + 1]),
+            tuple(self.token_ids[place] for place in tokens),
+            tuple(self.word_ids[place] for place in tokens),
+            tuple(self.unit_words[place] for place in units),
+            tuple(self.unit_word_of[place] for place in units),
+            tuple(word for word in self.sentence_ends if first <= word <= last),
+        )
+
+    def random_cut(self, data: T2CData, rng: random.Random) -> SpokenText:
+        """Whole, some neighbouring sentences, or a run of words, as `data` says: what streaming will ask for."""
+        drawn, count = rng.random(), self.num_words
+        if drawn < data.sentences and len(self.sentence_ends) > 1:
+            ends = (-1, *self.sentence_ends)
+            first = rng.randrange(len(ends) - 1)
+            return self.cut(ends[first] + 1, ends[rng.randrange(first + 1, len(ends))])
+        if data.sentences <= drawn < data.sentences + data.spans and count > data.min_span_words:
+            length = rng.randint(data.min_span_words, count)
+            start = rng.randint(0, count - length)
+            return self.cut(start, start + length - 1)
+        return self
+
+
+class T2CObjective(nn.Module):
+    """Cross-entropy on unit words."""
+
+    def __init__(self, model: T2CForUnitGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Unit words with their ends."""
+        targets = self.model.decoder.num_targets(batch["word_ids"], batch["unit_words"])
+        return {"loss": targets, "accuracy": targets}
+
+    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
+        """Loss, and the part of the targets that were the most likely output, from a batch of :func:`spoken_batch`."""
+        output = self.model(**batch)
+        means = {"loss": output.loss, "accuracy": accuracy(output.logits, output.targets)}
+        return share_of_step(means, self, batch, denominators)
+
+
+class T2CStage:
+    """See the module."""
+
+    name = "t2c"
+
+    def __init__(self, recipe: T2CRecipe) -> None:
+        self.recipe = recipe
+        data = recipe.data
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(data.language_model)
+        self.language = UnitLanguage.from_pretrained(data.unit_language)
+        language_model = AutoModelForCausalLM.from_pretrained(data.language_model)
+        embedding = text_embedding_table(language_model.get_input_embeddings())
+        vocabulary, width = embedding.shape
+        torch.manual_seed(recipe.training.seed)
+        self.model = T2CForUnitGeneration(recipe.model.configuration(width, vocabulary, len(self.language)))
+        self.model.copy_text_embedding(embedding)
+        self.model.text_embedding.requires_grad_(False)
+        self.model.set_attn_implementation(recipe.model.attn_implementation)
+        self.objective = T2CObjective(self.model)
+        self.train_items: list[SpokenText] = []
+        self.evaluation_items: list[SpokenText] = []
+        for utterance in read_unit_utterances(data.units):
+            items = self.train_items if utterance.split == "train" else self.evaluation_items
+            items.append(spoken_text(utterance, self.tokenizer, self.language))
+        self.evaluation_items = spread(self.evaluation_items, data.max_evaluation_items)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The unit decoder; the text embedding is frozen."""
+        return {"decoder": list(self.model.decoder.parameters())}
+
+    def dataset(self) -> Sequence[SpokenText]:
+        """Training utterances."""
+        return self.train_items
+
+    def lengths(self) -> list[int]:
+        """Unit words and words: about the steps of each."""
+        return [len(item.unit_words) + item.num_words for item in self.train_items]
+
+    def collate(self, items: list[SpokenText], rng: random.Random) -> dict[str, Tensor]:
+        """Utterances, some of them cut."""
+        return spoken_batch([item.random_cut(self.recipe.data, rng) for item in items])
+
+    def evaluate(self) -> dict[str, float]:
+        """Teacher-forced loss and accuracy, and of free greedy speech: how much of it ended, and how long it is."""
+        if not self.evaluation_items:
+            return {}
+        items = sorted(self.evaluation_items, key=lambda item: len(item.unit_words))
+        loss = correct = targets = said = finished = 0.0
+        for start in range(0, len(items), 32):
+            chosen = items[start : start + 32]
+            batch = {name: value.to(self.model.device) for name, value in spoken_batch(chosen).items()}
+            output = self.model(**batch)
+            count = float((output.targets != IGNORE_INDEX).sum())
+            loss, targets = loss + float(output.loss) * count, targets + count
+            correct += float(accuracy(output.logits, output.targets)) * count
+            if start % 128 == 0:  # free decoding is the dearer part: every fourth batch
+                sequences = self.model.generate(batch["input_ids"], batch["word_ids"])
+                finished += sum(sequence.finished for sequence in sequences) / len(sequences)
+                spoken = sum(len(sequence.unit_words) for sequence in sequences)
+                said += spoken / sum(len(item.unit_words) for item in chosen)
+        decoded = len(range(0, len(items), 128))
+        return {"heldout_loss": loss / targets, "heldout_accuracy": correct / targets,
+                "heldout_finished": finished / decoded, "heldout_length_ratio": said / decoded}  # fmt: skip
+
+    def sample(self, folder: Path) -> None:
+        """Units of a few held-out texts; also as audio when the recipe names a vocoder."""
+        items = spread(self.evaluation_items or self.train_items, self.recipe.data.samples)
+        batch = {name: value.to(self.model.device) for name, value in spoken_batch(items).items()}
+        sequences = self.model.generate(batch["input_ids"], batch["word_ids"])
+        write_unit_samples(folder, [item.text for item in items], sequences, self.language, self.recipe.data.vocoder)
+
+    def save(self, folder: Path) -> None:
+        """Model, tokenizer and unit language."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.language.save_pretrained(folder)
+
+
+def spoken_text(utterance: UnitUtterance, tokenizer: PreTrainedTokenizerBase, language: UnitLanguage) -> SpokenText:
+    """Tokens and unit words of an utterance; no unit word crosses the border of two text words."""
+    ids = tokenizer(utterance.text, add_special_tokens=False)["input_ids"]
+    unit_words, unit_word_of = language.encode_words(utterance.units, utterance.word_of_unit)
+    words = utterance.text.split()
+    ends = [place for place, word in enumerate(words) if word.endswith(SENTENCE_ENDS) or place == len(words) - 1]
+    word_ids = white_space_words(utterance.text, word_index(tokenizer, ids))
+    return SpokenText(utterance.id, utterance.text, tuple(ids), tuple(word_ids), tuple(unit_words),
+                      tuple(unit_word_of), tuple(ends))  # fmt: skip
+
+
+def spoken_batch(items: Sequence[SpokenText]) -> dict[str, Tensor]:
+    """Batch of this stage.
+
+    Returns:
+        input_ids (B, R) padded with -1, word_ids (B, R) with -1, unit_words (B, U) with -100, unit_word_of (B, U)
+        with -1.
+    """
+    return {
+        "input_ids": pad_sequences([item.token_ids for item in items], -1),
+        "word_ids": pad_sequences([item.word_ids for item in items], -1),
+        "unit_words": pad_sequences([item.unit_words for item in items], IGNORE_INDEX),
+        "unit_word_of": pad_sequences([item.unit_word_of for item in items], -1),
+    }
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Part of the targets (B, T), -100 left out, that are the largest of `logits` (B, T, V)."""
+    real = targets != IGNORE_INDEX
+    return ((logits.detach().argmax(-1) == targets) & real).sum() / real.sum().clamp(min=1)
+
+
+def write_unit_samples(folder: Path, texts: Sequence[str], sequences: Sequence[UnitSequence], language: UnitLanguage,
+                       vocoder_folder: str | None) -> None:  # fmt: skip
+    """``units.jsonl`` (text, unit words, units), and with a vocoder one WAV per text."""
+    spoken = [language.decode_reduced(sequence.unit_words) for sequence in sequences]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "units.jsonl").open("w", encoding="utf-8") as file:
+        for text, sequence, units in zip(texts, sequences, spoken, strict=True):
+            row = {"text": text, "unit_words": sequence.unit_words, "units": units, "finished": sequence.finished}
+            file.write(json.dumps(row) + "\n")
+    if vocoder_folder is None:
+        return
+    import echox.models.vocoder.modeling_hifigan
+    import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - registers the vocoders
+
+    vocoder = AutoModel.from_pretrained(vocoder_folder).eval()
+    with torch.autocast("cpu", enabled=False):
+        for number, units in enumerate(spoken):
+            if units:
+                waveform = vocoder(torch.tensor([units])).waveform[0]
+                save_audio(folder / f"{number:02d}.wav", waveform.float().numpy(), vocoder.sampling_rate)

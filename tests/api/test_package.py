@@ -1,0 +1,120 @@
+"""The package: one folder, whole or not at all, that answers as the stages' model does."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from echox.api import EchoX
+from echox.config import load_recipe
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from tiny_echox import tiny_echox
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Outputs of stages: the echo stage's without a vocoder, the vocoder's, and a record."""
+    model = tiny_echox()
+    model.model.vocoder.save_pretrained(tmp_path / "vocoder")
+    with_vocoder = model.model.config.vocoder_config
+    model.model.config.vocoder_config = None
+    state = {name: value for name, value in model.model.state_dict().items() if not name.startswith("vocoder.")}
+    model.model.save_pretrained(tmp_path / "echo", state_dict=state)
+    model.model.config.vocoder_config = with_vocoder
+    model.processor.save_pretrained(tmp_path / "echo")
+    (tmp_path / "echo" / "training_record.json").write_text(json.dumps({"stage": "echo", "steps": 7}), encoding="utf-8")
+    return model, tmp_path
+
+
+def recipe_in(folder: Path, **changes: object):
+    path = folder / "package.yaml"
+    echo, vocoder = folder / "echo", folder / "vocoder"
+    path.write_text(
+        f"stage: package\nparts: {{echo: {echo}, vocoder: {vocoder}, records: [{echo}]}}\n"
+        f"output_dir: {folder / 'package'}\n",
+        encoding="utf-8",
+    )
+    return load_recipe(path, [f"{name}={value}" for name, value in changes.items()])
+
+
+def test_the_package_answers_as_the_model_does(parts):
+    model, folder = parts
+    size = recipe_in(folder, **{"generation.max_new_tokens": 20}).run()
+    packaged = EchoX.from_pretrained(folder / "package", device="cpu")
+    # What half precision leaves of all that is stored, under an engine that reads it anew.
+    model.model.load_state_dict({name: value.half() for name, value in model.model.state_dict().items()})
+    halved = EchoX(model.model, model.processor, packaged.settings)
+    expected = halved.generate(QUESTION, temperature=0.0, max_new_tokens=20)
+    reply = packaged.generate(QUESTION)
+    assert reply.text == expected.text
+    assert len(reply.waveform) == len(expected.waveform) > 0
+    assert packaged.settings.max_new_tokens == 20
+    assert size["parameters"] == sum(value.numel() for value in packaged.model.parameters())
+    files = list((folder / "package").iterdir())
+    assert size["megabytes"] == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=1e-3)
+    names = {file.name for file in files}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "unit_language.json",
+            "generation_config.json", "training_record.json", "recipe.yaml"} <= names  # fmt: skip
+    assert packaged.training_record["stages"] == [{"stage": "echo", "steps": 7}]
+    assert packaged.training_record["environment"]["commit"]
+    assert not list(folder.glob(".package*"))
+
+
+def test_the_trigger_can_be_chosen(parts):
+    _, folder = parts
+    chosen = "{min_tokens: 4, max_tokens: 9, lookahead_tokens: 1, threshold: 0.4}"
+    recipe_in(folder, trigger=chosen).run()
+    packaged = EchoX.from_pretrained(folder / "package", device="cpu")
+    assert packaged.engine.trigger.min_tokens == 4
+    assert packaged.engine.trigger.threshold == 0.4
+
+
+def test_a_full_disk_leaves_nothing_half_written(parts, monkeypatch):
+    _, folder = parts
+
+    def no_space(self, target: Path, **_: object) -> None:
+        (target / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(EchoXForConditionalGeneration, "save_pretrained", no_space)
+    with pytest.raises(OSError, match="could not write the weights .*No space left"):
+        recipe_in(folder).run()
+    assert not list(folder.glob("*package/"))
+
+
+def test_a_refused_package_leaves_the_old_one(parts):
+    _, folder = parts
+    recipe_in(folder).run()
+    weights = (folder / "package" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"at most 0.01 MB, found .*language_model"):
+        recipe_in(folder, max_megabytes=0.01).run()
+    assert (folder / "package" / "model.safetensors").read_bytes() == weights
+    assert not list(folder.glob(".package*"))
+
+
+def test_missing_parts_are_named(parts):
+    model, folder = parts
+    with pytest.raises(ValueError, match=r"parts\.vocoder"):
+        recipe_in(folder, **{"parts.vocoder": "null"}).run()
+    with pytest.raises(ValueError, match="run the stage"):
+        recipe_in(folder, **{"parts.records": f"[{folder / 'nowhere'}]"}).run()
+    with pytest.raises(ValueError, match="dtype"):
+        recipe_in(folder, dtype="int4").run()
+    state = {name: value for name, value in model.model.state_dict().items() if "denoising" not in name}
+    model.model.save_pretrained(folder / "echo", state_dict=state)
+    with pytest.raises(ValueError, match=r"denoising_adapter"):
+        recipe_in(folder).run()
+
+
+def test_weights_beyond_half_precision_are_refused(parts):
+    _, folder = parts
+    model = EchoXForConditionalGeneration.from_pretrained(folder / "echo")
+    with torch.no_grad():
+        model.denoising_adapter.up_proj.bias[0] = 1e6
+    model.save_pretrained(folder / "echo")
+    with pytest.raises(ValueError, match="up_proj"):
+        recipe_in(folder).run()

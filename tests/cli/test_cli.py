@@ -1,0 +1,167 @@
+"""The command line: replies, conversations, JSON, help; quick to start; the demo is the same program."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from echox.audio import load_audio, save_audio
+from echox.cli.main import app
+from paths import ROOT
+from tiny_echox import tiny_echox, tone
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_echox().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def question(tmp_path) -> Path:
+    save_audio(tmp_path / "question.wav", tone(1.0), 16000)
+    return tmp_path / "question.wav"
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_reply_writes_text_and_speech(folder, question, tmp_path):
+    output = tmp_path / "answer.wav"
+    result = run("reply", question, "-o", output, "--model", folder, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"heard +\S", result.stdout)
+    assert re.search(r"reply +\S", result.stdout)
+    assert re.search(r"ttfa \d+\.\d\d s +rtf \d+\.\d\d", result.stdout)
+    assert result.stdout.rstrip().endswith(str(output))
+    assert len(load_audio(output)) > 1600
+    assert not list(tmp_path.glob("*.part.wav"))
+
+
+def test_reply_as_json(folder, question, tmp_path):
+    output = tmp_path / "answer.wav"
+    result = run("reply", question, "-o", output, "--model", folder, "--json", "--seed", 3)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["text"]
+    assert report["heard"]
+    assert report["duration_s"] == pytest.approx(len(load_audio(output)) / 16000)
+    assert report["rtf"] > 0
+
+
+def test_typed_questions_need_no_audio(folder, tmp_path):
+    result = run("reply", "--text", "What is the sea?", "-o", tmp_path / "answer.wav", "--model", folder, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["heard"] == ""
+
+
+def test_talk_answers_every_file(folder, question, tmp_path):
+    result = run("talk", question, question, "-o", tmp_path / "out", "--model", folder)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reply-1.wav", "reply-2.wav"]
+    assert result.stdout.count("reply ") == 2
+
+
+def test_talk_without_files_or_microphone_says_so(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    result = run("talk", "--model", folder)
+    assert result.exit_code == 1
+    assert "microphone" in result.stderr
+
+
+def test_talk_through_a_microphone(folder, tmp_path, monkeypatch):
+    class Microphone:
+        played: list[np.ndarray] = []
+
+        class InputStream:
+            def __init__(self, sampling_rate, channels, callback):
+                callback(tone(1.0, sampling_rate=sampling_rate)[:, None])
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+        def play(self, waveform, sampling_rate, blocking):
+            self.played.append(waveform)
+
+    monkeypatch.setitem(sys.modules, "sounddevice", Microphone())
+    result = CliRunner().invoke(app, ["talk", "-o", str(tmp_path), "--model", str(folder)], input="\n\nq\n")
+    assert result.exit_code == 0, result.output
+    assert len(Microphone.played) == 1
+    assert (tmp_path / "reply-1.wav").is_file()
+
+
+def test_a_silent_turn_does_not_end_the_conversation(folder, tmp_path, monkeypatch):
+    turns = iter([np.zeros(16000, np.float32), tone(1.0)])
+    played: list[np.ndarray] = []
+    monkeypatch.setattr("echox.cli.main._record", lambda *_: next(turns, None))
+    monkeypatch.setitem(
+        sys.modules, "sounddevice", SimpleNamespace(play=lambda waveform, *_, **__: played.append(waveform))
+    )
+    result = run("talk", "-o", tmp_path, "--model", folder)
+    assert result.exit_code == 0, result.output
+    assert "warning: audio samples: no speech found" in result.stderr
+    assert len(played) == 1
+    assert [path.name for path in tmp_path.glob("*.wav")] == ["reply-2.wav"]
+
+
+def test_demo_is_the_same_program(folder, question, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "a.wav"
+    monkeypatch.setattr(sys, "argv", ["demo.py", str(question), "-o", str(output), "--model", str(folder)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "demo.py"), run_name="__main__")
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("question ")
+    assert "ttfa" in shown
+    assert output.is_file()
+
+
+def test_every_command_has_help_and_starts_without_torch():
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("reply", "talk", "train", "prepare", "eval", "doctor", "demo"):
+        assert command in result.stdout
+        assert run(command, "--help").exit_code == 0
+    check = "import sys, echox.cli.main; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_doctor(folder):
+    result = run("doctor", "--model", folder)
+    assert result.exit_code == 0, result.output
+    assert "torch" in result.stdout
+    assert re.search(r"torch build +(CPU|CUDA|ROCm).*, [\d,]+ MB on disk", result.stdout)
+    assert str(folder) in result.stdout
+
+
+def test_train_and_prepare_run_recipes(tmp_path, monkeypatch):
+    import echox.config
+    import echox.training.loop
+
+    asked = []
+    monkeypatch.setattr(echox.training.loop, "run_recipe", lambda *inputs: asked.append(inputs) or {"loss": 1.0})
+    result = run("train", "recipes/nano/lm.yaml", "training.steps=3", "--overfit-one-batch")
+    assert result.exit_code == 0, result.output
+    assert asked == [(Path("recipes/nano/lm.yaml"), ["training.steps=3", "training.overfit_one_batch=true"])]
+    assert json.loads(result.stdout) == {"loss": 1.0}
+
+    class Made:
+        stage = "corpus"
+
+        def run(self):
+            return {"items": 2}
+
+    monkeypatch.setattr(echox.config, "load_recipe", lambda path, overrides: Made())
+    assert json.loads(run("prepare", "recipes/nano/corpus.yaml").stdout) == {"items": 2}

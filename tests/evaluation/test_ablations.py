@@ -1,0 +1,169 @@
+"""What the ablations compare: its switches do what they say, its plan loads, its results are found again."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_echo_stage import TRIGGER
+
+from echox import load_recipe
+from echox.evaluation.studies.ablation_report import figure, renew_tables, write_report
+from echox.evaluation.studies.ablations import Laboratory, Plan
+from echox.evaluation.studies.echo_scores import say, say_after, tail
+from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
+from echox.models.t2c.modeling_t2c import UnitSequence
+from echox.training.stages.echo_targets import cut_replies, without_context
+from echox.units.bpe import learn_bpe_language
+from paths import ROOT
+from tiny_echox import tiny_echox
+from tiny_speaker import REPLIES, tokenizer
+
+PLAN = ROOT / "runs" / "ablations.yaml"
+
+
+def test_every_run_of_the_plan_is_a_recipe(tmp_path):
+    plan = Plan.read(PLAN)
+    assert set(plan.rows) == {*"abcdef", "together"}
+    assert {name for names in plan.rows.values() for name in names} <= set(plan.runs)
+    seeds = [seed for _, run, seed in plan.jobs() if not run.reference]
+    assert seeds == sorted(seeds)
+    laboratory = Laboratory(plan, ROOT, tmp_path, tmp_path)
+    for name, job, seed in plan.jobs():
+        job.language = None  # learned from a corpus
+        recipe = load_recipe(*laboratory.recipe(name, job, seed))
+        assert recipe.training.seed == seed
+        assert recipe.training.output_dir.endswith(f"{name}-s{seed}")
+
+
+def test_a_row_of_unknown_runs_is_refused(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        PLAN.read_text(encoding="utf-8").replace("fused_250, zero_shot,", "fused_250, no_shot,"), encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=r"row a: expected names of runs, found no_shot"):
+        Plan.read(path)
+
+
+def test_a_result_on_other_items_is_measured_again(tmp_path):
+    plan = Plan.read(PLAN)
+    laboratory = Laboratory(plan, ROOT, tmp_path, tmp_path)
+    (tmp_path / "results").mkdir()
+    kept = {"name": "echo", "seed": 0, "items": laboratory.items}
+    (tmp_path / "results" / "echo-s0.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert laboratory.run("echo", plan.runs["echo"], 0) == kept
+    assert laboratory.known("echo", plan.runs["echo"], 1) is None
+    plan.utterances += 1
+    assert laboratory.known("echo", plan.runs["echo"], 0) is None
+
+
+def test_report_renews_tables_and_draws(tmp_path):
+    document = tmp_path / "ablations.md"
+    document.write_text("before\n<!-- table e -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+    scores = {"s2t_answer": 0.9, "s2s_answer": 0.7, "gap": 0.2, "reply_wer": 0.1, "unit_error": 0.03}
+    results = [{"name": "echo", "seed": seed, "what": "all of it", "cpu_s_per_step": 0.4,
+                "segments": {"heldout_seen_voices": scores | {"s2s_answer": 0.7 + seed / 10}}}
+               for seed in range(2)]  # fmt: skip
+    write_report(results, {"e": ["echo", "prefix"]}, tmp_path)
+    text = document.read_text(encoding="utf-8")
+    assert "old" not in text
+    assert text.startswith("before\n<!-- table e -->\n| run |")
+    assert "| `echo` | all of it | 2 | 90.0 % (90.0 to 90.0) | 75.0 % (70.0 to 80.0) |" in text
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert (tmp_path / "images" / "ablations_speech.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="one mark for each"):
+        renew_tables("nothing", {"e": ""})
+    assert figure([], "%") == "-"
+
+
+def test_bpe_words_join_what_is_frequent():
+    segments = [[1, 2, 3], [1, 2], [4, 1, 2], [3, 4]] * 5
+    language = learn_bpe_language(segments, num_units=6, vocabulary_size=8, max_units_per_word=2)
+    assert language.words[:6] == [(unit,) for unit in range(6)]
+    assert (1, 2) in language.words
+    assert all(len(word) <= 2 for word in language.words)
+    assert language.decode(language.encode([4, 1, 2, 3, 5])) == [4, 1, 2, 3, 5]
+    assert len(language.encode([1, 2])) == 1
+    with pytest.raises(ValueError, match="at least the 6 single units"):
+        learn_bpe_language(segments, num_units=6, vocabulary_size=5)
+
+
+def test_without_adapter_and_without_states():
+    states, embeddings = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    adapter = DenoisingAdapter(8, 20, dropout=0.0)
+    adapter.become_identity()
+    assert torch.allclose(adapter(states), states, atol=1e-6)
+    with pytest.raises(ValueError, match="at least 16"):
+        DenoisingAdapter(8, 15).become_identity()
+    gate = EmbeddingGate(8)
+    gate.shut()
+    assert torch.allclose(gate(states, embeddings), F.rms_norm(embeddings, (8,)), atol=1e-6)
+
+
+def replies_cut(context_words):
+    words = tokenizer()
+    ids = torch.tensor([words(REPLIES[4], add_special_tokens=False)["input_ids"]])
+    period = words(".", add_special_tokens=False)["input_ids"][-1]
+    return ids, cut_replies(ids, (ids == period).float(), TRIGGER, words, context_words), words
+
+
+def test_context_is_the_tail_of_the_segment_before():
+    ids, segments, words = replies_cut(context_words=2)
+    texts = [words.decode([token for token in row if token >= 0]).strip() for row in segments.token_ids.tolist()]
+    assert texts == ["Red is a colour.", "a colour. Green is a colour too.", "colour too. Blue as well."]
+    assert segments.context == [0, 2, 2]
+    assert segments.owners == [(0, 0), (0, 2), (0, 7)]
+    real = segments.token_ids >= 0
+    assert torch.equal(ids.flatten()[segments.places][real], segments.token_ids[real])
+
+
+def test_context_is_read_without_loss():
+    model = tiny_echox().model
+    _, segments, _ = replies_cut(context_words=2)
+    count = max(max(row) for row in segments.word_ids.tolist()) + 1
+    word_of = torch.tensor([[word for word in range(max(row) + 1) for _ in range(2)] + [-1] * 2 * (count - 1 - max(row))
+                            for row in segments.word_ids.tolist()])  # fmt: skip
+    said = torch.randint(len(tiny_echox().engine.unit_language), word_of.shape).masked_fill(word_of < 0, -100)
+    states = torch.randn(*segments.token_ids.shape, 24)
+    output = model.echo_decoder(states, segments.word_ids, said, word_of)
+    own = without_context(output, segments, word_of)
+    counted = (own.targets != -100).sum(1)
+    words_each = torch.tensor([max(row) + 1 for row in segments.word_ids.tolist()])
+    assert (
+        counted.tolist() == (3 * (words_each - torch.tensor(segments.context))).tolist()
+    )  # 2 unit words and an end each
+    expected = F.cross_entropy(output.logits.flatten(0, 1), own.targets.flatten(), ignore_index=-100)
+    assert torch.allclose(own.loss, expected)
+
+
+def test_said_after_its_own_beginning_a_reply_ends_as_it_did():
+    model = tiny_echox(seed=3).model.eval()
+    model.echo_decoder.config.max_unit_words_per_word = 6  # random weights know no end
+    ids, _, words = replies_cut(context_words=0)
+    states = torch.randn(1, ids.shape[1], 24)
+    whole = cut_replies(ids, torch.zeros(ids.shape), TRIGGER, words)
+    (spoken,) = say(model, whole, states)
+    pairs = list(zip(spoken.unit_words, spoken.word_of, strict=True))
+    given = [[unit_word for unit_word, word in pairs if word == number] for number in range(4)]
+    inputs = model.denoise(whole.of(states), whole.token_ids)[0]
+    rest = say_after(model, inputs, whole.word_ids[0].tolist(), given)
+    assert rest.finished
+    assert list(zip(rest.unit_words, rest.word_of, strict=True)) == [pair for pair in pairs if pair[1] >= 4]
+    assert tail(UnitSequence(*map(list, zip(*pairs, strict=True)), True), 2) == [
+        [unit_word for unit_word, word in pairs if word == number] for number in sorted(set(spoken.word_of))[-2:]
+    ]
+
+
+@pytest.mark.slow
+def test_smoke():
+    if not any((ROOT / folder / "echo").is_dir() for folder in ("out/nano", "out/smoke/out/nano")):
+        pytest.skip("expected the outputs of runs/nano.sh")
+    subprocess.run([str(ROOT / "runs" / "ablations.sh"), "--smoke"], check=True, timeout=900)
+    folder = ROOT / "out" / "smoke" / "ablations"
+    results = json.loads((folder / "ablations.json").read_text(encoding="utf-8"))
+    assert len(results) == len(list((folder / "results").iterdir())) >= 8
+    assert {"segments", "t2c", "s2t"} <= {key for result in results for key in result}
+    assert (folder / "images" / "ablations_speech.png").is_file()
+    shutil.rmtree(folder)

@@ -1,0 +1,319 @@
+"""A run: stages resume, a failing item is wrong and told, scoring needs no model, a server is like a model."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from echox.audio import encode_audio, load_audio, save_audio
+from echox.evaluation.heldout import LEXICON, embedded_heldout
+from echox.evaluation.interop.export import export_run
+from echox.evaluation.judges.asr import embedded_judge, open_judge
+from echox.evaluation.judges.naturalness import rate_run
+from echox.evaluation.latency.run import run_latency
+from echox.evaluation.records import read_lines
+from echox.evaluation.run import run_tasks, score_run
+from echox.evaluation.subjects import InProcess, Server
+from echox.evaluation.summary import compare, read_summary, render
+from echox.evaluation.tasks import Task, open_tasks
+from tiny_echox import tiny_echox, tone
+
+SEED = 2
+"""Of a random model whose replies never name the answer."""
+
+
+class Ears:
+    """A judge that hears the answer in loud speech, and knows every word but one."""
+
+    sampling_rate = 16000
+
+    def __init__(self, name: str = "ears", unknown: int = 0) -> None:
+        self.name, self.unknown, self.listened = name, unknown, 0
+
+    def as_heard(self, text):
+        return text
+
+    def unknown_words(self, text):
+        return self.unknown
+
+    def transcribe(self, waveforms, sampling_rate):
+        self.listened += len(waveforms)
+        return ["it is paris" for _ in waveforms]
+
+
+class Asked(InProcess):
+    """The tiny model, counting; it is stopped like by Ctrl-C when it has been asked so often."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(tiny_echox(SEED), "tiny")
+        self.asked, self.stop_after = 0, stop_after
+
+    def answer(self, messages, speak=True):
+        if self.asked == self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += 1
+        return super().answer(messages, speak)
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """Five spoken questions; the third is no audio."""
+    rows = []
+    for number in range(5):
+        audio = tmp_path / "data" / f"{number}.wav"
+        audio.parent.mkdir(exist_ok=True)
+        if number == 2:
+            audio.write_text("no audio")
+        else:
+            save_audio(audio, tone(1.0, seed=number), 16000)
+        rows.append(
+            {"id": f"q{number}", "WavPath": audio.name, "Questions": "Where?", "Answer": "Paris", "level": number}
+        )
+    path = tmp_path / "data" / "qa.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def figures(output: Path) -> tuple[dict, list[dict]]:
+    """What a run found, and what each item scored; not where the audio lies."""
+    return json.loads((output / "summary.json").read_text()), read_lines(output / "qa" / "items.jsonl")
+
+
+def test_a_failing_item_is_wrong_and_told(questions, tmp_path):
+    summary = run_tasks(open_tasks("qa", questions), Asked(), Ears(), tmp_path / "run")
+    task = summary["tasks"]["qa"]
+    assert (task["items"], task["errors"]) == (5, 1)
+    assert task["failed"][0]["id"] == "q2"
+    assert "2.wav" in task["failed"][0]["error"]
+    assert task["s2s"]["fail_rate"] == pytest.approx(1 / 5)
+    assert task["s2s"]["acc_ultraeval"] == 1.0  # theirs leaves it out
+    assert task["s2s"]["acc_strict"]["mean"] == pytest.approx(4 / 5)  # ours does not
+    assert task["s2t"]["acc_strict"]["mean"] == 0.0
+    assert task["table"] == {"both_right": 0, "only_written_right": 0, "only_spoken_right": 4, "both_wrong": 1}
+    assert task["gap"]["mean"] == pytest.approx(-4 / 5)
+    text = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
+    assert "- qa `q2`: " in text
+    assert "**acc_strict**" in text
+
+
+def test_stopped_and_started_again_is_as_if_never_stopped(questions, tmp_path):
+    whole = Asked()
+    run_tasks(open_tasks("qa", questions), whole, Ears(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(open_tasks("qa", questions), Asked(stop_after=3), Ears(), tmp_path / "stopped")
+    path = tmp_path / "stopped" / "qa" / "replies.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"id": "q3", "key": "cut o')  # as a kill leaves it
+    again = Asked()
+    run_tasks(open_tasks("qa", questions), again, Ears(), tmp_path / "stopped")
+    assert (whole.asked, again.asked) == (5, 3)  # the two that were missing, and the one that had failed
+    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+
+
+def test_scored_again_without_model_or_judge(questions, tmp_path):
+    ears = Ears()
+    first = run_tasks(open_tasks("qa", questions), Asked(), ears, tmp_path / "run")
+    before = figures(tmp_path / "run")
+    assert score_run(tmp_path / "run") == first
+    assert figures(tmp_path / "run") == before
+    assert ears.listened == 4
+    (tmp_path / "run" / "qa" / "heard.jsonl").unlink()
+    with pytest.raises(ValueError, match="finish the run"):
+        score_run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"no run\.json"):
+        score_run(tmp_path / "elsewhere")
+
+
+def test_a_changed_question_is_asked_again(questions, tmp_path):
+    model = Asked()
+    run_tasks(open_tasks("qa", questions), model, None, tmp_path / "run")
+    save_audio(questions.parent / "4.wav", tone(1.0, seed=9), 16000)
+    before = model.asked
+    run_tasks(open_tasks("qa", questions), model, None, tmp_path / "run")
+    assert model.asked == before + 2  # that one, and the one that fails
+
+
+@pytest.mark.parametrize(("judge", "reason"), [(None, "no judge was asked for"), (Ears(unknown=9), "does not know")])
+def test_not_measured_rather_than_a_wrong_judge(questions, tmp_path, judge, reason):
+    summary = run_tasks(open_tasks("qa", questions), Asked(), judge, tmp_path / "run")
+    for figure in ("s2s", "gap", "reply_wer"):
+        assert reason in summary["tasks"]["qa"][figure]["not_measured"]
+    assert "not measured" in render(summary)
+
+
+def test_the_embedded_judge_does_not_judge_words_it_never_learned(questions, tmp_path):
+    judge = open_judge(embedded_judge(), embedded_heldout() / LEXICON)
+    assert judge.unknown_words("Paris quixotry.") == 1
+    summary = run_tasks(open_tasks("consistency", questions, limit=2), Asked(), judge, tmp_path / "run")
+    assert "does not know" in summary["tasks"]["consistency"]["reply_wer"]["not_measured"]
+
+
+def test_other_kinds_of_tasks(questions, tmp_path):
+    tasks = [task for name in ("asr", "translation", "consistency") for task in open_tasks(name, questions, limit=2)]
+    found = run_tasks(tasks, Asked(), Ears(), tmp_path / "run")["tasks"]
+    assert found["asr"]["asr_wer"]["mean"] > 0
+    assert found["asr"]["unspoken_replies"] == 0  # none was asked for
+    assert found["translation"]["asr_bleu"] == 0.0
+    assert found["consistency"]["words_per_s"] > 0
+    assert found["consistency"]["first_audio_tokens"]["p50"] > 0
+    assert found["consistency"]["utmos"] == {"not_measured": "no model file was named"}
+    assert (tmp_path / "run" / "plots" / "reply_wer.png").exists()
+
+
+def test_naturalness_by_a_named_file(questions, tmp_path):
+    torch = pytest.importorskip("torch")
+
+    class Loudness(torch.nn.Module):
+        def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+            return waveform.abs().mean(1) * 0 + 3.5
+
+    torch.jit.script(Loudness()).save(tmp_path / "mos.pt")
+    run_tasks(open_tasks("qa", questions), Asked(), None, tmp_path / "run")
+    rate_run(tmp_path / "run", tmp_path / "mos.pt", None)
+    assert score_run(tmp_path / "run")["tasks"]["qa"]["utmos"] == pytest.approx(3.5)
+    with pytest.raises(ValueError, match="TorchScript"):
+        rate_run(tmp_path / "run", questions, None)
+
+
+def test_exports_are_read_by_the_other_tools(questions, tmp_path):
+    run_tasks(open_tasks("qa", questions, limit=2), Asked(), None, tmp_path / "run")
+    items, replies, registry = export_run(tmp_path / "run", "ultraeval", tmp_path / "ue")
+    rows = read_lines(items)
+    assert rows[0]["answers"] == ["Paris"]
+    assert Path(rows[0]["WavPath"]).is_file()
+    content = json.loads(next(line for line in read_lines(replies) if line["type"] == "inference")["data"]["content"])
+    assert Path(content["audio"]).is_file()
+    assert "ref_col: answers" in registry.read_text()
+    (responses,) = export_run(tmp_path / "run", "voicebench", tmp_path / "vb")
+    assert responses.name == "tiny-qa-test-audio.jsonl"
+    assert set(read_lines(responses)[0]) == {"id", "Questions", "Answer", "level", "response"}
+    with pytest.raises(ValueError, match="expected a format"):
+        export_run(tmp_path / "run", "xml", tmp_path)
+
+
+def test_runs_side_by_side(questions, tmp_path):
+    run_tasks(open_tasks("qa", questions), Asked(), Ears(), tmp_path / "run")
+    summary = read_summary(tmp_path / "run")
+    assert compare([summary, summary]).count("| tiny |") == 2
+
+
+def test_one_run_a_folder(questions, tmp_path):
+    class Intruder(Asked):
+        def answer(self, messages, speak=True):
+            with pytest.raises(ValueError, match="no other run"):
+                run_tasks(open_tasks("qa", questions), Asked(), None, tmp_path / "run")
+            return super().answer(messages, speak)
+
+    run_tasks(open_tasks("qa", questions, limit=1), Intruder(), None, tmp_path / "run")
+
+
+@pytest.fixture
+def server():
+    """OpenAI's interface over the tiny model, as their documents describe it: whole replies and streamed ones."""
+    model = tiny_echox(SEED)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def answer(self, content: bytes, kind: str = "application/json") -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self):
+            self.answer(json.dumps({"object": "list", "data": [{"id": "tiny"}]}).encode())
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            part = body["messages"][-1]["content"][0]["input_audio"]
+            reply = model.generate(base64.b64decode(part["data"]), temperature=0.0, echo_temperature=0.0)
+            if body.get("stream"):
+                pcm = base64.b64encode((np.zeros(2400)).astype("<i2").tobytes()).decode()
+                deltas = [{"content": reply.text}, {"audio": {"data": pcm}}, {"audio": {"data": pcm}}]
+                lines = [f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n" for delta in deltas]
+                self.answer("".join([*lines, "data: [DONE]\n\n"]).encode(), "text/event-stream")
+                return
+            wav = base64.b64encode(encode_audio(reply.waveform, reply.sampling_rate)).decode()
+            message = {"role": "assistant", "content": None,
+                       "audio": {"id": "a", "data": wav, "expires_at": 0, "transcript": reply.text}}  # fmt: skip
+            self.answer(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+def good(questions: Path) -> list[Task]:
+    (task,) = open_tasks("qa", questions)
+    return [Task("qa", "qa", [item for item in task.items if item.id != "q2"], "test")]
+
+
+def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
+    there = Server(server)
+    assert there.name == f"tiny at {server}"
+    run_tasks(good(questions), there, Ears(), tmp_path / "there", workers=3)
+    run_tasks(good(questions), Asked(), Ears(), tmp_path / "here")
+    remote, local = (read_lines(tmp_path / place / "qa" / "items.jsonl") for place in ("there", "here"))
+    assert [row["text"] for row in remote] == [row["text"] for row in local]
+    assert [row["s2s"] for row in remote] == [row["s2s"] for row in local] == [True] * 4
+    waveform = load_audio(tmp_path / "there" / "qa" / remote[0]["audio"], 24000)
+    assert len(waveform) > 1000
+
+
+def test_latency_in_process_and_at_a_client(questions, tmp_path, server):
+    questions.write_text(questions.read_text().replace("2.wav", "1.wav"), encoding="utf-8")
+    text = run_latency(InProcess(tiny_echox(SEED), "tiny"), questions, tmp_path / "here", 3, 1, [1])
+    assert "| ttfa_s |" in text
+    assert "**clock**" in text
+    run_latency(Server(server), questions, tmp_path / "there", 4, 0, [1, 2])
+    found = json.loads((tmp_path / "there" / "latency.json").read_text())
+    assert [run["concurrency"] for run in found["runs"]] == [1, 2]
+    assert found["runs"][0]["audio_s"]["p50"] == pytest.approx(0.2)
+    assert (tmp_path / "there" / "first_audio.png").exists()
+
+
+def test_a_server_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="is the server running"):
+        Server("http://127.0.0.1:9/v1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_and_started_again_equals_an_uninterrupted_run(tmp_path):
+    """The whole command on the embedded model, killed with SIGKILL after some items."""
+
+    def command(output: Path) -> list[str]:
+        return [sys.executable, "-m", "echox", "eval", "run", "--task", "nano", "--limit", "3", "--threads", "1",
+                "--output", str(output)]  # fmt: skip
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    output = tmp_path / "killed"
+    process = subprocess.Popen(command(output), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = output / "heldout_seen_voices" / "replies.jsonl"
+    while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert not (output / "summary.json").exists()
+    subprocess.run(command(output), check=True, env=environment, capture_output=True)
+    assert json.loads((output / "summary.json").read_text()) == json.loads(
+        (tmp_path / "whole" / "summary.json").read_text()
+    )
+    for task in ("typed", "heldout_seen_voices", "heldout_new_voices", "multi_turn"):
+        assert read_lines(output / task / "items.jsonl") == read_lines(tmp_path / "whole" / task / "items.jsonl")

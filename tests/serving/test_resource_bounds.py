@@ -1,0 +1,74 @@
+"""Requests that used to cost far more than their size, and a key that used to follow redirects."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from echox.evaluation.remote import Endpoint
+from echox.serving.protocol.events import EventError
+from echox.serving.protocol.limits import Limits
+from echox.serving.protocol.wire import AudioFormat
+from echox.serving.realtime.listening import Listener
+from echox.serving.rest.chat_request import _said
+from echox.serving.rest.common import Refusal
+from echox.serving.rest.transcriptions import _check_padding
+
+
+def test_tiny_appends_are_joined():
+    listener = Listener(AudioFormat(), None, None, Limits())
+    samples = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
+    for sample in samples:
+        listener._keep(sample[None])
+    assert len(listener._blocks) <= 20_000 // 4096 + 1
+    np.testing.assert_array_equal(listener._cut(4000, 13_000), samples[4000:13_000])
+
+
+@pytest.mark.parametrize("end", [b"", b"--"])
+def test_padding_after_a_boundary_is_bounded(end):
+    kind = 'multipart/form-data; boundary="a+b"'
+    _check_padding(kind, b"--a+b" + end + b" " * 100 + b"\r\n" + b" " * 5000)
+    with pytest.raises(Refusal, match="spaces after a boundary"):
+        _check_padding(kind, b"--a+b\r\nxx\r\n--a+b" + end + b" \t" * 60)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"refusal": "x" * 101},
+        {"tool_calls": [{"function": {"name": "f", "arguments": "x" * 60}}] * 2},
+        {"tool_calls": [{"function": {"name": "f"}}] * 4},
+        {"function_call": {"name": "f", "arguments": "x" * 101}},
+    ],
+)
+def test_what_an_assistant_said_is_bounded(source):
+    service = SimpleNamespace(limits=Limits(max_text_chars=100, max_items=3))
+    with pytest.raises(EventError, match="expected at most"):
+        _said(service, source, "messages[0]", None)
+
+
+def test_the_key_does_not_follow_a_redirect():
+    keys = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/v1/models":
+                self.send_response(302)
+                self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
+            else:
+                keys.append(self.headers.get("Authorization"))
+                self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ValueError, match="HTTP 302"):
+            Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "secret").get("/models")
+        server.shutdown()
+    assert keys == []

@@ -1,0 +1,119 @@
+"""How a server starts: what is wrong with its options is said before the model is loaded."""
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from echox import EchoX
+from echox.api.precision import DTYPES, QUANTIZATIONS, named_precision
+from echox.cli.main import app
+from echox.serving.access.ports import bind
+from echox.serving.launch import ServerOptions
+
+
+@pytest.fixture
+def taken():
+    """A port that another program listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model is a failure of the test."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(EchoX, "from_pretrained", load)
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+def test_a_taken_port_is_found_before_the_model_is_loaded(command, taken, no_model, monkeypatch):
+    monkeypatch.delenv("ECHOX_API_KEY", raising=False)
+    found = CliRunner().invoke(app, [command, "--port", str(taken)])
+    assert found.exit_code == 1
+    assert re.search(
+        rf"port {taken} of .*: expected a free port, found: .*choose another one with --port", found.output
+    )
+    assert "a model was loaded" not in found.output
+
+
+def test_a_name_that_is_not_this_machine(no_model):
+    with pytest.raises(ValueError, match="expected a name or address of this machine"):
+        bind("no-such-name.invalid", 8000)
+
+
+def test_a_reserved_port_is_closed_until_the_server_listens():
+    listeners = bind("127.0.0.1", 0)
+    port = listeners[0].getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    listeners[0].listen()
+    with pytest.raises(ValueError, match="expected a free port"):
+        bind("127.0.0.1", port)
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.mark.parametrize("command", ["reply", "talk", "serve", "ui"])
+@pytest.mark.parametrize(("option", "known"), [("--dtype", DTYPES), ("--quantization", QUANTIZATIONS)])
+def test_an_unknown_precision_is_refused_with_the_known_ones(command, option, known, monkeypatch, no_model, tmp_path):
+    monkeypatch.delenv("ECHOX_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    question = {"reply": ["--text", "Hello."], "talk": ["question.wav"], "serve": ["--port", "0"], "ui": []}[command]
+    found = CliRunner().invoke(app, [command, *question, option, "int3"])
+    assert found.exit_code == 1
+    assert f"expected one of {', '.join(known)}, found 'int3'" in " ".join(found.output.split())
+
+
+def test_precisions_by_name():
+    assert named_precision(None, None) == {}
+    assert named_precision("bfloat16", None) == {"dtype": torch.bfloat16}
+    four = named_precision("float16", "nf4")["quantization_config"]
+    assert (four.load_in_4bit, four.bnb_4bit_quant_type, four.bnb_4bit_compute_dtype) == (True, "nf4", torch.float16)
+    assert named_precision(None, "int8")["quantization_config"].load_in_8bit
+    with pytest.raises(ValueError, match="leave one out"):
+        named_precision("int8", "nf4")
+
+
+def test_the_precision_reaches_the_model():
+    service = ServerOptions(device="cpu", dtype="bfloat16").service()
+    assert {weight.dtype for weight in service.model.model.s2t.parameters()} == {torch.bfloat16}
+
+
+def test_the_command_serves_on_a_free_port_and_says_which():
+    environment = {name: value for name, value in os.environ.items() if name != "ECHOX_API_KEY"}
+    command = [sys.executable, "-m", "echox", "serve", "--port", "0", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            assert select.select([server.stdout], [], [], 120)[0], "the server does not start"
+            line = server.stdout.readline()
+            assert "(voice activity: silero)" in line
+            address = re.search(r"http://\S+", line)[0]
+            assert _status(f"{address}/ready") == 200
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) in (0, -signal.SIGTERM)
+
+
+def _status(url):
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.status
+        except OSError:
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.1)

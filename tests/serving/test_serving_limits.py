@@ -1,0 +1,371 @@
+"""What a server withstands: too many clients, clients that vanish, do not read, are silent; and its own end."""
+
+import asyncio
+import base64
+import contextlib
+import gc
+import json
+import time
+
+import numpy as np
+import psutil
+import pytest
+import websockets
+
+from echox.serving.access.places import Full, Places
+from echox.serving.service.outbox import Outbox, SlowReader
+from echox.serving.service.process_memory import give_back
+from serving_help import Client, Limits, check_event, connected, nano, question, running, user_text
+
+LONG = "Tell me what you know about Brazil?"
+
+
+async def ask(client, text=LONG):
+    await client.send("conversation.item.create", item=user_text(text))
+    await client.send("response.create")
+
+
+async def settled(server, timeout_s=20):
+    """All sessions are gone and the model is idle."""
+    deadline = time.monotonic() + timeout_s
+    while server.service.sessions or server.service.session_places.taken or nano().scheduler.num_running:
+        assert time.monotonic() < deadline, (len(server.service.sessions), server.service.session_places.taken)
+        await asyncio.sleep(0.02)
+
+
+def test_connections_over_the_limit_are_refused_in_words():
+    async def knock(server, kinds):
+        async with websockets.connect(server.ws_url, open_timeout=30) as ws:
+            event = check_event(await ws.recv())
+            kinds.append(event["type"] if event["type"] != "error" else event["error"]["code"])
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await ws.recv()
+            kinds.append(ws.close_code)
+
+    async def all_of(server):
+        async with connected(server) as one, connected(server) as two:
+            kinds = []
+            await asyncio.gather(*(knock(server, kinds) for _ in range(100)))
+            assert kinds.count("session_limit_reached") == 100
+            assert kinds.count(1013) == 100
+            for client in (one, two):  # and those inside did not notice
+                await ask(client, "What is the capital of France?")
+                done = await client.until("response.done")
+                assert "Paris" in done["response"]["output"][0]["content"][0]["transcript"]
+        await settled(server)
+        async with connected(server):
+            pass
+
+    with running(nano(), Limits(max_sessions=2, max_waiting=4, wait_s=0.3)) as server:
+        asyncio.run(all_of(server))
+        assert "echox_refused_total" in server.service.metrics.text().decode()
+
+
+def test_who_waits_gets_the_next_place():
+    async def all_of(server):
+        async with connected(server):
+            waiting = asyncio.create_task(websockets.connect(server.ws_url).__aenter__())
+            ws = await waiting
+            greeting = asyncio.create_task(ws.recv())
+            await asyncio.sleep(0.2)
+            assert not greeting.done()
+        assert check_event(await greeting)["type"] == "session.created"
+        await ws.close()
+
+    with running(nano(), Limits(max_sessions=1, wait_s=20)) as server:
+        asyncio.run(all_of(server))
+
+
+def used(process):
+    return process.memory_info().rss, process.num_threads(), len(process.net_connections())
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_clients_that_vanish_in_mid_reply_leave_nothing_behind(count):
+    alone = nano().generate({"role": "user", "content": LONG}, speak=False).text
+
+    async def vanish(server):
+        ws = await websockets.connect(server.ws_url, max_size=None, open_timeout=60)
+        client = Client(ws)
+        await ask(client)
+        await client.until("response.output_audio.delta", 60)
+        ws.transport.abort()
+
+    async def all_of(server):
+        process = psutil.Process()
+        async with connected(server) as steady:
+            await asyncio.gather(*(vanish(server) for _ in range(4)))
+            gc.collect()
+            before = used(process)
+            for _ in range(count // 4):
+                await asyncio.gather(*(vanish(server) for _ in range(4)))
+                await ask(steady)  # the others are unharmed
+                done = await steady.until("response.done")
+                assert done["response"]["output"][0]["content"][0]["transcript"] == alone
+                for event in [e["item"] for e in steady.of("conversation.item.done")]:
+                    await steady.send("conversation.item.delete", item_id=event["id"])
+                    await steady.until("conversation.item.deleted")
+                steady.events.clear()
+            gc.collect()
+            deadline = time.monotonic() + 20
+            while server.service.session_places.taken > 1 or nano().scheduler.num_running:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+            after = used(process)
+            megabytes = [round(found[0] / 1e6) for found in (before, after)]
+            print(f"{count} killed: memory {megabytes} MB, threads {before[1]} -> {after[1]}")
+            assert after[0] - before[0] < 60e6
+            assert after[1] <= before[1] + 2
+            assert after[2] <= before[2] + 2
+        await settled(server)
+
+    with running(nano()) as server:
+        asyncio.run(all_of(server))
+
+
+def test_freed_memory_goes_back_to_the_system(monkeypatch):
+    if not give_back():
+        pytest.skip("this C library gives nothing back when asked")
+    monkeypatch.setattr("echox.serving.service.service._TIDY_S", 0.1)
+    process = psutil.Process()
+    with running(nano()):
+        blocks = [np.ones(8000, np.float64) for _ in range(2000)]  # 128 MB, in pieces that glibc keeps to itself
+        del blocks[::2]
+        kept = blocks[::4]
+        before = process.memory_info().rss
+        del blocks
+        deadline = time.monotonic() + 10
+        while before - process.memory_info().rss < 60e6:
+            assert time.monotonic() < deadline, (before, process.memory_info().rss)
+            time.sleep(0.02)
+        assert all(block[0] == 1 for block in kept)
+
+
+def test_at_shutdown_replies_finish_and_clients_are_told():
+    async def all_of(server):
+        async with connected(server) as client:
+            await ask(client)
+            await client.until("response.output_audio.delta")
+            server.server.should_exit = True
+            done = await client.until("response.done")
+            assert done["response"]["status"] == "completed"
+            await client.send("response.create")
+            with pytest.raises(websockets.ConnectionClosed):
+                while True:
+                    await client.next()
+            assert client.socket.close_code == 1012
+
+    with running(nano()) as server:
+        asyncio.run(all_of(server))
+
+
+def test_at_shutdown_a_reply_that_takes_too_long_ends_with_response_done():
+    async def all_of(server):
+        async with connected(server) as client:
+            await ask(client)
+            await client.until("response.created")
+            server.server.should_exit = True
+            done = await client.until("response.done")
+            assert done["response"]["status"] in ("cancelled", "completed")
+
+    with running(nano(), Limits(drain_s=0)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_a_session_has_an_end():
+    async def all_of(server):
+        async with connected(server) as client:
+            began_s = time.monotonic()
+            assert (await client.until("error"))["error"]["code"] == "session_idle"
+            assert time.monotonic() - began_s == pytest.approx(0.5, abs=0.4)
+        async with connected(server) as client:
+            with contextlib.suppress(websockets.ConnectionClosed):
+                for _ in range(8):
+                    await client.send("input_audio_buffer.clear")
+                    await asyncio.sleep(0.2)
+            while client.events[-1]["type"] != "error":
+                await client.next()
+            assert client.events[-1]["error"]["code"] == "session_expired"
+
+    with running(nano(), Limits(idle_s=0.5, max_session_s=1.2)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_a_message_that_is_too_long_closes_cleanly_and_a_full_buffer_is_an_error():
+    async def all_of(server):
+        async with connected(server, manual=True) as client:
+            second = "A" * (48000 * 4 // 3)
+            for _ in range(2):
+                await client.send("input_audio_buffer.append", audio=second)
+            await client.send("input_audio_buffer.append", audio=second, event_id="third")
+            error = (await client.until("error"))["error"]
+            assert (error["code"], error["event_id"]) == ("input_audio_buffer_full", "third")
+            await client.socket.send("x" * 2_000_000)
+            with pytest.raises(websockets.ConnectionClosed):
+                await client.next()
+            assert client.socket.close_code == 1009
+
+    with running(nano(), Limits(max_message_bytes=1_000_000, max_buffer_s=2.5)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_old_items_make_room():
+    async def all_of(server):
+        async with connected(server) as client:
+            for number in range(4):
+                await client.send("conversation.item.create", item={**user_text("x"), "id": str(number)})
+            assert (await client.until("conversation.item.deleted"))["item_id"] == "0"
+
+    with running(nano(), Limits(max_items=3)) as server:
+        asyncio.run(all_of(server))
+
+
+def spoken(seconds, parts=1):
+    sound = {"type": "input_audio", "audio": base64.b64encode(bytes(int(48000 * seconds))).decode()}
+    return {"type": "message", "role": "user", "content": [sound] * parts}
+
+
+def test_the_oldest_sound_makes_room_and_one_item_has_no_more_than_a_turn():
+    async def all_of(server):
+        async with connected(server) as client:
+            for number in range(4):
+                await client.send("conversation.item.create", item={**spoken(1), "id": str(number)})
+            assert (await client.until("conversation.item.deleted"))["item_id"] == "0"
+            await client.send("conversation.item.create", item=spoken(1, parts=3))
+            assert (await client.until("error"))["error"]["code"] == "audio_too_long"
+            await client.send("response.create", response={"input": [spoken(1)] * 4})
+            assert (await client.until("error"))["error"]["code"] == "audio_too_long"
+            text = {"type": "input_text", "text": "x" * 60}
+            await client.send("conversation.item.create", item={**user_text("x"), "content": [text] * 2})
+            assert (await client.until("error"))["error"]["code"] == "string_too_long"
+
+    with running(nano(), Limits(max_buffer_s=2, max_history_s=3.5, max_text_chars=100)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_replies_alone_make_no_endless_history_either():
+    async def all_of(server):
+        async with connected(server) as client:
+            for _ in range(4):
+                greeting = {"instructions": "Say hello.", "output_modalities": ["text"], "max_output_tokens": 1}
+                await client.send("response.create", response=greeting)
+                await client.until("response.done")
+            (session,) = server.service.sessions
+            assert len(session.conversation.items) == 2
+            assert len(client.of("conversation.item.deleted")) == 2
+
+    with running(nano(), Limits(max_items=2)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_a_slow_reader_is_dropped():
+    async def stuck(_):
+        await asyncio.sleep(60)
+
+    async def slow():
+        outbox = Outbox(stuck, send_s=0.05, max_unsent_bytes=10_000)
+        outbox.put({"type": "a"})
+        with pytest.raises(SlowReader, match="not taken within"):
+            await outbox.run()
+
+    async def full():
+        outbox = Outbox(stuck, send_s=60, max_unsent_bytes=1000)
+        sending = asyncio.create_task(outbox.run())
+        with pytest.raises(SlowReader, match="bytes wait"):
+            for _ in range(100):
+                outbox.put({"type": "x" * 50})
+                await asyncio.sleep(0)
+        outbox.put({"type": "nothing more"})
+        sending.cancel()
+
+    asyncio.run(slow())
+    asyncio.run(full())
+
+
+def test_who_asks_for_much_and_takes_it_is_no_slow_reader():
+    async def all_of(server):
+        async with connected(server) as client:
+            await client.send("conversation.item.create", item={**spoken(2), "id": "a"})
+            for _ in range(20):  # 2.5 MB, of which 0.4 may wait
+                await client.send("conversation.item.retrieve", item_id="a")
+            for _ in range(20):
+                await client.until("conversation.item.retrieved")
+
+    with running(nano(), Limits(max_unsent_bytes=400_000)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_many_short_recordings_do_not_fill_the_queue_of_all():
+    async def all_of(server):
+        async with connected(server, manual=True) as client:
+            audio = {"input": {"transcription": {"model": "x"}}}
+            await client.send("session.update", session={"type": "realtime", "audio": audio})
+            most, sound = 0, question(0)[:12000]
+            for number in range(12):
+                await client.say(sound + np.float32(1e-3) * number)
+                await client.send("input_audio_buffer.commit")
+            told = ("completed", "failed")
+            while sum(event["type"].rsplit(".")[-1] in told for event in client.events) < 12:
+                await client.next()
+                scheduler = nano().scheduler
+                most = max(most, scheduler.num_running + scheduler.num_waiting)
+            assert most <= 2  # one that ends and one that begins
+
+    with running(nano()) as server:
+        asyncio.run(all_of(server))
+
+
+def test_sound_that_was_interrupted_does_not_leave():
+    async def all_of():
+        sent = []
+
+        async def send(text):
+            sent.append(json.loads(text)["type"])
+
+        outbox = Outbox(send, 1, 10_000)
+        for number in range(3):
+            outbox.put({"type": f"sound {number}"}, sound_of="r")
+        outbox.put({"type": "text"})
+        outbox.drop_sound("r")
+        work = asyncio.create_task(outbox.run())
+        await outbox.flushed()
+        work.cancel()
+        assert sent == ["text"]
+
+    asyncio.run(all_of())
+
+
+def test_places():
+    async def all_of():
+        places = Places(1, 2, 0.2)
+        await places.take()
+        first = asyncio.create_task(places.take())
+        second = asyncio.create_task(places.take())
+        await asyncio.sleep(0)
+        with pytest.raises(Full):  # the queue is full
+            await places.take()
+        places.give()
+        await first
+        with pytest.raises(Full):  # waited in vain
+            await second
+        third = asyncio.create_task(places.take())
+        await asyncio.sleep(0)
+        third.cancel()
+        await asyncio.gather(third, return_exceptions=True)
+        assert (places.taken, places.waiting) == (1, 0)
+        places.give()
+        assert places.taken == 0
+
+    asyncio.run(all_of())
+
+
+def test_the_time_for_a_request_does_not_end_websockets():
+    async def talk(server):
+        async with connected(server) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await client.next(4.0)  # body_s and the two seconds of grace are over
+            await client.send("response.cancel")
+            assert (await client.until("error"))["error"]["code"] == "response_cancel_not_active"
+
+    with running(nano(), Limits(header_s=0.5, body_s=0.5)) as server:
+        asyncio.run(talk(server))

@@ -1,0 +1,82 @@
+"""A server for days: what it must not keep."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from typing import Any
+
+import pytest
+
+from echox.serving.service.replies import ReplyFeed
+from echox.streaming.messages import Message
+from serving_help import nano, running
+
+SCRIPT = """
+import psutil, torch
+from echox.serving.service.process_memory import keep_few_kernels
+if {few}:
+    keep_few_kernels()
+layer = torch.nn.Conv1d(64, 64, 3)
+def run(sizes):
+    with torch.inference_mode():
+        for size in sizes:
+            layer(torch.zeros(1, 64, size))
+    return psutil.Process().memory_info().rss / 1e6
+before = run(range(100, 200))
+print(run(range(200, 1000)) - before)
+"""
+
+
+def grown_mb(few: bool) -> float:
+    """In a process of its own: the number is read once."""
+    environment = {name: value for name, value in os.environ.items() if "PRIMITIVE_CACHE" not in name}
+    command = [sys.executable, "-c", SCRIPT.format(few=few)]
+    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.timeout(120)  # two processes that import torch
+def test_kernels_of_sizes_that_never_come_again_are_not_kept():
+    pytest.importorskip("psutil")
+    kept, few = grown_mb(False), grown_mb(True)
+    if kept < 20:
+        pytest.skip("this torch keeps no kernels by size")
+    assert few < kept / 2, "137 MB and 30 MB where this was written"
+
+
+def test_a_reply_that_was_told_is_freed_without_the_garbage_collector():
+    async def answered() -> list[weakref.ref[Any]]:
+        feed = ReplyFeed(nano().session().submit, [Message("user", ("What is the capital of France?",))])
+        async for _ in feed.events():
+            pass
+        return [weakref.ref(feed), weakref.ref(feed.task), weakref.ref(feed.task.speech)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with running(nano()):  # its thread does the work
+            told = asyncio.run(answered())
+        left = [ref() for ref in told]
+    finally:
+        gc.enable()
+    assert left == [None, None, None]
+
+
+def test_a_settled_process_finds_its_garbage_when_it_gives_back():
+    script = """
+import gc, weakref
+from echox.serving.service.process_memory import give_back, settle
+class Ring: pass
+def ring():
+    one = Ring(); one.itself = one
+    return weakref.ref(one)
+gc.disable()
+settle()
+garbage = ring()
+assert garbage() is not None
+give_back()
+assert garbage() is None
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

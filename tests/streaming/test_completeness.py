@@ -1,0 +1,81 @@
+"""Hundreds of replies, plain and odd: every word of every one is heard, or reported; sound is as long as text is."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from echox.api import EchoX
+from echox.streaming import AudioChunk, Finished, SpeechFailed
+from echox.verbalization import spoken_language, verbalize
+
+PLAIN = ["The capital of France is Paris.", "Seven.", "A spider has eight legs.", "Yes!", "It is late, and it is cold."]
+ODD = [
+    "1984", "3.5 percent", "12,345,678", "007", "e.g. this", "A.B.C.", "don't", '"quoted"', "(in brackets)", "a-b-c",
+    "…", "???", "!!!", "—", "* item", "naïve café", "日本語", "😀", "👩‍👩‍👧", "x" * 60, "½", "I", "42",
+    "supercalifragilisticexpialidocious", "C:\\path\\file", "user@example.com", "https://example.com/a?b=c", "#hashtag",
+    "$5.00", "50%", "1st 2nd 3rd", "tab\there", "line\nbreak", "  spaces  ", "ALL CAPS", "mIxEd", "Ünïcödé", "a",
+]  # fmt: skip
+
+
+def texts(count: int) -> list[str]:
+    """Short, long, numbers and odd ones, always the same."""
+    source = random.Random(0)
+    found = []
+    for number in range(count):
+        kind = number % 5
+        if kind == 0:
+            found.append(source.choice(PLAIN))
+        elif kind == 1:
+            found.append(" ".join(source.choices(PLAIN, k=source.randint(3, 12))))
+        elif kind == 2:
+            found.append(" ".join(str(source.randint(0, 10 ** source.randint(1, 9))) for _ in range(4)))
+        else:
+            found.append(" ".join(source.choices(ODD + PLAIN, k=source.randint(1, 6))))
+    return found
+
+
+def check(events: list) -> tuple[int, int]:
+    """Words of a reply, and how many of them were reported."""
+    assert isinstance(events[-1], Finished)
+    chunks, failed = ([event for event in events if isinstance(event, kind)] for kind in (AudioChunk, SpeechFailed))
+    words = events[-1].text.split()
+    spoken = [word for chunk in chunks for word in chunk.text.split()]
+    reported = [word for failure in failed for word in failure.text.split()]
+    silent = not verbalize(events[-1].text, spoken_language("en"))  # emoji and marks alone
+    # Of a run that is said in several words ("12,345") a part may fail: then it is heard, and reported.
+    assert Counter(spoken) | Counter(reported) == Counter([] if silent else words), "each word is heard or reported"
+    assert len(spoken) <= len(words), "and heard once"
+    if spoken:
+        characters = sum(map(len, spoken))
+        assert 0.01 < events[-1].timings.audio_s / characters < 1.5, "seconds for a character"
+        marked = [events[-1].text[mark.text_start : mark.text_end] for mark in events[-1].timeline]
+        assert [word for text in marked for word in text.split()] == spoken
+    return len(words), len(reported)
+
+
+def speak(model: EchoX, count: int) -> tuple[int, int]:
+    totals = [check(list(model.speak_text(text))) for text in texts(count)]
+    return sum(words for words, _ in totals), sum(reported for _, reported in totals)
+
+
+@pytest.fixture(scope="module")
+def nano() -> EchoX:
+    return EchoX.from_pretrained("nano", device="cpu")
+
+
+def test_some_replies(nano):
+    words, reported = speak(nano, 25)
+    assert reported < words / 4
+
+
+@pytest.mark.slow
+def test_five_hundred_replies(nano):
+    words, reported = speak(nano, 400)
+    questions = [f"Tell me about {name}." for name in ("Brazil", "Japan", "dogs", "the sea", "seven")] * 20
+    for number, question in enumerate(questions):
+        choices = {"temperature": 1.0, "echo_temperature": 0.7, "seed": number}
+        more, missing = check(list(nano.session().stream({"role": "user", "content": question}, **choices)))
+        words, reported = words + more, reported + missing
+    print(f"{words} words, {reported} reported")
+    assert reported < words / 10

@@ -1,0 +1,379 @@
+"""Stage III: what is trained, alignment of states and tokens, online pseudo-labels, segments."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_t2c import stage_recipe as t2c_recipe
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from echox.audio import save_audio
+from echox.config import TrainingConfig
+from echox.data.manifest import Dialogue, Turn, write_dialogues
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
+from echox.models.vocoder.modeling_light_vocoder import LightVocoder
+from echox.streaming.trigger import Trigger
+from echox.training.health import check_gradients, check_trainable
+from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_lora
+from echox.training.stage import Stage
+from echox.training.stages import echo_objective
+from echox.training.stages.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
+from echox.training.stages.echo_targets import OnlineTargets, RecordedTargets, cut_replies, select
+from echox.training.stages.t2c import spoken_text
+from tiny_speaker import NUM_UNITS, REPLIES, tiny_echox_config, write_world
+
+TRIGGER = Trigger(min_tokens=3, max_tokens=30, lookahead_tokens=1, threshold=0.2)
+
+
+def teach_language_model(folder: Path) -> None:
+    """The tiny language model learns its six replies by heart, so that what it says is the reference."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"Tell me {n}."}, {"role": "assistant", "content": reply}], tokenize=False
+        )
+        for n, reply in enumerate(REPLIES)
+    ]
+    batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+
+
+def write_s2t(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "lm")
+    language_model = AutoModelForCausalLM.from_pretrained(folder / "lm")
+    config = tiny_echox_config().s2t_config
+    config.text_config = language_model.config
+    config.audio_config.num_mel_bins = 80
+    config.audio_token_id = tokenizer.convert_tokens_to_ids("<|audio|>")
+    torch.manual_seed(0)
+    model = S2TForConditionalGeneration(config)
+    model.language_model = language_model
+    settings = LoRASettings(r=2, alpha=4, dropout=0.0)
+    for value in add_lora(model, settings):
+        torch.nn.init.normal_(value, std=0.01)
+    model.save_pretrained(folder / "s2t", state_dict=merged_state_dict(model))
+    save_lora(model, settings, folder / "s2t")
+    tokenizer.save_pretrained(folder / "s2t")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Stages lm, s2t, t2c and a vocoder, all tiny; two spoken and six written dialogues."""
+    folder = write_world(tmp_path_factory.mktemp("world"))
+    teach_language_model(folder / "lm")
+    write_s2t(folder)
+    t2c_recipe(folder).build().save(folder / "t2c")
+    sizes = dict.fromkeys(("unit_hidden_size", "unit_intermediate_size", "hidden_size", "intermediate_size"), 8)
+    LightVocoder(LightVocoderConfig(num_units=NUM_UNITS, num_mel_bins=20, fft_size=512, **sizes)).save_pretrained(
+        folder / "vocoder"
+    )
+    (folder / "speech").mkdir()
+    noise = np.random.default_rng(0)
+    spoken = []
+    for number in range(3):
+        save_audio(folder / "speech" / f"{number}.wav", noise.normal(0, 0.1, 8000).astype(np.float32), 16000)
+        turns = (
+            Turn("user", text=f"Tell me {number}.", audio=f"{number}.wav"),
+            Turn("assistant", text=REPLIES[number]),
+        )
+        spoken.append(Dialogue(f"s{number}", turns, split="train" if number < 2 else "heldout_seen_voices"))
+    write_dialogues(folder / "speech" / "dialogues.jsonl", spoken)
+    return folder
+
+
+def echo_recipe(world, steps=30, source="online", **values) -> EchoRecipe:
+    parts = {"data": {}, "model": {}, "weights": {}} | values
+    rates = {"echo_decoder": 1e-2, "denoising_adapter": 1e-2, "lora": 1e-3}
+    if not parts["model"].get("train_lora", True):
+        rates.pop("lora")
+    return EchoRecipe(
+        "echo",
+        EchoData(**({"text": [str(world / "dialogues.jsonl")], "audio_fraction": 0.0} | parts["data"])),
+        EchoModel(s2t=str(world / "s2t"), t2c=str(world / "t2c"), **parts["model"]),
+        TRIGGER,
+        TrainingConfig(output_dir=str(world / "echo"), steps=steps, batch_size=5, learning_rates=rates,
+                       precision="fp32"),
+        EchoWeights(**parts["weights"]),
+        EchoTargets(source=source),
+    )  # fmt: skip
+
+
+def batch_of(stage, count=5):
+    return stage.collate(list(stage.dataset())[:count], random.Random(0))
+
+
+def test_only_trainable_parts_move(world):
+    stage = echo_recipe(world, model={"fuse_text_embeddings": True}).build()
+    assert isinstance(stage, Stage)
+    groups, config = stage.parameter_groups(), stage.recipe.training
+    check_trainable("echo", stage.objective, groups, config)
+    before = {name: value.clone() for name, value in stage.objective.named_parameters()}
+    optimizer = torch.optim.AdamW([value for values in groups.values() for value in values], lr=1e-2)
+    stage.objective.train()
+    stage.objective(batch_of(stage))["loss"].backward()
+    check_gradients("echo", stage.objective, groups, 1)
+    assert all(value.grad is not None for name in ("echo_decoder", "denoising_adapter") for value in groups[name])
+    optimizer.step()
+    moved = {name for name, value in stage.objective.named_parameters() if not torch.equal(value, before[name])}
+    allowed = ("model.echo_decoder.", "model.denoising_adapter.", "model.embedding_gate.")
+    assert moved
+    assert all(name.startswith(allowed) or ".lora_" in name for name in moved)
+    assert not any(name.startswith("t2c.") for name in moved)
+
+
+def test_states_predict_their_tokens(world):
+    """The tiny model knows its replies by heart: the selected states' own words are the reference, token by token."""
+    stage = echo_recipe(world).build()
+    stage.objective.eval()
+    batch = batch_of(stage)
+    _, _, said, agreement = stage.objective.mean(batch)
+    assert agreement > 0.99
+    texts = [stage.tokenizer.decode([t for t in row if t >= 0], skip_special_tokens=True) for row in said.tolist()]
+    assert texts == batch["reply_texts"]
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_an_off_by_one_is_caught(world, shift, monkeypatch):
+    """States at the tokens themselves, or one too early: refused at the first step."""
+    stage = echo_recipe(world).build()
+
+    def wrong(states, labels):
+        return select(states.roll(shift, dims=1), labels)
+
+    monkeypatch.setattr(echo_objective, "select", wrong)
+    with pytest.raises(ValueError, match="states and tokens are not aligned"):
+        stage.objective(batch_of(stage))
+
+
+def test_select_picks_the_state_before_each_label():
+    states = torch.arange(2 * 6, dtype=torch.float32).view(2, 6, 1)
+    labels = torch.tensor([[-100, -100, 7, 8, 9, -100], [-100, 5, -100, -100, 6, -100]])
+    meant, tokens = select(states, labels)
+    assert tokens.tolist() == [[7, 8, 9], [5, 6, -1]]
+    assert meant[0].flatten().tolist() == [1, 2, 3]
+    assert meant[1, :2].flatten().tolist() == [6, 9]
+
+
+def test_online_labels_together_equal_alone(world):
+    stage = echo_recipe(world).build()
+    objective = stage.objective.eval()
+    t2c = T2CForUnitGeneration.from_pretrained(world / "t2c").eval()
+    _, meant, said, _ = objective.mean(batch_of(stage))
+    segments = cut_replies(said, objective.trigger_scores(meant), TRIGGER, stage.tokenizer)
+    together = OnlineTargets(t2c)
+    kept, words, word_of = together(segments, {})
+    assert len(kept) == len(segments) > 5
+    alone = OnlineTargets(t2c, remember=0)
+    for row in range(len(segments)):
+        _, one, one_of = alone(segments.kept([row]), {})
+        count = one.shape[1]
+        assert words[row, :count].tolist() == one[0].tolist()
+        assert word_of[row, :count].tolist() == one_of[0].tolist()
+        assert (words[row, count:] == -100).all()
+    again, words_again, _ = together(segments, {})  # now remembered
+    assert torch.equal(words, words_again)
+
+
+def test_segments_end_where_the_trigger_says_and_hold_whole_words(world):
+    tokenizer = AutoTokenizer.from_pretrained(world / "lm")
+    replies = ["The capital of France is Paris. It is a fine city.", "A dog says woof."]
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in replies]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
+    period = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
+    scores = (ids == period).float()
+    segments = cut_replies(ids, scores, TRIGGER, tokenizer)
+    texts = [tokenizer.decode([t for t in row if t >= 0]).strip() for row in segments.token_ids.tolist()]
+    assert texts == ["The capital of France is Paris.", "It is a fine city.", "A dog says woof."]
+    for text, words in zip(texts, segments.word_ids.tolist(), strict=True):
+        assert [word for word in words if word >= 0][0] == 0
+        assert max(words) == len(text.split()) - 1
+    assert segments.owners == [(0, 0), (0, 6), (1, 0)]
+    flat = ids.flatten()
+    real = segments.token_ids >= 0
+    assert torch.equal(flat[segments.places][real], segments.token_ids[real])
+
+
+def test_losses_fall_on_one_batch(world):
+    stage = echo_recipe(world).build()
+    groups = [{"params": values, "lr": 2e-3 if name == "lora" else 1e-2}
+              for name, values in stage.parameter_groups().items()]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups)
+    stage.objective.train()
+    batch = batch_of(stage)
+    history = []
+    for _ in range(40):
+        losses = stage.objective(batch)
+        assert all(torch.isfinite(value) for value in losses.values())
+        history.append({name: float(value.detach()) for name, value in losses.items()})
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    assert set(history[0]) >= {"loss", "echo_loss", "denoising_loss", "s2t_loss"}
+    for name, part in (("echo_loss", 0.5), ("denoising_loss", 0.5)):
+        assert history[-1][name] < part * history[0][name]
+    assert history[-1]["s2t_loss"] < 0.5
+
+
+def test_weights_and_cap(world):
+    stage = echo_recipe(world).build()
+    objective = stage.objective.eval()
+    batch = batch_of(stage)
+    with torch.no_grad():
+        losses = objective(batch)
+        parts = losses["echo_loss"] + losses["denoising_loss"] + losses["s2t_loss"]
+        torch.testing.assert_close(losses["loss"], parts)
+        objective.weights = EchoWeights(echo=2.0, denoising=1.0, s2t=0.0, denoising_cap=0.2)
+        capped = objective(batch)
+    expected = 2 * capped["echo_loss"] + torch.minimum(0.2 * capped["echo_loss"], capped["denoising_loss"])
+    torch.testing.assert_close(capped["loss"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_offline_and_recorded_targets(world):
+    for source in ("offline", "recorded"):
+        stage = echo_recipe(world, source=source, data={"recordings": str(world / "units.jsonl")}).build()
+        losses = stage.objective.train()(batch_of(stage))
+        losses["loss"].backward()
+        assert losses["segments"] > 0
+    targets = stage.objective.targets
+    assert isinstance(targets, RecordedTargets)
+    with pytest.raises(ValueError, match="targets.source: expected online"):
+        echo_recipe(world, source="recorded").build()
+
+
+def test_recorded_units_follow_the_segments(world):
+    stage = echo_recipe(world).build()
+    from echox.data.manifest import read_unit_utterances
+
+    recordings = [
+        spoken_text(item, stage.tokenizer, stage.language) for item in read_unit_utterances(world / "units.jsonl")
+    ]
+    text = recordings[0].text
+    ids = torch.tensor([recordings[0].token_ids])
+    period = stage.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
+    segments = cut_replies(ids, (ids == period).float(), TRIGGER, stage.tokenizer)
+    kept, words, word_of = RecordedTargets(recordings)(segments, {"reply_texts": [text]})
+    assert len(kept) == 2
+    joined = [word for row in words.tolist() for word in row if word >= 0]
+    assert joined == list(recordings[0].unit_words)
+    assert [row[0] for row in word_of.tolist()] == [0, 0]
+    none, empty, _ = RecordedTargets([])(segments, {"reply_texts": [text]})
+    assert len(none) == empty.numel() == 0
+
+
+def test_speech_and_text_in_proportion(world):
+    stage = echo_recipe(
+        world, data={"speech": [str(world / "speech" / "dialogues.jsonl")], "audio_fraction": 0.4}
+    ).build()
+    assert [len(item.rows) for item in stage.dataset()] == [1, 1, 0, 0, 0]
+    losses = stage.objective.train()(stage.collate(list(stage.dataset()), random.Random(0)))
+    losses["loss"].backward()
+    only = echo_recipe(
+        world, data={"speech": [str(world / "speech" / "dialogues.jsonl")], "audio_fraction": 1.0}
+    ).build()
+    assert len(only.dataset()) == 2
+    assert len(stage.lengths()) == 5
+    with torch.inference_mode():
+        metrics = stage.objective.eval() and stage.evaluate()
+    wanted = {"speech_heldout_seen_voices_echo_loss", "text_heldout_echo_accuracy", "text_heldout_unit_error"}
+    assert wanted <= set(metrics)
+
+
+def test_frozen_language_model_needs_no_lora(world):
+    stage = echo_recipe(world, model={"train_lora": False}).build()
+    check_trainable("echo", stage.objective, stage.parameter_groups(), stage.recipe.training)
+    stage.objective.train()(batch_of(stage))["loss"].backward()
+
+
+def test_saves_one_folder_that_speaks(world, tmp_path):
+    stage = echo_recipe(world, model={"vocoder": str(world / "vocoder")}).build()
+    stage.save(tmp_path)
+    model = EchoXForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert not any("lora" in name for name in model.state_dict())
+    assert model.config.trigger_min_tokens == 3
+    processor = EchoXProcessor.from_pretrained(tmp_path)
+    assert len(processor.unit_language) == model.config.echo_decoder_config.num_unit_words
+    batch = batch_of(stage)["s2t"]
+    with torch.no_grad():
+        ours = stage.model.eval().s2t(**batch).last_hidden_state
+        torch.testing.assert_close(model.s2t(**batch).last_hidden_state, ours, atol=1e-4, rtol=1e-3)
+    t2c = T2CForUnitGeneration.from_pretrained(world / "t2c")
+    for name, value in t2c.decoder.state_dict().items():  # the echo decoder starts as the T2C
+        torch.testing.assert_close(model.echo_decoder.state_dict()[name], value)
+    with torch.inference_mode():
+        stage.sample(tmp_path / "samples")
+    folder = tmp_path / "samples" / "text_heldout"
+    assert json.loads((folder / "units.jsonl").read_text().splitlines()[0])["text"].strip() == "A dog says woof."
+    assert (folder / "00.wav").exists()
+
+
+def test_another_language_models_t2c_is_refused(world, tmp_path):
+    t2c = T2CForUnitGeneration.from_pretrained(world / "t2c")
+    with torch.no_grad():
+        t2c.text_embedding.weight += 1
+    t2c.save_pretrained(tmp_path / "t2c")
+    stage = t2c_recipe(world).build()
+    stage.language.save_pretrained(tmp_path / "t2c")
+    recipe = echo_recipe(world)
+    recipe.model.t2c = str(tmp_path / "t2c")
+    with pytest.raises(ValueError, match="expected one text embedding"):
+        recipe.build()
+
+
+def test_nothing_to_say_is_no_accident(world):
+    """A model that writes only special tokens is refused; where allowed: no segments, finite losses, gradients."""
+    stage = echo_recipe(world).build()
+    objective = stage.objective.train()
+    objective.targets.spoken = lambda said, reference: torch.where(reference >= 0, stage.tokenizer.eos_token_id, -1)
+    with pytest.raises(ValueError, match=r"at least one segment with a target in a batch of 5 replies.*allow_silence"):
+        objective(batch_of(stage))
+    objective.allow_silence = True
+    losses = objective(batch_of(stage))
+    losses["loss"].backward()
+    assert losses["segments"] == losses["echo_loss"] == 0
+    check_gradients("echo", objective, stage.parameter_groups(), 1)
+
+
+def test_a_language_model_in_half_precision_stays_so_and_is_what_it_was(world, tmp_path):
+    """Stage I saves it merged with its LoRA; stage III has the base weights again, to the bit."""
+    loaded = S2TForConditionalGeneration.from_pretrained(world / "s2t", dtype=torch.float32)
+    loaded.language_model.to(torch.bfloat16)
+    base = {name: value.clone() for name, value in loaded.language_model.state_dict().items()}
+    settings = LoRASettings(r=2, alpha=4, dropout=0.0)
+    for value in add_lora(loaded, settings):
+        torch.nn.init.normal_(value, std=0.02)
+    loaded.save_pretrained(tmp_path, state_dict=merged_state_dict(loaded))
+    save_lora(loaded, settings, tmp_path)
+    AutoTokenizer.from_pretrained(world / "s2t").save_pretrained(tmp_path)
+    t2c = T2CForUnitGeneration.from_pretrained(world / "t2c")
+    t2c.copy_text_embedding(base["model.embed_tokens.weight"].float())
+    t2c.save_pretrained(tmp_path / "t2c")
+    t2c_recipe(world).build().language.save_pretrained(tmp_path / "t2c")
+    recipe = echo_recipe(world)
+    recipe.model.s2t, recipe.model.t2c = str(tmp_path), str(tmp_path / "t2c")
+    stage = recipe.build()
+    found = {
+        name.replace(".base_layer.", "."): value
+        for name, value in stage.model.s2t.language_model.state_dict().items()
+        if ".lora_" not in name
+    }
+    assert all(torch.equal(value, base[name]) and value.dtype == torch.bfloat16 for name, value in found.items())
+    for precision in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision):
+            stage.objective.train()(batch_of(stage))["loss"].backward()
+    check_gradients("echo", stage.objective, stage.parameter_groups(), 1)

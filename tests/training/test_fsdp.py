@@ -1,0 +1,108 @@
+"""Sharded training: the losses of one process, checkpoints for any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_ddp import LayerNormStage
+from test_loop import config
+from torch import nn
+
+from echox.config import to_dict
+from echox.training.checkpoint import checkpoints
+from echox.training.loop import train
+from tolerance import assert_equal_up_to_rounding
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part"),
+]
+
+
+class NamedNorm(nn.LayerNorm):
+    """A block that is sharded apart."""
+
+
+class ShardedStage(LayerNormStage):
+    """With a block of its own, and buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model.norm = NamedNorm(8)
+        self.model._no_split_modules = ["NamedNorm"]
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.model.state_dict(), folder / "model.pt")
+
+
+def run(folder: str, accumulation_steps: int, **changes: object) -> None:
+    choices = {"steps": 8, "save_every_steps": 3, "evaluate_every_steps": 4, "sample_every_steps": 4, **changes}
+    settings = config(folder, accumulation_steps=accumulation_steps, **choices)
+    train(ShardedStage(), settings, {"stage": "toy", "training": to_dict(settings)})
+
+
+def worker(rank: int, port: int, folder: str, changes: dict[str, object]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    run(folder, accumulation_steps=2, parallel="fsdp", **changes)
+
+
+def two(folder: Path, **changes: object) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(worker, (port, str(folder), changes), nprocs=2)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_two_shards_equal_one_process(tmp_path):
+    two(tmp_path / "two", ema_decay=0.9, log_every_steps=1)
+    run(str(tmp_path / "one"), accumulation_steps=4, ema_decay=0.9, log_every_steps=1)
+    assert_equal_up_to_rounding(losses(tmp_path / "two"), losses(tmp_path / "one"))
+    one, sharded = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two"))
+    assert one.keys() == sharded.keys()
+    for name, value in one.items():
+        assert_equal_up_to_rounding(sharded[name], value)
+    assert all((path / "sharded").is_dir() for path in checkpoints(tmp_path / "two"))
+    assert (tmp_path / "two" / "samples" / "step_0000004" / "sample.txt").exists()
+
+
+@pytest.mark.parametrize("continued_by", ["one", "two", "two from one"])
+def test_a_checkpoint_is_for_any_number_of_processes(tmp_path, continued_by):
+    run(str(tmp_path / "whole"), accumulation_steps=4, ema_decay=0.9, hold_ratio=1.0)
+    begun, ended = ({"steps": steps, "ema_decay": 0.9, "hold_ratio": 1.0} for steps in (5, 8))  # no schedule
+    if continued_by == "two from one":
+        run(str(tmp_path / "cut"), accumulation_steps=4, **begun)
+    else:
+        two(tmp_path / "cut", **begun)
+    if continued_by == "one":
+        run(str(tmp_path / "cut"), accumulation_steps=4, **ended)
+    else:
+        two(tmp_path / "cut", **ended)
+    whole, cut = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "cut"))
+    for name, value in whole.items():
+        assert_equal_up_to_rounding(cut[name], value)
+
+
+def test_another_number_of_micro_batches_is_refused(tmp_path):
+    two(tmp_path, steps=3)
+    with pytest.raises(ValueError, match="expected 4 micro-batches"):
+        run(str(tmp_path), accumulation_steps=2)
+
+
+def test_a_damaged_shard_is_refused(tmp_path):
+    two(tmp_path, steps=3)
+    part = next((checkpoints(tmp_path)[-1] / "sharded").glob("*.distcp"))
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(ValueError, match="expected the SHA-256"):
+        run(str(tmp_path), accumulation_steps=4)

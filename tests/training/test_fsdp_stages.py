@@ -1,0 +1,133 @@
+"""Every stage, sharded over two processes (FSDP2), has the losses of one process that accumulates twice as much."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_echo_stage import echo_recipe
+from test_echo_stage import world as world
+from test_encoder_stage import corpus as corpus
+from test_encoder_stage import encoder as encoder
+from test_encoder_stage import s2t as s2t
+from test_lm import RECIPE as LM_RECIPE
+from test_lm import overrides as overrides
+from test_t2c import stage_recipe as t2c_recipe
+from test_vocoder_stage import HIFIGAN, HIFIGAN_RATES, LIGHT, load
+from test_vocoder_stage import corpus as tones  # noqa: F401 - a fixture, asked for by name
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from echox.config import load_recipe, to_dict
+from echox.models.echox import chunked_loss
+from echox.training.batches import seed_everything
+from echox.training.checkpoint import checkpoints
+from echox.training.loop import train
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
+STAGES = ("lm", "encoder", "s2t", "s2t_half", "t2c", "echo", "echo_spoken", "vocoder", "vocoder_hifigan")
+
+
+@pytest.fixture(scope="module")
+def recipe_of(request, tmp_path_factory) -> Callable[[str], Any]:
+    """The tiny recipe of a stage, by name."""
+
+    def get(name: str) -> Any:
+        value = request.getfixturevalue
+        if name == "lm":
+            return load_recipe(LM_RECIPE, value("overrides"))
+        if name in ("encoder", "s2t"):
+            return value(name).recipe
+        if name == "s2t_half":  # a language model in bfloat16 under a LoRA in float32
+            plain = value("s2t").recipe
+            folder = tmp_path_factory.mktemp(name)
+            AutoTokenizer.from_pretrained(plain.model.language_model).save_pretrained(folder)
+            language_model = AutoModelForCausalLM.from_pretrained(plain.model.language_model)
+            language_model.to(torch.bfloat16).save_pretrained(folder)
+            return replace(plain, model=replace(plain.model, language_model=str(folder)))
+        if name == "t2c":
+            return t2c_recipe(value("world"))
+        if name == "echo":
+            return echo_recipe(value("world"))
+        if name == "echo_spoken":
+            spoken = {"speech": [str(value("world") / "speech" / "dialogues.jsonl")], "audio_fraction": 0.5}
+            return echo_recipe(value("world"), data=spoken, model={"fuse_text_embeddings": True})
+        more, rates = (LIGHT, "{vocoder: 1e-3}") if name == "vocoder" else (HIFIGAN, HIFIGAN_RATES)
+        return load(value("tones"), tmp_path_factory.mktemp(name), more, rates)
+
+    return get
+
+
+def trained(recipe: Any, folder: Path, accumulation_steps: int, **changes: Any) -> None:
+    """Train the recipe's stage in this process."""
+    choices = {"steps": 50, "batch_size": 2, "batch_by": "items", "precision": "fp32", "log_every_steps": 1,
+               "save_every_steps": 0, "sample_every_steps": 0, "evaluate_every_steps": 0, "warmup_steps": 5,
+               "tensorboard": False, "device": "cpu", "ema_decay": 0.9}  # fmt: skip
+    training = replace(recipe.training, output_dir=str(folder), accumulation_steps=accumulation_steps,
+                       **{**choices, **changes})  # fmt: skip
+    recipe = replace(recipe, training=training)
+    seed_everything(0)
+    with mock.patch.object(chunked_loss, "MAX_SCORES", 4000):  # about 12 positions: in several chunks even here
+        train(recipe.build(), training, to_dict(recipe))
+
+
+def worker(rank: int, port: int, recipe: Any, folder: Path, changes: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    trained(recipe, folder, 1, **changes)
+
+
+def trained_by_two(recipe: Any, folder: Path, **changes: Any) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(worker, (port, recipe, folder, changes), nprocs=2)
+
+
+def losses(folder: Path) -> torch.Tensor:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return torch.tensor([line["loss"] for line in lines if line["kind"] == "train"], dtype=torch.float64)
+
+
+def difference(recipe: Any, whole: Path, sharded: Path) -> float:
+    """The largest difference of a step's loss; relative where the loss is above 1, as float32 is."""
+    one, two = losses(whole), losses(sharded)
+    assert len(one) == len(two) > 1
+    assert one[-1] != one[0], "something was learned"
+    assert (checkpoints(sharded)[-1] / "sharded").is_dir()
+    found = (one - two).abs()
+    relative = float((found / one.abs().clamp_min(1)).max())
+    print(f"{recipe.stage}: differs by {found.max():.1e} ({relative:.1e} of losses above 1) in {len(one)} steps, "
+          f"loss {one[0]:.3f} -> {one[-1]:.3f}")  # fmt: skip
+    return relative
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["s2t"])
+def test_sharded_stages_equal_one_process(recipe_of, tmp_path, name):
+    recipe, changes = recipe_of(name), {"steps": 3, "gradient_checkpointing": True}
+    trained(recipe, tmp_path / "one", 2, **changes)
+    trained_by_two(recipe, tmp_path / "two", parallel="fsdp", **changes)
+    assert difference(recipe, tmp_path / "one", tmp_path / "two") < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", STAGES)
+def test_fifty_steps_of_every_stage(recipe_of, tmp_path, name):
+    recipe = recipe_of(name)
+    if name == "vocoder_hifigan":
+        # Its spectral norms take a step in every forward pass, so one process that makes twice as many has others.
+        trained_by_two(recipe, tmp_path / "whole", parallel="ddp")
+    else:
+        trained(recipe, tmp_path / "whole", 2)
+    trained_by_two(recipe, tmp_path / "sharded", parallel="fsdp")
+    assert difference(recipe, tmp_path / "whole", tmp_path / "sharded") < 1e-5

@@ -1,0 +1,174 @@
+"""One step is one batch: accumulating uneven micro-batches, here and on two processes, equals one large batch."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_ddp import LayerNormStage
+from test_fsdp_stages import corpus as corpus
+from test_fsdp_stages import encoder as encoder
+from test_fsdp_stages import overrides as overrides
+from test_fsdp_stages import recipe_of as recipe_of
+from test_fsdp_stages import s2t as s2t
+from test_fsdp_stages import tones as tones
+from test_fsdp_stages import world as world
+from test_loop import config
+
+from echox.config import load_recipe, to_dict
+from echox.training import echo as echo_module
+from echox.training import encoder as encoder_module
+from echox.training import s2t as s2t_module
+from echox.training.loop import train
+from echox.training.normalisation import RunningMeans, denominators_of_step
+from echox.training.stages.units import UnitsRecipe
+from paths import ROOT
+from tolerance import assert_equal_up_to_rounding
+
+
+def plain(recipe: Any) -> Any:
+    """The recipe without anything random in its batches."""
+    names = ("join", "system", "slips", "lower", "unpunctuated", "sentences", "spans", "text_turns")
+    choices = dict.fromkeys(names, 0.0)
+    known = {name: value for name, value in choices.items() if hasattr(recipe.data, name)}
+    return replace(recipe, data=replace(recipe.data, **known))
+
+
+def gradients(stage: Any, batches: Sequence[dict[str, Any]], whole: bool) -> tuple[float, torch.Tensor]:
+    """The loss of a step and its gradient, as the loop makes them of its micro-batches."""
+    objective = stage.objective
+    objective.zero_grad()
+    if whole:
+        (batch,) = batches
+        loss = objective(batch)["loss"]
+        loss.backward()
+        total = float(loss.detach())
+    else:
+        if hasattr(objective, "make_targets"):
+            batches = [objective(batch, prepare=True) for batch in batches]
+        shared = denominators_of_step(objective, batches, torch.device("cpu"))
+        total = 0.0
+        for batch in batches:
+            loss = objective(batch, shared)["loss"]
+            loss.backward()
+            total += float(loss.detach())
+    trained = [value for values in stage.parameter_groups().values() for value in values]
+    return total, torch.cat([torch.zeros_like(v).flatten() if v.grad is None else v.grad.flatten() for v in trained])
+
+
+NAMES = ("lm", "encoder", "s2t", "t2c", "t2c_prefix", "echo", "echo_spoken", "vocoder", "vocoder_hifigan", "units")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accumulating_equals_one_large_batch(recipe_of, name, request, tmp_path, monkeypatch):
+    for module in (encoder_module, s2t_module, echo_module):
+        monkeypatch.setattr(module, "augment", lambda features, config, rng: features)
+    if name == "units":
+        stage = units_stage(request.getfixturevalue("corpus"), tmp_path)
+    elif name == "t2c_prefix":
+        recipe = plain(recipe_of("t2c"))
+        stage = replace(recipe, model=replace(recipe.model, form="prefix", unit_noise=0.0)).build()
+    else:
+        stage = plain(recipe_of(name)).build()
+    stage.objective.eval()  # no dropout; gradients as in training
+    items = uneven(stage)
+    rng = random.Random(0)
+    whole = stage.collate(items, rng)
+    rng = random.Random(0)
+    parts = [stage.collate(items[:1], rng), stage.collate(items[1:], rng)]
+    loss, gradient = gradients(stage, [whole], whole=True)
+    found, accumulated = gradients(stage, parts, whole=False)
+    assert found == pytest.approx(loss, rel=1e-5)
+    apart = float((accumulated - gradient).norm() / gradient.norm())
+    assert apart < 1e-4, apart
+    means = [gradients(stage, [part], whole=True)[1] for part in parts]
+    if name != "vocoder_hifigan":  # its pieces are all of one length, and of the durations little comes
+        naive = float((sum(means) / 2 - gradient).norm() / gradient.norm())
+        assert naive > 10 * apart + 1e-3, "uneven enough that a mean of means would be found"
+
+
+def uneven(stage: Any) -> list[Any]:
+    """The longest item first, then three shorter ones."""
+    stage.dataset()
+    items, lengths = list(stage.dataset()), stage.lengths()
+    order = sorted(range(len(items)), key=lambda place: -lengths[place])
+    return [items[place] for place in [order[0], *order[-3:]]]
+
+
+def units_stage(corpus: Path, folder: Path) -> Any:
+    recipe = load_recipe(
+        ROOT / "recipes/nano/units.yaml",
+        [
+            f"data.replies={corpus}/speech/questions.jsonl",
+            "data.phone_times=ctc",
+            f"data.lexicon={corpus}/phones.json",
+            f"training.output_dir={folder}",
+            "model.d_model=16",
+            "model.encoder_ffn_dim=16",
+            "model.encoder_layers=2",
+            "model.encoder_attention_heads=2",
+            "model.dropout=0.0",
+            "clusters.layer=1",
+        ],
+    )
+    assert isinstance(recipe, UnitsRecipe)
+    return recipe.build()
+
+
+class UnevenStage(LayerNormStage):
+    """One long item and five short ones: batches of 1 and of 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+
+    def dataset(self) -> list[int]:
+        return list(range(6))
+
+    def lengths(self) -> list[int]:
+        return [5, 1, 1, 1, 1, 1]
+
+    def collate(self, items: list[int], rng: random.Random) -> dict[str, torch.Tensor]:
+        return {"x": self.x[items], "y": self.x[items].sum(-1)}
+
+
+def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> torch.nn.Module:
+    monkeypatch.setattr(torch, "dropout", lambda states, *_: states)
+    settings = config(folder, steps=6, save_every_steps=0, **changes)
+    stage = UnevenStage()
+    train(stage, settings, {"stage": "toy", "training": to_dict(settings)})
+    return stage.model
+
+
+def test_the_loop_accumulates_to_one_large_batch(tmp_path, monkeypatch):
+    one = trained(tmp_path / "one", monkeypatch, batch_size=6)
+    two = trained(tmp_path / "two", monkeypatch, batch_size=5, batch_by="total_length", accumulation_steps=2)
+    for (name, value), other in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        assert_equal_up_to_rounding(other, value, msg=name)
+    first, second = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
+    for line, other in zip(first, second, strict=True):
+        found, expected = json.loads(other), json.loads(line)
+        assert found["step"] == expected["step"]
+        for name in {"loss", "fit_loss", "size_loss"} & expected.keys():
+            assert found[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_an_objective_that_does_not_say_its_means_cannot_accumulate(tmp_path):
+    stage = LayerNormStage()
+    stage.objective.denominators = None
+    settings = config(tmp_path, accumulation_steps=2)
+    with pytest.raises(ValueError, match="expected ToyObjective.denominators"):
+        train(stage, settings, {"stage": "toy", "training": to_dict(settings)})
+
+
+def test_means_of_an_evaluation_count_tokens_not_batches():
+    running = RunningMeans()
+    running.add({"loss": torch.tensor(1.0), "segments": torch.tensor(9.0)}, {"loss": torch.tensor(1)})
+    running.add({"loss": torch.tensor(3.0)}, {"loss": torch.tensor(3)})
+    assert running.means() == {"loss": 2.5}
