@@ -33,7 +33,7 @@ from transformers import DynamicCache, WhisperFeatureExtractor
 from transformers.utils import logging
 
 from echox import EchoX
-from echox.api.model import find_model
+from echox.api.loading import find_model
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import machine_of, spread
 from echox.models.echox.configuration_echox import EchoXConfig

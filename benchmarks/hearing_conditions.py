@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 from echox import EchoX
 from echox.audio import load_audio
-from echox.evaluation.heldout import embedded_heldout
-from echox.evaluation.nano import nano_items
-from echox.evaluation.records import fingerprint
+from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.sets.heldout import embedded_heldout
+from echox.evaluation.sets.nano import nano_items
 from echox.evaluation.studies.conditions import all_conditions, conditions_table, measure_conditions
 from echox.speech_detection import find_speech
 

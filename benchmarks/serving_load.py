@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 import websockets
 
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 
 RATE = 16000  # in: the sound comes back from `conversation.item.retrieve` bit by bit as it was heard

@@ -4,7 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from echox.evaluation.heldout import embedded_heldout, write_heldout
+from echox.evaluation.sets.heldout import embedded_heldout, write_heldout
 
 if len(sys.argv) != 2:
     sys.exit("usage: python scripts/embed_heldout.py out/nano")

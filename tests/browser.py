@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import load_audio, save_audio
 
 CHROMIUM = Path("/usr/bin/chromium")

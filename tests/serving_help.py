@@ -19,7 +19,7 @@ import torch
 import websockets
 
 from echox.api import EchoX
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.serving.access.security import Door
 from echox.serving.protocol.limits import Limits

@@ -30,9 +30,9 @@ import yaml
 from echox.files import write_text
 
 STAGE_MODULES: dict[str, str] = {
-    "corpus": "echox.data.corpora.nano",
+    "corpus": "echox.data.corpora.nano_speech",
     "bilingual_corpus": "echox.data.corpora.bilingual",
-    "prepare_data": "echox.preparation.settings",
+    "prepare_data": "echox.preparation.prepare",
     "encoder": "echox.training.stages.encoder",
     "units": "echox.training.stages.units",
     "unit_language": "echox.training.stages.units",

@@ -7,7 +7,7 @@ import pytest
 
 from echox.api import EchoX
 from echox.api.about import ABOUT_FILE, About
-from echox.api.model import find_model
+from echox.api.loading import find_model
 from echox.serving.access.security import Door
 from serving_help import nano, running
 from tiny_echox import tiny_echox

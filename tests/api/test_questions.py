@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from echox import EchoX
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import encode_audio, load_audio
 from echox.errors import NoSpeech
 from echox.streaming.samples import mono_samples

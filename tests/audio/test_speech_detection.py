@@ -5,8 +5,8 @@ import pytest
 from scipy.signal import butter, lfilter
 
 from echox.audio import load_audio
-from echox.evaluation.heldout import embedded_heldout
-from echox.evaluation.nano import nano_items
+from echox.evaluation.sets.heldout import embedded_heldout
+from echox.evaluation.sets.nano import nano_items
 from echox.evaluation.studies.conditions import DURATIONS_S, GAINS_DB, NOISE_DBFS
 from echox.speech_detection import (
     MARGIN_AFTER_S,

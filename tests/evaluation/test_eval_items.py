@@ -6,10 +6,10 @@ import json
 import pytest
 
 from echox.audio import encode_audio
-from echox.evaluation.heldout import embedded_heldout
-from echox.evaluation.items import read_items
-from echox.evaluation.nano import SPOKEN_SETS, TYPED
-from echox.evaluation.tasks import KINDS, open_tasks
+from echox.evaluation.sets.heldout import embedded_heldout
+from echox.evaluation.sets.items import read_items
+from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED
+from echox.evaluation.sets.tasks import KINDS, open_tasks
 from tiny_echox import tone
 
 

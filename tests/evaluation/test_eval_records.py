@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from echox.evaluation.records import read_lines, recorded
+from echox.evaluation.scoring.records import read_lines, recorded
 
 
 @dataclass

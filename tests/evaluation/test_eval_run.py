@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from echox.audio import encode_audio, load_audio, save_audio
-from echox.evaluation.heldout import LEXICON, embedded_heldout
 from echox.evaluation.interop.export import export_run
 from echox.evaluation.judges.asr import embedded_judge, open_judge
-from echox.evaluation.judges.naturalness import rate_run
 from echox.evaluation.latency.run import run_latency
-from echox.evaluation.records import read_lines
+from echox.evaluation.rating import rate_run
 from echox.evaluation.run import run_tasks, score_run
-from echox.evaluation.subjects import InProcess, Server
+from echox.evaluation.scoring.records import read_lines
+from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
+from echox.evaluation.sets.tasks import Task, open_tasks
+from echox.evaluation.subjects.subjects import InProcess, Server
 from echox.evaluation.summary import compare, read_summary, render
-from echox.evaluation.tasks import Task, open_tasks
 from tiny_echox import tiny_echox, tone
 
 SEED = 2

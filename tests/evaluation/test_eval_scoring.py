@@ -7,9 +7,9 @@ import pytest
 
 from echox.data.scoring import WordErrors
 from echox.evaluation.interop.ultraeval import extract_field, rescore
-from echox.evaluation.metrics import exist_match
-from echox.evaluation.scores import score_translation
-from echox.evaluation.transcripts import bleu, english_normalizer, tokens_13a, whisper_errors
+from echox.evaluation.scoring.metrics import exist_match
+from echox.evaluation.scoring.scores import score_translation
+from echox.evaluation.scoring.transcripts import bleu, english_normalizer, tokens_13a, whisper_errors
 from paths import GOLDEN
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echox.data.scoring import WordErrors, edit_counts, normalize_words, same_words, word_errors
-from echox.evaluation.metrics import agreement_table, bootstrap, exist_match
+from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
 from paths import GOLDEN
 
 words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7)

@@ -9,8 +9,10 @@ import torch
 
 from echox.audio import save_audio
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
-from echox.evaluation.nano import evaluate_nano, messages_of, says
-from echox.evaluation.records import balanced_order, read_lines
+from echox.evaluation.scorecard import evaluate_nano
+from echox.evaluation.scoring.nano import says
+from echox.evaluation.scoring.records import balanced_order, read_lines
+from echox.evaluation.sets.nano import messages_of
 from echox.streaming import GenerationSettings, Reply
 from tiny_echox import tiny_echox, tone
 

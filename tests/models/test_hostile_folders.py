@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from echox import EchoX
-from echox.api.model import find_model
+from echox.api.loading import find_model
 from echox.models.conversion.checkpoint import open_checkpoint, open_weights, read_json
 
 FIXTURE = [HealthCheck.function_scoped_fixture]

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from echox import EchoX
 from echox.data.manifest import read_dialogues
-from echox.evaluation.heldout import embedded_heldout
+from echox.evaluation.sets.heldout import embedded_heldout
 from echox.models.quantization.int8_linear import Int8Linear, best_kernel, to_int8_linears
 from echox.models.quantization.row_int8 import from_row_int8, to_row_int8
 

@@ -8,7 +8,7 @@ from transformers import WhisperFeatureExtractor
 from echox.api.model import trigger_of
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_pieces import UnitPieces, parse_unit_text
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 from official_files import (
@@ -112,7 +112,7 @@ def test_pieces_are_read_like_their_text_but_for_what_it_loses():
 def test_pieces_are_saved_and_loaded(tmp_path):
     language = UnitPieces([f"{MARK}1", "2"], num_units=20)
     language.save_pretrained(tmp_path)
-    loaded = UnitLanguage.from_pretrained(tmp_path)
+    loaded = AutoUnitLanguage.from_pretrained(tmp_path)
     assert isinstance(loaded, UnitPieces)
     assert loaded.decode([0, 1]) == [12]
     with pytest.raises(ValueError, match="known segmentation"):

@@ -9,7 +9,8 @@ from transformers import AutoModel
 from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_distance_db, pitch
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
-from echox.models.vocoder.modeling_light_vocoder import LightVocoder, frame_positions
+from echox.models.vocoder.modeling_light_vocoder import LightVocoder
+from echox.models.vocoder.modeling_unit_vocoder import frame_positions
 from echox.models.vocoder.source_filter import SpectralGeometry, breath, position_noise, pulse_train, synthesise
 from reference_hifigan import GOLDEN, reference_cases, reference_hifigan
 from tolerance import assert_equal_up_to_rounding

@@ -14,7 +14,8 @@ import echox
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
-from echox.models.vocoder.modeling_light_vocoder import LightVocoder, UnitVocoder
+from echox.models.vocoder.modeling_light_vocoder import LightVocoder
+from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.models.vocoder.vocoder_stream import VocoderStream
 from reference_hifigan import GOLDEN, reference_cases, reference_hifigan
 from tolerance import assert_equal_up_to_rounding

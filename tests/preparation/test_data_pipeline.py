@@ -27,12 +27,12 @@ from echox.data.manifest import (
     write_shar,
     write_utterances,
 )
-from echox.evaluation.heldout import embedded_heldout
+from echox.evaluation.sets.heldout import embedded_heldout
 from echox.preparation.duplicates import find_duplicates
 from echox.preparation.execute import Progress, Workers, cluster, in_chunks, stage_results
-from echox.preparation.prepare import prepare
+from echox.preparation.prepare import PrepareDataRecipe, prepare
 from echox.preparation.rewrite import Rewriter
-from echox.preparation.settings import Duplicates, Filter, Input, PrepareDataRecipe, Shards, TextSettings
+from echox.preparation.settings import Duplicates, Filter, Input, Shards, TextSettings
 from echox.preparation.shards import content_hash, shards_hold
 from echox.preparation.stages import estimated_word_ends_s, silence_ratio
 from paths import RECIPES, TESTS

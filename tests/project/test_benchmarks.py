@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echox.api import EchoX
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from paths import ROOT
 

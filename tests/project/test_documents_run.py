@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from browser import browser_tests, chromium, opened
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.cli.main import app
 from markdown_commands import ROOT, command_lines, fenced_blocks
 from serving_help import nano, running

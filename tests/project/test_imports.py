@@ -14,40 +14,25 @@ import echox
 PACKAGE = Path(echox.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# docs/architecture.md: a module may import its own floor and the floors below.
-FLOORS = {
-    "config": 0,
-    "audio": 0,
-    "audio_decoding": 0,
-    "device": 0,
-    "errors": 0,
-    "files": 0,
-    "models": 0,
-    "speech_detection": 0,
-    "template_worker": 0,
-    "templates": 0,
-    "verbalization": 0,
-    "units": 1,
-    "data": 1,
-    "training": 2,
-    "streaming": 2,
-    "evaluation": 3,
-    "memory": 3,
-    "memory_recipe": 3,
-    "memory_rehearsal": 3,
-    "serving": 3,
-    "cli": 4,
-    "cli_analyze": 4,
-    "cli_bench": 4,
-    "cli_convert": 4,
-    "cli_data": 4,
-    "cli_doctor": 4,
-    "cli_eval": 4,
-    "cli_options": 4,
-    "cli_serve": 4,
-    "cli_ui": 4,
-    "__main__": 4,
-}
+# docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
+FLOORS = (
+    "audio_decoding device errors files models models/decoding models/quantization models/vocoder "
+    "serving/turn_detection speech_detection template_worker verbalization",
+    "audio config models/t2c templates",
+    "models/echox",
+    "models/conversion",
+    "data",
+    "data/corpora evaluation/scoring streaming training units",
+    "api evaluation/sets preparation serving/protocol",
+    "evaluation/subjects serving/access training/stages",
+    "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/memory",
+    "evaluation evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime",
+    "evaluation/interop serving/rest",
+    "serving",
+    "cli",
+    "__main__",
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers", "budoux"}
 HEAVY = {"av", "fastapi", "gradio", "lhotse", "matplotlib", "peft", "sounddevice", "tensorboard", "uvicorn"}
 SUBCLASSES = {
@@ -60,9 +45,10 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def top_of(path: Path) -> str:
-    """``src/echox/models/echox/modeling_s2t.py`` -> ``models``; ``src/echox/cli/main.py`` -> ``cli``."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(path: Path) -> str:
+    """``src/echox/models/t2c/modeling_t2c.py`` -> ``models/t2c``; ``src/echox/audio.py`` -> ``audio``."""
+    inside = path.relative_to(PACKAGE)
+    return inside.stem if inside.parent == Path() else inside.parent.as_posix()
 
 
 @functools.cache
@@ -90,29 +76,77 @@ def is_type_checking_only(path: Path) -> set[int]:
     return lines
 
 
-def test_every_file_has_a_floor():
-    assert {top_of(path) for path in FILES} - {"__init__"} <= set(FLOORS), (
-        "name the new folder's floor here and in docs"
-    )
+def file_of(name: str) -> Path | None:
+    """The file of this package that an imported dotted name is in; None: another package."""
+    parts = name.split(".")
+    while parts and parts[0] == "echox":
+        place = PACKAGE.joinpath(*parts[1:])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if len(parts) > 1 and file.is_file():
+                return file
+        parts.pop()
+    return None
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Circles in a graph, each as the way from a node back to itself; every node is walked once."""
+    found, done = [], set()
+
+    def walk(node: str, way: list[str]) -> None:
+        if node in way:
+            found.append([*way[way.index(node) :], node])
+        elif node not in done:
+            for following in sorted(arrows.get(node, ())):
+                walk(following, [*way, node])
+            done.add(node)
+
+    for node in sorted(arrows):
+        walk(node, [])
+    return found
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in FILES} - {"__init__"} == set(FLOOR_OF), "name the new room's floor here"
 
 
 def test_imports_go_down_only():
+    """Also those in functions and for type checking; rooms of one floor do not import each other."""
     upward = []
     for path in FILES:
         if path == PACKAGE / "__init__.py":  # the public names, loaded on first use
             continue
-        floor = FLOORS[top_of(path)]
+        room = room_of(path)
         for line, name in imports_of(path):
-            parts = name.split(".")
-            if parts[0] == "echox" and len(parts) > 1 and FLOORS.get(parts[1], 0) > floor:
-                upward.append(f"{path.relative_to(PACKAGE)}:{line} (floor {floor}) imports {name} ({FLOORS[parts[1]]})")
+            imported = file_of(name)
+            if imported is None or room_of(imported) == room:
+                continue
+            if FLOOR_OF[room_of(imported)] >= FLOOR_OF[room]:
+                upward.append(f"{path.relative_to(PACKAGE)}:{line} ({room}) imports {name} ({room_of(imported)})")
     assert not upward, "\n".join(upward)
+
+
+def test_files_import_in_no_circle():
+    arrows = {
+        str(path.relative_to(PACKAGE)): {
+            str(imported.relative_to(PACKAGE))
+            for _, name in imports_of(path)
+            if (imported := file_of(name)) is not None and imported != path
+        }
+        for path in FILES
+        if path != PACKAGE / "__init__.py"
+    }
+    assert not circles(arrows), "\n".join(" -> ".join(way) for way in circles(arrows))
+
+
+def test_a_planted_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}) == [["a", "b", "c", "a"]]
+    assert not circles({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
 def test_models_could_be_lifted_into_transformers():
     strangers = []
     for path in FILES:
-        if top_of(path) != "models":
+        if room_of(path).split("/")[0] != "models":
             continue
         for line, name in imports_of(path):
             first = name.split(".")[0]
@@ -122,14 +156,14 @@ def test_models_could_be_lifted_into_transformers():
     assert not strangers, "\n".join(strangers)
 
 
-def test_serving_sees_only_streaming():
+def test_serving_sees_only_the_model_and_its_streams():
     strangers = [
         f"{path.relative_to(PACKAGE)}:{line} imports {name}"
         for path in FILES
-        if top_of(path) == "serving"
+        if room_of(path).split("/")[0] == "serving"
         for line, name in imports_of(path)
         if name.split(".")[0] == "echox"
-        and name.split(".")[1] not in ("serving", "streaming", "audio", "audio_decoding", "config", "errors")
+        and name.split(".")[1] not in ("serving", "api", "streaming", "audio", "audio_decoding", "config", "errors")
     ]
     assert not strangers, "\n".join(strangers)
 

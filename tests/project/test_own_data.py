@@ -18,9 +18,9 @@ import pytest
 from echox.audio import load_audio
 from echox.data.corpora.table import Table
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances, write_utterances
-from echox.evaluation.heldout import embedded_heldout
-from echox.preparation.prepare import prepare
-from echox.preparation.settings import Filter, Input, PrepareDataRecipe, Voices
+from echox.evaluation.sets.heldout import embedded_heldout
+from echox.preparation.prepare import PrepareDataRecipe, prepare
+from echox.preparation.settings import Filter, Input, Voices
 from markdown_commands import ROOT, command_lines, fenced_blocks
 
 DOCUMENT = ROOT / "docs" / "own-data.md"

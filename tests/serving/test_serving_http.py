@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from starlette.responses import PlainTextResponse
 
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import encode_audio, load_audio
 from echox.serving.rest.common import Ending
 from serving_help import Limits, nano, question, running

@@ -405,7 +405,7 @@ def test_a_fault_after_the_common_step_fails_alone(model, place):
         raise TypeError("broken")
 
     if place == "layout":
-        tasks[1].session.lay_out = broken
+        tasks[1].context.lay_out = broken
     elif place == "policy":
         tasks[1].speech._policy.push = broken
     else:

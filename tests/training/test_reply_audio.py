@@ -16,8 +16,8 @@ from test_encoder_stage import s2t as s2t
 
 from echox.audio import save_audio
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
-from echox.evaluation.heldout import _embed
-from echox.evaluation.nano import messages_of
+from echox.evaluation.sets.heldout import _embed
+from echox.evaluation.sets.nano import messages_of
 from echox.models.echox.modeling_speech_encoder import mean_per_symbol
 from echox.training.stages.s2t import spoken_dialogues
 

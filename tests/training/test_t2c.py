@@ -19,7 +19,7 @@ from echox.models.t2c.modeling_t2c import (
     build_unit_decoder,
 )
 from echox.models.t2c.text_words import TextWords
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.training.health import check_trainable
 from echox.training.stage import Stage
 from echox.training.stages.t2c import T2CData, T2CModel, T2CRecipe
@@ -336,7 +336,7 @@ def test_stage_writes_units_and_loads_again(world, tmp_path):
     assert rows[0]["units"]
     stage.save(tmp_path / "model")
     assert isinstance(AutoModel.from_pretrained(tmp_path / "model"), T2CForUnitGeneration)
-    assert len(UnitLanguage.from_pretrained(tmp_path / "model")) == len(stage.language)
+    assert len(AutoUnitLanguage.from_pretrained(tmp_path / "model")) == len(stage.language)
 
 
 def test_cuts_keep_text_and_units_together(world):

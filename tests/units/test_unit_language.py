@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echox.config import load_recipe
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage, parse_word, spell
 from echox.units.language import compression, count_candidates, learn_unit_language, split_by_word
 
@@ -63,7 +64,7 @@ def test_no_unit_word_crosses_a_text_word(language, units, data):
 def test_a_saved_language_is_the_same_language(tmp_path_factory, language, units):
     folder = tmp_path_factory.mktemp("language")
     language.save_pretrained(folder)
-    again = UnitLanguage.from_pretrained(folder)
+    again = AutoUnitLanguage.from_pretrained(folder)
     assert (again.words, again.log_probs, again.num_units) == (language.words, language.log_probs, language.num_units)
     assert again.encode(units) == language.encode(units)
 
@@ -93,7 +94,7 @@ def test_bad_languages_and_inputs_are_refused_in_one_line(tmp_path):
         language.encode_words([0, 1], [1, 0])
     (tmp_path / UNIT_LANGUAGE_FILE).write_text(json.dumps({"format": "other"}))
     with pytest.raises(ValueError, match="expected format"):
-        UnitLanguage.from_pretrained(tmp_path)
+        AutoUnitLanguage.from_pretrained(tmp_path)
 
 
 def test_frequent_sequences_become_words_and_shorten_the_text():
@@ -155,4 +156,4 @@ def test_the_stage_writes_a_language_and_its_figures(tmp_path):
     ]
     metrics = load_recipe("recipes/nano/unit_language.yaml", overrides).run()
     assert metrics["train_units_per_word"] == metrics["heldout_units_per_word"] == 2
-    assert (2, 3) in UnitLanguage.from_pretrained(tmp_path / "language").words
+    assert (2, 3) in AutoUnitLanguage.from_pretrained(tmp_path / "language").words

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from echox.cli.eval import Data, JudgeName, WordPenalty, judge_of
-from echox.cli.options import Debug, Device, Model, Threads, guarded, load_model
+from echox.cli.options import Data, Debug, Device, JudgeName, Model, Threads, WordPenalty, guarded, judge_of, load_model
 
 bench_app = typer.Typer(help="Measure choices against each other: the trigger laboratory.", no_args_is_help=True)
 

@@ -96,9 +96,8 @@ def prepare(
 ) -> None:
     """Speak, filter, de-duplicate, extract units, shard, report; goes on where it stopped."""
     from echox.config import load_recipe
-    from echox.preparation.prepare import plan
+    from echox.preparation.prepare import PrepareDataRecipe, plan
     from echox.preparation.prepare import prepare as run
-    from echox.preparation.settings import PrepareDataRecipe
 
     settings = load_recipe(recipe, overrides or [])
     if not isinstance(settings, PrepareDataRecipe):
@@ -112,8 +111,8 @@ def prepare(
 
 def judge_of(chosen: "Filter") -> Any:
     """What makes the recogniser in a worker (it is pickled there); None where nothing is recognised."""
-    from echox.evaluation.heldout import LEXICON, embedded_heldout
     from echox.evaluation.judges.asr import embedded_judge, open_judge
+    from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 
     if chosen.max_wer is None:
         return None

@@ -27,7 +27,7 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
     """Say what this machine has (versions, devices, free memory), what each model would need, and whether it fits."""
     import torch
 
-    from echox.api.model import find_model
+    from echox.api.loading import find_model
     from echox.models.quantization.int8_linear import best_kernel
 
     typer.echo(f"echox         {_installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
@@ -163,7 +163,7 @@ def _workload(
 
 
 def _configuration(model: str) -> Any:
-    from echox.api.model import find_model
+    from echox.api.loading import find_model
     from echox.models.echox.configuration_echox import EchoXConfig
 
     return EchoXConfig.from_pretrained(find_model(model))

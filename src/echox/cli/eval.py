@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from echox.cli.options import Debug, Device, Model, Threads, guarded, load_model, set_up_torch
+from echox.cli.options import (
+    Data,
+    Debug,
+    Device,
+    JudgeName,
+    Model,
+    Threads,
+    WordPenalty,
+    guarded,
+    judge_of,
+    load_model,
+    set_up_torch,
+)
 from echox.errors import one_line
 
 if TYPE_CHECKING:
     from echox.evaluation.judges.asr import Judge
     from echox.evaluation.run import Progress
-    from echox.evaluation.subjects import Subject
+    from echox.evaluation.subjects.subjects import Subject
 
 eval_app = typer.Typer(help="Measure a model: test sets, latency, voice, model card.", no_args_is_help=True)
-Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
-JudgeName = Annotated[
-    str | None,
-    typer.Option(
-        help="Encoder folder (default: judge/ in the data, or the embedded one), http://.../v1#model, or a hub id."
-    ),
-]
-WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that each word costs.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 ServerUrl = Annotated[
     str | None, typer.Option("--server", help="Examine a server instead: its base URL, as http://127.0.0.1:8000/v1.")
@@ -72,11 +76,11 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Examine a model on test sets: ask, listen, score. Killed or stopped, the same command goes on."""
-    from echox.evaluation.heldout import embedded_heldout
-    from echox.evaluation.judges.naturalness import rate_run
+    from echox.evaluation.rating import rate_run
     from echox.evaluation.run import run_tasks, score_run
+    from echox.evaluation.sets.heldout import embedded_heldout
+    from echox.evaluation.sets.tasks import NANO, open_tasks
     from echox.evaluation.summary import render
-    from echox.evaluation.tasks import NANO, open_tasks
 
     if workers > 1 and server is None:
         raise ValueError("expected --server with --workers: a model of this process answers one question at a time")
@@ -203,7 +207,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score a model on the whole nano corpus: what it hears, writes and says. Resumes where it stopped."""
-    from echox.evaluation.nano import evaluate_nano
+    from echox.evaluation.scorecard import evaluate_nano
 
     echox = load_model(model, device, threads)
     metrics = evaluate_nano(echox, judge_of(judge, data, word_penalty), data, output, limit, seed)
@@ -259,23 +263,10 @@ def model_card(
     typer.echo(str(write_model_card(model, metrics, latency, output, voice)))
 
 
-def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
-    """The named judge, or the corpus's own, or the embedded one; the words are those of the corpus."""
-    from echox.evaluation.judges.asr import embedded_judge, open_judge
-
-    lexicon = data / "phones.json"
-    if not lexicon.is_file():
-        raise ValueError(
-            f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
-        )
-    trained = data / "judge"
-    return open_judge(judge or (trained if trained.is_dir() else embedded_judge()), lexicon, word_penalty)
-
-
 def _subject(model: str, server: str | None, server_model: str | None, device: str, threads: int | None) -> "Subject":
     """Who is examined."""
-    from echox.api.model import find_model
-    from echox.evaluation.subjects import InProcess, Server
+    from echox.api.loading import find_model
+    from echox.evaluation.subjects.subjects import InProcess, Server
 
     set_up_torch(threads)
     if server is not None:
@@ -287,8 +278,8 @@ def _listener(
     judge: str | None, lexicon: Path | None, data: Path | None, only_nano: bool, speaks: bool
 ) -> "tuple[Judge | None, str]":
     """The judge, or why there is none: one that was not named and cannot be had leaves spoken figures unmeasured."""
-    from echox.evaluation.heldout import LEXICON, embedded_heldout
     from echox.evaluation.judges.asr import DEFAULT_JUDGE, embedded_judge, open_judge
+    from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 
     if judge == "none" or not speaks:
         return None, "no judge was asked for"

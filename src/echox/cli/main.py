@@ -174,7 +174,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Answer the bundled spoken question, or AUDIO, aloud: what ``make demo`` runs."""
-    from echox.api.model import bundled_questions
+    from echox.api.loading import bundled_questions
 
     question = audio if audio is not None else bundled_questions()[0]
     typer.echo(f"question  {question}")

@@ -10,6 +10,9 @@ import typer
 from echox.errors import one_line
 
 if TYPE_CHECKING:
+    from echox.evaluation.judges.asr import Judge
+
+if TYPE_CHECKING:
     from echox.api import EchoX
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, hub id, or 'nano' (the embedded one).")]
@@ -72,3 +75,30 @@ def set_up_torch(threads: int | None) -> None:
     logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
+
+
+JudgeName = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoder folder (default: judge/ in the data, or the embedded one), http://.../v1#model, or a hub id."
+    ),
+]
+
+
+WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that each word costs.")]
+
+
+def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
+    """The named judge, or the corpus's own, or the embedded one; the words are those of the corpus."""
+    from echox.evaluation.judges.asr import embedded_judge, open_judge
+
+    lexicon = data / "phones.json"
+    if not lexicon.is_file():
+        raise ValueError(
+            f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
+        )
+    trained = data / "judge"
+    return open_judge(judge or (trained if trained.is_dir() else embedded_judge()), lexicon, word_penalty)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from echox.api.card import markdown_table as table
-from echox.api.card import run_name, size_table, training_table
+from echox.api.card import markdown_table, run_name, size_table, training_table
 from echox.files import write_text
 from echox.training.record import RECORD_NAME
 
@@ -179,7 +178,7 @@ def _targets(card: Card) -> list[str]:
         missed = f"no, by {_number(abs(value - target.bound), target.unit)}"
         count = str(found["count"]) if isinstance(found, dict) else ""
         rows.append([target.name, bound, _figure(found, target.unit), count, "yes" if met else missed])
-    return table(["figure", "target", "measured", "items", "met"], rows)
+    return markdown_table(["figure", "target", "measured", "items", "met"], rows)
 
 
 def _scores(card: Card) -> list[str]:
@@ -197,7 +196,7 @@ def _scores(card: Card) -> list[str]:
               "errors": "questions not heard"}  # fmt: skip
     rows += [[label, *(str(card.metrics[part][name]) for part in SETS)] for name, label in counts.items()]
     typed = card.metrics["typed"]
-    lines = table(["", *SETS.values()], rows)
+    lines = markdown_table(["", *SETS.values()], rows)
     lines += ["", f"Typed questions (T2T): exact {_figure(typed['t2t_exact'])}, answer {_figure(typed['t2t_answer'])}, "
               f"{typed['t2t_exact']['count']} items."]  # fmt: skip
     for part in ("heldout_seen_voices", "heldout_new_voices"):
@@ -224,7 +223,12 @@ def _judge(card: Card) -> list[str]:
             "t2c": "units written by T2C from the text",
         }
         rows = [[label, _number(card.voice[kind]["wer"])] for kind, label in steps.items() if kind in card.voice]
-        lines += ["", "Where words get lost on the way from text to sound:", "", *table(["speech", "WER"], rows)]
+        lines += [
+            "",
+            "Where words get lost on the way from text to sound:",
+            "",
+            *markdown_table(["speech", "WER"], rows),
+        ]
     return lines
 
 
@@ -238,7 +242,7 @@ def _topics(card: Card) -> list[str]:
         if "/" not in topic  # of several turns: too few each
     ]
     heads = ["exact", "T2T", "S2T seen", "S2S seen", "S2T held-out", "S2S held-out"]
-    return table(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def _speed(card: Card) -> list[str]:
@@ -267,7 +271,7 @@ def _speed(card: Card) -> list[str]:
         f"replies of {figures['audio_s']['mean']:.1f} s; {figures['threads']} thread(s) on {figures['machine']}, "
         f"torch {figures['torch']}. Real-time factor {figures['rtf_overall']:.3f} (compute per speech)."
     )
-    return [lead, "", *table(["milliseconds", "mean", "p50", "p95"], rows)]
+    return [lead, "", *markdown_table(["milliseconds", "mean", "p50", "p95"], rows)]
 
 
 def _training(card: Card, curves: str | None) -> list[str]:

@@ -21,21 +21,27 @@ from typing import Any, TypeVar
 import echox
 from echox.audio import load_audio, save_audio
 from echox.errors import one_line
-from echox.evaluation import nano
-from echox.evaluation.items import Item
-from echox.evaluation.judges.asr import Judge
-from echox.evaluation.records import read_lines, recorded
-from echox.evaluation.scores import Row, counts, not_measured
-from echox.evaluation.studies.voice import recordings_wer
-from echox.evaluation.subjects import Subject
-from echox.evaluation.tasks import AVERAGED, KINDS, Task
+from echox.evaluation.judges.asr import Judge, recordings_wer
+from echox.evaluation.run_files import (
+    HEARD,
+    ITEMS,
+    REPLIES,
+    RUN_FILE,
+    SUMMARY_FILE,
+    VERSION,
+    _of_keys,
+    _Reply,
+    read_rows,
+    read_run,
+)
+from echox.evaluation.scoring.records import recorded
+from echox.evaluation.scoring.scores import counts, not_measured
+from echox.evaluation.sets.items import Item
+from echox.evaluation.sets.nano import METRICS_FILE, SPOKEN_SETS, metrics_of
+from echox.evaluation.sets.tasks import AVERAGED, KINDS, Task
+from echox.evaluation.subjects.subjects import Subject
 from echox.files import write_text
 from echox.training.lock import output_lock
-
-RUN_FILE, SUMMARY_FILE = "run.json", "summary.json"
-REPLIES, HEARD, ITEMS = "replies.jsonl", "heard.jsonl", "items.jsonl"
-VERSION = 1
-"""Of the files' layout."""
 
 Part = TypeVar("Part")
 Progress = Callable[[Iterable[Part], str, int], Iterable[Part]]
@@ -183,7 +189,7 @@ def score_run(output: Path) -> dict[str, Any]:
         rows = read_rows(output, run, task)
         tasks[task["name"]] = {"kind": task["kind"], "source": task["source"], **counts(rows),
                                **KINDS[task["kind"]].score(rows)}  # fmt: skip
-        if rows[0]["speaks"] and task["name"] not in nano.SPOKEN_SETS:
+        if rows[0]["speaks"] and task["name"] not in SPOKEN_SETS:
             tasks[task["name"]] |= {name: not_measured("no model file was named") for name in ("utmos", "dnsmos")}
         tasks[task["name"]] |= ratings_of(output / task["name"], task["keys"])
         kept = ("id", "question", "answers", "text", "said", "error", "judge_error", "s2t", "s2s", "reply_wer",
@@ -194,66 +200,12 @@ def score_run(output: Path) -> dict[str, Any]:
     averages = _averages(tasks)
     if averages:
         summary["average"] = averages
-    card = nano.metrics_of(summary)
+    card = metrics_of(summary)
     if card is not None:
-        write_text(output / nano.METRICS_FILE, json.dumps(card, indent=1) + "\n")
+        write_text(output / METRICS_FILE, json.dumps(card, indent=1) + "\n")
     write_text(output / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     write_summary(output, summary)
     return summary
-
-
-def read_run(output: Path) -> dict[str, Any]:
-    """``run.json`` of a folder.
-
-    Raises:
-        ValueError: it is not there, or of another version.
-    """
-    path = output / RUN_FILE
-    if not path.is_file():
-        raise ValueError(f"{output}: expected the folder of a run, found no {RUN_FILE}; make one with: echox eval run")
-    run = json.loads(path.read_text(encoding="utf-8"))
-    if run.get("version") != VERSION:
-        raise ValueError(f"{path}: expected version {VERSION}, found {run.get('version')!r}; run it again")
-    return run
-
-
-def read_rows(output: Path, run: dict[str, Any], task: dict[str, Any]) -> list[Row]:
-    """The replies of a task with what was heard of them.
-
-    Raises:
-        ValueError: a reply or a transcript is missing.
-    """
-    folder, judge = output / task["name"], run["judge"]
-    speaks = KINDS[task["kind"]].speaks
-    heard = {(record["id"], record["key"]): record for record in read_lines(folder / HEARD)}
-    rows = []
-    for record in _of_keys(folder / REPLIES, task["keys"]):
-        row = {**record, "speaks": speaks, "said": None, "as_heard": None, "judge_error": None, "unknown_words": 0,
-               "unjudged": judge.get("unjudged")}  # fmt: skip
-        if speaks and judge.get("name"):
-            listened = heard.get((record["id"], f"{record['key']} {judge['name']}"))
-            if listened is None:
-                raise ValueError(f"{folder}: expected what the judge heard of {record['id']!r}, found nothing; finish "
-                                 "the run first: echox eval run")  # fmt: skip
-            row |= {name: listened[name] for name in ("said", "as_heard", "unknown_words")}
-            row["judge_error"] = listened["error"]
-        rows.append(row)
-    return rows
-
-
-class _Reply:
-    """A recorded reply as an item of the next stage."""
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.id, self.record = record["id"], record
-
-
-def _of_keys(path: Path, keys: list[str]) -> list[dict[str, Any]]:
-    found = {record["key"]: record for record in read_lines(path)}
-    missing = sum(key not in found for key in keys)
-    if missing:
-        raise ValueError(f"{path}: expected {len(keys)} replies, {missing} are missing; finish the run: echox eval run")
-    return [found[key] for key in keys]
 
 
 def _key(subject: Subject, item: Item) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from echox.evaluation import nano
-from echox.evaluation.model_card import score_tables, table
-from echox.evaluation.records import read_lines
-from echox.evaluation.scores import DEFINITIONS
-from echox.evaluation.tasks import AVERAGED, KINDS
+from echox.api.card import markdown_table
+from echox.evaluation.model_card import score_tables
+from echox.evaluation.scoring.records import read_lines
+from echox.evaluation.scoring.scores import DEFINITIONS
+from echox.evaluation.sets.nano import metrics_of
+from echox.evaluation.sets.tasks import AVERAGED, KINDS
 from echox.files import write_text
 
 MARKDOWN_FILE, PLOTS = "summary.md", "plots"
@@ -41,7 +42,7 @@ def render(summary: dict[str, Any]) -> str:
     errors = f"; its own word error rate on {own['count']} original recordings: {_percent(own['wer'])}" if own else ""
     lines = ["# Evaluation", "", f"Examined: {summary['subject']['name']} (`{summary['subject']['key']}`), "
              f"echox {summary['echox']}.", f"Judge: {listener}{errors}.", ""]  # fmt: skip
-    card = nano.metrics_of(summary)
+    card = metrics_of(summary)
     if card is not None:
         lines += ["## Nano", "", score_tables(card, _folder_mb(summary)), ""]
     answered = {name: task for name, task in summary["tasks"].items() if "s2t" in task}
@@ -51,7 +52,7 @@ def render(summary: dict[str, Any]) -> str:
     if others:
         lines += ["## Figures", "", *_figures(others), ""]
     rows = [[name, *(str(task[count]) for count in COUNTS)] for name, task in summary["tasks"].items()]
-    lines += ["## Counts", "", *table(["task", *(name.replace("_", " ") for name in COUNTS)], rows)]
+    lines += ["## Counts", "", *markdown_table(["task", *(name.replace("_", " ") for name in COUNTS)], rows)]
     failed = [(name, one) for name, task in summary["tasks"].items() for one in task["failed"]]
     if failed:
         lines += ["", "## Failed items", "", *(f"- {name} `{one['id']}`: {one['error']}" for name, one in failed)]
@@ -75,7 +76,7 @@ def compare(summaries: Sequence[dict[str, Any]]) -> str:
         rows.append(row)
     heads = ["model", *(f"{name} {side}" for name in names for side in ("S2T", "S2S"))]
     heads += [f"{name} {part}" for name in dict.fromkeys(spoken) for part in ("S2T exact", "S2S exact", "reply WER")]
-    return "\n".join(table(heads, rows)) + "\n"
+    return "\n".join(markdown_table(heads, rows)) + "\n"
 
 
 def _answers(tasks: dict[str, Any], average: dict[str, float] | None) -> list[str]:
@@ -94,7 +95,7 @@ def _answers(tasks: dict[str, Any], average: dict[str, float] | None) -> list[st
         sides = (average.get(f"{side}_{rule}") for side in ("s2t", "s2s") for rule in ("acc_strict", "acc_ultraeval"))
         paper = ", ".join(f"{model} {_paper_average(model):.1f}" for model, _ in KINDS[AVERAGED[0]].paper)
         rows.append(["average of the three", *("" if side is None else _percent(side) for side in sides), "", paper])
-    lines = table(heads, rows)
+    lines = markdown_table(heads, rows)
     for name, task in tasks.items():
         if "table" in task:
             cells = task["table"]
@@ -115,7 +116,7 @@ def _figures(tasks: dict[str, Any]) -> list[str]:
     for figure in FIGURES:
         if any(figure in task for task in tasks.values()):
             rows.append([figure, *(_figure(task.get(figure), figure in rates) for task in tasks.values())])
-    return table(["figure", *tasks], rows)
+    return markdown_table(["figure", *tasks], rows)
 
 
 def _figure(value: Any, is_share: bool = True) -> str:

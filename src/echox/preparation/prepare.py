@@ -9,11 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from echox.config import to_dict
+from echox.config import recipe, to_dict
 from echox.data.lexicon import write_letters
 from echox.data.manifest import (
     Dialogue,
@@ -28,7 +28,16 @@ from echox.preparation.clips import Clip, Clips, Dropped, read_inputs
 from echox.preparation.duplicates import find_duplicates
 from echox.preparation.execute import Workers, cluster, in_chunks, stage_results
 from echox.preparation.report import make_report
-from echox.preparation.settings import PrepareDataRecipe
+from echox.preparation.settings import (
+    Duplicates,
+    Filter,
+    Input,
+    Language,
+    Shards,
+    TextSettings,
+    Units,
+    Voices,
+)
 from echox.preparation.shards import (
     ShardSettings,
     WriteShard,
@@ -299,3 +308,45 @@ def _write_dropped(state: _State, output: Path) -> str:
     content = [json.dumps(to_dict(item), ensure_ascii=False) + "\n" for item in rows]
     write_text(output / "dropped.jsonl", "".join(content))
     return hashlib.sha256(json.dumps([[item.id, item.reason] for item in rows]).encode()).hexdigest()
+
+
+@recipe("prepare_data")
+@dataclass
+class PrepareDataRecipe:
+    """Recipe of stage "prepare_data".
+
+    Attributes:
+        chunk_clips: clips a worker takes at a time (and what is lost when one dies).
+        workers: processes, or actors on a Ray cluster.
+        gpus_per_worker: of an actor, for encoders (Ray only).
+    """
+
+    stage: str
+    inputs: list[Input]
+    output_dir: str
+    text: TextSettings = field(default_factory=TextSettings)
+    voices: Voices = field(default_factory=Voices)
+    filter: Filter = field(default_factory=Filter)
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    units: Units | None = None
+    unit_language: Language | None = None
+    shards: Shards = field(default_factory=Shards)
+    chunk_clips: int = 16
+    workers: int = 1
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a number outside its range, or a unit language without units."""
+        for name in ("chunk_clips", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.shards.size < 1:
+            raise ValueError(f"shards.size: expected at least 1, found {self.shards.size}")
+        if not self.inputs:
+            raise ValueError("inputs: expected at least one, found none")
+        if self.unit_language is not None and self.units is None:
+            raise ValueError("unit_language: expected units to learn from, found none; add units.extractor")
+
+    def run(self, judge: Callable[[], Any] | None = None) -> dict[str, float]:
+        """Prepare everything. ``judge`` makes the recogniser (the command line gives it, it lives a floor higher)."""
+        return prepare(self, judge)

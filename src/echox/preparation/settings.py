@@ -6,11 +6,8 @@ recognition); the numbers are ours, measured ones are in docs/data.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from echox.config import recipe
+from typing import Literal
 
 
 @dataclass
@@ -129,47 +126,3 @@ class Shards:
 
     size: int = 1000
     sampling_rate: int = 16_000
-
-
-@recipe("prepare_data")
-@dataclass
-class PrepareDataRecipe:
-    """Recipe of stage "prepare_data".
-
-    Attributes:
-        chunk_clips: clips a worker takes at a time (and what is lost when one dies).
-        workers: processes, or actors on a Ray cluster.
-        gpus_per_worker: of an actor, for encoders (Ray only).
-    """
-
-    stage: str
-    inputs: list[Input]
-    output_dir: str
-    text: TextSettings = field(default_factory=TextSettings)
-    voices: Voices = field(default_factory=Voices)
-    filter: Filter = field(default_factory=Filter)
-    duplicates: Duplicates = field(default_factory=Duplicates)
-    units: Units | None = None
-    unit_language: Language | None = None
-    shards: Shards = field(default_factory=Shards)
-    chunk_clips: int = 16
-    workers: int = 1
-    gpus_per_worker: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError for a number outside its range, or a unit language without units."""
-        for name in ("chunk_clips", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.shards.size < 1:
-            raise ValueError(f"shards.size: expected at least 1, found {self.shards.size}")
-        if not self.inputs:
-            raise ValueError("inputs: expected at least one, found none")
-        if self.unit_language is not None and self.units is None:
-            raise ValueError("unit_language: expected units to learn from, found none; add units.extractor")
-
-    def run(self, judge: Callable[[], Any] | None = None) -> dict[str, float]:
-        """Prepare everything. ``judge`` makes the recogniser (the command line gives it, it lives a floor higher)."""
-        from echox.preparation.prepare import prepare
-
-        return prepare(self, judge)

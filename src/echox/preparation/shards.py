@@ -40,9 +40,9 @@ class WriteShard:
         self.settings = settings
         self.language = None
         if settings.language is not None:
-            from echox.models.t2c.tokenization_unit_language import UnitLanguage
+            from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 
-            self.language = UnitLanguage.from_pretrained(settings.language)
+            self.language = AutoUnitLanguage.from_pretrained(settings.language)
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """Per shard: its files with the hash of their content, and the unit words of its clips."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.errors import QueueFull, one_line
 from echox.streaming.events import AudioChunk, ContextDropped, Finished, Heard, SpeechFailed, TextDelta
 

@@ -238,7 +238,6 @@ class Scheduler:
                 dropped = [task for task in self._queue if task.cancelled]
                 self._queue = deque(task for task in self._queue if not task.cancelled)
             for task in dropped:
-                task.session.release(task, None)
                 task.end()
 
     def _admit(self) -> None:
@@ -268,14 +267,13 @@ class Scheduler:
         self._running.remove(task)
         if task is self._hearing_task:
             self._hearing_task, self._hearing = None, iter(())
-        task.session.release(task, error)
         task.end(error)
 
     def _leave_text(self, task: ReplyTask, keep: bool = True) -> None:
         if task.text_row is None:
             return
         if keep:
-            task.session.remember(self._memory.save(task.text_row))
+            task.context.remember(self._memory.save(task.text_row))
         else:
             self._memory.clear(task.text_row)
         leave(self._memory, self._text_rows, task, "text_row")
@@ -284,8 +282,6 @@ class Scheduler:
         running, self._running = self._running, []
         self._reset_memory()
         for task in running:
-            task.session.forget()
-            task.session.release(task, error)
             task.end(error)
 
     def _each(self, tasks: Tasks, work: Callable[[Tasks], None]) -> None:
@@ -316,7 +312,7 @@ class Scheduler:
         new = [task for task in self._running if task.text_row is None and not task.text_finished]
         taken, long, seconds = [], [], 0.0
         for task in new:
-            unheard_s = self.engine.unheard_s(task.session.unheard(task))
+            unheard_s = self.engine.unheard_s(task.context.unheard(task.new))
             if unheard_s > HEARD_SECONDS or task is self._hearing_task:  # to its end, however little is left
                 long.append(task)
             elif seconds < HEARD_SECONDS:
@@ -331,7 +327,7 @@ class Scheduler:
         """Some steps in hearing long questions, so that nobody waits for the end of them."""
         (task,) = tasks
         if task is not self._hearing_task:
-            self._hearing_task, self._hearing = task, self.engine.hear_gradually(task.session.unheard(task))
+            self._hearing_task, self._hearing = task, self.engine.hear_gradually(task.context.unheard(task.new))
         begin_s = time.perf_counter()
         with timed(tasks, "encode_s"):
             for _ in self._hearing:
@@ -342,20 +338,20 @@ class Scheduler:
         self._hear_tasks(tasks)
 
     def _hear_tasks(self, tasks: Tasks) -> None:
-        audios = [audio for task in tasks for audio in task.session.unheard(task)]
+        audios = [audio for task in tasks for audio in task.context.unheard(task.new)]
         with timed(tasks, "encode_s"):
             heard = iter(self.engine.hear(audios) if audios else [])
         for task in tasks:
-            found = {audio: next(heard) for audio in task.session.unheard(task)}
+            found = {audio: next(heard) for audio in task.context.unheard(task.new)}
             with self._blaming(task):  # nothing to hear in it, or no room
-                task.session.hear(found)
-                text = task.session.transcript(task.new[-1])
-                keys = task.session.lay_out(task)
+                task.context.hear(found)
+                text = task.context.transcript(task.new[-1])
+                keys = task.lay_out()
                 task.timings.num_prompt_tokens = len(keys)
                 task.timings.num_prompt_audio_tokens = sum(not isinstance(key, int) for key in keys)
                 if text:
-                    task.emit(Heard(text, task.session.heard_words(task.new[-1])))
-                saved, task.positions = task.session.resume(keys)
+                    task.emit(Heard(text, task.context.heard_words(task.new[-1])))
+                saved, task.positions = task.context.resume(keys)
                 task.text_row = self._memory.join(saved)
                 self._text_rows.append(task)
 
@@ -367,11 +363,11 @@ class Scheduler:
     def _read_tasks(self, tasks: Tasks) -> None:
         with timed(tasks, "prefill_s"):
             parts = [task.positions[:PREFILL_POSITIONS] for task in tasks]
-            embeds = [task.session.embed(part) for task, part in zip(tasks, parts, strict=True)]
+            embeds = [task.context.embed(part) for task, part in zip(tasks, parts, strict=True)]
             counts = [len(part) for part in parts]
             states = self._memory.advance(pad_sequence(embeds, batch_first=True), counts, first_row(tasks))
         for task, part, row in zip(tasks, parts, states, strict=True):
-            task.session.note(part)
+            task.context.note(part)
             task.positions = task.positions[len(part) :]
             if not task.positions:
                 task.state = row[len(part) - 1]
@@ -436,7 +432,7 @@ class Scheduler:
             states = self._memory.advance(embeds[:, None], counts, first_row(tasks))
         for task, row in zip(tasks, states, strict=True):
             if task in moving:
-                task.session.note(task.token_ids[-1:])
+                task.context.note(task.token_ids[-1:])
                 task.state = row[0]
 
     # ------------------------------------------------------------------------------------------ speak

@@ -7,21 +7,33 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
 from echox.streaming.engine import Engine
-from echox.streaming.events import AudioChunk, Event, Finished, TextDelta, Timings
+from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, TextDelta, Timings
 from echox.streaming.messages import Message
 from echox.streaming.speech import Speech
 
-if TYPE_CHECKING:
-    from echox.streaming.scheduler import Scheduler
-    from echox.streaming.session import Session
-
 EventCallback = Callable[[Event | None], None]
+
+
+class Driver(Protocol):
+    """Who does the work of replies, as they see it."""
+
+    engine: Engine
+
+    def drive(self, task: ReplyTask) -> None:
+        """Bring a reply forward."""
+
+    def notice(self, wait: bool = True) -> None:
+        """A reply was cancelled; ``wait`` until no one works on it."""
+
+    def wait(self, task: ReplyTask) -> None:
+        """Until a cancelled reply has ended."""
 
 
 class Dice:
@@ -40,10 +52,11 @@ class ReplyTask(Iterator[Event]):
     """A reply that a session asked for. Iterate over its events; cancel it from any thread.
 
     Args:
-        scheduler: does the work.
-        session: whose conversation is continued.
+        driver: does the work.
+        context: the conversation that is continued.
         new: the messages of this turn.
         settings: of this reply.
+        release: called once, with the error if there was one, when the reply has ended and before its last event.
         on_event: called with every event, and with None at the very end, by the thread that does the work, which it
             must not keep; what it raises cancels the reply and is its `error`. None: events wait to be iterated over.
         given: text to speak as it is; None: the language model writes the reply.
@@ -55,18 +68,19 @@ class ReplyTask(Iterator[Event]):
 
     def __init__(
         self,
-        scheduler: Scheduler,
-        session: Session,
+        driver: Driver,
+        context: Context,
         new: list[Message],
         settings: GenerationSettings,
+        release: Callable[[ReplyTask, BaseException | None], None],
         on_event: EventCallback | None = None,
         given: str | None = None,
     ) -> None:
-        self.session, self.new, self.settings, self.given = session, new, settings, given
+        self.context, self.new, self.settings, self.given = context, new, settings, given
         self.error: BaseException | None = None
         self.done = False
         self.cancelled = False
-        self._scheduler, self._on_event = scheduler, on_event
+        self._driver, self._release, self._on_event = driver, release, on_event
         self._events: deque[Event] = deque()
         self._told_error = False
         self.asked_s = time.perf_counter()
@@ -77,7 +91,7 @@ class ReplyTask(Iterator[Event]):
         self.state: Tensor | None = None  # (H,) that predicts the next token
         self.dice = Dice(f"text {settings.seed}")
         # What was written.
-        engine: Engine = scheduler.engine
+        engine = driver.engine
         self.speech = Speech(engine, settings) if settings.speak else None
         self.detokenizer = IncrementalDetokenizer(engine.tokenizer)
         self.token_ids: list[int] = []
@@ -99,7 +113,7 @@ class ReplyTask(Iterator[Event]):
                     self._told_error = True
                     raise self.error
                 raise StopIteration
-            self._scheduler.drive(self)
+            self._driver.drive(self)
 
     @property
     def has_events(self) -> bool:
@@ -109,19 +123,32 @@ class ReplyTask(Iterator[Event]):
     def cancel(self) -> None:
         """Stop: within one step of the scheduler no more is done for it. What was written stays in the history."""
         self.cancelled = True
-        self._scheduler.notice()
+        self._driver.notice()
 
     def let_go(self) -> None:
         """Cancel from where nothing may be waited for: the garbage collector runs anywhere, also within a round."""
         self.cancelled = True
-        self._scheduler.notice(wait=False)
+        self._driver.notice(wait=False)
 
     def settle(self) -> None:
         """Cancel, and wait until it has ended (at most for one round)."""
         self.cancel()
-        self._scheduler.wait(self)
+        self._driver.wait(self)
 
     # ------------------------------------------------------------------------------------------ the scheduler's side
+
+    def lay_out(self) -> list[Any]:
+        """Positions of the prompt; turns that had to be dropped are reported.
+
+        Raises:
+            ValueError: as `Context.lay_out`.
+        """
+        layout = self.context.lay_out(self.new, self.settings.max_new_tokens)
+        if layout.dropped:
+            self.emit(ContextDropped(layout.dropped))
+        if layout.room is not None:
+            self.room = min(self.room, layout.room)
+        return layout.keys
 
     def emit(self, event: Event) -> None:
         """Hand an event to the listener."""
@@ -179,7 +206,8 @@ class ReplyTask(Iterator[Event]):
         return self.text_finished and (self.speech is None or self.speech.done)
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more events: complete, cancelled, or failed with `error`."""
+        """Complete, cancelled, or failed with `error`: the session has its history, and no more events come."""
+        self._release(self, error)
         if error is None and not self.cancelled:
             timeline = tuple(self.speech.timeline) if self.speech is not None else ()
             self.emit(Finished(self.text, self.stopped, self.timings, timeline))

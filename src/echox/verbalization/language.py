@@ -1,4 +1,4 @@
-"""The interface of a spoken language, the registry, and whole texts. Nothing here knows a language.
+"""The interface of a spoken language, and whole texts. Nothing here knows a language.
 
 A language reads white-space words from left to right. It may look at the words that it has read, and at most
 `LOOKAHEAD_WORDS` ahead, so text can be verbalised while it is still being written: `verbalize` and the streaming engine
@@ -8,7 +8,7 @@ ask the same questions in the same order, and get the same answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -88,31 +88,6 @@ class PlainText:
     def read(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> Reading:
         """See `SpokenLanguage.read`."""
         return Reading()
-
-
-def _english() -> SpokenLanguage:
-    from echox.verbalization.english import English
-
-    return English()
-
-
-LANGUAGES: dict[str, Callable[[], SpokenLanguage]] = {"en": _english}
-"""Languages with rules, by ISO 639-1 code. Add yours here; docs/speaking-text.md says what it must do."""
-
-
-def spoken_language(code: str) -> SpokenLanguage:
-    """The rules of a language; `PlainText` (``has_rules`` is False) for one that has none here.
-
-    Args:
-        code: ISO 639, with or without a region: "en", "en-GB", "de".
-
-    Raises:
-        ValueError: not a language code.
-    """
-    if not re.fullmatch(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*", code):
-        raise ValueError(f"spoken language: expected an ISO 639 code such as en or de, found {code!r}")
-    short = re.split("[-_]", code)[0]
-    return LANGUAGES[short]() if short in LANGUAGES else PlainText(short)
 
 
 def written_words(text: str) -> list[WrittenWord]:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from echox.config import dump_recipe, recipe
 from echox.data.corpora import nano
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
 from echox.data.synthesis import Flite, SpeechJob, SpokenJob, Voice, speak_all
@@ -351,3 +352,49 @@ def _write_phones(path: Path, dialogues: list[Dialogue]) -> None:
     lexicon = {word: list(engine.pronounce(word)) for word in words}
     phones = sorted({phone for said in lexicon.values() for phone in said})
     write_text(path, json.dumps({"phones": phones, "lexicon": lexicon}, indent=0))
+
+
+@recipe("corpus")
+@dataclass
+class CorpusRecipe:
+    """Recipe of the stage "corpus": write the nano corpus, text and speech.
+
+    Attributes:
+        stage: "corpus".
+        output_dir: Folder to write to.
+        seed: Decides every choice.
+        questions_hours: Training speech in many voices, hours.
+        replies_hours: Speech of the reply voice, hours.
+        heldout_questions: Items of each held-out question set (seen voices, new voices).
+        heldout_replies: Unseen utterances of the reply voice.
+        multi_turn: Spoken training dialogues of several turns.
+        workers: Synthesis processes; None: one per CPU.
+        smoke: A handful of everything, in seconds, to try the road.
+    """
+
+    stage: str = "corpus"
+    output_dir: str = "out/nano"
+    seed: int = 0
+    questions_hours: float = 9.0
+    replies_hours: float = 5.0
+    heldout_questions: int = 400
+    heldout_replies: int = 150
+    multi_turn: int = 250
+    workers: int | None = None
+    smoke: bool = False
+
+    def run(self) -> dict[str, float]:
+        """Write the corpus and return its measured sizes."""
+        if self.smoke:
+            sizes = Sizes(0.03, 0.015, heldout_questions=4, heldout_replies=3, multi_turn=5, max_sentences=5)
+        else:
+            sizes = Sizes(
+                self.questions_hours,
+                self.replies_hours,
+                self.heldout_questions,
+                self.heldout_replies,
+                self.multi_turn,
+            )
+        report = write_corpus(Path(self.output_dir), sizes, self.seed, self.workers)
+        dump_recipe(self, Path(self.output_dir) / "corpus.yaml")
+        return report

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from echox.audio import load_audio, save_audio
-from echox.evaluation.run import read_rows, read_run
-from echox.evaluation.scores import Row
+from echox.evaluation.run_files import read_rows, read_run
+from echox.evaluation.scoring.scores import Row
 from echox.files import write_text
 
 QUESTION_RATE_HZ = 16000

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from echox.evaluation.metrics import exist_match
-from echox.evaluation.records import read_lines
+from echox.evaluation.scoring.metrics import exist_match
+from echox.evaluation.scoring.records import read_lines
 
 
 def extract_field(output: str, key: str) -> Any:

@@ -11,18 +11,20 @@ import uuid
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from echox.audio import encode_audio, resample
+from echox.audio import encode_audio, load_audio, resample
 from echox.data.features import log_mel
 from echox.data.lexicon import Lexicon
-from echox.data.scoring import normalize_words
+from echox.data.manifest import audio_path, read_utterances
+from echox.data.sampling import spread
+from echox.data.scoring import normalize_words, word_errors
 from echox.evaluation.judges.ctc_lexicon import LexiconDecoder
-from echox.evaluation.records import fingerprint
-from echox.evaluation.remote import Endpoint
+from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.subjects.remote import Endpoint
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 
@@ -252,3 +254,21 @@ def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5
             f"judge: expected a model folder, a URL or a hub id, found no {config}; train the encoder first"
         )
     return TransformersASR(name)
+
+
+JUDGE_RATE_HZ = 16000
+
+
+def recordings_wer(judge: Judge, data_dir: Path, limit: int | None = None) -> dict[str, Any]:
+    """The judge's word error rate on held-out original recordings of the reply voice.
+
+    Raises:
+        ValueError: the corpus has none.
+    """
+    manifest = data_dir / "speech" / "replies.jsonl"
+    items = [item for item in read_utterances(manifest) if item.split != "train"] if manifest.exists() else []
+    if not items:
+        raise ValueError(f"{manifest}: expected held-out recordings, found none: run the corpus stage")
+    items = spread(items, limit or len(items))
+    said = [judge.transcribe([load_audio(audio_path(manifest, item.audio))], JUDGE_RATE_HZ)[0] for item in items]
+    return {"wer": word_errors([judge.as_heard(item.text) for item in items], said).rate, "count": len(items)}

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from echox.audio import load_audio
-from echox.evaluation.records import read_lines, recorded
-from echox.evaluation.run import REPLIES, read_run
+from echox.evaluation.scoring.records import read_lines
 
 RATE_HZ = 16000
 DNSMOS_SAMPLES = 144160
@@ -25,29 +22,6 @@ DNSMOS_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
 RATINGS = "naturalness.jsonl"
 
 Rater = Callable[[np.ndarray], float]
-
-
-def rate_run(output: Path, utmos: Path | None, dnsmos: Path | None) -> None:
-    """Rate every spoken reply of a run; resumes. Scoring the run again shows the means.
-
-    Raises:
-        ValueError: no run there, or a file that is no such model.
-    """
-    raters = {"utmos": open_utmos(utmos)} if utmos else {}
-    raters |= {"dnsmos": open_dnsmos(dnsmos)} if dnsmos else {}
-    for task in read_run(output)["tasks"]:
-        folder = output / task["name"]
-        replies = [_Spoken(record) for record in read_lines(folder / REPLIES) if record["audio"]]
-        for name, rater in raters.items():
-            _rate_replies(replies, folder, name, rater)
-
-
-def _rate_replies(replies: list[_Spoken], folder: Path, name: str, rater: Rater) -> None:
-    def rate(reply: _Spoken) -> dict[str, Any]:
-        return {"rating": rater(load_audio(folder / reply.record["audio"], RATE_HZ))}
-
-    for _ in recorded(replies, folder / RATINGS, lambda reply: f"{reply.record['key']} {name}", rate):
-        pass
 
 
 def open_utmos(path: Path) -> Rater:
@@ -91,11 +65,6 @@ def open_dnsmos(path: Path) -> Rater:
         return float(np.mean(np.polyval(DNSMOS_OVERALL, raw)))
 
     return rate
-
-
-class _Spoken:
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.id, self.record = record["id"], record
 
 
 def ratings_of(folder: Path, keys: list[str]) -> dict[str, float]:

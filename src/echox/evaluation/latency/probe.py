@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from echox.api import EchoX
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.data.manifest import audio_path, read_dialogues
-from echox.evaluation.records import balanced_order
+from echox.evaluation.scoring.records import balanced_order
 from echox.streaming import AudioChunk
 
 PARTS = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")

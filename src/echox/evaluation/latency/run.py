@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from echox.evaluation.heldout import embedded_heldout
-from echox.evaluation.items import read_items
+from echox.api.card import markdown_table
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import choose_questions, latency_rows, machine_of, summarize_rows
-from echox.evaluation.model_card import table
-from echox.evaluation.subjects import SERVER_RATE_HZ, InProcess, Server, Subject
+from echox.evaluation.sets.heldout import embedded_heldout
+from echox.evaluation.sets.items import read_items
+from echox.evaluation.subjects.subjects import SERVER_RATE_HZ, InProcess, Server, Subject
 from echox.files import write_text
 
 DEFINITIONS = {
@@ -86,7 +86,7 @@ def render(measured: dict[str, Any]) -> str:
         lines += ["", f"Replies at once: {figures['concurrency']}; {figures['questions']} questions after "
                   f"{figures['warm_up']} that were not counted, {figures['unspoken']} without speech; {where}. "
                   f"rtf_overall {figures['rtf_overall']:.3f}.", ""]  # fmt: skip
-        lines += table(["seconds (rtf: ratio, ttfa_tokens: tokens)", "mean", "p50", "p95"], rows)
+        lines += markdown_table(["seconds (rtf: ratio, ttfa_tokens: tokens)", "mean", "p50", "p95"], rows)
     lines += ["", "## What the figures mean", "", *(f"- **{name}**: {text}." for name, text in DEFINITIONS.items())]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from echox.evaluation.model_card import table
+from echox.api.card import markdown_table
 from echox.files import write_text
 
 SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
@@ -115,7 +115,7 @@ def _table(runs: Sequence[tuple[str, list[dict[str, Any]]]], row: str) -> str:
         cells = [figure([value for result in results if (value := get(result)) is not None], unit)
                  for _, get, unit in columns]  # fmt: skip
         lines.append([f"`{name}`", results[0]["what"], str(len(results)), *cells])
-    return "\n".join(table(["run", "what", "seeds", *(head for head, _, _ in columns)], lines)) + "\n"
+    return "\n".join(markdown_table(["run", "what", "seeds", *(head for head, _, _ in columns)], lines)) + "\n"
 
 
 def figure(values: Values, unit: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
 from echox.config import load_recipe
 from echox.data.manifest import read_unit_utterances
@@ -34,7 +34,8 @@ from echox.files import write_text
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.loop import run_recipe
 from echox.training.record import RECORD_NAME
 from echox.training.stages.echo import join
@@ -190,7 +191,7 @@ class Laboratory:
             learn = {"unit_language": learn_unit_language, "bpe": learn_bpe_language}[kind]
             rows = [row for row in read_unit_utterances(self.data / "units" / "replies.jsonl") if row.split == "train"]
             segments = [segment for row in rows for segment in split_by_word(row.units, row.word_of_unit)]
-            num_units = UnitLanguage.from_pretrained(self.data / "unit_language").num_units
+            num_units = AutoUnitLanguage.from_pretrained(self.data / "unit_language").num_units
             learn(segments, num_units, vocabulary_size=vocabulary_size).save_pretrained(folder)
         return folder
 
@@ -202,7 +203,7 @@ class Laboratory:
             model = EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         else:
             model = join(S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32), t2c, recipe)
-        tokenizer, language = AutoTokenizer.from_pretrained(parts.s2t), UnitLanguage.from_pretrained(parts.t2c)
+        tokenizer, language = AutoTokenizer.from_pretrained(parts.s2t), AutoUnitLanguage.from_pretrained(parts.t2c)
         voice = Voice(model.vocoder, self.judge)
         # However it was trained, a model is asked to speak as the shipped one does; and whole, once a reply is written.
         shipped = load_recipe(self.recipes / self.plan.stages["echo"]["recipe"]).trigger
@@ -226,9 +227,9 @@ class Laboratory:
     def measure_t2c(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
         """Scores on held-out texts."""
         t2c = T2CForUnitGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-        vocoder = AutoModel.from_pretrained(self.data / "vocoder").eval()
+        vocoder = AutoUnitVocoder.from_pretrained(self.data / "vocoder")
         utterances = [row for row in read_unit_utterances(recipe.data.units) if row.split != "train"]
-        tokenizer, language = AutoTokenizer.from_pretrained(folder), UnitLanguage.from_pretrained(folder)
+        tokenizer, language = AutoTokenizer.from_pretrained(folder), AutoUnitLanguage.from_pretrained(folder)
         voice = Voice(vocoder, self.judge)
         return {"t2c": t2c_scores(t2c, tokenizer, language, voice, spread(utterances, self.plan.utterances))}
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from echox.audio import load_audio
 from echox.data.scoring import same_words
-from echox.evaluation.items import Item
+from echox.evaluation.sets.items import Item
 
 NOISE_DBFS = -60.0
 DURATIONS_S = (1.0, 2.0, 3.0, 5.0)

@@ -2,7 +2,7 @@
 
 The questions are answered greedily; every state comes from the reply that the model wrote itself. The same replies are
 spoken cut by the trigger (as in streaming) or whole, and a judge hears them. The scores are those of
-:mod:`echox.evaluation.nano`, which goes through the whole streaming engine, question by question.
+:mod:`echox.evaluation.sets.nano`, which goes through the whole streaming engine, question by question.
 
 Letters: B questions, R reply tokens, S segments, H width of the language model.
 """
@@ -27,8 +27,8 @@ from echox.data.features import pad_features
 from echox.data.manifest import UnitUtterance
 from echox.data.scoring import edit_counts, same_words, word_errors
 from echox.evaluation.judges.asr import Judge
-from echox.evaluation.nano import says
-from echox.evaluation.records import balanced_order, fingerprint
+from echox.evaluation.scoring.nano import says
+from echox.evaluation.scoring.records import balanced_order, fingerprint
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration

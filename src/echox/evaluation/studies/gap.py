@@ -34,6 +34,7 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.training.stages.echo import join
 from echox.training.stages.echo_targets import select
@@ -92,7 +93,7 @@ def measure_gap(checkpoint: str | Path, items: Sequence[SpokenDialogue], pairs: 
         model = join(s2t, t2c, recipe).eval()
         tokenizer, language = (
             AutoTokenizer.from_pretrained(recipe.model.s2t),
-            UnitLanguage.from_pretrained(recipe.model.t2c),
+            AutoUnitLanguage.from_pretrained(recipe.model.t2c),
         )
     else:
         engine = EchoX.from_pretrained(str(checkpoint), device="cpu").engine

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 
 from echox.api import EchoX
-from echox.api.model import bundled_questions
+from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.data.scoring import same_words
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import machine_of, spread
-from echox.evaluation.metrics import bootstrap
-from echox.evaluation.nano import error_rate, says
-from echox.evaluation.records import balanced_order
+from echox.evaluation.scoring.metrics import bootstrap
+from echox.evaluation.scoring.nano import says
+from echox.evaluation.scoring.records import balanced_order
+from echox.evaluation.scoring.scores import error_rate
 from echox.streaming import AudioChunk
 from echox.streaming.events import ReplyBuilder
 

@@ -14,35 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
-import echox.models.vocoder.modeling_hifigan
-import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - registers the vocoders
 from echox.audio import load_audio, save_audio
 from echox.data.manifest import UnitUtterance, audio_path, read_unit_utterances, read_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import word_errors
-from echox.evaluation.judges.asr import Judge
+from echox.evaluation.judges.asr import JUDGE_RATE_HZ, Judge
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.stages.t2c import spoken_batch, spoken_text
-
-JUDGE_RATE_HZ = 16000
-
-
-def recordings_wer(judge: Judge, data_dir: Path, limit: int | None = None) -> dict[str, Any]:
-    """The judge's word error rate on held-out original recordings of the reply voice.
-
-    Raises:
-        ValueError: the corpus has none.
-    """
-    manifest = data_dir / "speech" / "replies.jsonl"
-    items = [item for item in read_utterances(manifest) if item.split != "train"] if manifest.exists() else []
-    if not items:
-        raise ValueError(f"{manifest}: expected held-out recordings, found none: run the corpus stage")
-    items = spread(items, limit or len(items))
-    said = [judge.transcribe([load_audio(audio_path(manifest, item.audio))], JUDGE_RATE_HZ)[0] for item in items]
-    return {"wer": word_errors([judge.as_heard(item.text) for item in items], said).rate, "count": len(items)}
 
 
 def evaluate_voice(
@@ -118,7 +100,7 @@ def _recordings(data_dir: Path) -> _Way:
 
 def _resynthesis(vocoder: Path, unit_language: Path) -> dict[str, _Way]:
     say = _vocoder(vocoder)
-    language = UnitLanguage.from_pretrained(unit_language)
+    language = AutoUnitLanguage.from_pretrained(unit_language)
 
     def through_language(item: UnitUtterance) -> tuple[np.ndarray, int]:
         unit_words, _ = language.encode_words(item.units, item.word_of_unit)
@@ -132,7 +114,7 @@ def _resynthesis(vocoder: Path, unit_language: Path) -> dict[str, _Way]:
 
 def _read_aloud(t2c: Path, vocoder: Path) -> _Way:
     model = T2CForUnitGeneration.from_pretrained(t2c).eval()
-    tokenizer, language = AutoTokenizer.from_pretrained(t2c), UnitLanguage.from_pretrained(t2c)
+    tokenizer, language = AutoTokenizer.from_pretrained(t2c), AutoUnitLanguage.from_pretrained(t2c)
     say = _vocoder(vocoder)
 
     @torch.inference_mode()
@@ -146,7 +128,7 @@ def _read_aloud(t2c: Path, vocoder: Path) -> _Way:
 
 def _vocoder(folder: Path) -> Callable[[list[int], list[int] | None], tuple[np.ndarray, int]]:
     """Reduced units, with durations or without, to (waveform (S,), rate)."""
-    model = AutoModel.from_pretrained(folder).eval()
+    model = AutoUnitVocoder.from_pretrained(folder)
 
     @torch.inference_mode()
     def say(units: list[int], durations_frames: list[int] | None) -> tuple[np.ndarray, int]:

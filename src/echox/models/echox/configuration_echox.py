@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
 from echox.models.compatibility import Compatibility
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.vocoder.configuration_vocoder import UnitVocoderConfig
 
 PHONE_BLANK_ID = 0
 """Class 0 of a phone head is its CTC blank; phone i of the configuration is class i + 1."""
@@ -223,11 +224,8 @@ class EchoXConfig(PreTrainedConfig):
         self.s2t_config = _as_config(s2t_config, S2TConfig, "s2t_config")
         self.echo_decoder_config = _as_config(echo_decoder_config, UnitDecoderConfig, "echo_decoder_config")
         self.echo_decoder_config.compatibility = self.s2t_config.compatibility  # one for the whole model
-        if isinstance(vocoder_config, dict):
-            import echox.models.vocoder.modeling_hifigan
-            import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - registers the vocoders' model types
         known = vocoder_config is not None
-        self.vocoder_config = _as_config(vocoder_config, PreTrainedConfig, "vocoder_config") if known else None
+        self.vocoder_config = _as_config(vocoder_config, UnitVocoderConfig, "vocoder_config") if known else None
         self.denoising_intermediate_size = denoising_intermediate_size or self.s2t_config.text_config.intermediate_size
         self.denoising_dropout = denoising_dropout
         self.fuse_text_embeddings = fuse_text_embeddings
@@ -249,3 +247,4 @@ class EchoXConfig(PreTrainedConfig):
 
 AutoConfig.register(SpeechEncoderConfig.model_type, SpeechEncoderConfig, exist_ok=True)
 AutoConfig.register(S2TConfig.model_type, S2TConfig, exist_ok=True)
+AutoConfig.register(EchoXConfig.model_type, EchoXConfig, exist_ok=True)

@@ -15,15 +15,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
-import echox.models.t2c.modeling_t2c_text
-import echox.models.vocoder.modeling_hifigan
-import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - all three register classes
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.quantization.row_int8 import from_row_int8, holds_row_int8
 from echox.models.t2c.modeling_t2c import UnitSequence, build_unit_decoder
+from echox.models.vocoder.auto import AutoUnitVocoder
 
 
 class DenoisingAdapter(nn.Module):
@@ -118,7 +116,7 @@ class EchoXForConditionalGeneration(PreTrainedModel):
         self.denoising_adapter = DenoisingAdapter(width, config.denoising_intermediate_size, config.denoising_dropout)
         self.embedding_gate = EmbeddingGate(width) if config.fuse_text_embeddings else None
         self.echo_decoder = build_unit_decoder(config.echo_decoder_config)
-        self.vocoder = AutoModel.from_config(config.vocoder_config) if config.vocoder_config is not None else None
+        self.vocoder = AutoUnitVocoder.from_config(config.vocoder_config) if config.vocoder_config is not None else None
         self.post_init()
 
     @classmethod
@@ -190,5 +188,4 @@ class EchoXForConditionalGeneration(PreTrainedModel):
         return self.echo_decoder.generate(self.denoise(states, token_ids), word_ids, **choices)
 
 
-AutoConfig.register(EchoXConfig.model_type, EchoXConfig, exist_ok=True)
 AutoModel.register(EchoXConfig, EchoXForConditionalGeneration, exist_ok=True)

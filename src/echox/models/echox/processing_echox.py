@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, WhisperFeatureExtractor
 
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage
 
 Conversation = Sequence[dict[str, Any]]
@@ -173,7 +174,7 @@ class EchoXProcessor(ProcessorMixin):
             keys = ("revision", "cache_dir", "subfolder")
             chosen = {key: value for key, value in kwargs.items() if key in keys}
             try:
-                processor.unit_language = UnitLanguage.from_pretrained(pretrained_model_name_or_path, **chosen)
+                processor.unit_language = AutoUnitLanguage.from_pretrained(pretrained_model_name_or_path, **chosen)
             except OSError:
                 if folder.is_dir():
                     raise

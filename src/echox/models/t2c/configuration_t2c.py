@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 from echox.models.compatibility import Compatibility
 
@@ -182,3 +182,6 @@ class UnitDecoderConfig(PreTrainedConfig):
             bos_token_id=None,
             eos_token_id=None,
         )
+
+
+AutoConfig.register(UnitDecoderConfig.model_type, UnitDecoderConfig, exist_ok=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, LlamaModel, PreTrainedModel
+from transformers import AutoModel, LlamaModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -485,5 +485,4 @@ class T2CForUnitGeneration(PreTrainedModel):
         return self.decoder.generate(self.embed(input_ids), word_ids, **choices)
 
 
-AutoConfig.register(UnitDecoderConfig.model_type, UnitDecoderConfig, exist_ok=True)
 AutoModel.register(UnitDecoderConfig, T2CForUnitGeneration, exist_ok=True)

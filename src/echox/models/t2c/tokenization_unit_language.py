@@ -16,8 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 UNIT_LANGUAGE_FILE = "unit_language.json"
 FORMAT_NAME = "echox_unit_language"
 
@@ -211,33 +209,21 @@ class UnitLanguage:
         }
 
     @classmethod
-    def from_pretrained(cls, folder_or_id: str | os.PathLike[str], **kwargs: str | None) -> UnitLanguage:
-        """Reads a unit language from a folder or a Hugging Face repository.
+    def from_dict(cls, content: dict[str, Any], where: str) -> UnitLanguage:
+        """The content of ``unit_language.json`` back to a language.
 
         Args:
-            folder_or_id: Folder that holds ``unit_language.json``, or a repository id.
-            **kwargs: ``subfolder``, ``revision``, ``cache_dir`` for a repository or folder, as in transformers.
+            content: as `to_dict` gives it.
+            where: the file, for errors.
 
         Raises:
-            ValueError: If the file is not a unit language.
-            OSError: If there is no such file.
+            ValueError: it is not a unit language.
         """
-        path = cached_file(str(folder_or_id), UNIT_LANGUAGE_FILE, **kwargs)
-        if path is None:
-            raise OSError(f"expected {UNIT_LANGUAGE_FILE} in {folder_or_id}, found none")
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: expected JSON, found an error at line {error.lineno}: {error.msg}") from error
-        if isinstance(content, dict) and "pieces" in content:
-            from echox.models.t2c.tokenization_unit_pieces import UnitPieces
-
-            return UnitPieces(content["pieces"], content["num_units"])
-        if not isinstance(content, dict) or content.get("format") != FORMAT_NAME or content.get("version") != 1:
-            raise ValueError(f"{path}: expected format {FORMAT_NAME!r} version 1; learn the unit language again")
+        if content.get("format") != FORMAT_NAME or content.get("version") != 1:
+            raise ValueError(f"{where}: expected format {FORMAT_NAME!r} version 1; learn the unit language again")
         missing = {"words", "log_probs"} - content.keys()
         if missing:
-            raise ValueError(f"{path}: expected the fields words and log_probs, found no {sorted(missing)}")
+            raise ValueError(f"{where}: expected the fields words and log_probs, found no {sorted(missing)}")
         return cls([parse_word(word) for word in content["words"]], content["log_probs"])
 
 

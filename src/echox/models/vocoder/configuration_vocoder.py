@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from echox.models.vocoder.source_filter import SpectralGeometry
 
@@ -278,3 +278,7 @@ class CodeHiFiGANConfig(UnitVocoderConfig):
             first = -((kernel - 1 - padding - (first - reach)) // rate)  # rounded up
             last = (last + reach + padding) // rate
         return first - 3, last + 3  # conv_pre
+
+
+AutoConfig.register(LightVocoderConfig.model_type, LightVocoderConfig, exist_ok=True)
+AutoConfig.register(CodeHiFiGANConfig.model_type, CodeHiFiGANConfig, exist_ok=True)

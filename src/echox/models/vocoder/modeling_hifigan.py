@@ -13,10 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
-from transformers import AutoConfig, AutoModel
 
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
-from echox.models.vocoder.modeling_light_vocoder import NewFrames, UnitVocoder, frame_positions, whole_frames
+from echox.models.vocoder.modeling_unit_vocoder import NewFrames, UnitVocoder, frame_positions, whole_frames
 from echox.models.vocoder.source_filter import last_of
 
 INNER_SLOPE = 0.1
@@ -193,7 +192,3 @@ class CodeHiFiGAN(UnitVocoder):
             hidden = torch.stack([block(hidden, inside) for block in mine]).mean(0)
         hidden = nn.functional.leaky_relu(hidden, FINAL_SLOPE) * inside
         return torch.tanh(self.conv_post(hidden))[:, 0]
-
-
-AutoConfig.register(CodeHiFiGANConfig.model_type, CodeHiFiGANConfig)
-AutoModel.register(CodeHiFiGANConfig, CodeHiFiGAN)

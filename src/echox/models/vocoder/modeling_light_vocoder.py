@@ -1,4 +1,4 @@
-"""Unit vocoders: reduced units -> durations -> waveform. The common interface, and the light vocoder that nano ships.
+"""The light vocoder that nano ships: reduced units -> durations -> an analytic voice.
 
 Shapes: B utterances, U reduced units (padded with -1), F unit frames (50/s), T feature frames (100/s), S samples.
 """
@@ -6,195 +6,20 @@ Shapes: B utterances, U reduced units (padded with -1), F unit frames (50/s), T 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput
 
-from echox.models.vocoder.configuration_vocoder import LightVocoderConfig, UnitVocoderConfig
+from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
+from echox.models.vocoder.modeling_unit_vocoder import (
+    NewFrames,
+    UnitVocoder,
+    frame_positions,
+    whole_frames,
+)
 from echox.models.vocoder.source_filter import SynthesisState, breath, last_of, synthesise, synthesise_next
-
-
-@dataclass
-class VocoderOutput(ModelOutput):
-    """What a vocoder says.
-
-    Attributes:
-        waveform: (B, S) float32, zero beyond each row's length.
-        waveform_lengths: (B,) samples: exactly the sum of the row's durations times the samples of a frame.
-        durations_frames: (B, U) int64, 0 at padding; U counts the units that are not negative.
-    """
-
-    waveform: Tensor | None = None
-    waveform_lengths: Tensor | None = None
-    durations_frames: Tensor | None = None
-
-
-class NewFrames(NamedTuple):
-    """Unit frames with which rows of speech go on, padded on the right.
-
-    Attributes:
-        units: (B, N) the unit of each frame, -1 after the end of the speech.
-        elapsed: (B, N) frames since the unit began. durations: (B, N) frames of the unit, at least 1.
-        starts: (B,) absolute place of the first.
-        totals: (B,) frames of the whole speech; the largest integer while it goes on.
-        counts: (B,) frames that are meant in each row; None = all N.
-        inner: whether all that these frames complete lies within the speech, away from its beginning and its end.
-    """
-
-    units: Tensor
-    elapsed: Tensor
-    durations: Tensor
-    starts: Tensor
-    totals: Tensor
-    counts: Tensor | None
-    inner: bool
-
-
-class UnitVocoder(PreTrainedModel, ABC):
-    """Interface of all unit vocoders: `forward`, `predict_durations`, `sampling_rate`, `frame_rate_hz`.
-
-    A row of a padded batch gives what the row gives alone. Subclasses implement `predict_durations`, `vocode`, and for
-    speech in parts (`vocoder_stream.VocoderStream`) `begin` and `go_on`: state comes in and goes out, none stays here.
-    """
-
-    config_class: type[UnitVocoderConfig] = UnitVocoderConfig
-    main_input_name = "units"
-
-    @property
-    def sampling_rate(self) -> int:
-        """Of the waveform, Hz."""
-        return self.config.sampling_rate
-
-    @property
-    def frame_rate_hz(self) -> int:
-        """Unit frames per second."""
-        return self.config.frame_rate_hz
-
-    def forward(
-        self, units: Tensor, durations_frames: Tensor | None = None, speaker_ids: Tensor | None = None
-    ) -> VocoderOutput:
-        """Speak reduced units.
-
-        Args:
-            units: (B, U) int64 ids; negative ones (padding, wherever they are) are dropped.
-            durations_frames: (B, U) frames of each unit, at least 1; None = predicted.
-            speaker_ids: (B,) int64, for a vocoder of several voices; None = its default voice.
-
-        Raises:
-            ValueError: no unit in a row, an id beyond the inventory or the speakers, durations of another shape or
-                below 1.
-        """
-        speakers = self.config.num_speakers
-        if speaker_ids is not None and int(speaker_ids.max()) >= speakers:
-            raise ValueError(
-                f"speaker_ids: expected ids below num_speakers = {speakers} (with 0 speakers: none at all), found "
-                f"{speaker_ids.tolist()}"
-            )
-        units, durations_frames = check_units(units, durations_frames, self.config.num_units)
-        if durations_frames is None:
-            durations_frames = self.predict_durations(units)
-        lengths = durations_frames.sum(1) * self.config.samples_per_frame
-        waveform = self.vocode(units, durations_frames, speaker_ids)
-        inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
-        return VocoderOutput(waveform * inside, lengths, durations_frames)
-
-    @abstractmethod
-    def predict_durations(self, units: Tensor) -> Tensor:
-        """Frames of each unit, (B, U) int64, at least 1; 0 at padding (-1)."""
-
-    @abstractmethod
-    def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
-        """Waveform (B, S) of checked units; anything may follow the end of a shorter row."""
-
-    @abstractmethod
-    def begin(self) -> tuple[Tensor, ...]:
-        """State of one row of speech before its first frame, a named tuple of tensors (1, ...)."""
-
-    @abstractmethod
-    def go_on(
-        self, frames: NewFrames, state: Any, speaker_ids: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Speak the next frames of rows of speech.
-
-        Args:
-            frames: what is new.
-            state: of each row, after the frames before.
-            speaker_ids: as `forward`.
-
-        Returns:
-            (B, N * samples per frame): the sound of the frames ``config.right_context_frames`` earlier than `frames`,
-            which is final; meaningless before frame 0. And the state after each row's frames.
-        """
-
-
-def check_units(units: Tensor, durations_frames: Tensor | None, num_units: int) -> tuple[Tensor, Tensor | None]:
-    """Drop negative units, move the rest to the left, pad with -1 (durations: 0).
-
-    Raises:
-        ValueError: as `UnitVocoder.forward` says.
-    """
-    if units.ndim != 2 or not bool((units >= 0).any(1).all()):
-        raise ValueError(
-            f"units: expected (batch, units) with at least one unit in each row, found shape {tuple(units.shape)} "
-            f"with {(units >= 0).sum(-1).tolist()} units: leave out empty utterances"
-        )
-    if int(units.max()) >= num_units:
-        raise ValueError(
-            f"units: expected ids below num_units = {num_units}, found {int(units.max())}: do the units and the "
-            "vocoder belong together?"
-        )
-    kept = units >= 0
-    if durations_frames is not None and (
-        durations_frames.shape != units.shape or bool((durations_frames[kept] < 1).any())
-    ):
-        raise ValueError(
-            f"durations_frames: expected at least 1 for each unit, in shape {tuple(units.shape)}, found shape "
-            f"{tuple(durations_frames.shape)}, smallest {int(durations_frames.min())}"
-        )
-    order = torch.argsort(~kept, dim=1, stable=True)[:, : int(kept.sum(1).max())]
-    kept = kept.gather(1, order)
-    units = units.gather(1, order).masked_fill(~kept, -1)
-    if durations_frames is not None:
-        durations_frames = durations_frames.gather(1, order).masked_fill(~kept, 0)
-    return units, durations_frames
-
-
-def whole_frames(durations: Tensor, units: Tensor) -> Tensor:
-    """Predicted durations in frames as whole ones: (B, U) int64, at least 1; 0 at padding (unit -1).
-
-    Raises:
-        FloatingPointError: a duration that is no finite number: no length of speech follows from it.
-    """
-    if not bool(torch.isfinite(durations).masked_fill(units < 0, True).all()):
-        raise FloatingPointError(
-            f"durations: expected finite numbers, found {durations[units >= 0].tolist()[:8]}: the weights of the "
-            "duration predictor are broken"
-        )
-    return durations.round().clamp_min(1).long().masked_fill(units < 0, 0)
-
-
-def frame_positions(durations_frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which unit each frame belongs to.
-
-    Args:
-        durations_frames: (B, U), 0 at padding.
-
-    Returns:
-        unit_of_frame (B, F) int64 (the last unit beyond a row's end), elapsed (B, F): frames since its unit began,
-        inside (B, F) bool: False beyond the end.
-    """
-    ends = durations_frames.cumsum(1)
-    frames = torch.arange(int(ends[:, -1].max()), device=ends.device).expand(len(ends), -1).contiguous()
-    inside = frames < ends[:, -1:]
-    unit_of_frame = torch.searchsorted(ends, frames, right=True).clamp_max(ends.shape[1] - 1)
-    starts = (ends - durations_frames).gather(1, unit_of_frame)
-    return unit_of_frame, frames - starts, inside
 
 
 class ConvNeXtBlock(nn.Module):
@@ -458,10 +283,3 @@ def _delayed(
 def mixing(voicing: Tensor) -> Tensor:
     """Voicing logits -> part of the power that is pulses: 0 or 1 when sure, in between within about one logit of 0."""
     return (2 * torch.sigmoid(voicing) - 0.5).clamp(0, 1)
-
-
-AutoConfig.register(LightVocoderConfig.model_type, LightVocoderConfig)
-AutoModel.register(LightVocoderConfig, LightVocoder)
-
-# At the end because it needs this file: whoever imports this one can load any unit vocoder.
-import echox.models.vocoder.modeling_hifigan  # noqa: E402, F401

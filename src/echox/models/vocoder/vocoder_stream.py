@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echox.models.vocoder.modeling_light_vocoder import NewFrames, UnitVocoder
+from echox.models.vocoder.modeling_unit_vocoder import NewFrames, UnitVocoder
 
 SLOWEST, FASTEST = 0.25, 4.0
 """Speeds that a stream takes."""

@@ -248,7 +248,9 @@ class Responder:
         work.response.finish(status, reason, error, () if work.feed is None else work.feed.timeline)
         timings = work.response.timings
         finished = timings is not None and status in ("completed", "incomplete")
-        self._service.metrics.response(work.response, timings.rtf if timings is not None and finished else None)
+        rtf = timings.rtf if timings is not None and finished else None
+        response = work.response
+        self._service.metrics.response(response.status, response.clock.underruns, response.first_audio_s, rtf)
         self.settle()
 
     # ------------------------------------------------------------------------------------------ stop

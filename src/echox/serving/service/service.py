@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,8 +18,7 @@ from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.service.metrics import Metrics
 from echox.serving.service.process_memory import give_back
-from echox.serving.service.replies import ReplyFeed
-from echox.serving.service.spoken_replies import SpokenReplies
+from echox.serving.service.replies import ReplyFeed, SpokenReplies
 from echox.serving.turn_detection.end_of_turn import EndOfTurn
 from echox.serving.turn_detection.vad import open_vad
 from echox.streaming.events import Heard
@@ -51,7 +51,7 @@ class Service:
         self.limits = limits or Limits()
         self.vad_name, self.new_vad = open_vad(vad)
         self.end_of_turn = None if end_of_turn is None else EndOfTurn(end_of_turn)
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(self._gauges())
         self.input_rate = int(model.sampling_rate)
         self.executor = ThreadPoolExecutor(4, "echox-audio")  # transcripts
         self.decoders = DecoderPool(self.limits.max_decoders)
@@ -65,6 +65,16 @@ class Service:
         self.client_secrets = ClientSecrets(time.time)
         self.draining = False
         self._upkeep: asyncio.Task[None] | None = None
+
+    def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        return {
+            "echox_sessions": ("Open realtime sessions", lambda: self.session_places.taken),
+            "echox_sessions_waiting": ("Clients waiting for a session", lambda: self.session_places.waiting),
+            "echox_requests": ("HTTP requests at work", lambda: self.request_places.taken),
+            "echox_replies_running": ("Replies at work", lambda: self.model.scheduler.num_running),
+            "echox_replies_waiting": ("Replies waiting", lambda: self.model.scheduler.num_waiting),
+            "echox_requests_waiting": ("HTTP requests waiting", lambda: self.request_places.waiting),
+        }
 
     def session_options(self) -> SessionOptions:
         """What a realtime session is set to before its client asks for anything."""

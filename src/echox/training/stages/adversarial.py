@@ -17,9 +17,7 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -46,22 +44,7 @@ from echox.training.stages.spoken_units import (
     vocoder_config,
     write_samples,
 )
-
-if TYPE_CHECKING:
-    from echox.training.stages.vocoder import VocoderRecipe
-
-
-@dataclass
-class AdversarialConfig:
-    """Sizes of the discriminators and weights of the losses of code-HiFi-GAN (Kong et al. 2020, section 2.4)."""
-
-    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
-    scales: int = 3
-    scale_channels: int = 128
-    mel_weight: float = 45.0
-    feature_matching_weight: float = 2.0
-    duration_weight: float = 1.0
+from echox.training.stages.vocoder_recipe import AdversarialConfig, VocoderSettings
 
 
 @contextmanager
@@ -140,7 +123,7 @@ class AdversarialVocoderStage(CroppedStage):
 
     name = "vocoder"
 
-    def __init__(self, recipe: VocoderRecipe) -> None:
+    def __init__(self, recipe: VocoderSettings) -> None:
         assert recipe.adversarial is not None
         self.recipe = recipe
         self.train_items, self.heldout_items, self.files = read_spoken_units(recipe.data, recipe.training.seed)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from echox.config import TrainingConfig, recipe
 from echox.data.features import AugmentationConfig, augment
@@ -30,7 +30,8 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitSequence
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming.trigger import Trigger
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import RunningMeans
@@ -132,7 +133,7 @@ class EchoStage:
         self.recipe = recipe
         parts = recipe.model
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.s2t)
-        self.language = UnitLanguage.from_pretrained(parts.t2c)
+        self.language = AutoUnitLanguage.from_pretrained(parts.t2c)
         s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32)
         t2c = T2CForUnitGeneration.from_pretrained(parts.t2c)
         check_same_embedding(s2t, t2c, parts)
@@ -293,7 +294,7 @@ def join(
     if not parts.hear_states and parts.denoise:
         raise ValueError("model.denoise: expected false with model.hear_states=false (no state is left to denoise), "
                          "found true")  # fmt: skip
-    vocoder = AutoModel.from_pretrained(parts.vocoder) if parts.vocoder is not None else None
+    vocoder = AutoUnitVocoder.from_pretrained(parts.vocoder) if parts.vocoder is not None else None
     config = EchoXConfig(
         s2t_config=s2t.config,
         echo_decoder_config=t2c.config,

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel
 
-import echox.models.vocoder.modeling_hifigan
-import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - registers the vocoders
 from echox.api import EchoX
 from echox.api.about import About
 from echox.config import dump_recipe, recipe, to_dict
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
 from echox.streaming.trigger import Trigger
 from echox.training.record import RECORD_NAME, environment
@@ -90,7 +88,7 @@ def write_package(settings: PackageRecipe) -> dict[str, Any]:
     _check_range(model, dtype)
     processor = EchoXProcessor.from_pretrained(settings.parts.echo)
     if settings.parts.unit_language is not None:
-        processor.unit_language = UnitLanguage.from_pretrained(settings.parts.unit_language)
+        processor.unit_language = AutoUnitLanguage.from_pretrained(settings.parts.unit_language)
     parameters = sum(value.numel() for value in model.parameters())
     record = {
         "stage": settings.stage,
@@ -136,7 +134,7 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
         raise ValueError(f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}; "
                          "run the echo stage to its end")  # fmt: skip
     if settings.parts.vocoder is not None:
-        model.vocoder = AutoModel.from_pretrained(settings.parts.vocoder, dtype=torch.float32)
+        model.vocoder = AutoUnitVocoder.from_pretrained(settings.parts.vocoder, dtype=torch.float32)
         model.config.vocoder_config = model.vocoder.config
     if settings.trigger is not None:
         for name in ("min_tokens", "max_tokens", "lookahead_tokens", "threshold"):

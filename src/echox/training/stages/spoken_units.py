@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from echox.audio import load_audio, save_audio
 from echox.data.manifest import UnitUtterance, audio_path, read_unit_utterances, read_utterances
 from echox.models.vocoder.configuration_vocoder import UnitVocoderConfig
-from echox.models.vocoder.modeling_light_vocoder import UnitVocoder
+from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 
 
 @dataclass

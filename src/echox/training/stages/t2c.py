@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.audio import save_audio
 from echox.config import TrainingConfig, recipe
@@ -30,7 +30,9 @@ from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.normalisation import Denominators, share_of_step
 
 SENTENCE_ENDS = (".", "?", "!")
@@ -176,7 +178,7 @@ class T2CStage:
         self.recipe = recipe
         data = recipe.data
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(data.language_model)
-        self.language = UnitLanguage.from_pretrained(data.unit_language)
+        self.language = AutoUnitLanguage.from_pretrained(data.unit_language)
         language_model = AutoModelForCausalLM.from_pretrained(data.language_model)
         embedding = text_embedding_table(language_model.get_input_embeddings())
         vocabulary, width = embedding.shape
@@ -288,10 +290,8 @@ def write_unit_samples(folder: Path, texts: Sequence[str], sequences: Sequence[U
             file.write(json.dumps(row) + "\n")
     if vocoder_folder is None:
         return
-    import echox.models.vocoder.modeling_hifigan
-    import echox.models.vocoder.modeling_light_vocoder  # noqa: F401 - registers the vocoders
 
-    vocoder = AutoModel.from_pretrained(vocoder_folder).eval()
+    vocoder = AutoUnitVocoder.from_pretrained(vocoder_folder)
     with torch.autocast("cpu", enabled=False):
         for number, units in enumerate(spoken):
             if units:

@@ -11,24 +11,23 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echox.config import TrainingConfig, recipe
-from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_distance_db
+from echox.config import recipe
+from echox.data.acoustics import acoustic_targets, log_spectral_distance_db
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
-from echox.models.vocoder.modeling_light_vocoder import LightVocoder, frame_positions
+from echox.models.vocoder.modeling_light_vocoder import LightVocoder
+from echox.models.vocoder.modeling_unit_vocoder import frame_positions
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.adversarial import AdversarialConfig, AdversarialVocoderStage
+from echox.training.stages.adversarial import AdversarialVocoderStage
 from echox.training.stages.spoken_units import (
     CroppedStage,
     SpokenUnits,
-    VocoderData,
     cut_units,
     read_spoken_units,
     recording,
@@ -36,50 +35,7 @@ from echox.training.stages.spoken_units import (
     vocoder_config,
     write_samples,
 )
-
-
-@dataclass
-class VocoderModel:
-    """Which vocoder; `sizes` are arguments of its configuration (`configuration_vocoder.py`)."""
-
-    kind: Literal["light", "code_hifigan"] = "light"
-    sizes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class VocoderLossWeights:
-    """Weights of the parts of the loss."""
-
-    mel: float = 1.0
-    f0: float = 0.2
-    voicing: float = 0.3
-    duration: float = 0.3
-
-
-@recipe("vocoder")
-@dataclass
-class VocoderRecipe:
-    """The recipe of this stage: `adversarial` is for ``kind: code_hifigan``, `analysis` and `weights` for light."""
-
-    stage: str
-    data: VocoderData
-    training: TrainingConfig
-    model: VocoderModel = field(default_factory=VocoderModel)
-    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
-    weights: VocoderLossWeights = field(default_factory=VocoderLossWeights)
-    adversarial: AdversarialConfig | None = None
-
-    def build(self) -> Any:
-        """The stage for the loop.
-
-        Raises: ValueError for sizes the vocoder does not know, or `adversarial` that does not go with `model.kind`.
-        """
-        if (self.adversarial is not None) != (self.model.kind == "code_hifigan"):
-            raise ValueError(f"adversarial: expected this section for model.kind: code_hifigan and only there, found "
-                             f"model.kind: {self.model.kind}")  # fmt: skip
-        if self.model.kind == "light":
-            return LightVocoderStage(self)
-        return AdversarialVocoderStage(self)
+from echox.training.stages.vocoder_recipe import VocoderLossWeights, VocoderSettings
 
 
 class LightVocoderObjective(nn.Module):
@@ -127,7 +83,7 @@ class LightVocoderStage(CroppedStage):
 
     name = "vocoder"
 
-    def __init__(self, recipe: VocoderRecipe) -> None:
+    def __init__(self, recipe: VocoderSettings) -> None:
         self.recipe = recipe
         self.train_items, self.heldout_items, self.files = read_spoken_units(recipe.data, recipe.training.seed)
         units = 1 + max(max(item.row.units) for item in [*self.train_items, *self.heldout_items])
@@ -253,3 +209,17 @@ def _unit_means(features: Tensor, durations_frames: Tensor, per_frame: int) -> T
     unit_of_frame = frame_positions(durations_frames)[0][0].repeat_interleave(per_frame)
     sums = features.new_zeros(durations_frames.shape[1], features.shape[-1]).index_add_(0, unit_of_frame, features[0])
     return sums / (durations_frames[0, :, None] * per_frame)
+
+
+@recipe("vocoder")
+@dataclass
+class VocoderRecipe(VocoderSettings):
+    """The recipe of this stage, for either vocoder."""
+
+    def build(self) -> LightVocoderStage | AdversarialVocoderStage:
+        """The stage for the loop.
+
+        Raises:
+            ValueError: sizes that the vocoder does not know.
+        """
+        return LightVocoderStage(self) if self.model.kind == "light" else AdversarialVocoderStage(self)

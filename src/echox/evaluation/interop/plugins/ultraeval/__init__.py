@@ -16,8 +16,8 @@ from audio_evals.process.base import Process  # type: ignore[import-not-found]
 
 from echox import EchoX
 from echox.audio import load_audio, save_audio
-from echox.evaluation.heldout import LEXICON, embedded_heldout
 from echox.evaluation.judges.asr import embedded_judge, open_judge
+from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 
 
 class EchoXModel(OfflineModel):

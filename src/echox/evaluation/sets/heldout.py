@@ -25,7 +25,7 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.data.sampling import spread
-from echox.evaluation.records import balanced_order
+from echox.evaluation.scoring.records import balanced_order
 from echox.files import write_text
 
 SAMPLING_RATE = 16000
@@ -56,7 +56,7 @@ def write_heldout(
         multi_turn: spoken dialogues of several turns.
         typed: typed questions, evenly drawn from all.
         recordings: original recordings of the reply voice (the judge's own errors).
-        seed: of the order, as in :func:`echox.evaluation.nano.nano_tasks`.
+        seed: of the order, as in :func:`echox.evaluation.sets.nano.nano_tasks`.
 
     Raises:
         ValueError: a manifest of the corpus is missing.

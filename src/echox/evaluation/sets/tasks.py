@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from echox.evaluation import nano
-from echox.evaluation.heldout import embedded_heldout
-from echox.evaluation.items import ANSWER_COLUMNS, Item, read_items
-from echox.evaluation.scores import Row, score_answers, score_speech, score_transcription, score_translation
+from echox.evaluation.scoring.nano import score_spoken, score_typed
+from echox.evaluation.scoring.scores import Row, score_answers, score_speech, score_transcription, score_translation
+from echox.evaluation.sets.heldout import embedded_heldout
+from echox.evaluation.sets.items import ANSWER_COLUMNS, Item, read_items
+from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items
 
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", *ANSWER_COLUMNS)
 TRANSLATION_COLUMNS = ("translation", "target_text", "tgt_text", *ANSWER_COLUMNS)
@@ -58,8 +59,8 @@ KINDS = {
     "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, speaks=False),
     "translation": Kind(score_translation, TRANSLATION_COLUMNS),
     "voicebench": Kind(_nothing, answer_columns=(), hub="hlt-lab/voicebench", speaks=False),
-    nano.TYPED: Kind(nano.score_typed, speaks=False),
-    **{name: Kind(nano.score_spoken) for name in nano.SPOKEN_SETS},
+    TYPED: Kind(score_typed, speaks=False),
+    **{name: Kind(score_spoken) for name in SPOKEN_SETS},
 }
 """Name of a task -> what it is."""
 NANO = "nano"
@@ -100,10 +101,10 @@ def open_tasks(
         ValueError: no such task, or its data cannot be had.
     """
     if name == NANO:
-        sets = nano.nano_items(data or embedded_heldout(), limit, seed)
+        sets = nano_items(data or embedded_heldout(), limit, seed)
         return [Task(part, part, items, str(data or "embedded")) for part, items in sets.items()]
-    if name not in KINDS or name in (nano.TYPED, *nano.SPOKEN_SETS):
-        known = ", ".join([NANO, *(kind for kind in KINDS if kind not in (nano.TYPED, *nano.SPOKEN_SETS))])
+    if name not in KINDS or name in (TYPED, *SPOKEN_SETS):
+        known = ", ".join([NANO, *(kind for kind in KINDS if kind not in (TYPED, *SPOKEN_SETS))])
         raise ValueError(f"expected a task of {known}; found {name!r}")
     kind = KINDS[name]
     path = _find(name, data) if data is not None else _from_hub(name, kind)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from echox.data.scoring import WordErrors, edit_counts, normalize_words
-from echox.evaluation.metrics import agreement_table, bootstrap, exist_match
-from echox.evaluation.transcripts import bleu, english_normalizer, whisper_errors
+from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
+from echox.evaluation.scoring.transcripts import bleu, english_normalizer, whisper_errors
 
 Row = dict[str, Any]
 """A reply as it was recorded, with ``said`` (what the judge heard of it; None: not judged) and ``as_heard``."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from echox.api import EchoX
 from echox.audio import encode_audio, load_audio
-from echox.evaluation.records import fingerprint
-from echox.evaluation.remote import Endpoint
+from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.subjects.remote import Endpoint
 from echox.streaming.events import Reply
 
 SERVER_RATE_HZ = 24000

@@ -1,0 +1,123 @@
+"""Where a model's files are, and reading them: the embedded model, a folder, or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from echox.files import json_object
+from echox.models.quantization.cpu_int8 import loading_options
+
+EMBEDDED_MODEL = "nano"
+
+
+TRAINING_RECORD_FILE = "training_record.json"
+
+
+def find_model(folder_or_id: str | Path | None = None) -> Path:
+    """The folder of a model: a local one, the embedded one, or a snapshot from the hub.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    name = str(folder_or_id or EMBEDDED_MODEL)
+    path = Path(name)
+    if folder_or_id is None or folder_or_id == EMBEDDED_MODEL:  # a folder of that name: "./nano" or Path("nano")
+        path = Path(str(files("echox") / "assets" / EMBEDDED_MODEL))
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"expected the embedded model in {path}, found none; train it (runs/nano.sh) or name a model folder"
+            )
+        return path
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"{path}: expected a model folder, found no config.json in it; name the folder that holds it"
+            )
+        return path
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"{name}: expected a model folder, a hub id (owner/name) or 'nano', found no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name}: expected a model folder or a hub id, found neither ({reason})") from error
+
+
+def bundled_questions() -> list[Path]:
+    """The spoken questions that come with the package.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = Path(str(files("echox") / "assets" / "questions"))
+    found = sorted(folder.glob("*.wav"))
+    if not found:
+        raise ValueError(f"expected a bundled question in {folder}, found none; name an audio file")
+    return found
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    path = folder / TRAINING_RECORD_FILE
+    return json_object(path, "copy the model folder again") if path.is_file() else None
+
+
+def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantization_config: Any) -> tuple[Any, Any]:
+    """Model and processor of a folder of ours; see `EchoX.from_pretrained`."""
+    from echox.models.conversion.checkpoint import read_shard_index
+    from echox.models.echox.configuration_echox import EchoXConfig
+    from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+    from echox.models.echox.processing_echox import EchoXProcessor
+
+    options = loading_options(quantization_config, place)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        read_shard_index(index)  # transformers would follow it out of the folder
+    try:
+        config = EchoXConfig.from_pretrained(folder)
+        if dtype is not None:  # else a language model whose own config names a dtype keeps that one
+            config.s2t_config.text_config.dtype = dtype
+        model, found = EchoXForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **options
+        )
+        processor = EchoXProcessor.from_pretrained(folder)
+    except _BROKEN_FOLDER as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if options:
+            raise ValueError(
+                f"{folder}: expected to load it with {type(quantization_config).__name__} on {place}, found: {reason}; "
+                "install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
+            ) from error
+        raise ValueError(f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again") from error
+    _check_loaded(folder, found)
+    return (model if options else model.to(place)), processor
+
+
+_BROKEN_FOLDER = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+                  AssertionError, ImportError, SafetensorError)  # fmt: skip
+"""What transformers and its parts raise for files that are not what their names say."""
+
+
+def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
+    """Refuse a model of which some weights were made up or left out: transformers only remarks it.
+
+    Raises:
+        ValueError: names that are missing, unexpected or of another shape.
+    """
+    for kind, meaning in (("missing_keys", "none for"), ("unexpected_keys", "others:"), ("mismatched_keys", "another "
+                          "shape of")):  # fmt: skip
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in found.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"{folder}: expected the weights of its configuration and no others, found {meaning} {names[0]}{more}; "
+                "copy the folder again"
+            )

@@ -1,0 +1,1 @@
+"""Scores of replies, and the records they are computed from."""

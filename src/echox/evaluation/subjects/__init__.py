@@ -1,0 +1,1 @@
+"""Who is examined: a model in this process, or one behind a URL."""
