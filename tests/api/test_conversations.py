@@ -46,14 +46,14 @@ def test_several_turns_equal_the_whole_conversation_at_once(model):
 def test_earlier_turns_are_not_computed_again(model, monkeypatch):
     session = model.session(max_new_tokens=6)
     session.reply(QUESTION)
-    held = session._saved.length
+    held = session._context._saved.length
     ran: list[int] = []
     memory = model.scheduler._memory
     advance = memory.advance
     monkeypatch.setattr(memory, "advance", lambda x, *rest: ran.append(x.shape[1]) or advance(x, *rest))
     monkeypatch.setattr(model.engine, "_features", lambda audios: pytest.fail("encoded again"))
     session.reply([{"role": "user", "content": "And the sea?"}])
-    assert ran[0] == session._saved.length - held - ran[1:].count(1), "only the new turn was run"
+    assert ran[0] == session._context._saved.length - held - ran[1:].count(1), "only the new turn was run"
     model.session().reply(QUESTION)  # another session, the same sound
 
 
@@ -120,7 +120,7 @@ def test_audios_that_left_the_conversation_are_forgotten(model):
     for seed in range(3):
         session.messages = []
         session.reply(tone(1.0, seed=seed))
-    assert len(session._heard) == 1
+    assert len(session._context._heard) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from echox.evaluation.studies.ablation_report import figure, renew_tables, write
 from echox.evaluation.studies.ablations import Laboratory, Plan
 from echox.evaluation.studies.echo_scores import say, say_after, tail
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
-from echox.models.t2c.modeling_t2c import UnitSequence
+from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.training.stages.echo_targets import cut_replies, without_context
 from echox.units.bpe import learn_bpe_language
 from paths import ROOT

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel
 
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import DenoisingAdapter, EchoXForConditionalGeneration
-from echox.models.t2c.modeling_t2c import UnitDecoder
+from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from tiny_speaker import tiny_echox, tiny_echox_config
 
 

@@ -9,7 +9,8 @@ from echox.api import EchoX
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.models.t2c.modeling_t2c import UnitDecoder, build_unit_decoder
+from echox.models.t2c.modeling_t2c import build_unit_decoder
+from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.unit_stream import (
     CHARACTERS_PER_UNIT_WORD,
     MAX_REPEATS,

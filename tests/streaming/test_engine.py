@@ -234,7 +234,7 @@ def test_a_reply_cancelled_before_a_word_was_never_asked(model):
     session = model.session()
     session.submit(QUESTION).cancel()
     assert session.messages == []
-    assert session._heard == {}
+    assert session._context._heard == {}
     assert session.reply(QUESTION).text == model.generate(QUESTION).text
 
 

@@ -22,11 +22,11 @@ from test_fsdp_stages import world as world
 from test_loop import config
 
 from echox.config import load_recipe, to_dict
-from echox.training import echo as echo_module
-from echox.training import encoder as encoder_module
-from echox.training import s2t as s2t_module
 from echox.training.loop import train
 from echox.training.normalisation import RunningMeans, denominators_of_step
+from echox.training.stages import echo as echo_module
+from echox.training.stages import encoder as encoder_module
+from echox.training.stages import s2t as s2t_module
 from echox.training.stages.units import UnitsRecipe
 from paths import ROOT
 from tolerance import assert_equal_up_to_rounding

@@ -13,11 +13,8 @@ from echox.models.decoding import lean_llama
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.decoding.sampling import choose
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.models.t2c.modeling_t2c import (
-    IGNORED,
-    T2CForUnitGeneration,
-    build_unit_decoder,
-)
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, build_unit_decoder
+from echox.models.t2c.modeling_unit_decoder import IGNORED
 from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.training.health import check_trainable

@@ -52,8 +52,12 @@ class Session:
 
     @property
     def system(self) -> str | None:
-        """The system prompt."""
+        """The system prompt; it may be replaced between replies."""
         return self._context.system
+
+    @system.setter
+    def system(self, system: str | None) -> None:
+        self._context.system = system
 
     @property
     def engine(self) -> Engine:

@@ -33,7 +33,8 @@ from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.tokenization_text import word_index
-from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.streaming.trigger import Trigger

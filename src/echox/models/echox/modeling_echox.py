@@ -20,7 +20,8 @@ from transformers import AutoModel, PreTrainedModel
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.quantization.row_int8 import from_row_int8, holds_row_int8
-from echox.models.t2c.modeling_t2c import UnitSequence, build_unit_decoder
+from echox.models.t2c.modeling_t2c import build_unit_decoder
+from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.vocoder.auto import AutoUnitVocoder
 
 

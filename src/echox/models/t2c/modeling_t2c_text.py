@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.models.t2c.modeling_t2c import IGNORED, UNIT_DECODERS, PrefixDecoder, UnitDecoderOutput
+from echox.models.t2c.modeling_unit_decoder import IGNORED, PrefixDecoder, UnitDecoderOutput
 
 
 class TextPrefixDecoder(PrefixDecoder):
@@ -79,6 +79,3 @@ class TextPrefixDecoder(PrefixDecoder):
         first = self.config.text_vocab_size
         units = outputs >= first
         return torch.where(units, first + super()._noisy((outputs - first).clamp(min=0)), outputs)
-
-
-UNIT_DECODERS["text_prefix"] = TextPrefixDecoder

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from echox.models.t2c.modeling_t2c import PrefixDecoder, UnitDecoder, WordSynchronousDecoder
+from echox.models.t2c.modeling_unit_decoder import PrefixDecoder, UnitDecoder, WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
 
 MAX_PERIOD = 8

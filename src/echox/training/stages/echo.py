@@ -29,7 +29,8 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.text_embeddings import text_embedding_table
-from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming.trigger import Trigger

@@ -29,7 +29,8 @@ from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, UnitSequence
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
