@@ -38,10 +38,17 @@ def make_input(speech: Path, folder: Path, limit: int | None) -> list[dict[str, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     placed = [
-        Utterance(item.id, os.path.relpath(audio_path(speech, item.audio), folder), item.text, item.speaker,
-                  item.duration_s, item.split, item.word_ends_s)
+        Utterance(
+            item.id,
+            os.path.relpath(audio_path(speech, item.audio), folder),
+            item.text,
+            item.speaker,
+            item.duration_s,
+            item.split,
+            item.word_ends_s,
+        )
         for item in items
-    ]  # fmt: skip
+    ]
     half = len(placed) // 2
     plain, sharded = placed[:half], placed[half:]
     step = half // 12
@@ -67,8 +74,17 @@ def run(way: str, recipe: Path, output: Path) -> tuple[dict, float]:
     """One way, in a process of its own; returns its figures and wall seconds."""
     shutil.rmtree(output, ignore_errors=True)
     workers = 1 if way == "one" else 2
-    command = [sys.executable, "-m", "echox", "data", "prepare", str(recipe), f"output_dir={output}",
-               f"workers={workers}", *(["--ray", "local"] if way == "ray" else [])]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "echox",
+        "data",
+        "prepare",
+        str(recipe),
+        f"output_dir={output}",
+        f"workers={workers}",
+        *(["--ray", "local"] if way == "ray" else []),
+    ]
     began_s = time.monotonic()
     if way == "killed":
         kill_a_worker_then_all(command, output)
@@ -126,11 +142,20 @@ def main() -> None:
     for way in options.only:
         load_before = os.getloadavg()[0]
         found, wall_s = run(way, path, output / way)
-        figures[way] = {"wall_s": round(wall_s, 1), "hash": found["hash"], "kept_hours": found["kept_hours"],
-                        "reasons": found["reasons"], "load": [load_before, os.getloadavg()[0]]}  # fmt: skip
+        figures[way] = {
+            "wall_s": round(wall_s, 1),
+            "hash": found["hash"],
+            "kept_hours": found["kept_hours"],
+            "reasons": found["reasons"],
+            "load": [load_before, os.getloadavg()[0]],
+        }
         print(f"{way:7s} {wall_s:8.1f} s  {found['kept_hours']:.2f} h kept  {found['hash'][:16]}", flush=True)
-    result = {"ways": figures, "identical": len({row["hash"] for row in figures.values()}) == 1,
-              "cpus": os.cpu_count(), "recognition": not options.no_recognition}  # fmt: skip
+    result = {
+        "ways": figures,
+        "identical": len({row["hash"] for row in figures.values()}) == 1,
+        "cpus": os.cpu_count(),
+        "recognition": not options.no_recognition,
+    }
     if {"one", "two"} <= set(figures):
         result["speed_up_with_2_workers"] = round(figures["one"]["wall_s"] / figures["two"]["wall_s"], 3)
     print(json.dumps(result))

@@ -31,30 +31,81 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 AUDIO_TOKEN_ID = 128256
-ROPE = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192}  # fmt: skip
+ROPE = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 COMMON = {
-    "model_type": "EchoX", "vocab_size": 128258, "head_dim": 128, "hidden_act": "silu", "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0, "rope_scaling": ROPE, "max_position_embeddings": 131072, "bos_token_id": 128000,
-    "eos_token_id": 128009, "audio_tower": "whisper", "unit_output": "finetune_kd_online", "unit_vocab_size": 8500,
-}  # fmt: skip
+    "model_type": "EchoX",
+    "vocab_size": 128258,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": ROPE,
+    "max_position_embeddings": 131072,
+    "bos_token_id": 128000,
+    "eos_token_id": 128009,
+    "audio_tower": "whisper",
+    "unit_output": "finetune_kd_online",
+    "unit_vocab_size": 8500,
+}
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "3b": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
-           "num_key_value_heads": 8, "tie_word_embeddings": True, "adapter_size": 1280},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "tie_word_embeddings": False, "adapter_size": 1280, "unit_model": "base"},
-    "tiny": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True, "adapter_size": 1280},
-}  # fmt: skip
-LARGE_V3 = {"model_type": "whisper", "d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20,
-            "encoder_ffn_dim": 5120, "num_mel_bins": 128, "decoder_layers": 0}  # fmt: skip
+    "3b": {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": True,
+        "adapter_size": 1280,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": False,
+        "adapter_size": 1280,
+        "unit_model": "base",
+    },
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "adapter_size": 1280,
+    },
+}
+LARGE_V3 = {
+    "model_type": "whisper",
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "num_mel_bins": 128,
+    "decoder_layers": 0,
+}
 PUBLIC_VOCODER = {
-    "resblock": "1", "upsample_rates": [5, 4, 4, 2, 2], "upsample_kernel_sizes": [11, 8, 8, 4, 4],
-    "upsample_initial_channel": 512, "resblock_kernel_sizes": [3, 7, 11],
-    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]], "num_embeddings": 1000, "embedding_dim": 128,
-    "model_in_dim": 128, "sampling_rate": 16000,
+    "resblock": "1",
+    "upsample_rates": [5, 4, 4, 2, 2],
+    "upsample_kernel_sizes": [11, 8, 8, 4, 4],
+    "upsample_initial_channel": 512,
+    "resblock_kernel_sizes": [3, 7, 11],
+    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
+    "num_embeddings": 1000,
+    "embedding_dim": 128,
+    "model_in_dim": 128,
+    "sampling_rate": 16000,
     "dur_predictor_params": {"encoder_embed_dim": 128, "var_pred_hidden_dim": 128, "var_pred_kernel_size": 3},
-}  # fmt: skip
+}
 
 
 def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -92,15 +143,19 @@ def write_layout(folder: Path, layout: str) -> None:
     (folder / "whisper" / "config.json").write_text(json.dumps(LARGE_V3), encoding="utf-8")
     (folder / "vocoder" / "config.json").write_text(json.dumps(PUBLIC_VOCODER), encoding="utf-8")
     names = list(shapes["release"])
-    shards = {"model-00001-of-00002.safetensors": names[: len(names) // 2],
-              "model-00002-of-00002.safetensors": names[len(names) // 2 :]}  # fmt: skip
+    shards = {
+        "model-00001-of-00002.safetensors": names[: len(names) // 2],
+        "model-00002-of-00002.safetensors": names[len(names) // 2 :],
+    }
     index = {name: shard for shard, held in shards.items() for name in held}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
     for shard, held in shards.items():
         write_sparse(folder / shard, {name: shapes["release"][name] for name in held})
     write_sparse(folder / "whisper" / "model.safetensors", shapes["whisper"])
-    torch.save({"generator": {name: torch.zeros(shape) for name, shape in shapes["vocoder"].items()}},
-               folder / "vocoder" / "g_00500000")  # fmt: skip
+    torch.save(
+        {"generator": {name: torch.zeros(shape) for name, shape in shapes["vocoder"].items()}},
+        folder / "vocoder" / "g_00500000",
+    )
 
 
 def peak_bytes() -> int:
@@ -122,8 +177,18 @@ def load(folder: Path) -> None:
     model = materialise(opened.config, opened.tensors, opened.dtype)
     loaded_s = time.perf_counter() - began_s
     held = sum(value.nbytes for value in model.parameters())
-    print(json.dumps({"libraries_gb": libraries / 1e9, "peak_gb": peak_bytes() / 1e9, "held_gb": held / 1e9,
-                      "dtype": str(model.dtype), "check_s": checked_s, "load_s": loaded_s}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "libraries_gb": libraries / 1e9,
+                "peak_gb": peak_bytes() / 1e9,
+                "held_gb": held / 1e9,
+                "dtype": str(model.dtype),
+                "check_s": checked_s,
+                "load_s": loaded_s,
+            }
+        )
+    )
 
 
 def main() -> None:

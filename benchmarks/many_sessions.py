@@ -156,8 +156,9 @@ def queue(model: EchoX, questions: list[np.ndarray], alone: list[Any]) -> dict[s
     for number in range(QUEUE_ROUNDS):
         scheduler.stop()  # nothing is served while the queue is being filled
         asked = [place % len(questions) for place in range(room)]
-        listeners = [Listener(model, new_sound(questions[place], 10_000 * number + row))
-                     for row, place in enumerate(asked)]  # fmt: skip
+        listeners = [
+            Listener(model, new_sound(questions[place], 10_000 * number + row)) for row, place in enumerate(asked)
+        ]
         try:
             Listener(model, questions[0])
         except QueueFull:

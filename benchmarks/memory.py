@@ -55,21 +55,44 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 CASES: dict[str, tuple[dict[str, Any], bool, dict[str, Any]]] = {
     # sizes of the language model, whether a LoRA on frozen bfloat16 weights is trained (else all of it), and a batch
     "nano": (
-        {"vocab_size": 1536, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
-         "num_attention_heads": 4, "tie_word_embeddings": False},
-        False, {"batch_size": 32, "tokens": 128, "reply_tokens": 64},
+        {
+            "vocab_size": 1536,
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "tie_word_embeddings": False,
+        },
+        False,
+        {"batch_size": 32, "tokens": 128, "reply_tokens": 64},
     ),
     "200m": (
-        {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8,
-         "num_attention_heads": 16, "num_key_value_heads": 4, "tie_word_embeddings": True},
-        False, {"batch_size": 4, "tokens": 128, "reply_tokens": 64},
+        {
+            "vocab_size": 32000,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": True,
+        },
+        False,
+        {"batch_size": 4, "tokens": 128, "reply_tokens": 64},
     ),
     "1b": (
-        {"vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-         "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True},
-        True, {"batch_size": 2, "tokens": 192, "reply_tokens": 96},
+        {
+            "vocab_size": 32000,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": True,
+        },
+        True,
+        {"batch_size": 2, "tokens": 192, "reply_tokens": 96},
     ),
-}  # fmt: skip
+}
 
 
 def resident_bytes() -> int:
@@ -136,11 +159,12 @@ def nano_stage(name: str) -> Subject:
         config.s2t_config.audio_config = stage.model.config.audio_config
     settings = recipe.model if isinstance(recipe.model, dict) else vars(recipe.model)
     work = Workload(
-        precision=training.precision, ema=bool(training.ema_decay),
+        precision=training.precision,
+        ema=bool(training.ema_decay),
         gradient_checkpointing=training.gradient_checkpointing,
         attention=settings.get("attn_implementation", "sdpa"),
         phones=len(stage.model.config.phones) + 1 if name == "encoder" else 0,
-    )  # fmt: skip
+    )
     return Subject(
         stage.objective, stage.parameter_groups(), training, max(drawn, key=positions), small, config, name, work
     )
@@ -154,8 +178,13 @@ def positions(batch: dict[str, Any]) -> int:
 def random_model(case: str, stage: str | None, options: argparse.Namespace) -> Subject:
     """A language model of random weights: alone, or in a stage with Whisper-base's ears and a decoder of 6 layers."""
     sizes, lora, load = CASES[case]
-    work = Workload(precision=options.precision, gradient_checkpointing=options.gradient_checkpointing,
-                    frozen_dtype="bfloat16" if lora else "float32", lora_rank=16 if lora else 0, **load)  # fmt: skip
+    work = Workload(
+        precision=options.precision,
+        gradient_checkpointing=options.gradient_checkpointing,
+        frozen_dtype="bfloat16" if lora else "float32",
+        lora_rank=16 if lora else 0,
+        **load,
+    )
     if options.batch_size:
         work = replace(work, batch_size=options.batch_size, audios=options.batch_size)
     few = replace(
@@ -170,23 +199,41 @@ def random_model(case: str, stage: str | None, options: argparse.Namespace) -> S
         objective = build_objective(config, stage, work)
         batch, small = random_batch(config, stage, work), random_batch(config, stage, few)
     trained = [value for value in objective.parameters() if value.requires_grad]
-    training = TrainingConfig(output_dir="unused", steps=options.steps, batch_size=work.batch_size,
-                              learning_rates={"all": 1e-5}, precision=work.precision,
-                              gradient_checkpointing=work.gradient_checkpointing)  # fmt: skip
+    training = TrainingConfig(
+        output_dir="unused",
+        steps=options.steps,
+        batch_size=work.batch_size,
+        learning_rates={"all": 1e-5},
+        precision=work.precision,
+        gradient_checkpointing=work.gradient_checkpointing,
+    )
     return Subject(objective, {"all": trained}, training, batch, small, config, stage, work)
 
 
 def whole_config(text_config: LlamaConfig) -> EchoXConfig:
     """A whole model around a language model: Whisper-base's ears, a prefix decoder as in recipes/3b."""
-    audio = WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048,
-                          num_mel_bins=80, decoder_layers=0)  # fmt: skip
+    audio = WhisperConfig(
+        d_model=512,
+        encoder_layers=6,
+        encoder_attention_heads=8,
+        encoder_ffn_dim=2048,
+        num_mel_bins=80,
+        decoder_layers=0,
+    )
     width, vocabulary = text_config.hidden_size, text_config.vocab_size
     s2t = S2TConfig(
         audio_config=audio, text_config=text_config, audio_token_id=vocabulary - 1, adapter_attention_heads=16
     )
-    decoder = UnitDecoderConfig(form="prefix", hidden_size=512, num_hidden_layers=6, num_attention_heads=8,
-                                intermediate_size=2048, text_hidden_size=width, text_vocab_size=vocabulary,
-                                num_unit_words=8500)  # fmt: skip
+    decoder = UnitDecoderConfig(
+        form="prefix",
+        hidden_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        intermediate_size=2048,
+        text_hidden_size=width,
+        text_vocab_size=vocabulary,
+        num_unit_words=8500,
+    )
     return EchoXConfig(s2t_config=s2t, echo_decoder_config=decoder)
 
 
@@ -239,8 +286,11 @@ def workload(subject: Subject, seen: dict[str, int]) -> Workload:
         found |= {"audios": len(batch["input_features"]), "audio_s": batch["input_features"].shape[2] / 100}
     if "rows" in seen:
         share = seen["rows"] / rows  # segments of a dialogue, each padded to the longest
-        found |= {"segments": seen["rows"], "unit_words": round(share * seen["unit_words"]),
-                  "words": round(share * seen["words"])}  # fmt: skip
+        found |= {
+            "segments": seen["rows"],
+            "unit_words": round(share * seen["unit_words"]),
+            "words": round(share * seen["words"]),
+        }
         if subject.stage == "t2c":
             found["reply_tokens"] = seen["read"]
     return replace(subject.work, **found)
@@ -283,8 +333,12 @@ def main() -> None:
     train(subject, subject.small, 1)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    weights = sum({value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in
-                   [*subject.objective.parameters(), *subject.objective.buffers()]}.values())  # fmt: skip
+    weights = sum(
+        {
+            value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+            for value in [*subject.objective.parameters(), *subject.objective.buffers()]
+        }.values()
+    )
     began_s, before = time.monotonic(), resident_bytes()
     with Peak() as peak, read_shapes(subject) as seen:
         train(subject, subject.batch, options.steps)
@@ -293,15 +347,25 @@ def main() -> None:
     subject.work = workload(subject, seen)
     estimated = subject.estimate()
     total = sum(estimated.values())
-    print(json.dumps({
-        "what": "memory of training", "case": options.case, "stage": options.stage,
-        "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-        "load": round(os.getloadavg()[0], 2), "wall_s": round(wall_s, 1), "work": asdict(subject.work),
-        "estimated_mb": {name: round(value / 1e6, 1) for name, value in estimated.items()},
-        "weights_measured_mb": round(weights / 1e6, 1),
-        "total_estimated_mb": round(total / 1e6, 1), "peak_measured_mb": round(measured / 1e6, 1),
-        "estimated_over_measured": round(total / measured, 3),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "what": "memory of training",
+                "case": options.case,
+                "stage": options.stage,
+                "machine": platform.processor() or platform.machine(),
+                "torch": torch.__version__,
+                "load": round(os.getloadavg()[0], 2),
+                "wall_s": round(wall_s, 1),
+                "work": asdict(subject.work),
+                "estimated_mb": {name: round(value / 1e6, 1) for name, value in estimated.items()},
+                "weights_measured_mb": round(weights / 1e6, 1),
+                "total_estimated_mb": round(total / 1e6, 1),
+                "peak_measured_mb": round(measured / 1e6, 1),
+                "estimated_over_measured": round(total / measured, 3),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -38,10 +38,14 @@ def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     config = LlamaConfig(
-        vocab_size=options.vocabulary, hidden_size=options.hidden_size, intermediate_size=4 * options.hidden_size,
-        num_hidden_layers=options.layers, num_attention_heads=options.hidden_size // 64,
-        num_key_value_heads=options.hidden_size // 256 or 1, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=options.vocabulary,
+        hidden_size=options.hidden_size,
+        intermediate_size=4 * options.hidden_size,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden_size // 64,
+        num_key_value_heads=options.hidden_size // 256 or 1,
+        tie_word_embeddings=True,
+    )
     before_mb = resident_mb()
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval()
@@ -107,11 +111,19 @@ def main() -> None:
         else:
             results[form] = json.loads(run.stdout.splitlines()[-1])
         print(f"{form:<24} {results[form]}", flush=True)
-    print(json.dumps({
-        "what": "quantisation", "machine": platform.processor() or platform.machine(), "threads": options.threads,
-        "load_before": round(load, 2), "load_after": round(os.getloadavg()[0], 2),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, 1), "forms": results,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "what": "quantisation",
+                "machine": platform.processor() or platform.machine(),
+                "threads": options.threads,
+                "load_before": round(load, 2),
+                "load_after": round(os.getloadavg()[0], 2),
+                "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, 1),
+                "forms": results,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -68,9 +68,17 @@ def main() -> None:
     width, vocabulary = options.width, options.vocabulary
     head = nn.Linear(width, vocabulary, bias=False)
     frames, states = torch.randn(1, FRAMES, width), torch.randn(1, PROMPT, width)
-    config = UnitDecoderConfig(form="text_prefix", hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
-                               intermediate_size=64, text_hidden_size=width, text_vocab_size=vocabulary,
-                               num_unit_words=UNITS, end_token_id=0)  # fmt: skip
+    config = UnitDecoderConfig(
+        form="text_prefix",
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        text_hidden_size=width,
+        text_vocab_size=vocabulary,
+        num_unit_words=UNITS,
+        end_token_id=0,
+    )
     decoder = TextPrefixDecoder(config).eval()
     unit = torch.tensor([vocabulary + 3])
     tables = decoder.text_embedding.weight, decoder.unit_embedding.weight

@@ -106,8 +106,16 @@ def opened(browser, url: str, expected: str | tuple[str, ...] = (), **options):
         yield page
     finally:
         context.close()
-    local = ("http://127.0.0.1:", "ws://127.0.0.1:", "http://localhost:", "ws://localhost:", "http://echox.test:",
-             "ws://echox.test:", "data:", "blob:")  # fmt: skip
+    local = (
+        "http://127.0.0.1:",
+        "ws://127.0.0.1:",
+        "http://localhost:",
+        "ws://localhost:",
+        "http://echox.test:",
+        "ws://echox.test:",
+        "data:",
+        "blob:",
+    )
     outside = [address for address in asked if not address.startswith(local)]
     assert asked
     assert not outside, f"asked for from outside: {outside}"

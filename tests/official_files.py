@@ -104,8 +104,9 @@ def in_memory(weights: dict[str, Tensor]) -> dict[str, StoredTensor]:
     return {name: StoredTensor(tuple(value.shape), value.dtype, value.clone) for name, value in weights.items()}
 
 
-def released_model(weights: dict[str, Tensor], vocoder: str = "F_vocoder", masked_token_id: int | None = None,
-                   **config: Any) -> EchoXForConditionalGeneration:  # fmt: skip
+def released_model(
+    weights: dict[str, Tensor], vocoder: str = "F_vocoder", masked_token_id: int | None = None, **config: Any
+) -> EchoXForConditionalGeneration:
     """The fixtures' model without a folder in between."""
     values = {name: value for name, value in (golden_json("config") | config).items() if value != "__absent__"}
     whisper = WhisperConfig.from_dict(golden_json("whisper_config"))
@@ -161,7 +162,10 @@ def write_tokenizer(folder: Path, spelling: str = "<|unit_{}|>", pad: str = "<|f
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special.values()])
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=names[128000], eos_token=names[128009], pad_token=pad,
+        tokenizer_object=tokenizer,
+        bos_token=names[128000],
+        eos_token=names[128009],
+        pad_token=pad,
         clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return folder

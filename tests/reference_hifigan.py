@@ -19,18 +19,20 @@ def reference_hifigan(name: str) -> CodeHiFiGAN:
     """The vocoder "single" or "multispkr", weights folded."""
     reference = json.loads((GOLDEN / f"D_vocoder_{name}_config.json").read_text())
     durations = reference["dur_predictor_params"]
-    vocoder = CodeHiFiGAN(CodeHiFiGANConfig(
-        num_units=reference["num_embeddings"],
-        embedding_size=reference["embedding_dim"],
-        num_speakers=reference.get("num_speakers", 0) if reference.get("multispkr") else 0,
-        upsample_rates=reference["upsample_rates"],
-        upsample_kernel_sizes=reference["upsample_kernel_sizes"],
-        upsample_initial_channels=reference["upsample_initial_channel"],
-        resblock_kernel_sizes=reference["resblock_kernel_sizes"],
-        resblock_dilation_sizes=reference["resblock_dilation_sizes"],
-        duration_hidden_size=durations["var_pred_hidden_dim"],
-        duration_kernel_size=durations["var_pred_kernel_size"],
-    )).eval()  # fmt: skip
+    vocoder = CodeHiFiGAN(
+        CodeHiFiGANConfig(
+            num_units=reference["num_embeddings"],
+            embedding_size=reference["embedding_dim"],
+            num_speakers=reference.get("num_speakers", 0) if reference.get("multispkr") else 0,
+            upsample_rates=reference["upsample_rates"],
+            upsample_kernel_sizes=reference["upsample_kernel_sizes"],
+            upsample_initial_channels=reference["upsample_initial_channel"],
+            resblock_kernel_sizes=reference["resblock_kernel_sizes"],
+            resblock_dilation_sizes=reference["resblock_dilation_sizes"],
+            duration_hidden_size=durations["var_pred_hidden_dim"],
+            duration_kernel_size=durations["var_pred_kernel_size"],
+        )
+    ).eval()
     weights = {}
     for key, value in load_file(GOLDEN / f"D_vocoder_{name}_weights.safetensors").items():
         stem, _, last = key.rpartition(".")

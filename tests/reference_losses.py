@@ -37,8 +37,14 @@ class S2TPart:
         return self.ce + 0.3 * self.ctc
 
 
-def s2t_part(s2t: S2TForConditionalGeneration, input_ids: Tensor, labels: Tensor, pad_id: int, features: Tensor,
-             transcripts: Tensor | None) -> S2TPart:  # fmt: skip
+def s2t_part(
+    s2t: S2TForConditionalGeneration,
+    input_ids: Tensor,
+    labels: Tensor,
+    pad_id: int,
+    features: Tensor,
+    transcripts: Tensor | None,
+) -> S2TPart:
     """Score dialogues; `features` (B * turns, mels, T), `transcripts` (B, turns, M)."""
     turns = len(features) // len(input_ids)
     flat = None if transcripts is None else transcripts.flatten(0, 1)
@@ -56,8 +62,12 @@ def unit_ce(model: EchoXForConditionalGeneration, embeds: Tensor, labels: Tensor
     places = torch.arange(embeds.shape[1]).expand(len(embeds), -1)
     # A row without anything attends to nothing: its labels are ignored too.
     some = mask.any(dim=1)
-    hidden = decoder.backbone(inputs_embeds=decoder.state_projection(embeds[some]), attention_mask=mask[some].long(),
-                              position_ids=places[some], use_cache=False).last_hidden_state  # fmt: skip
+    hidden = decoder.backbone(
+        inputs_embeds=decoder.state_projection(embeds[some]),
+        attention_mask=mask[some].long(),
+        position_ids=places[some],
+        use_cache=False,
+    ).last_hidden_state
     targets = labels[some][:, 1:]
     predicts = targets != IGNORED
     return F.cross_entropy(decoder.output_logits(hidden[:, :-1][predicts]), targets[predicts])
@@ -81,8 +91,14 @@ def joint(s2t: Tensor, units: Tensor) -> Tensor:
     return 0.2 * s2t + 2.0 * units if s2t < CALM_S2T_LOSS else s2t + units
 
 
-def kd_rows(model: EchoXForConditionalGeneration, aligned: Tensor, label_ids: list[list[int]], starts: list[int],
-            sub_lengths: Tensor, unit_targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def kd_rows(
+    model: EchoXForConditionalGeneration,
+    aligned: Tensor,
+    label_ids: list[list[int]],
+    starts: list[int],
+    sub_lengths: Tensor,
+    unit_targets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows of "finetune_kd", one per segment: prompt, aligned states, end, a gap, units.
 
     Args:
@@ -126,8 +142,14 @@ def kd_rows(model: EchoXForConditionalGeneration, aligned: Tensor, label_ids: li
     return embeds, labels, torch.cat([text_mask, real], 1), text, target
 
 
-def online_rows(model: EchoXForConditionalGeneration, aligned: Tensor, starts: list[int], text_ids: Tensor,
-                sub_lengths: Tensor, unit_targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def online_rows(
+    model: EchoXForConditionalGeneration,
+    aligned: Tensor,
+    starts: list[int],
+    text_ids: Tensor,
+    sub_lengths: Tensor,
+    unit_targets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of "finetune_kd_online": embeds (B, S, L', H), and of the text part what it is and should be."""
     decoder = model.echo_decoder
     target = decoder.embed(text_ids)

@@ -33,10 +33,20 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def language_model(vocab_size: int, hidden_size: int = 32) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-                         tie_word_embeddings=False, initializer_range=0.2, pad_token_id=0, bos_token_id=1,
-                         eos_token_id=5)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=5,
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -69,26 +79,54 @@ def write_world(folder: Path) -> Path:
     unit_language().save_pretrained(folder / "unit_language")
     write_unit_utterances(folder / "units.jsonl", unit_utterances())
     dialogues = [
-        Dialogue(f"d{number}", (Turn("user", text=f"Tell me {number}."), Turn("assistant", text=text)),
-                 split="heldout" if number == 1 else "train")
+        Dialogue(
+            f"d{number}",
+            (Turn("user", text=f"Tell me {number}."), Turn("assistant", text=text)),
+            split="heldout" if number == 1 else "train",
+        )
         for number, text in enumerate(REPLIES)
-    ]  # fmt: skip
+    ]
     write_dialogues(folder / "dialogues.jsonl", dialogues)
     return folder
 
 
 def tiny_echox_config(form: str = "word_synchronous", vocoder: bool = True, **values) -> EchoXConfig:
     """A whole model of some thousand parameters, on a vocabulary of 340."""
-    audio = whisper_config(d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, num_mel_bins=8,
-                           max_source_positions=100)  # fmt: skip
-    s2t = S2TConfig(audio_config=audio, text_config=language_model(340).config, audio_token_id=6,
-                    adapter_attention_heads=2)  # fmt: skip
-    decoder = UnitDecoderConfig(form=form, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                                intermediate_size=48, text_hidden_size=32, text_vocab_size=340, num_unit_words=15,
-                                max_unit_words=40, max_unit_words_per_word=6, initializer_range=0.2)  # fmt: skip
-    light = LightVocoderConfig(num_units=NUM_UNITS, unit_hidden_size=8, unit_intermediate_size=16, num_unit_layers=1,
-                               hidden_size=8, intermediate_size=16, num_frame_layers=1, num_mel_bins=20,
-                               fft_size=512)  # fmt: skip
+    audio = whisper_config(
+        d_model=16,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        num_mel_bins=8,
+        max_source_positions=100,
+    )
+    s2t = S2TConfig(
+        audio_config=audio, text_config=language_model(340).config, audio_token_id=6, adapter_attention_heads=2
+    )
+    decoder = UnitDecoderConfig(
+        form=form,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+        text_hidden_size=32,
+        text_vocab_size=340,
+        num_unit_words=15,
+        max_unit_words=40,
+        max_unit_words_per_word=6,
+        initializer_range=0.2,
+    )
+    light = LightVocoderConfig(
+        num_units=NUM_UNITS,
+        unit_hidden_size=8,
+        unit_intermediate_size=16,
+        num_unit_layers=1,
+        hidden_size=8,
+        intermediate_size=16,
+        num_frame_layers=1,
+        num_mel_bins=20,
+        fft_size=512,
+    )
     return EchoXConfig(s2t, decoder, light if vocoder else None, initializer_range=0.2, **values)
 
 

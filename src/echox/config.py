@@ -169,8 +169,10 @@ def recipe_class(stage: str, where: str = "recipe") -> type:
     if stage not in _RECIPES and stage in STAGE_MODULES:
         importlib.import_module(STAGE_MODULES[stage])
     if stage not in _RECIPES:
-        raise ValueError(f"{where}: unknown stage {stage!r}{_did_you_mean(str(stage), STAGE_MODULES)}; "
-                         f"expected one of {', '.join(STAGE_MODULES)}")  # fmt: skip
+        raise ValueError(
+            f"{where}: unknown stage {stage!r}{_did_you_mean(str(stage), STAGE_MODULES)}; "
+            f"expected one of {', '.join(STAGE_MODULES)}"
+        )
     return _RECIPES[stage]
 
 
@@ -216,8 +218,10 @@ def _build(cls: type, values: Any, where: str, key: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name in values:
         if name not in fields:
-            raise ValueError(f"{where}: unknown key {_join(key, name)!r}{_did_you_mean(str(name), fields)}; "
-                             f"expected one of {', '.join(fields)}")  # fmt: skip
+            raise ValueError(
+                f"{where}: unknown key {_join(key, name)!r}{_did_you_mean(str(name), fields)}; "
+                f"expected one of {', '.join(fields)}"
+            )
     built = {}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

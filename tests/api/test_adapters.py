@@ -137,8 +137,11 @@ def test_a_config_of_transformers_reaches_the_language_model_only(saved):
 
     config = TorchAoConfig(Int8WeightOnlyConfig())
     model = EchoX.from_pretrained(saved[0], device="cpu", quantization_config=config)
-    kinds = {name: type(part.weight).__name__ for name, part in model.model.named_modules()
-             if isinstance(part, torch.nn.Linear)}  # fmt: skip
+    kinds = {
+        name: type(part.weight).__name__
+        for name, part in model.model.named_modules()
+        if isinstance(part, torch.nn.Linear)
+    }
     changed = {name for name, kind in kinds.items() if kind != "Parameter"}
     assert changed == {name for name in kinds if name.startswith("s2t.language_model.model.layers")}
     plain = logits(EchoX.from_pretrained(saved[0], device="cpu"))
@@ -149,9 +152,15 @@ def test_the_card_is_written_from_the_record(tmp_path):
     model = tiny_echox()
     model.save_pretrained(tmp_path / "unknown")
     assert "No record was kept." in (tmp_path / "unknown" / "README.md").read_text()
-    stage = {"stage": "s2t", "steps": 600, "seed": 7, "metrics": {"s2t_exact_heldout": 0.9375, "by/topic": 1.0},
-             "cost": {"wall_s": 120.0, "cpu_s": 180.0}, "environment": {"commit": "0123456789abc", "dirty": True},
-             "recipe": {"training": {"output_dir": "out/s2t_small"}}}  # fmt: skip
+    stage = {
+        "stage": "s2t",
+        "steps": 600,
+        "seed": 7,
+        "metrics": {"s2t_exact_heldout": 0.9375, "by/topic": 1.0},
+        "cost": {"wall_s": 120.0, "cpu_s": 180.0},
+        "environment": {"commit": "0123456789abc", "dirty": True},
+        "recipe": {"training": {"output_dir": "out/s2t_small"}},
+    }
     model.training_record = {"stages": [stage], "parameters_by_part": {"s2t": 2_000_000}, "recipe": {"dtype": "int8"}}
     model.save_pretrained(tmp_path / "m", card={"license": "apache-2.0", "language": ["en"], "name": "me/tiny"})
     text = (tmp_path / "m" / "README.md").read_text()
@@ -180,8 +189,10 @@ class Hub(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self.answer({"warnings": [], "errors": []})
         elif "/preupload/" in self.path:
-            files = [{"path": item["path"], "uploadMode": "regular", "shouldIgnore": False}
-                     for item in json.loads(data)["files"]]  # fmt: skip
+            files = [
+                {"path": item["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for item in json.loads(data)["files"]
+            ]
             self.answer({"files": files})
         elif "/commit/" in self.path:
             for line in map(json.loads, data.splitlines()):

@@ -126,9 +126,16 @@ def test_audios_that_left_the_conversation_are_forgotten(model):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"temperature": "hot"}, {"temperature": None}, {"max_new_tokens": 2.5}, {"max_new_tokens": "5"},
-        {"top_p": True}, {"policy_numbers": [1]}, {"speak": "no"}, {"speech_policy": 3},
-        {"max_question_s": "a"}, {"seed": None},
+        {"temperature": "hot"},
+        {"temperature": None},
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": "5"},
+        {"top_p": True},
+        {"policy_numbers": [1]},
+        {"speak": "no"},
+        {"speech_policy": 3},
+        {"max_question_s": "a"},
+        {"seed": None},
         {"speech_policy": "fixed", "policy_numbers": {"every_tokens": "8"}},
         {"speech_policy": "semantic", "policy_numbers": {"min_tokens": 2.5}},
         {"speech_policy": "semantic", "policy_numbers": {"threshold": None}},
@@ -136,7 +143,7 @@ def test_audios_that_left_the_conversation_are_forgotten(model):
         {"speech_policy": "early_first", "policy_numbers": {"inner": []}},
         {"speech_policy": "whole", "policy_numbers": {"max_tokens": None}},
     ],
-)  # fmt: skip
+)
 def test_settings_of_another_kind_are_refused_when_asked(model, settings):
     """At the door, not in the middle of a step for many."""
     with pytest.raises(ValueError, match="expected"):

@@ -57,8 +57,16 @@ def test_the_package_answers_as_the_model_does(parts):
     files = list((folder / "package").iterdir())
     assert size["megabytes"] == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=1e-3)
     names = {file.name for file in files}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "unit_language.json",
-            "generation_config.json", "training_record.json", "recipe.yaml"} <= names  # fmt: skip
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "unit_language.json",
+        "generation_config.json",
+        "training_record.json",
+        "recipe.yaml",
+    } <= names
     assert packaged.training_record["stages"] == [{"stage": "echo", "steps": 7}]
     assert packaged.training_record["environment"]["commit"]
     assert not list(folder.glob(".package*"))

@@ -66,10 +66,14 @@ def dialogues(subset: str):
     def build(folder: Path, damaged: bool) -> None:
         said = encode_audio(tone(), RATE)
         items = [
-            {"conversations": [{"from": "human", "value": f"Question {n}?", "audio": f"wav/{n}.wav", "wer": 0.1},
-                               {"from": "gpt", "value": f"Answer {n}."}]}
+            {
+                "conversations": [
+                    {"from": "human", "value": f"Question {n}?", "audio": f"wav/{n}.wav", "wer": 0.1},
+                    {"from": "gpt", "value": f"Answer {n}."},
+                ]
+            }
             for n in range(2)
-        ]  # fmt: skip
+        ]
         if damaged:
             items[1]["conversations"][0]["wer"] = 0.8
         members = {"data.json": json.dumps(items).encode(), "wav/0.wav": said, "wav/1.wav": said}
@@ -79,8 +83,10 @@ def dialogues(subset: str):
 
 
 def audioqa(folder: Path, damaged: bool) -> None:
-    turns = [{"content": "What?", "wavpath": "QA/q.wav", "codec": "QA/q.codec", "role": "user"},
-             {"content": "<|audio|> That.", "wavpath": "QA/a.wav", "codec": "", "role": "assistant"}]  # fmt: skip
+    turns = [
+        {"content": "What?", "wavpath": "QA/q.wav", "codec": "QA/q.codec", "role": "user"},
+        {"content": "<|audio|> That.", "wavpath": "QA/a.wav", "codec": "", "role": "assistant"},
+    ]
     text(
         folder / "train.json",
         json.dumps([{"conversations": turns}, {"conversations": turns[:1] if damaged else turns}]),
@@ -103,10 +109,15 @@ def instructs2s(folder: Path, damaged: bool) -> None:
     (folder / "en_part_aa").write_bytes(whole[:100])
     (folder / "en_part_ab").write_bytes(whole[100:])
     items = [
-        {"id": f"d-{n}", "conversation": [{"from": "human", "text": "Hi", "speech": f"speech/{2 * n}.wav"},
-                                          {"from": "gpt", "text": "Hello", "speech": f"speech/{2 * n + 1}.wav"}]}
+        {
+            "id": f"d-{n}",
+            "conversation": [
+                {"from": "human", "text": "Hi", "speech": f"speech/{2 * n}.wav"},
+                {"from": "gpt", "text": "Hello", "speech": f"speech/{2 * n + 1}.wav"},
+            ],
+        }
         for n in range(2)
-    ]  # fmt: skip
+    ]
     if damaged:
         items[1]["conversation"][1]["speech"] = "speech/absent.wav"
     text(folder / "instruct_en.json", json.dumps(items))
@@ -119,10 +130,17 @@ def voiceassistant(folder: Path, damaged: bool) -> None:
     audio = {"bytes": encode_audio(tone(), RATE), "path": None}
     broken = {"bytes": b"RIFF no audio here", "path": None}
     rows = [
-        {"split_name": "qa", "index": str(n), "round": None, "question": "Why?", "answer": "Because.",
-         "question_audio": broken if damaged and n else audio, "answer_snac": "# 1 2"}
+        {
+            "split_name": "qa",
+            "index": str(n),
+            "round": None,
+            "question": "Why?",
+            "answer": "Because.",
+            "question_audio": broken if damaged and n else audio,
+            "answer_snac": "# 1 2",
+        }
         for n in range(2)
-    ]  # fmt: skip
+    ]
     (folder / "data").mkdir(parents=True)
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data" / "train-00000.parquet")
 
@@ -209,8 +227,10 @@ def test_finished_items_are_not_read_again(tmp_path, monkeypatch):
     librispeech(tmp_path / "raw", damaged=True)
     with pytest.raises(ValueError, match="trans.txt:2"):
         open_corpus("librispeech").prepare(tmp_path / "raw", tmp_path / "out")
-    text(tmp_path / "raw/LibriSpeech/train-clean-100/84/121123/84-121123.trans.txt",
-         "84-121123-0000 GO DO YOU HEAR\n84-121123-0001 AND ONE MORE\n")  # fmt: skip
+    text(
+        tmp_path / "raw/LibriSpeech/train-clean-100/84/121123/84-121123.trans.txt",
+        "84-121123-0000 GO DO YOU HEAR\n84-121123-0001 AND ONE MORE\n",
+    )
     with (tmp_path / "out" / ".prepared.jsonl").open("a") as journal:
         journal.write('{"place": "cut off by a ki')
     read = []
@@ -241,8 +261,10 @@ def test_a_truncated_archive_is_named_and_its_whole_items_come(tmp_path):
     dialogues("ShareChatX")(tmp_path / "raw", damaged=False)
     archive = tmp_path / "raw" / "S2T" / "ShareChatX" / "shard-000.tar.gz"
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, RATE).astype(np.float32)  # does not shrink: the cut hits a file
-    items = [{"conversations": [{"from": "human", "value": "Q?", "audio": f"{n}.wav"}, {"from": "gpt", "value": "A."}]}
-             for n in range(3)]  # fmt: skip
+    items = [
+        {"conversations": [{"from": "human", "value": "Q?", "audio": f"{n}.wav"}, {"from": "gpt", "value": "A."}]}
+        for n in range(3)
+    ]
     members = {"data.json": json.dumps(items).encode(), **{f"{n}.wav": encode_audio(noise, RATE) for n in range(3)}}
     tar(archive, members)
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])

@@ -83,7 +83,7 @@ OTHERS = [
     "{%- if tools %}{{ tools }}{% endif -%}\n  {% for m in messages %}\n{{ m | tojson }}{{ eos_token }}\n{% endfor %}",
     "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.role }}{% endfor %}{{ bos_token }}",
     "{% for m in messages %}{% generation %}{{ m['role'] }}{% endgeneration %}{% endfor %}{{ strftime_now('%Y') }}",
-]  # fmt: skip
+]
 FLAT = [{**message, "content": "x"} for message in CONVERSATION]
 
 

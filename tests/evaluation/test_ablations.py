@@ -63,9 +63,16 @@ def test_report_renews_tables_and_draws(tmp_path):
     document = tmp_path / "ablations.md"
     document.write_text("before\n<!-- table e -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
     scores = {"s2t_answer": 0.9, "s2s_answer": 0.7, "gap": 0.2, "reply_wer": 0.1, "unit_error": 0.03}
-    results = [{"name": "echo", "seed": seed, "what": "all of it", "cpu_s_per_step": 0.4,
-                "segments": {"heldout_seen_voices": scores | {"s2s_answer": 0.7 + seed / 10}}}
-               for seed in range(2)]  # fmt: skip
+    results = [
+        {
+            "name": "echo",
+            "seed": seed,
+            "what": "all of it",
+            "cpu_s_per_step": 0.4,
+            "segments": {"heldout_seen_voices": scores | {"s2s_answer": 0.7 + seed / 10}},
+        }
+        for seed in range(2)
+    ]
     write_report(results, {"e": ["echo", "prefix"]}, tmp_path)
     text = document.read_text(encoding="utf-8")
     assert "old" not in text
@@ -123,8 +130,12 @@ def test_context_is_read_without_loss():
     model = tiny_echox().model
     _, segments, _ = replies_cut(context_words=2)
     count = max(max(row) for row in segments.word_ids.tolist()) + 1
-    word_of = torch.tensor([[word for word in range(max(row) + 1) for _ in range(2)] + [-1] * 2 * (count - 1 - max(row))
-                            for row in segments.word_ids.tolist()])  # fmt: skip
+    word_of = torch.tensor(
+        [
+            [word for word in range(max(row) + 1) for _ in range(2)] + [-1] * 2 * (count - 1 - max(row))
+            for row in segments.word_ids.tolist()
+        ]
+    )
     said = torch.randint(len(tiny_echox().engine.unit_language), word_of.shape).masked_fill(word_of < 0, -100)
     states = torch.randn(*segments.token_ids.shape, 24)
     output = model.echo_decoder(states, segments.word_ids, said, word_of)

@@ -246,8 +246,11 @@ def server():
                 self.answer("".join([*lines, "data: [DONE]\n\n"]).encode(), "text/event-stream")
                 return
             wav = base64.b64encode(encode_audio(reply.waveform, reply.sampling_rate)).decode()
-            message = {"role": "assistant", "content": None,
-                       "audio": {"id": "a", "data": wav, "expires_at": 0, "transcript": reply.text}}  # fmt: skip
+            message = {
+                "role": "assistant",
+                "content": None,
+                "audio": {"id": "a", "data": wav, "expires_at": 0, "transcript": reply.text},
+            }
             self.answer(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode())
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -297,8 +300,21 @@ def test_killed_and_started_again_equals_an_uninterrupted_run(tmp_path):
     """The whole command on the embedded model, killed with SIGKILL after some items."""
 
     def command(output: Path) -> list[str]:
-        return [sys.executable, "-m", "echox", "eval", "run", "--task", "nano", "--limit", "3", "--threads", "1",
-                "--output", str(output)]  # fmt: skip
+        return [
+            sys.executable,
+            "-m",
+            "echox",
+            "eval",
+            "run",
+            "--task",
+            "nano",
+            "--limit",
+            "3",
+            "--threads",
+            "1",
+            "--output",
+            str(output),
+        ]
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)

@@ -68,10 +68,42 @@ def test_bleu_of_sacrebleu():
 
 
 PIECES = [
-    "a", "B", "Paris", "paris", "é", "e\u0301", "ß", "ﬁ", "İ", "१", "²", "Ⅷ", "中", "ー", "한", "ا", "ֿ",
-    "\u200b", "\u00ad", "\u00a0", " ", "\n", "\t", "-", "'", "’", "$", "°", "🙂", "_", "\x00", "\ue000", "x1", "100",
+    "a",
+    "B",
+    "Paris",
+    "paris",
+    "é",
+    "e\u0301",
+    "ß",
+    "ﬁ",
+    "İ",
+    "१",
+    "²",
+    "Ⅷ",
+    "中",
+    "ー",
+    "한",
+    "ا",
+    "ֿ",
+    "\u200b",
+    "\u00ad",
+    "\u00a0",
+    " ",
+    "\n",
+    "\t",
+    "-",
+    "'",
+    "’",
+    "$",
+    "°",
+    "🙂",
+    "_",
+    "\x00",
+    "\ue000",
+    "x1",
+    "100",
     "(",
-]  # fmt: skip
+]
 
 
 def by_regex(prediction: str, references: list[str]) -> bool:
@@ -152,10 +184,17 @@ def test_records_of_ultraeval_are_scored_again(tmp_path):
 
 def test_spoken_translations_are_compared_without_capitals_and_punctuation():
     row = {
-        "answers": ["Der Hund schläft im Garten."], "text": "Der Hund schläft im Garten.", "speaks": True, "audio": "",
-        "said": "der hund schläft im garten", "unjudged": None, "judge_error": None, "error": None, "unknown_words": 0,
+        "answers": ["Der Hund schläft im Garten."],
+        "text": "Der Hund schläft im Garten.",
+        "speaks": True,
+        "audio": "",
+        "said": "der hund schläft im garten",
+        "unjudged": None,
+        "judge_error": None,
+        "error": None,
+        "unknown_words": 0,
         "as_heard": {"reply": "der hund schläft im garten", "answers": ["der hund schläft im garten"]},
-    }  # fmt: skip
+    }
     wrong = row | {"said": "der hund schläft im haus"}
     assert score_translation([row] * 3)["asr_bleu"] == pytest.approx(100)
     assert score_translation([row] * 3)["text_bleu"] == pytest.approx(100)

@@ -29,8 +29,12 @@ def test_words_are_met_where_they_are(tmp_path):
     echox.model.eval()
     echox.model.echo_decoder.config.max_unit_words_per_word = 6  # random weights know no end
     replies = ["The capital of France is Paris.", "A dog barks. A cat meows.", "A cow moos."]
-    items = [SpokenDialogue(Dialogue(f"d{number}", (Turn("user", text="What?"), Turn("assistant", text=reply)),
-                                     split="train"), None, {}) for number, reply in enumerate(replies)]  # fmt: skip
+    items = [
+        SpokenDialogue(
+            Dialogue(f"d{number}", (Turn("user", text="What?"), Turn("assistant", text=reply)), split="train"), None, {}
+        )
+        for number, reply in enumerate(replies)
+    ]
     tokenizer, language = echox.engine.tokenizer, echox.engine.unit_language
     words = meet_words(echox.model, tokenizer, language, items, ["Paris", "France", "dog", "cat", "sea"])
     assert set(words) == {"paris", "france", "dog", "cat"}
@@ -51,8 +55,12 @@ def test_the_gap_is_negative_where_meaning_orders_the_space():
     def word(vector, units):
         return Word({"hidden": [torch.tensor(vector)]}, [units])
 
-    words = {"paris": word([1.0, 0.0], [1, 2, 3]), "france": word([1.0, 0.1], [4, 5, 6]),
-             "dog": word([0.0, 1.0], [7, 8]), "cat": word([-1.0, -1.0], [7, 8])}  # fmt: skip
+    words = {
+        "paris": word([1.0, 0.0], [1, 2, 3]),
+        "france": word([1.0, 0.1], [4, 5, 6]),
+        "dog": word([0.0, 1.0], [7, 8]),
+        "cat": word([-1.0, -1.0], [7, 8]),
+    }
     found = similarities(words, PAIRS)
     assert found["units"] == {"meaning": [0.0], "sound": [1.0]}
     numbers = gap(found)

@@ -31,8 +31,11 @@ def corpus(tmp_path):
     save_audio(save_audio_at, tone(), 16000)
     texts = [dialogue(f"t{i}", "heldout", "ab"[i % 2], False) for i in range(4)] + [dialogue("x", "train", "a", False)]
     write_dialogues(folder / "text" / "dialogues.jsonl", texts)
-    spoken = [dialogue(f"{split}{i}", f"heldout_{split}_voices", "ab"[i % 2], True, answer=["Paris", "B, L"][i % 2])
-              for split in ("seen", "new") for i in range(2)]  # fmt: skip
+    spoken = [
+        dialogue(f"{split}{i}", f"heldout_{split}_voices", "ab"[i % 2], True, answer=["Paris", "B, L"][i % 2])
+        for split in ("seen", "new")
+        for i in range(2)
+    ]
     write_dialogues(folder / "speech" / "dialogues.jsonl", spoken)
     write_dialogues(folder / "speech" / "multi_turn.jsonl", [dialogue("m", "heldout", "a", True, turns=2)])
     replies = [Utterance(f"r{i}", "wav/q.wav", "It is Paris.", "slt", 1.0, "heldout") for i in range(2)]

@@ -51,12 +51,15 @@ def spoken(mean: float) -> dict:
 METRICS = {
     "model": "0123456789ab",
     "judge": {"name": "a phone judge", "recordings": {"wer": 0.048, "count": 150}},
-    "typed": {"t2t_exact": score(0.9567), "t2t_answer": score(0.97),
-              "t2t_exact_by_topic": {"capital": {"mean": 1.0, "count": 9}, "multi_turn/x": {"mean": 1.0, "count": 1}}},
+    "typed": {
+        "t2t_exact": score(0.9567),
+        "t2t_answer": score(0.97),
+        "t2t_exact_by_topic": {"capital": {"mean": 1.0, "count": 9}, "multi_turn/x": {"mean": 1.0, "count": 1}},
+    },
     "heldout_seen_voices": spoken(0.83),
     "heldout_new_voices": spoken(0.61),
     "multi_turn": spoken(0.7),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -73,12 +76,18 @@ def measured(tmp_path):
         "parameters": 3_000_000,
         "parameters_by_part": {"s2t.language_model": 2_000_000, "vocoder": 1_000_000},
         "stages": [
-            {"stage": "lm", "seed": 0, "steps": 2600, "recipe": {"training": {"output_dir": str(log.parent)}},
-             "metrics": {"exact_heldout": 0.99, "exact/times": 1.0}, "cost": {"wall_s": 1628.6, "cpu_s": 914.6},
-             "environment": {"commit": "a" * 40, "dirty": True}},
+            {
+                "stage": "lm",
+                "seed": 0,
+                "steps": 2600,
+                "recipe": {"training": {"output_dir": str(log.parent)}},
+                "metrics": {"exact_heldout": 0.99, "exact/times": 1.0},
+                "cost": {"wall_s": 1628.6, "cpu_s": 914.6},
+                "environment": {"commit": "a" * 40, "dirty": True},
+            },
             {"stage": "unit_language", "recipe": {}, "metrics": {"words": 1000.0}},
         ],
-    }  # fmt: skip
+    }
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "training_record.json").write_text(json.dumps(record), encoding="utf-8")
     (tmp_path / "model" / "model.safetensors").write_bytes(bytes(26_000_000))
@@ -87,8 +96,10 @@ def measured(tmp_path):
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    return {row[0].strip(): [cell.strip() for cell in row[1:]]
-            for row in (line.strip("|").split("|") for line in text.splitlines() if line.startswith("| "))}  # fmt: skip
+    return {
+        row[0].strip(): [cell.strip() for cell in row[1:]]
+        for row in (line.strip("|").split("|") for line in text.splitlines() if line.startswith("| "))
+    }
 
 
 def test_the_card_says_what_was_measured_and_what_was_missed(measured):
@@ -179,19 +190,34 @@ def test_the_voice_is_judged_after_each_step(tmp_path):
     save_audio(tmp_path / "speech" / "a.wav", tone(), 16000)
     replies = [Utterance(item.id, "a.wav", item.text, "slt", 1.0, item.split) for item in items]
     write_utterances(tmp_path / "speech" / "replies.jsonl", replies)
-    vocoder = LightVocoderConfig(num_units=NUM_UNITS, hidden_size=8, intermediate_size=16, num_frame_layers=1,
-                                 num_mel_bins=20, fft_size=512)  # fmt: skip
+    vocoder = LightVocoderConfig(
+        num_units=NUM_UNITS, hidden_size=8, intermediate_size=16, num_frame_layers=1, num_mel_bins=20, fft_size=512
+    )
     LightVocoder(vocoder).save_pretrained(tmp_path / "vocoder")
     unit_language().save_pretrained(tmp_path / "language")
     words = tokenizer()
-    decoder = UnitDecoderConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                                text_hidden_size=16, text_vocab_size=len(words), num_unit_words=15,
-                                max_unit_words_per_word=3)  # fmt: skip
+    decoder = UnitDecoderConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        text_hidden_size=16,
+        text_vocab_size=len(words),
+        num_unit_words=15,
+        max_unit_words_per_word=3,
+    )
     T2CForUnitGeneration(decoder).save_pretrained(tmp_path / "t2c")
     words.save_pretrained(tmp_path / "t2c")
     unit_language().save_pretrained(tmp_path / "t2c")
-    scores = evaluate_voice(Ears(), tmp_path, tmp_path / "units.jsonl", tmp_path / "vocoder", tmp_path / "language",
-                            tmp_path / "t2c", samples_dir=tmp_path / "samples")  # fmt: skip
+    scores = evaluate_voice(
+        Ears(),
+        tmp_path,
+        tmp_path / "units.jsonl",
+        tmp_path / "vocoder",
+        tmp_path / "language",
+        tmp_path / "t2c",
+        samples_dir=tmp_path / "samples",
+    )
     assert list(scores) == ["recordings", "true_durations", "predicted_durations", "t2c"]
     # "A dog says woof." is the one held-out reply; one word of four is heard.
     assert all(row == {"wer": 0.75, "count": 1, "unspoken": 0} for row in scores.values())

@@ -38,8 +38,16 @@ from echox.training.stages.t2c import T2CData, T2CModel, T2CRecipe
 from tiny_echox import tone
 from tiny_speaker import NUM_UNITS, REPLIES, unit_language, unit_utterances
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512, "initializer_range": 0.2}  # fmt: skip
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
 
 # What published templates do to us, in small: text only, a date; thoughts that come and go; strict roles and parts.
 LLAMA = (
@@ -79,15 +87,39 @@ class Family:
 
 
 FAMILIES = {
-    "llama": Family(("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|begin_of_text|>", "<|end_of_text|>",
-                    LLAMA, LlamaConfig, {}),
-    "qwen3": Family(("<|im_start|>", "<|im_end|>", "<think>", "</think>"), None, "<|im_end|>", QWEN, Qwen3Config,
-                    {"tie_word_embeddings": True}),
-    "gemma3": Family(("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>", GEMMA, Gemma3TextConfig,
-                     {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
-    "smollm3": Family(("<|im_start|>", "<|im_end|>", "<think>", "</think>"), None, "<|im_end|>", QWEN, SmolLM3Config,
-                      {"no_rope_layers": [1, 0], "no_rope_layer_interval": 2}),
-}  # fmt: skip
+    "llama": Family(
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        LLAMA,
+        LlamaConfig,
+        {},
+    ),
+    "qwen3": Family(
+        ("<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+        None,
+        "<|im_end|>",
+        QWEN,
+        Qwen3Config,
+        {"tie_word_embeddings": True},
+    ),
+    "gemma3": Family(
+        ("<start_of_turn>", "<end_of_turn>"),
+        "<bos>",
+        "<eos>",
+        GEMMA,
+        Gemma3TextConfig,
+        {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "smollm3": Family(
+        ("<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+        None,
+        "<|im_end|>",
+        QWEN,
+        SmolLM3Config,
+        {"no_rope_layers": [1, 0], "no_rope_layer_interval": 2},
+    ),
+}
 
 
 def family_tokenizer(family: Family) -> PreTrainedTokenizerFast:
@@ -95,11 +127,20 @@ def family_tokenizer(family: Family) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=list(dict.fromkeys(special)), show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=list(dict.fromkeys(special)),
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     tokenizer.train_from_iterator(list(REPLIES) * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token=family.bos,
-                                   eos_token=family.eos, chat_template=family.template)  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token=family.bos,
+        eos_token=family.eos,
+        chat_template=family.template,
+    )
 
 
 def write_language_model(name: str, folder: Path, spare_rows: int = 20) -> None:
@@ -176,10 +217,22 @@ def write_speech(folder: Path) -> None:
     write_unit_utterances(folder / "units.jsonl", unit_utterances())
     unit_language().save_pretrained(folder / "unit_language")
     torch.manual_seed(0)
-    WhisperModel(WhisperConfig(num_mel_bins=80, d_model=16, encoder_layers=1, encoder_attention_heads=2,
-                               encoder_ffn_dim=24, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=24,
-                               max_source_positions=100, vocab_size=60, pad_token_id=0,
-                               decoder_start_token_id=1)).save_pretrained(folder / "whisper")  # fmt: skip
+    WhisperModel(
+        WhisperConfig(
+            num_mel_bins=80,
+            d_model=16,
+            encoder_layers=1,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=24,
+            decoder_layers=1,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=24,
+            max_source_positions=100,
+            vocab_size=60,
+            pad_token_id=0,
+            decoder_start_token_id=1,
+        )
+    ).save_pretrained(folder / "whisper")
     sizes = dict.fromkeys(("unit_hidden_size", "unit_intermediate_size", "hidden_size", "intermediate_size"), 8)
     LightVocoder(LightVocoderConfig(num_units=NUM_UNITS, num_mel_bins=20, fft_size=512, **sizes)).save_pretrained(
         folder / "vocoder"
@@ -187,8 +240,16 @@ def write_speech(folder: Path) -> None:
 
 
 def settings(folder: Path, **rates: float) -> TrainingConfig:
-    return TrainingConfig(output_dir=str(folder), steps=2, batch_size=2, learning_rates=rates, warmup_steps=1,
-                          precision="fp32", tensorboard=False, threads=1)  # fmt: skip
+    return TrainingConfig(
+        output_dir=str(folder),
+        steps=2,
+        batch_size=2,
+        learning_rates=rates,
+        warmup_steps=1,
+        precision="fp32",
+        tensorboard=False,
+        threads=1,
+    )
 
 
 def run_stage(recipe: S2TRecipe | T2CRecipe | EchoRecipe) -> dict[str, float]:
@@ -200,22 +261,35 @@ def test_a_backbone_goes_through_all_stages_and_speaks(name, tmp_path):
     lm, dialogues = str(made_ready(name, tmp_path)), str(tmp_path / "dialogues.jsonl")
     write_speech(tmp_path)
     run_stage(
-        S2TRecipe("s2t", S2TData([dialogues], text_turns=0.0), S2TModel(str(tmp_path / "whisper"), lm),
-                  settings(tmp_path / "s2t", adapters=1e-3, lora=1e-3), LoRASettings(r=2, alpha=4))
-    )  # fmt: skip
+        S2TRecipe(
+            "s2t",
+            S2TData([dialogues], text_turns=0.0),
+            S2TModel(str(tmp_path / "whisper"), lm),
+            settings(tmp_path / "s2t", adapters=1e-3, lora=1e-3),
+            LoRASettings(r=2, alpha=4),
+        )
+    )
     run_stage(
-        T2CRecipe("t2c", T2CData(str(tmp_path / "units.jsonl"), str(tmp_path / "unit_language"), lm),
-                  T2CModel(hidden_size=32, num_hidden_layers=1, intermediate_size=48,
-                           options={"max_unit_words_per_word": 120}),
-                  settings(tmp_path / "t2c", decoder=1e-3))
-    )  # fmt: skip
+        T2CRecipe(
+            "t2c",
+            T2CData(str(tmp_path / "units.jsonl"), str(tmp_path / "unit_language"), lm),
+            T2CModel(
+                hidden_size=32, num_hidden_layers=1, intermediate_size=48, options={"max_unit_words_per_word": 120}
+            ),
+            settings(tmp_path / "t2c", decoder=1e-3),
+        )
+    )
     run_stage(
-        EchoRecipe("echo", EchoData(speech=[dialogues], audio_fraction=1.0),
-                   EchoModel(s2t=str(tmp_path / "s2t"), t2c=str(tmp_path / "t2c"), vocoder=str(tmp_path / "vocoder")),
-                   Trigger(min_tokens=3, max_tokens=6, lookahead_tokens=1, threshold=-0.5),
-                   settings(tmp_path / "echo", echo_decoder=1e-3, denoising_adapter=1e-3, lora=1e-4),
-                   EchoWeights(), EchoTargets())
-    )  # fmt: skip
+        EchoRecipe(
+            "echo",
+            EchoData(speech=[dialogues], audio_fraction=1.0),
+            EchoModel(s2t=str(tmp_path / "s2t"), t2c=str(tmp_path / "t2c"), vocoder=str(tmp_path / "vocoder")),
+            Trigger(min_tokens=3, max_tokens=6, lookahead_tokens=1, threshold=-0.5),
+            settings(tmp_path / "echo", echo_decoder=1e-3, denoising_adapter=1e-3, lora=1e-4),
+            EchoWeights(),
+            EchoTargets(),
+        )
+    )
     model = EchoX.from_pretrained(tmp_path / "echo", device="cpu")
     assert isinstance(model.scheduler.engine.new_memory(1), DecoderRows)
     # What a random model writes is no English, whose rules would only report it.

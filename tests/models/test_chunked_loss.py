@@ -59,9 +59,14 @@ def test_ctc_equals_the_plain_one(seed, lengths, max_scores):
     mask = torch.arange(frames.shape[1]) < valid[:, None]
     losses, best = ctc_losses(frames, head, mask, labels, 7, max_scores)
     plain = F.ctc_loss(
-        head(frames).log_softmax(-1).transpose(0, 1), labels.clamp_min(0), valid, (labels >= 0).sum(1), blank=7,
-        reduction="none", zero_infinity=True,
-    )  # fmt: skip
+        head(frames).log_softmax(-1).transpose(0, 1),
+        labels.clamp_min(0),
+        valid,
+        (labels >= 0).sum(1),
+        blank=7,
+        reduction="none",
+        zero_infinity=True,
+    )
     torch.testing.assert_close(losses, plain, rtol=1e-4, atol=1e-4)
     assert torch.equal(best, head(frames).argmax(-1))
     weights = torch.rand(len(lengths), generator=generator)

@@ -42,11 +42,25 @@ def refused(folder):
 @pytest.mark.parametrize(
     "shard",
     [
-        "../secret.safetensors", "../../x/secret.bin", "sub/../../secret.safetensors", "sub/inner.safetensors",
-        "C:secret.safetensors", "..\\secret.safetensors", "", ".", "..", "secret", "secret.safetensors\0",
-        "config.json", None, 3, [], {}, True,
+        "../secret.safetensors",
+        "../../x/secret.bin",
+        "sub/../../secret.safetensors",
+        "sub/inner.safetensors",
+        "C:secret.safetensors",
+        "..\\secret.safetensors",
+        "",
+        ".",
+        "..",
+        "secret",
+        "secret.safetensors\0",
+        "config.json",
+        None,
+        3,
+        [],
+        {},
+        True,
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
 def test_shards_lie_in_the_folder(tmp_path, shard, kind):
     folder = tmp_path / "model"
@@ -113,7 +127,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
         (b'{"a":' + TWO + b',"a":' + TWO + b"}", 8),  # twice
         (b"\xff\xfe", 0),
     ],
-)  # fmt: skip
+)
 def test_headers_are_read_as_the_format_has_them(tmp_path, header, num_bytes):
     (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(header, bytes(num_bytes)))
     assert "model.safetensors" in refused(tmp_path)

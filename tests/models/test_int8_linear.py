@@ -73,8 +73,14 @@ def test_state_dict_is_what_row_int8_stores(kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_language_model_writes_nearly_the_same(kernel):
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-                         num_attention_heads=4, initializer_range=0.2)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.2,
+    )
     model = LlamaForCausalLM(config).eval()
     ids = torch.randint(0, 50, (8, 40))
     with torch.inference_mode():

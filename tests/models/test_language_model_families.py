@@ -18,8 +18,16 @@ from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.modeling_s2t import CTCBridge, S2TForConditionalGeneration
 from echox.models.echox.text_embeddings import embedding_scale, text_embedding_table
 
-SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}  # fmt: skip
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
 FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig, "smollm3": SmolLM3Config}
 
 

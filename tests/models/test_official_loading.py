@@ -227,8 +227,12 @@ def test_missing_unexpected_and_misshapen_names_are_all_listed(folder, tmp_path)
         del weights["unit_translator.adapter.bias"]
         weights["model.out_norm.bias"] = weights["model.out_norm.bias"][:-1].clone()
 
-    refuse(changed(folder, tmp_path, change), "missing: model.norm.weight, unit_translator.adapter.bias",
-           "unexpected: model.norm.wait", "misshapen: model.out_norm.bias")  # fmt: skip
+    refuse(
+        changed(folder, tmp_path, change),
+        "missing: model.norm.weight, unit_translator.adapter.bias",
+        "unexpected: model.norm.wait",
+        "misshapen: model.out_norm.bias",
+    )
 
 
 def test_whisper_is_checked_as_strictly(folder, tmp_path):
@@ -318,8 +322,16 @@ def test_peft_folder_is_merged_as_peft_merges_it(tmp_path):
     values = {name: golden_json("config")[name] for name in LLAMA_FIELDS if name in golden_json("config")}
     base = LlamaForCausalLM(LlamaConfig(**values | {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}))
     weights = {name: value.clone() for name, value in base.state_dict().items()}
-    tuned = get_peft_model(base, LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "down_proj"],
-                                            init_lora_weights=False, alpha_pattern={"q_proj": 5}))  # fmt: skip
+    tuned = get_peft_model(
+        base,
+        LoraConfig(
+            r=4,
+            lora_alpha=12,
+            target_modules=["q_proj", "down_proj"],
+            init_lora_weights=False,
+            alpha_pattern={"q_proj": 5},
+        ),
+    )
     tuned.save_pretrained(tmp_path)
     expected = tuned.merge_and_unload().state_dict()
     from echox.models.conversion.peft_folder import merge_peft
@@ -327,8 +339,9 @@ def test_peft_folder_is_merged_as_peft_merges_it(tmp_path):
     merged = merge_peft(in_memory(weights), tmp_path)
     for name, value in expected.items():
         torch.testing.assert_close(merged[name].load(), value, atol=1e-6, rtol=0)
-    assert not torch.equal(expected["model.layers.0.self_attn.q_proj.weight"],
-                           weights["model.layers.0.self_attn.q_proj.weight"])  # fmt: skip
+    assert not torch.equal(
+        expected["model.layers.0.self_attn.q_proj.weight"], weights["model.layers.0.self_attn.q_proj.weight"]
+    )
     del weights["model.layers.0.self_attn.q_proj.weight"]
     with pytest.raises(ValueError, match=r"model\.layers\.0\.self_attn\.q_proj\.lora_A\.weight"):
         merge_peft(in_memory(weights), tmp_path)

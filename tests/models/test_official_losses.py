@@ -112,9 +112,13 @@ def test_online(model):
     expected = CASES["online_direct"]
     aligned = model.denoise(tensor("online", "hidden"))
     embeds, text, target = online_rows(
-        model, aligned, expected["text_start_index"], tensor("online", "t2u_input_ids"),
-        tensor("online", "sub_lengths"), tensor("online", "unit_targets"),
-    )  # fmt: skip
+        model,
+        aligned,
+        expected["text_start_index"],
+        tensor("online", "t2u_input_ids"),
+        tensor("online", "sub_lengths"),
+        tensor("online", "unit_targets"),
+    )
     assert list(embeds.shape) == expected["embeds_shape"]
     close(model.echo_decoder.state_projection(embeds), tensor("online", "embeds"))
     weight = tensor("online", "attention_mask").flatten(0, 1)

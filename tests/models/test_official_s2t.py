@@ -85,8 +85,10 @@ def check_hearing(s2t, audio, heard, name):
     pairs = encoded.last_hidden_state.reshape(len(audio), frames.shape[1], -1)
     projected = adapter.projection(pairs)
     close(projected[:, ::25], stored[f"{name}.proj_every25"])
-    close(adapter.layer(projected.reshape(-1, 1, projected.shape[2])).view_as(frames)[:, ::25],
-          stored[f"{name}.asr_every25"])  # fmt: skip
+    close(
+        adapter.layer(projected.reshape(-1, 1, projected.shape[2])).view_as(frames)[:, ::25],
+        stored[f"{name}.asr_every25"],
+    )
     expected = stored[f"{name}.audio_features"]
     close(frames[:, :: frames.shape[1] // expected.shape[1]], expected)
     close(s2t.ctc_head(frames)[:, ::5, meta["ctc_ids"]], stored[f"{name}.ctc_logits_usedcols"])

@@ -47,8 +47,15 @@ def built(request):
 def test_sizes(built):
     name, model = built
     expected, backbone = VARIANTS[name]["t2u"], model.echo_decoder.backbone.config
-    for field in ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads",
-                  "intermediate_size", "head_dim", "rms_norm_eps"):  # fmt: skip
+    for field in (
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "head_dim",
+        "rms_norm_eps",
+    ):
         assert getattr(backbone, field) == expected[field], field
     assert model.echo_decoder.unit_head.weight.shape[0] == expected["vocab_size"]
     assert backbone.rope_parameters == expected["rope_scaling"] | {"rope_theta": expected["rope_theta"]}
@@ -86,8 +93,9 @@ def test_segments(built):
         expected = [output - first_unit for output in case["token_ids"] if output >= first_unit]
         assert sequence.unit_words[: len(expected)] == expected
         # As the reference read them: the fixtures' tokenizer writes [id] for text.
-        decoded = "".join(f"<|unit_{output - first_unit}|>" if output >= first_unit else f"[{output}]"
-                          for output in case["token_ids"])  # fmt: skip
+        decoded = "".join(
+            f"<|unit_{output - first_unit}|>" if output >= first_unit else f"[{output}]" for output in case["token_ids"]
+        )
         assert parse_unit_text(decoded) == [int(unit) for unit in case["units_string"].split()]
 
 

@@ -107,8 +107,17 @@ def test_layers_without_positions_are_refused():
 def test_static_steps_equal_lean_steps(compiled):
     """Joining, parking, leaving, growing: the same states, whatever else is in the rows."""
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=4, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, pad_token_id=None, bos_token_id=None, eos_token_id=None)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=4,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     weights = LeanWeights(LlamaModel(config).eval())
     step = compiled_step(weights) if compiled else None
     lean, static = LeanSteps(weights), StaticSteps(weights, rows=3, capacity=8, step=step)

@@ -18,25 +18,42 @@ def language_model(kind=LlamaForCausalLM):
     torch.manual_seed(2)
     config_class = LlamaConfig if kind is LlamaForCausalLM else Qwen2Config
     config = config_class(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=5,
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=5,
         initializer_range=0.3,
-    )  # fmt: skip
+    )
     return kind(config).eval()
 
 
 def model(ctc_bridge=False, drop_blanks=False, kind=LlamaForCausalLM) -> S2TForConditionalGeneration:
     torch.manual_seed(0)
     audio_config = whisper_config(
-        d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, num_mel_bins=MELS,
-        max_source_positions=40, init_std=0.3,
-    )  # fmt: skip
+        d_model=12,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        num_mel_bins=MELS,
+        max_source_positions=40,
+        init_std=0.3,
+    )
     encoder = SpeechEncoderForCTC(
         SpeechEncoderConfig(
-            audio_config=audio_config, hidden_size=WIDTH, vocab_size=VOCABULARY, blank_token_id=AUDIO,
-            adapter_attention_heads=2, initializer_range=0.4,
+            audio_config=audio_config,
+            hidden_size=WIDTH,
+            vocab_size=VOCABULARY,
+            blank_token_id=AUDIO,
+            adapter_attention_heads=2,
+            initializer_range=0.4,
         )
-    )  # fmt: skip
+    )
     built = S2TForConditionalGeneration.from_parts(
         encoder, language_model(kind), ctc_bridge=ctc_bridge, drop_blanks=drop_blanks
     ).eval()
@@ -239,9 +256,15 @@ def test_any_causal_language_model():
 
 def test_parts_that_do_not_belong_together_are_refused():
     encoder = SpeechEncoderForCTC(
-        SpeechEncoderConfig(audio_config=whisper_config(d_model=12, encoder_layers=1, encoder_attention_heads=2,
-                            encoder_ffn_dim=16, num_mel_bins=MELS), hidden_size=WIDTH, vocab_size=30, blank_token_id=6)
-    )  # fmt: skip
+        SpeechEncoderConfig(
+            audio_config=whisper_config(
+                d_model=12, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, num_mel_bins=MELS
+            ),
+            hidden_size=WIDTH,
+            vocab_size=30,
+            blank_token_id=6,
+        )
+    )
     with pytest.raises(ValueError, match="vocab_size"):
         S2TForConditionalGeneration.from_parts(encoder, language_model())
     with pytest.raises(ValueError, match="audio_token_id"):
@@ -250,10 +273,18 @@ def test_parts_that_do_not_belong_together_are_refused():
 
 @pytest.mark.parametrize(("layers", "width", "ff", "heads"), [(28, 3072, 8192, 24), (32, 4096, 14336, 32)])
 def test_official_sizes_build_on_meta(layers, width, ff, heads):
-    text = LlamaConfig(vocab_size=128256, hidden_size=width, intermediate_size=ff, num_hidden_layers=layers,
-                       num_attention_heads=heads, num_key_value_heads=8, tie_word_embeddings=layers == 28)  # fmt: skip
-    audio_config = whisper_config(d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120,
-                                  num_mel_bins=128)  # fmt: skip
+    text = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=width,
+        intermediate_size=ff,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        tie_word_embeddings=layers == 28,
+    )
+    audio_config = whisper_config(
+        d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=128
+    )
     with torch.device("meta"):
         built = S2TForConditionalGeneration(
             S2TConfig(audio_config=audio_config, text_config=text, audio_token_id=128255, adapter_attention_heads=heads)

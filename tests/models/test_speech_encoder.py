@@ -22,17 +22,30 @@ MELS, WIDTH = 8, 16
 
 def tiny_audio_config(max_source_positions: int = 50, **values) -> WhisperConfig:
     return whisper_config(
-        d_model=WIDTH, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32, num_mel_bins=MELS,
-        max_source_positions=max_source_positions, init_std=0.2, **values,
-    )  # fmt: skip
+        d_model=WIDTH,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        num_mel_bins=MELS,
+        max_source_positions=max_source_positions,
+        init_std=0.2,
+        **values,
+    )
 
 
 def tiny_ctc(**values) -> SpeechEncoderForCTC:
     torch.manual_seed(0)
     config = SpeechEncoderConfig(
-        audio_config=tiny_audio_config(position_scale=0.5), hidden_size=16, vocab_size=20, blank_token_id=6,
-        adapter_attention_heads=2, phones=["a", "b", "c"], phone_layer=1, initializer_range=0.3, **values,
-    )  # fmt: skip
+        audio_config=tiny_audio_config(position_scale=0.5),
+        hidden_size=16,
+        vocab_size=20,
+        blank_token_id=6,
+        adapter_attention_heads=2,
+        phones=["a", "b", "c"],
+        phone_layer=1,
+        initializer_range=0.3,
+        **values,
+    )
     return SpeechEncoderForCTC(config).eval()
 
 

@@ -28,9 +28,17 @@ WORDS = [3, 3, 4, -1, 6, 6, 6, 7, 8]
 def tiny(form: str, **sizes: object) -> UnitDecoder:
     torch.manual_seed(0)
     sizes = {"max_unit_words": 40, "max_unit_words_per_word": 30, **sizes}
-    config = UnitDecoderConfig(form=form, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                               intermediate_size=48, text_hidden_size=24, text_vocab_size=50, num_unit_words=30,
-                               **sizes)  # fmt: skip
+    config = UnitDecoderConfig(
+        form=form,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        text_hidden_size=24,
+        text_vocab_size=50,
+        num_unit_words=30,
+        **sizes,
+    )
     return build_unit_decoder(config).eval()
 
 

@@ -19,14 +19,28 @@ GEOMETRY = SpectralGeometry()
 
 
 def light(**sizes) -> LightVocoder:
-    small = {"num_units": 20, "duration_hidden_size": 16, "duration_intermediate_size": 16, "num_duration_layers": 1,
-             "hidden_size": 16, "intermediate_size": 32, "num_frame_layers": 1, "num_fine_layers": 1}  # fmt: skip
+    small = {
+        "num_units": 20,
+        "duration_hidden_size": 16,
+        "duration_intermediate_size": 16,
+        "num_duration_layers": 1,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_frame_layers": 1,
+        "num_fine_layers": 1,
+    }
     return LightVocoder(LightVocoderConfig(**{**small, **sizes})).eval()
 
 
 def hifigan(**sizes) -> CodeHiFiGAN:
-    small = {"num_units": 20, "embedding_size": 8, "upsample_initial_channels": 32, "duration_hidden_size": 8,
-             "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}  # fmt: skip
+    small = {
+        "num_units": 20,
+        "embedding_size": 8,
+        "upsample_initial_channels": 32,
+        "duration_hidden_size": 8,
+        "resblock_kernel_sizes": [3],
+        "resblock_dilation_sizes": [[1, 3, 5]],
+    }
     return CodeHiFiGAN(CodeHiFiGANConfig(**{**small, **sizes})).eval()
 
 

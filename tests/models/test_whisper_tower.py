@@ -26,10 +26,23 @@ from tolerance import assert_equal_up_to_rounding
 def whisper(kind=WhisperForConditionalGeneration, mels: int = 80, layers: int = 2, width: int = 16):
     torch.manual_seed(mels + layers)
     config = WhisperConfig(
-        d_model=width, encoder_layers=layers, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=mels, max_source_positions=100, vocab_size=60,
-        init_std=0.2, dropout=0.0, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
-    )  # fmt: skip
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_mel_bins=mels,
+        max_source_positions=100,
+        vocab_size=60,
+        init_std=0.2,
+        dropout=0.0,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=3,
+    )
     return kind(config).eval()
 
 
@@ -86,9 +99,12 @@ def parts(tmp_path):
 
 def encoder_recipe(parts, corpus, **sizes):  # noqa: F811
     data = EncoderData(
-        manifests=[str(corpus / "speech" / "questions.jsonl")], phones=str(corpus / "phones.json"),
-        tokenizer=str(corpus / "tokenizer"), dialogues=str(corpus / "speech" / "dialogues.jsonl"), vocab_size=280,
-    )  # fmt: skip
+        manifests=[str(corpus / "speech" / "questions.jsonl")],
+        phones=str(corpus / "phones.json"),
+        tokenizer=str(corpus / "tokenizer"),
+        dialogues=str(corpus / "speech" / "dialogues.jsonl"),
+        vocab_size=280,
+    )
     model = EncoderModel(
         whisper=str(parts / "whisper"), hidden_size=16, adapter_attention_heads=2, phone_layer=1, **sizes
     )
@@ -114,8 +130,14 @@ def test_s2t_stage_starts_from_a_whisper_folder(parts, corpus):  # noqa: F811
 
     tokenizer = train_text_tokenizer(["Paris is red.", "Is it red? It is red."], vocab_size=280)
     tokenizer.save_pretrained(parts / "lm")
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                         num_attention_heads=4, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     LlamaForCausalLM(config).save_pretrained(parts / "lm")
     recipe = S2TRecipe(
         "s2t",

@@ -225,8 +225,9 @@ def test_dialogues_are_spoken_and_kept_whole(tmp_path):
     turns = (Turn("system", "Be kind."), Turn("user", "What costs $5?"), Turn("assistant", "A book does."))
     empty = (Turn("user", "..."), Turn("assistant", "I did not hear you."))
     write_dialogues(tmp_path / "d.jsonl", [Dialogue("one", turns), Dialogue("two", empty)])
-    settings = recipe_of(tmp_path, tmp_path / "out", inputs=[Input(dialogues=str(tmp_path / "d.jsonl"))],
-                         filter=Filter(max_wer=None))  # fmt: skip
+    settings = recipe_of(
+        tmp_path, tmp_path / "out", inputs=[Input(dialogues=str(tmp_path / "d.jsonl"))], filter=Filter(max_wer=None)
+    )
     settings.voices.user = ["flite/kal"]
     figures = run(settings)
     (dialogue,) = read_dialogues(tmp_path / "out" / "dialogues.jsonl")
@@ -244,8 +245,13 @@ def test_dialogues_are_spoken_and_kept_whole(tmp_path):
 
 def test_near_duplicates_are_found_and_confirmed():
     long = "The quick brown fox jumps over the lazy dog and runs into the deep dark forest behind the old mill"
-    items = [("a", long, "x"), ("b", long + "!", "x"), ("c", long.replace("deep", "deeps"), "x"),
-             ("d", "Something else entirely is said in this one", "x"), ("e", long, "y")]  # fmt: skip
+    items = [
+        ("a", long, "x"),
+        ("b", long + "!", "x"),
+        ("c", long.replace("deep", "deeps"), "x"),
+        ("d", "Something else entirely is said in this one", "x"),
+        ("e", long, "y"),
+    ]
     assert find_duplicates(items, Duplicates()) == {"b": ("exact duplicate", "a"), "c": ("near duplicate", "a")}
     assert find_duplicates(items, Duplicates(per_speaker=False))["e"] == ("exact duplicate", "a")
     assert set(find_duplicates(items, Duplicates(near_threshold=1.1))) == {"b"}

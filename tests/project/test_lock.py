@@ -137,13 +137,21 @@ def test_set_up_and_image_install_nothing_but_the_locks():
 
 def test_the_image():
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    order = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in (
-        "COPY requirements/torch.txt", "COPY requirements/serve.txt", "COPY src", "WORKDIR /srv/empty", "HEALTHCHECK",
-    )]  # fmt: skip
+    order = [
+        next(i for i, line in enumerate(lines) if line.startswith(start))
+        for start in (
+            "COPY requirements/torch.txt",
+            "COPY requirements/serve.txt",
+            "COPY src",
+            "WORKDIR /srv/empty",
+            "HEALTHCHECK",
+        )
+    ]
     assert order == sorted(order)  # a change of the sources does not install torch again
     assert [line for line in lines if line.startswith("FROM")] == [
-        "FROM ${PYTHON_IMAGE} AS build", "FROM ${PYTHON_IMAGE}",
-    ]  # fmt: skip
+        "FROM ${PYTHON_IMAGE} AS build",
+        "FROM ${PYTHON_IMAGE}",
+    ]
     assert "os.environ['ECHOX_PORT']" in "".join(lines[order[-1] :])
 
 

@@ -24,22 +24,49 @@ from echox.preparation.settings import Filter, Input, Voices
 from markdown_commands import ROOT, command_lines, fenced_blocks
 
 DOCUMENT = ROOT / "docs" / "own-data.md"
-FEW = ["training.steps=2", "training.warmup_steps=1", "training.save_every_steps=0", "training.evaluate_every_steps=0",
-       "training.sample_every_steps=0"]  # fmt: skip
+FEW = [
+    "training.steps=2",
+    "training.warmup_steps=1",
+    "training.save_every_steps=0",
+    "training.evaluate_every_steps=0",
+    "training.sample_every_steps=0",
+]
 SMALL = {
-    "lm": [*FEW, "tokenizer.vocab_size=300", "model.hidden_size=32", "model.intermediate_size=32",
-           "training.batch_size=4"],
-    "encoder": [*FEW, "data.vocab_size=300", "model.d_model=32", "model.encoder_ffn_dim=32", "model.hidden_size=32",
-                "training.batch_size=1200", "model.encoder_layers=4"],
-    "units": [*FEW, "clusters.num_units=16", "model.d_model=32", "model.encoder_ffn_dim=32",
-              "training.batch_size=1200"],
+    "lm": [
+        *FEW,
+        "tokenizer.vocab_size=300",
+        "model.hidden_size=32",
+        "model.intermediate_size=32",
+        "training.batch_size=4",
+    ],
+    "encoder": [
+        *FEW,
+        "data.vocab_size=300",
+        "model.d_model=32",
+        "model.encoder_ffn_dim=32",
+        "model.hidden_size=32",
+        "training.batch_size=1200",
+        "model.encoder_layers=4",
+    ],
+    "units": [
+        *FEW,
+        "clusters.num_units=16",
+        "model.d_model=32",
+        "model.encoder_ffn_dim=32",
+        "training.batch_size=1200",
+    ],
     "unit_language": ["model.vocabulary_size=24", "model.min_count=1"],
     "vocoder": [*FEW, "training.batch_size=200", "data.evaluate_items=2", "data.sample_items=1"],
     "s2t": [*FEW, "training.batch_size=4", "data.evaluation_items=2"],
-    "t2c": [*FEW, "training.batch_size=4", "model.hidden_size=32", "model.intermediate_size=32",
-            "model.options={max_unit_words_per_word: 6}"],
+    "t2c": [
+        *FEW,
+        "training.batch_size=4",
+        "model.hidden_size=32",
+        "model.intermediate_size=32",
+        "model.options={max_unit_words_per_word: 6}",
+    ],
     "echo": [*FEW, "training.batch_size=4", "data.evaluation_items=2", "data.samples=1", "targets.allow_silence=true"],
-}  # fmt: skip
+}
 """What makes a stage small. Nothing else of the document's commands is changed."""
 
 
@@ -173,12 +200,14 @@ def test_recorded_replies_join_the_voice_and_two_speakers_are_told(tmp_path, cap
     write_utterances(tmp_path / "voice.jsonl", [other])
     settings = PrepareDataRecipe(
         "prepare_data",
-        [Input(dialogues=str(tmp_path / "imported" / "dialogues.jsonl")),
-         Input(utterances=str(tmp_path / "voice.jsonl"), role="assistant")],
+        [
+            Input(dialogues=str(tmp_path / "imported" / "dialogues.jsonl")),
+            Input(utterances=str(tmp_path / "voice.jsonl"), role="assistant"),
+        ],
         str(tmp_path / "out"),
         voices=Voices(user=[], assistant=None),
         filter=Filter(max_wer=None),
-    )  # fmt: skip
+    )
     prepare(settings)
     voice = read_utterances(tmp_path / "out" / "reply_voice.jsonl")
     assert sorted(item.text for item in voice) == sorted(said.text for said in [*replies[:2], replies[3]])

@@ -49,8 +49,17 @@ def test_every_command_of_the_paper_road_parses_and_its_recipes_load(size):
         for place in recipes:
             overrides = [word for word in words[place + 1 :] if "=" in word]
             stages.append(load_recipe(ROOT / words[place], overrides).stage)
-    assert stages == ["language_model", "align", "extract_units", "unit_language", "published_vocoder", "s2t", "t2c",
-                      "echo", "package"]  # fmt: skip
+    assert stages == [
+        "language_model",
+        "align",
+        "extract_units",
+        "unit_language",
+        "published_vocoder",
+        "s2t",
+        "t2c",
+        "echo",
+        "package",
+    ]
 
 
 def test_the_road_hands_on_what_it_makes():
@@ -114,8 +123,12 @@ def test_costs_grow_with_the_hours():
 def test_facts_become_three_kinds_of_questions():
     questions = read_facts(ROOT / "recipes/new_language/facts_de.yml", max_items=0, heldout_part=0.1)
     assert {question.topic for question in questions} == {
-        "de/hauptstadt", "en/hauptstadt", "de/gegenteil", "en/gegenteil", "en/uebersetzung"
-    }  # fmt: skip
+        "de/hauptstadt",
+        "en/hauptstadt",
+        "de/gegenteil",
+        "en/gegenteil",
+        "en/uebersetzung",
+    }
     dog = next(one for one in questions if one.text == "The dog is sleeping.")
     assert dog.answer == "Der Hund schläft."
     heldout = [one for one in questions if one.split == "heldout"]

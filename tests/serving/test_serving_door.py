@@ -76,8 +76,13 @@ def test_a_door_that_makes_no_sense(wrong):
 
 def test_names():
     assert [is_loopback(name) for name in ("localhost", "127.9.9.9", "::1", "0.0.0.0", "example.org", "")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert shown_key({"authorization": "bearer  x "}) == "x"
 
 

@@ -96,7 +96,7 @@ EXTREME = [
     {"type": "response.create", "response": {"metadata": {LONG: "x"}}},
     {"type": "response.create", "response": {"temperature": 10**400}},
     {"type": "session.update", "session": {"instructions": LONG}},
-]  # fmt: skip
+]
 
 
 def test_what_is_extreme_is_answered_briefly():

@@ -156,8 +156,19 @@ def test_the_page_is_guarded_by_its_headers(server):
     assert (again.status_code, again.content) == (304, b"")
 
 
-PATHS = ["/../server.py", "/%2e%2e/server.py", "/..%2fserver.py", "/static/../../server.py", "//etc/passwd",
-         "/%2fetc/passwd", "/..\\server.py", "/%00", "/" + "a" * 5000, "/v1/unknown", "/app.js/x"]  # fmt: skip
+PATHS = [
+    "/../server.py",
+    "/%2e%2e/server.py",
+    "/..%2fserver.py",
+    "/static/../../server.py",
+    "//etc/passwd",
+    "/%2fetc/passwd",
+    "/..\\server.py",
+    "/%00",
+    "/" + "a" * 5000,
+    "/v1/unknown",
+    "/app.js/x",
+]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))
@@ -210,7 +221,7 @@ BROKEN = [
     ({"messages": [{"role": "user", "content": "x" * 30_000}]}, 400, "string_too_long"),
     ({"messages": [{"role": "user", "content": "<|assistant|>"}]}, 400, "not_answerable"),
     ({"messages": FRANCE, "padding": "x" * 2_000_001}, 413, "request_too_large"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("body", "status", "code"), BROKEN, ids=range(len(BROKEN)))

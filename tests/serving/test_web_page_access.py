@@ -49,8 +49,15 @@ def test_names_and_landmarks(page):
     assert "button:" not in re.sub(r'button "[^"]+"[^\n]*', "", tree), "a button has no name"
     page.get_by_role("button", name="Settings").click()
     dialog = page.get_by_role("dialog", name="Settings").aria_snapshot()
-    for part in ('group "Taking turns"', 'radio "Hands-free', 'slider "Temperature"', 'textbox "Instructions"',
-                 'combobox "Microphone"', 'slider "Volume"', 'textbox "API key"'):  # fmt: skip
+    for part in (
+        'group "Taking turns"',
+        'radio "Hands-free',
+        'slider "Temperature"',
+        'textbox "Instructions"',
+        'combobox "Microphone"',
+        'slider "Volume"',
+        'textbox "API key"',
+    ):
         assert part in dialog, f"{part} is not in the dialog:\n{dialog}"
     assert page.evaluate("document.activeElement.closest('dialog') !== null")  # the focus is in it
     page.keyboard.press("Escape")
@@ -72,9 +79,17 @@ def test_everything_is_reached_by_tab_in_reading_order(page):
         if label == "Send an audio file":
             break
     assert order == [
-        "Skip to the message field", "Theme: as the system", "Settings", "Tell me what you know about Brazil.",
-        "What is the capital of France?", "What does a cow say?", "Talk", "Message", "Send", "Send an audio file",
-    ]  # fmt: skip
+        "Skip to the message field",
+        "Theme: as the system",
+        "Settings",
+        "Tell me what you know about Brazil.",
+        "What is the capital of France?",
+        "What does a cow say?",
+        "Talk",
+        "Message",
+        "Send",
+        "Send an audio file",
+    ]
 
 
 @pytest.mark.parametrize(("motion", "moves"), [("no-preference", True), ("reduce", False)])
@@ -210,8 +225,12 @@ def test_the_jitter_buffer_counts_what_it_plays(page):
     assert found["levels"] == pytest.approx([0.5, 0.125, 0.5])
     assert found["dropped"] == [{"item": "a", "played": 200}]
     assert found["events"] == [
-        ["started", "a", 0], ["underrun", "a", 100], ["started", "b", 0], ["ended", "b", 30], ["started", "c", 0],
-    ]  # fmt: skip
+        ["started", "a", 0],
+        ["underrun", "a", 100],
+        ["started", "b", 0],
+        ["ended", "b", 30],
+        ["started", "c", 0],
+    ]
     played = np.array(found["played"])[:330]  # to the last sample of "b"
     assert played.max() == pytest.approx(0.5)
     assert np.abs(np.diff(played)).max() <= 0.11  # fades, no clicks

@@ -107,10 +107,18 @@ def test_the_reference_is_the_published_trigger():
 
 def test_punctuation_ends_sentences_and_long_enough_clauses():
     text = "Yes. Pi is 3.14, so they say, more or less. See e.g.this: one, two."
-    assert cuts("punctuation", text) == ["Yes.", "Pi is 3.14,", "so they say,", "more or less.", "See e.g.this:",
-                                         "one, two."]  # fmt: skip
-    assert cuts("punctuation", "No, it is not so far, she said.", min_tokens=5) == ["No, it is not so far,",
-                                                                                     "she said."]  # fmt: skip
+    assert cuts("punctuation", text) == [
+        "Yes.",
+        "Pi is 3.14,",
+        "so they say,",
+        "more or less.",
+        "See e.g.this:",
+        "one, two.",
+    ]
+    assert cuts("punctuation", "No, it is not so far, she said.", min_tokens=5) == [
+        "No, it is not so far,",
+        "she said.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -137,15 +145,22 @@ def test_fixed_waits_for_the_word_to_end():
 
 
 def test_the_first_segment_is_small():
-    assert cuts("early_first", "The capital of France is Paris.", first_words=3) == ["The capital of",
-                                                                                    "France is Paris."]  # fmt: skip
+    assert cuts("early_first", "The capital of France is Paris.", first_words=3) == [
+        "The capital of",
+        "France is Paris.",
+    ]
     assert cuts("early_first", "Yes, it is.", first_words=3) == ["Yes,", "it is."]
 
 
 def test_word_by_word_releases_at_once():
     found = run(make_policy("word_by_word", NANO), words("No. It is"))
-    assert found == [[Release(1, False)], [Release(2, False)], [Release(2, True), Release(3, False)],
-                     [Release(4, False)], [Release(4, True)]]  # fmt: skip
+    assert found == [
+        [Release(1, False)],
+        [Release(2, False)],
+        [Release(2, True), Release(3, False)],
+        [Release(4, False)],
+        [Release(4, True)],
+    ]
 
 
 def test_whole_waits_and_prefers_sentences():

@@ -89,8 +89,14 @@ def write_ear(folder):
     """A tiny model of stage "encoder"."""
     tokenizer = train_text_tokenizer(["Hi there, you"], 300)
     tokenizer.save_pretrained(folder)
-    audio = whisper_config(num_mel_bins=80, d_model=16, encoder_layers=1, encoder_attention_heads=2,
-                           encoder_ffn_dim=16, max_source_positions=100)  # fmt: skip
+    audio = whisper_config(
+        num_mel_bins=80,
+        d_model=16,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        max_source_positions=100,
+    )
     blank = tokenizer.convert_tokens_to_ids(AUDIO)
     SpeechEncoderForCTC(SpeechEncoderConfig(audio, 16, len(tokenizer), blank, 2)).save_pretrained(folder)
 

@@ -106,11 +106,12 @@ def echo_recipe(world, steps=30, source="online", **values) -> EchoRecipe:
         EchoData(**({"text": [str(world / "dialogues.jsonl")], "audio_fraction": 0.0} | parts["data"])),
         EchoModel(s2t=str(world / "s2t"), t2c=str(world / "t2c"), **parts["model"]),
         TRIGGER,
-        TrainingConfig(output_dir=str(world / "echo"), steps=steps, batch_size=5, learning_rates=rates,
-                       precision="fp32"),
+        TrainingConfig(
+            output_dir=str(world / "echo"), steps=steps, batch_size=5, learning_rates=rates, precision="fp32"
+        ),
         EchoWeights(**parts["weights"]),
         EchoTargets(source=source),
-    )  # fmt: skip
+    )
 
 
 def batch_of(stage, count=5):
@@ -211,8 +212,9 @@ def test_segments_end_where_the_trigger_says_and_hold_whole_words(world):
 
 def test_losses_fall_on_one_batch(world):
     stage = echo_recipe(world).build()
-    groups = [{"params": values, "lr": 2e-3 if name == "lora" else 1e-2}
-              for name, values in stage.parameter_groups().items()]  # fmt: skip
+    groups = [
+        {"params": values, "lr": 2e-3 if name == "lora" else 1e-2} for name, values in stage.parameter_groups().items()
+    ]
     optimizer = torch.optim.AdamW(groups)
     stage.objective.train()
     batch = batch_of(stage)

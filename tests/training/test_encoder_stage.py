@@ -69,8 +69,16 @@ def encoder(corpus) -> EncoderStage:
         dialogues=str(corpus / "speech" / "dialogues.jsonl"),
         vocab_size=280,
     )
-    sizes = EncoderModel(d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=16, hidden_size=16,
-                         adapter_attention_heads=2, phone_layer=1, max_source_positions=100)  # fmt: skip
+    sizes = EncoderModel(
+        d_model=16,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        hidden_size=16,
+        adapter_attention_heads=2,
+        phone_layer=1,
+        max_source_positions=100,
+    )
     stage = EncoderRecipe(
         "encoder", data, sizes, AugmentationConfig(), training(corpus / "enc", {"encoder": 1e-3})
     ).build()
@@ -83,10 +91,16 @@ def encoder(corpus) -> EncoderStage:
 def s2t(corpus, encoder) -> S2TStage:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(encoder.tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=256, pad_token_id=encoder.tokenizer.pad_token_id,
-        bos_token_id=encoder.tokenizer.bos_token_id, eos_token_id=encoder.tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(encoder.tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=encoder.tokenizer.pad_token_id,
+        bos_token_id=encoder.tokenizer.bos_token_id,
+        eos_token_id=encoder.tokenizer.eos_token_id,
+    )
     LlamaForCausalLM(config).save_pretrained(corpus / "lm")
     encoder.tokenizer.save_pretrained(corpus / "lm")
     recipe = S2TRecipe(
@@ -175,9 +189,11 @@ def test_dialogue_pieces_mark_replies_only(encoder):
     )
     pieces = dialogue_pieces(encoder.tokenizer, dialogue, {0})
     assert pieces == [
-        ("<|bos|><|user|><|audio|><|end|><|assistant|>", False), ("b<|end|>", True),
-        ("<|user|>c<|end|><|assistant|>", False), ("d<|end|>", True),
-    ]  # fmt: skip
+        ("<|bos|><|user|><|audio|><|end|><|assistant|>", False),
+        ("b<|end|>", True),
+        ("<|user|>c<|end|><|assistant|>", False),
+        ("d<|end|>", True),
+    ]
     assert dialogue_pieces(encoder.tokenizer, dialogue, set(), last_reply=False)[-1][1] is False
 
 

@@ -68,11 +68,23 @@ def recipe_of(request, tmp_path_factory) -> Callable[[str], Any]:
 
 def trained(recipe: Any, folder: Path, accumulation_steps: int, **changes: Any) -> None:
     """Train the recipe's stage in this process."""
-    choices = {"steps": 50, "batch_size": 2, "batch_by": "items", "precision": "fp32", "log_every_steps": 1,
-               "save_every_steps": 0, "sample_every_steps": 0, "evaluate_every_steps": 0, "warmup_steps": 5,
-               "tensorboard": False, "device": "cpu", "ema_decay": 0.9}  # fmt: skip
-    training = replace(recipe.training, output_dir=str(folder), accumulation_steps=accumulation_steps,
-                       **{**choices, **changes})  # fmt: skip
+    choices = {
+        "steps": 50,
+        "batch_size": 2,
+        "batch_by": "items",
+        "precision": "fp32",
+        "log_every_steps": 1,
+        "save_every_steps": 0,
+        "sample_every_steps": 0,
+        "evaluate_every_steps": 0,
+        "warmup_steps": 5,
+        "tensorboard": False,
+        "device": "cpu",
+        "ema_decay": 0.9,
+    }
+    training = replace(
+        recipe.training, output_dir=str(folder), accumulation_steps=accumulation_steps, **{**choices, **changes}
+    )
     recipe = replace(recipe, training=training)
     seed_everything(0)
     with mock.patch.object(chunked_loss, "MAX_SCORES", 4000):  # about 12 positions: in several chunks even here
@@ -105,8 +117,10 @@ def difference(recipe: Any, whole: Path, sharded: Path) -> float:
     assert (checkpoints(sharded)[-1] / "sharded").is_dir()
     found = (one - two).abs()
     relative = float((found / one.abs().clamp_min(1)).max())
-    print(f"{recipe.stage}: differs by {found.max():.1e} ({relative:.1e} of losses above 1) in {len(one)} steps, "
-          f"loss {one[0]:.3f} -> {one[-1]:.3f}")  # fmt: skip
+    print(
+        f"{recipe.stage}: differs by {found.max():.1e} ({relative:.1e} of losses above 1) in {len(one)} steps, "
+        f"loss {one[0]:.3f} -> {one[-1]:.3f}"
+    )
     return relative
 
 

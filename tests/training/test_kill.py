@@ -52,17 +52,35 @@ class Job:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         training = {
-            "output_dir": str(folder / "out"), "steps": STEPS_PER_KILL * KILLS, "batch_size": 4, "precision": "fp32",
-            "learning_rates": {"head": 0.05, "norm": 0.01}, "log_every_steps": 1, "save_every_steps": 4,
-            "ema_decay": 0.9, "parallel": "fsdp", "device": "cpu", "threads": 1, "tensorboard": False,
-        }  # fmt: skip
+            "output_dir": str(folder / "out"),
+            "steps": STEPS_PER_KILL * KILLS,
+            "batch_size": 4,
+            "precision": "fp32",
+            "learning_rates": {"head": 0.05, "norm": 0.01},
+            "log_every_steps": 1,
+            "save_every_steps": 4,
+            "ema_decay": 0.9,
+            "parallel": "fsdp",
+            "device": "cpu",
+            "threads": 1,
+            "tensorboard": False,
+        }
         folder.mkdir()
         (folder / "recipe.yaml").write_text(yaml.safe_dump({"stage": "slow_toy", "training": training}))
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-                   f"--max-restarts={KILLS}", __file__, str(self.folder / "recipe.yaml"), "--debug"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            f"--max-restarts={KILLS}",
+            __file__,
+            str(self.folder / "recipe.yaml"),
+            "--debug",
+        ]
         with (self.folder / "log.txt").open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 

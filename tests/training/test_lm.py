@@ -41,11 +41,18 @@ def overrides(tmp_path_factory):
     dialogues.append(dialogue("hello", "Good morning!", "Hello.", topic="small_talk"))
     write_dialogues(folder / "dialogues.jsonl", dialogues)
     return [
-        f"data.dialogues={folder}/dialogues.jsonl", f"training.output_dir={folder}/out", "tokenizer.vocab_size=320",
-        "model.hidden_size=64", "model.num_hidden_layers=2", "model.intermediate_size=128", "training.batch_size=4",
-        "training.steps=4", "training.evaluate_every_steps=0", "training.sample_every_steps=4",
+        f"data.dialogues={folder}/dialogues.jsonl",
+        f"training.output_dir={folder}/out",
+        "tokenizer.vocab_size=320",
+        "model.hidden_size=64",
+        "model.num_hidden_layers=2",
+        "model.intermediate_size=128",
+        "training.batch_size=4",
+        "training.steps=4",
+        "training.evaluate_every_steps=0",
+        "training.sample_every_steps=4",
         "training.tensorboard=false",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +159,23 @@ def test_recipe_trains_saves_and_loads(overrides):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.config.eos_token_id == tokenizer.eos_token_id
     assert model.config.vocab_size == len(tokenizer)
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True,
-                                           return_tensors="pt", return_dict=True)  # fmt: skip
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
 
 
 def test_one_batch_can_be_learnt(overrides, tmp_path):
-    extra = [f"training.output_dir={tmp_path}", "training.overfit_one_batch=true", "training.steps=50",
-             "training.learning_rates.language_model=1e-2", "training.warmup_steps=5", "training.log_every_steps=10",
-             "training.sample_every_steps=0", "data.max_evaluation_items=3"]  # fmt: skip
+    extra = [
+        f"training.output_dir={tmp_path}",
+        "training.overfit_one_batch=true",
+        "training.steps=50",
+        "training.learning_rates.language_model=1e-2",
+        "training.warmup_steps=5",
+        "training.log_every_steps=10",
+        "training.sample_every_steps=0",
+        "data.max_evaluation_items=3",
+    ]
     run_recipe(RECIPE, [*overrides, *extra])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["reply_loss"] for line in lines if line["kind"] == "train"]

@@ -91,9 +91,17 @@ class ToyStage:
 
 def config(folder, **changes: Any) -> TrainingConfig:
     base = TrainingConfig(
-        output_dir=str(folder), steps=12, batch_size=4, learning_rates={"head": 0.05, "norm": 0.01}, warmup_steps=3,
-        precision="fp32", ema_decay=0.9, log_every_steps=4, save_every_steps=5, tensorboard=False,
-    )  # fmt: skip
+        output_dir=str(folder),
+        steps=12,
+        batch_size=4,
+        learning_rates={"head": 0.05, "norm": 0.01},
+        warmup_steps=3,
+        precision="fp32",
+        ema_decay=0.9,
+        log_every_steps=4,
+        save_every_steps=5,
+        tensorboard=False,
+    )
     return replace(base, **changes)
 
 

@@ -32,8 +32,14 @@ from echox.training.memory.estimate import (
 )
 from echox.training.memory.of_recipe import workload_of
 
-SMALL = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4,
-                    num_key_value_heads=2)  # fmt: skip
+SMALL = LlamaConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=5,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +70,25 @@ def test_key_value_memory_is_what_the_cache_takes(nano):
 @pytest.fixture(scope="module")
 def tiny():
     """Two layers of everything, and a decoder that speaks word by word."""
-    audio = WhisperConfig(d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32, num_mel_bins=8,
-                          decoder_layers=0, max_source_positions=100)  # fmt: skip
+    audio = WhisperConfig(
+        d_model=16,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        num_mel_bins=8,
+        decoder_layers=0,
+        max_source_positions=100,
+    )
     s2t = S2TConfig(audio_config=audio, text_config=SMALL, audio_token_id=6, ctc_bridge=True, drop_blanks=True)
-    decoder = UnitDecoderConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-                                text_hidden_size=32, text_vocab_size=64, num_unit_words=40)  # fmt: skip
+    decoder = UnitDecoderConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        text_hidden_size=32,
+        text_vocab_size=64,
+        num_unit_words=40,
+    )
     return EchoXConfig(s2t_config=s2t, echo_decoder_config=decoder, fuse_text_embeddings=True)
 
 

@@ -28,10 +28,19 @@ FORMS = ("word_synchronous", "prefix")
 
 def tiny(form: str, **values) -> UnitDecoderConfig:
     sizes = {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 48, "text_hidden_size": 24, "text_vocab_size": 40, "num_unit_words": 20,
-        "max_unit_words": 60, "max_unit_words_per_word": 9, "initializer_range": 0.2, "num_prefix_vectors": 2,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "text_hidden_size": 24,
+        "text_vocab_size": 40,
+        "num_unit_words": 20,
+        "max_unit_words": 60,
+        "max_unit_words_per_word": 9,
+        "initializer_range": 0.2,
+        "num_prefix_vectors": 2,
+    }
     return UnitDecoderConfig(form=form, **(sizes | values))
 
 
@@ -64,8 +73,17 @@ def test_steps_equal_the_llama(monkeypatch, fused_weights):
     """Rows of different lengths that join, park, are wound back and leave, each as the model alone computes it."""
     monkeypatch.setattr(lean_llama, "FUSED_LAYER_WEIGHTS", fused_weights)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=4, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, pad_token_id=None, bos_token_id=None, eos_token_id=None)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=4,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     llama = LlamaModel(config).eval()
     inputs = torch.randn(3, 12, 32)
     with torch.no_grad():

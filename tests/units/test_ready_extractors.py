@@ -32,13 +32,16 @@ SIZES = {
     "conv_dim": (8,) * 7,
     "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 2,
-}  # fmt: skip - kernels and strides are the published ones: 400 samples a frame, 320 apart
+}  # kernels and strides are the published ones: 400 samples a frame, 320 apart
 FORMS = {
     "base": {"feat_extract_norm": "group", "do_stable_layer_norm": False},  # HuBERT and mHuBERT base
     "large": {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
 }
-KINDS = {"hubert": (HubertConfig, HubertModel), "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
-         "wavlm": (WavLMConfig, WavLMModel)}  # fmt: skip
+KINDS = {
+    "hubert": (HubertConfig, HubertModel),
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
+    "wavlm": (WavLMConfig, WavLMModel),
+}
 
 
 def encoder(kind: str = "hubert", form: str = "base"):
@@ -105,8 +108,16 @@ def test_recipe_takes_published_parts(folder):
     for number, waveform in enumerate(noise(8000, 12000)):
         save_audio(folder / f"{number}.wav", 0.1 * waveform, 16000)
         duration_s = len(waveform) / 16000
-        rows.append(Utterance(id=str(number), audio=f"{number}.wav", duration_s=duration_s, text="yes",
-                              speaker="a", word_ends_s=[duration_s]))  # fmt: skip
+        rows.append(
+            Utterance(
+                id=str(number),
+                audio=f"{number}.wav",
+                duration_s=duration_s,
+                text="yes",
+                speaker="a",
+                word_ends_s=[duration_s],
+            )
+        )
     write_utterances(folder / "speech.jsonl", rows)
     recipe = folder / "units.yaml"
     recipe.write_text(

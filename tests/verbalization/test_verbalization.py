@@ -70,8 +70,10 @@ def by_token(text: str, sizes: list[int]) -> tuple[str, int]:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.sampled_from([written for name in ("english.tsv", "english_held_out.tsv") for _, written, _ in cases(name)]),
-       st.lists(st.integers(1, 6), min_size=1, max_size=5))  # fmt: skip
+@given(
+    st.sampled_from([written for name in ("english.tsv", "english_held_out.tsv") for _, written, _ in cases(name)]),
+    st.lists(st.integers(1, 6), min_size=1, max_size=5),
+)
 def test_in_pieces_it_is_said_as_it_is_whole(text, sizes):
     said, waited = by_token(text, sizes)
     assert heard(said) == heard(verbalize(text, ENGLISH))

@@ -44,8 +44,11 @@ def load_adapter(model: Any, source: str | Path) -> None:
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{source}: expected a PEFT adapter of this language model, found: {reason}") from error
-    wrong = [f"{kind.removesuffix('_keys')} {name}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-             for name in sorted(map(str, getattr(found, kind, None) or ()))]  # fmt: skip
+    wrong = [
+        f"{kind.removesuffix('_keys')} {name}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        for name in sorted(map(str, getattr(found, kind, None) or ()))
+    ]
     if wrong:
         raise ValueError(
             f"{source}: expected the adapter of this language model, found {wrong[0]} and {len(wrong) - 1} more such"

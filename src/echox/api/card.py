@@ -50,10 +50,16 @@ def training_table(record: Mapping[str, Any]) -> list[str]:
         cost, environment = stage.get("cost", {}), stage.get("environment", {})
         minutes = [f"{cost[name] / 60:.0f}" if name in cost else "" for name in ("wall_s", "cpu_s")]
         commit = str(environment.get("commit") or "")[:9] + ("+" if environment.get("dirty") else "")
-        rows.append([
-            f"`{run_name(stage)}`", f"`{commit}`" if commit else "", str(stage.get("seed", "")),
-            str(stage.get("steps", "")), *minutes, _key_metrics(stage.get("metrics", {})),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"`{run_name(stage)}`",
+                f"`{commit}`" if commit else "",
+                str(stage.get("seed", "")),
+                str(stage.get("steps", "")),
+                *minutes,
+                _key_metrics(stage.get("metrics", {})),
+            ]
+        )
     heads = ["stage", "commit", "seed", "steps", "wall min", "CPU min", "held-out metrics"]
     lead = (
         "A `+` marks uncommitted changes at the time. Each stage's full recipe and environment are in "

@@ -101,8 +101,18 @@ def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantiza
     return (model if options else model.to(place)), processor
 
 
-_BROKEN_FOLDER = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
-                  AssertionError, ImportError, SafetensorError)  # fmt: skip
+_BROKEN_FOLDER = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    SafetensorError,
+)
 """What transformers and its parts raise for files that are not what their names say."""
 
 
@@ -112,8 +122,11 @@ def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names that are missing, unexpected or of another shape.
     """
-    for kind, meaning in (("missing_keys", "none for"), ("unexpected_keys", "others:"), ("mismatched_keys", "another "
-                          "shape of")):  # fmt: skip
+    for kind, meaning in (
+        ("missing_keys", "none for"),
+        ("unexpected_keys", "others:"),
+        ("mismatched_keys", "another shape of"),
+    ):
         names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in found.get(kind) or ())
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -10,8 +10,19 @@ import typer
 
 from echox.cli.options import Debug, Model, guarded
 
-PACKAGES = ("torch", "transformers", "numpy", "soundfile", "soxr", "av", "peft", "lhotse", "sounddevice",
-            "bitsandbytes", "torchao")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "av",
+    "peft",
+    "lhotse",
+    "sounddevice",
+    "bitsandbytes",
+    "torchao",
+)
 EIGHT_BIT_KERNELS = {
     "integer": "multiplied as integers (this CPU adds 8-bit products exactly)",
     "weight_only": "multiplied as floats (this CPU's sums of 8-bit products overflow)",
@@ -35,8 +46,10 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
         typer.echo(f"{name:<13} {_installed(name)}")
     for line in torch_build():
         typer.echo(f"torch build   {line}")
-    typer.echo(f"processor     {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} threads of "
-               f"{os.cpu_count()} processors")  # fmt: skip
+    typer.echo(
+        f"processor     {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} threads of "
+        f"{os.cpu_count()} processors"
+    )
     typer.echo(f"8-bit weights {EIGHT_BIT_KERNELS[best_kernel()]}")
     for name, free in free_bytes().items():
         typer.echo(f"memory        {name}: {free / 1e9:.1f} GB free")

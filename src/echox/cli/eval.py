@@ -93,9 +93,16 @@ def run(
     recordings = (data or embedded_heldout()) if only_nano and listener is not None else None
     with _progress() as progress:
         summary = run_tasks(
-            tasks, subject, listener, output, workers=workers, unjudged=unjudged, recordings=recordings, limit=limit,
+            tasks,
+            subject,
+            listener,
+            output,
+            workers=workers,
+            unjudged=unjudged,
+            recordings=recordings,
+            limit=limit,
             progress=progress,
-        )  # fmt: skip
+        )
     if utmos is not None or dnsmos is not None:
         rate_run(output, utmos, dnsmos)
         summary = score_run(output)

@@ -157,8 +157,10 @@ def prepare(
 
     loaded = load_recipe(recipe, overrides or [])
     if not hasattr(loaded, "run"):
-        raise ValueError(f"{recipe}: expected a recipe that makes data, found the training stage {loaded.stage!r}; "
-                         f"use: echox train {recipe}")  # fmt: skip
+        raise ValueError(
+            f"{recipe}: expected a recipe that makes data, found the training stage {loaded.stage!r}; "
+            f"use: echox train {recipe}"
+        )
     result = loaded.run()
     if result:
         typer.echo(json.dumps(result))

@@ -63,21 +63,29 @@ class TurnMarkers:
     def template(self, audio_token: str, thought: str = "") -> str:
         """The chat template: turns, and nothing else; `thought` stands before every reply."""
         values: dict[str, str | bool] = {
-            "before_role": self.before_role, "after_role": self.after_role, "between": self.between, "end": self.end,
-            "bos": self.bos, "assistant": self.assistant, "system_turn": self.system_turn, "audio": audio_token,
+            "before_role": self.before_role,
+            "after_role": self.after_role,
+            "between": self.between,
+            "end": self.end,
+            "bos": self.bos,
+            "assistant": self.assistant,
+            "system_turn": self.system_turn,
+            "audio": audio_token,
             "thought": thought,
-        }  # fmt: skip
+        }
         chosen = "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in values.items())
         return chosen + _TURNS
 
 
 FAMILIES = (
-    TurnMarkers("<|start_header_id|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>\n\n", between="",
-                bos=True),
+    TurnMarkers(
+        "<|start_header_id|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>\n\n", between="", bos=True
+    ),
     TurnMarkers("<|im_start|>", "<|im_end|>", "<|im_start|>", "\n"),
-    TurnMarkers("<start_of_turn>", "<end_of_turn>", "<start_of_turn>", "\n", bos=True, assistant="model",
-                system_turn=False),
-)  # fmt: skip
+    TurnMarkers(
+        "<start_of_turn>", "<end_of_turn>", "<start_of_turn>", "\n", bos=True, assistant="model", system_turn=False
+    ),
+)
 """Llama 3; ChatML (Qwen, SmolLM); Gemma."""
 
 _TURNS = (

@@ -47,8 +47,10 @@ def label_frames(log_probs: np.ndarray, labels: Sequence[int], blank_id: int) ->
     """
     repeats = sum(one == other for one, other in zip(labels, labels[1:], strict=False))
     if not labels or len(labels) + repeats > len(log_probs):
-        raise ValueError(f"alignment: expected 1 to {len(log_probs)} labels in {len(log_probs)} frames, found "
-                         f"{len(labels)} with {repeats} repeats: is the text that of the recording?")  # fmt: skip
+        raise ValueError(
+            f"alignment: expected 1 to {len(log_probs)} labels in {len(log_probs)} frames, found "
+            f"{len(labels)} with {repeats} repeats: is the text that of the recording?"
+        )
     states = np.full(2 * len(labels) + 1, blank_id)
     states[1::2] = labels
     may_skip = np.zeros(len(states), dtype=bool)  # from label to label, over the blank between

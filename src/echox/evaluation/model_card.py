@@ -192,29 +192,40 @@ def _scores(card: Card) -> list[str]:
         "reply_wer": "reply speech against reply text, WER",
     }
     rows = [[label, *(_known(_score(part, name)(card)) for part in SETS)] for name, label in names.items()]
-    counts = {"unspoken_replies": "replies without speech", "partly_unspoken_replies": "replies with a failed segment",
-              "errors": "questions not heard"}  # fmt: skip
+    counts = {
+        "unspoken_replies": "replies without speech",
+        "partly_unspoken_replies": "replies with a failed segment",
+        "errors": "questions not heard",
+    }
     rows += [[label, *(str(card.metrics[part][name]) for part in SETS)] for name, label in counts.items()]
     typed = card.metrics["typed"]
     lines = markdown_table(["", *SETS.values()], rows)
-    lines += ["", f"Typed questions (T2T): exact {_figure(typed['t2t_exact'])}, answer {_figure(typed['t2t_answer'])}, "
-              f"{typed['t2t_exact']['count']} items."]  # fmt: skip
+    lines += [
+        "",
+        f"Typed questions (T2T): exact {_figure(typed['t2t_exact'])}, answer {_figure(typed['t2t_answer'])}, "
+        f"{typed['t2t_exact']['count']} items.",
+    ]
     for part in ("heldout_seen_voices", "heldout_new_voices"):
         cells = card.metrics[part].get("s2t_against_s2s_exact")
         if cells is None:
             continue
-        lines += ["", f"Of the replies to {SETS[part]}: {cells['both_right']} exact in writing and aloud, "
-                  f"{cells['only_written_right']} only in writing, {cells['only_spoken_right']} only aloud, "
-                  f"{cells['both_wrong']} neither."]  # fmt: skip
+        lines += [
+            "",
+            f"Of the replies to {SETS[part]}: {cells['both_right']} exact in writing and aloud, "
+            f"{cells['only_written_right']} only in writing, {cells['only_spoken_right']} only aloud, "
+            f"{cells['both_wrong']} neither.",
+        ]
     return lines
 
 
 def _judge(card: Card) -> list[str]:
     judge = card.metrics["judge"]
     own = judge["recordings"]
-    lines = [f"{judge['name']}. It was trained on original speech only, never on speech made from units. Its own word "
-             f"error rate on {own['count']} held-out original recordings of the reply voice is "
-             f"{_number(own['wer'])}: no spoken figure can be much better than that."]  # fmt: skip
+    lines = [
+        f"{judge['name']}. It was trained on original speech only, never on speech made from units. Its own word "
+        f"error rate on {own['count']} held-out original recordings of the reply voice is "
+        f"{_number(own['wer'])}: no spoken figure can be much better than that."
+    ]
     if card.voice is not None:
         steps = {
             "recordings": "original recordings",

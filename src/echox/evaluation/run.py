@@ -87,10 +87,17 @@ def run_tasks(
             "echox": echox.__version__,
             "subject": {"name": subject.name, "key": subject.key, "folder": subject.folder},
             "judge": own,
-            "tasks": [{"name": task.name, "kind": task.kind, "source": task.source,
-                       "ids": [item.id for item in task.items],
-                       "keys": [_key(subject, item) for item in task.items]} for task in tasks],
-        }  # fmt: skip
+            "tasks": [
+                {
+                    "name": task.name,
+                    "kind": task.kind,
+                    "source": task.source,
+                    "ids": [item.id for item in task.items],
+                    "keys": [_key(subject, item) for item in task.items],
+                }
+                for task in tasks
+            ],
+        }
         write_text(output / RUN_FILE, json.dumps(run, indent=1) + "\n")
         for task in tasks:
             replies = generate(task, subject, output / task.name, workers)
@@ -109,10 +116,21 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
 
     def ask(item: Item) -> dict[str, Any]:
         audio_in = item.audios[-1] if len(item.audios) == 1 else None
-        asked = {"question": item.question, "answers": list(item.answers), "columns": _plain(item.columns),
-                 "question_audio": str(audio_in.resolve()) if isinstance(audio_in, Path) else None}  # fmt: skip
-        silent: dict[str, Any] = {"text": "", "heard": "", "audio": None, "reply_s": 0.0, "timings": {},
-                                  "failures": [], "stopped": None}  # fmt: skip
+        asked = {
+            "question": item.question,
+            "answers": list(item.answers),
+            "columns": _plain(item.columns),
+            "question_audio": str(audio_in.resolve()) if isinstance(audio_in, Path) else None,
+        }
+        silent: dict[str, Any] = {
+            "text": "",
+            "heard": "",
+            "audio": None,
+            "reply_s": 0.0,
+            "timings": {},
+            "failures": [],
+            "stopped": None,
+        }
         try:
             reply = subject.answer(item.messages, task.speaks)
         except (ValueError, RuntimeError, OSError) as error:  # of this item: the run goes on, and tells
@@ -169,9 +187,12 @@ def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[dict[str
         }
 
     return recorded(
-        replies, folder / HEARD, lambda reply: f"{reply.record['key']} {judge.name}", listen,
+        replies,
+        folder / HEARD,
+        lambda reply: f"{reply.record['key']} {judge.name}",
+        listen,
         again=lambda record: bool(record["error"]),
-    )  # fmt: skip
+    )
 
 
 def score_run(output: Path) -> dict[str, Any]:
@@ -187,13 +208,29 @@ def score_run(output: Path) -> dict[str, Any]:
     tasks: dict[str, Any] = {}
     for task in run["tasks"]:
         rows = read_rows(output, run, task)
-        tasks[task["name"]] = {"kind": task["kind"], "source": task["source"], **counts(rows),
-                               **KINDS[task["kind"]].score(rows)}  # fmt: skip
+        tasks[task["name"]] = {
+            "kind": task["kind"],
+            "source": task["source"],
+            **counts(rows),
+            **KINDS[task["kind"]].score(rows),
+        }
         if rows[0]["speaks"] and task["name"] not in SPOKEN_SETS:
             tasks[task["name"]] |= {name: not_measured("no model file was named") for name in ("utmos", "dnsmos")}
         tasks[task["name"]] |= ratings_of(output / task["name"], task["keys"])
-        kept = ("id", "question", "answers", "text", "said", "error", "judge_error", "s2t", "s2s", "reply_wer",
-                "compression", "audio")  # fmt: skip
+        kept = (
+            "id",
+            "question",
+            "answers",
+            "text",
+            "said",
+            "error",
+            "judge_error",
+            "s2t",
+            "s2s",
+            "reply_wer",
+            "compression",
+            "audio",
+        )
         lines = [json.dumps({name: row[name] for name in kept if name in row}, ensure_ascii=False) for row in rows]
         write_text(output / task["name"] / ITEMS, "\n".join(lines) + "\n")
     summary = {name: run[name] for name in ("version", "echox", "subject", "judge")} | {"tasks": tasks}

@@ -46,13 +46,22 @@ def read_rows(output: Path, run: dict[str, Any], task: dict[str, Any]) -> list[R
     heard = {(record["id"], record["key"]): record for record in read_lines(folder / HEARD)}
     rows = []
     for record in _of_keys(folder / REPLIES, task["keys"]):
-        row = {**record, "speaks": speaks, "said": None, "as_heard": None, "judge_error": None, "unknown_words": 0,
-               "unjudged": judge.get("unjudged")}  # fmt: skip
+        row = {
+            **record,
+            "speaks": speaks,
+            "said": None,
+            "as_heard": None,
+            "judge_error": None,
+            "unknown_words": 0,
+            "unjudged": judge.get("unjudged"),
+        }
         if speaks and judge.get("name"):
             listened = heard.get((record["id"], f"{record['key']} {judge['name']}"))
             if listened is None:
-                raise ValueError(f"{folder}: expected what the judge heard of {record['id']!r}, found nothing; finish "
-                                 "the run first: echox eval run")  # fmt: skip
+                raise ValueError(
+                    f"{folder}: expected what the judge heard of {record['id']!r}, found nothing; finish "
+                    "the run first: echox eval run"
+                )
             row |= {name: listened[name] for name in ("said", "as_heard", "unknown_words")}
             row["judge_error"] = listened["error"]
         rows.append(row)

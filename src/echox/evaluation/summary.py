@@ -16,12 +16,32 @@ from echox.evaluation.sets.tasks import AVERAGED, KINDS
 from echox.files import write_text
 
 MARKDOWN_FILE, PLOTS = "summary.md", "plots"
-COUNTS = ("items", "errors", "empty_replies", "unspoken_replies", "partly_unspoken_replies", "truncated_replies",
-          "answers_that_match_anything")  # fmt: skip
+COUNTS = (
+    "items",
+    "errors",
+    "empty_replies",
+    "unspoken_replies",
+    "partly_unspoken_replies",
+    "truncated_replies",
+    "answers_that_match_anything",
+)
 
-FIGURES = ("asr_wer", "transcription_wer", "text_bleu", "asr_bleu", "reply_wer", "reply_wer_whisper", "words_per_s",
-           "units_per_s", "unit_words_per_s", "compression", "unit_words_per_token", "first_audio_tokens", "utmos",
-           "dnsmos")  # fmt: skip
+FIGURES = (
+    "asr_wer",
+    "transcription_wer",
+    "text_bleu",
+    "asr_bleu",
+    "reply_wer",
+    "reply_wer_whisper",
+    "words_per_s",
+    "units_per_s",
+    "unit_words_per_s",
+    "compression",
+    "unit_words_per_token",
+    "first_audio_tokens",
+    "utmos",
+    "dnsmos",
+)
 
 
 def write_summary(output: Path, summary: dict[str, Any]) -> Path:
@@ -40,8 +60,13 @@ def render(summary: dict[str, Any]) -> str:
     listener = judge.get("name") or f"none ({judge['unjudged']}): spoken figures are not measured"
     own = judge.get("recordings")
     errors = f"; its own word error rate on {own['count']} original recordings: {_percent(own['wer'])}" if own else ""
-    lines = ["# Evaluation", "", f"Examined: {summary['subject']['name']} (`{summary['subject']['key']}`), "
-             f"echox {summary['echox']}.", f"Judge: {listener}{errors}.", ""]  # fmt: skip
+    lines = [
+        "# Evaluation",
+        "",
+        f"Examined: {summary['subject']['name']} (`{summary['subject']['key']}`), echox {summary['echox']}.",
+        f"Judge: {listener}{errors}.",
+        "",
+    ]
     card = metrics_of(summary)
     if card is not None:
         lines += ["## Nano", "", score_tables(card, _folder_mb(summary)), ""]
@@ -85,12 +110,20 @@ def _answers(tasks: dict[str, Any], average: dict[str, float] | None) -> list[st
     rows = []
     for name, task in tasks.items():
         gap = task["gap"]
-        points = "not measured" if "not_measured" in gap else (
-            f"{100 * gap['mean']:.1f} ({100 * gap['low']:.1f} to {100 * gap['high']:.1f})"
-        )  # fmt: skip
+        points = (
+            "not measured"
+            if "not_measured" in gap
+            else (f"{100 * gap['mean']:.1f} ({100 * gap['low']:.1f} to {100 * gap['high']:.1f})")
+        )
         paper = ", ".join(f"{model} {value}" for model, value in KINDS[task["kind"]].paper)
-        rows.append([name, *(_accuracy(task[side], rule) for side in ("s2t", "s2s") for rule in
-                             ("acc_strict", "acc_ultraeval")), points, paper])  # fmt: skip
+        rows.append(
+            [
+                name,
+                *(_accuracy(task[side], rule) for side in ("s2t", "s2s") for rule in ("acc_strict", "acc_ultraeval")),
+                points,
+                paper,
+            ]
+        )
     if average:
         sides = (average.get(f"{side}_{rule}") for side in ("s2t", "s2s") for rule in ("acc_strict", "acc_ultraeval"))
         paper = ", ".join(f"{model} {_paper_average(model):.1f}" for model, _ in KINDS[AVERAGED[0]].paper)
@@ -99,9 +132,12 @@ def _answers(tasks: dict[str, Any], average: dict[str, float] | None) -> list[st
     for name, task in tasks.items():
         if "table" in task:
             cells = task["table"]
-            lines += ["", f"{name}: {cells['both_right']} right in writing and aloud, "
-                      f"{cells['only_written_right']} only in writing, {cells['only_spoken_right']} only aloud, "
-                      f"{cells['both_wrong']} neither."]  # fmt: skip
+            lines += [
+                "",
+                f"{name}: {cells['both_right']} right in writing and aloud, "
+                f"{cells['only_written_right']} only in writing, {cells['only_spoken_right']} only aloud, "
+                f"{cells['both_wrong']} neither.",
+            ]
     return lines
 
 
@@ -167,11 +203,17 @@ def draw_run(output: Path, summary: dict[str, Any]) -> list[Path]:
         axes = figure.add_subplot()
         for place, (side, label) in enumerate((("s2t", "written (S2T)"), ("s2s", "spoken (S2S)"))):
             known = [(number, pair[side]) for number, pair in enumerate(bars.values()) if pair.get(side)]
-            axes.bar([number + 0.4 * place - 0.2 for number, _ in known],
-                     [100 * value["mean"] for _, value in known], width=0.38, label=label,
-                     yerr=[[100 * max(0.0, value["mean"] - value["low"]) for _, value in known],
-                           [100 * max(0.0, value["high"] - value["mean"]) for _, value in known]],
-                     capsize=3)  # fmt: skip
+            axes.bar(
+                [number + 0.4 * place - 0.2 for number, _ in known],
+                [100 * value["mean"] for _, value in known],
+                width=0.38,
+                label=label,
+                yerr=[
+                    [100 * max(0.0, value["mean"] - value["low"]) for _, value in known],
+                    [100 * max(0.0, value["high"] - value["mean"]) for _, value in known],
+                ],
+                capsize=3,
+            )
         axes.set(ylabel="right, %", ylim=(0, 105), xticks=range(len(bars)))
         axes.set_xticklabels([name.replace("_", "\n") for name in bars], fontsize=8)
         axes.legend(fontsize=8)
@@ -180,8 +222,12 @@ def draw_run(output: Path, summary: dict[str, Any]) -> list[Path]:
         ("reply_wer", "word error rate of a reply's speech against its text", "reply_wer"),
         ("compression", "frames per unit word", "compression"),
     ):
-        values = [row[column] for task in summary["tasks"] for row in read_lines(output / task / "items.jsonl")
-                  if row.get(column) is not None]  # fmt: skip
+        values = [
+            row[column]
+            for task in summary["tasks"]
+            for row in read_lines(output / task / "items.jsonl")
+            if row.get(column) is not None
+        ]
         if values:
             figure = Figure(figsize=(5, 3.2), layout="constrained")
             axes = figure.add_subplot()

@@ -104,20 +104,39 @@ def _of_utterances(path: Path, source: Input) -> Iterator[Clip]:
     prefix = source.prefix
     for item in read_utterances(path):
         audio = str(audio_path(path, item.audio).resolve())
-        yield Clip(prefix + item.id, item.text, audio, prefix + item.id, source.role, item.speaker, item.split,
-                   item.duration_s, item.word_ends_s, item.written)  # fmt: skip
+        yield Clip(
+            prefix + item.id,
+            item.text,
+            audio,
+            prefix + item.id,
+            source.role,
+            item.speaker,
+            item.split,
+            item.duration_s,
+            item.word_ends_s,
+            item.written,
+        )
 
 
 def _of_dialogues(path: Path, prefix: str, speaking: Collection[str]) -> Iterator[tuple[list[Clip], Dialogue]]:
     for dialogue in read_dialogues(path):
         name = prefix + dialogue.id
         clips = [
-            Clip(f"{name}.{index}", turn.text or "",
-                 None if turn.audio is None else str(audio_path(path, turn.audio).resolve()),
-                 name, turn.role, turn.speaker or "unknown", dialogue.split, turn.duration_s, None, turn.written)
+            Clip(
+                f"{name}.{index}",
+                turn.text or "",
+                None if turn.audio is None else str(audio_path(path, turn.audio).resolve()),
+                name,
+                turn.role,
+                turn.speaker or "unknown",
+                dialogue.split,
+                turn.duration_s,
+                None,
+                turn.written,
+            )
             for index, turn in enumerate(dialogue.turns)
             if turn.role != "system" and (turn.audio is not None or turn.role in speaking)
-        ]  # fmt: skip
+        ]
         yield clips, replace(dialogue, id=name)
 
 
@@ -134,8 +153,11 @@ def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> Non
             found.dropped += [_lost(prefix + row["id"], f"{archive.name} is missing", row) for row in rows]
             continue
         ((_, target, cut),) = unpack([archive], unpacked)
-        audio = {str(file.relative_to(target).with_suffix("")): file for file in target.rglob("*")
-                 if file.suffix in {".flac", ".wav", ".opus"}}  # fmt: skip
+        audio = {
+            str(file.relative_to(target).with_suffix("")): file
+            for file in target.rglob("*")
+            if file.suffix in {".flac", ".wav", ".opus"}
+        }
         for row in rows:
             file, said = audio.pop(row["id"], None), row["supervisions"][0]
             if file is None:
@@ -144,10 +166,19 @@ def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> Non
             custom = said.get("custom") or {}
             ends = custom.get("word_ends_s")
             found.clips.append(
-                Clip(prefix + row["id"], said["text"], str(file.resolve()), prefix + row["id"], source.role,
-                     said.get("speaker") or "unknown", custom.get("split", "train"),
-                     row["duration"], tuple(ends) if ends else None, custom.get("written"))
-            )  # fmt: skip
+                Clip(
+                    prefix + row["id"],
+                    said["text"],
+                    str(file.resolve()),
+                    prefix + row["id"],
+                    source.role,
+                    said.get("speaker") or "unknown",
+                    custom.get("split", "train"),
+                    row["duration"],
+                    tuple(ends) if ends else None,
+                    custom.get("written"),
+                )
+            )
         found.dropped += [_lost(prefix + name, problem or f"{path.name} lacks it", None) for name in sorted(audio)]
 
 

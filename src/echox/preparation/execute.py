@@ -241,8 +241,7 @@ def cluster(workers: Workers) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if workers.ray == "local":
         # One CPU more than actors, for Ray's own tasks. Niceness: Ray's workers would yield to everything else here.
-        options |= {"num_cpus": workers.count + 1, "include_dashboard": False,
-                    "_system_config": {"worker_niceness": 0}}  # fmt: skip
+        options |= {"num_cpus": workers.count + 1, "include_dashboard": False, "_system_config": {"worker_niceness": 0}}
     else:
         options["address"] = workers.ray
     ray.init(**options)

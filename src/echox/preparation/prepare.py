@@ -115,8 +115,13 @@ def _prepare(
     files, unit_words = _write_shards(settings, state, language, workers, output)
     files |= _write_manifests(inputs, state, unit_words, output, settings.voices.speaking)
     files["dropped.jsonl"] = _write_dropped(state, output)
-    extra = {"hash": output_hash(files), "wall_s": round(time.monotonic() - began_s, 1), "workers": settings.workers,
-             "ray": workers.ray, "recipe": to_dict(settings)}  # fmt: skip
+    extra = {
+        "hash": output_hash(files),
+        "wall_s": round(time.monotonic() - began_s, 1),
+        "workers": settings.workers,
+        "ray": workers.ray,
+        "recipe": to_dict(settings),
+    }
     write_text(output / "hashes.json", json.dumps(dict(sorted(files.items())), indent=1) + "\n")
     return make_report(list(state.kept.values()), state.dropped, extra, output)
 
@@ -222,11 +227,18 @@ def _write_shards(
     for row in sorted(state.kept.values(), key=lambda row: hashlib.sha256(row["id"].encode()).digest()):
         splits.setdefault(row["split"], []).append(row)
     chunks = [
-        [{"id": f"{split}/{number:06d}", "split": split, "number": number, "clips": clips,
-          "expected_s": sum(clip["duration_s"] for clip in clips)}]
+        [
+            {
+                "id": f"{split}/{number:06d}",
+                "split": split,
+                "number": number,
+                "clips": clips,
+                "expected_s": sum(clip["duration_s"] for clip in clips),
+            }
+        ]
         for split, rows in sorted(splits.items())
         for number, clips in enumerate(in_chunks(rows, settings.shards.size))
-    ]  # fmt: skip
+    ]
     given = ShardSettings(output, settings.shards, language)
     learned = None if language is None else [content_hash(path) for path in sorted(Path(language).glob("*.json"))]
     results = list(
@@ -268,10 +280,17 @@ def _write_manifests(
     names.append("phones.json")
     if all("units" in row for row in kept):
         rows = (
-            UnitUtterance(row["id"], row["text"], tuple(row["units"]), tuple(row["durations_frames"]),
-                          tuple(row["word_of_unit"]), row["split"], row.get("written"))
+            UnitUtterance(
+                row["id"],
+                row["text"],
+                tuple(row["units"]),
+                tuple(row["durations_frames"]),
+                tuple(row["word_of_unit"]),
+                row["split"],
+                row.get("written"),
+            )
             for row in kept
-        )  # fmt: skip
+        )
         write_unit_utterances(output / "units.jsonl", rows)
         names.append("units.jsonl")
     if unit_words:

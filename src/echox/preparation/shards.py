@@ -84,8 +84,16 @@ class WriteShard:
 def utterance_of(clip: Row) -> Utterance:
     """A kept clip as a manifest holds it."""
     ends = clip["word_ends_s"]
-    return Utterance(clip["id"], clip["audio"], clip["text"], clip["speaker"], clip["duration_s"], clip["split"],
-                     None if ends is None else tuple(ends), clip.get("written"))  # fmt: skip
+    return Utterance(
+        clip["id"],
+        clip["audio"],
+        clip["text"],
+        clip["speaker"],
+        clip["duration_s"],
+        clip["split"],
+        None if ends is None else tuple(ends),
+        clip.get("written"),
+    )
 
 
 def shards_hold(output: Path, results: Sequence[Row]) -> bool:

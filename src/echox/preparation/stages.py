@@ -91,13 +91,24 @@ class CheckClips:
         if ends is not None and len(ends) != len(text.split()):
             ends = None  # the words are others now
         duration_s = len(waveform) / SAMPLING_RATE
-        measures = {"duration_s": round(duration_s, 4), "words_per_s": round(len(text.split()) / duration_s, 4),
-                    "silence_ratio": round(silence_ratio(waveform, self.settings.filter.silence_dbfs), 4)}  # fmt: skip
+        measures = {
+            "duration_s": round(duration_s, 4),
+            "words_per_s": round(len(text.split()) / duration_s, 4),
+            "silence_ratio": round(silence_ratio(waveform, self.settings.filter.silence_dbfs), 4),
+        }
         self._filter(measures)
         digest = hashlib.sha256(np.ascontiguousarray(waveform).tobytes()).hexdigest()[:32]
-        kept = {"id": row["id"], "text": text, "audio": audio, "speaker": speaker, "split": row["split"],
-                "word_ends_s": None if ends is None else list(ends), "recording": digest,
-                "written": written if written != text else None, **measures}  # fmt: skip
+        kept = {
+            "id": row["id"],
+            "text": text,
+            "audio": audio,
+            "speaker": speaker,
+            "split": row["split"],
+            "word_ends_s": None if ends is None else list(ends),
+            "recording": digest,
+            "written": written if written != text else None,
+            **measures,
+        }
         return kept, waveform
 
     def _check_whole(self, row: Row, waveform: np.ndarray) -> None:

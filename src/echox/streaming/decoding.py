@@ -80,9 +80,11 @@ class GenerationSettings:
 
     def _check_kinds(self) -> None:
         kinds: dict[type, tuple[type, str]] = {
-            float: (Real, "a number"), int: (Integral, "a whole number"), bool: (bool, "true or false"),
+            float: (Real, "a number"),
+            int: (Integral, "a whole number"),
+            bool: (bool, "true or false"),
             dict: (dict, "numbers by name"),
-        }  # fmt: skip
+        }
         for item in dataclasses.fields(self):
             value, default = getattr(self, item.name), getattr(type(self), item.name, {})
             kind, wanted = kinds.get(type(default), (object, ""))

@@ -47,11 +47,21 @@ class MicroBatch:
 class BatchStream:
     """Micro-batches of one process. All processes walk the same sequence of batches and take every world-th one."""
 
-    def __init__(self, items: Sequence[Any], lengths: Sequence[int], collate: Callable[..., dict[str, Any]],
-                 config: TrainingConfig, start: Progress, rank: int = 0, world: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self,
+        items: Sequence[Any],
+        lengths: Sequence[int],
+        collate: Callable[..., dict[str, Any]],
+        config: TrainingConfig,
+        start: Progress,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         if not len(items) or len(lengths) != len(items):
-            raise ValueError(f"expected at least one training item and one length for each, found {len(items)} items "
-                             f"and {len(lengths)} lengths")  # fmt: skip
+            raise ValueError(
+                f"expected at least one training item and one length for each, found {len(items)} items "
+                f"and {len(lengths)} lengths"
+            )
         size = int(config.batch_size) if config.batch_by == "items" else config.batch_size
         self._sampler = BucketBatchSampler(lengths, size, seed=config.seed, by=config.batch_by)
         self._items, self._collate, self._config, self._start = items, collate, config, start

@@ -37,10 +37,26 @@ from echox.training.parallel import copy_in, is_sharded, local
 
 _NAME = re.compile(r"step_(\d+)$")
 MAY_DIFFER = {
-    "steps", "log_every_steps", "evaluate_every_steps", "save_every_steps", "sample_every_steps", "keep_checkpoints",
-    "prefetch_batches", "tensorboard", "device", "threads", "compile", "resume", "output_dir", "parallel",
-    "cpu_offload", "max_rollbacks", "skip_damaged", "accumulation_steps", "find_unused_parameters",
-}  # fmt: skip
+    "steps",
+    "log_every_steps",
+    "evaluate_every_steps",
+    "save_every_steps",
+    "sample_every_steps",
+    "keep_checkpoints",
+    "prefetch_batches",
+    "tensorboard",
+    "device",
+    "threads",
+    "compile",
+    "resume",
+    "output_dir",
+    "parallel",
+    "cpu_offload",
+    "max_rollbacks",
+    "skip_damaged",
+    "accumulation_steps",
+    "find_unused_parameters",
+}
 """Training settings that may change between a checkpoint and its continuation."""
 
 
@@ -69,9 +85,15 @@ def trainable_state(objective: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in live.items()}
 
 
-def save_checkpoint(output_dir: str | Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
-                    average: WeightAverage | None, progress: Progress, recipe: dict[str, Any],
-                    keep: int) -> Path:  # fmt: skip
+def save_checkpoint(
+    output_dir: str | Path,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    progress: Progress,
+    recipe: dict[str, Any],
+    keep: int,
+) -> Path:
     """Write a checkpoint atomically, then drop all but the newest `keep`.
 
     Of a sharded objective every process must call this; else only the first.
@@ -104,8 +126,10 @@ def save_checkpoint(output_dir: str | Path, objective: nn.Module, optimizer: tor
     except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
         # safetensors and torch report a full disk as their own errors, with the cause only in the message.
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"{final}: could not write the checkpoint ({error}); free some space, then run the same command "
-                      "again: it continues from the newest complete checkpoint") from error  # fmt: skip
+        raise OSError(
+            f"{final}: could not write the checkpoint ({error}); free some space, then run the same command "
+            "again: it continues from the newest complete checkpoint"
+        ) from error
     if first:
         for old in checkpoints(output_dir)[:-keep]:
             # Renamed first: killed half way, what is left of it must not look like a checkpoint.
@@ -113,11 +137,15 @@ def save_checkpoint(output_dir: str | Path, objective: nn.Module, optimizer: tor
     return final
 
 
-def _complete(partial: Path, final: Path, average: WeightAverage | None, progress: Progress,
-              recipe: dict[str, Any]) -> None:  # fmt: skip
+def _complete(
+    partial: Path, final: Path, average: WeightAverage | None, progress: Progress, recipe: dict[str, Any]
+) -> None:
     """The rest of a checkpoint, and the rename that makes it one."""
-    state = {**vars(progress), "average_updates": average.updates if average else 0,
-             "micro_batches": micro_batches(recipe)}  # fmt: skip
+    state = {
+        **vars(progress),
+        "average_updates": average.updates if average else 0,
+        "micro_batches": micro_batches(recipe),
+    }
     (partial / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     write_state(partial, state)
     for path in [*partial.rglob("*"), partial]:
@@ -164,8 +192,7 @@ def load_checkpoint(
         raise DamagedCheckpointError(f"{error}; {remedy}") from error
     except UnpicklingError as error:  # its own words advise to run whatever is in the file
         raise ValueError(f"{folder}: expected an optimizer state of tensors, found other things; {remedy}") from error
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError,
-            CheckpointException) as error:  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError, CheckpointException) as error:
         raise ValueError(f"{folder}: checkpoint part missing or damaged ({error}); {remedy}") from error
     if average is not None:
         average.updates = state["average_updates"]
@@ -193,8 +220,11 @@ def newest_whole(found: list[Path], skip_damaged: bool) -> tuple[Path, dict[str,
             continue
         break
     if damaged and not skip_damaged:
-        offer = (f"{whole[0].name}, before it, is whole: training.skip_damaged=true continues from there" if whole else
-                 "no checkpoint before it is whole: training.resume=false starts again")  # fmt: skip
+        offer = (
+            f"{whole[0].name}, before it, is whole: training.skip_damaged=true continues from there"
+            if whole
+            else "no checkpoint before it is whole: training.resume=false starts again"
+        )
         raise DamagedCheckpointError(f"the newest checkpoint is damaged: {damaged[0][1]}; {offer}")
     if dist.is_initialized():
         dist.barrier()  # all have read them
@@ -217,8 +247,9 @@ class WrongCheckpointError(ValueError):
     """A checkpoint that is whole but belongs to another run."""
 
 
-def _read_plain(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
-                average: WeightAverage | None, remedy: str) -> None:  # fmt: skip
+def _read_plain(
+    folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None, remedy: str
+) -> None:
     weights = load_file(folder / "trainable.safetensors")
     averages = load_file(folder / "average.safetensors") if average is not None else {}
     states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
@@ -241,18 +272,21 @@ def _read_plain(folder: Path, objective: nn.Module, optimizer: torch.optim.Optim
                 copy_in(value, state[name])
 
 
-def _read_sharded(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer,
-                  average: WeightAverage | None, remedy: str) -> None:  # fmt: skip
+def _read_sharded(
+    folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None, remedy: str
+) -> None:
     saved = dcp.FileSystemReader(folder / "sharded").read_metadata().state_dict_metadata
-    shapes = {name.removeprefix("trainable."): value.size for name, value in saved.items()
-              if name.startswith("trainable.")}  # fmt: skip
+    shapes = {
+        name.removeprefix("trainable."): value.size for name, value in saved.items() if name.startswith("trainable.")
+    }
     _check_names(folder, shapes, _live_tensors(objective), remedy)
     state = _sharded_state(objective, optimizer, average)
     dcp.load(state, checkpoint_id=folder / "sharded", no_dist=not dist.is_initialized())
 
 
-def _sharded_state(objective: nn.Module, optimizer: torch.optim.Optimizer,
-                   average: WeightAverage | None) -> dict[str, Tensor]:  # fmt: skip
+def _sharded_state(
+    objective: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+) -> dict[str, Tensor]:
     """All tensors of a run by name, sharded or not; what is loaded into them is loaded."""
     live = _live_tensors(objective)
     state = {f"trainable.{name}": value.detach() for name, value in live.items()}
@@ -317,8 +351,10 @@ def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Pa
     wrong = [key for key in sorted(before) if key not in skip and key in now and before[key] != now[key]]
     if wrong:
         listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in wrong[:3])
-        raise WrongCheckpointError(f"{folder}: holds a run of another recipe ({listed}); start again with "
-                                   "training.resume=false, or choose another training.output_dir")  # fmt: skip
+        raise WrongCheckpointError(
+            f"{folder}: holds a run of another recipe ({listed}); start again with "
+            "training.resume=false, or choose another training.output_dir"
+        )
 
 
 def _flatten(value: Any, key: str = "") -> dict[str, Any]:

@@ -15,8 +15,9 @@ class NonFiniteLossError(FloatingPointError, ValueError):
     """A loss or its gradient became NaN or infinite."""
 
 
-def check_trainable(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]],
-                    config: TrainingConfig) -> None:  # fmt: skip
+def check_trainable(
+    stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]], config: TrainingConfig
+) -> None:
     """Trainable parameters of the objective == union of the groups, each in one group; one learning rate per group.
 
     Raises: ValueError naming the parameters or groups at fault.
@@ -67,8 +68,10 @@ def check_losses(losses: object, step: int) -> dict[str, float]:
     wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
     if wrong:
         listed = ", ".join(f"{name} = {value}" for name, value in wrong.items())
-        raise NonFiniteLossError(f"step {step}: {listed}; expected finite losses. Lower training.learning_rates, "
-                                 "set training.precision=fp32, or look at this batch")  # fmt: skip
+        raise NonFiniteLossError(
+            f"step {step}: {listed}; expected finite losses. Lower training.learning_rates, "
+            "set training.precision=fp32, or look at this batch"
+        )
     return values
 
 
@@ -108,5 +111,7 @@ def check_gradients(stage_name: str, objective: nn.Module, groups: dict[str, lis
             raise ValueError(f"stage {stage_name!r}, step {step}: frozen parameter {name} received a gradient")
     for group, parameters in groups.items():
         if all(parameter.grad is None for parameter in parameters):
-            raise ValueError(f"stage {stage_name!r}, step {step}: no parameter of group {group!r} received a gradient: "
-                             "the loss does not depend on it")  # fmt: skip
+            raise ValueError(
+                f"stage {stage_name!r}, step {step}: no parameter of group {group!r} received a gradient: "
+                "the loss does not depend on it"
+            )

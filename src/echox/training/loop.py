@@ -79,8 +79,15 @@ def train(stage: Stage, config: TrainingConfig, resolved: dict[str, Any]) -> dic
 class _Run:
     """One training run in one process."""
 
-    def __init__(self, stage: Stage, config: TrainingConfig, resolved: dict[str, Any], rank: int, world: int,
-                 device: torch.device) -> None:  # fmt: skip
+    def __init__(
+        self,
+        stage: Stage,
+        config: TrainingConfig,
+        resolved: dict[str, Any],
+        rank: int,
+        world: int,
+        device: torch.device,
+    ) -> None:
         self.stage, self.config, self.resolved = stage, config, resolved
         self.rank, self.world, self.device = rank, world, device
         stage.model.to(device)
@@ -228,8 +235,10 @@ class _Run:
             self.log.drop_entries_after(progress)
             self.log.write(back.step, {"failed_step": failed, "rollbacks": progress.rollbacks + 1}, kind="rollback")
         progress.rollbacks += 1
-        self._say(f"{self.stage.name}: {error}. Back to step {back.step}, without the batches since "
-                  f"(time {progress.rollbacks} of {config.max_rollbacks})")  # fmt: skip
+        self._say(
+            f"{self.stage.name}: {error}. Back to step {back.step}, without the batches since "
+            f"(time {progress.rollbacks} of {config.max_rollbacks})"
+        )
 
     def _log_window(self, window: list[dict[str, float]], seconds: float) -> None:
         """Mean over the steps since the last entry and over all processes."""
@@ -292,8 +301,15 @@ class _Run:
 
     def _save_checkpoint(self) -> None:
         if self._takes_part:
-            save_checkpoint(self.config.output_dir, self.stage.objective, self.optimizer, self.average, self.progress,
-                            self.resolved, self.config.keep_checkpoints)  # fmt: skip
+            save_checkpoint(
+                self.config.output_dir,
+                self.stage.objective,
+                self.optimizer,
+                self.average,
+                self.progress,
+                self.resolved,
+                self.config.keep_checkpoints,
+            )
         self._wait()
 
     def _resume(self) -> Progress:
@@ -331,8 +347,10 @@ class _Run:
             except BaseException as error:
                 shutil.rmtree(partial, ignore_errors=True)
                 if isinstance(error, SafetensorError):  # how safetensors reports a full disk
-                    raise OSError(f"{folder}: could not write the final model ({error}); free some space, then run the "
-                                  "same command again: it continues from the newest checkpoint") from error  # fmt: skip
+                    raise OSError(
+                        f"{folder}: could not write the final model ({error}); free some space, then run the "
+                        "same command again: it continues from the newest checkpoint"
+                    ) from error
                 raise
             # Without a record the run counts as unfinished: killed between two of these files, it is finished again.
             (folder / RECORD_NAME).unlink(missing_ok=True)

@@ -103,9 +103,15 @@ def _progress_bar(name: str, steps: int, first_step: int) -> tuple[Any, Any]:
     return bar, bar.add_task(name, total=steps, completed=first_step)
 
 
-def write_record(stage: str, config: TrainingConfig, recipe: dict[str, Any], progress: Progress,
-                 metrics: dict[str, float], world_size: int,
-                 details: dict[str, Any] | None = None) -> None:  # fmt: skip
+def write_record(
+    stage: str,
+    config: TrainingConfig,
+    recipe: dict[str, Any],
+    progress: Progress,
+    metrics: dict[str, float],
+    world_size: int,
+    details: dict[str, Any] | None = None,
+) -> None:
     """``training_record.json`` beside the final weights: how they were made, what they reach, what they cost."""
     record = {
         "stage": stage,
@@ -142,8 +148,14 @@ def environment(world_size: int = 1) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {**_commit(), "versions": versions, "device": device, "cpu_count": os.cpu_count(),
-            "threads": torch.get_num_threads(), "world_size": world_size}  # fmt: skip
+    return {
+        **_commit(),
+        "versions": versions,
+        "device": device,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+    }
 
 
 def _commit() -> dict[str, Any]:

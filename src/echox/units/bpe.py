@@ -42,12 +42,15 @@ def learn_bpe_language(
         raise ValueError(f"expected a vocabulary of at least the {num_units} single units, found {vocabulary_size}")
     alphabet = [chr(_FIRST_CHARACTER + unit) for unit in range(num_units)]
     tokenizer = Tokenizer(BPE())
-    trainer = BpeTrainer(vocab_size=vocabulary_size, initial_alphabet=alphabet, max_token_length=max_units_per_word,
-                         show_progress=False)  # fmt: skip
+    trainer = BpeTrainer(
+        vocab_size=vocabulary_size, initial_alphabet=alphabet, max_token_length=max_units_per_word, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     counts = Counter(word for encoding in tokenizer.encode_batch(texts) for word in encoding.tokens)
     longer = sorted((word for word in tokenizer.get_vocab() if len(word) > 1), key=lambda word: (-counts[word], word))
     words = [*alphabet, *longer]
     total = sum(counts.values()) + 0.1 * len(words)
-    return UnitLanguage([[ord(character) - _FIRST_CHARACTER for character in word] for word in words],
-                        [math.log((counts[word] + 0.1) / total) for word in words])  # fmt: skip
+    return UnitLanguage(
+        [[ord(character) - _FIRST_CHARACTER for character in word] for word in words],
+        [math.log((counts[word] + 0.1) / total) for word in words],
+    )

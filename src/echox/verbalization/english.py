@@ -226,10 +226,15 @@ def _calendar(window: Window) -> Reading | None:
     core = window.first
     name = tables.MONTHS.get(core.text) or tables.DAYS[core.text]
     following = window.at(1) if core.tail in {"", ".", ",", ".,"} else None
-    dated = following is not None and not following.starts_line and (
-        re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*", following.text) is not None
-        or following.text in tables.MONTHS or following.text in tables.MONTH_NAMES
-    )  # fmt: skip
+    dated = (
+        following is not None
+        and not following.starts_line
+        and (
+            re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*", following.text) is not None
+            or following.text in tables.MONTHS
+            or following.text in tables.MONTH_NAMES
+        )
+    )
     earlier = re.fullmatch(r"\d{1,2}(st|nd|rd|th)?", window.before()) is not None
     return _expand(window, name) if dated or earlier else None
 

@@ -244,8 +244,16 @@ class Corpus(ABC):
                 audio = os.path.relpath(path.resolve(), output.resolve())
             if not text and not audio:
                 raise ValueError("expected text or audio, found neither")
-            said.append({"role": part.role, "text": text, "audio": audio, "duration_s": duration_s,
-                         "speaker": part.speaker, "units": part.units})  # fmt: skip
+            said.append(
+                {
+                    "role": part.role,
+                    "text": text,
+                    "audio": audio,
+                    "duration_s": duration_s,
+                    "speaker": part.speaker,
+                    "units": part.units,
+                }
+            )
         return {"id": found.id, "split": found.split, "said": said}
 
     def _store(self, content: bytes, output: Path, name: str, index: int) -> Path:
@@ -279,9 +287,15 @@ class Corpus(ABC):
             if rows:
                 write_text(output / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         prepared.utterances, prepared.dialogues = len(utterances), len(dialogues)
-        record = {"corpus": self.name, **asdict(self.provenance), "utterances": len(utterances),
-                  "dialogues": len(dialogues), "held_out": prepared.held_out, "hours": round(prepared.hours, 3),
-                  "damaged": len(prepared.damaged)}  # fmt: skip
+        record = {
+            "corpus": self.name,
+            **asdict(self.provenance),
+            "utterances": len(utterances),
+            "dialogues": len(dialogues),
+            "held_out": prepared.held_out,
+            "hours": round(prepared.hours, 3),
+            "damaged": len(prepared.damaged),
+        }
         write_text(output / "provenance.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 

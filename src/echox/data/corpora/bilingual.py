@@ -148,16 +148,28 @@ def write_corpus(settings: BilingualCorpusRecipe) -> dict[str, float]:
     write_utterances(
         speech / "questions.jsonl",
         [
-            Utterance(question.id, f"questions/{question.id}.wav", question.text, voice.speaker,
-                      asked[question.id].duration_s, question.split)
+            Utterance(
+                question.id,
+                f"questions/{question.id}.wav",
+                question.text,
+                voice.speaker,
+                asked[question.id].duration_s,
+                question.split,
+            )
             for question, voice in zip(questions, asking, strict=True)
         ],
-    )  # fmt: skip
+    )
     said = [
-        Utterance(f"r-{question.id}", f"replies/r-{question.id}.wav", text, replying.speaker,
-                  replied[f"r-{question.id}"].duration_s, question.split)
+        Utterance(
+            f"r-{question.id}",
+            f"replies/r-{question.id}.wav",
+            text,
+            replying.speaker,
+            replied[f"r-{question.id}"].duration_s,
+            question.split,
+        )
         for text, question in answers.items()
-    ]  # fmt: skip
+    ]
     more = [
         Utterance(job.id, f"replies/{job.id}.wav", job.text, replying.speaker, replied[job.id].duration_s, "train")
         for job in shuffled_jobs

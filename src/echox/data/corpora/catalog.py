@@ -18,10 +18,19 @@ from echox.data.corpora.voiceassistant import VoiceAssistant
 CORPORA: dict[str, type[Corpus]] = {
     corpus.name: corpus
     for corpus in (
-        LibriSpeech, MultilingualLibriSpeech, AudioQA, SpeechInstruct, HHRLHFSpeech, ShareChatX, MagpieProSpeech,
-        EchoXDialogues, InstructS2S, VoiceAssistant, Table,
+        LibriSpeech,
+        MultilingualLibriSpeech,
+        AudioQA,
+        SpeechInstruct,
+        HHRLHFSpeech,
+        ShareChatX,
+        MagpieProSpeech,
+        EchoXDialogues,
+        InstructS2S,
+        VoiceAssistant,
+        Table,
     )
-}  # fmt: skip
+}
 
 
 def open_corpus(name: str) -> Corpus:

@@ -8,8 +8,16 @@ from pathlib import Path
 from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, existing
 from echox.data.corpora.layouts import lines, unpack
 
-LANGUAGES = {"english": "en", "german": "de", "dutch": "nl", "french": "fr", "spanish": "es", "italian": "it",
-             "portuguese": "pt", "polish": "pl"}  # fmt: skip
+LANGUAGES = {
+    "english": "en",
+    "german": "de",
+    "dutch": "nl",
+    "french": "fr",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "polish": "pl",
+}
 
 
 class MultilingualLibriSpeech(Corpus):

@@ -39,14 +39,27 @@ SEEN_VOICES: dict[Voice, float] = {
         (
             Voice("espeak-ng", name)
             for name in (
-                "en-us", "en-us+m3", "en-us+m7", "en-us+f2", "en-us+f4", "en-us+klatt", "en-us+Annie", "en-us+linda",
-                "en-us-nyc+m1", "en-gb", "en-gb+f3", "en-gb+m2", "en-gb-scotland", "en-gb-scotland+f1",
-                "en-gb-x-gbclan+m6", "en-029+f4",
+                "en-us",
+                "en-us+m3",
+                "en-us+m7",
+                "en-us+f2",
+                "en-us+f4",
+                "en-us+klatt",
+                "en-us+Annie",
+                "en-us+linda",
+                "en-us-nyc+m1",
+                "en-gb",
+                "en-gb+f3",
+                "en-gb+m2",
+                "en-gb-scotland",
+                "en-gb-scotland+f1",
+                "en-gb-x-gbclan+m6",
+                "en-029+f4",
             )
         ),
         0.7,
     ),
-}  # fmt: skip
+}
 NEW_VOICES: dict[Voice, float] = {
     Voice("flite", "rms"): 1.0,
     **{Voice("espeak-ng", name): 0.4 for name in ("en-gb-x-rp+f5", "en-us+Andrea", "en-us+m8")},

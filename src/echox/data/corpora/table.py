@@ -18,8 +18,18 @@ from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, existi
 from echox.data.corpora.conversations import turns
 from echox.data.corpora.layouts import any_table
 
-MEANINGS = ("id", "text", "audio", "speaker", "split", "question", "question_audio", "answer", "answer_audio",
-            "conversations")  # fmt: skip
+MEANINGS = (
+    "id",
+    "text",
+    "audio",
+    "speaker",
+    "split",
+    "question",
+    "question_audio",
+    "answer",
+    "answer_audio",
+    "conversations",
+)
 
 
 class Table(Corpus):

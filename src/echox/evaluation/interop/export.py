@@ -50,8 +50,10 @@ def _ultraeval(run: dict[str, Any], task: str, rows: list[Row], folder: Path, ou
     lines, records = [], []
     for number, row in enumerate(rows):
         if row["question_audio"] is None:
-            raise ValueError(f"{task}: expected spoken questions in files, found none for {row['id']!r}; export a task "
-                             "of one spoken question each, from .jsonl or .csv")  # fmt: skip
+            raise ValueError(
+                f"{task}: expected spoken questions in files, found none for {row['id']!r}; export a task "
+                "of one spoken question each, from .jsonl or .csv"
+            )
         wav = (output / "wav" / task / f"{row['id']}.wav").resolve()
         wav.parent.mkdir(parents=True, exist_ok=True)
         save_audio(wav, load_audio(row["question_audio"], QUESTION_RATE_HZ), QUESTION_RATE_HZ)

@@ -51,8 +51,10 @@ def rescore(records: Path) -> dict[str, Any]:
     items: dict[str, dict[str, Any]] = {}
     for record in read_lines(records):
         if "type" not in record or "id" not in record:
-            raise ValueError(f"{records}: expected records with type and id, found {sorted(record)}: not a result file "
-                             "of UltraEval-Audio")  # fmt: skip
+            raise ValueError(
+                f"{records}: expected records with type and id, found {sorted(record)}: not a result file "
+                "of UltraEval-Audio"
+            )
         items.setdefault(str(record["id"]), {})[record["type"]] = record["data"]
     failed = [name for name, item in items.items() if "eval" not in item]
     matches: dict[str, bool] = {}

@@ -60,8 +60,10 @@ def open_dnsmos(path: Path) -> Rater:
     def rate(waveform: np.ndarray) -> float:
         heard = np.tile(waveform, -(-DNSMOS_SAMPLES // max(len(waveform), 1)))
         hops = range(0, max(len(heard) - DNSMOS_SAMPLES, 0) + 1, RATE_HZ)
-        raw = [session.run(None, {name: heard[None, hop : hop + DNSMOS_SAMPLES].astype(np.float32)})[0][0][2]
-               for hop in hops]  # fmt: skip
+        raw = [
+            session.run(None, {name: heard[None, hop : hop + DNSMOS_SAMPLES].astype(np.float32)})[0][0][2]
+            for hop in hops
+        ]
         return float(np.mean(np.polyval(DNSMOS_OVERALL, raw)))
 
     return rate

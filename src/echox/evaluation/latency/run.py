@@ -79,13 +79,21 @@ def render(measured: dict[str, Any]) -> str:
     """The figures as Markdown, with their definitions."""
     lines = ["# Latency", "", f"Measured: {measured['subject']}."]
     for figures in measured["runs"]:
-        where = f"{figures['threads']} thread(s) on {figures['machine']}, torch {figures['torch']}, load average " \
-                f"{figures['load_average_1m']:.1f}" if "machine" in figures else "by the client's clock"  # fmt: skip
+        where = (
+            f"{figures['threads']} thread(s) on {figures['machine']}, torch {figures['torch']}, load average "
+            f"{figures['load_average_1m']:.1f}"
+            if "machine" in figures
+            else "by the client's clock"
+        )
         spreads = {name: value for name, value in figures.items() if isinstance(value, dict)}
         rows = [[name, *(f"{value[part]:.3f}" for part in ("mean", "p50", "p95"))] for name, value in spreads.items()]
-        lines += ["", f"Replies at once: {figures['concurrency']}; {figures['questions']} questions after "
-                  f"{figures['warm_up']} that were not counted, {figures['unspoken']} without speech; {where}. "
-                  f"rtf_overall {figures['rtf_overall']:.3f}.", ""]  # fmt: skip
+        lines += [
+            "",
+            f"Replies at once: {figures['concurrency']}; {figures['questions']} questions after "
+            f"{figures['warm_up']} that were not counted, {figures['unspoken']} without speech; {where}. "
+            f"rtf_overall {figures['rtf_overall']:.3f}.",
+            "",
+        ]
         lines += markdown_table(["seconds (rtf: ratio, ttfa_tokens: tokens)", "mean", "p50", "p95"], rows)
     lines += ["", "## What the figures mean", "", *(f"- **{name}**: {text}." for name, text in DEFINITIONS.items())]
     return "\n".join(lines) + "\n"

@@ -239,6 +239,11 @@ def score_rates(rows: Sequence[Row]) -> dict[str, Any]:
         "unit_words_per_s": ratio(unit_words, speech_s),
         "compression": ratio(frames, unit_words),
         "unit_words_per_token": ratio(unit_words, tokens),
-        "first_audio_tokens": {"mean": float(np.mean(firsts)), "p50": float(np.median(firsts)),
-                               "p95": float(np.percentile(firsts, 95))} if firsts else reason,
-    }  # fmt: skip
+        "first_audio_tokens": {
+            "mean": float(np.mean(firsts)),
+            "p50": float(np.median(firsts)),
+            "p95": float(np.percentile(firsts, 95)),
+        }
+        if firsts
+        else reason,
+    }

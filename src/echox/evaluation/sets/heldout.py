@@ -106,7 +106,11 @@ def _opus(audio: Path, target: Path, kind: str) -> str:
     path = target / kind / f"{audio.stem}.opus"
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(
-        path, load_audio(audio, SAMPLING_RATE), SAMPLING_RATE, format="OGG", subtype="OPUS",
+        path,
+        load_audio(audio, SAMPLING_RATE),
+        SAMPLING_RATE,
+        format="OGG",
+        subtype="OPUS",
         compression_level=COMPRESSION,
-    )  # fmt: skip
+    )
     return str(path.relative_to(target))

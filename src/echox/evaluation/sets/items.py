@@ -58,18 +58,25 @@ class Item:
             ValueError: an audio file is missing.
         """
         texts = [
-            [message["role"], *([message["content"]] if isinstance(message["content"], str)
-             else [part["text"] for part in message["content"] if part["type"] == "text"])]
+            [
+                message["role"],
+                *(
+                    [message["content"]]
+                    if isinstance(message["content"], str)
+                    else [part["text"] for part in message["content"] if part["type"] == "text"]
+                ),
+            ]
             for message in self.messages
-        ]  # fmt: skip
+        ]
         digest = hashlib.sha256(json.dumps(texts).encode())
         for audio in self.audios:
             if isinstance(audio, bytes):
                 digest.update(audio)
                 continue
             if not audio.is_file():
-                raise ValueError(f"{audio}: expected the spoken question of {self.id!r}, found no such file; prepare "
-                                 "the data again")  # fmt: skip
+                raise ValueError(
+                    f"{audio}: expected the spoken question of {self.id!r}, found no such file; prepare the data again"
+                )
             digest.update(audio.read_bytes())
         return digest.hexdigest()[:12]
 
@@ -89,8 +96,10 @@ def read_items(
     """
     path = Path(path)
     rows = _rows(path)
-    items = [_item(row, f"{path}: item {number}", number, path.parent, answer_columns, instruction)
-             for number, row in enumerate(rows)]  # fmt: skip
+    items = [
+        _item(row, f"{path}: item {number}", number, path.parent, answer_columns, instruction)
+        for number, row in enumerate(rows)
+    ]
     if not items:
         raise ValueError(f"{path}: expected at least one item, found none")
     seen: set[str] = set()

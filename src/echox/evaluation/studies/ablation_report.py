@@ -48,8 +48,9 @@ def write_report(results: Sequence[dict[str, Any]], rows: dict[str, list[str]], 
 
 def tables(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[str]]) -> dict[str, str]:
     """A markdown table for each row of the plan, of the runs that were measured; its columns follow from the stage."""
-    return {row: _table([(name, by_name[name]) for name in names if name in by_name], row)
-            for row, names in rows.items()}  # fmt: skip
+    return {
+        row: _table([(name, by_name[name]) for name in names if name in by_name], row) for row, names in rows.items()
+    }
 
 
 Column = tuple[str, Callable[[dict[str, Any]], float | None], str]
@@ -78,9 +79,11 @@ SPEECH: list[Column] = [
 COLUMNS: dict[str, list[Column]] = {
     "echo": SPEECH,
     "whole": [
-        *[(f"{heading}, {way}", _get(way, SEEN, name), "%")
-          for way in ("segments", "whole")
-          for heading, name in (("S2S", "s2s_answer"), ("reply WER", "reply_wer"), ("unit error", "unit_error"))],
+        *[
+            (f"{heading}, {way}", _get(way, SEEN, name), "%")
+            for way in ("segments", "whole")
+            for heading, name in (("S2S", "s2s_answer"), ("reply WER", "reply_wer"), ("unit error", "unit_error"))
+        ],
         ("unit error, segments after a tail", _get("continued", SEEN, "unit_error"), "%"),
         ("first audio word by word, tokens", _get("segments", SEEN, "first_word_tokens"), ".0f"),
         ("in segments, tokens", _get("segments", SEEN, "first_audio_tokens"), ".0f"),
@@ -103,7 +106,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("new voices: S2T loss", _get("s2t", NEW, "s2t_loss"), ".3f"),
         ("CPU-s a step", _get("cpu_s_per_step"), ".2f"),
     ],
-}  # fmt: skip
+}
 LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t"}
 """Rows of the plan whose table is not that of echo training."""
 
@@ -112,8 +115,10 @@ def _table(runs: Sequence[tuple[str, list[dict[str, Any]]]], row: str) -> str:
     columns = COLUMNS[LAYOUTS.get(row, "echo")]
     lines = []
     for name, results in runs:
-        cells = [figure([value for result in results if (value := get(result)) is not None], unit)
-                 for _, get, unit in columns]  # fmt: skip
+        cells = [
+            figure([value for result in results if (value := get(result)) is not None], unit)
+            for _, get, unit in columns
+        ]
         lines.append([f"`{name}`", results[0]["what"], str(len(results)), *cells])
     return "\n".join(markdown_table(["run", "what", "seeds", *(head for head, _, _ in columns)], lines)) + "\n"
 
@@ -133,24 +138,34 @@ def figure(values: Values, unit: str) -> str:
 def draw_speech(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[str]], path: Path) -> None:
     """Unit error, reply WER and S2S of every run of rows a, b, d, e; each seed a dot."""
     panels = [row for row in ("a", "b", "d", "e") if row in rows]
-    metrics = [("unit error, %", _get("segments", SEEN, "unit_error")),
-               ("reply WER, %", _get("segments", SEEN, "reply_wer")),
-               ("S2S accuracy, %", _get("segments", SEEN, "s2s_answer"))]  # fmt: skip
+    metrics = [
+        ("unit error, %", _get("segments", SEEN, "unit_error")),
+        ("reply WER, %", _get("segments", SEEN, "reply_wer")),
+        ("S2S accuracy, %", _get("segments", SEEN, "s2s_answer")),
+    ]
     _draw(by_name, [(f"row {row}", rows[row], metrics) for row in panels], path)
 
 
 def draw_parts(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[str]], path: Path) -> None:
     """Rows c and f."""
-    t2c = [("WER of speech, %", _get("t2c", "wer")), ("steps per word", _get("t2c", "steps_per_word")),
-           ("ms per word", _get("t2c", "decode_ms_per_word"))]  # fmt: skip
-    s2t = [("CTC WER, %", _get("s2t", SEEN, "ctc_wer")), ("S2T accuracy, %", _get("s2t", SEEN, "s2t_answer")),
-           ("S2T loss", _get("s2t", SEEN, "s2t_loss"))]  # fmt: skip
-    _draw(by_name, [(f"row {row}", rows[row], metrics) for row, metrics in (("c", t2c), ("f", s2t)) if row in rows],
-          path)  # fmt: skip
+    t2c = [
+        ("WER of speech, %", _get("t2c", "wer")),
+        ("steps per word", _get("t2c", "steps_per_word")),
+        ("ms per word", _get("t2c", "decode_ms_per_word")),
+    ]
+    s2t = [
+        ("CTC WER, %", _get("s2t", SEEN, "ctc_wer")),
+        ("S2T accuracy, %", _get("s2t", SEEN, "s2t_answer")),
+        ("S2T loss", _get("s2t", SEEN, "s2t_loss")),
+    ]
+    _draw(
+        by_name, [(f"row {row}", rows[row], metrics) for row, metrics in (("c", t2c), ("f", s2t)) if row in rows], path
+    )
 
 
-def _draw(by_name: dict[str, list[dict[str, Any]]], panels: Sequence[tuple[str, list[str], list[Any]]],
-          path: Path) -> None:  # fmt: skip
+def _draw(
+    by_name: dict[str, list[dict[str, Any]]], panels: Sequence[tuple[str, list[str], list[Any]]], path: Path
+) -> None:
     from matplotlib.figure import Figure
 
     panels = [(title, [name for name in names if name in by_name], metrics) for title, names, metrics in panels]

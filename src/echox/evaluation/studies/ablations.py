@@ -158,8 +158,13 @@ class Laboratory:
         print(f"== {name}, seed {seed}: {job.what}", flush=True)
         folder = Path(job.folder) if job.folder else self.output / "runs" / f"{name}-s{seed}"
         path, overrides = self.recipe(name, job, seed)
-        result: dict[str, Any] = {"name": name, "seed": seed, "what": job.what, "overrides": job.overrides,
-                                  "items": self.items}  # fmt: skip
+        result: dict[str, Any] = {
+            "name": name,
+            "seed": seed,
+            "what": job.what,
+            "overrides": job.overrides,
+            "items": self.items,
+        }
         if job.train and not job.folder and not (folder / RECORD_NAME).is_file():
             run_recipe(path, overrides)
         if (folder / RECORD_NAME).is_file():
@@ -178,8 +183,13 @@ class Laboratory:
         """A job's recipe file and all its overrides."""
         stage = self.plan.stages[job.stage]
         chosen = [override.replace("{runs}", str(self.output / "runs")) for override in job.overrides]
-        overrides = [*stage["overrides"], *chosen, f"training.seed={seed}",
-                     f"training.output_dir={self.output / 'runs' / f'{name}-s{seed}'}", *self.more]  # fmt: skip
+        overrides = [
+            *stage["overrides"],
+            *chosen,
+            f"training.seed={seed}",
+            f"training.output_dir={self.output / 'runs' / f'{name}-s{seed}'}",
+            *self.more,
+        ]
         if job.language is not None:
             overrides.append(f"data.unit_language={self.unit_language(**job.language)}")
         return self.recipes / stage["recipe"], overrides

@@ -99,8 +99,9 @@ def _features(items: Sequence[SpokenDialogue]) -> list[Tensor]:
 def write(s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: Questions) -> Written:
     """Greedy replies, with the states that predict their tokens."""
     settings = copy.deepcopy(s2t.generation_config)
-    settings.update(do_sample=False, max_new_tokens=MAX_REPLY_TOKENS, return_dict_in_generate=True,
-                    output_hidden_states=True)  # fmt: skip
+    settings.update(
+        do_sample=False, max_new_tokens=MAX_REPLY_TOKENS, return_dict_in_generate=True, output_hidden_states=True
+    )
     rows: list[Tensor] = []
     states: list[Tensor] = []
     heard = iter(questions.heard(s2t)[0])
@@ -271,8 +272,10 @@ def echo_scores(
     said = voice.heard(pieces)
     result = heard_scores(questions, written.texts, said, voice.judge)
     reference = read(teacher, segments.token_ids, segments.word_ids)
-    errors = [edit_counts(language.decode(one.unit_words), language.decode(other.unit_words))
-              for one, other in zip(reference, sequences, strict=True)]  # fmt: skip
+    errors = [
+        edit_counts(language.decode(one.unit_words), language.decode(other.unit_words))
+        for one, other in zip(reference, sequences, strict=True)
+    ]
     words = sum(len(set(sequence.word_of)) for sequence in reference)
     return result | {
         "unit_error": sum(count.errors for count in errors) / max(1, sum(count.reference_words for count in errors)),

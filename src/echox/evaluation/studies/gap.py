@@ -68,9 +68,11 @@ def read_pairs(path: str | Path | None = None) -> Pairs:
     """
     source = Path(path) if path is not None else files("echox") / "data" / "gap_pairs.yaml"
     values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or set(values) != set(KINDS) or any(
-        not isinstance(pair, list) or len(pair) != 2 for pairs in values.values() for pair in pairs
-    ):  # fmt: skip
+    if (
+        not isinstance(values, dict)
+        or set(values) != set(KINDS)
+        or any(not isinstance(pair, list) or len(pair) != 2 for pairs in values.values() for pair in pairs)
+    ):
         raise ValueError(f"{source}: expected the lists of pairs 'meaning' and 'sound', each pair two words")
     return {kind: [(str(one), str(other)) for one, other in values[kind]] for kind in KINDS}
 
@@ -142,12 +144,21 @@ def meet_words(
         output = model.s2t(**batch)
         meant, tokens = select(output.last_hidden_state, output.labels)  # (B, R, H), (B, R)
         _meet(model, tokenizer, language, meant, tokens, names, words)
-    return {name: Word({space: vectors[:most] for space, vectors in word.vectors.items()}, word.units[:most])
-            for name, word in words.items()}  # fmt: skip
+    return {
+        name: Word({space: vectors[:most] for space, vectors in word.vectors.items()}, word.units[:most])
+        for name, word in words.items()
+    }
 
 
-def _meet(model: EchoXForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, language: UnitLanguage,
-          meant: Tensor, tokens: Tensor, names: set[str], words: dict[str, Word]) -> None:  # fmt: skip
+def _meet(
+    model: EchoXForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    language: UnitLanguage,
+    meant: Tensor,
+    tokens: Tensor,
+    names: set[str],
+    words: dict[str, Word],
+) -> None:
     """Add what one batch of replies holds of the wanted words."""
     rows = [word_index(tokenizer, [token for token in row if token >= 0]) for row in tokens.tolist()]
     word_ids = torch.tensor([row + [-1] * (tokens.shape[1] - len(row)) for row in rows])
@@ -166,8 +177,11 @@ def _meet(model: EchoXForConditionalGeneration, tokenizer: PreTrainedTokenizerBa
                 continue
             word = words.setdefault(name, Word({}, []))
             # Punctuation belongs to its word in the bookkeeping of speech, not in its meaning.
-            places = [place for place, of in enumerate(ids) if of == number
-                      and normalize_words(tokenizer.decode([int(tokens[row, place])]))]  # fmt: skip
+            places = [
+                place
+                for place, of in enumerate(ids)
+                if of == number and normalize_words(tokenizer.decode([int(tokens[row, place])]))
+            ]
             for space, states in spaces.items():
                 word.vectors.setdefault(space, []).append(states[row, places].float().mean(0))
             if vectors is not None:
@@ -190,8 +204,11 @@ def similarities(words: dict[str, Word], pairs: Pairs) -> Similarities:
             value = torch.cosine_similarity(means[one] - centre, means[other] - centre, dim=0)
             found[space][kind].append(float(value))
     for kind, one, other in _met(words, pairs):
-        values = [1 - edit_counts(first, second).errors / max(len(first), len(second), 1)
-                  for first in words[one].units for second in words[other].units]  # fmt: skip
+        values = [
+            1 - edit_counts(first, second).errors / max(len(first), len(second), 1)
+            for first in words[one].units
+            for second in words[other].units
+        ]
         found["units"][kind].append(float(np.mean(values)))
     return found
 
@@ -226,10 +243,21 @@ def draw_gap(checkpoints: dict[str, Similarities], path: Path) -> None:
         for place, kinds in enumerate(found.values()):
             for side, kind in ((-0.2, "meaning"), (0.2, "sound")):
                 values: Any = kinds[kind]
-                axis.bar(place + side, np.mean(values), width=0.36, color=colors[kind], alpha=0.45,
-                         label=f"alike in {kind}" if place == 0 else None)  # fmt: skip
-                axis.plot(place + side + scatter.uniform(-0.1, 0.1, len(values)), values, ".", color=colors[kind],
-                          markersize=4)  # fmt: skip
+                axis.bar(
+                    place + side,
+                    np.mean(values),
+                    width=0.36,
+                    color=colors[kind],
+                    alpha=0.45,
+                    label=f"alike in {kind}" if place == 0 else None,
+                )
+                axis.plot(
+                    place + side + scatter.uniform(-0.1, 0.1, len(values)),
+                    values,
+                    ".",
+                    color=colors[kind],
+                    markersize=4,
+                )
         axis.set_xticks(range(len(found)), [f"{space}\n{gaps[space]:+.2f}" for space in found])
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_title(name)

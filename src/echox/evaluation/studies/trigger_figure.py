@@ -58,8 +58,9 @@ def _panel(axes: Any, policies: dict[str, Any], time: str, quality: str) -> None
         figures = policy["all"]
         x, late = scale * figures[time]["p50"], scale * figures[time]["p95"]
         value = figures[quality]
-        y, below, above = (100 * part for part in (value["mean"], value["mean"] - value["low"],
-                                                   value["high"] - value["mean"]))  # fmt: skip
+        y, below, above = (
+            100 * part for part in (value["mean"], value["mean"] - value["low"], value["high"] - value["mean"])
+        )
         colour = colours[number % len(colours)]
         # The interval is the questions', which all policies share: shown faintly, differences are paired.
         axes.errorbar(x, y, yerr=[[below], [above]], color=colour, alpha=0.25, linewidth=1)
@@ -77,8 +78,17 @@ def _panel(axes: Any, policies: dict[str, Any], time: str, quality: str) -> None
 
 def markdown_table(result: dict[str, Any]) -> list[str]:
     """One line a policy: first audio, quality, segments, speed, stalls."""
-    heads = ["policy", "first audio, tokens p50 / p95", "ms p50 / p95", "processor ms", "reply WER", "S2S", "segments",
-             "rtf", "stalls"]  # fmt: skip
+    heads = [
+        "policy",
+        "first audio, tokens p50 / p95",
+        "ms p50 / p95",
+        "processor ms",
+        "reply WER",
+        "S2S",
+        "segments",
+        "rtf",
+        "stalls",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for label, policy in result["policies"].items():
         figures = policy["all"]

@@ -91,8 +91,9 @@ def _recordings(data_dir: Path) -> _Way:
 
     def played(item: UnitUtterance) -> tuple[np.ndarray, int]:
         if item.id not in audio:
-            raise ValueError(f"{manifest}: expected the recording of {item.id!r}, found none: do units and corpus "
-                             "belong together?")  # fmt: skip
+            raise ValueError(
+                f"{manifest}: expected the recording of {item.id!r}, found none: do units and corpus belong together?"
+            )
         return load_audio(audio_path(manifest, audio[item.id]), JUDGE_RATE_HZ), JUDGE_RATE_HZ
 
     return played

@@ -24,15 +24,36 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 SAFETENSORS_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Single files; each may also be an index (``.index.json``) of shards."""
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.(safetensors|bin)")
 _MAX_HEADER_BYTES = 100_000_000  # as the format's own reader has it
-_BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, OSError, TypeError, KeyError, IndexError, AttributeError,
-                  AssertionError, OverflowError, MemoryError, ImportError, struct.error)  # fmt: skip
+_BROKEN_PICKLE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    ImportError,
+    struct.error,
+)
 """What ``torch.load`` raises for files that are no torch files."""
 
 
@@ -152,20 +173,25 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
         try:
             dtype, shape, (first, last) = _read_entry(entry)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {name[:99]}: expected dtype (one of {', '.join(SAFETENSORS_DTYPES)}), shape "
-                             f"and data_offsets, found {str(entry)[:100]}") from error  # fmt: skip
+            raise ValueError(
+                f"{path}: {name[:99]}: expected dtype (one of {', '.join(SAFETENSORS_DTYPES)}), shape "
+                f"and data_offsets, found {str(entry)[:100]}"
+            ) from error
         if last - first != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{path}: {name}: expected {dtype} {shape}, found {last - first} bytes")
         if start + last > size:
-            raise ValueError(f"{path}: expected {start + last} bytes or more, found {size}: the file is truncated, "
-                             "download it again")  # fmt: skip
+            raise ValueError(
+                f"{path}: expected {start + last} bytes or more, found {size}: the file is truncated, download it again"
+            )
         spans.append((first, last, name))
         tensors[name] = StoredTensor(shape, dtype, _bytes_reader(path, start + first, shape, dtype))
     end = 0
     for first, last, name in sorted(spans):
         if first != end:
-            raise ValueError(f"{path}: {name}: expected its bytes to begin at {end}, behind the tensor before it, "
-                             f"found {first}; download it again")  # fmt: skip
+            raise ValueError(
+                f"{path}: {name}: expected its bytes to begin at {end}, behind the tensor before it, "
+                f"found {first}; download it again"
+            )
         end = last
     if start + end != size:
         raise ValueError(f"{path}: expected {start + end} bytes, found {size}; download it again")
@@ -179,8 +205,10 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > size - 8:
-            raise ValueError(f"{path}: expected a safetensors header of {length} bytes, found {size} bytes in all; "
-                             "the file is truncated or no safetensors file, download it again")  # fmt: skip
+            raise ValueError(
+                f"{path}: expected a safetensors header of {length} bytes, found {size} bytes in all; "
+                "the file is truncated or no safetensors file, download it again"
+            )
         if length > _MAX_HEADER_BYTES:
             raise ValueError(
                 f"{path}: expected a safetensors header of at most {_MAX_HEADER_BYTES} bytes, found {length}"
@@ -241,8 +269,10 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
                 raise
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
-        raise ValueError(f"{path}: expected a torch file of tensors and nothing else, found other things or damage; "
-                         "nothing in it was run; use safetensors, or download it again") from error  # fmt: skip
+        raise ValueError(
+            f"{path}: expected a torch file of tensors and nothing else, found other things or damage; "
+            "nothing in it was run; use safetensors, or download it again"
+        ) from error
     except _BROKEN_PICKLE as error:
         raise ValueError(
             f"{path}: expected a torch file of tensors, found {_reason(error)}; download it again"
@@ -256,8 +286,9 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     return {name: StoredTensor(tuple(value.shape), value.dtype, value.clone) for name, value in content.items()}
 
 
-def check_names(what: str, expected: dict[str, tuple[int, ...]], found: dict[str, StoredTensor],
-                optional: Iterable[str] = ()) -> None:  # fmt: skip
+def check_names(
+    what: str, expected: dict[str, tuple[int, ...]], found: dict[str, StoredTensor], optional: Iterable[str] = ()
+) -> None:
     """All names and shapes at once.
 
     Args:
@@ -271,15 +302,21 @@ def check_names(what: str, expected: dict[str, tuple[int, ...]], found: dict[str
     """
     missing = sorted(set(expected) - set(found))
     unexpected = sorted(set(found) - set(expected) - set(optional))
-    misshapen = [f"{name} (expected {tuple(shape)}, found {found[name].shape})"
-                 for name, shape in sorted(expected.items())
-                 if name in found and found[name].shape != tuple(shape)]  # fmt: skip
-    problems = [f"{kind} {', '.join(names)}"
-                for kind, names in (("missing:", missing), ("unexpected:", unexpected), ("misshapen:", misshapen))
-                if names]  # fmt: skip
+    misshapen = [
+        f"{name} (expected {tuple(shape)}, found {found[name].shape})"
+        for name, shape in sorted(expected.items())
+        if name in found and found[name].shape != tuple(shape)
+    ]
+    problems = [
+        f"{kind} {', '.join(names)}"
+        for kind, names in (("missing:", missing), ("unexpected:", unexpected), ("misshapen:", misshapen))
+        if names
+    ]
     if problems:
-        raise ValueError(f"{what}: expected the {len(expected)} tensors of its configuration, found "
-                         f"{'; '.join(problems)}. Is config.json the one that belongs to these weights?")  # fmt: skip
+        raise ValueError(
+            f"{what}: expected the {len(expected)} tensors of its configuration, found "
+            f"{'; '.join(problems)}. Is config.json the one that belongs to these weights?"
+        )
 
 
 def _some(names: list[str]) -> str:

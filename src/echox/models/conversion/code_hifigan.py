@@ -50,8 +50,10 @@ def find_vocoder(place: str | Path) -> VocoderFiles | None:
         return None
     configs = [file for file in sorted(folder.glob("*.json")) if "upsample_rates" in read_json(file)]
     if len(weights) != 1 or len(configs) != 1:
-        raise ValueError(f"{folder}: expected one g_* file and one JSON file with upsample_rates, found "
-                         f"{len(weights)} and {len(configs)}; name the weights file")  # fmt: skip
+        raise ValueError(
+            f"{folder}: expected one g_* file and one JSON file with upsample_rates, found "
+            f"{len(weights)} and {len(configs)}; name the weights file"
+        )
     return VocoderFiles(weights[0], configs[0])
 
 
@@ -67,8 +69,9 @@ def vocoder_config(values: dict[str, Any], shapes: dict[str, tuple[int, ...]] | 
     """
     for name in ("f0", "f0_quant_num_bin", "embedder_params"):
         if values.get(name):
-            raise ValueError(f"vocoder: expected a vocoder of units (and speaker ids) alone, found {name} in its "
-                             "configuration")  # fmt: skip
+            raise ValueError(
+                f"vocoder: expected a vocoder of units (and speaker ids) alone, found {name} in its configuration"
+            )
     if str(values.get("resblock", "1")) != "1":
         raise ValueError(f"vocoder: expected residual blocks of type 1, found {values['resblock']!r}")
     try:
@@ -80,11 +83,15 @@ def vocoder_config(values: dict[str, Any], shapes: dict[str, tuple[int, ...]] | 
         embedding = int(values["embedding_dim"])
         channels = embedding * (2 if speakers else 1)
         if int(values.get("model_in_dim", channels)) != channels:
-            raise ValueError(f"vocoder: expected model_in_dim {channels} (units{' and speaker' if speakers else ''}), "
-                             f"found {values['model_in_dim']}")  # fmt: skip
+            raise ValueError(
+                f"vocoder: expected model_in_dim {channels} (units{' and speaker' if speakers else ''}), "
+                f"found {values['model_in_dim']}"
+            )
         if int(durations["encoder_embed_dim"]) != embedding:
-            raise ValueError(f"vocoder: expected dur_predictor_params.encoder_embed_dim {embedding}, found "
-                             f"{durations['encoder_embed_dim']}")  # fmt: skip
+            raise ValueError(
+                f"vocoder: expected dur_predictor_params.encoder_embed_dim {embedding}, found "
+                f"{durations['encoder_embed_dim']}"
+            )
         return CodeHiFiGANConfig(
             num_units=int(values["num_embeddings"]),
             sampling_rate=sampling_rate,

@@ -197,7 +197,7 @@ def read_records(data: bytes, where: Path) -> Any:
         MemoryError,
         RecursionError,
         UnicodeDecodeError,
-    ) as error:  # fmt: skip - what broken bytes raise
+    ) as error:  # what broken bytes raise
         raise ValueError(
             f"{where}: expected .npy, safetensors, or a pickled scikit-learn k-means, found none of them "
             f"({type(error).__name__}: {error})"

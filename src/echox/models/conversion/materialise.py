@@ -89,8 +89,10 @@ def _compute_buffers(model: nn.Module, places: dict[str, torch.device]) -> None:
 
 def _need_accelerate() -> None:
     if not is_accelerate_available():
-        raise ValueError("device_map: expected the package accelerate for more than one device, found none; pip "
-                         "install accelerate, or name one device")  # fmt: skip
+        raise ValueError(
+            "device_map: expected the package accelerate for more than one device, found none; pip "
+            "install accelerate, or name one device"
+        )
 
 
 def _places(model: nn.Module, device_map: DeviceMap) -> dict[str, torch.device]:

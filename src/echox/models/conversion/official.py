@@ -37,9 +37,12 @@ UNIT_MODELS: dict[str | None, dict[str, int | None]] = {
 }
 """``unit_model`` of the release to sizes of its unit decoder; what is not named is the language model's."""
 OTHER_UNIT_MODEL: dict[str, int | None] = {
-    "num_hidden_layers": 8, "hidden_size": 768, "num_attention_heads": 12, "num_key_value_heads": 12,
+    "num_hidden_layers": 8,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
     "intermediate_size": 2048,
-}  # fmt: skip
+}
 """Any other string."""
 SMALL_HEAD_DIM = 64
 
@@ -51,11 +54,27 @@ UNIT_PROMPT_HEADER = (START_HEADER, BEGIN_OF_TEXT, SPEAKER, END_HEADER, BEGIN_OF
 STRAY_UNIT_PROMPT_ID = 12800
 
 LLAMA_FIELDS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling", "attention_bias",
-    "mlp_bias", "attention_dropout", "max_position_embeddings", "tie_word_embeddings", "initializer_range",
-    "bos_token_id", "eos_token_id", "pad_token_id",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "attention_bias",
+    "mlp_bias",
+    "attention_dropout",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "initializer_range",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
 
 # Our names to theirs, longest first.
 _RELEASE = {
@@ -131,18 +150,26 @@ def official_config(
         ValueError: no configuration of the release, or one without a part that EchoX needs.
     """
     if not _names_release(values):
-        raise ValueError(f"config.json: expected model_type {' or '.join(OFFICIAL_MODEL_TYPES)}, found "
-                         f"{values.get('model_type')!r}")  # fmt: skip
-    for name, part in (("adapter_size", "audio adapters"), ("unit_output", "unit decoder"),
-                       ("unit_vocab_size", "unit decoder")):  # fmt: skip
+        raise ValueError(
+            f"config.json: expected model_type {' or '.join(OFFICIAL_MODEL_TYPES)}, found {values.get('model_type')!r}"
+        )
+    for name, part in (
+        ("adapter_size", "audio adapters"),
+        ("unit_output", "unit decoder"),
+        ("unit_vocab_size", "unit decoder"),
+    ):
         if values.get(name) is None:
             raise ValueError(f"config.json: expected {name}, found none: this checkpoint has no {part}")
     if values["unit_output"] == "pretrain":
-        raise ValueError("config.json: expected unit_output of a model that speaks, found 'pretrain': such a "
-                         "checkpoint has no denoising adapter (aligner_MLP)")  # fmt: skip
+        raise ValueError(
+            "config.json: expected unit_output of a model that speaks, found 'pretrain': such a "
+            "checkpoint has no denoising adapter (aligner_MLP)"
+        )
     if values["adapter_size"] != whisper.d_model:
-        raise ValueError(f"audio tower: expected a Whisper of width {values['adapter_size']} (adapter_size), found "
-                         f"{whisper.d_model}; name the Whisper that these weights were trained with")  # fmt: skip
+        raise ValueError(
+            f"audio tower: expected a Whisper of width {values['adapter_size']} (adapter_size), found "
+            f"{whisper.d_model}; name the Whisper that these weights were trained with"
+        )
     llama = LlamaConfig(**{name: values[name] for name in LLAMA_FIELDS if name in values})
     s2t = S2TConfig(
         audio_config=whisper,
@@ -230,8 +257,10 @@ def open_official(
         raise ValueError(f"{path}: expected audio_tower, found none; name the Whisper (audio_tower=, --audio-tower)")
     whisper_config = find_file(whisper_place, "config.json")
     if whisper_config is None:
-        raise ValueError(f"{whisper_place}: expected a Whisper checkpoint, found no config.json; name its folder or "
-                         "hub id (audio_tower=, --audio-tower)")  # fmt: skip
+        raise ValueError(
+            f"{whisper_place}: expected a Whisper checkpoint, found no config.json; name its folder or "
+            "hub id (audio_tower=, --audio-tower)"
+        )
     released = open_checkpoint(folder_or_id)
     if peft is not None:
         released = merge_peft(released, peft)

@@ -58,8 +58,10 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
         else:
             misfits.append(name)
     if misfits:
-        raise ValueError(f"{folder_or_id}: expected a LoRA of this model, found {len(misfits)} tensors that do not "
-                         f"fit: {', '.join(misfits)}")  # fmt: skip
+        raise ValueError(
+            f"{folder_or_id}: expected a LoRA of this model, found {len(misfits)} tensors that do not "
+            f"fit: {', '.join(misfits)}"
+        )
     return merged
 
 

@@ -53,8 +53,10 @@ class RowCache(Cache):
         self.types = list(getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers)
         unknown = set(self.types) - {"full_attention", "sliding_attention"}
         if unknown:
-            raise ValueError(f"expected a decoder of attention layers, found {', '.join(sorted(unknown))}: such models "
-                             "cannot share a memory of rows")  # fmt: skip
+            raise ValueError(
+                f"expected a decoder of attention layers, found {', '.join(sorted(unknown))}: such models "
+                "cannot share a memory of rows"
+            )
         self.window = getattr(config, "sliding_window", None)
         super().__init__(layers=[_RowLayer(self) for _ in self.types])
         self.lengths: list[int] = []

@@ -46,8 +46,10 @@ def choose(
     if not do_sample:
         return logits.argmax(-1)
     if temperature <= 0 or not 0 < top_p <= 1:
-        raise ValueError(f"expected temperature > 0 and 0 < top_p <= 1, found {temperature} and {top_p}; for the most "
-                         "likely outputs use do_sample=False")  # fmt: skip
+        raise ValueError(
+            f"expected temperature > 0 and 0 < top_p <= 1, found {temperature} and {top_p}; for the most "
+            "likely outputs use do_sample=False"
+        )
     place = generator.device if generator is not None else logits.device
     uniforms = torch.rand(len(logits), dtype=torch.float64, device=place, generator=generator).to(logits.device)
     alike = torch.ones(len(logits), device=logits.device)

@@ -81,9 +81,14 @@ def ctc_losses(
     repeats = ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)).sum(dim=1)  # a blank must come between
     fits = lengths + repeats <= mask.sum(dim=1)
     losses = F.ctc_loss(
-        log_probs.log_softmax(-1).transpose(0, 1), first[:, 1:], mask.sum(dim=1), lengths, blank=0, reduction="none",
+        log_probs.log_softmax(-1).transpose(0, 1),
+        first[:, 1:],
+        mask.sum(dim=1),
+        lengths,
+        blank=0,
+        reduction="none",
         zero_infinity=True,
-    )  # fmt: skip
+    )
     return losses - fits * (together * mask).sum(dim=1), best.view(audios, count)
 
 

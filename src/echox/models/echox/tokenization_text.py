@@ -16,8 +16,14 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from echox.models.echox.word_breaks import WordFinder
 
 PAD, BOS, SYSTEM, USER, ASSISTANT, END, AUDIO = SPECIAL_TOKENS = (
-    "<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|audio|>",
-)  # fmt: skip
+    "<|pad|>",
+    "<|bos|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end|>",
+    "<|audio|>",
+)
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"

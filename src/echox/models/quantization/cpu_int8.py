@@ -14,9 +14,17 @@ import torch
 from echox.models.quantization.int8_linear import to_int8_linears
 
 KEPT_IN_FLOAT = (
-    "audio_tower", "alignment_adapter", "shrinking_adapter", "ctc_head", "ctc_bridge", "lm_head", "denoising_adapter",
-    "embedding_gate", "echo_decoder", "vocoder",
-)  # fmt: skip
+    "audio_tower",
+    "alignment_adapter",
+    "shrinking_adapter",
+    "ctc_head",
+    "ctc_bridge",
+    "lm_head",
+    "denoising_adapter",
+    "embedding_gate",
+    "echo_decoder",
+    "vocoder",
+)
 """Modules of the whole model that stay as they are."""
 
 

@@ -113,9 +113,16 @@ class UnitDecoder(PreTrainedModel):
         """Number of the targets that `forward` makes of these, ends included; a scalar."""
         raise TypeError(f"{type(self).__name__} is the interface: use build_unit_decoder(config)")
 
-    def generate(self, states: Tensor, word_ids: Tensor, do_sample: bool = False, temperature: float = 1.0,
-                 top_p: float = 1.0, generator: torch.Generator | None = None,
-                 max_unit_words: int | None = None) -> list[UnitSequence]:  # fmt: skip
+    def generate(
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+        max_unit_words: int | None = None,
+    ) -> list[UnitSequence]:
         """Say every row, all rows in step, with a key-value memory; greedy, or sampled with `generator`.
 
         Args:
@@ -132,8 +139,10 @@ class UnitDecoder(PreTrainedModel):
     def _check(self, states: Tensor, word_ids: Tensor) -> None:
         width = self.config.text_hidden_size
         if states.ndim != 3 or states.shape[2] != width or states.shape[:2] != word_ids.shape:
-            raise ValueError(f"expected states (rows, states, {width}) and word_ids (rows, states), found "
-                             f"{tuple(states.shape)} and {tuple(word_ids.shape)}")  # fmt: skip
+            raise ValueError(
+                f"expected states (rows, states, {width}) and word_ids (rows, states), found "
+                f"{tuple(states.shape)} and {tuple(word_ids.shape)}"
+            )
 
     def _scaled(self, states: Tensor) -> Tensor:
         if not self.config.normalize_states:
@@ -247,9 +256,16 @@ class WordSynchronousDecoder(UnitDecoder):
         return self._output(self.backbone(inputs_embeds=inputs, use_cache=False).last_hidden_state, targets)
 
     @torch.no_grad()
-    def generate(self, states: Tensor, word_ids: Tensor, do_sample: bool = False, temperature: float = 1.0,
-                 top_p: float = 1.0, generator: torch.Generator | None = None,
-                 max_unit_words: int | None = None) -> list[UnitSequence]:  # fmt: skip
+    def generate(
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+        max_unit_words: int | None = None,
+    ) -> list[UnitSequence]:
         """See `UnitDecoder.generate`. Rows that have spoken their last word leave the batch."""
         self._check(states, word_ids)
         if not len(states):
@@ -374,14 +390,22 @@ class PrefixDecoder(UnitDecoder):
         inputs = torch.cat([prompt, self.embed_outputs(previous).to(prompt.dtype)], 1)
         mask = torch.cat([prompt_mask, prompt_mask.new_ones(unit_words.shape)], 1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        hidden = self.backbone(inputs_embeds=self.dropout(inputs), attention_mask=mask.long(), position_ids=positions,
-                               use_cache=False).last_hidden_state  # fmt: skip
+        hidden = self.backbone(
+            inputs_embeds=self.dropout(inputs), attention_mask=mask.long(), position_ids=positions, use_cache=False
+        ).last_hidden_state
         return self._output(hidden[:, prompt.shape[1] - 1 :], targets)
 
     @torch.no_grad()
-    def generate(self, states: Tensor, word_ids: Tensor, do_sample: bool = False, temperature: float = 1.0,
-                 top_p: float = 1.0, generator: torch.Generator | None = None,
-                 max_unit_words: int | None = None) -> list[UnitSequence]:  # fmt: skip
+    def generate(
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+        max_unit_words: int | None = None,
+    ) -> list[UnitSequence]:
         """See `UnitDecoder.generate`. Rows that have ended leave the batch."""
         self._check(states, word_ids)
         if not len(states):

@@ -35,8 +35,9 @@ class TextWords:
         before = F.pad(word_ids.cummax(1).values, (1, 0), value=-1)[:, :-1]
         spoken = word_ids >= 0
         if bool((spoken & (word_ids < before)).any()):
-            raise ValueError("word_ids: expected ids that never fall within a row (-1 = not spoken), found "
-                             f"{word_ids.tolist()}")  # fmt: skip
+            raise ValueError(
+                f"word_ids: expected ids that never fall within a row (-1 = not spoken), found {word_ids.tolist()}"
+            )
         opens = spoken & (word_ids > before)
         local = (opens.cumsum(1) - 1).masked_fill(~spoken, -1)
         counts = opens.sum(1)
@@ -55,6 +56,8 @@ class TextWords:
         """
         same = word_of.unsqueeze(2) == self.names.unsqueeze(1)  # (B, U, W)
         if not bool((same.any(2) | ~real).all()):
-            raise ValueError("unit_word_of: expected ids of words that occur in the row's word_ids, found others; "
-                             "cut the unit words to the same words as the text")  # fmt: skip
+            raise ValueError(
+                "unit_word_of: expected ids of words that occur in the row's word_ids, found others; "
+                "cut the unit words to the same words as the text"
+            )
         return same.int().argmax(2).masked_fill(~real, 0)

@@ -137,9 +137,11 @@ def unit_language_of(tokenizer: PreTrainedTokenizerBase, first_id: int, count: i
     names = tokenizer.convert_ids_to_tokens(list(range(first_id, first_id + count)))
     nameless = [first_id + place for place, name in enumerate(names) if not name]
     if nameless:
-        raise ValueError(f"tokenizer: expected unit words at the ids {first_id} to {first_id + count - 1}, found none "
-                         f"at {len(nameless)} of them (the first is {nameless[0]}); use the tokenizer that was "
-                         "published with these weights")  # fmt: skip
+        raise ValueError(
+            f"tokenizer: expected unit words at the ids {first_id} to {first_id + count - 1}, found none "
+            f"at {len(nameless)} of them (the first is {nameless[0]}); use the tokenizer that was "
+            "published with these weights"
+        )
     spelled = [_TOKEN.fullmatch(name) for name in names]
     if not any(spelled):
         raise ValueError(f"tokenizer: expected tokens like <|unit_12|> from id {first_id} on, found {names[0]!r}")

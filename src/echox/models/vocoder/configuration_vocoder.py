@@ -229,14 +229,20 @@ class CodeHiFiGANConfig(UnitVocoderConfig):
     def _check(self) -> None:
         rates, kernels = self.upsample_rates, self.upsample_kernel_sizes
         if math.prod(rates) != self.samples_per_frame:
-            raise ValueError(f"upsample_rates: expected a product of {self.samples_per_frame} (sampling_rate / "
-                             f"frame_rate_hz), found {rates} = {math.prod(rates)}")  # fmt: skip
+            raise ValueError(
+                f"upsample_rates: expected a product of {self.samples_per_frame} (sampling_rate / "
+                f"frame_rate_hz), found {rates} = {math.prod(rates)}"
+            )
         if len(rates) != len(kernels) or any(k < u or (k - u) % 2 for k, u in zip(kernels, rates, strict=True)):
-            raise ValueError(f"upsample_kernel_sizes: expected one for each of {rates}, not smaller and of the same "
-                             f"parity, found {kernels}")  # fmt: skip
+            raise ValueError(
+                f"upsample_kernel_sizes: expected one for each of {rates}, not smaller and of the same "
+                f"parity, found {kernels}"
+            )
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
-            raise ValueError(f"resblock_dilation_sizes: expected one list for each of {self.resblock_kernel_sizes}, "
-                             f"found {self.resblock_dilation_sizes}")  # fmt: skip
+            raise ValueError(
+                f"resblock_dilation_sizes: expected one list for each of {self.resblock_kernel_sizes}, "
+                f"found {self.resblock_dilation_sizes}"
+            )
         if self.duration_kernel_size % 2 == 0:
             raise ValueError(f"duration_kernel_size: expected an odd number, found {self.duration_kernel_size}")
         if self.upsample_initial_channels % 2 ** len(rates):

@@ -186,8 +186,15 @@ class LightVocoder(UnitVocoder):
 
     def _embed(self, units: Tensor, elapsed: Tensor, duration: Tensor) -> Tensor:
         """Unit, place in it and duration of each frame, all (B, F) -> (B, F, D)."""
-        position = torch.stack([elapsed.float().log1p(), (duration - elapsed - 1).clamp_min(0).float().log1p(),
-                                duration.float().log(), elapsed / duration], -1)  # fmt: skip
+        position = torch.stack(
+            [
+                elapsed.float().log1p(),
+                (duration - elapsed - 1).clamp_min(0).float().log1p(),
+                duration.float().log(),
+                elapsed / duration,
+            ],
+            -1,
+        )
         return self.unit_embedding(units.clamp_min(0)) + self.position_to_frame(position)
 
     def _read(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:

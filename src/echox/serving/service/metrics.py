@@ -26,9 +26,11 @@ class Metrics:
             "echox_first_audio_seconds", "Request of a reply to its first audio", buckets=_SECONDS, registry=registry
         )
         self.rtf = Histogram(
-            "echox_reply_rtf", "Compute seconds per second of speech",
-            buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0), registry=registry,
-        )  # fmt: skip
+            "echox_reply_rtf",
+            "Compute seconds per second of speech",
+            buckets=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0),
+            registry=registry,
+        )
 
     def response(self, status: str, underruns: int, first_audio_s: float | None, rtf: float | None) -> None:
         """A response has ended."""

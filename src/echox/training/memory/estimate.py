@@ -123,8 +123,9 @@ def weight_bytes(model: EchoXForConditionalGeneration, dtype: str) -> dict[str, 
     if dtype in _REST:
         language_model = model.s2t.language_model
         head = language_model.get_output_embeddings()
-        few_bits = sum(part.weight.numel() for part in language_model.modules()
-                       if isinstance(part, nn.Linear) and part is not head)  # fmt: skip
+        few_bits = sum(
+            part.weight.numel() for part in language_model.modules() if isinstance(part, nn.Linear) and part is not head
+        )
         found["s2t.language_model"] -= (rest - BYTES[dtype]) * few_bits
     return found
 
@@ -267,8 +268,9 @@ def bare_objective(text_config: Any, work: Workload) -> LMObjective:
     return LMObjective(model)
 
 
-def _freeze_but(whole: nn.Module, s2t: S2TForConditionalGeneration, trained: tuple[nn.Module | None, ...],
-                work: Workload) -> None:  # fmt: skip
+def _freeze_but(
+    whole: nn.Module, s2t: S2TForConditionalGeneration, trained: tuple[nn.Module | None, ...], work: Workload
+) -> None:
     """Of stages s2t and echo: frozen ears and language model, trained parts, and a LoRA."""
     whole.requires_grad_(False)
     s2t.audio_tower.set_attn_implementation("sdpa")  # as the stages do
@@ -293,11 +295,15 @@ def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
     settings = {name: getattr(config, name) for name in vars(config) if name.startswith("adapter_")}
     encoder = SpeechEncoderForCTC(
         SpeechEncoderConfig(
-            audio_config=config.audio_config, hidden_size=config.hidden_size, vocab_size=config.vocab_size,
-            blank_token_id=config.audio_token_id, phones=[str(phone) for phone in range(work.phones)],
-            phone_layer=max(1, config.audio_config.encoder_layers - 2), **settings,
+            audio_config=config.audio_config,
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            blank_token_id=config.audio_token_id,
+            phones=[str(phone) for phone in range(work.phones)],
+            phone_layer=max(1, config.audio_config.encoder_layers - 2),
+            **settings,
         )
-    )  # fmt: skip
+    )
     frames = work.audio_s * MEL_FRAMES_PER_S
     encoder.set_attn_implementation(tower_attention(choose_device("auto"), True, work.precision, frames))
     return encoder
@@ -316,8 +322,9 @@ class GivenSegments:
     def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
         """The same for every batch."""
         work, count = self.work, self.segments
-        spoken = spoken_batch_of(count, *(-(-size * work.batch_size // count) for size in
-                                          (work.reply_tokens, work.unit_words, work.words)))  # fmt: skip
+        spoken = spoken_batch_of(
+            count, *(-(-size * work.batch_size // count) for size in (work.reply_tokens, work.unit_words, work.words))
+        )
         ids, words = spoken["input_ids"], spoken["word_ids"]
         given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count)
         return given, spoken["unit_words"], spoken["unit_word_of"]

@@ -149,8 +149,10 @@ class EchoStage:
         targets = self._targets(t2c)
         context_words = recipe.targets.context_words
         if context_words and t2c.config.form != "word_synchronous":
-            raise ValueError("targets.context_words: expected 0 for a T2C that does not know its words (form "
-                             f"{t2c.config.form}), found {context_words}")  # fmt: skip
+            raise ValueError(
+                "targets.context_words: expected 0 for a T2C that does not know its words (form "
+                f"{t2c.config.form}), found {context_words}"
+            )
         self.objective = EchoObjective(
             self.model,
             t2c,
@@ -170,8 +172,10 @@ class EchoStage:
         if chosen.source == "offline":
             return OfflineTargets(t2c, chosen.remember, chosen.max_unit_words)
         if chosen.source != "recorded" or recordings is None:
-            raise ValueError("targets.source: expected online, offline, or recorded with data.recordings, found "
-                             f"{chosen.source!r} and data.recordings {recordings!r}")  # fmt: skip
+            raise ValueError(
+                "targets.source: expected online, offline, or recorded with data.recordings, found "
+                f"{chosen.source!r} and data.recordings {recordings!r}"
+            )
         utterances = read_unit_utterances(recordings)
         return RecordedTargets([spoken_text(utterance, self.tokenizer, self.language) for utterance in utterances])
 
@@ -197,8 +201,10 @@ class EchoStage:
         elif fraction == 1:
             written = []
         if not spoken and not written:
-            raise ValueError(f"data.audio_fraction: expected training dialogues, found none at {fraction}: it takes "
-                             "spoken ones (data.speech) and, below 1, written ones (data.text)")  # fmt: skip
+            raise ValueError(
+                f"data.audio_fraction: expected training dialogues, found none at {fraction}: it takes "
+                "spoken ones (data.speech) and, below 1, written ones (data.text)"
+            )
         return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -293,8 +299,9 @@ def join(
     """The whole model: S2T as it is, the echo decoder a copy of the T2C's, the denoising adapter new."""
     parts, trigger = recipe.model, recipe.trigger
     if not parts.hear_states and parts.denoise:
-        raise ValueError("model.denoise: expected false with model.hear_states=false (no state is left to denoise), "
-                         "found true")  # fmt: skip
+        raise ValueError(
+            "model.denoise: expected false with model.hear_states=false (no state is left to denoise), found true"
+        )
     vocoder = AutoUnitVocoder.from_pretrained(parts.vocoder) if parts.vocoder is not None else None
     config = EchoXConfig(
         s2t_config=s2t.config,

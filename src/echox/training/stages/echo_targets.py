@@ -118,8 +118,13 @@ def cut_replies(
         empty = torch.zeros(0, 1, dtype=torch.long, device=device)
         return Segments(empty, empty, empty, [], [])
     tokens_of, words_of, places_of = zip(*pieces, strict=True)
-    return Segments(pad_sequences(tokens_of, -1).to(device), pad_sequences(words_of, -1).to(device),
-                    pad_sequences(places_of, 0).to(device), owners, context)  # fmt: skip
+    return Segments(
+        pad_sequences(tokens_of, -1).to(device),
+        pad_sequences(words_of, -1).to(device),
+        pad_sequences(places_of, 0).to(device),
+        owners,
+        context,
+    )
 
 
 def without_context(echo: UnitDecoderOutput, segments: Segments, unit_word_of: Tensor) -> UnitDecoderOutput:
@@ -277,5 +282,8 @@ def _padded(segments: Segments, found: Sequence[tuple[list[int], list[int]] | No
     if not targets:
         empty = torch.zeros(0, 1, dtype=torch.long, device=device)
         return segments, empty, empty
-    return (segments, pad_sequences([words for words, _ in targets], IGNORE_INDEX).to(device),
-            pad_sequences([word_of for _, word_of in targets], -1).to(device))  # fmt: skip
+    return (
+        segments,
+        pad_sequences([words for words, _ in targets], IGNORE_INDEX).to(device),
+        pad_sequences([word_of for _, word_of in targets], -1).to(device),
+    )

@@ -150,15 +150,22 @@ class LMStage:
     name = "lm"
     length_unit = ("tokens", 1.0)
 
-    def __init__(self, settings: LMRecipe, dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase,
-                 model: PreTrainedModel) -> None:  # fmt: skip
+    def __init__(
+        self,
+        settings: LMRecipe,
+        dialogues: Sequence[Dialogue],
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+    ) -> None:
         self.settings, self.tokenizer, self.model = settings, tokenizer, model
         self.objective = LMObjective(model)
         self.training_items = [item for item in dialogues if item.split == "train"]
         self.heldout = [item for item in dialogues if item.split == "heldout"]
         if not self.training_items or not self.heldout:
-            raise ValueError(f"{settings.data.dialogues}: expected dialogues of splits 'train' and 'heldout', found "
-                             f"{len(self.training_items)} and {len(self.heldout)}")  # fmt: skip
+            raise ValueError(
+                f"{settings.data.dialogues}: expected dialogues of splits 'train' and 'heldout', found "
+                f"{len(self.training_items)} and {len(self.heldout)}"
+            )
         self.record_details: dict[str, Any] = {}
         self._roles = {role: tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("system", "user", "assistant")}
 
@@ -241,17 +248,23 @@ class LMStage:
         prompts = [
             self.tokenizer.apply_chat_template(
                 [{"role": turn.role, "content": turn.text} for turn in dialogue.turns[:-1]],
-                tokenize=False, add_generation_prompt=True,
+                tokenize=False,
+                add_generation_prompt=True,
             )
             for dialogue in dialogues
-        ]  # fmt: skip
+        ]
         # Similar replies together: a batch is as slow as its longest.
         order = sorted(range(len(prompts)), key=lambda index: len(dialogues[index].turns[-1].text or ""))
         replies = [""] * len(prompts)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            inputs = self.tokenizer([prompts[index] for index in chosen], add_special_tokens=False, padding=True,
-                                    padding_side="left", return_tensors="pt").to(self.model.device)  # fmt: skip
+            inputs = self.tokenizer(
+                [prompts[index] for index in chosen],
+                add_special_tokens=False,
+                padding=True,
+                padding_side="left",
+                return_tensors="pt",
+            ).to(self.model.device)
             inputs.pop("token_type_ids", None)
             written = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
             texts = self.tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -27,8 +27,7 @@ from echox.streaming import GenerationSettings
 from echox.streaming.trigger import Trigger
 from echox.training.record import RECORD_NAME, environment
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32,
-          "int8": torch.int8}  # fmt: skip
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
 
 
 @dataclass
@@ -131,8 +130,10 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
     # transformers only warns of these: weights that are left as they were initialised speak noise.
     wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
     if wrong:
-        raise ValueError(f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}; "
-                         "run the echo stage to its end")  # fmt: skip
+        raise ValueError(
+            f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}; "
+            "run the echo stage to its end"
+        )
     if settings.parts.vocoder is not None:
         model.vocoder = AutoUnitVocoder.from_pretrained(settings.parts.vocoder, dtype=torch.float32)
         model.config.vocoder_config = model.vocoder.config
@@ -147,8 +148,10 @@ def _check_range(model: torch.nn.Module, dtype: torch.dtype) -> None:
         return  # a scale per row holds any finite weight, and storing checks that they are
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value.to(dtype)).all()):
-            raise ValueError(f"{name}: expected weights that {dtype} can hold, found {float(value.abs().max()):g}; "
-                             "choose dtype: bfloat16 or float32")  # fmt: skip
+            raise ValueError(
+                f"{name}: expected weights that {dtype} can hold, found {float(value.abs().max()):g}; "
+                "choose dtype: bfloat16 or float32"
+            )
 
 
 def _parts(model: EchoXForConditionalGeneration) -> dict[str, torch.nn.Module]:

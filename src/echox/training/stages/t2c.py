@@ -81,8 +81,12 @@ class T2CModel:
     def configuration(self, text_hidden_size: int, text_vocab_size: int, num_unit_words: int) -> UnitDecoderConfig:
         """The model's configuration, given what it connects."""
         values = {name: value for name, value in asdict(self).items() if name not in ("options", "attn_implementation")}
-        return UnitDecoderConfig(text_hidden_size=text_hidden_size, text_vocab_size=text_vocab_size,
-                                 num_unit_words=num_unit_words, **(values | self.options))  # fmt: skip
+        return UnitDecoderConfig(
+            text_hidden_size=text_hidden_size,
+            text_vocab_size=text_vocab_size,
+            num_unit_words=num_unit_words,
+            **(values | self.options),
+        )
 
 
 @recipe("t2c")
@@ -231,8 +235,12 @@ class T2CStage:
                 spoken = sum(len(sequence.unit_words) for sequence in sequences)
                 said += spoken / sum(len(item.unit_words) for item in chosen)
         decoded = len(range(0, len(items), 128))
-        return {"heldout_loss": loss / targets, "heldout_accuracy": correct / targets,
-                "heldout_finished": finished / decoded, "heldout_length_ratio": said / decoded}  # fmt: skip
+        return {
+            "heldout_loss": loss / targets,
+            "heldout_accuracy": correct / targets,
+            "heldout_finished": finished / decoded,
+            "heldout_length_ratio": said / decoded,
+        }
 
     def sample(self, folder: Path) -> None:
         """Units of a few held-out texts; also as audio when the recipe names a vocoder."""
@@ -255,8 +263,9 @@ def spoken_text(utterance: UnitUtterance, tokenizer: PreTrainedTokenizerBase, la
     words = utterance.text.split()
     ends = [place for place, word in enumerate(words) if word.endswith(SENTENCE_ENDS) or place == len(words) - 1]
     word_ids = white_space_words(utterance.text, word_index(tokenizer, ids))
-    return SpokenText(utterance.id, utterance.text, tuple(ids), tuple(word_ids), tuple(unit_words),
-                      tuple(unit_word_of), tuple(ends))  # fmt: skip
+    return SpokenText(
+        utterance.id, utterance.text, tuple(ids), tuple(word_ids), tuple(unit_words), tuple(unit_word_of), tuple(ends)
+    )
 
 
 def spoken_batch(items: Sequence[SpokenText]) -> dict[str, Tensor]:
@@ -280,8 +289,13 @@ def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     return ((logits.detach().argmax(-1) == targets) & real).sum() / real.sum().clamp(min=1)
 
 
-def write_unit_samples(folder: Path, texts: Sequence[str], sequences: Sequence[UnitSequence], language: UnitLanguage,
-                       vocoder_folder: str | None) -> None:  # fmt: skip
+def write_unit_samples(
+    folder: Path,
+    texts: Sequence[str],
+    sequences: Sequence[UnitSequence],
+    language: UnitLanguage,
+    vocoder_folder: str | None,
+) -> None:
     """``units.jsonl`` (text, unit words, units), and with a vocoder one WAV per text."""
     spoken = [language.decode_reduced(sequence.unit_words) for sequence in sequences]
     folder.mkdir(parents=True, exist_ok=True)

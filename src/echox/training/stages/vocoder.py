@@ -167,9 +167,12 @@ class LightVocoderStage(CroppedStage):
         guess = self.model.predict_durations(units)
         of_units = {
             name: _unit_means(mel, frames, self._per_frame)
-            for name, mel, frames in (("truth", truth, durations), ("true", said.log_mel, durations),
-                                      ("predicted", self.model.features(units, guess).log_mel, guess))
-        }  # fmt: skip
+            for name, mel, frames in (
+                ("truth", truth, durations),
+                ("true", said.log_mel, durations),
+                ("predicted", self.model.features(units, guess).log_mel, guess),
+            )
+        }
         spoken = self.model(units, durations).waveform[0].float().cpu()
         original = self._recording(item, self.model.config)
         return {

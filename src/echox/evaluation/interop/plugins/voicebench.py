@@ -26,9 +26,12 @@ class EchoXAssistant:
     def generate_audio(self, audio: dict[str, Any], max_new_tokens: int = 2048) -> str:
         """The written reply to ``{"array": samples (S,), "sampling_rate": Hz}``."""
         reply = self.model.generate(
-            audio["array"], sampling_rate=audio["sampling_rate"], speak=False, temperature=0.0,
+            audio["array"],
+            sampling_rate=audio["sampling_rate"],
+            speak=False,
+            temperature=0.0,
             max_new_tokens=max_new_tokens,
-        )  # fmt: skip
+        )
         return reply.text
 
     def generate_text(self, text: str) -> str:
