@@ -21,7 +21,7 @@ from typer import Context
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-from echox.cli import app
+from echox.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOT_PAGES = {
