@@ -26,12 +26,13 @@ from echox.cli.main import app
 ROOT = Path(__file__).resolve().parent.parent
 ROOT_PAGES = {
     "README.md": "index.md",
+    "examples/README.md": "examples.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "CODE_OF_CONDUCT.md": "conduct.md",
     "SECURITY.md": "security.md",
 }
-"""File in the root of the repository -> page of the site."""
+"""File of the repository -> page of the site."""
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 SOUND = re.compile(r'<a href="([^"]+\.(?:mp3|wav))">(.*?)</a>')
@@ -41,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of the root and the commands; docs/README.md, the order of pages on GitHub, gives way to `nav`."""
     files.remove(files.src_uris["README.md"])
     for name, page in ROOT_PAGES.items():
-        text = (ROOT / name).read_text(encoding="utf-8")
+        text = (ROOT / name).read_text(encoding="utf-8") + (_scripts() if page == "examples.md" else "")
         files.append(File.generated(config, page, content=text))
     commands = get_docs_for_click(obj=get_command(app), ctx=Context(get_command(app)), name="echox")
     files.append(File.generated(config, "reference/commands.md", content=commands))
@@ -51,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite the links of one page, which are those of its source in the repository."""
     source = {page_name: name for name, page_name in ROOT_PAGES.items()}.get(page.file.src_uri)
-    folder = ROOT if source else (Path(config.docs_dir) / page.file.src_uri).parent
+    folder = (ROOT / source if source else Path(config.docs_dir) / page.file.src_uri).parent
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)  # code is left as it is
     here = Path(page.file.src_uri).parent
     for index in range(0, len(parts), 2):
@@ -62,6 +63,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, **_: object) -> str:
     """A link to a sound file becomes a player."""
     return SOUND.sub(r'<audio controls preload="none" src="\1" title="\2"></audio>', html)
+
+
+def _scripts() -> str:
+    """The examples themselves: on the site there is no folder to look into."""
+    scripts = sorted((ROOT / "examples").glob("*.py"))
+    return "".join(f"\n## {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n" for path in scripts)
 
 
 def _link(link: re.Match[str], folder: Path, here: Path, config: MkDocsConfig) -> str:

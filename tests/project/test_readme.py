@@ -8,7 +8,7 @@ import pytest
 import echox
 from markdown_commands import ROOT, check_command, command_lines, fenced_blocks
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
     pytest.param(line, id=f"{path.name}: {line.strip()[:60]}")
     for path in DOCUMENTS
@@ -48,7 +48,7 @@ def test_readme_has_its_six_lines():
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 6
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path):
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)

@@ -36,6 +36,8 @@ def rewritten(markdown, source, config):
         ("data_cards/mls.md", "[a](../data.md)", "[a](../data.md)"),
         ("data_cards/mls.md", "[a](../../CHANGELOG.md#x)", "[a](../changelog.md#x)"),
         ("index.md", "[a](docs/python.md)", "[a](python.md)"),
+        ("examples.md", "[a](../docs/python.md)", "[a](python.md)"),
+        ("python.md", "[a](../examples/README.md)", "[a](examples.md)"),
         ("index.md", "![a](docs/images/gap.png)", "![a](images/gap.png)"),
         ("index.md", "[a](https://example.org/x.md)", "[a](https://example.org/x.md)"),
         ("index.md", "```text\n[a](absent.md)\n```\n", "```text\n[a](absent.md)\n```\n"),

@@ -1,0 +1,125 @@
+"""Every file in examples/ is run as a reader would run it, and what it prints is looked at."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from echox.api.loading import bundled_questions
+from echox.audio import load_audio
+from markdown_commands import ROOT
+from serving_help import nano, running
+
+EXAMPLES = ROOT / "examples"
+SHORT = 60  # lines: what is read at a glance
+
+
+def run(name, *arguments, folder):
+    """What the script printed; it must end well, in a folder of its own."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def question():
+    (cow,) = [path for path in bundled_questions() if "cow" in path.name]
+    return cow
+
+
+def test_ask(question, tmp_path):
+    printed = run("ask.py", question, folder=tmp_path).decode()
+    assert "heard  Do you know the sound of a cow?" in printed
+    assert "reply  A cow says moo." in printed
+    assert len(load_audio(tmp_path / "answer.wav", 16000)) > 8000
+
+
+@pytest.mark.slow
+def test_ask_without_a_recording(tmp_path):
+    assert "reply  The capital of France is Paris." in run("ask.py", folder=tmp_path).decode()
+
+
+def test_stream_to_player(question, tmp_path):
+    sound = np.frombuffer(run("stream_to_player.py", question, folder=tmp_path), "<i2") / 32767
+    expected = nano().generate(question).waveform
+    assert len(sound) == len(expected)
+    assert np.abs(sound - expected).max() < 1e-3
+
+
+def test_realtime_client(question, tmp_path):
+    pytest.importorskip("openai")
+    with running(nano()) as server:
+        printed = run("realtime_client.py", question, f"{server.url}/v1", folder=tmp_path).decode()
+    assert "heard  Do you know the sound of a cow?" in printed
+    assert "reply  A cow says moo." in printed
+    assert len(load_audio(tmp_path / "answer.wav", 16000)) > 8000
+
+
+@pytest.mark.slow
+def test_train_stage(tmp_path):
+    printed = run("train_stage.py", folder=tmp_path).decode()
+    assert "exact replies to questions that were not trained: 100%" in printed
+    assert "When do you open?  We open at nine in the morning." in printed
+
+
+@pytest.mark.slow
+def test_train_stage_on_a_file_of_the_reader(tmp_path):
+    rows = [{"question": f"Question {number}?", "answer": "Yes."} for number in range(4)]
+    rows.append({"question": "Question 5?", "answer": "Yes.", "split": "heldout"})
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = ["training.steps=2", "training.warmup_steps=1"]
+    assert "Question 0?" in run("train_stage.py", "my.jsonl", *steps, folder=tmp_path).decode()
+
+
+@pytest.mark.slow
+def test_score(tmp_path):
+    printed = run("score.py", folder=tmp_path).decode()
+    assert "right as written  86% of 7" in printed, "nano knows six of seven; it cannot know the weather"
+    assert "right as heard    86% of 7" in printed
+    assert len((tmp_path / "out/example/score/qa/items.jsonl").read_text().splitlines()) == 7
+
+
+def test_the_notebook(tmp_path, monkeypatch):
+    """Its cells in the interpreter of a notebook, without a kernel; what they print and show is looked at."""
+    pytest.importorskip("IPython")
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = json.loads((EXAMPLES / "first_conversation.ipynb").read_text(encoding="utf-8"))
+    shell = InteractiveShell()
+    printed, shown = "", []
+    for cell in (cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        with capture_output() as output:
+            result = shell.run_cell("".join(cell["source"]))
+        result.raise_error()
+        printed, shown = printed + output.stdout, [*shown, result.result]
+    assert "Its capital is Brasilia." in printed
+    assert "The capital of France is Paris." in re.sub(r" \[\d\.\d s of sound\]", "", printed)
+    assert "The capital of Spain is Madrid." in printed
+    assert any(type(one).__name__ == "Audio" for one in shown)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_examples_are_short_named_in_their_table_and_without_results(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        assert len(text.splitlines()) <= SHORT
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+        assert sum(len(cell["source"]) for cell in cells) <= SHORT
+    if path.name != "README.md":
+        assert f"[{path.name}]({path.name})" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
