@@ -136,11 +136,11 @@ def test_audios_that_left_the_conversation_are_forgotten(model):
         {"speech_policy": 3},
         {"max_question_s": "a"},
         {"seed": None},
-        {"speech_policy": "fixed", "policy_numbers": {"every_tokens": "8"}},
+        {"speech_policy": "word_by_word", "policy_numbers": {"min_tokens": "8"}},
         {"speech_policy": "semantic", "policy_numbers": {"min_tokens": 2.5}},
         {"speech_policy": "semantic", "policy_numbers": {"threshold": None}},
         {"speech_policy": "semantic", "policy_numbers": {"trigger": 3}},
-        {"speech_policy": "early_first", "policy_numbers": {"inner": []}},
+        {"speech_policy": "punctuation"},
         {"speech_policy": "whole", "policy_numbers": {"max_tokens": None}},
     ],
 )

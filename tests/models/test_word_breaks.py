@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from echox.evaluation.studies.candidate_policies import CANDIDATE_POLICIES, candidate_policy
 from echox.models.echox.tokenization_text import WordCounter, word_index
 from echox.models.echox.word_breaks import WordFinder, split_words, white_space_words, word_spans
-from echox.streaming.policies import make_policy
 from echox.streaming.trigger import Trigger
 from echox.training.stages.echo_targets import cut_replies
 
@@ -135,8 +135,8 @@ def test_a_long_reply_without_spaces_is_not_one_segment(text):
     for token in ids:
         opens += counter.push(token)
     opens += counter.finish()
-    for name in ("word_by_word", "punctuation", "fixed", "whole", "semantic"):
-        state, ends = make_policy(name, trigger).state(), []
+    for name in CANDIDATE_POLICIES:
+        state, ends = candidate_policy(name, trigger).state(), []
         for (_, opening), token in zip(opens, ids, strict=True):
             ends += [one.end for one in state.push(0.0, tokenizer.decode([token]), opening) if one.final]
         ends += [one.end for one in state.flush() if one.final]

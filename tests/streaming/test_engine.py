@@ -83,14 +83,14 @@ def test_every_word_is_spoken_or_reported(form, policy):
 
 def test_policies_say_the_same_text_and_differ_in_when(nano):
     tokens, texts = {}, set()
-    for policy in ("word_by_word", "punctuation", "whole"):
+    for policy in ("word_by_word", "semantic", "whole"):
         reply = nano.generate(TYPED, speech_policy=policy)
         tokens[policy] = reply.timings["ttfa_tokens"]
         texts.add(reply.text)
         assert not reply.failures
         assert "".join(chunk.text for chunk in reply.chunks) == reply.text
     assert len(texts) == 1
-    assert tokens["word_by_word"] <= 8 < tokens["punctuation"] < tokens["whole"] == reply.timings["num_tokens"]
+    assert tokens["word_by_word"] <= 8 < tokens["semantic"] < tokens["whole"] == reply.timings["num_tokens"]
 
 
 def test_order_of_events_and_their_times(model):

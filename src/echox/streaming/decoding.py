@@ -54,7 +54,7 @@ class GenerationSettings:
     speak: bool = True
     speed: float = 1.0
     speech_policy: str | None = None
-    policy_numbers: dict[str, Any] = field(default_factory=dict)
+    policy_numbers: dict[str, float] = field(default_factory=dict)
     spoken_language: str | None = None
 
     def __post_init__(self) -> None:

@@ -14,7 +14,9 @@ from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import Mark, Reply, ReplyBuilder, heard_text
 from echox.streaming.messages import Message, read_messages
+from echox.streaming.policies import Policy
 from echox.streaming.scheduler import Scheduler
+from echox.streaming.speech import Speech
 from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
 
 
@@ -32,11 +34,19 @@ class Session:
         scheduler: does the work.
         settings: how replies are written and spoken.
         system: system prompt; None: none.
+        policy: speech policy of its replies, for studies; None: the one that the settings name.
     """
 
-    def __init__(self, scheduler: Scheduler, settings: GenerationSettings, system: str | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        settings: GenerationSettings,
+        system: str | None = None,
+        policy: Policy | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.settings = settings
+        self._policy = policy
         self._context = Context(scheduler.engine, system)
         self._running: ReplyTask | None = None
         self._timeline: tuple[Mark, ...] = ()  # of the last reply
@@ -93,7 +103,7 @@ class Session:
         late = new if self.messages or self.system is not None else new[1:]
         if any(message.role == "system" for message in late):
             raise ValueError("expected the system prompt once, at the start, found another; start a new session")
-        return self._begin(ReplyTask(self.scheduler, self._context, new, settings, self._release, on_event))
+        return self._begin(self._task(new, settings, on_event))
 
     def speak(self, text: str, *, on_event: EventCallback | None = None, **changes: Any) -> ReplyTask:
         """Say given text; it becomes the newest reply of the conversation.
@@ -110,7 +120,19 @@ class Session:
         if not text.strip():
             raise ValueError("expected text to speak, found none; write something")
         changed = self.settings.replaced(changes)
-        return self._begin(ReplyTask(self.scheduler, self._context, [], changed, self._release, on_event, given=text))
+        return self._begin(self._task([], changed, on_event, given=text))
+
+    def _task(
+        self,
+        new: list[Message],
+        settings: GenerationSettings,
+        on_event: EventCallback | None,
+        given: str | None = None,
+    ) -> ReplyTask:
+        speech = None
+        if settings.speak:
+            speech = Speech(self.engine, settings, self._policy or self.engine.policy(settings))
+        return ReplyTask(self.scheduler, self._context, new, settings, self._release, on_event, given, speech)
 
     def _begin(self, task: ReplyTask) -> ReplyTask:
         if self._running is not None:

@@ -23,7 +23,7 @@ from echox.models.vocoder.vocoder_stream import VocoderStream
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Mark, SpeechFailed
-from echox.streaming.policies import Release
+from echox.streaming.policies import Policy, Release
 from echox.streaming.verbalizer import SpokenRun, Verbalizer, WrittenToken
 
 FIRST_CHUNK_S = 0.16
@@ -62,7 +62,8 @@ class Speech:
 
     Args:
         engine: the model.
-        settings: policy and sampling of unit words.
+        settings: sampling of unit words, language and speed.
+        policy: decides when which part of the reply is spoken.
 
     Attributes:
         text: of the reply, as far as it was pushed.
@@ -71,9 +72,9 @@ class Speech:
         num_unit_words, num_units: that were said.
     """
 
-    def __init__(self, engine: Engine, settings: GenerationSettings) -> None:
+    def __init__(self, engine: Engine, settings: GenerationSettings, policy: Policy) -> None:
         self.engine = engine
-        self._policy = engine.policy(settings).state()
+        self._policy = policy.state()
         source = random.Random(f"speech {settings.seed}")
         self._sampling = Sampling(
             settings.echo_temperature, settings.echo_top_p, settings.retry_temperature, source=source

@@ -60,6 +60,7 @@ class ReplyTask(Iterator[Event]):
         on_event: called with every event, and with None at the very end, by the thread that does the work, which it
             must not keep; what it raises cancels the reply and is its `error`. None: events wait to be iterated over.
         given: text to speak as it is; None: the language model writes the reply.
+        speech: of this reply; None: it is written only.
 
     Attributes:
         error: why the reply failed, if it did.
@@ -75,6 +76,7 @@ class ReplyTask(Iterator[Event]):
         release: Callable[[ReplyTask, BaseException | None], None],
         on_event: EventCallback | None = None,
         given: str | None = None,
+        speech: Speech | None = None,
     ) -> None:
         self.context, self.new, self.settings, self.given = context, new, settings, given
         self.error: BaseException | None = None
@@ -92,7 +94,7 @@ class ReplyTask(Iterator[Event]):
         self.dice = Dice(f"text {settings.seed}")
         # What was written.
         engine = driver.engine
-        self.speech = Speech(engine, settings) if settings.speak else None
+        self.speech = speech
         self.detokenizer = IncrementalDetokenizer(engine.tokenizer)
         self.token_ids: list[int] = []
         self.text = ""

@@ -30,7 +30,8 @@ from echox.evaluation.scoring.metrics import bootstrap
 from echox.evaluation.scoring.nano import says
 from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.scores import error_rate
-from echox.streaming import AudioChunk
+from echox.evaluation.studies.candidate_policies import candidate_policy
+from echox.streaming import AudioChunk, Session
 from echox.streaming.events import ReplyBuilder
 
 OFFLINE = "whole"
@@ -39,11 +40,11 @@ OFFLINE = "whole"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy of the laboratory: its name in the figure, and what `make_policy` takes."""
+    """A policy of the laboratory: its name in the figure, and what `candidate_policy` takes."""
 
     label: str
     policy: str
-    numbers: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 CANDIDATES = (
@@ -172,7 +173,8 @@ def _answer(
     builder = ReplyBuilder(model.engine.output_sampling_rate)
     arrivals_s: list[float] = []
     began_s, began_cpu_s, ttfa_cpu_s = time.perf_counter(), time.process_time(), None
-    session = model.session(speech_policy=candidate.policy, policy_numbers=candidate.numbers, temperature=0.0)
+    policy = candidate_policy(candidate.policy, model.engine.trigger, **candidate.numbers)
+    session = Session(model.scheduler, model.settings.replaced({"temperature": 0.0}), policy=policy)
     task = session.submit(question.copy())
     for event in task:
         builder.add(event)
