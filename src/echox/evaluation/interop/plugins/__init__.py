@@ -1,4 +1,4 @@
-"""Classes with which other evaluations ask EchoX; each runs in the other tool's environment, with echox installed."""
+"""Classes through which other evaluation tools ask EchoX; they run in the environment of the other tool."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from pathlib import Path
 
 def ultraeval_registry() -> Path:
     """The folder that UltraEval-Audio takes as ``--registry_path``."""
-    return Path(str(files("echox") / "evaluation" / "plugins" / "ultraeval" / "registry"))
+    return Path(str(files(__name__) / "ultraeval" / "registry"))
