@@ -35,7 +35,7 @@ esac
 base() {
   local folder=out/nano/$1 recipe=$2
   shift 2
-  [ -e "$folder/training_record.json" ] || "$python" -m echox train "$repository/recipes/nano/$recipe.yaml" "$@"
+  [ -e "$folder/training_record.json" ] || "$python" -m echox run "$repository/recipes/nano/$recipe.yaml" "$@"
 }
 words=out/nano/unit_language_1000
 base unit_language_1000 unit_language model.vocabulary_size=1000 output_dir=$words

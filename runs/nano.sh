@@ -44,7 +44,7 @@ evaluation=out/nano/eval
 items=() questions=(--model out/nano/package --data out/nano)
 # A model of a few steps hears nothing: the smoke run times the embedded one, on the bundled questions.
 $smoke && items=(--limit 2) questions=(--model nano --warm-up 0)
-"$python" -m echox eval nano --model out/nano/package --data out/nano --output "$evaluation" "${items[@]}"
+"$python" -m echox eval run --task nano --model out/nano/package --data out/nano --judge out/nano/judge --output "$evaluation" "${items[@]}"
 "$python" -m echox eval voice --data out/nano --output "$evaluation" "${items[@]}"
 "$python" "$repository/benchmarks/nano_latency.py" "${questions[@]}" --threads 1 --output "$evaluation/latency.json"
 "$python" -m echox eval card --model out/nano/package --metrics "$evaluation/metrics.json" --voice "$evaluation/voice.json" \

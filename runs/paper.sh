@@ -70,7 +70,7 @@ named=()
 prepare() {
   local recipe=$recipes/$1.yaml
   named+=("$recipe")
-  once "${1//\//-}" "$python" -m echox prepare "$recipe"
+  once "${1//\//-}" "$python" -m echox run "$recipe"
 }
 train() {
   local recipe=$recipes/$1.yaml

@@ -33,7 +33,7 @@ stage() {
   if [ -e "$mark" ]; then echo "== $name: finished before"; return; fi
   echo "== $name"
   local started=$SECONDS
-  "$python" -m echox train "$repository/recipes/$recipe.yaml" ${chosen[@]+"${chosen[@]}"}
+  "$python" -m echox run "$repository/recipes/$recipe.yaml" ${chosen[@]+"${chosen[@]}"}
   echo "== $name: $((SECONDS - started)) s"
   touch "$mark"
 }

@@ -19,6 +19,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from typer import Context
 from typer.cli import get_docs_for_click
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from echox.cli.main import app
@@ -44,9 +45,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, page in ROOT_PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8") + (_scripts() if page == "examples.md" else "")
         files.append(File.generated(config, page, content=text))
-    commands = get_docs_for_click(obj=get_command(app), ctx=Context(get_command(app)), name="echox")
+    group = visible(get_command(app))
+    commands = get_docs_for_click(obj=group, ctx=Context(group), name="echox")
     files.append(File.generated(config, "reference/commands.md", content=commands))
     return files
+
+
+def visible(group: TyperGroup) -> TyperGroup:
+    """The group without the commands that ``--help`` hides, in its subgroups too."""
+    group.commands = {name: command for name, command in group.commands.items() if not command.hidden}
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            visible(command)
+    return group
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -49,21 +49,24 @@ def check_command(line: str) -> None:
 
 
 def check_echox(arguments: list[str]) -> None:
-    """Parse with the real command line, without running it."""
-    group = typer.main.get_command(app)
-    if arguments in ([], ["--help"]):
+    """Parse with the real command line, without running it; old names of commands are refused."""
+    command, rest = typer.main.get_command(app), list(arguments)
+    while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
+        name, *rest = rest
+        assert name in command.commands, f"echox {name}: no such command; there are {', '.join(command.commands)}"
+        command = command.commands[name]
+        assert not command.hidden, f"echox {' '.join(arguments)}: an old name; see src/echox/cli/renamed.py"
+    if hasattr(command, "commands") and rest in ([], ["--help"]):
         return
-    name, *rest = arguments
-    assert name in group.commands, f"echox {name}: no such command; there are {', '.join(sorted(group.commands))}"
     try:
-        group.commands[name].make_context(name, list(rest))
+        command.make_context(command.name, rest)
     except SystemExit as stop:  # --help
         assert stop.code == 0, f"echox {' '.join(arguments)} ends with {stop.code}"
     except Exception as error:
         if type(error).__name__ == "Exit":  # --help, in some versions of click
             return
         raise AssertionError(f"echox {' '.join(arguments)}: {error}") from error
-    for word in rest:
+    for word in arguments:
         if word.startswith("recipes/"):
             assert (ROOT / word).exists(), f"echox {' '.join(arguments)}: no such recipe"
 
@@ -83,7 +86,7 @@ def check_python(arguments: list[str]) -> None:
     if arguments[:2] == ["-m", "echox"]:
         check_echox(arguments[2:])
     elif arguments[:2] == ["-m", "echox.training.loop"]:  # one process of several
-        check_echox(["train", *arguments[2:]])
+        check_echox(["run", *arguments[2:]])
     elif arguments[:1] == ["-m"]:
         assert arguments[1] in {"pytest", "venv", "pip"}, f"python -m {arguments[1]}"
     else:

@@ -185,17 +185,17 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_behind(folder, tmp_path, monkey
 
 
 def test_recipes_that_are_wrong(tmp_path):
-    def train(*arguments: object) -> str:
-        result = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(app, ["run", *map(str, arguments)])
         assert result.exit_code == 1
         assert "Traceback" not in result.output
         return result.stderr.strip()
 
-    assert "cannot read the recipe" in train(tmp_path / "nothing.yaml")
+    assert "cannot read the recipe" in run(tmp_path / "nothing.yaml")
     (tmp_path / "odd.yaml").write_text("stage: poetry\n")
-    assert "unknown stage 'poetry'" in train(tmp_path / "odd.yaml")
+    assert "unknown stage 'poetry'" in run(tmp_path / "odd.yaml")
     (tmp_path / "lm.yaml").write_text("stage: lm\ntraning: {}\n")
-    assert "did you mean 'training'" in train(tmp_path / "lm.yaml")
+    assert "did you mean 'training'" in run(tmp_path / "lm.yaml")
 
 
 def test_debug_shows_the_traceback(folder, tmp_path):

@@ -131,7 +131,7 @@ def test_demo_is_the_same_program(folder, question, tmp_path, monkeypatch, capsy
 def test_every_command_has_help_and_starts_without_torch():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("reply", "talk", "train", "prepare", "eval", "doctor", "demo"):
+    for command in ("reply", "talk", "run", "eval", "data", "serve", "doctor", "demo"):
         assert command in result.stdout
         assert run(command, "--help").exit_code == 0
     check = "import sys, echox.cli.main; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
@@ -144,24 +144,3 @@ def test_doctor(folder):
     assert "torch" in result.stdout
     assert re.search(r"torch build +(CPU|CUDA|ROCm).*, [\d,]+ MB on disk", result.stdout)
     assert str(folder) in result.stdout
-
-
-def test_train_and_prepare_run_recipes(tmp_path, monkeypatch):
-    import echox.config
-    import echox.training.loop
-
-    asked = []
-    monkeypatch.setattr(echox.training.loop, "run_recipe", lambda *inputs: asked.append(inputs) or {"loss": 1.0})
-    result = run("train", "recipes/nano/lm.yaml", "training.steps=3", "--overfit-one-batch")
-    assert result.exit_code == 0, result.output
-    assert asked == [(Path("recipes/nano/lm.yaml"), ["training.steps=3", "training.overfit_one_batch=true"])]
-    assert json.loads(result.stdout) == {"loss": 1.0}
-
-    class Made:
-        stage = "corpus"
-
-        def run(self):
-            return {"items": 2}
-
-    monkeypatch.setattr(echox.config, "load_recipe", lambda path, overrides: Made())
-    assert json.loads(run("prepare", "recipes/nano/corpus.yaml").stdout) == {"items": 2}

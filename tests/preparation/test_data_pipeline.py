@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from data_faults import Counted, KilledAlways, KilledOnce
 from echox.audio import load_audio, save_audio
-from echox.cli.data import judge_of
 from echox.cli.main import app
+from echox.cli.run import judge_factory
 from echox.config import load_recipe
 from echox.data.manifest import (
     Dialogue,
@@ -87,7 +87,7 @@ def recipe_of(source: Path, output: Path, **changes) -> PrepareDataRecipe:
 
 
 def run(settings: PrepareDataRecipe, ray: str | None = None) -> dict:
-    return prepare(settings, judge_of(settings.filter), ray)
+    return prepare(settings, judge_factory(settings.filter), ray)
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +351,7 @@ def test_commands(source, tmp_path):
     recipe.write_text(
         f"stage: prepare_data\ninputs: [{{utterances: {source}/clips.jsonl}}]\noutput_dir: {tmp_path}/out\n"
     )
-    planned = json.loads(CliRunner().invoke(app, ["data", "prepare", str(recipe), "--dry-run"]).stdout)
+    planned = json.loads(CliRunner().invoke(app, ["run", str(recipe), "--dry-run"]).stdout)
     assert (planned["clips"], planned["hours_to_speak"], planned["missing_audio"]) == (19, 0.0, 0)
     assert not (tmp_path / "out").exists()
     refused = CliRunner().invoke(app, ["data", "import", "mls", str(tmp_path), str(tmp_path / "m")])

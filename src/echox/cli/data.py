@@ -1,9 +1,8 @@
-"""``echox data``: corpora into manifests, manifests into training shards."""
+"""``echox data``: public corpora and own tables into manifests."""
 
-import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,14 +10,13 @@ from echox.cli.options import Debug, guarded
 
 if TYPE_CHECKING:
     from echox.data.corpora.base import Corpus
-    from echox.preparation.settings import Filter
 
-data_app = typer.Typer(help="Prepare data: corpora, speech, filters, units, shards.", no_args_is_help=True)
+data_app = typer.Typer(help="Read corpora into manifests, and check them.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Corpus; see: echox data corpora.")]
 Column = Annotated[list[str] | None, typer.Option(help="For 'table': meaning=column, e.g. text=sentence.")]
 Hub = Annotated[str | None, typer.Option(help="For 'table': dataset on the Hugging Face hub.")]
-Licence = Annotated[str, typer.Option(help="For 'table': its licence, to be recorded.")]
+Licence = Annotated[str, typer.Option(help="For 'table': its licence, which the manifests record.")]
 
 
 @data_app.command()
@@ -40,7 +38,7 @@ def download(
     hub: Hub = None,
     debug: Debug = False,
 ) -> None:
-    """Fetch a corpus from its makers' address; goes on where it stopped. Read its licence first."""
+    """Fetch a corpus from its makers' address; a stopped download continues. Read its licence first."""
     corpus = _corpus(name, None, hub, "unknown")
     typer.echo(f"{corpus.provenance.title}: licence {corpus.provenance.licence}", err=True)
     corpus.download(folder)
@@ -55,13 +53,13 @@ def import_corpus(
     column: Column = None,
     licence: Licence = "unknown",
     keep_going: Annotated[bool, typer.Option(help="Leave damaged items out and list them.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many items (default: all).")] = None,
     hold_out: Annotated[
         float, typer.Option(min=0, max=0.5, help="Part held out of a corpus that has no split for evaluation.")
     ] = 0.01,
     debug: Debug = False,
 ) -> None:
-    """Check a corpus item by item and write its manifests; goes on where it stopped."""
+    """Check a corpus item by item and write its manifests; a stopped run continues."""
     prepared = _corpus(name, column, None, licence).prepare(folder, output, keep_going, limit, hold_out)
     figures = {
         "utterances": prepared.utterances,
@@ -77,47 +75,13 @@ def import_corpus(
 @data_app.command()
 @guarded
 def validate(
-    output: Annotated[Path, typer.Argument(help="Folder that import or prepare wrote.")], debug: Debug = False
+    output: Annotated[Path, typer.Argument(help="Folder of manifests (of import or of stage prepare_data).")],
+    debug: Debug = False,
 ) -> None:
     """Check manifests against the audio they name."""
     from echox.data.corpora.table import Table
 
     typer.echo(json.dumps({"recordings": Table().validate(output)}))
-
-
-@data_app.command()
-@guarded
-def prepare(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, e.g. recipes/data/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. workers=8.")] = None,
-    ray: Annotated[str | None, typer.Option(help="Ray cluster: its address, 'auto', or 'local'.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do, and stop.")] = False,
-    debug: Debug = False,
-) -> None:
-    """Speak, filter, de-duplicate, extract units, shard, report; goes on where it stopped."""
-    from echox.config import load_recipe
-    from echox.preparation.prepare import PrepareDataRecipe, plan
-    from echox.preparation.prepare import prepare as run
-
-    settings = load_recipe(recipe, overrides or [])
-    if not isinstance(settings, PrepareDataRecipe):
-        raise ValueError(f"{recipe}: expected a recipe of stage prepare_data, found {settings.stage!r}")
-    if dry_run:
-        typer.echo(json.dumps(plan(settings)))
-        return
-    figures = run(settings, judge_of(settings.filter), ray)
-    typer.echo(json.dumps({name: value for name, value in figures.items() if name != "recipe"}))
-
-
-def judge_of(chosen: "Filter") -> Any:
-    """What makes the recogniser in a worker (it is pickled there); None where nothing is recognised."""
-    from echox.evaluation.judges.asr import embedded_judge, open_judge
-    from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
-
-    if chosen.max_wer is None:
-        return None
-    judge = chosen.judge or str(embedded_judge())
-    return functools.partial(open_judge, judge, chosen.lexicon or str(embedded_heldout() / LEXICON))
 
 
 def _corpus(name: str, columns: list[str] | None, hub: str | None, licence: str) -> "Corpus":

@@ -69,7 +69,7 @@ def estimate_memory(
         str,
         typer.Argument(help="Model folder, folder with a config.json, hub id, 'nano', or a stage's recipe (.yaml)."),
     ] = "nano",
-    overrides: Annotated[list[str] | None, typer.Argument(help="Of a recipe: key=value, as for echox train.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Of a recipe: key=value, as for echox run.")] = None,
     dtype: Annotated[str, typer.Option(help="Of weights that are not trained: float32, bfloat16, int8, nf4.")] = "",
     stage: Annotated[str, typer.Option(help="Of training: lm, encoder, s2t, t2c, echo; none: inference.")] = "",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows (default: the recipe's, or 4).")] = None,

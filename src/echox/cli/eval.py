@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from echox.cli.options import (
-    Data,
     Debug,
     Device,
-    JudgeName,
     Model,
     Threads,
     WordPenalty,
     guarded,
-    judge_of,
     load_model,
+    nano_judge,
     set_up_torch,
 )
+from echox.cli.studies import gap, trigger, voice
 from echox.errors import one_line
 
 if TYPE_CHECKING:
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
     from echox.evaluation.subjects.subjects import Subject
 
 eval_app = typer.Typer(help="Measure a model: test sets, latency, voice, model card.", no_args_is_help=True)
+eval_app.command()(voice)
+eval_app.command()(trigger)
+eval_app.command()(gap)
+
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 ServerUrl = Annotated[
     str | None, typer.Option("--server", help="Examine a server instead: its base URL, as http://127.0.0.1:8000/v1.")
@@ -59,13 +62,15 @@ def run(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="Who listens: 'embedded' (nano's words only), a hub id or folder of a recogniser, "
-            "http://.../v1#model, or 'none' (default: embedded for nano, else openai/whisper-large-v3)."
+            help="Recogniser of the spoken replies: 'embedded' (nano's words only), a hub id or folder, "
+            "http://.../v1#model, or 'none' (default: for nano judge/ in the data or the embedded one, else "
+            "openai/whisper-large-v3)."
         ),
     ] = None,
     lexicon: Annotated[
         Path | None, typer.Option(help="Words of a judge made by stage encoder: its phones.json (default: nano's).")
     ] = None,
+    word_penalty: WordPenalty = 0.5,
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each set (default: all).")] = None,
     instruction: Annotated[str | None, typer.Option(help="Text sent beside every audio.")] = None,
     utmos: Annotated[Path | None, typer.Option(help="TorchScript file of a MOS predictor at 16 kHz.")] = None,
@@ -75,7 +80,7 @@ def run(
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Examine a model on test sets: ask, listen, score. Killed or stopped, the same command goes on."""
+    """Evaluate a model on test sets: ask, transcribe, score. The same command continues a stopped run."""
     from echox.evaluation.rating import rate_run
     from echox.evaluation.run import run_tasks, score_run
     from echox.evaluation.sets.heldout import embedded_heldout
@@ -89,7 +94,7 @@ def run(
     subject = _subject(model, server, server_model, device, threads)
     only_nano = names == [NANO]
     speaks = any(one.speaks for one in tasks)
-    listener, unjudged = _listener(judge, lexicon, data if only_nano else None, only_nano, speaks)
+    listener, unjudged = _listener(judge, lexicon, word_penalty, data or embedded_heldout(), only_nano, speaks)
     recordings = (data or embedded_heldout()) if only_nano and listener is not None else None
     with _progress() as progress:
         summary = run_tasks(
@@ -197,67 +202,10 @@ def plugins(debug: Debug = False) -> None:
     typer.echo(str(ultraeval_registry()))
 
 
-@eval_app.command("nano")
-@guarded
-def evaluate(
-    model: Model = "nano",
-    data: Data = Path("out/nano"),
-    judge: JudgeName = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the records and figures.")] = Path("eval"),
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Items per set, balanced over topics (default: all).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the items.")] = 0,
-    word_penalty: WordPenalty = 0.5,
-    threads: Threads = None,
-    device: Device = "auto",
-    debug: Debug = False,
-) -> None:
-    """Score a model on the whole nano corpus: what it hears, writes and says. Resumes where it stopped."""
-    from echox.evaluation.scorecard import evaluate_nano
-
-    echox = load_model(model, device, threads)
-    metrics = evaluate_nano(echox, judge_of(judge, data, word_penalty), data, output, limit, seed)
-    typer.echo(json.dumps(metrics))
-
-
-@eval_app.command("voice")
-@guarded
-def evaluate_voice_command(
-    data: Data = Path("out/nano"),
-    judge: JudgeName = None,
-    units: Annotated[Path | None, typer.Option(help="Units manifest (default: units/replies.jsonl).")] = None,
-    vocoder: Annotated[Path | None, typer.Option(help="Vocoder folder (default: vocoder/).")] = None,
-    unit_language: Annotated[Path | None, typer.Option(help="Its folder (default: unit_language/).")] = None,
-    t2c: Annotated[Path | None, typer.Option(help="T2C folder (default: t2c/ if it is there).")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures and samples.")] = Path("eval"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Held-out replies (default: all).")] = None,
-    word_penalty: WordPenalty = 0.5,
-    threads: Threads = None,
-    debug: Debug = False,
-) -> None:
-    """Find where words get lost between text and sound: recordings, units, durations, T2C, each heard by the judge."""
-    from echox.evaluation.studies.voice import evaluate_voice
-
-    set_up_torch(threads)
-    scores = evaluate_voice(
-        judge_of(judge, data, word_penalty),
-        data,
-        units or data / "units" / "replies.jsonl",
-        vocoder or data / "vocoder",
-        unit_language or data / "unit_language",
-        t2c or (data / "t2c" if (data / "t2c" / "config.json").is_file() else None),
-        limit,
-        output / "voice",
-    )
-    (output / "voice.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    typer.echo(json.dumps(scores))
-
-
 @eval_app.command("card")
 @guarded
 def model_card(
-    metrics: Annotated[Path, typer.Option(help="metrics.json of 'echox eval nano'.")],
+    metrics: Annotated[Path, typer.Option(help="metrics.json of 'echox eval run --task nano'.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="The packaged model's folder.")],
     latency: Annotated[Path | None, typer.Option(help="JSON of benchmarks/nano_latency.py --output.")] = None,
     voice: Annotated[Path | None, typer.Option(help="voice.json of 'echox eval voice'.")] = None,
@@ -282,19 +230,21 @@ def _subject(model: str, server: str | None, server_model: str | None, device: s
 
 
 def _listener(
-    judge: str | None, lexicon: Path | None, data: Path | None, only_nano: bool, speaks: bool
+    judge: str | None, lexicon: Path | None, word_penalty: float, data: Path, only_nano: bool, speaks: bool
 ) -> "tuple[Judge | None, str]":
-    """The judge, or why there is none: one that was not named and cannot be had leaves spoken figures unmeasured."""
+    """The judge, or why there is none: without the default one, spoken figures are not measured."""
     from echox.evaluation.judges.asr import DEFAULT_JUDGE, embedded_judge, open_judge
     from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 
     if judge == "none" or not speaks:
         return None, "no judge was asked for"
-    lexicon = lexicon or (data or embedded_heldout()) / LEXICON
-    if judge == "embedded" or (judge is None and only_nano):
-        return open_judge(embedded_judge(), lexicon), ""
+    lexicon = lexicon or (data if only_nano else embedded_heldout()) / LEXICON
+    if judge is None and only_nano:
+        return open_judge(nano_judge(data), lexicon, word_penalty), ""
+    if judge == "embedded":
+        return open_judge(embedded_judge(), lexicon, word_penalty), ""
     try:
-        return open_judge(judge or DEFAULT_JUDGE, lexicon), ""
+        return open_judge(judge or DEFAULT_JUDGE, lexicon, word_penalty), ""
     except (ValueError, OSError) as error:
         if judge is not None:
             raise

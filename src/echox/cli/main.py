@@ -1,4 +1,4 @@
-"""The command line: ``echox reply | talk | train | eval | doctor``.
+"""The command line: ``echox reply | talk | run | eval | serve | doctor``.
 
 Every mistake of a user ends in one line on stderr (expected, found, remedy) and a non-zero exit: 1 for what went wrong,
 2 for a command that cannot be understood, 130 for Ctrl-C. ``--debug`` shows the traceback instead. torch is imported
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from echox.cli.analyze import analyze_app
-from echox.cli.bench import bench_app
 from echox.cli.convert import convert
 from echox.cli.data import data_app
 from echox.cli.doctor import doctor, estimate_memory
@@ -34,6 +32,8 @@ from echox.cli.options import (
     guarded,
     load_model,
 )
+from echox.cli.renamed import add_old_names
+from echox.cli.run import run
 from echox.cli.serve import serve
 from echox.cli.ui import ui
 from echox.errors import one_line
@@ -49,14 +49,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(eval_app, name="eval")
-app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
-app.add_typer(analyze_app, name="analyze")
 app.command()(convert)
 app.command()(doctor)
 app.command()(estimate_memory)
 app.command()(serve)
+app.command()(run)
 app.command()(ui)
+add_old_names(app)
 
 
 @app.command()
@@ -124,46 +124,6 @@ def talk(
             typer.echo(f"warning: {one_line(error)}", err=True)
             continue
         microphone.play(spoken.waveform, spoken.sampling_rate, blocking=True)
-
-
-@app.command()
-@guarded
-def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/nano/lm.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example training.steps=100.")] = None,
-    overfit_one_batch: Annotated[
-        bool, typer.Option("--overfit-one-batch", help="Health check: train on the first batch only.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Run a recipe: train a stage, or make what a stage needs (corpus, units). Resumes where it stopped."""
-    from echox.training.loop import run_recipe
-
-    chosen = [*(overrides or []), *(["training.overfit_one_batch=true"] if overfit_one_batch else [])]
-    metrics = run_recipe(recipe, chosen)
-    if metrics:
-        typer.echo(json.dumps(metrics))
-
-
-@app.command()
-@guarded
-def prepare(
-    recipe: Annotated[Path, typer.Argument(help="Recipe of a stage without training, e.g. recipes/nano/corpus.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Run a recipe that makes data: corpus, speech synthesis, units, unit language."""
-    from echox.config import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
-    if not hasattr(loaded, "run"):
-        raise ValueError(
-            f"{recipe}: expected a recipe that makes data, found the training stage {loaded.stage!r}; "
-            f"use: echox train {recipe}"
-        )
-    result = loaded.run()
-    if result:
-        typer.echo(json.dumps(result))
 
 
 @app.command()

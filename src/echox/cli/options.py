@@ -1,19 +1,17 @@
-"""What the commands share: common options, one-line errors, loading the model."""
+"""Shared by the commands: common options, errors in one line, loading of models and judges."""
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from echox.errors import one_line
 
 if TYPE_CHECKING:
-    from echox.evaluation.judges.asr import Judge
-
-if TYPE_CHECKING:
     from echox.api import EchoX
+    from echox.evaluation.judges.asr import Judge
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, hub id, or 'nano' (the embedded one).")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file of the spoken reply.")]
@@ -32,14 +30,14 @@ Seed = Annotated[int | None, typer.Option(help="Of all sampling.")]
 System = Annotated[str | None, typer.Option(help="System prompt.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-_Command = TypeVar("_Command", bound=Callable[..., None])
+P = ParamSpec("P")
 
 
-def guarded(command: _Command) -> _Command:
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turn exceptions of a command into one line and an exit status; the command has a ``debug`` option."""
 
     @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
+    def run(*args: P.args, **options: P.kwargs) -> None:
         try:
             command(*args, **options)
         except typer.Exit:
@@ -47,13 +45,13 @@ def guarded(command: _Command) -> _Command:
         except KeyboardInterrupt:
             typer.echo("\ninterrupted", err=True)
             raise typer.Exit(130) from None
-        except Exception as error:  # the outermost boundary: reported here, shown whole by --debug
+        except Exception as error:  # the outermost boundary: one line here, the whole traceback with --debug
             if options.get("debug"):
                 raise
             typer.echo(f"error: {one_line(error)}", err=True)
             raise typer.Exit(1) from None
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 def load_model(
@@ -78,27 +76,34 @@ def set_up_torch(threads: int | None) -> None:
 
 
 Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
-
-
 JudgeName = Annotated[
     str | None,
     typer.Option(
         help="Encoder folder (default: judge/ in the data, or the embedded one), http://.../v1#model, or a hub id."
     ),
 ]
-
-
-WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that each word costs.")]
+WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that it subtracts for each word.")]
 
 
 def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
-    """The named judge, or the corpus's own, or the embedded one; the words are those of the corpus."""
-    from echox.evaluation.judges.asr import embedded_judge, open_judge
+    """The named judge, or the one trained in the corpus folder, or the embedded one; its words are the corpus's.
+
+    Raises:
+        ValueError: no corpus there, or no such judge.
+    """
+    from echox.evaluation.judges.asr import open_judge
 
     lexicon = data / "phones.json"
     if not lexicon.is_file():
         raise ValueError(
             f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
         )
+    return open_judge(judge or nano_judge(data), lexicon, word_penalty)
+
+
+def nano_judge(data: Path) -> Path:
+    """The judge that was trained in a folder of the nano corpus, else the embedded one."""
+    from echox.evaluation.judges.asr import embedded_judge
+
     trained = data / "judge"
-    return open_judge(judge or (trained if trained.is_dir() else embedded_judge()), lexicon, word_penalty)
+    return trained if trained.is_dir() else embedded_judge()

@@ -105,7 +105,7 @@ def write_model_card(
 
     Args:
         model_dir: the packaged model, with the records of its stages.
-        metrics_json: from ``echox eval nano``.
+        metrics_json: from ``echox eval run --task nano``.
         latency_json: from ``benchmarks/nano_latency.py --output``; None: not measured.
         path: the Markdown file.
         voice_json: from ``echox eval voice``; None: left out.
@@ -128,7 +128,7 @@ def write_model_card(
         text = render(card, f"images/{CURVES}" if curves else None)
     except KeyError as error:
         raise ValueError(
-            f"{metrics_json}: expected the metrics of echox eval nano, found no {error}; run it again"
+            f"{metrics_json}: expected the metrics of echox eval run --task nano, found no {error}; run it again"
         ) from error
     write_text(path, text)
     return path

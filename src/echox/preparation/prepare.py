@@ -1,4 +1,4 @@
-"""`echox data prepare`, whole: check, drop what repeats, extract units, unit language, shards, report."""
+"""Stage "prepare_data", whole: check, drop what repeats, extract units, unit language, shards, report."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def prepare(settings: PrepareDataRecipe, judge: Judge | None = None, ray: str | 
         ValueError: no judge, an input that cannot be read, or nothing was kept.
     """
     if settings.filter.max_wer is not None and judge is None:
-        raise ValueError("filter.max_wer: expected a recogniser, found none; use echox data prepare, or set it to null")
+        raise ValueError("filter.max_wer: expected a recogniser, found none; use echox run, or set it to null")
     began_s = time.monotonic()
     output = Path(settings.output_dir).resolve()
     output.mkdir(parents=True, exist_ok=True)

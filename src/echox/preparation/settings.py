@@ -1,4 +1,4 @@
-"""The recipe of `echox data prepare`: which inputs, what is kept, what is made (stage "prepare_data").
+"""The recipe of stage "prepare_data": which inputs, what is kept, what is made.
 
 Source: the order of the steps follows how EchoX's corpora were made (text rewritten for speech, spoken, filtered by
 recognition); the numbers are ours, measured ones are in docs/data.md.

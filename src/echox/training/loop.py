@@ -1,6 +1,6 @@
 """The only training loop. A stage says what is trained and on what; the loop does the rest.
 
-Run any recipe with ``echox train RECIPE [key=value ...]`` (or ``python -m echox.training.loop``), on several processes
+Run any recipe with ``echox run RECIPE [key=value ...]`` (or ``python -m echox.training.loop``), on several processes
 with ``torchrun --nproc-per-node N -m echox.training.loop RECIPE``.
 
 Everything random is a function of (seed, place in the data): dropout and sampling inside a step are seeded by the
@@ -455,7 +455,11 @@ def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
     Returns: the final metrics.
     Raises: ValueError, OSError: see `load_recipe`, `train` and the stage.
     """
-    recipe = load_recipe(path, overrides)
+    return run_loaded(load_recipe(path, overrides))
+
+
+def run_loaded(recipe: Any) -> dict[str, Any]:
+    """See :func:`run_recipe`; of a recipe that `load_recipe` returned."""
     if hasattr(recipe, "run"):
         return recipe.run() or {}
     config, resolved = recipe.training, to_dict(recipe)

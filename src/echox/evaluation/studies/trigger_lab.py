@@ -109,7 +109,7 @@ def run_trigger_lab(
     judge: Judge | None,
     items: Sequence[LabItem],
     candidates: Sequence[Candidate] = CANDIDATES,
-    told: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Answer every item under every candidate.
 
@@ -118,7 +118,7 @@ def run_trigger_lab(
         judge: hears the replies; None: only times are measured.
         items: of `lab_items`.
         candidates: `OFFLINE` among them, if the others are to be held against it and one recommended.
-        told: hears of the progress.
+        progress: called with one line after every question.
 
     Returns:
         The machine, ``policies``: by label, figures of all items and of each group (see `summary`), and
@@ -146,7 +146,7 @@ def run_trigger_lab(
                     heard[sound] = judge.transcribe([waveform], model.engine.output_sampling_rate)[0] if sound else ""
                 row |= _judged(item, row["text"], heard[sound], judge)
             rows[candidate.label].append(row)
-        told(f"{number + 1}/{len(items)} {item.id}")
+        progress(f"{number + 1}/{len(items)} {item.id}")
     groups = list(dict.fromkeys(item.group for item in items))
     policies = {
         candidate.label: {

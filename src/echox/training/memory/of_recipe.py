@@ -22,7 +22,7 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
 
     Args:
         path: recipe of one of `STAGES`.
-        overrides: ``key=value``, as for ``echox train``.
+        overrides: ``key=value``, as for ``echox run``.
         work: what a recipe does not say: positions, seconds of audio, processes.
 
     Raises:
