@@ -1,12 +1,12 @@
 """The preparation pipeline on hours of synthetic speech: the same output every way, and what a second worker brings.
 
-python benchmarks/data_pipeline.py --output out/data/bench
-python benchmarks/data_pipeline.py --output out/data/bench --no-recognition --limit 500 --only one two
+python benchmarks/data_pipeline.py
+python benchmarks/data_pipeline.py --folder out/data/bench --no-recognition --limit 500 --only one two
 
 Needs nano's corpus and units (runs/nano.sh). Input: its replies (5.8 h), half as shards of which one is cut, with some
 recordings corrupted and some texts exchanged. Ways: ``one`` process, ``two`` processes, ``killed`` (two; first one of
-them is killed, then the whole run, which is started again), ``ray`` (a local cluster, two actors). The last line is
-JSON: hashes, wall seconds, dropped by reason, speed-up, load of the machine.
+them is killed, then the whole run, which is started again), ``ray`` (a local cluster, two actors). Figures:
+hashes, wall seconds, dropped by reason, speed-up, load of the machine.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from harness import Measured, load_average, run
 
 from echox.data.manifest import Utterance, audio_path, read_utterances, write_shar, write_utterances
 
@@ -70,7 +71,7 @@ def make_input(speech: Path, folder: Path, limit: int | None) -> list[dict[str, 
     return inputs
 
 
-def run(way: str, recipe: Path, output: Path) -> tuple[dict, float]:
+def run_way(way: str, recipe: Path, output: Path) -> tuple[dict, float]:
     """One way, in a process of its own; returns its figures and wall seconds."""
     shutil.rmtree(output, ignore_errors=True)
     workers = 1 if way == "one" else 2
@@ -109,23 +110,24 @@ def kill_a_worker_then_all(command: list[str], output: Path) -> None:
 
 
 def wait_for(journal: Path, lines: int, job: subprocess.Popen) -> None:
-    """Until the journal has so many lines."""
+    """Wait until the journal has that many lines."""
     while not journal.exists() or journal.read_text().count("\n") < lines:
         if job.poll() is not None:
             raise RuntimeError(f"the run ended ({job.returncode}) before {lines} chunks were done; raise --limit")
         time.sleep(0.05)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("out/data/bench"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, default=Path("out/data/bench"), help="for input and outputs")
     parser.add_argument("--speech", type=Path, default=Path("out/nano/speech/replies.jsonl"))
     parser.add_argument("--units", type=Path, default=Path("out/nano/units"))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--no-recognition", action="store_true", help="quicker; wrong texts then stay")
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
-    options = parser.parse_args()
-    output = options.output.resolve()
+
+
+def measure(options: argparse.Namespace) -> Measured:
+    output = options.folder.resolve()
     recipe = {
         "stage": "prepare_data",
         "inputs": make_input(options.speech.resolve(), output / "input", options.limit),
@@ -139,26 +141,25 @@ def main() -> None:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     figures: dict[str, dict] = {}
     for way in options.only:
-        load_before = os.getloadavg()[0]
-        found, wall_s = run(way, path, output / way)
+        load_before = load_average()
+        found, wall_s = run_way(way, path, output / way)
         figures[way] = {
             "wall_s": round(wall_s, 1),
             "hash": found["hash"],
             "kept_hours": found["kept_hours"],
             "reasons": found["reasons"],
-            "load": [load_before, os.getloadavg()[0]],
+            "load_average_1m": [load_before, load_average()],
         }
         print(f"{way:7s} {wall_s:8.1f} s  {found['kept_hours']:.2f} h kept  {found['hash'][:16]}", flush=True)
     result = {
         "ways": figures,
         "identical": len({row["hash"] for row in figures.values()}) == 1,
-        "cpus": os.cpu_count(),
         "recognition": not options.no_recognition,
     }
     if {"one", "two"} <= set(figures):
         result["speed_up_with_2_workers"] = round(figures["one"]["wall_s"] / figures["two"]["wall_s"], 3)
-    print(json.dumps(result))
+    return Measured(result)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

@@ -1,4 +1,4 @@
-"""How near text decoding comes to what the memory allows, at any size, with random weights. The last line is JSON.
+"""How near text decoding comes to what the memory allows, at any size, with random weights.
 
 python benchmarks/decoding.py --size small --device cpu --threads 2
 python benchmarks/decoding.py --size 8b --device cuda --dtype bfloat16 --sessions 1 16
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,15 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import report_figures
+from harness import Measured, peak_resident_bytes, run
 from many_sessions import Listener
 from transformers import DynamicCache, WhisperFeatureExtractor
-from transformers.utils import logging
 
 from echox import EchoX
 from echox.api.loading import find_model
 from echox.evaluation.latency.playback import play
-from echox.evaluation.latency.probe import machine_of, spread
+from echox.evaluation.latency.probe import spread
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
@@ -125,7 +123,7 @@ def synchronize(device: str) -> None:
 
 @torch.inference_mode()
 def tokens_per_s(steps: dict[str, Callable[[], Any]], device: str, batch: int, count: int) -> dict[str, float]:
-    """Tokens of all rows a second of each way: the best of `BLOCKS` blocks, turn and turn about.
+    """Tokens of all rows a second of each way: the best of `BLOCKS` blocks, the ways alternating.
 
     The best, as the bandwidth is the best: other work on the machine can only slow either.
     """
@@ -233,30 +231,25 @@ def replies(model: EchoX, sessions: int, tokens: int) -> dict[str, Any]:
     raise AssertionError("the counted round returns")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=["small", "3b", "8b"], default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows of a step of text")
     parser.add_argument("--tokens", type=int, default=32, help="steps in a block")
     parser.add_argument("--compile", action="store_true", help="also compiled steps, and replies by them")
     parser.add_argument("--sessions", type=int, nargs="*", default=[1, 4], help="whole replies at once")
-    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
-    options = parser.parse_args()
-    logging.disable_progress_bar()
-    torch.manual_seed(0)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: all)")
+
+
+def measure(options: argparse.Namespace) -> Measured:
     model = random_model(options.size, options.device, getattr(torch, options.dtype))
     parameters = sum(value.numel() for value in model.model.parameters())
     print(f"{options.size}: {parameters / 1e9:.2f} B weights, {options.dtype}, random")
-    results: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "size": options.size,
         "parameters": parameters,
         "dtype": options.dtype,
-        **machine_of(model),
         "text": text_decoding(model, options.batch, options.tokens, options.compile),
         "replies": [],
     }
@@ -264,16 +257,17 @@ def main() -> None:
         model.compile()
     for sessions in options.sessions:
         found = replies(model, sessions, options.tokens)
-        results["replies"].append(found)
+        figures["replies"].append(found)
         print(
             f"{sessions:>3} sessions  first audio p50 {1000 * found['ttfa_s']['p50']:.0f} ms, p95 "
             f"{1000 * found['ttfa_s']['p95']:.0f} ms, rtf {found['rtf']:.2f}, stalled {found['stalled']}"
         )
     if torch.device(options.device).type == "cuda":
-        results["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    results["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    report_figures(results, options.output)
+        figures["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    peak = peak_resident_bytes()
+    figures["peak_mb"] = None if peak is None else round(peak / 1e6, 1)
+    return Measured(figures)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

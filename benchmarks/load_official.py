@@ -6,8 +6,8 @@ them is real memory all the same. A fresh process then loads the folder and repo
 held, libraries included. Our reader maps no files (a mapped page would count twice while both it and its copy are
 held), so that this number is what the load takes.
 
-Run: python benchmarks/load_official.py --layout 3b        (about 11 GB of memory; --layout tiny to try it)
-Last line of output: JSON.
+python benchmarks/load_official.py                  # a tiny layout, to try it
+python benchmarks/load_official.py --layout 3b      # about 11 GB of memory
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import argparse
 import json
 import shutil
 import struct
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Measured, fresh_process, peak_resident_bytes, run
 from transformers import WhisperConfig
 
+from echox.models.conversion.materialise import materialise
 from echox.models.conversion.official import official_config, official_name, open_official
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
@@ -158,66 +158,61 @@ def write_layout(folder: Path, layout: str) -> None:
     )
 
 
-def peak_bytes() -> int:
-    """The most memory that this process ever held (``VmHWM``)."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("expected VmHWM in /proc/self/status, found none: this benchmark needs Linux")
+def required_peak_bytes() -> int:
+    """Peak memory of this process.
+
+    Raises:
+        RuntimeError: the system does not count it.
+    """
+    peak = peak_resident_bytes()
+    if peak is None:
+        raise RuntimeError("expected VmHWM in /proc/self/status, found none: this benchmark needs Linux")
+    return peak
 
 
-def load(folder: Path) -> None:
-    """What the fresh process does."""
-    from echox.models.conversion.materialise import materialise
-
-    libraries = peak_bytes()
+def load(folder: Path) -> dict[str, Any]:
+    """What the fresh process does: load the folder, and count."""
+    libraries = required_peak_bytes()
     began_s = time.perf_counter()
     opened = open_official(folder, AUDIO_TOKEN_ID)
     checked_s = time.perf_counter() - began_s
     model = materialise(opened.config, opened.tensors, opened.dtype)
     loaded_s = time.perf_counter() - began_s
     held = sum(value.nbytes for value in model.parameters())
-    print(
-        json.dumps(
-            {
-                "libraries_gb": libraries / 1e9,
-                "peak_gb": peak_bytes() / 1e9,
-                "held_gb": held / 1e9,
-                "dtype": str(model.dtype),
-                "check_s": checked_s,
-                "load_s": loaded_s,
-            }
-        )
-    )
+    return {
+        "libraries_gb": round(libraries / 1e9, 3),
+        "peak_gb": round(required_peak_bytes() / 1e9, 3),
+        "held_gb": round(held / 1e9, 3),
+        "dtype": str(model.dtype),
+        "check_s": round(checked_s, 3),
+        "load_s": round(loaded_s, 3),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", choices=LAYOUTS, default="tiny")
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Measured:
     if options.load is not None:
-        load(options.load)
-        return
+        return Measured(load(options.load))
     folder = Path(tempfile.mkdtemp(prefix="echox-official-"))
     try:
         write_layout(folder / options.layout, options.layout)
-        size = sum(file.stat().st_size for file in (folder / options.layout).rglob("*") if file.is_file())
-        command = [sys.executable, __file__, "--load", str(folder / options.layout)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise SystemExit(result.stderr)
-        figures = json.loads(result.stdout.splitlines()[-1])
+        size_gb = sum(file.stat().st_size for file in (folder / options.layout).rglob("*") if file.is_file()) / 1e9
+        found = fresh_process(["--load", str(folder / options.layout), f"--threads={options.threads}"])
     finally:
         shutil.rmtree(folder)
-    figures = {
-        "layout": options.layout,
-        "folder_gb": size / 1e9,
-        **figures,
-        "peak_over_folder": figures["peak_gb"] / (size / 1e9),
-    }
-    print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()}))
+    return Measured(
+        {
+            "layout": options.layout,
+            "folder_gb": round(size_gb, 3),
+            **found,
+            "peak_over_folder": round(found["peak_gb"] / size_gb, 3),
+        }
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

@@ -1,4 +1,4 @@
-"""Many conversations on one model: real time for each? first audio? the same as alone? The last line is JSON.
+"""Many conversations on one model: real time for each? first audio? the same as alone?
 
 python benchmarks/many_sessions.py --data out/nano --sessions 8 --threads 2
 
@@ -13,20 +13,17 @@ import argparse
 import random
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import torch
-from figures import report_figures
-from transformers.utils import logging
+from harness import Measured, add_model_arguments, load_model, run
 
 from echox import EchoX
 from echox.audio import load_audio
 from echox.errors import QueueFull
 from echox.evaluation.latency.playback import play
-from echox.evaluation.latency.probe import choose_questions, machine_of, spread
+from echox.evaluation.latency.probe import choose_questions, spread
 from echox.streaming import AudioChunk, Finished
 
 SETTINGS = {"temperature": 0.0, "echo_temperature": 0.0}
@@ -197,49 +194,47 @@ def cancelled(model: EchoX, questions: list[np.ndarray], count: int) -> dict[str
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="nano", help="model folder, hub id, or 'nano' (the embedded one)")
-    parser.add_argument("--data", type=Path, help="folder of the nano corpus (default: the bundled questions)")
-    parser.add_argument("--questions", type=int, default=32, help="different ones")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser, questions=32)
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8], help="that ask at the same moment")
     parser.add_argument("--rounds", type=int, default=4, help="of questions at the same moment")
     parser.add_argument("--seconds", type=float, default=20, help="of sessions that ask at random moments")
     parser.add_argument("--cancel", type=int, default=200, help="replies that are cancelled")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
-    options = parser.parse_args()
-    logging.disable_progress_bar()
-    torch.set_num_threads(options.threads)
-    model = EchoX.from_pretrained(options.model, device=options.device)
+    parser.set_defaults(threads=2)
+
+
+def report(sessions: int, kind: str, found: dict[str, Any]) -> None:
+    """One line for people; times in ms."""
+    print(
+        f"{sessions:>3} sessions, {kind:<8} first audio p50 {1000 * found['ttfa_s']['p50']:.0f} ms, p95 "
+        f"{1000 * found['ttfa_s']['p95']:.0f} ms; {found['stalled']} of {found['replies']} stalled; "
+        f"{found['not_as_alone']} not as alone (furthest sample {found['furthest_sample']:.1e})"
+    )
+
+
+def measure(options: argparse.Namespace) -> Measured:
+    model, weights = load_model(options)
     paths = choose_questions(options.data, options.questions)
     questions = [load_audio(path, model.sampling_rate) for path in paths]
     alone = [model.generate(new_sound(question, -2), **SETTINGS) for question in questions]
-    results: dict[str, Any] = {**machine_of(model), "together": [], "spread": [], "rtf_alone": None}
-    results["rtf_alone"] = sum(reply.timings["compute_s"] for reply in alone) / sum(reply.duration_s for reply in alone)
+    compute_s, audio_s = (sum(values) for values in zip(*((r.timings["compute_s"], r.duration_s) for r in alone)))
+    figures: dict[str, Any] = {"together": [], "spread": [], "rtf_alone": compute_s / audio_s}
     model.scheduler.start()
     try:
         together(model, questions, alone, max(options.sessions), 1)  # not counted
         for sessions in options.sessions:
-            for kind, found in (
-                ("together", together(model, questions, alone, sessions, options.rounds)),
-                ("spread", at_random(model, questions, alone, sessions, options.seconds)),
-            ):
-                results[kind].append(found)
-                print(
-                    f"{sessions:>3} sessions, {kind:<8} first audio p50 {1000 * found['ttfa_s']['p50']:.0f} ms, p95 "
-                    f"{1000 * found['ttfa_s']['p95']:.0f} ms; {found['stalled']} of {found['replies']} stalled; "
-                    f"{found['not_as_alone']} not as alone (furthest sample {found['furthest_sample']:.1e})"
-                )
-        results["queue"] = queue(model, questions, alone)
-        print(f"queue: {results['queue']}")
-        results["cancel"] = cancelled(model, questions, options.cancel)
-        print(f"cancel: {results['cancel']}")
+            figures["together"].append(together(model, questions, alone, sessions, options.rounds))
+            report(sessions, "together", figures["together"][-1])
+            figures["spread"].append(at_random(model, questions, alone, sessions, options.seconds))
+            report(sessions, "spread", figures["spread"][-1])
+        figures["queue"] = queue(model, questions, alone)
+        print(f"queue: {figures['queue']}")
+        figures["cancel"] = cancelled(model, questions, options.cancel)
+        print(f"cancel: {figures['cancel']}")
     finally:
         model.scheduler.stop()
-    report_figures(results, options.output)
+    return Measured(figures, weights)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

@@ -1,12 +1,12 @@
-"""Estimated memory of training against the measured peak of real steps. The last line is JSON.
+"""Estimated memory of training against the measured peak of real steps.
 
 What is trained: with `--stage` alone the stage of nano as its recipe builds it, on the largest batch of an epoch (run
 from the repository's root, after `runs/nano.sh`); with `--stage` and another `--case` the same objective around a
 language model of random weights, on random numbers; without `--stage` the case's bare language model.
 
-A process of its own; the peak is the resident set above what libraries and data take, plus the weights, which are there
-before. The C library is told to give freed memory back at once (MALLOC_MMAP_THRESHOLD_); as it comes it keeps holes,
-200 MB of them beside nano, nothing that shows beside 1B.
+The peak is the resident set above what libraries and data take, plus the weights, which are in memory before. The C
+library is set to return freed memory at once (MALLOC_MMAP_THRESHOLD_); by default it keeps holes, 200 MB of them beside
+nano, nothing that shows beside 1B.
 
     python benchmarks/memory.py --stage s2t
     python benchmarks/memory.py --case 1b --stage echo
@@ -18,9 +18,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import os
-import platform
 import random
 import sys
 import threading
@@ -28,10 +26,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Measured, resident_bytes, run
 from torch import nn
 from transformers import LlamaConfig, WhisperConfig
 
@@ -93,10 +91,6 @@ CASES: dict[str, tuple[dict[str, Any], bool, dict[str, Any]]] = {
         {"batch_size": 2, "tokens": 192, "reply_tokens": 96},
     ),
 }
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Peak:
@@ -313,32 +307,38 @@ def train(subject: Subject, batch: dict[str, Any], steps: int) -> None:
             average.update()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", choices=CASES, default="nano")
     parser.add_argument("--stage", choices=("lm", "encoder", "s2t", "t2c", "echo"))
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch-size", type=int)
-    options = parser.parse_args()
+
+
+def settle() -> None:
+    """Return freed memory to the system, so that the peak counts from what is in use."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def weight_bytes(objective: nn.Module) -> int:
+    """Bytes of parameters and buffers, each storage once."""
+    storages = [value.untyped_storage() for value in [*objective.parameters(), *objective.buffers()]]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def measure(options: argparse.Namespace) -> Measured:
     if not set(ALLOCATOR) <= set(os.environ):  # read when a process starts: start again with it
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
-    torch.set_num_threads(1)
     nano = options.stage is not None and options.case == "nano"
     subject = nano_stage(options.stage) if nano else random_model(options.case, options.stage, options)
     if subject.training.gradient_checkpointing:
         enable_gradient_checkpointing(subject.objective)
     # A small batch first: what libraries load and keep at first use is no part of a model's need.
     train(subject, subject.small, 1)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    weights = sum(
-        {
-            value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
-            for value in [*subject.objective.parameters(), *subject.objective.buffers()]
-        }.values()
-    )
+    settle()
+    weights = weight_bytes(subject.objective)
     began_s, before = time.monotonic(), resident_bytes()
     with Peak() as peak, read_shapes(subject) as seen:
         train(subject, subject.batch, options.steps)
@@ -347,26 +347,20 @@ def main() -> None:
     subject.work = workload(subject, seen)
     estimated = subject.estimate()
     total = sum(estimated.values())
-    print(
-        json.dumps(
-            {
-                "what": "memory of training",
-                "case": options.case,
-                "stage": options.stage,
-                "machine": platform.processor() or platform.machine(),
-                "torch": torch.__version__,
-                "load": round(os.getloadavg()[0], 2),
-                "wall_s": round(wall_s, 1),
-                "work": asdict(subject.work),
-                "estimated_mb": {name: round(value / 1e6, 1) for name, value in estimated.items()},
-                "weights_measured_mb": round(weights / 1e6, 1),
-                "total_estimated_mb": round(total / 1e6, 1),
-                "peak_measured_mb": round(measured / 1e6, 1),
-                "estimated_over_measured": round(total / measured, 3),
-            }
-        )
+    return Measured(
+        {
+            "case": options.case,
+            "stage": options.stage,
+            "wall_s": round(wall_s, 1),
+            "work": asdict(subject.work),
+            "estimated_mb": {name: round(value / 1e6, 1) for name, value in estimated.items()},
+            "weights_measured_mb": round(weights / 1e6, 1),
+            "total_estimated_mb": round(total / 1e6, 1),
+            "peak_measured_mb": round(measured / 1e6, 1),
+            "estimated_over_measured": round(total / measured, 3),
+        }
     )
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

@@ -1,30 +1,28 @@
-"""Nano's streaming against the published way, in one process: first audio, its parts, speed. The last line is JSON.
+"""Nano's streaming against the published method of streaming, in one process: first audio, its parts, speed.
 
 python benchmarks/nano_streaming.py --data out/nano --questions 40 --threads 1 2
 
-Both answer the same questions with the same weights, turn and turn about, so a busy machine slows both. The reference
-is restated in `reference_engine.py`. Its 30 s window costs most of its time here; ``gain_same_window`` leaves that
-out: as if it, too, encoded the question at its true length.
+Both answer the same questions with the same weights, alternately, so a busy machine slows both. The published method is
+our implementation in `reference_engine.py`. Its 30 s window costs most of its time here; ``gain_same_window`` leaves
+that out: as if it, too, encoded the question at its true length.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from figures import report_figures
+from harness import Measured, add_model_arguments, load_model, peak_resident_bytes, run
 from reference_engine import PARTS, Reference
-from transformers.utils import logging
 
 from echox import EchoX
 from echox.audio import load_audio
 from echox.evaluation.latency.playback import play
-from echox.evaluation.latency.probe import choose_questions, machine_of, spread
+from echox.evaluation.latency.probe import choose_questions, spread
 from echox.evaluation.studies.trigger_lab import lab_items
 from echox.streaming import AudioChunk
 
@@ -130,31 +128,28 @@ def report(name: str, result: dict[str, Any]) -> None:
     print(f"  {gain:.1f} x sooner (processor {processor:.1f} x), {same:.1f} x with the same audio window")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="nano", help="model folder, hub id, or 'nano' (the embedded one)")
-    parser.add_argument("--data", type=Path, help="folder of the nano corpus (default: the bundled questions)")
-    parser.add_argument("--questions", type=int, default=40, help="of each set")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser, questions=40)
     parser.add_argument("--warm-up", type=int, default=3, help="replies that are not counted")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads, one run for each")
-    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
-    options = parser.parse_args()
-    logging.disable_progress_bar()
-    model = EchoX.from_pretrained(options.model, device="cpu")
+
+
+def measure(options: argparse.Namespace) -> Measured:
+    model, weights = load_model(options)
     sets = {"balanced over topics": choose_questions(options.data, options.questions)}
     longer = [item.question for item in lab_items(options.data, options.questions) if item.group.startswith("several")]
     if longer:
         sets["several sentences"] = longer
-    results: dict[str, Any] = {}
+    runs: list[dict[str, Any]] = []
     for threads in options.threads:
         torch.set_num_threads(threads)
         for name, questions in sets.items():
-            found = compare(model, questions, options.warm_up, len(results))
-            results[f"{name}, {threads} threads"] = {**machine_of(model), **found}
+            found = compare(model, questions, options.warm_up, len(runs))
+            runs.append({"questions": name, "threads": threads, **found})
             report(f"{name}, {threads} thr.", found)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    report_figures({"results": results, "peak_memory_mb": peak_mb}, options.output)
+    peak = peak_resident_bytes()
+    return Measured({"runs": runs, "peak_mb": None if peak is None else round(peak / 1e6, 1)}, weights)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

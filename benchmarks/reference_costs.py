@@ -1,23 +1,20 @@
 """What the reference spends on vocabulary-sized work, and what we spend on the same, in one process.
 
-Each pair computes the same numbers (checked): the reference's way is restated from what it computes, ours is the code
-that runs. Costs grow with the vocabulary V and the width H; peak is what the call adds to the memory in use, counted
-from the tensors it makes.
+Each pair computes the same numbers (checked): the reference's way is written here after what it computes, ours is the
+code that runs. Costs grow with the vocabulary V and the width H; ``largest_mb`` is the
+largest tensor that the call makes.
 
-Run: python benchmarks/reference_costs.py --width 64 --vocabulary 128260
-Last line of output: JSON.
+python benchmarks/reference_costs.py --width 64 --vocabulary 128260
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from harness import Measured, milliseconds, run, times_s
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -45,26 +42,22 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def measure(call: Callable[[], Tensor], repeats: int) -> tuple[dict[str, float], Tensor]:
+def cost(call: Callable[[], Tensor], repeats: int) -> tuple[dict[str, float], Tensor]:
     """Median seconds and the largest tensor made."""
     with LargestTensor() as largest:
         result = call()
-    times = []
-    for _ in range(repeats):
-        began_s = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began_s)
-    return {"ms": round(1000 * statistics.median(times), 2), "largest_mb": round(largest.num_bytes / 1e6, 2)}, result
+    spent = milliseconds(times_s(call, repeats))
+    return {"median_ms": spent["median_ms"], "largest_mb": round(largest.num_bytes / 1e6, 2)}, result
 
 
-@torch.inference_mode()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=64, help="H")
     parser.add_argument("--vocabulary", type=int, default=128260, help="V")
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    torch.manual_seed(0)
+
+
+@torch.inference_mode()
+def measure(options: argparse.Namespace) -> Measured:
     width, vocabulary = options.width, options.vocabulary
     head = nn.Linear(width, vocabulary, bias=False)
     frames, states = torch.randn(1, FRAMES, width), torch.randn(1, PROMPT, width)
@@ -90,15 +83,15 @@ def main() -> None:
             lambda: decoder.embed_outputs(unit),
         ),
     }
-    figures: dict[str, object] = {"width": width, "vocabulary": vocabulary, "threads": torch.get_num_threads()}
+    figures: dict[str, object] = {"width": width, "vocabulary": vocabulary}
     for name, (theirs, ours) in pairs.items():
-        before, expected = measure(theirs, options.repeats)
-        after, found = measure(ours, options.repeats)
+        before, expected = cost(theirs, options.repeats)
+        after, found = cost(ours, options.repeats)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
         figures[name] = {"reference": before, "ours": after}
         print(f"{name:20} reference {before}   ours {after}")
-    print(json.dumps(figures))
+    return Measured(figures)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

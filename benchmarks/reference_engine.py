@@ -1,16 +1,16 @@
-"""The published way of streaming, restated: what a reply costs when it is made as the reference makes it.
+"""The published method of streaming, implemented by us: what a reply costs when it is made as the reference makes it.
 
-Not the reference's code: our own words for what it does, on the same weights, in the same process, so that a ratio
-against it is fair. What it does differently from `echox.streaming`:
+This is not the reference's code. It does the same steps with the same weights in the same process, so that a ratio
+against it is fair. It differs from `echox.streaming` in these points:
 
 * the audio encoder always runs over a window of 30 s;
 * the prompt is scored at every position, though only the last one is needed;
-* a segment is spoken when it is complete: 20 / 50 tokens at least, its peak known 5 tokens late;
+* a segment is spoken when it is complete: at least 20 and at most 50 tokens, its peak found 5 tokens late;
 * each segment's units come from transformers' own ``generate``, with a fresh cache and a copy of the embedding table
   for every unit;
-* the vocoder hears whole segments; one session; text, units and sound one after the other.
+* the vocoder gets whole segments; there is one session; text, units and audio are made one after the other.
 
-What it says is what the engine would say for the same segments; a test holds that.
+Its replies are those of the engine for the same segments; a test checks that.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ class Reference:
     def reply(self, waveform: np.ndarray, max_new_tokens: int = 512) -> ReferenceReply:
         """Answer a question (samples,) at the model's rate."""
         reply = ReferenceReply()
-        heard = self._hear(waveform)  # what a window of its true length hears; not timed: the window below is
+        heard = self._encode(waveform)  # encoded at its true length; not timed, as the 30 s window below is
         rate = self.echox.sampling_rate
         window = np.pad(waveform, (0, max(0, WINDOW_S * rate - len(waveform))))
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         with reply.timed("encode_s"):
-            self._hear(window)
+            self._encode(window)
         cache = DynamicCache()
         with reply.timed("prefill_s"):
             ids = self.tokenizer.apply_chat_template(
@@ -116,12 +116,12 @@ class Reference:
                 before, word = word_index(self.tokenizer, [0, *token_ids][-2:])
                 segment = trigger.push(score, len(token_ids) == 1 or word == -1 or word != before)
             if segment is not None:
-                self._speak(reply, segment, token_ids, states, began_s)
+                self._synthesize(reply, segment, token_ids, states, began_s)
             with reply.timed("text_s"):
                 output = self._advance(cache, input_ids=torch.tensor([[token_id]]))
         last = trigger.flush()
         if last is not None:
-            self._speak(reply, last, token_ids, states, began_s)
+            self._synthesize(reply, last, token_ids, states, began_s)
         reply.total_s = time.perf_counter() - began_s
         reply.total_cpu_s = time.process_time() - began_cpu_s
         reply.ttfa_cpu_s -= began_cpu_s
@@ -129,21 +129,21 @@ class Reference:
         reply.text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         return reply
 
-    def _hear(self, waveform: np.ndarray) -> list[Tensor]:
+    def _encode(self, waveform: np.ndarray) -> list[Tensor]:
         inputs = self.processor.extract_features([waveform], self.echox.sampling_rate)
         return self.model.s2t.hear(**inputs)[0]
 
     def _advance(self, cache: DynamicCache, **inputs: Tensor):
         return self.language_model(**inputs, past_key_values=cache, use_cache=True, output_hidden_states=True)
 
-    def _speak(
+    def _synthesize(
         self, reply: ReferenceReply, segment: Segment, token_ids: list[int], states: list[Tensor], began_s: float
     ) -> None:
         with reply.timed("echo_s"):
             ids = token_ids[segment.start : segment.end]
             words = torch.tensor([word_index(self.tokenizer, ids)])
             denoised = self.model.denoise(torch.stack(states[segment.start : segment.end])[None], torch.tensor([ids]))
-            unit_words = self.units.say(denoised, words)
+            unit_words = self.units.generate_units(denoised, words)
             units = self.processor.unit_language.decode_reduced(unit_words)
         if not units:
             return
@@ -163,26 +163,26 @@ class _UnitsByGenerate(LlamaForCausalLM):
         super().__init__(decoder.backbone.config)
         self.decoder = [decoder]  # a list: its weights are not registered twice
         self.model, self.lm_head = decoder.backbone, decoder.unit_head
-        self.told: Tensor | None = None
+        self.conditions: Tensor | None = None
         self.ends = 0
         self.eval()
 
     def forward(self, input_ids: Tensor, **inputs):
         table = self.model.embed_tokens.weight.clone()
-        assert self.told is not None
-        told = self.told[:, min(self.ends, self.told.shape[1] - 1)]
-        return super().forward(inputs_embeds=F.embedding(input_ids, table) + told, **inputs)
+        assert self.conditions is not None
+        condition = self.conditions[:, min(self.ends, self.conditions.shape[1] - 1)]
+        return super().forward(inputs_embeds=F.embedding(input_ids, table) + condition, **inputs)
 
-    def say(self, states: Tensor, word_ids: Tensor) -> list[int]:
+    def generate_units(self, states: Tensor, word_ids: Tensor) -> list[int]:
         """Unit words of one segment: denoised states (1, R, H), words (1, R)."""
         decoder = self.decoder[0]
         words = TextWords.of(word_ids)
         count = int(words.counts[0])
         if not count:
             return []
-        self.told, self.ends = decoder.conditions(decoder.word_vectors(states, words)), 0
+        self.conditions, self.ends = decoder.conditions(decoder.word_vectors(states, words)), 0
         rules = _Rules(self, count)
-        said = self.generate(
+        outputs = self.generate(
             input_ids=torch.tensor([[decoder.end_id]]),
             attention_mask=torch.ones(1, 1, dtype=torch.long),
             max_new_tokens=decoder.config.max_unit_words + count,
@@ -191,11 +191,11 @@ class _UnitsByGenerate(LlamaForCausalLM):
             logits_processor=[rules],
             stopping_criteria=[rules.done],
         )
-        return [output for output in said[0, 1:].tolist() if output != decoder.end_id]
+        return [output for output in outputs[0, 1:].tolist() if output != decoder.end_id]
 
 
 class _Rules(LogitsProcessor):
-    """A word makes a sound, and not for ever; after the last word's end the segment is done."""
+    """Each word has at least one unit and at most the number that the model allows; the last word's end ends the segment."""
 
     def __init__(self, units: _UnitsByGenerate, count: int) -> None:
         self.units, self.count = units, count
@@ -209,8 +209,8 @@ class _Rules(LogitsProcessor):
         self.done = Done()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        said = input_ids[0].tolist()
-        in_word = len(said) - 1 - max(place for place, output in enumerate(said) if output == self.end)
+        outputs = input_ids[0].tolist()
+        in_word = len(outputs) - 1 - max(place for place, output in enumerate(outputs) if output == self.end)
         if self.config.force_sound and in_word == 0:
             scores[:, self.end] = -torch.inf
         if in_word >= self.config.max_unit_words_per_word:

@@ -3,12 +3,12 @@
     python benchmarks/serving_load.py --conversations 8 --minutes 10 --threads 1
     python benchmarks/serving_load.py --conversations 6 --minutes 6 --hurried   # many more replies: is memory flat?
 
-Each conversation speaks bundled questions in real time, waits until the reply was played, and goes on; after some turns
-it hangs up and calls again. Afterwards every reply is compared with what the model alone answers to the same sound and
-history. `--hurried` waits for nothing: each question interrupts the reply before and cuts the history to what was
-heard, so those replies are not compared. Figures, as JSON in the last line: `lost` and `mixed` replies, `underruns` of
-a player that waits `prebuffer_s` before it begins, time to first audio from the commit of the turn and from the end of
-the speech (which includes the silence that ends a turn), memory of the server at the start and end.
+Each conversation speaks bundled questions in real time, waits until the reply was played, and continues; after some
+turns it hangs up and calls again. Afterwards every reply is compared with what the model alone answers to the same
+audio and history. `--hurried` waits for nothing: each question interrupts the reply before and cuts the history to what
+was heard, so those replies are not compared. Figures: `lost` and `mixed` replies, `underruns` of a player that waits
+`prebuffer_s` before it begins, time to first audio from the commit of the turn and from the end of the speech (which
+includes the silence that ends a turn), memory of the server at the start and end.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from typing import Any
 import numpy as np
 import psutil
 import websockets
+from harness import Measured, run
 
+from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
+from echox.evaluation.scoring.records import fingerprint
 
 RATE = 16000  # in: the sound comes back from `conversation.item.retrieve` bit by bit as it was heard
 OUT_RATE = 24000
@@ -159,11 +162,8 @@ async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float, hurried: b
     return turn
 
 
-def check(figures: Figures) -> list[str]:
+def check(figures: Figures, model: EchoX) -> list[str]:
     """Replies that are not what the model alone says."""
-    from echox.api import EchoX
-
-    model = EchoX.from_pretrained("nano")
     alone: dict[tuple[bytes, ...], tuple[str, str]] = {}  # all sounds of a call so far -> heard, text
     mixed = []
     for turns in figures.conversations:
@@ -218,15 +218,16 @@ async def load(url: str, options: argparse.Namespace, process: psutil.Process, f
     return memory_mb
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--conversations", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--turns", type=int, default=6, help="of a call, before it hangs up")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the server")
     parser.add_argument("--hurried", action="store_true", help="as fast as the server can, for memory; no first audio")
     parser.add_argument("--prebuffer-s", type=float, default=0.1, help="of the player")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Measured:
     server, port = start_server(options.threads, options.conversations)
     figures = Figures()
     process = psutil.Process(server.pid)
@@ -240,41 +241,47 @@ def main() -> None:
     finally:
         server.send_signal(signal.SIGTERM)
         stopped = server.wait(30)
-    turns = [turn for talk in figures.conversations for turn in talk]
-    mixed = None if options.hurried else check(figures)
+    model = EchoX.from_pretrained("nano")
+    mixed = None if options.hurried else check(figures, model)
     for line in [*figures.errors, *(mixed or [])][:10]:
         print(line)
-    quarter = max(1, len(memory_mb) // 4)
-    print(
-        json.dumps(
-            {
-                "conversations": options.conversations,
-                "minutes": options.minutes,
-                "server_threads": options.threads,
-                "load_average": round(os.getloadavg()[0], 1),
-                "replies": len(turns),
-                "lost": figures.lost + sum(turn.status != "completed" for turn in turns),
-                "mixed": None if mixed is None else len(mixed),
-                "underruns": sum(turn.underruns for turn in turns),
-                "replies_with_underruns": sum(turn.underruns > 0 for turn in turns),
-                "prebuffer_s": options.prebuffer_s,
-                "first_audio_s": quantiles([turn.first_audio_s for turn in turns if turn.first_audio_s is not None]),
-                "first_audio_after_speech_s": quantiles(
-                    [turn.first_audio_after_speech_s for turn in turns if turn.first_audio_after_speech_s is not None]
-                ),
-                "speech_s": round(sum(turn.audio_s for turn in turns), 1),
-                "server_cores": round(cores, 2),
-                "memory_mb": {
-                    "first_quarter": round(float(np.mean(memory_mb[:quarter])), 1),
-                    "last_quarter": round(float(np.mean(memory_mb[-quarter:])), 1),
-                    "max": round(max(memory_mb), 1),
-                },
-                "server_errors": [line for line in metrics.splitlines() if line.startswith("echox_errors_total{")],
-                "exit_status": stopped,
-            }
-        )
+    return Measured(
+        {
+            **figures_of(figures, memory_mb),
+            "conversations": options.conversations,
+            "minutes": options.minutes,
+            "mixed": None if mixed is None else len(mixed),
+            "prebuffer_s": options.prebuffer_s,
+            "server_cores": round(cores, 2),
+            "server_errors": [line for line in metrics.splitlines() if line.startswith("echox_errors_total{")],
+            "exit_status": stopped,
+        },
+        fingerprint(model.model),
     )
 
 
+def figures_of(figures: Figures, memory_mb: list[float]) -> dict[str, Any]:
+    """Counts, times and memory of all conversations."""
+    turns = [turn for talk in figures.conversations for turn in talk]
+    spoken = [turn for turn in turns if turn.first_audio_s is not None]
+    quarter = max(1, len(memory_mb) // 4)
+    return {
+        "replies": len(turns),
+        "lost": figures.lost + sum(turn.status != "completed" for turn in turns),
+        "underruns": sum(turn.underruns for turn in turns),
+        "replies_with_underruns": sum(turn.underruns > 0 for turn in turns),
+        "first_audio_s": quantiles([turn.first_audio_s for turn in spoken if turn.first_audio_s is not None]),
+        "first_audio_after_speech_s": quantiles(
+            [turn.first_audio_after_speech_s for turn in spoken if turn.first_audio_after_speech_s is not None]
+        ),
+        "speech_s": round(sum(turn.audio_s for turn in turns), 1),
+        "memory_mb": {
+            "first_quarter": round(float(np.mean(memory_mb[:quarter])), 1),
+            "last_quarter": round(float(np.mean(memory_mb[-quarter:])), 1),
+            "max": round(max(memory_mb), 1),
+        },
+    }
+
+
 if __name__ == "__main__":
-    main()
+    run(__doc__, add_arguments, measure)

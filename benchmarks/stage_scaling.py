@@ -2,20 +2,20 @@
 
     python benchmarks/stage_scaling.py --stages s2t t2c --batches 2 8 32
 
-Processor time, not the clock: other work on the machine hardly changes it. In stage echo also the part of the time that
-goes into pseudo-labels is given too. Last line: JSON.
+Processor time, not the clock: other work on the machine hardly changes it. For stage echo, the share of the time that
+goes into pseudo-labels is measured too.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 import tracemalloc
 from pathlib import Path
 
 import torch
+from harness import Measured, run
 
 from echox import load_recipe
 from echox.training.loop import autocast, seed_everything
@@ -23,7 +23,13 @@ from echox.training.loop import autocast, seed_everything
 RECIPES = Path(__file__).parent.parent / "recipes" / "nano"
 
 
-def measure(name: str, batches: list[int], steps: int) -> dict[str, object]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stages", nargs="+", default=["s2t", "t2c", "echo"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[2, 8, 32])
+    parser.add_argument("--steps", type=int, default=2, help="steps that count, after one that does not")
+
+
+def cost_of_stage(name: str, batches: list[int], steps: int) -> dict[str, object]:
     """CPU seconds an item by batch size, after one step to warm up; bytes of Python objects an item."""
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     tracemalloc.start()
@@ -54,17 +60,9 @@ def measure(name: str, batches: list[int], steps: int) -> dict[str, object]:
     return {"batches": found, "object_bytes_per_item": round(bytes_an_item)}
 
 
-def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--stages", nargs="+", default=["s2t", "t2c", "echo"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[2, 8, 32])
-    parser.add_argument("--steps", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(json.dumps({name: measure(name, options.batches, options.steps) for name in options.stages}))
-    return 0
+def measure(options: argparse.Namespace) -> Measured:
+    return Measured({name: cost_of_stage(name, options.batches, options.steps) for name in options.stages})
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(__doc__, add_arguments, measure)

@@ -1,17 +1,22 @@
-"""The benchmarks measure what they say: the restated reference speaks as the engine does, only later."""
+"""The benchmarks measure what they say: our implementation of the reference speaks as the engine does, later."""
 
+import json
+import re
 import runpy
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 from echox.api import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
+from echox.evaluation.model_card import Card, _figures, _speed
 from paths import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
+NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - {"harness", "reference_engine"})
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +49,48 @@ def test_the_reference_accounts_for_its_time(reference):
     assert sum(reply.first.values()) == pytest.approx(reply.arrivals_s[0], rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["nano_streaming", "many_sessions", "decoding", "nano_latency", "hearing_conditions"])
-def test_benchmarks_with_an_output_file_explain_themselves(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
+def run_benchmark(name, arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / f"{name}.py"), *arguments])
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_explains_itself_and_writes_its_result_where_it_is_asked_to(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+        run_benchmark(name, ["--help"], monkeypatch)
     assert ended.value.code == 0
-    assert "--output" in capsys.readouterr().out
+    help_text = capsys.readouterr().out
+    assert "--output" in help_text
+    assert f"python benchmarks/{name}.py" in help_text
+
+
+@pytest.fixture
+def threads():
+    """Benchmarks set the number of torch's threads; the other tests keep theirs."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_result_says_where_and_how_it_was_measured(tmp_path, monkeypatch, capsys, threads):
+    arguments = ["--repeats", "2", "--width", "8", "--vocabulary", "512", "--output", str(tmp_path / "costs.json")]
+    run_benchmark("reference_costs", arguments, monkeypatch)
+    result = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+    assert result["command"].startswith("python benchmarks/reference_costs.py --repeats 2")
+    assert result["machine"]["threads"] == 1
+    assert result["machine"]["processor"]
+    assert result["torch"] == torch.__version__
+    assert result["weights"] is None
+    assert result["figures"]["prefill_logits"]["ours"]["median_ms"] > 0
+
+
+def test_the_latency_benchmark_names_the_weights_and_the_model_card_reads_its_result(tmp_path, monkeypatch, threads):
+    output = tmp_path / "latency.json"
+    run_benchmark("nano_latency", ["--questions", "1", "--warm-up", "0", "--output", str(output)], monkeypatch)
+    result = json.loads(output.read_text(encoding="utf-8"))
+    assert re.fullmatch("[0-9a-f]{12}", result["weights"])
+    record = {"parameters_by_part": {}, "stages": []}
+    speed = _speed(Card({}, _figures(result), None, record, None))
+    assert f"Real-time factor {result['figures']['rtf_overall']:.3f}" in speed[0]

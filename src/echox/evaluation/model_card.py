@@ -117,7 +117,7 @@ def write_model_card(
     sizes = [file.stat().st_size for file in model_dir.rglob("*") if file.is_file()]
     card = Card(
         metrics=_read(metrics_json),
-        latency=_read(latency_json) if latency_json is not None else None,
+        latency=_figures(_read(latency_json)) if latency_json is not None else None,
         voice=_read(voice_json) if voice_json is not None else None,
         record=_read(model_dir / RECORD_NAME),
         megabytes=sum(sizes) / 1e6,
@@ -347,6 +347,11 @@ def _number(value: float, unit: str = "%") -> str:
     if unit == "%":
         return f"{100 * value:.1f} %"
     return f"{value:.{1 if unit == 'MB' else 2}f} {unit}".rstrip()
+
+
+def _figures(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a benchmark's result file; of an older file, which has nothing else, all of it."""
+    return result.get("figures", result)
 
 
 def _read(path: str | Path) -> dict[str, Any]:

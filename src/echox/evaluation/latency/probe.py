@@ -133,7 +133,7 @@ def machine_of(model: EchoX) -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "device": str(next(model.model.parameters()).device),
-        "machine": f"{_processor()}, {os.cpu_count()} CPUs",
+        "machine": f"{processor_name()}, {os.cpu_count()} CPUs",
         "torch": torch.__version__,
         "load_average_1m": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
@@ -148,8 +148,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
+def processor_name() -> str:
+    """The processor's name, or its architecture where the system does not give the name."""
     path = Path("/proc/cpuinfo")
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
