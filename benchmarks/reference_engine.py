@@ -195,7 +195,7 @@ class _UnitsByGenerate(LlamaForCausalLM):
 
 
 class _Rules(LogitsProcessor):
-    """Each word has at least one unit and at most the number that the model allows; the last word's end ends the segment."""
+    """Each word has at least one unit and at most as many as the model allows; the last word's end ends the segment."""
 
     def __init__(self, units: _UnitsByGenerate, count: int) -> None:
         self.units, self.count = units, count
