@@ -51,7 +51,7 @@ def test_rows_equal_the_model_alone(name, attention):
     second = cache.advance(torch.stack([inputs[0, 5:7], inputs[1, 2:4], inputs[2, 3:5]]), [1, 2, 0])
     close(second[0, :1], want[0, 5:6])
     close(second[1], want[1, 2:4])
-    cache.crop(0, 4)
+    cache.truncate(0, 4)
     assert cache.lengths == [4, 4, 3]
     close(cache.advance(inputs[:1, 4:8])[0], want[0, 4:8])
     saved = cache.save(0)

@@ -48,7 +48,7 @@ def say(stream: UnitStream, steps: LeanSteps | None = None) -> list[Said]:
     steps = steps or LeanSteps(stream.decoder.backbone, rows=1)
     said = []
     while stream.ready:
-        steps.crop(0, stream.position)
+        steps.truncate(0, stream.position)
         logits = stream.decoder.output_logits(steps.advance(stream.inputs()[None])[:, -1])[0]
         if not stream.may_end:
             logits[stream.decoder.end_id] = -torch.inf

@@ -16,9 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
 FLOORS = (
-    "audio_decoding device errors files models models/decoding models/quantization models/vocoder "
+    "audio_decoding device errors files models models/decoding models/quantization "
     "serving/turn_detection speech_detection template_worker verbalization",
-    "audio config models/t2c templates",
+    "audio config models/t2c models/vocoder templates",
     "models/echox",
     "models/conversion",
     "data",

@@ -98,7 +98,7 @@ def test_steps_equal_the_llama(monkeypatch, fused_weights):
         second = steps.advance(torch.stack([inputs[0, 5:7], inputs[1, 2:4], inputs[2, 3:5]]), counts=[1, 2, 0])
         close(second[0, :1], want[0, 5:6])
         close(second[1], want[1, 2:4])
-        steps.crop(0, 4)
+        steps.truncate(0, 4)
         assert steps.lengths == [4, 4, 3]
         close(steps.advance(inputs[:1, 4:8])[0], want[0, 4:8])
         assert steps.leave(0) == 2  # row 2 is row 0 now

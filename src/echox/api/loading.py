@@ -76,6 +76,7 @@ def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantiza
     from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
+    from echox.models.pretrained import load_with_report
 
     options = loading_options(quantization_config, place)
     index = folder / "model.safetensors.index.json"
@@ -85,8 +86,13 @@ def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantiza
         config = EchoXConfig.from_pretrained(folder)
         if dtype is not None:  # else a language model whose own config names a dtype keeps that one
             config.s2t_config.text_config.dtype = dtype
-        model, found = EchoXForConditionalGeneration.from_pretrained(
-            folder, config=config, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **options
+        model, found = load_with_report(
+            EchoXForConditionalGeneration,
+            folder,
+            config=config,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            **options,
         )
         processor = EchoXProcessor.from_pretrained(folder)
     except _BROKEN_FOLDER as error:

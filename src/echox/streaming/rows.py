@@ -71,7 +71,7 @@ def neighbours(tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
     """Groups of tasks in rows without a gap between them."""
     group: list[ReplyTask] = []
     for task in tasks:
-        if group and task.text_row != group[-1].text_row + 1:
+        if group and known(task.text_row) != known(group[-1].text_row) + 1:
             yield group
             group = []
         group.append(task)

@@ -448,7 +448,7 @@ class Scheduler:
                     task.echo_row = self._steps.join()
                     self._echo_rows.append(task)
             # Whole prompts, of decoders that begin with one, run alone: others would only run along, many times.
-            long = [task for task in ready if task.speech.stream.begins_with_prompt]
+            long = [task for task in ready if known(known(task.speech).stream).begins_with_prompt]
             for task in long:
                 self._each([task], self._say_tasks)
             for tasks in spans(self._echo_rows, [task for task in ready if task not in long]):
@@ -466,27 +466,27 @@ class Scheduler:
             first = known(tasks[0].echo_row)
             for row, stream in enumerate(streams, first):
                 if stream:
-                    self._steps.crop(row, stream.position)
+                    self._steps.truncate(row, stream.position)
             hidden = self._steps.advance(pad_sequence(inputs, batch_first=True), counts, first)
             last = hidden[:, -1] if hidden.shape[1] == 1 else hidden[range(len(tasks)), [max(n, 1) - 1 for n in counts]]
             outputs = choose_outputs(streams, decoder.output_logits(last), decoder.end_id)
             for task, stream, output in zip(tasks, streams, outputs, strict=True):
                 if stream:
                     with self._blaming(task):
-                        task.speech.accept(output)
+                        known(task.speech).accept(output)
 
     def _sound(self) -> None:
         """Sound of every reply that has enough for a chunk."""
         voices = [task for task in self._running if task.speech is not None]
-        self._each(voices, lambda tasks: VocoderStream.time([task.speech.voice for task in tasks]))
+        self._each(voices, lambda tasks: VocoderStream.time([known(task.speech).voice for task in tasks]))
         number = len(self._running)
         speaking = [task for task in self._running if task.speech is not None and task.speech.sounds(number)]
         self._each(speaking, self._sound_tasks)
 
     def _sound_tasks(self, tasks: Tasks) -> None:
         with timed(tasks, "vocoder_s"):
-            waveforms = VocoderStream.advance([task.speech.voice for task in tasks])
+            waveforms = VocoderStream.advance([known(task.speech).voice for task in tasks])
         for task, waveform in zip(tasks, waveforms, strict=True):
             with self._blaming(task):
-                task.speech.sounded(waveform)
+                known(task.speech).sounded(waveform)
                 task.pass_on_speech()

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from echox.training.integrity import DamagedCheckpointError, read_state, write_state
 from echox.training.optim import WeightAverage
@@ -277,7 +278,9 @@ def _read_sharded(
 ) -> None:
     saved = dcp.FileSystemReader(folder / "sharded").read_metadata().state_dict_metadata
     shapes = {
-        name.removeprefix("trainable."): value.size for name, value in saved.items() if name.startswith("trainable.")
+        name.removeprefix("trainable."): value.size
+        for name, value in saved.items()
+        if name.startswith("trainable.") and isinstance(value, TensorStorageMetadata)
     }
     _check_names(folder, shapes, _live_tensors(objective), remedy)
     state = _sharded_state(objective, optimizer, average)

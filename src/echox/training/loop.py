@@ -27,6 +27,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
 from echox.device import choose_device
@@ -174,10 +175,10 @@ class _Run:
         for accumulated, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             seed_everything(config.seed, micro.place)
             last = accumulated == config.accumulation_steps - 1
-            no_sync = isinstance(self.module, DistributedDataParallel) and not last
             if self.parts:
                 self.parts[-1].set_requires_gradient_sync(last)
-            with self.module.no_sync() if no_sync else nullcontext():
+            module = self.module
+            with module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext():
                 with autocast(self.device, config.precision):
                     losses = self.module(batch) if shared is None else self.module(batch, shared)
                 try:
@@ -408,7 +409,7 @@ def enable_gradient_checkpointing(module: nn.Module) -> None:
     pending, enabled = [module], 0
     while pending:
         part = pending.pop()
-        if getattr(part, "supports_gradient_checkpointing", False):
+        if isinstance(part, PreTrainedModel) and part.supports_gradient_checkpointing:
             part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             # transformers makes all inputs require gradients, which only reentrant checkpoints need: backward would
             # pass through frozen ears and embeddings, and keep their activations.

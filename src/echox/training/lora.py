@@ -11,12 +11,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 WEIGHTS_FILE, SETTINGS_FILE = "lora.safetensors", "lora.json"
 _ADAPTER = "default"
@@ -133,9 +137,7 @@ def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoR
     return settings
 
 
-def _lora_layers(model: S2TForConditionalGeneration) -> dict[str, nn.Module]:
-    return {
-        name: module
-        for name, module in model.language_model.named_modules()
-        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
-    }
+def _lora_layers(model: S2TForConditionalGeneration) -> dict[str, LoraLayer]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.language_model.named_modules() if isinstance(module, LoraLayer)}

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperCon
 from echox.data.features import log_mel, pad_features
 from echox.models.conversion.kmeans import read_centroids
 from echox.models.echox.modeling_speech_encoder import SpeechEncoder
+
+if TYPE_CHECKING:
+    from echox.units.waveform_encoder import WaveformEncoder
 from echox.units.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 
 EXTRACTOR_FILE = "unit_extractor.json"
@@ -221,7 +224,7 @@ class UnitExtractor(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: SpeechEncoder | WaveformEncoder,
         feature_extractor: Any,
         centroids: Tensor,
         layer: int,
@@ -298,7 +301,7 @@ class UnitExtractor(nn.Module):
 
     def _log_mel(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         # One by one, each at its own length: a padded signal's last frames would see the padding.
-        mels = int(self.encoder.config.num_mel_bins)  # type: ignore[arg-type]
+        mels = int(self.encoder.config.num_mel_bins)
         rows = [log_mel(waveform, self.sampling_rate, mels).T for waveform in waveforms]
         features, mask = pad_features(rows)
         return features.to(self.centroids.device), mask.to(self.centroids.device)
@@ -365,7 +368,7 @@ class UnitExtractor(nn.Module):
         return cls(*load_encoder(str(encoder)), read_centroids(centroids), layer, **settings)
 
 
-def load_encoder(source: str) -> tuple[nn.Module, Any]:
+def load_encoder(source: str) -> tuple[SpeechEncoder | WaveformEncoder, Any]:
     """Encoder and feature extractor of a folder or repository id; of a whole Whisper only the encoder is read.
 
     Raises:

@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from transformers import HubertModel, Wav2Vec2Model, WavLMModel
 
-def check_waveform_encoder(encoder: nn.Module) -> None:
+    WaveformEncoder = HubertModel | Wav2Vec2Model | WavLMModel
+
+
+def check_waveform_encoder(encoder: WaveformEncoder) -> None:
     """Whether `waveform_states` can run it.
 
     Raises:
@@ -32,13 +37,12 @@ def check_waveform_encoder(encoder: nn.Module) -> None:
         )
 
 
-def encoder_frame_rate_hz(encoder: nn.Module, sampling_rate: int) -> float:
+def encoder_frame_rate_hz(encoder: WaveformEncoder, sampling_rate: int) -> float:
     """Frames per second that the convolutions leave: 50 for the whole family at 16 kHz."""
-    config: Any = encoder.config
-    return sampling_rate / math.prod(config.conv_stride)
+    return sampling_rate / math.prod(encoder.config.conv_stride)
 
 
-def waveform_states(encoder: nn.Module, waveforms: Sequence[Tensor], layer: int) -> tuple[Tensor, Tensor]:
+def waveform_states(encoder: WaveformEncoder, waveforms: Sequence[Tensor], layer: int) -> tuple[Tensor, Tensor]:
     """States between layers, equal to ``encoder(..., output_hidden_states=True).hidden_states[layer]`` of each alone.
 
     Args:
@@ -61,7 +65,7 @@ def waveform_states(encoder: nn.Module, waveforms: Sequence[Tensor], layer: int)
     projected = encoder.feature_projection(nn.utils.rnn.pad_sequence(rows, batch_first=True))
     hidden = projected[0] if isinstance(projected, tuple) else projected  # wav2vec 2.0 returns its input as well
     mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    layers: Any = encoder.encoder.layers
+    layers = encoder.encoder.layers
     seen: list[Any] = []
     hook = (
         layers[layer - 1].register_forward_hook(lambda _, arguments, output: seen.append(output))

@@ -174,7 +174,7 @@ class TransformersASR(_Speller):
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
         """See :class:`Judge`. The language is detected, as UltraEval-Audio does."""
-        inputs = [{"raw": waveform, "sampling_rate": sampling_rate} for waveform in waveforms]
+        inputs: Any = [{"raw": waveform, "sampling_rate": sampling_rate} for waveform in waveforms]
         return [result["text"].strip() for result in self._pipeline(inputs, return_timestamps=True)]
 
 

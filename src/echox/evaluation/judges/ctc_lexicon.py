@@ -57,7 +57,8 @@ class LexiconDecoder:
         words_so_far: list[tuple[int, int]] = [(-1, -1)]  # (history before, word); entry 0 is the beginning
         silence = np.float32(0)  # leading blanks, before any word
         exits = [(np.float32(0), 0, -1)]  # where a new word may come from: (score, history, final phone or -1)
-        for frame in log_probs.astype(np.float32):
+        frames: np.ndarray = log_probs.astype(np.float32)
+        for frame in frames:
             entry_score, entry_history = self._enter(exits)
             step = np.concatenate([[_NEVER], score[:-1]]) + self._step_cost
             leap = np.concatenate([[_NEVER, _NEVER], score[:-2]]) + self._skip_cost

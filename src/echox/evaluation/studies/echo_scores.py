@@ -32,9 +32,11 @@ from echox.evaluation.scoring.records import balanced_order, fingerprint
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
-from echox.models.echox.tokenization_text import word_index
+from echox.models.echox.text_embeddings import weight_of
+from echox.models.echox.tokenization_text import decode_text, word_index
+from echox.models.pretrained import run_generate
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.modeling_unit_decoder import UnitSequence
+from echox.models.t2c.modeling_unit_decoder import UnitSequence, WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.streaming.trigger import Trigger
@@ -109,14 +111,14 @@ def write(s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, 
         batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], [], last_reply=False)
         audios = [next(heard) for item in part for _ in item.rows]
         embeds, mask, _ = s2t.splice(batch["input_ids"], batch["attention_mask"], audios, padding_side="left")
-        output = s2t.language_model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=settings)
+        output = run_generate(s2t.language_model, inputs_embeds=embeds, attention_mask=mask, generation_config=settings)
         predicting = torch.stack([layers[-1][:, -1] for layers in output.hidden_states], 1)  # (B, R, H)
         special = torch.tensor(tokenizer.all_special_ids)
         ended = torch.isin(output.sequences, special).cumsum(1) > 0
         for tokens, row_states, end in zip(output.sequences, predicting, ended, strict=True):
             rows.append(tokens[~end])
             states.append(row_states[: len(tokens)][~end])
-    texts = [tokenizer.decode(row) for row in rows]
+    texts = [decode_text(tokenizer, row) for row in rows]
     return Written(pad_sequence(rows, True, -1), pad_sequence(states, True), texts)
 
 
@@ -201,6 +203,7 @@ def say_after(
         given: unit words of each of the first words.
     """
     decoder = model.echo_decoder
+    assert isinstance(decoder, WordSynchronousDecoder)
     text = TextWords.of(torch.tensor([words]))
     told = decoder.conditions(decoder.word_vectors(inputs[None], text))[0]  # (W, D)
     steps = LeanSteps(decoder.backbone, rows=1)
@@ -333,7 +336,7 @@ def s2t_scores(
         loss, tokens = loss + float(s2t(**batch).s2t_loss) * count, tokens + count
     right = [says(reply, item.answer or item.turns[-1].text or "") for reply, item in zip(replies, items, strict=True)]
     return {
-        "ctc_wer": word_errors(asked, [tokenizer.decode(row) for row in transcripts]).rate,
+        "ctc_wer": word_errors(asked, [decode_text(tokenizer, row) for row in transcripts]).rate,
         "s2t_answer": float(np.mean(right)),
         "s2t_loss": loss / tokens,
         "frames_per_question": float(np.mean([len(row) for row in embeds])),
@@ -423,7 +426,7 @@ def read(teacher: T2CForUnitGeneration, token_ids: Tensor, word_ids: Tensor) -> 
 def _trigger_scores(model: EchoXForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, states: Tensor) -> Tensor:
     """(B, R) cos(h_i, lm_head row of ".")."""
     period = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
-    row = model.get_output_embeddings().weight[period]
+    row = weight_of(model.get_output_embeddings())[period]
     return torch.cosine_similarity(states.float(), row.float(), dim=-1)
 
 

@@ -31,7 +31,7 @@ from echox.config import load_recipe
 from echox.data.scoring import edit_counts, normalize_words
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
-from echox.models.echox.tokenization_text import word_index
+from echox.models.echox.tokenization_text import decode_text, word_index
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
@@ -170,7 +170,8 @@ def _meet(
     if isinstance(decoder, WordSynchronousDecoder):
         vectors = decoder.word_vectors(denoised, TextWords.of(word_ids))  # (B, W, D), W counted from 0 as word_ids are
     for row, ids in enumerate(rows):
-        text = tokenizer.decode([token for token in tokens[row].tolist() if token >= 0], skip_special_tokens=True)
+        reply = [token for token in tokens[row].tolist() if token >= 0]
+        text = decode_text(tokenizer, reply, skip_special_tokens=True)
         for number, written in enumerate(text.split()):
             name = " ".join(normalize_words(written))
             if name not in names:
@@ -180,7 +181,7 @@ def _meet(
             places = [
                 place
                 for place, of in enumerate(ids)
-                if of == number and normalize_words(tokenizer.decode([int(tokens[row, place])]))
+                if of == number and normalize_words(decode_text(tokenizer, [int(tokens[row, place])]))
             ]
             for space, states in spaces.items():
                 word.vectors.setdefault(space, []).append(states[row, places].float().mean(0))

@@ -241,7 +241,7 @@ def _dtype(record: Any) -> np.dtype:
     code, order = str(record.args[0]), record.state[1] if record.state else "="
     if code[:1] not in _ARRAY_KINDS or not code[1:].isdigit():
         raise ValueError(f"expected an array of numbers, found numpy type {code!r}")
-    return np.dtype(code).newbyteorder("=" if order == "|" else order)
+    return np.dtype(code if order == "|" else f"{order}{code}")
 
 
 def _filled(data: Any, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:

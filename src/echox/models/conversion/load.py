@@ -66,7 +66,7 @@ def load_official(
     """
     tokenizer = _tokenizer(folder_or_id)
     audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
-    if audio_token_id is None or audio_token_id == tokenizer.unk_token_id:
+    if not isinstance(audio_token_id, int) or audio_token_id == tokenizer.unk_token_id:
         raise ValueError(f"{folder_or_id}: expected the token {AUDIO_TOKEN} in its tokenizer, found none")
     # Where padding and the end of a turn are one token, prompts hold it, and the release hides it.
     masked_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id == tokenizer.eos_token_id else None
@@ -75,6 +75,7 @@ def load_official(
     checkpoint = open_official(folder_or_id, audio_token_id, masked_token_id, audio_tower, vocoder, peft)
     config = checkpoint.config
     words = config.echo_decoder_config.num_unit_words
+    assert config.vocoder_config is not None, "the release has a vocoder"
     language = unit_language_of(tokenizer, config.s2t_config.vocab_size, words, config.vocoder_config.num_units)
     extractor = WhisperFeatureExtractor(feature_size=config.s2t_config.audio_config.num_mel_bins)
     model = materialise(config, checkpoint.tensors, dtype or checkpoint.dtype, device, device_map)

@@ -16,7 +16,7 @@ from echox.models.conversion.checkpoint import StoredTensor
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 
-UNDIVIDED = ["WhisperEncoderLayer", "LlamaDecoderLayer", "AlignmentAdapter", "ShrinkingAdapter", "CodeHiFiGAN"]
+UNDIVIDED = {"WhisperEncoderLayer", "LlamaDecoderLayer", "AlignmentAdapter", "ShrinkingAdapter", "CodeHiFiGAN"}
 """Modules that one device holds whole."""
 DeviceMap = str | dict[str, Any]
 """As in transformers: "auto", or places by module name ({"": "cuda:0"}, {"s2t": 0, "echo_decoder": "cpu"})."""
@@ -95,7 +95,7 @@ def _need_accelerate() -> None:
         )
 
 
-def _places(model: nn.Module, device_map: DeviceMap) -> dict[str, torch.device]:
+def _places(model: EchoXForConditionalGeneration, device_map: DeviceMap) -> dict[str, torch.device]:
     if device_map == "auto":
         _need_accelerate()
         from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map

@@ -30,13 +30,13 @@ from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 OFFICIAL_MODEL_TYPES = ("EchoX", "ACLlama")
 """The release's module has had both names; transformers knows neither."""
-UNIT_MODELS: dict[str | None, dict[str, int | None]] = {
+UNIT_MODELS: dict[str | None, dict[str, int]] = {
     "large": {"num_hidden_layers": 2},
     "small": {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048},
     None: {"num_hidden_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048},
 }
 """``unit_model`` of the release to sizes of its unit decoder; what is not named is the language model's."""
-OTHER_UNIT_MODEL: dict[str, int | None] = {
+OTHER_UNIT_MODEL: dict[str, int] = {
     "num_hidden_layers": 8,
     "hidden_size": 768,
     "num_attention_heads": 12,
@@ -191,11 +191,11 @@ def official_config(
 
 def _unit_decoder_config(values: dict[str, Any], llama: LlamaConfig) -> UnitDecoderConfig:
     name = values.get("unit_model")
-    sizes = dict(UNIT_MODELS.get(name, OTHER_UNIT_MODEL))
+    sizes: dict[str, Any] = dict(UNIT_MODELS.get(name, OTHER_UNIT_MODEL))
     own_width = "hidden_size" in sizes
     for field in ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size"):
         sizes.setdefault(field, getattr(llama, field))
-    rope = dict(llama.rope_parameters)
+    rope: dict[str, Any] = dict(llama.rope_parameters or {})
     return UnitDecoderConfig(
         form="text_prefix",
         **sizes,

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from echox.models.decoding.row_cache import SavedRow
 
@@ -34,12 +35,14 @@ class LeanWeights:
     def __init__(self, backbone: LlamaModel) -> None:
         config = backbone.config
         self.width = config.hidden_size
-        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_width = backbone.layers[0].self_attn.head_dim
+        self.heads = config.num_attention_heads
+        self.key_heads = config.num_key_value_heads or config.num_attention_heads
         self.eps = config.rms_norm_eps
         self.rotary = backbone.rotary_emb
         self.final_norm = backbone.norm.weight
-        self.layers = [_LeanLayer(layer) for layer in backbone.layers]
+        layers = _layers(backbone)
+        self.head_width: int = layers[0].self_attn.head_dim
+        self.layers = [_LeanLayer(layer) for layer in layers]
 
     def run(self, inputs: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, remember: Remember) -> Tensor:
         """All layers.
@@ -160,7 +163,7 @@ class LeanSteps:
         self.memory[:, :, row] = 0
         self.lengths[row] = 0
 
-    def crop(self, row: int, length: int) -> None:
+    def truncate(self, row: int, length: int) -> None:
         """Wind a row back to its first `length` positions."""
         self.lengths[row] = min(length, self.lengths[row])
 
@@ -207,7 +210,7 @@ class LeanSteps:
 class _LeanLayer:
     """One layer: projections fused where that pays."""
 
-    def __init__(self, layer: torch.nn.Module) -> None:
+    def __init__(self, layer: LlamaDecoderLayer) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.norm_in, self.norm_ff = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.out, self.down = attention.o_proj, mlp.down_proj
@@ -223,12 +226,20 @@ class _LeanLayer:
 
 def is_plain(backbone: torch.nn.Module) -> bool:
     """Whether `LeanWeights` can read a decoder: a Llama, neither quantised nor with adapters."""
-    return type(backbone) is LlamaModel and all(map(_plain, backbone.layers))
+    return type(backbone) is LlamaModel and all(map(_plain, _layers(backbone)))
 
 
 def fits_fused(backbone: LlamaModel) -> bool:
     """Whether its layers are small enough to be fused."""
-    return all(_num_weights(layer) <= FUSED_LAYER_WEIGHTS for layer in backbone.layers)
+    return all(_num_weights(layer) <= FUSED_LAYER_WEIGHTS for layer in _layers(backbone))
+
+
+def _layers(backbone: LlamaModel) -> list[LlamaDecoderLayer]:
+    layers = []
+    for layer in backbone.layers:
+        assert isinstance(layer, LlamaDecoderLayer), "the layers of a Llama"
+        layers.append(layer)
+    return layers
 
 
 def _num_weights(layer: torch.nn.Module) -> int:
@@ -240,7 +251,7 @@ def _plain(layer: torch.nn.Module) -> bool:
 
 
 def _is_norm(module: torch.nn.Module) -> bool:
-    return module.weight.ndim == 1
+    return isinstance(module.weight, Tensor) and module.weight.ndim == 1
 
 
 class _Joint:
@@ -248,9 +259,9 @@ class _Joint:
 
     def __init__(self, maps: Sequence[torch.nn.Linear], fuse: bool) -> None:
         self.maps = maps
-        self.weight = torch.cat([one.weight for one in maps]) if fuse else None
+        self.weight = torch.cat(tuple(one.weight for one in maps)) if fuse else None
         biases = [one.bias for one in maps]
-        self.bias = torch.cat(biases) if fuse and biases[0] is not None else None
+        self.bias = torch.cat(tuple(biases)) if fuse and biases[0] is not None else None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.weight is None:

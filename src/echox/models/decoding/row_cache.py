@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,13 @@ class SavedRow:
 
     layers: list[Tensor]
     length: int
+
+
+class StepInputs(TypedDict):
+    """What a decoder needs beside the inputs of a step."""
+
+    position_ids: Tensor
+    attention_mask: Tensor | dict[str, Tensor]
 
 
 class RowCache(Cache):
@@ -57,15 +64,17 @@ class RowCache(Cache):
                 f"expected a decoder of attention layers, found {', '.join(sorted(unknown))}: such models "
                 "cannot share a memory of rows"
             )
-        self.window = getattr(config, "sliding_window", None)
-        super().__init__(layers=[_RowLayer(self) for _ in self.types])
+        # Positions that a sliding layer looks back at, itself included.
+        self.window: int | None = config.sliding_window if "sliding_attention" in self.types else None
+        self.row_layers = [_RowLayer(self) for _ in self.types]
+        super().__init__(layers=[*self.row_layers])
         self.lengths: list[int] = []
         self.row_capacity, self.capacity = 1, FIRST_CAPACITY
         self.rows = slice(0, 0)  # of the step at hand
         self.places: slice | tuple[Tensor, slice, Tensor] = slice(0, 0)
         self.end = 0
 
-    def step(self, first_row: int, batch: int, count: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    def step(self, first_row: int, batch: int, count: int, device: torch.device, dtype: torch.dtype) -> StepInputs:
         """Begin a step of `count` inputs for each of `batch` neighbouring rows.
 
         Returns:
@@ -82,7 +91,7 @@ class RowCache(Cache):
         seen = torch.arange(self.end, device=device)
         distance = positions[:, None, :, None] - seen  # (B, 1, n, end)
         masks = {"full_attention": _additive(distance >= 0, dtype)}
-        if "sliding_attention" in self.types:
+        if self.window is not None:
             masks["sliding_attention"] = _additive((distance >= 0) & (distance < self.window), dtype)
         mask = masks if set(self.types) != {"full_attention"} else masks["full_attention"]
         return {"position_ids": positions, "attention_mask": mask}
@@ -99,7 +108,7 @@ class RowCache(Cache):
         row = len(self.lengths) - 1
         if saved is not None and saved.length:
             self.capacity = max(self.capacity, 2 ** (saved.length - 1).bit_length())
-            for layer, (keys, values) in zip(self.layers, saved.layers, strict=True):
+            for layer, (keys, values) in zip(self.row_layers, saved.layers, strict=True):
                 layer.reserve(keys)
                 layer.keys[row, :, : saved.length] = keys
                 layer.values[row, :, : saved.length] = values
@@ -111,7 +120,7 @@ class RowCache(Cache):
         length = self.lengths[row]
         layers = [
             torch.stack([layer.keys[row, :, :length], layer.values[row, :, :length]])
-            for layer in self.layers
+            for layer in self.row_layers
             if layer.is_initialized
         ]
         return SavedRow(layers, length if layers else 0)
@@ -121,7 +130,7 @@ class RowCache(Cache):
         last = len(self.lengths) - 1
         if row != last:
             held = self.lengths[last]
-            for layer in self.layers:
+            for layer in self.row_layers:
                 if layer.is_initialized:
                     layer.keys[row, :, :held] = layer.keys[last, :, :held]
                     layer.values[row, :, :held] = layer.values[last, :, :held]
@@ -131,19 +140,19 @@ class RowCache(Cache):
 
     def clear(self, row: int) -> None:
         """Empty a row. What is not finite in it would reach later rows, even from where a mask hides it."""
-        for layer in self.layers:
+        for layer in self.row_layers:
             if layer.is_initialized:
                 layer.keys[row] = layer.values[row] = 0
         self.lengths[row] = 0
 
-    def crop(self, row: int, length: int) -> None:
+    def truncate(self, row: int, length: int) -> None:
         """Wind a row back to its first `length` positions."""
         self.lengths[row] = min(length, self.lengths[row])
 
     @property
     def num_bytes(self) -> int:
         """Memory in use, by rows that are there and by those that were."""
-        held = [layer for layer in self.layers if layer.is_initialized]
+        held = [layer for layer in self.row_layers if layer.is_initialized]
         return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in held)
 
 
@@ -171,7 +180,10 @@ class DecoderRows(RowCache):
 
 
 class _RowLayer(CacheLayerMixin):
-    """One layer's keys and values, (rows, K, positions, W) each."""
+    """One layer's keys and values, (rows, K, positions, W) each; None until the first step."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, owner: RowCache) -> None:
         super().__init__()
@@ -194,7 +206,9 @@ class _RowLayer(CacheLayerMixin):
             more = (0, 0, 0, max(0, positions), 0, 0, 0, max(0, rows))
             self.keys, self.values = F.pad(self.keys, more), F.pad(self.values, more)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         self.reserve(key_states)
         owner = self.owner
         keys, values = self.keys[owner.rows], self.values[owner.rows]

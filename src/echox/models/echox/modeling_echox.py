@@ -8,6 +8,7 @@ Letters: B rows, R reply tokens of a row, H width of the language model.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
 from echox.models.echox.configuration_echox import EchoXConfig
-from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, S2TOutput
+from echox.models.pretrained import Model, TypedPreTrainedModel
 from echox.models.quantization.row_int8 import from_row_int8, holds_row_int8
 from echox.models.t2c.modeling_t2c import build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
@@ -84,7 +86,7 @@ class EmbeddingGate(nn.Module):
         self.gate_proj.bias.fill_(-40.0)  # its sigmoid is 4e-18
 
 
-class EchoXForConditionalGeneration(PreTrainedModel):
+class EchoXForConditionalGeneration(TypedPreTrainedModel):
     """S2T + denoising adapter + echo decoder (+ vocoder).
 
     Sessions, triggers and key-value memories live in `echox.streaming`; nothing is kept on this module.
@@ -98,6 +100,7 @@ class EchoXForConditionalGeneration(PreTrainedModel):
     Source: EchoX (arXiv 2509.09174, section 3); docs/paper_map.md.
     """
 
+    config: EchoXConfig
     config_class = EchoXConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = True
@@ -121,12 +124,15 @@ class EchoXForConditionalGeneration(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]  # transformers names each argument
+        cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Model:
         """As in transformers; also reads folders whose matrices are stored in 8 bits (`row_int8.py`)."""
-        file = Path(str(pretrained_model_name_or_path)) / "model.safetensors"
+        folder = Path(str(pretrained_model_name_or_path))
+        file = folder / "model.safetensors"
         if "state_dict" not in kwargs and holds_row_int8(file):
             kwargs["state_dict"] = from_row_int8(load_file(file))
-            kwargs.setdefault("config", cls.config_class.from_pretrained(pretrained_model_name_or_path))
+            kwargs.setdefault("config", cls.config_class.from_pretrained(folder))
             return super().from_pretrained(None, *args, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -138,7 +144,7 @@ class EchoXForConditionalGeneration(PreTrainedModel):
         """The language model's."""
         return self.s2t.language_model.get_output_embeddings()
 
-    def forward(self, **inputs: Any) -> Any:
+    def forward(self, **inputs: Any) -> S2TOutput:
         """The text side: see `S2TForConditionalGeneration.forward`. Speech: `generate_unit_words` and `vocoder`."""
         return self.s2t(**inputs)
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin
 from transformers.utils import ModelOutput
 
 from echox.models.echox.chunked_loss import ctc_losses, token_losses
-from echox.models.echox.configuration_echox import S2TConfig, SpeechEncoderConfig
+from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.modeling_speech_encoder import (
     AlignmentAdapter,
     SpeechEncoder,
@@ -29,7 +29,8 @@ from echox.models.echox.modeling_speech_encoder import (
     mean_per_symbol,
     timed_ctc,
 )
-from echox.models.echox.text_embeddings import check_head, embedding_scale, text_embedding_table
+from echox.models.echox.text_embeddings import check_head, embedding_scale, text_embedding_table, weight_of
+from echox.models.pretrained import CausalLM, TypedPreTrainedModel, run_generate
 
 
 @dataclass
@@ -146,7 +147,7 @@ class CTCBridge(nn.Module):
         return said + self.gate * looked_back
 
 
-class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
     """Audio tower, alignment adapter, CTC head, shrinking adapter, language model.
 
     Each ``audio_token_id`` in ``input_ids`` is replaced by the kept frames of one audio, in reading order: several
@@ -154,7 +155,9 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
     model of transformers whose head is ``get_output_embeddings()`` and nothing more.
     """
 
+    config: S2TConfig
     config_class = S2TConfig
+    language_model: CausalLM
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -191,7 +194,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_parts(
-        cls, speech_encoder: SpeechEncoderForCTC, language_model: PreTrainedModel, **settings: Any
+        cls, speech_encoder: SpeechEncoderForCTC, language_model: CausalLM, **settings: Any
     ) -> S2TForConditionalGeneration:
         """A model from a trained ear and a trained language model: stage I's starting point.
 
@@ -203,7 +206,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the CTC head's width or vocabulary is not the language model's.
         """
-        heard: SpeechEncoderConfig = speech_encoder.config
+        heard = speech_encoder.config
         text_config = language_model.config
         for name in ("vocab_size", "hidden_size"):
             expected, found = getattr(text_config.get_text_config(), name), getattr(heard, name)
@@ -229,6 +232,12 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embedding = text_embedding_table(language_model.get_input_embeddings())
             model.shrinking_adapter.layer_norm.weight.fill_(float(embedding.float().square().mean().sqrt()))
         return model
+
+    @property
+    def audio_token_id(self) -> int:
+        """The placeholder of an audio in ``input_ids``, and the CTC blank."""
+        assert self.config.audio_token_id is not None  # checked by __init__
+        return self.config.audio_token_id
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's."""
@@ -261,19 +270,19 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if ctc_labels is None:
             labels, ctc_loss = best_labels(self.ctc_head, frames), None
         else:
-            losses, labels = ctc_losses(frames, self.ctc_head, mask, ctc_labels, self.config.audio_token_id)
+            losses, labels = ctc_losses(frames, self.ctc_head, mask, ctc_labels, self.audio_token_id)
             ctc_loss = mean_per_symbol(losses, ctc_labels)
         return HeardAudio(self._shrink(frames, mask, labels), labels, mask, ctc_loss)
 
     def _shrink(self, frames: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
         """Frames (A, C, H), their mask and labels (A, C), to what the language model receives of each: (K, H)."""
-        blank_id = self.config.audio_token_id if self.config.drop_blanks else None
+        blank_id = self.audio_token_id if self.config.drop_blanks else None
         keep = keep_mask(labels, mask, blank_id)
         embeds, kept = self.shrinking_adapter(frames, mask, keep)
         if self.ctc_bridge is not None:
             kept_logits = self.ctc_head(gather_rows(frames, keep)[0])
             table = self.get_input_embeddings()
-            embeds = self.ctc_bridge(kept_logits, embeds, table.weight, blank_id, embedding_scale(table))
+            embeds = self.ctc_bridge(kept_logits, embeds, weight_of(table), blank_id, embedding_scale(table))
         return [row[valid] for row, valid in zip(embeds, kept, strict=True)]
 
     @torch.inference_mode()
@@ -290,7 +299,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> tuple[list[Tensor], list[list[tuple[int, int, int]]]]:
         """As `hear`, every token with its first CTC frame and the frame after its last (25 frames a second)."""
         heard = self.hear_audio(input_features, input_features_mask)
-        return heard.embeds, timed_ctc(heard.labels, heard.mask, self.config.audio_token_id)
+        return heard.embeds, timed_ctc(heard.labels, heard.mask, self.audio_token_id)
 
     @torch.inference_mode()
     def hear_gradually(
@@ -303,14 +312,14 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels = best_labels(self.ctc_head, frames)
         yield
         (embeds,) = self._shrink(frames, mask, labels)
-        return embeds, timed_ctc(labels, mask, self.config.audio_token_id)[0]
+        return embeds, timed_ctc(labels, mask, self.audio_token_id)[0]
 
     @torch.inference_mode()
     def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:
         """Greedy CTC token ids of each audio."""
         encoded = self.audio_tower(input_features, input_features_mask)
         frames, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask)
-        return collapse_ctc(best_labels(self.ctc_head, frames), mask, self.config.audio_token_id)
+        return collapse_ctc(best_labels(self.ctc_head, frames), mask, self.audio_token_id)
 
     def splice(
         self,
@@ -340,10 +349,10 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         audios = audio_embeds or []
-        places = (input_ids == self.config.audio_token_id) & attention_mask.bool()
+        places = (input_ids == self.audio_token_id) & attention_mask.bool()
         if int(places.sum()) != len(audios):
             raise ValueError(
-                f"expected one audio placeholder (id {self.config.audio_token_id}) in input_ids for each of the "
+                f"expected one audio placeholder (id {self.audio_token_id}) in input_ids for each of the "
                 f"{len(audios)} audios, found {int(places.sum())}: format every audio turn with the chat template"
             )
         embeds = self.get_input_embeddings()(input_ids)
@@ -411,13 +420,14 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
         states = self._run(embeds, attention_mask)
-        loss = s2t_loss = ctc_loss = logits = None
+        loss: Tensor | None = None
+        s2t_loss = ctc_loss = logits = None
         if labels is None:
             logits = self.get_output_embeddings()(states)
         else:
             loss = s2t_loss = self._cross_entropy(states, labels)
         if ctc_labels is not None:
-            if heard is None:
+            if heard is None or heard.ctc_loss is None:
                 raise ValueError("ctc_labels were given without input_features: there is no audio to transcribe")
             ctc_loss = heard.ctc_loss
             loss = self.config.ctc_loss_weight * ctc_loss + (0.0 if loss is None else loss)
@@ -431,7 +441,7 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels=labels,
             ctc_mask=heard.mask if heard is not None else None,
             ctc_token_ids=(
-                collapse_ctc(heard.labels, heard.mask, self.config.audio_token_id)
+                collapse_ctc(heard.labels, heard.mask, self.audio_token_id)
                 if heard is not None and not self.training
                 else None
             ),
@@ -473,7 +483,8 @@ class S2TForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds, attention_mask, _ = self.splice(input_ids, attention_mask, heard, padding_side="left")
         settings = copy.deepcopy(choices.pop("generation_config", self.generation_config))
         others = settings.update(**choices)  # what is no setting: streamer, stopping_criteria, ...
-        return self.language_model.generate(
+        return run_generate(
+            self.language_model,
             inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=positions_of(attention_mask),

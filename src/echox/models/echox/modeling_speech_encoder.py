@@ -12,21 +12,21 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, WhisperConfig, initialization
+from transformers import AutoConfig, AutoModel, WhisperConfig, initialization
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import ModelOutput
 
 from echox.models.echox.chunked_loss import ctc_losses
 from echox.models.echox.configuration_echox import PHONE_BLANK_ID, SpeechEncoderConfig
+from echox.models.pretrained import TypedPreTrainedModel, load_with_report
 
 
-@dataclass
-class SpeechEncoderOutput(ModelOutput):
+class SpeechEncoderOutput(NamedTuple):
     """What :class:`SpeechEncoder` returns.
 
     Attributes:
@@ -36,8 +36,8 @@ class SpeechEncoderOutput(ModelOutput):
             LayerNorm; None unless asked for.
     """
 
-    last_hidden_state: Tensor | None = None
-    mask: Tensor | None = None
+    last_hidden_state: Tensor
+    mask: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
 
 
@@ -76,9 +76,7 @@ class SpeechEncoder(WhisperEncoder):
         if not isinstance(config, WhisperConfig):
             raise ValueError(f"{name_or_path}: expected a Whisper checkpoint, found model type {config.model_type!r}")
         mapping = {r"^(model\.)?encoder\.": "", r"^(model\.)?decoder\.": "decoder."}
-        loaded, found = cls.from_pretrained(
-            name_or_path, config=config, key_mapping=mapping, output_loading_info=True, **kwargs
-        )
+        loaded, found = load_with_report(cls, name_or_path, config=config, key_mapping=mapping, **kwargs)
         if found["missing_keys"]:  # transformers would fill them with random numbers and go on
             missing = sorted(found["missing_keys"])
             raise ValueError(
@@ -314,13 +312,14 @@ class SpeechEncoderForCTCOutput(ModelOutput):
     adapted: Tensor | None = None
 
 
-class SpeechEncoderForCTC(PreTrainedModel):
+class SpeechEncoderForCTC(TypedPreTrainedModel):
     """Audio tower, alignment adapter and CTC heads: heard speech to the words (and phones) that were said.
 
     After training the tower is frozen inside S2T, adapter and CTC head are its warm start, and the phone head judges
     synthesised speech.
     """
 
+    config: SpeechEncoderConfig
     config_class = SpeechEncoderConfig
     base_model_prefix = "speech_encoder"
     main_input_name = "input_features"
@@ -392,7 +391,7 @@ class SpeechEncoderForCTC(PreTrainedModel):
         if labels is None:
             logits = self.ctc_head(adapted)
         else:
-            losses, _ = ctc_losses(adapted, self.ctc_head, mask, labels, self.config.blank_token_id)
+            losses, _ = ctc_losses(adapted, self.ctc_head, mask, labels, self.blank_token_id)
             loss = ctc_loss = mean_per_symbol(losses, labels)
         if phone_labels is not None:
             if phone_logits is None:
@@ -410,6 +409,12 @@ class SpeechEncoderForCTC(PreTrainedModel):
             adapted=adapted,
         )
 
+    @property
+    def blank_token_id(self) -> int:
+        """The CTC blank of the text head."""
+        assert self.config.blank_token_id is not None  # checked by __init__
+        return self.config.blank_token_id
+
     def phone_ids(self) -> dict[str, int]:
         """Class of every phone in the phone head's output."""
         return {phone: index + PHONE_BLANK_ID + 1 for index, phone in enumerate(self.config.phones)}
@@ -418,7 +423,7 @@ class SpeechEncoderForCTC(PreTrainedModel):
     def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:
         """Greedy CTC token ids of each audio."""
         output = self(input_features, input_features_mask)
-        return greedy_ctc(output.logits, output.mask, self.config.blank_token_id)
+        return greedy_ctc(output.logits, output.mask, self.blank_token_id)
 
 
 def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: int) -> Tensor:

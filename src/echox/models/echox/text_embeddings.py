@@ -22,6 +22,12 @@ _AFTER_HEAD: dict[str, tuple[Any, ...]] = {
 """Numbers of configurations that act on logits, and the values at which they do nothing."""
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight matrix of an embedding or of a head."""
+    assert isinstance(layer.weight, Tensor), f"{type(layer).__name__}: an embedding or a head has one weight"
+    return layer.weight
+
+
 def embedding_scale(embedding: nn.Module) -> float:
     """What an embedding module multiplies the rows of its ``weight`` by; 1 for a plain table.
 
@@ -30,8 +36,7 @@ def embedding_scale(embedding: nn.Module) -> float:
     """
     if type(embedding) is nn.Embedding:
         return 1.0
-    weight = embedding.weight
-    assert isinstance(weight, Tensor), "an embedding has a table"
+    weight = weight_of(embedding)
     with torch.no_grad():
         rows = torch.arange(min(16, len(weight)), device=weight.device)
         table, read = weight[rows].float(), embedding(rows).float()
@@ -48,8 +53,7 @@ def embedding_scale(embedding: nn.Module) -> float:
 def text_embedding_table(embedding: nn.Module) -> Tensor:
     """(V, H): for each token what the language model reads, without gradient."""
     scale = embedding_scale(embedding)
-    weight = embedding.weight
-    assert isinstance(weight, Tensor), "an embedding has a table"
+    weight = weight_of(embedding)
     return weight.detach() if scale == 1.0 else weight.detach() * scale
 
 

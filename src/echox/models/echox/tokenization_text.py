@@ -7,10 +7,11 @@ A turn is written ``<|role|>`` content ``<|end|>``, a conversation starts with `
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from echox.models.echox.word_breaks import WordFinder
@@ -75,6 +76,38 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTok
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def decode_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Tensor, **settings: bool) -> str:
+    """The text of one sequence of tokens; `settings` as ``tokenizer.decode`` takes them."""
+    text = tokenizer.decode(token_ids if isinstance(token_ids, Tensor) else list(token_ids), **settings)
+    assert isinstance(text, str), "one sequence"
+    return text
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of a token; that of the unknown token where the tokenizer has no such token.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    found = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int):
+        raise ValueError(f"expected the token {token} in the tokenizer, found none; add it to the tokenizer")
+    return found
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = False
+) -> str:
+    """Messages (``role``, ``content``) as text, by the tokenizer's chat template."""
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages],  # type: ignore[arg-type]  # contents may also be lists of parts
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+    )
+    assert isinstance(text, str), "not tokenised"
+    return text
 
 
 class WordCounter:
@@ -149,14 +182,15 @@ class WordCounter:
 
     def _decode(self, token_ids: list[int], whole: bool = True) -> str | None:
         """Text that tokens add to a text (some decoders strip spaces at the start); None: half a character."""
-        settings = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         if self._anchor is None:
-            ids = self.tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
-            self._anchor = ids, self.tokenizer.decode(ids, **settings)
+            anchor = self.tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
+            self._anchor = anchor, self._decode_plainly(anchor)
         ids, before = self._anchor
-        text: str = self.tokenizer.decode([*ids, *token_ids], **settings)
-        text = text.removeprefix(before)
+        text = self._decode_plainly([*ids, *token_ids]).removeprefix(before)
         return None if whole and text.endswith("\ufffd") else text
+
+    def _decode_plainly(self, token_ids: list[int]) -> str:
+        return decode_text(self.tokenizer, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _take(self) -> list[tuple[int, bool]]:
         """Words of the tokens at the front whose characters are decided."""

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
+from echox.models.pretrained import TypedPreTrainedModel
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_t2c_text import TextPrefixDecoder
 from echox.models.t2c.modeling_unit_decoder import (
@@ -32,12 +33,13 @@ def build_unit_decoder(config: UnitDecoderConfig) -> UnitDecoder:
     return UNIT_DECODERS[config.form](config)
 
 
-class T2CForUnitGeneration(PreTrainedModel):
+class T2CForUnitGeneration(TypedPreTrainedModel):
     """Text to codec: the language model's own token embedding, frozen, and a unit decoder (stage II).
 
     Source: EchoX (arXiv 2509.09174, section 3.2).
     """
 
+    config: UnitDecoderConfig
     config_class = UnitDecoderConfig
     base_model_prefix = "t2c"
     supports_gradient_checkpointing = True

@@ -31,7 +31,7 @@ class TextPrefixDecoder(PrefixDecoder):
 
     def __init__(self, config: UnitDecoderConfig) -> None:
         super().__init__(config)
-        self.backbone.set_input_embeddings(None)  # its inputs are vectors
+        self.backbone.register_module("embed_tokens", None)  # its inputs are vectors
         self.text_embedding = nn.Embedding(config.text_vocab_size, config.text_hidden_size)
         self.unit_embedding = nn.Embedding(config.num_unit_words, config.text_hidden_size)
         outputs = config.text_vocab_size + config.num_unit_words

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaModel, PreTrainedModel
+from transformers import LlamaModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.decoding.sampling import choose
+from echox.models.pretrained import TypedPreTrainedModel
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.text_words import TextWords
 
@@ -57,13 +58,14 @@ class UnitSequence:
     aligned: bool = True
 
 
-class UnitDecoder(PreTrainedModel):
+class UnitDecoder(TypedPreTrainedModel):
     """A small Llama over unit words, conditioned on states; subclasses say how.
 
     Args:
         config: sizes and form.
     """
 
+    config: UnitDecoderConfig
     config_class = UnitDecoderConfig
     base_model_prefix = "decoder"
     supports_gradient_checkpointing = True

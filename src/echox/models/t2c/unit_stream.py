@@ -172,6 +172,8 @@ class WordStream(UnitStream):
         while stream.ready: ...
     """
 
+    decoder: WordSynchronousDecoder
+
     def __init__(self, decoder: WordSynchronousDecoder, sampling: Sampling | None = None) -> None:
         super().__init__(decoder, sampling)
         self._previous = decoder.end_id
@@ -314,12 +316,14 @@ class PrefixStream(UnitStream):
     Unit words that only repeat the last ones are held back until it is clear that the decoder does not hang.
     """
 
+    decoder: PrefixDecoder
+
     def __init__(self, decoder: PrefixDecoder, sampling: Sampling | None = None) -> None:
         super().__init__(decoder, sampling)
         self._states: list[Tensor] = []
         self._words: list[int] = []
         self._all_characters = 0
-        self._prompt: Tensor | None = None
+        self._prompt = torch.empty(0)  # (P, D) after `finish`
         self._prompt_length = 0
         self._outputs: list[int] = []
         self._unit_words: list[int] = []

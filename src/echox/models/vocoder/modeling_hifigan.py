@@ -77,6 +77,7 @@ class CodeHiFiGAN(UnitVocoder):
     training wants; `fold_weight_norm` makes plain weights of them, which is faster.
     """
 
+    config: CodeHiFiGANConfig
     config_class = CodeHiFiGANConfig
 
     def __init__(self, config: CodeHiFiGANConfig) -> None:
@@ -100,9 +101,10 @@ class CodeHiFiGAN(UnitVocoder):
                 parametrizations.weight_norm(conv)  # length over all axes but the first, also where that is the input
         self.post_init()
 
-    def _normalised(self) -> list[nn.Module]:
-        inner = [conv for block in self.resblocks for convs in (block.convs1, block.convs2) for conv in convs]
-        return [self.conv_pre, *self.ups, *inner, self.conv_post]
+    def _normalised(self) -> list[nn.Conv1d | nn.ConvTranspose1d]:
+        parts = (self.conv_pre, self.ups, self.resblocks, self.conv_post)
+        inner = [module for part in parts for module in part.modules()]
+        return [module for module in inner if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -115,11 +117,13 @@ class CodeHiFiGAN(UnitVocoder):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
             if parametrize.is_parametrized(module, "weight"):
-                stored = module.parametrizations.weight
-                nn.init.normal_(stored.original1, std=0.01)
-                stored.original0.copy_(stored.original1.flatten(1).norm(dim=1).view_as(stored.original0))
+                lengths = module.get_parameter("parametrizations.weight.original0")
+                directions = module.get_parameter("parametrizations.weight.original1")
+                nn.init.normal_(directions, std=0.01)
+                lengths.copy_(directions.flatten(1).norm(dim=1).view_as(lengths))
             else:
                 nn.init.normal_(module.weight, std=0.01)
 

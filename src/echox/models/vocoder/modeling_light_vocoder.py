@@ -127,6 +127,7 @@ class LightVocoder(UnitVocoder):
         1
     """
 
+    config: LightVocoderConfig
     config_class = LightVocoderConfig
 
     def __init__(self, config: LightVocoderConfig) -> None:
@@ -152,7 +153,8 @@ class LightVocoder(UnitVocoder):
             nn.init.normal_(module.weight, std=1.0)
         elif isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -279,6 +281,7 @@ def _delayed(
     """Run layers over new positions (`ConvNeXtBlock.go_on`): their output, its first place, their last inputs."""
     inputs = []
     for layer, past in zip(layers, before.unbind(1), strict=True):
+        assert isinstance(layer, ConvNeXtBlock)
         if totals is not None:
             hidden = hidden * _inside(starts, hidden.shape[1], totals)[..., None]
         hidden, last = layer.go_on(hidden, past, counts)

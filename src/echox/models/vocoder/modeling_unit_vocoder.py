@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from echox.models.pretrained import TypedPreTrainedModel
 from echox.models.vocoder.configuration_vocoder import UnitVocoderConfig
 
 
@@ -50,13 +50,14 @@ class NewFrames(NamedTuple):
     inner: bool
 
 
-class UnitVocoder(PreTrainedModel, ABC):
+class UnitVocoder(TypedPreTrainedModel, ABC):
     """Interface of all unit vocoders: `forward`, `predict_durations`, `sampling_rate`, `frame_rate_hz`.
 
     A row of a padded batch gives what the row gives alone. Subclasses implement `predict_durations`, `vocode`, and for
     speech in parts (`vocoder_stream.VocoderStream`) `begin` and `go_on`: state comes in and goes out, none stays here.
     """
 
+    config: UnitVocoderConfig
     config_class: type[UnitVocoderConfig] = UnitVocoderConfig
     main_input_name = "units"
 

@@ -131,7 +131,9 @@ def take(
     if choices and value not in choices:
         expected = ", ".join(map(str, choices))
         raise EventError(f"{param}: expected one of {expected}, found {short(value)}", "invalid_value", param)
-    if (at_least is not None and not value >= at_least) or (at_most is not None and not value <= at_most):
+    if isinstance(value, int | float) and (
+        (at_least is not None and not value >= at_least) or (at_most is not None and not value <= at_most)
+    ):
         raise EventError(
             f"{param}: expected a number from {at_least} to {at_most}, found {short(value)}", "invalid_value", param
         )

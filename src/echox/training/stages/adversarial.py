@@ -122,6 +122,8 @@ class AdversarialVocoderStage(CroppedStage):
     """Stage "vocoder" with code-HiFi-GAN; see the module."""
 
     name = "vocoder"
+    model: CodeHiFiGAN
+    objective: AdversarialObjective
 
     def __init__(self, recipe: VocoderSettings) -> None:
         assert recipe.adversarial is not None

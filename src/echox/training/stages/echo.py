@@ -29,6 +29,7 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.text_embeddings import text_embedding_table
+from echox.models.echox.tokenization_text import decode_text
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
@@ -267,7 +268,9 @@ class EchoStage:
         segments = cut_replies(spoken, scores, self.recipe.trigger, self.tokenizer)
         segments, unit_words, _ = self.objective.targets(segments, batch)
         sequences = self.model.generate_unit_words(segments.of(meant), segments.token_ids, segments.word_ids)
-        texts = [self.tokenizer.decode([token for token in row if token >= 0]) for row in segments.token_ids.tolist()]
+        texts = [
+            decode_text(self.tokenizer, [token for token in row if token >= 0]) for row in segments.token_ids.tolist()
+        ]
         return texts, sequences, [[word for word in row if word >= 0] for row in unit_words.tolist()]
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TOutput
+from echox.models.echox.text_embeddings import weight_of
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.normalisation import Denominators, share_of_step
@@ -182,7 +183,7 @@ class EchoObjective(nn.Module):
 
     def trigger_scores(self, meant: Tensor) -> Tensor:
         """(B, R) cos(h_i, lm_head row of "."), as in streaming."""
-        row = self.model.get_output_embeddings().weight[self.period_id]
+        row = weight_of(self.model.get_output_embeddings())[self.period_id]
         return F.cosine_similarity(meant.float(), row.float(), dim=-1)
 
     def train(self, mode: bool = True) -> EchoObjective:

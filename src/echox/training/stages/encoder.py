@@ -37,6 +37,7 @@ from echox.data.scoring import edit_counts, word_errors
 from echox.device import choose_device
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.echox.modeling_speech_encoder import SpeechEncoder, SpeechEncoderForCTC, greedy_ctc
+from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
 from echox.training.attention import tower_attention
 from echox.training.normalisation import Denominators, known_rows, share_of_step
 from echox.training.stages.lm import dialogue_tokenizer
@@ -250,10 +251,10 @@ class EncoderStage:
             rows = order[start : start + 16]
             features, mask = pad_features([items[i].features() for i in rows])
             output = self.model(features.to(device), mask.to(device))
-            found = greedy_ctc(output.logits, output.mask, self.model.config.blank_token_id)
+            found = greedy_ctc(output.logits, output.mask, self.model.blank_token_id)
             heard = greedy_ctc(output.phone_logits, output.phone_mask, self.model.config.phone_blank_id)
             for row, ids, classes in zip(rows, found, heard, strict=True):
-                texts[row], phones[row] = self.tokenizer.decode(ids), classes
+                texts[row], phones[row] = decode_text(self.tokenizer, ids), classes
         return texts, phones
 
     def sample(self, folder: Path) -> None:
@@ -310,7 +311,7 @@ def encoder_config(sizes: EncoderModel, tokenizer: PreTrainedTokenizerBase, phon
         audio_config=audio_config,
         hidden_size=sizes.hidden_size,
         vocab_size=len(tokenizer),
-        blank_token_id=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        blank_token_id=token_id(tokenizer, AUDIO),
         adapter_attention_heads=sizes.adapter_attention_heads,
         adapter_dropout=sizes.adapter_dropout,
         phones=phones,
@@ -326,6 +327,7 @@ def whisper_sizes(sizes: EncoderModel) -> WhisperConfig:
     Raises:
         ValueError: no Whisper, or one of another number of mel bins than the recipe's.
     """
+    assert sizes.whisper is not None
     config = AutoConfig.from_pretrained(sizes.whisper)
     if not isinstance(config, WhisperConfig):
         raise ValueError(

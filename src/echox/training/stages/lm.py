@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.data.sampling import spread
 from echox.models.echox.chunked_loss import token_losses
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.models.echox.tokenization_text import render_chat, train_text_tokenizer
+from echox.models.pretrained import CausalLM, run_generate
 from echox.training.normalisation import Denominators, share_of_step
 
 SYSTEM_PROMPT = "You are Echo, a helpful voice assistant."
@@ -93,7 +94,7 @@ def dialogue_tokenizer(dialogues: Sequence[Dialogue], vocab_size: int) -> PreTra
     return train_text_tokenizer([*texts, *lowered, SYSTEM_PROMPT], vocab_size)
 
 
-def build_language_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def build_language_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> CausalLM:
     """An untrained causal LM with the tokenizer's vocabulary and special tokens.
 
     Raises: ValueError when `settings` has no known ``architecture``.
@@ -114,7 +115,7 @@ def build_language_model(settings: dict[str, Any], tokenizer: PreTrainedTokenize
 class LMObjective(nn.Module):
     """Weighted next-token cross-entropy; logits only where there is a weight."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: CausalLM) -> None:
         super().__init__()
         self.model = model
 
@@ -155,7 +156,7 @@ class LMStage:
         settings: LMRecipe,
         dialogues: Sequence[Dialogue],
         tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        model: CausalLM,
     ) -> None:
         self.settings, self.tokenizer, self.model = settings, tokenizer, model
         self.objective = LMObjective(model)
@@ -246,9 +247,9 @@ class LMStage:
     def answer(self, dialogues: Sequence[Dialogue], batch_size: int = 64, max_new_tokens: int = 96) -> list[str]:
         """Greedy replies to the last turn but one of each dialogue."""
         prompts = [
-            self.tokenizer.apply_chat_template(
+            render_chat(
+                self.tokenizer,
                 [{"role": turn.role, "content": turn.text} for turn in dialogue.turns[:-1]],
-                tokenize=False,
                 add_generation_prompt=True,
             )
             for dialogue in dialogues
@@ -266,7 +267,7 @@ class LMStage:
                 return_tensors="pt",
             ).to(self.model.device)
             inputs.pop("token_type_ids", None)
-            written = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            written = run_generate(self.model, **inputs, do_sample=False, max_new_tokens=max_new_tokens)
             texts = self.tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             for index, text in zip(chosen, texts, strict=True):
                 replies[index] = text

@@ -21,6 +21,7 @@ from echox.config import dump_recipe, recipe, to_dict
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.pretrained import load_with_report
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
@@ -126,7 +127,7 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
     config = EchoXConfig.from_pretrained(folder)
     if config.vocoder_config is None and settings.parts.vocoder is None:
         raise ValueError(f"{folder}: expected a vocoder inside or in parts.vocoder, found neither; name its folder")
-    model, found = EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, found = load_with_report(EchoXForConditionalGeneration, folder, dtype=torch.float32)
     # transformers only warns of these: weights that are left as they were initialised speak noise.
     wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
     if wrong:

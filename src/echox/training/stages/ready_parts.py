@@ -69,7 +69,7 @@ class LanguageModelRecipe:
             check_gguf(source, self.gguf_file)
         where = {"revision": self.revision, "gguf_file": self.gguf_file}
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, self.dtype), **where)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, self.dtype), **where)
         if self.gguf_file is not None:
             model = without_quantization(model)
         make_ready(model, tokenizer)

@@ -23,7 +23,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -37,7 +36,9 @@ from echox.data.scoring import same_words, word_errors
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tokenization_text import AUDIO
+from echox.models.echox.text_embeddings import weight_of
+from echox.models.echox.tokenization_text import AUDIO, decode_text, render_chat, token_id
+from echox.models.pretrained import CausalLM
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import Denominators, known_rows, share_of_step
 
@@ -252,7 +253,7 @@ class S2TStage:
             for row, turns, text in zip(rows, spoken, texts, strict=True):
                 replies[row] = text
                 for _ in sorted(turns):
-                    heard[row] = self.tokenizer.decode(next(transcripts))
+                    heard[row] = decode_text(self.tokenizer, next(transcripts))
         return heard, replies
 
     def sample(self, folder: Path) -> None:
@@ -312,9 +313,7 @@ def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDial
     ]
 
 
-def open_ear(
-    parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: PreTrainedModel
-) -> SpeechEncoderForCTC:
+def open_ear(parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: CausalLM) -> SpeechEncoderForCTC:
     """The speech encoder to start from; with a Whisper, tokenizer and language model may gain the placeholder.
 
     Raises:
@@ -329,14 +328,14 @@ def open_ear(
         fresh.audio_tower.load_state_dict(ear.audio_tower.state_dict())
         return fresh
     tokenizer.add_tokens([AUDIO], special_tokens=True)
-    if len(tokenizer) > language_model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > len(weight_of(language_model.get_input_embeddings())):
         language_model.resize_token_embeddings(len(tokenizer))
     text_config = language_model.config.get_text_config()
     return SpeechEncoderForCTC.from_whisper(
         parts.speech_encoder,
         hidden_size=text_config.hidden_size,
         vocab_size=text_config.vocab_size,
-        blank_token_id=tokenizer.convert_tokens_to_ids(AUDIO),
+        blank_token_id=token_id(tokenizer, AUDIO),
         adapter_attention_heads=text_config.num_attention_heads,  # as in the official models
     )
 
@@ -377,8 +376,8 @@ def dialogue_pieces(
     for index, turn in enumerate(dialogue.turns):
         if turn.role != "assistant":
             continue
-        prompt = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
+        prompt = render_chat(tokenizer, messages[:index], add_generation_prompt=True)
+        whole = render_chat(tokenizer, messages[: index + 1])
         if not prompt.startswith(written) or not whole.startswith(prompt):
             raise ValueError("expected a chat template that only ever appends, found one that rewrites earlier turns")
         pieces.append((prompt[len(written) :], False))

@@ -44,6 +44,8 @@ class LightVocoderObjective(nn.Module):
     Batch: units, durations_frames (`unit_batch`); log_mel (B, T, mels), f0_hz (B, T), voiced (B, T) bool.
     """
 
+    log_mel_std: Tensor
+
     def __init__(self, model: LightVocoder, weights: VocoderLossWeights) -> None:
         super().__init__()
         self.model, self.weights = model, weights
@@ -82,6 +84,8 @@ class LightVocoderStage(CroppedStage):
     """Stage "vocoder" with the light vocoder; see the module."""
 
     name = "vocoder"
+    model: LightVocoder
+    objective: LightVocoderObjective
 
     def __init__(self, recipe: VocoderSettings) -> None:
         self.recipe = recipe
