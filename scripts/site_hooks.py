@@ -36,6 +36,7 @@ ROOT_PAGES = {
 """File of the repository -> page of the site."""
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+BADGES = re.compile(r"^(\[!\[.*\)\n)+", re.MULTILINE)  # pictures from elsewhere
 SOUND = re.compile(r'<a href="([^"]+\.(?:mp3|wav))">(.*?)</a>')
 
 
@@ -64,6 +65,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Rewrite the links of one page, which are those of its source in the repository."""
     source = {page_name: name for name, page_name in ROOT_PAGES.items()}.get(page.file.src_uri)
     folder = (ROOT / source if source else Path(config.docs_dir) / page.file.src_uri).parent
+    markdown = BADGES.sub("", markdown)
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)  # code is left as it is
     here = Path(page.file.src_uri).parent
     for index in range(0, len(parts), 2):

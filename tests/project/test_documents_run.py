@@ -17,6 +17,7 @@ from serving_help import nano, running
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs/protocol.md", ROOT / "docs/serving.md"]
 RUN_HERE = r"echox (reply|talk|doctor|--help)"
 ELSEWHERE = {
+    r"git clone ADDRESS_OF_THIS_REPOSITORY": "this is a clone",
     r"make |scripts/|runs/": "set-up, tests and training: continuous integration runs them",
     r"(uv )?pip install ": "installs from the network; scripts/setup.sh and the image workflow do the same",
     r"echox serve": "tests/serving/test_serving_launch.py starts the command, test_serving_ray.py the replicas",

@@ -1,9 +1,15 @@
 """The README and its relatives stay true: commands parse, paths exist, links lead somewhere, snippets compile."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 import echox
 from markdown_commands import ROOT, check_command, command_lines, fenced_blocks
@@ -52,6 +58,8 @@ def test_readme_has_its_six_lines():
 def test_links_lead_somewhere(path):
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    # Pages of GitHub beside the files: ../../actions/workflows/ci.yml shows the runs of .github/workflows/ci.yml.
+    targets = [re.sub(r"^\.\./\.\./actions/(.*?)(/badge\.svg)?$", r".github/\1", target) for target in targets]
     missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert not missing, f"{path.name} links to what is not there: {', '.join(missing)}"
 
@@ -64,3 +72,16 @@ def test_file_map_is_true():
     assert not missing, f"the file map names what is not there: {', '.join(missing)}"
     folders = {f"src/echox/{entry.name}/" for entry in (ROOT / "src/echox").iterdir() if any(entry.glob("*.py"))}
     assert folders <= set(named), f"the file map lacks {', '.join(sorted(folders - set(named)))}"
+
+
+def test_picture_and_sound_are_what_nano_says(tmp_path):
+    """They are made anew by their script: the reply is the same, and both are small enough for a page."""
+    script = [sys.executable, ROOT / "scripts/readme_sample.py", "--output", tmp_path]
+    subprocess.run(script, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    name = "audio/conversation.mp3"
+    shown, made = (soundfile.read(folder / name)[0] for folder in (ROOT / "docs", tmp_path))
+    assert len(shown) == len(made)
+    assert np.corrcoef(shown, made)[0, 1] > 0.999
+    name = "images/conversation.png"
+    assert Image.open(ROOT / "docs" / name).size == Image.open(tmp_path / name).size
+    assert (ROOT / "docs" / name).stat().st_size < 200_000

@@ -114,7 +114,7 @@ def test_the_citation_names_the_paper_of_the_readme():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["license"] == PROJECT["license"]
     paper = citation["preferred-citation"]
-    assert paper["title"] in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert paper["title"] in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert paper["url"] == PROJECT["urls"]["Paper"]
 
 

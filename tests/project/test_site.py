@@ -40,6 +40,7 @@ def rewritten(markdown, source, config):
         ("python.md", "[a](../examples/README.md)", "[a](examples.md)"),
         ("index.md", "![a](docs/images/gap.png)", "![a](images/gap.png)"),
         ("index.md", "[a](https://example.org/x.md)", "[a](https://example.org/x.md)"),
+        ("index.md", "a\n[![x](https://a.org)](b)\n[![x](../../c)](d.md)\nb", "a\nb"),
         ("index.md", "```text\n[a](absent.md)\n```\n", "```text\n[a](absent.md)\n```\n"),
     ],
 )
