@@ -163,6 +163,8 @@ def test_other_kinds_of_tasks(questions, tmp_path):
     assert found["asr"]["asr_wer"]["mean"] > 0
     assert found["asr"]["unspoken_replies"] == 0  # none was asked for
     assert found["translation"]["asr_bleu"] == 0.0
+    shown = (tmp_path / "run" / "summary.md").read_text()
+    assert f"BLEU by sacreBLEU: `{found['translation']['bleu_signature']}`" in shown
     assert found["consistency"]["words_per_s"] > 0
     assert found["consistency"]["first_audio_tokens"]["p50"] > 0
     assert found["consistency"]["utmos"] == {"not_measured": "no model file was named"}

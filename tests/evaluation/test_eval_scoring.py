@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 
 import pytest
 
@@ -59,12 +60,38 @@ def test_tokens_of_13a():
 
 
 def test_bleu_of_sacrebleu():
-    # 65.2254...: corpus_bleu of sacrebleu 1.5.1 with its defaults.
+    # 65.2254...: corpus_bleu of sacrebleu 1.5.1 with its defaults; later versions must give the same.
     references = ["The capital of France is Paris.", "A cow lives on a farm and eats grass."]
-    assert bleu(references, references) == pytest.approx(100.0)
-    assert bleu(references, ["", ""]) == 0.0
+    assert bleu(references, references).score == pytest.approx(100.0)
+    assert bleu(references, ["", ""]).score == 0.0
     close = ["The capital of France is Rome.", "A cow lives on the farm and eats grass."]
-    assert bleu(references, close) == pytest.approx(65.2254267760294)
+    found = bleu(references, close)
+    assert found.score == pytest.approx(65.2254267760294)
+    assert found.signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    with pytest.raises(ValueError, match="a hypothesis for each of 2 references, found 1"):
+        bleu(references, ["one"])
+
+
+def test_tokens_are_those_of_sacrebleu():
+    tokenizer = pytest.importorskip("sacrebleu.tokenizers.tokenizer_13a").Tokenizer13a()
+    rng = random.Random(0)
+    for _ in range(500):
+        text = "".join(rng.choice([*PIECES, "3.5", "1,000", "U.S.", "&amp;", "e-mail"]) for _ in range(12))
+        text = text.replace("\n", " ")  # theirs joins lines of a file
+        assert tokens_13a(text) == tokenizer(text).split(), text
+
+
+def test_without_sacrebleu_bleu_is_not_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    row = {"answers": ["Der Hund."], "text": "Der Hund.", "speaks": False}
+    scores = _translation_without_speech(row)
+    assert scores["text_bleu"] == {"not_measured": "sacrebleu is not installed: pip install 'echox[eval]'"}
+    assert "bleu_signature" not in scores
+
+
+def _translation_without_speech(row):
+    defaults = {"error": None, "failures": [], "timings": {}, "audio": None, "reply_s": 0.0, "said": None}
+    return score_translation([defaults | row])
 
 
 PIECES = [

@@ -76,6 +76,8 @@ def render(summary: dict[str, Any]) -> str:
     others = {name: task for name, task in summary["tasks"].items() if any(figure in task for figure in FIGURES)}
     if others:
         lines += ["## Figures", "", *_figures(others), ""]
+    signatures = {task["bleu_signature"] for task in summary["tasks"].values() if "bleu_signature" in task}
+    lines += [line for signature in sorted(signatures) for line in (f"BLEU by sacreBLEU: `{signature}`.", "")]
     rows = [[name, *(str(task[count]) for count in COUNTS)] for name, task in summary["tasks"].items()]
     lines += ["## Counts", "", *markdown_table(["task", *(name.replace("_", " ") for name in COUNTS)], rows)]
     failed = [(name, one) for name, task in summary["tasks"].items() for one in task["failed"]]

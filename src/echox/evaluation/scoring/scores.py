@@ -98,18 +98,26 @@ def score_translation(rows: Sequence[Row]) -> dict[str, Any]:
     that BLEU are without, as is usual for translated speech.
     """
     references = [row["answers"][0] if row["answers"] else "" for row in rows]
-    scores: dict[str, Any] = {"text_bleu": bleu(references, [row["text"] for row in rows])}
+    scores: dict[str, Any] = _bleu("text_bleu", references, [row["text"] for row in rows])
     reason = unheard(rows)
     if reason is None:
-        wanted = [
-            (row["as_heard"] or row)["answers"] for row in rows
-        ]  # as the judge spells them; of failed items as given
+        # References as the judge spells them; of failed items as they were given.
+        wanted = [(row["as_heard"] or row)["answers"] for row in rows]
         pairs = [(answers[0] if answers else "", row["said"] or "") for answers, row in zip(wanted, rows, strict=True)]
         plain = [[" ".join(normalize_words(text)) for text in pair] for pair in pairs]
-        scores["asr_bleu"] = bleu([reference for reference, _ in plain], [said for _, said in plain])
+        scores |= _bleu("asr_bleu", [reference for reference, _ in plain], [said for _, said in plain])
     else:
         scores["asr_bleu"] = not_measured(reason)
     return scores | score_speech(rows)
+
+
+def _bleu(name: str, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
+    """BLEU under a name, with sacreBLEU's signature; not measured where sacrebleu is not installed."""
+    try:
+        score, signature = bleu(references, hypotheses)
+    except ImportError:
+        return {name: not_measured("sacrebleu is not installed: pip install 'echox[eval]'")}
+    return {name: score, "bleu_signature": signature}
 
 
 def counts(rows: Sequence[Row]) -> dict[str, Any]:
