@@ -1,0 +1,270 @@
+"""Draw the tables of docs/performance.md from benchmarks/results/*.json.
+
+python scripts/performance_page.py           # writes the page
+python scripts/performance_page.py --check   # fails if the page is not what the results give
+
+The text is written by hand; what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` comes from the results.
+Below each table stand the command, date, commit and machine of its measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from echox.api.card import markdown_table
+from echox.evaluation.studies.ablation_report import renew_tables
+from echox.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")
+Result = dict[str, Any]
+
+
+def read_results(folder: Path = RESULTS) -> dict[str, Result]:
+    """All results by the name of their file."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def renew_page(page: str, results: dict[str, Result]) -> str:
+    """The page with the tables that the results give.
+
+    Raises:
+        ValueError: the page lacks a table, or has one that nothing draws.
+    """
+    tables = {}
+    for name, (files, draw) in TABLES.items():
+        used = [results[file] for file in files]
+        sources = [source(file, result) for file, result in zip(files, used, strict=True)]
+        tables[name] = "\n".join([*draw(*used), "", *sources, ""])
+    return renew_tables(page, tables)
+
+
+def source(name: str, result: Result) -> str:
+    """One line: where a table's figures come from."""
+    where = result["machine"]
+    parts = [f"`{result['command']}`" if result["command"] else None, result["date"], f"commit `{result['commit']}`"]
+    parts += [where["processor"] or "processor not recorded", f"{where['cores']} cores"]
+    if isinstance(where["threads"], int):
+        parts.append(f"{where['threads']} {'thread' if where['threads'] == 1 else 'threads'}")
+    parts.append(f"torch {result['torch']}" if result["torch"] else None)
+    parts.append(f"load {load_range(where['load_average_1m'])}" if where["load_average_1m"] else None)
+    parts.append(f"weights `{result['weights']}`" if result["weights"] else None)
+    kind = "Stored from an older page" if "documented" in result else "Measured"
+    line = f"*{kind} ([{name}.json](../benchmarks/results/{name}.json)): {', '.join(part for part in parts if part)}.*"
+    return textwrap.fill(line, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def load_range(load: list[float]) -> str:
+    """The load of the machine before and after."""
+    low, high = (f"{value:.1f}".removesuffix(".0") for value in sorted(load))
+    return low if low == high else f"{low} to {high}"
+
+
+def ms(seconds: float) -> str:
+    """Seconds as whole milliseconds."""
+    return f"{1000 * seconds:.0f}"
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A figure as it was stored; empty where it was not measured."""
+    return "" if value is None else f"{value:g}{unit}"
+
+
+def vocoder_lookahead(result: Result) -> list[str]:
+    """What must be decoded before the first sample."""
+    rows = []
+    for row in result["figures"]["causes"]:
+        counts = [f"{row[name]} {name}" for name in ("units", "frames") if row[name]]
+        rows.append([row["cause"], " and ".join(counts), f"{row['speech_ms']} ms"])
+    return markdown_table(["cause", "units or frames", "speech"], rows)
+
+
+def vocoder_durations(result: Result) -> list[str]:
+    """Durations that change where the predictor sees fewer units ahead."""
+    rows = result["figures"]["durations"]
+    heads = ["look-ahead, units", *(str(row["lookahead_units"]) for row in rows[:-1])]
+    heads.append(f"{rows[-1]['lookahead_units']} or more")
+    differ = ["durations that differ", *(number(row["differ_percent"], "%") for row in rows)]
+    waited = ["speech that must be decoded, with the 15 frames", *(f"{row['waited_ms']} ms" for row in rows)]
+    waited[-1] += " or more"
+    return markdown_table(heads, [differ, waited])
+
+
+def vocoder_chunks(result: Result) -> list[str]:
+    """CPU time by length of chunks."""
+    columns = {
+        "whole": "whole reply",
+        "chunks_1000_ms": "1.0 s",
+        "chunks_400_ms": "0.4 s",
+        "chunks_200_ms": "0.2 s",
+        "chunks_100_ms": "0.1 s",
+    }
+    rows = [[row["version"], *(number(row.get(name)) for name in columns)] for row in result["figures"]["cpu_ms_per_s"]]
+    return markdown_table(["CPU ms per second of speech", *columns.values()], rows)
+
+
+def first_audio(result: Result) -> list[str]:
+    """The engine and the published method, by the clock."""
+    rows = []
+    for run in result["figures"]["runs"]:
+        engine, reference = run["engine"], run["reference"]
+        rows.append(
+            [
+                f"{run['questions']}, {run['threads']} {'thread' if run['threads'] == 1 else 'threads'}",
+                f"{ms(engine['ttfa_s']['p50'])}, {ms(engine['ttfa_s']['p95'])}",
+                *(ms(engine["first"][part]["p50"]) for part in PARTS),
+                number(engine["ttfa_tokens"]["p50"]),
+                f"{engine['rtf']:.3f}",
+                ms(reference["ttfa_s"]["p50"]),
+                f"{reference['rtf']:.3f}",
+                f"{run['gain']['p50']:.1f} x",
+                f"{run['gain_same_window']['p50']:.1f} x",
+            ]
+        )
+    heads = ["milliseconds", "first audio p50, p95", *(part.removesuffix("_s") for part in PARTS), "tokens", "rtf"]
+    return markdown_table([*heads, "published: first audio", "published: rtf", "ratio", "ratio, same window"], rows)
+
+
+def first_audio_cpu(result: Result) -> list[str]:
+    """The same in processor time."""
+    rows = []
+    for run in result["figures"]["runs"]:
+        cells = [run["questions"]]
+        for who in ("engine", "reference"):
+            found = run[who]
+            cells += [ms(found["ttfa_cpu_s"]["p50"]), number(found["ttfa_tokens"]["p50"]), f"{found['rtf_cpu']:.3f}"]
+        rows.append([*cells, f"{run['gain_cpu']['p50']:.1f} x", f"{run['gain_same_window']['p50']:.1f} x"])
+    heads = ["processor milliseconds", "first audio", "tokens", "rtf"]
+    heads += ["published: first audio", "published: tokens", "published: rtf", "ratio", "ratio, same window"]
+    return markdown_table(heads, rows)
+
+
+def nano_latency(result: Result) -> list[str]:
+    """First text, first audio and the whole reply, of the shipped model."""
+    names = {
+        "first_text_s": "first text",
+        "ttfa_s": "first audio",
+        "ttfa_one_segment_s": "first audio, replies of one segment",
+        "total_s": "whole reply",
+    }
+    figures = result["figures"]
+    rows = [
+        [f"end of question to {label}", *(ms(figures[name][key]) for key in ("p50", "p95"))]
+        for name, label in names.items()
+    ]
+    rows.append(["real-time factor (compute per second of speech)", f"{figures['rtf_overall']:.3f}", ""])
+    return markdown_table(["milliseconds", "p50", "p95"], rows)
+
+
+def many_sessions(result: Result, before: Result) -> list[str]:
+    """Replies of sessions that ask at the same moment, and at random ones."""
+    found = [("at the same moment", row) for row in result["figures"]["together"]]
+    found += [("at random moments", row) for row in result["figures"]["spread"]]
+    found += [("at random moments, before the first chunk grew", row) for row in before["figures"]["spread"]]
+    rows = [
+        [
+            label,
+            str(row["sessions"]),
+            ms(row["ttfa_s"]["p50"]) if "p50" in row["ttfa_s"] else "",
+            ms(row["ttfa_s"]["p95"]),
+            f"{row['stalled']} of {row['replies']}",
+            ms(row["worst_stall_s"]) if "worst_stall_s" in row else "",
+        ]
+        for label, row in found
+    ]
+    heads = ["they ask", "sessions", "first audio p50, ms", "p95, ms", "replies that stalled", "longest stall, ms"]
+    return markdown_table(heads, rows)
+
+
+def faster_steps(result: Result) -> list[str]:
+    """What was made faster."""
+    rows = []
+    for row in result["figures"]["steps"]:
+        times = [
+            row.get(name, f"{row[f'{name}_ms']:g} ms" if f"{name}_ms" in row else "") for name in ("before", "after")
+        ]
+        rows.append([row["step"], *times, row["why"]])
+    return markdown_table(["step", "before", "after", "change"], rows)
+
+
+def decoding(result: Result) -> list[str]:
+    """Text decoding against the bandwidth of the memory."""
+    rows = [
+        [way, f"{100 * found['share_of_limit']:.0f} %"]
+        for way, found in result["figures"]["text"].items()
+        if isinstance(found, dict)
+    ]
+    return markdown_table(["step of text", "share of the bandwidth limit"], rows)
+
+
+def audio_decoding(result: Result) -> list[str]:
+    """An uploaded file decoded by the worker and in the process itself."""
+    names = {"wav_3_s_mono": "WAV, 3 s, mono, 16 kHz", "opus_3_s_stereo": "Opus, 3 s, stereo"}
+    rows = [
+        [
+            label,
+            *(
+                f"{result['figures'][name][way][key]:.2f}"
+                for way in ("worker", "in_process")
+                for key in ("median_ms", "p95_ms")
+            ),
+        ]
+        for name, label in names.items()
+    ]
+    return markdown_table(
+        ["milliseconds", "worker, median", "worker, p95", "in process, median", "in process, p95"], rows
+    )
+
+
+def reference_costs(result: Result) -> list[str]:
+    """Work that grows with the vocabulary."""
+    names = {
+        "ctc_labels_30_s": "CTC labels of 30 s",
+        "prefill_logits": "logits of a prefill of 350 positions",
+        "input_of_one_unit": "input of one unit",
+    }
+    rows = []
+    for name, label in names.items():
+        pair = result["figures"][name]
+        cells = [f"{pair[who]['median_ms']:.3g} ms, {pair[who]['largest_mb']:.3g} MB" for who in ("reference", "ours")]
+        rows.append([label, *cells])
+    return markdown_table(["median time, largest tensor made", "reference", "ours"], rows)
+
+
+TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
+    "nano_latency": (("nano_latency",), nano_latency),
+    "first_audio": (("nano_streaming",), first_audio),
+    "first_audio_cpu": (("nano_streaming_busy",), first_audio_cpu),
+    "many_sessions": (("many_sessions", "many_sessions_before"), many_sessions),
+    "vocoder_lookahead": (("vocoder_lookahead",), vocoder_lookahead),
+    "vocoder_durations": (("vocoder_lookahead",), vocoder_durations),
+    "vocoder_chunks": (("vocoder_chunks",), vocoder_chunks),
+    "faster_steps": (("faster_steps",), faster_steps),
+    "decoding": (("decoding",), decoding),
+    "audio_decoding": (("audio_decoding",), audio_decoding),
+    "reference_costs": (("reference_costs",), reference_costs),
+}
+"""Each table of the page: the files of results that it needs, and the function that draws it."""
+
+
+def main() -> None:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page would change")
+    options = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    renewed = renew_page(page, read_results())
+    if renewed != page and options.check:
+        raise SystemExit(f"{PAGE}: expected the tables that the results give; run python scripts/performance_page.py")
+    write_text(PAGE, renewed)
+
+
+if __name__ == "__main__":
+    main()

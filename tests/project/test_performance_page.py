@@ -1,0 +1,79 @@
+"""docs/performance.md is what the stored results of the benchmarks give, and each result says how it was measured."""
+
+import copy
+import datetime
+import re
+import sys
+
+import pytest
+
+from paths import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from performance_page import PAGE, TABLES, read_results, renew_page
+
+RESULTS = read_results()
+FIELDS = {"benchmark", "date", "commit", "command", "machine", "torch", "weights", "figures"}
+MACHINE = {"processor", "flags", "cores", "threads", "memory_gb", "gpu", "load_average_1m"}
+UNIT = re.compile(r"_(s|ms|mb|gb|percent|units|b|1m)$|ms_per_s$")
+# Counts and ratios, which have no unit; p50 and the like have that of the name above them.
+COUNTS = re.compile(
+    r"^(units|frames|threads|sessions|replies|questions|stalled|not_as_alone|queued|cancelled|still_running|width"
+    r"|vocabulary|rtf\w*|gain\w*|share_of_limit|furthest_sample|ttfa_tokens|before|after)$"
+)
+
+
+def numbers(figures, path=()):
+    """The path of names to each number."""
+    if isinstance(figures, dict):
+        for name, value in figures.items():
+            yield from numbers(value, (*path, name))
+    elif isinstance(figures, list):
+        for value in figures:
+            yield from numbers(value, path)
+    elif isinstance(figures, int | float) and not isinstance(figures, bool):
+        yield path
+
+
+def test_the_page_is_what_the_results_give():
+    page = PAGE.read_text(encoding="utf-8")
+    assert renew_page(page, RESULTS) == page, "run python scripts/performance_page.py"
+
+
+def test_every_result_is_on_the_page():
+    assert {file for files, _ in TABLES.values() for file in files} == set(RESULTS)
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS))
+def test_another_figure_gives_another_page(name):
+    page = PAGE.read_text(encoding="utf-8")
+    changed = copy.deepcopy(RESULTS)
+    changed[name]["date"] = "1999-01-01"
+    assert renew_page(page, changed) != page
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS))
+def test_a_result_says_when_where_and_of_what(name):
+    result = RESULTS[name]
+    assert set(result) >= FIELDS
+    assert set(result["machine"]) >= MACHINE
+    datetime.date.fromisoformat(result["date"])
+    assert re.fullmatch(r"[0-9a-f]{12}", result["commit"]), "measure at a commit, without changed files"
+    if result["benchmark"] is not None:
+        assert (ROOT / "benchmarks" / f"{result['benchmark']}.py").is_file()
+    if "documented" in result:
+        assert re.search(r"docs/\w+\.md", result["documented"])
+    else:
+        assert result["command"].startswith(f"python benchmarks/{result['benchmark']}.py")
+        assert all(result["machine"][field] is not None for field in MACHINE - {"gpu"})
+        assert result["torch"]
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS))
+def test_every_number_has_a_unit_in_its_name(name):
+    unnamed = {path for path in numbers(RESULTS[name]["figures"]) if not any(map(named, path))}
+    assert not unnamed
+
+
+def named(name):
+    return UNIT.search(name) or COUNTS.match(name)
