@@ -52,6 +52,7 @@ class Speech:
     Attributes:
         level_dbfs: root mean square of its voiced part.
         lead, tail: samples of silence to put before and after, where the recording has no whole margin.
+        fade_in, fade_out: samples of the two margins, recorded or not.
     """
 
     start: int
@@ -59,6 +60,8 @@ class Speech:
     level_dbfs: float
     lead: int = 0
     tail: int = 0
+    fade_in: int = 0
+    fade_out: int = 0
 
 
 def speech_for_model(waveform: np.ndarray, speech: Speech) -> np.ndarray:
@@ -68,7 +71,17 @@ def speech_for_model(waveform: np.ndarray, speech: Speech) -> np.ndarray:
     """
     gain_db = min(SPEECH_LEVEL_DBFS - speech.level_dbfs, MAX_GAIN_DB)
     cut = within_full_scale(waveform)[speech.start : speech.end] * np.float32(10.0 ** (gain_db / 20.0))
-    return np.pad(cut, (speech.lead, speech.tail))
+    whole = np.pad(cut, (speech.lead, speech.tail))
+    # Noise beside the speech fades, and consonants next to the first and last voiced moment stay.
+    whole[: speech.fade_in] *= _rise(speech.fade_in)
+    whole[len(whole) - speech.fade_out :] *= _rise(speech.fade_out)[::-1]
+    return whole
+
+
+@lru_cache(maxsize=8)
+def _rise(samples: int) -> np.ndarray:
+    """Half a period of a raised cosine (samples,) float32, from 0 to 1."""
+    return (0.5 - 0.5 * np.cos(np.pi * np.arange(samples) / max(samples, 1))).astype(np.float32)
 
 
 def within_full_scale(waveform: np.ndarray) -> np.ndarray:
@@ -102,13 +115,11 @@ def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
         if active.sum() * _HOP_S < _WHISPER_S:
             return None
     places = np.flatnonzero(active)
-    wanted = (
-        int(places[0]) * hop - window - round(MARGIN_BEFORE_S * sampling_rate),
-        int(places[-1]) * hop + round(MARGIN_AFTER_S * sampling_rate),
-    )
+    before, after = round(MARGIN_BEFORE_S * sampling_rate), round(MARGIN_AFTER_S * sampling_rate)
+    wanted = int(places[0]) * hop - window - before, int(places[-1]) * hop + after
     start, end = max(wanted[0], 0), min(wanted[1], len(waveform))
     rms_db = 10.0 * np.log10(np.mean(10.0 ** (level_db[active] / 10.0)))
-    return Speech(start, end, float(rms_db), start - wanted[0], wanted[1] - end)
+    return Speech(start, end, float(rms_db), start - wanted[0], wanted[1] - end, before, after)
 
 
 @dataclass(frozen=True)
