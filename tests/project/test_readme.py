@@ -83,5 +83,6 @@ def test_picture_and_sound_are_what_nano_says(tmp_path):
     assert len(shown) == len(made)
     assert np.corrcoef(shown, made)[0, 1] > 0.999
     name = "images/conversation.png"
-    assert Image.open(ROOT / "docs" / name).size == Image.open(tmp_path / name).size
+    with Image.open(ROOT / "docs" / name) as picture, Image.open(tmp_path / name) as made_picture:
+        assert picture.size == made_picture.size
     assert (ROOT / "docs" / name).stat().st_size < 200_000
