@@ -58,7 +58,7 @@ def main() -> None:
 
 def draw(path: Path, question: np.ndarray, reply: Reply, heard: tuple[HeardWord, ...], written_first: str) -> None:
     """Two spectrograms on one time axis, with the words where they are said."""
-    figure, axes = plt.subplots(figsize=(12, 3.4), dpi=110)
+    figure, axes = plt.subplots(figsize=(9.5, 3.4), dpi=130)
     start_s = len(question) / reply.sampling_rate + PAUSE_S
     spectrogram(axes, question, reply.sampling_rate, 0.0, HEARD)
     spectrogram(axes, reply.waveform, reply.sampling_rate, start_s, SPOKEN)
@@ -95,7 +95,7 @@ def spectrogram(axes: Axes, waveform: np.ndarray, rate_hz: int, start_s: float, 
 
 def label(axes: Axes, text: str, at_s: float, number: int) -> None:
     """A word below its sound, neighbours on two lines."""
-    axes.text(at_s, -0.9 - 1.0 * (number % 2), text, ha="center", fontsize=8.5, color=INK)
+    axes.text(at_s, -0.9 - 0.9 * (number % 2), text, ha="center", fontsize=8.5, color=INK)
 
 
 if __name__ == "__main__":

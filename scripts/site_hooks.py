@@ -37,6 +37,7 @@ ROOT_PAGES = {
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 BADGES = re.compile(r"^(\[!\[.*\)\n)+", re.MULTILINE)  # pictures from elsewhere
+ROLE = re.compile(r":(?:class|func|mod|meth|attr|data):(?=<code>)")
 SOUND = re.compile(r'<a href="([^"]+\.(?:mp3|wav))">(.*?)</a>')
 
 
@@ -74,8 +75,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """A link to a sound file becomes a player."""
-    return SOUND.sub(r'<audio controls preload="none" src="\1" title="\2"></audio>', html)
+    """A link to a sound file becomes a player; marks of reStructuredText in docstrings go."""
+    html = SOUND.sub(r'<audio controls preload="metadata" src="\1" title="\2"></audio>', html)
+    return ROLE.sub("", html).replace("::</p>", ":</p>")
 
 
 def _scripts() -> str:

@@ -63,8 +63,13 @@ def test_a_link_that_leads_nowhere_stops_the_build(source, target, config):
 
 def test_a_link_to_sound_becomes_a_player(config):
     html = site_hooks.on_page_content('<p><a href="audio/reply.mp3">Hear it</a> <a href="x.html">x</a></p>')
-    assert '<audio controls preload="none" src="audio/reply.mp3"' in html
+    assert '<audio controls preload="metadata" src="audio/reply.mp3"' in html
     assert '<a href="x.html">x</a>' in html
+
+
+def test_marks_of_docstrings_do_not_show():
+    html = site_hooks.on_page_content("<p>See :class:<code>EchoX</code>::</p>")
+    assert html == "<p>See <code>EchoX</code>:</p>"
 
 
 def test_pages_of_the_root_and_all_commands_are_on_the_site(config):
