@@ -17,7 +17,8 @@ else:
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 sys.path.insert(0, str(ROOT / "scripts"))
-from release_notes import release_notes  # noqa: E402  (a script, not a module of the package)
+from absolute_links import absolute_links  # noqa: E402  (scripts, not modules of the package)
+from release_notes import release_notes  # noqa: E402
 
 
 def workflow(name: str) -> dict:
@@ -122,3 +123,13 @@ def test_the_smoke_test_of_the_wheel_explains_itself():
     done = subprocess.run([sys.executable, ROOT / "scripts/smoke_wheel.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "a wheel that was built already" in done.stdout
+
+
+def test_the_readme_on_pypi_has_no_relative_links():
+    readme = absolute_links((ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/o/n", "v1.2.3")
+    targets = re.findall(r"\]\(([^)]*)\)", readme)
+    assert len(targets) > 20
+    assert [target for target in targets if not target.startswith("https://")] == []
+    assert "![" in readme
+    assert "(https://example.org/o/n/raw/v1.2.3/docs/images/conversation.png)" in readme
+    assert "](https://example.org/o/n/blob/v1.2.3/pyproject.toml)" in readme, "a badge leads to a file"
