@@ -127,7 +127,7 @@ def ask_server(python: Path, folder: Path) -> str:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             answer = json.load(response)["choices"][0]["message"]["content"]
     finally:
         server.terminate()
