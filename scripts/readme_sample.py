@@ -23,6 +23,7 @@ from echox.streaming.events import Heard, HeardWord, ReplyBuilder
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.mlab import specgram
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE_S = 0.4
@@ -81,10 +82,7 @@ def draw(path: Path, question: np.ndarray, reply: Reply, heard: tuple[HeardWord,
 
 def spectrogram(axes: Axes, waveform: np.ndarray, rate_hz: int, start_s: float, colours: str) -> None:
     """Levels down to 60 dB below the loudest, up to 6 kHz."""
-    power, frequencies, times, image = axes.specgram(
-        waveform + 1e-7, NFFT=400, noverlap=320, Fs=rate_hz / 1000, cmap=colours
-    )
-    image.remove()
+    power, frequencies, _ = specgram(waveform + 1e-7, NFFT=400, noverlap=320, Fs=rate_hz / 1000)
     level = 10 * np.log10(power[frequencies <= 6] + 1e-12)
     end_s = start_s + len(waveform) / rate_hz
     top = level.max()
