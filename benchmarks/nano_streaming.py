@@ -23,7 +23,7 @@ from echox import EchoX
 from echox.audio import load_audio
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import choose_questions, spread
-from echox.evaluation.studies.trigger_lab import lab_items
+from echox.evaluation.studies.policy_comparison import policy_questions
 from echox.streaming import AudioChunk
 
 
@@ -137,7 +137,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> Measured:
     model, weights = load_model(options)
     sets = {"balanced over topics": choose_questions(options.data, options.questions)}
-    longer = [item.question for item in lab_items(options.data, options.questions) if item.group.startswith("several")]
+    longer = [
+        item.question for item in policy_questions(options.data, options.questions) if item.group.startswith("several")
+    ]
     if longer:
         sets["several sentences"] = longer
     runs: list[dict[str, Any]] = []

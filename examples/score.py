@@ -15,13 +15,13 @@ from echox.evaluation.judges.asr import embedded_judge, open_judge
 from echox.evaluation.run import run_tasks
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.evaluation.sets.tasks import open_tasks
-from echox.evaluation.subjects.subjects import InProcess
+from echox.evaluation.subjects.local import LocalSubject
 
 name = sys.argv[1] if len(sys.argv) > 1 else "nano"
 items = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent / "questions.jsonl"
 
 judge = open_judge(embedded_judge(), embedded_heldout() / "phones.json")
-subject = InProcess(EchoX.from_pretrained(name), name)
+subject = LocalSubject(EchoX.from_pretrained(name), name)
 summary = run_tasks(open_tasks("qa", items), subject, judge, Path("out/example/score"))
 
 scores = summary["tasks"]["qa"]

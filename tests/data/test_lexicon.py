@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echox.evaluation.judges.ctc_lexicon import LexiconDecoder
+from echox.evaluation.judges.lexicon_decoder import LexiconDecoder
 
 LEXICON = [(1, 2), (2,), (3, 3), (2, 1)]
 PENALTY = 0.7

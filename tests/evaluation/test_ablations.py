@@ -11,8 +11,8 @@ from test_echo_stage import TRIGGER
 
 from echox import load_recipe
 from echox.evaluation.studies.ablation_report import figure, renew_tables, write_report
-from echox.evaluation.studies.ablations import Laboratory, Plan
-from echox.evaluation.studies.echo_scores import say, say_after, tail
+from echox.evaluation.studies.ablations import AblationRunner, Plan
+from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.training.stages.echo_targets import cut_replies, without_context
@@ -30,10 +30,10 @@ def test_every_run_of_the_plan_is_a_recipe(tmp_path):
     assert {name for names in plan.rows.values() for name in names} <= set(plan.runs)
     seeds = [seed for _, run, seed in plan.jobs() if not run.reference]
     assert seeds == sorted(seeds)
-    laboratory = Laboratory(plan, ROOT, tmp_path, tmp_path)
+    runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
     for name, job, seed in plan.jobs():
         job.language = None  # learned from a corpus
-        recipe = load_recipe(*laboratory.recipe(name, job, seed))
+        recipe = load_recipe(*runner.recipe(name, job, seed))
         assert recipe.training.seed == seed
         assert recipe.training.output_dir.endswith(f"{name}-s{seed}")
 
@@ -49,14 +49,14 @@ def test_a_row_of_unknown_runs_is_refused(tmp_path):
 
 def test_a_result_on_other_items_is_measured_again(tmp_path):
     plan = Plan.read(PLAN)
-    laboratory = Laboratory(plan, ROOT, tmp_path, tmp_path)
+    runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
     (tmp_path / "results").mkdir()
-    kept = {"name": "echo", "seed": 0, "items": laboratory.items}
+    kept = {"name": "echo", "seed": 0, "items": runner.items}
     (tmp_path / "results" / "echo-s0.json").write_text(json.dumps(kept), encoding="utf-8")
-    assert laboratory.run("echo", plan.runs["echo"], 0) == kept
-    assert laboratory.known("echo", plan.runs["echo"], 1) is None
+    assert runner.run("echo", plan.runs["echo"], 0) == kept
+    assert runner.known("echo", plan.runs["echo"], 1) is None
     plan.utterances += 1
-    assert laboratory.known("echo", plan.runs["echo"], 0) is None
+    assert runner.known("echo", plan.runs["echo"], 0) is None
 
 
 def test_report_renews_tables_and_draws(tmp_path):
@@ -155,14 +155,14 @@ def test_said_after_its_own_beginning_a_reply_ends_as_it_did():
     ids, _, words = replies_cut(context_words=0)
     states = torch.randn(1, ids.shape[1], 24)
     whole = cut_replies(ids, torch.zeros(ids.shape), TRIGGER, words)
-    (spoken,) = say(model, whole, states)
+    (spoken,) = speak_segments(model, whole, states)
     pairs = list(zip(spoken.unit_words, spoken.word_of, strict=True))
     given = [[unit_word for unit_word, word in pairs if word == number] for number in range(4)]
     inputs = model.denoise(whole.of(states), whole.token_ids)[0]
-    rest = say_after(model, inputs, whole.word_ids[0].tolist(), given)
+    rest = speak_after(model, inputs, whole.word_ids[0].tolist(), given)
     assert rest.finished
     assert list(zip(rest.unit_words, rest.word_of, strict=True)) == [pair for pair in pairs if pair[1] >= 4]
-    assert tail(UnitSequence(*map(list, zip(*pairs, strict=True)), True), 2) == [
+    assert last_words(UnitSequence(*map(list, zip(*pairs, strict=True)), True), 2) == [
         [unit_word for unit_word, word in pairs if word == number] for number in sorted(set(spoken.word_of))[-2:]
     ]
 

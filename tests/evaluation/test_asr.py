@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from echox.audio import load_audio
-from echox.evaluation.judges.asr import OpenAICompatibleASR, PhoneCTCJudge, alike, embedded_judge, read_pronunciations
+from echox.evaluation.judges.asr import (
+    OpenAICompatibleASR,
+    PhoneCTCJudge,
+    embedded_judge,
+    homophones,
+    read_pronunciations,
+)
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 
@@ -146,7 +152,7 @@ def test_a_url_without_scheme_is_refused():
 
 
 def test_words_that_sound_the_same_are_spelled_the_same():
-    spelling = alike([("for", ("f", "ao", "r")), ("four", ("f", "ao", "r")), ("cat", ("k", "ae", "t"))])
+    spelling = homophones([("for", ("f", "ao", "r")), ("four", ("f", "ao", "r")), ("cat", ("k", "ae", "t"))])
     assert spelling == {"for": "for", "four": "for", "cat": "cat"}
 
 

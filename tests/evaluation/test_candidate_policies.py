@@ -1,11 +1,11 @@
-"""Speech policies of the trigger laboratory: the rules of every policy, and each one's own."""
+"""Speech policies of the comparison of policies: the rules of every policy, and each one's own."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echox.evaluation.studies.candidate_policies import CANDIDATE_POLICIES, EarlyFirst, Punctuation, candidate_policy
-from echox.evaluation.studies.trigger_lab import CANDIDATES
+from echox.evaluation.studies.policy_comparison import CANDIDATES
 from echox.streaming.policies import POLICIES, Release, make_policy
 from policy_runs import NANO, TOKENS, check_rules, cuts, longest_segment, run
 
@@ -67,7 +67,7 @@ def test_policies_of_the_library_are_candidates_too(name):
     assert candidate_policy(name, NANO) == make_policy(name, NANO)
 
 
-def test_every_candidate_of_the_laboratory_is_a_policy():
+def test_every_candidate_of_the_comparison_is_a_policy():
     assert {candidate.policy for candidate in CANDIDATES} == set(CANDIDATE_POLICIES)
     for candidate in CANDIDATES:
         check_rules(candidate_policy(candidate.policy, NANO, **candidate.numbers), [(0.0, " a", True)] * 40)

@@ -76,7 +76,7 @@ def test_mistakes_are_named(tmp_path, rows, message):
 
 
 def test_files_that_are_none(tmp_path):
-    for path, message in (("absent.jsonl", "nothing there"), ("a.txt", "expected .jsonl"), (".", "expected .parquet")):
+    for path, message in (("absent.jsonl", "found none"), ("a.txt", "expected .jsonl"), (".", "expected .parquet")):
         (tmp_path / "a.txt").write_text("")
         with pytest.raises(ValueError, match=message):
             read_items(tmp_path / path)

@@ -23,7 +23,8 @@ from echox.evaluation.run import run_tasks, score_run
 from echox.evaluation.scoring.records import read_lines
 from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 from echox.evaluation.sets.tasks import Task, open_tasks
-from echox.evaluation.subjects.subjects import InProcess, Server
+from echox.evaluation.subjects.local import LocalSubject
+from echox.evaluation.subjects.remote import RemoteSubject
 from echox.evaluation.summary import compare, read_summary, render
 from tiny_echox import tiny_echox, tone
 
@@ -50,7 +51,7 @@ class Ears:
         return ["it is paris" for _ in waveforms]
 
 
-class Asked(InProcess):
+class Asked(LocalSubject):
     """The tiny model, counting; it is stopped like by Ctrl-C when it has been asked so often."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -268,7 +269,7 @@ def good(questions: Path) -> list[Task]:
 
 
 def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
-    there = Server(server)
+    there = RemoteSubject(server)
     assert there.name == f"tiny at {server}"
     run_tasks(good(questions), there, Ears(), tmp_path / "there", workers=3)
     run_tasks(good(questions), Asked(), Ears(), tmp_path / "here")
@@ -281,10 +282,10 @@ def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
 
 def test_latency_in_process_and_at_a_client(questions, tmp_path, server):
     questions.write_text(questions.read_text().replace("2.wav", "1.wav"), encoding="utf-8")
-    text = run_latency(InProcess(tiny_echox(SEED), "tiny"), questions, tmp_path / "here", 3, 1, [1])
+    text = run_latency(LocalSubject(tiny_echox(SEED), "tiny"), questions, tmp_path / "here", 3, 1, [1])
     assert "| ttfa_s |" in text
     assert "**clock**" in text
-    run_latency(Server(server), questions, tmp_path / "there", 4, 0, [1, 2])
+    run_latency(RemoteSubject(server), questions, tmp_path / "there", 4, 0, [1, 2])
     found = json.loads((tmp_path / "there" / "latency.json").read_text())
     assert [run["concurrency"] for run in found["runs"]] == [1, 2]
     assert found["runs"][0]["audio_s"]["p50"] == pytest.approx(0.2)
@@ -293,7 +294,7 @@ def test_latency_in_process_and_at_a_client(questions, tmp_path, server):
 
 def test_a_server_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="is the server running"):
-        Server("http://127.0.0.1:9/v1")
+        RemoteSubject("http://127.0.0.1:9/v1")
 
 
 @pytest.mark.slow

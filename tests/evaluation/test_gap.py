@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from echox.data.manifest import Dialogue, Turn
-from echox.evaluation.studies.gap import Word, draw_gap, gap, meet_words, read_pairs, similarities
+from echox.evaluation.studies.gap import Word, collect_words, draw_gap, gap, read_pairs, similarities
 from echox.training.stages.s2t import SpokenDialogue
 from tiny_echox import tiny_echox
 
@@ -36,12 +36,12 @@ def test_words_are_met_where_they_are(tmp_path):
         for number, reply in enumerate(replies)
     ]
     tokenizer, language = echox.engine.tokenizer, echox.engine.unit_language
-    words = meet_words(echox.model, tokenizer, language, items, ["Paris", "France", "dog", "cat", "sea"])
+    words = collect_words(echox.model, tokenizer, language, items, ["Paris", "France", "dog", "cat", "sea"])
     assert set(words) == {"paris", "france", "dog", "cat"}
     assert set(words["cat"].vectors) == {"text", "hidden", "echo adapter", "echo decoder"}
     assert len(words["cat"].units) == 1
     assert words["paris"].units[0]
-    alone = [meet_words(echox.model, tokenizer, language, [item], ["cat"]) for item in items]
+    alone = [collect_words(echox.model, tokenizer, language, [item], ["cat"]) for item in items]
     assert [bool(found) for found in alone] == [False, True, False]
     for space, vectors in alone[1]["cat"].vectors.items():
         assert torch.allclose(vectors[0], words["cat"].vectors[space][0], atol=1e-4), space

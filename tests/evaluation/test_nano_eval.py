@@ -10,7 +10,7 @@ import torch
 from echox.audio import save_audio
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
 from echox.evaluation.scorecard import evaluate_nano
-from echox.evaluation.scoring.nano import says
+from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order, read_lines
 from echox.evaluation.sets.nano import messages_of
 from echox.streaming import GenerationSettings, Reply
@@ -174,7 +174,7 @@ def test_all_turns_are_given(corpus):
     ],
 )
 def test_an_answer_is_words_in_a_row(text, answer, right):
-    assert says(text, answer) is right
+    assert contains_words(text, answer) is right
 
 
 def test_every_beginning_of_the_order_is_balanced():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from echox.evaluation.subjects.remote import Endpoint
+from echox.evaluation.subjects.endpoint import Endpoint
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.wire import AudioFormat

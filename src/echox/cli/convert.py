@@ -1,4 +1,4 @@
-"""``echox convert``: the official release as a folder of ours."""
+"""``echox convert``: the official release written as a model folder of this package."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def convert(
     dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 (default: as stored).")] = None,
     debug: Debug = False,
 ) -> None:
-    """Write the official release as one folder that loads like any other model; everything is checked first."""
+    """Write the official release as one folder that loads like any other model. All parts are checked first."""
     set_up_torch(None)
     import torch
 
@@ -35,11 +35,11 @@ def convert(
     if dtype not in dtypes:
         raise ValueError(f"--dtype: expected float32, float16 or bfloat16, found {dtype!r}")
     if target.exists():
-        raise ValueError(f"{target}: expected a folder that is not there yet, found one; name another or remove it")
+        raise ValueError(f"{target}: expected a new folder, found an existing one; name another or remove it")
     if not is_official(source):
-        raise ValueError(f"{source}: expected the official release, found another model; ours need no conversion")
+        raise ValueError(f"{source}: expected the official release, found another model; it needs no conversion")
     model, processor = load_official(source, audio_tower, vocoder, peft, dtypes[dtype])
-    # Under another name until it is whole, so that a full disk or Ctrl-C leaves no half of a model.
+    # Under another name until it is complete: a full disk or Ctrl-C leaves no incomplete model.
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

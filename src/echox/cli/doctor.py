@@ -1,14 +1,18 @@
-"""``echox doctor`` and ``echox estimate-memory``: what this machine has, and what a model would need of it."""
+"""``echox doctor`` and ``echox estimate-memory``: what this machine has, and what a model needs."""
 
 import os
 import platform
 from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from echox.cli.options import Debug, Model, guarded
+
+if TYPE_CHECKING:
+    from echox.models.echox.configuration_echox import EchoXConfig
+    from echox.training.memory.estimate import Workload
 
 PACKAGES = (
     "torch",
@@ -27,15 +31,15 @@ EIGHT_BIT_KERNELS = {
     "integer": "multiplied as integers (this CPU adds 8-bit products exactly)",
     "weight_only": "multiplied as floats (this CPU's sums of 8-bit products overflow)",
 }
-"""What `doctor` says of the kernel that ``--dtype int8`` takes on this machine."""
+"""What `doctor` prints about the kernel that ``--dtype int8`` uses on this machine."""
 
 CONFIGURATIONS = "recipes/*/config.json"
-"""Models that are only described, as a checkout of the repository has them."""
+"""Configurations of models without weights, in a checkout of the repository."""
 
 
 @guarded
 def doctor(model: Model = "nano", debug: Debug = False) -> None:
-    """Say what this machine has (versions, devices, free memory), what each model would need, and whether it fits."""
+    """Print what this machine has (versions, devices, free memory), what each model needs, and whether it fits."""
     import torch
 
     from echox.api.loading import find_model
@@ -108,7 +112,7 @@ def estimate_memory(
 
 
 def torch_build() -> list[str]:
-    """The installed build of torch, its size on disk (CUDA packages included), and a remedy where it is needless."""
+    """The installed build of torch, its size on disk (CUDA packages included), and a smaller build if one is enough."""
     import torch
 
     sizes = {
@@ -145,7 +149,7 @@ def free_bytes() -> dict[str, float]:
     if meminfo.is_file():
         lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
         found["this machine"] = 1024.0 * int(lines["MemAvailable"].split()[0])
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS: all of it, as free means little there
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS: the total
         found["this machine"] = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
     for index in range(torch.cuda.device_count()):
         found[f"{torch.cuda.get_device_name(index)} (cuda:{index})"] = float(torch.cuda.mem_get_info(index)[0])
@@ -153,15 +157,15 @@ def free_bytes() -> dict[str, float]:
 
 
 def _workload(
-    model: str, stage: str, dtype: str, batch_size: int | None, work: Any, overrides: list[str]
-) -> tuple[Any, str, Any]:
-    """Configuration, stage and workload of a command: a recipe says what will be run, options say what differs."""
+    model: str, stage: str, dtype: str, batch_size: int | None, work: "Workload", overrides: list[str]
+) -> "tuple[EchoXConfig, str, Workload]":
+    """Configuration, stage and workload of a command: those of its recipe, changed by its options."""
     from dataclasses import replace
 
     from echox.training.memory.of_recipe import workload_of
 
     path = Path(model)
-    if stage and (path / f"{stage}.yaml").is_file():  # a folder of recipes: what will be run is the stage's
+    if stage and (path / f"{stage}.yaml").is_file():  # a folder of recipes: take the recipe of the stage
         path = path / f"{stage}.yaml"
     if path.suffix in (".yaml", ".yml"):
         own_stage, work = workload_of(path, overrides, work)
@@ -169,13 +173,14 @@ def _workload(
         model = str(path.parent) if (path.parent / "config.json").is_file() else "nano"
     elif overrides:
         raise ValueError(f"overrides: expected a recipe (.yaml) to change, found {model!r}")
-    changes: dict[str, Any] = {"frozen_dtype": dtype} if dtype else {}
+    if dtype:
+        work = replace(work, frozen_dtype=dtype)
     if batch_size is not None:
-        changes |= {"batch_size": batch_size, "audios": 0}
-    return _configuration(model), stage, replace(work, **changes)
+        work = replace(work, batch_size=batch_size, audios=0)
+    return _configuration(model), stage, work
 
 
-def _configuration(model: str) -> Any:
+def _configuration(model: str) -> "EchoXConfig":
     from echox.api.loading import find_model
     from echox.models.echox.configuration_echox import EchoXConfig
 

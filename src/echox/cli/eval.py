@@ -1,10 +1,10 @@
-"""``echox eval``: measure a model."""
+"""``echox eval``: scores, latency, studies and model card of a model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -24,17 +24,18 @@ from echox.errors import one_line
 
 if TYPE_CHECKING:
     from echox.evaluation.judges.asr import Judge
-    from echox.evaluation.run import Progress
-    from echox.evaluation.subjects.subjects import Subject
+    from echox.evaluation.run import ShowProgress
+    from echox.evaluation.subjects.subject import Subject
 
 eval_app = typer.Typer(help="Measure a model: test sets, latency, voice, model card.", no_args_is_help=True)
 eval_app.command()(voice)
 eval_app.command()(trigger)
 eval_app.command()(gap)
 
+T = TypeVar("T")
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 ServerUrl = Annotated[
-    str | None, typer.Option("--server", help="Examine a server instead: its base URL, as http://127.0.0.1:8000/v1.")
+    str | None, typer.Option("--server", help="Evaluate a server instead: its base URL, like http://127.0.0.1:8000/v1.")
 ]
 ServerModel = Annotated[str | None, typer.Option(help="The model's name at the server (default: its first).")]
 
@@ -48,7 +49,7 @@ def run(
             "--task",
             "-t",
             help="nano, llama-questions, web-questions, triviaqa, qa, consistency, asr, translation, voicebench; "
-            "several with commas.",
+            "several names with commas.",
         ),
     ] = "nano",
     data: Annotated[
@@ -58,7 +59,7 @@ def run(
     model: Model = "nano",
     server: ServerUrl = None,
     server_model: ServerModel = None,
-    workers: Annotated[int, typer.Option(min=1, help="Replies asked for at once, of a server.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Concurrent requests to a server.")] = 1,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +76,7 @@ def run(
     instruction: Annotated[str | None, typer.Option(help="Text sent beside every audio.")] = None,
     utmos: Annotated[Path | None, typer.Option(help="TorchScript file of a MOS predictor at 16 kHz.")] = None,
     dnsmos: Annotated[Path | None, typer.Option(help="ONNX file sig_bak_ovr.onnx of DNSMOS P.835.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of nano's items.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the order of nano's items.")] = 0,
     threads: Threads = None,
     device: Device = "auto",
     debug: Debug = False,
@@ -88,7 +89,7 @@ def run(
     from echox.evaluation.summary import render
 
     if workers > 1 and server is None:
-        raise ValueError("expected --server with --workers: a model of this process answers one question at a time")
+        raise ValueError("expected --server with --workers: a model in this process answers one question at a time")
     names = [name.strip() for name in task.split(",")]
     tasks = [one for name in names for one in open_tasks(name, data, limit, seed, instruction)]
     subject = _subject(model, server, server_model, device, threads)
@@ -112,7 +113,7 @@ def run(
         rate_run(output, utmos, dnsmos)
         summary = score_run(output)
     typer.echo(render(summary))
-    typer.echo(f"all of it: {output / 'summary.md'}, {output / 'summary.json'}", err=True)
+    typer.echo(f"all figures: {output / 'summary.md'}, {output / 'summary.json'}", err=True)
 
 
 @eval_app.command()
@@ -121,7 +122,7 @@ def score(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, or a .jsonl of UltraEval-Audio's records.")],
     debug: Debug = False,
 ) -> None:
-    """Score a run again from its records, without model or judge; or the records of UltraEval-Audio by our rule."""
+    """Score a run again from its records, without model or judge; or score records of UltraEval-Audio by our rule."""
     from echox.evaluation.interop.ultraeval import rescore
     from echox.evaluation.run import score_run
     from echox.evaluation.summary import render
@@ -142,19 +143,21 @@ def latency(
     model: Model = "nano",
     server: ServerUrl = None,
     server_model: ServerModel = None,
-    questions: Annotated[int, typer.Option("--questions", "-n", min=1, help="How many.")] = 50,
+    questions: Annotated[int, typer.Option("--questions", "-n", min=1, help="Number of questions.")] = 50,
     warm_up: Annotated[int, typer.Option(min=0, help="Replies that are not counted.")] = 3,
-    concurrency: Annotated[str, typer.Option(help="Replies at once, of a server; several with commas.")] = "1",
+    concurrency: Annotated[str, typer.Option(help="Concurrent requests to a server; several with commas.")] = "1",
     threads: Threads = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Measure how soon and how fast replies come; always a run of its own, never while something is scored."""
+    """Measure time to first audio and speed of replies. It is a run of its own: nothing is scored meanwhile."""
     from echox.evaluation.latency.run import run_latency
 
     at_once = [int(number) for number in concurrency.split(",")]
     if at_once != [1] and server is None:
-        raise ValueError("expected --server with --concurrency; benchmarks/many_sessions.py measures one process")
+        raise ValueError(
+            "expected --server with --concurrency; benchmarks/many_sessions.py measures one in this process"
+        )
     subject = _subject(model, server, server_model, device, threads)
     typer.echo(run_latency(subject, data, output, questions, warm_up, at_once))
 
@@ -167,7 +170,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: export/ in the run's folder.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a run's replies as other tools read them, so that they score the same replies."""
+    """Write the replies of a run in the format of another tool, which then scores the same replies."""
     from echox.evaluation.interop.export import export_run
 
     for path in export_run(folder, format_, output or folder / "export" / format_):
@@ -178,7 +181,7 @@ def export(
 @guarded
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of scored runs.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown file (default: shown).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown file (default: print it).")] = None,
     debug: Debug = False,
 ) -> None:
     """Show a run, or several side by side."""
@@ -219,14 +222,15 @@ def model_card(
 
 
 def _subject(model: str, server: str | None, server_model: str | None, device: str, threads: int | None) -> "Subject":
-    """Who is examined."""
+    """The model under evaluation."""
     from echox.api.loading import find_model
-    from echox.evaluation.subjects.subjects import InProcess, Server
+    from echox.evaluation.subjects.local import LocalSubject
+    from echox.evaluation.subjects.remote import RemoteSubject
 
     set_up_torch(threads)
     if server is not None:
-        return Server(server, server_model)
-    return InProcess(load_model(model, device, threads), model, str(find_model(model)))
+        return RemoteSubject(server, server_model)
+    return LocalSubject(load_model(model, device, threads), model, str(find_model(model)))
 
 
 def _listener(
@@ -252,11 +256,15 @@ def _listener(
 
 
 @contextmanager
-def _progress() -> "Iterator[Progress[Any]]":
+def _progress() -> "Iterator[ShowProgress]":
     """Progress bars on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield lambda items, title, total: bars.track(items, total=total, description=title)
+
+        def show(items: Iterable[T], title: str, total: int) -> Iterable[T]:
+            return bars.track(items, total=total, description=title)
+
+        yield show

@@ -1,15 +1,16 @@
 """The command line: ``echox reply | talk | run | eval | serve | doctor``.
 
-Every mistake of a user ends in one line on stderr (expected, found, remedy) and a non-zero exit: 1 for what went wrong,
-2 for a command that cannot be understood, 130 for Ctrl-C. ``--debug`` shows the traceback instead. torch is imported
-inside the commands, so that ``echox --help`` is instant.
+Every error ends in one line on stderr (expected, found, remedy) and an exit status: 1 for an error, 2 for a command
+line that cannot be parsed, 130 for Ctrl-C. ``--debug`` shows the traceback instead. torch is imported inside the
+commands, so that ``echox --help`` is fast.
 """
 
 import functools
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,6 +40,8 @@ from echox.cli.ui import ui
 from echox.errors import one_line
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from echox.streaming import Reply, Session
 
 app = typer.Typer(
@@ -80,7 +83,7 @@ def reply(
     """Answer one question, spoken or typed; write the spoken answer while it is being made."""
     if question is None and text is None:
         raise ValueError("expected a question, found none; name an audio file or use --text '...'")
-    content: list[dict[str, Any]] = [] if question is None else [{"type": "audio", "audio": question}]
+    content: list[dict[str, object]] = [] if question is None else [{"type": "audio", "audio": question}]
     content += [] if text is None else [{"type": "text", "text": text}]
     echox = load_model(model, device, threads, dtype, quantization)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
@@ -120,7 +123,7 @@ def talk(
         number += 1
         try:
             spoken = _answer(session, question, output_dir / f"reply-{number}.wav")
-        except ValueError as error:  # nothing was heard, say: no reason to end a conversation
+        except ValueError as error:  # for example, no speech was found: the conversation continues
             typer.echo(f"warning: {one_line(error)}", err=True)
             continue
         microphone.play(spoken.waveform, spoken.sampling_rate, blocking=True)
@@ -143,12 +146,12 @@ def demo(
     _answer(load_model(model, "auto", threads).session(), question, output)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were set; the model's own settings stand for the others."""
+def _given(**options: float | None) -> dict[str, float]:
+    """The options that were set; for the others, the model's own settings hold."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _answer(session: "Session", question: Any, output: Path, as_json: bool = False) -> "Reply":
+def _answer(session: "Session", question: object, output: Path, as_json: bool = False) -> "Reply":
     """Stream one reply: text to the terminal, speech to a file; then the figures."""
     from echox.audio import WavWriter
     from echox.streaming.events import AudioChunk, Heard, ReplyBuilder, SpeechFailed, TextDelta
@@ -182,7 +185,7 @@ def _answer(session: "Session", question: Any, output: Path, as_json: bool = Fal
     return spoken
 
 
-def _sounddevice() -> Any:
+def _sounddevice() -> ModuleType:
     """The optional microphone library."""
     try:
         import sounddevice
@@ -194,8 +197,8 @@ def _sounddevice() -> Any:
     return sounddevice
 
 
-def _record(microphone: Any, sampling_rate: int) -> Any:
-    """One turn from the microphone between two Enters: float32 (S,), or None when the user is done."""
+def _record(microphone: ModuleType, sampling_rate: int) -> "np.ndarray | None":
+    """One turn from the microphone, between two presses of Enter: float32 (S,); None: the user ends."""
     import numpy as np
 
     try:
@@ -203,7 +206,7 @@ def _record(microphone: Any, sampling_rate: int) -> Any:
             return None
     except EOFError:  # Ctrl-D
         return None
-    blocks: list[Any] = []
+    blocks: list[np.ndarray] = []
     with microphone.InputStream(sampling_rate, channels=1, callback=lambda data, *_: blocks.append(data[:, 0].copy())):
         input("speaking ... Enter to stop")
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

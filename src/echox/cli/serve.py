@@ -11,7 +11,7 @@ from echox.cli.options import Debug, Device, Dtype, Model, Quantization, Threads
 @guarded
 def serve(
     model: Model = "nano",
-    host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine a key is needed.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines need a key.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, envvar="ECHOX_PORT", show_envvar=True, help="Port; 0: any free one.")
     ] = 8000,
@@ -32,7 +32,7 @@ def serve(
     max_sessions: Annotated[int, typer.Option(min=1, help="Conversations at the same time.")] = 8,
     max_session_s: Annotated[float, typer.Option(min=1, help="Longest conversation.")] = 3600,
     max_client_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of connections and places that one client address may use.")
+        float, typer.Option(min=0, max=1, help="Share of connections and sessions that one client address may use.")
     ] = 0.5,
     idle_s: Annotated[float, typer.Option(min=1, help="Without an event from the client.")] = 600,
     drain_s: Annotated[float, typer.Option(min=0, help="At shutdown: time for replies to finish.")] = 20,
@@ -57,7 +57,7 @@ def serve(
     if not is_loopback(host) and api_key is None and not no_api_key:
         raise ValueError(
             f"--host {host}: expected an API key for an address that others can reach, found none; use --api-key (or "
-            "ECHOX_API_KEY), or --no-api-key if somebody else guards it"
+            "ECHOX_API_KEY), or --no-api-key if something else controls the access"
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     limits = Limits(

@@ -71,8 +71,8 @@ def trigger(
     debug: Debug = False,
 ) -> None:
     """Draw first audio against reply errors and accuracy for every speech policy: the latency-quality curve."""
-    from echox.evaluation.studies.trigger_figure import draw_curve, markdown_table
-    from echox.evaluation.studies.trigger_lab import CANDIDATES, lab_items, run_trigger_lab
+    from echox.evaluation.studies.policy_comparison import CANDIDATES, compare_policies, policy_questions
+    from echox.evaluation.studies.policy_figure import draw_curve, markdown_table
     from echox.files import write_text
 
     known = [candidate.label for candidate in CANDIDATES]
@@ -80,9 +80,9 @@ def trigger(
         if label not in known:
             raise ValueError(f"--only: expected one of {', '.join(known)}, found {label!r}")
     chosen = [candidate for candidate in CANDIDATES if not only or candidate.label in only]
-    items = lab_items(data, limit, seed)
+    items = policy_questions(data, limit, seed)
     echox = load_model(model, device, threads)
-    result = run_trigger_lab(
+    result = compare_policies(
         echox,
         judge_of(judge, data, word_penalty),
         items,

@@ -11,10 +11,10 @@ from echox.cli.options import Debug, Device, Dtype, Model, Quantization, Threads
 def ui(
     model: Model = "nano",
     host: Annotated[
-        str | None, typer.Option(help="Address to listen at (default: this machine only; 0.0.0.0: everyone).")
+        str | None, typer.Option(help="Address to listen on (default: this machine only; 0.0.0.0: all).")
     ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (default: first free from 7860).")] = None,
-    auth: Annotated[str | None, typer.Option(help="USER:PASSWORD asked of every visitor.")] = None,
+    auth: Annotated[str | None, typer.Option(help="USER:PASSWORD that every visitor must enter.")] = None,
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -29,7 +29,7 @@ def ui(
     from echox.serving.gradio_page import build_page, launch
 
     if port is not None:
-        for listener in bind(host or "127.0.0.1", port):  # before the model is loaded; Gradio binds it anew
+        for listener in bind(host or "127.0.0.1", port):  # checked before the model is loaded
             listener.close()
 
     page = build_page(load_model(model, device, threads, dtype, quantization), model)

@@ -1,20 +1,23 @@
-"""The model card of nano, written from what was measured: no figure in it is typed by hand."""
+"""The model card of nano, written from measured figures: none of them is typed by hand."""
 
 from __future__ import annotations
 
+import functools
 import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from echox.api.card import markdown_table, run_name, size_table, training_table
+from echox.evaluation.scoring.schema import JsonObject
 from echox.files import write_text
 from echox.training.record import RECORD_NAME
 
+Score = JsonObject | float
+"""A number, or a mean with its interval and count."""
+
 CURVES = "nano_learning_curves.png"
-WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 DIGITS = {"MB": 1, "ms": 0}
 SETS = {
     "heldout_seen_voices": "seen voices",
@@ -51,35 +54,35 @@ class Headline:
     """A figure of the card's first table: its name, where it is found, and its unit."""
 
     name: str
-    find: Callable[[Card], dict[str, Any] | float | None]
+    find: Callable[[Card], Score | None]
     unit: str = "%"
 
 
 @dataclass(frozen=True)
 class Card:
-    """Everything that a card is written from."""
+    """All measurements that a card is written from."""
 
-    metrics: dict[str, Any]
-    latency: dict[str, Any] | None
-    voice: dict[str, Any] | None
-    record: dict[str, Any]
+    metrics: JsonObject
+    latency: JsonObject | None
+    voice: JsonObject | None
+    record: JsonObject
     megabytes: float | None
 
 
-def _score(part: str, name: str) -> Callable[[Card], Any]:
-    # Without a judge nothing is known of the speech; everything else must be there.
+def _score(part: str, name: str) -> Callable[[Card], Score | None]:
+    # Without a judge the speech has no figures; all others must be there.
     spoken = name.startswith(("s2s", "reply_wer"))
     return lambda card: card.metrics[part].get(name) if spoken else card.metrics[part][name]
 
 
-def _time(name: str) -> Callable[[Card], Any]:
+def _time(name: str) -> Callable[[Card], Score | None]:
     return lambda card: (card.latency or {}).get(name)
 
 
 def _first_audio_ms(card: Card) -> float | None:
-    """Median over replies of one segment: what a one-sentence answer waits for."""
+    """Median over replies of one segment: the time until a one-sentence answer begins."""
     times = _time("ttfa_one_segment_s")(card) or _time("ttfa_s")(card)
-    return 1000 * times["p50"] if times else None
+    return 1000 * times["p50"] if isinstance(times, dict) else None
 
 
 HEADLINES = (
@@ -137,12 +140,12 @@ def write_model_card(
     return path
 
 
-def score_tables(metrics: dict[str, Any], megabytes: float | None) -> str:
-    """The card's first two tables, of a run that wrote no card: speed was not measured in it.
+def score_tables(metrics: JsonObject, megabytes: float | None) -> str:
+    """The first two tables of the card, for a run without a card: speed was not measured in it.
 
     Args:
         metrics: the content of ``metrics.json``.
-        megabytes: size of the model's folder, where it has one.
+        megabytes: size of the model's folder; None: unknown.
     """
     card = Card(metrics, None, None, {}, megabytes)
     return "\n".join([*_headlines(card), "", *_scores(card)])
@@ -170,8 +173,8 @@ def render(card: Card, curves: str | None) -> str:
 
 def _wrapped(text: str) -> str:
     """The text with lines of prose of at most 120 columns; tables keep theirs."""
-    lines = (line if line.startswith("|") else textwrap.fill(line, 120, **WHOLE) for line in text.split("\n"))
-    return "\n".join(lines)
+    wrap = functools.partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line if line.startswith("|") else wrap(line) for line in text.split("\n"))
 
 
 def _headlines(card: Card) -> list[str]:
@@ -241,7 +244,7 @@ def _judge(card: Card) -> list[str]:
         rows = [[label, _number(card.voice[kind]["wer"])] for kind, label in steps.items() if kind in card.voice]
         lines += [
             "",
-            "Where words get lost on the way from text to sound:",
+            "Where words get lost between text and sound:",
             "",
             *markdown_table(["speech", "WER"], rows),
         ]
@@ -295,10 +298,10 @@ def _training(card: Card, curves: str | None) -> list[str]:
     return lines + (["", f"![Learning curves of every stage]({curves})"] if curves else [])
 
 
-def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
-    """One panel a stage: training loss, and its first held-out figures. False where there is nothing to draw with.
+def draw_learning_curves(stages: Sequence[JsonObject], path: Path) -> bool:
+    """One panel for each stage: training loss and its first held-out figures. False without matplotlib or logs.
 
-    Reads ``metrics.jsonl`` in each stage's ``training.output_dir``, as far as it is still there.
+    Reads ``metrics.jsonl`` in each stage's ``training.output_dir``, if it is still there.
     """
     histories = {}
     for stage in stages:
@@ -337,11 +340,11 @@ def draw_learning_curves(stages: Sequence[dict[str, Any]], path: Path) -> bool:
     return True
 
 
-def _known(value: dict[str, Any] | float | None) -> str:
+def _known(value: Score | None) -> str:
     return "not measured" if value is None else _figure(value)
 
 
-def _figure(value: dict[str, Any] | float, unit: str = "%") -> str:
+def _figure(value: Score, unit: str = "%") -> str:
     if not isinstance(value, dict):
         return _number(value, unit)
     low, high = (_number(value[key], unit).removesuffix(" %") for key in ("low", "high"))
@@ -354,12 +357,12 @@ def _number(value: float, unit: str = "%") -> str:
     return f"{value:.{DIGITS.get(unit, 2)}f} {unit}".rstrip()
 
 
-def _figures(result: dict[str, Any]) -> dict[str, Any]:
+def _figures(result: JsonObject) -> JsonObject:
     """The figures of a benchmark's result file; of an older file, which has nothing else, all of it."""
     return result.get("figures", result)
 
 
-def _read(path: str | Path) -> dict[str, Any]:
+def _read(path: str | Path) -> JsonObject:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

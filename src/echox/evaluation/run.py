@@ -1,22 +1,22 @@
-"""A run of the evaluation, in stages that each resume: generate, transcribe, score.
+"""A run of the evaluation, in three stages that can be resumed: generate, transcribe, score.
 
-    run.json                     what was examined, by which judge, on which tasks
-    <task>/replies.jsonl         one record a reply, durable as soon as it is made; speech in <task>/audio/
-    <task>/heard.jsonl           what the judge heard of it
-    <task>/items.jsonl           what each item scored
+    run.json                     which model, judge and tasks
+    <task>/replies.jsonl         one record for each reply, on the disk as soon as it is made; speech in <task>/audio/
+    <task>/heard.jsonl           the judge's transcript of it
+    <task>/items.jsonl           the scores of each item
     summary.json                 all figures; summary.md and plots/ show them
 
-A record holds for one item, one question and one state of the examined model, so a run that was killed goes on, a
-changed question is asked again, and two models never mix. Scoring reads records alone: no model, no judge.
+A record is valid for one item, one question and one state of the model. So a run that was killed continues, a changed
+question is asked again, and two models never mix. Scoring reads records alone: it needs no model and no judge.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import echox
 from echox.audio import load_audio, save_audio
@@ -29,23 +29,35 @@ from echox.evaluation.run_files import (
     RUN_FILE,
     SUMMARY_FILE,
     VERSION,
-    _of_keys,
-    _Reply,
+    RecordedReply,
     read_rows,
     read_run,
+    recorded_replies,
 )
 from echox.evaluation.scoring.records import recorded
+from echox.evaluation.scoring.schema import JsonObject, RunFile
 from echox.evaluation.scoring.scores import counts, not_measured
-from echox.evaluation.sets.items import Item
+from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.sets.nano import METRICS_FILE, SPOKEN_SETS, metrics_of
 from echox.evaluation.sets.tasks import AVERAGED, KINDS, Task
-from echox.evaluation.subjects.subjects import Subject
+from echox.evaluation.subjects.subject import Subject
 from echox.files import write_text
 from echox.training.lock import output_lock
 
-Part = TypeVar("Part")
-Progress = Callable[[Iterable[Part], str, int], Iterable[Part]]
-"""Passes items on and shows how far it is: (items, what is done with them, how many there are)."""
+T = TypeVar("T")
+
+
+class ShowProgress(Protocol):
+    """Passes items through and shows how many of them are done."""
+
+    def __call__(self, items: Iterable[T], title: str, total: int) -> Iterable[T]:
+        """The items, of which there are ``total``."""
+        ...
+
+
+def show_nothing(items: Iterable[T], title: str, total: int) -> Iterable[T]:
+    """The items; the default of `ShowProgress`."""
+    return items
 
 
 def run_tasks(
@@ -58,20 +70,20 @@ def run_tasks(
     unjudged: str = "no judge was asked for",
     recordings: Path | None = None,
     limit: int | None = None,
-    progress: Progress[Any] | None = None,
-) -> dict[str, Any]:
-    """Ask, listen, score; everything that is already recorded is left as it is.
+    progress: ShowProgress = show_nothing,
+) -> JsonObject:
+    """Ask, transcribe, score; what is already recorded is not repeated.
 
     Args:
-        tasks: what is asked.
-        subject: who is asked.
-        judge: who listens; None: spoken figures are not measured.
+        tasks: test sets.
+        subject: the model under evaluation.
+        judge: recogniser of the spoken replies; None: spoken figures are not measured.
         output: the run's folder.
-        workers: replies that are asked for at once (of a server).
+        workers: concurrent requests to a server.
         unjudged: why there is no judge.
-        recordings: folder of the nano corpus on whose recordings the judge's own errors are measured.
-        limit: of those recordings.
-        progress: shown while it runs.
+        recordings: folder of the nano corpus; the judge's own errors are measured on its recordings.
+        limit: number of those recordings.
+        progress: shows how many replies and transcripts are made.
 
     Returns:
         The content of ``summary.json``.
@@ -79,14 +91,12 @@ def run_tasks(
     Raises:
         ValueError: a question's audio is missing, or another run writes to the folder.
     """
-    show: Progress[Any] = progress or (lambda items, title, total: items)
     with output_lock(output):
-        own = _judge(judge, unjudged, recordings, limit, output)
-        run = {
+        run: RunFile = {
             "version": VERSION,
             "echox": echox.__version__,
             "subject": {"name": subject.name, "key": subject.key, "folder": subject.folder},
-            "judge": own,
+            "judge": _judge(judge, unjudged, recordings, limit, output),
             "tasks": [
                 {
                     "name": task.name,
@@ -101,20 +111,20 @@ def run_tasks(
         write_text(output / RUN_FILE, json.dumps(run, indent=1) + "\n")
         for task in tasks:
             replies = generate(task, subject, output / task.name, workers)
-            for _ in show(replies, f"{task.name}: ask", len(task.items)):
+            for _ in progress(replies, f"{task.name}: ask", len(task.items)):
                 pass
-        for task in tasks if judge is not None else ():
-            if task.speaks:
-                heard = transcribe(output / task.name, judge, [_key(subject, item) for item in task.items])  # type: ignore[arg-type]
-                for _ in show(heard, f"{task.name}: listen", len(task.items)):
+        for task in tasks:
+            if task.speaks and judge is not None:
+                heard = transcribe(output / task.name, judge, [_key(subject, item) for item in task.items])
+                for _ in progress(heard, f"{task.name}: transcribe", len(task.items)):
                     pass
         return score_run(output)
 
 
-def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> Iterator[dict[str, Any]]:
-    """Stage one: the reply to every item, in order; those that failed are tried again."""
+def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> Iterator[JsonObject]:
+    """Stage one: the reply to every item, in order; items that failed before are tried again."""
 
-    def ask(item: Item) -> dict[str, Any]:
+    def ask(item: EvalItem) -> JsonObject:
         audio_in = item.audios[-1] if len(item.audios) == 1 else None
         asked = {
             "question": item.question,
@@ -122,7 +132,7 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
             "columns": _plain(item.columns),
             "question_audio": str(audio_in.resolve()) if isinstance(audio_in, Path) else None,
         }
-        silent: dict[str, Any] = {
+        no_reply: JsonObject = {
             "text": "",
             "heard": "",
             "audio": None,
@@ -133,8 +143,8 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
         }
         try:
             reply = subject.answer(item.messages, task.speaks)
-        except (ValueError, RuntimeError, OSError) as error:  # of this item: the run goes on, and tells
-            return asked | silent | {"error": one_line(error)}
+        except (ValueError, RuntimeError, OSError) as error:  # of this item: recorded, and the run continues
+            return asked | no_reply | {"error": one_line(error)}
         audio = None
         if len(reply.waveform):
             audio = f"audio/{_short(_key(subject, item))}/{item.id}.flac"
@@ -157,15 +167,15 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
         lambda item: _key(subject, item),
         ask,
         workers,
-        lambda record: bool(record["error"]),
+        retry=lambda record: bool(record["error"]),
     )
 
 
-def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[dict[str, Any]]:
-    """Stage two: what the judge heard of every reply; one without speech is an empty transcript."""
-    replies = [_Reply(record) for record in _of_keys(folder / REPLIES, keys)]
+def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[JsonObject]:
+    """Stage two: the judge's transcript of every reply; without speech, it is empty."""
+    replies = [RecordedReply(record) for record in recorded_replies(folder / REPLIES, keys)]
 
-    def listen(reply: _Reply) -> dict[str, Any]:
+    def listen(reply: RecordedReply) -> JsonObject:
         record = reply.record
         said, error = "", None
         if record["audio"]:
@@ -191,21 +201,21 @@ def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[dict[str
         folder / HEARD,
         lambda reply: f"{reply.record['key']} {judge.name}",
         listen,
-        again=lambda record: bool(record["error"]),
+        retry=lambda record: bool(record["error"]),
     )
 
 
-def score_run(output: Path) -> dict[str, Any]:
-    """Stage three: all figures from the records, without model or judge; writes ``summary.json`` and what shows it.
+def score_run(output: Path) -> JsonObject:
+    """Stage three: all figures from the records, without model or judge; writes the summary and its plots.
 
     Raises:
-        ValueError: no run there, or it is not complete.
+        ValueError: no run there, or an incomplete one.
     """
     from echox.evaluation.judges.naturalness import ratings_of
     from echox.evaluation.summary import write_summary
 
     run = read_run(output)
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, JsonObject] = {}
     for task in run["tasks"]:
         rows = read_rows(output, run, task)
         tasks[task["name"]] = {
@@ -231,9 +241,16 @@ def score_run(output: Path) -> dict[str, Any]:
             "compression",
             "audio",
         )
-        lines = [json.dumps({name: row[name] for name in kept if name in row}, ensure_ascii=False) for row in rows]
+        columns: list[Mapping[str, object]] = [*rows]
+        lines = [json.dumps({name: row[name] for name in kept if name in row}, ensure_ascii=False) for row in columns]
         write_text(output / task["name"] / ITEMS, "\n".join(lines) + "\n")
-    summary = {name: run[name] for name in ("version", "echox", "subject", "judge")} | {"tasks": tasks}
+    summary: JsonObject = {
+        "version": run["version"],
+        "echox": run["echox"],
+        "subject": run["subject"],
+        "judge": run["judge"],
+        "tasks": tasks,
+    }
     averages = _averages(tasks)
     if averages:
         summary["average"] = averages
@@ -245,7 +262,7 @@ def score_run(output: Path) -> dict[str, Any]:
     return summary
 
 
-def _key(subject: Subject, item: Item) -> str:
+def _key(subject: Subject, item: EvalItem) -> str:
     return f"{subject.key} {item.id} {item.digest}"
 
 
@@ -253,8 +270,8 @@ def _short(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
-def _judge(judge: Judge | None, unjudged: str, data: Path | None, limit: int | None, output: Path) -> dict[str, Any]:
-    """The judge's name, and its own errors where there are recordings to measure them on (once for a run)."""
+def _judge(judge: Judge | None, unjudged: str, data: Path | None, limit: int | None, output: Path) -> JsonObject:
+    """The judge's name, and its own errors if there are recordings to measure them on (once in a run)."""
     if judge is None:
         return {"unjudged": unjudged}
     if data is None:
@@ -267,8 +284,8 @@ def _judge(judge: Judge | None, unjudged: str, data: Path | None, limit: int | N
     return {"name": judge.name, "measured_on": wanted, "recordings": recordings_wer(judge, data, limit)}
 
 
-def _averages(tasks: dict[str, Any]) -> dict[str, float]:
-    """Macro averages over the paper's three sets, where all three were run whole enough to have the figure."""
+def _averages(tasks: dict[str, JsonObject]) -> dict[str, float]:
+    """Means over the paper's three sets, if all three have the figure."""
     found: dict[str, float] = {}
     if not all(name in tasks for name in AVERAGED):
         return found
@@ -280,7 +297,7 @@ def _averages(tasks: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _plain(columns: Any) -> dict[str, Any]:
-    """Columns as JSON keeps them: bytes (of other audio) are left out, dates become text."""
+def _plain(columns: Mapping[str, object]) -> JsonObject:
+    """Columns as JSON holds them: bytes (of other audio) are left out, dates become text."""
     kept = {name: value for name, value in columns.items() if not isinstance(value, bytes)}
     return json.loads(json.dumps(kept, default=str))

@@ -1,26 +1,22 @@
-"""The files of an evaluation run: their names, and reading them back."""
+"""The files of an evaluation run: names, and functions that read them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from echox.evaluation.scoring.records import read_lines
-from echox.evaluation.scoring.scores import Row
+from echox.evaluation.scoring.schema import ReplyRecord, Row, RunFile, TaskEntry
 from echox.evaluation.sets.tasks import KINDS
 
 RUN_FILE, SUMMARY_FILE = "run.json", "summary.json"
-
-
 REPLIES, HEARD, ITEMS = "replies.jsonl", "heard.jsonl", "items.jsonl"
-
-
 VERSION = 1
-"""Of the files' layout."""
+"""Version of the layout of the files."""
 
 
-def read_run(output: Path) -> dict[str, Any]:
+def read_run(output: Path) -> RunFile:
     """``run.json`` of a folder.
 
     Raises:
@@ -35,18 +31,18 @@ def read_run(output: Path) -> dict[str, Any]:
     return run
 
 
-def read_rows(output: Path, run: dict[str, Any], task: dict[str, Any]) -> list[Row]:
-    """The replies of a task with what was heard of them.
+def read_rows(output: Path, run: RunFile, task: TaskEntry) -> list[Row]:
+    """The replies of a task, with the judge's transcripts.
 
     Raises:
         ValueError: a reply or a transcript is missing.
     """
     folder, judge = output / task["name"], run["judge"]
     speaks = KINDS[task["kind"]].speaks
-    heard = {(record["id"], record["key"]): record for record in read_lines(folder / HEARD)}
-    rows = []
-    for record in _of_keys(folder / REPLIES, task["keys"]):
-        row = {
+    transcripts = {(record["id"], record["key"]): record for record in read_lines(folder / HEARD)}
+    rows: list[Row] = []
+    for record in recorded_replies(folder / REPLIES, task["keys"]):
+        row: Row = {
             **record,
             "speaks": speaks,
             "said": None,
@@ -56,28 +52,33 @@ def read_rows(output: Path, run: dict[str, Any], task: dict[str, Any]) -> list[R
             "unjudged": judge.get("unjudged"),
         }
         if speaks and judge.get("name"):
-            listened = heard.get((record["id"], f"{record['key']} {judge['name']}"))
-            if listened is None:
+            found = transcripts.get((record["id"], f"{record['key']} {judge['name']}"))
+            if found is None:
                 raise ValueError(
-                    f"{folder}: expected what the judge heard of {record['id']!r}, found nothing; finish "
-                    "the run first: echox eval run"
+                    f"{folder}: expected the judge's transcript of {record['id']!r}, found none; finish the run first: "
+                    "echox eval run"
                 )
-            row |= {name: listened[name] for name in ("said", "as_heard", "unknown_words")}
-            row["judge_error"] = listened["error"]
+            row["said"], row["as_heard"] = found["said"], found["as_heard"]
+            row["unknown_words"], row["judge_error"] = found["unknown_words"], found["error"]
         rows.append(row)
     return rows
 
 
-class _Reply:
-    """A recorded reply as an item of the next stage."""
+class RecordedReply:
+    """A recorded reply as an item of the stages that follow: transcription, rating."""
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    def __init__(self, record: ReplyRecord) -> None:
         self.id, self.record = record["id"], record
 
 
-def _of_keys(path: Path, keys: list[str]) -> list[dict[str, Any]]:
+def recorded_replies(path: Path, keys: list[str]) -> list[ReplyRecord]:
+    """The records of these keys, in their order.
+
+    Raises:
+        ValueError: some are missing.
+    """
     found = {record["key"]: record for record in read_lines(path)}
     missing = sum(key not in found for key in keys)
     if missing:
         raise ValueError(f"{path}: expected {len(keys)} replies, {missing} are missing; finish the run: echox eval run")
-    return [found[key] for key in keys]
+    return [cast(ReplyRecord, found[key]) for key in keys]

@@ -1,19 +1,23 @@
-"""A run as people read it: Markdown with the paper's rows beside ours, and plots."""
+"""A run as Markdown, with the paper's figures beside ours, and as plots."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from echox.api.card import markdown_table
 from echox.evaluation.model_card import score_tables
 from echox.evaluation.scoring.records import read_lines
+from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.scores import DEFINITIONS
 from echox.evaluation.sets.nano import metrics_of
 from echox.evaluation.sets.tasks import AVERAGED, KINDS
 from echox.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MARKDOWN_FILE, PLOTS = "summary.md", "plots"
 COUNTS = (
@@ -44,7 +48,7 @@ FIGURES = (
 )
 
 
-def write_summary(output: Path, summary: dict[str, Any]) -> Path:
+def write_summary(output: Path, summary: JsonObject) -> Path:
     """Write ``summary.md`` and, with matplotlib, ``plots/*.png``; the path of the first."""
     text = render(summary)
     plots = draw_run(output, summary)
@@ -54,7 +58,7 @@ def write_summary(output: Path, summary: dict[str, Any]) -> Path:
     return output / MARKDOWN_FILE
 
 
-def render(summary: dict[str, Any]) -> str:
+def render(summary: JsonObject) -> str:
     """A run as Markdown."""
     judge = summary["judge"]
     listener = judge.get("name") or f"none ({judge['unjudged']}): spoken figures are not measured"
@@ -63,7 +67,7 @@ def render(summary: dict[str, Any]) -> str:
     lines = [
         "# Evaluation",
         "",
-        f"Examined: {summary['subject']['name']} (`{summary['subject']['key']}`), echox {summary['echox']}.",
+        f"Model: {summary['subject']['name']} (`{summary['subject']['key']}`), echox {summary['echox']}.",
         f"Judge: {listener}{errors}.",
         "",
     ]
@@ -87,8 +91,8 @@ def render(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compare(summaries: Sequence[dict[str, Any]]) -> str:
-    """Several runs side by side: one row each, one column for each task's accuracies."""
+def compare(summaries: Sequence[JsonObject]) -> str:
+    """Several runs side by side: a row for each run, columns for the accuracies of each task."""
     names = sorted({name for summary in summaries for name, task in summary["tasks"].items() if "s2t" in task})
     spoken = [name for summary in summaries for name in summary["tasks"] if "s2s_exact" in summary["tasks"][name]]
     rows = []
@@ -106,7 +110,7 @@ def compare(summaries: Sequence[dict[str, Any]]) -> str:
     return "\n".join(markdown_table(heads, rows)) + "\n"
 
 
-def _answers(tasks: dict[str, Any], average: dict[str, float] | None) -> list[str]:
+def _answers(tasks: JsonObject, average: dict[str, float] | None) -> list[str]:
     """Accuracies with the paper's beside them, and the 2 x 2 tables."""
     heads = ["task", "S2T strict", "S2T UltraEval", "S2S strict", "S2S UltraEval", "gap (points)", "paper (S2S)"]
     rows = []
@@ -148,7 +152,7 @@ def _paper_average(model: str) -> float:
     return sum(figures) / len(figures)
 
 
-def _figures(tasks: dict[str, Any]) -> list[str]:
+def _figures(tasks: JsonObject) -> list[str]:
     rates = {"asr_wer", "transcription_wer", "reply_wer", "reply_wer_whisper"}
     rows = []
     for figure in FIGURES:
@@ -157,7 +161,7 @@ def _figures(tasks: dict[str, Any]) -> list[str]:
     return markdown_table(["figure", *tasks], rows)
 
 
-def _figure(value: Any, is_share: bool = True) -> str:
+def _figure(value: JsonObject | float | None, is_share: bool = True) -> str:
     if value is None:
         return ""
     if isinstance(value, dict) and "not_measured" in value:
@@ -168,7 +172,7 @@ def _figure(value: Any, is_share: bool = True) -> str:
     return _percent(number) if is_share else f"{number:.2f}"
 
 
-def _accuracy(side: dict[str, Any] | None, rule: str = "acc_strict") -> str:
+def _accuracy(side: JsonObject | None, rule: str = "acc_strict") -> str:
     if side is None:
         return ""
     if "not_measured" in side:
@@ -185,15 +189,15 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _folder_mb(summary: dict[str, Any]) -> float | None:
+def _folder_mb(summary: JsonObject) -> float | None:
     folder = summary["subject"].get("folder")
     if not folder or not Path(folder).is_dir():
         return None
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
 
 
-def draw_run(output: Path, summary: dict[str, Any]) -> list[Path]:
-    """Accuracy bars, histogram of the replies' word error rates, compression; nothing without matplotlib."""
+def draw_run(output: Path, summary: JsonObject) -> list[Path]:
+    """Bars of accuracy, histograms of the replies' word error rates and compression; none without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:  # the "eval" extra
@@ -239,21 +243,21 @@ def draw_run(output: Path, summary: dict[str, Any]) -> list[Path]:
     return drawn
 
 
-def _pair(task: dict[str, Any]) -> dict[str, Any]:
-    """Intervals of right in writing and aloud, of whichever rule the task has."""
+def _pair(task: JsonObject) -> JsonObject:
+    """Intervals of right in writing and aloud, by the rule of the task."""
     if "s2t" in task:
         return {side: task[side].get("acc_strict") for side in ("s2t", "s2s")}
     return {side: task[f"{side}_answer"] for side in ("s2t", "s2s") if f"{side}_answer" in task}
 
 
-def _save(figure: Any, output: Path, name: str) -> Path:
+def _save(figure: Figure, output: Path, name: str) -> Path:
     path = output / PLOTS / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
 
 
-def read_summary(output: Path) -> dict[str, Any]:
+def read_summary(output: Path) -> JsonObject:
     """``summary.json`` of a run.
 
     Raises:
@@ -261,5 +265,7 @@ def read_summary(output: Path) -> dict[str, Any]:
     """
     path = output / "summary.json"
     if not path.is_file():
-        raise ValueError(f"{output}: expected the folder of a scored run, found no {path.name}; echox eval score it")
+        raise ValueError(
+            f"{output}: expected the folder of a scored run, found no {path.name}; score it: echox eval score"
+        )
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""Runs as other evaluation tools read them, and plug-ins for those tools."""
+"""Runs in the formats of other evaluation tools, and plug-ins for these tools."""

@@ -1,4 +1,4 @@
-"""Runs as other tools read them: records and registry of UltraEval-Audio, response files of VoiceBench."""
+"""A run in the formats of other tools: records and registry of UltraEval-Audio, response files of VoiceBench."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from echox.audio import load_audio, save_audio
 from echox.evaluation.run_files import read_rows, read_run
-from echox.evaluation.scoring.scores import Row
+from echox.evaluation.scoring.schema import JsonObject, Row, RunFile
 from echox.files import write_text
 
 QUESTION_RATE_HZ = 16000
@@ -27,7 +26,7 @@ def export_run(folder: Path, kind: str, output: Path) -> list[Path]:
         output: folder; made if missing.
 
     Returns:
-        The files that matter.
+        The files that the other tool reads.
 
     Raises:
         ValueError: an unknown kind, no complete run, or questions that cannot be exported.
@@ -42,10 +41,10 @@ def export_run(folder: Path, kind: str, output: Path) -> list[Path]:
     return written
 
 
-def _ultraeval(run: dict[str, Any], task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
+def _ultraeval(run: RunFile, task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
     """A data set (``<task>.jsonl``, questions as WAV), its registry entries, and the replies as their records.
 
-    With ``--inf_file`` their scorer takes the replies; without, it asks a model of its own choice.
+    With ``--inf_file`` their scorer reads the replies; without, it asks a model that it is given.
     """
     lines, records = [], []
     for number, row in enumerate(rows):
@@ -57,7 +56,7 @@ def _ultraeval(run: dict[str, Any], task: str, rows: list[Row], folder: Path, ou
         wav = (output / "wav" / task / f"{row['id']}.wav").resolve()
         wav.parent.mkdir(parents=True, exist_ok=True)
         save_audio(wav, load_audio(row["question_audio"], QUESTION_RATE_HZ), QUESTION_RATE_HZ)
-        # Answers as a list: a bare number would be read as one, and fail.
+        # Answers as a list: their reader turns a single numeric answer into a number, and fails.
         lines.append({"WavPath": str(wav), "question": row["question"], "answers": row["answers"]})
         prompt = [{"role": "user", "contents": [{"type": "audio", "value": str(wav)}]}]
         records.append({"type": "prompt", "id": number, "data": {"content": prompt}})
@@ -82,10 +81,10 @@ def _ultraeval(run: dict[str, Any], task: str, rows: list[Row], folder: Path, ou
     return [items, replies, registry]
 
 
-def _voicebench(run: dict[str, Any], task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
-    """``{model}-{subset}-{split}-audio.jsonl``: the data set's columns and the response, as their scorers read it."""
+def _voicebench(run: RunFile, task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
+    """``{model}-{subset}-{split}-audio.jsonl``: the data set's columns and the response, for their scorers."""
     model = re.sub(r"[^A-Za-z0-9.]+", "_", run["subject"]["name"])
-    files: dict[str, list[dict[str, Any]]] = {}
+    files: dict[str, list[JsonObject]] = {}
     for row in rows:
         subset, split = row["columns"].get("subset") or task, row["columns"].get("split") or "test"
         files.setdefault(f"{model}-{subset}-{split}-audio.jsonl", []).append(
@@ -96,11 +95,11 @@ def _voicebench(run: dict[str, Any], task: str, rows: list[Row], folder: Path, o
     return [output / name for name in files]
 
 
-def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+def _write_lines(path: Path, lines: list[JsonObject]) -> None:
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-EXPORTS: dict[str, Callable[[dict[str, Any], str, list[Row], Path, Path], list[Path]]] = {
+EXPORTS: dict[str, Callable[[RunFile, str, list[Row], Path, Path], list[Path]]] = {
     "ultraeval": _ultraeval,
     "voicebench": _voicebench,
 }

@@ -1,4 +1,4 @@
-"""The records of UltraEval-Audio: how an answer is taken out of a model's output, and their runs scored by our rule.
+"""The records of UltraEval-Audio: fields of a model's output, and their runs scored by our rule.
 
 Source: the published behaviour of https://github.com/OpenBMB/UltraEval-Audio (2026-08), restated.
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.scoring.records import read_lines
+from echox.evaluation.scoring.schema import JsonObject
 
 
-def extract_field(output: str, key: str) -> Any:
-    """The field of a model's output, as their ``extract_text`` and ``extract_audio`` take it.
+def extract_field(output: str, key: str) -> object:
+    """A field of a model's output, as their ``extract_text`` and ``extract_audio`` read it.
 
-    Output that is no JSON passes unchanged, so plain text is its own text. There an exception makes the item an error,
-    which they leave out of the accuracy.
+    Output that is no JSON passes unchanged. In their code an exception makes the item an error, which they leave out of
+    the accuracy.
 
     Args:
-        output: what the model gave.
+        output: of the model.
         key: "text" or "audio".
 
     Raises:
@@ -36,7 +36,7 @@ def extract_field(output: str, key: str) -> Any:
     return found[key]
 
 
-def rescore(records: Path) -> dict[str, Any]:
+def rescore(records: Path) -> JsonObject:
     """Accuracies of one of their result files (``res/<model>/<dataset>/<time>.jsonl``) by our rule.
 
     Returns:
@@ -48,7 +48,7 @@ def rescore(records: Path) -> dict[str, Any]:
     """
     if not records.is_file():
         raise ValueError(f"{records}: expected records of UltraEval-Audio, found no such file")
-    items: dict[str, dict[str, Any]] = {}
+    items: dict[str, JsonObject] = {}
     for record in read_lines(records):
         if "type" not in record or "id" not in record:
             raise ValueError(

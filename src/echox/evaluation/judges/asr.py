@@ -1,7 +1,7 @@
-"""Recognisers that judge spoken replies, behind one interface.
+"""Judges: recognisers that transcribe spoken replies for scoring, behind one interface.
 
-A judge decides what a listener would have heard, so it must not have learned from the voice it judges: nano's judge is
-trained on original speech only, never on speech made from units, and has no language model to guess with.
+A judge stands for a listener, so it must not be trained on the speech that it judges. Nano's judge is trained on
+original speech only, never on speech made from units, and has no language model that could guess words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,42 +22,43 @@ from echox.data.lexicon import Lexicon
 from echox.data.manifest import audio_path, read_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import normalize_words, word_errors
-from echox.evaluation.judges.ctc_lexicon import LexiconDecoder
+from echox.evaluation.judges.lexicon_decoder import LexiconDecoder
 from echox.evaluation.scoring.records import fingerprint
-from echox.evaluation.subjects.remote import Endpoint
+from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.subjects.endpoint import Endpoint
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 
 DEFAULT_JUDGE = "openai/whisper-large-v3"
-"""What UltraEval-Audio listens with."""
+"""The recogniser that UltraEval-Audio uses."""
 
 
 class Judge(Protocol):
     """Speech recogniser used for scoring.
 
     Attributes:
-        name: says all that its transcripts depend on.
-        sampling_rate: Hz at which it likes to hear.
+        name: states everything that its transcripts depend on.
+        sampling_rate: Hz of the audio that it expects.
     """
 
     name: str
     sampling_rate: int
 
     def unknown_words(self, text: str) -> int:
-        """How many words of a text it could never write, whatever it hears."""
+        """Number of words of a text that it cannot write, as they are not in its vocabulary."""
         ...
 
     def as_heard(self, text: str) -> str:
-        """How this judge would write ``text`` if it heard every sound of it; references go through here."""
+        """``text`` as this judge would write it if it recognised every sound; references are compared in this form."""
         ...
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
-        """Words heard in each waveform (samples,), float32 in [-1, 1]."""
+        """Transcript of each waveform (samples,), float32 in [-1, 1]."""
         ...
 
 
 def read_pronunciations(lexicon: str | Path) -> list[tuple[str, tuple[str, ...]]]:
-    """Words, normalised as word error rates see them, with their phones; a word may have several pronunciations.
+    """Words, normalised as for word error rates, with their phones; a word may have several pronunciations.
 
     Args:
         lexicon: file of a :class:`Lexicon`.
@@ -75,12 +76,12 @@ def read_pronunciations(lexicon: str | Path) -> list[tuple[str, tuple[str, ...]]
 
 
 class PhoneCTCJudge:
-    """The phone head of a :class:`SpeechEncoderForCTC`, read by Viterbi over a flat lexicon.
+    """The phone head of a :class:`SpeechEncoderForCTC`, decoded by Viterbi search over a flat lexicon.
 
     Args:
         folder: output of the ``encoder`` stage.
         lexicon: see :func:`read_pronunciations`.
-        word_penalty: log probability each word costs.
+        word_penalty: log probability that is subtracted for each word.
 
     Raises:
         ValueError: the model has no phone head or its phones are not the lexicon's.
@@ -99,7 +100,7 @@ class PhoneCTCJudge:
         self.words = [word for word, _ in entries]
         self._vocabulary = frozenset(self.words)
         self.sampling_rate = self.model.config.sampling_rate
-        self._spelling = alike(entries)
+        self._spelling = homophones(entries)
         self.name = (
             f"phone CTC (weights {fingerprint(self.model)}), flat lexicon of {len(set(self.words))} words, "
             f"no language model, word penalty {word_penalty:g}"
@@ -131,7 +132,7 @@ class PhoneCTCJudge:
         return texts
 
     def as_heard(self, text: str) -> str:
-        """See :class:`Judge`. Words that sound the same are one: with no language model "four" is "for"."""
+        """See :class:`Judge`. Homophones count as one word: without a language model "four" and "for" are equal."""
         return " ".join(self._spelling.get(word, word) for word in normalize_words(text))
 
     def unknown_words(self, text: str) -> int:
@@ -139,8 +140,8 @@ class PhoneCTCJudge:
         return sum(word not in self._vocabulary for word in normalize_words(text))
 
 
-def alike(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]:
-    """Word -> the first word of the lexicon with the same sound, over (word, phones) entries."""
+def homophones(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]:
+    """Word -> the first word of the lexicon with the same phones, from (word, phones) entries."""
     first: dict[tuple[str, ...], str] = {}
     spelling: dict[str, str] = {}
     for word, phones in entries:
@@ -149,8 +150,8 @@ def alike(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]:
     return spelling
 
 
-class _Speller:
-    """A judge of an open vocabulary that knows how words are spelled: references stay as they are."""
+class _OpenVocabularyJudge:
+    """A judge with an open vocabulary and ordinary spelling: references are compared as they are."""
 
     sampling_rate = 16000
 
@@ -163,7 +164,7 @@ class _Speller:
         return 0
 
 
-class TransformersASR(_Speller):
+class TransformersASR(_OpenVocabularyJudge):
     """Any speech recogniser of transformers, for example ``openai/whisper-large-v3`` (UltraEval-Audio's judge)."""
 
     def __init__(self, model_id: str, device: str | None = None) -> None:
@@ -174,11 +175,13 @@ class TransformersASR(_Speller):
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
         """See :class:`Judge`. The language is detected, as UltraEval-Audio does."""
-        inputs: Any = [{"raw": waveform, "sampling_rate": sampling_rate} for waveform in waveforms]
-        return [result["text"].strip() for result in self._pipeline(inputs, return_timestamps=True)]
+        inputs = [{"raw": waveform, "sampling_rate": sampling_rate} for waveform in waveforms]
+        # The pipeline takes lists; its annotation does not say so.
+        results = self._pipeline(inputs, return_timestamps=True)  # type: ignore[arg-type]
+        return [result["text"].strip() for result in results]
 
 
-class OpenAICompatibleASR(_Speller):
+class OpenAICompatibleASR(_OpenVocabularyJudge):
     """A recogniser behind ``POST {url}/audio/transcriptions``, as OpenAI, vLLM or faster-whisper-server offer it.
 
     Args:
@@ -197,7 +200,7 @@ class OpenAICompatibleASR(_Speller):
         """See :class:`Judge`.
 
         Raises:
-            ValueError: the server cannot be reached in time, refuses, or answers something else than a transcript.
+            ValueError: the server cannot be reached in time, refuses, or answers without a transcript.
         """
         return [self._one(encode_audio(waveform, sampling_rate)) for waveform in waveforms]
 
@@ -213,7 +216,7 @@ class OpenAICompatibleASR(_Speller):
 
 
 def _multipart(boundary: str, fields: dict[str, str], wav: bytes) -> bytes:
-    """Form data with one file, as HTTP wants it (RFC 7578)."""
+    """The body of an HTTP form with one file (RFC 7578)."""
     lines = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()
@@ -226,7 +229,7 @@ def _multipart(boundary: str, fields: dict[str, str], wav: bytes) -> bytes:
 
 
 def embedded_judge() -> Path:
-    """The judge of nano's replies that comes with the package: the output of `recipes/nano/judge.yaml`, in float16."""
+    """Folder of the judge inside the package, for nano: the output of `recipes/nano/judge.yaml`, in float16."""
     return Path(str(files("echox") / "assets" / "judge"))
 
 
@@ -259,11 +262,11 @@ def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5
 JUDGE_RATE_HZ = 16000
 
 
-def recordings_wer(judge: Judge, data_dir: Path, limit: int | None = None) -> dict[str, Any]:
+def recordings_wer(judge: Judge, data_dir: Path, limit: int | None = None) -> JsonObject:
     """The judge's word error rate on held-out original recordings of the reply voice.
 
     Raises:
-        ValueError: the corpus has none.
+        ValueError: the corpus has no such recordings.
     """
     manifest = data_dir / "speech" / "replies.jsonl"
     items = [item for item in read_utterances(manifest) if item.split != "train"] if manifest.exists() else []

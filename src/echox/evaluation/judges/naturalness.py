@@ -1,4 +1,4 @@
-"""Predicted naturalness of spoken replies, where the user names a model file: nothing is downloaded, nothing guessed.
+"""Predicted naturalness of spoken replies, by a model file that the user names: nothing is downloaded.
 
 Source: UTMOS, arXiv 2204.02152 (as a TorchScript file that takes (1, samples) at 16 kHz); DNSMOS P.835,
 arXiv 2110.01763 (https://github.com/microsoft/DNS-Challenge, sig_bak_ovr.onnx).
@@ -16,7 +16,7 @@ from echox.evaluation.scoring.records import read_lines
 
 RATE_HZ = 16000
 DNSMOS_SAMPLES = 144160
-"""What DNSMOS hears at once: 9.01 s. Shorter speech is repeated, longer is heard second by second."""
+"""Input of DNSMOS: 9.01 s. Shorter speech is repeated; of longer speech, windows one second apart are averaged."""
 DNSMOS_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
 """Polynomial from the network's raw overall score to the published scale, highest power first."""
 RATINGS = "naturalness.jsonl"
@@ -28,7 +28,7 @@ def open_utmos(path: Path) -> Rater:
     """A TorchScript predictor.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: the file is no TorchScript.
     """
     try:
         model = torch.jit.load(str(path), map_location="cpu").eval()
@@ -46,7 +46,7 @@ def open_dnsmos(path: Path) -> Rater:
     """The overall score (OVRL) of DNSMOS P.835.
 
     Raises:
-        ValueError: onnxruntime is missing, or not such a file.
+        ValueError: onnxruntime or the file is missing.
     """
     try:
         import onnxruntime  # type: ignore[import-untyped]
@@ -58,10 +58,10 @@ def open_dnsmos(path: Path) -> Rater:
     name = session.get_inputs()[0].name
 
     def rate(waveform: np.ndarray) -> float:
-        heard = np.tile(waveform, -(-DNSMOS_SAMPLES // max(len(waveform), 1)))
-        hops = range(0, max(len(heard) - DNSMOS_SAMPLES, 0) + 1, RATE_HZ)
+        padded = np.tile(waveform, -(-DNSMOS_SAMPLES // max(len(waveform), 1)))
+        hops = range(0, max(len(padded) - DNSMOS_SAMPLES, 0) + 1, RATE_HZ)
         raw = [
-            session.run(None, {name: heard[None, hop : hop + DNSMOS_SAMPLES].astype(np.float32)})[0][0][2]
+            session.run(None, {name: padded[None, hop : hop + DNSMOS_SAMPLES].astype(np.float32)})[0][0][2]
             for hop in hops
         ]
         return float(np.mean(np.polyval(DNSMOS_OVERALL, raw)))
@@ -70,7 +70,7 @@ def open_dnsmos(path: Path) -> Rater:
 
 
 def ratings_of(folder: Path, keys: list[str]) -> dict[str, float]:
-    """Mean rating of each predictor over the replies of these keys, where there are any."""
+    """Mean rating of each predictor over the replies of these keys, if there are any."""
     wanted = set(keys)
     found: dict[str, list[float]] = {}
     for record in read_lines(folder / RATINGS):

@@ -1,1 +1,1 @@
-"""How soon and how fast a model answers, and what a player makes of it."""
+"""Latency of a model's replies, and gaps in their playback."""

@@ -1,4 +1,4 @@
-"""What a listener's player goes through: when each chunk of a reply came, and when it was needed."""
+"""Playback of a reply: from arrival times of its chunks to gaps in a player."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Playback:
     """One reply, played from its first chunk on, without a buffer.
 
     Attributes:
-        underruns: times the player had nothing left to play before the reply's end.
-        stalled_s: how long it was silent then, in all.
+        underruns: how often the player had nothing to play before the end of the reply.
+        stalled_s: total duration of these gaps.
         ended_s: when the last sample was played, on the clock of the arrivals.
     """
 
@@ -22,15 +22,15 @@ class Playback:
 
 
 def play(arrivals_s: Sequence[float], durations_s: Sequence[float], tolerance_s: float = 0.0) -> Playback:
-    """Play chunks as they come.
+    """Play chunks as they arrive.
 
     Args:
-        arrivals_s: when each chunk arrived, never falling.
-        durations_s: how long each plays.
-        tolerance_s: a gap shorter than this is none (a device's own buffer).
+        arrivals_s: when each chunk arrived, in order.
+        durations_s: duration of each chunk.
+        tolerance_s: shorter gaps do not count (the device has a buffer).
 
     Raises:
-        ValueError: the two differ in length, or time runs backwards.
+        ValueError: the two differ in length, or the arrivals are not in order.
     """
     if len(arrivals_s) != len(durations_s):
         raise ValueError(f"expected a duration for each of {len(arrivals_s)} arrivals, found {len(durations_s)}")

@@ -1,7 +1,7 @@
-"""How soon and how fast: model-only latency of streamed replies, on one machine, one question at a time.
+"""Latency of streamed replies of a model in this process: time to first audio, real-time factor, cost of each part.
 
-The clock starts when the question ends (its samples are in memory) and counts compute of this process alone: no
-microphone, no network, no end-of-speech detection.
+One question at a time. The clock starts when the question ends (its samples are in memory) and counts the computing of
+this process alone: no microphone, no network, no detection of the end of speech.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -21,13 +21,33 @@ from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.data.manifest import audio_path, read_dialogues
 from echox.evaluation.scoring.records import balanced_order
+from echox.evaluation.scoring.schema import JsonObject
 from echox.streaming import AudioChunk
+
+
+class Spread(TypedDict):
+    """Mean, median and 95th percentile of a figure."""
+
+    mean: float
+    p50: float
+    p95: float
+
+
+class Machine(TypedDict):
+    """Where a measurement was made; ``load_average_1m`` is None where the system has none."""
+
+    threads: int
+    device: str
+    machine: str
+    torch: str
+    load_average_1m: float | None
+
 
 PARTS = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")
 
 
 def choose_questions(data_dir: Path | None, count: int, seed: int = 0) -> list[Path]:
-    """Held-out spoken questions, balanced over topics; the bundled ones where there is no corpus."""
+    """Held-out spoken questions, balanced over topics; without a corpus, the bundled ones."""
     manifest = data_dir / "speech" / "dialogues.jsonl" if data_dir is not None else None
     if manifest is None or not manifest.exists():
         return bundled_questions()[:count]
@@ -39,27 +59,27 @@ def choose_questions(data_dir: Path | None, count: int, seed: int = 0) -> list[P
 
 def measure_latency(
     model: EchoX, questions: Sequence[Path], warm_up: int = 3, threads: int | None = None
-) -> dict[str, Any]:
-    """Stream a reply to every question and say where the time went.
+) -> JsonObject:
+    """Stream a reply to every question and measure its parts.
 
     Args:
         model: decoded greedily.
         questions: audio files.
         warm_up: replies that are not counted.
-        threads: of torch; None: as it is.
+        threads: of torch; None: unchanged.
 
     Returns:
         ``ttfa_s``, ``total_s``, ``rtf``, ``ttfa_tokens``, ``first_text_s`` (end of the question to the first piece of
-        text), ``max_underrun_s`` (how late the latest chunk would come to a player that starts with the first one)
+        text), ``max_underrun_s`` (delay of the latest chunk in a player that starts with the first one)
         and each of `PARTS` (of the whole reply) as ``{"mean", "p50", "p95"}``; the same ``ttfa_s`` of replies of one
         segment as ``ttfa_one_segment_s``; counts and the machine.
 
     Raises:
-        ValueError: no question, or none that was answered aloud.
+        ValueError: no question, or no spoken reply.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return summarize_rows(latency_rows(model, questions, warm_up), warm_up) | machine_of(model)
+    return {**summarize_rows(latency_rows(model, questions, warm_up), warm_up), **machine_of(model)}
 
 
 def latency_rows(model: EchoX, questions: Sequence[Path | bytes], warm_up: int = 3) -> list[dict[str, float]]:
@@ -76,11 +96,11 @@ def latency_rows(model: EchoX, questions: Sequence[Path | bytes], warm_up: int =
     return [_one(model, waveform) for waveform in waveforms]
 
 
-def summarize_rows(rows: Sequence[dict[str, float]], warm_up: int) -> dict[str, Any]:
-    """Spread of every figure over the replies that were spoken.
+def summarize_rows(rows: Sequence[dict[str, float]], warm_up: int) -> JsonObject:
+    """Spread of every figure over the spoken replies.
 
     Raises:
-        ValueError: none was.
+        ValueError: no reply was spoken.
     """
     spoken = [row for row in rows if row["segments"]]
     if not spoken:
@@ -128,8 +148,8 @@ def _one(model: EchoX, waveform: np.ndarray) -> dict[str, float]:
     }
 
 
-def machine_of(model: EchoX) -> dict[str, Any]:
-    """Where a measurement was made, and how busy it was there."""
+def machine_of(model: EchoX) -> Machine:
+    """Machine, threads and load of a measurement."""
     return {
         "threads": torch.get_num_threads(),
         "device": str(next(model.model.parameters()).device),
@@ -139,7 +159,7 @@ def machine_of(model: EchoX) -> dict[str, Any]:
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> Spread:
     """Mean, median and 95th percentile."""
     return {
         "mean": float(np.mean(values)),

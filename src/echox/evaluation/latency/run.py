@@ -1,6 +1,6 @@
-"""``echox eval latency``: first audio, real-time factor and underruns, in process or at the client of a server.
+"""``echox eval latency``: first audio, real-time factor and underruns, in this process or at the client of a server.
 
-Always a run of its own: nothing is scored or transcribed meanwhile. What each figure means is in `DEFINITIONS`.
+Nothing is scored or transcribed meanwhile. `DEFINITIONS` says what each figure means.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from echox.api.card import markdown_table
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import choose_questions, latency_rows, machine_of, summarize_rows
+from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.evaluation.sets.items import read_items
-from echox.evaluation.subjects.subjects import SERVER_RATE_HZ, InProcess, Server, Subject
+from echox.evaluation.subjects.local import LocalSubject
+from echox.evaluation.subjects.remote import SERVER_RATE_HZ, RemoteSubject
+from echox.evaluation.subjects.subject import Subject
 from echox.files import write_text
 
 DEFINITIONS = {
@@ -29,8 +31,8 @@ DEFINITIONS = {
     "total_s": "until the last piece of the reply",
     "rtf": "total_s per second of the reply's speech: lower is better; rtf_overall: sums over all replies",
     "ttfa_tokens": "text tokens written before the first speech (in process)",
-    "max_underrun_s": "how late the latest chunk comes to a player that starts with the first one; above 0.1 s it is "
-    "heard as a gap",
+    "max_underrun_s": "delay of the latest chunk in a player that starts with the first one; above 0.1 s a listener "
+    "notices a gap",
     "encode_s, prefill_s, text_s, echo_s, vocoder_s": "compute of each part over the whole reply (in process)",
 }
 ROWS_FILE, FIGURES_FILE, REPORT_FILE, CDF_FILE = "replies.jsonl", "latency.json", "latency.md", "first_audio.png"
@@ -42,26 +44,26 @@ def run_latency(
     """Measure, write ``latency.json``, ``latency.md``, a row for each reply and the plot; return the Markdown.
 
     Args:
-        subject: who is measured.
+        subject: the model to be measured.
         data: nano corpus, or a file of items; None: the embedded held-out questions.
         output: folder.
         count: questions.
         warm_up: replies that are not counted.
-        concurrency: numbers of replies at once, each measured by itself (of a server).
+        concurrency: numbers of concurrent requests to a server, each measured separately.
 
     Raises:
         ValueError: no question, or nothing was spoken.
     """
     output.mkdir(parents=True, exist_ok=True)
     questions = _questions(data, count)
-    measured: dict[str, Any] = {"subject": subject.name, "definitions": DEFINITIONS, "runs": []}
+    measured: JsonObject = {"subject": subject.name, "definitions": DEFINITIONS, "runs": []}
     rows: dict[str, list[dict[str, float]]] = {}
     for at_once in concurrency:
-        if isinstance(subject, InProcess):
+        if isinstance(subject, LocalSubject):
             found = latency_rows(subject.model, questions, warm_up)
-            machine = machine_of(subject.model)
+            machine: JsonObject = {**machine_of(subject.model)}
         else:
-            assert isinstance(subject, Server)
+            assert isinstance(subject, RemoteSubject)
             found = _server_rows(subject, questions, warm_up, at_once)
             machine = {}
         rows[f"{at_once} at once"] = found
@@ -75,7 +77,7 @@ def run_latency(
     return text
 
 
-def render(measured: dict[str, Any]) -> str:
+def render(measured: JsonObject) -> str:
     """The figures as Markdown, with their definitions."""
     lines = ["# Latency", "", f"Measured: {measured['subject']}."]
     for figures in measured["runs"]:
@@ -100,7 +102,7 @@ def render(measured: dict[str, Any]) -> str:
 
 
 def draw_first_audio(rows: dict[str, list[dict[str, float]]], path: Path) -> bool:
-    """Cumulative distribution of the time to first audio; False where there is nothing to draw with."""
+    """Cumulative distribution of the time to first audio; False without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:  # the "eval" extra
@@ -123,7 +125,7 @@ def _questions(data: Path | None, count: int) -> list[Path | bytes]:
 
 
 def _server_rows(
-    server: Server, questions: Sequence[Path | bytes], warm_up: int, at_once: int
+    server: RemoteSubject, questions: Sequence[Path | bytes], warm_up: int, at_once: int
 ) -> list[dict[str, float]]:
     for number in range(warm_up):
         _streamed(server, questions[number % len(questions)])
@@ -131,8 +133,8 @@ def _server_rows(
         return list(pool.map(lambda question: _streamed(server, question), questions))
 
 
-def _streamed(server: Server, question: Path | bytes) -> dict[str, float]:
-    """One reply as a client hears it."""
+def _streamed(server: RemoteSubject, question: Path | bytes) -> dict[str, float]:
+    """One reply, measured at the client."""
     body = server.request([{"role": "user", "content": [{"type": "audio", "audio": question}]}], True, stream=True)
     began_s = time.perf_counter()
     first_text_s = 0.0

@@ -1,1 +1,1 @@
-"""Scores of replies, and the records they are computed from."""
+"""Scores of replies, and the records that they are computed from."""

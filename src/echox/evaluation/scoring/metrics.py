@@ -1,4 +1,4 @@
-"""Scores of question answering in text and in speech.
+"""Scores of question answering: the match rule, bootstrap intervals, right in writing against right aloud.
 
 Source: UltraEval-Audio's ``qa-exist-match`` rule, restated from its published behaviour
 (https://github.com/OpenBMB/UltraEval-Audio); word error rate in :mod:`echox.data.scoring`.

@@ -1,32 +1,29 @@
-"""Scores of nano's sets: what was heard, written and said."""
+"""Scores of nano's test sets: transcripts of questions, written replies, spoken replies."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
 
 from echox.data.scoring import normalize_words, same_words
 from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
-from echox.evaluation.scoring.scores import Row, counts, error_rate, score_rates
-
-if TYPE_CHECKING:
-    pass
+from echox.evaluation.scoring.schema import JsonObject, Row
+from echox.evaluation.scoring.scores import counts, error_rate, judged, score_rates
 
 
-def says(text: str, answer: str) -> bool:
-    """Whether the words of the answer occur in a row in the text, punctuation apart ("B, L" is said "b l")."""
+def contains_words(text: str, answer: str) -> bool:
+    """Whether the words of the answer stand together in the text, in order; punctuation does not count."""
     words, wanted = normalize_words(text), normalize_words(answer)
     return bool(wanted) and any(
         words[start : start + len(wanted)] == wanted for start in range(len(words) - len(wanted) + 1)
     )
 
 
-def score_typed(rows: Sequence[Row]) -> dict[str, Any]:
-    """T2T: the reply to a typed question."""
+def score_typed(rows: Sequence[Row]) -> JsonObject:
+    """T2T: replies to typed questions."""
     exact = [same_words(row["columns"]["reference"], row["text"]) for row in rows]
-    answered = [says(row["text"], row["answers"][0]) for row in rows]
+    answered = [contains_words(row["text"], row["answers"][0]) for row in rows]
     return {
         "t2t_exact": _mean(exact),
         "t2t_answer": _mean(answered),
@@ -34,11 +31,11 @@ def score_typed(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def score_spoken(rows: Sequence[Row]) -> dict[str, Any]:
-    """What was heard, written and said; without a judge, the first two."""
+def score_spoken(rows: Sequence[Row]) -> JsonObject:
+    """Transcripts of the questions, S2T and S2S; without a judge, S2S is left out."""
     s2t = [same_words(row["columns"]["reference"], row["text"]) for row in rows]
-    s2t_answer = [says(row["text"], row["answers"][0]) for row in rows]
-    scores: dict[str, Any] = {
+    s2t_answer = [contains_words(row["text"], row["answers"][0]) for row in rows]
+    scores: JsonObject = {
         "transcription_wer": error_rate([row["question"] for row in rows], [row["heard"] for row in rows]),
         "s2t_exact": _mean(s2t),
         "s2t_answer": _mean(s2t_answer),
@@ -53,8 +50,9 @@ def score_spoken(rows: Sequence[Row]) -> dict[str, Any]:
     if any(row["unjudged"] for row in rows):
         return scores
     said = [row["said"] or "" for row in rows]
-    s2s = [same_words(row["as_heard"]["reference"], heard) for row, heard in zip(rows, said, strict=True)]
-    s2s_answer = [says(heard, row["as_heard"]["answers"][0]) for row, heard in zip(rows, said, strict=True)]
+    spelled = [judged(row) for row in rows]
+    s2s = [same_words(one["reference"] or "", heard) for one, heard in zip(spelled, said, strict=True)]
+    s2s_answer = [contains_words(heard, one["answers"][0]) for one, heard in zip(spelled, said, strict=True)]
     for row, written, spoken in zip(rows, s2t_answer, s2s_answer, strict=True):
         row["s2t"], row["s2s"] = written, spoken
     return scores | {
@@ -62,7 +60,7 @@ def score_spoken(rows: Sequence[Row]) -> dict[str, Any]:
         "s2s_answer": _mean(s2s_answer),
         "s2t_against_s2s_exact": agreement_table(s2t, s2s),
         "s2t_against_s2s_answer": agreement_table(s2t_answer, s2s_answer),
-        "reply_wer": error_rate([row["as_heard"]["reply"] for row in rows], said),
+        "reply_wer": error_rate([one["reply"] for one in spelled], said),
         "s2s_exact_by_topic": _by(rows, s2s),
     }
 

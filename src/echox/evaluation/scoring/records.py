@@ -1,6 +1,6 @@
-"""Records of an evaluation: append-only JSONL that survives a kill, and never mixes two models.
+"""Records of an evaluation: JSONL files that are only appended to, survive a kill, and keep models apart.
 
-Every line carries the id of its item and a key of what made it; a line with another key is as good as absent.
+Every line carries the id of its item and a key of what made it. A line with another key is ignored.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import os
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
 
+from echox.evaluation.scoring.schema import JsonObject
 from echox.files import text_lines
 
 
@@ -27,12 +28,12 @@ class _HasId(Protocol):
     def id(self) -> str: ...
 
 
-Item = TypeVar("Item", bound=_HasId)
-Kind = TypeVar("Kind")
+HasIdT = TypeVar("HasIdT", bound=_HasId)
+T = TypeVar("T")
 
 
 def fingerprint(module: nn.Module, *details: object) -> str:
-    """Twelve hex digits that change with any weight of ``module`` and with the text of any of the details."""
+    """Twelve hexadecimal digits that depend on all weights of ``module`` and on the text of all details."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -44,22 +45,22 @@ def fingerprint(module: nn.Module, *details: object) -> str:
 
 
 def recorded(
-    items: Iterable[Item],
+    items: Iterable[HasIdT],
     path: Path,
-    key: str | Callable[[Item], str],
-    make: Callable[[Item], dict[str, Any]],
+    key: str | Callable[[HasIdT], str],
+    make: Callable[[HasIdT], Mapping[str, object]],
     workers: int = 1,
-    again: Callable[[dict[str, Any]], bool] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """One record for each item, in order: read where there is one, else made and written durably at once.
+    retry: Callable[[JsonObject], bool] | None = None,
+) -> Iterator[JsonObject]:
+    """One record for each item, in order: read from the file, or else made and written to the disk at once.
 
     Args:
         items: anything with an ``id``.
-        path: JSONL file; a last line cut off by a kill is ignored.
-        key: of what makes the records (of each item): records of another key are made again.
+        path: JSONL file; a last line that a kill cut off is ignored.
+        key: names what makes the records (or, of each item, its record): those of another key are made again.
         make: the record of an item, without ``id`` and ``key``.
-        workers: threads that make records at once; they are yielded in the items' order all the same.
-        again: whether a record that was read is to be made once more (one that failed, say).
+        workers: threads that make records at the same time; the order of the items is kept.
+        retry: whether a record in the file is made again (one that failed, for example).
     """
     done = {(record["id"], record["key"]): record for record in read_lines(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,10 +70,10 @@ def recorded(
         if torn:
             file.write("\n")
 
-        def one(item: Item) -> dict[str, Any]:
+        def one(item: HasIdT) -> JsonObject:
             name = key if isinstance(key, str) else key(item)
             record = done.get((item.id, name))
-            if record is not None and not (again and again(record)):
+            if record is not None and not (retry and retry(record)):
                 return record
             record = {"id": item.id, "key": name, **make(item)}
             with lock:
@@ -91,16 +92,16 @@ def recorded(
             pool.shutdown(cancel_futures=True)
 
 
-def read_records(path: Path, key: str) -> dict[str, dict[str, Any]]:
+def read_records(path: Path, key: str) -> dict[str, JsonObject]:
     """Records of one key by id; the last one of an id counts."""
     return {record["id"]: record for record in read_lines(path) if record["key"] == key}
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a file (none where there is no file), without lines that a kill cut off.
+def read_lines(path: Path) -> list[JsonObject]:
+    """All records of a file, without lines that a kill cut off; none if there is no file.
 
     Raises:
-        ValueError: a line that is whole and no JSON object.
+        ValueError: a complete line that is no JSON object.
     """
     lines = list(text_lines(path)) if path.exists() else []
     found = []
@@ -116,9 +117,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def balanced_order(items: Sequence[Kind], group_of: Callable[[Kind], str], seed: int) -> list[Kind]:
-    """Items in an order whose every beginning has (nearly) as many of each group: shuffled, then dealt in turn."""
-    groups: dict[str, list[Kind]] = defaultdict(list)
+def balanced_order(items: Sequence[T], group_of: Callable[[T], str], seed: int) -> list[T]:
+    """Items in an order whose first N, for every N, have nearly equally many of each group: shuffled, then in turn."""
+    groups: dict[str, list[T]] = defaultdict(list)
     for item in items:
         groups[group_of(item)].append(item)
     rng = random.Random(seed)

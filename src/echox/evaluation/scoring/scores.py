@@ -1,34 +1,32 @@
-"""From records to figures: written against spoken answers, speech against its own text, and how it was spoken.
+"""Figures from records: answers in writing and aloud, speech against its own text, rates of speech.
 
-Everything here is computed from records alone, so a run is scored again without its model. What each figure means is
-in `DEFINITIONS`, which every report prints.
+Everything is computed from records alone, so a run can be scored again without its model. `DEFINITIONS` says what
+each figure means; every report prints it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from echox.data.scoring import WordErrors, edit_counts, normalize_words
 from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
+from echox.evaluation.scoring.schema import JsonObject, JudgeSpelling, Row
 from echox.evaluation.scoring.transcripts import bleu, english_normalizer, whisper_errors
 
-Row = dict[str, Any]
-"""A reply as it was recorded, with ``said`` (what the judge heard of it; None: not judged) and ``as_heard``."""
 MAX_UNKNOWN_WORDS = 0.05
-"""A judge of a closed vocabulary that misses more of the replies' words than this says nothing about them."""
+"""A judge with a closed vocabulary does not judge replies if it lacks more of their words than this share."""
 
 FRAMES_PER_S = 50
-"""Of the encoders that units are made with."""
+"""Unit frames per second, of all encoders that units are made with."""
 
 DEFINITIONS = {
-    "acc_ultraeval": "share of items whose answer's tokens occur in a row in the reply (UltraEval-Audio's "
-    "qa-exist-match); items that failed are left out of it, as there, and counted in fail_rate",
+    "acc_ultraeval": "share of items whose answer's tokens stand together in the reply (UltraEval-Audio's "
+    "qa-exist-match); items that failed are left out, as there, and counted in fail_rate",
     "acc_strict": "the same over all items: a failure, an empty reply and a reply without speech are wrong",
-    "s2t, s2s": "the rule on the written reply, and on what the judge heard of the same reply's speech",
+    "s2t, s2s": "the rule on the written reply, and on the judge's transcript of the same reply's speech",
     "gap": "s2t minus s2s, both acc_strict, over the same replies; 95 % bootstrap over items",
     "reply_wer": "word error rate of the judge's transcript against the reply's own text: all errors over all words; "
     "lower case, no punctuation, reference spelled as the judge would",
@@ -40,8 +38,8 @@ DEFINITIONS = {
     "unit_words_per_token": "unit words per token of the reply's text",
     "first_audio_tokens": "text tokens that were written before the first audio could be made",
     "transcription_wer": "word error rate of the transcript of the question (CTC) against the question's text",
-    "exact, answer": "of nano's sets: the reply has the reference's words and no others; the answer's words occur in a "
-    "row in it (t2t: typed questions)",
+    "exact, answer": "of nano's sets: the reply has the reference's words and no others; the answer's words stand "
+    "together in it (t2t: typed questions)",
     "asr_wer": "word error rate of the written reply against the reference",
     "asr_bleu": "BLEU of the judge's transcript against the reference translation, both without capitals and "
     "punctuation; text_bleu: of the written reply, cased",
@@ -49,13 +47,13 @@ DEFINITIONS = {
 }
 
 
-def score_answers(rows: Sequence[Row]) -> dict[str, Any]:
+def score_answers(rows: Sequence[Row]) -> JsonObject:
     """Questions with accepted answers: S2T, S2S, the gap between them, and the speech."""
-    said = unheard(rows)
+    said = why_unjudged(rows)
     written = [exist_match(row["text"], row["answers"]) for row in rows]
     s2t_failed = [row["error"] is not None for row in rows]
     s2t_right = _strict(rows, written, s2t_failed, lambda row: bool(row["text"].strip()))
-    scores: dict[str, Any] = {"s2t": _accuracy(written, s2t_failed, s2t_right)}
+    scores: JsonObject = {"s2t": _accuracy(written, s2t_failed, s2t_right)}
     for row, right in zip(rows, s2t_right, strict=True):
         row["s2t"] = right
     if said is not None:
@@ -74,12 +72,12 @@ def score_answers(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def score_speech(rows: Sequence[Row]) -> dict[str, Any]:
-    """How well and how fast it was spoken: no reference is needed."""
+def score_speech(rows: Sequence[Row]) -> JsonObject:
+    """Word errors of the speech against its own text, and its rates: no reference is needed."""
     return {**_reply_wer(rows), **score_rates(rows)}
 
 
-def score_transcription(rows: Sequence[Row]) -> dict[str, Any]:
+def score_transcription(rows: Sequence[Row]) -> JsonObject:
     """Speech recognition: the transcript of the question, and the written reply, against the reference."""
     references = [row["answers"][0] if row["answers"] else row["question"] for row in rows]
     heard = [row["heard"] for row in rows]
@@ -91,18 +89,18 @@ def score_transcription(rows: Sequence[Row]) -> dict[str, Any]:
     return scores
 
 
-def score_translation(rows: Sequence[Row]) -> dict[str, Any]:
-    """Speech-to-speech translation: BLEU of what was written and of what was heard.
+def score_translation(rows: Sequence[Row]) -> JsonObject:
+    """Speech-to-speech translation: BLEU of the written replies and of the transcripts of the spoken ones.
 
-    What was heard has neither capitals nor punctuation that the model could be right or wrong about, so both sides of
-    that BLEU are without, as is usual for translated speech.
+    A transcript has no capitals or punctuation of the model, so transcript and reference are compared without them, as
+    is usual for translated speech.
     """
     references = [row["answers"][0] if row["answers"] else "" for row in rows]
-    scores: dict[str, Any] = _bleu("text_bleu", references, [row["text"] for row in rows])
-    reason = unheard(rows)
+    scores: JsonObject = _bleu("text_bleu", references, [row["text"] for row in rows])
+    reason = why_unjudged(rows)
     if reason is None:
         # References as the judge spells them; of failed items as they were given.
-        wanted = [(row["as_heard"] or row)["answers"] for row in rows]
+        wanted = [row["as_heard"]["answers"] if row["as_heard"] else row["answers"] for row in rows]
         pairs = [(answers[0] if answers else "", row["said"] or "") for answers, row in zip(wanted, rows, strict=True)]
         plain = [[" ".join(normalize_words(text)) for text in pair] for pair in pairs]
         scores |= _bleu("asr_bleu", [reference for reference, _ in plain], [said for _, said in plain])
@@ -111,7 +109,7 @@ def score_translation(rows: Sequence[Row]) -> dict[str, Any]:
     return scores | score_speech(rows)
 
 
-def _bleu(name: str, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
+def _bleu(name: str, references: Sequence[str], hypotheses: Sequence[str]) -> JsonObject:
     """BLEU under a name, with sacreBLEU's signature; not measured where sacrebleu is not installed."""
     try:
         score, signature = bleu(references, hypotheses)
@@ -120,8 +118,8 @@ def _bleu(name: str, references: Sequence[str], hypotheses: Sequence[str]) -> di
     return {name: score, "bleu_signature": signature}
 
 
-def counts(rows: Sequence[Row]) -> dict[str, Any]:
-    """What stands next to every figure: how many items there are, and what went wrong with which."""
+def counts(rows: Sequence[Row]) -> JsonObject:
+    """Counts of items and of failures, and a list of the items that failed; reports print them beside the figures."""
     failed = [
         {"id": row["id"], "error": row["error"] or row["judge_error"]}
         for row in rows
@@ -139,8 +137,8 @@ def counts(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def unheard(rows: Sequence[Row]) -> str | None:
-    """Why nothing can be said of the speech; None where something can."""
+def why_unjudged(rows: Sequence[Row]) -> str | None:
+    """Why the speech of these replies cannot be scored; None: it can."""
     if not any(row["speaks"] for row in rows):
         return "no speech was asked for"
     reasons = {row["unjudged"] for row in rows if row["unjudged"]}
@@ -153,17 +151,24 @@ def unheard(rows: Sequence[Row]) -> str | None:
     return None
 
 
+def judged(row: Row) -> JudgeSpelling:
+    """The texts of a judged reply, spelled as its judge would."""
+    spelled = row["as_heard"]
+    assert spelled is not None, f"{row['id']}: the run has a judge"
+    return spelled
+
+
 def not_measured(reason: str) -> dict[str, str]:
-    """What stands where a figure would."""
+    """What is recorded in the place of a figure."""
     return {"not_measured": reason}
 
 
-def error_rate(references: Sequence[str], hypotheses: Sequence[str], whisper: bool = False) -> dict[str, Any]:
+def error_rate(references: Sequence[str], hypotheses: Sequence[str], whisper: bool = False) -> JsonObject:
     """Corpus word error rate with its bootstrap interval over utterances, and its counts.
 
     Args:
         references: one each.
-        hypotheses: what was heard.
+        hypotheses: transcripts.
         whisper: Whisper's normaliser and 13a tokens instead of plain words.
     """
     pairs = [
@@ -182,7 +187,7 @@ def error_rate(references: Sequence[str], hypotheses: Sequence[str], whisper: bo
     return asdict(interval) | {"word_errors": asdict(sum(pairs, WordErrors()))} | name
 
 
-def _accuracy(matched: Sequence[bool], failed: Sequence[bool], right: Sequence[bool]) -> dict[str, Any]:
+def _accuracy(matched: Sequence[bool], failed: Sequence[bool], right: Sequence[bool]) -> JsonObject:
     kept = [float(match) for match, fails in zip(matched, failed, strict=True) if not fails]
     return {
         "acc_ultraeval": sum(kept) / len(kept) if kept else None,
@@ -197,15 +202,15 @@ def _strict(
     return [match and not fails and answered(row) for row, match, fails in zip(rows, matched, failed, strict=True)]
 
 
-def _reply_wer(rows: Sequence[Row]) -> dict[str, Any]:
+def _reply_wer(rows: Sequence[Row]) -> JsonObject:
     """Speech against its own text, over replies that have words."""
-    reason = unheard(rows)
+    reason = why_unjudged(rows)
     kept = [row for row in rows if row["error"] is None and row["text"].strip()]
     if reason is None and not kept:
         reason = "no reply had words"
     if reason is not None:
         return {"reply_wer": not_measured(reason)}
-    references, said = [row["as_heard"]["reply"] for row in kept], [row["said"] or "" for row in kept]
+    references, said = [judged(row)["reply"] for row in kept], [row["said"] or "" for row in kept]
     for row, reference, hypothesis in zip(kept, references, said, strict=True):
         row["reply_wer"] = edit_counts(normalize_words(reference), normalize_words(hypothesis)).rate
     rates = [row["reply_wer"] for row in kept]
@@ -213,33 +218,33 @@ def _reply_wer(rows: Sequence[Row]) -> dict[str, Any]:
         "median": float(np.median(rates)),
         "share_above_half": sum(rate > 0.5 for rate in rates) / len(rates),
     }
-    if any(row["as_heard"]["reply"] != row["text"] for row in kept):  # a judge of sounds, whose spelling is its own
+    if any(judged(row)["reply"] != row["text"] for row in kept):  # a phone judge, which has its own spelling
         return {"reply_wer": found, "reply_wer_whisper": not_measured("the judge does not spell as people do")}
     return {"reply_wer": found, "reply_wer_whisper": error_rate([row["text"] for row in kept], said, whisper=True)}
 
 
-def score_rates(rows: Sequence[Row]) -> dict[str, Any]:
-    """Words, units and tokens against seconds of speech; nothing where nothing was spoken."""
+def score_rates(rows: Sequence[Row]) -> JsonObject:
+    """Words, units and tokens per second of speech; no figures if nothing was spoken."""
     spoken = [row for row in rows if row["audio"]]
     speech_s = sum(row["reply_s"] for row in spoken)
     if not speech_s:
         return {}
 
     def total(name: str) -> float | None:
-        values = [row["timings"].get(name) for row in spoken]
-        return None if any(value is None for value in values) else float(sum(values))
+        known = [value for row in spoken if (value := row["timings"].get(name)) is not None]
+        return float(sum(known)) if len(known) == len(spoken) else None
 
     unit_words, units, tokens = total("num_unit_words"), total("num_units"), total("num_tokens")
     frames = speech_s * FRAMES_PER_S
-    firsts = [row["timings"]["ttfa_tokens"] for row in spoken if row["timings"].get("ttfa_tokens") is not None]
+    firsts = [first for row in spoken if (first := row["timings"].get("ttfa_tokens")) is not None]
     reason = not_measured("the model does not report it")
 
-    def ratio(over: float | None, under: float | None) -> Any:
+    def ratio(over: float | None, under: float | None) -> float | dict[str, str]:
         return over / under if over is not None and under else reason
 
     for row in spoken:
-        if row["timings"].get("num_unit_words"):
-            row["compression"] = row["reply_s"] * FRAMES_PER_S / row["timings"]["num_unit_words"]
+        if count := row["timings"].get("num_unit_words"):
+            row["compression"] = row["reply_s"] * FRAMES_PER_S / count
     return {
         "speech_s": speech_s,
         "words_per_s": sum(len(row["text"].split()) for row in spoken) / speech_s,

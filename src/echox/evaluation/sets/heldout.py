@@ -1,7 +1,7 @@
-"""Held-out questions that travel with the package: a small corpus folder, so that nano is scored without a download.
+"""The held-out questions inside the package: a small corpus folder, so that nano is scored without a download.
 
-The items are the first of the same order in which the whole corpus is scored, balanced over topics; speech is Opus at
-about 25 kbit/s (as a 16-bit WAV it would be eight times the size). What that costs is in docs/evaluation.md.
+The items are the first ones of the order in which the whole corpus is scored, which is balanced over topics. Speech is
+Opus at about 25 kbit/s, an eighth of the size of 16-bit WAV. docs/evaluation.md says how this changes the scores.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from echox.evaluation.scoring.records import balanced_order
 from echox.files import write_text
 
 SAMPLING_RATE = 16000
-COMPRESSION = 0.95  # of soundfile: 1 is the smallest
+COMPRESSION = 0.95  # as soundfile counts it: 1 gives the smallest file
 LEXICON = "phones.json"
 
 
 def embedded_heldout() -> Path:
-    """The folder of the held-out questions that come with the package; laid out as the corpus of nano."""
+    """The folder of the held-out questions inside the package; its layout is that of the nano corpus."""
     return Path(str(files("echox") / "assets" / "heldout"))
 
 
@@ -47,16 +47,16 @@ def write_heldout(
     recordings: int = 40,
     seed: int = 0,
 ) -> None:
-    """Write a small held-out part of the nano corpus, in the corpus's own layout.
+    """Write a small held-out part of the nano corpus, in the same layout.
 
     Args:
         data_dir: folder of the corpus stage.
-        folder: where to.
+        folder: to be written.
         spoken: single questions of each of the two sets of voices.
         multi_turn: spoken dialogues of several turns.
         typed: typed questions, evenly drawn from all.
-        recordings: original recordings of the reply voice (the judge's own errors).
-        seed: of the order, as in :func:`echox.evaluation.sets.nano.nano_tasks`.
+        recordings: original recordings of the reply voice, to measure the judge's own errors.
+        seed: of the order, as in :func:`echox.evaluation.sets.nano.nano_items`.
 
     Raises:
         ValueError: a manifest of the corpus is missing.
@@ -94,7 +94,7 @@ def _embed(item: Dialogue, manifest: Path, target: Path) -> Dialogue:
 
 
 def _turns(item: Dialogue, manifest: Path, target: Path) -> Iterable[Turn]:
-    """The turns with the audio that is heard, encoded; audio of replies is left out."""
+    """The turns; audio that the model hears is encoded, audio of replies is left out."""
     for index, turn in enumerate(item.turns):
         heard = index in item.heard_turns
         audio = _opus(audio_path(manifest, str(turn.audio)), target, "questions") if heard else None

@@ -1,7 +1,7 @@
-"""What a model is asked: items of a test set, read from JSONL, CSV or Parquet, each checked at the door.
+"""Items of a test set: read from JSONL, CSV or Parquet, and checked.
 
-The documented columns are ``id``, ``audio``, ``question`` and ``answers``; the names that other benchmarks use for them
-are understood, and every column but the audio is kept, to be exported again.
+The documented columns are ``id``, ``audio``, ``question`` and ``answers``. The names that other benchmarks use for them
+are also read. All columns but the audio are kept for export.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from echox.evaluation.scoring.schema import JsonObject
 from echox.files import decoded, text_lines
 
 AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path")
@@ -24,23 +25,38 @@ ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "refere
 ID_COLUMNS = ("id", "index", "key")
 
 
+class ContentPart(TypedDict, total=False):
+    """A part of a message. ``type``, "text" or "audio", names the other key; audio is a path or the bytes of a file."""
+
+    type: str
+    text: str
+    audio: Path | bytes
+
+
+class ChatMessage(TypedDict):
+    """A message as ``EchoX.generate`` takes it."""
+
+    role: str
+    content: str | list[ContentPart]
+
+
 @dataclass(frozen=True)
-class Item:
+class EvalItem:
     """One question.
 
     Attributes:
         id: unique within its task.
-        messages: what is asked, as ``EchoX.generate`` takes it; audio is a path or the bytes of a file.
-        question: its words, where they are known.
-        answers: what is accepted, or the reference.
-        columns: all that the data says of it, without the audio.
+        messages: the question, and the turns before it.
+        question: its words, if they are known.
+        answers: accepted answers, or the reference.
+        columns: what the data set says of it, without the audio.
     """
 
     id: str
-    messages: Sequence[dict[str, Any]]
+    messages: Sequence[ChatMessage]
     question: str = ""
     answers: tuple[str, ...] = ()
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def audios(self) -> list[Path | bytes]:
@@ -52,7 +68,7 @@ class Item:
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hex digits of what is asked: a changed question is another question, a moved file is the same.
+        """Twelve hexadecimal digits of the content of the question; where its audio file lies does not matter.
 
         Raises:
             ValueError: an audio file is missing.
@@ -83,12 +99,12 @@ class Item:
 
 def read_items(
     path: str | Path, answer_columns: Sequence[str] = ANSWER_COLUMNS, instruction: str | None = None
-) -> list[Item]:
+) -> list[EvalItem]:
     """Items of a ``.jsonl`` or ``.csv`` file, or of a folder of ``.parquet`` files (a data set of the hub).
 
     Args:
         path: audio in it is relative to the file.
-        answer_columns: where the reference is looked for, in this order.
+        answer_columns: names of columns that may hold the reference, in order of preference.
         instruction: text that is sent beside every audio.
 
     Raises:
@@ -110,11 +126,11 @@ def read_items(
     return items
 
 
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
+def _rows(path: Path) -> Iterable[JsonObject]:
     if path.is_dir():
         return _parquet(path)
     if not path.is_file():
-        raise ValueError(f"{path}: expected a .jsonl or .csv file or a folder of .parquet files, found nothing there")
+        raise ValueError(f"{path}: expected a .jsonl or .csv file or a folder of .parquet files, found none")
     if path.suffix == ".jsonl":
         return _jsonl(path)
     if path.suffix == ".csv":
@@ -127,7 +143,7 @@ def _rows(path: Path) -> Iterable[dict[str, Any]]:
     )
 
 
-def _jsonl(path: Path) -> list[dict[str, Any]]:
+def _jsonl(path: Path) -> list[JsonObject]:
     rows = []
     for number, line in text_lines(path):
         try:
@@ -142,8 +158,8 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _parquet(folder: Path) -> Iterable[dict[str, Any]]:
-    """Rows of all shards in order of their names; audio as the bytes that the hub stores."""
+def _parquet(folder: Path) -> Iterable[JsonObject]:
+    """Rows of all shards, in order of their names; audio is the bytes that the hub stores."""
     shards = sorted(folder.rglob("*.parquet"))
     if not shards:
         raise ValueError(f"{folder}: expected .parquet files in it, found none; name a .jsonl file, or download again")
@@ -157,28 +173,28 @@ def _parquet(folder: Path) -> Iterable[dict[str, Any]]:
 
 
 def _item(
-    row: Mapping[str, Any],
+    row: Mapping[str, object],
     place: str,
     number: int,
     folder: Path,
     answer_columns: Sequence[str],
     instruction: str | None,
-) -> Item:
+) -> EvalItem:
     audio_column, audio = _first(row, AUDIO_COLUMNS)
     _, question = _first(row, [name for name in QUESTION_COLUMNS if name not in answer_columns])
     answer_column, answers = _first(row, answer_columns)
     _, name = _first(row, ID_COLUMNS)
-    text = [{"type": "text", "text": instruction}] if instruction else []
+    text: list[ContentPart] = [{"type": "text", "text": instruction}] if instruction else []
     if audio is not None:
-        content: Any = [{"type": "audio", "audio": _audio(audio, folder, place)}, *text]
+        content: str | list[ContentPart] = [{"type": "audio", "audio": _audio(audio, folder, place)}, *text]
     elif question:
         content = str(question)
     else:
         raise ValueError(
             f"{place}: expected a question, found neither audio ({', '.join(AUDIO_COLUMNS)}) nor text "
-            f"({', '.join(QUESTION_COLUMNS)}): name the columns so"
+            f"({', '.join(QUESTION_COLUMNS)}): give the columns these names"
         )
-    return Item(
+    return EvalItem(
         id=str(number) if name is None else str(name).replace("/", "_"),
         messages=[{"role": "user", "content": content}],
         question=str(question or ""),
@@ -187,15 +203,15 @@ def _item(
     )
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str | None, Any]:
-    """The first of the columns that is there and not empty, with its name."""
+def _first(row: Mapping[str, object], names: Sequence[str]) -> tuple[str | None, object]:
+    """The first of the columns that exists and is not empty, with its name."""
     for name in names:
         if row.get(name) not in (None, ""):
             return name, row[name]
     return None, None
 
 
-def _audio(value: Any, folder: Path, place: str) -> Path | bytes:
+def _audio(value: object, folder: Path, place: str) -> Path | bytes:
     if isinstance(value, dict):  # as the hub stores it
         if value.get("bytes"):
             return bytes(value["bytes"])
@@ -207,7 +223,7 @@ def _audio(value: Any, folder: Path, place: str) -> Path | bytes:
     return folder / value
 
 
-def _answers(value: Any, place: str, column: str | None) -> tuple[str, ...]:
+def _answers(value: object, place: str, column: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
     values = [value] if isinstance(value, str) else value

@@ -1,12 +1,12 @@
-"""Nano's scorecard: what it hears, writes and says on held-out paraphrases and held-out voices.
+"""Nano's four test sets: held-out paraphrases, typed and spoken, in voices of the training and in held-out ones.
 
-Four sets of the nano corpus, in an order balanced over topics:
+The items are in an order balanced over topics:
 
 - ``typed``: the question as text; does the reply equal the reference (T2T)?
 - ``heldout_seen_voices``, ``heldout_new_voices``, ``multi_turn``: the question (in ``multi_turn`` all questions so far)
-  as audio. From the same reply come the transcription error of the CTC head, S2T (the written reply), S2S (what a judge
-  heard of the spoken reply) and the error of the speech against its own text. A reply that could not be spoken counts
-  as an empty transcript, a question that could not be heard as an empty reply: never as missing.
+  as audio. The same reply gives the transcription error of the CTC head, S2T (the written reply), S2S (the judge's
+  transcript of the spoken reply) and the error of the speech against its own text. A reply that could not be spoken
+  counts as an empty transcript, a question without recognisable speech as an empty reply; none is left out.
 
 The stages (generate, transcribe, score) are those of every task: :mod:`echox.evaluation.run`.
 """
@@ -14,14 +14,11 @@ The stages (generate, transcribe, score) are those of every task: :mod:`echox.ev
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.evaluation.scoring.records import balanced_order
-from echox.evaluation.sets.items import Item
-
-if TYPE_CHECKING:
-    pass
+from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.sets.items import ChatMessage, ContentPart, EvalItem
 
 TYPED = "typed"
 SPOKEN_SETS = {
@@ -33,8 +30,8 @@ SPOKEN_SETS = {
 METRICS_FILE = "metrics.json"
 
 
-def metrics_of(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """The scorecard in a run's summary: what ``metrics.json`` holds; None where not all of nano's sets were run."""
+def metrics_of(summary: JsonObject) -> JsonObject | None:
+    """The scorecard in a run's summary, the content of ``metrics.json``; None if some of nano's sets were not run."""
     tasks = summary["tasks"]
     names = (TYPED, *SPOKEN_SETS)
     if not all(name in tasks for name in names):
@@ -42,7 +39,7 @@ def metrics_of(summary: dict[str, Any]) -> dict[str, Any] | None:
     return {"model": summary["subject"]["key"], "judge": summary["judge"], **{name: tasks[name] for name in names}}
 
 
-def nano_items(data_dir: Path, limit: int | None = None, seed: int = 0) -> dict[str, list[Item]]:
+def nano_items(data_dir: Path, limit: int | None = None, seed: int = 0) -> dict[str, list[EvalItem]]:
     """The items of each set.
 
     Args:
@@ -68,9 +65,9 @@ def _chosen(manifest: Path, split: str, limit: int | None, seed: int) -> list[Di
     return balanced_order(items, lambda item: str(item.topic), seed)[:limit]
 
 
-def _item(dialogue: Dialogue, manifest: Path | None) -> Item:
+def _item(dialogue: Dialogue, manifest: Path | None) -> EvalItem:
     question, reference = dialogue.turns[-2], dialogue.turns[-1]
-    return Item(
+    return EvalItem(
         dialogue.id,
         messages_of(dialogue, manifest),
         question.text or "",
@@ -79,16 +76,18 @@ def _item(dialogue: Dialogue, manifest: Path | None) -> Item:
     )
 
 
-def messages_of(dialogue: Dialogue, manifest: Path | None) -> list[dict[str, Any]]:
+def messages_of(dialogue: Dialogue, manifest: Path | None) -> list[ChatMessage]:
     """A dialogue without its last reply, as ``EchoX.generate`` takes it.
 
     Args:
         dialogue: ends with the reply to be given.
         manifest: where its audio is relative to: the user's audio is heard; None: every turn is read.
     """
-    messages = []
+    messages: list[ChatMessage] = []
     for index, turn in enumerate(dialogue.turns[:-1]):
         heard = manifest is not None and index in dialogue.heard_turns
-        content = [{"type": "audio", "audio": audio_path(manifest, turn.audio)}] if heard else turn.text  # type: ignore[arg-type]
+        content: str | list[ContentPart] = turn.text or ""
+        if heard and manifest is not None:
+            content = [{"type": "audio", "audio": audio_path(manifest, str(turn.audio))}]
         messages.append({"role": turn.role, "content": content})
     return messages

@@ -1,4 +1,4 @@
-"""The test sets: where their items come from, and how their replies are scored.
+"""Tasks: the test sets that are known by name, where their items come from, how their replies are scored.
 
 Llama Questions, Web Questions and TriviaQA are the spoken sets of UltraEval-Audio (not those of OpenAudioBench, which
 are smaller and judged by GPT-4o: figures do not compare).
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from echox.evaluation.scoring.nano import score_spoken, score_typed
-from echox.evaluation.scoring.scores import Row, score_answers, score_speech, score_transcription, score_translation
+from echox.evaluation.scoring.schema import JsonObject, Row
+from echox.evaluation.scoring.scores import score_answers, score_speech, score_transcription, score_translation
 from echox.evaluation.sets.heldout import embedded_heldout
-from echox.evaluation.sets.items import ANSWER_COLUMNS, Item, read_items
+from echox.evaluation.sets.items import ANSWER_COLUMNS, EvalItem, read_items
 from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items
 
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", *ANSWER_COLUMNS)
@@ -28,21 +28,21 @@ class Kind:
 
     Attributes:
         score: figures of its rows.
-        answer_columns: where the reference is looked for.
-        hub: the data set on the hub, where there is one, with its file pattern.
+        answer_columns: names of columns that may hold the reference.
+        hub: id of the data set on the Hugging Face hub; None: it is not there.
         speaks: whether the replies are spoken.
         paper: percentages that arXiv 2509.09174 reports for it, by model.
     """
 
-    score: Callable[[Sequence[Row]], dict[str, Any]]
+    score: Callable[[Sequence[Row]], JsonObject]
     answer_columns: Sequence[str] = ANSWER_COLUMNS
     hub: str | None = None
     speaks: bool = True
     paper: tuple[tuple[str, float], ...] = ()
 
 
-def _nothing(rows: Sequence[Row]) -> dict[str, Any]:
-    """VoiceBench is scored by its own scripts, from the exported file."""
+def _no_scores(rows: Sequence[Row]) -> JsonObject:
+    """No figures: VoiceBench scores the exported file with its own scripts."""
     return {}
 
 
@@ -58,11 +58,11 @@ KINDS = {
     "consistency": Kind(score_speech),
     "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, speaks=False),
     "translation": Kind(score_translation, TRANSLATION_COLUMNS),
-    "voicebench": Kind(_nothing, answer_columns=(), hub="hlt-lab/voicebench", speaks=False),
+    "voicebench": Kind(_no_scores, answer_columns=(), hub="hlt-lab/voicebench", speaks=False),
     TYPED: Kind(score_typed, speaks=False),
     **{name: Kind(score_spoken) for name in SPOKEN_SETS},
 }
-"""Name of a task -> what it is."""
+"""Kind of each task, by name."""
 NANO = "nano"
 """All of nano's held-out sets."""
 AVERAGED = ("llama-questions", "web-questions", "triviaqa")
@@ -71,11 +71,11 @@ AVERAGED = ("llama-questions", "web-questions", "triviaqa")
 
 @dataclass(frozen=True)
 class Task:
-    """Items to be asked. ``kind`` is a name in `KINDS`; ``source`` says where the items are from."""
+    """Items of one test set. ``kind`` is a name in `KINDS`; ``source`` is the path or data set of the items."""
 
     name: str
     kind: str
-    items: Sequence[Item]
+    items: Sequence[EvalItem]
     source: str
 
     @property
@@ -87,7 +87,7 @@ class Task:
 def open_tasks(
     name: str, data: Path | None, limit: int | None = None, seed: int = 0, instruction: str | None = None
 ) -> list[Task]:
-    """The task of a name; of ``nano``, its four.
+    """The task of a name; for ``nano``, its four.
 
     Args:
         name: in `KINDS`, or "nano".
@@ -98,7 +98,7 @@ def open_tasks(
         instruction: text that is sent beside every audio.
 
     Raises:
-        ValueError: no such task, or its data cannot be had.
+        ValueError: no such task, or its data is not there.
     """
     if name == NANO:
         sets = nano_items(data or embedded_heldout(), limit, seed)

@@ -1,7 +1,7 @@
-"""Ablations as tables and plots: from the measurements of `ablations` into ``docs/ablations.md``.
+"""Tables and plots of the ablations, from the measurements of `ablations` into ``docs/ablations.md``.
 
-The document is written by hand; what stands between ``<!-- table a -->`` and ``<!-- end -->`` is renewed from the
-measurements, so that no figure is copied by hand.
+The document is written by hand, except for the parts between ``<!-- table a -->`` and ``<!-- end -->``: they are made
+from the measurements, so that no figure is copied by hand.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from echox.api.card import markdown_table
+from echox.evaluation.scoring.schema import JsonObject
 from echox.files import write_text
 
 SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
@@ -33,9 +33,9 @@ def renew_tables(document: str, tables: dict[str, str]) -> str:
     return document
 
 
-def write_report(results: Sequence[dict[str, Any]], rows: dict[str, list[str]], folder: Path) -> None:
+def write_report(results: Sequence[JsonObject], rows: dict[str, list[str]], folder: Path) -> None:
     """Tables into ``ablations.md`` (where there is one) and plots into ``images/`` of the folder."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
+    by_name: dict[str, list[JsonObject]] = {}
     for result in results:
         by_name.setdefault(result["name"], []).append(result)
     document = folder / "ablations.md"
@@ -46,22 +46,25 @@ def write_report(results: Sequence[dict[str, Any]], rows: dict[str, list[str]], 
     draw_parts(by_name, rows, folder / "images" / "ablations_parts.png")
 
 
-def tables(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[str]]) -> dict[str, str]:
-    """A markdown table for each row of the plan, of the runs that were measured; its columns follow from the stage."""
+def tables(by_name: dict[str, list[JsonObject]], rows: dict[str, list[str]]) -> dict[str, str]:
+    """A Markdown table of the measured runs for each row of the plan; its columns depend on the stage."""
     return {
         row: _table([(name, by_name[name]) for name in names if name in by_name], row) for row, names in rows.items()
     }
 
 
-Column = tuple[str, Callable[[dict[str, Any]], float | None], str]
+Column = tuple[str, Callable[[JsonObject], float | None], str]
+"""Heading, the function that finds the figure in a result, its unit (see `figure`)."""
+Metric = tuple[str, Callable[[JsonObject], float | None]]
+"""Label of an axis, and the function that finds the figure in a result."""
 
 
-def _get(*path: str) -> Callable[[dict[str, Any]], float | None]:
-    def get(result: dict[str, Any]) -> float | None:
-        value: Any = result
+def _get(*path: str) -> Callable[[JsonObject], float | None]:
+    def get(result: JsonObject) -> float | None:
+        found: object = result
         for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, int | float) else None
 
     return get
 
@@ -108,10 +111,10 @@ COLUMNS: dict[str, list[Column]] = {
     ],
 }
 LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t"}
-"""Rows of the plan whose table is not that of echo training."""
+"""Rows of the plan with another table than echo training: row -> key of `COLUMNS`."""
 
 
-def _table(runs: Sequence[tuple[str, list[dict[str, Any]]]], row: str) -> str:
+def _table(runs: Sequence[tuple[str, list[JsonObject]]], row: str) -> str:
     columns = COLUMNS[LAYOUTS.get(row, "echo")]
     lines = []
     for name, results in runs:
@@ -124,7 +127,7 @@ def _table(runs: Sequence[tuple[str, list[dict[str, Any]]]], row: str) -> str:
 
 
 def figure(values: Values, unit: str) -> str:
-    """The mean over seeds and, of several, their range; "%" and "p" (points) are given as parts of 1."""
+    """The mean over seeds and, of several, their range; "%" and "p" (points) are given as shares of 1."""
     if not values:
         return "-"
 
@@ -135,7 +138,7 @@ def figure(values: Values, unit: str) -> str:
     return mean if len(values) == 1 else f"{mean} ({one(min(values))} to {one(max(values))})"
 
 
-def draw_speech(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[str]], path: Path) -> None:
+def draw_speech(by_name: dict[str, list[JsonObject]], rows: dict[str, list[str]], path: Path) -> None:
     """Unit error, reply WER and S2S of every run of rows a, b, d, e; each seed a dot."""
     panels = [row for row in ("a", "b", "d", "e") if row in rows]
     metrics = [
@@ -146,7 +149,7 @@ def draw_speech(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[s
     _draw(by_name, [(f"row {row}", rows[row], metrics) for row in panels], path)
 
 
-def draw_parts(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[str]], path: Path) -> None:
+def draw_parts(by_name: dict[str, list[JsonObject]], rows: dict[str, list[str]], path: Path) -> None:
     """Rows c and f."""
     t2c = [
         ("WER of speech, %", _get("t2c", "wer")),
@@ -164,7 +167,7 @@ def draw_parts(by_name: dict[str, list[dict[str, Any]]], rows: dict[str, list[st
 
 
 def _draw(
-    by_name: dict[str, list[dict[str, Any]]], panels: Sequence[tuple[str, list[str], list[Any]]], path: Path
+    by_name: dict[str, list[JsonObject]], panels: Sequence[tuple[str, list[str], list[Metric]]], path: Path
 ) -> None:
     from matplotlib.figure import Figure
 

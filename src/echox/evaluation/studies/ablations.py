@@ -1,8 +1,8 @@
-"""What each part of the method buys: many small trainings that differ in one thing, measured alike.
+"""Ablations: many small trainings that differ in one thing, measured in the same way.
 
-``runs/ablations.yaml`` says what is trained (a stage's recipe with overrides) and which runs are compared. Everything
-is resumable: a finished training or measurement is not repeated. After those of the references, seed 0 of every run
-comes first, then seed 1, ...: stopped at any time, every comparison is there, with fewer seeds.
+``runs/ablations.yaml`` lists the trainings (a stage's recipe with overrides) and the runs that are compared. A finished
+training or measurement is not repeated. The references come first with all seeds, then seed 0 of every other run, then
+seed 1, and so on: whenever it is stopped, every comparison exists, with fewer seeds.
 
 Run by ``runs/ablations.sh``; ``python -m echox.evaluation.studies.ablations --help``.
 """
@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -28,8 +27,16 @@ from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge, embedded_judge, open_judge
+from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.studies.ablation_report import write_report
-from echox.evaluation.studies.echo_scores import NEVER, Questions, Voice, echo_scores, s2t_scores, t2c_scores
+from echox.evaluation.studies.echo_scores import (
+    NO_CUTS,
+    SpokenQuestions,
+    UnitTranscriber,
+    echo_scores,
+    s2t_scores,
+    t2c_scores,
+)
 from echox.files import write_text
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -38,7 +45,9 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.loop import run_recipe
 from echox.training.record import RECORD_NAME
-from echox.training.stages.echo import join
+from echox.training.stages.echo import EchoRecipe, join
+from echox.training.stages.s2t import S2TRecipe
+from echox.training.stages.t2c import T2CRecipe
 from echox.units.bpe import learn_bpe_language
 from echox.units.language import learn_unit_language, split_by_word
 
@@ -47,15 +56,17 @@ RESULTS_FILE = "ablations.json"
 
 @dataclass
 class Ablation:
-    """One thing that is tried.
+    """One ablation: a training that differs from its recipe in one thing.
 
     Attributes:
         what: in words.
         stage: whose recipe is run (a key of ``stages``).
-        overrides: what differs from that recipe; "{runs}" is the folder of the trainings, each in "NAME-sSEED".
-        seeds: trainings. train: False measures the model as it is built. folder: measure this trained one.
-        reference: train all its seeds first: their spread is what the others are held against.
-        whole: also measure the replies spoken whole, once they are written.
+        overrides: of that recipe; "{runs}" is the folder of the trainings, each in "NAME-sSEED".
+        seeds: number of trainings.
+        train: False measures the model without training.
+        folder: measure this trained model.
+        reference: train all its seeds first: the others are compared with their spread.
+        whole: also measure replies that are spoken whole, after they are written.
         language: of a T2C: ``{kind: unit_language or bpe, vocabulary_size: ...}``, learned from the training units.
     """
 
@@ -67,7 +78,7 @@ class Ablation:
     folder: str | None = None
     reference: bool = False
     whole: bool = False
-    language: dict[str, Any] | None = None
+    language: JsonObject | None = None
 
 
 @dataclass
@@ -75,13 +86,16 @@ class Plan:
     """The content of ``runs/ablations.yaml``.
 
     Attributes:
-        questions: how many of each held-out set are asked. utterances: held-out texts that a T2C reads.
-        stages: recipe and common overrides by stage. runs: by name. rows: what is compared, the reference first.
+        questions: number of questions of each held-out set.
+        utterances: number of held-out texts that a T2C reads aloud.
+        stages: recipe and common overrides of each stage.
+        runs: by name.
+        rows: names of runs that are compared, the reference first.
     """
 
     questions: dict[str, int]
     utterances: int
-    stages: dict[str, dict[str, Any]]
+    stages: dict[str, JsonObject]
     rows: dict[str, list[str]]
     runs: dict[str, Ablation]
 
@@ -111,13 +125,15 @@ class Plan:
                 yield from ((name, run, seed) for name, run in runs.items() if seed < run.seeds)
 
 
-class Laboratory:
-    """Trains and measures what a plan says.
+class AblationRunner:
+    """Trains and measures the runs of a plan.
 
     Args:
-        plan: what to do. recipes: folder the recipes' paths are relative to.
-        data: outputs of ``runs/nano.sh``. output: trainings and measurements.
-        more: overrides for every training, after its own.
+        plan: runs and comparisons.
+        recipes: folder that the paths of recipes are relative to.
+        data: outputs of ``runs/nano.sh``.
+        output: folder of trainings and measurements.
+        more: overrides of every training, after its own.
     """
 
     def __init__(self, plan: Plan, recipes: Path, data: Path, output: Path, more: Sequence[str] = ()) -> None:
@@ -125,24 +141,24 @@ class Laboratory:
 
     @cached_property
     def judge(self) -> Judge:
-        """The same for every run."""
+        """The judge; the same for every run."""
         trained = self.data / "judge"
         return open_judge(trained if trained.is_dir() else embedded_judge(), self.data / "phones.json")
 
     @cached_property
-    def questions(self) -> dict[str, Questions]:
+    def questions(self) -> dict[str, SpokenQuestions]:
         """The held-out questions, by set."""
         manifest = self.data / "speech" / "dialogues.jsonl"
         mels = S2TForConditionalGeneration.config_class.from_pretrained(self.data / "s2t").audio_config.num_mel_bins
-        return {split: Questions(manifest, split, limit, mels) for split, limit in self.plan.questions.items()}
+        return {split: SpokenQuestions(manifest, split, limit, mels) for split, limit in self.plan.questions.items()}
 
     @property
     def items(self) -> dict[str, int]:
-        """How much is measured; results of different numbers are not mixed."""
+        """Numbers of questions and texts; results of different numbers are not mixed."""
         return self.plan.questions | {"utterances": self.plan.utterances}
 
-    def known(self, name: str, job: Ablation, seed: int) -> dict[str, Any] | None:
-        """The result of a job that was measured before, on as many items."""
+    def known(self, name: str, job: Ablation, seed: int) -> JsonObject | None:
+        """The result of a job that was measured before, with the same numbers of items; None: it was not."""
         record = self._record(name, seed)
         found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
         return found if found is not None and found["items"] == self.items else None
@@ -150,15 +166,15 @@ class Laboratory:
     def _record(self, name: str, seed: int) -> Path:
         return self.output / "results" / f"{name}-s{seed}.json"
 
-    def run(self, name: str, job: Ablation, seed: int) -> dict[str, Any]:
-        """Train, measure, and record one job; read it if it was done before."""
+    def run(self, name: str, job: Ablation, seed: int) -> JsonObject:
+        """Train, measure and record one job, or read its record."""
         known = self.known(name, job, seed)
         if known is not None:
             return known
         print(f"== {name}, seed {seed}: {job.what}", flush=True)
         folder = Path(job.folder) if job.folder else self.output / "runs" / f"{name}-s{seed}"
         path, overrides = self.recipe(name, job, seed)
-        result: dict[str, Any] = {
+        result: JsonObject = {
             "name": name,
             "seed": seed,
             "what": job.what,
@@ -170,9 +186,8 @@ class Laboratory:
         if (folder / RECORD_NAME).is_file():
             trained = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
             result |= {"steps": trained["steps"], "cpu_s_per_step": trained["cost"]["cpu_s"] / trained["steps"]}
-        measure = {"echo": self.measure_echo, "t2c": self.measure_t2c, "s2t": self.measure_s2t}[job.stage]
         with torch.inference_mode():
-            result |= measure(folder, load_recipe(path, overrides), job)
+            result |= self.measure(folder, load_recipe(path, overrides), job)
         record = self._record(name, seed)
         record.parent.mkdir(parents=True, exist_ok=True)
         write_text(record, json.dumps(result, indent=1) + "\n")
@@ -205,8 +220,14 @@ class Laboratory:
             learn(segments, num_units, vocabulary_size=vocabulary_size).save_pretrained(folder)
         return folder
 
-    def measure_echo(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
-        """Scores by set of questions, the replies spoken in segments, and whole where the job says so."""
+    def measure(self, folder: Path, recipe: EchoRecipe | S2TRecipe | T2CRecipe, job: Ablation) -> JsonObject:
+        """Scores of a trained model, by its stage."""
+        if isinstance(recipe, EchoRecipe):
+            return self.measure_echo(folder, recipe, job)
+        return self.measure_s2t(folder) if isinstance(recipe, S2TRecipe) else self.measure_t2c(folder, recipe)
+
+    def measure_echo(self, folder: Path, recipe: EchoRecipe, job: Ablation) -> JsonObject:
+        """Scores by set of questions; replies are spoken in segments, and also whole if the job says so."""
         parts = recipe.model
         t2c = T2CForUnitGeneration.from_pretrained(parts.t2c, dtype=torch.float32).eval()
         if (folder / RECORD_NAME).is_file():
@@ -214,10 +235,11 @@ class Laboratory:
         else:
             model = join(S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32), t2c, recipe)
         tokenizer, language = AutoTokenizer.from_pretrained(parts.s2t), AutoUnitLanguage.from_pretrained(parts.t2c)
-        voice = Voice(model.vocoder, self.judge)
-        # However it was trained, a model is asked to speak as the shipped one does; and whole, once a reply is written.
+        assert model.vocoder is not None, "an echo recipe names a vocoder"
+        voice = UnitTranscriber(model.vocoder, self.judge)
+        # Every model speaks in the segments of the shipped one; and whole, if the job says so.
         shipped = load_recipe(self.recipes / self.plan.stages["echo"]["recipe"]).trigger
-        ways = {"segments": (shipped, 0)} | ({"whole": (NEVER, 0)} if job.whole else {})
+        ways = {"segments": (shipped, 0)} | ({"whole": (NO_CUTS, 0)} if job.whole else {})
         if recipe.targets.context_words:
             ways["continued"] = (shipped, recipe.targets.context_words)
         return {
@@ -228,19 +250,19 @@ class Laboratory:
             for way, cut in ways.items()
         }
 
-    def measure_s2t(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+    def measure_s2t(self, folder: Path) -> JsonObject:
         """Scores by set of questions."""
         s2t = S2TForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return {"s2t": {name: s2t_scores(s2t, tokenizer, questions) for name, questions in self.questions.items()}}
 
-    def measure_t2c(self, folder: Path, recipe: Any, job: Ablation) -> dict[str, Any]:
+    def measure_t2c(self, folder: Path, recipe: T2CRecipe) -> JsonObject:
         """Scores on held-out texts."""
         t2c = T2CForUnitGeneration.from_pretrained(folder, dtype=torch.float32).eval()
         vocoder = AutoUnitVocoder.from_pretrained(self.data / "vocoder")
         utterances = [row for row in read_unit_utterances(recipe.data.units) if row.split != "train"]
         tokenizer, language = AutoTokenizer.from_pretrained(folder), AutoUnitLanguage.from_pretrained(folder)
-        voice = Voice(vocoder, self.judge)
+        voice = UnitTranscriber(vocoder, self.judge)
         return {"t2c": t2c_scores(t2c, tokenizer, language, voice, spread(utterances, self.plan.utterances))}
 
 
@@ -252,10 +274,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("out/nano"), help="outputs of runs/nano.sh")
     parser.add_argument("--output", type=Path, default=Path("out/ablations"))
     parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
-    parser.add_argument("--measured", action="store_true", help="train nothing: report what was measured so far")
+    parser.add_argument("--measured", action="store_true", help="train nothing: report the finished measurements")
     parser.add_argument("--limit", type=int, help="questions and texts per set")
-    parser.add_argument("--only", type=lambda names: names.split(","), help="these runs, with commas")
-    parser.add_argument("--seeds", type=int, help="at most so many per run")
+    parser.add_argument("--only", type=lambda names: names.split(","), help="names of runs, with commas")
+    parser.add_argument("--seeds", type=int, help="at most this many per run")
     options = parser.parse_args(arguments)
     try:
         plan = Plan.read(options.plan)
@@ -269,9 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in plan.runs.values():
             run.seeds = min(run.seeds, options.seeds or run.seeds)
         recipes = options.plan.resolve().parent.parent
-        laboratory = Laboratory(plan, recipes, options.data, options.output, options.overrides)
-        jobs = [job for job in plan.jobs() if not options.measured or laboratory.known(*job) is not None]
-        results = [laboratory.run(*job) for job in jobs]
+        runner = AblationRunner(plan, recipes, options.data, options.output, options.overrides)
+        jobs = [job for job in plan.jobs() if not options.measured or runner.known(*job) is not None]
+        results = [runner.run(*job) for job in jobs]
         if options.report is not None:
             options.report.mkdir(parents=True, exist_ok=True)
             write_text(options.report / RESULTS_FILE, json.dumps(results, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Speech policies that the trigger laboratory compares with those of the library: punctuation, fixed, early first.
+"""Speech policies that the comparison of policies compares with those of the library: punctuation, fixed, early first.
 
 None of them was better than the policies that `echox.streaming.policies` keeps (docs/streaming.md has the figures). A
 study gives them to a `Session` as objects, so no setting or recipe names them.

@@ -1,20 +1,20 @@
-"""Does what surrounds speech change what is heard? The same questions in silence and noise, faint, and out of phase.
+"""Study: do silence, noise, low level and opposite phase around a question change the reply?
 
-A recording is put into a condition, the model is asked by its public door, and its replies are counted that are exactly
-the reference. What is compared is each condition with the plain recordings.
+The recordings are changed in one way, the model is asked through its public interface, and the replies that equal the
+reference are counted. Each condition is compared with the plain recordings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 from echox.audio import load_audio
 from echox.data.scoring import same_words
-from echox.evaluation.sets.items import Item
+from echox.evaluation.sets.items import EvalItem
 
 NOISE_DBFS = -60.0
 DURATIONS_S = (1.0, 2.0, 3.0, 5.0)
@@ -23,12 +23,13 @@ GAINS_DB = (0.0, -20.0, -34.0)
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to a recording.
+    """A change of a recording.
 
     Attributes:
-        gain_db: of the speech. around: "silence" or "noise" (white, at -60 dBFS whatever the gain). before_s, after_s:
-            how much of it.
-        inverted: the recording is stereo, its right channel the left with the other sign.
+        gain_db: of the speech.
+        around: "silence" or "noise" (white, at -60 dBFS for every gain).
+        before_s, after_s: duration of it before and after the speech.
+        inverted: the recording is stereo, its right channel is the left one with the opposite sign.
     """
 
     gain_db: float = 0.0
@@ -49,8 +50,20 @@ class Condition:
         return np.stack([samples, -samples], axis=1) if self.inverted else samples
 
 
+class ConditionRow(TypedDict):
+    """A `Condition`, and how many of ``count`` replies are exact."""
+
+    gain_db: float
+    around: str
+    before_s: float
+    after_s: float
+    inverted: bool
+    exact: int
+    count: int
+
+
 def all_conditions() -> list[Condition]:
-    """Every gain with every duration and kind of surroundings before and after, and some out of phase."""
+    """Every gain with every kind and duration of surroundings, and some with opposite phase."""
     found = []
     for gain_db in GAINS_DB:
         found += [Condition(gain_db), Condition(gain_db, inverted=True)]
@@ -61,12 +74,12 @@ def all_conditions() -> list[Condition]:
 
 
 def measure_conditions(
-    answer: Callable[[np.ndarray, int], str], items: Sequence[Item], conditions: Iterable[Condition], seed: int = 0
-) -> list[dict[str, Any]]:
+    answer: Callable[[np.ndarray, int], str], items: Sequence[EvalItem], conditions: Iterable[Condition], seed: int = 0
+) -> list[ConditionRow]:
     """Exact replies in each condition.
 
     Args:
-        answer: the reply to samples (S,) or (S, channels) of a rate in hertz; may raise ValueError: not heard.
+        answer: the reply to samples (S,) or (S, channels) of a rate in hertz; may raise ValueError: no speech found.
         items: spoken questions of one turn; ``columns["reference"]`` is the reply.
         conditions: to measure.
         seed: of the noise.
@@ -75,21 +88,31 @@ def measure_conditions(
         A row per condition: its fields, ``exact`` and ``count``.
     """
     recordings = [load_audio(item.audios[-1], 16000) for item in items]
-    rows = []
+    rows: list[ConditionRow] = []
     for condition in conditions:
         exact = 0
         for number, (item, waveform) in enumerate(zip(items, recordings, strict=True)):
             rng = np.random.default_rng([seed, number])
             try:
                 reply = answer(condition.apply(waveform, 16000, rng), 16000)
-            except ValueError:  # not heard at all: no exact reply
+            except ValueError:  # no speech found: no exact reply
                 continue
             exact += same_words(str(item.columns["reference"]), reply)
-        rows.append({**asdict(condition), "exact": exact, "count": len(items)})
+        rows.append(
+            {
+                "gain_db": condition.gain_db,
+                "around": condition.around,
+                "before_s": condition.before_s,
+                "after_s": condition.after_s,
+                "inverted": condition.inverted,
+                "exact": exact,
+                "count": len(items),
+            }
+        )
     return rows
 
 
-def conditions_table(rows: Sequence[dict[str, Any]]) -> str:
+def conditions_table(rows: Sequence[ConditionRow]) -> str:
     """Rows of `measure_conditions` as a Markdown table: surroundings by gain."""
     gains = list(dict.fromkeys(row["gain_db"] for row in rows))
     cells: dict[str, dict[float, int]] = {}
@@ -104,13 +127,10 @@ def conditions_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _name(row: dict[str, Any]) -> str:
+def _name(row: ConditionRow) -> str:
     kind = "silence" if row["around"] == "silence" else f"{NOISE_DBFS:g} dBFS noise"
-    parts = [
-        f"{row[field]:g} s of {kind} {where}"
-        for field, where in (("before_s", "before"), ("after_s", "after"))
-        if row[field]
-    ]
+    durations = ((row["before_s"], "before"), (row["after_s"], "after"))
+    parts = [f"{duration_s:g} s of {kind} {where}" for duration_s, where in durations if duration_s]
     if row["before_s"] and row["before_s"] == row["after_s"]:
         parts = [f"{row['before_s']:g} s of {kind} before and after"]
     stereo = "stereo, right = -left" if row["inverted"] else ""

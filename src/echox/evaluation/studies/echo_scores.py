@@ -1,8 +1,8 @@
-"""What a speaking model scores on spoken questions, measured in batches: for comparing many models of one training.
+"""Scores of a model on spoken questions, measured in batches, to compare many models of one stage.
 
-The questions are answered greedily; every state comes from the reply that the model wrote itself. The same replies are
-spoken cut by the trigger (as in streaming) or whole, and a judge hears them. The scores are those of
-:mod:`echox.evaluation.sets.nano`, which goes through the whole streaming engine, question by question.
+The questions are answered greedily; all states come from the replies that the model itself wrote. These replies are
+spoken in segments of the trigger (as in streaming) or whole, and a judge transcribes them. The scores are those of
+:mod:`echox.evaluation.scoring.nano`, whose replies come from the streaming engine, one question at a time.
 
 Letters: B questions, R reply tokens, S segments, H width of the language model.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from echox.data.features import pad_features
 from echox.data.manifest import UnitUtterance
 from echox.data.scoring import edit_counts, same_words, word_errors
 from echox.evaluation.judges.asr import Judge
-from echox.evaluation.scoring.nano import says
+from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order, fingerprint
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -39,19 +39,21 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence, WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.streaming.trigger import Trigger
 from echox.training.stages.echo_targets import Segments, cut_replies
 from echox.training.stages.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.t2c import spoken_batch, spoken_text
 
-NEVER = Trigger(min_tokens=1_000_000, max_tokens=1_000_000)
-"""Cuts nothing: replies are spoken whole, once they are written."""
+T = TypeVar("T")
+NO_CUTS = Trigger(min_tokens=1_000_000, max_tokens=1_000_000)
+"""A trigger that never cuts: replies are spoken whole, after they are written."""
 MAX_REPLY_TOKENS = 96
 
 
 @dataclass
-class Written:
-    """Replies as a model wrote them.
+class WrittenReplies:
+    """Replies that a model wrote.
 
     Attributes:
         token_ids: (B, R) without the end of turn, -1 = padding.
@@ -64,33 +66,36 @@ class Written:
     texts: list[str]
 
 
-class Questions:
-    """Held-out spoken questions, in an order balanced over topics; what an ear makes of them is computed once.
+class SpokenQuestions:
+    """Held-out spoken questions in an order balanced over topics; each speech encoder encodes them once.
 
     Args:
-        manifest: of dialogues with one spoken question each. split: of it. limit: questions. num_mel_bins: of the ear.
+        manifest: of dialogues with one spoken question each.
+        split: of the manifest.
+        limit: number of questions.
+        num_mel_bins: of the speech encoder.
     """
 
     def __init__(self, manifest: Path, split: str, limit: int, num_mel_bins: int) -> None:
         items = [item for item in spoken_dialogues(manifest, num_mel_bins) if item.dialogue.split == split]
         self.items: list[SpokenDialogue] = balanced_order(items, lambda item: str(item.dialogue.topic), 0)[:limit]
-        # Neighbours in length are heard, and answered, together.
+        # Questions of similar length are encoded and answered in one batch.
         self.items.sort(key=lambda item: item.frames)
-        self._heard: dict[str, tuple[list[Tensor], list[list[int]]]] = {}
+        self._encoded: dict[str, tuple[list[Tensor], list[list[int]]]] = {}
 
-    def heard(self, s2t: S2TForConditionalGeneration) -> tuple[list[Tensor], list[list[int]]]:
-        """Input states (K, H) and CTC transcript (token ids) of each question; equal ears hear the same."""
+    def encoded(self, s2t: S2TForConditionalGeneration) -> tuple[list[Tensor], list[list[int]]]:
+        """Input states (K, H) and CTC transcript (token ids) of each question; kept while the encoder is the same."""
         parts = (s2t.audio_tower, s2t.alignment_adapter, s2t.ctc_head, s2t.shrinking_adapter)
-        ear = " ".join(fingerprint(part, s2t.config.compatibility) for part in parts)
-        if ear not in self._heard:
+        encoder = " ".join(fingerprint(part, s2t.config.compatibility) for part in parts)
+        if encoder not in self._encoded:
             embeds: list[Tensor] = []
             transcripts: list[list[int]] = []
-            for part in _parts(self.items, 32):
+            for part in batches(self.items, 32):
                 states, texts = s2t.hear(*pad_features(_features(part)))
                 embeds += states
                 transcripts += texts
-            self._heard = {ear: (embeds, transcripts)}
-        return self._heard[ear]
+            self._encoded = {encoder: (embeds, transcripts)}
+        return self._encoded[encoder]
 
 
 def _features(items: Sequence[SpokenDialogue]) -> list[Tensor]:
@@ -98,7 +103,9 @@ def _features(items: Sequence[SpokenDialogue]) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def write(s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: Questions) -> Written:
+def write_replies(
+    s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: SpokenQuestions
+) -> WrittenReplies:
     """Greedy replies, with the states that predict their tokens."""
     settings = copy.deepcopy(s2t.generation_config)
     settings.update(
@@ -106,10 +113,10 @@ def write(s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, 
     )
     rows: list[Tensor] = []
     states: list[Tensor] = []
-    heard = iter(questions.heard(s2t)[0])
-    for part in _parts(questions.items, 32):
+    encoded = iter(questions.encoded(s2t)[0])
+    for part in batches(questions.items, 32):
         batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], [], last_reply=False)
-        audios = [next(heard) for item in part for _ in item.rows]
+        audios = [next(encoded) for item in part for _ in item.rows]
         embeds, mask, _ = s2t.splice(batch["input_ids"], batch["attention_mask"], audios, padding_side="left")
         output = run_generate(s2t.language_model, inputs_embeds=embeds, attention_mask=mask, generation_config=settings)
         predicting = torch.stack([layers[-1][:, -1] for layers in output.hidden_states], 1)  # (B, R, H)
@@ -119,45 +126,46 @@ def write(s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, 
             rows.append(tokens[~end])
             states.append(row_states[: len(tokens)][~end])
     texts = [decode_text(tokenizer, row) for row in rows]
-    return Written(pad_sequence(rows, True, -1), pad_sequence(states, True), texts)
+    return WrittenReplies(pad_sequence(rows, True, -1), pad_sequence(states, True), texts)
 
 
-class Voice:
-    """A vocoder and the judge that hears it.
+class UnitTranscriber:
+    """Makes units audible with a vocoder and transcribes them with a judge.
 
     Args:
-        vocoder: units to waveform. judge: waveform to words.
+        vocoder: units to waveform.
+        judge: waveform to words.
     """
 
-    def __init__(self, vocoder: Any, judge: Judge) -> None:
+    def __init__(self, vocoder: UnitVocoder, judge: Judge) -> None:
         self.vocoder, self.judge = vocoder, judge
 
     @torch.inference_mode()
-    def heard(self, pieces: Sequence[Sequence[Sequence[int]]]) -> list[str]:
-        """What the judge hears of each reply, whose pieces are units and are sounded one after the other."""
+    def transcribe(self, pieces: Sequence[Sequence[Sequence[int]]]) -> list[str]:
+        """The transcript of each reply; a reply is a list of unit sequences, which are spoken one after the other."""
         flat = [torch.tensor(units) for piece in pieces for units in piece if len(units)]
         waveforms: list[np.ndarray] = []
         order = sorted(range(len(flat)), key=lambda place: len(flat[place]))
-        sounded: dict[int, np.ndarray] = {}
-        for part in _parts(order, 32):
+        spoken_units: dict[int, np.ndarray] = {}
+        for part in batches(order, 32):
             output = self.vocoder(pad_sequence([flat[place] for place in part], True, -1))
             for place, row, length in zip(part, output.waveform, output.waveform_lengths.tolist(), strict=True):
-                sounded[place] = row[: int(length)].float().numpy()
+                spoken_units[place] = row[: int(length)].float().numpy()
         place = 0
         for piece in pieces:
             count = sum(bool(len(units)) for units in piece)
-            parts = [sounded[number] for number in range(place, place + count)]
+            parts = [spoken_units[number] for number in range(place, place + count)]
             waveforms.append(np.concatenate(parts) if parts else np.zeros(0, np.float32))
             place += count
         return self.judge.transcribe(waveforms, self.vocoder.sampling_rate)
 
 
 @torch.inference_mode()
-def say(model: EchoXForConditionalGeneration, segments: Segments, states: Tensor) -> list[UnitSequence]:
-    """Every segment on its own, greedily, neighbours in length together."""
+def speak_segments(model: EchoXForConditionalGeneration, segments: Segments, states: Tensor) -> list[UnitSequence]:
+    """Unit words of every segment on its own, greedily; segments of similar length are one batch."""
     said: dict[int, UnitSequence] = {}
     order = sorted(range(len(segments)), key=lambda row: int((segments.token_ids[row] >= 0).sum()))
-    for part in _parts(order, 64):
+    for part in batches(order, 64):
         chosen = segments.kept(part)
         sequences = model.generate_unit_words(chosen.of(states), chosen.token_ids, chosen.word_ids)
         said |= dict(zip(part, sequences, strict=True))
@@ -165,25 +173,25 @@ def say(model: EchoXForConditionalGeneration, segments: Segments, states: Tensor
 
 
 @torch.inference_mode()
-def say_on(model: EchoXForConditionalGeneration, segments: Segments, states: Tensor) -> list[UnitSequence]:
-    """Every segment after the tail of what was said of the one before it, as `context_words` trains it.
+def speak_in_context(model: EchoXForConditionalGeneration, segments: Segments, states: Tensor) -> list[UnitSequence]:
+    """Unit words of every segment, given the last words of the segment before it, as `context_words` trains it.
 
     Args:
         model: with a word-synchronous echo decoder.
-        segments: neighbours of a reply in order, each with the last words of the one before it.
+        segments: those of a reply in order, each with the last words of the one before it.
         states: (B, R, H).
     """
     alone = [row for row, count in enumerate(segments.context) if not count]
-    said = dict(zip(alone, say(model, segments.kept(alone), states), strict=True))
+    said = dict(zip(alone, speak_segments(model, segments.kept(alone), states), strict=True))
     for row, count in enumerate(segments.context):
         if count:
             chosen = segments.kept([row])
             inputs = model.denoise(chosen.of(states), chosen.token_ids)[0]
-            said[row] = say_after(model, inputs, chosen.word_ids[0].tolist(), tail(said[row - 1], count))
+            said[row] = speak_after(model, inputs, chosen.word_ids[0].tolist(), last_words(said[row - 1], count))
     return [said[row] for row in range(len(segments))]
 
 
-def tail(sequence: UnitSequence, words: int) -> list[list[int]]:
+def last_words(sequence: UnitSequence, words: int) -> list[list[int]]:
     """The unit words of the last text words of a sequence, word by word."""
     names = sorted(set(sequence.word_of))[-words:]
     pairs = list(zip(sequence.unit_words, sequence.word_of, strict=True))
@@ -191,28 +199,28 @@ def tail(sequence: UnitSequence, words: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def say_after(
+def speak_after(
     model: EchoXForConditionalGeneration, inputs: Tensor, words: list[int], given: list[list[int]]
 ) -> UnitSequence:
-    """Words of which the first were said before: their unit words (`given`) are read, the others said, greedily.
+    """Unit words of the words that follow: those of the first words (`given`) are fed in, the others decoded greedily.
 
     Args:
         model: with a word-synchronous echo decoder.
-        inputs: (R, H) what the decoder reads.
+        inputs: (R, H) inputs of the decoder.
         words: text word of each input, -1 = not spoken.
         given: unit words of each of the first words.
     """
     decoder = model.echo_decoder
     assert isinstance(decoder, WordSynchronousDecoder)
     text = TextWords.of(torch.tensor([words]))
-    told = decoder.conditions(decoder.word_vectors(inputs[None], text))[0]  # (W, D)
+    conditions = decoder.conditions(decoder.word_vectors(inputs[None], text))[0]  # (W, D)
     steps = LeanSteps(decoder.backbone, rows=1)
     sequence = UnitSequence([], [], finished=True)
     previous = decoder.end_id
     for number, name in enumerate(text.names[0].tolist()):
         said: list[int] = []
         while True:
-            step = decoder.embed_outputs(torch.tensor([previous])) + told[number]
+            step = decoder.embed_outputs(torch.tensor([previous])) + conditions[number]
             logits = decoder.output_logits(steps.advance(step[None])[:, -1])[0]
             if number < len(given):
                 previous = given[number][len(said)] if len(said) < len(given[number]) else decoder.end_id
@@ -236,8 +244,8 @@ def echo_scores(
     tokenizer: PreTrainedTokenizerBase,
     language: UnitLanguage,
     teacher: T2CForUnitGeneration,
-    voice: Voice,
-    questions: Questions,
+    voice: UnitTranscriber,
+    questions: SpokenQuestions,
     trigger: Trigger,
     context_words: int = 0,
 ) -> dict[str, float]:
@@ -247,34 +255,34 @@ def echo_scores(
         model: in evaluation mode, float32.
         tokenizer: its own.
         language: its unit language.
-        teacher: the T2C whose speech of the same text is the reference of ``unit_error``.
-        voice: makes and hears sound.
-        questions: what is asked.
-        trigger: cuts replies; :data:`NEVER` = whole replies.
-        context_words: say each segment after so many words of the one before it; see :func:`say_on`.
+        teacher: the T2C whose units for the same text are the reference of ``unit_error``.
+        voice: makes and transcribes speech.
+        questions: to be asked.
+        trigger: cuts replies; :data:`NO_CUTS` = whole replies.
+        context_words: words of the segment before that each segment is given; see :func:`speak_in_context`.
 
     Returns:
-        ``s2t_answer``, ``s2s_answer``, ``s2t_exact``, ``s2s_exact`` (parts of the questions), ``gap`` (points of 1 by
+        ``s2t_answer``, ``s2s_answer``, ``s2t_exact``, ``s2s_exact`` (shares of the questions), ``gap`` (points of 1 by
         answer), ``reply_wer`` (of the speech against its own text), ``unit_error`` (unit edits per unit of the
-        teacher's), ``unfinished`` (part of the segments), ``first_audio_tokens`` (median of the tokens written before
-        the first segment can be said), ``first_word_tokens`` (the same, word by word with the decoder's look-ahead),
+        teacher's), ``unfinished`` (share of the segments), ``first_audio_tokens`` (median of the tokens written before
+        the first segment can be spoken), ``first_word_tokens`` (the same, word by word with the decoder's look-ahead),
         ``segments`` per reply, ``unit_words_per_word``.
     """
-    written = write(model.s2t, tokenizer, questions)
+    written = write_replies(model.s2t, tokenizer, questions)
     scores = _trigger_scores(model, tokenizer, written.states)
     segments = cut_replies(written.token_ids, scores, trigger, tokenizer)
     if context_words:
         longer = cut_replies(written.token_ids, scores, trigger, tokenizer, context_words)
-        sequences = say_on(model, longer, written.states)
+        sequences = speak_in_context(model, longer, written.states)
     else:
-        sequences = say(model, segments, written.states)
+        sequences = speak_segments(model, segments, written.states)
     units = [language.decode_reduced(sequence.unit_words) for sequence in sequences]
     pieces: list[list[list[int]]] = [[] for _ in questions.items]
     for (row, _), spoken in zip(segments.owners, units, strict=True):
         pieces[row].append(spoken)
-    said = voice.heard(pieces)
-    result = heard_scores(questions, written.texts, said, voice.judge)
-    reference = read(teacher, segments.token_ids, segments.word_ids)
+    said = voice.transcribe(pieces)
+    result = reply_scores(questions, written.texts, said, voice.judge)
+    reference = read_aloud(teacher, segments.token_ids, segments.word_ids)
     errors = [
         edit_counts(language.decode(one.unit_words), language.decode(other.unit_words))
         for one, other in zip(reference, sequences, strict=True)
@@ -290,13 +298,17 @@ def echo_scores(
     }
 
 
-def heard_scores(questions: Questions, replies: Sequence[str], said: Sequence[str], judge: Judge) -> dict[str, float]:
-    """Right in writing, right aloud, and the words that differ between the two."""
+def reply_scores(
+    questions: SpokenQuestions, replies: Sequence[str], said: Sequence[str], judge: Judge
+) -> dict[str, float]:
+    """Shares of right answers in writing and aloud, and the words that differ between the two."""
     items = [item.dialogue for item in questions.items]
     references = [item.turns[-1].text or "" for item in items]
     answers = [item.answer or reference for item, reference in zip(items, references, strict=True)]
-    s2t_answer = np.mean([says(reply, answer) for reply, answer in zip(replies, answers, strict=True)])
-    s2s_answer = np.mean([says(heard, judge.as_heard(answer)) for heard, answer in zip(said, answers, strict=True)])
+    s2t_answer = np.mean([contains_words(reply, answer) for reply, answer in zip(replies, answers, strict=True)])
+    s2s_answer = np.mean(
+        [contains_words(heard, judge.as_heard(answer)) for heard, answer in zip(said, answers, strict=True)]
+    )
     pairs = list(zip(references, replies, said, strict=True))
     return {
         "s2t_answer": float(s2t_answer),
@@ -311,30 +323,33 @@ def heard_scores(questions: Questions, replies: Sequence[str], said: Sequence[st
 
 @torch.inference_mode()
 def s2t_scores(
-    s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: Questions
+    s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: SpokenQuestions
 ) -> dict[str, float]:
-    """Scores of hearing and writing.
+    """Scores of transcripts and written replies.
 
     Args:
         s2t: in evaluation mode, float32.
         tokenizer: its own.
-        questions: what is asked.
+        questions: to be asked.
 
     Returns:
-        ``ctc_wer`` of the transcripts, ``s2t_answer`` (part of the questions), ``s2t_loss`` (cross-entropy per token of
-        the reference replies), ``frames_per_question`` that the language model reads.
+        ``ctc_wer`` of the transcripts, ``s2t_answer`` (share of the questions), ``s2t_loss`` (cross-entropy per token
+        of the reference replies), ``frames_per_question`` that the language model reads.
     """
-    embeds, transcripts = questions.heard(s2t)
-    replies = write(s2t, tokenizer, questions).texts
+    embeds, transcripts = questions.encoded(s2t)
+    replies = write_replies(s2t, tokenizer, questions).texts
     items = [item.dialogue for item in questions.items]
     asked = [item.turns[-2].text or "" for item in items]
     loss = tokens = 0.0
-    for part in _parts(questions.items, 32):
+    for part in batches(questions.items, 32):
         batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], _features(part))
         batch.pop("ctc_labels")
         count = float((batch["labels"] != IGNORE_INDEX).sum())
         loss, tokens = loss + float(s2t(**batch).s2t_loss) * count, tokens + count
-    right = [says(reply, item.answer or item.turns[-1].text or "") for reply, item in zip(replies, items, strict=True)]
+    right = [
+        contains_words(reply, item.answer or item.turns[-1].text or "")
+        for reply, item in zip(replies, items, strict=True)
+    ]
     return {
         "ctc_wer": word_errors(asked, [decode_text(tokenizer, row) for row in transcripts]).rate,
         "s2t_answer": float(np.mean(right)),
@@ -347,7 +362,7 @@ def t2c_scores(
     t2c: T2CForUnitGeneration,
     tokenizer: PreTrainedTokenizerBase,
     language: UnitLanguage,
-    voice: Voice,
+    voice: UnitTranscriber,
     utterances: Sequence[UnitUtterance],
 ) -> dict[str, float]:
     """Scores of one T2C on held-out recordings, in figures that do not depend on its unit language.
@@ -356,26 +371,26 @@ def t2c_scores(
         t2c: in evaluation mode, float32.
         tokenizer: its own.
         language: its unit language.
-        voice: makes and hears sound.
+        voice: makes and transcribes speech.
         utterances: texts with the units of their recordings.
 
     Returns:
         ``wer`` of its speech, ``nats_per_unit`` (teacher-forced, ends included, over reduced units),
         ``unit_words_per_word`` of the recordings, ``steps_per_word`` of its speech (ends included, as they cost a step
-        too), ``decode_ms_per_word`` (CPU time, 64 at once), ``unfinished`` (part of the texts).
+        too), ``decode_ms_per_word`` (CPU time, 64 at once), ``unfinished`` (share of the texts).
     """
     items = [spoken_text(utterance, tokenizer, language) for utterance in utterances]
     nats = units = 0.0
-    for part in _parts(items, 32):
+    for part in batches(items, 32):
         output = t2c(**spoken_batch(part))
         nats += float(output.loss) * float((output.targets != IGNORE_INDEX).sum())
         units += sum(len(language.decode(item.unit_words)) for item in part)
     words = sum(item.num_words for item in items)
     batch = spoken_batch(items)
     began_s = time.process_time()
-    sequences = read(t2c, batch["input_ids"], batch["word_ids"])
+    sequences = read_aloud(t2c, batch["input_ids"], batch["word_ids"])
     decode_s = time.process_time() - began_s
-    said = voice.heard([[language.decode_reduced(sequence.unit_words)] for sequence in sequences])
+    said = voice.transcribe([[language.decode_reduced(sequence.unit_words)] for sequence in sequences])
     ends = words if t2c.config.form == "word_synchronous" else len(items)
     return {
         "wer": word_errors([voice.judge.as_heard(item.text) for item in items], said).rate,
@@ -388,9 +403,9 @@ def t2c_scores(
 
 
 def first_audio_tokens(
-    written: Written, scores: Tensor, trigger: Trigger, tokenizer: PreTrainedTokenizerBase
+    written: WrittenReplies, scores: Tensor, trigger: Trigger, tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Tokens written, the end of the reply included, when the first segment is known to be complete."""
+    """Tokens written when the first segment is complete; the end of the reply counts as one."""
     counts = []
     for tokens, row in zip(written.token_ids.tolist(), scores.tolist(), strict=True):
         tokens = [token for token in tokens if token >= 0]
@@ -405,8 +420,8 @@ def first_audio_tokens(
     return counts
 
 
-def first_word_tokens(written: Written, tokenizer: PreTrainedTokenizerBase, lookahead_words: int) -> list[int]:
-    """Tokens written when the first word can be said word by word: `lookahead_words` later words are complete."""
+def first_word_tokens(written: WrittenReplies, tokenizer: PreTrainedTokenizerBase, lookahead_words: int) -> list[int]:
+    """Tokens written when the first word can be spoken word by word: `lookahead_words` later words are complete."""
     counts = []
     for tokens in written.token_ids.tolist():
         tokens = [token for token in tokens if token >= 0]
@@ -417,9 +432,9 @@ def first_word_tokens(written: Written, tokenizer: PreTrainedTokenizerBase, look
 
 
 @torch.inference_mode()
-def read(teacher: T2CForUnitGeneration, token_ids: Tensor, word_ids: Tensor) -> list[UnitSequence]:
-    """Every row of token ids and word ids (S, R) read aloud, greedily."""
-    parts = _parts(range(len(token_ids)), 64)
+def read_aloud(teacher: T2CForUnitGeneration, token_ids: Tensor, word_ids: Tensor) -> list[UnitSequence]:
+    """Unit words of T2C, greedily, for every row of token ids and word ids (S, R)."""
+    parts = batches(range(len(token_ids)), 64)
     return [sequence for part in parts for sequence in teacher.generate(token_ids[part], word_ids[part])]
 
 
@@ -430,5 +445,6 @@ def _trigger_scores(model: EchoXForConditionalGeneration, tokenizer: PreTrainedT
     return torch.cosine_similarity(states.float(), row.float(), dim=-1)
 
 
-def _parts(items: Sequence[Any], size: int) -> list[list[Any]]:
+def batches(items: Sequence[T], size: int) -> list[list[T]]:
+    """The items in lists of `size`; the last one may be shorter."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]

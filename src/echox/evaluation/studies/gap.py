@@ -1,10 +1,10 @@
-"""The acoustic-semantic gap, measured: is a model's inside closer for what means alike, or for what sounds alike?
+"""Study of the acoustic-semantic gap: are words closer in a model if they mean the same, or if they sound the same?
 
 The paper draws it with Hi, Hello and High. Here many pairs of words (``data/gap_pairs.yaml``) are compared in every
-space of a checkpoint, each word by its mean over replies that hold it: text embeddings, the language model's states
-that predict the word, these states after the denoising adapter, what the echo decoder makes of them (its word vectors,
-where it has any), and the units it says. The gap of a space is the mean similarity of pairs alike in sound less that of
-pairs alike in meaning: below 0 the space is ordered by meaning, above 0 by sound.
+space of a checkpoint. A word is its mean over replies that contain it. The spaces are: text embeddings, the language
+model's states that predict the word, these states after the denoising adapter, the word vectors of the echo decoder (if
+it has any), and its units. The gap of a space is the mean similarity of pairs alike in sound minus that of pairs alike
+in meaning: below 0 the space is ordered by meaning, above 0 by sound.
 
 Letters: B replies, R reply tokens, S segments, H width of the language model.
 
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,11 +48,11 @@ Similarities = dict[str, dict[str, list[float]]]
 
 @dataclass
 class Word:
-    """What a model makes of one word, over the places where it was met.
+    """States and units of one word, at the places where replies contain it.
 
     Attributes:
-        vectors: space -> one vector (D,) a place.
-        units: what was said, one sequence a place.
+        vectors: space -> one vector (D,) for each place.
+        units: of the spoken word, one sequence for each place.
     """
 
     vectors: dict[str, list[Tensor]]
@@ -103,14 +102,14 @@ def measure_gap(checkpoint: str | Path, items: Sequence[SpokenDialogue], pairs: 
         model, tokenizer, language = engine.model, engine.tokenizer, engine.unit_language
     wanted = sorted({word for kind in KINDS for pair in pairs[kind] for word in pair})
     order = random.Random(0).sample(range(len(items)), len(items))
-    words = meet_words(model, tokenizer, language, [items[place] for place in order], wanted)
+    words = collect_words(model, tokenizer, language, [items[place] for place in order], wanted)
     if not words:
         raise ValueError("expected replies that hold words of the pairs, found none; choose other dialogues or pairs")
     return similarities(words, pairs)
 
 
 @torch.inference_mode()
-def meet_words(
+def collect_words(
     model: EchoXForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     language: UnitLanguage,
@@ -118,7 +117,7 @@ def meet_words(
     wanted: Sequence[str],
     most: int = 4,
 ) -> dict[str, Word]:
-    """The wanted words as they are met in the replies of written dialogues.
+    """States and units of the wanted words in the replies of written dialogues.
 
     Args:
         model: in evaluation mode.
@@ -126,7 +125,7 @@ def meet_words(
         language: its unit language.
         items: dialogues; those with a wanted word in the last reply are read, others skipped.
         wanted: words.
-        most: places per word.
+        most: places per word, at most.
     """
     names = {word.lower() for word in wanted}
     left = dict.fromkeys(names, most)
@@ -142,28 +141,28 @@ def meet_words(
         part = chosen[start : start + 32]
         batch = dialogue_batch(tokenizer, part, [set() for _ in part], [])
         output = model.s2t(**batch)
-        meant, tokens = select(output.last_hidden_state, output.labels)  # (B, R, H), (B, R)
-        _meet(model, tokenizer, language, meant, tokens, names, words)
+        reply_states, tokens = select(output.last_hidden_state, output.labels)  # (B, R, H), (B, R)
+        _collect(model, tokenizer, language, reply_states, tokens, names, words)
     return {
         name: Word({space: vectors[:most] for space, vectors in word.vectors.items()}, word.units[:most])
         for name, word in words.items()
     }
 
 
-def _meet(
+def _collect(
     model: EchoXForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     language: UnitLanguage,
-    meant: Tensor,
+    reply_states: Tensor,
     tokens: Tensor,
     names: set[str],
     words: dict[str, Word],
 ) -> None:
-    """Add what one batch of replies holds of the wanted words."""
+    """Add the wanted words of one batch of replies."""
     rows = [word_index(tokenizer, [token for token in row if token >= 0]) for row in tokens.tolist()]
     word_ids = torch.tensor([row + [-1] * (tokens.shape[1] - len(row)) for row in rows])
-    denoised = model.denoise(meant, tokens)
-    spaces = {"text": model.text_embeddings(tokens), "hidden": meant, "echo adapter": denoised}
+    denoised = model.denoise(reply_states, tokens)
+    spaces = {"text": model.text_embeddings(tokens), "hidden": reply_states, "echo adapter": denoised}
     decoder = model.echo_decoder
     said = decoder.generate(denoised, word_ids)
     vectors = None
@@ -177,7 +176,7 @@ def _meet(
             if name not in names:
                 continue
             word = words.setdefault(name, Word({}, []))
-            # Punctuation belongs to its word in the bookkeeping of speech, not in its meaning.
+            # Punctuation is part of its word when it is spoken, but not of its meaning.
             places = [
                 place
                 for place, of in enumerate(ids)
@@ -192,19 +191,19 @@ def _meet(
 
 
 def similarities(words: dict[str, Word], pairs: Pairs) -> Similarities:
-    """Space -> kind -> similarity of each pair whose words were met: cosines, and of units 1 - edits per unit.
+    """Space -> kind -> similarity of each pair whose words were found: cosines; of units, 1 - edits per unit.
 
-    Cosines are of vectors less their mean over all words: what all words share says nothing of any.
+    The mean over all words is subtracted from the vectors before the cosine, as it is common to all pairs.
     """
     spaces = list(next(iter(words.values())).vectors)
     found: Similarities = {space: {kind: [] for kind in KINDS} for space in [*spaces, "units"]}
     for space in spaces:
         means = {name: torch.stack(word.vectors[space]).mean(0) for name, word in words.items()}
         centre = torch.stack(list(means.values())).mean(0)
-        for kind, one, other in _met(words, pairs):
+        for kind, one, other in _found_pairs(words, pairs):
             value = torch.cosine_similarity(means[one] - centre, means[other] - centre, dim=0)
             found[space][kind].append(float(value))
-    for kind, one, other in _met(words, pairs):
+    for kind, one, other in _found_pairs(words, pairs):
         values = [
             1 - edit_counts(first, second).errors / max(len(first), len(second), 1)
             for first in words[one].units
@@ -214,13 +213,13 @@ def similarities(words: dict[str, Word], pairs: Pairs) -> Similarities:
     return found
 
 
-def _met(words: dict[str, Word], pairs: Pairs) -> list[tuple[str, str, str]]:
+def _found_pairs(words: dict[str, Word], pairs: Pairs) -> list[tuple[str, str, str]]:
     lowered = [(kind, one.lower(), other.lower()) for kind in KINDS for one, other in pairs[kind]]
     return [(kind, one, other) for kind, one, other in lowered if one in words and other in words]
 
 
 def gap(found: Similarities) -> dict[str, float]:
-    """Space -> mean similarity of pairs alike in sound less that of pairs alike in meaning.
+    """Space -> mean similarity of pairs alike in sound minus that of pairs alike in meaning.
 
     Raises:
         ValueError: a kind without a single pair.
@@ -243,7 +242,7 @@ def draw_gap(checkpoints: dict[str, Similarities], path: Path) -> None:
         gaps = gap(found)
         for place, kinds in enumerate(found.values()):
             for side, kind in ((-0.2, "meaning"), (0.2, "sound")):
-                values: Any = kinds[kind]
+                values = kinds[kind]
                 axis.bar(
                     place + side,
                     np.mean(values),

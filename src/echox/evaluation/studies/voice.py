@@ -1,16 +1,16 @@
-"""Where words get lost between text and sound: the same held-out replies, judged after each step of the voice.
+"""Study of the voice: the same held-out replies, transcribed after each step between text and sound.
 
-- ``recordings``: the original speech of the reply voice: the judge's own errors.
-- ``true_durations``: its units, as long as they were, through the vocoder: what units and vocoder lose.
-- ``predicted_durations``: its units through unit language and vocoder: what the vocoder's own rhythm loses.
-- ``t2c``: units written by T2C from the text: what reading aloud loses. The echo decoder can hardly be better.
+- ``recordings``: original recordings of the reply voice; their errors are the judge's own.
+- ``true_durations``: the units of the recordings with their true durations, through the vocoder.
+- ``predicted_durations``: the same units through unit language and vocoder, with predicted durations.
+- ``t2c``: units that T2C predicts from the text. The echo decoder can hardly be better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.stages.t2c import spoken_batch, spoken_text
 
 
+class StepScore(TypedDict):
+    """Word error rate after one step, the number of replies, and of those without speech."""
+
+    wer: float
+    count: int
+    unspoken: int
+
+
 def evaluate_voice(
     judge: Judge,
     data_dir: Path,
@@ -36,7 +44,7 @@ def evaluate_voice(
     t2c: Path | None = None,
     limit: int | None = None,
     samples_dir: Path | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, StepScore]:
     """Word error rates after each step; see the module.
 
     Args:
@@ -47,7 +55,7 @@ def evaluate_voice(
         unit_language: folder of the unit language.
         t2c: folder of a T2C with tokenizer and unit language; None leaves that row out.
         limit: held-out utterances (None = all).
-        samples_dir: the first eight of each kind are written there as WAV, and what was heard as TSV.
+        samples_dir: folder for the first eight replies of each step as WAV, and for all transcripts as TSV.
 
     Returns:
         ``{kind: {"wer", "count", "unspoken"}}``.
@@ -59,11 +67,11 @@ def evaluate_voice(
     if not items:
         raise ValueError(f"{units}: expected held-out utterances, found none: run the units stage on the whole corpus")
     items = spread(items, limit or len(items))
-    ways = {"recordings": _recordings(data_dir), **_resynthesis(vocoder, unit_language)}
+    steps = {"recordings": _recordings(data_dir), **_resynthesis(vocoder, unit_language)}
     if t2c is not None:
-        ways["t2c"] = _read_aloud(t2c, vocoder)
-    scores = {}
-    for kind, speak in ways.items():
+        steps["t2c"] = _read_aloud(t2c, vocoder)
+    scores: dict[str, StepScore] = {}
+    for kind, speak in steps.items():
         lines, waveforms = [], [speak(item) for item in items]
         for number, (item, (waveform, rate)) in enumerate(zip(items, waveforms, strict=True)):
             lines.append((item.id, item.text, judge.transcribe([waveform], rate)[0] if len(waveform) else ""))
@@ -82,10 +90,10 @@ def evaluate_voice(
     return scores
 
 
-_Way = Callable[[UnitUtterance], tuple[np.ndarray, int]]
+_Step = Callable[[UnitUtterance], tuple[np.ndarray, int]]
 
 
-def _recordings(data_dir: Path) -> _Way:
+def _recordings(data_dir: Path) -> _Step:
     manifest = data_dir / "speech" / "replies.jsonl"
     audio = {item.id: item.audio for item in read_utterances(manifest)}
 
@@ -99,30 +107,30 @@ def _recordings(data_dir: Path) -> _Way:
     return played
 
 
-def _resynthesis(vocoder: Path, unit_language: Path) -> dict[str, _Way]:
-    say = _vocoder(vocoder)
+def _resynthesis(vocoder: Path, unit_language: Path) -> dict[str, _Step]:
+    speak = _vocoder(vocoder)
     language = AutoUnitLanguage.from_pretrained(unit_language)
 
     def through_language(item: UnitUtterance) -> tuple[np.ndarray, int]:
         unit_words, _ = language.encode_words(item.units, item.word_of_unit)
-        return say(language.decode_reduced(unit_words), None)
+        return speak(language.decode_reduced(unit_words), None)
 
     return {
-        "true_durations": lambda item: say(list(item.units), list(item.durations_frames)),
+        "true_durations": lambda item: speak(list(item.units), list(item.durations_frames)),
         "predicted_durations": through_language,
     }
 
 
-def _read_aloud(t2c: Path, vocoder: Path) -> _Way:
+def _read_aloud(t2c: Path, vocoder: Path) -> _Step:
     model = T2CForUnitGeneration.from_pretrained(t2c).eval()
     tokenizer, language = AutoTokenizer.from_pretrained(t2c), AutoUnitLanguage.from_pretrained(t2c)
-    say = _vocoder(vocoder)
+    speak = _vocoder(vocoder)
 
     @torch.inference_mode()
     def read(item: UnitUtterance) -> tuple[np.ndarray, int]:
         batch = spoken_batch([spoken_text(item, tokenizer, language)])
         (sequence,) = model.generate(batch["input_ids"], batch["word_ids"])
-        return say(language.decode_reduced(sequence.unit_words), None)
+        return speak(language.decode_reduced(sequence.unit_words), None)
 
     return read
 
@@ -132,11 +140,11 @@ def _vocoder(folder: Path) -> Callable[[list[int], list[int] | None], tuple[np.n
     model = AutoUnitVocoder.from_pretrained(folder)
 
     @torch.inference_mode()
-    def say(units: list[int], durations_frames: list[int] | None) -> tuple[np.ndarray, int]:
+    def speak(units: list[int], durations_frames: list[int] | None) -> tuple[np.ndarray, int]:
         if not units:
             return np.zeros(0, np.float32), model.sampling_rate
         lengths = torch.tensor([durations_frames]) if durations_frames is not None else None
         output = model(torch.tensor([units]), lengths)
         return output.waveform[0, : int(output.waveform_lengths[0])].float().numpy(), model.sampling_rate
 
-    return say
+    return speak

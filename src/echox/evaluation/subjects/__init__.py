@@ -1,1 +1,1 @@
-"""Who is examined: a model in this process, or one behind a URL."""
+"""What is evaluated: a model in this process, or one behind a URL."""

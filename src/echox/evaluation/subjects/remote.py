@@ -1,85 +1,95 @@
-"""Requests to a server that speaks OpenAI's interface, with the standard library alone."""
+"""A model behind a URL, with OpenAI's chat completions, as the subject of an evaluation."""
 
 from __future__ import annotations
 
-import json
-import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from http.client import HTTPResponse
-from typing import Any
+import base64
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from echox.audio import encode_audio, load_audio
+from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.sets.items import ChatMessage, ContentPart
+from echox.evaluation.subjects.endpoint import Endpoint
+from echox.streaming.events import Reply
+
+SERVER_RATE_HZ = 24000
+"""The audio of a server's answers is resampled to this rate."""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows none: urllib would send the key to whatever host a redirect names."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
-        """Nothing: the redirect is then raised as an HTTPError."""
-
-
-class Endpoint:
-    """A base URL ending in ``/v1``, and the key that opens it.
+class RemoteSubject:
+    """A model behind ``POST {url}/chat/completions`` with audio in and out, as OpenAI documents it.
 
     Args:
-        url: for example ``http://127.0.0.1:8000/v1``.
-        api_key: None: ``OPENAI_API_KEY`` of the environment, or no key.
-        timeout_s: of one request.
+        url: base, ending in ``/v1``.
+        model: its name there; None: the first that ``{url}/models`` lists.
+        voice: the interface asks for one; EchoX has one voice.
+        timeout_s: of one reply.
 
     Raises:
-        ValueError: not a URL.
+        ValueError: the server cannot be reached, or lists no model.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"expected a base URL such as http://127.0.0.1:8000/v1, found {url!r}")
-        self.url = url.rstrip("/")
-        self._timeout_s = timeout_s
-        self._key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+    def __init__(self, url: str, model: str | None = None, voice: str = "default", timeout_s: float = 300.0) -> None:
+        self._endpoint = Endpoint(url, timeout_s=timeout_s)
+        self._model = model or _first_model(self._endpoint)
+        self._voice = voice
+        self.folder: str | None = None
+        self.name = f"{self._model} at {self._endpoint.url}"
+        self.key = f"server {self._endpoint.url} {self._model}"
 
-    def get(self, path: str) -> Any:
-        """JSON answer of a GET; errors as :meth:`post`."""
-        return self._json(path, None, {})
-
-    def post(self, path: str, body: Any, content_type: str = "application/json") -> Any:
-        """JSON answer of a POST.
-
-        Args:
-            path: after the base, as ``/chat/completions``.
-            body: bytes, or what becomes JSON.
-            content_type: of the body.
-
-        Raises:
-            ValueError: the server cannot be reached in time, refuses, or does not answer with JSON.
-        """
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._json(path, data, {"Content-Type": content_type})
-
-    def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
-        """The events of a streamed answer (``data: {...}`` lines), as they come; errors as :meth:`post`."""
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        with self._open(path, json.dumps(body).encode(), headers) as response:
-            for raw in response:
-                line = raw.decode("utf-8").strip()
-                if line.startswith("data:") and line != "data: [DONE]":
-                    yield json.loads(line[len("data:") :])
-
-    def _json(self, path: str, data: bytes | None, headers: dict[str, str]) -> Any:
-        with self._open(path, data, headers) as response:
-            try:
-                return json.loads(response.read())
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{self.url}{path}: expected a JSON answer, found {error}") from error
-
-    def _open(self, path: str, data: bytes | None, headers: dict[str, str]) -> HTTPResponse:
-        if self._key:
-            headers = {**headers, "Authorization": f"Bearer {self._key}"}
-        request = urllib.request.Request(self.url + path, data, headers)
+    def answer(self, messages: Sequence[ChatMessage], speak: bool = True) -> Reply:
+        """See :class:`echox.evaluation.subjects.subject.Subject`."""
+        began_s = time.perf_counter()
+        found = self._endpoint.post("/chat/completions", self.request(messages, speak))
         try:
-            response: HTTPResponse = urllib.request.build_opener(_NoRedirects).open(request, timeout=self._timeout_s)
-            return response
-        except urllib.error.HTTPError as error:
-            detail = error.read(500).decode("utf-8", "replace")
-            raise ValueError(f"{self.url}{path}: expected an answer, found HTTP {error.code}: {detail}") from error
-        except OSError as error:  # no connection, or too slow
-            raise ValueError(f"{self.url}{path}: expected an answer, found {error}; is the server running?") from error
+            choice = found["choices"][0]
+            message = choice["message"]
+            audio = message.get("audio") or {}
+            text = message.get("content") or audio.get("transcript") or ""
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.name}: expected a chat completion, found {str(found)[:200]}") from error
+        waveform = np.zeros(0, np.float32)
+        if speak and audio.get("data"):
+            waveform = load_audio(base64.b64decode(audio["data"]), SERVER_RATE_HZ)
+        timings: dict[str, float | int | None] = {"client_s": time.perf_counter() - began_s}
+        stopped = "length" if choice.get("finish_reason") == "length" else "end"
+        return Reply(text, waveform, SERVER_RATE_HZ, "", timings, stopped=stopped)
+
+    def events(self, body: JsonObject) -> Iterator[JsonObject]:
+        """The chunks of a streamed reply; ``body`` is from :meth:`request`. Raises as :meth:`answer`."""
+        return self._endpoint.stream("/chat/completions", body)
+
+    def request(self, messages: Sequence[ChatMessage], speak: bool, stream: bool = False) -> JsonObject:
+        """The body of a request. A streamed answer carries 16-bit samples, a whole one a WAV file."""
+        body: JsonObject = {
+            "model": self._model,
+            "messages": [{"role": message["role"], "content": _content(message["content"])} for message in messages],
+            "modalities": ["text", "audio"] if speak else ["text"],
+            "temperature": 0,
+        }
+        if speak:
+            body["audio"] = {"voice": self._voice, "format": "pcm16" if stream else "wav"}
+        return body | ({"stream": True} if stream else {})
+
+
+def _first_model(endpoint: Endpoint) -> str:
+    found = endpoint.get("/models")
+    try:
+        return str(found["data"][0]["id"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{endpoint.url}/models: expected a model, found {str(found)[:200]}; name one") from error
+
+
+def _content(content: str | list[ContentPart]) -> str | list[JsonObject]:
+    if isinstance(content, str):
+        return content
+    return [_input_audio(part["audio"]) if part["type"] == "audio" else {**part} for part in content]
+
+
+def _input_audio(audio: Path | bytes) -> JsonObject:
+    """An audio file of any format as the WAV that the interface takes."""
+    wav = encode_audio(load_audio(audio, 16000), 16000)
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav).decode(), "format": "wav"}}

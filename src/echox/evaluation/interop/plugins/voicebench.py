@@ -1,4 +1,4 @@
-"""EchoX as a VoiceBench assistant, for those who edit their tree; our own export needs none of it.
+"""EchoX as a VoiceBench assistant, for users who edit VoiceBench; our own export does not need it.
 
 In their ``src/models/__init__.py``: ``from echox.evaluation.interop.plugins.voicebench import EchoXAssistant`` and
 ``"echox": EchoXAssistant`` in ``model_cls_mapping``. Only the text of a reply is scored there.
@@ -8,13 +8,22 @@ Source: https://github.com/MatthewCYM/VoiceBench, src/models/base.py.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TypedDict
+
+import numpy as np
 
 from echox import EchoX
 
 
+class Recording(TypedDict):
+    """Audio as the library ``datasets`` decodes it: samples (S,) and their rate in Hz."""
+
+    array: np.ndarray
+    sampling_rate: int
+
+
 class EchoXAssistant:
-    """Their interface over `EchoX`, decoded greedily.
+    """The interface of a VoiceBench assistant over `EchoX`, decoded greedily.
 
     Args:
         model: folder, hub id or "nano".
@@ -23,8 +32,8 @@ class EchoXAssistant:
     def __init__(self, model: str = "nano") -> None:
         self.model = EchoX.from_pretrained(model)
 
-    def generate_audio(self, audio: dict[str, Any], max_new_tokens: int = 2048) -> str:
-        """The written reply to ``{"array": samples (S,), "sampling_rate": Hz}``."""
+    def generate_audio(self, audio: Recording, max_new_tokens: int = 2048) -> str:
+        """The written reply to a spoken question."""
         reply = self.model.generate(
             audio["array"],
             sampling_rate=audio["sampling_rate"],
@@ -38,7 +47,7 @@ class EchoXAssistant:
         """The written reply to a typed question."""
         return self.model.generate({"role": "user", "content": text}, speak=False, temperature=0.0).text
 
-    def generate_ttft(self, audio: dict[str, Any]) -> float:
+    def generate_ttft(self, audio: Recording) -> float:
         """Seconds until the first token."""
         began_s = time.perf_counter()
         self.generate_audio(audio, max_new_tokens=1)

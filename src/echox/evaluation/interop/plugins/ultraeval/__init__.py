@@ -1,6 +1,6 @@
-"""EchoX in UltraEval-Audio, in process: the model, and a judge that needs no download. See docs/evaluation.md.
+"""EchoX in the process of UltraEval-Audio: the model, and a judge that needs no download. See docs/evaluation.md.
 
-The registry beside this file names these classes; over HTTP their own client asks our server instead.
+The registry beside this file names these classes. Over HTTP, their own client asks our server instead.
 Source: https://github.com/OpenBMB/UltraEval-Audio, audio_evals/models/model.py and audio_evals/process/base.py.
 """
 
@@ -17,17 +17,18 @@ from audio_evals.process.base import Process  # type: ignore[import-not-found]
 from echox import EchoX
 from echox.audio import load_audio, save_audio
 from echox.evaluation.judges.asr import embedded_judge, open_judge
+from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 
 
 class EchoXModel(OfflineModel):
-    """Answers aloud, as the JSON object that ``extract_text`` and ``extract_audio`` expect, or in plain text.
+    """Answers aloud, with the JSON object that ``extract_text`` and ``extract_audio`` expect, or in plain text.
 
     Args:
         model: folder, hub id or "nano".
-        speak: whether to speak; without, the reply is plain text.
-        audio_dir: where spoken replies are kept; None: a temporary folder.
-        sample_params: settings of generation; greedy where none are given.
+        speak: whether to speak; if not, the reply is plain text.
+        audio_dir: folder of spoken replies; None: a temporary one.
+        sample_params: settings of generation; None: greedy.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class EchoXModel(OfflineModel):
         model: str = "nano",
         speak: bool = True,
         audio_dir: str | None = None,
-        sample_params: dict[str, Any] | None = None,
+        sample_params: JsonObject | None = None,
     ) -> None:
         super().__init__(
             is_chat=True, sample_params={"temperature": 0.0, "echo_temperature": 0.0, **(sample_params or {})}
@@ -46,7 +47,7 @@ class EchoXModel(OfflineModel):
         self._folder.mkdir(parents=True, exist_ok=True)
         self._asked = 0
 
-    def _inference(self, prompt: list[dict[str, Any]], **settings: Any) -> str:
+    def _inference(self, prompt: list[JsonObject], **settings: Any) -> str:
         reply = self._model.generate([_message(message) for message in prompt], speak=self._speak, **settings)
         if not self._speak:
             return reply.text
@@ -59,25 +60,25 @@ class EchoXModel(OfflineModel):
 
 
 class EchoXSpeechToText(Process):
-    """A judge of ours in the place of their ``speech2text``: nano's embedded one, or any that `open_judge` knows.
+    """A judge of this package in the place of their ``speech2text``.
 
     Args:
-        judge: None: the embedded one, which knows nano's words only.
+        judge: any that `open_judge` knows; None: the embedded one, which knows nano's words only.
     """
 
     def __init__(self, judge: str | None = None) -> None:
         self._judge = open_judge(judge or embedded_judge(), embedded_heldout() / LEXICON)
 
     def __call__(self, answer: str) -> str:
-        """What is heard in a file; an absent one is an error, as in theirs."""
+        """The transcript of a file; a missing file is an error, as in their process."""
         if not Path(answer).is_file():
             raise ValueError(f"expected a spoken reply, found no file {answer!r}")
         rate = self._judge.sampling_rate
         return self._judge.transcribe([load_audio(answer, rate)], rate)[0]
 
 
-def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """Their form of a message in ours."""
+def _message(message: JsonObject) -> JsonObject:
+    """Their form of a message, converted to ours."""
     content = [
         {"type": "audio", "audio": part["value"]}
         if part["type"] == "audio"

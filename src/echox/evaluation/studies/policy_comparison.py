@@ -1,8 +1,8 @@
-"""The trigger laboratory: what each speech policy costs in words and gains in time, on the same questions.
+"""Study of speech policies on the same questions: time to first audio against errors of the speech.
 
-Every question is answered under every policy. The text is the same each time (greedy), so what differs is where its
-speech is cut and when it starts: first audio in text tokens and in milliseconds, against what a judge hears. The order
-of the policies turns with every question, so a busy moment of the machine does not fall on one policy alone.
+Every question is answered with every policy. The text is the same each time (greedy). The policies differ in where they
+cut it and when its speech starts: first audio, in text tokens and milliseconds, is compared with the judge's
+transcript. The order of the policies changes with every question, so that load on the machine affects all of them.
 
 Source: the latency-quality curve that EchoX (arXiv 2509.09174) does not show.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -27,20 +27,21 @@ from echox.evaluation.judges.asr import Judge
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import machine_of, spread
 from echox.evaluation.scoring.metrics import bootstrap
-from echox.evaluation.scoring.nano import says
+from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order
+from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.scores import error_rate
 from echox.evaluation.studies.candidate_policies import candidate_policy
 from echox.streaming import AudioChunk, Session
 from echox.streaming.events import ReplyBuilder
 
 OFFLINE = "whole"
-"""Label of the candidate that all others are held against."""
+"""Label of the candidate that all others are compared with."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy of the laboratory: its name in the figure, and what `candidate_policy` takes."""
+    """A policy of the comparison: its label in the figure, and the arguments of `candidate_policy`."""
 
     label: str
     policy: str
@@ -63,12 +64,12 @@ CANDIDATES = (
     Candidate("word by word, commas", "word_by_word", {"min_tokens": 4}),
     Candidate("word by word", "word_by_word"),
 )
-"""Every policy, and a small grid of what its numbers change."""
+"""Every policy, some of them with several values of their numbers."""
 
 
 @dataclass(frozen=True)
-class LabItem:
-    """A question: ``group`` says how long its reply should be; ``reference`` and ``answer`` are "" if not known."""
+class PolicyQuestion:
+    """A question; ``group`` is the length of its reply; ``reference`` and ``answer`` are "" if not known."""
 
     id: str
     group: str
@@ -77,17 +78,46 @@ class LabItem:
     answer: str = ""
 
 
-def lab_items(data_dir: Path | None, limit: int, seed: int = 0) -> list[LabItem]:
-    """Held-out spoken questions of known voices: so many whose reply is one sentence, and so many with longer ones.
+class _Scores(TypedDict, total=False):
+    said: str
+    text_as_heard: str
+    s2s_exact: bool
+    s2s_answer: bool
 
-    Without a corpus: the bundled questions.
+
+class PolicyReply(_Scores):
+    """One reply with one policy: cost and playback; with a judge, its transcript and whether that is right."""
+
+    group: str
+    text: str
+    tokens: float
+    segments: int
+    chunks: int
+    ttfa_s: float | None
+    ttfa_cpu_s: float | None
+    ttfa_tokens: float
+    total_s: float
+    compute_s: float
+    audio_s: float
+    underruns: int
+    stalled_s: float
+    failures: int
+
+
+def policy_questions(data_dir: Path | None, limit: int, seed: int = 0) -> list[PolicyQuestion]:
+    """Held-out spoken questions in voices of the training; without a corpus, the bundled questions.
+
+    Args:
+        data_dir: folder of the nano corpus.
+        limit: number of questions with replies of one sentence, and of those with longer replies.
+        seed: of their order.
 
     Raises:
         ValueError: the corpus has no held-out questions.
     """
     manifest = data_dir / "speech" / "dialogues.jsonl" if data_dir is not None else None
     if manifest is None or not manifest.is_file():
-        return [LabItem(path.stem, "bundled", path) for path in bundled_questions()[:limit]]
+        return [PolicyQuestion(path.stem, "bundled", path) for path in bundled_questions()[:limit]]
     groups: dict[str, list[Dialogue]] = {"one sentence": [], "several sentences": []}
     for item in read_dialogues(manifest):
         if item.split == "heldout_seen_voices" and len(item.turns) == 2 and item.turns[0].audio is not None:
@@ -96,7 +126,7 @@ def lab_items(data_dir: Path | None, limit: int, seed: int = 0) -> list[LabItem]
     if not any(groups.values()):
         raise ValueError(f"{manifest}: expected held-out questions, found none: run the corpus stage")
     return [
-        LabItem(
+        PolicyQuestion(
             item.id, group, audio_path(manifest, str(item.turns[0].audio)), item.turns[1].text or "", item.answer or ""
         )
         for group, items in groups.items()
@@ -104,20 +134,20 @@ def lab_items(data_dir: Path | None, limit: int, seed: int = 0) -> list[LabItem]
     ]
 
 
-def run_trigger_lab(
+def compare_policies(
     model: EchoX,
     judge: Judge | None,
-    items: Sequence[LabItem],
+    items: Sequence[PolicyQuestion],
     candidates: Sequence[Candidate] = CANDIDATES,
     progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Answer every item under every candidate.
+) -> JsonObject:
+    """Answer every item with every candidate.
 
     Args:
         model: decoded greedily.
-        judge: hears the replies; None: only times are measured.
-        items: of `lab_items`.
-        candidates: `OFFLINE` among them, if the others are to be held against it and one recommended.
+        judge: transcribes the replies; None: only times are measured.
+        items: of `policy_questions`.
+        candidates: with `OFFLINE` among them, one of the others is recommended.
         progress: called with one line after every question.
 
     Returns:
@@ -129,22 +159,23 @@ def run_trigger_lab(
     """
     if not items:
         raise ValueError("expected at least one question, found none: name a corpus folder")
-    heard: dict[bytes, str] = {}  # many policies cut a short reply alike: then its sound is the same
-    rows: dict[str, list[dict[str, Any]]] = {candidate.label: [] for candidate in candidates}
-    for candidate in candidates:  # not counted: the first reply of a process, and of a policy, is slow
+    transcripts: dict[bytes, str] = {}  # many policies cut a short reply in the same way, so it sounds the same
+    rows: dict[str, list[PolicyReply]] = {candidate.label: [] for candidate in candidates}
+    for candidate in candidates:  # not counted: the first reply of a process and of a policy is slow
         _answer(model, items[0], load_audio(items[0].question, model.sampling_rate), candidate)
     for number, item in enumerate(items):
         turned = number % len(candidates)
         question = load_audio(item.question, model.sampling_rate)
         for place, candidate in enumerate([*candidates[turned:], *candidates[:turned]]):
-            # What was heard before is not encoded again: each policy gets a sound of its own, inaudibly so.
+            # Audio is encoded once: an inaudible change makes each policy encode it again.
             question[-1] = 1e-9 * (place + 1)
             row, waveform = _answer(model, item, question, candidate)
             if judge is not None:
+                rate = model.engine.output_sampling_rate
                 sound = waveform.tobytes()
-                if sound not in heard:
-                    heard[sound] = judge.transcribe([waveform], model.engine.output_sampling_rate)[0] if sound else ""
-                row |= _judged(item, row["text"], heard[sound], judge)
+                if sound not in transcripts:
+                    transcripts[sound] = judge.transcribe([waveform], rate)[0] if sound else ""
+                _add_scores(row, item, transcripts[sound], judge)
             rows[candidate.label].append(row)
         progress(f"{number + 1}/{len(items)} {item.id}")
     groups = list(dict.fromkeys(item.group for item in items))
@@ -167,9 +198,9 @@ def run_trigger_lab(
 
 
 def _answer(
-    model: EchoX, item: LabItem, question: np.ndarray, candidate: Candidate
-) -> tuple[dict[str, Any], np.ndarray]:
-    """One reply: what it was, and when its chunks came."""
+    model: EchoX, item: PolicyQuestion, question: np.ndarray, candidate: Candidate
+) -> tuple[PolicyReply, np.ndarray]:
+    """One reply: its text, cost, and arrival of its chunks; and its waveform (S,)."""
     builder = ReplyBuilder(model.engine.output_sampling_rate)
     arrivals_s: list[float] = []
     began_s, began_cpu_s, ttfa_cpu_s = time.perf_counter(), time.process_time(), None
@@ -184,17 +215,17 @@ def _answer(
     total_s = time.perf_counter() - began_s
     reply = builder.build()
     playback = play(arrivals_s, [chunk.duration_s for chunk in reply.chunks])
-    row = {
+    row: PolicyReply = {
         "group": item.group,
         "text": reply.text,
-        "tokens": reply.timings["num_tokens"],
+        "tokens": float(reply.timings["num_tokens"] or 0),
         "segments": task.speech.num_segments if task.speech is not None else 0,
         "chunks": len(arrivals_s),
         "ttfa_s": arrivals_s[0] if arrivals_s else None,
         "ttfa_cpu_s": ttfa_cpu_s,
-        "ttfa_tokens": reply.timings["ttfa_tokens"],
+        "ttfa_tokens": float(reply.timings["ttfa_tokens"] or 0),
         "total_s": total_s,
-        "compute_s": reply.timings["compute_s"],
+        "compute_s": float(reply.timings["compute_s"] or 0),
         "audio_s": reply.duration_s,
         "underruns": playback.underruns,
         "stalled_s": playback.stalled_s,
@@ -203,21 +234,20 @@ def _answer(
     return row, reply.waveform
 
 
-def _judged(item: LabItem, text: str, said: str, judge: Judge) -> dict[str, Any]:
-    scores: dict[str, Any] = {"said": said, "text_as_heard": judge.as_heard(text)}
+def _add_scores(row: PolicyReply, item: PolicyQuestion, said: str, judge: Judge) -> None:
+    row["said"], row["text_as_heard"] = said, judge.as_heard(row["text"])
     if item.reference:
-        scores["s2s_exact"] = same_words(judge.as_heard(item.reference), said)
-        scores["s2s_answer"] = says(said, judge.as_heard(item.answer or item.reference))
-    return scores
+        row["s2s_exact"] = same_words(judge.as_heard(item.reference), said)
+        row["s2s_answer"] = contains_words(said, judge.as_heard(item.answer or item.reference))
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(rows: Sequence[PolicyReply]) -> JsonObject:
     """Figures of one policy over replies.
 
-    ``ttfa_tokens``, ``ttfa_s`` and ``ttfa_cpu_s`` (`spread`, over the spoken replies; the last is processor time, which
-    other work on the machine does not lengthen), ``segments`` and ``tokens`` a reply, ``rtf`` (time to the end of the
-    reply over its speech, all together), ``underruns``: replies that stalled, ``stalled_s``: the longest stall; with a
-    judge ``reply_wer`` (speech against its own text), ``s2s_answer``, ``s2s_exact``.
+    ``ttfa_tokens``, ``ttfa_s`` and ``ttfa_cpu_s`` (`spread` over the spoken replies; the last is processor time, which
+    other processes do not change), ``segments`` and ``tokens`` per reply, ``rtf`` (time of all replies per second of
+    their speech), ``underruns``: replies with a gap, ``stalled_s``: the longest gap. With a judge also
+    ``reply_wer`` (speech against its own text), ``s2s_answer`` and ``s2s_exact``.
 
     Raises:
         ValueError: nothing was spoken.
@@ -225,11 +255,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     spoken = [row for row in rows if row["ttfa_s"] is not None]
     if not spoken:
         raise ValueError(f"expected spoken replies, found none of {len(rows)}: is the model trained?")
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "replies": len(rows),
         "unspoken": len(rows) - len(spoken),
         "failures": sum(row["failures"] for row in rows),
-        **{name: spread([row[name] for row in spoken]) for name in ("ttfa_tokens", "ttfa_s", "ttfa_cpu_s")},
+        "ttfa_tokens": spread([row["ttfa_tokens"] for row in spoken]),
+        "ttfa_s": spread([row["ttfa_s"] for row in spoken if row["ttfa_s"] is not None]),
+        "ttfa_cpu_s": spread([row["ttfa_cpu_s"] for row in spoken if row["ttfa_cpu_s"] is not None]),
         "segments": sum(row["segments"] for row in rows) / len(rows),
         "tokens": sum(row["tokens"] for row in rows) / len(rows),
         "audio_s": sum(row["audio_s"] for row in rows),
@@ -239,18 +271,19 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     if "said" in rows[0]:
         found["reply_wer"] = error_rate([row["text_as_heard"] for row in rows], [row["said"] for row in rows])
-        for name in ("s2s_answer", "s2s_exact"):
-            scored = [float(row[name]) for row in rows if name in row]
+        answered = [float(row["s2s_answer"]) for row in rows if "s2s_answer" in row]
+        exact = [float(row["s2s_exact"]) for row in rows if "s2s_exact" in row]
+        for name, scored in (("s2s_answer", answered), ("s2s_exact", exact)):
             if scored:
                 found[name] = asdict(bootstrap(scored))
     return found
 
 
-def recommend(policies: dict[str, dict[str, Any]], points: float = 0.01) -> str | None:
-    """The earliest policy among those as good as waiting. None without a judge.
+def recommend(policies: dict[str, JsonObject], points: float = 0.01) -> str | None:
+    """The policy with the earliest first audio among those that are as good as `OFFLINE`. None without a judge.
 
-    As good: accuracy and word errors at most ``points`` worse than `OFFLINE`'s, and the share of replies that stall at
-    most ``points`` above the smallest of any streaming policy (a busy moment may fall on any).
+    As good means: accuracy and word errors are at most ``points`` worse than those of `OFFLINE`, and the share of
+    replies with a gap is at most ``points`` above the smallest share of any streaming policy (load causes gaps too).
     """
     if OFFLINE not in policies or "reply_wer" not in policies[OFFLINE]["all"]:
         return None
@@ -258,7 +291,7 @@ def recommend(policies: dict[str, dict[str, Any]], points: float = 0.01) -> str 
     streaming = {label: policy["all"] for label, policy in policies.items() if label != OFFLINE}
     fewest = min((figures["underruns"] / figures["replies"] for figures in streaming.values()), default=0.0)
 
-    def good(figures: dict[str, Any]) -> bool:
+    def good(figures: JsonObject) -> bool:
         accuracy = figures.get("s2s_answer", {"mean": 0.0})["mean"]
         expected = waiting.get("s2s_answer", {"mean": 0.0})["mean"]
         return (

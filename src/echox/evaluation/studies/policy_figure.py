@@ -1,10 +1,15 @@
-"""The latency-quality curve of the trigger laboratory, as a picture and as a table."""
+"""The latency-quality curve of the compared speech policies, as a figure and as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from echox.evaluation.scoring.schema import JsonObject
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MARKERS = {
     "whole": "s",
@@ -17,15 +22,15 @@ MARKERS = {
 }
 
 
-def draw_curve(result: dict[str, Any], path: Path) -> None:
-    """Draw first audio against word errors and against accuracy: one mark a policy, bars of 95 %.
+def draw_curve(result: JsonObject, path: Path) -> None:
+    """Draw first audio against word errors and accuracy: one mark for each policy, bars of 95 %.
 
     Args:
-        result: of `run_trigger_lab`, with a judge.
+        result: of `compare_policies`, with a judge.
         path: PNG file.
 
     Raises:
-        ValueError: matplotlib is not there, or nothing was judged.
+        ValueError: matplotlib is not installed, or the replies were not judged.
     """
     try:
         from matplotlib.figure import Figure
@@ -33,7 +38,7 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
         raise ValueError("expected matplotlib to draw the curve, found none; pip install 'echox[eval]'") from error
     policies = result["policies"]
     if any("reply_wer" not in policy["all"] for policy in policies.values()):
-        raise ValueError("expected judged replies to draw, found none; run the laboratory with a judge")
+        raise ValueError("expected judged replies to draw, found none; compare the policies with a judge")
     answered = all("s2s_answer" in policy["all"] for policy in policies.values())
     qualities = ["reply_wer", "s2s_answer"] if answered else ["reply_wer"]
     panels = [(time, quality) for quality in qualities for time in ("ttfa_tokens", "ttfa_s")]
@@ -49,7 +54,7 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _panel(axes: Any, policies: dict[str, Any], time: str, quality: str) -> None:
+def _panel(axes: Axes, policies: JsonObject, time: str, quality: str) -> None:
     from matplotlib import colormaps
 
     colours = [colormaps["tab20"](place) for place in range(20)]
@@ -62,13 +67,13 @@ def _panel(axes: Any, policies: dict[str, Any], time: str, quality: str) -> None
             100 * part for part in (value["mean"], value["mean"] - value["low"], value["high"] - value["mean"])
         )
         colour = colours[number % len(colours)]
-        # The interval is the questions', which all policies share: shown faintly, differences are paired.
+        # Drawn faintly: all policies answer the same questions, so their differences vary less than this interval.
         axes.errorbar(x, y, yerr=[[below], [above]], color=colour, alpha=0.25, linewidth=1)
-        if scale == 1:  # by the clock the tail is the machine's, not the policy's
+        if scale == 1:  # the tail in milliseconds depends on the machine, not on the policy
             axes.plot([x, late], [y, y], color=colour, alpha=0.5, linewidth=1)
         axes.plot(x, y, MARKERS[policy["policy"]], color=colour, markersize=9, label=label)
     axes.set(
-        xlabel="first audio after so many text tokens (median, line to p95)"
+        xlabel="text tokens before the first audio (median, line to p95)"
         if scale == 1
         else "first audio, ms after the question (median)",
         ylabel="word errors of the speech, %" if quality == "reply_wer" else "S2S accuracy by answer, %",
@@ -76,8 +81,8 @@ def _panel(axes: Any, policies: dict[str, Any], time: str, quality: str) -> None
     axes.grid(alpha=0.2)
 
 
-def markdown_table(result: dict[str, Any]) -> list[str]:
-    """One line a policy: first audio, quality, segments, speed, stalls."""
+def markdown_table(result: JsonObject) -> list[str]:
+    """One line for each policy: first audio, quality, segments, speed, gaps."""
     heads = [
         "policy",
         "first audio, tokens p50 / p95",
@@ -108,5 +113,5 @@ def markdown_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _percent(value: dict[str, Any] | None) -> str:
+def _percent(value: JsonObject | None) -> str:
     return "-" if value is None else f"{100 * value['mean']:.1f} %"

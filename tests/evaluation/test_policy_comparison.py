@@ -1,12 +1,19 @@
-"""The trigger laboratory: every policy on the same questions, its figures, its picture, its advice."""
+"""The comparison of policies: every policy on the same questions, its figures, its picture, its advice."""
 
 import json
 
 import pytest
 
 from echox.api import EchoX
-from echox.evaluation.studies.trigger_figure import draw_curve, markdown_table
-from echox.evaluation.studies.trigger_lab import CANDIDATES, OFFLINE, lab_items, recommend, run_trigger_lab, summary
+from echox.evaluation.studies.policy_comparison import (
+    CANDIDATES,
+    OFFLINE,
+    compare_policies,
+    policy_questions,
+    recommend,
+    summary,
+)
+from echox.evaluation.studies.policy_figure import draw_curve, markdown_table
 
 
 class Ears:
@@ -28,7 +35,7 @@ CHOSEN = [candidate for candidate in CANDIDATES if candidate.label in LABELS]
 @pytest.fixture(scope="module")
 def result():
     model = EchoX.from_pretrained("nano")
-    return run_trigger_lab(model, Ears(), lab_items(None, 1), CHOSEN)
+    return compare_policies(model, Ears(), policy_questions(None, 1), CHOSEN)
 
 
 def test_every_policy_answers_every_question(result):
@@ -95,10 +102,10 @@ def test_nothing_spoken_is_refused():
     with pytest.raises(ValueError, match="spoken"):
         summary([silent])
     with pytest.raises(ValueError, match="at least one question"):
-        run_trigger_lab(None, None, [])
+        compare_policies(None, None, [])
 
 
 def test_without_a_corpus_the_bundled_questions_are_asked(tmp_path):
-    items = lab_items(tmp_path, 1)
+    items = policy_questions(tmp_path, 1)
     assert len(items) == 1
     assert items[0].group == "bundled"

@@ -1,6 +1,6 @@
-"""Viterbi decoding of phone CTC posteriors over a flat lexicon: every word equally likely, no language model.
+"""Viterbi decoding of phone CTC posteriors over a flat lexicon: all words are equally likely, no language model.
 
-A language model would repair what the speech left unclear; a judge must not, so words compete on sound alone.
+A language model would repair unclear speech, which a judge must not do: words compete on sound alone.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ _NEVER = np.float32(-1e30)
 
 
 class LexiconDecoder:
-    """Best word sequence whose phones explain the frames, under the CTC rule.
+    """The most probable word sequence for CTC posteriors of phones.
 
-    A word of n phones has 2n states, phone and blank in turn. A phone may follow a different phone directly and an
-    equal one only through a blank; the same holds from word to word.
+    A word of n phones has 2n states, phone and blank in turn. A phone may follow a different phone directly, and an
+    equal one only after a blank; the same holds between words.
 
     Args:
         pronunciations: phone ids of each word; a word may be listed again with another pronunciation.
         blank_id: the CTC blank in the posteriors.
-        word_penalty: log probability paid for each word; higher makes fewer words.
+        word_penalty: log probability subtracted for each word; a higher one gives fewer words.
 
     Raises:
         ValueError: a pronunciation is empty or holds the blank.
@@ -73,7 +73,7 @@ class LexiconDecoder:
             score = np.maximum(score + frame[self._label], _NEVER)
             silence += frame[self.blank_id]
             exits = self._leave(score, history, words_so_far, silence)
-        _, best, _ = max(exits, key=lambda way: way[0])
+        _, best, _ = max(exits, key=lambda end: end[0])
         found: list[int] = []
         while best > 0:
             best, word = words_so_far[best]

@@ -1,0 +1,89 @@
+"""HTTP requests to a server with OpenAI's interface, by the standard library alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPMessage, HTTPResponse
+from typing import IO, Any
+
+from echox.evaluation.scoring.schema import JsonObject
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirects: urllib would send the key to any host that a redirect names."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        """None: urllib then raises the redirect as an HTTPError."""
+
+
+class Endpoint:
+    """A base URL that ends in ``/v1``, with its API key.
+
+    Args:
+        url: for example ``http://127.0.0.1:8000/v1``.
+        api_key: None: ``OPENAI_API_KEY`` of the environment, or no key.
+        timeout_s: of one request.
+
+    Raises:
+        ValueError: not a URL.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected a base URL such as http://127.0.0.1:8000/v1, found {url!r}")
+        self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+
+    def get(self, path: str) -> Any:
+        """JSON answer of a GET; raises as :meth:`post`."""
+        return self._json(path, None, {})
+
+    def post(self, path: str, body: object, content_type: str = "application/json") -> Any:
+        """JSON answer of a POST.
+
+        Args:
+            path: after the base, as ``/chat/completions``.
+            body: bytes, or an object to be written as JSON.
+            content_type: of the body.
+
+        Raises:
+            ValueError: the server cannot be reached in time, refuses, or answers with something that is not JSON.
+        """
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._json(path, data, {"Content-Type": content_type})
+
+    def stream(self, path: str, body: object) -> Iterator[JsonObject]:
+        """The events of a streamed answer (``data: {...}`` lines), as they arrive; raises as :meth:`post`."""
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        with self._open(path, json.dumps(body).encode(), headers) as response:
+            for raw in response:
+                line = raw.decode("utf-8").strip()
+                if line.startswith("data:") and line != "data: [DONE]":
+                    yield json.loads(line[len("data:") :])
+
+    def _json(self, path: str, data: bytes | None, headers: dict[str, str]) -> Any:
+        with self._open(path, data, headers) as response:
+            try:
+                return json.loads(response.read())
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{self.url}{path}: expected a JSON answer, found {error}") from error
+
+    def _open(self, path: str, data: bytes | None, headers: dict[str, str]) -> HTTPResponse:
+        if self._key:
+            headers = {**headers, "Authorization": f"Bearer {self._key}"}
+        request = urllib.request.Request(self.url + path, data, headers)
+        try:
+            response: HTTPResponse = urllib.request.build_opener(_NoRedirects).open(request, timeout=self._timeout_s)
+            return response
+        except urllib.error.HTTPError as error:
+            detail = error.read(500).decode("utf-8", "replace")
+            raise ValueError(f"{self.url}{path}: expected an answer, found HTTP {error.code}: {detail}") from error
+        except OSError as error:  # no connection, or too slow
+            raise ValueError(f"{self.url}{path}: expected an answer, found {error}; is the server running?") from error
