@@ -77,6 +77,11 @@ def number(value: float | None, unit: str = "") -> str:
     return "" if value is None else f"{value:g}{unit}"
 
 
+def short(value: float) -> str:
+    """A figure of any size with at most three digits that count: 1577.06 as 1577, 8.816 as 8.82."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def vocoder_lookahead(result: Result) -> list[str]:
     """What must be decoded before the first sample."""
     rows = []
@@ -233,7 +238,9 @@ def reference_costs(result: Result) -> list[str]:
     rows = []
     for name, label in names.items():
         pair = result["figures"][name]
-        cells = [f"{pair[who]['median_ms']:.3g} ms, {pair[who]['largest_mb']:.3g} MB" for who in ("reference", "ours")]
+        cells = [
+            f"{short(pair[who]['median_ms'])} ms, {short(pair[who]['largest_mb'])} MB" for who in ("reference", "ours")
+        ]
         rows.append([label, *cells])
     return markdown_table(["median time, largest tensor made", "reference", "ours"], rows)
 
