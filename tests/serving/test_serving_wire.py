@@ -1,7 +1,9 @@
 """Audio on the wire: formats, G.711 against the reference, stateful resampling, base64."""
 
 import base64
+import contextlib
 import importlib.util
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -136,10 +138,25 @@ def test_base64_in_all_its_forms(wrap):
     assert decode_base64(forms[wrap]) == data
 
 
-NO_BASE64 = ["a", "ab", "????", "aGk", "data:,aGk=", "data:audio/wav,aGk=", "a=b=", "_=a=", 7, None, "é"]
+NO_BASE64 = ["a", "ab", "????", "aGk", "data:,aGk=", "data:audio/wav,aGk=", "a=b=", "_=a=", 7, None, "é", "é-", "data:;base64,%41%42%43%44"]
 
 
 @pytest.mark.parametrize("text", NO_BASE64)
 def test_base64_is_strict(text):
     with pytest.raises(ValueError, match="expected base64"):
         decode_base64(text)
+
+
+@pytest.mark.parametrize("piece", ["A", "AA ", "A\n", "%2B", "%41", "-", "="])
+@pytest.mark.parametrize("head", ["", "data:;base64,"])
+def test_reading_base64_takes_a_few_times_its_size(head, piece):
+    """An object for each escape or line would make gigabytes of one upload."""
+    text = head + piece * (2**21 // len(piece))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueError):
+            decode_base64(text)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 5 * len(text)
