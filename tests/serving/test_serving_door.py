@@ -3,15 +3,23 @@
 import asyncio
 import time
 
+import httpx
 import pytest
 import websockets
 from typer.testing import CliRunner
 
 from echox.cli.main import app
 from echox.serving.access.security import Door, is_loopback, shown_key
+from echox.serving.server import STATIC
 from serving_help import nano, running
 
 KEY = {"authorization": "Bearer secret"}
+
+
+@pytest.fixture(scope="module")
+def locked():
+    with running(nano(), door=Door("secret")) as server:
+        yield server
 
 
 def asked(door, method="WEBSOCKET", path="/v1/realtime", host="localhost:8000", **headers):
@@ -119,3 +127,17 @@ def test_refused_before_accept():
         while server.service.sessions and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not server.service.sessions
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "%0A", "%0a%0a", "%00", "%20", ";a", "//", "%2F", "?a=/app.js", "%3F/app.js"])
+def test_no_spelling_of_a_path_does_without_the_key(locked, suffix):
+    """The router's ``$`` also matches before a line break, so ``/metrics%0A`` is a path that it knows."""
+    for path in ("metrics", "v1/models", "v1/models/nano", "v1/realtime", "v1/chat/completions"):
+        for prefix in ("/", "//", "/./", "/%2e%2e/", "/%0A/"):
+            found = httpx.get(f"{locked.url}{prefix}{path}{suffix}")
+            assert found.status_code in (400, 401), (prefix, path, suffix)
+
+
+def test_the_page_needs_no_key(locked):
+    for path in ("", "health", "ready", "about.json", *(file.name for file in STATIC.iterdir())):
+        assert httpx.get(f"{locked.url}/{path}").status_code == 200, path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from echox.serving.access.client_secrets import SECRET_PREFIX, ClientSecrets
 OPTIONS_KEY = "echox.session_options"
 KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers send a key with a WebSocket
 _OPEN_PATHS = ("/health", "/ready")
+_PAGE_PATH = re.compile(r"/([\w-]+\.(html|js|css|svg|png|ico|json))?", re.ASCII)
+"""The page and its files. Named one by one, not as what is left: a router may read a path more loosely than the door."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Door:
         origin = headers.get("origin")
         if origin is not None and not self._origin_fits(origin, host):
             return 403, "origin_not_allowed", "this page's origin is not allowed; see --allow-origin"
-        is_page = method in ("GET", "HEAD", "OPTIONS") and not path.startswith("/v1/") and path != "/metrics"
+        is_page = method in ("GET", "HEAD") and _PAGE_PATH.fullmatch(path) is not None
         if self.api_key is None or is_page or has_secret or method == "OPTIONS":
             return None
         if not hmac.compare_digest(shown_key(headers).encode(), self.api_key.encode()):
