@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from echox.models.conversion.torch_file import check_torch_file
 from echox.training.integrity import DamagedCheckpointError, read_state, write_state
 from echox.training.optim import WeightAverage
 from echox.training.parallel import copy_in, is_sharded, local
@@ -253,6 +254,7 @@ def _read_plain(
 ) -> None:
     weights = load_file(folder / "trainable.safetensors")
     averages = load_file(folder / "average.safetensors") if average is not None else {}
+    check_torch_file(folder / "optimizer.pt")
     states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     live = _live_tensors(objective)
     _check_names(folder, {name: value.shape for name, value in weights.items()}, live, remedy)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from transformers.utils import cached_file
 
+from echox.models.conversion.torch_file import check_tensor, check_torch_file
+
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -38,6 +40,7 @@ SAFETENSORS_DTYPES = {
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Single files; each may also be an index (``.index.json``) of shards."""
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.(safetensors|bin)")
+_MAX_DIMENSIONS = 32  # of numpy 1; weights have four
 _MAX_HEADER_BYTES = 100_000_000  # as the format's own reader has it
 _BROKEN_PICKLE = (
     RuntimeError,
@@ -235,6 +238,8 @@ def _read_entry(entry: Any) -> tuple[torch.dtype, tuple[int, ...], tuple[int, in
         raise ValueError("expected whole numbers of at least 0")
     if first > last:
         raise ValueError("expected offsets in order")
+    if len(shape) > _MAX_DIMENSIONS or math.prod(max(1, value) for value in shape) >= 2**63:
+        raise ValueError("expected a shape that a tensor can have")  # an empty one has strides, too
     return dtype, tuple(shape), (first, last)
 
 
@@ -261,6 +266,7 @@ def _bytes_reader(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.
 
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     """A torch file; nothing in it is run (``weights_only``) and its tensors stay in the file until they are read."""
+    check_torch_file(path)
     try:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -283,6 +289,8 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise ValueError(f"{path}: expected names of tensors, found other things; is this a checkpoint of the model?")
+    for name, value in content.items():
+        check_tensor(path, name, value)
     return {name: StoredTensor(tuple(value.shape), value.dtype, value.clone) for name, value in content.items()}
 
 
