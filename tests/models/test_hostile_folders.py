@@ -1,5 +1,6 @@
 """Folders that mean no good: weights, indexes, configurations. Refused in our words, and nothing outside is read."""
 
+import contextlib
 import json
 import shutil
 import struct
@@ -119,6 +120,9 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
         ({"a": {**entry(), "data_offsets": {"0": 0, "8": 8}}}, 8),
         ({"a": {**entry(), "data_offsets": [0, 8.0]}}, 8),
         ({"a": entry(shape=(2**62,), offsets=(0, 2**64))}, 8),
+        ({"a": entry(shape=(0, 2**63), offsets=(0, 0))}, 0),  # empty, yet no tensor can have it
+        ({"a": entry(shape=(2**62, 2**62, 0), offsets=(0, 0))}, 0),
+        ({"a": entry(dtype="U8", shape=(1,) * 65, offsets=(0, 1))}, 1),
         ({"a": []}, 8),
         ({"a": None}, 8),
         ([], 0),
@@ -275,6 +279,52 @@ def test_our_shards_lie_in_the_folder_too(nano):
     index = {"metadata": {}, "weight_map": {"a": "../secret.safetensors"}}
     (nano / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "beside it" in load(nano)
+
+
+def changed_json(path, change):
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+KERNEL = "kernels-community/flash-attn2"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda found: found.update(attn_implementation=KERNEL), "attn_implementation"),
+        (lambda found: found.update(_attn_implementation={"": "sdpa", "s2t_config": KERNEL}), "s2t_config"),
+        (lambda found: found["s2t_config"]["text_config"].update(_experts_implementation=KERNEL), "experts"),
+        (lambda found: found["s2t_config"]["text_config"].update(num_hidden_layers=10**9), "num_hidden_layers"),
+        (lambda found: found["s2t_config"]["audio_config"].update(encoder_layers=10**9), "encoder_layers"),
+        (lambda found: found["echo_decoder_config"].update(num_hidden_layers=10**9), "num_hidden_layers"),
+    ],
+)
+def test_a_configuration_fetches_no_code_and_makes_no_more_than_there_is(nano, change, word):
+    changed_json(nano / "config.json", change)
+    assert word in load(nano)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["code.T", "code.T"]}, "tokenizer_class": "T"}),
+        ("processor_config.json", {"auto_map": {"AutoProcessor": "code.T"}, "processor_class": "T"}),
+        ("preprocessor_config.json", {"auto_map": {"AutoFeatureExtractor": "code.T"}, "feature_extractor_type": "T"}),
+        ("config.json", {"auto_map": {"AutoConfig": "code.T", "AutoModel": "code.T"}}),
+    ],
+)
+def test_code_in_a_folder_is_not_run_nor_asked_about(nano, file, change, monkeypatch):
+    def ask(*_):
+        raise AssertionError("the user was asked whether to run it")
+
+    monkeypatch.setattr("builtins.input", ask)
+    (nano / "code.py").write_text(f"open({str(nano / 'ran')!r}, 'w')\nclass T: ...\n")
+    changed_json(nano / file, lambda found: found.update(change))
+    with contextlib.suppress(ValueError):
+        EchoX.from_pretrained(nano, device="cpu")
+    assert not (nano / "ran").exists()
 
 
 ODD = ["[]", "[" * 100_000] + [

@@ -72,16 +72,14 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantization_config: Any) -> tuple[Any, Any]:
     """Model and processor of a folder of ours; see `EchoX.from_pretrained`."""
-    from echox.models.conversion.checkpoint import read_shard_index
+    from echox.models.conversion.foreign_folder import check_folder
     from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
     from echox.models.pretrained import load_with_report
 
     options = loading_options(quantization_config, place)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        read_shard_index(index)  # transformers would follow it out of the folder
+    check_folder(folder)  # transformers would follow it anywhere
     try:
         config = EchoXConfig.from_pretrained(folder)
         if dtype is not None:  # else a language model whose own config names a dtype keeps that one

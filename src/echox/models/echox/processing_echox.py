@@ -167,7 +167,11 @@ class EchoXProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> EchoXProcessor:  # type: ignore[override]
-        """Read what `save_pretrained` wrote; the unit language only where there is one."""
+        """Read what `save_pretrained` wrote; the unit language only where there is one.
+
+        Code that lies in the folder is neither run nor asked about, unless ``trust_remote_code`` says so.
+        """
+        kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir() or (folder / UNIT_LANGUAGE_FILE).exists():
