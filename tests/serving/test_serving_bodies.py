@@ -2,12 +2,15 @@
 
 import asyncio
 import base64
+import gc
 import json
 import socket
 
 import httpx
 import pytest
 
+from echox.audio import encode_audio
+from echox.streaming.messages import Audio
 from raw_clients import HEAD, measured_lag, until
 from serving_help import connected, nano, question, running, user_text
 
@@ -82,6 +85,86 @@ def test_large_messages_of_a_conversation_hold_nobody_up(server):
     assert lags[0] < 1.0
 
 
+def test_sound_in_a_response_s_own_input_holds_nobody_up(server):
+    minute = base64.b64encode(bytes(2 * 24000 * 60)).decode()
+    few, many = [[{"type": "input_audio", "audio": "AAAA"}] * count for count in (8, 64)]
+
+    def message(parts):
+        return {"type": "message", "role": "user", "content": parts}
+
+    async def all_of():
+        async with connected(server) as client:
+            for items in (
+                [message([{"type": "input_audio", "audio": minute}])] * 3,
+                [message(few)] * 60,
+                [message(many)] * 120,  # 7,680 sounds
+            ):
+                await client.send("response.create", response={"conversation": "none", "input": items})
+                found = await client.next(60)
+                while found["type"] not in ("response.done", "error"):
+                    found = await client.next(60)
+                refused = found["response"]["status_details"] if found["type"] == "response.done" else found
+                assert refused["error"]["code"] in ("not_answerable", "invalid_value")
+
+    lags = []
+    with measured_lag(server, lags):
+        asyncio.run(all_of())
+    assert lags[0] < 1.0
+
+
+def test_sound_that_was_deleted_does_not_wait_for_its_transcript(server):
+    sound = base64.b64encode(question(0, 24000).astype("<f4").tobytes()).decode()  # as PCM16: noise, and long
+
+    async def held():
+        (session,) = server.service.sessions
+        await session._one_transcript.acquire()
+        return session
+
+    async def all_of():
+        async with connected(server) as client:
+            audio = {"input": {"turn_detection": None, "transcription": {"model": "any"}}}
+            await client.send("session.update", session={"type": "realtime", "audio": audio})
+            await client.until("session.updated")
+            session = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(held(), loop))
+            for _ in range(6):
+                await client.send("input_audio_buffer.append", audio=sound)
+                await client.send("input_audio_buffer.commit")
+                item_id = (await client.until("conversation.item.done"))["item"]["id"]
+                await client.send("conversation.item.delete", item_id=item_id)
+                await client.until("conversation.item.deleted")
+            await asyncio.sleep(0.3)  # they wait for the lock now
+            gc.collect()
+            found = sum(type(one) is Audio for one in gc.get_objects()) - before
+            loop.call_soon_threadsafe(session._one_transcript.release)
+            return found
+
+    loop = server.service._upkeep.get_loop()
+    gc.collect()
+    before = sum(type(one) is Audio for one in gc.get_objects())
+    assert asyncio.run(all_of()) <= 1
+
+
+def test_text_beside_sound_is_bounded_too(server):
+    sound = {
+        "type": "input_audio",
+        "input_audio": {"data": base64.b64encode(encode_audio(question(0, 16000), 16000)).decode()},
+    }
+    texts = [{"type": "text", "text": "word " * 3000}] * 100
+    body = {"messages": [{"role": "user", "content": [*texts, sound]}]}
+    found = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()["error"]
+    assert (found["code"], found["param"]) == ("string_too_long", "messages")
+
+
+def test_the_text_of_a_conversation_is_bounded(server):
+    async def all_of():
+        async with connected(server) as client:
+            for number in range(52):
+                await client.send("conversation.item.create", item={**user_text("word " * 3999), "id": f"i{number}"})
+            return (await client.until("conversation.item.deleted", 30))["item_id"]
+
+    assert asyncio.run(all_of()) == "i0"
+
+
 def test_text_to_speech_has_an_end(server):
     body = {"input": "word " * 1000, "response_format": "pcm"}
     found = httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=20)
@@ -101,8 +184,6 @@ def test_speech_ends_with_its_client(server, response_format):
 
 
 def test_sound_in_a_question_is_still_welcome(server):
-    from echox.audio import encode_audio
-
     data = base64.b64encode(encode_audio(question(0, 24000), 24000)).decode()
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 8}

@@ -129,7 +129,9 @@ def test_refused_before_accept():
         assert not server.service.sessions
 
 
-@pytest.mark.parametrize("suffix", ["", "/", "%0A", "%0a%0a", "%00", "%20", ";a", "//", "%2F", "?a=/app.js", "%3F/app.js"])
+@pytest.mark.parametrize(
+    "suffix", ["", "/", "%0A", "%0a%0a", "%00", "%20", ";a", "//", "%2F", "?a=/app.js", "%3F/app.js"]
+)
 def test_no_spelling_of_a_path_does_without_the_key(locked, suffix):
     """The router's ``$`` also matches before a line break, so ``/metrics%0A`` is a path that it knows."""
     for path in ("metrics", "v1/models", "v1/models/nano", "v1/realtime", "v1/chat/completions"):

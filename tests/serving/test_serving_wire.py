@@ -138,7 +138,21 @@ def test_base64_in_all_its_forms(wrap):
     assert decode_base64(forms[wrap]) == data
 
 
-NO_BASE64 = ["a", "ab", "????", "aGk", "data:,aGk=", "data:audio/wav,aGk=", "a=b=", "_=a=", 7, None, "é", "é-", "data:;base64,%41%42%43%44"]
+NO_BASE64 = [
+    "a",
+    "ab",
+    "????",
+    "aGk",
+    "data:,aGk=",
+    "data:audio/wav,aGk=",
+    "a=b=",
+    "_=a=",
+    7,
+    None,
+    "é",
+    "é-",
+    "data:;base64,%41%42%43%44",
+]
 
 
 @pytest.mark.parametrize("text", NO_BASE64)

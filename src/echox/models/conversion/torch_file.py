@@ -44,7 +44,9 @@ def check_torch_file(path: Path) -> None:
             )
     total = sum(member.file_size for member in members)
     if total > path.stat().st_size:
-        raise ValueError(f"{path}: expected members of its size at most, found {total} bytes in them; download it again")
+        raise ValueError(
+            f"{path}: expected members of its size at most, found {total} bytes in them; download it again"
+        )
 
 
 def check_tensor(path: Path, name: str, value: Tensor) -> None:

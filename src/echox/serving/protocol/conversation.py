@@ -114,6 +114,11 @@ class Item:
         return sum(part.sound_s for part in self.content)
 
     @property
+    def num_chars(self) -> int:
+        """Length of its text."""
+        return sum(len(part.text or "") for part in self.content)
+
+    @property
     def model_parts(self) -> tuple[Part, ...]:
         """What the model reads of it."""
         parts: list[Part] = []
@@ -135,6 +140,12 @@ class Conversation:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.items: list[Item] = []
+
+    def snapshot(self) -> Conversation:
+        """The same items in a list of their own, for another thread."""
+        found = Conversation(self._limits)
+        found.items = list(self.items)
+        return found
 
     def find(self, item_id: str, param: str = "item_id") -> Item:
         """An item by its id.
@@ -172,8 +183,12 @@ class Conversation:
         """The oldest items, where there are more than may be kept; they are taken out."""
         many = max(0, len(self.items) - self._limits.max_items)
         sound_s = sum(item.sound_s for item in self.items[many:])
-        while sound_s > self._limits.max_history_s and many < len(self.items) - 1:
+        chars = sum(item.num_chars for item in self.items[many:])
+        while many < len(self.items) - 1 and (
+            sound_s > self._limits.max_history_s or chars > self._limits.max_history_chars
+        ):
             sound_s -= self.items[many].sound_s
+            chars -= self.items[many].num_chars
             many += 1
         gone, self.items = self.items[:many], self.items[many:]
         return gone

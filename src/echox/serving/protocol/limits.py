@@ -29,7 +29,8 @@ class Limits:
         max_speech_chars: text to be spoken by one request.
         max_decoders: processes that decode uploads, one file each at a time.
         max_items: conversation items kept; the oldest go first. max_history_s: likewise the sound in them.
-        max_text_chars: all text of one item, and instructions.
+        max_text_chars: all text of one item, and instructions. max_history_chars: of all items of a conversation, of
+            which the oldest go first, and of all messages of one request, which is refused.
         max_session_s: life of a realtime session. idle_s: without a message from the client.
         send_s: a client that does not take one message for so long is dropped.
         max_unsent_bytes: what may wait for a slow reader before it is dropped.
@@ -59,6 +60,7 @@ class Limits:
     max_items: int = 200
     max_history_s: float = 900.0
     max_text_chars: int = 20_000
+    max_history_chars: int = 1_000_000
     max_session_s: float = 3600.0
     idle_s: float = 600.0
     send_s: float = 20.0

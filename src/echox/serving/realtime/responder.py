@@ -91,16 +91,17 @@ class Responder:
 
     # ------------------------------------------------------------------------------------------ start
 
-    def start(self, source: dict[str, Any] | None = None) -> None:
+    def start(self, source: dict[str, Any], own_items: list[Item] | None = None) -> None:
         """Begin a response that the client asks for.
 
         Args:
             source: the ``response`` of the client's ``response.create``.
+            own_items: that it brings; see `read_input`.
 
         Raises:
             EventError: one is running, an option is wrong, or there is nothing to answer.
         """
-        request = self._read(source or {})
+        request = self._read(source, own_items)
         if self._service.draining:
             raise EventError("the server is shutting down", "server_shutting_down", kind="server_error")
         if request.out_of_band and len(self._beside) >= MAX_OUT_OF_BAND:
@@ -136,14 +137,14 @@ class Responder:
         else:
             self._begin(request)
 
-    def _read(self, source: dict[str, Any]) -> ResponseRequest:
+    def _read(self, source: dict[str, Any], own_items: list[Item] | None = None) -> ResponseRequest:
         return read_request(
             source,
             self._options,
             self._conversation,
             self._service.limits,
-            self._service.input_rate,
             self._model_session.settings.max_new_tokens,
+            own_items,
         )
 
     def _new_work(self, request: ResponseRequest) -> _Work:

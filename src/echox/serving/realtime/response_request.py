@@ -21,7 +21,12 @@ from echox.serving.protocol.options import (
     voice,
 )
 from echox.serving.protocol.parameters import RESPONSE
+from echox.serving.protocol.wire import AudioFormat
 from echox.streaming.messages import Message
+
+
+MAX_INPUT_PARTS = 512
+"""Parts of all items that one request brings: each sound costs some milliseconds, however short it is."""
 
 
 @dataclass
@@ -71,8 +76,8 @@ def read_request(
     session: SessionOptions,
     conversation: Conversation,
     limits: Limits,
-    input_rate: int,
     max_new_tokens: int,
+    own_items: list[Item] | None = None,
 ) -> ResponseRequest:
     """Check the ``response`` of a client's event.
 
@@ -81,8 +86,8 @@ def read_request(
         session: options of the session, which stay as they are.
         conversation: its items.
         limits: of the server.
-        input_rate: of the model, Hz.
         max_new_tokens: the model's own bound of a reply.
+        own_items: of `read_input`.
 
     Raises:
         EventError: a value that is wrong, or cannot be done.
@@ -92,14 +97,14 @@ def read_request(
     check_tools(source, "response")
     out_of_band = take(source, "conversation", str, "response", "auto", ("auto", "none")) == "none"
     options = _options(source, session, limits)
-    items = _input(source, session, conversation, limits, input_rate)
+    items = list(conversation.items) if own_items is None else own_items
     turns = turns_of(items)
     request = ResponseRequest(
         options,
         _settings(source, options, limits, max_new_tokens),
         _metadata(source),
         out_of_band,
-        source.get("input") is not None,
+        own_items is not None,
         items,
         turns,
         model_messages(turns),
@@ -136,13 +141,27 @@ def _settings(source: dict[str, Any], options: SessionOptions, limits: Limits, m
     return settings
 
 
-def _input(
-    source: dict[str, Any], session: SessionOptions, conversation: Conversation, limits: Limits, input_rate: int
-) -> list[Item]:
-    """The items to answer: the conversation's, or those the request brings."""
+def read_input(
+    source: dict[str, Any], audio_format: AudioFormat, known: Conversation, limits: Limits, input_rate: int
+) -> list[Item] | None:
+    """The items that a request brings to be answered. They may hold minutes of sound: not for the event loop.
+
+    Args:
+        source: the ``response`` of a client's event.
+        audio_format: of the sound in them.
+        known: the conversation, whose items may be named; nobody changes it meanwhile.
+        limits: of the server.
+        input_rate: of the model, Hz.
+
+    Returns:
+        None: it brings none, and the conversation is to be answered.
+
+    Raises:
+        EventError: an item that is wrong, or too much in them.
+    """
     given = take(source, "input", list, "response", None)
     if given is None:
-        return list(conversation.items)
+        return None
     if len(given) > limits.max_items:
         message = f"response.input: expected at most {limits.max_items} items, found {len(given)}"
         raise EventError(message, "invalid_value", "response.input")
@@ -150,12 +169,18 @@ def _input(
     for index, one in enumerate(given):
         where = f"response.input[{index}]"
         if isinstance(one, dict) and one.get("type") == "item_reference":
-            items.append(conversation.find(take(one, "id", str, where), f"{where}.id"))
+            items.append(known.find(take(one, "id", str, where), f"{where}.id"))
         else:
-            items.append(read_item(one, where, session.input_format, input_rate, limits))
+            items.append(read_item(one, where, audio_format, input_rate, limits))
         if sum(item.sound_s for item in items) > limits.max_history_s:
             message = f"{where}: expected at most {limits.max_history_s:g} s of audio in all items, found more"
             raise EventError(message, "audio_too_long", where)
+        if sum(item.num_chars for item in items) > limits.max_history_chars:
+            message = f"{where}: expected at most {limits.max_history_chars} characters in all items, found more"
+            raise EventError(message, "string_too_long", where)
+        if sum(len(item.content) for item in items) > MAX_INPUT_PARTS:
+            message = f"{where}: expected at most {MAX_INPUT_PARTS} parts in all items, found more"
+            raise EventError(message, "invalid_value", where)
     return items
 
 

@@ -20,6 +20,7 @@ from echox.serving.protocol.options import SessionOptions
 from echox.serving.protocol.wire import decode_base64
 from echox.serving.realtime.listening import Listener
 from echox.serving.realtime.responder import Responder
+from echox.serving.realtime.response_request import read_input
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.service import Service
 from echox.serving.turn_detection.turns import Duck, Paused, SpeechStarted, SpeechStopped, TurnEvent, Unduck
@@ -243,7 +244,7 @@ class RealtimeSession:
             }
         )
         self._add_item(item, None)
-        self._spawn(self._transcribe_later(item, content))
+        self._spawn(self._transcribe_later(item.id, 0))
         return item
 
     async def _clear(self, event: dict[str, Any]) -> None:
@@ -265,7 +266,7 @@ class RealtimeSession:
     def _tell_transcript(self, item: Item, content: Content, text: str | None) -> None:
         """The reply has told what was heard (None: it has not, and never will)."""
         if text is None:
-            self._spawn(self._transcribe_later(item, content))
+            self._spawn(self._transcribe_later(item.id, item.content.index(content)))
             return
         if content.text is not None:
             return
@@ -282,16 +283,20 @@ class RealtimeSession:
             }
         )
 
-    async def _transcribe_later(self, item: Item, content: Content) -> None:
-        """The transcript of sound that no reply has told."""
+    async def _transcribe_later(self, item_id: str, content_index: int) -> None:
+        """The transcript of sound that no reply has told; what the client deletes meanwhile is not kept for it."""
         await asyncio.sleep(_TRANSCRIPT_WAIT_S)
-        assert content.audio is not None
+        async with self._one_transcript:
+            item = next((one for one in self.conversation.items if one.id == item_id), None)
+            if item is not None and self.options.transcription is not None:
+                await self._transcribe(item, item.content[content_index])
+
+    async def _transcribe(self, item: Item, content: Content) -> None:
+        """Hear sound and tell its transcript, unless a reply does."""
+        if content.audio is None or content.text is not None or self.responder.hears(content):
+            return
         try:
-            async with self._one_transcript:
-                told = content.text is not None or self.responder.hears(content)
-                if self.options.transcription is None or told or item not in self.conversation.items:
-                    return
-                text = await self._service.transcribe(content.audio)
+            text = await self._service.transcribe(content.audio)
         except (ValueError, QueueFull) as error:
             content.dumb = isinstance(error, ValueError)
             self.outbox.put(
@@ -311,9 +316,13 @@ class RealtimeSession:
         source = take(event, "item", dict)
         audio_format, rate, limits = self.options.input_format, self._service.input_rate, self._service.limits
         item = await asyncio.to_thread(read_item, source, "item", audio_format, rate, limits)  # it may hold much sound
-        for sound in (content.audio for content in item.content if content.audio is not None):
-            await self._service.holds_speech(sound)  # looked for here, beside the event loop, and remembered
+        await self._look_for_speech([item])
         self._add_item(item, take(event, "previous_item_id", str, default=None))
+
+    async def _look_for_speech(self, items: list[Item]) -> None:
+        """In all sound of items: here, beside the event loop and the model's thread, and remembered."""
+        for sound in (content.audio for item in items for content in item.content if content.audio is not None):
+            await self._service.holds_speech(sound)
 
     def _add_item(self, item: Item, after: str | None) -> None:
         previous = self.conversation.add(item, after)
@@ -346,7 +355,15 @@ class RealtimeSession:
     # ------------------------------------------------------------------------------------------ responses
 
     async def _create_response(self, event: dict[str, Any]) -> None:
-        self.responder.start(take(event, "response", dict, default=None))
+        source = take(event, "response", dict, default={})
+        own_items = None
+        if source.get("input") is not None:
+            known, audio_format = self.conversation.snapshot(), self.options.input_format
+            own_items = await asyncio.to_thread(
+                read_input, source, audio_format, known, self._service.limits, self._service.input_rate
+            )
+            await self._look_for_speech(own_items or [])
+        self.responder.start(source, own_items)
 
     async def _cancel_response(self, event: dict[str, Any]) -> None:
         self.responder.cancel(response_id=take(event, "response_id", str, default=None))

@@ -37,6 +37,10 @@ async def completions(service: Service, request: Request, body: bytes) -> Any:
     most_bytes = service.limits.max_text_bytes
     if len(body) > most_bytes and not any(item.sound_s for item in asked.items):
         raise Refusal(413, "request_too_large", f"expected at most {most_bytes} bytes without audio, found more")
+    num_chars, most_chars = sum(item.num_chars for item in asked.items), service.limits.max_history_chars
+    if num_chars > most_chars:
+        message = f"messages: expected at most {most_chars} characters in all of them, found {num_chars}"
+        raise Refusal(400, "string_too_long", message, "messages")
     turns = turns_of(asked.items)
     messages = model_messages(turns)
     if not messages or messages[-1].role != "user":
