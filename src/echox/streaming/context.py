@@ -6,7 +6,7 @@ A session owns one context; the scheduler encodes, lays out and runs what is in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ KEPT_CONTEXT = 0.75
 
 _CHARACTERS_PER_POSITION = 8
 """A conversation with more characters than this for each position is laid out from its newest turns backwards."""
+
+
+class LayoutCancelled(Exception):
+    """Nobody wants the prompt any more."""
 
 
 @dataclass(frozen=True)
@@ -93,24 +97,29 @@ class Context:
 
     # ------------------------------------------------------------------------------------------ what is read
 
-    def lay_out(self, new: Sequence[Message], max_new_tokens: int) -> Layout:
+    def lay_out(
+        self, new: Sequence[Message], max_new_tokens: int, cancelled: Callable[[], bool] = lambda: False
+    ) -> Layout:
         """Positions of the prompt. The oldest turns are dropped where they leave no room for a reply.
 
         Args:
             new: the messages of this turn, which are not in the conversation yet.
             max_new_tokens: how long the reply may be.
+            cancelled: whether nobody wants it any more; asked before each pass over the text.
 
         Raises:
             ValueError: the newest turn alone is too long, or text holds special tokens.
+            LayoutCancelled: it was cancelled.
         """
         limit = self.engine.max_positions
         if limit is None:
-            return Layout(self._positions([*self.messages, *new]))
+            return Layout(self._positions([*self.messages, *new], cancelled))
+        self._check_length(new, limit)
         # Room for the reply, or at least for a fair part of one.
         room = limit - min(max_new_tokens, limit // 4)
         system = [message for message in self.messages[:1] if message.role == "system"]  # never dropped
         turns = self.messages[len(system) :]
-        dropped, keys = self._fit(system, turns, new, room)
+        dropped, keys = self._fit(system, turns, new, room, cancelled)
         if len(keys) >= limit:
             raise ValueError(
                 f"the question is too long: expected fewer than {limit} positions, found {len(keys)}; ask in shorter "
@@ -121,8 +130,27 @@ class Context:
             self.keep_heard(new)
         return Layout(keys, dropped, limit - len(keys))
 
+    def _check_length(self, new: Sequence[Message], limit: int) -> None:
+        """Refuse at once what cannot fit: to count the tokens of a megabyte takes seconds, in which nobody is served.
+
+        Raises:
+            ValueError: more characters than the longest tokens could hold.
+        """
+        texts = [self.system or "", *(part for message in new for part in message.parts if isinstance(part, str))]
+        characters, most = sum(map(len, texts)), limit * self.engine.longest_token
+        if characters > most:
+            raise ValueError(
+                f"the question is too long: expected at most {most} characters, more than {limit} positions can hold, "
+                f"found {characters}; ask in shorter turns"
+            )
+
     def _fit(
-        self, system: list[Message], turns: list[Message], new: Sequence[Message], room: int
+        self,
+        system: list[Message],
+        turns: list[Message],
+        new: Sequence[Message],
+        room: int,
+        cancelled: Callable[[], bool],
     ) -> tuple[int, list[Any]]:
         """How many of the oldest messages to drop, and the positions of the rest.
 
@@ -135,7 +163,7 @@ class Context:
         last = len(starts) - 1
 
         def laid_out(index: int) -> list[Any]:
-            return self._positions([*system, *turns[starts[index] :], *new])
+            return self._positions([*system, *turns[starts[index] :], *new], cancelled)
 
         over = 0
         characters = sum(len(part) for one in turns for part in one.parts if isinstance(part, str))
@@ -157,7 +185,9 @@ class Context:
                 over = middle
         return starts[fits], laid_out(last) if found is None else found
 
-    def _positions(self, messages: Sequence[Message]) -> list[Any]:
+    def _positions(self, messages: Sequence[Message], cancelled: Callable[[], bool]) -> list[Any]:
+        if cancelled():
+            raise LayoutCancelled
         return self.engine.lay_out(join_system(self.system, messages), self._heard)
 
     def keep_heard(self, new: Sequence[Message] = ()) -> None:

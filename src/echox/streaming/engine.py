@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ class Engine:
         self._decoder = self._lm.base_model
         self._head = self._lm.get_output_embeddings()
         self.eos_ids = self._eos_ids()
+        self.longest_token = max(map(len, self.tokenizer.get_vocab()))
         self._control_tokens = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         # The row that scores sentence ends: the last token of "." as the tokenizer writes it alone.
         period = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
@@ -191,7 +193,8 @@ class Engine:
         ids = self.chat_template.token_ids(
             [message.for_template() for message in messages], repeat_bos=self.model.config.compatible.repeated_bos
         )
-        placeholders = ids.count(self.model.s2t.config.audio_token_id)
+        audio_token_id = self.model.s2t.config.audio_token_id  # a configuration takes its time to answer
+        placeholders = ids.count(audio_token_id)
         expected = sum(len(message.audios) for message in messages)
         if placeholders != expected:
             raise ValueError(
@@ -200,7 +203,7 @@ class Engine:
             )
         keys: list[Any] = []
         for token_id in ids:
-            if token_id != self.model.s2t.config.audio_token_id:
+            if token_id != audio_token_id:
                 keys.append(token_id)
                 continue
             one = heard[next(audios)]
@@ -208,7 +211,9 @@ class Engine:
         return keys
 
     def _check_text(self, message: Message) -> None:
-        for text in (part for part in message.parts if isinstance(part, str)):
+        # Parts with nothing between them are one text for the template: a token must not hide on their border.
+        groups = groupby(message.parts, lambda part: isinstance(part, str))
+        for text in ("".join(map(str, parts)) for is_text, parts in groups if is_text):
             found = [token for token in self._control_tokens if token in text]
             if found:
                 raise ValueError(

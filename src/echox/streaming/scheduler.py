@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from echox.errors import QueueFull
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.vocoder.vocoder_stream import VocoderStream
+from echox.streaming.context import LayoutCancelled
 from echox.streaming.engine import Engine
 from echox.streaming.events import Heard
 from echox.streaming.rows import Tasks, choose_outputs, first_row, known, leave, neighbours, sample, spans, timed
@@ -37,6 +38,8 @@ HEARD_SECONDS = 30.0
 """Of questions encoded in one round; the questions of one reply that are longer together are encoded step by step."""
 HEARING_S = 0.04
 """Of computing on a long question in one round; a step that has begun is finished."""
+READING_S = 0.02
+"""Of turning one reply's text into spoken words in one round, beside other replies."""
 UNIT_STEPS = 8
 """Steps of the echo decoder in one round: a word or two."""
 
@@ -207,6 +210,7 @@ class Scheduler:
         self._hear()
         self._read()
         self._write()
+        self._read_aloud()
         self._say()
         self._sound()
         for task in [task for task in self._running if task.complete]:
@@ -243,20 +247,8 @@ class Scheduler:
     def _admit(self) -> None:
         while self._queue and len(self._running) < self.max_running:
             with self._news:
-                task = self._queue.popleft()
-                self._running.append(task)
+                self._running.append(task := self._queue.popleft())
             task.timings.queued_s = time.perf_counter() - task.asked_s
-            if task.given is not None:
-                self._each([task], self._recite)
-
-    def _recite(self, tasks: Tasks) -> None:
-        """Text that is there already goes to the mouth at once."""
-        for task in tasks:
-            token_ids = self.engine.tokenizer(task.given, add_special_tokens=False)["input_ids"]
-            with timed([task], "text_s"):
-                for token_id, meant in zip(token_ids, self.engine.meant(token_ids), strict=True):
-                    task.write(token_id, meant, 0.0)
-                task.finish_text("end")
 
     def _end(self, task: ReplyTask, error: BaseException | None = None) -> None:
         """Take a task out of the work; its session keeps what the language model remembers."""
@@ -309,7 +301,9 @@ class Scheduler:
 
     def _hear(self) -> None:
         """Encode the questions of new replies."""
-        new = [task for task in self._running if task.text_row is None and not task.text_finished]
+        new = [
+            task for task in self._running if task.text_row is None and task.given is None and not task.text_finished
+        ]
         taken, long, seconds = [], [], 0.0
         for task in new:
             unheard_s = self.engine.unheard_s(task.context.unheard(task.new))
@@ -343,7 +337,7 @@ class Scheduler:
             heard = iter(self.engine.hear(audios) if audios else [])
         for task in tasks:
             found = {audio: next(heard) for audio in task.context.unheard(task.new)}
-            with self._blaming(task):  # nothing to hear in it, or no room
+            with self._blaming(task), suppress(LayoutCancelled):  # nothing to hear in it, or no room
                 task.context.hear(found)
                 text = task.context.transcript(task.new[-1])
                 keys = task.lay_out()
@@ -436,6 +430,20 @@ class Scheduler:
                 task.state = row[0]
 
     # ------------------------------------------------------------------------------------------ speak
+
+    def _read_aloud(self) -> None:
+        """Text to the mouth: what was written in this round, and a part of what was given."""
+        for task in [task for task in self._running if task.has_text_to_read]:
+            self._each([task], self._read_aloud_task)
+
+    def _read_aloud_task(self, tasks: Tasks) -> None:
+        due_s = time.perf_counter() + READING_S
+
+        def enough() -> bool:
+            return tasks[0].cancelled or (time.perf_counter() >= due_s and len(self._running) + len(self._queue) > 1)
+
+        with timed(tasks, "text_s"):
+            tasks[0].read_text(enough)
 
     def _say(self) -> None:
         """Unit words of every reply that has text to say."""

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,48 +104,74 @@ class Speech:
         self.num_unit_words = 0
         self.num_units = 0
         self._events: list[Event] = []
+        self._unread: deque[Iterator[None]] = deque()  # what is still to be done for text that came
 
     # ------------------------------------------------------------------------------------------ text in
 
     def push(self, token_id: int, state: Tensor, text: str, score: float) -> None:
-        """Add a token of the reply: its denoised state (H,), the text it adds, its trigger score."""
-        self._undecided.append((state, text, len(self.text), score))
-        self.text += text
-        self._decide(self._counter.push(token_id))
+        """Add a token of the reply: its denoised state (H,), the text it adds, its trigger score; `read` goes on."""
+        start, self.text = len(self.text), self.text + text
+        self._unread.append(self._push_token(token_id, state, text, start, score))
 
     def finish(self, text: str = "") -> None:
         """The reply is complete, with the rest of its text (what is left of a character that was cut off)."""
+        self.text += text
+        self._unread.append(self._finish_text(text))
+
+    @property
+    def behind(self) -> bool:
+        """Whether text that came is still to be read."""
+        return bool(self._unread)
+
+    def read(self, enough: Callable[[], bool]) -> None:
+        """Turn text that came into what the echo decoder says, word by word; a word may be said in thousands.
+
+        Args:
+            enough: whether to stop for now; asked after each spoken word.
+        """
+        while self._unread:
+            for _ in self._unread[0]:
+                if enough():
+                    return
+            self._unread.popleft()
+            if enough():
+                return
+
+    def _push_token(self, token_id: int, state: Tensor, text: str, start: int, score: float) -> Iterator[None]:
+        self._undecided.append((state, text, start, score))
+        yield from self._decide(self._counter.push(token_id))
+
+    def _finish_text(self, text: str) -> Iterator[None]:
         if text and self._undecided:
             state, own, start, score = self._undecided.pop()
             self._undecided.append((state, own + text, start, score))
         elif text and len(self._tokens) > self._released:
             last = self._tokens[-1]
             self._tokens[-1] = dataclasses.replace(last, text=last.text + text, end=last.end + len(text))
-        self.text += text
-        self._decide(self._counter.finish())
-        self._release(self._policy.flush())
-        self._say_runs(self._verbalizer.finish())
+        yield from self._decide(self._counter.finish())
+        yield from self._release(self._policy.flush())
+        yield from self._say_runs(self._verbalizer.finish())
         self._end_segment()
         self._attach_silent_end()
         self._finishing = True
         self._close_voice()
 
-    def _decide(self, decided: Sequence[tuple[int, bool]]) -> None:
+    def _decide(self, decided: Sequence[tuple[int, bool]]) -> Iterator[None]:
         """Tokens whose words are known now, in order, to the policy."""
         for word, opens in decided:
             state, text, start, score = self._undecided.popleft()
             self._tokens.append(WrittenToken(state, text, start, start + len(text), word))
-            self._release(self._policy.push(score, text, opens))
+            yield from self._release(self._policy.push(score, text, opens))
 
-    def _release(self, releases: Sequence[Release]) -> None:
+    def _release(self, releases: Sequence[Release]) -> Iterator[None]:
         for release in releases:
             for token in self._tokens[self._released : release.end]:
-                self._say_runs(self._verbalizer.push(token))
+                yield from self._say_runs(self._verbalizer.push(token))
             self._released = max(release.end, self._released)
             if release.final:
-                self._say_runs(self._verbalizer.end_segment())
+                yield from self._say_runs(self._verbalizer.end_segment())
 
-    def _say_runs(self, runs: Sequence[SpokenRun]) -> None:
+    def _say_runs(self, runs: Sequence[SpokenRun]) -> Iterator[None]:
         """Hand runs to the echo decoder's streams."""
         for run in runs:
             if run.ends_segment:
@@ -157,8 +183,9 @@ class Speech:
                 self._events.append(SpeechFailed(self.text[run.start : run.end], run.problem))
             elif run.tokens:
                 self._say_tokens(run)
+                yield
             elif run.spoken:
-                self._say_instead(run, run.spoken)
+                yield from self._say_instead(run, run.spoken)
             elif self._silent_start is None:
                 self._silent_start = run.start
 
@@ -181,7 +208,7 @@ class Speech:
         if rules:
             self._streams[-1].end_word()
 
-    def _say_instead(self, run: SpokenRun, spoken: str) -> None:
+    def _say_instead(self, run: SpokenRun, spoken: str) -> Iterator[None]:
         """A run that is said in other words than it is written in: their text embeddings, as for text that is given."""
         ids, words = self.engine.tokens_of(spoken, begins=run.start == 0)
         self._limit_segment(len(ids))
@@ -189,6 +216,7 @@ class Speech:
         first = len(self._places) - 1 - max(words)
         for token_id, state, word in zip(ids, self.engine.meant(ids), words, strict=True):
             self._push(state, first + word, len(self.engine.tokenizer.decode([token_id]).strip()))
+            yield
         self._streams[-1].end_word()
 
     def _open_place(self, start: int, end: int, words: int) -> None:

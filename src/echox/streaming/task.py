@@ -89,6 +89,7 @@ class ReplyTask(Iterator[Event]):
         # What the scheduler knows of it.
         self.text_row: int | None = None
         self.echo_row: int | None = None
+        self._recital: Iterator[tuple[int, Tensor]] | None = None  # tokens of given text, and what they mean
         self.positions: list[Any] = []  # names of what is still to be run before the next token
         self.state: Tensor | None = None  # (H,) that predicts the next token
         self.dice = Dice(f"text {settings.seed}")
@@ -143,9 +144,9 @@ class ReplyTask(Iterator[Event]):
         """Positions of the prompt; turns that had to be dropped are reported.
 
         Raises:
-            ValueError: as `Context.lay_out`.
+            ValueError, LayoutCancelled: as `Context.lay_out`.
         """
-        layout = self.context.lay_out(self.new, self.settings.max_new_tokens)
+        layout = self.context.lay_out(self.new, self.settings.max_new_tokens, lambda: self.cancelled)
         if layout.dropped:
             self.emit(ContextDropped(layout.dropped))
         if layout.room is not None:
@@ -189,6 +190,38 @@ class ReplyTask(Iterator[Event]):
         self._tell(piece)
         if self.speech is not None:
             self.speech.finish(piece)
+
+    @property
+    def awaits_prompt(self) -> bool:
+        """Whether its question is still to be heard and laid out."""
+        return self.text_row is None and self.given is None and not self.text_finished
+
+    @property
+    def has_text_to_read(self) -> bool:
+        """Whether text that was given or written is still to be handed to the mouth."""
+        given = self.given is not None and not self.text_finished
+        return given or (self.speech is not None and self.speech.behind)
+
+    def read_text(self, enough: Callable[[], bool]) -> None:
+        """Hand text to the mouth; of given text token by token, no faster than the mouth takes it.
+
+        Args:
+            enough: whether to stop for now.
+        """
+        if self.given is not None and self._recital is None:
+            engine: Engine = self._driver.engine
+            token_ids = engine.tokenizer(self.given, add_special_tokens=False)["input_ids"]
+            self._recital = zip(token_ids, engine.meant(token_ids), strict=True)
+        while self.has_text_to_read:
+            if self.speech is not None:
+                self.speech.read(enough)
+            if enough() or self._recital is None or self.text_finished:
+                return
+            token = next(self._recital, None)
+            if token is None:
+                self.finish_text("end")
+            else:
+                self.write(token[0], token[1], 0.0)
 
     def _tell(self, piece: str) -> None:
         if piece:

@@ -21,7 +21,7 @@ OPTIONS_KEY = "echox.session_options"
 KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers send a key with a WebSocket
 _OPEN_PATHS = ("/health", "/ready")
 _PAGE_PATH = re.compile(r"/([\w-]+\.(html|js|css|svg|png|ico|json))?", re.ASCII)
-"""The page and its files. Named one by one, not as what is left: a router may read a path more loosely than the door."""
+"""The page and its files; not "what is left", as a router may read a path more loosely than the door does."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from echox.serving.protocol.parameters import RESPONSE
 from echox.serving.protocol.wire import AudioFormat
 from echox.streaming.messages import Message
 
-
 MAX_INPUT_PARTS = 512
 """Parts of all items that one request brings: each sound costs some milliseconds, however short it is."""
 
