@@ -51,3 +51,11 @@ def test_seeds_repeat_and_settings_are_checked():
     for temperature, top_p in ((0.0, 1.0), (1.0, 0.0), (1.0, 1.5)):
         with pytest.raises(ValueError, match="temperature"):
             choose(rows, True, temperature, top_p, None)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-45, 1e-38, 1e-7])
+@pytest.mark.parametrize("top_p", [1.0, 1e-6])
+def test_the_coldest_temperatures_choose_the_most_likely(temperature, top_p):
+    logits = torch.tensor([[-30.0, 11.0, 12.0, 3.0]])
+    choices = torch.tensor([[temperature], [top_p], [0.5]], dtype=torch.float64)
+    assert nucleus(logits, *choices).tolist() == [2]

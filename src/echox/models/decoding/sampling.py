@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_COLDEST = 1e-6  # colder is this cold: the most likely output, and no overflow
+
 
 def nucleus(logits: Tensor, temperatures: Tensor, top_ps: Tensor, uniforms: Tensor) -> Tensor:
     """(B,) one output per row of logits (B, V), sampled where the row's temperature is above 0, else the most likely.
@@ -23,7 +25,7 @@ def nucleus(logits: Tensor, temperatures: Tensor, top_ps: Tensor, uniforms: Tens
     sampled = temperatures > 0
     if not bool(sampled.any()):
         return best
-    rows = logits.float() / temperatures.float().masked_fill(~sampled, 1.0)[:, None]
+    rows = logits.float() / temperatures.masked_fill(~sampled, 1.0).clamp(min=_COLDEST).float()[:, None]
     ordered, order = rows.softmax(-1).sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     # Kept: every output before which less than top_p has been collected, so always the first.
