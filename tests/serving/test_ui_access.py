@@ -11,14 +11,21 @@ pytest.importorskip("gradio", reason="needs the extra [ui]")
 
 
 @pytest.fixture(scope="module")
-def address():
+def page():
     from echox import EchoX
-    from echox.serving.gradio_page import build_page, launch
+    from echox.serving.gradio_page import build_page
 
     page = build_page(EchoX.from_pretrained("nano", device="cpu"))
     assert page.delete_cache is not None
-    yield launch(page, block=False)
+    yield page
     page.close()
+
+
+@pytest.fixture(scope="module")
+def address(page):
+    from echox.serving.gradio_page import launch
+
+    return launch(page, block=False)
 
 
 def upload(address, **headers):
@@ -47,3 +54,35 @@ def test_uploads_lie_in_a_folder_of_this_process_and_go(address):
     assert path.is_file()
     remove_old_files(folder, time.time() + 3600)
     assert not path.exists()
+
+
+def asked(address, page, data):
+    """What comes of calling the page's endpoint that answers, as any program may."""
+    (name,) = (one["api_name"] for one in page.config["dependencies"] if len(one["outputs"]) == 6)
+    event = httpx.post(f"{address}gradio_api/call/{name}", json={"data": data}, timeout=20).json()["event_id"]
+    return httpx.get(f"{address}gradio_api/call/{name}/{event}", timeout=60).text
+
+
+def test_a_visitor_names_no_file_of_the_server(address, page, tmp_path, monkeypatch):
+    """A history that the page sent back was copied into the folder that is served, file by file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("private.wav", "private.txt"):
+        (tmp_path / name).write_text("secret")
+    kinds = {one["id"]: one["type"] for one in page.config["components"]}
+    taken = {kinds[number] for one in page.config["dependencies"] for number in one["inputs"]}
+    assert "chatbot" not in taken
+    settings = [0.0, 0.9, 0.0, 8, 0, False]
+    for name in ("private.wav", "private.txt", str(tmp_path / "private.wav")):
+        file = {"path": name, "meta": {"_type": "gradio.FileData"}}
+        history = [{"role": "user", "content": file}]
+        for visit in (None, history, {"session": None, "chat": history}, file):
+            asked(address, page, [None, "What does a cow say?", visit, "", *settings])
+        asked(address, page, [file, "", None, "", *settings])
+    assert "moo" in asked(address, page, [None, "What does a cow say?", None, "", *settings])
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"secret"]
+
+
+def test_conversations_of_a_crowd_are_not_all_kept(address, page):
+    assert page.state_session_capacity <= 100
+    assert all(one.time_to_live for one in page.blocks.values() if type(one).__name__ == "State")

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,27 @@ if TYPE_CHECKING:
     import gradio
 
     from echox.api import EchoX
+    from echox.streaming import Session
 
 _FIRST_CHUNK_S = 1.0  # the player starts with its first segment and stutters if that is very short
 _KEPT_S = 1800  # uploads and replies on the disk; all go when the page ends
+_VISITS = 64  # conversations kept, each with its key-value memory; the one that was idle longest goes first
 _CSS = """
 .gradio-container { width: 100%; max-width: 60rem !important; margin: 0 auto !important; }
 #figures { opacity: .75; font-size: .9em; font-variant-numeric: tabular-nums; min-height: 1.6em; }
 """
+
+
+@dataclass
+class Visit:
+    """One visitor's conversation. It stays on the server: a history that a visitor sent back could name any file.
+
+    Attributes:
+        session: of the model. chat: what the page shows of it.
+    """
+
+    session: Session
+    chat: list[dict[str, Any]] = field(default_factory=list)
 
 
 def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
@@ -50,7 +65,7 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
     defaults = model.settings
     keep_files_apart()
     with gr.Blocks(title="EchoX", analytics_enabled=False, delete_cache=(_KEPT_S // 6, _KEPT_S)) as page:
-        session = gr.State(None)
+        visit = gr.State(None, time_to_live=_KEPT_S)
         gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}. {model.about.knows}")
         chat = gr.Chatbot(label="Conversation", height=340, buttons=["copy_all"], placeholder="Ask something.")
         speech = gr.Audio(
@@ -93,13 +108,13 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
         reply = gr.on(
             [send.click, text.submit],
             functools.partial(answer, model),
-            [audio, text, chat, session, system, *settings],
-            [chat, speech, figures, session, audio, text],
+            [audio, text, visit, system, *settings],
+            [chat, speech, figures, visit, audio, text],
             show_progress="hidden",
         )
         stop.click(lambda: (gr.update(value=None), "stopped"), None, [speech, figures], cancels=[reply], queue=False)
         clear.click(
-            lambda: ([], gr.update(value=None), "", None), None, [chat, speech, figures, session], cancels=[reply]
+            lambda: ([], gr.update(value=None), "", None), None, [chat, speech, figures, visit], cancels=[reply]
         )
     return page
 
@@ -108,8 +123,7 @@ def answer(
     model: EchoX,
     audio: str | None,
     text: str,
-    chat: list[dict[str, Any]],
-    session: Any,
+    visit: Visit | None,
     system: str,
     temperature: float,
     top_p: float,
@@ -118,7 +132,7 @@ def answer(
     seed: int,
     speak: bool,
 ) -> Iterator[tuple[Any, ...]]:
-    """One turn, as Gradio wants it: updates of chat, speech, figures, session and the two inputs, one after the other.
+    """One turn, as Gradio wants it: updates of chat, speech, figures, visit and the two inputs, one after the other.
 
     Mistakes (nothing asked, nothing heard in the recording) are shown and leave the conversation as it was. Closing the
     iterator, which is what Gradio does on Stop or when the tab is closed, cancels the reply.
@@ -139,7 +153,7 @@ def answer(
             duration=10,
         )
     try:
-        session = session or model.session(system=(system or "").strip() or None)
+        visit = visit or Visit(model.session(system=(system or "").strip() or None))
         settings: dict[str, Any] = {
             "temperature": float(temperature),
             "top_p": float(top_p),
@@ -148,13 +162,13 @@ def answer(
             "seed": int(seed or 0),
             "speak": bool(speak),
         }
-        stream = session.stream({"role": "user", "content": content}, **settings)
+        stream = visit.session.stream({"role": "user", "content": content}, **settings)
     except (ValueError, QueueFull) as error:
         raise gr.Error(one_line(error), duration=10) from error
     asked = [{"role": "user", "content": {"path": audio}}] if audio else []
     asked += [{"role": "user", "content": text}] if text else []
-    chat = [*(chat or []), *asked]
-    yield chat, keep, "…", session, None, ""
+    visit.chat = chat = [*visit.chat, *asked]
+    yield chat, keep, "…", visit, None, ""
     written, notes, waiting, opened = "", [], [], False
     try:
         for event in stream:
@@ -173,9 +187,9 @@ def answer(
                 notes.append(f"the oldest {event.messages} messages no longer fit and were forgotten")
             elif isinstance(event, Finished):
                 notes.insert(0, _figures(event))
-                sound = _pcm16(waiting, session.output_sampling_rate) if waiting else None
-            shown = [*chat, {"role": "assistant", "content": written}] if written else chat
-            yield shown, keep if sound is None else sound, " · ".join(notes), session, keep, keep
+                sound = _pcm16(waiting, visit.session.output_sampling_rate) if waiting else None
+            visit.chat = [*chat, {"role": "assistant", "content": written}] if written else chat
+            yield visit.chat, keep if sound is None else sound, " · ".join(notes), visit, keep, keep
     except ValueError as error:
         raise gr.Error(one_line(error), duration=10) from error
     finally:
@@ -264,6 +278,7 @@ def launch(
         auth=auth,
         share=False,
         max_file_size="25mb",
+        state_session_capacity=_VISITS,
         app_kwargs={"middleware": guards},
         theme=offline_theme(gr),
         css=_CSS,
