@@ -7,6 +7,7 @@ import httpx
 import pytest
 import websockets
 
+from echox.serving.access.connections import client_at, counts_as_client
 from echox.serving.access.places import Full, Places, Uploads
 from echox.serving.access.uvicorn_protocols import WebSocketProtocol
 from echox.serving.protocol.limits import Limits
@@ -87,6 +88,29 @@ def test_behind_a_proxy_its_clients_are_told_apart():
                 assert json.loads(await second.recv())["error"]["code"] == "session_limit_reached"
             async with connected(server, **headers("203.0.113.8")):
                 pass
+
+    with running(nano(), Limits(max_sessions=2)) as server:
+        asyncio.run(all_of(server))
+
+
+def test_all_addresses_of_one_network_of_ipv6_are_one_client():
+    assert client_at("2001:db8:1:2::1") == client_at("2001:db8:1:2:ffff:ffff:ffff:ffff") != client_at("2001:db8:1:3::1")
+    assert client_at("fe80::1%eth0") == client_at("fe80::2%eth1")
+    assert client_at("::ffff:203.0.113.7") == client_at("203.0.113.7") == "203.0.113.7"
+    assert not counts_as_client(client_at("::1"))
+    assert not counts_as_client(client_at("::ffff:127.0.0.1"))
+    assert client_at("") == ""
+    assert client_at("no address") == "no address"
+
+    def headers(address):
+        return {"additional_headers": {"X-Forwarded-For": address}}
+
+    async def all_of(server):
+        async with (
+            connected(server, **headers("2001:db8::1")),
+            websockets.connect(server.ws_url, **headers("2001:db8::2")) as second,
+        ):
+            assert json.loads(await second.recv())["error"]["code"] == "session_limit_reached"
 
     with running(nano(), Limits(max_sessions=2)) as server:
         asyncio.run(all_of(server))

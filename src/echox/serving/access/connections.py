@@ -9,6 +9,7 @@ that sends its request at once is always heard.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import math
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Connection:
     """One TCP connection.
 
     Attributes:
-        transport: asyncio's. client: its address, without the port.
+        transport: asyncio's. client: of `client_at`.
         waiting_since: when the server began to wait for (the rest of) a request, s; None: it does not wait.
         deadline: when that request must have arrived, s.
         blocked_since: when the client stopped reading what it is sent, s; None: it reads.
@@ -81,7 +82,7 @@ class Connections:
     def open(self, transport: Any) -> Connection | None:
         """Take a new connection in; None: there is no room, and it was closed."""
         peer = transport.get_extra_info("peername")
-        client = str(peer[0]) if isinstance(peer, tuple) else ""
+        client = client_at(str(peer[0])) if isinstance(peer, tuple) else ""
         entry = Connection(transport, client)
         if not self._room_for(client):
             self._refused("too_many_connections")
@@ -147,6 +148,22 @@ class Connections:
 def share(fraction: float, total: int) -> int:
     """How many of `total` one client may use, at least 1."""
     return max(1, math.ceil(fraction * total))
+
+
+def client_at(address: str) -> str:
+    """Who shares are counted for: an address, or its network of 64 bits in IPv6, where one client has all of that.
+
+    Source: RFC 6177 section 2 (what a site is given), RFC 4291 section 2.5.5.2 (IPv4 in IPv6).
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address) or found.is_loopback:
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False).network_address)
 
 
 def counts_as_client(client: str) -> bool:

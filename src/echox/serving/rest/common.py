@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from echox.audio import load_audio
 from echox.audio_decoding.pool import DecodingJob
 from echox.errors import QueueFull
+from echox.serving.access.connections import client_at
 from echox.serving.access.places import Full, Upload
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.json_input import aside, parse_json
@@ -118,8 +119,8 @@ def endpoint(service: Service, handler: Handler, max_bytes: int) -> Callable[[Re
 
 
 def client_of(connection: HTTPConnection) -> str:
-    """The address of a client; "" if it has none."""
-    return connection.client.host if connection.client is not None else ""
+    """Who shares are counted for; "" if the client has no address."""
+    return client_at(connection.client.host) if connection.client is not None else ""
 
 
 def _busy(service: Service) -> JSONResponse:
