@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -95,4 +96,37 @@ def test_a_judged_pause_ends_the_turn_early_or_late(tmp_path, shift, pause_ms):
             assert pause_ms[0] <= stopped["audio_end_ms"] - speech_ends_ms <= pause_ms[1]
 
     with running(nano(), end_of_turn=path) as server:
+        asyncio.run(all_of(server))
+
+
+def test_pauses_that_come_faster_than_they_are_judged_do_not_pile_up(tmp_path):
+    """Each question would hold all the sound of its turn."""
+    pytest.importorskip("onnxruntime")
+    words = question(2)[int(0.3 * 24000) : int(0.9 * 24000)]
+    sound = np.tile(np.concatenate([words, np.zeros(int(0.4 * 24000), np.float32)]), 60)  # a minute, 60 pauses
+
+    async def all_of(server):
+        judge, asked, most = server.service.end_of_turn, [], [0]
+
+        def slow(samples):
+            asked.append(len(samples))
+            most[0] = max(most[0], server.service.executor._work_queue.qsize())
+            time.sleep(0.05)
+            return judge(samples)
+
+        server.service.end_of_turn = slow
+        async with connected(server) as client:
+            detection = {"type": "semantic_vad", "eagerness": "low"}
+            await client.send(
+                "session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+            )
+            await client.until("session.updated")
+            await client.say(sound, chunk_s=5.0)
+            await client.send("input_audio_buffer.clear")
+            await client.until("input_audio_buffer.cleared", 60)
+        assert asked
+        assert max(asked) <= 8 * 16000 + 512  # what the model hears, whatever the length of the turn
+        assert most[0] <= 1
+
+    with running(nano(), end_of_turn=onnx_model(tmp_path / "m.onnx", shift=-50.0)) as server:
         asyncio.run(all_of(server))

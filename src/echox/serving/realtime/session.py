@@ -23,6 +23,7 @@ from echox.serving.realtime.responder import Responder
 from echox.serving.realtime.response_request import read_input
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.service import Service
+from echox.serving.turn_detection.end_of_turn import WINDOW_S
 from echox.serving.turn_detection.turns import Duck, Paused, SpeechStarted, SpeechStopped, TurnEvent, Unduck
 from echox.serving.turn_detection.vad import SAMPLING_RATE
 from echox.streaming.messages import Audio
@@ -59,6 +60,8 @@ class RealtimeSession:
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # of the turn that is being spoken
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked_about: Paused | None = None
+        self._one_judgement = asyncio.Lock()
         self._one_transcript = asyncio.Lock()  # at a time: many recordings must not fill the queue that all share
         self.closing = asyncio.Event()
         self.active_at = time.monotonic()  # when the client last asked for something; pings do not count
@@ -202,8 +205,13 @@ class RealtimeSession:
         return self.listener.turns is not None and self.listener.turns.speaking
 
     async def _judge(self, pause: Paused) -> None:
-        """Ask the end-of-turn model whether the sentence is complete."""
-        complete = await self._service.is_complete(self.listener.recent(pause.start_ms))
+        """Ask the end-of-turn model whether the sentence is complete; one question at a time, about the last pause."""
+        self._asked_about = pause
+        async with self._one_judgement:  # sound that comes faster than it is judged must not pile up
+            if self._asked_about is not pause:
+                return
+            start_ms = max(pause.start_ms, self.listener.watched_ms - 1000 * WINDOW_S)
+            complete = await self._service.is_complete(self.listener.recent(start_ms))
         turns = self.listener.turns
         for event in [] if turns is None else turns.judge(pause, complete, self.listener.watched_ms):
             self._turn(event)
