@@ -3,8 +3,11 @@
 import http.server
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import threading
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from echox.audio import encode_audio, save_audio
 from echox.data.corpora.catalog import CORPORA, open_corpus
 from echox.data.corpora.fetch import fetch_url
+from echox.data.corpora.layouts import unpack
 from echox.data.corpora.table import Table
 from echox.data.manifest import audio_path, read_dialogues, read_utterances
 from paths import ROOT
@@ -282,6 +286,34 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path):
     tar(tmp_path / "raw" / "ShareChatX" / "s.tar.gz", members)
     assert open_corpus("sharechatx").prepare(tmp_path / "raw", tmp_path / "out").dialogues == 1
     assert not list(tmp_path.rglob("escaped.wav"))
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_member_larger_than_memory_is_unpacked_in_blocks(tmp_path, kind):
+    with tarfile.open(tmp_path / f"s.tar.{kind}", f"w:{kind}") as archive:
+        member = tarfile.TarInfo("large.bin")
+        member.size = 64 * 2**20
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    tracemalloc.start()
+    try:
+        ((_, folder, wrong),) = unpack([tmp_path / f"s.tar.{kind}"], tmp_path / "out")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert wrong is None
+    assert (folder / "large.bin").stat().st_size == 64 * 2**20
+    assert peak_bytes < 16 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs GNU tar and a file system with holes")
+def test_files_with_holes_are_not_unpacked(tmp_path):
+    hole = tmp_path / "hole.bin"
+    with hole.open("wb") as file:
+        file.truncate(2**40)  # a terabyte that takes no room, here
+    subprocess.run(["tar", "-cSzf", tmp_path / "s.tar.gz", "-C", tmp_path, "hole.bin"], check=True)
+    ((_, folder, wrong),) = unpack([tmp_path / "s.tar.gz"], tmp_path / "out")
+    assert wrong is None
+    assert [path.name for path in folder.iterdir()] == [".unpacked"]
 
 
 def test_any_table_takes_other_column_names(tmp_path):

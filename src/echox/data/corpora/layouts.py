@@ -6,6 +6,8 @@ What cannot be read becomes a `Row` whose value is the ValueError, so that the d
 from __future__ import annotations
 
 import json
+import lzma
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -79,7 +81,8 @@ def any_table(path: Path, root: Path) -> Iterator[Row]:
 def unpack(archives: Iterable[Path], folder: Path) -> Iterator[tuple[Path, Path, str | None]]:
     """Unpack tar archives, each into its own folder, once; yields (archive, its folder, what was wrong with it).
 
-    A truncated archive gives the members before the cut. Only plain files are written, and only inside the folder.
+    A truncated archive gives the members before the cut. Only plain files without holes are written, and only inside
+    the folder.
     """
     for archive in archives:
         target = folder / safe_name(archive.name).removesuffix(".gz").removesuffix(".tar")
@@ -90,22 +93,35 @@ def unpack(archives: Iterable[Path], folder: Path) -> Iterator[tuple[Path, Path,
         yield archive, target, note.read_text(encoding="utf-8") or None
 
 
+def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Write a plain file, whole or not at all, in blocks: it may be larger than memory.
+
+    Raises:
+        EOFError, OSError, tarfile.TarError: the archive ends before it.
+    """
+    content = tar.extractfile(member)
+    assert content is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("wb") as out:
+            shutil.copyfileobj(content, out)
+        if path.stat().st_size != member.size:
+            raise EOFError(f"{member.name} ends after {path.stat().st_size} of {member.size} bytes")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def _unpack(archive: Path, target: Path) -> str | None:
     count = 0
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive, "r:*") as tar:  # not "r|*", which unpacks 10 kB at once, whatever comes of them
             for member in tar:
                 name = PurePosixPath(member.name)
-                if not member.isfile() or name.is_absolute() or ".." in name.parts:
+                if not member.isfile() or member.issparse() or name.is_absolute() or ".." in name.parts:
                     continue
-                file = tar.extractfile(member)
-                content = file.read() if file is not None else b""
-                if len(content) != member.size:
-                    raise EOFError(f"{member.name} ends after {len(content)} of {member.size} bytes")
-                path = target / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                _write_member(tar, member, target / name)
                 count += 1
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         return f"expected a whole archive, found one cut after {count} files ({error}); download it again"
     return None
