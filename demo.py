@@ -1,4 +1,4 @@
-"""Hear a spoken question, answer it aloud: ``python demo.py [AUDIO]`` (all options: ``python demo.py --help``)."""
+"""Answer a spoken question aloud: ``python demo.py [AUDIO]`` (all options: ``python demo.py --help``)."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Renew the held-out questions in the package from a whole nano corpus: python scripts/embed_heldout.py out/nano."""
+"""Write the held-out questions in the package from a whole nano corpus: python scripts/embed_heldout.py out/nano."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""What the 3B and 8B road costs: a model, not a measurement. Every assumption is a number below, with its reason.
+"""Costs of training 3B and 8B models: a model, not a measurement. Every assumption is a number below, with its reason.
 
     python scripts/paper_costs.py             # 6,000 hours
     python scripts/paper_costs.py --scale 100
@@ -77,7 +77,7 @@ def gpu_hours(name: str, scale: float = 1.0) -> dict[str, float]:
 
 
 def storage_gb(scale: float = 1.0) -> dict[str, float]:
-    """What lies on disk: recordings, features of what is heard, units (JSON), checkpoints of the largest stage."""
+    """Gigabytes on disk: recordings, features of the questions, units (JSON), checkpoints of the largest stage."""
     hours = HOURS["s2t"] + HOURS["t2c"]  # stage III reads what stage I has read
     return {
         "recordings, FLAC": scale * hours * FLAC_GB_PER_H,

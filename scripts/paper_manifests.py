@@ -1,4 +1,4 @@
-"""Manifests between the corpora and the stages of the 3B and 8B road.
+"""Manifests between the corpora and the stages of the 3B and 8B models.
 
     python scripts/paper_manifests.py recognition out/paper/librispeech
     python scripts/paper_manifests.py replies out/paper/replies out/paper/audioqa out/paper/speechinstruct
@@ -22,7 +22,7 @@ INSTRUCTION = "Write down what the user says, word for word."
 
 
 def recognition(folder: Path) -> int:
-    """dialogues.jsonl of an imported corpus of recordings; returns how many."""
+    """Write dialogues.jsonl of an imported corpus of recordings; return the number of dialogues."""
     dialogues = [
         Dialogue(
             item.id,
@@ -41,7 +41,7 @@ def recognition(folder: Path) -> int:
 
 
 def replies(output: Path, corpora: Sequence[Path]) -> int:
-    """utterances.jsonl of all that assistants say; returns how many.
+    """Write utterances.jsonl of all replies of assistants; return the number of utterances.
 
     Raises:
         ValueError: there is none.

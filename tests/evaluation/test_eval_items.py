@@ -31,7 +31,7 @@ def test_columns_of_ultraeval_and_ours_are_one(tmp_path):
     assert (theirs.answers, ours.answers) == (("Paris",), ("Paris", "Lutetia"))
     assert (theirs.id, ours.id) == ("x", "1")
     assert ours.columns["level"] == 2
-    assert theirs.digest == ours.digest  # the same is asked
+    assert theirs.digest == ours.digest  # the same question
 
 
 def test_text_and_instruction(tmp_path):

@@ -1,4 +1,4 @@
-"""A run: stages resume, a failing item is wrong and told, scoring needs no model, a server is like a model."""
+"""A run: stages resume, a failing item is wrong and reported, scoring needs no model, a server is like a model."""
 
 import base64
 import json
@@ -32,13 +32,13 @@ SEED = 2
 """Of a random model whose replies never name the answer."""
 
 
-class Ears:
-    """A judge that hears the answer in loud speech, and knows every word but one."""
+class FixedJudge:
+    """A judge whose transcript is always the right answer; ``unknown`` words are not in its vocabulary."""
 
     sampling_rate = 16000
 
-    def __init__(self, name: str = "ears", unknown: int = 0) -> None:
-        self.name, self.unknown, self.listened = name, unknown, 0
+    def __init__(self, name: str = "fixed judge", unknown: int = 0) -> None:
+        self.name, self.unknown, self.transcribed = name, unknown, 0
 
     def as_heard(self, text):
         return text
@@ -47,12 +47,12 @@ class Ears:
         return self.unknown
 
     def transcribe(self, waveforms, sampling_rate):
-        self.listened += len(waveforms)
+        self.transcribed += len(waveforms)
         return ["it is paris" for _ in waveforms]
 
 
 class Asked(LocalSubject):
-    """The tiny model, counting; it is stopped like by Ctrl-C when it has been asked so often."""
+    """The tiny model; it counts its questions, and after ``stop_after`` of them it stops as if by Ctrl-C."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__(tiny_echox(SEED), "tiny")
@@ -90,13 +90,13 @@ def figures(output: Path) -> tuple[dict, list[dict]]:
 
 
 def test_a_failing_item_is_wrong_and_told(questions, tmp_path):
-    summary = run_tasks(open_tasks("qa", questions), Asked(), Ears(), tmp_path / "run")
+    summary = run_tasks(open_tasks("qa", questions), Asked(), FixedJudge(), tmp_path / "run")
     task = summary["tasks"]["qa"]
     assert (task["items"], task["errors"]) == (5, 1)
     assert task["failed"][0]["id"] == "q2"
     assert "2.wav" in task["failed"][0]["error"]
     assert task["s2s"]["fail_rate"] == pytest.approx(1 / 5)
-    assert task["s2s"]["acc_ultraeval"] == 1.0  # theirs leaves it out
+    assert task["s2s"]["acc_ultraeval"] == 1.0  # UltraEval-Audio leaves it out
     assert task["s2s"]["acc_strict"]["mean"] == pytest.approx(4 / 5)  # ours does not
     assert task["s2t"]["acc_strict"]["mean"] == 0.0
     assert task["table"] == {"both_right": 0, "only_written_right": 0, "only_spoken_right": 4, "both_wrong": 1}
@@ -108,25 +108,25 @@ def test_a_failing_item_is_wrong_and_told(questions, tmp_path):
 
 def test_stopped_and_started_again_is_as_if_never_stopped(questions, tmp_path):
     whole = Asked()
-    run_tasks(open_tasks("qa", questions), whole, Ears(), tmp_path / "whole")
+    run_tasks(open_tasks("qa", questions), whole, FixedJudge(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run_tasks(open_tasks("qa", questions), Asked(stop_after=3), Ears(), tmp_path / "stopped")
+        run_tasks(open_tasks("qa", questions), Asked(stop_after=3), FixedJudge(), tmp_path / "stopped")
     path = tmp_path / "stopped" / "qa" / "replies.jsonl"
     with path.open("a", encoding="utf-8") as file:
         file.write('{"id": "q3", "key": "cut o')  # as a kill leaves it
     again = Asked()
-    run_tasks(open_tasks("qa", questions), again, Ears(), tmp_path / "stopped")
+    run_tasks(open_tasks("qa", questions), again, FixedJudge(), tmp_path / "stopped")
     assert (whole.asked, again.asked) == (5, 3)  # the two that were missing, and the one that had failed
     assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
 
 
 def test_scored_again_without_model_or_judge(questions, tmp_path):
-    ears = Ears()
-    first = run_tasks(open_tasks("qa", questions), Asked(), ears, tmp_path / "run")
+    judge = FixedJudge()
+    first = run_tasks(open_tasks("qa", questions), Asked(), judge, tmp_path / "run")
     before = figures(tmp_path / "run")
     assert score_run(tmp_path / "run") == first
     assert figures(tmp_path / "run") == before
-    assert ears.listened == 4
+    assert judge.transcribed == 4
     (tmp_path / "run" / "qa" / "heard.jsonl").unlink()
     with pytest.raises(ValueError, match="finish the run"):
         score_run(tmp_path / "run")
@@ -143,7 +143,9 @@ def test_a_changed_question_is_asked_again(questions, tmp_path):
     assert model.asked == before + 2  # that one, and the one that fails
 
 
-@pytest.mark.parametrize(("judge", "reason"), [(None, "no judge was asked for"), (Ears(unknown=9), "does not know")])
+@pytest.mark.parametrize(
+    ("judge", "reason"), [(None, "no judge was asked for"), (FixedJudge(unknown=9), "does not know")]
+)
 def test_not_measured_rather_than_a_wrong_judge(questions, tmp_path, judge, reason):
     summary = run_tasks(open_tasks("qa", questions), Asked(), judge, tmp_path / "run")
     for figure in ("s2s", "gap", "reply_wer"):
@@ -160,7 +162,7 @@ def test_the_embedded_judge_does_not_judge_words_it_never_learned(questions, tmp
 
 def test_other_kinds_of_tasks(questions, tmp_path):
     tasks = [task for name in ("asr", "translation", "consistency") for task in open_tasks(name, questions, limit=2)]
-    found = run_tasks(tasks, Asked(), Ears(), tmp_path / "run")["tasks"]
+    found = run_tasks(tasks, Asked(), FixedJudge(), tmp_path / "run")["tasks"]
     assert found["asr"]["asr_wer"]["mean"] > 0
     assert found["asr"]["unspoken_replies"] == 0  # none was asked for
     assert found["translation"]["asr_bleu"] == 0.0
@@ -204,7 +206,7 @@ def test_exports_are_read_by_the_other_tools(questions, tmp_path):
 
 
 def test_runs_side_by_side(questions, tmp_path):
-    run_tasks(open_tasks("qa", questions), Asked(), Ears(), tmp_path / "run")
+    run_tasks(open_tasks("qa", questions), Asked(), FixedJudge(), tmp_path / "run")
     summary = read_summary(tmp_path / "run")
     assert compare([summary, summary]).count("| tiny |") == 2
 
@@ -271,8 +273,8 @@ def good(questions: Path) -> list[Task]:
 def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
     there = RemoteSubject(server)
     assert there.name == f"tiny at {server}"
-    run_tasks(good(questions), there, Ears(), tmp_path / "there", workers=3)
-    run_tasks(good(questions), Asked(), Ears(), tmp_path / "here")
+    run_tasks(good(questions), there, FixedJudge(), tmp_path / "there", workers=3)
+    run_tasks(good(questions), Asked(), FixedJudge(), tmp_path / "here")
     remote, local = (read_lines(tmp_path / place / "qa" / "items.jsonl") for place in ("there", "here"))
     assert [row["text"] for row in remote] == [row["text"] for row in local]
     assert [row["s2s"] for row in remote] == [row["s2s"] for row in local] == [True] * 4

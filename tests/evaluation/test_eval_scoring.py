@@ -77,7 +77,7 @@ def test_tokens_are_those_of_sacrebleu():
     rng = random.Random(0)
     for _ in range(500):
         text = "".join(rng.choice([*PIECES, "3.5", "1,000", "U.S.", "&amp;", "e-mail"]) for _ in range(12))
-        text = text.replace("\n", " ")  # theirs joins lines of a file
+        text = text.replace("\n", " ")  # their tokenizer joins the lines of a file
         assert tokens_13a(text) == tokenizer(text).split(), text
 
 

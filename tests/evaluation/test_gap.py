@@ -1,4 +1,4 @@
-"""The acoustic-semantic gap: words are found where they are, and the number says what it should."""
+"""The acoustic-semantic gap: words are found at their places, and known similarities give known gaps."""
 
 import pytest
 import torch

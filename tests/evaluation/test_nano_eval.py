@@ -44,7 +44,7 @@ def corpus(tmp_path):
 
 
 class Parrot:
-    """A model that says what it is told to say, and counts how often it is asked."""
+    """A model with a fixed reply; it counts its questions."""
 
     def __init__(self, text: str, waveform: np.ndarray | None = None, fails: bool = False) -> None:
         self.text, self.fails, self.asked = text, fails, 0
@@ -62,11 +62,11 @@ class Parrot:
         return Reply(self.text, waveform, 16000, "what is it", {"compute_s": 0.1})
 
 
-class Ears:
+class FixedJudge:
     """A judge that hears the same words in everything."""
 
-    def __init__(self, heard: str, name: str = "ears") -> None:
-        self.heard, self.name, self.listened = heard, name, 0
+    def __init__(self, heard: str, name: str = "fixed judge") -> None:
+        self.heard, self.name, self.transcribed = heard, name, 0
 
     sampling_rate = 16000
 
@@ -77,12 +77,12 @@ class Ears:
         return 0
 
     def transcribe(self, waveforms, sampling_rate):
-        self.listened += len(waveforms)
+        self.transcribed += len(waveforms)
         return [self.heard] * len(waveforms)
 
 
 def test_right_answers_are_right(corpus, tmp_path):
-    metrics = evaluate_nano(Parrot("It is Paris."), Ears("it is paris"), corpus, tmp_path / "eval")
+    metrics = evaluate_nano(Parrot("It is Paris."), FixedJudge("it is paris"), corpus, tmp_path / "eval")
     assert metrics["typed"]["t2t_exact"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "count": 4}
     assert metrics["judge"]["recordings"] == {"wer": 0.0, "count": 2}
     for name in ("heldout_seen_voices", "heldout_new_voices"):
@@ -98,58 +98,60 @@ def test_right_answers_are_right(corpus, tmp_path):
 
 
 def test_silence_and_deafness_count_as_wrong(corpus, tmp_path):
-    mute = evaluate_nano(Parrot("It is Paris.", np.zeros(0, np.float32)), Ears("it is paris"), corpus, tmp_path / "a")
+    mute = evaluate_nano(
+        Parrot("It is Paris.", np.zeros(0, np.float32)), FixedJudge("it is paris"), corpus, tmp_path / "a"
+    )
     scores = mute["heldout_seen_voices"]
     assert scores["s2t_answer"]["mean"] == 0.5
     assert scores["s2s_answer"]["mean"] == 0.0
     assert scores["reply_wer"]["mean"] == 1.0
     assert scores["unspoken_replies"] == 2
     assert "words_per_s" not in scores
-    deaf = evaluate_nano(Parrot("It is Paris.", fails=True), Ears("it is paris"), corpus, tmp_path / "b")
+    deaf = evaluate_nano(Parrot("It is Paris.", fails=True), FixedJudge("it is paris"), corpus, tmp_path / "b")
     assert deaf["heldout_seen_voices"]["errors"] == 2
     assert deaf["heldout_seen_voices"]["s2t_exact"]["mean"] == 0.0
     assert deaf["heldout_seen_voices"]["transcription_wer"]["mean"] == 1.0
 
 
 def test_a_second_call_only_does_what_is_new(corpus, tmp_path):
-    model, ears = Parrot("It is Paris."), Ears("it is paris")
-    first = evaluate_nano(model, ears, corpus, tmp_path / "eval", limit=1)
+    model, judge = Parrot("It is Paris."), FixedJudge("it is paris")
+    first = evaluate_nano(model, judge, corpus, tmp_path / "eval", limit=1)
     assert model.asked == 4
-    evaluate_nano(model, ears, corpus, tmp_path / "eval", limit=1)
+    evaluate_nano(model, judge, corpus, tmp_path / "eval", limit=1)
     assert model.asked == 4
-    evaluate_nano(model, ears, corpus, tmp_path / "eval")
+    evaluate_nano(model, judge, corpus, tmp_path / "eval")
     assert model.asked == 9
-    # Another judge listens again, without the model.
-    again = evaluate_nano(model, Ears("it was rome", "other ears"), corpus, tmp_path / "eval")
+    # Another judge transcribes again, without the model.
+    again = evaluate_nano(model, FixedJudge("it was rome", "other judge"), corpus, tmp_path / "eval")
     assert model.asked == 9
     assert again["multi_turn"]["s2s_exact"]["mean"] == 0.0
     # Other weights never resume the records of the first.
     with torch.no_grad():
         model.model.weight += 1
-    assert evaluate_nano(model, ears, corpus, tmp_path / "eval", limit=1)["model"] != first["model"]
+    assert evaluate_nano(model, judge, corpus, tmp_path / "eval", limit=1)["model"] != first["model"]
     assert model.asked == 13
 
 
 def test_a_line_cut_off_by_a_kill_is_made_again(corpus, tmp_path):
     model = Parrot("It is Paris.")
-    evaluate_nano(model, Ears("it is paris"), corpus, tmp_path / "eval")
+    evaluate_nano(model, FixedJudge("it is paris"), corpus, tmp_path / "eval")
     path = tmp_path / "eval" / "typed" / "replies.jsonl"
     path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     before = model.asked
-    metrics = evaluate_nano(model, Ears("it is paris"), corpus, tmp_path / "eval")
+    metrics = evaluate_nano(model, FixedJudge("it is paris"), corpus, tmp_path / "eval")
     assert model.asked == before + 1
     assert metrics["typed"]["items"] == len(read_lines(path)) == 4
 
 
 def test_a_whole_model_is_scored(corpus, tmp_path):
-    metrics = evaluate_nano(tiny_echox(), Ears("it is paris"), corpus, tmp_path / "eval", limit=1)
+    metrics = evaluate_nano(tiny_echox(), FixedJudge("it is paris"), corpus, tmp_path / "eval", limit=1)
     assert 0 <= metrics["heldout_seen_voices"]["s2t_exact"]["mean"] <= 1
 
 
 def test_an_absent_set_is_named(corpus, tmp_path):
     (corpus / "speech" / "multi_turn.jsonl").unlink()
     with pytest.raises(ValueError, match=r"multi_turn\.jsonl"):
-        evaluate_nano(Parrot("a"), Ears("a"), corpus, tmp_path / "eval")
+        evaluate_nano(Parrot("a"), FixedJudge("a"), corpus, tmp_path / "eval")
 
 
 def test_all_turns_are_given(corpus):

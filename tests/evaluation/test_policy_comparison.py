@@ -16,10 +16,10 @@ from echox.evaluation.studies.policy_comparison import (
 from echox.evaluation.studies.policy_figure import draw_curve, markdown_table
 
 
-class Ears:
+class FixedJudge:
     """A judge that hears one word a second of sound."""
 
-    name = "ears"
+    name = "fixed judge"
 
     def as_heard(self, text: str) -> str:
         return text
@@ -35,7 +35,7 @@ CHOSEN = [candidate for candidate in CANDIDATES if candidate.label in LABELS]
 @pytest.fixture(scope="module")
 def result():
     model = EchoX.from_pretrained("nano")
-    return compare_policies(model, Ears(), policy_questions(None, 1), CHOSEN)
+    return compare_policies(model, FixedJudge(), policy_questions(None, 1), CHOSEN)
 
 
 def test_every_policy_answers_every_question(result):

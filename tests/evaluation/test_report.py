@@ -183,10 +183,10 @@ def test_questions_are_held_out_ones_balanced_over_topics(tmp_path):
     assert len(choose_questions(tmp_path, 99)) == 10
 
 
-class Ears:
+class FixedJudge:
     """Hears one word in everything."""
 
-    name = "ears"
+    name = "fixed judge"
 
     def as_heard(self, text):
         return text
@@ -224,7 +224,7 @@ def test_the_voice_is_judged_after_each_step(tmp_path):
     words.save_pretrained(tmp_path / "t2c")
     unit_language().save_pretrained(tmp_path / "t2c")
     scores = evaluate_voice(
-        Ears(),
+        FixedJudge(),
         tmp_path,
         tmp_path / "units.jsonl",
         tmp_path / "vocoder",
@@ -239,4 +239,4 @@ def test_the_voice_is_judged_after_each_step(tmp_path):
     assert "A dog says woof.\tdog" in (tmp_path / "samples" / "t2c.tsv").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="expected held-out"):
         write_unit_utterances(tmp_path / "units.jsonl", items[:1])
-        evaluate_voice(Ears(), tmp_path, tmp_path / "units.jsonl", tmp_path / "vocoder", tmp_path / "language")
+        evaluate_voice(FixedJudge(), tmp_path, tmp_path / "units.jsonl", tmp_path / "vocoder", tmp_path / "language")

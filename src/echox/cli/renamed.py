@@ -43,7 +43,7 @@ def evaluate_corpus(
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Score a model on the whole nano corpus: what it hears, writes and says."""
+    """Score a model on the whole nano corpus: its transcripts, written replies and spoken replies."""
     from echox.evaluation.scorecard import evaluate_nano
 
     echox = load_model(model, device, threads)

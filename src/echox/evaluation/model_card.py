@@ -172,7 +172,7 @@ def render(card: Card, curves: str | None) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """The text with lines of prose of at most 120 columns; tables keep theirs."""
+    """The text with lines of prose of at most 120 columns; tables keep their lines."""
     wrap = functools.partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
     return "\n".join(line if line.startswith("|") else wrap(line) for line in text.split("\n"))
 

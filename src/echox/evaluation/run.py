@@ -115,8 +115,8 @@ def run_tasks(
                 pass
         for task in tasks:
             if task.speaks and judge is not None:
-                heard = transcribe(output / task.name, judge, [_key(subject, item) for item in task.items])
-                for _ in progress(heard, f"{task.name}: transcribe", len(task.items)):
+                transcripts = transcribe(output / task.name, judge, [_key(subject, item) for item in task.items])
+                for _ in progress(transcripts, f"{task.name}: transcribe", len(task.items)):
                     pass
         return score_run(output)
 
@@ -175,7 +175,7 @@ def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[JsonObje
     """Stage two: the judge's transcript of every reply; without speech, it is empty."""
     replies = [RecordedReply(record) for record in recorded_replies(folder / REPLIES, keys)]
 
-    def listen(reply: RecordedReply) -> JsonObject:
+    def transcript_of(reply: RecordedReply) -> JsonObject:
         record = reply.record
         said, error = "", None
         if record["audio"]:
@@ -200,7 +200,7 @@ def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[JsonObje
         replies,
         folder / HEARD,
         lambda reply: f"{reply.record['key']} {judge.name}",
-        listen,
+        transcript_of,
         retry=lambda record: bool(record["error"]),
     )
 

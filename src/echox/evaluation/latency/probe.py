@@ -53,8 +53,8 @@ def choose_questions(data_dir: Path | None, count: int, seed: int = 0) -> list[P
         return bundled_questions()[:count]
     items = [item for item in read_dialogues(manifest) if item.split.startswith("heldout") and len(item.turns) == 2]
     ordered = balanced_order(items, lambda item: str(item.topic), seed)
-    heard = [item.turns[item.heard_turns[-1]] for item in ordered if item.heard_turns]
-    return [audio_path(manifest, str(turn.audio)) for turn in heard][:count]
+    spoken = [item.turns[item.heard_turns[-1]] for item in ordered if item.heard_turns]
+    return [audio_path(manifest, str(turn.audio)) for turn in spoken][:count]
 
 
 def measure_latency(

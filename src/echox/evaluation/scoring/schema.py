@@ -38,7 +38,7 @@ class ReplyRecord(TypedDict):
 
 
 class JudgeSpelling(TypedDict):
-    """Texts as a judge would write them if it heard every sound: what its transcripts are compared with."""
+    """Texts as a judge would write them if it recognised every sound: its transcripts are compared with them."""
 
     reply: str
     answers: list[str]

@@ -81,7 +81,7 @@ def messages_of(dialogue: Dialogue, manifest: Path | None) -> list[ChatMessage]:
 
     Args:
         dialogue: ends with the reply to be given.
-        manifest: where its audio is relative to: the user's audio is heard; None: every turn is read.
+        manifest: its audio paths are relative to it, and the user's turns are audio; None: every turn is text.
     """
     messages: list[ChatMessage] = []
     for index, turn in enumerate(dialogue.turns[:-1]):
