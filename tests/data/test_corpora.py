@@ -366,6 +366,7 @@ def test_a_download_goes_on_where_it_broke_off(tmp_path):
         assert fetch_url(url, tmp_path / "corpus.tar.gz").read_bytes() == Ranged.content
     finally:
         server.shutdown()
+        server.server_close()
     assert Ranged.asked == [None, "bytes=5000-"]
 
 

@@ -263,6 +263,7 @@ def server():
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
+    server.server_close()
 
 
 def good(questions: Path) -> list[Task]:

@@ -329,6 +329,7 @@ def test_texts_are_rewritten_by_a_server():
             rewrite("break")
     finally:
         server.shutdown()
+        server.server_close()
 
 
 def test_recipes_refuse_what_cannot_be_meant(tmp_path, source):
