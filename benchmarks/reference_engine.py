@@ -131,7 +131,7 @@ class Reference:
 
     def _encode(self, waveform: np.ndarray) -> list[Tensor]:
         inputs = self.processor.extract_features([waveform], self.echox.sampling_rate)
-        return self.model.s2t.hear(**inputs)[0]
+        return self.model.s2t.encode(**inputs)[0]
 
     def _advance(self, cache: DynamicCache, **inputs: Tensor):
         return self.language_model(**inputs, past_key_values=cache, use_cache=True, output_hidden_states=True)

@@ -48,7 +48,7 @@ def s2t_part(
     """Score dialogues; `features` (B * turns, mels, T), `transcripts` (B, turns, M)."""
     turns = len(features) // len(input_ids)
     flat = None if transcripts is None else transcripts.flatten(0, 1)
-    heard = s2t.hear_audio(features, ctc_labels=flat, audios_together=turns)
+    heard = s2t.encode_audio(features, ctc_labels=flat, audios_together=turns)
     mask = (input_ids != pad_id).long()
     embeds, mask, labels = s2t.splice(input_ids, mask, heard.embeds, labels)
     states = s2t._run(embeds, mask)

@@ -17,6 +17,9 @@ try:
 except ImportError:  # Windows: no such locks
     fcntl = None  # type: ignore[assignment]
 
+JsonObject = dict[str, Any]
+"""A JSON object. Its values are of any type until the code that reads them has checked them."""
+
 _BLOCK_BYTES = 1 << 20
 
 

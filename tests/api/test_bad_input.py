@@ -104,8 +104,8 @@ def test_messages_that_are_none(model, messages, expected):
 
 
 def test_speech_that_cannot_be_heard(model, monkeypatch):
-    hear = model.model.s2t.hear_timed
-    monkeypatch.setattr(model.model.s2t, "hear_timed", lambda **inputs: (hear(**inputs)[0], [[]]))
+    hear = model.model.s2t.encode_and_transcribe
+    monkeypatch.setattr(model.model.s2t, "encode_and_transcribe", lambda **inputs: (hear(**inputs)[0], [[]]))
     with pytest.raises(ValueError, match="only blanks for 1.0 s of audio that hold a voice.*undertrained"):
         model.generate(tone(1.0))
 

@@ -19,8 +19,8 @@ def long_question(duration_s, rate=16_000):
 def test_step_by_step_hears_what_is_heard_at_once(duration_s):
     engine = nano().scheduler.engine
     inputs = engine._features([Audio(long_question(duration_s), 16_000)])
-    (expected,), (words,) = engine.model.s2t.hear_timed(**inputs)
-    steps = engine.model.s2t.hear_gradually(**inputs)
+    (expected,), (words,) = engine.model.s2t.encode_and_transcribe(**inputs)
+    steps = engine.model.s2t.encode_gradually(**inputs)
     count = 0
     while True:
         try:

@@ -55,7 +55,7 @@ def test_case(models, name):
     s2t = models[bool(case["mask_false_positions"])]
     input_ids = stored[f"{name}.input_ids"].long()
     audio = features(case["audios"])
-    heard = None if audio is None else s2t.hear_audio(audio)
+    heard = None if audio is None else s2t.encode_audio(audio)
     if heard is not None and f"{name}.ctc_tokens" in stored:
         check_hearing(s2t, audio, heard, name)
     embeds = heard.embeds if heard is not None else None
@@ -107,7 +107,7 @@ def test_turns_that_see_each_other(models):
     encoded = s2t.audio_tower(audio)
     frames, _ = s2t.alignment_adapter(encoded.last_hidden_state, encoded.mask, len(audio))
     close(frames[:, ::5], stored["case2b_layout_1xturns.audio_features_every5"])
-    heard = s2t.hear_audio(audio, audios_together=len(audio)).embeds
+    heard = s2t.encode_audio(audio, audios_together=len(audio)).embeds
     tokens = golden_json("A_s2t")["case2b_tokens"]
     states, _, _ = states_of(s2t, stored["case2_two_turn.input_ids"].long(), heard, tokens[:-1])
     close(states, stored["case2b_layout_1xturns.step_hidden"])

@@ -202,7 +202,7 @@ def test_bridge_starts_as_soft_transcript_at_the_scale_of_text():
     embedding = s2t.get_input_embeddings().weight
     with torch.no_grad():
         s2t.ctc_head.weight *= 1e4  # certain about every frame
-        heard = s2t.hear_audio(**audio(60))
+        heard = s2t.encode_audio(**audio(60))
         transcript = s2t.transcribe(**audio(60))[0]
         if transcript:
             assert_equal_up_to_rounding(heard.embeds[0], embedding[transcript])

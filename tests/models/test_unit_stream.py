@@ -14,9 +14,9 @@ from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.unit_stream import (
     CHARACTERS_PER_UNIT_WORD,
     MAX_REPEATS,
-    Said,
     Sampling,
     UnitStream,
+    UnitStreamOutput,
     open_stream,
     repeating,
 )
@@ -43,7 +43,7 @@ def tiny(form: str, **sizes: object) -> UnitDecoder:
 
 
 @torch.no_grad()
-def say(stream: UnitStream, steps: LeanSteps | None = None) -> list[Said]:
+def say(stream: UnitStream, steps: LeanSteps | None = None) -> list[UnitStreamOutput]:
     """All that can be said now, the stream alone."""
     steps = steps or LeanSteps(stream.decoder.backbone, rows=1)
     said = []
@@ -57,7 +57,7 @@ def say(stream: UnitStream, steps: LeanSteps | None = None) -> list[Said]:
     return said
 
 
-def units(said: list[Said]) -> list[int]:
+def units(said: list[UnitStreamOutput]) -> list[int]:
     return [unit_word for one in said for unit_word in one.unit_words]
 
 

@@ -159,13 +159,13 @@ def test_a_language_model_that_knows_no_audio_gains_the_placeholder(parts):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from echox.training.stages.s2t import open_ear
+    from echox.training.stages.s2t import open_speech_encoder
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "red": 1, "Paris": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
     config = LlamaConfig(vocab_size=3, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     language_model = LlamaForCausalLM(config)
-    ear = open_ear(S2TModel(str(parts / "whisper"), "lm"), tokenizer, language_model)
+    ear = open_speech_encoder(S2TModel(str(parts / "whisper"), "lm"), tokenizer, language_model)
     assert tokenizer.convert_tokens_to_ids("<|audio|>") == ear.config.blank_token_id == 3
     assert language_model.config.vocab_size == ear.config.vocab_size == 4

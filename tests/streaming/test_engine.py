@@ -244,9 +244,11 @@ def test_speech_that_fails_is_reported_with_its_text(form, fault, monkeypatch):
     echox = tiny_echox(form=form)
     decoder, vocoder = echox.model.echo_decoder, echox.model.vocoder
     if fault == "not finite":
-        go_on = vocoder.go_on
+        vocode_next = vocoder.vocode_next
         monkeypatch.setattr(
-            vocoder, "go_on", lambda *inputs: (lambda sound, state: (sound * float("nan"), state))(*go_on(*inputs))
+            vocoder,
+            "vocode_next",
+            lambda *inputs: (lambda sound, state: (sound * float("nan"), state))(*vocode_next(*inputs)),
         )
     else:
 

@@ -64,7 +64,7 @@ def write_s2t(folder: Path) -> None:
     model = S2TForConditionalGeneration(config)
     model.language_model = language_model
     settings = LoRASettings(r=2, alpha=4, dropout=0.0)
-    for value in add_lora(model, settings):
+    for value in add_lora(model.language_model, settings):
         torch.nn.init.normal_(value, std=0.01)
     model.save_pretrained(folder / "s2t", state_dict=merged_state_dict(model))
     save_lora(model, settings, folder / "s2t")
@@ -142,7 +142,7 @@ def test_states_predict_their_tokens(world):
     stage = echo_recipe(world).build()
     stage.objective.eval()
     batch = batch_of(stage)
-    _, _, said, agreement = stage.objective.mean(batch)
+    _, _, said, agreement = stage.objective.reply_states(batch)
     assert agreement > 0.99
     texts = [stage.tokenizer.decode([t for t in row if t >= 0], skip_special_tokens=True) for row in said.tolist()]
     assert texts == batch["reply_texts"]
@@ -164,18 +164,18 @@ def test_an_off_by_one_is_caught(world, shift, monkeypatch):
 def test_select_picks_the_state_before_each_label():
     states = torch.arange(2 * 6, dtype=torch.float32).view(2, 6, 1)
     labels = torch.tensor([[-100, -100, 7, 8, 9, -100], [-100, 5, -100, -100, 6, -100]])
-    meant, tokens = select(states, labels)
+    selected, tokens = select(states, labels)
     assert tokens.tolist() == [[7, 8, 9], [5, 6, -1]]
-    assert meant[0].flatten().tolist() == [1, 2, 3]
-    assert meant[1, :2].flatten().tolist() == [6, 9]
+    assert selected[0].flatten().tolist() == [1, 2, 3]
+    assert selected[1, :2].flatten().tolist() == [6, 9]
 
 
 def test_online_labels_together_equal_alone(world):
     stage = echo_recipe(world).build()
     objective = stage.objective.eval()
     t2c = T2CForUnitGeneration.from_pretrained(world / "t2c").eval()
-    _, meant, said, _ = objective.mean(batch_of(stage))
-    segments = cut_replies(said, objective.trigger_scores(meant), TRIGGER, stage.tokenizer)
+    _, states, reply_ids, _ = objective.reply_states(batch_of(stage))
+    segments = cut_replies(reply_ids, objective.trigger_scores(states), TRIGGER, stage.tokenizer)
     together = OnlineTargets(t2c)
     kept, words, word_of = together(segments, {})
     assert len(kept) == len(segments) > 5
@@ -341,7 +341,9 @@ def test_nothing_to_say_is_no_accident(world):
     """A model that writes only special tokens is refused; where allowed: no segments, finite losses, gradients."""
     stage = echo_recipe(world).build()
     objective = stage.objective.train()
-    objective.targets.spoken = lambda said, reference: torch.where(reference >= 0, stage.tokenizer.eos_token_id, -1)
+    objective.targets.reply_ids = lambda own_ids, reference: torch.where(
+        reference >= 0, stage.tokenizer.eos_token_id, -1
+    )
     with pytest.raises(ValueError, match=r"at least one segment with a target in a batch of 5 replies.*allow_silence"):
         objective(batch_of(stage))
     objective.allow_silence = True
@@ -357,7 +359,7 @@ def test_a_language_model_in_half_precision_stays_so_and_is_what_it_was(world, t
     loaded.language_model.to(torch.bfloat16)
     base = {name: value.clone() for name, value in loaded.language_model.state_dict().items()}
     settings = LoRASettings(r=2, alpha=4, dropout=0.0)
-    for value in add_lora(loaded, settings):
+    for value in add_lora(loaded.language_model, settings):
         torch.nn.init.normal_(value, std=0.02)
     loaded.save_pretrained(tmp_path, state_dict=merged_state_dict(loaded))
     save_lora(loaded, settings, tmp_path)

@@ -21,7 +21,14 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.training.lora import LoRASettings, continue_lora, merged_state_dict
-from echox.training.stages.encoder import EncoderData, EncoderModel, EncoderRecipe, EncoderStage, PhoneLexicon, started
+from echox.training.stages.encoder import (
+    EncoderData,
+    EncoderModel,
+    EncoderRecipe,
+    EncoderStage,
+    PhoneLexicon,
+    initial_weights,
+)
 from echox.training.stages.s2t import S2TData, S2TModel, S2TRecipe, S2TStage, dialogue_pieces
 from tolerance import assert_equal_up_to_rounding
 
@@ -157,7 +164,7 @@ def test_encoder_goes_on_from_a_trained_one(encoder, corpus):
     other = SpeechEncoderForCTC.from_pretrained(corpus / "encoder").config
     other.phones = [*other.phones, "zh"]
     with pytest.raises(ValueError, match="phones"):
-        started(str(corpus / "encoder"), other)
+        initial_weights(str(corpus / "encoder"), other)
 
 
 def test_phone_lexicon(corpus):

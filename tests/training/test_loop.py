@@ -17,7 +17,7 @@ from torch import nn
 from echox.config import TrainingConfig, recipe, to_dict
 from echox.training import checkpoint as checkpoint_module
 from echox.training.batches import BatchStream
-from echox.training.checkpoint import Progress, checkpoints
+from echox.training.checkpoint import TrainingProgress, checkpoints
 from echox.training.health import NonFiniteLossError
 from echox.training.lock import output_lock
 from echox.training.loop import main, train
@@ -387,7 +387,7 @@ def test_ranks_share_the_batches_of_one_process():
 
     def take(count, rank=0, world=1, start=None):
         collate = lambda items, rng: {"items": items, "draw": rng.random()}  # noqa: E731
-        stream = BatchStream(list(range(30)), [1] * 30, collate, settings, start or Progress(), rank, world)
+        stream = BatchStream(list(range(30)), [1] * 30, collate, settings, start or TrainingProgress(), rank, world)
         micro = [next(stream) for _ in range(count)]
         stream.close()
         return micro
@@ -398,7 +398,7 @@ def test_ranks_share_the_batches_of_one_process():
     assert [m.tensors for m in mixed] == [m.tensors for m in alone]
     assert [m.place for m in mixed] == [m.place for m in alone] == list(range(24))
     assert len({str(m.tensors) for m in alone}) == 24
-    later = take(5, start=Progress(step=9, epoch=alone[8].epoch_after, batch=alone[8].batch_after))
+    later = take(5, start=TrainingProgress(step=9, epoch=alone[8].epoch_after, batch=alone[8].batch_after))
     assert [(m.place, m.tensors) for m in later] == [(m.place, m.tensors) for m in alone[9:14]]
 
 

@@ -133,7 +133,7 @@ class Engine:
         keys = [audio.digest for audio in audios]
         new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self._heard}
         if new:
-            states, transcripts = self.model.s2t.hear_timed(**self._features(list(new.values())))
+            states, transcripts = self.model.s2t.encode_and_transcribe(**self._features(list(new.values())))
             for audio, embeds, tokens in zip(new.values(), states, transcripts, strict=True):
                 self._keep_heard(audio, embeds, tokens)
         heard = [self._heard[key] for key in keys]
@@ -149,7 +149,7 @@ class Engine:
             if audio.digest not in self._heard:
                 inputs = self._features([audio])
                 yield
-                embeds, tokens = yield from self.model.s2t.hear_gradually(**inputs)
+                embeds, tokens = yield from self.model.s2t.encode_gradually(**inputs)
                 self._keep_heard(audio, embeds, tokens)
 
     def unheard_s(self, audios: Sequence[Audio]) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from echox.models.t2c.tokenization_unit_language import UnitReader
-from echox.models.t2c.unit_stream import Said, Sampling, UnitStream, open_stream
+from echox.models.t2c.unit_stream import Sampling, UnitStream, UnitStreamOutput, open_stream
 from echox.models.vocoder.vocoder_stream import VocoderStream
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
@@ -305,7 +305,7 @@ class Speech:
         if words and self._before is not None and self._streams:
             self._streams[0].follow(self._before, words)
 
-    def _say(self, said: Said, segment: _Place) -> None:
+    def _say(self, said: UnitStreamOutput, segment: _Place) -> None:
         place = segment if said.word is None else self._places[said.word]
         self.num_unit_words += len(said.unit_words)
         if said.unit_words:

@@ -1,11 +1,11 @@
-"""Endless, resumable, rank-sharded micro-batches, collated ahead in a thread; and the seeds of everything random."""
+"""Micro-batches: an endless, resumable stream, shared out over processes, collated ahead in a thread; random seeds."""
 
 from __future__ import annotations
 
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,14 @@ import torch
 
 from echox.config import TrainingConfig
 from echox.data.sampling import BucketBatchSampler
-from echox.training.checkpoint import Progress
+from echox.training.checkpoint import TrainingProgress
 
 
 def seed_everything(seed: int, place: int = 0) -> None:
     """Seed torch (all devices), NumPy and random as a function of the run's seed and the place in the data."""
     mixed = (seed * 1_000_003 + place) % 2**32
     torch.manual_seed(mixed)
-    np.random.seed(mixed)  # noqa: NPY002 - for the code of others inside a stage
+    np.random.seed(mixed)  # noqa: NPY002 - for other libraries' code inside a stage
     random.seed(mixed)
 
 
@@ -36,7 +36,7 @@ class MicroBatch:
         epoch_after, batch_after: the place in the data once every process has taken its batch of this round.
     """
 
-    tensors: dict[str, Any]
+    tensors: Mapping[str, object]
     items: int
     length: float
     place: int
@@ -45,15 +45,15 @@ class MicroBatch:
 
 
 class BatchStream:
-    """Micro-batches of one process. All processes walk the same sequence of batches and take every world-th one."""
+    """Micro-batches of one process. Each of N processes takes every N-th batch of one common sequence."""
 
     def __init__(
         self,
         items: Sequence[Any],
         lengths: Sequence[int],
-        collate: Callable[..., dict[str, Any]],
+        collate: Callable[..., Mapping[str, object]],
         config: TrainingConfig,
-        start: Progress,
+        start: TrainingProgress,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -84,7 +84,7 @@ class BatchStream:
         self._thread.join()
 
     def _entries(self) -> Iterator[tuple[int, int, list[int]]]:
-        """(epoch, batch in the epoch, item indices), from the start on, without end."""
+        """(epoch, number of the batch in it, item indices), from the start, endlessly."""
         overfit = self._config.overfit_one_batch
         epoch, skip = (0, 0) if overfit else (self._start.epoch, self._start.batch)
         while True:

@@ -1,12 +1,12 @@
-"""Atomic checkpoints: the trainable state, the optimizer, and the place in the data; nothing that is frozen.
+"""Atomic checkpoints: trainable weights, optimizer state and the position in the data; no frozen weights.
 
-Of a sharded run (FSDP2) ``sharded/`` takes the place of the three weight files: each process writes its own part, and
-any number of processes, sharded or not, can read it.
+In a checkpoint of a sharded run (FSDP2) the folder ``sharded/`` replaces the three weight files: each process writes
+its own part, and any number of processes, sharded or not, can read it.
 
 ``checkpoints/step_0000500/`` holds ``trainable.safetensors`` (trainable parameters and buffers of the objective),
 ``average.safetensors`` (with EMA), ``optimizer.pt``, ``recipe.yaml``, and ``state.json`` with the checksums of all of
-them (`integrity`). A checkpoint is written into a
-temporary folder, flushed, and renamed: a full disk or a kill leaves the previous one as the newest.
+them (`integrity`). A checkpoint is written into a temporary folder, flushed, and renamed: after a full disk or a kill
+the previous one is still the newest.
 
 The random state is not stored because it is a function of the step (see `loop.seed_everything`).
 """
@@ -20,7 +20,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +32,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from echox.models.conversion.torch_file import check_torch_file
+from echox.files import JsonObject
 from echox.training.integrity import DamagedCheckpointError, read_state, write_state
 from echox.training.optim import WeightAverage
 from echox.training.parallel import copy_in, is_sharded, local
@@ -63,7 +63,7 @@ MAY_DIFFER = {
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run is: optimizer steps done, the next global micro-batch (epoch, index in it), rollbacks so far."""
 
     step: int = 0
@@ -92,13 +92,13 @@ def save_checkpoint(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
-    progress: Progress,
-    recipe: dict[str, Any],
+    progress: TrainingProgress,
+    recipe: JsonObject,
     keep: int,
 ) -> Path:
     """Write a checkpoint atomically, then drop all but the newest `keep`.
 
-    Of a sharded objective every process must call this; else only the first.
+    With a sharded objective every process must call this; otherwise only the first.
 
     Raises: OSError (for example: no space left on the device), with no half checkpoint left behind.
     """
@@ -110,7 +110,7 @@ def save_checkpoint(
     try:
         if first:
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(".partial_*"):  # of a run that was killed
+            for left in folder.glob(".partial_*"):  # left by a run that was killed
                 shutil.rmtree(left, ignore_errors=True)
             partial.mkdir()
         if sharded:
@@ -134,15 +134,15 @@ def save_checkpoint(
         ) from error
     if first:
         for old in checkpoints(output_dir)[:-keep]:
-            # Renamed first: killed half way, what is left of it must not look like a checkpoint.
+            # Renamed first: after a kill half-way the rest must not look like a checkpoint.
             shutil.rmtree(old.rename(folder / f".partial_{old.name}"))
     return final
 
 
 def _complete(
-    partial: Path, final: Path, average: WeightAverage | None, progress: Progress, recipe: dict[str, Any]
+    partial: Path, final: Path, average: WeightAverage | None, progress: TrainingProgress, recipe: JsonObject
 ) -> None:
-    """The rest of a checkpoint, and the rename that makes it one."""
+    """Write the remaining files of a checkpoint, and rename it to its final name."""
     state = {
         **vars(progress),
         "average_updates": average.updates if average else 0,
@@ -163,20 +163,20 @@ def load_checkpoint(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
-    recipe: dict[str, Any],
-    state: dict[str, Any] | None = None,
-) -> Progress:
+    recipe: JsonObject,
+    state: JsonObject | None = None,
+) -> TrainingProgress:
     """Restore everything `save_checkpoint` wrote; returns where the run was. Every process must call this.
 
     Args:
         folder: of the checkpoint.
         objective: whose trainable parameters and buffers are restored.
-        optimizer: whose state is.
+        optimizer: whose state is restored.
         average: averaged weights, if there are any.
         recipe: of this run.
         state: of the checkpoint, where `newest_whole` has just checked its parts; None: they are checked here.
 
-    Raises: ValueError when a file is missing or damaged, when the recipe is another one, or the parameters differ.
+    Raises: ValueError when a file is missing or damaged, or when the recipe or the parameters differ.
     """
     remedy = f"remove {folder} to continue from an older checkpoint, or start again with training.resume=false"
     try:
@@ -192,25 +192,25 @@ def load_checkpoint(
         raise
     except DamagedCheckpointError as error:
         raise DamagedCheckpointError(f"{error}; {remedy}") from error
-    except UnpicklingError as error:  # its own words advise to run whatever is in the file
-        raise ValueError(f"{folder}: expected an optimizer state of tensors, found other things; {remedy}") from error
+    except UnpicklingError as error:  # its own message advises to run what is in the file
+        raise ValueError(f"{folder}: expected an optimizer state of tensors, found other objects; {remedy}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, yaml.YAMLError, CheckpointException) as error:
         raise ValueError(f"{folder}: checkpoint part missing or damaged ({error}); {remedy}") from error
     if average is not None:
         average.updates = state["average_updates"]
-    return Progress(**{name: state[name] for name in vars(Progress())})
+    return TrainingProgress(**{name: state[name] for name in vars(TrainingProgress())})
 
 
-def newest_whole(found: list[Path], skip_damaged: bool) -> tuple[Path, dict[str, Any]] | None:
+def newest_whole(found: list[Path], skip_damaged: bool) -> tuple[Path, JsonObject] | None:
     """The checkpoint to continue from, and its state. Every process must call this.
 
     Args:
         found: of `checkpoints`.
-        skip_damaged: go back to the newest one that is as it was written, and set the damaged ones aside (renamed to
-            ``damaged_step_...``); None if there is none.
+        skip_damaged: go back to the newest checkpoint that is not damaged (None if there is none), and rename the
+            damaged ones to ``damaged_step_...``.
 
     Raises:
-        DamagedCheckpointError: the newest is damaged and may not be skipped; says which one before it is whole.
+        DamagedCheckpointError: the newest is damaged and may not be skipped; the message names the last whole one.
     """
     damaged: list[tuple[Path, DamagedCheckpointError]] = []
     whole = None
@@ -238,15 +238,15 @@ def newest_whole(found: list[Path], skip_damaged: bool) -> tuple[Path, dict[str,
     return whole
 
 
-def _state_of(folder: Path) -> dict[str, Any]:
-    state = read_state(folder, {**vars(Progress()), "average_updates": 0, "micro_batches": 1})
+def _state_of(folder: Path) -> JsonObject:
+    state = read_state(folder, {**vars(TrainingProgress()), "average_updates": 0, "micro_batches": 1})
     if folder.name != f"step_{state['step']:07d}":
         raise DamagedCheckpointError(f"{folder}: expected the state of step {folder.name}, found step {state['step']}")
     return state
 
 
 class WrongCheckpointError(ValueError):
-    """A checkpoint that is whole but belongs to another run."""
+    """A checkpoint that is not damaged but belongs to another run."""
 
 
 def _read_plain(
@@ -292,7 +292,7 @@ def _read_sharded(
 def _sharded_state(
     objective: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
 ) -> dict[str, Tensor]:
-    """All tensors of a run by name, sharded or not; what is loaded into them is loaded."""
+    """All tensors of a run by name, sharded or not, to save, or to load into in place."""
     live = _live_tensors(objective)
     state = {f"trainable.{name}": value.detach() for name, value in live.items()}
     for name, value in live.items():
@@ -305,7 +305,7 @@ def _sharded_state(
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """AdamW's state of a parameter, at 0 if it has made no step."""
+    """AdamW's state of a parameter; zeros before its first step."""
     state = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros((), device=local(parameter).device)
@@ -320,7 +320,7 @@ def _live_tensors(objective: nn.Module) -> dict[str, Tensor]:
     return live | {name: value for name, value in objective.named_buffers() if name in persistent}
 
 
-def _check_names(folder: Path, saved: dict[str, Any], live: dict[str, Tensor], remedy: str) -> None:
+def _check_names(folder: Path, saved: JsonObject, live: dict[str, Tensor], remedy: str) -> None:
     if set(live) != set(saved) or any(live[name].shape != saved[name] for name in live):
         wrong = sorted(set(live) ^ set(saved)) or [n for n in live if live[n].shape != saved[n]]
         raise WrongCheckpointError(
@@ -328,23 +328,23 @@ def _check_names(folder: Path, saved: dict[str, Any], live: dict[str, Tensor], r
         )
 
 
-def micro_batches(recipe: dict[str, Any]) -> int:
-    """Micro-batches of one optimizer step, over all processes: what may not change within a run."""
+def micro_batches(recipe: JsonObject) -> int:
+    """Number of micro-batches of one optimizer step, over all processes; it must not change within a run."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     return world * int(recipe.get("training", {}).get("accumulation_steps", 1))
 
 
-def _check_batches(state: dict[str, Any], recipe: dict[str, Any], folder: Path) -> None:
+def _check_batches(state: JsonObject, recipe: JsonObject, folder: Path) -> None:
     before, now = state["micro_batches"], micro_batches(recipe)
     if before != now:
         raise WrongCheckpointError(
             f"{folder}: expected {before} micro-batches a step (processes x training.accumulation_steps) as before, "
-            f"found {now}; set training.accumulation_steps such that the product stays"
+            f"found {now}; set training.accumulation_steps so that the product is the same"
         )
 
 
-def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Path) -> None:
-    """Refuse to continue a run of another recipe (cadence, device and the number of steps may differ).
+def check_same_recipe(saved: JsonObject, current: JsonObject, folder: Path) -> None:
+    """Refuse to continue a run of another recipe (device, number of steps, and how often it logs and saves may differ).
 
     Raises: ValueError naming the first settings that differ.
     """
@@ -352,7 +352,7 @@ def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Pa
         raise ValueError(f"expected a recipe, found {str(saved)[:40]}")
     before, now = _flatten(saved), _flatten(json.loads(json.dumps(current)))
     skip = {f"training.{name}" for name in MAY_DIFFER}
-    # A setting added to the code since (absent in `before`) has its default: that does not make it another recipe.
+    # A setting that is newer than the saved run (absent in `before`) has its default value: the recipe is the same.
     wrong = [key for key in sorted(before) if key not in skip and key in now and before[key] != now[key]]
     if wrong:
         listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in wrong[:3])
@@ -362,14 +362,14 @@ def check_same_recipe(saved: dict[str, Any], current: dict[str, Any], folder: Pa
         )
 
 
-def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+def _flatten(value: object, key: str = "") -> JsonObject:
     if not isinstance(value, dict):
         return {key: value}
     return {k: v for name, item in value.items() for k, v in _flatten(item, f"{key}.{name}" if key else name).items()}
 
 
 def _flush(path: Path) -> None:
-    """Flush a file or folder: a rename must not reach the disk before the contents do."""
+    """Flush a file or folder, so that the disk has the contents before the rename."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

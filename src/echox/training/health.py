@@ -1,4 +1,4 @@
-"""Checks that stop a training run that cannot be right: wrong trainables, leaking gradients, a non-finite loss."""
+"""Checks that stop a faulty training run: wrong trainable parameters, gradients in frozen ones, non-finite losses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class NonFiniteLossError(FloatingPointError, ValueError):
 def check_trainable(
     stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]], config: TrainingConfig
 ) -> None:
-    """Trainable parameters of the objective == union of the groups, each in one group; one learning rate per group.
+    """Check that each trainable parameter of the objective is in exactly one group, and each group has a learning rate.
 
-    Raises: ValueError naming the parameters or groups at fault.
+    Raises: ValueError naming the parameters or groups that are wrong.
     """
     if set(groups) != set(config.learning_rates):
         raise ValueError(
@@ -51,7 +51,7 @@ def _refuse(stage_name: str, names: dict[int, str], wrong: set[int], problem: st
 
 
 def check_losses(losses: object, step: int) -> dict[str, float]:
-    """Named parts of the objective's return value as numbers, checked: a scalar "loss", everything finite.
+    """The parts of the objective's return value as numbers, after a check: a scalar "loss", and all of them finite.
 
     Raises:
         ValueError: not a dict of tensors, no "loss".
@@ -63,7 +63,7 @@ def check_losses(losses: object, step: int) -> dict[str, float]:
     if losses["loss"].ndim:
         raise ValueError(f"objective: expected a scalar 'loss', found shape {tuple(losses['loss'].shape)}")
     named: dict[str, Tensor] = losses
-    numbers = torch.stack([value.detach().float() for value in named.values()]).tolist()  # one wait for the device
+    numbers = torch.stack([value.detach().float() for value in named.values()]).tolist()  # one transfer from the device
     values = dict(zip(named, numbers, strict=True))
     wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
     if wrong:
@@ -76,7 +76,7 @@ def check_losses(losses: object, step: int) -> dict[str, float]:
 
 
 def check_norm(norm: float, step: int) -> None:
-    """The gradient norm is finite.
+    """Check that the gradient norm is finite.
 
     Raises: NonFiniteLossError naming the step.
     """
@@ -88,7 +88,7 @@ def check_norm(norm: float, step: int) -> None:
 
 
 def check_everywhere(broken: NonFiniteLossError | None, step: int, device: torch.device) -> None:
-    """Raise in all processes what one of them found in its losses; else the others would wait for it.
+    """Raise the error of one process in all processes; otherwise the others would wait for it.
 
     Raises: NonFiniteLossError.
     """
@@ -102,7 +102,7 @@ def check_everywhere(broken: NonFiniteLossError | None, step: int, device: torch
 
 
 def check_gradients(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]], step: int) -> None:
-    """After a backward pass: frozen parameters have no gradient, and every group has received one.
+    """Check, after a backward pass, that frozen parameters have no gradient and that every group has one.
 
     Raises: ValueError naming a parameter or group.
     """

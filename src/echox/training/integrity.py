@@ -1,7 +1,7 @@
-"""Whether a checkpoint is what was written: checksums of its parts, and a state file of known fields.
+"""Integrity of checkpoints: checksums of all parts, and a state file with known fields.
 
-A flipped bit in a file of weights loads without an error and trains on; a state file that lost a field begins again
-at step 0. So every part's SHA-256 is in the state file, which carries its own.
+A flipped bit in a file of weights would load without an error, and a state file without one of its fields would start
+the run again at step 0. So the state file holds the SHA-256 of every part, and its own.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
-from echox.files import file_sha256
+from echox.files import JsonObject, file_sha256
 
 STATE_FILE = "state.json"
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint that was changed after it was written."""
 
 
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+def write_state(folder: Path, state: Mapping[str, object]) -> None:
     """Write the state file of a checkpoint whose parts are complete.
 
     Args:
@@ -36,31 +35,31 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     (folder / STATE_FILE).write_text(json.dumps({**content, "sha256": _digest(content)}), encoding="utf-8")
 
 
-def read_state(folder: Path, fields: Mapping[str, int | float]) -> dict[str, Any]:
+def read_state(folder: Path, fields: Mapping[str, int | float]) -> JsonObject:
     """The state of a checkpoint, after a check of every part. Every process of a run must call this.
 
     Args:
         folder: of the checkpoint.
-        fields: names of all numbers in the state, each with an example: an int stands for whole numbers.
+        fields: names of all numbers in the state, each with an example: an int means a whole number.
 
     Raises:
         DamagedCheckpointError: a part is missing or changed, or the state is not of this form.
     """
-    found: list[Any] = [None, None]
-    if not dist.is_initialized() or dist.get_rank() == 0:  # once: all of them would read the same files
+    found: list[JsonObject | str] = [{}]
+    if not dist.is_initialized() or dist.get_rank() == 0:  # one process reads for all: the files are the same
         try:
             found[0] = _read_state(folder, fields)
         except DamagedCheckpointError as error:
-            found[1] = str(error)
+            found[0] = str(error)
     if dist.is_initialized():
         dist.broadcast_object_list(found)
-    if found[1] is not None:
-        raise DamagedCheckpointError(found[1])
-    state: dict[str, Any] = found[0]
+    state = found[0]
+    if isinstance(state, str):
+        raise DamagedCheckpointError(state)
     return state
 
 
-def _read_state(folder: Path, fields: Mapping[str, int | float]) -> dict[str, Any]:
+def _read_state(folder: Path, fields: Mapping[str, int | float]) -> JsonObject:
     path = folder / STATE_FILE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -95,7 +94,7 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE_FILE)
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

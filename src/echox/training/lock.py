@@ -1,4 +1,4 @@
-"""One training at a time in an output folder: two would overwrite each other's checkpoints."""
+"""A lock on an output folder: two runs in one folder would overwrite each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: no such locks, so runs are not kept apart there
+except ImportError:  # Windows has no such locks: there the user must keep runs apart
     fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".lock"
@@ -19,10 +19,10 @@ LOCK_NAME = ".lock"
 
 @contextmanager
 def output_lock(output_dir: str | Path) -> Iterator[None]:
-    """Hold the folder while inside; made if missing. Of several processes of one run only the first takes the lock.
+    """Lock the folder (created if missing) within the ``with`` block. Only the first process of a run takes the lock.
 
-    The lock belongs to the open file: the system gives it up when the process ends, however it ends. The file itself
-    stays and means nothing.
+    The lock belongs to the open file: the system releases it when the process ends, in whatever way. The file itself
+    stays and has no meaning.
 
     Raises:
         ValueError: another process holds it.
@@ -45,7 +45,7 @@ def output_lock(output_dir: str | Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
-            # A file system without locks: as before, the user keeps runs apart.
+            # A file system without locks: the user must keep runs apart.
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()

@@ -1,11 +1,11 @@
-"""The only training loop. A stage says what is trained and on what; the loop does the rest.
+"""The only training loop. A stage defines model, data and loss; the loop does the rest.
 
 Run any recipe with ``echox run RECIPE [key=value ...]`` (or ``python -m echox.training.loop``), on several processes
 with ``torchrun --nproc-per-node N -m echox.training.loop RECIPE``.
 
-Everything random is a function of (seed, place in the data): dropout and sampling inside a step are seeded by the
-global micro-batch, augmentation by (seed, epoch, batch). So a resumed run equals an uninterrupted one, evaluation does
-not disturb training, and N processes equal one process that accumulates N times as many batches.
+Randomness is a function of the seed and the position in the data: dropout and sampling inside a step are seeded by the
+number of the global micro-batch, augmentation by (seed, epoch, batch). So a resumed run equals an uninterrupted one,
+evaluation does not change training, and N processes equal one process that accumulates N times as many batches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +32,9 @@ from transformers import PreTrainedModel
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
 from echox.device import choose_device
 from echox.errors import one_line
+from echox.files import JsonObject
 from echox.training.batches import BatchStream, MicroBatch, seed_everything
-from echox.training.checkpoint import Progress, checkpoints, load_checkpoint, newest_whole, save_checkpoint
+from echox.training.checkpoint import TrainingProgress, checkpoints, load_checkpoint, newest_whole, save_checkpoint
 from echox.training.health import (
     NonFiniteLossError,
     check_everywhere,
@@ -56,21 +57,22 @@ from echox.training.record import RECORD_NAME, RunLog, finished_record, write_re
 from echox.training.stage import Stage
 
 NOTHING_HELD_OUT = (
-    "{stage}: WARNING: nothing is held out, so no evaluation measures anything: give some items of the manifests "
+    "{stage}: WARNING: expected held-out items for the evaluation, found none: give some items of the manifests "
     "another split than 'train' (echox data import makes one: --hold-out)"
 )
 
 
-def train(stage: Stage, config: TrainingConfig, resolved: dict[str, Any]) -> dict[str, float]:
+def train(stage: Stage, config: TrainingConfig, resolved: JsonObject) -> dict[str, float]:
     """Train a stage; returns its final metrics, which are also in ``training_record.json`` beside the weights.
 
     Args:
         stage: what to train.
-        config: how.
+        config: steps, learning rates, precision and so on.
         resolved: the whole recipe as plain values, for the record and the check on resume.
 
     Raises:
-        ValueError: wrong trainables or groups, a checkpoint that does not fit, a malformed objective, non-finite loss.
+        ValueError: wrong trainable parameters or groups, a checkpoint that does not fit, a wrong return value of the
+            objective, a non-finite loss.
         OSError: a checkpoint could not be written.
     """
     with _process_group(config) as (rank, world, device):
@@ -84,7 +86,7 @@ class _Run:
         self,
         stage: Stage,
         config: TrainingConfig,
-        resolved: dict[str, Any],
+        resolved: JsonObject,
         rank: int,
         world: int,
         device: torch.device,
@@ -122,7 +124,7 @@ class _Run:
             return BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world)
 
         if config.max_rollbacks and not checkpoints(config.output_dir):
-            self._save_checkpoint()  # the start is a place to go back to
+            self._save_checkpoint()  # so that a rollback can return to the start
         stream = batches()
         window: list[dict[str, float]] = []
         metrics: dict[str, float] = {}
@@ -183,21 +185,21 @@ class _Run:
                     losses = self.module(batch) if shared is None else self.module(batch, shared)
                 try:
                     values = check_losses(losses, number)
-                except NonFiniteLossError as error:  # raised below: the others wait for this process's gradients
+                except NonFiniteLossError as error:  # raised below: other processes wait for this one's gradients
                     broken, values = error, {}
                 losses["loss"].backward()
-            for name, value in values.items():  # shares of the step's means; of all else, the mean
+            for name, value in values.items():  # shares of the step's means are summed, other values averaged
                 part = 1 if name == "loss" or name in (shared or ()) else config.accumulation_steps
                 totals[name] = totals.get(name, 0.0) + value / part
             items, length = items + micro.items, length + micro.length
         for name, count in (shared or {}).items():
-            if name not in totals and count > 0:  # another process has this part (asking a GPU for the count is a wait)
+            if name not in totals and count > 0:  # another process has this part (reading a GPU's count waits for it)
                 totals[name] = 0.0
         check_everywhere(broken, number, self.device)
         if check:
             check_gradients(self.stage.name, self.stage.objective, self.groups, number)
-        norm = float(clip_gradients(self.groups, config))  # of all processes' gradients: the same in all of them
-        check_norm(norm, number)  # before the step: a checkpoint must never hold what it would do to the weights
+        norm = float(clip_gradients(self.groups, config))  # over all processes, so it is the same in each
+        check_norm(norm, number)  # before the step: it would spoil the weights of later checkpoints
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -205,23 +207,23 @@ class _Run:
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
         return {**totals, "gradient_norm": norm, "learning_rate_factor": factor, "items": items, "length": length}
 
-    def _batches(self, micros: list[MicroBatch]) -> tuple[list[Any], dict[str, Tensor] | None]:
-        """The step's micro-batches on the device, and what its losses are means over (None: one is all there is)."""
+    def _batches(self, micros: list[MicroBatch]) -> tuple[list[Mapping[str, object]], dict[str, Tensor] | None]:
+        """The step's micro-batches on the device, and the counts for its means (None: a single micro-batch)."""
         config = self.config
-        batches = [to_device(micro.tensors, self.device) for micro in micros]
+        batches: list[Mapping[str, object]] = [on_device(micro.tensors, self.device) for micro in micros]
         if config.accumulation_steps * self.world == 1:
             return batches, None
         if "prepare" in inspect.signature(self.stage.objective.forward).parameters:
             for place, micro in enumerate(micros):
-                seed_everything(config.seed, micro.place)  # as in the pass that is learned from
+                seed_everything(config.seed, micro.place)  # as in the pass with gradients
                 with torch.no_grad(), autocast(self.device, config.precision):
                     batches[place] = self.module(batches[place], prepare=True)
         return batches, denominators_of_step(self.stage.objective, batches, self.device)
 
     def _roll_back(self, error: NonFiniteLossError) -> None:
-        """Go back to the newest checkpoint and past the batches taken since; all processes do, or all stop.
+        """Return to the newest checkpoint and skip the batches since; all processes do so, or all stop.
 
-        Raises: the error, when there were as many of them as `training.max_rollbacks` allows.
+        Raises: the error, after as many rollbacks as `training.max_rollbacks` allows.
         """
         progress, config, taken = self.progress, self.config, self.taken
         failed = progress.step + 1
@@ -237,15 +239,15 @@ class _Run:
             self.log.write(back.step, {"failed_step": failed, "rollbacks": progress.rollbacks + 1}, kind="rollback")
         progress.rollbacks += 1
         self._say(
-            f"{self.stage.name}: {error}. Back to step {back.step}, without the batches since "
-            f"(time {progress.rollbacks} of {config.max_rollbacks})"
+            f"{self.stage.name}: {error}. Back to step {back.step}; the batches since are skipped "
+            f"(rollback {progress.rollbacks} of {config.max_rollbacks})"
         )
 
     def _log_window(self, window: list[dict[str, float]], seconds: float) -> None:
         """Mean over the steps since the last entry and over all processes."""
         found: set[str] = set().union(*window)
-        if self.world > 1:  # a part of the loss that only some batches have may be missing here and not there
-            everyone: list[Any] = [None] * self.world
+        if self.world > 1:  # a part of the loss that only some batches have may be missing in one process
+            everyone: list[set[str]] = [set() for _ in range(self.world)]
             dist.all_gather_object(everyone, found)
             found = found.union(*everyone)
         names = sorted(found, key=lambda name: (name != "loss", name))
@@ -288,7 +290,7 @@ class _Run:
 
     @property
     def _takes_part(self) -> bool:
-        """In what one process could do alone: sharded, all must run the same parts, or they wait for each other."""
+        """Whether this process shares the work of the first: a sharded model needs all processes in each forward."""
         return self.rank == 0 or bool(self.parts)
 
     @contextmanager
@@ -313,18 +315,18 @@ class _Run:
             )
         self._wait()
 
-    def _resume(self) -> Progress:
+    def _resume(self) -> TrainingProgress:
         found = checkpoints(self.config.output_dir)
         if not self.config.resume:
             self._wait()
-            if self.rank == 0:  # else a later resume would continue, or take for finished, what was to be replaced
+            if self.rank == 0:  # otherwise a later resume would continue the old run, or take it for finished
                 shutil.rmtree(Path(self.config.output_dir) / "checkpoints", ignore_errors=True)
                 (Path(self.config.output_dir) / RECORD_NAME).unlink(missing_ok=True)
             self._wait()
-            return Progress()
+            return TrainingProgress()
         newest = newest_whole(found, self.config.skip_damaged)
         if newest is None:
-            return Progress()
+            return TrainingProgress()
         folder, state = newest
         return load_checkpoint(folder, self.stage.objective, self.optimizer, self.average, self.resolved, state)
 
@@ -353,7 +355,7 @@ class _Run:
                         "same command again: it continues from the newest checkpoint"
                     ) from error
                 raise
-            # Without a record the run counts as unfinished: killed between two of these files, it is finished again.
+            # The record is last: a run that is killed between two of these files counts as unfinished.
             (folder / RECORD_NAME).unlink(missing_ok=True)
             for path in partial.iterdir():
                 target = folder / path.name
@@ -382,7 +384,7 @@ class _Run:
             dist.barrier()
 
 
-# ------------------------------------------------------------------------------------------------ parts others may use
+# ------------------------------------------------------------------------------------------------ shared helpers
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -390,14 +392,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors inside dicts, lists and tuples to `device`; other values as they are."""
+def on_device(batch: Mapping[str, object], device: torch.device) -> dict[str, object]:
+    """A batch with the tensors inside it (also in dicts, lists and tuples) on `device`; other values unchanged."""
+    return {name: _moved(value, device) for name, value in batch.items()}
+
+
+def _moved(value: object, device: torch.device) -> object:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
-        return {name: to_device(item, device) for name, item in value.items()}
+        return on_device(value, device)
     if isinstance(value, list | tuple):
-        return type(value)(to_device(item, device) for item in value)
+        return type(value)(_moved(item, device) for item in value)
     return value
 
 
@@ -412,13 +418,13 @@ def enable_gradient_checkpointing(module: nn.Module) -> None:
         if isinstance(part, PreTrainedModel) and part.supports_gradient_checkpointing:
             part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             # transformers makes all inputs require gradients, which only reentrant checkpoints need: backward would
-            # pass through frozen ears and embeddings, and keep their activations.
+            # pass through the frozen speech encoder and embeddings, and keep their activations.
             part.disable_input_require_grads()
             enabled += 1
         else:
             pending.extend(part.children())
     if not enabled:
-        raise ValueError("training.gradient_checkpointing: expected a model that can, found none; set it to false")
+        raise ValueError("training.gradient_checkpointing: expected a model that supports it, found none; set false")
 
 
 @contextmanager
@@ -447,11 +453,11 @@ def _due(step: int, every: int) -> bool:
 # ------------------------------------------------------------------------------------------------ command
 
 
-def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> JsonObject:
     """Run any recipe: train its stage, or, for stages without training (corpus, units), call ``run()``.
 
-    A run that is already finished is not repeated (``training.resume=false`` repeats it); one that another process
-    works on is refused.
+    A finished run is not repeated (unless ``training.resume=false``). A run in a folder that another process uses is
+    refused.
 
     Returns: the final metrics.
     Raises: ValueError, OSError: see `load_recipe`, `train` and the stage.
@@ -459,8 +465,8 @@ def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
     return run_loaded(load_recipe(path, overrides))
 
 
-def run_loaded(recipe: Any) -> dict[str, Any]:
-    """See :func:`run_recipe`; of a recipe that `load_recipe` returned."""
+def run_loaded(recipe: Any) -> JsonObject:
+    """:func:`run_recipe` for a recipe that `load_recipe` has returned."""
     if hasattr(recipe, "run"):
         return recipe.run() or {}
     config, resolved = recipe.training, to_dict(recipe)
@@ -489,7 +495,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # the outermost boundary: reported here, shown whole by --debug
+    except Exception as error:  # the outermost boundary: --debug shows the traceback
         if options.debug:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)

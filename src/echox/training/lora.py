@@ -1,9 +1,9 @@
 """LoRA on the language model of S2T: added, saved, continued by a later stage, merged into plain weights.
 
-A finished stage saves *merged* weights, so that its folder loads with nothing but transformers, and the LoRA beside
-them, so that stage III can take it out again and train on.
+A finished stage saves *merged* weights, so that its folder loads with transformers alone, and beside them the LoRA, so
+that stage III can separate it again and continue it.
 
-Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685, by way of peft.
+Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; computed by peft.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.pretrained import CausalLM
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -28,14 +29,14 @@ _ADAPTER = "default"
 
 @dataclass
 class LoRASettings:
-    """Rank, scale (alpha / rank) and dropout of the LoRA, which sits on all linear layers but the head."""
+    """Rank, scale (alpha / rank) and dropout of the LoRA, which is on all linear layers but the head."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.05
 
 
-def add_lora(model: S2TForConditionalGeneration, settings: LoRASettings) -> list[nn.Parameter]:
+def add_lora(language_model: CausalLM, settings: LoRASettings) -> list[nn.Parameter]:
     """Put a LoRA on all linear layers of the language model but its head; returns its parameters.
 
     At first it changes nothing (B is 0). Names in the state dict gain ``.base_layer`` and ``.lora_*``.
@@ -45,9 +46,8 @@ def add_lora(model: S2TForConditionalGeneration, settings: LoRASettings) -> list
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    if lora_parameters(model):
+    if lora_parameters(language_model):
         raise ValueError("expected a language model without LoRA, found one: merge it or continue it")
-    language_model = model.language_model
     head = language_model.get_output_embeddings()
     targets = [
         name for name, module in language_model.named_modules() if isinstance(module, nn.Linear) and module is not head
@@ -56,23 +56,23 @@ def add_lora(model: S2TForConditionalGeneration, settings: LoRASettings) -> list
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets, bias="none"
     )
     inject_adapter_in_model(config, language_model, adapter_name=_ADAPTER)
-    language_model.train(model.training)  # the new layers come in training mode, whatever the model's
-    added = lora_parameters(model)
-    for value in added:  # they come in the weights' type: in half precision small steps would be lost to rounding
+    language_model.train(language_model.training)  # new layers are always made in training mode
+    added = lora_parameters(language_model)
+    for value in added:  # in half precision, small steps would be lost to rounding
         value.data = value.data.float()
     return added
 
 
-def lora_parameters(model: S2TForConditionalGeneration) -> list[nn.Parameter]:
+def lora_parameters(language_model: CausalLM) -> list[nn.Parameter]:
     """The parameters of the LoRA; empty where there is none."""
-    return [value for name, value in model.language_model.named_parameters() if ".lora_" in name]
+    return [value for name, value in language_model.named_parameters() if ".lora_" in name]
 
 
 def merged_state_dict(model: S2TForConditionalGeneration) -> dict[str, Tensor]:
     """State dict of the model with the LoRA merged into the weights, under plain names; the model is not changed.
 
-    Weights that gained a LoRA are float32, whatever they were: rounded to half precision, small changes would be lost,
-    and `continue_lora` could not give back what they were.
+    Merged weights are float32: rounded to half precision, small changes would be lost, and `continue_lora` could not
+    restore the original weights.
     """
     deltas = {
         f"language_model.{name}.weight": layer.get_delta_weight(_ADAPTER) for name, layer in _lora_layers(model).items()
@@ -102,9 +102,9 @@ def save_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder
 
 
 def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoRASettings:
-    """Take the LoRA in ``folder`` out of a model saved with it merged in, and put it on as a LoRA again.
+    """Subtract the LoRA in ``folder`` from a model that was saved with it merged, and add it as a LoRA again.
 
-    The language model is then of the type (float32, bfloat16) that it had when the LoRA was begun, to the bit.
+    The weights of the language model, and their type (float32, bfloat16), are then exactly those before the LoRA.
 
     Args:
         model: with float32 weights.
@@ -119,7 +119,7 @@ def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoR
     stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     base_dtype = getattr(torch, stored.pop("base_dtype", "float32"))
     settings = LoRASettings(**stored)
-    add_lora(model, settings)
+    add_lora(model.language_model, settings)
     weights = load_file(folder / WEIGHTS_FILE)
     wanted = {name for name in model.language_model.state_dict() if ".lora_" in name}
     if set(weights) != wanted:

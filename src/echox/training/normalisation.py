@@ -16,8 +16,8 @@ and, where the counts follow only from a forward pass (stage echo makes its targ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -27,13 +27,22 @@ Denominators = Mapping[str, Tensor]
 """Name of a returned mean -> number of what it is over (tokens, frames, rows), a scalar."""
 
 
+class Counted(Protocol):
+    """An objective that counts what its losses are means over."""
+
+    @property
+    def denominators(self) -> Callable[..., Mapping[str, Tensor]]:
+        """Of a batch: the count of each returned mean, by name."""
+        ...
+
+
 def known_rows(labels: Tensor) -> Tensor:
-    """Rows of labels (A, N), -100 padded, that have any: what a CTC loss per symbol is a mean over."""
+    """Number of rows of labels (A, N), padded with -100, that have a label: the count of a CTC loss per symbol."""
     return (labels >= 0).any(dim=1).sum()
 
 
 def share_of_step(
-    means: Mapping[str, Tensor], objective: Any, batch: Mapping[str, Any], step: Denominators | None
+    means: Mapping[str, Tensor], objective: Counted, batch: Mapping[str, object], step: Denominators | None
 ) -> dict[str, Tensor]:
     """Means over one micro-batch as its shares of the means over a whole step.
 
@@ -41,7 +50,7 @@ def share_of_step(
         means: by name; those that are not among the objective's denominators are returned as they are.
         objective: whose `denominators(batch)` are the counts of this micro-batch.
         batch: the micro-batch.
-        step: from `denominators_of_step`; None: the micro-batch is the whole step.
+        step: from `denominators_of_step`; None: the step has this micro-batch alone.
 
     Returns:
         Values whose sum over the step's micro-batches, averaged over the processes, is the mean over all of them.
@@ -56,7 +65,7 @@ def share_of_step(
 
 
 def denominators_of_step(
-    objective: nn.Module, batches: Sequence[Mapping[str, Any]], device: torch.device
+    objective: nn.Module, batches: Sequence[Mapping[str, object]], device: torch.device
 ) -> dict[str, Tensor]:
     """Counts of all micro-batches on all processes, divided by the number of processes (which average gradients).
 
@@ -66,7 +75,7 @@ def denominators_of_step(
         device: where processes exchange tensors.
 
     Raises:
-        ValueError: an objective that does not say what its losses are means over.
+        ValueError: an objective without `denominators`.
     """
     count = getattr(objective, "denominators", None)
     if count is None:
@@ -75,7 +84,7 @@ def denominators_of_step(
             "train on several processes, the loop must know what each loss is a mean over (training/normalisation.py)"
         )
     counted = [count(batch) for batch in batches]
-    names = sorted(set().union(*counted))  # the same in all processes: an objective names all its parts in every batch
+    names = sorted(set().union(*counted))  # the same in all processes: every batch has all names
     totals = torch.stack(
         [
             torch.stack([torch.as_tensor(found[name], dtype=torch.float32, device=device) for found in counted]).sum()
@@ -96,7 +105,7 @@ class RunningMeans:
         self._counts: dict[str, float] = {}
 
     def add(self, means: Mapping[str, Tensor], denominators: Denominators) -> None:
-        """Take in one batch; names without a denominator are left out."""
+        """Add one batch; names without a denominator are left out."""
         for name, count in denominators.items():
             if name in means:
                 self._sums[name] = self._sums.get(name, 0.0) + float(means[name]) * float(count)

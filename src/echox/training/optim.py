@@ -32,7 +32,7 @@ def build_optimizer(groups: dict[str, list[nn.Parameter]], config: TrainingConfi
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Part of the peak rate at optimizer step `step` (0-based): warm-up, hold, then down to `final_lr_ratio`."""
+    """Fraction of the peak rate at step `step` (from 0): warm-up, constant, then down to `final_lr_ratio`."""
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     start = config.warmup_steps + config.hold_ratio * max(0, config.steps - config.warmup_steps)
@@ -48,7 +48,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def clip_gradients(groups: dict[str, list[nn.Parameter]], config: TrainingConfig) -> Tensor:
-    """Clip over all groups (or each on its own) and return the gradient norm before clipping."""
+    """Clip the gradients of all groups together (or of each alone); returns their norm before clipping."""
     limit = config.clip_norm if config.clip_norm > 0 else math.inf
     if config.clip_by_group:
         return torch.stack([whole(nn.utils.clip_grad_norm_(group, limit)) for group in groups.values()]).norm()
@@ -71,7 +71,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take one step towards the live weights."""
+        """Move the average one step towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         averages = [local(value) for value in self.averages.values()]
@@ -80,7 +80,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model holds the averages."""
+        """Within the ``with`` block, the model holds the averages."""
         kept = {name: value.detach().clone() for name, value in self._live.items()}
         self._copy_in(self.averages)
         try:

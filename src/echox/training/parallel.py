@@ -1,8 +1,8 @@
-"""Several processes: every one a whole copy (DDP), or each a shard of every weight (FSDP2).
+"""Training on several processes: a whole copy in each (DDP), or a shard of every weight in each (FSDP2).
 
-Sharded, transformer blocks that are only ever called are gathered one by one, as they run. Everything else (adapters,
-heads, unit decoders, the T2C: whose weights are also read from outside their forward) is gathered once for the whole
-forward of the objective. Frozen weights are sharded like the others: nothing is there twice.
+With FSDP2, transformer blocks whose weights are read in their forward only are gathered one by one, as they run. All
+other weights (adapters, heads, unit decoders, the T2C) are gathered once for the whole forward of the objective. Frozen
+weights are sharded too.
 
 Source: PyTorch FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
@@ -28,17 +28,17 @@ READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c")
 
 
 def join_group(device: torch.device) -> None:
-    """Meet the other processes that torchrun started."""
+    """Join the process group of the processes that torchrun started."""
     backend = "nccl" if device.type == "cuda" else "gloo"
-    # The others wait while the first process evaluates and saves: longer than nccl's ten minutes, in a large model.
+    # The others wait while the first process evaluates and saves: with a large model longer than nccl's ten minutes.
     timeout = timedelta(hours=2)
     world, attempt = int(os.environ["WORLD_SIZE"]), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not shared or attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != str(world):
         dist.init_process_group(backend, timeout=timeout)
         return
-    # torchrun's store outlives a restart (torch 2.13), and with it the addresses of processes that are no more. On
-    # several machines attempts are counted apart: there torchrun must be told to make a new store (docs/training.md).
+    # torchrun's store survives a restart (torch 2.13), and holds addresses of processes that have ended. On several
+    # machines each counts its own attempts: there torchrun needs an option to make a new store (docs/training.md).
     left = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, False, timeout)
     store = dist.PrefixStore(f"attempt_{attempt}", left)
     dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=world, timeout=timeout)
@@ -56,14 +56,14 @@ def shard(objective: nn.Module, config: TrainingConfig, device: torch.device) ->
     blocks = blocks_to_shard(objective)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=half), offload_policy=offload)
-    # The losses' own arithmetic keeps its types; inputs are as the batch has them.
+    # Losses and inputs keep their types.
     root = MixedPrecisionPolicy(param_dtype=half, cast_forward_inputs=False)
     fully_shard(objective, mesh=mesh, mp_policy=root, offload_policy=offload, reshard_after_forward=False)
     return [*blocks, objective]  # type: ignore[list-item]
 
 
 def blocks_to_shard(objective: nn.Module) -> list[nn.Module]:
-    """Transformer blocks, as their models name them (``_no_split_modules``), that are only ever called."""
+    """Transformer blocks (``_no_split_modules`` of their models) whose weights are read in their forward only."""
     kinds = {name for module in objective.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     found = []
     for name, module in objective.named_modules():
@@ -75,7 +75,7 @@ def blocks_to_shard(objective: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def gathered(parts: Sequence[FSDPModule]) -> Iterator[None]:
-    """Inside, every process holds all weights as plain tensors. All processes must run the same parts in it."""
+    """Within the ``with`` block every process holds all weights as plain tensors; all must run the same parts in it."""
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -89,7 +89,7 @@ def gathered(parts: Sequence[FSDPModule]) -> Iterator[None]:
 
 @contextmanager
 def plain(module: nn.Module, keep: bool) -> Iterator[None]:
-    """Inside, `module` holds whole weights that may be saved, but not run, where `keep`; all processes must enter."""
+    """Within the ``with`` block `module` holds whole weights where `keep`: to save, not to run. All processes enter."""
     kept: list[tuple[nn.Module, str, nn.Parameter]] = []
     for part in module.modules():
         for name, value in list(part.named_parameters(recurse=False)):
@@ -110,12 +110,12 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor that may be sharded, whole; a collective if it is."""
+    """The whole of a tensor that may be sharded (then all processes must call this)."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def local(value: Tensor) -> Tensor:
-    """This process's part of a tensor that may be sharded; it shares its memory."""
+    """This process's part of a tensor that may be sharded; shares memory with it."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard, a progress line, and the training record beside the weights."""
+"""Logs of a run (metrics.jsonl, TensorBoard, progress) and the training record beside the weights."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from echox.config import TrainingConfig
-from echox.files import write_text
-from echox.training.checkpoint import Progress, check_same_recipe
+from echox.files import JsonObject, write_text
+from echox.training.checkpoint import TrainingProgress, check_same_recipe
+
+if TYPE_CHECKING:
+    import rich.progress
+    from torch.utils.tensorboard import SummaryWriter
 
 RECORD_NAME = "training_record.json"
 
 
 class RunLog:
-    """Logs of one run (of process 0): appends to ``metrics.jsonl``, to TensorBoard if installed, and prints.
+    """Logs of one run, written by process 0: ``metrics.jsonl``, TensorBoard if installed, and printed lines.
 
     On a terminal a progress bar shows step, loss, throughput and remaining time; elsewhere one line per entry.
     """
 
-    def __init__(self, config: TrainingConfig, name: str, progress: Progress) -> None:
+    def __init__(self, config: TrainingConfig, name: str, progress: TrainingProgress) -> None:
         self._folder = Path(config.output_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._path = self._folder / "metrics.jsonl"
@@ -36,9 +40,7 @@ class RunLog:
         self._began_s = time.monotonic()
         self._board = _tensorboard(self._folder) if config.tensorboard else None
         shown = sys.stderr.isatty()
-        self._bar: Any
-        self._task: Any
-        self._bar, self._task = _progress_bar(name, config.steps, progress.step) if shown else (None, None)
+        self._bar = _progress_bar(name, config.steps, progress.step) if shown else None
 
     def write(self, step: int, values: dict[str, float], kind: str = "train") -> None:
         """One entry: ``{"step", "kind", ...values}``."""
@@ -52,7 +54,7 @@ class RunLog:
         eta = f"  left {self.remaining_s(step) / 60:.1f} min" if kind == "train" else ""
         self.say(f"{self._name} {step}/{self._steps} {kind}  {listed}{eta}")
         if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+            self._bar.update(self._bar.task_ids[0], completed=step)
 
     def say(self, line: str) -> None:
         """Print a line (above the progress bar, if there is one)."""
@@ -62,7 +64,7 @@ class RunLog:
             print(line, flush=True)
 
     def remaining_s(self, step: int) -> float:
-        """Estimate from the pace since this process began."""
+        """Estimated remaining time, from the speed since this process began."""
         return (time.monotonic() - self._began_s) / max(1, step - self._first) * (self._steps - step)
 
     def close(self) -> None:
@@ -72,10 +74,10 @@ class RunLog:
         if self._board is not None:
             self._board.close()
 
-    def drop_entries_after(self, place: Progress) -> None:
-        """A run that goes on from a checkpoint repeats the steps after it: their first log entries go."""
+    def drop_entries_after(self, place: TrainingProgress) -> None:
+        """Remove entries of steps after a checkpoint, which the run that continues from it repeats."""
 
-        def stays(entry: dict[str, Any]) -> bool:
+        def stays(entry: JsonObject) -> bool:
             return entry["step"] <= place.step and entry.get("rollbacks", 0) <= place.rollbacks
 
         if not self._path.exists():
@@ -85,7 +87,7 @@ class RunLog:
         write_text(self._path, "".join(line + "\n" for line in kept))
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # optional extra; metrics.jsonl has the same numbers
@@ -93,26 +95,27 @@ def _tensorboard(folder: Path) -> Any:
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def _progress_bar(name: str, steps: int, first_step: int) -> tuple[Any, Any]:
+def _progress_bar(name: str, steps: int, first_step: int) -> rich.progress.Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=Console(stderr=True))
     bar.start()
-    return bar, bar.add_task(name, total=steps, completed=first_step)
+    bar.add_task(name, total=steps, completed=first_step)
+    return bar
 
 
 def write_record(
     stage: str,
     config: TrainingConfig,
-    recipe: dict[str, Any],
-    progress: Progress,
+    recipe: JsonObject,
+    progress: TrainingProgress,
     metrics: dict[str, float],
     world_size: int,
-    details: dict[str, Any] | None = None,
+    details: JsonObject | None = None,
 ) -> None:
-    """``training_record.json`` beside the final weights: how they were made, what they reach, what they cost."""
+    """Write ``training_record.json`` beside the final weights: recipe, seed, metrics, cost, environment."""
     record = {
         "stage": stage,
         "recipe": recipe,
@@ -126,10 +129,10 @@ def write_record(
     write_text(Path(config.output_dir) / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def finished_record(config: TrainingConfig, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a finished run of this very recipe in `output_dir`, else None.
+def finished_record(config: TrainingConfig, recipe: JsonObject) -> JsonObject | None:
+    """The record in `output_dir` of a finished run of exactly this recipe, else None.
 
-    Raises: ValueError when another recipe's finished run is there (and `training.resume` is on).
+    Raises: ValueError when the finished run there is of another recipe (and `training.resume` is on).
     """
     path = Path(config.output_dir) / RECORD_NAME
     if not config.resume or not path.is_file():
@@ -139,7 +142,7 @@ def finished_record(config: TrainingConfig, recipe: dict[str, Any]) -> dict[str,
     return record if record["steps"] >= config.steps else None
 
 
-def environment(world_size: int = 1) -> dict[str, Any]:
+def environment(world_size: int = 1) -> JsonObject:
     """Commit, versions and machine of this process."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("echox", "transformers", "peft", "lhotse"):
@@ -158,7 +161,7 @@ def environment(world_size: int = 1) -> dict[str, Any]:
     }
 
 
-def _commit() -> dict[str, Any]:
+def _commit() -> JsonObject:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()

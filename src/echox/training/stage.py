@@ -1,9 +1,9 @@
-"""What the training loop asks of a stage."""
+"""The interface between the training loop and a stage."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,14 +12,15 @@ from torch import nn
 
 @runtime_checkable
 class Stage(Protocol):
-    """What the loop asks of a stage; built by its recipe's ``build()``.
+    """What a stage provides to the loop; its recipe's ``build()`` makes it.
 
     Attributes:
         name: stage name, as in the recipe.
-        model: what `save` writes.
+        model: the model that `save` writes.
         objective: ``forward(batch) -> {"loss": scalar, named parts...}``; wrapped in DDP. Holds every trainable
-            parameter. The loop moves model and objective to the device and switches train/eval mode. To accumulate
-            or to train on several processes it also says what its losses are means over: `training/normalisation.py`.
+            parameter. The loop moves model and objective to the device and switches between training and evaluation
+            mode. To accumulate, or to train on several processes, it also has `denominators`
+            (`training/normalisation.py`).
     """
 
     name: str
@@ -38,7 +39,7 @@ class Stage(Protocol):
         """Length of every item of `dataset()`, for bucketing; called once, after it."""
         ...
 
-    def collate(self, items: list[Any], rng: random.Random) -> dict[str, Any]:
+    def collate(self, items: list[Any], rng: random.Random) -> Mapping[str, object]:
         """Items to a batch of CPU tensors. Runs in a thread: randomness only through `rng`."""
         ...
 
@@ -51,6 +52,6 @@ class Stage(Protocol):
         ...
 
     # Optional: def sample(self, folder: Path) -> None    audio and its transcription, every `sample_every_steps`
-    # Optional: evaluation_items: Sized                  held-out items; when there are none the log says so at once
-    # Optional: record_details: dict[str, Any]            more for training_record.json (tables, counts)
-    # Optional: length_unit: tuple[str, float]            what `lengths` count, for the log, and how much of it one is
+    # Optional: evaluation_items: Sized                  held-out items; when there are none, the log warns at once
+    # Optional: record_details: JsonObject                more for training_record.json (tables, counts)
+    # Optional: length_unit: tuple[str, float]            what `lengths` counts, and its amount per unit, for the log

@@ -91,7 +91,7 @@ class SpokenQuestions:
             embeds: list[Tensor] = []
             transcripts: list[list[int]] = []
             for part in batches(self.items, 32):
-                states, texts = s2t.hear(*pad_features(_features(part)))
+                states, texts = s2t.encode(*pad_features(_features(part)))
                 embeds += states
                 transcripts += texts
             self._encoded = {encoder: (embeds, transcripts)}

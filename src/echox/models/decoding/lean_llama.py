@@ -22,7 +22,7 @@ from echox.models.decoding.row_cache import SavedRow
 FUSED_LAYER_WEIGHTS = 16_000_000
 """Layers of at most so many weights are fused. Fusing copies them, and gains nothing once a product takes long."""
 
-Remember = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class LeanWeights:
@@ -44,7 +44,7 @@ class LeanWeights:
         self.head_width: int = layers[0].self_attn.head_dim
         self.layers = [_LeanLayer(layer) for layer in layers]
 
-    def run(self, inputs: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, remember: Remember) -> Tensor:
+    def run(self, inputs: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, update_cache: UpdateCache) -> Tensor:
         """All layers.
 
         Args:
@@ -52,7 +52,7 @@ class LeanWeights:
             cos: of the rotation, to broadcast over (B, n, heads, head width).
             sin: likewise.
             mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
-            remember: given a layer's number, keys and values (B, n, key heads, head width) of the inputs, puts them
+            update_cache: given a layer's number, keys and values (B, n, key heads, head width) of the inputs, puts them
                 into a memory and returns all that may be looked at, (B, key heads, L, head width) both.
 
         Returns:
@@ -67,7 +67,7 @@ class LeanWeights:
             first, second = turning.chunk(2, -1)
             turning = turning * cos + torch.cat((-second, first), -1) * sin  # rotary positions, "half" layout
             query, key = turning.split([self.heads, self.key_heads], 2)
-            keys, values = remember(number, key, value)
+            keys, values = update_cache(number, key, value)
             mixed = F.scaled_dot_product_attention(
                 query.transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=self.key_heads != self.heads
             )
@@ -111,7 +111,7 @@ class LeanSteps:
             self._grow(end)
         places, cos, sin, mask = self._positions(starts, count)
 
-        def remember(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        def update_cache(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             keys, values = self.memory[number, :, rows].unbind(0)
             if isinstance(places, slice):
                 keys[:, :, places] = key.transpose(1, 2)
@@ -121,7 +121,7 @@ class LeanSteps:
                 values[places] = value
             return keys[:, :, :end], values[:, :, :end]
 
-        hidden = self.weights.run(inputs, cos, sin, mask, remember)
+        hidden = self.weights.run(inputs, cos, sin, mask, update_cache)
         self.lengths[rows] = [start + (count if counts is None else counts[row]) for row, start in enumerate(starts)]
         return hidden
 

@@ -73,12 +73,12 @@ def static_step(weights: LeanWeights) -> Step:
         row = torch.arange(len(inputs), device=inputs.device)
         mask = (torch.arange(memory.shape[4], device=inputs.device) <= starts[:, None])[:, None, None]
 
-        def remember(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        def update_cache(number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             memory[number, 0, row, :, starts] = key[:, 0]
             memory[number, 1, row, :, starts] = value[:, 0]
             return memory[number, 0], memory[number, 1]
 
-        return weights.run(inputs, cos[starts][:, None, None], sin[starts][:, None, None], mask, remember)
+        return weights.run(inputs, cos[starts][:, None, None], sin[starts][:, None, None], mask, update_cache)
 
     return step
 

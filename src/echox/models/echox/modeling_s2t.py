@@ -59,7 +59,7 @@ class S2TOutput(ModelOutput):
 
 
 @dataclass
-class HeardAudio:
+class EncodedAudio:
     """Audios as the language model will receive them.
 
     Attributes:
@@ -253,13 +253,13 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
 
     # ------------------------------------------------------------------------------------------------------ hearing
 
-    def hear_audio(
+    def encode_audio(
         self,
         input_features: Tensor,
         input_features_mask: Tensor | None = None,
         ctc_labels: Tensor | None = None,
         audios_together: int = 1,
-    ) -> HeardAudio:
+    ) -> EncodedAudio:
         """Audios (A, mels, T), mask (A, T), to what the language model will receive.
 
         ``ctc_labels``: (A, M) transcripts, -100 padded, to train on.
@@ -272,7 +272,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         else:
             losses, labels = ctc_losses(frames, self.ctc_head, mask, ctc_labels, self.audio_token_id)
             ctc_loss = mean_per_symbol(losses, ctc_labels)
-        return HeardAudio(self._shrink(frames, mask, labels), labels, mask, ctc_loss)
+        return EncodedAudio(self._shrink(frames, mask, labels), labels, mask, ctc_loss)
 
     def _shrink(self, frames: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
         """Frames (A, C, H), their mask and labels (A, C), to what the language model receives of each: (K, H)."""
@@ -286,26 +286,26 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         return [row[valid] for row, valid in zip(embeds, kept, strict=True)]
 
     @torch.inference_mode()
-    def hear(
+    def encode(
         self, input_features: Tensor, input_features_mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[list[int]]]:
         """For inference: (K, H) input states and the greedy transcript's token ids of each audio."""
-        embeds, transcripts = self.hear_timed(input_features, input_features_mask)
+        embeds, transcripts = self.encode_and_transcribe(input_features, input_features_mask)
         return embeds, [[token_id for token_id, _, _ in row] for row in transcripts]
 
     @torch.inference_mode()
-    def hear_timed(
+    def encode_and_transcribe(
         self, input_features: Tensor, input_features_mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[list[tuple[int, int, int]]]]:
-        """As `hear`, every token with its first CTC frame and the frame after its last (25 frames a second)."""
-        heard = self.hear_audio(input_features, input_features_mask)
+        """As `encode`, every token with its first CTC frame and the frame after its last (25 frames a second)."""
+        heard = self.encode_audio(input_features, input_features_mask)
         return heard.embeds, timed_ctc(heard.labels, heard.mask, self.audio_token_id)
 
     @torch.inference_mode()
-    def hear_gradually(
+    def encode_gradually(
         self, input_features: Tensor, input_features_mask: Tensor
     ) -> Generator[None, None, tuple[Tensor, list[tuple[int, int, int]]]]:
-        """What `hear_timed` returns of one audio (1, mels, T), in steps of bounded time and memory, at any length."""
+        """`encode_and_transcribe` for one audio (1, mels, T) of any length, in steps of bounded time and memory."""
         encoded = yield from self.audio_tower.encode_gradually(input_features, input_features_mask)
         frames, mask = yield from self.alignment_adapter.adapt_gradually(encoded.last_hidden_state, encoded.mask)
         yield
@@ -415,7 +415,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         """
         heard = None
         if input_features is not None:
-            heard = self.hear_audio(input_features, input_features_mask, ctc_labels)
+            heard = self.encode_audio(input_features, input_features_mask, ctc_labels)
         embeds, attention_mask, labels = self.splice(
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
@@ -479,7 +479,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
 
         Inputs as in `forward`; ``choices`` go to the language model's ``generate``.
         """
-        heard = None if input_features is None else self.hear_audio(input_features, input_features_mask).embeds
+        heard = None if input_features is None else self.encode_audio(input_features, input_features_mask).embeds
         embeds, attention_mask, _ = self.splice(input_ids, attention_mask, heard, padding_side="left")
         settings = copy.deepcopy(choices.pop("generation_config", self.generation_config))
         others = settings.update(**choices)  # what is no setting: streamer, stopping_criteria, ...

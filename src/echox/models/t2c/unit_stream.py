@@ -48,7 +48,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Said:
+class UnitStreamOutput:
     """What may now be sounded.
 
     Attributes:
@@ -132,7 +132,7 @@ class UnitStream(ABC):
         """Whether the end is a possible output of this step."""
 
     @abstractmethod
-    def accept(self, output: int) -> list[Said]:
+    def accept(self, output: int) -> list[UnitStreamOutput]:
         """Take the step's output; what may be sounded now."""
 
     @property
@@ -184,7 +184,7 @@ class WordStream(UnitStream):
         self._open_name = -1
         self._open_characters = 0
         self._number = 0  # of the word at hand
-        self._told: Tensor | None = None
+        self._current_condition: Tensor | None = None
         self._said: list[int] = []  # of the word at hand
         self._word_position = 0
         self._tail: list[list[int]] = []  # what was said of the words before this segment
@@ -238,19 +238,19 @@ class WordStream(UnitStream):
 
     def inputs(self) -> Tensor:
         """(1, D): the previous output, and the word at hand with its neighbours; before it, once, the tail's (n, D)."""
-        if self._told is None:
-            self._told = self._tell(self._number)
-        newest = self.decoder.embed_outputs(self._ids([self._previous])) + self._told
+        if self._current_condition is None:
+            self._current_condition = self._condition(self._number)
+        newest = self.decoder.embed_outputs(self._ids([self._previous])) + self._current_condition
         if not self.begins_with_prompt:
             return newest
         end = self.decoder.end_id
         steps = [
-            self.decoder.embed_outputs(self._ids([end, *said])) + self._tell(number)
+            self.decoder.embed_outputs(self._ids([end, *said])) + self._condition(number)
             for number, said in enumerate(self._tail)
         ]
         return torch.cat([*steps, newest])
 
-    def _tell(self, number: int) -> Tensor:
+    def _condition(self, number: int) -> Tensor:
         """(D,) what every step of a word is told."""
         config = self.decoder.config
         first = max(0, number - config.lookback_words)
@@ -265,7 +265,7 @@ class WordStream(UnitStream):
         """A word that must sound cannot end before it began."""
         return bool(self._said) or not self.decoder.config.force_sound
 
-    def accept(self, output: int) -> list[Said]:
+    def accept(self, output: int) -> list[UnitStreamOutput]:
         """See `UnitStream.accept`: the whole word once it ends and is as it should be."""
         if self.begins_with_prompt:
             self.position = self._word_position = sum(len(said) + 1 for said in self._tail)
@@ -284,14 +284,14 @@ class WordStream(UnitStream):
         if problem is not None and self._retry():
             self._restart_word()
             return []
-        said = Said([] if problem else self._said, self._names[self._number], problem)
+        said = UnitStreamOutput([] if problem else self._said, self._names[self._number], problem)
         if problem is None:
             self._spoken.append((self._vectors[self._number], self._said))
         else:  # what was said in vain must not lead the next word astray
             self._restart_word()
         self._retrying = False
         self._number += 1
-        self._told, self._said, self._previous = None, [], self.decoder.end_id
+        self._current_condition, self._said, self._previous = None, [], self.decoder.end_id
         self._word_position = self.position
         return [said]
 
@@ -328,7 +328,7 @@ class PrefixStream(UnitStream):
         self._outputs: list[int] = []
         self._unit_words: list[int] = []
         self._places: list[int] = []  # of the unit words among the outputs
-        self._told = 0  # unit words handed over
+        self._num_emitted = 0  # unit words handed over
         self._done = False
 
     def push(self, state: Tensor, word: int, characters: int) -> None:
@@ -378,7 +378,7 @@ class PrefixStream(UnitStream):
         """Always, but in the second try of a segment that was silent in the first."""
         return bool(self._unit_words) or not self._retrying
 
-    def accept(self, output: int) -> list[Said]:
+    def accept(self, output: int) -> list[UnitStreamOutput]:
         """See `UnitStream.accept`."""
         self.position = self._prompt_length + len(self._outputs)
         if output == self.decoder.end_id:
@@ -393,39 +393,39 @@ class PrefixStream(UnitStream):
         if problem is None and len(self._outputs) >= limit:
             problem = f"not finished after {limit} unit words"
         if problem is None:
-            return self._hand_over(len(self._unit_words) - repeating(self._unit_words))
-        kept = max(self._told, len(self._unit_words) - repeating(self._unit_words))
+            return self._emit(len(self._unit_words) - repeating(self._unit_words))
+        kept = max(self._num_emitted, len(self._unit_words) - repeating(self._unit_words))
         if kept < len(self._unit_words) and self._retry():
-            self._wind_back(kept)
+            self._rewind(kept)
             return []
         self._done = True
-        said = self._hand_over(kept)
-        return [*said, Said([], None, problem)]
+        said = self._emit(kept)
+        return [*said, UnitStreamOutput([], None, problem)]
 
-    def _end(self) -> list[Said]:
+    def _end(self) -> list[UnitStreamOutput]:
         count = len(self._unit_words)
         if count == 0 and self._retry():
-            self._wind_back(0)
+            self._rewind(0)
             return []
         self._done = True
-        said = self._hand_over(count)
+        said = self._emit(count)
         if count == 0:
-            said.append(Said([], None, "the echo decoder gave no units"))
+            said.append(UnitStreamOutput([], None, "the echo decoder gave no units"))
         else:
             problem = _too_short(self._unit_words, self._all_characters)
-            said += [Said([], None, problem)] if problem else []
+            said += [UnitStreamOutput([], None, problem)] if problem else []
         return said
 
-    def _wind_back(self, unit_words: int) -> None:
+    def _rewind(self, unit_words: int) -> None:
         outputs = self._places[unit_words] if unit_words < len(self._places) else len(self._outputs)
         del self._outputs[outputs:], self._unit_words[unit_words:], self._places[unit_words:]
         # The last input runs again, for its output.
         self.position = self._prompt_length + len(self._outputs) - 1
 
-    def _hand_over(self, count: int) -> list[Said]:
-        new = self._unit_words[self._told : count]
-        self._told = max(self._told, count)
-        return [Said(new)] if new else []
+    def _emit(self, count: int) -> list[UnitStreamOutput]:
+        new = self._unit_words[self._num_emitted : count]
+        self._num_emitted = max(self._num_emitted, count)
+        return [UnitStreamOutput(new)] if new else []
 
 
 def open_stream(decoder: UnitDecoder, sampling: Sampling | None = None) -> UnitStream:

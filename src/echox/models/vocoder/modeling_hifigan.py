@@ -161,10 +161,10 @@ class CodeHiFiGAN(UnitVocoder):
         context = self.config.left_context_frames + self.config.right_context_frames
         return CodeHiFiGANState(torch.full((1, context), -1, device=self.dict.weight.device))
 
-    def go_on(
+    def vocode_next(
         self, frames: NewFrames, state: CodeHiFiGANState, speaker_ids: Tensor | None = None
     ) -> tuple[Tensor, CodeHiFiGANState]:
-        """Speak the next frames of rows of speech: see `UnitVocoder.go_on`. The context is computed again."""
+        """Speak the next frames of rows of speech: see `UnitVocoder.vocode_next`. The context is computed again."""
         units, context = torch.cat([state.units, frames.units], 1), state.units.shape[1]
         after = CodeHiFiGANState(last_of(units[..., None], context, frames.counts)[..., 0])
         # Before the first frame of all rows there is nothing to compute.

@@ -44,7 +44,7 @@ class ConvNeXtBlock(nn.Module):
         mixed = self.depthwise(image).permute(0, 2, 3, 1).squeeze(1)
         return hidden + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
 
-    def go_on(self, hidden: Tensor, before: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward_next(self, hidden: Tensor, before: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """What `forward` says, half a kernel later and without computing anything twice.
 
         Args:
@@ -233,10 +233,10 @@ class LightVocoder(UnitVocoder):
             torch.zeros(1, waiting, device=width.device),
         )
 
-    def go_on(
+    def vocode_next(
         self, frames: NewFrames, state: LightVocoderState, speaker_ids: Tensor | None = None
     ) -> tuple[Tensor, LightVocoderState]:
-        """Speak the next frames of rows of speech: see `UnitVocoder.go_on`. Nothing is computed twice."""
+        """Speak the next frames of rows of speech: see `UnitVocoder.vocode_next`. Nothing is computed twice."""
         geometry, per_frame = self.config.geometry(), self.config.features_per_frame
         counts, totals = frames.counts, None if frames.inner else frames.totals
         hidden = self._embed(frames.units, frames.elapsed, frames.durations)
@@ -278,13 +278,13 @@ def _inside(starts: Tensor, length: int, totals: Tensor) -> Tensor:
 def _delayed(
     layers: nn.ModuleList, hidden: Tensor, before: Tensor, counts: Tensor | None, starts: Tensor, totals: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run layers over new positions (`ConvNeXtBlock.go_on`): their output, its first place, their last inputs."""
+    """Run layers over new positions (`ConvNeXtBlock.forward_next`): output, its first place, last inputs."""
     inputs = []
     for layer, past in zip(layers, before.unbind(1), strict=True):
         assert isinstance(layer, ConvNeXtBlock)
         if totals is not None:
             hidden = hidden * _inside(starts, hidden.shape[1], totals)[..., None]
-        hidden, last = layer.go_on(hidden, past, counts)
+        hidden, last = layer.forward_next(hidden, past, counts)
         starts = starts - past.shape[1] // 2
         inputs.append(last)
     return hidden, starts, torch.stack(inputs, 1) if inputs else before

@@ -53,8 +53,8 @@ class NewFrames(NamedTuple):
 class UnitVocoder(TypedPreTrainedModel, ABC):
     """Interface of all unit vocoders: `forward`, `predict_durations`, `sampling_rate`, `frame_rate_hz`.
 
-    A row of a padded batch gives what the row gives alone. Subclasses implement `predict_durations`, `vocode`, and for
-    speech in parts (`vocoder_stream.VocoderStream`) `begin` and `go_on`: state comes in and goes out, none stays here.
+    Each row of a padded batch gives the same result as alone. Subclasses implement `predict_durations` and `vocode`;
+    for speech in parts (`vocoder_stream.VocoderStream`) also `begin` and `vocode_next`. The caller keeps the state.
     """
 
     config: UnitVocoderConfig
@@ -112,7 +112,7 @@ class UnitVocoder(TypedPreTrainedModel, ABC):
         """State of one row of speech before its first frame, a named tuple of tensors (1, ...)."""
 
     @abstractmethod
-    def go_on(
+    def vocode_next(
         self, frames: NewFrames, state: Any, speaker_ids: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Speak the next frames of rows of speech.

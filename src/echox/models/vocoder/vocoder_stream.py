@@ -181,7 +181,7 @@ class VocoderStream:
         frames = _new_frames(speaking, counts, vocoder.device)
         states = zip(*(stream._state for stream in speaking), strict=True)
         state = type(speaking[0]._state)(*(torch.cat(parts) for parts in states))
-        sound, state = vocoder.go_on(frames, state, _speaker_ids(speaking))
+        sound, state = vocoder.vocode_next(frames, state, _speaker_ids(speaking))
         samples = sound.float().cpu().numpy()
         for index, (row, stream) in enumerate(zip(rows, speaking, strict=True)):
             stream._state = type(state)(*(part[index : index + 1].clone() for part in state))

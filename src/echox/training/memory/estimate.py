@@ -1,20 +1,19 @@
-"""What a model needs of memory, before anything is downloaded: by part, by dtype, by stage of training.
+"""Estimates of the memory that a model needs, before anything is downloaded: by part, by dtype, by training stage.
 
-Weights are counted on modules built on torch's meta device: every size, no memory. A step of training is not guessed by
-a formula either: the stage's own objective is rehearsed, forward and backward, on tensors without numbers, and what is
-alive is counted. So losses in chunks, attention kernels, autocast's copies, LoRA and gradient checkpointing are in the
-count as they are in the run. Measured against real peaks in docs/memory.md.
+Weights are counted on modules on torch's meta device, which need no memory. A training step is simulated: the stage's
+own objective runs forward and backward on fake tensors (without data), and the live ones are counted. So the count
+includes losses in chunks, attention kernels, copies by autocast, LoRA and gradient checkpointing. docs/memory.md
+compares it with measured peaks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from echox.data.features import MEL_FRAMES_PER_S
 from echox.device import choose_device
@@ -22,6 +21,7 @@ from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, Speec
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
+from echox.models.pretrained import CausalLM
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.attention import tower_attention
@@ -30,38 +30,42 @@ from echox.training.lora import LoRASettings, add_lora
 from echox.training.memory.rehearsal import Rehearsal
 from echox.training.parallel import blocks_to_shard
 from echox.training.stages.echo_objective import EchoObjective, EchoWeights
-from echox.training.stages.echo_targets import Segments
+from echox.training.stages.echo_targets import EchoBatch, Segments
 from echox.training.stages.encoder import EncoderObjective
 from echox.training.stages.lm import LMObjective
 from echox.training.stages.s2t import S2TObjective
 from echox.training.stages.t2c import T2CObjective
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.5}
-"""Per weight; int8 and nf4 apply to the language model's linear layers, the rest is then float32 and bfloat16."""
+"""Bytes per weight; int8 and nf4 apply to the language model's linear layers, the rest is float32 or bfloat16."""
 
 _REST = {"int8": "float32", "nf4": "bfloat16"}
 STAGES = ("lm", "encoder", "s2t", "t2c", "echo")
 
 
 PHONES_PER_S, KEPT_PER_S, WORDS_PER_TOKEN = 12, 7, 0.75
-"""Of speech, and of text: what a `Workload` takes where nothing is said."""
+"""Default rates of a `Workload`."""
+
+
+Batch = dict[str, Any]
+"""Arguments of an objective: tensors by name, and in stage echo more (`EchoBatch`)."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is in memory at once.
+    """The sizes that a training step's memory depends on.
 
     Attributes:
-        batch_size: rows. tokens: positions of a row in the language model, speech included. reply_tokens: of them,
-            those that are scored. unit_words: of a row's reply. words: of its text.
-        audios: of the batch. audio_s: seconds of each. kept_frames: of each, what the language model receives.
-        segments: of the batch, in which replies are spoken in stage echo; 0: as long as the trigger lets them be.
+        batch_size: rows. tokens: positions of a row in the language model, speech included. reply_tokens: those of
+            them that are scored. unit_words: of a row's reply. words: of its text.
+        audios: of the batch. audio_s: seconds of each. kept_frames: frames of each that the language model reads.
+        segments: of the batch's replies in stage echo; 0: each as long as the trigger allows.
         precision: "bf16" (autocast) or "fp32". gradient_checkpointing: keep only each layer's input.
-        frozen_dtype: of weights that are not trained. ema: averaged weights are kept too. lora_rank: 0 = none.
+        frozen_dtype: of weights that are not trained. ema: averaged weights are kept. lora_rank: 0 = none.
         attention: of the language model in stage lm and of the decoder in stage t2c: "sdpa" or "eager".
         phones: classes of stage encoder's phone head; 0 = none.
-        processes: of the run. parallel: what each of several holds, "ddp" or "fsdp" (see `TrainingConfig`).
-        cpu_offload: with "fsdp": weights and optimizer states rest in the memory of the CPU.
+        processes: of the run. parallel: "ddp" or "fsdp", with several processes (see `TrainingConfig`).
+        cpu_offload: with "fsdp": weights and optimizer states are in the memory of the CPU.
     """
 
     batch_size: int = 4
@@ -85,7 +89,7 @@ class Workload:
     cpu_offload: bool = False
 
     def __post_init__(self) -> None:
-        """Fill in what follows from the rest. Raises: ValueError for a number that is not positive."""
+        """Compute sizes that were left out. Raises: ValueError for a number that is not positive."""
         for name in ("batch_size", "tokens", "reply_tokens", "audio_s", "unit_words", "processes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)}")
@@ -99,13 +103,13 @@ class Workload:
 
 
 def build_on_meta(config: EchoXConfig) -> EchoXForConditionalGeneration:
-    """The whole model without a byte of weights."""
+    """The whole model on the meta device."""
     with torch.device("meta"):
         return EchoXForConditionalGeneration(config)
 
 
 def parts_of(model: EchoXForConditionalGeneration) -> dict[str, nn.Module]:
-    """Parts of the whole, as the tables name them."""
+    """Parts of the model, by their names in tables."""
     parts = {f"s2t.{name}": part for name, part in model.s2t.named_children()}
     return parts | {name: part for name, part in model.named_children() if name != "s2t"}
 
@@ -142,7 +146,7 @@ def cache_bytes(config: EchoXConfig, positions: int, dtype: str = "float32") -> 
 
 
 def inference_bytes(config: EchoXConfig, dtype: str, positions: int, sessions: int = 1) -> dict[str, float]:
-    """Weights by part, and the key-value memory of so many sessions of so many positions.
+    """Bytes of weights by part, and of the key-value memory of `sessions` sessions of `positions` positions.
 
     Raises:
         ValueError: an unknown dtype.
@@ -154,10 +158,10 @@ def inference_bytes(config: EchoXConfig, dtype: str, positions: int, sessions: i
 
 
 def training_bytes(config: EchoXConfig, stage: str, work: Workload) -> dict[str, float]:
-    """Peak memory of a stage by kind: weights, optimizer, averages, activations, what comes on top of them.
+    """Peak memory of a stage by kind: weights, optimizer, averages, activations, backward pass.
 
-    "activations" is all that is alive when the loss is known; "backward pass" is what is needed beyond that at the
-    highest point of the step: gradients and short-lived tensors.
+    "activations" are the tensors alive when the loss is computed; "backward pass" is the additional memory at the peak
+    of the step: gradients and short-lived tensors.
 
     Raises:
         ValueError: an unknown stage.
@@ -169,7 +173,7 @@ def training_bytes(config: EchoXConfig, stage: str, work: Workload) -> dict[str,
     return _kinds(objective, random_batch(config, stage, work), work, config.s2t_config)
 
 
-def causal_training_bytes(text_config: Any, work: Workload) -> dict[str, float]:
+def causal_training_bytes(text_config: PreTrainedConfig, work: Workload) -> dict[str, float]:
     """Peak memory of training a bare language model, all of it or a LoRA (`Workload.lora_rank`), by kind."""
     with torch.device("meta"):
         objective = bare_objective(text_config, work)
@@ -177,7 +181,7 @@ def causal_training_bytes(text_config: Any, work: Workload) -> dict[str, float]:
     return _kinds(objective, written_batch(work), work, config)
 
 
-def _kinds(objective: nn.Module, batch: dict[str, Any], work: Workload, config: S2TConfig) -> dict[str, float]:
+def _kinds(objective: nn.Module, batch: Batch, work: Workload, config: S2TConfig) -> dict[str, float]:
     trained = sum(value.numel() for value in objective.parameters() if value.requires_grad)
     frozen = _frozen_bytes(objective, work)
     activations, peak = step_bytes(objective, batch, work, config)
@@ -195,15 +199,15 @@ def _kinds(objective: nn.Module, batch: dict[str, Any], work: Workload, config: 
 
 
 OFFLOADED = "in the memory of the CPU"
-"""Of a process, not on its device."""
+"""Name of the memory that a process needs, but not on its device."""
 
 
 def _of_one_process(found: dict[str, float], objective: nn.Module, trained: int, work: Workload) -> dict[str, float]:
-    """What one of several processes holds of what one alone would hold.
+    """The memory of one of several processes, from that of a single process.
 
-    "ddp": all of it, and the buckets in which gradients are exchanged. "fsdp": a part of the weights, optimizer states
-    and averages; and gathered, in the type they are computed in, what is outside the blocks, all the time, and two
-    blocks (one in use, one on its way). Activations are each process's own. All gradients are counted: an upper bound.
+    "ddp": all of it, and the buckets for exchanging gradients. "fsdp": a share of the weights, optimizer states and
+    averages; and, gathered in the type of the computation, all weights outside blocks, and two blocks (one in use, one
+    being gathered). Each process has its own activations. All gradients are counted: an upper bound.
     """
     if work.parallel == "ddp":
         return found | {"gradient buckets": 4.0 * trained}
@@ -219,7 +223,7 @@ def _of_one_process(found: dict[str, float], objective: nn.Module, trained: int,
 
 
 def _frozen_bytes(objective: nn.Module, work: Workload) -> float:
-    """The language model in the type asked for; ears, teacher and tables of embeddings are float32 in every stage."""
+    """Frozen weights: the language model in the given type; speech encoder, teacher and embeddings in float32."""
     tensors = [*objective.named_parameters(), *objective.named_buffers()]
     frozen = {name: value.numel() for name, value in tensors if not value.requires_grad}
     written = ("language_model", "model.model.", "model.lm_head.")
@@ -227,11 +231,11 @@ def _frozen_bytes(objective: nn.Module, work: Workload) -> float:
     return 4.0 * (sum(frozen.values()) - language_model) + BYTES[work.frozen_dtype] * language_model
 
 
-# -------------------------------------------------------------------------------- a stage without weights
+# -------------------------------------------------------------------------------- a stage on the meta device
 
 
 def build_objective(config: EchoXConfig, stage: str, work: Workload) -> nn.Module:
-    """The stage's own objective with new weights, frozen and trained told apart; on "meta" without a byte of them."""
+    """The stage's own objective, with its frozen and trained weights; to be called under ``torch.device("meta")``."""
     if stage == "lm":
         return bare_objective(config.s2t_config.text_config, replace(work, lora_rank=0))
     if stage == "encoder":
@@ -257,41 +261,39 @@ def build_objective(config: EchoXConfig, stage: str, work: Workload) -> nn.Modul
     return EchoObjective(model, t2c, GivenSegments(config, work), EchoWeights(), Trigger(), _Letters())  # type: ignore[arg-type]
 
 
-def bare_objective(text_config: Any, work: Workload) -> LMObjective:
-    """A language model alone: all of it is trained, or a LoRA on it."""
+def bare_objective(text_config: PreTrainedConfig, work: Workload) -> LMObjective:
+    """The objective of a language model alone, with all weights trained or a LoRA."""
     model = AutoModelForCausalLM.from_config(text_config)
     model.set_attn_implementation(work.attention)
     if work.lora_rank:
-        holder: Any = nn.Module()  # `add_lora` reads no other part
-        holder.language_model = model
-        _add_lora(holder, work)
+        _add_lora(model, work)
     return LMObjective(model)
 
 
 def _freeze_but(
     whole: nn.Module, s2t: S2TForConditionalGeneration, trained: tuple[nn.Module | None, ...], work: Workload
 ) -> None:
-    """Of stages s2t and echo: frozen ears and language model, trained parts, and a LoRA."""
+    """Freeze all weights but those of `trained` and of a LoRA, as in stages s2t and echo."""
     whole.requires_grad_(False)
     s2t.audio_tower.set_attn_implementation("sdpa")  # as the stages do
     if work.lora_rank:
-        _add_lora(s2t, work)
+        _add_lora(s2t.language_model, work)
     for part in trained:
         if part is not None:
             part.requires_grad_(True)
 
 
-def _add_lora(s2t: Any, work: Workload) -> None:
-    # Autocast copies frozen float32 weights, and autograd keeps the copies: their type is part of the count.
-    s2t.language_model.requires_grad_(False)
+def _add_lora(language_model: CausalLM, work: Workload) -> None:
+    # Autocast copies frozen float32 weights, and autograd keeps the copies, so the type matters.
+    language_model.requires_grad_(False)
     if work.frozen_dtype != "float32" and work.precision == "bf16":
-        s2t.language_model.to(torch.bfloat16)
-    for value in add_lora(s2t, LoRASettings(r=work.lora_rank)):
+        nn.Module.to(language_model, torch.bfloat16)
+    for value in add_lora(language_model, LoRASettings(r=work.lora_rank)):
         value.requires_grad_(True)
 
 
 def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
-    """What stage "encoder" trains: the ear of S2T with a head over phones."""
+    """The model of stage "encoder": the speech encoder of S2T with a phone head."""
     settings = {name: getattr(config, name) for name in vars(config) if name.startswith("adapter_")}
     encoder = SpeechEncoderForCTC(
         SpeechEncoderConfig(
@@ -310,17 +312,17 @@ def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
 
 
 class GivenSegments:
-    """Targets of stage echo from sizes alone: so many segments of so many tokens, words and unit words."""
+    """Targets of stage echo by their sizes: numbers of segments, tokens, words and unit words."""
 
     def __init__(self, config: EchoXConfig, work: Workload) -> None:
         self.work, self.segments = work, work.segments or segments_of(config, work)
 
-    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
-        """Nothing to cut: the segments are given."""
+    def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
+        """No tokens: the segments are given."""
         return torch.full_like(reference, -1)
 
-    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
-        """The same for every batch."""
+    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
+        """The same segments for every batch."""
         work, count = self.work, self.segments
         spoken = spoken_batch_of(
             count, *(-(-size * work.batch_size // count) for size in (work.reply_tokens, work.unit_words, work.words))
@@ -331,24 +333,24 @@ class GivenSegments:
 
 
 class _Letters:
-    """A tokenizer of which only the full stop is asked, and which tokens are special: none."""
+    """The part of a tokenizer that `EchoObjective` uses: the id of the full stop, and no special tokens."""
 
     all_special_ids: tuple[int, ...] = ()
 
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
         return {"input_ids": [0]}
 
 
 def segments_of(config: EchoXConfig, work: Workload) -> int:
-    """Pieces in which a batch of replies is spoken, if nothing else is known: each as long as the trigger lets it."""
+    """Number of segments of a batch of replies, if it is not given: each as long as the trigger allows."""
     return work.batch_size * -(-work.reply_tokens // config.trigger_max_tokens)
 
 
-# -------------------------------------------------------------------------------- its batch
+# -------------------------------------------------------------------------------- batches
 
 
-def random_batch(config: EchoXConfig, stage: str, work: Workload) -> dict[str, Any]:
-    """A batch of the stage's own form, as large as `work` says."""
+def random_batch(config: EchoXConfig, stage: str, work: Workload) -> Batch:
+    """A batch in the form of the stage, with the sizes of `work`."""
     s2t = config.s2t_config
     if stage == "lm":
         return written_batch(work)
@@ -366,14 +368,14 @@ def random_batch(config: EchoXConfig, stage: str, work: Workload) -> dict[str, A
 
 
 def written_batch(work: Workload) -> dict[str, Tensor]:
-    """A batch of stage lm: the last tokens of each row are its reply."""
+    """A batch of stage lm whose replies are the last tokens of each row."""
     weights = torch.zeros(work.batch_size, work.tokens)
     weights[:, work.tokens - min(work.reply_tokens, work.tokens - 1) :] = 1.0
     return {"input_ids": torch.zeros_like(weights, dtype=torch.long), "weights": weights}
 
 
 def _heard_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
-    """Audios of one length; the first is shorter, so that there is a mask."""
+    """Audios of one length; the first is shorter, so that a mask is needed."""
     frames = max(8, round(100 * work.audio_s))
     mask = torch.ones(work.audios, frames, dtype=torch.long)
     mask[0, -4:] = 0
@@ -383,7 +385,7 @@ def _heard_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
 
 
 def _dialogue_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
-    """Rows of `work.tokens` positions once the kept frames are in their places; the first row is shorter."""
+    """Rows that have `work.tokens` positions with the kept frames inserted; the first row is shorter."""
     assert config.audio_token_id is not None
     each = -(-work.audios // work.batch_size)
     text = max(work.tokens - each * work.kept_frames, work.reply_tokens + 2) + each
@@ -398,7 +400,7 @@ def _dialogue_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
 
 
 def spoken_batch_of(rows: int, tokens: int, unit_words: int, words: int) -> dict[str, Tensor]:
-    """A batch of stage t2c: rows of so many tokens, unit words and text words."""
+    """A batch of stage t2c with these numbers of rows, tokens, unit words and text words."""
     word_ids = torch.arange(tokens) * min(words, tokens) // tokens
     unit_word_of = torch.arange(unit_words) * min(words, tokens) // unit_words
     return {
@@ -409,17 +411,17 @@ def spoken_batch_of(rows: int, tokens: int, unit_words: int, words: int) -> dict
     }
 
 
-# -------------------------------------------------------------------------------- a step without numbers
+# -------------------------------------------------------------------------------- a step on fake tensors
 
 
-def step_bytes(objective: nn.Module, batch: dict[str, Any], work: Workload, config: S2TConfig) -> tuple[float, float]:
-    """Bytes alive when the loss of a step is known, and at the highest point of the step; weights left out.
+def step_bytes(objective: nn.Module, batch: Batch, work: Workload, config: S2TConfig) -> tuple[float, float]:
+    """Bytes alive when the loss of a step is computed, and at the peak of the step, without weights.
 
     Args:
-        objective: on "meta"; it is made fake.
-        batch: what it takes.
-        work: its precision and gradient checkpointing, and how many frames are kept.
-        config: which label is no speech.
+        objective: on "meta"; its weights become fake tensors.
+        batch: for the objective.
+        work: precision, gradient checkpointing, number of kept frames.
+        config: of the S2T, for the blank label.
     """
     other = 2 if config.audio_token_id == 1 else 1
     rehearsal = Rehearsal(
@@ -428,7 +430,8 @@ def step_bytes(objective: nn.Module, batch: dict[str, Any], work: Workload, conf
     rehearsal.made_fake(objective).train()
     if work.gradient_checkpointing:
         enable_gradient_checkpointing(objective)
-    spoken = batch.get("s2t", batch)
+    inner = batch.get("s2t")
+    spoken = inner if isinstance(inner, dict) else batch
     if "input_features" in spoken:
         spoken["input_features"] = rehearsal.fake.from_tensor(spoken["input_features"])
     with rehearsal:

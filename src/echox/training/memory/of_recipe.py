@@ -1,18 +1,19 @@
-"""What a recipe will hold in memory when it is run: the stage's `Workload`, read from the recipe and what it names.
+"""The `Workload` of a recipe, read from the recipe and the files that it names.
 
-The type of the frozen language model is not in the recipe of stage "s2t" or "echo": it is that of the folder they read,
-or, while that does not exist yet, what the recipe beside it will write there.
+The type of the frozen language model is not in the recipes of stages "s2t" and "echo": it is that of the folder they
+read, or, if that does not exist yet, the type that the recipe beside it will write.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from echox.config import load_recipe
+from echox.files import JsonObject
 from echox.training.lora import SETTINGS_FILE
 from echox.training.memory.estimate import BYTES, STAGES, Workload
 
@@ -23,7 +24,7 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
     Args:
         path: recipe of one of `STAGES`.
         overrides: ``key=value``, as for ``echox run``.
-        work: what a recipe does not say: positions, seconds of audio, processes.
+        work: values that are not in a recipe: positions, seconds of audio, processes.
 
     Raises:
         ValueError: no recipe, or one of a stage that has no estimate.
@@ -35,7 +36,7 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
     if recipe.stage not in STAGES:
         raise ValueError(f"{path}: expected a recipe of one of the stages {', '.join(STAGES)}, found {recipe.stage!r}")
     training = recipe.training
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "precision": training.precision,
         "gradient_checkpointing": training.gradient_checkpointing,
         "ema": bool(training.ema_decay),
@@ -54,7 +55,7 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
 
 
 def frozen_dtype(recipe: Any, beside: Path) -> str:
-    """Type of the frozen language model of stages s2t and echo; the others train theirs, or have a float32 copy."""
+    """Type of the frozen language model of stages s2t and echo; other stages have float32 weights."""
     if recipe.stage == "echo":
         settings = Path(recipe.model.s2t) / SETTINGS_FILE
         if settings.is_file():
@@ -73,7 +74,7 @@ def frozen_dtype(recipe: Any, beside: Path) -> str:
 
 
 def lora_rank(recipe: Any, beside: Path) -> int:
-    """Rank of the LoRA that stage s2t adds and stage echo goes on with; 0: none."""
+    """Rank of the LoRA that stage s2t adds and stage echo continues; 0: none."""
     if recipe.stage == "s2t":
         return int(recipe.lora.r)
     if not recipe.model.train_lora:
@@ -85,9 +86,9 @@ def lora_rank(recipe: Any, beside: Path) -> int:
     return int(s2t.lora.r) if s2t is not None else Workload().lora_rank
 
 
-def _sibling(beside: Path, name: str, folder: str, writes: Any) -> Any:
+def _sibling(beside: Path, name: str, folder: str, output_of: Callable[[Any], str]) -> Any:
     """The recipe in the same folder that will write `folder`, if there is one."""
     if not (beside / name).is_file():
         return None
     other = load_recipe(beside / name)
-    return other if Path(writes(other)) == Path(folder) else None
+    return other if Path(output_of(other)) == Path(folder) else None

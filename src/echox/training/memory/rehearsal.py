@@ -1,8 +1,9 @@
-"""A step of training on tensors whose numbers are fake, so that memory can be counted without any: see `memory.py`."""
+"""Simulation of a training step on fake tensors, which have no data, to count memory (see `estimate.py`)."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 class Rehearsal(TorchDispatchMode):
-    """Runs a step on tensors whose numbers are fake and whose ids and masks are real, and counts what is alive.
+    """Runs a step with fake floating-point tensors and real ids and masks, and counts the bytes of live tensors.
 
-    Sizes in a step depend on ids and masks (which positions are scored, where audio goes), hardly ever on numbers.
-    Where they do, an answer is given: the likeliest label changes as often as `changes` says, a number read out is 1.
+    Sizes in a step depend on ids and masks (positions that are scored, places of audio), rarely on other values. In
+    these cases a value is made up: the most likely label changes at the rate `changes`; a number that is read is 1.
 
     Attributes:
-        alive, highest: bytes of all storages made inside, now and at most.
+        alive, highest: bytes of all storages made inside, now and at the peak.
     """
 
     def __init__(self, ids: tuple[int, int], changes: float) -> None:
@@ -30,14 +31,20 @@ class Rehearsal(TorchDispatchMode):
         self._known: set[int] = set()
 
     def made_fake(self, module: nn.Module) -> nn.Module:
-        """A module on "meta" with fake weights, which do not count."""
+        """A module on "meta" with fake weights, which are not counted."""
         with self.fake:
             module.to_empty(device="cpu")
         for value in [*module.parameters(), *module.buffers()]:
             self._known.add(id(value.untyped_storage()))
         return module
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         fakes = [value for value in tree_leaves((args, kwargs)) if isinstance(value, FakeTensor)]
         if fakes and func is torch.ops.aten._local_scalar_dense.default:
@@ -49,14 +56,14 @@ class Rehearsal(TorchDispatchMode):
             torch.ops.aten.index_put_.default,
         ):
             args = (args[0], _as_numbers(args[1]), *args[2:])
-        if fakes and func is torch.ops.aten._ctc_loss.Tensor:  # its sizes are said to depend on lengths
+        if fakes and func is torch.ops.aten._ctc_loss.Tensor:  # fake tensors take its sizes for dependent on lengths
             frames, rows, _ = args[0].shape
-            out: Any = args[0].new_empty(rows), args[0].new_empty(rows, frames, 2 * args[1].shape[-1] + 1)
+            out: object = args[0].new_empty(rows), args[0].new_empty(rows, frames, 2 * args[1].shape[-1] + 1)
         elif fakes and func is torch.ops.aten._ctc_loss_backward.Tensor:
             out = torch.empty_like(args[1])
         else:
             out = func(*args, **kwargs)
-        if fakes and func is torch.ops.aten.argmax.default:
+        if fakes and func is torch.ops.aten.argmax.default and isinstance(out, Tensor):
             out = self._likeliest(out)
         return tree_map_only(Tensor, self._seen, out)
 
@@ -79,10 +86,10 @@ class Rehearsal(TorchDispatchMode):
         self.alive -= size
 
 
-def _as_numbers(indices: Any) -> list[Any]:
-    """Masks among indices as the places where they are true."""
-    found: list[Any] = []
+def _as_numbers(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices with boolean masks replaced by the places where they are true."""
+    found: list[Tensor | None] = []
     for index in indices:
         is_mask = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
-        found += index.nonzero(as_tuple=True) if is_mask else [index]
+        found += index.nonzero(as_tuple=True) if index is not None and is_mask else [index]
     return found

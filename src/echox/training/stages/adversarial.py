@@ -1,12 +1,12 @@
 """Stage "vocoder" with code-HiFi-GAN: a generator against discriminators.
 
 What is built: :class:`CodeHiFiGAN` and :class:`VocoderDiscriminators`. What is trained: both, and the durations. Its
-batches: random stretches of units with their samples, and whole unit sequences for the durations. Its loss: the sum of
-the generator's (mel distance + adversarial + feature matching), the durations' and the discriminators'.
+batches: random parts of utterances as units with their samples, and whole unit sequences for the durations. Its loss:
+the sum of the generator's (mel distance + adversarial + feature matching), the durations' and the discriminators'.
 
-One loss and one backward pass train both sides: the discriminators' part sees made waveforms without their history,
-and in the generator's part the discriminators' weights are constants. So each parameter gets its own side's gradient,
-and the loop needs to know nothing of games. ``training.clip_by_group`` clips the sides apart.
+One loss and one backward pass train both sides: the discriminators' part reads detached waveforms, and in the
+generator's part the discriminators' weights are constants. So each parameter gets the gradient of its own side, and the
+loop needs no special case. ``training.clip_by_group`` clips the gradients of the sides separately.
 
 Source: Kong et al. 2020 (arXiv 2010.05646), section 2.4; Polyak et al. 2021 (arXiv 2104.00355).
 """
@@ -49,7 +49,7 @@ from echox.training.stages.vocoder_recipe import AdversarialConfig, VocoderSetti
 
 @contextmanager
 def constant(module: nn.Module) -> Iterator[None]:
-    """Inside, what is computed with the module's weights gives them no gradient."""
+    """Within the ``with`` block, the module's weights are constants: they get no gradient."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)
@@ -76,7 +76,7 @@ class AdversarialObjective(nn.Module):
         self.geometry = SpectralGeometry(generator.sampling_rate)
 
     def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Samples of the cut waveforms (what discriminators see grows with them), and units of whole utterances."""
+        """Samples of the cut waveforms (for all losses of the sound), and units of whole utterances."""
         samples = torch.tensor(batch["waveform"].numel())
         parts = ("mel_loss", "adversarial_loss", "feature_matching_loss", "discriminator_loss")
         return dict.fromkeys(parts, samples) | {"duration_loss": (batch["units"] >= 0).sum()}
@@ -137,11 +137,11 @@ class AdversarialVocoderStage(CroppedStage):
         self.geometry = self.objective.geometry
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The two sides and the durations, to be clipped and paced apart."""
+        """The two sides and the durations, each with its own clipping and learning rate."""
         durations = list(self.model.dur_predictor.parameters())
-        theirs = {id(parameter) for parameter in durations}
+        of_durations = {id(parameter) for parameter in durations}
         return {
-            "generator": [parameter for parameter in self.model.parameters() if id(parameter) not in theirs],
+            "generator": [parameter for parameter in self.model.parameters() if id(parameter) not in of_durations],
             "durations": durations,
             "discriminators": list(self.objective.discriminators.parameters()),
         }

@@ -1,7 +1,7 @@
-"""Stage "align": an utterance manifest gains the times at which its words end, which units with words need.
+"""Stage "align": add to a manifest the times at which words end, which the units of each word need.
 
-A recogniser that was trained with CTC tells: an ear of stage "encoder", or any of the hub (wav2vec 2.0, MMS: letters).
-Utterances are aligned in batches, in one process or several; a stopped run goes on where it stopped.
+They come from a recogniser trained with CTC: a speech encoder of stage "encoder", or a model of the hub (wav2vec 2.0,
+MMS: letters). Utterances are aligned in batches, in one process or several; a stopped run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,10 +39,9 @@ class AlignRecipe:
     Attributes:
         utterances: manifest. output: manifest to write, in the same folder (its audio paths are relative).
         recogniser: folder of stage "encoder", or folder or hub id of a CTC model of transformers with its tokenizer.
-        keep_going: leave out (and count) what cannot be read or aligned, instead of stopping.
-        batch_size: utterances that the recogniser hears together (a wav2vec 2.0 whose results depend on padding hears
-            them one by one).
-        workers: processes; on GPUs they are dealt out over these.
+        keep_going: leave out (and count) utterances that cannot be read or aligned, instead of stopping.
+        batch_size: utterances in one batch (one by one for a wav2vec 2.0 whose results depend on padding).
+        workers: processes; they are distributed over the GPUs.
     """
 
     stage: str
@@ -59,7 +57,7 @@ class AlignRecipe:
         """Writes the manifest; returns how many were aligned and left out.
 
         Raises:
-            ValueError: another folder for the output, or (without `keep_going`) what cannot be aligned, by id.
+            ValueError: another folder for the output, or (without `keep_going`) an utterance that cannot be aligned.
         """
         source, target = Path(self.utterances), Path(self.output)
         if source.parent.resolve() != target.parent.resolve():
@@ -87,11 +85,11 @@ class AlignChunk:
 
     Args:
         recogniser: see `AlignRecipe`. device, batch_size, workers: see there.
-        stop_in: manifest to name where the first row that cannot be aligned stops everything; None: it is left out.
+        stop_in: the manifest, for the error, if a row that cannot be aligned ends the run; None: it is left out.
     """
 
     def __init__(self, recogniser: str, device: str, batch_size: int, workers: int, stop_in: Path | None) -> None:
-        self.listener = open_listener(recogniser, worker_device(device, workers))
+        self.recogniser = open_recogniser(recogniser, worker_device(device, workers))
         self.batch_size, self.stop_in = batch_size, stop_in
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
@@ -100,14 +98,14 @@ class AlignChunk:
         Raises:
             ValueError: with `stop_in`, the first row that cannot be read or aligned.
         """
-        return batch_results(rows, self.batch_size, self.listener.sampling_rate, self._align, self.stop_in)
+        return batch_results(rows, self.batch_size, self.recogniser.sampling_rate, self._align, self.stop_in)
 
     def _align(self, rows: Sequence[Row], waveforms: Sequence[np.ndarray]) -> list[Row | ValueError]:
-        found = self.listener.word_ends(waveforms, [row["text"] for row in rows])
+        found = self.recogniser.word_ends(waveforms, [row["text"] for row in rows])
         return [ends if isinstance(ends, ValueError) else {"word_ends_s": list(ends)} for ends in found]
 
 
-class Letters:
+class LetterRecogniser:
     """A CTC model of transformers over letters."""
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -117,13 +115,13 @@ class Letters:
         self.sampling_rate = int(self.extractor.sampling_rate)
         self.vocabulary = self.tokenizer.get_vocab()
         # Group normalisation in the first convolution averages over padding too: such a model was trained without a
-        # mask and hears an utterance otherwise when it is padded (transformers' Wav2Vec2FeatureExtractor says so).
-        self.hears_padding = not bool(getattr(self.extractor, "return_attention_mask", False))
+        # mask, and padding changes its results (documentation of transformers' Wav2Vec2FeatureExtractor).
+        self.reads_padding = not bool(getattr(self.extractor, "return_attention_mask", False))
 
     @torch.inference_mode()
     def word_ends(self, waveforms: Sequence[np.ndarray], texts: Sequence[str]) -> list[WordEnds]:
         """End of each word of each text, in seconds."""
-        size = 1 if self.hears_padding else len(waveforms)
+        size = 1 if self.reads_padding else len(waveforms)
         found: list[WordEnds] = []
         for start in range(0, len(waveforms), size):
             part = [np.asarray(one) for one in waveforms[start : start + size]]
@@ -138,10 +136,10 @@ class Letters:
         spell = str.upper if "A" in self.vocabulary else str.lower
         known = self.vocabulary
         labels = [[known[letter] for letter in spell(word) if letter in known] for word in text.split()]
-        return _tried(log_probs, labels, self.tokenizer.pad_token_id, duration_s)
+        return _ends_or_error(log_probs, labels, self.tokenizer.pad_token_id, duration_s)
 
 
-class Ear:
+class TokenRecogniser:
     """A model of stage "encoder": CTC over the text tokenizer's tokens."""
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -169,17 +167,19 @@ class Ear:
         for token_id, word in zip(ids, white_space_words(text, word_index(self.tokenizer, ids)), strict=True):
             if 0 <= word < len(labels):
                 labels[word].append(token_id)
-        return _tried(log_probs, labels, self.model.config.blank_token_id, duration_s)
+        return _ends_or_error(log_probs, labels, self.model.blank_token_id, duration_s)
 
 
-def _tried(log_probs: np.ndarray, labels: Sequence[Sequence[int]], blank_id: int, duration_s: float) -> WordEnds:
+def _ends_or_error(
+    log_probs: np.ndarray, labels: Sequence[Sequence[int]], blank_id: int, duration_s: float
+) -> WordEnds:
     try:
         return word_ends(log_probs, labels, blank_id, duration_s / len(log_probs), duration_s)
     except ValueError as error:
         return error
 
 
-def open_listener(name: str, device: torch.device) -> Any:
+def open_recogniser(name: str, device: torch.device) -> LetterRecogniser | TokenRecogniser:
     """The recogniser in a folder or repository."""
     ours = isinstance(AutoConfig.from_pretrained(name), SpeechEncoderConfig)
-    return Ear(name, device) if ours else Letters(name, device)
+    return TokenRecogniser(name, device) if ours else LetterRecogniser(name, device)

@@ -1,8 +1,8 @@
-"""Stage "echo" (III): say what was meant. Speech targets made, online, from the model's own hidden states.
+"""Stage "echo" (III): echo training. Speech targets are made, during training, from the model's own replies.
 
-What is built: :class:`EchoXForConditionalGeneration` from the S2T of stage I and a copy of the T2C of stage II, which
-also stays, frozen, as the teacher. What is trained: the echo decoder, the denoising adapter, and (slowly) the LoRA of
-stage I. Its batches: dialogues, spoken or written. Its loss: `EchoObjective`.
+What is built: :class:`EchoXForConditionalGeneration` from the S2T of stage I and a copy of the T2C of stage II; the T2C
+itself is kept, frozen, as the teacher. What is trained: the echo decoder, the denoising adapter, and (slowly) the LoRA
+of stage I. Its batches: dialogues, spoken or written. Its loss: `EchoObjective`.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
 """
@@ -13,7 +13,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -38,7 +37,14 @@ from echox.streaming.trigger import Trigger
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import RunningMeans
 from echox.training.stages.echo_objective import EchoObjective, EchoWeights
-from echox.training.stages.echo_targets import OfflineTargets, OnlineTargets, RecordedTargets, Targets, cut_replies
+from echox.training.stages.echo_targets import (
+    EchoBatch,
+    OfflineTargets,
+    OnlineTargets,
+    RecordedTargets,
+    Targets,
+    cut_replies,
+)
 from echox.training.stages.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.t2c import spoken_text, write_unit_samples
 
@@ -49,7 +55,7 @@ class EchoData:
 
     Attributes:
         speech: manifests of dialogues with spoken user turns; text: manifests of dialogues in text.
-        audio_fraction: part of the training dialogues that are spoken (1: no text manifests needed).
+        audio_fraction: fraction of the training dialogues that are spoken (1: no text manifests needed).
         recordings: unit manifest, only for ``targets: recorded``.
         evaluation_items: dialogues of each held-out split. samples: dialogues spoken as samples.
     """
@@ -70,10 +76,10 @@ class EchoModel:
         s2t: folder of stage I. t2c: folder of stage II. vocoder: folder of a unit vocoder, saved with the model.
         train_lora: continue the LoRA of stage I; False: the language model stays as it is.
         fuse_text_embeddings: see :class:`EchoXConfig`.
-        denoising_intermediate_size: ff of the denoising adapter (None: the language model's).
-        denoise: train the denoising adapter; False (to compare with): it is the identity and stays so.
-        hear_states: the echo decoder reads hidden states; False (to compare with): only the text embeddings of the
-            tokens, through a gate that is shut and stays so.
+        denoising_intermediate_size: inner width of the denoising adapter (None: that of the language model).
+        denoise: train the denoising adapter; False (for comparison): it is the identity and stays so.
+        hear_states: the echo decoder reads hidden states; False (for comparison): only the text embeddings of the
+            tokens, through a gate that is closed and stays so.
     """
 
     s2t: str
@@ -89,15 +95,15 @@ class EchoModel:
 
 @dataclass
 class EchoTargets:
-    """Where unit words come from: ``online`` (the method), ``offline`` or ``recorded`` (to compare with).
+    """Where unit words come from: ``online`` (the method), ``offline`` or ``recorded`` (for comparison).
 
     Attributes:
-        remember: segments whose pseudo-labels are kept, as the frozen, greedy T2C would only say the same again.
+        remember: number of segments whose pseudo-labels are cached: the frozen, greedy T2C would only repeat them.
         max_unit_words: limit of a segment.
-        context_words: so many last words of the segment before are read, and said, again before each segment, without
-            loss: in streaming their unit words are known and only continued (word-synchronous form).
-        allow_silence: train on, with an echo loss of 0, where no segment of a whole batch has a target, instead of
-            stopping (trials with a T2C that is hardly trained).
+        context_words: number of last words of the previous segment that are read, with their unit words, before each
+            segment, without loss: in streaming their unit words are known and continued (word-synchronous form).
+        allow_silence: continue with an echo loss of 0 where no segment of a whole batch has a target, instead of
+            stopping (for trials with a hardly trained T2C).
     """
 
     source: str = "online"
@@ -196,26 +202,26 @@ class EchoStage:
         spoken = [item for item in spoken if item.dialogue.split == "train"]
         written = [item for item in written if item.dialogue.split == "train"]
         fraction = data.audio_fraction
-        if fraction < 1 and spoken:  # as many written ones as there is room for beside the spoken, and the reverse
+        if fraction < 1 and spoken:  # as many of either kind as the fraction allows beside the other
             written = spread(written, round(len(spoken) * (1 - fraction) / fraction) if fraction else len(written))
             spoken = spread(spoken, round(len(written) * fraction / (1 - fraction)))
         elif fraction == 1:
             written = []
         if not spoken and not written:
             raise ValueError(
-                f"data.audio_fraction: expected training dialogues, found none at {fraction}: it takes "
-                "spoken ones (data.speech) and, below 1, written ones (data.text)"
+                f"data.audio_fraction: expected training dialogues, found none at {fraction}: set "
+                "data.speech to spoken ones and, for a fraction below 1, data.text to written ones"
             )
         return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Echo decoder, denoising adapter with the gate, and LoRA, as far as they are there and trained."""
+        """Echo decoder, denoising adapter with the gate, and LoRA, those that exist and are trained."""
         parts = self.recipe.model
         adapter = list(self.model.denoising_adapter.parameters()) if parts.denoise else []
         if self.model.embedding_gate is not None and parts.hear_states:
             adapter += self.model.embedding_gate.parameters()
         groups = {"echo_decoder": list(self.model.echo_decoder.parameters()), "denoising_adapter": adapter}
-        groups["lora"] = lora_parameters(self.model.s2t) if self.lora is not None else []
+        groups["lora"] = lora_parameters(self.model.s2t.language_model) if self.lora is not None else []
         return {name: values for name, values in groups.items() if values}
 
     def dataset(self) -> Sequence[SpokenDialogue]:
@@ -223,24 +229,24 @@ class EchoStage:
         return self.train_items
 
     def lengths(self) -> list[int]:
-        """Mel frames of each dialogue, plus some forty for every word of its replies: about its cost."""
+        """Mel frames of each dialogue, plus about forty for every word of its replies: an estimate of its cost."""
         return [item.frames + 40 * sum(len(text.split()) for text in replies(item)) for item in self.train_items]
 
-    def collate(self, items: list[SpokenDialogue], rng: random.Random) -> dict[str, Any]:
+    def collate(self, items: list[SpokenDialogue], rng: random.Random) -> EchoBatch:
         """``s2t``: inputs of S2T with labels; ``reply_texts``: the reply of each dialogue, empty if it has several."""
         return self._batch(items, rng)
 
-    def _batch(self, items: list[SpokenDialogue], rng: random.Random | None) -> dict[str, Any]:
+    def _batch(self, items: list[SpokenDialogue], rng: random.Random | None) -> EchoBatch:
         heard = [item.features(turn) for item in items for turn in sorted(item.rows)]
         if rng is not None:
             heard = [augment(features, self.recipe.augmentation, rng) for features in heard]
         batch = dialogue_batch(self.tokenizer, items, [set(item.rows) for item in items], heard)
-        batch.pop("ctc_labels", None)  # the ears are frozen
+        batch.pop("ctc_labels", None)  # the speech encoder is frozen
         texts = [replies(item) for item in items]
         return {"s2t": batch, "reply_texts": [text[0] if len(text) == 1 else "" for text in texts]}
 
     def evaluate(self) -> dict[str, float]:
-        """By held-out split: the losses, and how far free speech is from the targets (errors per unit)."""
+        """By held-out split: the losses, and the error rate of greedy unit words against the targets (per unit)."""
         metrics: dict[str, float] = {}
         for split, items in self.evaluation_items.items():
             metrics[f"{split}_unit_error"] = self._unit_error(spread(items, 32))
@@ -263,19 +269,20 @@ class EchoStage:
     def _speak(self, items: list[SpokenDialogue]) -> tuple[list[str], list[UnitSequence], list[list[int]]]:
         """Text, greedy speech and target unit words of every segment of some dialogues."""
         batch = self._to_device(self._batch(items, None))
-        _, meant, spoken, _ = self.objective.mean(batch)
-        scores = self.objective.trigger_scores(meant)
-        segments = cut_replies(spoken, scores, self.recipe.trigger, self.tokenizer)
+        _, reply_states, reply_ids, _ = self.objective.reply_states(batch)
+        scores = self.objective.trigger_scores(reply_states)
+        segments = cut_replies(reply_ids, scores, self.recipe.trigger, self.tokenizer)
         segments, unit_words, _ = self.objective.targets(segments, batch)
-        sequences = self.model.generate_unit_words(segments.of(meant), segments.token_ids, segments.word_ids)
+        sequences = self.model.generate_unit_words(segments.of(reply_states), segments.token_ids, segments.word_ids)
         texts = [
             decode_text(self.tokenizer, [token for token in row if token >= 0]) for row in segments.token_ids.tolist()
         ]
         return texts, sequences, [[word for word in row if word >= 0] for row in unit_words.tolist()]
 
-    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        device = self.model.get_input_embeddings().weight.device
-        return batch | {"s2t": {name: value.to(device) for name, value in batch["s2t"].items()}}
+    def _to_device(self, batch: EchoBatch) -> EchoBatch:
+        device = self.model.device
+        inputs = {name: value.to(device) for name, value in batch["s2t"].items()}
+        return {"s2t": inputs, "reply_texts": batch["reply_texts"]}
 
     def sample(self, folder: Path) -> None:
         """Every segment of a few held-out replies as units, with a vocoder also as audio."""
@@ -299,7 +306,7 @@ class EchoStage:
 def join(
     s2t: S2TForConditionalGeneration, t2c: T2CForUnitGeneration, recipe: EchoRecipe
 ) -> EchoXForConditionalGeneration:
-    """The whole model: S2T as it is, the echo decoder a copy of the T2C's, the denoising adapter new."""
+    """The whole model: S2T unchanged, the echo decoder a copy of the T2C's decoder, the denoising adapter new."""
     parts, trigger = recipe.model, recipe.trigger
     if not parts.hear_states and parts.denoise:
         raise ValueError(
@@ -334,10 +341,10 @@ def join(
 
 
 def check_same_embedding(s2t: S2TForConditionalGeneration, t2c: T2CForUnitGeneration, parts: EchoModel) -> None:
-    """The teacher must read what the language model writes.
+    """Check that teacher and language model have the same text embedding.
 
     Raises:
-        ValueError: text embeddings that differ.
+        ValueError: they differ.
     """
     ours = text_embedding_table(s2t.get_input_embeddings())
     theirs = t2c.text_embedding.weight
@@ -349,5 +356,5 @@ def check_same_embedding(s2t: S2TForConditionalGeneration, t2c: T2CForUnitGenera
 
 
 def replies(item: SpokenDialogue) -> list[str]:
-    """What the assistant says, turn by turn."""
+    """The text of each of the assistant's turns."""
     return [turn.text or "" for turn in item.dialogue.turns if turn.role == "assistant"]

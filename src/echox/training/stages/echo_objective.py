@@ -1,4 +1,4 @@
-"""What stage "echo" minimises: the echo decoder says what the model meant, the adapter keeps to what was decoded.
+"""The loss of stage "echo": the echo decoder learns to speak the model's own replies.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,16 +21,16 @@ from echox.models.echox.text_embeddings import weight_of
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.echo_targets import MadeTargets, Targets, cut_replies, select, without_context
+from echox.training.stages.echo_targets import EchoBatch, MadeTargets, Targets, cut_replies, select, without_context
 from echox.training.stages.t2c import accuracy
 
 
 @dataclass
 class EchoWeights:
-    """L = echo * L_echo + denoising * L_denoising + s2t * L_S2T, all of them means per token.
+    """Weights of L = echo * L_echo + denoising * L_denoising + s2t * L_S2T, all of them means per token.
 
     Attributes:
-        denoising_cap: the denoising term counts at most this part of the echo loss (0.2 in the official code); None: no
+        denoising_cap: largest denoising term, as a fraction of the echo loss (0.2 in the official code); None: no
             limit.
     """
 
@@ -65,39 +64,40 @@ class EchoObjective(nn.Module):
         self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
 
     def forward(
-        self, batch: dict[str, Any], denominators: Denominators | None = None, prepare: bool = False
-    ) -> dict[str, Any]:
+        self, batch: EchoBatch, denominators: Denominators | None = None, prepare: bool = False
+    ) -> dict[str, Tensor] | EchoBatch:
         """Losses by name, from a batch of :meth:`EchoStage.collate`.
 
         Args:
             batch: prepared or not.
             denominators: of the whole step (`training/normalisation.py`); the batch is then prepared.
-            prepare: return the batch with its targets instead, so that their number is known before the losses.
+            prepare: return the batch with its targets instead, so that their number is known before the losses are
+                computed.
 
         Raises:
-            ValueError: in training, a batch (a step's, where it has several) in which nothing is to be said.
+            ValueError: in training, no segment with a target in the batch (in all batches of the step).
         """
-        s2t, meant, spoken, agreement = self.mean(batch)
-        made: MadeTargets = batch["made"] if "made" in batch else self.make_targets(meant, spoken, batch)
+        s2t, reply_states, reply_ids, agreement = self.reply_states(batch)
+        made = batch["made"] if "made" in batch else self.make_targets(reply_states, reply_ids, batch)
         if prepare:
             return {**batch, "made": made}
-        self._check_said(made, denominators)
-        losses = share_of_step(self._means(made, s2t, meant, agreement), self, batch, denominators)
+        self._check_targets(made, denominators)
+        losses = share_of_step(self._means(made, s2t, reply_states, agreement), self, batch, denominators)
         figures = {"segments": torch.tensor(float(len(made.segments))), "target_s": torch.tensor(made.seconds)}
         return {"loss": self._weighted(losses, together=denominators is not None), **losses, **figures}
 
-    def measure(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def measure(self, batch: EchoBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Means over a batch that is not prepared, by name, and what they are over: one pass, for an evaluation."""
-        s2t, meant, spoken, agreement = self.mean(batch)
-        made = self.make_targets(meant, spoken, batch)
-        return self._means(made, s2t, meant, agreement), self.denominators({**batch, "made": made})
+        s2t, reply_states, reply_ids, agreement = self.reply_states(batch)
+        made = self.make_targets(reply_states, reply_ids, batch)
+        return self._means(made, s2t, reply_states, agreement), self.denominators({**batch, "made": made})
 
-    def _means(self, made: MadeTargets, s2t: S2TOutput, meant: Tensor, agreement: Tensor) -> dict[str, Tensor]:
-        """Means over a batch, from its targets and what `mean` returned for it."""
+    def _means(self, made: MadeTargets, s2t: S2TOutput, reply_states: Tensor, agreement: Tensor) -> dict[str, Tensor]:
+        """Losses as means over a batch, from its targets and what `reply_states` returned for it."""
         model = self.model
         with torch.no_grad():
-            clean = model.text_embeddings(made.spoken)  # (B, R, H)
-        denoised = model.denoising_adapter(meant.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
+            clean = model.text_embeddings(made.reply_ids)  # (B, R, H)
+        denoised = model.denoising_adapter(reply_states.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
         segments = made.segments
         echoed = model.fuse(segments.of(denoised), segments.token_ids)
         echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of)
@@ -106,17 +106,17 @@ class EchoObjective(nn.Module):
         distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
         return {
             "echo_loss": echo.loss,
-            "denoising_loss": distance[made.spoken >= 0].mean(),
+            "denoising_loss": distance[made.reply_ids >= 0].mean(),
             "s2t_loss": s2t.s2t_loss,
             "echo_accuracy": accuracy(echo.logits, echo.targets),
             "said_reference": agreement,
         }
 
-    def denominators(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Of a prepared batch: unit words with their ends, spoken tokens, reply tokens."""
-        made: MadeTargets = batch["made"]
+    def denominators(self, batch: EchoBatch) -> dict[str, Tensor]:
+        """Counts of a prepared batch: unit words with their ends, spoken tokens, reply tokens."""
+        made = batch["made"]
         targets = self.model.echo_decoder.num_targets(made.segments.word_ids, made.unit_words) - made.num_given()
-        replies, spoken = (batch["s2t"]["labels"][:, 1:] >= 0).sum(), (made.spoken >= 0).sum()
+        replies, spoken = (batch["s2t"]["labels"][:, 1:] >= 0).sum(), (made.reply_ids >= 0).sum()
         return {
             "echo_loss": targets,
             "echo_accuracy": targets,
@@ -125,22 +125,22 @@ class EchoObjective(nn.Module):
             "said_reference": replies,
         }
 
-    def make_targets(self, meant: Tensor, spoken: Tensor, batch: dict[str, Any]) -> MadeTargets:
+    def make_targets(self, reply_states: Tensor, reply_ids: Tensor, batch: EchoBatch) -> MadeTargets:
         """Segments of the replies (B, R) and their pseudo-labels, made now."""
         began_s = time.perf_counter()
         with torch.no_grad():
-            scores = self.trigger_scores(meant)
-            segments = cut_replies(spoken, scores, self.trigger, self.tokenizer, self.context_words)
+            scores = self.trigger_scores(reply_states)
+            segments = cut_replies(reply_ids, scores, self.trigger, self.tokenizer, self.context_words)
             segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U)
-        return MadeTargets(spoken, segments, unit_words, unit_word_of, time.perf_counter() - began_s)
+        return MadeTargets(reply_ids, segments, unit_words, unit_word_of, time.perf_counter() - began_s)
 
     def _weighted(self, losses: dict[str, Tensor], together: bool) -> Tensor:
-        """The weighted sum; with a cap, the denoising term counts at most that part of the echo loss.
+        """The weighted sum; with a cap, the denoising term is at most that fraction of the echo loss.
 
         Args:
             losses: by name.
-            together: they are shares of several processes, and the cap is that of their sums. Micro-batches that are
-                accumulated are capped one by one: the sums of those to come are not known.
+            together: the losses are shares of several processes, and the cap applies to their sums. Accumulated
+                micro-batches are capped one by one: the sums of later ones are not known.
         """
         weights, cap = self.weights, 1.0
         if weights.denoising_cap is not None:  # a constant: no gradient through it
@@ -152,42 +152,43 @@ class EchoObjective(nn.Module):
         denoising = weights.denoising * cap * losses["denoising_loss"]
         return weights.echo * losses["echo_loss"] + denoising + weights.s2t * losses["s2t_loss"]
 
-    def _check_said(self, made: MadeTargets, denominators: Denominators | None) -> None:
-        """Raises: ValueError for training on nothing."""
+    def _check_targets(self, made: MadeTargets, denominators: Denominators | None) -> None:
+        """Check that there is something to learn. Raises: ValueError: no segment has a target."""
         if not self.training or self.allow_silence:
             return
         targets = float(len(made.segments) if denominators is None else denominators["echo_loss"])
         if not targets:
             raise ValueError(
-                f"echo: expected at least one segment with a target in a batch of {len(made.spoken)} replies, found "
-                "none: do the replies have words, and does the T2C (model.t2c) finish what it says within "
-                "targets.max_unit_words? For a trial with parts that are hardly trained: targets.allow_silence=true"
+                f"echo: expected at least one segment with a target in a batch of {len(made.reply_ids)} replies, found "
+                "none: check that the replies have words, and that the T2C (model.t2c) ends its speech within "
+                "targets.max_unit_words; for a trial with hardly trained parts, set targets.allow_silence=true"
             )
 
-    def mean(self, batch: dict[str, Any]) -> tuple[S2TOutput, Tensor, Tensor, Tensor]:
-        """What the model meant.
+    def reply_states(self, batch: EchoBatch) -> tuple[S2TOutput, Tensor, Tensor, Tensor]:
+        """One pass of S2T, and from it the states of the replies.
 
         Returns:
-            S2T's output; the states (B, R, H) that predict the reply's tokens; the tokens (B, R) to speak, -1 padded
-            (the model's own, greedy, unless the targets say otherwise); the part of its own that are the reference's.
+            The output of S2T; the states (B, R, H) that predict the reply's tokens; the ids (B, R) of the tokens to
+            speak, padded with -1 (the model's own, greedy, or the reference's: `Targets.reply_ids`); the fraction of
+            its own tokens that equal the reference's.
         """
         s2t = self.model.s2t(**batch["s2t"])
-        meant, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
+        reply_states, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
         with torch.no_grad():
             real = reference >= 0
-            losses, best = token_losses(meant[real], self.model.get_output_embeddings(), reference[real])
+            losses, best = token_losses(reply_states[real], self.model.get_output_embeddings(), reference[real])
             check_alignment(losses.mean(), s2t.s2t_loss)
-            said = torch.full_like(reference, -1).masked_scatter(real, best)  # its own words
+            own_ids = torch.full_like(reference, -1).masked_scatter(real, best)
             agreement = (best == reference[real]).float().mean()
-        return s2t, meant, self.targets.spoken(said, reference), agreement
+        return s2t, reply_states, self.targets.reply_ids(own_ids, reference), agreement
 
-    def trigger_scores(self, meant: Tensor) -> Tensor:
+    def trigger_scores(self, reply_states: Tensor) -> Tensor:
         """(B, R) cos(h_i, lm_head row of "."), as in streaming."""
         row = weight_of(self.model.get_output_embeddings())[self.period_id]
-        return F.cosine_similarity(meant.float(), row.float(), dim=-1)
+        return F.cosine_similarity(reply_states.float(), row.float(), dim=-1)
 
     def train(self, mode: bool = True) -> EchoObjective:
-        """Frozen ears and the teacher stay in evaluation mode: no dropout where nothing is learned."""
+        """Speech encoder and teacher are frozen and stay in evaluation mode: no dropout where nothing is learned."""
         super().train(mode)
         s2t = self.model.s2t
         for part in (s2t.audio_tower, s2t.alignment_adapter, s2t.shrinking_adapter, self.t2c):
@@ -196,10 +197,10 @@ class EchoObjective(nn.Module):
 
 
 def check_alignment(found: Tensor, s2t_loss: Tensor) -> None:
-    """The selected states predict the reply's tokens (mean cross-entropy `found`) as well as S2T's own loss says.
+    """Check that the mean cross-entropy `found` of the selected states equals the loss of S2T.
 
     Raises:
-        ValueError: they do not: the states of other positions were taken.
+        ValueError: it does not: states of other positions were selected.
     """
     if abs(float(found) - float(s2t_loss)) > 0.02 + 0.02 * float(s2t_loss):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""What the echo decoder should say: replies cut as streaming will cut them, and unit words for each piece.
+"""Targets of stage "echo": replies cut into segments as in streaming, and unit words for each segment.
 
-Three sources of unit words, one class each: `OnlineTargets`, the method's (the frozen T2C reads what the model itself
-meant, now), `OfflineTargets` (it reads the reference), `RecordedTargets` (a recording of the reference). The last two
-exist to be compared with.
+Three sources of unit words, one class each: `OnlineTargets` (the method: the frozen T2C reads the model's own reply,
+during training), `OfflineTargets` (it reads the reference), `RecordedTargets` (a recording of the reference). The last
+two are for comparison.
 
 Letters: B dialogues, R reply tokens, S segments, U unit words, H width of the language model.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ from echox.training.stages.t2c import SpokenText
 def select(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The states that predict the reply's tokens: state i predicts token i + 1.
 
-    Taking the states *at* the tokens, or those over the question, is the classic bug of this stage: the losses fall and
-    nothing is ever said.
+    With the states *at* the tokens, or those of the question, the losses fall too, but the model never speaks: the
+    usual bug of this stage.
 
     Args:
         states: (B, L, H) last hidden states.
@@ -42,9 +42,9 @@ def select(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (B, R, H) states, and (B, R) the tokens they predict, padded on the right with -1.
     """
     predicts = labels[:, 1:] != IGNORE_INDEX
-    meant, real = gather_rows(states[:, :-1], predicts)
+    reply_states, real = gather_rows(states[:, :-1], predicts)
     tokens, _ = gather_rows(labels[:, 1:, None], predicts)
-    return meant, tokens.squeeze(-1).masked_fill(~real, -1)
+    return reply_states, tokens.squeeze(-1).masked_fill(~real, -1)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Segments:
         word_ids: (S, R) text word of each token, from 0 in each segment; -1 = padding or not spoken.
         places: (S, R) where the token's state is in the flattened (B * R) states; 0 at the padding.
         owners: (dialogue, first word of the segment in its reply) of each segment.
-        context: leading words of each segment that belong to the one before it, and are only read.
+        context: number of leading words of each segment that belong to the segment before it and are only read.
     """
 
     token_ids: Tensor
@@ -69,7 +69,7 @@ class Segments:
         return len(self.token_ids)
 
     def of(self, states: Tensor) -> Tensor:
-        """(S, R, H) the segments' part of states (B, R, H)."""
+        """The states (S, R, H) of the segments, from those of the replies (B, R, H)."""
         return states.flatten(0, 1)[self.places]
 
     def kept(self, rows: Sequence[int]) -> Segments:
@@ -88,11 +88,11 @@ def cut_replies(
         token_ids: (B, R) tokens of the replies, -1 = padding.
         scores: (B, R) trigger score of each token.
         trigger: the segment decision.
-        tokenizer: says which tokens are whose word.
-        context_words: a segment begins so many words early, in the segment before it (of the same turn).
+        tokenizer: of the tokens; needed to find their words.
+        context_words: number of words of the segment before it (of the same turn) with which a segment begins.
 
     Returns:
-        Segments with something to say; silent ones are left out.
+        Segments with at least one word.
     """
     width = token_ids.shape[1]
     pieces: list[tuple[list[int], list[int], list[int]]] = []
@@ -128,7 +128,7 @@ def cut_replies(
 
 
 def without_context(echo: UnitDecoderOutput, segments: Segments, unit_word_of: Tensor) -> UnitDecoderOutput:
-    """The loss on the segments' own words only: what is said of their context words is given, not learned.
+    """The loss on the segments' own words only: the unit words of context words are given, not learned.
 
     Args:
         echo: output of a word-synchronous decoder, whose steps are the words' unit words, an end after each.
@@ -145,13 +145,13 @@ def without_context(echo: UnitDecoderOutput, segments: Segments, unit_word_of: T
 
 
 def given_steps(segments: Segments, unit_word_of: Tensor) -> Tensor:
-    """(S,) steps of a word-synchronous decoder that say the segments' context words, an end after each."""
+    """(S,) steps of a word-synchronous decoder for the segments' context words, an end after each."""
     context = torch.tensor(segments.context, dtype=torch.long, device=unit_word_of.device)
     return ((unit_word_of >= 0) & (unit_word_of < context[:, None])).sum(1) + context
 
 
 def _turns(words: Sequence[int]) -> list[tuple[int, int]]:
-    """Runs of spoken tokens: what lies between tokens without a word (the end of a turn, a token out of place)."""
+    """Runs of spoken tokens, between tokens without a word (the end of a turn, a token out of place)."""
     turns: list[tuple[int, int]] = []
     start = 0
     for place in range(len(words) + 1):
@@ -162,61 +162,75 @@ def _turns(words: Sequence[int]) -> list[tuple[int, int]]:
     return turns
 
 
+class EchoBatch(TypedDict, total=False):
+    """A batch of stage "echo".
+
+    Attributes:
+        s2t: inputs of S2T with labels.
+        reply_texts: the reply of each dialogue; empty for a dialogue with several replies.
+        made: targets, once the batch is prepared.
+    """
+
+    s2t: dict[str, Tensor]
+    reply_texts: list[str]
+    made: MadeTargets
+
+
 class Targets(Protocol):
     """Where unit words come from."""
 
-    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
-        """(B, R) the tokens that are to be spoken: the model's own, or the reference's."""
+    def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
+        """The tokens (B, R) to speak: the model's own, or the reference's."""
         ...
 
-    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
         """The segments that have a target, their unit words (S, U), -100 padded, and the words those belong to."""
         ...
 
 
 @dataclass
 class MadeTargets:
-    """What a batch of replies is to be spoken as.
+    """The targets of a batch of replies.
 
     Attributes:
-        spoken: (B, R) tokens that are spoken, -1 padded.
+        reply_ids: (B, R) tokens to speak, padded with -1.
         segments: S segments of them that have a target.
         unit_words: (S, U), -100 padded. unit_word_of: (S, U) word of each, -1 padded.
-        seconds: what making them took.
+        seconds: the time that making them took.
     """
 
-    spoken: Tensor
+    reply_ids: Tensor
     segments: Segments
     unit_words: Tensor
     unit_word_of: Tensor
     seconds: float
 
     def num_given(self) -> Tensor:
-        """Targets of the segments' context words, ends included: they are given, and are no part of the loss."""
+        """Number of targets of the segments' context words, ends included, which are not part of the loss."""
         return given_steps(self.segments, self.unit_word_of).sum()
 
 
 class OnlineTargets:
-    """The method: the frozen T2C's own greedy decoding of what the model meant, made now.
+    """The method: the frozen T2C's greedy decoding of the model's own reply, made during training.
 
-    The T2C is frozen and greedy, so a segment's unit words are a function of its tokens and may be remembered: a small
-    corpus says the same things again. Nothing but the speed changes.
+    The T2C is frozen and greedy, so a segment's unit words are a function of its tokens and may be cached: replies of a
+    small corpus repeat. Only the speed changes.
 
     Args:
         t2c: the teacher.
-        remember: segments to keep; 0 = decode every time.
-        max_unit_words: limit of a segment; what is not finished by then is no target.
+        remember: number of segments in the cache; 0 = decode every time.
+        max_unit_words: limit of a segment; a segment that is not finished by then has no target.
     """
 
     def __init__(self, t2c: T2CForUnitGeneration, remember: int = 50_000, max_unit_words: int = 512) -> None:
         self.t2c, self.remember, self.max_unit_words = t2c, remember, max_unit_words
         self._known: OrderedDict[tuple[int, ...], tuple[list[int], list[int]]] = OrderedDict()
 
-    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+    def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
         """The model's own tokens."""
-        return said
+        return own_ids
 
-    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
         """Decode what is new in one batch; `batch` is not used."""
         names = [tuple(token for token in row if token >= 0) for row in segments.token_ids.tolist()]
         found = {name: self._known[name] for name in names if name in self._known}
@@ -227,10 +241,10 @@ class OnlineTargets:
             for row, sequence in zip(new, sequences, strict=True):
                 if sequence.finished and sequence.unit_words:
                     found[names[row]] = (sequence.unit_words, sequence.word_of)
-        self._remember(found)
+        self._keep(found)
         return _padded(segments, [found.get(name) for name in names])
 
-    def _remember(self, found: Mapping[tuple[int, ...], tuple[list[int], list[int]]]) -> None:
+    def _keep(self, found: Mapping[tuple[int, ...], tuple[list[int], list[int]]]) -> None:
         for name, target in found.items():
             self._known[name] = target
             self._known.move_to_end(name)
@@ -239,9 +253,9 @@ class OnlineTargets:
 
 
 class OfflineTargets(OnlineTargets):
-    """For comparison: the frozen T2C reads the reference reply, whatever the model meant."""
+    """For comparison: the frozen T2C reads the reference reply instead of the model's own."""
 
-    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+    def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
         """The reference's tokens."""
         return reference
 
@@ -256,11 +270,11 @@ class RecordedTargets:
     def __init__(self, recordings: Sequence[SpokenText]) -> None:
         self._recordings = {recording.text: recording for recording in recordings}
 
-    def spoken(self, said: Tensor, reference: Tensor) -> Tensor:
+    def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
         """The reference's tokens."""
         return reference
 
-    def __call__(self, segments: Segments, batch: Mapping) -> tuple[Segments, Tensor, Tensor]:
+    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
         """Look up ``batch["reply_texts"]``."""
         found: list[tuple[list[int], list[int]] | None] = []
         for (row, first), words in zip(segments.owners, segments.word_ids.tolist(), strict=True):

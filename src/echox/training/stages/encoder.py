@@ -1,11 +1,11 @@
-"""Stage "encoder": hear words. Audio tower, alignment adapter and CTC heads, before there is any language model in it.
+"""Stage "encoder": speech to words. Audio tower, alignment adapter and CTC heads, without a language model.
 
 What is built: :class:`SpeechEncoderForCTC` over the language model's vocabulary. What is trained: all of it. Its
-batches: utterances of many voices, half of them word salad, varied in pace, vocal tract, level, tone and noise. Its
+batches: utterances of many voices, half of them random words, varied in pace, vocal tract, level, tone and noise. Its
 loss: CTC on the written text's tokens (25 frames/s) + ``phone_loss_weight`` x CTC on phones at an inner layer (50/s).
 
-The result is the frozen ear of S2T, the warm start of its adapter and CTC head, and (phone head) the judge of spoken
-replies, which therefore must never be trained on resynthesised speech.
+The result is the frozen speech encoder of S2T, the initial weights of its adapter and CTC head, and (phone head) the
+judge of spoken replies, which therefore must never be trained on resynthesised speech.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +47,8 @@ class EncoderData:
     """Where the speech is.
 
     Attributes:
-        manifests: Utterance manifests; split "train" is trained on, every other split is evaluated, voices that
-            training has heard apart from new ones.
+        manifests: Utterance manifests; split "train" is for training, every other split for evaluation, with known
+            and new voices evaluated separately.
         phones: ``{"lexicon": {word: [phone, ...]}, "phones": [...]}``.
         tokenizer: folder of the text tokenizer; trained from `dialogues` when absent.
         dialogues: text dialogues, read only to train an absent tokenizer with `vocab_size` tokens.
@@ -73,10 +72,10 @@ class EncoderModel:
     """Sizes; see ``WhisperConfig`` and :class:`SpeechEncoderConfig`.
 
     Attributes:
-        start_from: folder of a trained encoder of the same sizes to go on from; None = from scratch.
+        start_from: folder of a trained encoder of the same sizes to continue from; None = from scratch.
         whisper: folder or hub id of any Whisper whose encoder is the audio tower, with its sizes; None = the sizes
             below. `num_mel_bins` must be its own.
-        train_tower: False leaves the audio tower as it is: adapter and heads learn to read it (Soundwave's stage I).
+        train_tower: False freezes the audio tower: adapter and heads learn to read it (Soundwave's stage I).
     """
 
     start_from: str | None = None
@@ -116,7 +115,7 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class SpeechItem:
-    """One utterance ready to batch: its features' place, token ids and phone classes."""
+    """One utterance, ready for a batch: place of its features, token ids and phone classes."""
 
     utterance: Utterance
     store: FeatureStore
@@ -175,7 +174,7 @@ class EncoderStage:
         if not sizes.train_tower:
             self.model.audio_tower.requires_grad_(False)
         if sizes.start_from is not None:
-            self.model.load_state_dict(started(sizes.start_from, config))
+            self.model.load_state_dict(initial_weights(sizes.start_from, config))
         lengths = [item.frames for item in self.train_items] or [0]
         device, precision = choose_device(recipe.training.device), recipe.training.precision
         self.model.set_attn_implementation(
@@ -184,7 +183,7 @@ class EncoderStage:
         self.objective = EncoderObjective(self.model)
 
     def _read(self) -> None:
-        """Training items, and evaluation items by split and by whether training has heard the voice."""
+        """Read training items, and evaluation items by split and by known or new voice."""
         data, rng = self.recipe.data, random.Random(self.recipe.training.seed)
         held_out: list[SpeechItem] = []
         for manifest in [*data.manifests, *data.extra_manifests]:
@@ -252,13 +251,13 @@ class EncoderStage:
             features, mask = pad_features([items[i].features() for i in rows])
             output = self.model(features.to(device), mask.to(device))
             found = greedy_ctc(output.logits, output.mask, self.model.blank_token_id)
-            heard = greedy_ctc(output.phone_logits, output.phone_mask, self.model.config.phone_blank_id)
-            for row, ids, classes in zip(rows, found, heard, strict=True):
+            phone_classes = greedy_ctc(output.phone_logits, output.phone_mask, self.model.config.phone_blank_id)
+            for row, ids, classes in zip(rows, found, phone_classes, strict=True):
                 texts[row], phones[row] = decode_text(self.tokenizer, ids), classes
         return texts, phones
 
     def sample(self, folder: Path) -> None:
-        """Write what was said and what was heard for a few utterances of each evaluation split."""
+        """Write text and transcript of a few utterances of each evaluation split."""
         for split, items in self.evaluation_items.items():
             texts, _ = self._recognize(items[:12])
             lines = [
@@ -335,16 +334,16 @@ def whisper_sizes(sizes: EncoderModel) -> WhisperConfig:
         )
     if config.num_mel_bins != sizes.num_mel_bins:
         raise ValueError(
-            f"model.num_mel_bins: expected {config.num_mel_bins}, as {sizes.whisper} hears, found {sizes.num_mel_bins}"
+            f"model.num_mel_bins: expected {config.num_mel_bins} as in {sizes.whisper}, found {sizes.num_mel_bins}"
         )
     return config
 
 
-def started(folder: str, config: SpeechEncoderConfig) -> dict[str, Tensor]:
-    """Weights of a trained encoder to go on from.
+def initial_weights(folder: str, config: SpeechEncoderConfig) -> dict[str, Tensor]:
+    """Weights of a trained encoder to continue from.
 
     Raises:
-        ValueError: it has other phones or another vocabulary, so its heads mean something else.
+        ValueError: it has other phones or another vocabulary, so that its heads do not fit.
     """
     model = SpeechEncoderForCTC.from_pretrained(folder)
     for name in ("phones", "vocab_size", "blank_token_id"):
@@ -357,7 +356,7 @@ def started(folder: str, config: SpeechEncoderConfig) -> dict[str, Tensor]:
 def text_tokenizer(folder: str | Path, dialogues: str | Path, vocab_size: int) -> PreTrainedTokenizerBase:
     """The text tokenizer in ``folder``; trained there from the dialogues when the folder does not exist yet.
 
-    It is then the same that the ``lm`` stage makes: training is deterministic, so either stage may come first.
+    It is the same as that of stage ``lm``: training is deterministic, so either stage may be first.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").exists():
@@ -365,7 +364,7 @@ def text_tokenizer(folder: str | Path, dialogues: str | Path, vocab_size: int) -
     return AutoTokenizer.from_pretrained(folder)
 
 
-def speech_batch(items: Sequence[SpeechItem], features: Sequence[Tensor]) -> dict[str, Any]:
+def speech_batch(items: Sequence[SpeechItem], features: Sequence[Tensor]) -> dict[str, Tensor]:
     """Batch of the encoder stage.
 
     Returns:

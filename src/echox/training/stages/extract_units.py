@@ -1,8 +1,8 @@
-"""Stage "extract_units": any manifest as units, by an extractor that exists already.
+"""Stage "extract_units": the units of any manifest, by an existing extractor.
 
-This is how the official units are made: mHuBERT, layer 11, and its 1000 published centroids need no training here. A
-`UnitExtractor` folder, or the encoder's name, the file of centroids and the layer are enough. Utterances go through the
-encoder in batches, in one process or several; a stopped run goes on where it stopped.
+The official units are made so: mHuBERT, layer 11, with its 1000 published centroids; nothing is trained. The stage
+needs a `UnitExtractor` folder, or the encoder's name, the file of centroids and the layer. Utterances go through the
+encoder in batches, in one process or several; a stopped run continues where it stopped.
 
 Source: units of EchoX, https://arxiv.org/abs/2509.09174, section 3.2.
 """
@@ -27,7 +27,7 @@ from echox.units.extract import UnitExtractor, deduplicate, words_of_units
 
 @dataclass(frozen=True)
 class ExtractorParts:
-    """What an extractor is made of; see `ExtractUnitsRecipe`."""
+    """The parts of an extractor; see `ExtractUnitsRecipe`."""
 
     extractor: str | None
     encoder: str | None
@@ -47,7 +47,7 @@ class ExtractorParts:
         raise ValueError("expected an extractor folder, or encoder, centroids and layer, found neither or both")
 
     def stamps(self) -> tuple[str, ...]:
-        """Changes when the parts do."""
+        """Stamps of the files of the parts: they change when the parts change."""
         return tuple(stamp(part) for part in (self.extractor, self.encoder, self.centroids) if part is not None)
 
 
@@ -60,13 +60,13 @@ class ExtractUnitsRecipe:
         utterances: manifest with `word_ends_s`.
         output: units manifest to write.
         extractor: folder of a `UnitExtractor`; None: made of the three parts below.
-        encoder: folder or repository id of the encoder; with `extractor` only where that has none of its own.
+        encoder: folder or repository id of the encoder; beside `extractor` only if that folder has no encoder.
         centroids: published centroids: `.npy`, safetensors or scikit-learn's k-means (never unpickled).
         layer: of the encoder, whose states were clustered.
         save_extractor: folder that the extractor is written to, for stage "unit_language" and for other machines.
-        keep_going: leave out (and count) what has no word ends or cannot be read, instead of stopping.
+        keep_going: leave out (and count) utterances without word ends or readable audio, instead of stopping.
         batch_size: utterances at a time, of similar length.
-        workers: processes; on GPUs they are dealt out over these.
+        workers: processes; they are distributed over the GPUs.
     """
 
     stage: str
@@ -125,7 +125,7 @@ class ExtractChunk:
 
     Args:
         parts: the extractor. device, batch_size, workers: see `ExtractUnitsRecipe`.
-        stop_in: manifest to name where the first row that has no units stops everything; None: it is left out.
+        stop_in: the manifest, for the error, if a row without units ends the run; None: it is left out.
     """
 
     def __init__(self, parts: ExtractorParts, device: str, batch_size: int, workers: int, stop_in: Path | None) -> None:
@@ -164,7 +164,7 @@ def _check_ends(row: Row) -> None:
 
 @dataclass
 class RateOfUnits:
-    """How many units there are, counted while they pass: ``units_per_s`` (reduced), ``units_used`` (part of all)."""
+    """Counts units as they are written: ``units_per_s`` (reduced), ``units_used`` (fraction of all)."""
 
     num_units: int
     frame_rate_hz: float

@@ -1,8 +1,8 @@
 """The text language model from scratch: any causal LM of transformers on text dialogues.
 
-Trained: everything. Loss: cross-entropy on the replies and their ``<|end|>``; a little on the questions, so that the
-model also knows what people say. Questions are roughened (case, punctuation, a slip) because they will come from a
-speech recogniser; some batches join dialogues into conversations and put a system prompt before them.
+Trained: all weights. Loss: cross-entropy on the replies and their ``<|end|>``; with a small weight on the questions, so
+that the model also learns what users say. Questions are varied (case, punctuation, one error) because they will come
+from a speech recogniser; some batches join dialogues into conversations and put a system prompt before them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.data.sampling import spread
+from echox.files import JsonObject
 from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.tokenization_text import render_chat, train_text_tokenizer
 from echox.models.pretrained import CausalLM, run_generate
@@ -32,12 +32,12 @@ SYSTEM_PROMPT = "You are Echo, a helpful voice assistant."
 
 @dataclass
 class LMData:
-    """Dialogues and how they are varied. Probabilities are per item, `join` and its kind per batch.
+    """Dialogues and how they are varied. Probabilities are per item; those of `join` and `system` per batch.
 
     Attributes:
         dialogues: manifest of text dialogues with the splits "train" and "heldout".
-        topic_temperature: 1 = topics as large as they are, 0 = all topics equally often.
-        lower, unpunctuated, slips: of a question: all lower case, final mark lost, one word or letter wrong.
+        topic_temperature: 1 = topics in their own proportions, 0 = all topics equally often.
+        lower, unpunctuated, slips: of a question: lower case, no final mark, one wrong word or letter.
         join: a batch of conversations of two or three dialogues. system: a system prompt in front.
     """
 
@@ -70,7 +70,7 @@ class LMRecipe:
 
     stage: str
     data: LMData
-    model: dict[str, Any]
+    model: JsonObject
     training: TrainingConfig
     tokenizer: LMTokenizer = field(default_factory=LMTokenizer)
     question_loss_weight: float = 0.1
@@ -86,15 +86,15 @@ class LMRecipe:
 
 
 def dialogue_tokenizer(dialogues: Sequence[Dialogue], vocab_size: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of the training dialogues; the speech encoder, which may be trained first, makes the same one."""
+    """The tokenizer of the training dialogues; stage "encoder", which may be first, trains the same one."""
     training = [dialogue for dialogue in dialogues if dialogue.split == "train"]
     texts = [turn.text for dialogue in training for turn in dialogue.turns if turn.text]
-    # Lower-cased words too: roughened questions and transcripts must not fall apart into letters.
+    # Lower-cased words too: varied questions and transcripts must not be split into letters.
     lowered = [text.lower() for text in texts]
     return train_text_tokenizer([*texts, *lowered, SYSTEM_PROMPT], vocab_size)
 
 
-def build_language_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> CausalLM:
+def build_language_model(settings: JsonObject, tokenizer: PreTrainedTokenizerBase) -> CausalLM:
     """An untrained causal LM with the tokenizer's vocabulary and special tokens.
 
     Raises: ValueError when `settings` has no known ``architecture``.
@@ -167,7 +167,7 @@ class LMStage:
                 f"{settings.data.dialogues}: expected dialogues of splits 'train' and 'heldout', found "
                 f"{len(self.training_items)} and {len(self.heldout)}"
             )
-        self.record_details: dict[str, Any] = {}
+        self.record_details: JsonObject = {}
         self._roles = {role: tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in ("system", "user", "assistant")}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -198,10 +198,10 @@ class LMStage:
                 turns += [(turn.role, turn.text or "") for turn in rng.choice(self.training_items).turns]
             if rng.random() < data.system and turns[0][0] != "system":
                 turns.insert(0, ("system", SYSTEM_PROMPT))
-            conversations.append([(role, self._roughen(text, rng) if role == "user" else text) for role, text in turns])
+            conversations.append([(role, self._vary(text, rng) if role == "user" else text) for role, text in turns])
         return self._encode(conversations)
 
-    def _roughen(self, text: str, rng: random.Random) -> str:
+    def _vary(self, text: str, rng: random.Random) -> str:
         data = self.settings.data
         text = slip(text, rng) if rng.random() < data.slips else text
         text = text.rstrip(string.punctuation) if rng.random() < data.unpunctuated else text
@@ -227,7 +227,7 @@ class LMStage:
         }
 
     def evaluate(self) -> dict[str, float]:
-        """Exact replies, greedy, on held-out paraphrases (and topic by topic) and on some training dialogues."""
+        """Fraction of exact greedy replies on held-out paraphrases (also by topic) and on some training dialogues."""
         limit = self.settings.data.max_evaluation_items
         heldout = spread(self.heldout, limit)
         replies = self.answer(heldout)
@@ -254,7 +254,7 @@ class LMStage:
             )
             for dialogue in dialogues
         ]
-        # Similar replies together: a batch is as slow as its longest.
+        # Replies of similar length together: the longest sets the time of a batch.
         order = sorted(range(len(prompts)), key=lambda index: len(dialogues[index].turns[-1].text or ""))
         replies = [""] * len(prompts)
         for start in range(0, len(order), batch_size):
@@ -274,7 +274,7 @@ class LMStage:
         return replies
 
     def sample(self, folder: Path) -> None:
-        """Held-out questions with the reply found and, where it is another, the one expected."""
+        """Write held-out questions with the reply, and the expected reply where they differ."""
         chosen = spread(self.heldout, self.settings.data.max_evaluation_items // 4)
         with (folder / "replies.txt").open("w", encoding="utf-8") as file:
             for item, reply in zip(chosen, self.answer(chosen), strict=True):
@@ -289,7 +289,7 @@ class LMStage:
 
 
 def balance_topics(items: Sequence[Dialogue], temperature: float) -> list[Dialogue]:
-    """Repeat dialogues so that a topic of n items counts like n ** temperature (the largest topic's appear once)."""
+    """Repeat dialogues so that a topic of n items has weight n ** temperature (those of the largest appear once)."""
     by_topic: dict[str, list[Dialogue]] = defaultdict(list)
     for item in items:
         by_topic[(item.topic or "").rsplit("/")[-1]].append(item)  # "multi_turn/capital" counts as "capital"
@@ -299,20 +299,20 @@ def balance_topics(items: Sequence[Dialogue], temperature: float) -> list[Dialog
         repeats = (len(members) / largest) ** (temperature - 1.0)
         whole = int(repeats)
         extra = round((repeats - whole) * len(members))
-        # Evenly spaced extras: neither a first nor a last fact of the file is favoured.
+        # Repetitions are evenly spaced over the file.
         balanced += members * whole + [members[i * len(members) // extra] for i in range(extra)]
     return balanced
 
 
 def slip(text: str, rng: random.Random) -> str:
-    """A recogniser's slip: one word lost or said twice, or one letter wrong."""
+    """An error as of a recogniser: one word lost or repeated, or one letter wrong."""
     words = text.split()
     if len(words) < 3:
         return text
     place = rng.randrange(len(words))
     kind = rng.choice(("lost", "twice", "letter"))
     if kind == "lost":
-        # Short words: long ones carry what is asked.
+        # Short words only: long ones hold the meaning of the question.
         short = [index for index, word in enumerate(words) if len(word) <= 3]
         del words[rng.choice(short or [0])]
     elif kind == "twice":

@@ -1,6 +1,6 @@
-"""Stage "package": the trained model as one small folder that travels.
+"""Stage "package": the trained model as one small folder for distribution.
 
-What is built: nothing new. The echo stage's model (its LoRA merged, as that stage saves it), the vocoder, the
+Nothing is trained. The echo stage's model (its LoRA merged, as that stage saves it), the vocoder, the
 processor and the unit language are stored in few bits, checked, and written as one folder that
 ``EchoX.from_pretrained`` loads, with the records of all stages in ``training_record.json``.
 """
@@ -11,13 +11,13 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from echox.api import EchoX
 from echox.api.about import About
 from echox.config import dump_recipe, recipe, to_dict
+from echox.files import JsonObject
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
@@ -39,7 +39,7 @@ class PackageParts:
         echo: output of the echo stage.
         vocoder: folder of a unit vocoder; None: the one inside `echo`.
         unit_language: folder; None: the one inside `echo`.
-        records: folders of the stages whose ``training_record.json`` travels along, in order.
+        records: folders of the stages whose ``training_record.json`` is included, in order.
     """
 
     echo: str
@@ -55,8 +55,8 @@ class PackageRecipe:
 
     Attributes:
         trigger: when a segment may be spoken; None: as the echo stage was trained.
-        generation: how replies are written and spoken, unless the user says otherwise.
-        about: what pages say of the model before the first question.
+        generation: default settings of writing and speaking.
+        about: the text about the model that pages show before the first question.
         max_megabytes: of all files together (1 MB = 10^6 bytes); a larger package is refused.
     """
 
@@ -69,7 +69,7 @@ class PackageRecipe:
     dtype: str = "float16"
     max_megabytes: float = 25.0
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> JsonObject:
         """Write the folder; returns its size and the number of parameters.
 
         Raises:
@@ -78,8 +78,8 @@ class PackageRecipe:
         return write_package(self)
 
 
-def write_package(settings: PackageRecipe) -> dict[str, Any]:
-    """See :meth:`PackageRecipe.run`. The folder appears whole or not at all."""
+def write_package(settings: PackageRecipe) -> JsonObject:
+    """See :meth:`PackageRecipe.run`. The folder is written whole or not at all."""
     if settings.dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {settings.dtype!r}")
     records = [_read_record(Path(folder)) for folder in settings.parts.records]
@@ -113,7 +113,7 @@ def write_package(settings: PackageRecipe) -> dict[str, Any]:
                 f"{final}: expected at most {settings.max_megabytes:g} MB, found {size_mb:.1f} MB (parameters: "
                 f"{shares}); use smaller parts or raise max_megabytes"
             )
-        EchoX.from_pretrained(partial, device="cpu")  # a package that does not load must not replace one that does
+        EchoX.from_pretrained(partial, device="cpu")  # before it replaces an older package: it must load
         _swap(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -128,7 +128,7 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
     if config.vocoder_config is None and settings.parts.vocoder is None:
         raise ValueError(f"{folder}: expected a vocoder inside or in parts.vocoder, found neither; name its folder")
     model, found = load_with_report(EchoXForConditionalGeneration, folder, dtype=torch.float32)
-    # transformers only warns of these: weights that are left as they were initialised speak noise.
+    # transformers only warns of these; with randomly initialised weights the model would speak noise.
     wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
     if wrong:
         raise ValueError(
@@ -146,7 +146,7 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
 
 def _check_range(model: torch.nn.Module, dtype: torch.dtype) -> None:
     if dtype == torch.int8:
-        return  # a scale per row holds any finite weight, and storing checks that they are
+        return  # a scale per row represents any finite weight; storing checks that they are finite
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value.to(dtype)).all()):
             raise ValueError(
@@ -156,22 +156,22 @@ def _check_range(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _parts(model: EchoXForConditionalGeneration) -> dict[str, torch.nn.Module]:
-    """Parts of the whole, as a table of sizes names them; what is not here is small."""
+    """Parts of the model, by their names in a table of sizes; other parts are small."""
     parts = {f"s2t.{name}": part for name, part in model.s2t.named_children()}
     return parts | {name: part for name, part in model.named_children() if name != "s2t"}
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> JsonObject:
     path = folder / RECORD_NAME
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: JsonObject = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected the record of a finished stage, found {error}; run the stage") from error
     return record
 
 
 def _swap(new: Path, final: Path) -> None:
-    """Put a folder in another's place; a kill in between leaves the old one under ``.<name>.old``."""
+    """Replace a folder by another; a kill in between leaves the old one as ``.<name>.old``."""
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():

@@ -1,11 +1,10 @@
-"""Stages "language_model" and "published_vocoder": published parts as the other stages read them. Nothing is trained.
+"""Stages "language_model" and "published_vocoder": published parts in the form that other stages read; no training.
 
-language_model: any chat model, ready to hear and to speak, in one folder that all other stages read (`s2t` the model,
-`t2c` its embedding, `encoder` its vocabulary), so that they agree on every token: an audio placeholder in its
-vocabulary, exactly as many embeddings as tokens, a padding token, a chat template that writes audio
-(`data/chat_templates.py`).
+language_model: any chat model, prepared for speech, in one folder that all other stages read (`s2t` the model, `t2c`
+its embedding, `encoder` its vocabulary), so that they agree on every token: an audio placeholder in its vocabulary,
+exactly as many embeddings as tokens, a padding token, a chat template with audio (`data/chat_templates.py`).
 
-published_vocoder: fairseq's code-HiFi-GAN as a vocoder folder of ours.
+published_vocoder: fairseq's code-HiFi-GAN, converted to a vocoder folder of this package.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 4: Llama-3.1-8B-Instruct, Llama-3.2-3B-Instruct; other families
 are ours); the vocoder, https://github.com/facebookresearch/fairseq, examples/speech_to_speech.
@@ -17,19 +16,20 @@ import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from echox.config import recipe
 from echox.data.chat_templates import hearing_template
+from echox.files import JsonObject
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
 from echox.models.echox.tokenization_text import AUDIO
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 
 PACKAGE_PREFIX = "package:"
-"""Before the name of an installed package, where a folder or a hub id may stand."""
+"""Prefix of the name of an installed package, in place of a folder or a hub id."""
 
 GGUF_MAGIC = b"GGUF"
 """First bytes of every GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
@@ -42,8 +42,8 @@ class LanguageModelRecipe:
 
     Attributes:
         model: folder or hub id of a causal language model with its tokenizer, or ``package:NAME``: the folder of an
-            installed Python package that carries one.
-        output_dir: what the other stages take as language model.
+            installed Python package that contains one.
+        output_dir: folder to write, the language model of the other stages.
         dtype: of the weights, which stages "s2t" and "echo" keep frozen as they are (what they train is float32).
             bfloat16 takes half the memory and is what the published weights are.
         revision: of a hub id.
@@ -58,7 +58,7 @@ class LanguageModelRecipe:
     revision: str = "main"
     gguf_file: str | None = None
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> JsonObject:
         """Write the folder; returns vocabulary and number of parameters.
 
         Raises:
@@ -96,7 +96,7 @@ def package_folder(name: str) -> Path:
 
 
 def check_gguf(source: str | Path, gguf_file: str) -> None:
-    """Check what can be known before a large file is read.
+    """Check a GGUF file as far as possible before it is read.
 
     Raises:
         ValueError: the reader (package ``gguf``) is missing, or the folder holds no such GGUF file.
@@ -105,10 +105,10 @@ def check_gguf(source: str | Path, gguf_file: str) -> None:
         raise ValueError("gguf_file: expected the package gguf, which reads it; pip install 'echox[train]'")
     path = Path(source) / gguf_file
     if not Path(source).is_dir():
-        return  # a hub id: the hub says what it has
+        return  # a hub id: transformers reports a missing file
     if Path(gguf_file).name != gguf_file or not path.is_file():
         have = ", ".join(sorted(file.name for file in Path(source).glob("*.gguf"))) or "none"
-        raise ValueError(f"{path}: expected a GGUF file, found nothing; GGUF files in the folder: {have}")
+        raise ValueError(f"{path}: expected a GGUF file, found none; GGUF files in the folder: {have}")
     with path.open("rb") as file:
         magic = file.read(len(GGUF_MAGIC))
     if magic != GGUF_MAGIC:
@@ -133,7 +133,7 @@ def without_quantization(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def make_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Placeholder, padding, chat template, one embedding per token; in place.
+    """Add placeholder, padding token and chat template, and make one embedding per token; in place.
 
     Raises:
         ValueError: a vocabulary with gaps, or a chat template that cannot be used (`hearing_template`).
@@ -145,7 +145,7 @@ def make_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     tokenizer.chat_template = hearing_template(tokenizer, AUDIO)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # Some tables have rows to spare: CTC head and unit decoder take one row for each token.
+    # Some tables have more rows than tokens: CTC head and unit decoder need one row for each token.
     model.resize_token_embeddings(len(tokenizer))
     for config in (model.config.get_text_config(), model.generation_config):
         if config is not None:
@@ -166,7 +166,7 @@ class PublishedVocoderRecipe:
     source: str
     output_dir: str
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> JsonObject:
         """Write the folder; returns its number of units and parameters.
 
         Raises:

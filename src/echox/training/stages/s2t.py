@@ -1,8 +1,8 @@
-"""Stage I, S2T: understand speech. The ear of stage "encoder" is joined to the language model.
+"""Stage "s2t" (I): understand speech. The speech encoder of stage "encoder" is joined to the language model.
 
 What is built: S2T from both parts. What is trained: alignment adapter, shrinking adapter, CTC head and bridge
 ("adapters") and a LoRA on the language model ("lora"); audio tower and language model are frozen. Its batches:
-dialogues whose user turns are spoken (a few are left as text, so that reading is not forgotten). Its loss:
+dialogues whose user turns are spoken (a few stay text, so that the model does not forget to read). Its loss:
 cross-entropy on the replies + ``ctc_loss_weight`` x CTC on what the user said.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3, stage I).
@@ -14,7 +14,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from echox.data.collate import pad_sequences
 from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore, augment, feature_store, pad_features
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.data.scoring import same_words, word_errors
+from echox.files import JsonObject
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
@@ -48,8 +48,8 @@ class S2TData:
     """Dialogue manifests with spoken user turns (their text is the transcript).
 
     Attributes:
-        manifests: split "train" is trained on; of every other split `evaluation_items` are answered.
-        text_turns: part of the spoken user turns that are given as text instead.
+        manifests: split "train" is for training; of every other split `evaluation_items` are answered.
+        text_turns: fraction of the spoken user turns that are given as text instead.
         max_new_tokens: of a reply in evaluation.
     """
 
@@ -65,10 +65,10 @@ class S2TModel:
 
     Attributes:
         speech_encoder: output of stage "encoder", or any Whisper (folder or hub id), whose adapter and CTC head are
-            then learned here.
+            then trained here.
         language_model: folder or hub id; an audio placeholder is added to its vocabulary where it has none.
-        fresh_adapters: take only the tower of stage "encoder"; alignment adapter and CTC head are learned here.
-        compatibility: adapters that depart from the method as the released ones do (`Compatibility`), to compare with.
+        fresh_adapters: take only the tower of stage "encoder"; alignment adapter and CTC head are trained here.
+        compatibility: departures from the method, as in the released adapters (`Compatibility`), for comparison.
     """
 
     speech_encoder: str
@@ -77,7 +77,7 @@ class S2TModel:
     ctc_bridge: bool = True
     ctc_loss_weight: float = 0.3
     fresh_adapters: bool = False
-    compatibility: dict[str, Any] = field(default_factory=dict)
+    compatibility: JsonObject = field(default_factory=dict)
 
 
 @recipe("s2t")
@@ -99,7 +99,7 @@ class S2TRecipe:
 
 @dataclass(frozen=True)
 class SpokenDialogue:
-    """A dialogue and where the features of the turns that are heard are (store: None for a manifest without them)."""
+    """A dialogue, and the places of the features of its spoken turns (store: None for a manifest without speech)."""
 
     dialogue: Dialogue
     store: FeatureStore | None
@@ -107,7 +107,7 @@ class SpokenDialogue:
 
     @property
     def frames(self) -> int:
-        """Mel frames of all that is heard."""
+        """Mel frames of all spoken turns."""
         return 0 if self.store is None else sum(self.store.frames(row) for row in self.rows.values())
 
     def features(self, turn: int) -> Tensor:
@@ -154,7 +154,7 @@ class S2TStage:
         torch.manual_seed(recipe.training.seed)
         language_model = AutoModelForCausalLM.from_pretrained(parts.language_model)
         self.model = S2TForConditionalGeneration.from_parts(
-            open_ear(parts, self.tokenizer, language_model),
+            open_speech_encoder(parts, self.tokenizer, language_model),
             language_model,
             drop_blanks=parts.drop_blanks,
             ctc_bridge=parts.ctc_bridge,
@@ -164,7 +164,7 @@ class S2TStage:
         self.model.requires_grad_(False)
         for part in self._adapters():
             part.requires_grad_(True)
-        for value in add_lora(self.model, recipe.lora):
+        for value in add_lora(self.model.language_model, recipe.lora):
             value.requires_grad_(True)
         self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
         self.objective = S2TObjective(self.model)
@@ -175,7 +175,7 @@ class S2TStage:
             raise ValueError(
                 f"data.manifests: expected training dialogues whose user turns have audio, found none among "
                 f"{len(items)} dialogues ({len(self.train_items)} of split train) of "
-                f"{', '.join(recipe.data.manifests)}: stage s2t learns to hear"
+                f"{', '.join(recipe.data.manifests)}: stage s2t needs speech"
             )
         self.evaluation_items: dict[str, list[SpokenDialogue]] = {}
         for item in random.Random(0).sample(items, len(items)):
@@ -193,9 +193,9 @@ class S2TStage:
         ]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The adapters (with CTC head and bridge) and the LoRA; nothing else moves."""
+        """The adapters (with CTC head and bridge) and the LoRA; all other weights are frozen."""
         adapters = [value for part in self._adapters() for value in part.parameters()]
-        return {"adapters": adapters, "lora": lora_parameters(self.model)}
+        return {"adapters": adapters, "lora": lora_parameters(self.model.language_model)}
 
     def dataset(self) -> Sequence[SpokenDialogue]:
         """Training dialogues."""
@@ -221,7 +221,7 @@ class S2TStage:
         return item.dialogue.turns[turn].text is not None and rng.random() < data.text_turns
 
     def evaluate(self) -> dict[str, float]:
-        """By split: word error rate of the CTC transcript, exact replies to speech, and to the same words as text."""
+        """By split: word error rate of the CTC transcript, exact replies to speech, and to the same text."""
         metrics = {}
         for split, items in self.evaluation_items.items():
             heard, replies = self.answer(items)
@@ -232,10 +232,10 @@ class S2TStage:
         return metrics
 
     def answer(self, items: list[SpokenDialogue], as_text: bool = False, size: int = 24) -> tuple[list[str], list[str]]:
-        """What was heard in the last user turn of each dialogue, and the greedy reply to it."""
+        """Transcript of the last user turn of each dialogue, and the greedy reply to it."""
         heard, replies = [""] * len(items), [""] * len(items)
         order = sorted(range(len(items)), key=lambda i: items[i].frames)
-        device = self.model.get_input_embeddings().weight.device
+        device = self.model.device
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             chosen = [items[i] for i in rows]
@@ -257,7 +257,7 @@ class S2TStage:
         return heard, replies
 
     def sample(self, folder: Path) -> None:
-        """Write question, what was heard, reply and expected reply of a few dialogues of each split."""
+        """Write question, transcript, reply and expected reply of a few dialogues of each split."""
         for split, items in self.evaluation_items.items():
             heard, replies = self.answer(items[:16])
             lines = ["said\theard\treply\texpected"]
@@ -280,7 +280,7 @@ def _exact(items: Sequence[SpokenDialogue], replies: Sequence[str]) -> float:
 
 
 def question(item: SpokenDialogue) -> str:
-    """The last thing that the user said."""
+    """The text of the last user turn."""
     return next(turn.text or "" for turn in reversed(item.dialogue.turns) if turn.role == "user")
 
 
@@ -297,8 +297,8 @@ def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDial
     for dialogue in dialogues:
         if dialogue.turns[-1].role != "assistant":
             raise ValueError(
-                f"{manifest}: {dialogue.id}: expected the last turn to be the assistant's (what the model "
-                f"learns to say), found the {dialogue.turns[-1].role}'s; add the reply"
+                f"{manifest}: {dialogue.id}: expected the last turn to be the assistant's (the reply to "
+                f"learn), found the {dialogue.turns[-1].role}'s; add the reply"
             )
     places = [
         {turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns} for item in dialogues
@@ -313,19 +313,21 @@ def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDial
     ]
 
 
-def open_ear(parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: CausalLM) -> SpeechEncoderForCTC:
-    """The speech encoder to start from; with a Whisper, tokenizer and language model may gain the placeholder.
+def open_speech_encoder(
+    parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: CausalLM
+) -> SpeechEncoderForCTC:
+    """The speech encoder to start from; with a Whisper, the audio placeholder may be added to the vocabulary.
 
     Raises:
         ValueError: a trained encoder over another vocabulary, or a folder that is neither.
     """
     if not isinstance(AutoConfig.from_pretrained(parts.speech_encoder), WhisperConfig):
         check_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(parts.speech_encoder), parts)
-        ear = SpeechEncoderForCTC.from_pretrained(parts.speech_encoder)
+        encoder = SpeechEncoderForCTC.from_pretrained(parts.speech_encoder)
         if not parts.fresh_adapters:
-            return ear
-        fresh = SpeechEncoderForCTC(ear.config)
-        fresh.audio_tower.load_state_dict(ear.audio_tower.state_dict())
+            return encoder
+        fresh = SpeechEncoderForCTC(encoder.config)
+        fresh.audio_tower.load_state_dict(encoder.audio_tower.state_dict())
         return fresh
     tokenizer.add_tokens([AUDIO], special_tokens=True)
     if len(tokenizer) > len(weight_of(language_model.get_input_embeddings())):
@@ -341,10 +343,10 @@ def open_ear(parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model
 
 
 def check_same_vocabulary(text: PreTrainedTokenizerBase, speech: PreTrainedTokenizerBase, parts: S2TModel) -> None:
-    """CTC head and language model must mean the same by every id.
+    """Check that CTC head and language model have one vocabulary.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they differ.
     """
     if text.get_vocab() != speech.get_vocab():
         raise ValueError(
@@ -356,7 +358,7 @@ def check_same_vocabulary(text: PreTrainedTokenizerBase, speech: PreTrainedToken
 def dialogue_pieces(
     tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, spoken: set[int], last_reply: bool = True
 ) -> list[tuple[str, bool]]:
-    """A dialogue by the chat template, as (text, is it a reply that the model should write) in turn.
+    """A dialogue by the chat template, as pieces (text, whether it is a reply to learn) in order.
 
     Args:
         tokenizer: with a chat template in which a conversation's beginning does not depend on its end.
@@ -365,7 +367,7 @@ def dialogue_pieces(
         last_reply: False leaves the last reply out: a prompt to generate from.
 
     Raises:
-        ValueError: a template whose beginning changes.
+        ValueError: a template that rewrites earlier turns.
     """
     messages = [
         {"role": turn.role, "content": [{"type": "audio"}] if index in spoken else turn.text}
@@ -393,13 +395,13 @@ def dialogue_batch(
     spoken: Sequence[set[int]],
     features: Sequence[Tensor],
     last_reply: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, Tensor]:
     """Batch of stage I.
 
     Args:
         tokenizer: the language model's.
         items: B dialogues.
-        spoken: the turns of each that are heard.
+        spoken: the turns of each dialogue that are given as speech.
         features: (frames, mels) of these turns, in reading order.
         last_reply: False for prompts.
 

@@ -1,4 +1,4 @@
-"""What vocoders are trained on: utterances as units beside their recordings."""
+"""Training data of vocoders: utterances as units, with their recordings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from echox.audio import load_audio, save_audio
 from echox.data.manifest import UnitUtterance, audio_path, read_unit_utterances, read_utterances
+from echox.files import JsonObject
 from echox.models.vocoder.configuration_vocoder import UnitVocoderConfig
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 
@@ -24,8 +25,8 @@ class VocoderData:
 
     Attributes:
         units: units manifest (stage "units"). speech: utterance manifest with the same ids.
-        max_items: train on so many random utterances; 0 = all.
-        crop_s: longer utterances are cut to a random stretch of so many seconds (adversarial training: all are).
+        max_items: number of random utterances to train on; 0 = all.
+        crop_s: longer utterances are cut to a random part of this length (in adversarial training all are cut).
         evaluate_items, sample_items: held-out utterances measured, and written as WAV files.
     """
 
@@ -51,7 +52,7 @@ class SpokenUnits:
 
 
 class CroppedStage:
-    """What every vocoder stage offers the loop: its utterances, and how long they are once cut.
+    """The part that all vocoder stages share: the utterances, and their lengths after cutting.
 
     Attributes:
         crop_frames: longest piece of an utterance in a batch, in unit frames.
@@ -73,7 +74,7 @@ class CroppedStage:
         return "audio_hours", 1 / (3600 * self.model.frame_rate_hz)
 
     def lengths(self) -> list[int]:
-        """Unit frames after cutting, so that short utterances meet their like."""
+        """Unit frames of each utterance after cutting."""
         return [min(item.frames, self.crop_frames) for item in self.train_items]
 
 
@@ -91,10 +92,10 @@ def read_spoken_units(data: VocoderData, seed: int) -> tuple[list[SpokenUnits], 
     if missing:
         raise ValueError(
             f"{data.units}: expected ids of {data.speech}, found {missing[0]!r} and {len(missing) - 1} more that are "
-            "not there: do the two belong together?"
+            "not there; use manifests of the same utterances"
         )
     held = {row.id for row in rows if row.split != "train"} or {row.id for row in rows[::50]}
-    train = [row for row in rows if row.id not in held] or rows  # a corpus of one is trained and measured on it
+    train = [row for row in rows if row.id not in held] or rows  # a corpus of one utterance serves both
     if 0 < data.max_items < len(train):
         train = random.Random(seed).sample(train, data.max_items)
     evaluate = [row for row in rows if row.id in held][: data.evaluate_items]
@@ -103,13 +104,13 @@ def read_spoken_units(data: VocoderData, seed: int) -> tuple[list[SpokenUnits], 
 
 
 def recording(path: Path, samples: int, sampling_rate: int) -> Tensor:
-    """A waveform (samples,) of exactly that length: units count a begun frame as one, so its end may be silence."""
+    """A waveform (samples,) of exactly that length: the last unit frame may be filled with silence."""
     waveform = torch.from_numpy(load_audio(path, sampling_rate)[:samples])
     return nn.functional.pad(waveform, (0, samples - len(waveform)))
 
 
 def cut_units(row: UnitUtterance, frames: int, rng: random.Random) -> tuple[Sequence[int], Sequence[int], int]:
-    """Units, durations and first frame of a random stretch of at most `frames` frames; whole units, at least one."""
+    """Units, durations and first frame of a random part of at most `frames` frames; whole units, at least one."""
     if sum(row.durations_frames) <= frames:
         return row.units, row.durations_frames, 0
     ends = torch.tensor(row.durations_frames).cumsum(0)
@@ -132,8 +133,11 @@ def cut_frames(row: UnitUtterance, start: int, frames: int) -> tuple[list[int], 
     return units, durations
 
 
-def vocoder_config(config_class: type[UnitVocoderConfig], sizes: dict[str, Any], **measured: Any) -> Any:
-    """Configuration from a recipe's sizes, which win over what was measured on the data.
+ConfigT = TypeVar("ConfigT", bound=UnitVocoderConfig)
+
+
+def vocoder_config(config_class: type[ConfigT], sizes: JsonObject, **measured: object) -> ConfigT:
+    """Configuration from a recipe's sizes, which replace values that were measured on the data.
 
     Raises:
         ValueError: a size that the configuration does not have, or a value it refuses.
@@ -142,7 +146,8 @@ def vocoder_config(config_class: type[UnitVocoderConfig], sizes: dict[str, Any],
     for name in sizes:
         if name not in known:
             raise ValueError(f"model.sizes.{name}: not a size of {config_class.__name__}; see configuration_vocoder.py")
-    return config_class(**{**measured, **sizes})
+    values: JsonObject = {**measured, **sizes}
+    return config_class(**values)
 
 
 def unit_batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, Tensor]:

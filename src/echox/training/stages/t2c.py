@@ -1,8 +1,8 @@
-"""Stage "t2c" (II): read aloud. Text tokens, as the language model embeds them, to unit words.
+"""Stage "t2c" (II): text to codec. Text tokens, as the language model embeds them, to unit words.
 
 What is built: :class:`T2CForUnitGeneration` over the language model's token embedding, frozen. What is trained: the
-unit decoder. Its batches: spoken replies as unit words aligned with text words, whole and cut the way streaming will
-cut them (sentences, and any run of words). Its loss: cross-entropy on unit words, teacher-forced.
+unit decoder. Its batches: spoken replies as unit words aligned with text words, whole or cut as in
+streaming (sentences, and any run of words). Its loss: cross-entropy on unit words, teacher-forced.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.2); the word-synchronous form is ours (docs/paper_map.md).
 """
@@ -14,7 +14,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from echox.config import TrainingConfig, recipe
 from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.data.manifest import UnitUtterance, read_unit_utterances
 from echox.data.sampling import spread
+from echox.files import JsonObject
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
@@ -41,15 +41,15 @@ SENTENCE_ENDS = (".", "?", "!")
 
 @dataclass
 class T2CData:
-    """Where the spoken replies are, and how they are cut. Parts are probabilities; the rest is whole utterances.
+    """The spoken replies, and how they are cut: `sentences` and `spans` are probabilities; other items stay whole.
 
     Attributes:
-        units: manifest of :class:`UnitUtterance`; split "train" is trained on, every other split is evaluated.
+        units: manifest of :class:`UnitUtterance`; split "train" is for training, every other split for evaluation.
         unit_language: folder of the unit language.
-        language_model: folder whose tokenizer and token embedding are taken.
-        vocoder: folder of a unit vocoder; samples are then heard.
-        sentences: part of the items cut to one or more neighbouring sentences.
-        spans: part of the items cut to a run of words, of at least `min_span_words`.
+        language_model: folder of the tokenizer and the token embedding.
+        vocoder: folder of a unit vocoder, to write samples as audio.
+        sentences: fraction of the items cut to one or more neighbouring sentences.
+        spans: fraction of the items cut to a run of words, of at least `min_span_words`.
     """
 
     units: str
@@ -65,7 +65,7 @@ class T2CData:
 
 @dataclass
 class T2CModel:
-    """Form and sizes; see :class:`UnitDecoderConfig`, which `options` may fill further."""
+    """Form and sizes; see :class:`UnitDecoderConfig`, to which `options` may add."""
 
     form: str = "word_synchronous"
     hidden_size: int = 256
@@ -76,10 +76,10 @@ class T2CModel:
     unit_noise: float = 0.05
     dropout: float = 0.0
     attn_implementation: str = "sdpa"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
 
     def configuration(self, text_hidden_size: int, text_vocab_size: int, num_unit_words: int) -> UnitDecoderConfig:
-        """The model's configuration, given what it connects."""
+        """The model's configuration, from the sizes of text embedding and unit language."""
         values = {name: value for name, value in asdict(self).items() if name not in ("options", "attn_implementation")}
         return UnitDecoderConfig(
             text_hidden_size=text_hidden_size,
@@ -106,11 +106,11 @@ class T2CRecipe:
 
 @dataclass(frozen=True)
 class SpokenText:
-    """A text and what was said for it.
+    """A text and the unit words of its speech.
 
     Attributes:
         token_ids: tokens of the text. word_ids: white-space word of each token.
-        unit_words: what was said. unit_word_of: text word of each unit word.
+        unit_words: of the speech. unit_word_of: text word of each unit word.
         sentence_ends: words at which a sentence ends.
     """
 
@@ -142,7 +142,7 @@ class SpokenText:
         )
 
     def random_cut(self, data: T2CData, rng: random.Random) -> SpokenText:
-        """Whole, some neighbouring sentences, or a run of words, as `data` says: what streaming will ask for."""
+        """Whole, some neighbouring sentences, or a run of words, by the probabilities of `data`: as in streaming."""
         drawn, count = rng.random(), self.num_words
         if drawn < data.sentences and len(self.sentence_ends) > 1:
             ends = (-1, *self.sentence_ends)
@@ -168,7 +168,7 @@ class T2CObjective(nn.Module):
         return {"loss": targets, "accuracy": targets}
 
     def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
-        """Loss, and the part of the targets that were the most likely output, from a batch of :func:`spoken_batch`."""
+        """Loss, and the fraction of targets that are the most likely output, from a batch of :func:`spoken_batch`."""
         output = self.model(**batch)
         means = {"loss": output.loss, "accuracy": accuracy(output.logits, output.targets)}
         return share_of_step(means, self, batch, denominators)
@@ -209,7 +209,7 @@ class T2CStage:
         return self.train_items
 
     def lengths(self) -> list[int]:
-        """Unit words and words: about the steps of each."""
+        """Unit words and words of each: about its number of steps."""
         return [len(item.unit_words) + item.num_words for item in self.train_items]
 
     def collate(self, items: list[SpokenText], rng: random.Random) -> dict[str, Tensor]:
@@ -217,7 +217,7 @@ class T2CStage:
         return spoken_batch([item.random_cut(self.recipe.data, rng) for item in items])
 
     def evaluate(self) -> dict[str, float]:
-        """Teacher-forced loss and accuracy, and of free greedy speech: how much of it ended, and how long it is."""
+        """Teacher-forced loss and accuracy; of free greedy decoding, the fraction that ended and the length."""
         if not self.evaluation_items:
             return {}
         items = sorted(self.evaluation_items, key=lambda item: len(item.unit_words))
@@ -229,7 +229,7 @@ class T2CStage:
             count = float((output.targets != IGNORE_INDEX).sum())
             loss, targets = loss + float(output.loss) * count, targets + count
             correct += float(accuracy(output.logits, output.targets)) * count
-            if start % 128 == 0:  # free decoding is the dearer part: every fourth batch
+            if start % 128 == 0:  # free decoding takes longest: every fourth batch
                 sequences = self.model.generate(batch["input_ids"], batch["word_ids"])
                 finished += sum(sequence.finished for sequence in sequences) / len(sequences)
                 spoken = sum(len(sequence.unit_words) for sequence in sequences)
@@ -284,7 +284,7 @@ def spoken_batch(items: Sequence[SpokenText]) -> dict[str, Tensor]:
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Part of the targets (B, T), -100 left out, that are the largest of `logits` (B, T, V)."""
+    """Fraction of the targets (B, T), -100 left out, that are the largest of `logits` (B, T, V)."""
     real = targets != IGNORE_INDEX
     return ((logits.detach().argmax(-1) == targets) & real).sum() / real.sum().clamp(min=1)
 

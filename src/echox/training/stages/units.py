@@ -1,9 +1,9 @@
 """Stages "units" and "unit_language": the discrete speech that T2C writes and the vocoder reads.
 
 units: train a small Whisper-shaped encoder on the reply voice to name the phone of each frame, cluster one of its
-layers, and write every reply as reduced units. The encoder is not the one that hears the user: as in the official
-system, whose units come from mHuBERT while Whisper listens, the two have different work. Where the corpus has no phone
-times, phone CTC takes the place of the cross-entropy.
+layers, and write every reply as reduced units. The encoder is not the speech encoder of S2T: in the official system,
+too, units come from mHuBERT and the speech encoder is Whisper. Where the corpus has no phone times, phone CTC replaces
+the cross-entropy.
 
 unit_language: learn unit words from the training replies and measure them on the held-out ones.
 
@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from echox.data.manifest import (
     read_utterances,
     write_unit_utterances,
 )
-from echox.files import write_text
+from echox.files import JsonObject, write_text
 from echox.models.echox.configuration_echox import whisper_config
 from echox.models.echox.modeling_speech_encoder import PHONE_BLANK_ID, SpeechEncoder, ctc_loss_per_symbol
 from echox.training.normalisation import Denominators, RunningMeans, known_rows, share_of_step
@@ -58,13 +58,13 @@ MEL_FRAMES_PER_UNIT_FRAME = 2
 
 @dataclass
 class UnitsData:
-    """What the units are made from.
+    """The speech that units are made from.
 
     Attributes:
         replies: manifest of the reply voice.
-        phone_times: "flite" asks flite again (its own voices only); "ctc" does without times.
+        phone_times: "flite" gets times from flite (for its own voices only); "ctc" needs no times.
         lexicon: ``phones.json``, for "ctc".
-        train_items: train on so many random utterances (one voice needs few); 0 = all. Units are made of all.
+        train_items: number of random utterances to train on (one voice needs few); 0 = all. All become units.
         evaluate_items: held-out utterances measured during training.
     """
 
@@ -98,7 +98,7 @@ class Clusters:
         num_units: K. layer: which `hidden_states`; 0 is before the first layer.
         smoothing_frames: width of the average before clustering.
         switch_penalty_ratio: cost of changing the unit, as a multiple of the mean distance to the nearest centroid.
-        fit_frames: training frames that k-means sees.
+        fit_frames: training frames that k-means reads.
     """
 
     num_units: int = 200
@@ -126,7 +126,7 @@ class UnitsRecipe:
 
 
 class PhoneObjective(nn.Module):
-    """Encoder and phone head; the loss names the phone of each frame, or aligns phones by CTC.
+    """Encoder and phone head; cross-entropy of the phone of each frame, or CTC on phones.
 
     Batch: input_features (B, mels, T), input_features_mask (B, T), and phone_labels: (B, F) classes of frames, -100
     where padded, or with ``by_frame`` false (B, N) the phones in order, -100 padded. Class 0 is the CTC blank.
@@ -148,7 +148,7 @@ class PhoneObjective(nn.Module):
         return {"loss": frames, "phone_accuracy": frames}
 
     def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
-        """Loss in nats per frame (or per phone), and the part of frames named right."""
+        """Loss in nats per frame (or per phone), and the fraction of correct frames."""
         output = self.encoder(batch["input_features"], batch["input_features_mask"])
         logits = self.phone_head(output.last_hidden_state).float()
         labels = batch["phone_labels"]
@@ -165,7 +165,7 @@ class UnitsStage:
     """Stage "units" for the loop; see the module's text.
 
     Raises:
-        ValueError: If phones cannot be had; see `flite_phone_times` and `lexicon_phones`.
+        ValueError: If there are no phones; see `flite_phone_times` and `lexicon_phones`.
     """
 
     name = "units"
@@ -178,7 +178,7 @@ class UnitsStage:
         if 0 < resolved.data.train_items < len(self.train_ids):
             drawn = random.Random(resolved.training.seed).sample(self.train_ids, resolved.data.train_items)
             self.train_ids = sorted(drawn)
-        self.record_details: dict[str, Any] = {}
+        self.record_details: JsonObject = {}
         self.by_frame = resolved.data.phone_times == "flite"
         self.times: dict[int, PhoneTimes] = {}
         self.sequences: list[list[str]] = []
@@ -210,7 +210,7 @@ class UnitsStage:
         return Path(self.recipe.training.output_dir) / "cache"
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group: everything that learns."""
+        """One group of all parameters."""
         return {"encoder": [value for value in self.objective.parameters() if value.requires_grad]}
 
     def dataset(self) -> Sequence[int]:
@@ -234,7 +234,7 @@ class UnitsStage:
         return frame_phones(self.times[place], _unit_frames(self.store, place), self.index)
 
     def evaluate(self) -> dict[str, float]:
-        """Phone accuracy (or CTC loss) of held-out frames, and the quality of units clustered for now."""
+        """Phone accuracy (or CTC loss) of held-out frames, and the quality of units from a preliminary clustering."""
         places = self.heldout_ids[: self.recipe.data.evaluate_items]
         running = RunningMeans()
         for chunk in _chunks(places, 16):
@@ -334,8 +334,8 @@ def units_manifest(
 
 
 def _splits(items: Sequence[Utterance]) -> tuple[list[int], list[int]]:
-    """Places of training and held-out items; a manifest without a held-out split gives every 50th away for
-    measuring.
+    """Places of training and held-out items; without a held-out split every 50th item is held
+    out.
     """
     heldout = [place for place, item in enumerate(items) if item.split != "train"]
     if not heldout:

@@ -1,7 +1,7 @@
-"""What stages "align" and "extract_units" share: utterances in, one result each out, hours of work that may be stopped.
+"""The common part of stages "align" and "extract_units": one result for each utterance of a manifest, resumable.
 
-Utterances are worked on in chunks, in this process or in several; finished chunks are journaled beside the output, so a
-stopped run goes on where it stopped; the output is written by streaming the journal, which is then removed.
+Utterances are processed in chunks, in this process or in several. Finished chunks are written to a journal beside the
+output, so that a stopped run continues where it stopped. In the end the output is made from the journal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +16,16 @@ import torch
 from echox.audio import load_audio
 from echox.data.manifest import Utterance, audio_path
 from echox.device import choose_device
-from echox.preparation.execute import Workers, in_chunks, stage_results
+from echox.preparation.execute import Row, Workers, in_chunks, stage_results
 
-Row = dict[str, Any]
 BATCHES_PER_CHUNK = 8
-"""A chunk is what is lost when a run is stopped; the utterances of a batch are neighbours in length within a chunk."""
+"""A stopped run loses the chunk it works on; batches hold utterances of similar length within a chunk."""
 
 
 def work_on(
     name: str,
     make: Callable[[], Callable[[Sequence[Row]], list[Row]]],
-    settings: Any,
+    settings: object,
     items: Sequence[Utterance],
     manifest: Path,
     output: Path,
@@ -40,10 +38,10 @@ def work_on(
         name: of the stage, for the journal and the progress.
         make: makes the function that works on a chunk of rows (``id``, ``text``, ``audio``, ``duration_s``,
             ``word_ends_s``), once in every process; a result is a row with ``id``, or with ``dropped`` and ``detail``.
-        settings: all that the results depend on besides the rows.
+        settings: all values that the results depend on besides the rows.
         items: of the manifest.
         manifest: file that `items` are from.
-        output: file that will be written; the journal lies beside it until the iteration ends.
+        output: file that will be written; the journal is beside it until the iteration ends.
         batch_size: utterances that go through the model together.
         workers: processes.
 
@@ -82,7 +80,7 @@ def kept(
         stage: for the line that is printed.
         found: from `work_on`.
         manifest: for the error.
-        left_out: gets the ids of those without a result; None: the first of them stops everything.
+        left_out: collects the ids of those without a result; None: the first of them is an error.
 
     Raises:
         ValueError: an utterance without a result, by its id.
@@ -105,16 +103,16 @@ def batch_results(
     stop_in: Path | None,
     check: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
-    """Read the audio of a chunk's rows and work on it in batches of similar durations; one result each, in their order.
+    """Read the audio of a chunk's rows and process it in batches of similar durations; results in the rows' order.
 
     Args:
         rows: the chunk.
-        batch_size: rows that are worked on together.
+        batch_size: rows of a batch.
         sampling_rate: of the audio, in hertz.
-        work: rows and their waveforms, float32 (S,) each, to one result each, or why there is none.
-        stop_in: manifest to name where the first row without a result stops everything; None: its result is
+        work: rows and their waveforms, float32 (S,) each, to one result or error each.
+        stop_in: the manifest, for the error, if a row without a result ends the run; None: its result is
             ``dropped`` and ``detail``.
-        check: raises ValueError for a row whose audio need not be read, since it can have no result.
+        check: raises ValueError for a row that can have no result, before its audio is read.
 
     Raises:
         ValueError: with `stop_in`, the first row that cannot be read or has no result.
@@ -141,14 +139,14 @@ def batch_results(
 
 
 def _left_out(row: Row, error: ValueError, stop_in: Path | None) -> Row:
-    """The result of a row that has none. Raises the error with the row's id where `stop_in` names a manifest."""
+    """The entry of a row without a result; with `stop_in`, raises the error with the row's id."""
     if stop_in is not None:
         raise ValueError(f"{stop_in}: {row['id']}: {error}") from error
     return {"id": row["id"], "dropped": "left out", "detail": str(error)}
 
 
 def worker_device(name: str, workers: int) -> torch.device:
-    """The device of this process; several processes are dealt out over the GPUs, or take one thread each of the CPU."""
+    """The device of this process: processes are distributed over the GPUs, or use one CPU thread each."""
     device = choose_device(name)
     if workers == 1:
         return device

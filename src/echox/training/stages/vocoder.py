@@ -58,7 +58,7 @@ class LightVocoderObjective(nn.Module):
         return {"mel_loss": frames, "f0_loss": voiced, "voicing_loss": frames, "duration_loss": units}
 
     def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
-        """Losses by name; `mel_loss` and `f0_loss` in units of the training data's spread."""
+        """Losses by name; `mel_loss` and `f0_loss` in units of the training data's standard deviation."""
         units, durations, weights = batch["units"], batch["durations_frames"], self.weights
         said = self.model.features(units, durations)
         log_durations = self.model.duration_predictor(units).float()
@@ -103,7 +103,7 @@ class LightVocoderStage(CroppedStage):
         self.objective = LightVocoderObjective(self.model, recipe.weights)
 
     def _analyse(self, sizes: LightVocoderConfig) -> None:
-        """All targets, one after the other in three arrays: 60 MB an hour."""
+        """Compute all targets, one utterance after the other in three arrays: 60 MB an hour."""
         items = [*self.train_items, *self.heldout_items]
         lengths = [item.frames * sizes.features_per_frame for item in items]
         self.offsets = np.cumsum([0, *lengths])
@@ -119,13 +119,15 @@ class LightVocoderStage(CroppedStage):
         return recording(self.files[item.recording], item.frames * sizes.samples_per_frame, sizes.sampling_rate)
 
     def _statistics(self) -> tuple[list[float], list[float], float, float]:
-        """Mean and spread of each mel band, and of the pitch, of the training items."""
+        """Mean and standard deviation of each mel band, and of the pitch, over the training items."""
         end = self.offsets[len(self.train_items)]
-        chosen = np.random.default_rng(0).integers(0, end, 100_000)  # enough for three digits
+        chosen = np.random.default_rng(0).integers(0, end, 100_000)  # precise to three digits
         bands = self.log_mel[chosen].astype(np.float64)
         pitch = np.log(self.f0_hz[chosen][self.voiced[chosen]].astype(np.float64))
         if not len(pitch):
-            raise ValueError("analysis: expected voiced speech, found none: do f0_min_hz, f0_max_hz hold this voice?")
+            raise ValueError(
+                "analysis: expected voiced speech, found none; set f0_min_hz and f0_max_hz to the range of this voice"
+            )
         spread = np.maximum(bands.std(0), 0.1).round(4).tolist()
         return bands.mean(0).round(4).tolist(), spread, float(np.exp(pitch.mean())), max(float(pitch.std()), 0.01)
 
@@ -138,7 +140,7 @@ class LightVocoderStage(CroppedStage):
         return self._batch([(item, *cut_units(item.row, self.crop_frames, rng)) for item in items])
 
     def _batch(self, cuts: list[tuple[SpokenUnits, Sequence[int], Sequence[int], int]]) -> dict[str, Tensor]:
-        """From items with the units, the durations and the first frame of what is taken of each."""
+        """A batch from items with the units, the durations and the first frame of their cuts."""
         places = []
         for item, _, durations, start in cuts:
             begin = int(self.offsets[item.recording]) + start * self._per_frame

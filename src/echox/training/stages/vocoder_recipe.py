@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from echox.config import TrainingConfig
 from echox.data.acoustics import AnalysisConfig
+from echox.files import JsonObject
 from echox.training.stages.spoken_units import VocoderData
 
 
@@ -15,7 +16,7 @@ class VocoderModel:
     """Which vocoder; `sizes` are arguments of its configuration (`configuration_vocoder.py`)."""
 
     kind: Literal["light", "code_hifigan"] = "light"
-    sizes: dict[str, Any] = field(default_factory=dict)
+    sizes: JsonObject = field(default_factory=dict)
 
 
 @dataclass
@@ -43,7 +44,7 @@ class AdversarialConfig:
 
 @dataclass
 class VocoderSettings:
-    """What both stages read: `adversarial` is for ``kind: code_hifigan``, `analysis` and `weights` for light.
+    """Settings that both stages read: `adversarial` is for ``kind: code_hifigan``, `analysis` and `weights` for light.
 
     Raises:
         ValueError: `adversarial` does not go with ``model.kind``.
