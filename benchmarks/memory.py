@@ -37,7 +37,6 @@ from echox.config import TrainingConfig, load_recipe
 from echox.data.sampling import BucketBatchSampler
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.training.loop import autocast, enable_gradient_checkpointing
 from echox.training.memory.estimate import (
     Workload,
     bare_objective,
@@ -47,6 +46,7 @@ from echox.training.memory.estimate import (
     training_bytes,
     written_batch,
 )
+from echox.training.modules import autocast, enable_gradient_checkpointing
 from echox.training.optim import WeightAverage, build_optimizer, clip_gradients
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}

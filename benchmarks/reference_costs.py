@@ -18,7 +18,7 @@ from harness import Measured, milliseconds, run, times_s
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from echox.models.echox.modeling_speech_encoder import best_labels
+from echox.models.echox.ctc import best_labels
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_t2c_text import TextPrefixDecoder
 

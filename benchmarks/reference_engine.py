@@ -28,7 +28,7 @@ from transformers import DynamicCache, LlamaForCausalLM, LogitsProcessor, Stoppi
 
 from echox import EchoX
 from echox.models.echox.tokenization_text import word_index
-from echox.models.t2c.modeling_unit_decoder import WordSynchronousDecoder
+from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
 from echox.streaming.policies import REFERENCE_TRIGGER
 from echox.streaming.trigger import Segment

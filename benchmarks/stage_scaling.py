@@ -18,7 +18,8 @@ import torch
 from harness import Measured, run
 
 from echox import load_recipe
-from echox.training.loop import autocast, seed_everything
+from echox.training.loop import seed_everything
+from echox.training.modules import autocast
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "nano"
 

@@ -105,7 +105,7 @@ def test_without_adapter_and_without_states():
     with pytest.raises(ValueError, match="at least 16"):
         DenoisingAdapter(8, 15).become_identity()
     gate = EmbeddingGate(8)
-    gate.shut()
+    gate.close()
     assert torch.allclose(gate(states, embeddings), F.rms_norm(embeddings, (8,)), atol=1e-6)
 
 

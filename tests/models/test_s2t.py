@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from echox.models.echox.configuration_echox import S2TConfig, SpeechEncoderConfig, whisper_config
-from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, ShrinkingAdapter, gather_rows, keep_mask
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_shrinking import ShrinkingAdapter, gather_rows, keep_mask
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from tolerance import assert_equal_up_to_rounding
 

@@ -8,13 +8,8 @@ from transformers import AutoModel, WhisperConfig, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
-from echox.models.echox.modeling_speech_encoder import (
-    AlignmentAdapter,
-    SpeechEncoder,
-    SpeechEncoderForCTC,
-    ctc_loss_per_symbol,
-    greedy_ctc,
-)
+from echox.models.echox.ctc import ctc_loss_per_symbol, greedy_ctc
+from echox.models.echox.modeling_speech_encoder import AlignmentAdapter, SpeechEncoder, SpeechEncoderForCTC
 from tolerance import assert_equal_up_to_rounding
 
 MELS, WIDTH = 8, 16

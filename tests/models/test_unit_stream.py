@@ -11,15 +11,8 @@ from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_t2c import build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
-from echox.models.t2c.unit_stream import (
-    CHARACTERS_PER_UNIT_WORD,
-    MAX_REPEATS,
-    Sampling,
-    UnitStream,
-    UnitStreamOutput,
-    open_stream,
-    repeating,
-)
+from echox.models.t2c.unit_stream import Sampling, UnitStream, UnitStreamOutput, open_stream
+from echox.models.t2c.unit_word_checks import CHARACTERS_PER_UNIT_WORD, MAX_REPEATS, repeating
 
 FORMS = ("word_synchronous", "prefix")
 WORDS = [3, 3, 4, -1, 6, 6, 6, 7, 8]

@@ -173,11 +173,11 @@ def test_an_empty_evaluation_says_so(tmp_path, capsys):
     stage = ToyStage()
     stage.evaluate = dict
     run(tmp_path / "at_the_end", stage)
-    assert capsys.readouterr().out.count("toy: WARNING: nothing is held out") == 1
+    assert capsys.readouterr().out.count("toy: WARNING: expected held-out items") == 1
     stage = ToyStage()
     stage.evaluation_items = []
     run(tmp_path / "at_the_start", stage)
-    assert "toy: WARNING: nothing is held out" in capsys.readouterr().out.split("step")[0]
+    assert "toy: WARNING: expected held-out items" in capsys.readouterr().out.split("step")[0]
     run(tmp_path / "held_out")
     assert "WARNING" not in capsys.readouterr().out
 

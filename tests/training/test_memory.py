@@ -14,10 +14,9 @@ from echox.api import EchoX
 from echox.cli.main import app
 from echox.config import load_recipe
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
-from echox.models.echox.modeling_s2t import ShrinkingAdapter
+from echox.models.echox.modeling_shrinking import ShrinkingAdapter
 from echox.models.quantization.int8_linear import Int8Linear
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.training.loop import enable_gradient_checkpointing
 from echox.training.memory.estimate import (
     OFFLOADED,
     STAGES,
@@ -31,6 +30,7 @@ from echox.training.memory.estimate import (
     weight_bytes,
 )
 from echox.training.memory.of_recipe import workload_of
+from echox.training.modules import enable_gradient_checkpointing
 
 SMALL = LlamaConfig(
     vocab_size=64,

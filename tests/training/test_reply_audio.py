@@ -18,7 +18,7 @@ from echox.audio import save_audio
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.evaluation.sets.heldout import _embed
 from echox.evaluation.sets.nano import messages_of
-from echox.models.echox.modeling_speech_encoder import mean_per_symbol
+from echox.models.echox.ctc import mean_per_symbol
 from echox.training.stages.s2t import spoken_dialogues
 
 

@@ -136,7 +136,7 @@ class EchoX:
         if adapter is not None:
             load_adapter(model, adapter)
         if dtype == torch.int8:
-            quantise_on_cpu(model, place)
+            quantise_on_cpu(model.s2t.language_model, place)
         return cls(model, processor, settings, record, About.load(folder))
 
     def save_pretrained(

@@ -1,9 +1,9 @@
-"""What released EchoX weights were trained with that is not the method as written: one named switch each.
+"""Departures of the released EchoX weights from the published method: one named switch each.
 
-A model that is trained here leaves all of them off. `conversion/official.py` switches on what the official release
-needs, and saves it in the model's configuration; every part that behaves otherwise for it asks here and nowhere else.
+Models that are trained with this package leave all of them off. `conversion/official.py` sets those that the official
+release needs, and they are saved in the model's configuration; all parts read them from here only.
 
-Source: facts of the reference code, gathered by running it (docs/official-weights.md lists them with their effects).
+Source: behaviour of the reference code, measured by running it (docs/official-weights.md lists effects).
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Compatibility:
-    """Departures from the method as written; the defaults are the method.
+    """Departures from the published method; the defaults are the method.
 
     Attributes:
-        frame_wise_adapter: the alignment adapter's Transformer layer never attends over time. (The release runs it
-            along the wrong axis: each frame attends to the same frame of the dialogue's other audios, of which there
-            is none at inference.)
-        look_back_at_kept: the look-back sees the kept frames only, not the dropped ones. (The release's padding mask
-            is inverted.)
-        fixed_windows: audio is padded with silence to whole windows of 30 s, and all their frames count as true, so
-            silence too gets frames in the prompt.
-        repeated_bos: the prompt repeats the beginning-of-text token before every piece of it. (The release calls the
-            tokenizer once per piece, and every call adds one.) Read by the official chat template.
-        masked_token_id: later positions never attend to this token of the prompt. (The release hides its padding
-            token; where that is also the end of a turn, the ends of turns are hidden.) None: nothing is hidden.
-        stray_unit_prompt_id: one more text token between the unit decoder's prompt and the states. (12800 in the
-            release, which looks like a misprint of 128000; it was trained with it.) None: no such token.
-        extra_segment_tokens: a segment must hold so many tokens more than the trigger says. (The release compares with
-            "greater" where it counts from 0: 20 and 50 became 21 and 51.)
+        frame_wise_adapter: the alignment adapter's Transformer layer does not attend over time. (The release applies it
+            along the wrong axis: each frame attends to the same frame of the dialogue's other audios, which do not
+            exist at inference.)
+        look_back_at_kept: the look-back attends to the kept frames only, not to the dropped ones. (The release's
+            padding mask is inverted.)
+        fixed_windows: audio is padded with silence to whole windows of 30 s without a mask, so that silence has frames
+            in the prompt too.
+        repeated_bos: the prompt has a beginning-of-text token before each of its pieces. (The release calls the
+            tokenizer once per piece, and every call adds one.) The official chat template reads this.
+        masked_token_id: later positions never attend to this token of the prompt. (The release masks its padding
+            token; where that is also the end of a turn, ends of turns are masked.) None: no token is masked.
+        stray_unit_prompt_id: an additional text token between the unit decoder's prompt and the states. (12800 in the
+            release, probably a typing error for 128000; it was trained so.) None: no such token.
+        extra_segment_tokens: number of tokens that are added to the trigger's minimum and maximum. (The release
+            compares with "greater" and counts from 0: 20 and 50 became 21 and 51.)
     """
 
     frame_wise_adapter: bool = False
@@ -45,21 +45,21 @@ class Compatibility:
     extra_segment_tokens: int = 0
 
     @classmethod
-    def of(cls, values: Mapping[str, Any] | None) -> Compatibility:
-        """From the part of a configuration.
+    def of(cls, values: Mapping[str, bool | int | None] | None) -> Compatibility:
+        """Switches from a configuration's ``compatibility``.
 
         Raises:
             ValueError: an unknown name.
         """
-        values = dict(values or {})
+        given: dict[str, Any] = dict(values or {})
         known = [item.name for item in dataclasses.fields(cls)]
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(f"compatibility: expected some of {', '.join(known)}, found {', '.join(unknown)}")
-        return cls(**values)
+        return cls(**given)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What differs from the method as written, for a configuration file."""
+    def to_dict(self) -> dict[str, bool | int | None]:
+        """The switches that differ from the method, for a configuration file."""
         return {
             item.name: getattr(self, item.name)
             for item in dataclasses.fields(self)

@@ -29,7 +29,7 @@ class TypedPreTrainedModel(PreTrainedModel):
 
 def load_with_report(
     kind: type[Model], folder_or_id: str | os.PathLike[str], **options: Any
-) -> tuple[Model, Mapping[str, Collection[Any]]]:
+) -> tuple[Model, Mapping[str, Collection[object]]]:
     """A trained model, and the names of weights that were not found as expected.
 
     Args:

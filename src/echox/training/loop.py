@@ -27,7 +27,6 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel
 
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
 from echox.device import choose_device
@@ -44,6 +43,7 @@ from echox.training.health import (
     check_trainable,
 )
 from echox.training.lock import output_lock
+from echox.training.modules import autocast, enable_gradient_checkpointing, on_device
 from echox.training.normalisation import denominators_of_step
 from echox.training.optim import (
     WeightAverage,
@@ -382,49 +382,6 @@ class _Run:
     def _wait(self) -> None:
         if self.world > 1:
             dist.barrier()
-
-
-# ------------------------------------------------------------------------------------------------ shared helpers
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bfloat16 autocast on CPU and CUDA, or nothing for "fp32"."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def on_device(batch: Mapping[str, object], device: torch.device) -> dict[str, object]:
-    """A batch with the tensors inside it (also in dicts, lists and tuples) on `device`; other values unchanged."""
-    return {name: _moved(value, device) for name, value in batch.items()}
-
-
-def _moved(value: object, device: torch.device) -> object:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return on_device(value, device)
-    if isinstance(value, list | tuple):
-        return type(value)(_moved(item, device) for item in value)
-    return value
-
-
-def enable_gradient_checkpointing(module: nn.Module) -> None:
-    """Switch it on in every outermost Hugging Face model inside `module` that supports it.
-
-    Raises: ValueError when there is none.
-    """
-    pending, enabled = [module], 0
-    while pending:
-        part = pending.pop()
-        if isinstance(part, PreTrainedModel) and part.supports_gradient_checkpointing:
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            # transformers makes all inputs require gradients, which only reentrant checkpoints need: backward would
-            # pass through the frozen speech encoder and embeddings, and keep their activations.
-            part.disable_input_require_grads()
-            enabled += 1
-        else:
-            pending.extend(part.children())
-    if not enabled:
-        raise ValueError("training.gradient_checkpointing: expected a model that supports it, found none; set false")
 
 
 @contextmanager

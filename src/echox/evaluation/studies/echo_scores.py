@@ -36,7 +36,8 @@ from echox.models.echox.text_embeddings import weight_of
 from echox.models.echox.tokenization_text import decode_text, word_index
 from echox.models.pretrained import run_generate
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.modeling_unit_decoder import UnitSequence, WordSynchronousDecoder
+from echox.models.t2c.modeling_unit_decoder import UnitSequence
+from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder

@@ -32,7 +32,7 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.tokenization_text import decode_text, word_index
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.modeling_unit_decoder import WordSynchronousDecoder
+from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage

@@ -1,1 +1,1 @@
-"""Checkpoints of other projects, read into ours."""
+"""Loading of checkpoints of other projects: the official release, vocoders, k-means centroids, LoRA adapters."""

@@ -1,9 +1,9 @@
-"""Tensors of a published checkpoint, known by name and shape before any is read, then read one by one.
+"""Published checkpoints: names and shapes of all tensors first, then the tensors one by one.
 
-A `Checkpoint` is opened from headers alone: names, shapes and lengths of all shards are checked first, so that a
-truncated or incomplete download is refused before memory is filled or a file written. `read` then copies one tensor
-at a time: at no moment is more of the checkpoint in memory than what was asked for. safetensors shards and torch
-pickles (``weights_only``, memory-mapped) look alike from outside.
+A checkpoint is opened by its headers: names, shapes and lengths of all shards are checked first, so that a truncated or
+incomplete download is refused before memory is filled or a file written. `StoredTensor.load` then reads one tensor, so
+that no more than the requested tensors are in memory. safetensors shards and torch pickles (``weights_only``,
+memory-mapped) have the same interface.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from transformers.utils import cached_file
 
 from echox.models.conversion.torch_file import check_tensor, check_torch_file
 
+JsonObject = dict[str, Any]
+"""A JSON object of a file; its values are of any type until they are checked."""
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -41,7 +43,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Single files; each may also be an index (``.index.json``) of shards."""
 _SHARD_NAME = re.compile(r"[^/\\:\0]+\.(safetensors|bin)")
 _MAX_DIMENSIONS = 32  # of numpy 1; weights have four
-_MAX_HEADER_BYTES = 100_000_000  # as the format's own reader has it
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader
 _BROKEN_PICKLE = (
     RuntimeError,
     EOFError,
@@ -57,12 +59,12 @@ _BROKEN_PICKLE = (
     ImportError,
     struct.error,
 )
-"""What ``torch.load`` raises for files that are no torch files."""
+"""Errors of ``torch.load`` for files that are not torch files."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that was not read yet: its shape and dtype, and ``load``, which copies it into memory."""
+    """A tensor in a file: its shape and dtype, and ``load``, which reads it into memory."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -88,11 +90,11 @@ def find_file(folder_or_id: str | os.PathLike[str], name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def read_json(path: Path) -> JsonObject:
+    """The JSON object in a file.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -144,7 +146,7 @@ def read_shard_index(index: Path) -> dict[str, str]:
     """Names of tensors to names of the shards beside the index.
 
     Raises:
-        ValueError: it is no index, or names something else than files beside it.
+        ValueError: it is not an index, or names other things than files beside it.
     """
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
@@ -163,13 +165,13 @@ def open_weights(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file.
 
     Raises:
-        ValueError: it is truncated or is no file of weights.
+        ValueError: it is truncated or not a file of weights.
     """
     return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Tensors by the header, which is checked as the format defines it: https://github.com/huggingface/safetensors."""
+    """Tensors by the header, which is checked against the format's definition: https://github.com/huggingface/safetensors."""
     header, start, size = _read_header(path)
     tensors, spans = {}, []
     for name, entry in header.items():
@@ -192,7 +194,7 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     for first, last, name in sorted(spans):
         if first != end:
             raise ValueError(
-                f"{path}: {name}: expected its bytes to begin at {end}, behind the tensor before it, "
+                f"{path}: {name}: expected its bytes to begin at {end}, after the tensor before it, "
                 f"found {first}; download it again"
             )
         end = last
@@ -201,8 +203,8 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Entries by tensor, the place of the first byte behind the header, and the size of the file."""
+def _read_header(path: Path) -> tuple[JsonObject, int, int]:
+    """Entries by tensor, the place of the first byte after the header, and the size of the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -210,7 +212,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         if length > size - 8:
             raise ValueError(
                 f"{path}: expected a safetensors header of {length} bytes, found {size} bytes in all; "
-                "the file is truncated or no safetensors file, download it again"
+                "the file is truncated or not a safetensors file, download it again"
             )
         if length > _MAX_HEADER_BYTES:
             raise ValueError(
@@ -227,11 +229,11 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     return header, 8 + length, size
 
 
-def _read_entry(entry: Any) -> tuple[torch.dtype, tuple[int, ...], tuple[int, int]]:
+def _read_entry(entry: JsonObject) -> tuple[torch.dtype, tuple[int, ...], tuple[int, int]]:
     """Dtype, shape and offsets of a tensor.
 
     Raises:
-        KeyError, TypeError, ValueError: they are not there, or of another kind.
+        KeyError, TypeError, ValueError: they are missing or of another type.
     """
     dtype, shape, (first, last) = SAFETENSORS_DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not all(type(value) is int and value >= 0 for value in [*shape, first, last]):
@@ -243,17 +245,17 @@ def _read_entry(entry: Any) -> tuple[torch.dtype, tuple[int, ...], tuple[int, in
     return dtype, tuple(shape), (first, last)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name that stands there twice")
+        raise ValueError("a name that occurs twice")
     return found
 
 
 def _bytes_reader(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Tensor]:
     def load() -> Tensor:
         tensor = torch.empty(shape, dtype=dtype)
-        # Read into the tensor's own memory: a memory map would count, and stay, as a second copy.
+        # Read into the tensor's own memory: a memory map would be a second copy.
         buffer = tensor.view(-1).view(torch.uint8).numpy().data
         with path.open("rb") as file:
             file.seek(offset)
@@ -265,7 +267,7 @@ def _bytes_reader(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.
 
 
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
-    """A torch file; nothing in it is run (``weights_only``) and its tensors stay in the file until they are read."""
+    """The tensors of a torch file: no code in it is run (``weights_only``), and tensors are read on demand."""
     check_torch_file(path)
     try:
         try:
@@ -274,10 +276,10 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
             if "mmap" not in str(error):  # the format before torch 1.6 cannot be mapped
                 raise
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
+    except pickle.UnpicklingError as error:  # torch's own message advises to run what is in the file
         raise ValueError(
-            f"{path}: expected a torch file of tensors and nothing else, found other things or damage; "
-            "nothing in it was run; use safetensors, or download it again"
+            f"{path}: expected a torch file of tensors and nothing else, found other objects or damage; "
+            "no code in it was run; use safetensors, or download it again"
         ) from error
     except _BROKEN_PICKLE as error:
         raise ValueError(
@@ -288,7 +290,7 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
-        raise ValueError(f"{path}: expected names of tensors, found other things; is this a checkpoint of the model?")
+        raise ValueError(f"{path}: expected tensors by name, found other objects; name a checkpoint of the model")
     for name, value in content.items():
         check_tensor(path, name, value)
     return {name: StoredTensor(tuple(value.shape), value.dtype, value.clone) for name, value in content.items()}
@@ -297,13 +299,13 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
 def check_names(
     what: str, expected: dict[str, tuple[int, ...]], found: dict[str, StoredTensor], optional: Iterable[str] = ()
 ) -> None:
-    """All names and shapes at once.
+    """Check all names and shapes at once.
 
     Args:
-        what: the checkpoint, for the message.
-        expected: shape of every tensor that is needed.
-        found: what there is.
-        optional: names that may be there and are not needed.
+        what: name of the checkpoint, for the message.
+        expected: shape of every needed tensor.
+        found: the tensors of the checkpoint.
+        optional: names that are allowed but not needed.
 
     Raises:
         ValueError: names that are missing, unexpected or of another shape; all of them are listed.
@@ -323,7 +325,7 @@ def check_names(
     if problems:
         raise ValueError(
             f"{what}: expected the {len(expected)} tensors of its configuration, found "
-            f"{'; '.join(problems)}. Is config.json the one that belongs to these weights?"
+            f"{'; '.join(problems)}. Use the config.json of these weights."
         )
 
 

@@ -1,6 +1,7 @@
-"""Public code-HiFi-GAN checkpoints (fairseq's unit vocoders) to `CodeHiFiGAN`: ``g_00500000`` and its config JSON.
+"""Conversion of public code-HiFi-GAN checkpoints (fairseq's unit vocoders) to `CodeHiFiGAN`.
 
-Names stay as they are; pairs ``weight_g``, ``weight_v`` become the plain weight they stand for.
+A checkpoint is a file ``g_00500000`` and its configuration in JSON. Names are the same; pairs ``weight_g``,
+``weight_v`` become one plain weight.
 
 Source: https://github.com/facebookresearch/speech-resynthesis (names and configuration);
 https://dl.fbaipublicfiles.com/fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj
@@ -13,12 +14,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from echox.models.conversion.checkpoint import StoredTensor, open_weights, read_json
+from echox.models.conversion.checkpoint import JsonObject, StoredTensor, open_weights, read_json
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 PUBLIC_VOCODER = (
@@ -26,7 +26,7 @@ PUBLIC_VOCODER = (
     "mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj"
 )
 DEFAULT_SPEAKER_ID = 1
-"""The voice that the official scripts ask a vocoder of several voices for."""
+"""The voice that the official scripts use of a vocoder with several voices."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,20 @@ def find_vocoder(place: str | Path) -> VocoderFiles | None:
     return VocoderFiles(weights[0], configs[0])
 
 
-def vocoder_config(values: dict[str, Any], shapes: dict[str, tuple[int, ...]] | None = None) -> CodeHiFiGANConfig:
+def vocoder_config(values: JsonObject, shapes: dict[str, tuple[int, ...]] | None = None) -> CodeHiFiGANConfig:
     """Our configuration of a published one.
 
     Args:
         values: of the JSON file.
-        shapes: of the weights, where known: how many speakers there are is not always in the JSON file.
+        shapes: of the weights, if known: the number of speakers is not always in the JSON file.
 
     Raises:
-        ValueError: a field is missing, or something that `CodeHiFiGAN` has not.
+        ValueError: a field is missing, or a feature that `CodeHiFiGAN` does not have.
     """
     for name in ("f0", "f0_quant_num_bin", "embedder_params"):
         if values.get(name):
             raise ValueError(
-                f"vocoder: expected a vocoder of units (and speaker ids) alone, found {name} in its configuration"
+                f"vocoder: expected a vocoder of units (and speaker ids) only, found {name} in its configuration"
             )
     if str(values.get("resblock", "1")) != "1":
         raise ValueError(f"vocoder: expected residual blocks of type 1, found {values['resblock']!r}")
@@ -114,7 +114,7 @@ def vocoder_config(values: dict[str, Any], shapes: dict[str, tuple[int, ...]] | 
 
 
 def open_vocoder(files: VocoderFiles) -> tuple[CodeHiFiGANConfig, dict[str, StoredTensor]]:
-    """Configuration and weights, folded; nothing is read yet.
+    """Configuration and folded weights; no tensor is read yet.
 
     Raises:
         ValueError: a broken file, or a vocoder of another kind.
@@ -124,7 +124,7 @@ def open_vocoder(files: VocoderFiles) -> tuple[CodeHiFiGANConfig, dict[str, Stor
 
 
 def fold(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Each pair ``name_g`` (length), ``name_v`` (direction) as the weight it stands for; the rest unchanged."""
+    """Each pair ``name_g`` (length), ``name_v`` (direction) as one weight; other tensors unchanged."""
     folded = {}
     for name, tensor in stored.items():
         if name.endswith("weight_v") and f"{name[:-1]}g" in stored:
@@ -136,5 +136,5 @@ def fold(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 
 def _folder(length: Callable[[], Tensor], direction: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    # The length is that of all axes but the first, also where the first is the input (transposed convolutions).
+    # The length is over all axes but the first, also if the first is the input (transposed convolutions).
     return lambda: torch._weight_norm(direction(), length(), 0)

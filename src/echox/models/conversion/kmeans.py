@@ -1,9 +1,9 @@
-"""Published k-means centroids into a tensor: `.npy`, safetensors, and scikit-learn models saved by joblib or pickle.
+"""Loading of published k-means centroids: `.npy`, safetensors, and scikit-learn models saved by joblib or pickle.
 
-HuBERT's and mHuBERT's centroids are published as a pickled ``MiniBatchKMeans``. A pickle is a program: loading one runs
-whatever its author wrote. `read_centroids` therefore never runs one. It interprets the instructions with an unpickler
-that builds inert records only (`Record`: a name, arguments, a state), refuses every name outside numpy, scikit-learn
-and joblib's array wrapper, and makes arrays out of the records afterwards. Neither scikit-learn nor joblib is needed.
+HuBERT's and mHuBERT's centroids are published as a pickled ``MiniBatchKMeans``. A pickle is a program that can run any
+code when it is loaded, so `read_centroids` never runs one. It interprets the instructions with an unpickler that builds
+inert records only (`Record`: a name, arguments, a state), refuses every name outside numpy, scikit-learn and joblib's
+array wrapper, and then makes arrays from the records. Neither scikit-learn nor joblib is needed.
 
 Source: https://github.com/facebookresearch/fairseq (examples/textless_nlp, examples/speech_to_speech: km.bin files);
 the stream format: https://docs.python.org/3/library/pickletools.html, https://joblib.readthedocs.io/en/stable/persistence.html
@@ -18,9 +18,9 @@ import math
 import os
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ CENTROID_NAMES = ("cluster_centers_", "cluster_centers", "centroids", "means_")
 """Attributes and tensor names that hold centroids; `cluster_centers_` is scikit-learn's."""
 
 MAX_BYTES = 2**31
-"""Of a decompressed model: a thousand times the largest published one, and an end to what a small file may demand."""
+"""Largest size of a decompressed model: a thousand times the largest published one; a limit for malicious files."""
 
 _PACKAGES = ("numpy", "sklearn", "scipy", "joblib")
 _HARMLESS = {
@@ -44,8 +44,18 @@ _HARMLESS = {
 }
 _ARRAY_KINDS = "fiub"  # floats, integers, booleans
 
-# First bytes of a compressed file -> how it is decompressed; joblib writes all of these.
-_COMPRESSIONS: dict[bytes, Callable[[], Any]] = {
+Value = TypeVar("Value")
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+# First bytes of a compressed file -> its decompressor; joblib writes all of these.
+_COMPRESSIONS: dict[bytes, Callable[[], _Decompressor]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
     b"\x78": zlib.decompressobj,
     b"BZ": bz2.BZ2Decompressor,
@@ -58,10 +68,10 @@ def read_centroids(path: str | os.PathLike[str]) -> Tensor:
     """Centroids (units, features) float32 of a `.npy`, `.safetensors`, or joblib/pickle file of scikit-learn.
 
     Args:
-        path: of the file; its content decides where the name says nothing (fairseq's ``km.bin``).
+        path: of the file; its content decides if the name does not tell the format (fairseq's ``km.bin``).
 
     Raises:
-        ValueError: no such file, no centroids in it, not finite, or a pickle that asks for anything but arrays.
+        ValueError: no such file, no centroids in it, not finite, or a pickle that contains other things than arrays.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,7 +101,7 @@ def _read(path: Path) -> np.ndarray:
     return _centroids_of(read_records(_decompressed(path.read_bytes(), path), path), path)
 
 
-def _named(values: dict[str, Any], where: Path) -> Any:
+def _named(values: Mapping[str, Value], where: Path) -> Value:
     """The centroids among named values: by a known name, or the only one there is."""
     for name in CENTROID_NAMES:
         if name in values:
@@ -103,7 +113,7 @@ def _named(values: dict[str, Any], where: Path) -> Any:
 
 def _decompressed(data: bytes, path: Path) -> bytes:
     if data.startswith(b'\x04"M\x18'):
-        raise ValueError(f"{path}: expected zlib, gzip, bz2, xz, lzma or no compression, found lz4; save it anew")
+        raise ValueError(f"{path}: expected zlib, gzip, bz2, xz, lzma or no compression, found lz4; save it again")
     for magic, opened in _COMPRESSIONS.items():
         if data.startswith(magic):
             decompressor = opened()
@@ -117,46 +127,46 @@ def _decompressed(data: bytes, path: Path) -> bytes:
     return data
 
 
-# ------------------------------------------------------------------------------ pickles, without running them
+# ------------------------------------------------------------------------------ pickles, read without running them
 
 
 class Record:
-    """What a pickle asked to build, and nothing more: arguments and state of something that was never made."""
+    """The description of an object in a pickle, with arguments and state; the object itself is never made."""
 
     path = ""
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any, **_: Any) -> Record:
-        """Keep the arguments here: some pickles call nothing else."""
+    def __new__(cls, *args: object, **_: object) -> Record:
+        """Store the arguments here: some pickles call ``__new__`` only."""
         record = super().__new__(cls)
         record.args, record.state = args, None
         return record
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Take any arguments: ``__new__`` has kept them."""
+    def __init__(self, *_: object, **__: object) -> None:
+        """Accept any arguments: ``__new__`` has stored them."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 
-class _RecordUnpickler(pickle._Unpickler):  # the one in Python: joblib's arrays follow a BUILD in the stream
-    """Instructions to `Record`s; arrays that joblib wrote between the instructions are read in place."""
+class _RecordUnpickler(pickle._Unpickler):  # the Python version: joblib's arrays follow a BUILD in the stream
+    """Makes `Record`s of a pickle's instructions, and reads the arrays that joblib wrote between them."""
 
-    stack: list[Any]
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[object]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.file = file
 
-    def find_class(self, module: str, name: str) -> Any:
-        """A fresh kind of `Record`, whatever the pickle names: nothing is ever imported."""
+    def find_class(self, module: str, name: str) -> type[Record]:
+        """A new subclass of `Record` for any name in the pickle: nothing is ever imported."""
         path = f"{module}.{name}"
         if path not in _HARMLESS and module.split(".")[0] not in _PACKAGES:
             raise ValueError(
-                f"expected arrays of a scikit-learn k-means, found a call of {path}, which could run anything; do not "
-                "load this file elsewhere, take the centroids as .npy or safetensors"
+                f"expected arrays of a scikit-learn k-means, found a call of {path}, which could run any code; do not "
+                "load this file with other tools, use centroids as .npy or safetensors"
             )
         return type("Record", (Record,), {"path": path})
 
@@ -176,11 +186,11 @@ class _RecordUnpickler(pickle._Unpickler):  # the one in Python: joblib's arrays
         return _filled(self.file.read(math.prod(shape) * dtype.itemsize), dtype, shape, wrapper["order"] == "F")
 
 
-def read_records(data: bytes, where: Path) -> Any:
-    """A pickle as `Record`s, numpy arrays (joblib's) and Python's own containers; runs nothing.
+def read_records(data: bytes, where: Path) -> object:
+    """A pickle as `Record`s, numpy arrays (joblib's) and Python's own containers; no code is run.
 
     Raises:
-        ValueError: it names anything outside numpy, scipy, scikit-learn and joblib, or is no whole pickle.
+        ValueError: it names anything outside numpy, scipy, scikit-learn and joblib, or is not a whole pickle.
     """
     try:
         return _RecordUnpickler(io.BytesIO(data)).load()
@@ -197,14 +207,14 @@ def read_records(data: bytes, where: Path) -> Any:
         MemoryError,
         RecursionError,
         UnicodeDecodeError,
-    ) as error:  # what broken bytes raise
+    ) as error:  # errors of broken bytes
         raise ValueError(
             f"{where}: expected .npy, safetensors, or a pickled scikit-learn k-means, found none of them "
             f"({type(error).__name__}: {error})"
         ) from error
 
 
-def _centroids_of(found: Any, where: Path) -> np.ndarray:
+def _centroids_of(found: object, where: Path) -> np.ndarray:
     """The centroids in an unpickled model, dictionary or bare array."""
     if isinstance(found, Record) and isinstance(found.state, dict):
         found = found.state
@@ -216,15 +226,17 @@ def _centroids_of(found: Any, where: Path) -> np.ndarray:
         raise ValueError(f"{where}: expected centroids of numbers, found {str(error)[:200]}") from error
 
 
-def to_array(found: Any) -> np.ndarray:
-    """A numpy array, from itself or from the record of how pickle would have rebuilt it.
+def to_array(found: object) -> np.ndarray:
+    """A numpy array, from an array or from a record of one.
 
     Raises:
         ValueError: it is neither.
     """
     if isinstance(found, np.ndarray):
         return found
-    name = found.path.rsplit(".", 1)[-1] if isinstance(found, Record) else type(found).__name__
+    if not isinstance(found, Record):
+        raise ValueError(f"expected an array, found {type(found).__name__}")
+    name = found.path.rsplit(".", 1)[-1]
     if name == "_frombuffer":  # protocol 5
         data, dtype, shape, order = found.args
         return _filled(bytes(data), _dtype(dtype), tuple(shape), order == "F")
@@ -236,16 +248,17 @@ def to_array(found: Any) -> np.ndarray:
     raise ValueError(f"expected an array, found {name}")
 
 
-def _dtype(record: Any) -> np.dtype:
-    """The type of numbers that a pickled ``numpy.dtype`` stands for; objects and structures are refused."""
+def _dtype(record: Record) -> np.dtype:
+    """The number type of a pickled ``numpy.dtype``; objects and structures are refused."""
     code, order = str(record.args[0]), record.state[1] if record.state else "="
     if code[:1] not in _ARRAY_KINDS or not code[1:].isdigit():
         raise ValueError(f"expected an array of numbers, found numpy type {code!r}")
     return np.dtype(code if order == "|" else f"{order}{code}")
 
 
-def _filled(data: Any, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
+def _filled(data: object, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
     expected = math.prod(shape) * dtype.itemsize
     if not isinstance(data, bytes | bytearray) or len(data) != expected:
-        raise ValueError(f"expected {expected} bytes for {shape}, found {len(data) if hasattr(data, '__len__') else 0}")
+        found = f"{len(data)} bytes" if isinstance(data, bytes | bytearray) else type(data).__name__
+        raise ValueError(f"expected {expected} bytes for {shape}, found {found}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,4 +1,4 @@
-"""`load_official`: the release as a model and a processor that know nothing of where they came from."""
+"""`load_official`: loads the official release as an ordinary model and processor."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ OFFICIAL_CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- opened('assistant') + bos + '\\n' -}}{%- endif -%}"
 )
-"""The prompt that the release was trained with: one new line where Llama 3's own has two, none before typed questions,
-the audios of a turn before its text, and (`Compatibility.repeated_bos`) the beginning of text before every piece."""
+"""The prompt format of the release's training: one new line where Llama 3 has two, none before typed questions, the
+audios of a turn before its text, and (`Compatibility.repeated_bos`) the beginning of text before every piece."""
 
 
 def load_official(
@@ -51,7 +51,7 @@ def load_official(
 
     Args:
         folder_or_id: its folder or hub id, with its tokenizer.
-        audio_tower: folder or hub id of the Whisper; None: what the release's configuration names.
+        audio_tower: folder or hub id of the Whisper; None: the one in the release's configuration.
         vocoder: folder of the unit vocoder or its ``g_*`` file; None: beside the release, or in ``vocoder/`` there.
         peft: folder or hub id of a LoRA to merge.
         dtype: of the weights in memory; None: as the language model is stored.
@@ -59,7 +59,7 @@ def load_official(
         device_map: places of its parts instead; see `materialise`.
 
     Returns:
-        Model and processor; ``save_pretrained`` of both makes a folder that loads without any of this.
+        Model and processor; ``save_pretrained`` of both makes an ordinary folder.
 
     Raises:
         ValueError: a part is missing, truncated, or does not fit; everything is checked before anything is read.
@@ -68,7 +68,7 @@ def load_official(
     audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
     if not isinstance(audio_token_id, int) or audio_token_id == tokenizer.unk_token_id:
         raise ValueError(f"{folder_or_id}: expected the token {AUDIO_TOKEN} in its tokenizer, found none")
-    # Where padding and the end of a turn are one token, prompts hold it, and the release hides it.
+    # If padding and the end of a turn are one token, prompts contain it, and the release masks it.
     masked_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id == tokenizer.eos_token_id else None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -83,12 +83,12 @@ def load_official(
 
 
 def _tokenizer(folder_or_id: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
-    """The release's own tokens with the prompt it was trained with."""
+    """The release's tokenizer with the chat template of its training."""
     path = find_file(folder_or_id, "tokenizer.json")
     if path is None:
         raise ValueError(f"{folder_or_id}: expected a tokenizer.json beside the weights, found none")
     read_json(path)
-    # Not AutoTokenizer: it asks config.json for the model type, which transformers does not know.
+    # Not AutoTokenizer: it reads the model type in config.json, which transformers does not know.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder_or_id))
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{folder_or_id}: expected a tokenizer with an eos token, found none")

@@ -1,12 +1,12 @@
-"""A model out of tensors that are read one by one: at no moment is there more than one copy and one tensor in memory.
+"""Builds a model from tensors that are read one by one, with one copy of the model and one tensor in memory.
 
-The model is built without memory (on torch's ``meta`` device), and each parameter is then put in its place. Nothing is
-initialised first, and nothing is left uninitialised.
+The model is built without memory (on torch's ``meta`` device); then each parameter is set. No weight is initialised at
+random, and none is left out.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from transformers.utils import is_accelerate_available
 from echox.models.conversion.checkpoint import StoredTensor
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.text_embeddings import weight_of
 
 UNDIVIDED = {"WhisperEncoderLayer", "LlamaDecoderLayer", "AlignmentAdapter", "ShrinkingAdapter", "CodeHiFiGAN"}
-"""Modules that one device holds whole."""
-DeviceMap = str | dict[str, Any]
+"""Modules that are not split over devices."""
+DeviceMap = str | Mapping[str, str | int | torch.device]
 """As in transformers: "auto", or places by module name ({"": "cuda:0"}, {"s2t": 0, "echo_decoder": "cpu"})."""
 
 
@@ -33,10 +34,10 @@ def materialise(
 
     Args:
         config: of the model.
-        tensors: by name; what is missing must be empty or tied.
+        tensors: by name; missing ones must be empty or tied.
         dtype: of all floating-point weights but the vocoder's, which stay float32.
         device: where the model goes.
-        device_map: places of its parts instead of `device`; more than one place takes the package ``accelerate``.
+        device_map: places of its parts instead of `device`; several places need the package ``accelerate``.
 
     Returns:
         The model in evaluation mode.
@@ -47,7 +48,7 @@ def materialise(
     with torch.device("meta"):
         model = EchoXForConditionalGeneration(config)
     places = {"": torch.device(device)} if device_map is None else _places(model.to(dtype), device_map)
-    tied = id(model.get_input_embeddings().weight)
+    tied = id(weight_of(model.get_input_embeddings()))
     for name, empty in list(model.named_parameters()):
         place = _place_of(name, places)
         if name in tensors:
@@ -56,11 +57,11 @@ def materialise(
             value = torch.empty(empty.shape)
         else:
             raise ValueError(f"{name}: expected its weights, found none")
-        precise = name.startswith("vocoder.")  # small, and rounding is heard
+        precise = name.startswith("vocoder.")  # small, and rounding would be audible
         value = value.to(place, (torch.float32 if precise else dtype) if value.is_floating_point() else value.dtype)
         _put(model, name, nn.Parameter(value, requires_grad=empty.requires_grad and value.is_floating_point()))
     head = model.get_output_embeddings()
-    if id(head.weight) == tied:  # the same parameter under a second name, which is not listed
+    if id(head.weight) == tied:  # the same parameter under a second name, which named_parameters leaves out
         head.weight = model.get_input_embeddings().weight
     _compute_buffers(model, places)
     left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
@@ -79,7 +80,7 @@ def _put(model: nn.Module, name: str, value: nn.Parameter) -> None:
 
 
 def _compute_buffers(model: nn.Module, places: dict[str, torch.device]) -> None:
-    """Tables that are computed, not stored (rotary positions): their modules are made anew, with memory."""
+    """Make modules with computed tables (rotary positions) again, with memory: their buffers are not stored."""
     for name, module in list(model.named_modules()):
         if any(value.is_meta for value in module.buffers(recurse=False)):
             owner, _, leaf = name.rpartition(".")

@@ -1,12 +1,12 @@
-"""The official EchoX release, loaded as an ordinary `EchoXForConditionalGeneration` with an ordinary configuration.
+"""Configuration and tensors of the official EchoX release, for an ordinary `EchoXForConditionalGeneration`.
 
-Four sources meet here: the release (language model, adapters, unit decoder), a Whisper (which the release leaves to its
-own checkpoint), a code-HiFi-GAN, and an optional PEFT folder. All names and shapes are compared before anything is
-read; then each tensor is read once, straight into the model. What the released weights were trained with that is not
-the method as written becomes the configuration's `Compatibility`.
+There are four sources: the release (language model, adapters, unit decoder), a Whisper (whose weights are not in the
+release), a code-HiFi-GAN, and an optional PEFT folder. All names and shapes are compared before a tensor is read; then
+each tensor is read once, directly into the model. Departures of the released weights from the published method become
+the configuration's `Compatibility`.
 
-Source: the released configuration and inference scripts of EchoX (https://github.com/FreedomIntelligence/EchoX), as
-facts; docs/official-weights.md.
+Source: the released configuration and inference scripts of EchoX (https://github.com/FreedomIntelligence/EchoX);
+docs/official-weights.md.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import LlamaConfig, WhisperConfig
 
 from echox.models.compatibility import Compatibility
-from echox.models.conversion.checkpoint import StoredTensor, check_names, find_file, open_checkpoint, read_json
+from echox.models.conversion.checkpoint import (
+    JsonObject,
+    StoredTensor,
+    check_names,
+    find_file,
+    open_checkpoint,
+    read_json,
+)
 from echox.models.conversion.code_hifigan import PUBLIC_VOCODER, VocoderFiles, find_vocoder, open_vocoder
 from echox.models.conversion.peft_folder import merge_peft
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
@@ -29,13 +35,13 @@ from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 OFFICIAL_MODEL_TYPES = ("EchoX", "ACLlama")
-"""The release's module has had both names; transformers knows neither."""
+"""Names of the release's model class; transformers knows neither."""
 UNIT_MODELS: dict[str | None, dict[str, int]] = {
     "large": {"num_hidden_layers": 2},
     "small": {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048},
     None: {"num_hidden_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048},
 }
-"""``unit_model`` of the release to sizes of its unit decoder; what is not named is the language model's."""
+"""``unit_model`` of the release to sizes of its unit decoder; other sizes are those of the language model."""
 OTHER_UNIT_MODEL: dict[str, int] = {
     "num_hidden_layers": 8,
     "hidden_size": 768,
@@ -43,11 +49,11 @@ OTHER_UNIT_MODEL: dict[str, int] = {
     "num_key_value_heads": 12,
     "intermediate_size": 2048,
 }
-"""Any other string."""
+"""The same for all other names."""
 SMALL_HEAD_DIM = 64
 
-# Llama 3's tokens by id, for the unit decoder's prompt: the release writes these numbers in its code, so that they
-# hold whatever its tokenizer says. "speaker" is the role that follows the assistant.
+# Llama 3's tokens by id, for the unit decoder's prompt: the release has these numbers in its code, independent of its
+# tokenizer. "speaker" is the role after the assistant.
 BEGIN_OF_TEXT, START_HEADER, END_HEADER, END_OF_TURN = 128000, 128006, 128007, 128009
 SPEAKER, NEW_LINE = 65576, 198
 UNIT_PROMPT_HEADER = (START_HEADER, BEGIN_OF_TEXT, SPEAKER, END_HEADER, BEGIN_OF_TEXT, NEW_LINE)
@@ -76,7 +82,7 @@ LLAMA_FIELDS = (
     "pad_token_id",
 )
 
-# Our names to theirs, longest first.
+# Our names to those of the release, longest first.
 _RELEASE = {
     "s2t.alignment_adapter.projection.": "model.mm_projector1.",
     "s2t.alignment_adapter.layer.": "model.asr_transformer_encoder.layers.0.",
@@ -95,13 +101,13 @@ _RELEASE = {
 }
 _WHISPER, _VOCODER = "s2t.audio_tower.", "vocoder."
 _EMPTY = ("echo_decoder.prefix", "echo_decoder.separator")
-"""Learned prompt vectors, of which this form has none."""
+"""Learned prompt vectors, which are empty in this form."""
 _TIED_HEAD = "lm_head.weight"
 
 
 @dataclass
 class OfficialCheckpoint:
-    """Everything that was checked, and nothing that was read.
+    """A checked release; no tensor is read yet.
 
     Attributes:
         config: of our model.
@@ -120,18 +126,18 @@ class OfficialCheckpoint:
 
 
 def is_official(folder_or_id: str | os.PathLike[str]) -> bool:
-    """Whether a folder (or hub id) holds the official release rather than a model of ours."""
+    """Whether a folder (or hub id) holds the official release, not a model of this package."""
     path = find_file(folder_or_id, "config.json")
     return path is not None and _names_release(read_json(path))
 
 
-def _names_release(values: dict[str, Any]) -> bool:
+def _names_release(values: JsonObject) -> bool:
     classes = {f"{name}ForCausalLM" for name in OFFICIAL_MODEL_TYPES}
     return values.get("model_type") in OFFICIAL_MODEL_TYPES or bool(classes & set(values.get("architectures") or []))
 
 
 def official_config(
-    values: dict[str, Any],
+    values: JsonObject,
     whisper: WhisperConfig,
     vocoder: CodeHiFiGANConfig | None,
     audio_token_id: int,
@@ -144,10 +150,10 @@ def official_config(
         whisper: of the audio tower.
         vocoder: of the unit vocoder.
         audio_token_id: of ``<audio_patch>`` in the release's tokenizer.
-        masked_token_id: its padding token, if prompts hold it (see `Compatibility`).
+        masked_token_id: its padding token, if prompts contain it (see `Compatibility`).
 
     Raises:
-        ValueError: no configuration of the release, or one without a part that EchoX needs.
+        ValueError: not a configuration of the release, or one without a part that EchoX needs.
     """
     if not _names_release(values):
         raise ValueError(
@@ -189,13 +195,13 @@ def official_config(
     return EchoXConfig(s2t_config=s2t, echo_decoder_config=_unit_decoder_config(values, llama), vocoder_config=vocoder)
 
 
-def _unit_decoder_config(values: dict[str, Any], llama: LlamaConfig) -> UnitDecoderConfig:
+def _unit_decoder_config(values: JsonObject, llama: LlamaConfig) -> UnitDecoderConfig:
     name = values.get("unit_model")
-    sizes: dict[str, Any] = dict(UNIT_MODELS.get(name, OTHER_UNIT_MODEL))
+    sizes: JsonObject = dict(UNIT_MODELS.get(name, OTHER_UNIT_MODEL))
     own_width = "hidden_size" in sizes
     for field in ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size"):
         sizes.setdefault(field, getattr(llama, field))
-    rope: dict[str, Any] = dict(llama.rope_parameters or {})
+    rope: JsonObject = dict(llama.rope_parameters or {})
     return UnitDecoderConfig(
         form="text_prefix",
         **sizes,
@@ -213,18 +219,22 @@ def _unit_decoder_config(values: dict[str, Any], llama: LlamaConfig) -> UnitDeco
         hidden_act=llama.hidden_act,
         attention_bias=llama.attention_bias,
         mlp_bias=llama.mlp_bias,
-        max_position_embeddings=llama.max_position_embeddings,  # the release writes 2048, which changes nothing
+        max_position_embeddings=llama.max_position_embeddings,  # the release has 2048, which has no effect
         rms_norm_eps=llama.rms_norm_eps,
         initializer_range=llama.initializer_range,
     )
 
 
 def official_name(name: str) -> str:
-    """The release's name of one of our tensors (of those that are the release's)."""
+    """The release's name of one of our tensors.
+
+    Raises:
+        ValueError: a tensor that the release does not have.
+    """
     for ours, theirs in _RELEASE.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
-    raise ValueError(f"{name}: expected a tensor of the release, found one of ours alone")
+    raise ValueError(f"{name}: expected a tensor of the release, found one that it does not have")
 
 
 def open_official(
@@ -235,18 +245,18 @@ def open_official(
     vocoder: str | os.PathLike[str] | None = None,
     peft: str | os.PathLike[str] | None = None,
 ) -> OfficialCheckpoint:
-    """Find all parts and compare every name and shape; nothing is read yet.
+    """Find all parts and compare all names and shapes; no tensor is read yet.
 
     Args:
         folder_or_id: the release.
         audio_token_id: see `official_config`.
-        masked_token_id: likewise.
+        masked_token_id: see `official_config`.
         audio_tower: folder or hub id of the Whisper; None: ``audio_tower`` of the release's configuration.
         vocoder: folder of the unit vocoder, or its ``g_*`` file; None: beside the release, or in ``vocoder/`` there.
         peft: folder or hub id of a LoRA that is merged into the weights.
 
     Raises:
-        ValueError: a part is missing, truncated or of another model; all names that do not fit are listed.
+        ValueError: a part is missing, truncated or of another model; the message lists all names that do not fit.
     """
     path = find_file(folder_or_id, "config.json")
     if path is None:
@@ -276,15 +286,15 @@ def open_official(
 def match_tensors(
     config: EchoXConfig, sources: dict[str, dict[str, StoredTensor]], places: dict[str, str]
 ) -> dict[str, StoredTensor]:
-    """Our tensors, each from its source ("release", "whisper", "vocoder"), once all names and shapes agree.
+    """Our tensors, each from its source ("release", "whisper", "vocoder"), after a check of all names and shapes.
 
     Args:
         config: of our model.
-        sources: what each source holds.
-        places: their names, for messages.
+        sources: tensors of each source.
+        places: names of the sources, for messages.
 
     Raises:
-        ValueError: names that are missing, unexpected or misshapen; all of them, of all sources, are listed.
+        ValueError: missing, unexpected or misshapen tensors; the message lists all of them.
     """
     with torch.device("meta"):
         state = EchoXForConditionalGeneration(config).state_dict()
@@ -301,7 +311,7 @@ def match_tensors(
         else:
             source, theirs = "release", official_name(name)
             if theirs == _TIED_HEAD and config.tie_word_embeddings:
-                continue  # stored or not, it is the embedding
+                continue  # it is the embedding, also if it is stored
         origin[name] = (source, theirs)
         expected[source][theirs] = shape
     problems = []

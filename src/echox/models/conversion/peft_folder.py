@@ -1,4 +1,4 @@
-"""A PEFT folder (LoRA) merged into a checkpoint while it is read, tensor by tensor.
+"""Merges a PEFT folder (LoRA) into a checkpoint while its tensors are read.
 
 Source: Hu et al. 2021 (https://arxiv.org/abs/2106.09685); the file format of https://github.com/huggingface/peft.
 """
@@ -7,35 +7,38 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from echox.models.conversion.checkpoint import StoredTensor, find_file, open_weights, read_json
+from echox.models.conversion.checkpoint import JsonObject, StoredTensor, find_file, open_weights, read_json
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _UNSUPPORTED = ("use_dora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
 
 
 def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[str]) -> dict[str, StoredTensor]:
-    """The checkpoint with ``W + scale * B A`` for every W that the LoRA names; nothing is read yet.
+    """The checkpoint with ``W + scale * B A`` for every W of the LoRA; no tensor is read yet.
 
     Args:
         stored: of the base model, under the names that the LoRA was trained on.
         folder_or_id: holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
 
     Raises:
-        ValueError: no LoRA there, one of a kind that is not known, or one that does not fit; all names are listed.
+        ValueError: no LoRA, one of an unknown kind, or one that does not fit; the message lists all names.
     """
     config_path = find_file(folder_or_id, "adapter_config.json")
     weights = next((path for name in _FILES if (path := find_file(folder_or_id, name)) is not None), None)
     if config_path is None or weights is None:
-        raise ValueError(f"{folder_or_id}: expected adapter_config.json and {' or '.join(_FILES)}, found not both")
+        raise ValueError(
+            f"{folder_or_id}: expected adapter_config.json and {' or '.join(_FILES)}, found neither or one"
+        )
     config = read_json(config_path)
     if config.get("peft_type") != "LORA" or any(config.get(name) for name in _UNSUPPORTED):
         found = [config.get("peft_type"), *(name for name in _UNSUPPORTED if config.get(name))]
-        raise ValueError(f"{config_path}: expected a plain LoRA, found {', '.join(map(str, found))}; merge it by peft")
+        raise ValueError(
+            f"{config_path}: expected a plain LoRA, found {', '.join(map(str, found))}; merge it with peft"
+        )
     adapters = {name.removeprefix("base_model.model."): tensor for name, tensor in open_weights(weights).items()}
     downs = {name.removesuffix(".lora_A.weight") for name in adapters if name.endswith(".lora_A.weight")}
     merged, used, misfits = dict(stored), set(), []
@@ -51,7 +54,7 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
             misfits.append(f"{a} (for {base.shape}: found {up.shape} x {down.shape})")
             continue
         merged[f"{module}.weight"] = _merged(base, down, up, _scale(config, module, down.shape[0]))
-    for name in sorted(set(adapters) - used):  # trained as a whole (modules_to_save)
+    for name in sorted(set(adapters) - used):  # modules that were trained as a whole (modules_to_save)
         plain = name.replace(".modules_to_save.", ".")
         if plain in stored and stored[plain].shape == adapters[name].shape:
             merged[plain] = adapters[name]
@@ -65,8 +68,8 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
     return merged
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """Scale: alpha / r, where a pattern of names may give a module its own alpha."""
+def _scale(config: JsonObject, module: str, rank: int) -> float:
+    """Scale alpha / r; a pattern of names may give a module its own alpha."""
     alpha = float(config["lora_alpha"])
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.search(rf"(^|\.){pattern}$", module):

@@ -1,10 +1,10 @@
-"""Steps of a Llama: `LlamaModel` trains, a lean form of the same mathematics writes and speaks.
+"""Fast incremental decoding of a Llama: `LlamaModel` is for training, `LeanSteps` for writing and speaking.
 
-One step of a small decoder is some thirty tiny matrix products; on a CPU the general machinery around them (masks,
-cache objects, output classes) takes longer than they do. `LeanSteps` runs the same weights with fused projections and
-a preallocated key-value memory, at half the time or less; a test holds it equal to `LlamaModel.forward`.
+One step of a small decoder is about thirty very small matrix products; on a CPU the general code around them (masks,
+cache objects, output classes) takes longer than the products. `LeanSteps` runs the same weights with fused projections
+and a preallocated key-value memory, in half the time or less; a test compares it with `LlamaModel.forward`.
 
-Its rows are independent: each holds its own number of positions, may join or leave at any step, and may be wound back.
+Its rows are independent: each has its own number of positions, may join or leave at any step, and may be truncated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from echox.models.decoding.row_cache import SavedRow
 
 FUSED_LAYER_WEIGHTS = 16_000_000
-"""Layers of at most so many weights are fused. Fusing copies them, and gains nothing once a product takes long."""
+"""Layers of at most this many weights are fused. Fusing copies weights, and does not help large products."""
 
 UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -52,8 +52,8 @@ class LeanWeights:
             cos: of the rotation, to broadcast over (B, n, heads, head width).
             sin: likewise.
             mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
-            update_cache: given a layer's number, keys and values (B, n, key heads, head width) of the inputs, puts them
-                into a memory and returns all that may be looked at, (B, key heads, L, head width) both.
+            update_cache: function of a layer's number and keys and values (B, n, key heads, head width) of the inputs;
+                it stores them and returns all keys and values to attend to, (B, key heads, L, head width) both.
 
         Returns:
             (B, n, D), after the final norm.
@@ -77,12 +77,12 @@ class LeanWeights:
 
 
 class LeanSteps:
-    """Incremental decoding with a `LlamaModel`; owns the key-value memory (nothing is on the module).
+    """Incremental decoding with a `LlamaModel`; holds the key-value memory (the module holds none).
 
     Args:
         weights: of the model, or the model itself.
-        rows: to begin with, all empty; more may `join`.
-        capacity: positions to make room for at first; the memory doubles when it is full.
+        rows: initial number of empty rows; more may `join`.
+        capacity: initial number of positions; the memory doubles when it is full.
     """
 
     def __init__(self, weights: LeanWeights | LlamaModel, rows: int = 0, capacity: int = 256) -> None:
@@ -99,8 +99,8 @@ class LeanSteps:
 
         Args:
             inputs: input vectors.
-            counts: how many of the n inputs of each row are real, the first ones; what the others give means nothing
-                and is not remembered (0 parks a row). None: all of them.
+            counts: number of real inputs of each row, which come first; the outputs of the others have no meaning and
+                they are not stored (0: the row is only there to fill the batch). None: all n.
             first_row: the first of the B rows.
         """
         batch, count, _ = inputs.shape
@@ -126,7 +126,7 @@ class LeanSteps:
         return hidden
 
     def join(self, saved: SavedRow | None = None) -> int:
-        """A new row at the end, empty or with what was saved; its number."""
+        """Add a row at the end, empty or from a saved one; returns its number."""
         row = len(self.lengths)
         if row == self.memory.shape[2]:
             self.memory = F.pad(self.memory, (0, 0, 0, 0, 0, 0, 0, row))
@@ -139,17 +139,17 @@ class LeanSteps:
         return row
 
     def save(self, row: int) -> SavedRow:
-        """A copy of what a row remembers."""
+        """A copy of a row's keys and values."""
         length = self.lengths[row]
         return SavedRow(list(self.memory[:, :, row, :, :length].clone().unbind(0)), length)
 
     @property
     def num_bytes(self) -> int:
-        """Memory in use, by rows that are there and by those that were."""
+        """Allocated memory, including that of rows that have left."""
         return self.memory.nbytes
 
     def leave(self, row: int) -> int:
-        """Remove a row. The last one takes its number (so that rows stay neighbours); the last one's old number."""
+        """Remove a row. The last row gets its number, so that rows stay contiguous; returns that row's old number."""
         last = len(self.lengths) - 1
         if row != last:
             held = self.lengths[last]
@@ -159,16 +159,16 @@ class LeanSteps:
         return last
 
     def clear(self, row: int) -> None:
-        """Empty a row. What is not finite in it would reach later rows, even from where a mask hides it."""
+        """Set a row to 0. Values that are not finite would reach later rows even from masked positions."""
         self.memory[:, :, row] = 0
         self.lengths[row] = 0
 
     def truncate(self, row: int, length: int) -> None:
-        """Wind a row back to its first `length` positions."""
+        """Keep only the first `length` positions of a row."""
         self.lengths[row] = min(length, self.lengths[row])
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows only (indices, ascending): finished rows cost nothing more."""
+        """Keep only these rows (indices, ascending), so that finished rows cost no more time."""
         self.memory = self.memory[:, :, rows]
         self.lengths = [self.lengths[row] for row in rows.tolist()]
 
@@ -176,7 +176,7 @@ class LeanSteps:
         self, starts: Sequence[int], count: int
     ) -> tuple[slice | tuple[Tensor, slice, Tensor], Tensor, Tensor, Tensor | None]:
         """Where the new positions are written, cosines and sines of the rotation (to broadcast over (B, n, heads, head
-        width)), and who may look where: (1 or B, 1, n, end) bool, None for everywhere.
+        width)), and the attention mask: (1 or B, 1, n, end) bool, None for no mask.
         """
         device, end = self.memory.device, max(starts) + count
         if min(starts) == max(starts):
@@ -208,7 +208,7 @@ class LeanSteps:
 
 
 class _LeanLayer:
-    """One layer: projections fused where that pays."""
+    """One layer, with fused projections if it is small."""
 
     def __init__(self, layer: LlamaDecoderLayer) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -225,7 +225,7 @@ class _LeanLayer:
 
 
 def is_plain(backbone: torch.nn.Module) -> bool:
-    """Whether `LeanWeights` can read a decoder: a Llama, neither quantised nor with adapters."""
+    """Whether `LeanWeights` supports a decoder: a Llama without quantisation or adapters."""
     return type(backbone) is LlamaModel and all(map(_plain, _layers(backbone)))
 
 
@@ -255,7 +255,7 @@ def _is_norm(module: torch.nn.Module) -> bool:
 
 
 class _Joint:
-    """Several linear maps of one input, side by side."""
+    """Several linear maps of one input, with concatenated outputs."""
 
     def __init__(self, maps: Sequence[torch.nn.Linear], fuse: bool) -> None:
         self.maps = maps

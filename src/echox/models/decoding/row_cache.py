@@ -1,8 +1,8 @@
 """The key-value memory of a language model for many conversations at once, each in its own row.
 
-transformers' caches hold one batch that begins together. Here every row has its own length; rows join (also with what
-they remembered of an earlier turn), leave and are wound back at any step, and nothing is computed again. It works with
-any decoder of transformers that takes a cache and a ready attention mask.
+transformers' caches hold one batch whose rows start together. Here every row has its own length; rows join (also with
+saved keys and values of an earlier turn), leave and are truncated at any step, without repeated computation. It works
+with any decoder of transformers that accepts a cache and a prepared attention mask.
 
 Shapes: B rows of a step, n new positions, K key-value heads, L positions held, W head width.
 """
@@ -20,19 +20,19 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 FIRST_CAPACITY = 256
-"""Positions that a row has room for at first; doubled when they are full."""
+"""Initial number of positions of a row; doubled when they are full."""
 
 
 @dataclass(frozen=True, eq=False)
 class SavedRow:
-    """What a row remembers, outside of the memory: one (2, K, L, W) tensor per layer."""
+    """A copy of a row's keys and values: one (2, K, L, W) tensor per layer."""
 
     layers: list[Tensor]
     length: int
 
 
 class StepInputs(TypedDict):
-    """What a decoder needs beside the inputs of a step."""
+    """Arguments of a decoder beside the inputs of a step."""
 
     position_ids: Tensor
     attention_mask: Tensor | dict[str, Tensor]
@@ -70,7 +70,7 @@ class RowCache(Cache):
         super().__init__(layers=[*self.row_layers])
         self.lengths: list[int] = []
         self.row_capacity, self.capacity = 1, FIRST_CAPACITY
-        self.rows = slice(0, 0)  # of the step at hand
+        self.rows = slice(0, 0)  # of the current step
         self.places: slice | tuple[Tensor, slice, Tensor] = slice(0, 0)
         self.end = 0
 
@@ -97,12 +97,12 @@ class RowCache(Cache):
         return {"position_ids": positions, "attention_mask": mask}
 
     def commit(self, counts: Sequence[int]) -> None:
-        """The step succeeded: how many of each row's inputs were real (0: the row was only there, and holds still)."""
+        """Confirm a step: number of real inputs of each row (0: the row only filled the batch and is unchanged)."""
         for place, count in enumerate(counts, self.rows.start):
             self.lengths[place] += count
 
     def join(self, saved: SavedRow | None = None) -> int:
-        """A new row at the end, empty or with what was saved; its number."""
+        """Add a row at the end, empty or from a saved one; returns its number."""
         self.lengths.append(0)
         self.row_capacity = max(self.row_capacity, 2 ** (len(self.lengths) - 1).bit_length())
         row = len(self.lengths) - 1
@@ -116,7 +116,7 @@ class RowCache(Cache):
         return row
 
     def save(self, row: int) -> SavedRow:
-        """A copy of what a row remembers."""
+        """A copy of a row's keys and values."""
         length = self.lengths[row]
         layers = [
             torch.stack([layer.keys[row, :, :length], layer.values[row, :, :length]])
@@ -126,7 +126,7 @@ class RowCache(Cache):
         return SavedRow(layers, length if layers else 0)
 
     def leave(self, row: int) -> int:
-        """Remove a row. The last one takes its number (so that rows stay neighbours); the last one's old number."""
+        """Remove a row. The last row gets its number, so that rows stay contiguous; returns that row's old number."""
         last = len(self.lengths) - 1
         if row != last:
             held = self.lengths[last]
@@ -139,25 +139,25 @@ class RowCache(Cache):
         return last
 
     def clear(self, row: int) -> None:
-        """Empty a row. What is not finite in it would reach later rows, even from where a mask hides it."""
+        """Set a row to 0. Values that are not finite would reach later rows even from masked positions."""
         for layer in self.row_layers:
             if layer.is_initialized:
                 layer.keys[row] = layer.values[row] = 0
         self.lengths[row] = 0
 
     def truncate(self, row: int, length: int) -> None:
-        """Wind a row back to its first `length` positions."""
+        """Keep only the first `length` positions of a row."""
         self.lengths[row] = min(length, self.lengths[row])
 
     @property
     def num_bytes(self) -> int:
-        """Memory in use, by rows that are there and by those that were."""
+        """Allocated memory, including that of rows that have left."""
         held = [layer for layer in self.row_layers if layer.is_initialized]
         return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in held)
 
 
 class DecoderRows(RowCache):
-    """A `RowCache` with the decoder that it is the memory of: `LeanSteps` for any decoder of transformers.
+    """A `RowCache` together with its decoder: `LeanSteps` for any decoder of transformers.
 
     Args:
         decoder: without its head.
@@ -230,5 +230,5 @@ class _RowLayer(CacheLayerMixin):
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a position may be seen, the type's lowest number elsewhere: what every attention implementation takes."""
+    """Mask that is added to attention scores: 0 where a position is visible, the type's lowest number elsewhere."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)

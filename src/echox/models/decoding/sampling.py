@@ -1,7 +1,7 @@
-"""The next output of each row: the most likely, or a sample from the nucleus. The only sampler of this repository.
+"""Choice of the next output of each row: the most likely, or a sample from the nucleus. There is no other sampler.
 
-A sample needs one number in [0, 1) and no more, so every row may bring its own randomness into a batch and gets what it
-would get alone.
+A sample needs exactly one random number in [0, 1), so each row of a batch has its own randomness and gets the same
+result as alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def nucleus(logits: Tensor, temperatures: Tensor, top_ps: Tensor, uniforms: Tens
     Args:
         logits: any float type.
         temperatures: (B,).
-        top_ps: (B,) in (0, 1]: the samples come from the smallest set of outputs that holds so much probability.
+        top_ps: (B,) in (0, 1]: samples come from the smallest set of outputs with this total probability.
         uniforms: (B,) float64 in [0, 1): the place of each sample in its distribution.
     """
     best = logits.argmax(-1)
@@ -28,11 +28,11 @@ def nucleus(logits: Tensor, temperatures: Tensor, top_ps: Tensor, uniforms: Tens
     rows = logits.float() / temperatures.masked_fill(~sampled, 1.0).clamp(min=_COLDEST).float()[:, None]
     ordered, order = rows.softmax(-1).sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
-    # Kept: every output before which less than top_p has been collected, so always the first.
+    # Kept: every output whose more likely ones sum up to less than top_p, so always the first.
     ordered = ordered.masked_fill(before >= top_ps[:, None], 0.0)
     reached = ordered.double().cumsum(-1)
     place = torch.searchsorted(reached, (uniforms.double() * reached[:, -1])[:, None], right=True)
-    # Rounding must not lead past the last possible one. (A row that is not finite has none: its caller checks.)
+    # Rounding must not lead past the last kept output. (A row that is not finite has none: the caller checks.)
     place = place.minimum((ordered > 0).sum(-1, keepdim=True) - 1).clamp(min=0)
     return torch.where(sampled, order.gather(-1, place).squeeze(-1), best)
 

@@ -1,8 +1,8 @@
-"""Steps of a Llama in shapes that never change: a compiler may fuse them, and a GPU replay them as one graph.
+"""Decoding steps of a Llama with constant shapes, for a compiler and for CUDA graphs.
 
-One step of a large model on a GPU is hundreds of small launches, and their overhead takes longer than reading the
-weights does. `StaticSteps` runs all rows at every step, over the whole memory, and masks what is not there: more
-arithmetic, which is free while memory bandwidth is the limit, and one launch. On a CPU `LeanSteps` is faster.
+One step of a large model on a GPU is hundreds of small kernel launches, whose overhead takes longer than reading the
+weights. `StaticSteps` runs all rows at every step, over the whole key-value memory, with a mask: this is more
+arithmetic, which is free while memory bandwidth is the limit, but a single launch. On a CPU `LeanSteps` is faster.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class StaticSteps(LeanSteps):
-    """`LeanSteps` whose single steps have one shape. Prompts, which are long, take the ordinary way.
+    """`LeanSteps` whose single steps have one shape. Prompts, which are long, are computed by `LeanSteps`.
 
     Args:
         weights: of the model.
-        rows: places for rows; `join` refuses more.
-        capacity: positions to make room for; a longer row doubles it, which compiles once more.
+        rows: maximum number of rows.
+        capacity: initial number of positions; a longer row doubles it, which needs another compilation.
         step: `static_step` of these weights, compiled or not; see `compiled_step`.
     """
 
@@ -43,7 +43,7 @@ class StaticSteps(LeanSteps):
             return super().advance(inputs, counts, first_row)
         if max(self.lengths) + 1 > self.memory.shape[4]:
             self._grow(max(self.lengths) + 1)
-        # Rows outside of the batch run along; what they write, beyond their end, is written over later.
+        # Rows outside the batch are computed too; what they write beyond their end is overwritten later.
         self._starts.copy_(torch.tensor(self.lengths + [0] * (self._places - len(self.lengths))))
         self._inputs[first_row : first_row + batch] = inputs
         hidden = self._step(self._inputs, self._starts, self.memory, self.cos, self.sin)

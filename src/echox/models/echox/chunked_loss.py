@@ -1,8 +1,8 @@
-"""Losses over a large vocabulary without ever holding all its scores.
+"""Losses over a large vocabulary, computed in chunks so that not all scores are in memory.
 
-The scores (logits) of 8 dialogues of 500 reply tokens over 128k tokens take 2 GB in float32, and their gradient as
-much again. Here they are made, used and forgotten chunk by chunk, and made again in the backward pass: the memory is
-that of one chunk. Where all of them fit into one chunk nothing is made twice.
+The scores (logits) of 8 dialogues of 500 reply tokens over 128k tokens need 2 GB in float32, and their gradient again 2
+GB. Here they are computed chunk by chunk, and computed again in the backward pass: the memory is that of one chunk. If
+all scores fit into one chunk, nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from echox.models.echox.text_embeddings import weight_of
+
 MAX_SCORES = 2**24
 """Scores of one chunk: 64 MB in float32, about 130 positions over 128k tokens."""
 _NEVER = -1e9
@@ -23,13 +25,13 @@ _NEVER = -1e9
 def token_losses(
     states: Tensor, head: nn.Module, targets: Tensor, max_scores: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each target, and what the head found most likely.
+    """Cross-entropy of each target, and the most likely token of each position.
 
     Args:
         states: (N, H).
         head: (N, H) -> (N, V), as `get_output_embeddings` returns it.
         targets: (N,) ids.
-        max_scores: most scores held at once; None: `MAX_SCORES`.
+        max_scores: largest number of scores in memory; None: `MAX_SCORES`.
 
     Returns:
         losses (N,) float32 in nats; best (N,) ids, without gradient.
@@ -47,8 +49,8 @@ def ctc_losses(
 ) -> tuple[Tensor, Tensor]:
     """CTC loss of each row over the head's classes, and the most likely class of every frame.
 
-    Only the classes of a row's labels and the blank have a part in its alignments: of all the others CTC needs the sum
-    alone, in the normaliser. So of each frame N + 1 log-probabilities are kept.
+    The alignments of a row contain only the classes of its labels and the blank; of all others CTC needs only the sum,
+    in the normaliser. So N + 1 log-probabilities of each frame are kept.
 
     Args:
         frames: (A, C, H).
@@ -56,7 +58,7 @@ def ctc_losses(
         mask: (A, C) bool, true frames first.
         labels: (A, N), -100 after the last symbol.
         blank_id: class of the blank.
-        max_scores: most scores held at once; None: `MAX_SCORES`.
+        max_scores: largest number of scores in memory; None: `MAX_SCORES`.
 
     Returns:
         losses (A,) float32 in nats, 0 where the labels do not fit the frames; best (A, C), without gradient.
@@ -74,11 +76,11 @@ def ctc_losses(
 
     found, best = _in_chunks(score, frames.reshape(-1, width), wanted, _vocabulary(head), max_scores)
     log_probs = found.view(audios, count, -1).masked_fill(~real[:, None, :], _NEVER)
-    # `F.ctc_loss` takes its classes to be all there are (its gradient is that of a softmax), so they are made to be,
-    # and what this leaves out is added again: every alignment takes one class of each frame.
+    # `F.ctc_loss` assumes that its classes are all classes (its gradient is that of a softmax). So they are normalised,
+    # and the normaliser is added again: every alignment has one class of each frame.
     together = log_probs.logsumexp(-1)  # (A, C)
     lengths = (labels >= 0).sum(dim=1)
-    repeats = ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)).sum(dim=1)  # a blank must come between
+    repeats = ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)).sum(dim=1)  # a blank must be between
     fits = lengths + repeats <= mask.sum(dim=1)
     losses = F.ctc_loss(
         log_probs.log_softmax(-1).transpose(0, 1),
@@ -109,4 +111,4 @@ def _in_chunks(
 
 
 def _vocabulary(head: nn.Module) -> int:
-    return int(head.weight.shape[0])  # type: ignore[union-attr, index]
+    return len(weight_of(head))

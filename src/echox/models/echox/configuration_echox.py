@@ -1,7 +1,7 @@
 """Configurations of the speech encoder, of S2T (speech to text) and of the whole model.
 
-The audio tower takes transformers' ``WhisperConfig`` with one optional key of ours, ``position_scale`` (see
-:func:`whisper_config`); the language model takes whatever ``AutoConfig`` knows.
+The audio tower has transformers' ``WhisperConfig`` with one optional key of ours, ``position_scale`` (see
+:func:`whisper_config`); the language model may have any configuration that ``AutoConfig`` knows.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3) and Soundwave (https://arxiv.org/abs/2502.12900, section 3).
 """
@@ -21,10 +21,11 @@ PHONE_BLANK_ID = 0
 
 
 def whisper_config(**values: Any) -> WhisperConfig:
-    """A ``WhisperConfig`` for an encoder only: the decoder's sizes, which we never build, follow the encoder's.
+    """A ``WhisperConfig`` for an encoder only: the decoder, which is never built, has the sizes of the encoder.
 
     ``position_scale`` (default 1) multiplies Whisper's sinusoidal positions when weights are *initialised*: in a small
-    encoder with small convolutions unit-amplitude positions would drown the speech. It is not used in ``forward``.
+    encoder with small convolutions, positions of amplitude 1 would be much larger than the speech. ``forward`` does not
+    use it.
     """
     values.setdefault("decoder_layers", 0)
     values.setdefault("decoder_attention_heads", values.get("encoder_attention_heads", 1))
@@ -32,8 +33,8 @@ def whisper_config(**values: Any) -> WhisperConfig:
     return WhisperConfig(**values)
 
 
-def _as_config(value: Any, default: type[PreTrainedConfig], name: str) -> Any:
-    """A sub-configuration from itself, from its dict, or the default class's defaults."""
+def _as_config(value: object, default: type[PreTrainedConfig], name: str) -> Any:
+    """A sub-configuration from a configuration or a dict; for None the defaults of the class `default`."""
     if value is None:
         return default()
     if isinstance(value, PreTrainedConfig):
@@ -51,7 +52,7 @@ class SpeechEncoderConfig(PreTrainedConfig):
 
     Args:
         audio_config: the Whisper encoder.
-        hidden_size: H, width of the language model that will hear (and of the alignment adapter).
+        hidden_size: H, width of the language model (and of the alignment adapter).
         vocab_size: rows of the CTC head: the language model's vocabulary.
         blank_token_id: the CTC blank; EchoX uses the audio placeholder token.
         adapter_attention_heads, adapter_intermediate_size (None = 2 H), adapter_dropout, adapter_activation: the
@@ -122,7 +123,7 @@ class S2TConfig(PreTrainedConfig):
             gated look-back (gate 0 at first), rather than the look-back alone.
         ctc_loss_weight: weight of the CTC loss beside the cross-entropy (0.3 in EchoX).
         initializer_range: standard deviation of the adapters' initial weights.
-        compatibility: what released weights need that is not the method as written (`Compatibility`); None: nothing.
+        compatibility: departures from the method for released weights (`Compatibility`); None: no departures.
     """
 
     model_type = "echox_s2t"
@@ -141,7 +142,7 @@ class S2TConfig(PreTrainedConfig):
         ctc_bridge: bool = False,
         ctc_loss_weight: float = 0.3,
         initializer_range: float = 0.02,
-        compatibility: dict[str, Any] | None = None,
+        compatibility: dict[str, bool | int | None] | None = None,
         **kwargs: Any,
     ) -> None:
         from transformers import LlamaConfig
@@ -158,13 +159,13 @@ class S2TConfig(PreTrainedConfig):
         self.ctc_loss_weight = ctc_loss_weight
         self.initializer_range = initializer_range
         self.compatibility = Compatibility.of(compatibility).to_dict()
-        # The head of the whole is the language model's head: tied there or not at all.
+        # The head of the model is that of the language model, and tied if it is tied there.
         kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 
     @property
     def compatible(self) -> Compatibility:
-        """`compatibility`, with the method's own values for what it leaves out."""
+        """`compatibility` with the default values of the method."""
         return Compatibility.of(self.compatibility)
 
     @property
@@ -179,21 +180,22 @@ class S2TConfig(PreTrainedConfig):
 
 
 class EchoXConfig(PreTrainedConfig):
-    """The whole model: S2T, denoising adapter, echo decoder, unit vocoder, and the trigger's numbers.
+    """The whole model: S2T, denoising adapter, echo decoder, unit vocoder, and the settings of the trigger.
 
     Args:
         s2t_config: speech to text.
         echo_decoder_config: the decoder from denoised states to unit words.
-        vocoder_config: any registered unit vocoder; None = a model that ends at unit words (in training).
-        denoising_intermediate_size: ff of the denoising adapter; None = the language model's, as in the official model.
+        vocoder_config: any registered unit vocoder; None = a model that outputs unit words (in training).
+        denoising_intermediate_size: inner width of the denoising adapter; None = that of the language model, as in the
+            official model.
         denoising_dropout: inside the denoising adapter.
         fuse_text_embeddings: feed the echo decoder a gated sum of the denoised states and the text embeddings of the
             decoded tokens (LLaMA-Omni2, arXiv 2505.02625, section 3.3), rather than the denoised states alone.
-        echo_context_words: words of the segment before that the echo decoder, trained so, reads and has said before
-            each segment; 0: every segment begins anew.
-        spoken_language: ISO 639 code of the language that replies are spoken in: its rules say figures and signs.
+        echo_context_words: number of words of the previous segment, with their unit words, that the echo decoder was
+            trained to read before each segment; 0: it reads the segment alone.
+        spoken_language: ISO 639 code of the language of spoken replies, for numbers and signs as words.
         trigger_min_tokens, trigger_max_tokens, trigger_lookahead_tokens, trigger_threshold: when a segment of the
-            reply may be spoken; see ``streaming/trigger.py``.
+            reply is complete; see ``streaming/trigger.py``.
 
     Raises:
         ValueError: an echo decoder of another width than the language model.
@@ -241,7 +243,7 @@ class EchoXConfig(PreTrainedConfig):
 
     @property
     def compatible(self) -> Compatibility:
-        """What released weights need; `s2t_config` holds it."""
+        """Departures from the method for released weights, from `s2t_config`."""
         return self.s2t_config.compatible
 
 

@@ -1,7 +1,7 @@
-"""EchoX: hears a question, writes the reply, and speaks what it meant.
+"""EchoX, the whole model: spoken question to written and spoken reply.
 
-S2T writes; the states that predict its tokens go through the denoising adapter into the echo decoder, which says unit
-words; the vocoder makes them sound. One folder holds all of it.
+S2T writes the reply; the states that predict its tokens go through the denoising adapter into the echo decoder, which
+generates unit words; the vocoder makes the waveform. All of it is saved in one folder.
 
 Letters: B rows, R reply tokens of a row, H width of the language model.
 """
@@ -28,7 +28,7 @@ from echox.models.vocoder.auto import AutoUnitVocoder
 
 
 class DenoisingAdapter(nn.Module):
-    """Hidden states that mean a token, brought back to that token's text embedding: Linear, ReLU, dropout, Linear.
+    """Maps a hidden state to the text embedding of the token that it predicts: Linear, ReLU, dropout, Linear.
 
     Args:
         hidden_size: H. intermediate_size: between the two. dropout: after the ReLU.
@@ -48,10 +48,10 @@ class DenoisingAdapter(nn.Module):
 
     @torch.no_grad()
     def become_identity(self) -> None:
-        """Set weights that leave every state as it is: relu(x) - relu(-x) = x.
+        """Set weights that do not change any state: relu(x) - relu(-x) = x.
 
         Raises:
-            ValueError: an inner width below twice the states'.
+            ValueError: an inner width below twice the width of the states.
         """
         inner, width = self.up_proj.weight.shape
         if inner < 2 * width:
@@ -64,7 +64,7 @@ class DenoisingAdapter(nn.Module):
 
 
 class EmbeddingGate(nn.Module):
-    """Gated sum of denoised states and text embeddings, both at unit RMS; the gate sees both.
+    """Gated sum of denoised states and text embeddings, both at unit RMS; the gate depends on both.
 
     Source: LLaMA-Omni2 (arXiv 2505.02625, section 3.3); compared with states alone in docs/ablations.md.
     """
@@ -80,8 +80,8 @@ class EmbeddingGate(nn.Module):
         return gate * states + (1 - gate) * embeddings
 
     @torch.no_grad()
-    def shut(self) -> None:
-        """Set weights that let the text embeddings through, and nothing of the states."""
+    def close(self) -> None:
+        """Set weights that pass the text embeddings only."""
         self.gate_proj.weight.zero_()
         self.gate_proj.bias.fill_(-40.0)  # its sigmoid is 4e-18
 
@@ -89,7 +89,7 @@ class EmbeddingGate(nn.Module):
 class EchoXForConditionalGeneration(TypedPreTrainedModel):
     """S2T + denoising adapter + echo decoder (+ vocoder).
 
-    Sessions, triggers and key-value memories live in `echox.streaming`; nothing is kept on this module.
+    Sessions, triggers and key-value memories are in `echox.streaming`; this module holds weights only.
 
     Args:
         config: of all parts.
@@ -106,7 +106,7 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _keep_in_fp32_modules_strict = {"vocoder"}  # small, and rounding is heard
+    _keep_in_fp32_modules_strict = {"vocoder"}  # small, and rounding would be audible
 
     def __init__(self, config: EchoXConfig) -> None:
         super().__init__(config)
@@ -127,7 +127,7 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
     def from_pretrained(  # type: ignore[override]  # transformers names each argument
         cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> Model:
-        """As in transformers; also reads folders whose matrices are stored in 8 bits (`row_int8.py`)."""
+        """As in transformers; also loads folders with matrices in 8 bits (`row_int8.py`)."""
         folder = Path(str(pretrained_model_name_or_path))
         file = folder / "model.safetensors"
         if "state_dict" not in kwargs and holds_row_int8(file):
@@ -144,12 +144,12 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
         """The language model's."""
         return self.s2t.language_model.get_output_embeddings()
 
-    def forward(self, **inputs: Any) -> S2TOutput:
+    def forward(self, **inputs: Tensor) -> S2TOutput:
         """The text side: see `S2TForConditionalGeneration.forward`. Speech: `generate_unit_words` and `vocoder`."""
         return self.s2t(**inputs)
 
     def denoise(self, states: Tensor, token_ids: Tensor | None = None) -> Tensor:
-        """What the echo decoder reads.
+        """Inputs of the echo decoder.
 
         Args:
             states: (B, R, H) last hidden states, each the one that predicts its token.
@@ -164,7 +164,7 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
         return self.fuse(self.denoising_adapter(states), token_ids)
 
     def fuse(self, denoised: Tensor, token_ids: Tensor | None = None) -> Tensor:
-        """Denoised states (B, R, H), with the text embeddings of their tokens where the configuration says so."""
+        """Denoised states (B, R, H), with the text embeddings of their tokens if `fuse_text_embeddings` is set."""
         if self.embedding_gate is None:
             return denoised
         if token_ids is None:
@@ -172,27 +172,26 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
         return self.embedding_gate(denoised, self.text_embeddings(token_ids).to(denoised.dtype))
 
     def text_embeddings(self, token_ids: Tensor) -> Tensor:
-        """(B, R, H) what the language model reads for tokens (B, R), without gradient: that table is frozen."""
+        """Input vectors (B, R, H) of the language model for tokens (B, R), without gradient: the table is frozen."""
         with torch.no_grad():
             embeddings: Tensor = self.get_input_embeddings()(token_ids.clamp(min=0))
         return embeddings
 
     def generate_unit_words(
-        self, states: Tensor, token_ids: Tensor, word_ids: Tensor, **choices: Any
+        self, states: Tensor, token_ids: Tensor, word_ids: Tensor, max_unit_words: int | None = None
     ) -> list[UnitSequence]:
-        """Say segments of a reply.
+        """Greedy unit words of segments of a reply.
 
         Args:
             states: (B, R, H) last hidden states that predict `token_ids`.
             token_ids: (B, R) tokens of the segment, -1 = padding.
             word_ids: (B, R) text word of each token, -1 = padding or not spoken.
-            choices: ``do_sample``, ``temperature``, ``top_p``, ``generator``, ``max_unit_words``; see
-                `UnitDecoder.generate`.
+            max_unit_words: limit per row (None: the configuration's).
         """
         states = states.to(self.denoising_adapter.up_proj.weight.dtype)
         if self.echo_decoder.reads_silent_tokens:
             word_ids = torch.where(token_ids >= 0, word_ids.clamp(min=0), -1)
-        return self.echo_decoder.generate(self.denoise(states, token_ids), word_ids, **choices)
+        return self.echo_decoder.generate(self.denoise(states, token_ids), word_ids, max_unit_words=max_unit_words)
 
 
 AutoModel.register(EchoXConfig, EchoXForConditionalGeneration, exist_ok=True)

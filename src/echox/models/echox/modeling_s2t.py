@@ -1,4 +1,4 @@
-"""S2T: speech and text in, text out. The front half of EchoX, on any causal language model of transformers.
+"""S2T: speech and text in, text out, with any causal language model of transformers.
 
 Letters: B rows, N tokens, A audios (all rows together, in reading order), T mel frames (100/s), C CTC frames (25/s),
 K kept frames, L positions of the language model (tokens and kept frames), H its width, V its vocabulary.
@@ -20,27 +20,21 @@ from transformers.utils import ModelOutput
 
 from echox.models.echox.chunked_loss import ctc_losses, token_losses
 from echox.models.echox.configuration_echox import S2TConfig
-from echox.models.echox.modeling_speech_encoder import (
-    AlignmentAdapter,
-    SpeechEncoder,
-    SpeechEncoderForCTC,
-    best_labels,
-    collapse_ctc,
-    mean_per_symbol,
-    timed_ctc,
-)
+from echox.models.echox.ctc import best_labels, collapse_ctc, mean_per_symbol, timed_ctc
+from echox.models.echox.modeling_shrinking import CTCBridge, ShrinkingAdapter, gather_rows, keep_mask
+from echox.models.echox.modeling_speech_encoder import AlignmentAdapter, SpeechEncoder, SpeechEncoderForCTC
 from echox.models.echox.text_embeddings import check_head, embedding_scale, text_embedding_table, weight_of
 from echox.models.pretrained import CausalLM, TypedPreTrainedModel, run_generate
 
 
 @dataclass
 class S2TOutput(ModelOutput):
-    """What :class:`S2TForConditionalGeneration` returns. Positions are those after audio took its placeholders' place.
+    """What :class:`S2TForConditionalGeneration` returns. Positions count after the insertion of audio.
 
     Attributes:
-        loss: ``s2t_loss + ctc_loss_weight * ctc_loss``, of those that could be computed; None without labels.
+        loss: ``s2t_loss + ctc_loss_weight * ctc_loss``, of those that were computed; None without labels.
         s2t_loss: cross-entropy per reply token. ctc_loss: nats per transcript token.
-        logits: (B, L, V); None when ``labels`` were given (only the positions that count are scored then).
+        logits: (B, L, V); None with ``labels`` (then only labelled positions are scored).
         last_hidden_state: (B, L, H); state i, through the head, predicts token i + 1.
         attention_mask: (B, L). labels: (B, L), -100 ignored, or None.
         ctc_mask: (A, C); None without audio.
@@ -60,7 +54,7 @@ class S2TOutput(ModelOutput):
 
 @dataclass
 class EncodedAudio:
-    """Audios as the language model will receive them.
+    """Audios in the form that the language model reads.
 
     Attributes:
         embeds: (K, H) of each audio, K >= 1.
@@ -74,85 +68,12 @@ class EncodedAudio:
     ctc_loss: Tensor | None = None
 
 
-def keep_mask(token_ids: Tensor, mask: Tensor, blank_id: int | None = None) -> Tensor:
-    """Which frames survive: the first of each run of one CTC label; with ``blank_id`` no blank runs.
-
-    Args:
-        token_ids: (A, C) CTC argmax.
-        mask: (A, C) bool, true frames first.
-        blank_id: drop frames of this label too; a row that would lose all its frames keeps its first.
-
-    Returns:
-        (A, C) bool, at least one True in each row.
-    """
-    keep = mask.clone()
-    keep[:, 1:] &= token_ids[:, 1:] != token_ids[:, :-1]
-    if blank_id is not None:
-        keep &= token_ids != blank_id
-        keep[:, 0] |= ~keep.any(dim=1)
-    return keep
-
-
-class ShrinkingAdapter(nn.Module):
-    """One frame per CTC run, which then looks back, by cross-attention, at the frames that were dropped.
-
-    With ``at_kept`` (see `Compatibility`) it looks at the kept frames instead.
-    """
-
-    def __init__(self, hidden_size: int, attention_heads: int, dropout: float = 0.1, at_kept: bool = False) -> None:
-        super().__init__()
-        self.at_kept = at_kept
-        self.look_back = nn.MultiheadAttention(hidden_size, attention_heads, dropout=dropout, batch_first=True)
-        self.layer_norm = nn.LayerNorm(hidden_size)
-
-    def forward(self, frames: Tensor, mask: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """(A, C, H), (A, C) bool true frames, (A, C) bool kept frames -> (A, K, H), (A, K) bool, padded on the right.
-
-        A row that dropped nothing has nothing to look back at: its frames only pass the residual and the LayerNorm.
-        """
-        kept, kept_mask = gather_rows(frames, keep)
-        if self.at_kept:
-            seen, _ = self.look_back(kept, kept, kept, key_padding_mask=~kept_mask, need_weights=False)
-            return self.layer_norm(kept + seen), kept_mask
-        dropped = mask & ~keep
-        alone = ~dropped.any(dim=1)
-        # Attention over no keys is not a number: such a row sees all frames, and what it saw is thrown away.
-        seen, _ = self.look_back(kept, frames, frames, key_padding_mask=~(dropped | alone[:, None]), need_weights=False)
-        seen = seen.masked_fill(alone[:, None, None], 0.0)
-        return self.layer_norm(kept + seen), kept_mask
-
-
-class CTCBridge(nn.Module):
-    """A kept frame as the text it sounds like: its CTC distribution over the text embeddings, plus a gated look-back.
-
-    The gate starts at 0: before any training the language model reads the transcript, softly. The look-back is brought
-    to the scale of text embeddings by ShrinkingAdapter's LayerNorm (see `from_parts`).
-    """
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.gate = nn.Parameter(torch.zeros(hidden_size))
-
-    def forward(
-        self, logits: Tensor, looked_back: Tensor, embedding: Tensor, blank_id: int | None, scale: float = 1.0
-    ) -> Tensor:
-        """(A, K, V), (A, K, H), (V, H) -> (A, K, H); with ``blank_id`` that label is no text and gets no weight.
-
-        ``scale``: what the language model multiplies the rows of ``embedding`` by; see `embedding_scale`.
-        """
-        logits = logits.float()
-        if blank_id is not None:
-            logits = logits.index_fill(-1, torch.tensor([blank_id], device=logits.device), float("-inf"))
-        said = scale * (logits.softmax(dim=-1).to(embedding.dtype) @ embedding)
-        return said + self.gate * looked_back
-
-
 class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
     """Audio tower, alignment adapter, CTC head, shrinking adapter, language model.
 
     Each ``audio_token_id`` in ``input_ids`` is replaced by the kept frames of one audio, in reading order: several
     audios per row, text beside audio and text-only rows are all allowed. The language model is any causal language
-    model of transformers whose head is ``get_output_embeddings()`` and nothing more.
+    model of transformers whose logits are the output of ``get_output_embeddings()``.
     """
 
     config: S2TConfig
@@ -196,12 +117,12 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
     def from_parts(
         cls, speech_encoder: SpeechEncoderForCTC, language_model: CausalLM, **settings: Any
     ) -> S2TForConditionalGeneration:
-        """A model from a trained ear and a trained language model: stage I's starting point.
+        """A model from a trained speech encoder and a trained language model: the start of stage I.
 
         Args:
             speech_encoder: gives audio tower, alignment adapter and CTC head.
             language_model: any causal language model with the vocabulary that the CTC head was trained on.
-            settings: of :class:`S2TConfig`; sizes and ids follow the parts.
+            settings: of :class:`S2TConfig`; sizes and ids come from the parts.
 
         Raises:
             ValueError: the CTC head's width or vocabulary is not the language model's.
@@ -228,7 +149,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         model.ctc_head.load_state_dict(speech_encoder.ctc_head.state_dict())
         model.language_model = language_model
         model.generation_config = language_model.generation_config
-        with torch.no_grad():  # speech enters at the loudness of text
+        with torch.no_grad():  # speech has the scale of text embeddings
             embedding = text_embedding_table(language_model.get_input_embeddings())
             model.shrinking_adapter.layer_norm.weight.fill_(float(embedding.float().square().mean().sqrt()))
         return model
@@ -251,7 +172,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         """The language model's head."""
         return self.language_model.get_output_embeddings()
 
-    # ------------------------------------------------------------------------------------------------------ hearing
+    # ------------------------------------------------------------------------------------------------------ speech
 
     def encode_audio(
         self,
@@ -260,9 +181,9 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         ctc_labels: Tensor | None = None,
         audios_together: int = 1,
     ) -> EncodedAudio:
-        """Audios (A, mels, T), mask (A, T), to what the language model will receive.
+        """Audios (A, mels, T), mask (A, T), to inputs of the language model.
 
-        ``ctc_labels``: (A, M) transcripts, -100 padded, to train on.
+        ``ctc_labels``: (A, M) transcripts, -100 padded, for the CTC loss.
         ``audios_together``: see `AlignmentAdapter.forward`.
         """
         encoded = self.audio_tower(input_features, input_features_mask)
@@ -275,7 +196,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         return EncodedAudio(self._shrink(frames, mask, labels), labels, mask, ctc_loss)
 
     def _shrink(self, frames: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
-        """Frames (A, C, H), their mask and labels (A, C), to what the language model receives of each: (K, H)."""
+        """Frames (A, C, H), their mask and labels (A, C), to the language model's inputs (K, H) of each audio."""
         blank_id = self.audio_token_id if self.config.drop_blanks else None
         keep = keep_mask(labels, mask, blank_id)
         embeds, kept = self.shrinking_adapter(frames, mask, keep)
@@ -297,7 +218,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
     def encode_and_transcribe(
         self, input_features: Tensor, input_features_mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[list[tuple[int, int, int]]]]:
-        """As `encode`, every token with its first CTC frame and the frame after its last (25 frames a second)."""
+        """As `encode`, with the first CTC frame of every token and the frame after its last (25 frames a second)."""
         heard = self.encode_audio(input_features, input_features_mask)
         return heard.embeds, timed_ctc(heard.labels, heard.mask, self.audio_token_id)
 
@@ -329,7 +250,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         padding_side: str = "right",
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Put each audio's frames in its placeholder's place.
+        """Replace each audio placeholder by the audio's frames.
 
         Args:
             input_ids: (B, N), padded on either side where ``attention_mask`` (B, N) is 0.
@@ -340,11 +261,11 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
 
         Returns:
             inputs_embeds (B, L, H), attention_mask (B, L), labels (B, L) or None. Without audio the inputs keep their
-            own padding, unless it stands where generation is to go on. Tokens that `Compatibility.masked_token_id`
-            hides are 0 in the mask, like padding, but hold a position.
+            padding, unless it is at the right end and the result is for generation. Tokens that are hidden by
+            `Compatibility.masked_token_id` are 0 in the mask, like padding, but have a position.
 
         Raises:
-            ValueError: as many placeholders as audios were expected.
+            ValueError: the number of placeholders is not the number of audios.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -360,7 +281,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         hidden_id = self.config.compatible.masked_token_id
         if hidden_id is not None:
             seen = attention_mask * (input_ids != hidden_id)
-        # Scoring works with padding on either side; generation goes on at the right end, so it must be real there.
+        # Scoring works with padding on either side; generation continues at the right end, which must be real.
         if not audios and (padding_side == "right" or bool(attention_mask[:, -1].all())):
             return embeds, seen, labels
         rows, row_labels, mask = [], [], []
@@ -389,7 +310,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             pad(row_labels, batch_first=True, padding_value=-100, padding_side=padding_side) if row_labels else None,
         )
 
-    # ------------------------------------------------------------------------------------------------------ writing
+    # ------------------------------------------------------------------------------------------------------ text
 
     def forward(
         self,
@@ -458,11 +379,13 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         return output.last_hidden_state
 
     def _cross_entropy(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Next-token loss; only positions that predict a label are scored (a large vocabulary is dear)."""
+        """Next-token loss; only positions that predict a label are scored (a large vocabulary needs much memory)."""
         targets = labels[:, 1:]
         predicts = targets != -100
         if not bool(predicts.any()):
-            raise ValueError("labels: expected at least one position that is not -100, found none: nothing to learn")
+            raise ValueError(
+                "labels: expected at least one position that is not -100, found none; label the reply's tokens"
+            )
         losses, _ = token_losses(states[:, :-1][predicts], self.get_output_embeddings(), targets[predicts])
         return losses.mean()
 
@@ -482,7 +405,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         heard = None if input_features is None else self.encode_audio(input_features, input_features_mask).embeds
         embeds, attention_mask, _ = self.splice(input_ids, attention_mask, heard, padding_side="left")
         settings = copy.deepcopy(choices.pop("generation_config", self.generation_config))
-        others = settings.update(**choices)  # what is no setting: streamer, stopping_criteria, ...
+        others = settings.update(**choices)  # arguments that are not settings: streamer, stopping_criteria, ...
         return run_generate(
             self.language_model,
             inputs_embeds=embeds,
@@ -494,18 +417,9 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:
-    """(B, L) places in the text, from the first that is no padding: what is hidden within a row holds a place too."""
+    """Positions (B, L), counted from the first that is not padding; hidden tokens within a row have a position too."""
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     return (places - attention_mask.long().argmax(dim=1, keepdim=True)).clamp_min(0)
-
-
-def gather_rows(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen steps of each row, in order: (A, C, ...), (A, C) bool -> (A, K, ...), (A, K) bool, padded right."""
-    counts = chosen.sum(dim=1)
-    longest = int(counts.max())
-    order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
-    gathered = values.gather(1, order[..., None].expand(-1, -1, values.shape[-1]))
-    return gathered, torch.arange(longest, device=chosen.device) < counts[:, None]
 
 
 AutoModel.register(S2TConfig, S2TForConditionalGeneration, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Speech encoder: a Whisper encoder that takes true lengths, the alignment adapter, and their CTC training.
+"""Speech encoder: a Whisper encoder with masks, the alignment adapter, and their CTC training.
 
 Letters: A audios, T mel frames (100/s), F encoder frames (50/s), C CTC frames (25/s), D encoder width, H width of the
 language model, V its vocabulary, P phones including the blank.
@@ -23,6 +23,11 @@ from transformers.utils import ModelOutput
 
 from echox.models.echox.chunked_loss import ctc_losses
 from echox.models.echox.configuration_echox import PHONE_BLANK_ID, SpeechEncoderConfig
+from echox.models.echox.ctc import (
+    ctc_loss_per_symbol,
+    greedy_ctc,
+    mean_per_symbol,
+)
 from echox.models.pretrained import TypedPreTrainedModel, load_with_report
 
 
@@ -30,7 +35,7 @@ class SpeechEncoderOutput(NamedTuple):
     """What :class:`SpeechEncoder` returns.
 
     Attributes:
-        last_hidden_state: (A, F, D), after the final LayerNorm; padded frames hold no meaning.
+        last_hidden_state: (A, F, D), after the final LayerNorm; padded frames have no meaning.
         mask: (A, F) bool, true frames.
         hidden_states: outputs before layer 1, after layer 1, ... (A, F, D) each, none of them through the final
             LayerNorm; None unless asked for.
@@ -42,18 +47,18 @@ class SpeechEncoderOutput(NamedTuple):
 
 
 class SpeechEncoder(WhisperEncoder):
-    """Whisper's encoder on inputs of their own length: same weights, same state-dict names.
+    """Whisper's encoder for inputs of any length, with the same weights and state-dict names.
 
-    Padding never changes a result: padded frames are zeroed before each convolution, which itself pads with zeros, and
-    are masked in attention. Inputs longer than the window (``2 * max_source_positions`` mel frames, 30 s officially)
-    are encoded window by window and concatenated, never cut.
+    Padding does not change the result: padded frames are set to zero before each convolution (which itself pads with
+    zeros) and are masked in attention. Inputs longer than the window (``2 * max_source_positions`` mel frames, 30 s in
+    Whisper) are encoded window by window and concatenated.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of a whole Whisper: nobody's to miss
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # the decoder of a whole Whisper
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Called for every module with weights of its own, which the encoder itself has not.
+        # Called for every module that has weights itself.
         if module is self.embed_positions:
             positions = sinusoids(*module.weight.shape) * getattr(self.config, "position_scale", 1.0)
             initialization.copy_(module.weight, positions)
@@ -77,20 +82,20 @@ class SpeechEncoder(WhisperEncoder):
             raise ValueError(f"{name_or_path}: expected a Whisper checkpoint, found model type {config.model_type!r}")
         mapping = {r"^(model\.)?encoder\.": "", r"^(model\.)?decoder\.": "decoder."}
         loaded, found = load_with_report(cls, name_or_path, config=config, key_mapping=mapping, **kwargs)
-        if found["missing_keys"]:  # transformers would fill them with random numbers and go on
-            missing = sorted(found["missing_keys"])
+        if found["missing_keys"]:  # transformers would initialise them at random
+            missing = sorted(map(str, found["missing_keys"]))
             raise ValueError(
                 f"{name_or_path}: expected all weights of a Whisper encoder, found none for {missing[0]} and "
                 f"{len(missing) - 1} more; download it again"
             )
-        with torch.device("meta"):  # transformers would save a model that it has renamed under the old names
+        with torch.device("meta"):  # transformers would save a renamed model under the old names
             encoder = cls(loaded.config)
         encoder.load_state_dict(loaded.state_dict(), assign=True)
         return encoder.eval()
 
     @property
     def window_frames(self) -> int:
-        """Mel frames that one pass can see."""
+        """Mel frames of one pass."""
         return int(self.max_source_positions * self.conv1.stride[0] * self.conv2.stride[0])
 
     def forward(  # type: ignore[override]
@@ -125,7 +130,7 @@ class SpeechEncoder(WhisperEncoder):
         return self._encode_windows(input_features, mask, output_hidden_states)
 
     def _encode_windows(self, features: Tensor, mask: Tensor, output_hidden_states: bool) -> SpeechEncoderOutput:
-        """Fold windows into the batch, leave out the empty ones, encode, lay the frames side by side again."""
+        """Fold windows into the batch, leave out the empty ones, encode, and join the frames again."""
         audios, mels, frames = features.shape
         window = self.window_frames
         count = -(-frames // window)
@@ -151,7 +156,7 @@ class SpeechEncoder(WhisperEncoder):
     def encode_gradually(
         self, input_features: Tensor, input_features_mask: Tensor
     ) -> Generator[None, None, SpeechEncoderOutput]:
-        """What `forward` returns for one audio of any length, in steps: one layer of one window each.
+        """`forward` for one audio of any length, in steps of one layer and one window each.
 
         Args:
             input_features: (1, mels, T).
@@ -184,7 +189,7 @@ class SpeechEncoder(WhisperEncoder):
         )
 
     def _frames(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the first layer reads: states (N, ceil(T / 2), D), their mask, and the mask for attention."""
+        """Inputs of the first layer: states (N, ceil(T / 2), D), their mask, and the mask for attention."""
         keep = mask[:, None, :]
         features = features.to(self.conv1.weight.dtype)
         hidden = F.gelu(self.conv1(features.masked_fill(~keep, 0.0)))
@@ -195,7 +200,7 @@ class SpeechEncoder(WhisperEncoder):
         return hidden, frame_mask, self._attention_mask(frame_mask, hidden.dtype)
 
     def _attention_mask(self, frame_mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """The mask in the form that the chosen attention implementation reads; None when nothing is padded."""
+        """The mask in the form of the attention implementation; None without padding."""
         if bool(frame_mask.all()):
             return None
         implementation = self.config._attn_implementation or "eager"
@@ -208,10 +213,10 @@ class SpeechEncoder(WhisperEncoder):
 
 
 class AlignmentAdapter(nn.Module):
-    """Two neighbouring frames to one vector of the language model's width, in context.
+    """Maps two neighbouring frames to one vector of the language model's width, in context.
 
-    Concatenate two frames (50/s to 25/s), Linear to H, one pre-norm Transformer encoder layer that attends over time
-    with a mask, LayerNorm. With ``frame_wise`` (see `Compatibility`) it does not attend over time.
+    Two frames are concatenated (50/s to 25/s); then a Linear to H, one pre-norm Transformer encoder layer that attends
+    over time with a mask, and a LayerNorm. With ``frame_wise`` (see `Compatibility`) it does not attend over time.
     """
 
     def __init__(
@@ -239,10 +244,10 @@ class AlignmentAdapter(nn.Module):
         self.layer_norm = nn.LayerNorm(hidden_size)
 
     def forward(self, states: Tensor, mask: Tensor, audios_together: int = 1) -> tuple[Tensor, Tensor]:
-        """(A, F, D), (A, F) bool -> (A, C, H), (A, C) bool with C = ceil(F / 2); an odd last frame meets zeros.
+        """(A, F, D), (A, F) bool -> (A, C, H), (A, C) bool with C = ceil(F / 2); zeros follow an odd last frame.
 
-        ``audios_together`` is for ``frame_wise`` alone: so many consecutive audios, those of one dialogue, see each
-        other frame by frame, as they did when the released weights were trained (1 at inference).
+        ``audios_together``, for ``frame_wise`` only: the number of consecutive audios (of one dialogue) that attend to
+        each other frame by frame, as in the training of the released weights (1 at inference).
         """
         projected, mask = self._project(states, mask)
         if self.frame_wise:
@@ -257,7 +262,7 @@ class AlignmentAdapter(nn.Module):
     def adapt_gradually(
         self, states: Tensor, mask: Tensor, block_frames: int = 512
     ) -> Generator[None, None, tuple[Tensor, Tensor]]:
-        """What `forward` returns in evaluation mode, in steps of bounded memory: some frames look at all others.
+        """`forward` in evaluation mode, in steps of bounded memory: each step computes attention of some frames.
 
         Five minutes of audio are 7,500 frames, and all of them at once 57 million pairs for each head.
         """
@@ -299,7 +304,7 @@ class SpeechEncoderForCTCOutput(ModelOutput):
         ctc_loss, phone_loss: nats per target symbol, mean over audios.
         logits: (A, C, V) over the text vocabulary, 25 frames/s; None with ``labels``. mask: (A, C).
         phone_logits: (A, F, P), 50 frames/s; None without a phone head. phone_mask: (A, F).
-        adapted: (A, C, H), what the shrinking adapter will receive.
+        adapted: (A, C, H), the inputs of the shrinking adapter.
     """
 
     loss: Tensor | None = None
@@ -313,9 +318,9 @@ class SpeechEncoderForCTCOutput(ModelOutput):
 
 
 class SpeechEncoderForCTC(TypedPreTrainedModel):
-    """Audio tower, alignment adapter and CTC heads: heard speech to the words (and phones) that were said.
+    """Audio tower, alignment adapter and CTC heads: speech to words (and phones).
 
-    After training the tower is frozen inside S2T, adapter and CTC head are its warm start, and the phone head judges
+    After training, S2T uses the tower (frozen) and starts from adapter and CTC head; the phone head is for the judge of
     synthesised speech.
     """
 
@@ -351,7 +356,7 @@ class SpeechEncoderForCTC(TypedPreTrainedModel):
 
     @classmethod
     def from_whisper(cls, name_or_path: str | os.PathLike[str], **settings: Any) -> SpeechEncoderForCTC:
-        """Any Whisper's encoder under an adapter and heads that are still to be learned: where Soundwave begins.
+        """The encoder of any Whisper with a new adapter and new heads: the start of Soundwave's training.
 
         Args:
             name_or_path: see `SpeechEncoder.from_whisper`.
@@ -372,7 +377,7 @@ class SpeechEncoderForCTC(TypedPreTrainedModel):
         labels: Tensor | None = None,
         phone_labels: Tensor | None = None,
     ) -> SpeechEncoderForCTCOutput:
-        """Score audios against their transcripts.
+        """CTC losses of audios against their transcripts.
 
         Args:
             input_features: (A, mels, T).
@@ -424,73 +429,6 @@ class SpeechEncoderForCTC(TypedPreTrainedModel):
         """Greedy CTC token ids of each audio."""
         output = self(input_features, input_features_mask)
         return greedy_ctc(output.logits, output.mask, self.blank_token_id)
-
-
-def ctc_loss_per_symbol(logits: Tensor, mask: Tensor, labels: Tensor, blank_id: int) -> Tensor:
-    """CTC loss in nats per target symbol, mean over rows.
-
-    Args:
-        logits: (A, C, V).
-        mask: (A, C) bool, true frames first.
-        labels: (A, N), -100 after the last symbol.
-        blank_id: class of the CTC blank.
-
-    Rows whose labels cannot fit their frames count 0, as they have no alignment; rows without labels do not count.
-    """
-    lengths = (labels >= 0).sum(dim=1)
-    log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
-    losses = F.ctc_loss(
-        log_probs,
-        labels.clamp_min(0),
-        mask.sum(dim=1),
-        lengths,
-        blank=blank_id,
-        reduction="none",
-        zero_infinity=True,
-    )
-    return mean_per_symbol(losses, labels)
-
-
-def mean_per_symbol(losses: Tensor, labels: Tensor) -> Tensor:
-    """Mean of the loss (A,) per label (A, N), -100 padded, over the rows that have labels; 0 if none has.
-
-    A row without labels (audio whose transcript is not known) would teach CTC that nothing is said in it.
-    """
-    lengths = (labels >= 0).sum(dim=1)
-    known = lengths > 0
-    return (losses * known / lengths.clamp_min(1)).sum() / known.sum().clamp_min(1)
-
-
-def greedy_ctc(logits: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
-    """Best label per frame, repeats collapsed, blanks dropped: (A, C, V), (A, C) -> ids of each row."""
-    return collapse_ctc(logits.argmax(dim=-1), mask, blank_id)
-
-
-def collapse_ctc(labels: Tensor, mask: Tensor, blank_id: int) -> list[list[int]]:
-    """Labels of frames (A, C), repeats collapsed, blanks dropped: ids of each row."""
-    return [[label for label, _, _ in row] for row in timed_ctc(labels, mask, blank_id)]
-
-
-def timed_ctc(labels: Tensor, mask: Tensor, blank_id: int) -> list[list[tuple[int, int, int]]]:
-    """Of each row of labels (A, C), what `collapse_ctc` keeps: id, first frame, and the frame after the last."""
-    rows = []
-    for row in labels.masked_fill(~mask, blank_id).cpu():
-        values, lengths = torch.unique_consecutive(row, return_counts=True)
-        ends = lengths.cumsum(0)
-        runs = zip(values.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True)
-        rows.append([run for run in runs if run[0] != blank_id])
-    return rows
-
-
-@torch.no_grad()
-def best_labels(head: nn.Linear, frames: Tensor, chunk_frames: int = 64) -> Tensor:
-    """Most likely CTC label of every frame, (A, C, H) -> (A, C), without ever holding (A, C, V) scores.
-
-    At a vocabulary of 128k those of 30 s of audio take 0.4 GB in float32.
-    """
-    flat = frames.detach().flatten(0, 1)
-    best = [head(part).argmax(dim=-1) for part in flat.split(chunk_frames)]
-    return torch.cat(best).view(frames.shape[:2])
 
 
 AutoModel.register(SpeechEncoderConfig, SpeechEncoderForCTC, exist_ok=True)

@@ -1,12 +1,12 @@
-"""Processor: conversations of text and speech to model inputs, and unit words back to units.
+"""`EchoXProcessor`: conversations of text and speech to model inputs, and unit words to units.
 
-One folder holds all of it: Whisper's feature extractor, the text tokenizer with the chat template, the unit language.
+It is saved in one folder: Whisper's feature extractor, the text tokenizer with the chat template, the unit language.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, WhisperFeatureExtractor
 
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
+from echox.models.echox.tokenization_text import render_chat
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage
 
-Conversation = Sequence[dict[str, Any]]
+Conversation = Sequence[Mapping[str, Any]]
 """Messages ``{"role": ..., "content": ...}``: content is a string, or a list of parts ``{"type": "text", "text": str}``
 and ``{"type": "audio", "audio": samples (S,)}``."""
 
@@ -30,7 +31,7 @@ class EchoXProcessor(ProcessorMixin):
     Args:
         feature_extractor: Whisper's; its number of mel bins must be the audio tower's.
         tokenizer: the language model's, with an audio placeholder token.
-        unit_language: unit words of the echo decoder; None for a model that only writes.
+        unit_language: unit words of the echo decoder; None for a model without speech.
         chat_template: None = the tokenizer's.
     """
 
@@ -79,10 +80,7 @@ class EchoXProcessor(ProcessorMixin):
         self, conversations: Sequence[Conversation], sampling_rate: int | None = None, padding_side: str = "left"
     ) -> BatchFeature:
         """Conversations to the inputs of ``generate``: template, generation prompt, tokens, features."""
-        texts = [
-            self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
-            for turns in conversations
-        ]
+        texts = [render_chat(self.tokenizer, turns, add_generation_prompt=True) for turns in conversations]
         audios = [
             part["audio"]
             for turns in conversations
@@ -96,10 +94,10 @@ class EchoXProcessor(ProcessorMixin):
     def extract_features(
         self, waveforms: Sequence[np.ndarray], sampling_rate: int | None, whole_windows: bool = False
     ) -> dict[str, Tensor]:
-        """Log-mel features, each waveform at its own length (a last partial frame is filled with silence).
+        """Log-mel features, each waveform at its own length (the last partial frame is filled with silence).
 
-        Every waveform is analysed alone, so that its features do not depend on what else is in the batch. With
-        ``whole_windows`` (`Compatibility.fixed_windows`) silence fills the last window of 30 s too.
+        Every waveform is analysed alone, so that its features do not depend on the batch. With ``whole_windows``
+        (`Compatibility.fixed_windows`) the last window of 30 s is filled with silence too.
 
         Returns:
             input_features (A, mels, T) float32, padded with 0 on the right; input_features_mask (A, T) int64.
@@ -110,14 +108,14 @@ class EchoXProcessor(ProcessorMixin):
         extractor = self.feature_extractor
         if sampling_rate != extractor.sampling_rate:
             raise ValueError(
-                f"sampling_rate: expected {extractor.sampling_rate} Hz, found {sampling_rate}: resample and say so"
+                f"sampling_rate: expected {extractor.sampling_rate} Hz, found {sampling_rate}; resample the audio"
             )
         rows = []
         for waveform in waveforms:
             samples = np.asarray(waveform, dtype=np.float32)
             if samples.ndim != 1 or samples.size == 0:
                 raise ValueError(f"audio: expected samples (S,), at least one, found shape {samples.shape}")
-            # The extractor cuts a partial hop off, and its reflection at the ends needs a little to reflect.
+            # The extractor drops a partial hop, and its reflection at the ends needs at least two hops.
             hops = max(-(-len(samples) // extractor.hop_length), 2)
             if whole_windows:
                 hops = -(-hops // extractor.nb_max_frames) * extractor.nb_max_frames
@@ -138,7 +136,7 @@ class EchoXProcessor(ProcessorMixin):
             ValueError: this processor has no unit language.
         """
         if self.unit_language is None:
-            raise ValueError(f"expected a unit language in this processor, found none: add {UNIT_LANGUAGE_FILE}")
+            raise ValueError(f"expected a unit language in this processor, found none; add {UNIT_LANGUAGE_FILE}")
         return self.unit_language.decode_reduced(unit_words)
 
     @property
@@ -147,7 +145,7 @@ class EchoXProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", "input_features", "input_features_mask"]
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Settings without the unit language, which has a file of its own."""
+        """Settings without the unit language, which has its own file."""
         language, self.unit_language = self.unit_language, None
         try:
             values = super().to_dict(*args, **kwargs)
@@ -156,10 +154,10 @@ class EchoXProcessor(ProcessorMixin):
         values.pop("unit_language", None)
         return values
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Write everything into one folder."""
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """Write all parts into one folder."""
         written = super().save_pretrained(save_directory, **kwargs)
-        # Also under its own name: tools that know Whisper read this file.
+        # Also as a file of its own, which tools for Whisper read.
         self.feature_extractor.save_pretrained(save_directory)
         if self.unit_language is not None:
             self.unit_language.save_pretrained(save_directory)
@@ -167,9 +165,9 @@ class EchoXProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> EchoXProcessor:  # type: ignore[override]
-        """Read what `save_pretrained` wrote; the unit language only where there is one.
+        """Load what `save_pretrained` wrote; the unit language only if there is one.
 
-        Code that lies in the folder is neither run nor asked about, unless ``trust_remote_code`` says so.
+        Code in the folder is not run, unless ``trust_remote_code`` is set.
         """
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -182,7 +180,7 @@ class EchoXProcessor(ProcessorMixin):
             except OSError:
                 if folder.is_dir():
                     raise
-                processor.unit_language = None  # a repository of a model that only writes
+                processor.unit_language = None  # a repository of a model without speech
         return processor
 
 

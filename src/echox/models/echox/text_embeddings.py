@@ -1,25 +1,24 @@
-"""What a language model's decoder reads for a token, and what its head is: not always the bare tables.
+"""Input embeddings and head of a language model, which are not always plain tables.
 
-Gemma multiplies its embeddings where they are looked up, so whoever reads the table must multiply too. Granite, Cohere
-and Gemma 2 change the logits after the head; here states go through the head alone, so such models are refused.
+Gemma multiplies its embeddings after the look-up, so code that reads the table must multiply too. Granite, Cohere and
+Gemma 2 change the logits after the head; this package uses the head alone, so such models are refused.
 
 Source: transformers, ``Gemma3TextScaledWordEmbedding``, ``GraniteForCausalLM``, ``CohereForCausalLM``.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
-_AFTER_HEAD: dict[str, tuple[Any, ...]] = {
+_AFTER_HEAD: dict[str, tuple[float | None, ...]] = {
     "logits_scaling": (None, 1, 1.0),  # Granite: divided
     "logit_scale": (None, 1, 1.0),  # Cohere: multiplied
     "lm_head_multiplier": (None, 1, 1.0),  # Falcon-H1: multiplied
     "final_logit_softcapping": (None,),  # Gemma 2: tanh
 }
-"""Numbers of configurations that act on logits, and the values at which they do nothing."""
+"""Settings that change logits after the head, and the values that have no effect."""
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -29,10 +28,10 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def embedding_scale(embedding: nn.Module) -> float:
-    """What an embedding module multiplies the rows of its ``weight`` by; 1 for a plain table.
+    """The factor of an embedding module for the rows of its ``weight``; 1 for a plain table.
 
     Raises:
-        ValueError: it does something else to them.
+        ValueError: it changes them in another way.
     """
     if type(embedding) is nn.Embedding:
         return 1.0
@@ -51,14 +50,14 @@ def embedding_scale(embedding: nn.Module) -> float:
 
 
 def text_embedding_table(embedding: nn.Module) -> Tensor:
-    """(V, H): for each token what the language model reads, without gradient."""
+    """The language model's input vector (V, H) of each token, without gradient."""
     scale = embedding_scale(embedding)
     weight = weight_of(embedding)
     return weight.detach() if scale == 1.0 else weight.detach() * scale
 
 
-def check_head(text_config: Any) -> None:
-    """Check that a language model's logits are its head's output and nothing more.
+def check_head(text_config: PreTrainedConfig) -> None:
+    """Check that a language model's logits are the output of its head, unchanged.
 
     Raises:
         ValueError: its configuration changes them afterwards.

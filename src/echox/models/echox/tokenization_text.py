@@ -1,7 +1,7 @@
-"""The text tokenizer trained from scratch (byte-level BPE, chat template), and which token belongs to which word.
+"""Text tokenizers: training (byte-level BPE, chat template), typed decoding, and the word of each token.
 
 A turn is written ``<|role|>`` content ``<|end|>``, a conversation starts with ``<|bos|>``, the model continues after
-``<|assistant|>``; audio is one ``<|audio|>`` token that the S2T model replaces by speech states.
+``<|assistant|>``; audio is one ``<|audio|>`` token that S2T replaces by the frames of the audio.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ CHAT_TEMPLATE = (
 """Content is a string, or a list of ``{"type": "text", "text": ...}`` and ``{"type": "audio", ...}``."""
 
 LONGEST_CHARACTER_TOKENS = 4
-"""Tokens of bytes that a character may have; more that make no character are counted one by one."""
+"""Largest number of byte tokens of a character; longer sequences without a character count one by one."""
 _ANCHOR = "a"
-"""A letter that tokens are decoded after, so that they are decoded as within a text."""
+"""A letter before tokens, so that they are decoded as within a text."""
 _TOKEN_TEXTS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, str | None]] = WeakKeyDictionary()
-"""What each token adds to a text (None: a part of a character), decoded once for all counters of a tokenizer."""
+"""Text of each token (None: a part of a character), decoded once for all counters of a tokenizer."""
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer (any text can be written) with the special tokens and the chat template.
+    """Train a byte-level BPE tokenizer, which can encode any text, with the special tokens and the chat template.
 
     Args:
-        texts: training sentences; the merges come from these.
+        texts: training sentences.
         vocab_size: at least 256 bytes and the special tokens.
 
     Raises: ValueError for a smaller vocabulary.
@@ -111,7 +111,7 @@ def render_chat(
 
 
 class WordCounter:
-    """Which word each token of a growing text belongs to, for any tokenizer and script: as `split_words` counts.
+    """The word of each token of a growing text, for any tokenizer and script, as `split_words` counts words.
 
     Args:
         tokenizer: of the text.
@@ -133,10 +133,10 @@ class WordCounter:
         """Add a token.
 
         Returns:
-            For each token that is now decided, in order: its word, counted from 0 (-1 for special tokens; white space
-            alone belongs to the word that follows it), and whether the text may be cut before it: it opens a word, or
-            is no text at all. A token of several words belongs to the first. Most tokens are decided at once; a part
-            of a character waits for the rest, and scripts without spaces for two more characters.
+            For each token whose word is now known, in order: its word, counted from 0 (-1 for special tokens; white
+            space alone belongs to the next word), and whether the text may be cut before it: it begins a word, or is
+            not text. A token of several words belongs to the first. Most words are known at once; a part of a character
+            waits for the rest, and scripts without spaces for two more characters.
         """
         if token_id in self._special:
             decided = self.finish()
@@ -151,13 +151,13 @@ class WordCounter:
         return self._take()
 
     def finish(self) -> list[tuple[int, bool]]:
-        """The text is complete: the tokens that were not decided yet."""
+        """Mark the text as complete; returns the words of the remaining tokens."""
         self._add_broken()
         self._decided += self._finder.finish()
         return self._take()
 
     def _add(self, text: str) -> None:
-        """The text of the tokens in `_parts`: their character is the first one's, what the last adds alone its own."""
+        """Add the text of the tokens in `_parts`: the first has their character, the last what follows it."""
         own = (self._text_of(self._parts[-1]) or "") if len(self._parts) > 1 else ""
         own = own if text.endswith(own) else ""
         self._waiting.append(len(text) - len(own))
@@ -168,7 +168,7 @@ class WordCounter:
         self._decided += self._finder.push(text)
 
     def _add_broken(self) -> None:
-        """Bytes that make no character."""
+        """Add bytes that are not a character."""
         for token_id in self._parts:
             text = self._decode([token_id], whole=False) or ""
             self._waiting.append(len(text))
@@ -181,7 +181,7 @@ class WordCounter:
         return self._texts[token_id]
 
     def _decode(self, token_ids: list[int], whole: bool = True) -> str | None:
-        """Text that tokens add to a text (some decoders strip spaces at the start); None: half a character."""
+        """Text of tokens within a text (some decoders strip spaces at the start); None: a part of a character."""
         if self._anchor is None:
             anchor = self.tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
             self._anchor = anchor, self._decode_plainly(anchor)
@@ -193,7 +193,7 @@ class WordCounter:
         return decode_text(self.tokenizer, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _take(self) -> list[tuple[int, bool]]:
-        """Words of the tokens at the front whose characters are decided."""
+        """Words of the first tokens, as far as those of their characters are known."""
         found = []
         while self._waiting and self._waiting[0] <= len(self._decided):
             length = self._waiting.popleft()
@@ -203,7 +203,7 @@ class WordCounter:
                 word = -1
             elif named:
                 word = named[0]
-            else:  # white space is of the word that follows, the rest of a character of the word before
+            else:  # white space belongs to the next word, the rest of a character to the last word
                 word = self._num_words if length or self._last < 0 else self._last
             self._num_words = max([self._num_words, *(one + 1 for one in named)])
             found.append((word, word == -1 or word != self._last))

@@ -1,10 +1,9 @@
-"""Where words begin, in any script, while the text is still growing.
+"""Word boundaries in any script, in text that arrives in parts.
 
-White space parts words, as in ``str.split``. Within that, scripts that are written without spaces are parted too:
-Japanese, Chinese and Thai by BudouX's models, whose decisions look at three characters on each side; Lao, Khmer,
-Myanmar and the like at every syllable sign, for want of a model. Punctuation stays with the word before it, an opening
-bracket with the word after it. So every decision needs a bounded look-ahead, and text in pieces is parted like the
-whole text.
+White space separates words, as in ``str.split``. Scripts without spaces are split further: Japanese, Chinese and Thai
+by BudouX's models, which look at three characters on each side; Lao, Khmer, Myanmar and similar scripts at every
+syllable, as there is no model. Punctuation belongs to the word before it, an opening bracket to the word after it. So
+every decision needs a bounded lookahead, and text in parts is split like the whole text.
 
 Source: BudouX (https://github.com/google/budoux); Unicode Standard Annex 29, section 4, on scripts without spaces.
 """
@@ -15,10 +14,13 @@ import bisect
 import functools
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import budoux
 
 LOOKAHEAD_CHARACTERS = 2
-"""Characters after the one that may open a word, which the decision looks at."""
+"""Characters after a possible first character of a word that the decision depends on."""
 _LOOKBACK_CHARACTERS = 3
 
 # First and last code points of scripts that are written without spaces between words.
@@ -58,7 +60,7 @@ def script_without_spaces(character: str) -> str | None:
 
 
 @functools.cache
-def _parser(language: str) -> Any:
+def _parser(language: str) -> budoux.Parser:
     import budoux
 
     load = {
@@ -116,22 +118,22 @@ def _is_wide_mark(character: str) -> bool:
 
 
 class WordFinder:
-    """Numbers the words of a growing text.
+    """Assigns word numbers to the characters of a growing text.
 
     Attributes:
-        num_words: begun so far, among the characters that are decided.
+        num_words: number of words so far, of characters with a known word.
     """
 
     def __init__(self) -> None:
         self.num_words = 0
-        self._run = ""  # since the last white space, as far as decisions still look at it
-        self._place = 0  # of the next character of the run to be decided
+        self._run = ""  # since the last white space, as far as later decisions need it
+        self._place = 0  # of the next undecided character of the run
 
     def push(self, text: str) -> list[int]:
         """Add text.
 
         Returns:
-            For each character that is now decided, in order, the number of its word from 0; -1 for white space.
+            The word number (from 0) of each character that is now decided, in order; -1 for white space.
         """
         found: list[int] = []
         for character in text:
@@ -145,7 +147,7 @@ class WordFinder:
         return found
 
     def finish(self) -> list[int]:
-        """The text is complete: the rest of the decisions. Another text may follow, as after white space."""
+        """Mark the text as complete; returns the remaining numbers. Another text may follow, as after white space."""
         found = self._decide(closed=True)
         self._run, self._place = "", 0
         return found
@@ -161,7 +163,7 @@ class WordFinder:
             self.num_words += place == 0 or _opens(self._run, place)
             found.append(self.num_words - 1)
             self._place += 1
-        if self._place > 64:  # what no decision looks at any more
+        if self._place > 64:  # characters that no later decision needs
             cut = self._place - 2 * _LOOKBACK_CHARACTERS
             self._run, self._place = self._run[cut:], self._place - cut
         return found
@@ -181,15 +183,15 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def split_words(text: str) -> list[str]:
-    """Words of a whole text: ``text.split()``, with scripts without spaces parted too."""
+    """Words of a whole text: ``text.split()``, and further splits in scripts without spaces."""
     return text.split() if text.isascii() else [text[start:end] for start, end in word_spans(text)]
 
 
 def white_space_words(text: str, words: Sequence[int]) -> list[int]:
-    """Words that white space parts, for words of `split_words`: manifests count times and units by ``text.split()``.
+    """Numbers of white-space words for those of `split_words`: manifests count words by ``text.split()``.
 
     Args:
-        text: whole.
+        text: the whole text.
         words: numbers as `word_index` gives them for the text's tokens; -1 stays.
     """
     if text.isascii():

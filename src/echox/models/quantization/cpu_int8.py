@@ -1,7 +1,7 @@
 """The language model in 8 or 4 bits while it runs: torch's kernels on a CPU, transformers' configs elsewhere.
 
-Only the linear layers of the language model: they hold most of the weights, and the other parts read their own weights
-as vectors (the head's rows by the trigger, the echo decoder's by its fused steps).
+Only linear layers of the language model are quantised: they hold most of the weights, and other weights are read as
+vectors (rows of the head by the trigger, the echo decoder's by its fused steps).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import copy
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from echox.models.quantization.int8_linear import to_int8_linears
 
@@ -28,10 +30,10 @@ KEPT_IN_FLOAT = (
 """Modules of the whole model that stay as they are."""
 
 
-def loading_options(quantization_config: Any, device: torch.device) -> dict[str, Any]:
+def loading_options(quantization_config: QuantizationConfigMixin | None, device: torch.device) -> dict[str, Any]:
     """Keywords of ``from_pretrained`` for a transformers quantisation config (bitsandbytes, torchao, GPTQ, AWQ ...).
 
-    The config is copied, and told to leave all but the language model's linear layers alone unless it says otherwise.
+    The config is copied; unless it lists modules itself, only the language model's linear layers are quantised.
 
     Raises:
         ValueError: it is no such config.
@@ -50,8 +52,8 @@ def loading_options(quantization_config: Any, device: torch.device) -> dict[str,
     return {"quantization_config": chosen, "device_map": {"": device}}
 
 
-def quantise_on_cpu(model: Any, device: torch.device) -> int:
-    """8-bit linear layers in the language model of an EchoX or S2T model, in place; returns how many.
+def quantise_on_cpu(language_model: PreTrainedModel, device: torch.device) -> int:
+    """Replace the linear layers of a language model by 8-bit ones; returns their number.
 
     Raises:
         ValueError: not on a CPU, or weights that are not finite.
@@ -61,5 +63,4 @@ def quantise_on_cpu(model: Any, device: torch.device) -> int:
             f"dtype int8: expected a CPU, found {device}; on a GPU pass quantization_config=BitsAndBytesConfig(...) or "
             "TorchAoConfig(...) of transformers"
         )
-    language_model = getattr(model, "s2t", model).language_model
     return to_int8_linears(language_model, keep=language_model.get_output_embeddings())

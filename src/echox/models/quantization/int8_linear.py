@@ -1,14 +1,14 @@
-"""Linear layers with 8-bit weights on a CPU: a quarter of the memory, several times the speed.
+"""Linear layers with 8-bit weights on a CPU: a quarter of the memory, and several times faster.
 
 Weights: int8, symmetric, one scale per row, as `row_int8` stores them. There are two kernels, both torch's own:
 
 - ``integer``: inputs are scaled to [-1, 1] token by token and rounded to 8 bits, and the products are sums of integers.
-  It needs a CPU that adds such products without overflow (VNNI on x86). Without it, torch's kernels overflow unless the
-  inputs have 7 bits, which doubles an error that a few large channels have made large already: too much for a model.
-- ``weight_only``: inputs stay floats (bfloat16, accumulated in float32), only weights have 8 bits. Right on every CPU.
+  It needs a CPU that adds such products without overflow (VNNI on x86). On other CPUs torch's kernels overflow unless
+  the inputs have 7 bits, which doubles the error; because of a few large channels this error is too large for a model.
+- ``weight_only``: inputs stay floats (bfloat16, accumulated in float32), only weights have 8 bits. For every CPU.
 
 `best_kernel` chooses by the result of a small product, not by the name of the CPU. benchmarks/quantisation.py measures
-what each costs and gains.
+speed and error of each.
 
 Source: per-row weights and per-token activations as in LLM.int8() (https://arxiv.org/abs/2208.07339, section 3) without
 its outlier columns, which are the reason for the second kernel.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,11 @@ from echox.models.quantization.row_int8 import SCALE_SUFFIX, from_row_int8, to_r
 Kernel = Literal["integer", "weight_only"]
 """How a product with 8-bit weights is computed; see the head of this file."""
 
+Packed = torch.ScriptObject | tuple[Tensor, Tensor]
+"""The weight in the form of a kernel: torch's packed object (integer), or int8 values and scales (weight_only)."""
+
 _FEW_ROWS = 8
-"""Up to here the weight-only kernel is faster than a float product with weights that are expanded for it."""
+"""Up to this number of rows the weight-only kernel is faster than a float product with expanded weights."""
 
 _BLOCK = 64
 """torch's weight-only kernel reads whole vector registers and past the end of a width that does not fill them."""
@@ -40,8 +43,8 @@ class Int8Linear(nn.Module):
     """`nn.Linear` for inference on a CPU, its weight in 8 bits.
 
     Args:
-        linear: what it replaces; rounded once, here.
-        kernel: None: the fastest one that is right on this CPU (`best_kernel`).
+        linear: the layer that it replaces; its weights are rounded here.
+        kernel: None: the fastest one that is correct on this CPU (`best_kernel`).
 
     Raises:
         ValueError: weights elsewhere than on the CPU or not finite, or a torch without 8-bit kernels.
@@ -60,8 +63,8 @@ class Int8Linear(nn.Module):
         stored = to_row_int8({"weight": linear.weight.detach()})
         scale = stored["weight" + SCALE_SUFFIX].double().clamp_min(torch.finfo(torch.float32).tiny)
         self.kernel: Kernel = kernel or best_kernel()
-        # Packed as the kernel wants it: the only copy of the weight. Not a parameter, so not in ``buffers()``.
-        self.packed: Any = (
+        # In the form of the kernel, and the only copy of the weight. It is neither a parameter nor a buffer.
+        self.packed: Packed = (
             _pack(stored["weight"], scale) if self.kernel == "integer" else (stored["weight"], scale.float())
         )
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
@@ -74,12 +77,12 @@ class Int8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight as floats (out, in), made anew at each call: for whoever must look at it."""
+        """The weight as floats (out, in), computed at each call."""
         return from_row_int8(self.weights())["weight"]
 
     def weights(self) -> dict[str, Tensor]:
         """The weight as `row_int8` stores it: int8 (out, in) and its float32 scales (out,)."""
-        if self.kernel == "weight_only":
+        if isinstance(self.packed, tuple):
             values, scales = self.packed
         else:
             quantized, _ = torch.ops.quantized.linear_unpack(self.packed)
@@ -92,7 +95,7 @@ class Int8Linear(nn.Module):
         beside = 12 if self.kernel == "integer" else 4
         return self.out_features * (self.in_features + beside) + (0 if self.bias is None else self.bias.nbytes)
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, value in self.weights().items():
             destination[prefix + name] = value
@@ -103,10 +106,10 @@ class Int8Linear(nn.Module):
         return f"{sizes}, kernel={self.kernel}"
 
 
-def _pack(weight: Tensor, scale: Tensor) -> Any:
+def _pack(weight: Tensor, scale: Tensor) -> torch.ScriptObject:
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with warnings.catch_warnings():
-        # torch means to drop these kernels some day (pytorch issue 184982); its newer ones are slower by 3 to 10 times.
+        # torch plans to drop these kernels (pytorch issue 184982); its newer ones are 3 to 10 times slower.
         warnings.filterwarnings("ignore", message=".*deprecated")
         try:
             quantized = torch._make_per_channel_quantized_tensor(weight, scale, zeros, 0)
@@ -118,15 +121,16 @@ def _pack(weight: Tensor, scale: Tensor) -> Any:
             ) from error
 
 
-def _integer_product(inputs: Tensor, packed: Any) -> Tensor:
+def _integer_product(inputs: Tensor, packed: Packed) -> Tensor:
     """(..., in) times the packed weight: (..., out) float32."""
     rows = inputs.float()
     scale = rows.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return torch.ops.quantized.linear_dynamic(rows / scale, packed) * scale
 
 
-def _weight_only_product(inputs: Tensor, packed: tuple[Tensor, Tensor]) -> Tensor:
+def _weight_only_product(inputs: Tensor, packed: Packed) -> Tensor:
     """(..., in) times int8 (out, in), scaled by row: (..., out) float32."""
+    assert isinstance(packed, tuple)
     values, scales = packed
     rows = inputs.reshape(-1, inputs.shape[-1])
     if len(rows) > _FEW_ROWS or values.shape[0] % _BLOCK or values.shape[1] % _BLOCK:
@@ -141,14 +145,14 @@ def _weight_only_product(inputs: Tensor, packed: tuple[Tensor, Tensor]) -> Tenso
 def best_kernel() -> Kernel:
     """``integer`` where this CPU's sums of 8-bit products are exact, else ``weight_only``.
 
-    A product of the largest values is where a kernel that adds in 16 bits overflows.
+    The test multiplies the largest values, where a kernel that adds in 16 bits overflows.
     """
     exact = all(_is_exact(*sizes) for sizes in ((1, 64, 8), (40, 256, 48)))  # kernels may differ by size
     return "integer" if exact else "weight_only"
 
 
 def _is_exact(rows: int, width: int, outputs: int) -> bool:
-    """Whether the integer kernel multiplies the largest values right; False where there is none."""
+    """Whether the integer kernel multiplies the largest values correctly; False if there is no such kernel."""
     weight, scale = torch.full((outputs, width), 127, dtype=torch.int8), torch.full((outputs,), 1 / 127).double()
     try:
         packed = _pack(weight, scale)
@@ -165,7 +169,7 @@ def to_int8_linears(model: nn.Module, keep: nn.Module | None = None, kernel: Ker
 
     Args:
         model: changed in place; on the CPU.
-        keep: a layer to leave as it is (a language model's head: its rows are read as vectors elsewhere).
+        keep: a layer that is not replaced (a language model's head, whose rows are read as vectors).
         kernel: see `Int8Linear`.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Matrices stored as 8-bit integers with one scale per row: a quarter of float32, for folders that must be small.
+"""Storage of matrices as 8-bit integers with one scale per row: a quarter of float32, for small folders.
 
-Only storage: weights come back as floats when the folder is loaded. Rounding moves a weight by at most half a step,
-1/254 of the largest in its row; what that costs in accuracy is measured for nano in docs/model_card_nano.md.
+Weights are floats again when the folder is loaded. Rounding changes a weight by at most half a step, 1/254 of the
+largest weight in its row; docs/model_card_nano.md has its effect on the accuracy of nano.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def to_row_int8(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16)
 
 
 def from_row_int8(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Back to floats: the inverse of :func:`to_row_int8` up to rounding; other state dicts pass unchanged."""
+    """Convert to floats: the inverse of :func:`to_row_int8` up to rounding; other state dicts are not changed."""
     state: dict[str, Tensor] = {}
     for name, value in stored.items():
         if name.endswith(SCALE_SUFFIX):

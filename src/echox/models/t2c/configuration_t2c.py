@@ -17,10 +17,10 @@ class UnitDecoderConfig(PreTrainedConfig):
     Three forms share one backbone and one interface (`modeling_t2c.py`):
 
     - ``prefix``, the paper's: ``[states] [separator] unit words ... end``.
-    - ``word_synchronous`` (ours; 9.0 against 15.1 % WER with nano's budget, docs/experiments.md): every step is given
-      the text word being spoken, its neighbours, and the previous unit word; an end-of-word output moves on to the
-      next text word.
-    - ``text_prefix``, the official release's (`modeling_t2c_text.py`): as ``prefix``, the prompt written in text
+    - ``word_synchronous`` (ours; 9.0 against 15.1 % WER with nano's budget, docs/experiments.md): every step reads
+      the current text word, its neighbours, and the previous unit word; an end-of-word output moves to the next text
+      word.
+    - ``text_prefix``, the official release's (`modeling_t2c_text.py`): as ``prefix``, with a prompt of text
       tokens, and one vocabulary of text and unit words for input and output.
 
     Args:
@@ -28,25 +28,25 @@ class UnitDecoderConfig(PreTrainedConfig):
         hidden_size: width D of the decoder.
         num_hidden_layers: Llama layers. num_attention_heads, num_key_value_heads (None: as many), intermediate_size:
             their sizes. head_dim (None: hidden_size / heads), hidden_act, attention_bias, mlp_bias: as in Llama.
-        text_hidden_size: width H of the states that come in (the language model's).
+        text_hidden_size: width H of the input states (that of the language model).
         text_vocab_size: rows of the T2C's frozen text embedding, copied from the language model.
         num_unit_words: size of the unit language; the output has one more, the end (of a word, or of the sequence).
         max_unit_words: limit of one generation.
-        normalize_states: bring every incoming state to unit RMS, so that neither the scale of the text embeddings nor
-            that of the denoised states (trained by a cosine, which leaves it free) matters.
-        lookahead_words, lookback_words: neighbours whose vectors each step sees (word-synchronous form).
-        max_unit_words_per_word: guard; then the end of the word is forced (word-synchronous form).
+        normalize_states: scale every input state to unit RMS, so that the scales of the text embeddings and of the
+            denoised states (trained by a cosine, which does not fix the scale) do not matter.
+        lookahead_words, lookback_words: neighbours whose vectors each step reads (word-synchronous form).
+        max_unit_words_per_word: limit, after which the end of the word is forced (word-synchronous form).
         force_sound: forbid the end as the first output of a word, so that no word is skipped (word-synchronous form).
-        max_word_tokens: in-word positions told apart; later tokens of a long word share the last.
+        max_word_tokens: number of different positions in a word; later tokens of a long word share the last.
         num_prefix_vectors, num_separator_vectors: learned vectors before and after the states (prefix form).
         prompt_prefix_ids, prompt_suffix_ids: text tokens before and after the states (text_prefix form).
         end_token_id: the text token that ends the unit words (text_prefix form).
-        unit_noise: part of the previous unit words replaced by random ones in training.
+        unit_noise: fraction of the previous unit words that are replaced by random ones in training.
         dropout: on the input of the backbone and before the head; attention_dropout: inside it.
         embedding_std: initial size of unit embeddings; word vectors start at unit RMS.
         max_position_embeddings, rope_theta, rope_scaling_parameters (of transformers, without rope_theta),
             rms_norm_eps, initializer_range: as in Llama.
-        compatibility: what released weights need; `EchoXConfig` writes the whole model's here.
+        compatibility: switches for released weights; `EchoXConfig` copies those of the whole model here.
 
     Raises:
         ValueError: unknown form, or a size below its minimum.
@@ -85,14 +85,14 @@ class UnitDecoderConfig(PreTrainedConfig):
         embedding_std: float = 0.5,
         max_position_embeddings: int = 2048,
         rope_theta: float = 10000.0,
-        rope_scaling_parameters: dict[str, Any] | None = None,
+        rope_scaling_parameters: dict[str, object] | None = None,
         head_dim: int | None = None,
         hidden_act: str = "silu",
         attention_bias: bool = False,
         mlp_bias: bool = False,
         rms_norm_eps: float = 1e-5,
         initializer_range: float = 0.02,
-        compatibility: dict[str, Any] | None = None,
+        compatibility: dict[str, bool | int | None] | None = None,
         **kwargs: Any,
     ) -> None:
         if form not in UNIT_DECODER_FORMS:
@@ -148,7 +148,7 @@ class UnitDecoderConfig(PreTrainedConfig):
 
     @property
     def compatible(self) -> Compatibility:
-        """`compatibility`, with the method's own values for what it leaves out."""
+        """`compatibility` with the default values of the method."""
         return Compatibility.of(self.compatibility)
 
     @property
@@ -157,7 +157,7 @@ class UnitDecoderConfig(PreTrainedConfig):
         return self.num_unit_words if self.end_token_id is None else self.end_token_id
 
     def backbone_config(self) -> LlamaConfig:
-        """The Llama inside; its token table holds the unit words and the end."""
+        """Configuration of the Llama inside, whose token table holds the unit words and the end."""
         return LlamaConfig(
             vocab_size=self.num_unit_words + 1,
             hidden_size=self.hidden_size,

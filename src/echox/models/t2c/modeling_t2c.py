@@ -1,8 +1,6 @@
-"""T2C (text to codec): the language model's token embedding, frozen, and a unit decoder of any form."""
+"""T2C (text to codec): the frozen token embedding of the language model, and a unit decoder of any form."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +9,10 @@ from transformers import AutoModel
 
 from echox.models.pretrained import TypedPreTrainedModel
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.t2c.modeling_prefix import PrefixDecoder
 from echox.models.t2c.modeling_t2c_text import TextPrefixDecoder
-from echox.models.t2c.modeling_unit_decoder import (
-    PrefixDecoder,
-    UnitDecoder,
-    UnitDecoderOutput,
-    UnitSequence,
-    WordSynchronousDecoder,
-)
+from echox.models.t2c.modeling_unit_decoder import UnitDecoder, UnitDecoderOutput, UnitSequence
+from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 
 UNIT_DECODERS: dict[str, type[UnitDecoder]] = {
     "word_synchronous": WordSynchronousDecoder,
@@ -52,7 +46,7 @@ class T2CForUnitGeneration(TypedPreTrainedModel):
         self.post_init()
 
     def copy_text_embedding(self, weight: Tensor) -> None:
-        """Take over the language model's token embedding (text_vocab_size, text_hidden_size).
+        """Copy the language model's token embedding (text_vocab_size, text_hidden_size).
 
         Raises:
             ValueError: another shape.
@@ -67,7 +61,7 @@ class T2CForUnitGeneration(TypedPreTrainedModel):
             self.text_embedding.weight.copy_(weight)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """(B, R, H) text embeddings of token ids (B, R), without gradient: they are frozen; ids below 0 are padding."""
+        """Text embeddings (B, R, H) of token ids (B, R), frozen and without gradient; ids below 0 are padding."""
         return F.embedding(token_ids.clamp(min=0), self.text_embedding.weight.detach())
 
     def forward(
@@ -76,9 +70,9 @@ class T2CForUnitGeneration(TypedPreTrainedModel):
         """Teacher forcing of the unit words of a text; arguments as in `UnitDecoder.forward`, with token ids (B, R)."""
         return self.decoder(self.embed(input_ids), word_ids, unit_words, unit_word_of)
 
-    def generate(self, input_ids: Tensor, word_ids: Tensor, **choices: Any) -> list[UnitSequence]:
-        """Unit words of a text: token ids and word ids (B, R); `choices` as in `UnitDecoder.generate`."""
-        return self.decoder.generate(self.embed(input_ids), word_ids, **choices)
+    def generate(self, input_ids: Tensor, word_ids: Tensor, max_unit_words: int | None = None) -> list[UnitSequence]:
+        """Greedy unit words of a text: token ids and word ids (B, R); see `UnitDecoder.generate`."""
+        return self.decoder.generate(self.embed(input_ids), word_ids, max_unit_words=max_unit_words)
 
 
 AutoModel.register(UnitDecoderConfig, T2CForUnitGeneration, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The official release's unit decoder: one vocabulary of text and unit words, and a prompt written in text tokens.
+"""The unit decoder of the official release: one vocabulary of text and unit words, and a prompt of text tokens.
 
 Input: ``[prefix tokens] [states] [suffix tokens] unit words end``, all of them vectors of the language model's width,
-which one Linear brings to the decoder's. Outputs 0 .. V - 1 are text tokens, V + k is unit word k.
+which one Linear maps to the decoder's width. Outputs 0 .. V - 1 are text tokens, V + k is unit word k.
 
 Letters: B rows, R states of a row, U unit words, V text vocabulary, H width of the states, D width of the decoder.
 
@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.models.t2c.modeling_unit_decoder import IGNORED, PrefixDecoder, UnitDecoderOutput
+from echox.models.t2c.modeling_prefix import PrefixDecoder
+from echox.models.t2c.modeling_unit_decoder import IGNORED, UnitDecoderOutput
 
 
 class TextPrefixDecoder(PrefixDecoder):
     """`PrefixDecoder` over text and unit words.
 
-    All states of a segment enter, those of special tokens too: only padding is left out.
+    All states of a segment are inputs, also those of special tokens: only padding is left out.
 
     Args:
         config: sizes, ``prompt_prefix_ids``, ``prompt_suffix_ids``, ``end_token_id``.
@@ -45,13 +46,13 @@ class TextPrefixDecoder(PrefixDecoder):
         return [*self.config.prompt_prefix_ids, *([] if stray is None else [stray])]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(..., H) of text tokens and unit words (...); the two tables are looked up where they are, never joined."""
+        """Vectors (..., H) of text tokens and unit words (...), from two separate tables."""
         text = F.embedding(ids.clamp(max=self.config.text_vocab_size - 1), self.text_embedding.weight.detach())
         units = F.embedding((ids - self.config.text_vocab_size).clamp(min=0), self.unit_embedding.weight)
         return torch.where((ids < self.config.text_vocab_size).unsqueeze(-1), text, units)
 
     def embed_outputs(self, outputs: Tensor) -> Tensor:
-        """(..., D) input vectors of what was said, from output ids (...)."""
+        """Input vectors (..., D) of earlier outputs (...)."""
         return self.state_projection(self.embed(outputs))
 
     def unit_word_of_output(self, output: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Which state belongs to which text word: the bookkeeping of the word-synchronous unit decoder."""
+"""The text word of each state, for the word-synchronous unit decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass
 class TextWords:
-    """Where the text words of a batch are.
+    """The text words of a batch.
 
     Attributes:
         local: (B, R) number of each state's word, counted from 0 in its row; -1 where not spoken.
@@ -30,13 +30,13 @@ class TextWords:
         """Number the words of `word_ids` (B, R), -1 where nothing is spoken.
 
         Raises:
-            ValueError: word ids that fall within a row.
+            ValueError: word ids that are not in ascending order within a row.
         """
         before = F.pad(word_ids.cummax(1).values, (1, 0), value=-1)[:, :-1]
         spoken = word_ids >= 0
         if bool((spoken & (word_ids < before)).any()):
             raise ValueError(
-                f"word_ids: expected ids that never fall within a row (-1 = not spoken), found {word_ids.tolist()}"
+                f"word_ids: expected ids in ascending order within a row (-1 = not spoken), found {word_ids.tolist()}"
             )
         opens = spoken & (word_ids > before)
         local = (opens.cumsum(1) - 1).masked_fill(~spoken, -1)
@@ -49,10 +49,10 @@ class TextWords:
         return cls(local, place, names[:, :width], counts)
 
     def number(self, word_of: Tensor, real: Tensor) -> Tensor:
-        """(B, U) numbers of the words that `word_of` (B, U) names, 0 where not `real`.
+        """Numbers (B, U) of the words with the ids `word_of` (B, U), 0 where not `real`.
 
         Raises:
-            ValueError: a name that the row's `word_ids` do not hold.
+            ValueError: an id that is not among the row's `word_ids`.
         """
         same = word_of.unsqueeze(2) == self.names.unsqueeze(1)  # (B, U, W)
         if not bool((same.any(2) | ~real).all()):

@@ -1,4 +1,4 @@
-"""A unit language of either kind, by what its file holds."""
+"""`AutoUnitLanguage`: loads a unit language of either kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from echox.models.t2c.tokenization_unit_pieces import UnitPieces
 
 
 class AutoUnitLanguage:
-    """The kind of unit language that ``unit_language.json`` names."""
+    """Loads the kind of unit language that ``unit_language.json`` holds."""
 
     @staticmethod
     def from_pretrained(folder_or_id: str | os.PathLike[str], **options: str | None) -> UnitLanguage:
@@ -24,7 +24,7 @@ class AutoUnitLanguage:
             **options: ``subfolder``, ``revision``, ``cache_dir`` for a repository or folder, as in transformers.
 
         Returns:
-            `UnitPieces` where unit words are spelled in text tokens, else `UnitLanguage`.
+            `UnitPieces` if unit words are spelled in text tokens, else `UnitLanguage`.
 
         Raises:
             ValueError: the file is not a unit language. OSError: there is no such file.

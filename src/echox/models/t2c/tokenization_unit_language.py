@@ -1,9 +1,8 @@
 """The unit language: a tokenizer between reduced speech units and unit words.
 
-A unit word is an n-gram of reduced units that occurs often (unit language, arXiv 2505.15333). The official spelling
-of a word joins its units by underscores: ``837_81_194``. Encoding takes the most probable segmentation under a unigram
-model (dynamic programming), decoding joins the words again; as every single unit is a word, decoding inverts encoding
-exactly.
+A unit word is a frequent n-gram of reduced units (unit language, arXiv 2505.15333). The official spelling of a word
+joins its units by underscores: ``837_81_194``. Encoding finds the most probable segmentation under a unigram model
+(dynamic programming); decoding joins the words again. Every single unit is a word, so decoding inverts encoding.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+JsonObject = dict[str, Any]
+"""A JSON object of a file; its values are of any type until they are checked."""
 UNIT_LANGUAGE_FILE = "unit_language.json"
 FORMAT_NAME = "echox_unit_language"
 
@@ -42,7 +43,7 @@ class UnitLanguage:
 
     Args:
         words: Every word as a tuple of units; the word's id is its place in the list. All units ``0 .. num_units - 1``
-            must occur as words of one unit, so that any sequence can be written.
+            must be words of one unit, so that any sequence can be encoded.
         log_probs: Natural logarithm of each word's unigram probability.
 
     Raises:
@@ -66,8 +67,8 @@ class UnitLanguage:
         self._build_trie()
 
     def _build_trie(self) -> None:
-        # A trie as two flat tables: (node, unit) -> node, and node -> word id. Walking it stops as soon as no word
-        # goes on, which makes segmentation linear in the number of units with a small constant.
+        # A trie as two flat tables: (node, unit) -> node, and node -> word id. A walk stops where no word continues, so
+        # segmentation is linear in the number of units with a small constant.
         self._next: dict[tuple[int, int], int] = {}
         self._word_at: list[int] = [-1]
         for word_id, word in enumerate(self.words):
@@ -95,7 +96,7 @@ class UnitLanguage:
         return len(self.words)
 
     def encode(self, reduced_units: Sequence[int]) -> list[int]:
-        """Returns the ids of the most probable segmentation; among equals the one found first, so always the same.
+        """Returns the ids of the most probable segmentation; of equally probable ones the first.
 
         Args:
             reduced_units: Unit ids, ``0 <= unit < num_units``.
@@ -131,17 +132,17 @@ class UnitLanguage:
         return unit_words[::-1]
 
     def encode_words(self, units: Sequence[int], word_of_unit: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Segments each text word's units alone, so that no unit word crosses the border of two text words.
+        """Segments the units of each text word separately, so that no unit word crosses a border of text words.
 
         Args:
             units: Reduced units of an utterance.
-            word_of_unit: Index of the text word that each unit belongs to, never falling.
+            word_of_unit: Index of the text word of each unit, in ascending order.
 
         Returns:
             The unit words, and for each the index of its text word.
 
         Raises:
-            ValueError: If the two lengths differ or the word indices fall.
+            ValueError: If the two lengths differ or the word indices are not in ascending order.
         """
         if len(units) != len(word_of_unit):
             raise ValueError(f"expected one word index per unit, found {len(units)} and {len(word_of_unit)}")
@@ -151,7 +152,7 @@ class UnitLanguage:
         for end in range(1, len(units) + 1):
             if end < len(units):
                 if word_of_unit[end] < word_of_unit[end - 1]:
-                    raise ValueError(f"expected word indices that never fall, found {list(word_of_unit)}")
+                    raise ValueError(f"expected word indices in ascending order, found {list(word_of_unit)}")
                 if word_of_unit[end] == word_of_unit[start]:
                     continue
             found = self.encode(units[start:end])
@@ -174,7 +175,7 @@ class UnitLanguage:
         return units
 
     def decode_reduced(self, unit_words: Iterable[int]) -> list[int]:
-        """Joins unit words into reduced units as vocoders read them: where two words meet in one unit, it is one.
+        """Joins unit words into reduced units as vocoders read them: equal units at the border of two words become one.
 
         Raises:
             ValueError: If an id is not a word.
@@ -182,7 +183,7 @@ class UnitLanguage:
         return [unit for unit, _ in groupby(self.decode(unit_words))]
 
     def reader(self) -> UnitReader:
-        """For one segment whose unit words come a few at a time."""
+        """Reader for the unit words of one segment, which come in parts."""
         return UnitReader(self)
 
     def score(self, unit_words: Iterable[int]) -> float:
@@ -198,7 +199,7 @@ class UnitLanguage:
         partial.replace(path)
         return path
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Content of ``unit_language.json``."""
         return {
             "format": FORMAT_NAME,
@@ -209,12 +210,12 @@ class UnitLanguage:
         }
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any], where: str) -> UnitLanguage:
+    def from_dict(cls, content: JsonObject, where: str) -> UnitLanguage:
         """The content of ``unit_language.json`` back to a language.
 
         Args:
-            content: as `to_dict` gives it.
-            where: the file, for errors.
+            content: as from `to_dict`.
+            where: name of the file, for errors.
 
         Raises:
             ValueError: it is not a unit language.
@@ -228,7 +229,7 @@ class UnitLanguage:
 
 
 class UnitReader:
-    """Units of unit words that come a few at a time: `push` gives those that are certain, `finish` the rest.
+    """Converts unit words that come in parts to units: `push` returns those that are final, `finish` the rest.
 
     Args:
         language: of the unit words.
@@ -238,7 +239,7 @@ class UnitReader:
         self.language = language
 
     def push(self, unit_words: Sequence[int]) -> list[int]:
-        """Units that these words add.
+        """Units of these words.
 
         Raises:
             ValueError: If an id is not a word.
@@ -246,5 +247,5 @@ class UnitReader:
         return self.language.decode_reduced(unit_words)
 
     def finish(self) -> list[int]:
-        """Units that were held back; a language of whole words holds none."""
+        """Units that were held back; for a language of whole words there are none."""
         return []

@@ -1,8 +1,8 @@
 """Unit words spelled in the text tokenizer's tokens, as in the official release: ``<|unit_12|>``, ``<|unit_▁12|>``.
 
 Where the spelling marks beginnings with "▁", a token may continue the number before it ("▁1", "2" is unit 12), so a
-token alone need not be a whole unit. `UnitPieces` reads both kinds and keeps every digit: a continuation that would
-leave the inventory of units begins a unit of its own.
+token alone is not always a whole unit. `UnitPieces` reads both kinds and keeps every digit: a continuation that would
+give a number outside the inventory begins a new unit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from echox.models.t2c.tokenization_unit_language import UnitLanguage, UnitReader
+from echox.models.t2c.tokenization_unit_language import JsonObject, UnitLanguage, UnitReader
 
 PIECES_FORMAT = "echox_unit_pieces"
 MARK = "\u2581"
@@ -25,10 +24,10 @@ _NUMBER = re.compile(r"\d+")
 
 
 def parse_unit_text(text: str, num_units: int = 1000) -> list[int]:
-    """Units of decoded unit text as the official scripts read them, with their losses, to compare with.
+    """Units of decoded unit text as the official scripts read them, including their errors, for comparison.
 
-    With a "▁" anywhere, what stands inside ``<|unit_...|>`` is joined without a gap; then, with or without, every run
-    of digits below `num_units` is a unit. Stray digits of text count, and a number out of range is dropped.
+    If there is a "▁", the contents of ``<|unit_...|>`` are joined without a gap. Then every run of digits below
+    `num_units` is a unit: digits of ordinary text count too, and numbers out of range are dropped.
     """
     if MARK in text:
         text = "".join(_TOKEN.findall(text))
@@ -38,11 +37,11 @@ def parse_unit_text(text: str, num_units: int = 1000) -> list[int]:
 class UnitPieces(UnitLanguage):
     """A unit language whose words are spelled as tokens, whole units or parts of a number.
 
-    It reads what a decoder said. It cannot segment units (`encode`): how the pieces were learned is not published.
+    It decodes only. It cannot segment units (`encode`): how the pieces were learned is not published.
 
     Args:
-        pieces: what stands inside ``<|unit_...|>``, by id.
-        num_units: size of the inventory; numbers outside it have no sound and are left out.
+        pieces: the contents of ``<|unit_...|>``, by id.
+        num_units: size of the inventory; numbers outside it are left out.
 
     Raises:
         ValueError: no pieces.
@@ -78,10 +77,10 @@ class UnitPieces(UnitLanguage):
         for word_id in ids:
             if not 0 <= word_id < len(self.pieces):
                 raise ValueError(f"expected unit word ids from 0 to {len(self.pieces) - 1}, found {word_id}")
-        said = [self.pieces[word_id] for word_id in ids]
-        marked = any(MARK in piece for piece in said)
+        spelled = [self.pieces[word_id] for word_id in ids]
+        marked = any(MARK in piece for piece in spelled)
         numbers: list[str] = []
-        for before, piece in pairwise(["", *said]):
+        for before, piece in pairwise(["", *spelled]):
             own = _NUMBER.findall(piece)
             if marked and own and before[-1:].isdigit() and piece[0].isdigit():
                 joined = numbers[-1] + own[0]
@@ -95,7 +94,7 @@ class UnitPieces(UnitLanguage):
         """See `UnitLanguage.reader`; the last number is held back, as the next piece may continue it."""
         return _PieceReader(self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Content of ``unit_language.json``."""
         return {"format": PIECES_FORMAT, "version": 1, "num_units": self.num_units, "pieces": self.pieces}
 
@@ -123,13 +122,13 @@ def unit_language_of(tokenizer: PreTrainedTokenizerBase, first_id: int, count: i
     """The unit words among a tokenizer's tokens.
 
     Args:
-        tokenizer: it names the ids ``first_id`` to ``first_id + count - 1``, ``<|unit_...|>`` each.
+        tokenizer: its tokens ``first_id`` to ``first_id + count - 1`` are named ``<|unit_...|>``.
         first_id: of the first unit word: the language model's vocabulary size.
-        count: unit words.
+        count: number of unit words.
         num_units: size of the vocoder's inventory.
 
     Returns:
-        A `UnitLanguage` where every token is a whole word of units and every unit has one, `UnitPieces` otherwise.
+        A `UnitLanguage` if every token is a whole word of units and every unit has a word, otherwise `UnitPieces`.
 
     Raises:
         ValueError: ids without a name, or no token that is spelled as a unit word.
@@ -145,7 +144,7 @@ def unit_language_of(tokenizer: PreTrainedTokenizerBase, first_id: int, count: i
     spelled = [_TOKEN.fullmatch(name) for name in names]
     if not any(spelled):
         raise ValueError(f"tokenizer: expected tokens like <|unit_12|> from id {first_id} on, found {names[0]!r}")
-    # A reserved token among them has its id, and says nothing.
+    # A reserved token among them has an id but no units.
     pieces = [match.group(1) if match else "" for match in spelled]
     words = [tuple(map(int, _NUMBER.findall(piece))) for piece in pieces]
     everyone = {(unit,) for unit in range(num_units)}

@@ -1,43 +1,36 @@
-"""Speech in the making: the unit words of one segment of a reply, step by step, while its text may still be coming.
+"""Unit words of one segment of a reply, step by step, while its text is still being written.
 
-A `UnitStream` holds what one segment has said so far; the decoder itself holds nothing. Whoever drives it gives the
-decoder's backbone the stream's next inputs (several streams' at once, if there are several) and hands back the output
-that was chosen. A test holds what comes out equal to what `UnitDecoder.generate` says for the whole segment at once.
+A `UnitStream` holds the state of one segment; the decoder has none. The caller runs the decoder's backbone on the
+stream's next inputs (of several streams in one batch) and passes the chosen output back. A test compares the result
+with `UnitDecoder.generate` for the whole segment.
 
-What is said is checked before it may be sounded: no endless repetition, no impossible length, not nothing. What fails
-is wound back and sampled once more; what fails again is reported with the reason, never passed over.
+Unit words are checked before they are vocoded (`unit_word_checks.py`): no endless repetition, no impossible length, and
+not empty. Unit words that fail are discarded and sampled once more; a second failure is reported with its reason.
 """
 
 from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from echox.models.t2c.modeling_unit_decoder import PrefixDecoder, UnitDecoder, WordSynchronousDecoder
+from echox.models.t2c.modeling_prefix import PrefixDecoder
+from echox.models.t2c.modeling_unit_decoder import UnitDecoder
+from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
-
-MAX_PERIOD = 8
-"""Longest repeated pattern that is looked for, in unit words."""
-MAX_REPEATS = 8
-"""A pattern said so often in a row is a decoder that hangs: real speech (nano's recordings) never does it."""
-UNIT_WORDS_BASE, UNIT_WORDS_PER_CHARACTER = 24, 8
-"""A text of n characters takes at most ``base + n * per character`` unit words: three times the slowest recordings."""
-CHARACTERS_PER_UNIT_WORD = 8
-"""... and at least one unit word for so many characters, an eighth of what the fastest recordings need."""
+from echox.models.t2c.unit_word_checks import problem_of, repeating, too_few
 
 
 @dataclass
 class Sampling:
-    """How outputs are chosen; one per reply, so that its randomness is its own.
+    """How outputs are chosen; one for each reply, which so has its own randomness.
 
     Attributes:
-        temperature, top_p: of the first try; temperature 0 takes the most likely.
-        retry_temperature: of the second try; 0: none is made.
+        temperature, top_p: of the first attempt; at temperature 0 the most likely output.
+        retry_temperature: of the second attempt; 0: there is none.
         source: of random numbers.
     """
 
@@ -49,12 +42,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class UnitStreamOutput:
-    """What may now be sounded.
+    """Unit words that are ready for the vocoder.
 
     Attributes:
-        unit_words: in order; empty where nothing could be said.
-        word: the text word (its id, as pushed) that this completes; None: a part of the segment, of no known word.
-        problem: why speech of the word, or of the segment, is missing or incomplete.
+        unit_words: in order; empty after a problem.
+        word: id of the text word that these complete; None: a part of the segment without a known word.
+        problem: the reason why speech of the word, or of the segment, is missing or incomplete.
     """
 
     unit_words: list[int]
@@ -70,8 +63,8 @@ class UnitStream(ABC):
         sampling: how outputs are chosen.
 
     Attributes:
-        position: inputs that the stream's row of the key-value memory should hold before the next step; smaller than
-            what it does hold after something was wound back.
+        position: number of inputs that the stream's row of the key-value memory must hold before the next step; the
+            row holds more after unit words were discarded, and must then be truncated.
     """
 
     def __init__(self, decoder: UnitDecoder, sampling: Sampling | None = None) -> None:
@@ -86,67 +79,67 @@ class UnitStream(ABC):
         """Add a token: its denoised state (H,), its word's id (-1: not spoken), the characters of text it adds.
 
         Raises:
-            ValueError: after `finish`, or a word id that falls.
+            ValueError: after `finish`, or a word id below an earlier one.
         """
 
     @abstractmethod
     def finish(self) -> None:
-        """The segment's text is complete."""
+        """Mark the segment's text as complete."""
 
     def end_word(self) -> None:
-        """The word that was pushed last is complete: a decoder that says words need not wait for the next one."""
+        """Mark the last pushed word as complete, so that a word-synchronous decoder need not wait for the next one."""
         return
 
     def follow(self, before: UnitStream, words: int) -> None:
-        """Go on where another segment ended: read its last words, and what was said of them, before the first step.
+        """Continue after another segment: read its last words, and their unit words, before the first step.
 
-        For decoders that were trained so; the text may have been pushed already.
+        For decoders that were trained with context words; the text may have been pushed before.
 
         Raises:
-            ValueError: a form that cannot.
+            ValueError: a form without alignment.
         """
-        raise ValueError("echo_context_words: expected 0 for a decoder that does not know its words")
+        raise ValueError("echo_context_words: expected 0 for a decoder without alignment to words, found more")
 
     @property
     @abstractmethod
     def ready(self) -> bool:
-        """Whether a step can be made now."""
+        """Whether the inputs of the next step are known."""
 
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether all that can be said was said."""
+        """Whether all unit words are generated."""
 
     @abstractmethod
     def inputs(self) -> Tensor:
-        """(n, D) of the next step."""
+        """Input vectors (n, D) of the next step."""
 
     @property
     def begins_with_prompt(self) -> bool:
-        """Whether the next step has many inputs."""
+        """Whether the next step starts with a prompt, of many inputs."""
         return False
 
     @property
     @abstractmethod
     def may_end(self) -> bool:
-        """Whether the end is a possible output of this step."""
+        """Whether the end is an allowed output of this step."""
 
     @abstractmethod
     def accept(self, output: int) -> list[UnitStreamOutput]:
-        """Take the step's output; what may be sounded now."""
+        """Take the output of the step; returns the unit words that are now ready."""
 
     @property
     def temperature(self) -> float:
-        """Of this step."""
+        """For the sampling of this step."""
         return self.sampling.retry_temperature if self._retrying else self.sampling.temperature
 
     @property
     def top_p(self) -> float:
-        """Of this step."""
+        """For the sampling of this step."""
         return 1.0 if self._retrying else self.sampling.top_p
 
     def _retry(self) -> bool:
-        """Whether what just failed gets its second try."""
+        """Whether a failure is followed by a second attempt; if so, begin it."""
         again = not self._retrying and self.sampling.retry_temperature > 0
         self._retrying = again
         return again
@@ -155,14 +148,14 @@ class UnitStream(ABC):
         if self.text_finished:
             raise ValueError("expected no more tokens after finish(); open a new stream for the next segment")
         if 0 <= word < newest:
-            raise ValueError(f"word: expected ids that never fall, found {word} after {newest}")
+            raise ValueError(f"word: expected ids in ascending order, found {word} after {newest}")
 
 
 class WordStream(UnitStream):
-    """A segment of a `WordSynchronousDecoder`, which may speak while the text is still being written.
+    """A segment of a `WordSynchronousDecoder`, which can start while the text is still being written.
 
-    A word is said as soon as the words it looks ahead to are complete, that is, when the word after them has begun or
-    the segment has ended.
+    A word is generated as soon as the words of its lookahead are complete, that is, when the word after them has begun
+    or the segment has ended.
 
     Example::
 
@@ -180,15 +173,15 @@ class WordStream(UnitStream):
         self._names: list[int] = []  # ids of the words whose vectors are known
         self._characters: list[int] = []
         self._vectors: list[Tensor] = []  # (D,) each
-        self._open: list[Tensor] = []  # states (H,) of the word that is being written
+        self._open: list[Tensor] = []  # states (H,) of the last word, which is not complete
         self._open_name = -1
         self._open_characters = 0
-        self._number = 0  # of the word at hand
+        self._number = 0  # of the current word
         self._current_condition: Tensor | None = None
-        self._said: list[int] = []  # of the word at hand
+        self._word_outputs: list[int] = []  # of the current word
         self._word_position = 0
-        self._tail: list[list[int]] = []  # what was said of the words before this segment
-        self._spoken: list[tuple[Tensor, list[int]]] = []  # words and what was said of them
+        self._tail: list[list[int]] = []  # unit words of the words before this segment
+        self._spoken: list[tuple[Tensor, list[int]]] = []  # vectors and unit words of finished words
 
     def follow(self, before: UnitStream, words: int) -> None:
         """See `UnitStream.follow`."""
@@ -197,7 +190,7 @@ class WordStream(UnitStream):
         self._vectors = [vector for vector, _ in tail] + self._vectors
         self._names = [-1] * len(tail) + self._names
         self._characters = [0] * len(tail) + self._characters
-        self._tail = [said for _, said in tail]
+        self._tail = [unit_words for _, unit_words in tail]
         self._number = len(tail)
 
     def push(self, state: Tensor, word: int, characters: int) -> None:
@@ -222,22 +215,22 @@ class WordStream(UnitStream):
 
     @property
     def ready(self) -> bool:
-        """Whether the word at hand, and those it looks ahead to, are known."""
+        """Whether the current word and those of its lookahead are known."""
         ahead = 0 if self.text_finished else self.decoder.config.lookahead_words
         return self._number + ahead < len(self._vectors)
 
     @property
     def finished(self) -> bool:
-        """Whether every word was said."""
+        """Whether every word is generated."""
         return self.text_finished and self._number >= len(self._vectors)
 
     @property
     def begins_with_prompt(self) -> bool:
-        """At the first step, if there is a segment to go on from."""
+        """At the first step, if the stream continues another segment."""
         return self.position == 0 and bool(self._tail)
 
     def inputs(self) -> Tensor:
-        """(1, D): the previous output, and the word at hand with its neighbours; before it, once, the tail's (n, D)."""
+        """Last output plus condition of the current word (1, D); at the first step also those of context words."""
         if self._current_condition is None:
             self._current_condition = self._condition(self._number)
         newest = self.decoder.embed_outputs(self._ids([self._previous])) + self._current_condition
@@ -245,13 +238,13 @@ class WordStream(UnitStream):
             return newest
         end = self.decoder.end_id
         steps = [
-            self.decoder.embed_outputs(self._ids([end, *said])) + self._condition(number)
-            for number, said in enumerate(self._tail)
+            self.decoder.embed_outputs(self._ids([end, *unit_words])) + self._condition(number)
+            for number, unit_words in enumerate(self._tail)
         ]
         return torch.cat([*steps, newest])
 
     def _condition(self, number: int) -> Tensor:
-        """(D,) what every step of a word is told."""
+        """The condition (D,) of every step of a word."""
         config = self.decoder.config
         first = max(0, number - config.lookback_words)
         around = torch.stack(self._vectors[first : number + config.lookahead_words + 1])[None]
@@ -262,42 +255,42 @@ class WordStream(UnitStream):
 
     @property
     def may_end(self) -> bool:
-        """A word that must sound cannot end before it began."""
-        return bool(self._said) or not self.decoder.config.force_sound
+        """With `force_sound`, not as the first output of a word."""
+        return bool(self._word_outputs) or not self.decoder.config.force_sound
 
     def accept(self, output: int) -> list[UnitStreamOutput]:
-        """See `UnitStream.accept`: the whole word once it ends and is as it should be."""
+        """See `UnitStream.accept`: returns a whole word when it ends and passes the checks."""
         if self.begins_with_prompt:
-            self.position = self._word_position = sum(len(said) + 1 for said in self._tail)
+            self.position = self._word_position = sum(len(unit_words) + 1 for unit_words in self._tail)
         self.position += 1
         limit = self.decoder.config.max_unit_words_per_word
-        if output != self.decoder.end_id and len(self._said) < limit:
+        if output != self.decoder.end_id and len(self._word_outputs) < limit:
             self._previous = output
-            self._said.append(output)
-            problem = _problem(self._said, self._characters[self._number])
+            self._word_outputs.append(output)
+            problem = problem_of(self._word_outputs, self._characters[self._number])
             if problem is None:
                 return []
         elif output != self.decoder.end_id:
             problem = f"not finished after {limit} unit words"
         else:
-            problem = _too_short(self._said, self._characters[self._number])
+            problem = too_few(self._word_outputs, self._characters[self._number])
         if problem is not None and self._retry():
             self._restart_word()
             return []
-        said = UnitStreamOutput([] if problem else self._said, self._names[self._number], problem)
+        output_of_word = UnitStreamOutput([] if problem else self._word_outputs, self._names[self._number], problem)
         if problem is None:
-            self._spoken.append((self._vectors[self._number], self._said))
-        else:  # what was said in vain must not lead the next word astray
+            self._spoken.append((self._vectors[self._number], self._word_outputs))
+        else:  # discarded unit words must not influence the next word
             self._restart_word()
         self._retrying = False
         self._number += 1
-        self._current_condition, self._said, self._previous = None, [], self.decoder.end_id
+        self._current_condition, self._word_outputs, self._previous = None, [], self.decoder.end_id
         self._word_position = self.position
-        return [said]
+        return [output_of_word]
 
     def _restart_word(self) -> None:
         self.position = self._word_position
-        self._said, self._previous = [], self.decoder.end_id
+        self._word_outputs, self._previous = [], self.decoder.end_id
 
     def _close_word(self) -> None:
         if not self._open:
@@ -311,9 +304,9 @@ class WordStream(UnitStream):
 
 
 class PrefixStream(UnitStream):
-    """A segment of a `PrefixDecoder`: nothing can be said before its text is complete; then unit word by unit word.
+    """A segment of a `PrefixDecoder`, which starts when its text is complete and then generates unit word by unit word.
 
-    Unit words that only repeat the last ones are held back until it is clear that the decoder does not hang.
+    Unit words that repeat the last ones are held back until a different one follows.
     """
 
     decoder: PrefixDecoder
@@ -327,8 +320,8 @@ class PrefixStream(UnitStream):
         self._prompt_length = 0
         self._outputs: list[int] = []
         self._unit_words: list[int] = []
-        self._places: list[int] = []  # of the unit words among the outputs
-        self._num_emitted = 0  # unit words handed over
+        self._places: list[int] = []  # of the unit words, in the outputs
+        self._num_emitted = 0  # unit words that were returned
         self._done = False
 
     def push(self, state: Tensor, word: int, characters: int) -> None:
@@ -353,12 +346,12 @@ class PrefixStream(UnitStream):
 
     @property
     def ready(self) -> bool:
-        """Whether the text is complete and the end was not said yet."""
+        """Whether the text is complete and the end was not reached."""
         return self.text_finished and not self._done
 
     @property
     def finished(self) -> bool:
-        """Whether the end was said, or given up."""
+        """Whether the end was reached, or the stream gave up."""
         return self._done
 
     @property
@@ -367,7 +360,7 @@ class PrefixStream(UnitStream):
         return self.position == 0
 
     def inputs(self) -> Tensor:
-        """(n, D): the prompt, then (1, D): the last output."""
+        """The prompt (n, D), later the last output (1, D)."""
         if self.position < self._prompt_length:
             return self._prompt[self.position :]
         newest = torch.tensor(self._outputs[self.position - self._prompt_length :], device=self._prompt.device)
@@ -375,7 +368,7 @@ class PrefixStream(UnitStream):
 
     @property
     def may_end(self) -> bool:
-        """Always, but in the second try of a segment that was silent in the first."""
+        """Always, except in the second attempt of a segment whose first was empty."""
         return bool(self._unit_words) or not self._retrying
 
     def accept(self, output: int) -> list[UnitStreamOutput]:
@@ -388,7 +381,7 @@ class PrefixStream(UnitStream):
         if unit_word is not None:
             self._unit_words.append(unit_word)
             self._places.append(len(self._outputs) - 1)
-        problem = _problem(self._unit_words, self._all_characters)
+        problem = problem_of(self._unit_words, self._all_characters)
         limit = self.decoder.config.max_unit_words
         if problem is None and len(self._outputs) >= limit:
             problem = f"not finished after {limit} unit words"
@@ -399,8 +392,8 @@ class PrefixStream(UnitStream):
             self._rewind(kept)
             return []
         self._done = True
-        said = self._emit(kept)
-        return [*said, UnitStreamOutput([], None, problem)]
+        ready = self._emit(kept)
+        return [*ready, UnitStreamOutput([], None, problem)]
 
     def _end(self) -> list[UnitStreamOutput]:
         count = len(self._unit_words)
@@ -408,13 +401,13 @@ class PrefixStream(UnitStream):
             self._rewind(0)
             return []
         self._done = True
-        said = self._emit(count)
+        ready = self._emit(count)
         if count == 0:
-            said.append(UnitStreamOutput([], None, "the echo decoder gave no units"))
+            ready.append(UnitStreamOutput([], None, "the echo decoder gave no units"))
         else:
-            problem = _too_short(self._unit_words, self._all_characters)
-            said += [UnitStreamOutput([], None, problem)] if problem else []
-        return said
+            problem = too_few(self._unit_words, self._all_characters)
+            ready += [UnitStreamOutput([], None, problem)] if problem else []
+        return ready
 
     def _rewind(self, unit_words: int) -> None:
         outputs = self._places[unit_words] if unit_words < len(self._places) else len(self._outputs)
@@ -429,48 +422,13 @@ class PrefixStream(UnitStream):
 
 
 def open_stream(decoder: UnitDecoder, sampling: Sampling | None = None) -> UnitStream:
-    """The stream that belongs to a decoder's form.
+    """Open a stream for a decoder, by its form.
 
     Raises:
-        ValueError: a decoder of a form that cannot be streamed.
+        ValueError: a form without streaming.
     """
     if isinstance(decoder, WordSynchronousDecoder):
         return WordStream(decoder, sampling)
     if isinstance(decoder, PrefixDecoder):
         return PrefixStream(decoder, sampling)
     raise ValueError(f"expected a word-synchronous or a prefix decoder, found {type(decoder).__name__}")
-
-
-def repeating(unit_words: Sequence[int]) -> int:
-    """How many unit words at the end only say again what was said just before (0: the end says something new)."""
-    longest = 0
-    for period in range(1, min(MAX_PERIOD, len(unit_words) // 2) + 1):
-        run = 0
-        place = len(unit_words) - 1
-        while place - period >= 0 and unit_words[place] == unit_words[place - period]:
-            run, place = run + 1, place - 1
-        if run >= period:
-            longest = max(longest, run)
-    return longest
-
-
-def _too_short(unit_words: Sequence[int], characters: int) -> str | None:
-    """What is wrong with complete speech of a text of so many characters."""
-    if len(unit_words) * CHARACTERS_PER_UNIT_WORD < characters:
-        return f"only {len(unit_words)} unit words for {characters} characters"
-    return None
-
-
-def _problem(unit_words: Sequence[int], characters: int) -> str | None:
-    """What is wrong with speech so far, of a text of so many characters."""
-    limit = UNIT_WORDS_BASE + UNIT_WORDS_PER_CHARACTER * characters
-    if len(unit_words) > limit:
-        return f"more than {limit} unit words for {characters} characters"
-    for period in range(1, MAX_PERIOD + 1):
-        span = period * MAX_REPEATS
-        if len(unit_words) < span:
-            return None
-        tail = unit_words[-span:]
-        if tail[period:] == tail[:-period]:
-            return f"repeats itself: {MAX_REPEATS} times the same {period} unit words"
-    return None

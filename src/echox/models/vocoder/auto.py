@@ -1,4 +1,4 @@
-"""Any unit vocoder, by the ``model_type`` of its configuration."""
+"""`AutoUnitVocoder`: the unit vocoder that a configuration names by its ``model_type``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AutoModel.register(CodeHiFiGANConfig, CodeHiFiGAN, exist_ok=True)
 
 
 class AutoUnitVocoder:
-    """The class of vocoder that a configuration or a folder names."""
+    """Makes or loads the vocoder that a configuration or a folder names."""
 
     @staticmethod
     def from_config(config: UnitVocoderConfig) -> UnitVocoder:
@@ -34,7 +34,7 @@ class AutoUnitVocoder:
             **options: as ``PreTrainedModel.from_pretrained`` takes them.
 
         Raises:
-            OSError: nothing is there. ValueError: it is no vocoder that is known here.
+            OSError: there is no such folder. ValueError: it is not a known vocoder.
         """
         vocoder: UnitVocoder = AutoModel.from_pretrained(folder_or_id, **options)
         return vocoder.eval()

@@ -11,7 +11,7 @@ from echox.models.vocoder.source_filter import SpectralGeometry
 
 
 class UnitVocoderConfig(PreTrainedConfig):
-    """What every unit vocoder has in common.
+    """The settings that all unit vocoders share.
 
     Args:
         num_units: size of the unit inventory.
@@ -53,12 +53,12 @@ class UnitVocoderConfig(PreTrainedConfig):
     @property
     def receptive_field_units(self) -> int:
         """Reduced units to either side that a unit's duration depends on."""
-        raise TypeError(f"{type(self).__name__}: expected a configuration that says its receptive_field_units")
+        raise TypeError(f"{type(self).__name__}: expected a configuration with receptive_field_units")
 
     @property
     def right_context_frames(self) -> int:
         """Unit frames that must be known after a frame before its sound is final."""
-        raise TypeError(f"{type(self).__name__}: expected a configuration that says its right_context_frames")
+        raise TypeError(f"{type(self).__name__}: expected a configuration with right_context_frames")
 
 
 class LightVocoderConfig(UnitVocoderConfig):
@@ -74,7 +74,7 @@ class LightVocoderConfig(UnitVocoderConfig):
         num_mel_bins, fft_size: of the envelope (`SpectralGeometry`).
         log_mel_mean, log_mel_std: (num_mel_bins,) statistics of the envelope; one number stands for all bins.
         f0_mean_hz, log_f0_std: centre and spread of the pitch, which the network predicts in units of the spread.
-        f0_min_hz, f0_max_hz: limits of the pitch it can say.
+        f0_min_hz, f0_max_hz: limits of the predicted pitch.
         breath_from_hz, breath_full_hz, breath_ratio: noise in voiced sound, see `source_filter.breath`. The defaults
             are the mean of flite's slt: periodicity of its vowels by band, against that of pulses and of noise alone.
 
@@ -167,7 +167,7 @@ class LightVocoderConfig(UnitVocoderConfig):
     def right_context_frames(self) -> int:
         """Unit frames that must be known after a frame before its sound is final.
 
-        Its samples hear the synthesis window of the next feature frame, which needs the pulses of the one after.
+        Its samples depend on the synthesis window of the next feature frame, which needs the pulses of the one after.
         """
         fine = -(-(self.num_fine_layers * (self.kernel_size // 2) + 2) // self.features_per_frame)
         return self.num_frame_layers * (self.kernel_size // 2) + fine
@@ -178,7 +178,7 @@ class CodeHiFiGANConfig(UnitVocoderConfig):
 
     Args:
         embedding_size: of a unit, and of a speaker when there are speakers.
-        default_speaker_id: used when there are speakers and the caller names none.
+        default_speaker_id: the voice, if there are several and the caller gives none.
         upsample_rates, upsample_kernel_sizes: of the transposed convolutions; the rates multiply to the samples of a
             unit frame, and kernel and rate of each are both even or both odd, so that lengths multiply exactly.
         upsample_initial_channels: channels before the first of them; each halves.

@@ -16,14 +16,14 @@ SLOPE = 0.1
 
 @dataclass
 class Judgement:
-    """What one discriminator says of a batch of waveforms: score (B, N) and its inner features, for matching."""
+    """Output of one discriminator for a batch of waveforms: score (B, N), and inner features for feature matching."""
 
     score: Tensor
     features: list[Tensor]
 
 
 class PeriodDiscriminator(nn.Module):
-    """Looks at every `period`-th sample: the waveform folded to an image of that width, convolved along its height."""
+    """Compares every `period`-th sample: the waveform folded to an image of that width, convolved along its height."""
 
     def __init__(self, period: int, channels: list[int]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ScaleDiscriminator(nn.Module):
-    """Looks at the waveform itself, with long, grouped convolutions.
+    """Long, grouped convolutions over the waveform.
 
     Args:
         channels: of the first layer; they double three times.
@@ -118,16 +118,16 @@ def discriminator_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
 
 
 def adversarial_loss(made: list[Judgement]) -> Tensor:
-    """Least squares: the generator wants its waveforms to score 1."""
+    """Least squares: the generator learns to reach a score of 1."""
     return torch.stack([(1 - m.score).square().mean() for m in made]).sum()
 
 
 def feature_matching_loss(real: list[Judgement], made: list[Judgement]) -> Tensor:
     """Mean absolute difference of inner features, summed over layers and discriminators (no gradient to `real`)."""
     differences = [
-        (theirs.detach() - ours).abs().mean()
+        (recorded.detach() - generated).abs().mean()
         for r, m in zip(real, made, strict=True)
-        for theirs, ours in zip(r.features, m.features, strict=True)
+        for recorded, generated in zip(r.features, m.features, strict=True)
     ]
     return torch.stack(differences).sum()
 

@@ -65,7 +65,7 @@ class UnitDurationPredictor(nn.Module):
 
 
 class CodeHiFiGANState(NamedTuple):
-    """What code-HiFi-GAN remembers of the frames before: ``units`` (B, left + right context), -1 before the first."""
+    """State of code-HiFi-GAN between chunks: the last ``units`` (B, left + right context), -1 before the first."""
 
     units: Tensor
 
@@ -73,8 +73,8 @@ class CodeHiFiGANState(NamedTuple):
 class CodeHiFiGAN(UnitVocoder):
     """Units -> durations -> transposed convolutions with residual blocks -> waveform.
 
-    Weights are kept normalised (direction and length apart) while ``config.weight_norm`` is true, as adversarial
-    training wants; `fold_weight_norm` makes plain weights of them, which is faster.
+    While ``config.weight_norm`` is true, weights are stored as direction and length, for adversarial training;
+    `fold_weight_norm` converts them to plain weights, which are faster.
     """
 
     config: CodeHiFiGANConfig
@@ -98,7 +98,7 @@ class CodeHiFiGAN(UnitVocoder):
         self.conv_post = nn.Conv1d(width, 1, 7, padding=3)
         if config.weight_norm:
             for conv in self._normalised():
-                parametrizations.weight_norm(conv)  # length over all axes but the first, also where that is the input
+                parametrizations.weight_norm(conv)  # length over all axes but the first, of every kind
         self.post_init()
 
     def _normalised(self) -> list[nn.Conv1d | nn.ConvTranspose1d]:
@@ -129,12 +129,12 @@ class CodeHiFiGAN(UnitVocoder):
 
     @torch.inference_mode(False)
     def fold_weight_norm(self) -> CodeHiFiGAN:
-        """Make plain weights of normalised ones, for inference; the model then saves and loads without them."""
+        """Convert normalised weights to plain ones, for inference; the model is then saved and loaded with these."""
         if self.config.weight_norm:
             for conv in self._normalised():
                 weight = conv.weight.detach().clone()
                 parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
-                del conv.weight  # which a frozen weight's removal leaves as a buffer
+                del conv.weight  # a frozen weight would stay as a buffer
                 conv.weight = nn.Parameter(weight)
             self.config.weight_norm = False
         return self
@@ -147,7 +147,7 @@ class CodeHiFiGAN(UnitVocoder):
         """Frames of each unit, (B, U) int64, at least 1; 0 at padding (-1).
 
         Raises:
-            FloatingPointError: a duration that is no number.
+            FloatingPointError: a duration that is not finite.
         """
         return whole_frames(self.log_durations(units).float().exp() - 1, units)
 
@@ -164,10 +164,10 @@ class CodeHiFiGAN(UnitVocoder):
     def vocode_next(
         self, frames: NewFrames, state: CodeHiFiGANState, speaker_ids: Tensor | None = None
     ) -> tuple[Tensor, CodeHiFiGANState]:
-        """Speak the next frames of rows of speech: see `UnitVocoder.vocode_next`. The context is computed again."""
+        """Speak the next frames of rows of speech: see `UnitVocoder.vocode_next`; the context is computed again."""
         units, context = torch.cat([state.units, frames.units], 1), state.units.shape[1]
         after = CodeHiFiGANState(last_of(units[..., None], context, frames.counts)[..., 0])
-        # Before the first frame of all rows there is nothing to compute.
+        # Frames before the first unit of all rows are silent and are skipped.
         silent = int((units >= 0).any(0).int().argmax())
         first = min(silent, self.config.left_context_frames)
         sound = self._speak(units[:, first:], speaker_ids)

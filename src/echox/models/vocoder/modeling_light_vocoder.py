@@ -45,12 +45,12 @@ class ConvNeXtBlock(nn.Module):
         return hidden + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
 
     def forward_next(self, hidden: Tensor, before: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What `forward` says, half a kernel later and without computing anything twice.
+        """`forward` in parts: the outputs come half a kernel later, and each is computed once.
 
         Args:
             hidden: (B, N, D) new positions, 0 where masked.
             before: (B, kernel - 1, D) the positions before them.
-            counts: (B,) positions meant in each row; None = all.
+            counts: (B,) number of real positions in each row; None = all.
 
         Returns:
             (B, N, D) for the positions half a kernel earlier, and (B, kernel - 1, D) the last positions.
@@ -65,7 +65,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class DurationPredictor(nn.Module):
-    """Reduced units, with their neighbours -> natural log of the frames of each."""
+    """Reduced units in context -> natural logarithm of the frames of each."""
 
     def __init__(self, config: LightVocoderConfig) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class DurationPredictor(nn.Module):
 
 
 class LightVocoderState(NamedTuple):
-    """What the light vocoder remembers of the frames before, one row each.
+    """State of the light vocoder between chunks, one row per stream.
 
     Attributes:
         frame_inputs: (B, frame layers, kernel - 1, D) last inputs of each frame layer; fine_inputs likewise.
@@ -105,7 +105,7 @@ class LightVocoderState(NamedTuple):
 
 
 class LightVocoderFeatures(NamedTuple):
-    """What the network says before synthesis.
+    """Output of the network, before synthesis.
 
     Attributes:
         log_mel: (B, T, mels) natural log of the power density. f0_hz: (B, T). voicing: (B, T) logits.
@@ -163,7 +163,7 @@ class LightVocoder(UnitVocoder):
         """Frames of each unit, (B, U) int64 in 1..max_duration_frames; 0 at padding (-1).
 
         Raises:
-            FloatingPointError: a duration that is no number.
+            FloatingPointError: a duration that is not finite.
         """
         durations = whole_frames(self.duration_predictor(units).float().exp(), units)
         return durations.clamp_max(self.config.max_duration_frames)
@@ -212,7 +212,7 @@ class LightVocoder(UnitVocoder):
         return breath(config.geometry(), config.breath_from_hz, config.breath_full_hz, config.breath_ratio)
 
     def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
-        """Waveform (B, S) of checked units; there is one voice, so no speaker gets here."""
+        """Waveform (B, S) of checked units; there is one voice, and `speaker_ids` is None."""
         log_mel, f0_hz, voicing, inside = self.features(units, durations_frames)
         geometry, pulse_ratio = self.config.geometry(), self._pulse_ratio()
         return synthesise(log_mel, f0_hz, mixing(voicing), geometry, inside=inside, pulse_ratio=pulse_ratio)[0]
@@ -222,7 +222,7 @@ class LightVocoder(UnitVocoder):
         config, width = self.config, self.unit_embedding.weight
         past, reach = config.kernel_size - 1, config.kernel_size // 2
         hop = config.geometry().hop_samples
-        # What the delays of the layers and of the synthesis make final, but does not fill a unit frame, waits.
+        # Samples that are final but do not fill a unit frame, because of the delays of layers and synthesis.
         frames_early = config.right_context_frames - config.num_frame_layers * reach
         features_early = frames_early * config.features_per_frame - config.num_fine_layers * reach
         waiting = features_early * hop - hop - hop // 2
@@ -236,7 +236,7 @@ class LightVocoder(UnitVocoder):
     def vocode_next(
         self, frames: NewFrames, state: LightVocoderState, speaker_ids: Tensor | None = None
     ) -> tuple[Tensor, LightVocoderState]:
-        """Speak the next frames of rows of speech: see `UnitVocoder.vocode_next`. Nothing is computed twice."""
+        """Speak the next frames of rows of speech: see `UnitVocoder.vocode_next`. Each frame is computed once."""
         geometry, per_frame = self.config.geometry(), self.config.features_per_frame
         counts, totals = frames.counts, None if frames.inner else frames.totals
         hidden = self._embed(frames.units, frames.elapsed, frames.durations)
@@ -270,7 +270,7 @@ _ENDLESS = torch.iinfo(torch.int64).max
 
 
 def _inside(starts: Tensor, length: int, totals: Tensor) -> Tensor:
-    """(B, length) bool: which places from `starts` on lie within speech of `totals` places."""
+    """(B, length) bool: which places from `starts` on are within speech of `totals` places."""
     place = starts[:, None] + torch.arange(length, device=starts.device)
     return (place >= 0) & (place < totals[:, None])
 
@@ -291,5 +291,5 @@ def _delayed(
 
 
 def mixing(voicing: Tensor) -> Tensor:
-    """Voicing logits -> part of the power that is pulses: 0 or 1 when sure, in between within about one logit of 0."""
+    """Voicing logits -> fraction of the power in pulses: 0 or 1, and in between only within about one logit of 0."""
     return (2 * torch.sigmoid(voicing) - 0.5).clamp(0, 1)

@@ -16,7 +16,7 @@ from echox.models.vocoder.configuration_vocoder import UnitVocoderConfig
 
 @dataclass
 class VocoderOutput(ModelOutput):
-    """What a vocoder says.
+    """Output of a vocoder.
 
     Attributes:
         waveform: (B, S) float32, zero beyond each row's length.
@@ -30,15 +30,15 @@ class VocoderOutput(ModelOutput):
 
 
 class NewFrames(NamedTuple):
-    """Unit frames with which rows of speech go on, padded on the right.
+    """The next unit frames of rows of speech, padded on the right.
 
     Attributes:
         units: (B, N) the unit of each frame, -1 after the end of the speech.
         elapsed: (B, N) frames since the unit began. durations: (B, N) frames of the unit, at least 1.
-        starts: (B,) absolute place of the first.
-        totals: (B,) frames of the whole speech; the largest integer while it goes on.
-        counts: (B,) frames that are meant in each row; None = all N.
-        inner: whether all that these frames complete lies within the speech, away from its beginning and its end.
+        starts: (B,) absolute number of the first frame.
+        totals: (B,) frames of the whole speech; the largest integer while it is not known.
+        counts: (B,) number of real frames in each row; None = all N.
+        inner: whether all output of these frames is inside the speech, away from its beginning and its end.
     """
 
     units: Tensor
@@ -63,7 +63,7 @@ class UnitVocoder(TypedPreTrainedModel, ABC):
 
     @property
     def sampling_rate(self) -> int:
-        """Of the waveform, Hz."""
+        """Sampling rate of the waveform, Hz."""
         return self.config.sampling_rate
 
     @property
@@ -77,7 +77,7 @@ class UnitVocoder(TypedPreTrainedModel, ABC):
         """Speak reduced units.
 
         Args:
-            units: (B, U) int64 ids; negative ones (padding, wherever they are) are dropped.
+            units: (B, U) int64 ids; negative ones (padding, at any place) are dropped.
             durations_frames: (B, U) frames of each unit, at least 1; None = predicted.
             speaker_ids: (B,) int64, for a vocoder of several voices; None = its default voice.
 
@@ -105,11 +105,11 @@ class UnitVocoder(TypedPreTrainedModel, ABC):
 
     @abstractmethod
     def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
-        """Waveform (B, S) of checked units; anything may follow the end of a shorter row."""
+        """Waveform (B, S) of checked units; samples after the end of a shorter row have no meaning."""
 
     @abstractmethod
     def begin(self) -> tuple[Tensor, ...]:
-        """State of one row of speech before its first frame, a named tuple of tensors (1, ...)."""
+        """State of one row of speech before its first frame: a named tuple of tensors (1, ...)."""
 
     @abstractmethod
     def vocode_next(
@@ -118,13 +118,13 @@ class UnitVocoder(TypedPreTrainedModel, ABC):
         """Speak the next frames of rows of speech.
 
         Args:
-            frames: what is new.
+            frames: the new frames.
             state: of each row, after the frames before.
-            speaker_ids: as `forward`.
+            speaker_ids: as in `forward`.
 
         Returns:
-            (B, N * samples per frame): the sound of the frames ``config.right_context_frames`` earlier than `frames`,
-            which is final; meaningless before frame 0. And the state after each row's frames.
+            The final sound (B, N * samples per frame) of the frames ``config.right_context_frames`` before `frames`,
+            without meaning before frame 0; and the state after each row's frames.
         """
 
 
@@ -132,7 +132,7 @@ def check_units(units: Tensor, durations_frames: Tensor | None, num_units: int) 
     """Drop negative units, move the rest to the left, pad with -1 (durations: 0).
 
     Raises:
-        ValueError: as `UnitVocoder.forward` says.
+        ValueError: as in `UnitVocoder.forward`.
     """
     if units.ndim != 2 or not bool((units >= 0).any(1).all()):
         raise ValueError(
@@ -141,8 +141,8 @@ def check_units(units: Tensor, durations_frames: Tensor | None, num_units: int) 
         )
     if int(units.max()) >= num_units:
         raise ValueError(
-            f"units: expected ids below num_units = {num_units}, found {int(units.max())}: do the units and the "
-            "vocoder belong together?"
+            f"units: expected ids below num_units = {num_units}, found {int(units.max())}; use the vocoder of "
+            "these units"
         )
     kept = units >= 0
     if durations_frames is not None and (
@@ -161,10 +161,10 @@ def check_units(units: Tensor, durations_frames: Tensor | None, num_units: int) 
 
 
 def whole_frames(durations: Tensor, units: Tensor) -> Tensor:
-    """Predicted durations in frames as whole ones: (B, U) int64, at least 1; 0 at padding (unit -1).
+    """Predicted durations rounded to whole frames: (B, U) int64, at least 1; 0 at padding (unit -1).
 
     Raises:
-        FloatingPointError: a duration that is no finite number: no length of speech follows from it.
+        FloatingPointError: a duration that is not finite.
     """
     if not bool(torch.isfinite(durations).masked_fill(units < 0, True).all()):
         raise FloatingPointError(
@@ -175,7 +175,7 @@ def whole_frames(durations: Tensor, units: Tensor) -> Tensor:
 
 
 def frame_positions(durations_frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which unit each frame belongs to.
+    """The unit of each frame, and the place of the frame in it.
 
     Args:
         durations_frames: (B, U), 0 at padding.

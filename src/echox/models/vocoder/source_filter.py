@@ -1,11 +1,11 @@
-"""An analytic voice: pulses and noise, shaped by the envelope of a log-mel spectrum.
+"""Source-filter synthesis: pulses and noise, shaped by the envelope of a log-mel spectrum.
 
-Speech is a source (pulses of the vocal folds, or noise) through a slowly moving filter (the mouth). Given the filter as
-a log-mel envelope, the pitch and the degree of voicing of each frame, the waveform follows without any learning: each
-frame of the source is multiplied by the minimum-phase response of the envelope and the frames are overlapped and added.
+Speech is a source (pulses of the vocal folds, or noise) and a slowly changing filter (the vocal tract). Given the
+filter as a log-mel envelope, the pitch and the degree of voicing of each frame, no learned weights are needed: each
+frame of the source is multiplied by the minimum-phase response of the envelope, and frames are overlapped and added.
 
 Every sample is a function of the frames around it, the pitch phase and its absolute position (the noise is a hash of
-the position), so a part of an utterance synthesised on its own equals the same part of the whole.
+the position), so a part of an utterance that is synthesised alone equals the same part of the whole.
 
 Source: source-filter vocoding as in STRAIGHT / WORLD (Morise et al. 2016, https://doi.org/10.1587/transinf.2015EDP7457);
 minimum phase by folding the cepstrum (Oppenheim & Schafer, Discrete-Time Signal Processing, section 12.5).
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 PULSE_TAPS = 8
-"""Length of the band-limited pulse in samples: it places a pulse between samples at a flat spectrum."""
+"""Length of the band-limited pulse in samples; it has a flat spectrum at any place between two samples."""
 
 _NOISE_KEYS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 _PHASE_GRID = 2.0**34
@@ -44,12 +44,12 @@ class SpectralGeometry:
 
     @property
     def context_frames(self) -> int:
-        """Frames to the left that still sound in a frame: the filter's response and the overlap of windows."""
+        """Frames to the left that a frame depends on: the filter's response and the overlap of windows."""
         return -(-self.fft_size // self.hop_samples) + 1
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)  # a constant made during evaluation must serve training too
+@torch.inference_mode(False)  # a constant made during evaluation is used in training too
 def mel_edges_hz(geometry: SpectralGeometry) -> Tensor:
     """(mels + 2,) float64: lower edge, centres and upper edge of the bands, equally spaced in mel (O'Shaughnessy)."""
     top = 2595.0 * math.log10(1.0 + geometry.sampling_rate / 2 / 700.0)
@@ -101,22 +101,22 @@ def pulse_train(
     Args:
         f0_hz: (B, T), positive and well below half the sampling rate.
         geometry: sampling rate and samples of a frame.
-        phase: (B,) float64, the part of a period already gone at the first sample; None = 0.
-        inside: (B, T) bool, frames that sound; in the others time stands still.
+        phase: (B,) float64, fraction of the current period at the first sample; None = 0.
+        inside: (B, T) bool, frames with sound; in other frames the phase does not change.
 
     Returns:
         The pulses (B, T * hop) float32, and the phase at each start of a frame and after the last (B, T + 1) float64.
     """
     batch, frames = f0_hz.shape
     hop = geometry.hop_samples
-    # In steps of 2^-34 periods a sum of phases is exact in float64: no drift, however often the sum is interrupted.
+    # In steps of 2^-34 periods a sum of phases is exact in float64, also if it is computed in parts.
     step = (f0_hz.double() * (_PHASE_GRID / geometry.sampling_rate)).round() / _PHASE_GRID  # periods per sample
     step = step.nan_to_num(0.0, 0.0, 0.0)
     if inside is not None:
         step = step * inside
     first = torch.zeros(batch, dtype=torch.float64, device=f0_hz.device) if phase is None else phase.double()
     starts = torch.cat([first[:, None], first[:, None] + (step * hop).cumsum(1)], 1)  # (B, T + 1)
-    # In-frame phase from the frame's own start: the same numbers whatever came before.
+    # The phase within a frame counts from the frame's start, so it does not depend on the frames before.
     starts = starts - starts.floor()
     counts = (starts[:, :-1] + step * hop).floor()  # pulses in each frame
     most = max(int(counts.max()), 1)
@@ -133,7 +133,7 @@ def pulse_train(
     pulses = torch.zeros(batch, frames * hop + PULSE_TAPS, device=f0_hz.device)
     pulses.scatter_add_(1, place.view(batch, -1), (height[..., None] * kernel).view(batch, -1))
     pulses = pulses[:, PULSE_TAPS // 2 : PULSE_TAPS // 2 + frames * hop]
-    # A pitch that is no number must be heard as such.
+    # A pitch that is not finite must show in the output.
     pulses = pulses.unflatten(1, (frames, hop)) + (f0_hz * 0).float()[..., None]
     return (pulses if inside is None else pulses * inside[..., None]).flatten(1), starts
 
@@ -148,16 +148,16 @@ def _window(hop_samples: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def breath(geometry: SpectralGeometry, from_hz: float, full_hz: float, ratio: float) -> Tensor:
-    """Part of the power of voiced sound that is pulses, (bins,): voices are breathy where the frequency is high.
+    """Fraction of the power of voiced sound that is in pulses, (bins,): at high frequencies voices are breathy.
 
-    1 up to `from_hz`, falling evenly to ``1 - ratio`` at `full_hz` and beyond. Pulses alone buzz.
+    1 up to `from_hz`, then linear to ``1 - ratio`` at `full_hz` and above. Pulses alone sound like buzzing.
     """
     bins = torch.linspace(0, geometry.sampling_rate / 2, geometry.fft_size // 2 + 1)
     return 1 - ratio * ((bins - from_hz) / (full_hz - from_hz)).clamp(0, 1)
 
 
 def minimum_phase(log_amplitude: Tensor, fft_size: int) -> Tensor:
-    """Complex response (..., bins) of modulus ``exp(log_amplitude)`` whose energy comes as early as possible."""
+    """Complex response (..., bins) of modulus ``exp(log_amplitude)`` whose energy is as early as possible."""
     cepstrum = torch.fft.irfft(log_amplitude, fft_size)
     half = fft_size // 2
     folded = torch.cat([cepstrum[..., :1], 2 * cepstrum[..., 1:half], cepstrum[..., half : half + 1]], -1)
@@ -180,17 +180,17 @@ def synthesise(
     """Waveform of feature frames.
 
     A part that starts later than frame 0 needs `SpectralGeometry.context_frames` frames of left context, and two frames
-    of right context, to equal the whole: cut them off the result. `synthesise_next` needs none of it.
+    of right context, to equal the whole; remove them from the result. `synthesise_next` needs no context.
 
     Args:
         log_mel: (B, T, mels) natural log of the power density of each band (white noise of unit power is 0).
         f0_hz: (B, T) pitch.
-        voicing: (B, T) in 0..1, part of the power that is pulses.
+        voicing: (B, T) in 0..1, fraction of the power in pulses.
         geometry: the axes of all three.
-        start_frame: absolute place of the first frame, or of each row's (B,): the key of the noise.
+        start_frame: absolute number of the first frame, or of each row's (B,), for the noise.
         phase: (B,) pitch phase at the first frame, as returned for that frame by an earlier call.
-        inside: (B, T) bool, frames that sound: a row padded with others sounds as the row alone.
-        pulse_ratio: (bins,) part of the power of voiced sound that is pulses (`breath`); None = all of it.
+        inside: (B, T) bool, frames with sound, so that a padded row equals the row alone.
+        pulse_ratio: (bins,) fraction of the power of voiced sound in pulses (`breath`); None = 1.
 
     Returns:
         Waveform (B, T * hop) float32, and the pitch phases (B, T + 1) float64.
@@ -206,12 +206,12 @@ def synthesise(
 
 
 class SynthesisState(NamedTuple):
-    """What synthesis must remember of the frames before, one row each.
+    """State of the synthesis between chunks, one row per stream.
 
     Attributes:
         phase: (B,) float64, pitch phase at the start of the last frame but one.
         frames: (B, 2, mels + 2) float32: log-mel, pitch and voicing of the last two frames.
-        tail: (B, fft_size - hop) float32: sound that rings on.
+        tail: (B, fft_size - hop) float32: response of earlier frames in later samples.
     """
 
     phase: Tensor
@@ -220,7 +220,7 @@ class SynthesisState(NamedTuple):
 
     @classmethod
     def begin(cls, geometry: SpectralGeometry, device: torch.device) -> SynthesisState:
-        """Of one row before its first frame."""
+        """State of one row before its first frame."""
         return cls(
             torch.zeros(1, dtype=torch.float64, device=device),
             torch.ones(1, 2, geometry.num_mel_bins + 2, device=device),
@@ -239,7 +239,7 @@ def synthesise_next(
     inside: Tensor | None = None,
     pulse_ratio: Tensor | None = None,
 ) -> tuple[Tensor, SynthesisState]:
-    """Go on with rows of speech: what `synthesise` says, one and a half frames later, each frame computed once.
+    """`synthesise` in parts: the output comes one and a half frames later, and each frame is computed once.
 
     Args:
         log_mel: (B, T, mels) of the new frames, as `synthesise` takes them.
@@ -247,13 +247,13 @@ def synthesise_next(
         voicing: (B, T) likewise.
         geometry: the axes of all three.
         state: after the frames before.
-        start_frame: (B,) absolute place of the first new frame.
-        counts: (B,) how many frames of each row are meant; the rest is padding. None = all.
-        inside: (B, 2 + T) bool, which of the last two frames and of the new ones sound; None = all.
+        start_frame: (B,) absolute number of the first new frame.
+        counts: (B,) number of real frames of each row; the rest is padding. None = all.
+        inside: (B, 2 + T) bool, which of the last two frames and of the new ones have sound; None = all.
         pulse_ratio: as `synthesise`.
 
     Returns:
-        (B, T * hop) float32: sample 0 is ``start_frame * hop - 3 * hop / 2``. And the state after each row's frames.
+        (B, T * hop) float32, from sample ``start_frame * hop - 3 * hop / 2`` on; and the state after each row's frames.
     """
     hop, new = geometry.hop_samples, log_mel.shape[1]
     with torch.autocast(log_mel.device.type, enabled=False):
@@ -261,21 +261,21 @@ def synthesise_next(
         frames = torch.cat([state.frames, frames], 1)  # (B, 2 + T, mels + 2)
         pulses, phases = pulse_train(frames[..., -2], geometry, state.phase, inside)
         pulses = pulses[:, hop // 2 : hop // 2 + (new + 1) * hop]
-        meant = None if inside is None else inside[:, 1:-1]
+        sounding = None if inside is None else inside[:, 1:-1]
         if counts is not None:
-            asked = torch.arange(new, device=log_mel.device) < counts[:, None]
-            meant = asked if meant is None else asked & meant
+            real = torch.arange(new, device=log_mel.device) < counts[:, None]
+            sounding = real if sounding is None else real & sounding
         mel, voiced = frames[:, 1:-1, :-2], frames[:, 1:-1, -1]
-        waveform = _overlap_add(mel, pulses, voiced, meant, geometry, start_frame - 1, pulse_ratio)
+        waveform = _overlap_add(mel, pulses, voiced, sounding, geometry, start_frame - 1, pulse_ratio)
         waveform[:, : state.tail.shape[1]] += state.tail
     tail = state.tail.shape[1]
     phase = last_of(phases[:, :-2, None], 1, counts)[:, 0, 0]
-    rings_on = last_of(waveform[..., None], tail, None if counts is None else counts * hop)[..., 0]
-    return waveform[:, : new * hop], SynthesisState(phase, last_of(frames, 2, counts), rings_on)
+    response = last_of(waveform[..., None], tail, None if counts is None else counts * hop)[..., 0]
+    return waveform[:, : new * hop], SynthesisState(phase, last_of(frames, 2, counts), response)
 
 
 def last_of(past_and_new: Tensor, length: int, counts: Tensor | None) -> Tensor:
-    """(B, length + N, D) -> (B, length, D): the last positions of each row, of whose N new ones `counts` are meant."""
+    """(B, length + N, D) -> (B, length, D): the last positions of each row, which has `counts` real ones among N."""
     if counts is None:
         return past_and_new[:, past_and_new.shape[1] - length :]
     place = counts[:, None, None] + torch.arange(length, device=counts.device)[:, None]
@@ -291,15 +291,15 @@ def _overlap_add(
     start_frame: Tensor,
     pulse_ratio: Tensor | None,
 ) -> Tensor:
-    """Filter the windows of the source and add them up.
+    """Filter the windows of the source, overlap and add them.
 
     Args:
         log_mel: (B, T, mels) as `synthesise`.
         pulses: (B, (T + 1) * hop), from half a frame before the first frame to half a frame after the last.
         voicing: (B, T) as `synthesise`.
-        inside: (B, T) bool, frames that sound; None = all.
+        inside: (B, T) bool, frames with sound; None = all.
         geometry: the frequency axis.
-        start_frame: (B,) absolute place of the first frame.
+        start_frame: (B,) absolute number of the first frame.
         pulse_ratio: as `synthesise`.
 
     Returns:

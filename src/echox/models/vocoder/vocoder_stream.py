@@ -1,11 +1,11 @@
-"""Speech in parts: a vocoder fed unit by unit, whose chunks joined equal what it says of all units at once.
+"""Speech in parts: a vocoder that gets units in parts, and whose joined chunks equal its output for all units at once.
 
-A sound is final once everything it depends on is known: the duration of its unit (which hears
+A sample is final when all that it depends on is known: the duration of its unit (which depends on
 ``config.receptive_field_units`` neighbours) and ``config.right_context_frames`` unit frames after it. `VocoderStream`
-keeps one reply's state; the vocoder keeps none, so one vocoder speaks for everyone, several streams in one batch.
+holds the state of one reply; the vocoder has no state, so one vocoder serves all streams, several in one batch.
 
-Edges: before the first frame and after the last, layers see the zeros that they see at the edges of a whole utterance
-(the vocoders mask both), and there alone: between chunks the state of the frames before goes on. Hence no seams.
+Edges: before the first frame and after the last, layers read the same zeros as at the edges of a whole utterance (the
+vocoders mask both). Between chunks they continue from the state of the frames before, so chunks join without a seam.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from echox.models.vocoder.modeling_unit_vocoder import NewFrames, UnitVocoder
 
 SLOWEST, FASTEST = 0.25, 4.0
-"""Speeds that a stream takes."""
+"""Range of the speed of a stream."""
 _ENDLESS = torch.iinfo(torch.int64).max
 
 
 class VocoderStream:
-    """The voice of one reply in the making.
+    """The waveform of one reply, made while its units arrive.
 
     Example:
         >>> stream = VocoderStream(vocoder)
@@ -38,13 +38,13 @@ class VocoderStream:
     Args:
         vocoder: any unit vocoder, in evaluation mode.
         speaker_id: of a vocoder with several voices; None = its default voice.
-        duration_lookahead_units: how many units ahead a duration hears; None = all that it can, and the sound is that
-            of the whole. Fewer, and sound starts earlier with some durations other than those of the whole: nano, which
-            can hear 12, with 4 says 4.5% of its units a frame longer or shorter, with 7 none (docs/performance.md).
-            Chunks depend on the units alone then too, not on how they were pushed.
-        speed: how much faster than predicted to speak, `SLOWEST` to `FASTEST`. Predicted durations are divided by it
-            and rounded so that the error never adds up; pitch stays, because the vocoder makes it anew for each frame
-            (length regulation of FastSpeech, arXiv 1905.09263, section 3.2). At high speeds some units last no frame.
+        duration_lookahead_units: number of later units that a duration depends on; None = all in its receptive field,
+            and the sound equals that of the whole. With fewer, sound starts earlier, and some durations differ: of nano
+            (receptive field 12), with 4 units 4.5% of the units are a frame longer or shorter, with 7 none
+            (docs/performance.md). In any case chunks depend on the units alone, not on how they were pushed.
+        speed: factor, `SLOWEST` to `FASTEST`. Predicted durations are divided by it and rounded without accumulated
+            error; the pitch does not change, because the vocoder predicts it for each frame (length regulation of
+            FastSpeech, arXiv 1905.09263, section 3.2). At high speeds some units have no frame.
 
     Raises:
         ValueError: a speaker that the vocoder does not have, a lookahead below 0, a speed out of range.
@@ -68,7 +68,7 @@ class VocoderStream:
         self.speaker_id = speaker_id
         self.speed = speed
         self.finished = False
-        # Once, because reading a configuration is slow.
+        # Read once, because access to a configuration is slow.
         self._right = int(vocoder.config.right_context_frames)
         self._reach = int(vocoder.config.receptive_field_units)
         self._lookahead = min(
@@ -76,7 +76,7 @@ class VocoderStream:
         )
         self._samples_per_frame = int(vocoder.config.samples_per_frame)
         self._num_units = int(vocoder.config.num_units)
-        # Reduced units from `_first` on: the context of durations to come, and frames to say.
+        # Reduced units from `_first` on: context of later durations, and units whose frames are not emitted yet.
         self._units: list[int] = []
         self._durations: list[int] = []  # frames of the first of them
         self._first = 0  # reduced units dropped from the front
@@ -85,18 +85,18 @@ class VocoderStream:
         self._predicted_frames = 0  # length of these units at speed 1
         self._fed_frames = 0
         self._emitted_frames = 0
-        self._state: Any = vocoder.begin()
+        self._state: Any = vocoder.begin()  # a named tuple of the vocoder's own type
 
-    # ------------------------------------------------------------------------------------------ what comes in
+    # ------------------------------------------------------------------------------------------ input
 
     def push(self, units: Sequence[int]) -> None:
-        """Go on with units that are now certain; equal neighbours count as one, also across calls.
+        """Add units that are final; equal neighbours count as one, also across calls.
 
         Raises:
             ValueError: an id beyond the inventory, or the stream is finished.
         """
         if self.finished:
-            raise ValueError("push: expected a stream that goes on, found a finished one: begin another")
+            raise ValueError("push: expected a stream that is not finished, found a finished one; open a new one")
         wrong = [unit for unit in units if not 0 <= unit < self._num_units]
         if wrong:
             raise ValueError(f"units: expected ids from 0 to {self._num_units - 1}, found {wrong[:5]}")
@@ -109,7 +109,7 @@ class VocoderStream:
         """No more units: the rest becomes final."""
         self.finished = True
 
-    # ------------------------------------------------------------------------------------------ what is known
+    # ------------------------------------------------------------------------------------------ state
 
     @property
     def ready_frames(self) -> int:
@@ -129,7 +129,7 @@ class VocoderStream:
 
     @property
     def num_timed(self) -> int:
-        """How many of the pushed units have a final end time."""
+        """Number of pushed units whose end time is final."""
         self.time([self])
         return bisect_right(self._reduced_of_pushed, len(self._ends_frames))
 
@@ -149,24 +149,24 @@ class VocoderStream:
     def _known_frames(self) -> int:
         return self._ends_frames[-1] if self._ends_frames else 0
 
-    # ------------------------------------------------------------------------------------------ what goes out
+    # ------------------------------------------------------------------------------------------ output
 
     @staticmethod
     @torch.inference_mode()
     def advance(streams: Sequence[VocoderStream], max_frames: int | None = None) -> list[np.ndarray]:
-        """Emit what is ready, for all streams in one batch.
+        """Emit the final samples of all streams, in one batch.
 
         Args:
             streams: of one vocoder, each once.
-            max_frames: at most so many unit frames of each; None = all that is ready.
+            max_frames: largest number of unit frames of each; None = all that are ready.
 
         Returns:
-            Of each stream its next samples, (S,) float32, S a multiple of the samples of a unit frame and often 0.
-            They may be other than finite, if the weights are: the caller checks.
+            The next samples of each stream, (S,) float32; S is a multiple of the samples of a unit frame, and often 0.
+            With broken weights they may be not finite: the caller must check.
 
         Raises:
             ValueError: streams of different vocoders, a stream given twice, `max_frames` below 1.
-            FloatingPointError: as `time`.
+            FloatingPointError: as in `time`.
         """
         _check(streams, max_frames)
         VocoderStream.time(streams)
@@ -185,23 +185,23 @@ class VocoderStream:
         samples = sound.float().cpu().numpy()
         for index, (row, stream) in enumerate(zip(rows, speaking, strict=True)):
             stream._state = type(state)(*(part[index : index + 1].clone() for part in state))
-            before = stream._emitted_frames + right - stream._fed_frames  # frames before the first, said at the start
+            before = stream._emitted_frames + right - stream._fed_frames  # frames before the first one
             first, last = (stream._samples_per_frame * n for n in (before, before + emits[index]))
             stream._fed_frames += counts[index]
             stream._emitted_frames += emits[index]
-            stream._forget()
+            stream._drop_used_units()
             chunks[row] = samples[index, first:last].copy()
         return chunks
 
     @staticmethod
     @torch.inference_mode()
     def time(streams: Sequence[VocoderStream]) -> None:
-        """Give units their durations as soon as all that these depend on is known, for all streams in one batch.
+        """Predict durations as soon as all units that they depend on are known, for all streams in one batch.
 
-        The properties and `advance` do so on their own; asking for many streams at once costs less than one by one.
+        The properties and `advance` call this; one call for many streams takes less time than one for each.
 
         Raises:
-            FloatingPointError: a duration that is no number: broken weights.
+            FloatingPointError: a duration that is not finite: broken weights.
         """
         windows = [window for stream in streams for window in stream._untimed()]
         if not windows:
@@ -214,15 +214,15 @@ class VocoderStream:
                 stream._end_unit(frames)
 
     def _end_unit(self, frames: int) -> None:
-        """The next unit would last so many frames at speed 1."""
+        """Set the duration of the next unit, given in frames at speed 1."""
         self._predicted_frames += frames
         self._ends_frames.append(max(1, math.floor(self._predicted_frames / self.speed + 0.5)))
 
     def _untimed(self) -> Iterator[tuple[VocoderStream, list[int], int, int]]:
-        """Units whose durations can be predicted: a window, and from where to where in it."""
+        """Units whose durations can be predicted: a window of units, and their first and last place in it."""
         begin = len(self._ends_frames) - self._first
         end = len(self._units) - (0 if self.finished else self._lookahead)
-        # A duration that hears less than it could has a window of its own: what follows must not tell it more.
+        # With a short lookahead each duration has its own window, so that it cannot depend on later units.
         size = max(end - begin, 1) if self._lookahead == self._reach else 1
         for first in range(begin, end, size):
             start, last = max(first - self._reach, 0), min(first + size, end)
@@ -242,8 +242,8 @@ class VocoderStream:
         del rows[count:]
         return rows + [_NOTHING] * (longest - len(rows))
 
-    def _forget(self) -> None:
-        """Drop units that neither frames nor durations need any more."""
+    def _drop_used_units(self) -> None:
+        """Drop units that neither frames nor durations need."""
         said = bisect_right(self._ends_frames, self._fed_frames)
         # The newest stays: an equal one may follow.
         needed = min(said, len(self._ends_frames) - self._reach, self._first + len(self._units) - 1)
@@ -254,8 +254,8 @@ class VocoderStream:
 
 _NOTHING = (-1, 0, 1)
 _FEWEST = 8
-"""Frames in a batch at the least: for fewer rows, matrix products on CPU take another path and round otherwise, and
-pitch adds such differences up."""
+"""Smallest number of frames in a batch: with fewer, matrix products on CPU use another algorithm with other rounding,
+and such differences of the pitch add up in its phase."""
 
 
 def _speaker_ids(streams: Sequence[VocoderStream]) -> Tensor | None:
@@ -283,10 +283,10 @@ def _new_frames(streams: Sequence[VocoderStream], counts: Sequence[int], device:
 
 
 def _check(streams: Sequence[VocoderStream], max_frames: int | None) -> None:
-    """Raises: ValueError: as `VocoderStream.advance` says."""
+    """Check the arguments of `VocoderStream.advance`. Raises: ValueError: see there."""
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames: expected at least 1 or None, found {max_frames}")
     if len({id(stream) for stream in streams}) < len(streams):
         raise ValueError("streams: expected each stream once, found one twice")
     if len({id(stream.vocoder) for stream in streams}) > 1:
-        raise ValueError("streams: expected streams of one vocoder, found several: advance them apart")
+        raise ValueError("streams: expected streams of one vocoder, found several; call advance for each")

@@ -25,9 +25,9 @@ from echox.models.pretrained import CausalLM
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.attention import tower_attention
-from echox.training.loop import autocast, enable_gradient_checkpointing
 from echox.training.lora import LoRASettings, add_lora
 from echox.training.memory.rehearsal import Rehearsal
+from echox.training.modules import autocast, enable_gradient_checkpointing
 from echox.training.parallel import blocks_to_shard
 from echox.training.stages.echo_objective import EchoObjective, EchoWeights
 from echox.training.stages.echo_targets import EchoBatch, Segments

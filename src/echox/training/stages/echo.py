@@ -334,7 +334,7 @@ def join(
         model.denoising_adapter.become_identity()
     if not parts.hear_states:
         assert model.embedding_gate is not None
-        model.embedding_gate.shut()
+        model.embedding_gate.close()
     if vocoder is not None:
         model.vocoder = vocoder
     return model

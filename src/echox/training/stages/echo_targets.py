@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from echox.data.collate import IGNORE_INDEX, pad_sequences
-from echox.models.echox.modeling_s2t import gather_rows
+from echox.models.echox.modeling_shrinking import gather_rows
 from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoderOutput

@@ -35,7 +35,8 @@ from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utte
 from echox.data.scoring import edit_counts, word_errors
 from echox.device import choose_device
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
-from echox.models.echox.modeling_speech_encoder import SpeechEncoder, SpeechEncoderForCTC, greedy_ctc
+from echox.models.echox.ctc import greedy_ctc
+from echox.models.echox.modeling_speech_encoder import SpeechEncoder, SpeechEncoderForCTC
 from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
 from echox.training.attention import tower_attention
 from echox.training.normalisation import Denominators, known_rows, share_of_step

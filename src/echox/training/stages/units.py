@@ -38,7 +38,8 @@ from echox.data.manifest import (
 )
 from echox.files import JsonObject, write_text
 from echox.models.echox.configuration_echox import whisper_config
-from echox.models.echox.modeling_speech_encoder import PHONE_BLANK_ID, SpeechEncoder, ctc_loss_per_symbol
+from echox.models.echox.ctc import ctc_loss_per_symbol
+from echox.models.echox.modeling_speech_encoder import PHONE_BLANK_ID, SpeechEncoder
 from echox.training.normalisation import Denominators, RunningMeans, known_rows, share_of_step
 from echox.training.record import RECORD_NAME
 from echox.units.extract import (
