@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The paper's claims, one at a time, at nano scale: runs/ablations.yaml says what is trained, docs/ablations.md what came out.
 #
-#   runs/ablations.sh            all of it, about two CPU-hours on one thread; stop it at any time and call it again: what was
-#                                trained or measured is not repeated, and seed 0 of every run comes before any seed 1
+#   runs/ablations.sh            all of it, about two CPU-hours on one thread; stop it at any time and call it again: finished
+#                                trainings and measurements are not repeated, and seed 0 of every run comes before any seed 1
 #   runs/ablations.sh --smoke    one run of each kind for two steps and two questions, two CPU-min
 #
-# Needs: the outputs of runs/nano.sh (out/nano); --smoke is content with those of runs/nano.sh --smoke. What the runs start from
+# Needs: the outputs of runs/nano.sh (out/nano); --smoke also works with those of runs/nano.sh --smoke. What the runs start from
 # and runs/nano.sh does not make is made here first: a unit language of 1,000 words, and a T2C on it, word-synchronous and in
 # the paper's form (7 CPU-min each). Everything else is written under out/ablations (or out/smoke/ablations); the full run then
 # renews docs/ablations.md, docs/ablations.json and docs/images/ablations_*.png.
@@ -41,5 +41,5 @@ words=out/nano/unit_language_1000
 base unit_language_1000 unit_language model.vocabulary_size=1000 output_dir=$words
 base t2c_unit_language t2c data.unit_language=$words training.output_dir=out/nano/t2c_unit_language training.steps=8000 "${few[@]}"
 base t2c_prefix t2c_prefix data.unit_language=$words "${few[@]}"
-# It may run for hours beside other work: one thread, and polite.
+# It may run for hours beside other work: one thread, and low priority.
 OMP_NUM_THREADS=1 nice -n 15 "$python" -m echox.evaluation.studies.ablations "$repository/runs/ablations.yaml" "${few[@]}" "${options[@]}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The embedded nano model, from nothing: every stage of EchoX at a size that two CPU cores can train.
+# The embedded nano model, from scratch: every stage of EchoX at a size that two CPU cores can train.
 #
-#   runs/nano.sh            the full run; stop it at any time and call it again, it goes on where it stopped
+#   runs/nano.sh            the full run; stop it at any time and call it again, it continues where it stopped
 #   runs/nano.sh --smoke    every stage on a handful of items, under five minutes (run in CI)
 #
 # Needs: flite and espeak-ng (Debian packages), `pip install -e '.[train,data,eval]'`. The same commands use a GPU where
 # there is one. Everything is written under out/nano (full) or out/smoke/out/nano (smoke): text and seeds are the only
-# inputs, all speech is synthesised on the spot. Measured costs are on 2 cores of an AMD EPYC (AVX512-BF16), one stage
+# inputs, all speech is synthesised in the run. Measured costs are on 2 cores of an AMD EPYC (AVX512-BF16), one stage
 # per core unless noted; docs/experiments.md has the log and docs/model_card_nano.md the figures.
 set -euo pipefail
 
@@ -16,33 +16,33 @@ few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 tr
 
 # 1. Corpus: questions and replies as text, spoken by flite and espeak-ng voices: 16 h. 20 min on both cores.
 stage corpus nano/corpus -- smoke=true
-# 2. Text LLM: answers in writing; all that nano knows is learnt here. 15 CPU-min.
+# 2. Text LLM: answers in writing; all knowledge of nano is learned here. 15 CPU-min.
 stage lm nano/lm -- "${few[@]}"
 # 3. Speech encoder: Whisper's architecture, CTC on the language model's tokens and on phones. 46 CPU-min;
 stage encoder nano/encoder -- "${few[@]}"
-#    a second pass with harder variation, for voices never heard: 22 CPU-min;
+#    a second training with more variation, for new voices: 22 CPU-min;
 stage encoder_voices nano/encoder_voices -- "${few[@]}"
-#    one on the reply voice, to judge replies (it hears no resynthesised speech): 5 CPU-min.
+#    one on the reply voice, to judge replies (never on resynthesised speech): 5 CPU-min.
 stage judge nano/judge -- "${few[@]}"
 # 4. Units: k-means on a small encoder of the reply voice, 4 CPU-min and as much again to apply it.
-# 5. Unit language: words of units, of which nano has none (docs/ablations.md, row c). Seconds.
+# 5. Unit language: words of units, which nano does not use (docs/ablations.md, row c). Seconds.
 stage units nano/units -- "${few[@]}"
 stage unit_language nano/unit_language
 # 6. Vocoder: units to waveform. 21 CPU-min.
 stage vocoder nano/vocoder -- "${few[@]}"
-# 7. Stage I, S2T: adapters, CTC head and LoRA; the model hears. 6 CPU-min.
+# 7. Stage I, S2T: adapters, CTC head and LoRA; speech to text. 6 CPU-min.
 stage s2t nano/s2t -- "${few[@]}"
 # 8. Stage II, T2C: text to units; word-synchronous, since the paper's form (t2c_prefix.yaml) measured 15.1% WER
 #    against 9.0% (docs/experiments.md), and for 2,400 steps only (t2c.yaml says why). 3 CPU-min.
 stage t2c nano/t2c -- "${few[@]}"
-# 9. Stage III, Echo: speech targets made of what the model meant; the model speaks. 4 CPU-min.
+# 9. Stage III, Echo: speech targets from the model's own replies; speech to speech. 4 CPU-min.
 stage echo nano/echo -- "${few[@]}" targets.allow_silence=true
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
 stage package nano/package
 # 11. Measured: the scorecard, the voice step by step, latency on one thread; then the model card is written. 5 min.
 evaluation=out/nano/eval
 items=() questions=(--model out/nano/package --data out/nano)
-# A model of a few steps hears nothing: the smoke run times the embedded one, on the bundled questions.
+# A model of a few steps understands nothing: the smoke run times the embedded one, on the bundled questions.
 $smoke && items=(--limit 2) questions=(--model nano --warm-up 0)
 "$python" -m echox eval run --task nano --model out/nano/package --data out/nano --judge out/nano/judge --output "$evaluation" "${items[@]}"
 "$python" -m echox eval voice --data out/nano --output "$evaluation" "${items[@]}"

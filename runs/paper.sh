@@ -2,12 +2,12 @@
 # The paper's model, from public corpora to its tables: EchoX-3B (or 8B) on one node of 8 GPUs, or several.
 #
 #   runs/paper.sh --dry-run            print every command, and check that every recipe loads; runs nothing
-#   runs/paper.sh                      the run (EchoX-3B); stop it at any time and call it again, it goes on where it stopped
+#   runs/paper.sh                      the run (EchoX-3B); stop it at any time and call it again, it continues where it stopped
 #   SIZE=8b runs/paper.sh              EchoX-8B; corpora, units and unit language are shared with 3B
 #   NODES=4 NODE_RANK=0 MASTER=host runs/paper.sh   on each of 4 nodes, with its rank. All nodes must see one file system:
 #                                      the others wait there until the first has prepared what comes before each training
 #
-# Nobody has run it whole: no such cluster was at hand. Each stage is the one that trains nano, with other numbers. The
+# It was never run as a whole: there was no such cluster. Each stage is the one that trains nano, with other numbers. The
 # GPU-hours below are a model, not a measurement (scripts/paper_costs.py, docs/scaling.md): 8 H100, 35 % of the peak in the
 # language model, 0.1 s besides for each micro-batch.
 #   storage   0.4 TB of recordings (FLAC; several times that while archives are unpacked), 0.4 TB of log-mel features on a
@@ -25,7 +25,7 @@ recipes=$repository/recipes
 [ -d "$recipes/$size" ] || { echo "SIZE: expected 3b or 8b, found $size" >&2; exit 2; }
 raw=${RAW:-out/paper/raw}   # archives as they were downloaded
 nodes=${NODES:-1} rank=${NODE_RANK:-0} gpus=${GPUS:-8} master=${MASTER:-localhost}
-# torch 2.13 otherwise waits, after a restart, for processes that are no more (docs/training.md).
+# torch 2.13 otherwise waits, after a restart, for processes that have ended (docs/training.md).
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 dry=false
 case "${1:-}" in
@@ -83,22 +83,22 @@ train() {
   "${command[@]}"
 }
 
-# 1. Corpora: 6,200 h. A day, by the network. Each is fetched (goes on where it stopped), checked item by item and written as
-#    manifests; damaged items are listed in damaged.jsonl. A corpus that must be asked for is put into $raw/NAME by hand.
+# 1. Corpora: 6,200 h. A day, by the network. Each is fetched (and continues where it stopped), checked item by item and written as
+#    manifests; damaged items are listed in damaged.jsonl. Put a corpus that needs an application into $raw/NAME by hand.
 for corpus in librispeech mls sharechatx magpie-speech audioqa speechinstruct hh-rlhf-speech; do
   limit=()
   [ $corpus = mls ] && limit=(--limit 725000)   # the paper takes 3,000 of its 44,500 h; a recording has about 15 s
   once "download-$corpus" "$python" -m echox data download $corpus "$raw/$corpus"
   once "import-$corpus" "$python" -m echox data import $corpus "$raw/$corpus" "out/paper/$corpus" --keep-going "${limit[@]}"
 done
-for corpus in librispeech mls; do   # recordings as a task: write down what is said
+for corpus in librispeech mls; do   # recordings as a task: transcription
   once "recognition-$corpus" "$python" "$repository/scripts/paper_manifests.py" recognition "out/paper/$corpus"
 done
 
-# 2. The language model, ready to hear: 10 minutes. All stages read this one folder.
+# 2. The language model, prepared for speech: 10 minutes. All stages read this one folder.
 prepare "$size/language_model"
 
-# 3. The voice: what assistants say, where its words end, its units, unit language, vocoder. The published parts are small
+# 3. The voice: the assistants' replies, their word ends, units, unit language, vocoder. The published parts are small
 #    files: centroids and vocoder. 1,729 h through two encoders of 95 M weights: some 10 GPU-hours, decoding included.
 published=https://dl.fbaipublicfiles.com
 voice=$published/fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj
@@ -114,13 +114,13 @@ prepare 3b/extract_units
 prepare 3b/unit_language
 prepare 3b/published_vocoder
 
-# 4. Stage I, S2T: it hears. Model: 14 GPU-hours (8b: 29). Before the first long run: --overfit-one-batch (docs/training.md).
+# 4. Stage I, S2T: speech to text. Model: 14 GPU-hours (8b: 29). Before the first long run: --overfit-one-batch (docs/training.md).
 train "$size/s2t" ${PARALLEL:+training.parallel=$PARALLEL}
-# 5. Stage II, T2C: it reads aloud. Model: 19 GPU-hours (8b: 21), all of it kernels to start: a larger batch costs nothing.
+# 5. Stage II, T2C: text to codec. Model: 19 GPU-hours (8b: 21), mostly kernel launches: a larger batch takes no longer.
 train "$size/t2c"
-# 6. Stage III, Echo: it speaks. Model: 27 GPU-hours (8b: 54), three quarters of them the T2C's decoding of pseudo-labels.
+# 6. Stage III, Echo: speech to speech. Model: 27 GPU-hours (8b: 54), three quarters of them the T2C's decoding of pseudo-labels.
 train "$size/echo" ${PARALLEL:+training.parallel=$PARALLEL}
-# The other nodes are done: what follows runs on the first.
+# The other nodes are finished: the following steps run on the first.
 $dry || [ "$rank" = 0 ] || exit 0
 
 # 7. One folder, and the paper's tables: speech-to-speech accuracy on the three sets, judged by whisper-large-v3; and the

@@ -2,7 +2,7 @@
 # A second language at nano scale: German answers to German and English questions, and English sentences spoken back in
 # German (speech-to-speech translation), all speech by espeak-ng. docs/new-language.md explains each step for recordings.
 #
-#   runs/second_language.sh            the full run; stop it at any time and call it again, it goes on where it stopped
+#   runs/second_language.sh            the full run; stop it at any time and call it again, it continues where it stopped
 #   runs/second_language.sh --smoke    every stage on a handful of items, minutes
 #
 # Needs: espeak-ng, `pip install -e '.[train,data,eval]'`. Written under out/second_language (smoke: out/smoke_second_language).
@@ -19,7 +19,7 @@ stage corpus new_language/corpus facts="$repository/recipes/new_language/facts_d
 # 2. Text LLM: answers in writing.
 stage lm nano/lm data.dialogues=$out/text/dialogues.jsonl training.output_dir=$out/lm data.topic_temperature=1.0 \
   tokenizer.vocab_size=1024 training.steps=1500 -- "${few[@]}" tokenizer.vocab_size=300
-# 3. Ear: both languages, and the answers' voice, which it will align. Words are said as their letters.
+# 3. Speech encoder: both languages, and the answers' voice, which it will align. Phones are letters.
 stage encoder nano/encoder "data.manifests=[$out/speech/questions.jsonl, $out/speech/replies.jsonl]" \
   data.phones=$out/phones.json data.tokenizer=$out/tokenizer data.dialogues=$out/text/dialogues.jsonl data.vocab_size=1024 \
   training.output_dir=$out/encoder training.steps=4000 -- "${few[@]}" data.vocab_size=300 training.batch_size=800
@@ -39,11 +39,11 @@ stage echo nano/echo "data.speech=[$out/speech/dialogues.jsonl]" "data.text=[$ou
 # 7. One folder.
 stage package nano/package parts.echo=$out/echo parts.vocoder=$out/vocoder output_dir=$out/package \
   "parts.records=[$out/lm, $out/encoder, $out/units, $out/vocoder, $out/s2t, $out/t2c, $out/echo]"
-# 8. A judge of the reply voice: the ear of step 3, gone on with on recordings alone. It never hears a sound made of units.
+# 8. A judge of the reply voice: the speech encoder of step 3, trained further on recordings only, never on speech from units.
 stage judge nano/judge "data.manifests=[$out/speech/replies.jsonl]" data.phones=$out/phones.json data.tokenizer=$out/tokenizer \
   data.dialogues=$out/text/dialogues.jsonl data.vocab_size=1024 model.start_from=$out/encoder training.output_dir=$out/judge \
   -- "${few[@]}" data.vocab_size=300 training.batch_size=800
-# 9. Measured on held-out questions, what is written and what the judge hears: answers to German and to English questions
+# 9. Measured on held-out questions, written replies and transcripts of the judge: answers to German and to English questions
 #    (right: every word of the reply), and BLEU of the translations. JUDGE=openai/whisper-large-v3 names another judge.
 "$python" - "$out" <<'PY'
 import json, sys

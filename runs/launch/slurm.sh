@@ -5,7 +5,7 @@
 #
 # Submit it from the repository, which all machines must see, as they must see training.output_dir (a shared file
 # system). A process that dies is started again by torchrun, with all the others, from the newest checkpoint; a machine
-# that dies, or the time limit, requeues the job, which goes on there too. Submitted again by hand, it also goes on.
+# that dies, or the time limit, requeues the job, which continues there too. A job that is submitted again continues as well.
 #SBATCH --job-name=echox
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
@@ -19,7 +19,7 @@ set -euo pipefail
 gpus=${GPUS:-8}                                        # processes on each machine
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1            # else a restart finds the addresses of processes that are no more
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1            # else a restart finds the addresses of processes that have ended
 
 # One torchrun on each machine; they meet at the first one.
 srun --kill-on-bad-exit=1 torchrun \

@@ -137,7 +137,7 @@ def test_what_is_no_gguf_file_is_refused_before_it_is_read(tmp_path):
     (tmp_path / "other.gguf").write_bytes(b"<html>404</html>")
     with pytest.raises(ValueError, match="begins with b'<htm'; download it again"):
         run_recipe(recipe_for(tmp_path, model=tmp_path, gguf_file="other.gguf"))
-    with pytest.raises(ValueError, match=r"expected a GGUF file, found nothing; GGUF files in the folder: other\.gguf"):
+    with pytest.raises(ValueError, match=r"expected a GGUF file, found none; GGUF files in the folder: other\.gguf"):
         run_recipe(recipe_for(tmp_path, model=tmp_path, gguf_file="missing.gguf"))
     with pytest.raises(ValueError, match="expected an installed package"):
         run_recipe(recipe_for(tmp_path, model="package:no_such_package", gguf_file="x.gguf"))

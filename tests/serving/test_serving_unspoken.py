@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from echox.models.t2c import unit_stream
+from echox.models.t2c import unit_word_checks
 from echox.serving.service.unspoken import UNSPOKEN_HEADER, unspoken_header
 from echox.streaming.events import SpeechFailed
 from serving_help import connected, nano, run, running, user_text
@@ -24,7 +24,7 @@ def server():
 @pytest.fixture
 def mute(monkeypatch):
     """The shortest speech that counts as whole is longer than any: every word fails, as with a broken decoder."""
-    monkeypatch.setattr(unit_stream, "CHARACTERS_PER_UNIT_WORD", 0)
+    monkeypatch.setattr(unit_word_checks, "CHARACTERS_PER_UNIT_WORD", 0)
 
 
 def post(server, path, **body):

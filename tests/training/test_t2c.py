@@ -289,7 +289,7 @@ def test_state_scale_does_not_matter(decoder):
 def test_boundaries_speak_plainly():
     decoder = build_unit_decoder(tiny("word_synchronous"))
     states = torch.randn(1, 3, 24)
-    with pytest.raises(ValueError, match="never fall"):
+    with pytest.raises(ValueError, match="ascending order"):
         decoder.generate(states, torch.tensor([[1, 0, 2]]))
     with pytest.raises(ValueError, match=r"expected states \(rows, states, 24\)"):
         decoder.generate(states[..., :20], torch.tensor([[0, 1, 2]]))
