@@ -1,4 +1,4 @@
-"""Language models beyond Llama: made ready to hear, through stages I to III, and speaking in the streaming engine."""
+"""Language models beyond Llama: prepared for speech, through stages I to III, and speaking in the streaming engine."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_segments_together_equal_segments_alone():
     assert model.generate_unit_words(states[1:], tokens[1:], words[1:]) == together[1:]
 
 
-def test_fusion_hears_the_tokens():
+def test_fusion_depends_on_the_tokens():
     model = tiny_echox(fuse_text_embeddings=True)
     states, tokens, _ = segment()
     assert not torch.allclose(model.denoise(states, tokens), model.denoise(states, tokens + 20))

@@ -1,4 +1,4 @@
-"""Folders that mean no good: weights, indexes, configurations. Refused in our words, and nothing outside is read."""
+"""Malicious folders: weights, indexes, configurations. All are refused, and no file outside is read."""
 
 import contextlib
 import json
@@ -63,7 +63,7 @@ def refused(folder):
     ],
 )
 @pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
-def test_shards_lie_in_the_folder(tmp_path, shard, kind):
+def test_shards_are_in_the_folder(tmp_path, shard, kind):
     folder = tmp_path / "model"
     folder.mkdir()
     save_file({"a": torch.zeros(2)}, tmp_path / "secret.safetensors")
@@ -267,13 +267,13 @@ def test_weights_of_another_shape_are_refused(nano):
     assert str(nano) in load(nano)
 
 
-def test_our_folders_are_no_pickles(nano):
+def test_our_folders_hold_no_pickles(nano):
     torch.save({"a": Evil()}, nano / "pytorch_model.bin")
     (nano / "model.safetensors").unlink()
     assert str(nano) in load(nano)
 
 
-def test_our_shards_lie_in_the_folder_too(nano):
+def test_our_shards_are_in_the_folder_too(nano):
     secret = nano.parent / "secret.safetensors"
     shutil.move(nano / "model.safetensors", secret)
     index = {"metadata": {}, "weight_map": {"a": "../secret.safetensors"}}

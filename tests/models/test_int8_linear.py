@@ -34,7 +34,7 @@ def test_close_to_the_floats(kernel, bias, shape, dtype):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_loud_token_does_not_drown_a_quiet_one(kernel):
+def test_a_large_token_does_not_hide_a_small_one(kernel):
     torch.manual_seed(0)
     linear = nn.Linear(64, 48, bias=False)
     quiet = torch.randn(1, 64)
@@ -44,7 +44,7 @@ def test_a_loud_token_does_not_drown_a_quiet_one(kernel):
     assert layer(torch.zeros(2, 64)).abs().max() == 0
 
 
-def test_loud_channels_do_not_drown_the_others_without_integer_sums():
+def test_large_channels_do_not_hide_the_others_without_integer_sums():
     """What whole models have and single random layers have not: a few channels far louder than the rest."""
     torch.manual_seed(0)
     linear = nn.Linear(64, 48, bias=False)

@@ -1,4 +1,4 @@
-"""Every family of language models that the documents name: the bridge writes what they read, their head is all."""
+"""All documented families of language models: the CTC bridge has the scale of their inputs, the head gives their logits."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def s2t_config(text_config):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_the_bridge_writes_what_the_model_reads(name):
+def test_the_bridge_has_the_scale_of_the_models_inputs(name):
     model = language_model(FAMILIES[name])
     table = model.get_input_embeddings()
     ids = torch.tensor([[5, 9, 31]])
@@ -88,7 +88,7 @@ def test_what_changes_logits_after_the_head_is_refused(config, changed):
 
 
 @torch.no_grad()
-def test_granite_with_neutral_logits_is_right():
+def test_granite_with_neutral_logits_is_accepted():
     settings = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1}
     model = language_model(lambda **sizes: GraniteConfig(logits_scaling=1.0, **settings, **sizes))
     s2t = S2TForConditionalGeneration(s2t_config(model.config)).eval()

@@ -115,7 +115,7 @@ def test_one_code_for_both_kinds(model, converted):
 
 @pytest.mark.slow
 def test_reply_command(folder, tmp_path):
-    """The random fixture never ends a segment: it is spoken up to where it only repeats itself, and that is told."""
+    """The random fixture never ends a segment: it is spoken up to the repetition, which is reported."""
     save_audio(tmp_path / "question.wav", question(), 16000)
     arguments = ["reply", str(tmp_path / "question.wav"), "--model", str(folder), "--json", "--temperature", "0"]
     result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "reply.wav"), "--device", "cpu"])

@@ -100,7 +100,7 @@ def check_hearing(s2t, audio, heard, name):
 
 
 @torch.inference_mode()
-def test_turns_that_see_each_other(models):
+def test_turns_that_attend_to_each_other(models):
     """Case 2b: the audios of one dialogue side by side, as in the reference's training."""
     case, stored, s2t = CASES["case2_two_turn"], golden_tensors("A_s2t"), models[0]
     audio = features(case["audios"])
@@ -115,7 +115,7 @@ def test_turns_that_see_each_other(models):
 
 
 @torch.inference_mode()
-def test_nothing_is_remembered_between_calls(models):
+def test_calls_are_independent(models):
     """The reference keeps a mask on the module: what was asked before could change an answer. Here it cannot."""
     s2t = models[1]
     inputs = {"input_ids": golden_tensors("A_s2t")["case3_text_only_fresh.input_ids"].long()}

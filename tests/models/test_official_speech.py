@@ -1,4 +1,4 @@
-"""From scores to segments, from unit text to units, from units to sound, and all of it in a row: fixtures C to F."""
+"""Scores to segments, unit text to units, units to sound, and all of these together: fixtures C to F."""
 
 import pytest
 import torch
@@ -172,7 +172,7 @@ def test_from_waveform_to_waveform(model):
         assert int((int16.int() - stored[f"segment{number}.int16"].int()).abs().max()) <= 4
 
 
-def test_pieces_come_a_few_at_a_time():
+def test_pieces_come_in_parts():
     """However the unit words are cut, the same units come, and none before it is certain."""
     pieces = [f"{MARK}1", "2", f"{MARK}37", "9", f"{MARK}5{MARK}6", ""]
     language = UnitPieces(pieces, num_units=400)

@@ -136,7 +136,7 @@ def test_segments_of_different_lengths_at_once(built):
     tokens = torch.nn.utils.rnn.pad_sequence(
         [torch.zeros(len(one), dtype=torch.long) for one in states], batch_first=True, padding_value=-1
     )
-    silent = torch.full_like(tokens, -1)  # states of tokens that nobody says enter too
+    silent = torch.full_like(tokens, -1)  # states of tokens that are not spoken are inputs too
     together = model.generate_unit_words(padded, tokens, silent, max_unit_words=10)
     for row, one in zip(together, states, strict=True):
         words = torch.zeros(1, len(one), dtype=torch.long)

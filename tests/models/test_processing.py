@@ -120,7 +120,7 @@ def test_feature_store_is_computed_once(tmp_path):
     assert feature_store(files, cache).frames(0) == 30, "a changed file is noticed"
 
 
-def test_an_interrupted_feature_store_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_feature_store_continues(tmp_path, monkeypatch):
     files = []
     for number in range(150):
         files.append(tmp_path / f"{number}.wav")

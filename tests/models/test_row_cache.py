@@ -1,4 +1,4 @@
-"""Rows of a key-value memory: each equals the conversation alone, whatever the others do."""
+"""Rows of a key-value memory: each equals its conversation alone, whatever the other rows do."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_rows_equal_the_model_alone(name, attention):
     third = cache.advance(torch.stack([inputs[2, 3:5], inputs[1, 4:6]]))
     close(third[0], want[2, 3:5])
     close(third[1], want[1, 4:6])
-    row = cache.join(saved)  # the next turn goes on where the last one ended
+    row = cache.join(saved)  # the next turn continues where the last one ended
     close(cache.advance(inputs[:1, 8:], first_row=row)[0], want[0, 8:])
 
 

@@ -1,4 +1,4 @@
-"""8-bit storage: small, close, and read back without being asked."""
+"""8-bit storage: small, accurate, and loaded without an option."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_zero_rows_and_vectors_and_integers_survive():
     assert back["n"].item() == 7
 
 
-def test_the_file_says_what_it_holds(tmp_path):
+def test_the_format_is_recognised(tmp_path):
     save_file(to_row_int8({"w": torch.ones(2, 2)}), tmp_path / "small.safetensors")
     save_file({"w": torch.ones(2, 2)}, tmp_path / "plain.safetensors")
     assert holds_row_int8(tmp_path / "small.safetensors")

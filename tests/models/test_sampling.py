@@ -1,4 +1,4 @@
-"""The one sampler: greedy, the nucleus, and every row by its own number whatever the batch."""
+"""The sampler: greedy, nucleus, and a random number of its own for each row of a batch."""
 
 import pytest
 import torch

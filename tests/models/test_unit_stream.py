@@ -1,4 +1,4 @@
-"""Speech in the making: step by step equals at once, and nothing that goes wrong is passed over."""
+"""Unit streams: step by step equals at once, and every failure is reported."""
 
 import random
 
@@ -88,7 +88,7 @@ def test_word_by_word_equals_at_once(text):
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 2])
-def test_a_word_is_said_once_the_words_that_it_looks_at_are_complete(lookahead):
+def test_a_word_is_generated_when_the_words_of_its_lookahead_are_complete(lookahead):
     stream = open_stream(tiny("word_synchronous", lookahead_words=lookahead))
     states, steps, after = torch.randn(9, 24), LeanSteps(stream.decoder.backbone, rows=1), []
     for state, word in zip(states, WORDS, strict=True):
@@ -115,7 +115,7 @@ def test_unit_by_unit_equals_at_once(count):
     assert bool(reported) == (not whole.finished or len(whole.unit_words) * CHARACTERS_PER_UNIT_WORD < 4 * count)
 
 
-def test_falling_words_are_refused():
+def test_words_out_of_order_are_refused():
     for form in FORMS:
         stream = open_stream(tiny(form))
         stream.push(torch.randn(24), 3, 2)
@@ -152,7 +152,7 @@ def test_a_silent_segment_is_tried_again_and_reported():
     assert silent.finished, "nothing to say is no failure"
 
 
-def test_a_long_word_cannot_be_said_in_a_moment():
+def test_too_few_unit_words_for_a_long_word_are_refused():
     stream = spoken(open_stream(tiny("word_synchronous")), torch.randn(1, 24), [0], characters=60)
     said = []
     while stream.ready:
@@ -175,10 +175,10 @@ def test_endless_repetition_is_caught(form, period, monkeypatch):
     said = say(spoken(open_stream(decoder), torch.randn(2, 24), [0, 0], characters=200))
     assert "repeats itself" in said[-1].problem
     assert len(steps) <= 2 * period * (MAX_REPEATS + 1), "two tries"
-    assert len(units(said)) <= 4 * period, "nobody has to listen to it"
+    assert len(units(said)) <= 4 * period, "the repetition is not returned"
 
 
-def test_the_second_try_can_save_a_word(monkeypatch):
+def test_the_second_attempt_can_succeed(monkeypatch):
     decoder = tiny("word_synchronous", max_unit_words_per_word=64)
     tried = MAX_REPEATS  # the first try repeats itself, the second says 5, 6 and ends
     always(monkeypatch, decoder, lambda step: 7 if step < tried else [5, 6, decoder.end_id][(step - tried) % 3])
@@ -189,7 +189,7 @@ def test_the_second_try_can_save_a_word(monkeypatch):
     assert stream.position == 6, "what was said in vain is not remembered"
 
 
-def test_a_word_that_fails_twice_leads_nobody_astray(monkeypatch):
+def test_a_word_that_fails_twice_does_not_change_the_next(monkeypatch):
     """The words around a word that could not be said are said as if it had not been tried."""
     decoder = tiny("word_synchronous", max_unit_words_per_word=64)
     always(monkeypatch, decoder, lambda step: 7 if step < 2 * MAX_REPEATS else [5, decoder.end_id][step % 2])
@@ -202,7 +202,7 @@ def test_a_word_that_fails_twice_leads_nobody_astray(monkeypatch):
     assert all(one.unit_words for one in said[1:])
 
 
-def test_a_prefix_decoder_is_wound_back_to_where_it_began_to_repeat(monkeypatch):
+def test_a_prefix_decoder_discards_the_repetition(monkeypatch):
     decoder = tiny("prefix", max_unit_words=1000)
     begin = 4
 
@@ -227,7 +227,7 @@ def test_repetition_is_measured():
     assert repeating([9, 1, 2, 1, 2, 1]) == 3
 
 
-def test_a_segment_goes_on_from_the_one_before():
+def test_a_segment_continues_the_one_before():
     """As if both had been one: what is said of the first is read again, not said again."""
     torch.manual_seed(3)
     decoder = tiny("word_synchronous", max_unit_words_per_word=64)

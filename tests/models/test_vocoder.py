@@ -1,4 +1,4 @@
-"""Unit vocoders: exact lengths, padding changes nothing, the analytic voice, golden outputs of code-HiFi-GAN."""
+"""Unit vocoders: exact lengths, padding changes nothing, source-filter synthesis, golden outputs of code-HiFi-GAN."""
 
 import math
 

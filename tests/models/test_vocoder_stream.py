@@ -1,4 +1,4 @@
-"""Speech in parts equals the whole: for any split, chunk size and company. And none waits longer than it must."""
+"""Speech in parts equals the whole, for any split, chunk size and batch, and is emitted as early as documented."""
 
 import itertools
 from functools import cache
@@ -153,7 +153,7 @@ def hifigan(**sizes) -> CodeHiFiGAN:
 
 @torch.no_grad()
 def loud(vocoder: UnitVocoder) -> UnitVocoder:
-    """Random weights under which sound is of order 1 and durations differ, so that a mistake is heard."""
+    """Random weights under which sound is of order 1 and durations differ, so that an error is visible."""
     for name, weight in vocoder.named_parameters():
         if "conv" in name or "ups." in name:
             weight.copy_(torch.randn_like(weight) / weight[0].numel() ** 0.5)
@@ -251,7 +251,7 @@ def test_neither_too_little_nor_too_much_context(kind):
 
 
 @ALL_KINDS
-def test_durations_wait_for_the_units_that_they_hear(kind):
+def test_durations_wait_for_the_units_that_they_depend_on(kind):
     vocoder = KINDS[kind]()
     reach, place = vocoder.config.receptive_field_units, 30
     units = torch.arange(NUM_UNITS).repeat(5)[None]
@@ -278,7 +278,7 @@ def test_durations_wait_for_the_units_that_they_hear(kind):
     cuts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     lookahead=st.integers(0, 3),
 )
-def test_durations_that_hear_less_depend_on_the_units_alone(units, cuts, lookahead):
+def test_durations_with_a_short_lookahead_depend_on_the_units_alone(units, cuts, lookahead):
     vocoder = light()
     stream, alone = (VocoderStream(vocoder, duration_lookahead_units=lookahead) for _ in range(2))
     said, left, turn = [], list(units), 0
@@ -345,7 +345,7 @@ def test_memory_of_a_stream_is_bounded():
         assert most <= 2 * vocoder.config.receptive_field_units + vocoder.config.right_context_frames + 2
 
 
-def test_durations_that_hear_no_neighbours():
+def test_durations_without_neighbours():
     """Nothing but the newest unit is kept then, for an equal one that may follow."""
     vocoder = hifigan(duration_kernel_size=1)
     assert vocoder.config.receptive_field_units == 0
@@ -368,7 +368,7 @@ def test_nothing_to_say():
 
 
 @pytest.mark.parametrize(("build", "broken"), [(light, "unit_embedding.weight"), (hifigan, "spkr.weight")])
-def test_broken_weights_are_heard_by_those_who_use_them(build, broken):
+def test_broken_weights_show_in_the_streams_that_use_them(build, broken):
     vocoder = build.__wrapped__(num_speakers=4) if build is hifigan else build.__wrapped__()
     with torch.no_grad():
         vocoder.get_parameter(broken)[3] = float("nan")
@@ -384,7 +384,7 @@ def test_broken_weights_are_heard_by_those_who_use_them(build, broken):
 
 @pytest.mark.parametrize("build", [light, hifigan])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_durations_that_are_no_numbers_are_refused(build, value):
+def test_durations_that_are_not_finite_are_refused(build, value):
     vocoder = build.__wrapped__()
     head = vocoder.dur_predictor.proj if isinstance(vocoder, CodeHiFiGAN) else vocoder.duration_predictor.head
     with torch.no_grad():
@@ -430,7 +430,7 @@ def test_nano_in_parts(nano, frames):
     assert 4 < stream.end_s(len(NANO_UNITS)) < 6
 
 
-def test_nano_sounds_the_same_in_company(nano):
+def test_nano_sounds_the_same_in_a_batch(nano):
     sequences = [NANO_UNITS[place:] for place in (0, 30, 60)]
     said, _ = in_parts(nano, sequences, [5, 3], [None, 7])
     for sequence, waveform in zip(sequences, said, strict=True):

@@ -155,7 +155,7 @@ def test_s2t_stage_starts_from_a_whisper_folder(parts, corpus):  # noqa: F811
     assert train(stage, recipe.training, {})
 
 
-def test_a_language_model_that_knows_no_audio_gains_the_placeholder(parts):
+def test_a_language_model_without_audio_gets_the_placeholder(parts):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

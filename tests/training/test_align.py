@@ -67,7 +67,7 @@ def speech(folder, texts):
         rows.append(Utterance(f"r{number}", f"{number}.wav", text, "me", 1.5))
     write_utterances(folder / "utterances.jsonl", rows)
     (folder / "align.yaml").write_text(
-        "stage: align\nutterances: utterances.jsonl\noutput: aligned.jsonl\nrecogniser: ear\nkeep_going: true\n"
+        "stage: align\nutterances: utterances.jsonl\noutput: aligned.jsonl\nrecogniser: recogniser\nkeep_going: true\n"
     )
 
 
@@ -85,7 +85,7 @@ def write_letters(folder):
     Wav2Vec2ForCTC(config).save_pretrained(folder)
 
 
-def write_ear(folder):
+def write_encoder(folder):
     """A tiny model of stage "encoder"."""
     tokenizer = train_text_tokenizer(["Hi there, you"], 300)
     tokenizer.save_pretrained(folder)
@@ -101,10 +101,10 @@ def write_ear(folder):
     SpeechEncoderForCTC(SpeechEncoderConfig(audio, 16, len(tokenizer), blank, 2)).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("write", [write_letters, write_ear])
+@pytest.mark.parametrize("write", [write_letters, write_encoder])
 def test_a_manifest_is_aligned_and_what_does_not_fit_is_left_out(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "ear")
+    write(tmp_path / "recogniser")
     speech(tmp_path, ["Hi there, you", "hi " * 60 + "you"])
     assert run_recipe("align.yaml") == {"aligned": 1.0, "left_out": 1.0}
     (row,) = read_utterances("aligned.jsonl")
@@ -125,14 +125,14 @@ def many(folder, count):
         rows.append(Utterance(f"m{number}", f"m{number}.wav", "Hi you", "me", len(samples) / 16000))
     write_utterances(folder / "utterances.jsonl", rows)
     (folder / "align.yaml").write_text(
-        "stage: align\nutterances: utterances.jsonl\noutput: aligned.jsonl\nrecogniser: ear\n"
+        "stage: align\nutterances: utterances.jsonl\noutput: aligned.jsonl\nrecogniser: recogniser\n"
     )
 
 
-@pytest.mark.parametrize("write", [write_letters, write_ear])
+@pytest.mark.parametrize("write", [write_letters, write_encoder])
 def test_a_batch_is_aligned_as_each_alone(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "ear")
+    write(tmp_path / "recogniser")
     many(tmp_path, 6)
     run_recipe("align.yaml", ["batch_size=1"])
     alone = read_utterances("aligned.jsonl")
@@ -141,9 +141,9 @@ def test_a_batch_is_aligned_as_each_alone(write, tmp_path, monkeypatch):
     assert [item.id for item in alone] == [f"m{number}" for number in range(6)], "in the manifest's order"
 
 
-def test_a_stopped_alignment_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_a_stopped_alignment_continues_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_ear(tmp_path / "ear")
+    write_encoder(tmp_path / "recogniser")
     many(tmp_path, 20)
     work, seen = AlignChunk.__call__, []
 
@@ -173,7 +173,7 @@ def test_a_stopped_alignment_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_an_unreadable_recording_is_left_out_or_stops_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_ear(tmp_path / "ear")
+    write_encoder(tmp_path / "recogniser")
     many(tmp_path, 3)
     (tmp_path / "m1.wav").write_bytes(b"RIFF no audio")
     with pytest.raises(ValueError, match=r"utterances.jsonl: m1: .*audio"):
@@ -183,8 +183,8 @@ def test_an_unreadable_recording_is_left_out_or_stops_at_once(tmp_path, monkeypa
 
 def test_a_journal_belongs_to_one_recogniser(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_ear(tmp_path / "ear")
-    first = stamp("ear")
-    (tmp_path / "ear" / "config.json").write_text((tmp_path / "ear" / "config.json").read_text() + "\n")
-    assert stamp("ear") != first
+    write_encoder(tmp_path / "recogniser")
+    first = stamp("recogniser")
+    (tmp_path / "recogniser" / "config.json").write_text((tmp_path / "recogniser" / "config.json").read_text() + "\n")
+    assert stamp("recogniser") != first
     assert stamp("facebook/wav2vec2-base-960h") == "facebook/wav2vec2-base-960h"

@@ -1,4 +1,4 @@
-"""A checkpoint that is not as it was written is named, never loaded; the one before it is one setting away."""
+"""A damaged checkpoint is named and never loaded; one setting continues from the one before it."""
 
 import json
 import random
@@ -51,7 +51,7 @@ def test_a_flipped_bit_is_found_and_the_one_before_offered(copied, name):
     assert names == ["damaged_step_0000012", "step_0000009", "step_0000014"]
 
 
-def test_nothing_whole_is_said(copied):
+def test_no_whole_checkpoint_is_reported(copied):
     for path in checkpoints(copied):
         (path / "optimizer.pt").unlink()
     with pytest.raises(DamagedCheckpointError, match=r"missing: \['optimizer.pt'\].*resume=false"):

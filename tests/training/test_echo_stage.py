@@ -190,7 +190,7 @@ def test_online_labels_together_equal_alone(world):
     assert torch.equal(words, words_again)
 
 
-def test_segments_end_where_the_trigger_says_and_hold_whole_words(world):
+def test_segments_end_at_the_trigger_and_hold_whole_words(world):
     tokenizer = AutoTokenizer.from_pretrained(world / "lm")
     replies = ["The capital of France is Paris. It is a fine city.", "A dog says woof."]
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in replies]
@@ -337,7 +337,7 @@ def test_another_language_models_t2c_is_refused(world, tmp_path):
         recipe.build()
 
 
-def test_nothing_to_say_is_no_accident(world):
+def test_batches_without_targets_are_refused(world):
     """A model that writes only special tokens is refused; where allowed: no segments, finite losses, gradients."""
     stage = echo_recipe(world).build()
     objective = stage.objective.train()

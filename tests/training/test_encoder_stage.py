@@ -157,7 +157,7 @@ def test_encoder_folder_loads(encoder, corpus):
     assert loaded.config.blank_token_id == encoder.tokenizer.convert_tokens_to_ids("<|audio|>")
 
 
-def test_encoder_goes_on_from_a_trained_one(encoder, corpus):
+def test_encoder_continues_from_a_trained_one(encoder, corpus):
     again = dataclasses.replace(encoder.recipe.model, start_from=str(corpus / "encoder"))
     stage = dataclasses.replace(encoder.recipe, model=again).build()
     assert torch.equal(stage.model.ctc_head.weight, encoder.model.ctc_head.weight)

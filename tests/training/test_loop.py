@@ -169,7 +169,7 @@ def test_resume_equals_uninterrupted(tmp_path, accumulation_steps, monkeypatch):
     assert steps == [4, 8, 12, 12]
 
 
-def test_an_empty_evaluation_says_so(tmp_path, capsys):
+def test_an_empty_evaluation_warns(tmp_path, capsys):
     stage = ToyStage()
     stage.evaluate = dict
     run(tmp_path / "at_the_end", stage)

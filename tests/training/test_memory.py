@@ -121,7 +121,7 @@ def test_a_step_keeps_what_its_rehearsal_keeps(tiny, stage, precision):
     work = replace(WORK, precision=precision)
     objective = build_objective(tiny, stage, work).train()
     batch = random_batch(tiny, stage, work)
-    if stage in ("s2t", "echo"):  # untrained ears keep as many frames as they like
+    if stage in ("s2t", "echo"):  # untrained encoders keep any number of frames
         work = replace(work, kept_frames=frames_kept(objective, batch, precision))
     with (kept := Kept(objective)).hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         objective(batch)
@@ -157,7 +157,7 @@ def test_checkpointing_keeps_less_and_batches_keep_more():
 
 
 @pytest.mark.parametrize("stage", ["s2t", "echo"])
-def test_checkpointing_leaves_frozen_ears_out_of_the_backward_pass(tiny, stage):
+def test_checkpointing_leaves_the_frozen_encoder_out_of_the_backward_pass(tiny, stage):
     torch.manual_seed(0)
     objective, batch = build_objective(tiny, stage, WORK).train(), random_batch(tiny, stage, WORK)
     tower = (objective.model if stage == "s2t" else objective.model.s2t).audio_tower
