@@ -1,4 +1,4 @@
-"""All documented families of language models: the CTC bridge has the scale of their inputs, the head gives their logits."""
+"""All documented families of language models: scale of the CTC bridge, and logits by the head alone."""
 
 import pytest
 import torch

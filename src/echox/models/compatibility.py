@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class Compatibility:
         Raises:
             ValueError: an unknown name.
         """
-        given: dict[str, Any] = dict(values or {})
+        given = dict(values or {})
         known = [item.name for item in dataclasses.fields(cls)]
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(f"compatibility: expected some of {', '.join(known)}, found {', '.join(unknown)}")
-        return cls(**given)
+        return cls(**given)  # type: ignore[arg-type]  # each switch has its own type
 
     def to_dict(self) -> dict[str, bool | int | None]:
         """The switches that differ from the method, for a configuration file."""

@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ class BatchStream:
 
     def __init__(
         self,
-        items: Sequence[Any],
+        items: Sequence[object],
         lengths: Sequence[int],
         collate: Callable[..., Mapping[str, object]],
         config: TrainingConfig,

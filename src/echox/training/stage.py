@@ -31,7 +31,7 @@ class Stage(Protocol):
         """Trainable parameters by group name; everything else must have ``requires_grad=False``."""
         ...
 
-    def dataset(self) -> Sequence[Any]:
+    def dataset(self) -> Sequence[object]:
         """Training items; called once."""
         ...
 

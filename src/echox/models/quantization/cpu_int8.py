@@ -7,7 +7,6 @@ vectors (rows of the head by the trigger, the echo decoder's by its fused steps)
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -30,7 +29,7 @@ KEPT_IN_FLOAT = (
 """Modules of the whole model that stay as they are."""
 
 
-def loading_options(quantization_config: QuantizationConfigMixin | None, device: torch.device) -> dict[str, Any]:
+def loading_options(quantization_config: QuantizationConfigMixin | None, device: torch.device) -> dict[str, object]:
     """Keywords of ``from_pretrained`` for a transformers quantisation config (bitsandbytes, torchao, GPTQ, AWQ ...).
 
     The config is copied; unless it lists modules itself, only the language model's linear layers are quantised.

@@ -10,13 +10,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-JsonObject = dict[str, Any]
-"""A JSON object of a file; its values are of any type until they are checked."""
 UNIT_LANGUAGE_FILE = "unit_language.json"
 FORMAT_NAME = "echox_unit_language"
 
@@ -199,7 +196,7 @@ class UnitLanguage:
         partial.replace(path)
         return path
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> dict[str, object]:
         """Content of ``unit_language.json``."""
         return {
             "format": FORMAT_NAME,
@@ -210,7 +207,7 @@ class UnitLanguage:
         }
 
     @classmethod
-    def from_dict(cls, content: JsonObject, where: str) -> UnitLanguage:
+    def from_dict(cls, content: Mapping[str, object], where: str) -> UnitLanguage:
         """The content of ``unit_language.json`` back to a language.
 
         Args:
@@ -225,7 +222,10 @@ class UnitLanguage:
         missing = {"words", "log_probs"} - content.keys()
         if missing:
             raise ValueError(f"{where}: expected the fields words and log_probs, found no {sorted(missing)}")
-        return cls([parse_word(word) for word in content["words"]], content["log_probs"])
+        words, log_probs = content["words"], content["log_probs"]
+        if not isinstance(words, list) or not isinstance(log_probs, list):
+            raise ValueError(f"{where}: expected lists of words and log_probs, found other values")
+        return cls([parse_word(str(word)) for word in words], log_probs)
 
 
 class UnitReader:

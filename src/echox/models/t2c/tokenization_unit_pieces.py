@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
-from echox.models.t2c.tokenization_unit_language import JsonObject, UnitLanguage, UnitReader
+from echox.models.t2c.tokenization_unit_language import UnitLanguage, UnitReader
 
 PIECES_FORMAT = "echox_unit_pieces"
 MARK = "\u2581"
@@ -94,7 +94,7 @@ class UnitPieces(UnitLanguage):
         """See `UnitLanguage.reader`; the last number is held back, as the next piece may continue it."""
         return _PieceReader(self)
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> dict[str, object]:
         """Content of ``unit_language.json``."""
         return {"format": PIECES_FORMAT, "version": 1, "num_units": self.num_units, "pieces": self.pieces}
 

@@ -8,8 +8,8 @@ compares it with measured peaks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ PHONES_PER_S, KEPT_PER_S, WORDS_PER_TOKEN = 12, 7, 0.75
 """Default rates of a `Workload`."""
 
 
-Batch = dict[str, Any]
+Batch = Mapping[str, object]
 """Arguments of an objective: tensors by name, and in stage echo more (`EchoBatch`)."""
 
 
@@ -430,8 +430,8 @@ def step_bytes(objective: nn.Module, batch: Batch, work: Workload, config: S2TCo
     rehearsal.made_fake(objective).train()
     if work.gradient_checkpointing:
         enable_gradient_checkpointing(objective)
-    inner = batch.get("s2t")
-    spoken = inner if isinstance(inner, dict) else batch
+    spoken = batch.get("s2t", batch)
+    assert isinstance(spoken, dict)
     if "input_features" in spoken:
         spoken["input_features"] = rehearsal.fake.from_tensor(spoken["input_features"])
     with rehearsal:

@@ -7,15 +7,17 @@ read, or, if that does not exist yet, the type that the recipe beside it will wr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from echox.config import load_recipe
 from echox.files import JsonObject
 from echox.training.lora import SETTINGS_FILE
 from echox.training.memory.estimate import BYTES, STAGES, Workload
+from echox.training.stages.echo import EchoRecipe
+from echox.training.stages.ready_parts import LanguageModelRecipe
+from echox.training.stages.s2t import S2TRecipe
 
 
 def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> tuple[str, Workload]:
@@ -54,41 +56,47 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
     return recipe.stage, replace(work, **values)
 
 
-def frozen_dtype(recipe: Any, beside: Path) -> str:
+def frozen_dtype(recipe: object, beside: Path) -> str:
     """Type of the frozen language model of stages s2t and echo; other stages have float32 weights."""
-    if recipe.stage == "echo":
+    if isinstance(recipe, EchoRecipe):
         settings = Path(recipe.model.s2t) / SETTINGS_FILE
         if settings.is_file():
             return str(json.loads(settings.read_text(encoding="utf-8")).get("base_dtype", "float32"))
-        s2t = _sibling(beside, "s2t.yaml", recipe.model.s2t, lambda other: other.training.output_dir)
+        s2t = _s2t_recipe(recipe, beside)
         return frozen_dtype(s2t, beside) if s2t is not None else "float32"
-    if recipe.stage != "s2t":
+    if not isinstance(recipe, S2TRecipe):
         return "float32"
     config = Path(recipe.model.language_model) / "config.json"
     if config.is_file():
         stored = json.loads(config.read_text(encoding="utf-8"))
         found = str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
         return found if found in BYTES else "float32"
-    ready = _sibling(beside, "language_model.yaml", recipe.model.language_model, lambda other: other.output_dir)
-    return str(ready.dtype) if ready is not None else "float32"
+    ready = _recipe_in(beside / "language_model.yaml")
+    if isinstance(ready, LanguageModelRecipe) and Path(ready.output_dir) == Path(recipe.model.language_model):
+        return ready.dtype
+    return "float32"
 
 
-def lora_rank(recipe: Any, beside: Path) -> int:
+def lora_rank(recipe: object, beside: Path) -> int:
     """Rank of the LoRA that stage s2t adds and stage echo continues; 0: none."""
-    if recipe.stage == "s2t":
-        return int(recipe.lora.r)
-    if not recipe.model.train_lora:
+    if isinstance(recipe, S2TRecipe):
+        return recipe.lora.r
+    if not isinstance(recipe, EchoRecipe) or not recipe.model.train_lora:
         return 0
     settings = Path(recipe.model.s2t) / SETTINGS_FILE
     if settings.is_file():
         return int(json.loads(settings.read_text(encoding="utf-8"))["r"])
-    s2t = _sibling(beside, "s2t.yaml", recipe.model.s2t, lambda other: other.training.output_dir)
-    return int(s2t.lora.r) if s2t is not None else Workload().lora_rank
+    s2t = _s2t_recipe(recipe, beside)
+    return s2t.lora.r if s2t is not None else Workload().lora_rank
 
 
-def _sibling(beside: Path, name: str, folder: str, output_of: Callable[[Any], str]) -> Any:
-    """The recipe in the same folder that will write `folder`, if there is one."""
-    if not (beside / name).is_file():
-        return None
-    other = load_recipe(beside / name)
-    return other if Path(output_of(other)) == Path(folder) else None
+def _s2t_recipe(recipe: EchoRecipe, beside: Path) -> S2TRecipe | None:
+    """The recipe in the same folder that will write the S2T of an echo recipe, if there is one."""
+    other = _recipe_in(beside / "s2t.yaml")
+    if isinstance(other, S2TRecipe) and Path(other.training.output_dir) == Path(recipe.model.s2t):
+        return other
+    return None
+
+
+def _recipe_in(path: Path) -> object | None:
+    return load_recipe(path) if path.is_file() else None
