@@ -138,7 +138,7 @@ def test_from_waveform_to_waveform(model):
     close(tail, torch.full_like(tail, facts["log_mel_tail_constant"]))
 
     s2t = model.s2t
-    embeds, transcript = s2t.hear(**inputs)
+    embeds, transcript = s2t.encode(**inputs)
     assert len(transcript) == 1
     prompt, mask, _ = s2t.splice(torch.tensor([facts["prompt_ids"]]), audio_embeds=embeds)
     assert prompt.shape[1] == facts["expanded_len"]

@@ -218,7 +218,7 @@ def test_silence_keeps_one_frame():
         s2t.ctc_head.weight[AUDIO] = 1.0
         s2t.alignment_adapter.layer_norm.weight.zero_()
         s2t.alignment_adapter.layer_norm.bias.fill_(1.0)  # every frame is certainly blank
-        embeds, transcript = s2t.hear(**audio(40, 10))
+        embeds, transcript = s2t.encode(**audio(40, 10))
     assert transcript == [[], []]
     assert [len(row) for row in embeds] == [1, 1]
     assert all(torch.isfinite(row).all() for row in embeds)

@@ -250,5 +250,5 @@ def test_a_segment_continues_the_one_before():
     said = [one for output in second for one in after.accept(output)]
     assert [(one.word, one.unit_words) for one in said] == [(2, [8]), (3, [9, 9])]
     assert after.position == len(first) + len(second)
-    with pytest.raises(ValueError, match="does not know its words"):
+    with pytest.raises(ValueError, match="without alignment"):
         open_stream(tiny("prefix")).follow(stream, 1)

@@ -121,7 +121,7 @@ def test_encoder_stage_starts_from_a_frozen_whisper(parts, corpus):  # noqa: F81
     assert all(torch.equal(value, expected[name]) for name, value in trained.audio_tower.state_dict().items())
     moved = recipe.build().model.alignment_adapter.state_dict()
     assert not torch.equal(moved["projection.weight"], trained.alignment_adapter.projection.weight)
-    with pytest.raises(ValueError, match=r"num_mel_bins: expected 80, .* found 128"):
+    with pytest.raises(ValueError, match=r"num_mel_bins: expected 80 as in .*, found 128"):
         encoder_recipe(parts, corpus, num_mel_bins=128).build()
 
 

@@ -39,7 +39,10 @@ def enable_gradient_checkpointing(module: nn.Module) -> None:
     while pending:
         part = pending.pop()
         if isinstance(part, PreTrainedModel) and part.supports_gradient_checkpointing:
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if hasattr(part, "activation_checkpointing_enable"):
+                part.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            else:  # the older name, in transformers 5.0
+                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             # transformers makes all inputs require gradients, which only reentrant checkpoints need: backward would
             # pass through the frozen speech encoder and embeddings, and keep their activations.
             part.disable_input_require_grads()
