@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,10 @@ class TemplateWorker:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # what could not be written any more
+                pipe.close()
 
 
 def template_variables(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
