@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from echox.models.conversion.torch_file import check_torch_file
 from echox.files import JsonObject
+from echox.models.conversion.torch_file import check_torch_file
 from echox.training.integrity import DamagedCheckpointError, read_state, write_state
 from echox.training.optim import WeightAverage
 from echox.training.parallel import copy_in, is_sharded, local
