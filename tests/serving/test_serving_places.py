@@ -135,3 +135,24 @@ def test_who_waits_for_a_place_is_not_read_before_it_has_one():
 
     with running(nano(), Limits(max_sessions=1, wait_s=30.0)) as server:
         asyncio.run(all_of(server))
+
+
+def test_what_a_refused_client_still_sends_is_not_kept():
+    async def all_of(server):
+        async with websockets.connect(server.ws_url) as first, websockets.connect(server.ws_url) as second:
+            await first.recv()
+            sending = asyncio.create_task(second.send("x" * 15 * 2**20))
+            assert json.loads(await second.recv())["error"]["code"] == "session_limit_reached"
+            kept = 0
+            for _ in range(40):  # two seconds: the message arrives now
+                await asyncio.sleep(0.05)
+                protocols = [one for one in server.server.server_state.connections if hasattr(one, "close_sent")]
+                kept = max([kept, *(len(one.conn.reader.buffer) for one in protocols)])
+            sending.cancel()
+            assert kept < 2**18
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await second.recv()
+            assert closed.value.rcvd.code == 1013
+
+    with running(nano(), Limits(max_sessions=1, wait_s=0.2)) as server:
+        asyncio.run(all_of(server))

@@ -24,6 +24,7 @@ _HEADER_BYTES = 32 * 1024  # of one request
 _READ_BYTES = 16 * 1024  # of one read: 2,700 of the smallest frames or chunks, parsed in about 20 ms
 _MANY_CHUNKS, _CHUNK_BYTES = 1000, 64  # so many chunks must hold so many bytes each, on average
 _FOLDED = re.compile(rb"\n[ \t]")
+_LATE_BYTES = 64 * 1024  # kept of what comes after the server has closed a WebSocket; the rest is dropped
 _MAX_FRAGMENTS = 1024  # of one message
 _CONTROL_FRAMES = 50  # a second; twice as many at once
 _TIMEOUT_REPLY = (
@@ -174,6 +175,7 @@ class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
         WebSocketsSansIOProtocol.__init__(self, **options)
         self.connections_of_server = connections_of_server
         self._control_frames, self._counted_at = 0.0, connections_of_server.now
+        self._late_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection over from `HttpProtocol`."""
@@ -184,9 +186,13 @@ class WebSocketProtocol(_Bounded, WebSocketsSansIOProtocol):
             self.entry.wait(connections.now, connections.limits.header_s, transport.close)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the handshake, then of frames."""
+        """Bytes of the handshake, then of frames; behind our goodbye only the client's is of interest."""
         if self._flooded():
             return
+        if self.close_sent:
+            self._late_bytes += len(data)
+            if self._late_bytes > _LATE_BYTES:
+                return
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.transport.is_closing():
             # The HTTP parser took the upgrade, that of WebSockets did not: nobody else would answer.
