@@ -8,6 +8,11 @@ import httpx
 import pytest
 
 pytest.importorskip("gradio", reason="needs the extra [ui]")
+pytestmark = [  # Gradio's own: an option of pandas that ends, sockets and a loop of its start that it leaves open
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")
