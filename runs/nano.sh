@@ -39,13 +39,16 @@ stage t2c nano/t2c -- "${few[@]}"
 stage echo nano/echo -- "${few[@]}" targets.allow_silence=true
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
 stage package nano/package
-# 11. Measured: the scorecard, the voice step by step, latency on one thread; then the model card is written. 5 min.
+# 11. Measured: the scorecard, the voice step by step, latency on one thread, what surrounds a question;
+#     then the model card is written. 10 min.
 evaluation=out/nano/eval
-items=() questions=(--model out/nano/package --data out/nano)
+items=() few_conditions=() questions=(--model out/nano/package --data out/nano)
 # A model of a few steps understands nothing: the smoke run times the embedded one, on the bundled questions.
-$smoke && items=(--limit 2) questions=(--model nano --warm-up 0)
+$smoke && items=(--limit 2) few_conditions=(--questions 1 --quick) questions=(--model nano --warm-up 0)
 "$python" -m echox eval run --task nano --model out/nano/package --data out/nano --judge out/nano/judge --output "$evaluation" "${items[@]}"
 "$python" -m echox eval voice --data out/nano --output "$evaluation" "${items[@]}"
 "$python" "$repository/benchmarks/nano_latency.py" "${questions[@]}" --threads 1 --output "$evaluation/latency.json"
+"$python" "$repository/benchmarks/hearing_conditions.py" --model out/nano/package --data out/nano "${few_conditions[@]}" \
+  --output "$evaluation/conditions.json"
 "$python" -m echox eval card --model out/nano/package --metrics "$evaluation/metrics.json" --voice "$evaluation/voice.json" \
-  --latency "$evaluation/latency.json" --output "$evaluation/model_card_nano.md"
+  --latency "$evaluation/latency.json" --conditions "$evaluation/conditions.json" --output "$evaluation/model_card_nano.md"

@@ -123,6 +123,33 @@ def test_the_card_says_what_was_measured_and_what_was_missed(measured):
     assert "nan" not in re.findall(r"\w+", text)
 
 
+def test_what_surrounds_a_question_enters_the_card(measured):
+    rows = [
+        {
+            "gain_db": gain_db,
+            "around": around,
+            "before_s": wait_s,
+            "after_s": wait_s,
+            "inverted": False,
+            "exact": exact,
+            "count": 40,
+        }
+        for gain_db, exact in ((0.0, 31), (-20.0, 29))
+        for around, wait_s in (("silence", 0.0), ("noise", 3.0))
+    ]
+    (measured / "conditions.json").write_text(json.dumps({"figures": {"conditions": rows}}))
+    path = write_model_card(
+        measured / "model",
+        measured / "metrics.json",
+        None,
+        measured / "docs" / "card.md",
+        conditions_json=measured / "conditions.json",
+    )
+    card = path.read_text(encoding="utf-8")
+    assert "Exact replies to 40 held-out spoken questions" in card
+    assert "| 3 s of -60 dBFS noise before and after | 31 | 29 |" in card
+
+
 def test_the_published_card_is_what_the_generator_writes():
     page = (ROOT / "docs" / "model_card_nano.md").read_text(encoding="utf-8")
     for text in (model_card.PURPOSE, model_card.HOW, model_card.LIMITS):

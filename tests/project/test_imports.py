@@ -26,9 +26,9 @@ FLOORS = (
     "api evaluation/sets preparation serving/protocol",
     "evaluation/subjects serving/access training/stages",
     "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/memory",
-    "evaluation evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime",
-    "evaluation/interop serving/rest",
-    "serving",
+    "evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime",
+    "evaluation serving/rest",
+    "evaluation/interop serving",
     "cli",
     "__main__",
 )

@@ -211,6 +211,7 @@ def model_card(
     metrics: Annotated[Path, typer.Option(help="metrics.json of 'echox eval run --task nano'.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="The packaged model's folder.")],
     latency: Annotated[Path | None, typer.Option(help="JSON of benchmarks/nano_latency.py --output.")] = None,
+    conditions: Annotated[Path | None, typer.Option(help="JSON of benchmarks/hearing_conditions.py --output.")] = None,
     voice: Annotated[Path | None, typer.Option(help="voice.json of 'echox eval voice'.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Markdown file.")] = Path("docs/model_card_nano.md"),
     debug: Debug = False,
@@ -218,7 +219,7 @@ def model_card(
     """Write the model card from measured figures and the records of training."""
     from echox.evaluation.model_card import write_model_card
 
-    typer.echo(str(write_model_card(model, metrics, latency, output, voice)))
+    typer.echo(str(write_model_card(model, metrics, latency, output, voice, conditions)))
 
 
 def _subject(model: str, server: str | None, server_model: str | None, device: str, threads: int | None) -> "Subject":

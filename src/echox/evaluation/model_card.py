@@ -11,6 +11,7 @@ from pathlib import Path
 
 from echox.api.card import markdown_table, run_name, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.studies.conditions import conditions_table
 from echox.files import write_text
 from echox.training.record import RECORD_NAME
 
@@ -67,6 +68,7 @@ class Card:
     voice: JsonObject | None
     record: JsonObject
     megabytes: float | None
+    conditions: JsonObject | None = None
 
 
 def _score(part: str, name: str) -> Callable[[Card], Score | None]:
@@ -106,6 +108,7 @@ def write_model_card(
     latency_json: str | Path | None,
     path: str | Path,
     voice_json: str | Path | None = None,
+    conditions_json: str | Path | None = None,
 ) -> Path:
     """Write the card (and, with matplotlib, learning curves into ``images/`` beside it).
 
@@ -115,6 +118,7 @@ def write_model_card(
         latency_json: from ``benchmarks/nano_latency.py --output``; None: not measured.
         path: the Markdown file.
         voice_json: from ``echox eval voice``; None: left out.
+        conditions_json: from ``benchmarks/hearing_conditions.py --output``; None: left out.
 
     Raises:
         ValueError: a file is missing, not JSON, or lacks a figure.
@@ -127,6 +131,7 @@ def write_model_card(
         voice=_read(voice_json) if voice_json is not None else None,
         record=_read(model_dir / RECORD_NAME),
         megabytes=sum(sizes) / 1e6,
+        conditions=_figures(_read(conditions_json)) if conditions_json is not None else None,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     curves = draw_learning_curves(card.record.get("stages", []), path.parent / "images" / CURVES)
@@ -161,6 +166,7 @@ def render(card: Card, curves: str | None) -> str:
         PURPOSE,
         "\n".join(["## Main figures", "", HOW, "", *_headlines(card)]),
         "\n".join(["## All scores", "", *_scores(card)]),
+        *(["\n".join(["## Silence, noise and level", "", *_conditions(card.conditions)])] if card.conditions else []),
         "\n".join(["## The judge", "", *_judge(card)]),
         "\n".join(["## By topic", "", *_topics(card)]),
         "\n".join(["## Speed", "", *_speed(card)]),
@@ -169,6 +175,15 @@ def render(card: Card, curves: str | None) -> str:
         "## What nano cannot do\n\n" + LIMITS,
     ]
     return _wrapped("\n\n".join(sections)) + "\n"
+
+
+def _conditions(figures: JsonObject) -> list[str]:
+    rows = figures["conditions"]
+    lead = (
+        f"Exact replies to {rows[0]['count']} held-out spoken questions, half of them in held-out voices, by what "
+        "surrounds the question. Columns: gain of the speech; the noise has -60 dBFS at every gain."
+    )
+    return [lead, "", conditions_table(rows)]
 
 
 def _wrapped(text: str) -> str:
