@@ -36,13 +36,6 @@ def raw(port, data, timeout_s=10.0):
         return answer, True
 
 
-def until(condition, what, timeout_s=15.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def measured_lag(server, lags):
     """The longest time, s, in which the server's event loop did nothing else, goes to `lags`."""
@@ -52,7 +45,7 @@ def measured_lag(server, lags):
         longest = 0.0
         while not done:
             began = time.monotonic()
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # fixed time: what is late beyond it is the lag
             longest = max(longest, time.monotonic() - began - 0.005)
         return longest
 

@@ -9,7 +9,6 @@ import functools
 import json
 import socket
 import threading
-import time
 import typing
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, TypeVar
@@ -21,10 +20,11 @@ import websockets
 from echox.api import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
-from echox.serving.access.security import Door
+from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
 from echox.serving.service.service import Service
+from waiting import wait_until
 
 T = TypeVar("T")
 torch.set_num_threads(1)
@@ -42,7 +42,7 @@ class Running:
         self,
         model: EchoX,
         limits: Limits | None = None,
-        door: Door | None = None,
+        policy: AccessPolicy | None = None,
         vad: str = "silero",
         end_of_turn: str | None = None,
     ) -> None:
@@ -50,13 +50,10 @@ class Running:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.server = make_server(create_app(self.service, door), self.service, "127.0.0.1", self.port)
+        self.server = make_server(create_app(self.service, policy), self.service, "127.0.0.1", self.port)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
-        deadline = time.monotonic() + 20
-        while not self.server.started:
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.01)
+        wait_until(lambda: self.server.started, "the server has started")
 
     @property
     def url(self) -> str:

@@ -6,6 +6,8 @@ import threading
 import time
 from contextlib import contextmanager
 
+from waiting import wait_until
+
 SPOKEN = 30_000  # ms: a question at the speed of speech, its answer, and a busy machine
 BRAZIL = "Brazil is a country in South America. Its capital is Brasilia. It is known for football and the rain forest."
 
@@ -16,13 +18,15 @@ class Server:
     def __init__(self, model, api_key=None):
         import uvicorn
 
-        from echox.serving.access.security import Door
+        from echox.serving.access.security import AccessPolicy
         from echox.serving.protocol.limits import Limits
         from echox.serving.server import create_app
         from echox.serving.service.service import Service
 
         self.service = Service(model, "nano", Limits(wait_s=0.2))
-        config = uvicorn.Config(create_app(self.service, Door(api_key, any_host=True)), port=0, log_level="warning")
+        config = uvicorn.Config(
+            create_app(self.service, AccessPolicy(api_key, any_host=True)), port=0, log_level="warning"
+        )
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -53,10 +57,7 @@ class Server:
 def serving(*options):
     server = Server(*options)
     server.thread.start()
-    deadline = time.monotonic() + 60
-    while not server.uvicorn.started:
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.05)
+    wait_until(lambda: server.uvicorn.started, "the server has started", 60)
     try:
         yield server
     finally:
@@ -97,7 +98,7 @@ def until_played(page, turn, seconds):
     deadline = time.monotonic() + 20
     while played_s(turn)[0] < seconds:
         assert time.monotonic() < deadline, "the reply is not being played"
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(50)  # fixed time: a step of the loop
 
 
 def heard_s(page):

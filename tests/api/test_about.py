@@ -8,7 +8,7 @@ import pytest
 from echox.api import EchoX
 from echox.api.about import ABOUT_FILE, About
 from echox.api.loading import find_model
-from echox.serving.access.security import Door
+from echox.serving.access.security import AccessPolicy
 from serving_help import nano, running
 from tiny_echox import tiny_echox
 
@@ -54,6 +54,6 @@ def test_a_folder_without_it_says_nothing(tmp_path):
 
 
 def test_the_page_gets_it_before_any_key_is_shown():
-    with running(nano(), door=Door("secret")) as server:
+    with running(nano(), policy=AccessPolicy("secret")) as server:
         found = httpx.get(f"{server.url}/about.json").json()
     assert found == {"model": "nano", "knows": nano().about.knows, "examples": list(ANSWERS)}

@@ -11,26 +11,26 @@ from echox.evaluation.subjects.endpoint import Endpoint
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.wire import AudioFormat
-from echox.serving.realtime.listening import Listener
-from echox.serving.rest.chat_request import _said
-from echox.serving.rest.common import Refusal
+from echox.serving.realtime.input_audio import InputAudioBuffer
+from echox.serving.rest.chat_request import _read_assistant_fields
+from echox.serving.rest.common import RequestError
 from echox.serving.rest.transcriptions import _check_padding
 
 
 def test_tiny_appends_are_joined():
-    listener = Listener(AudioFormat(), None, None, Limits())
+    input_audio = InputAudioBuffer(AudioFormat(), None, None, Limits())
     samples = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
     for sample in samples:
-        listener._keep(sample[None])
-    assert len(listener._blocks) <= 20_000 // 4096 + 1
-    np.testing.assert_array_equal(listener._cut(4000, 13_000), samples[4000:13_000])
+        input_audio._keep(sample[None])
+    assert len(input_audio._blocks) <= 20_000 // 4096 + 1
+    np.testing.assert_array_equal(input_audio._cut(4000, 13_000), samples[4000:13_000])
 
 
 @pytest.mark.parametrize("end", [b"", b"--"])
 def test_padding_after_a_boundary_is_bounded(end):
     kind = 'multipart/form-data; boundary="a+b"'
     _check_padding(kind, b"--a+b" + end + b" " * 100 + b"\r\n" + b" " * 5000)
-    with pytest.raises(Refusal, match="spaces after a boundary"):
+    with pytest.raises(RequestError, match="spaces after a boundary"):
         _check_padding(kind, b"--a+b\r\nxx\r\n--a+b" + end + b" \t" * 60)
 
 
@@ -46,7 +46,7 @@ def test_padding_after_a_boundary_is_bounded(end):
 def test_what_an_assistant_said_is_bounded(source):
     service = SimpleNamespace(limits=Limits(max_text_chars=100, max_items=3))
     with pytest.raises(EventError, match="expected at most"):
-        _said(service, source, "messages[0]", None)
+        _read_assistant_fields(service, source, "messages[0]", None)
 
 
 def test_the_key_does_not_follow_a_redirect():

@@ -11,8 +11,9 @@ import pytest
 
 from echox.audio import encode_audio
 from echox.streaming.messages import Audio
-from raw_clients import HEAD, measured_lag, until
+from raw_clients import HEAD, measured_lag
 from serving_help import connected, nano, question, running, user_text
+from waiting import wait_until, wait_until_async
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_sound_that_was_deleted_does_not_wait_for_its_transcript(server):
 
     async def held():
         (session,) = server.service.sessions
-        await session._one_transcript.acquire()
+        await session._transcription_lock.acquire()
         return session
 
     async def all_of():
@@ -132,10 +133,11 @@ def test_sound_that_was_deleted_does_not_wait_for_its_transcript(server):
                 item_id = (await client.until("conversation.item.done"))["item"]["id"]
                 await client.send("conversation.item.delete", item_id=item_id)
                 await client.until("conversation.item.deleted")
-            await asyncio.sleep(0.3)  # they wait for the lock now
+            lock = session._transcription_lock
+            await wait_until_async(lambda: len(lock._waiters or ()) == 6, "all transcriptions wait for the lock")
             gc.collect()
             found = sum(type(one) is Audio for one in gc.get_objects()) - before
-            loop.call_soon_threadsafe(session._one_transcript.release)
+            loop.call_soon_threadsafe(session._transcription_lock.release)
             return found
 
     loop = server.service._upkeep.get_loop()
@@ -179,8 +181,10 @@ def test_speech_ends_with_its_client(server, response_format):
     head = HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(head + body)
-        until(lambda: scheduler.num_running, "it did not begin")
-    until(lambda: not scheduler.num_running and not server.service.request_places.taken, "still speaking")
+        wait_until(lambda: scheduler.num_running, "the model speaks")
+    wait_until(
+        lambda: not scheduler.num_running and not server.service.request_admission.num_admitted, "the model has stopped"
+    )
 
 
 def test_sound_in_a_question_is_still_welcome(server):

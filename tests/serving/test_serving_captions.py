@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from echox.audio import encode_audio, load_audio
-from echox.serving.rest.captions import Segment, segments_of, to_srt, to_vtt
-from echox.serving.service.stop_strings import StoppingFeed
+from echox.serving.rest.captions import CaptionSegment, segments_of, to_srt, to_vtt
+from echox.serving.service.stop_strings import StopStringFeed
 from echox.streaming.events import Finished, HeardWord, TextDelta, Timings
 from serving_help import nano, question, running
 
@@ -74,7 +74,7 @@ def test_segments_end_at_sentences_pauses_and_when_they_are_long():
 
 
 def test_the_formats_to_the_letter():
-    segments = [Segment("A & <b>", 0.0, 1.5), Segment("C", 3661.042, 3662.0)]
+    segments = [CaptionSegment("A & <b>", 0.0, 1.5), CaptionSegment("C", 3661.042, 3662.0)]
     assert to_srt(segments) == "1\n00:00:00,000 --> 00:00:01,500\nA & <b>\n\n2\n01:01:01,042 --> 01:01:02,000\nC\n"
     assert to_vtt(segments) == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nA &amp; &lt;b>\n\n01:01:01.042 --> 01:01:02.000\nC\n"
@@ -114,7 +114,7 @@ class Pieces:
 def test_text_ends_before_the_first_stop_string(pieces, stops, expected, stopped):
     async def collect():
         feed = Pieces(pieces)
-        events = [event async for event in StoppingFeed(feed, stops).events()]
+        events = [event async for event in StopStringFeed(feed, stops).events()]
         return events, feed.cancelled
 
     events, cancelled = asyncio.run(collect())

@@ -10,7 +10,7 @@ import websockets
 
 from echox.serving.access import client_secrets
 from echox.serving.access.client_secrets import ClientSecrets
-from echox.serving.access.security import Door
+from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import SessionOptions
 from serving_help import check_event, nano, running
@@ -20,7 +20,7 @@ KEY = {"Authorization": "Bearer secret"}
 
 @pytest.fixture(scope="module")
 def server():
-    with running(nano(), door=Door("secret")) as found:
+    with running(nano(), policy=AccessPolicy("secret")) as found:
         yield found
 
 
@@ -147,7 +147,7 @@ def test_mistakes_are_named(server, body, param):
 
 
 def test_there_is_an_end_to_their_number(monkeypatch):
-    monkeypatch.setattr(client_secrets, "_MOST", 3)
+    monkeypatch.setattr(client_secrets, "_MAX_SECRETS", 3)
     now = [0.0]
     secrets = ClientSecrets(lambda: now[0])
     options = SessionOptions("nano", Limits())

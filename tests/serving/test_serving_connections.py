@@ -10,11 +10,12 @@ import time
 import httpx
 import pytest
 
-from echox.serving.access.connections import Connections, connection_limit, files_for, share
-from echox.serving.access.security import Door
+from echox.serving.access.connections import Connections, connection_limit, files_needed, share
+from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
-from raw_clients import crowd, raw, until
+from raw_clients import crowd, raw
 from serving_help import nano, running
+from waiting import wait_until
 
 HALF_A_REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-"
 
@@ -25,7 +26,7 @@ def test_half_open_requests_neither_deafen_the_server_nor_stay():
         assert httpx.get(f"{server.url}/health", timeout=5).status_code == 200  # made room for itself
         assert len(server.server.open_connections) <= 20
         assert "connection_evicted" in server.service.metrics.text().decode()
-        until(lambda: len(server.server.open_connections) == 0, "half a request may not stay")
+        wait_until(lambda: len(server.server.open_connections) == 0, "half a request is closed")
 
 
 def test_a_request_that_was_begun_may_not_trickle():
@@ -51,11 +52,11 @@ def test_a_request_that_was_begun_may_not_trickle():
 
 def test_a_body_behind_a_refusal_may_not_trickle_either():
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
-    with running(nano(), Limits(body_s=0.5), Door("secret")) as server:
+    with running(nano(), Limits(body_s=0.5), AccessPolicy("secret")) as server:
         answer, closed = raw(server.port, head)
         assert b" 401 " in answer
         assert closed
-        until(lambda: len(server.server.open_connections) == 0, "the rest of a refused request is not awaited")
+        wait_until(lambda: len(server.server.open_connections) == 0, "a refused request is closed")
 
 
 class Wire:
@@ -77,16 +78,16 @@ class Wire:
 def test_one_address_cannot_take_all_connections():
     now, refused = [0.0], []
     crowd = Connections(Limits(max_connections=8), lambda: now[0], refused.append)
-    assert crowd.most == 8
+    assert crowd.max_connections == 8
     theirs = [Wire("203.0.113.7") for _ in range(6)]
     for wire in theirs:
         now[0] += 1
         entry = crowd.open(wire)
         assert entry is not None
-        entry.wait(now[0], 10.0, wire.abort)
+        entry.start_waiting(now[0], 10.0, wire.abort)
     assert [wire.aborted for wire in theirs] == [True, True, False, False, False, False]
     for entry in crowd._open.values():
-        entry.arrived()  # at work: not to be closed
+        entry.stop_waiting()  # at work: not to be closed
     assert crowd.open(Wire("203.0.113.7")) is None
     others = [Wire("203.0.113.8") for _ in range(4)]
     assert all(crowd.open(wire) for wire in others)
@@ -98,7 +99,7 @@ def test_this_machine_has_no_share_but_the_same_deadline():
     crowd = Connections(Limits(max_connections=4), lambda: now[0], lambda _: None)
     wires = [Wire("127.0.0.1") for _ in range(4)]
     for wire in wires:
-        crowd.open(wire).wait(0.0, 10.0, wire.abort)
+        crowd.open(wire).start_waiting(0.0, 10.0, wire.abort)
     now[0] = 9.9
     crowd.sweep()
     assert not any(wire.aborted for wire in wires)
@@ -129,7 +130,7 @@ def test_who_does_not_read_and_who_does_not_go_is_dropped():
 
 def test_connections_stay_below_the_open_files():
     assert connection_limit(512, None) == connection_limit(512, 1024) == 512
-    assert files_for(connection_limit(5000, 1024)) == 1024
+    assert files_needed(connection_limit(5000, 1024)) == 1024
     with pytest.raises(ValueError, match="expected a limit of .* found 200"):
         connection_limit(512, 200)
     assert share(0.5, 7) == 4
@@ -157,7 +158,7 @@ def test_1100_half_open_requests_against_the_command(tmp_path):
                 return httpx.get(url, timeout=1).status_code == 200
             return False
 
-        until(is_up, "the server did not start", 200)
+        wait_until(is_up, "the server has started", 200)
         for _ in range(2):
             with crowd(port, 550, HALF_A_REQUEST):
                 for _ in range(5):

@@ -216,6 +216,6 @@ def test_every_broken_upload_is_answered(count, caplog):
             if found.status_code != 200:
                 assert found.json()["error"]["code"] != "internal_error"
         assert client.get("/health").status_code == 200
-        assert server.service.request_places.taken == 0
+        assert server.service.request_admission.num_admitted == 0
     print(f"{count} uploads: {statuses}")
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

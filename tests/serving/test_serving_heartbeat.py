@@ -19,7 +19,7 @@ def test_a_ping_is_answered_and_is_no_activity():
                 with contextlib.suppress(websockets.ConnectionClosed):
                     while True:
                         await client.send("echox.ping")
-                        await asyncio.sleep(0.1)
+                        await asyncio.sleep(0.1)  # fixed time: the client pings at this pace
 
             pinging = asyncio.create_task(ping())
             error = await client.until("error")
@@ -38,7 +38,7 @@ def test_what_a_client_does_keeps_its_place():
             for number in range(4):
                 await client.send("conversation.item.create", item={"id": f"item_{number}", **user_text("Hello.")})
                 await client.until("conversation.item.done")
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(1.0)  # fixed time: the client acts at this pace
             return client.of("error")
 
     with running(nano(), Limits(idle_s=3.0)) as server:

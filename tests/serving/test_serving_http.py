@@ -5,7 +5,6 @@ import base64
 import io
 import json
 import socket
-import time
 
 import httpx
 import numpy as np
@@ -15,8 +14,9 @@ from starlette.responses import PlainTextResponse
 
 from echox.api.loading import bundled_questions
 from echox.audio import encode_audio, load_audio
-from echox.serving.rest.common import Ending
+from echox.serving.rest.common import ResponseWithCleanup
 from serving_help import Limits, nano, question, running
+from waiting import wait_until
 
 openai = pytest.importorskip("openai")
 
@@ -273,10 +273,8 @@ def test_who_leaves_is_not_spoken_to(server):
     body = {"input": "The capital of France is Paris. " * 120, "response_format": "wav"}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=0.5)
-    deadline = time.monotonic() + 10
-    while scheduler.num_running or server.service.request_places.taken:
-        assert time.monotonic() < deadline, "still speaking"
-        time.sleep(0.02)
+    admission = server.service.request_admission
+    wait_until(lambda: not scheduler.num_running and not admission.num_admitted, "the model has stopped")
 
 
 def test_a_fault_in_the_middle_of_a_stream_is_told_in_it(server, monkeypatch):
@@ -293,11 +291,11 @@ def test_a_fault_in_the_middle_of_a_stream_is_told_in_it(server, monkeypatch):
 
 def test_an_answer_that_nobody_reads_is_broken_off():
     async def stuck(_):
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     async def all_of():
         ended = []
-        answer = Ending(PlainTextResponse("x"), lambda: ended.append(True), send_s=0.05)
+        answer = ResponseWithCleanup(PlainTextResponse("x"), lambda: ended.append(True), send_s=0.05)
         await answer({"type": "http", "method": "GET", "headers": []}, stuck, stuck)
         assert ended == [True]
 
@@ -306,13 +304,11 @@ def test_an_answer_that_nobody_reads_is_broken_off():
 
 def test_a_full_server_says_so():
     with running(nano(), Limits(max_requests=1, max_waiting=0)) as full:
-        full.service.request_places._free = 0
+        full.service.request_admission._free = 0
         found = httpx.post(f"{full.url}/v1/chat/completions", json={"messages": FRANCE})
         assert found.status_code == 503
         assert found.headers["retry-after"] == "1"
-        full.service.request_places._free = 1
+        full.service.request_admission._free = 1
         assert httpx.post(f"{full.url}/v1/chat/completions", json={"messages": FRANCE}, timeout=30).status_code == 200
-        deadline = time.monotonic() + 10
-        while full.service.request_places.taken:  # given back after the last byte was sent
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        admission = full.service.request_admission  # released after the last byte was sent
+        wait_until(lambda: not admission.num_admitted, "the request is released")

@@ -1,5 +1,6 @@
 """How a server starts: what is wrong with its options is said before the model is loaded."""
 
+import contextlib
 import os
 import re
 import select
@@ -7,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
@@ -19,6 +19,7 @@ from echox.api.precision import DTYPES, QUANTIZATIONS, named_precision
 from echox.cli.main import app
 from echox.serving.access.ports import bind
 from echox.serving.launch import ServerOptions
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -62,8 +63,8 @@ def test_a_reserved_port_is_closed_until_the_server_listens():
     listeners[0].listen()
     with pytest.raises(ValueError, match="expected a free port"):
         bind("127.0.0.1", port)
-    for listener in listeners:
-        listener.close()
+    for input_audio in listeners:
+        input_audio.close()
 
 
 @pytest.mark.parametrize("command", ["reply", "talk", "serve", "ui"])
@@ -109,11 +110,12 @@ def test_the_command_serves_on_a_free_port_and_says_which():
 
 
 def _status(url):
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return answer.status
-        except OSError:
-            assert time.monotonic() < deadline, f"{url} does not answer"
-            time.sleep(0.1)
+    found = []
+
+    def answers():
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+            found.append(answer.status)
+        return bool(found)
+
+    wait_until(answers, f"{url} answers", 30)
+    return found[-1]

@@ -16,9 +16,9 @@ from serving_help import nano, running
 
 SCRIPT = """
 import psutil, torch
-from echox.serving.service.process_memory import keep_few_kernels
+from echox.serving.service.process_memory import limit_kernel_cache
 if {few}:
-    keep_few_kernels()
+    limit_kernel_cache()
 layer = torch.nn.Conv1d(64, 64, 3)
 def run(sizes):
     with torch.inference_mode():
@@ -67,16 +67,16 @@ def test_a_reply_that_was_told_is_freed_without_the_garbage_collector():
 def test_a_settled_process_finds_its_garbage_when_it_gives_back():
     script = """
 import gc, weakref
-from echox.serving.service.process_memory import give_back, settle
+from echox.serving.service.process_memory import release_free_memory, freeze_loaded_objects
 class Ring: pass
 def ring():
     one = Ring(); one.itself = one
     return weakref.ref(one)
 gc.disable()
-settle()
+freeze_loaded_objects()
 garbage = ring()
 assert garbage() is not None
-give_back()
+release_free_memory()
 assert garbage() is None
 """
     subprocess.run([sys.executable, "-c", script], check=True)

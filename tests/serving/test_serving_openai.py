@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serving_help import check_event, connected, nano, pcm16, question, running, user_text
+from waiting import wait_until_async
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("websockets")
@@ -26,7 +27,7 @@ class Talker:
         self.connection = connection
         self.events = []
         self.began_s = None  # when the reply at hand began to sound
-        self.sound_s = 0.0
+        self.audio_s = 0.0
         self.item_id = None
 
     async def listen(self):
@@ -35,29 +36,26 @@ class Talker:
             self.events.append(event)
             if event.type == "response.output_audio.delta":
                 if self.item_id != event.item_id:
-                    self.item_id, self.began_s, self.sound_s = event.item_id, time.monotonic(), 0.0
-                self.sound_s += len(base64.b64decode(event.delta)) / 48000
-            elif event.type == "input_audio_buffer.speech_started" and self.played_s() < self.sound_s:
+                    self.item_id, self.began_s, self.audio_s = event.item_id, time.monotonic(), 0.0
+                self.audio_s += len(base64.b64decode(event.delta)) / 48000
+            elif event.type == "input_audio_buffer.speech_started" and self.played_s() < self.audio_s:
                 played_ms = int(self.played_s() * 1000)
                 await self.connection.conversation.item.truncate(
                     item_id=self.item_id, content_index=0, audio_end_ms=played_ms
                 )
-                self.sound_s = 0.0
+                self.audio_s = 0.0
 
     def played_s(self):
-        return 0.0 if self.began_s is None else min(self.sound_s, time.monotonic() - self.began_s)
+        return 0.0 if self.began_s is None else min(self.audio_s, time.monotonic() - self.began_s)
 
     async def say(self, sound):
         data = pcm16(sound)
         for start in range(0, len(data), 4800):
             await self.connection.input_audio_buffer.append(audio=base64.b64encode(data[start : start + 4800]).decode())
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # fixed time: a user speaks in real time
 
     async def until(self, kind, count=1):
-        deadline = time.monotonic() + 120  # a busy machine is late, not wrong
-        while len(self.of(kind)) < count:
-            assert time.monotonic() < deadline, (kind, [event.type for event in self.events][-20:])
-            await asyncio.sleep(0.01)
+        await wait_until_async(lambda: len(self.of(kind)) >= count, f"{count} of {kind}", 120)
         return self.of(kind)[-1]
 
     def of(self, kind):
@@ -75,12 +73,11 @@ def test_three_spoken_turns_with_an_interruption(server):
             await talker.until("session.updated")
             await talker.say(question(2, lead_s=0.3, tail_s=0.7))
             await talker.until("response.done", 1)
-            while talker.played_s() < talker.sound_s:
-                await asyncio.sleep(0.02)
+            await wait_until_async(lambda: talker.played_s() >= talker.audio_s, "the reply is played")
             await talker.say(question(0, lead_s=0.1, tail_s=0.7))
             await talker.until("response.output_audio.delta", len(talker.of("response.output_audio.delta")) + 1)
-            await asyncio.sleep(1.0)
-            whole = talker.sound_s
+            await wait_until_async(lambda: talker.played_s() >= 1.0, "a second of the reply is played")
+            whole = talker.audio_s
             await talker.say(question(1, tail_s=0.8))  # over the reply
             await talker.until("response.done", 3)
             assert talker.of("conversation.item.truncated")

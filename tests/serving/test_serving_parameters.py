@@ -99,7 +99,7 @@ def server():
 @pytest.mark.parametrize("name", list(TYPES))
 def test_no_parameter_is_unknown(name):
     table = getattr(parameters, name)
-    kinds = [table.done, table.hints, table.refused.keys()]
+    kinds = [table.supported, table.ignored, table.refused.keys()]
     assert sum(map(len, kinds)) == len(set().union(*kinds)), "a parameter has two verdicts"
     assert TYPES[name] == set().union(*kinds)
 
@@ -122,7 +122,7 @@ def test_chat_refuses_by_name(server, name):
 
 def test_chat_hints_change_nothing(server):
     plain = ask(server).json()["choices"]
-    hints = {name: CHAT_SAMPLES[name] for name in parameters.CHAT.hints}
+    hints = {name: CHAT_SAMPLES[name] for name in parameters.CHAT.ignored}
     assert ask(server, **hints).json()["choices"] == plain
 
 
@@ -160,7 +160,7 @@ CHAT_DONE = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(parameters.CHAT.done))
+@pytest.mark.parametrize("name", sorted(parameters.CHAT.supported))
 def test_chat_does_what_it_says_it_does(server, name):
     assert CHAT_DONE[name](server)
 
@@ -180,7 +180,7 @@ SPEECH_DONE = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(parameters.SPEECH.done))
+@pytest.mark.parametrize("name", sorted(parameters.SPEECH.supported))
 def test_speech_does_what_it_says_it_does(server, name):
     assert SPEECH_DONE[name](server)
 
@@ -220,7 +220,7 @@ TRANSCRIPTION_DONE = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(parameters.TRANSCRIPTION.done))
+@pytest.mark.parametrize("name", sorted(parameters.TRANSCRIPTION.supported))
 def test_transcriptions_do_what_they_say_they_do(server, name):
     assert TRANSCRIPTION_DONE[name](server)
 
@@ -258,7 +258,9 @@ def test_a_session_refuses_a_timeout_of_its_turn_detection(server):
 
 def test_a_session_takes_hints_without_an_error(server):
     async def work(client):
-        await client.send("session.update", session={name: SESSION_SAMPLES[name] for name in parameters.SESSION.hints})
+        await client.send(
+            "session.update", session={name: SESSION_SAMPLES[name] for name in parameters.SESSION.ignored}
+        )
         await client.until("session.updated")
 
     converse(server, work)
@@ -276,7 +278,7 @@ SESSION_DONE = {
 
 
 def test_a_session_shows_what_is_in_effect(server):
-    assert SESSION_DONE.keys() | {"audio"} == parameters.SESSION.done
+    assert SESSION_DONE.keys() | {"audio"} == parameters.SESSION.supported
 
     async def work(client):
         await client.send("session.update", session={name: asked for name, (asked, _) in SESSION_DONE.items()})

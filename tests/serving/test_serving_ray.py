@@ -10,7 +10,7 @@ import httpx
 import pytest
 import websockets
 
-from echox.serving.access.security import Door
+from echox.serving.access.security import AccessPolicy
 from echox.serving.launch import Replicas, ServerOptions, ray_application
 from echox.serving.protocol.limits import Limits
 from serving_help import Client, user_text
@@ -35,8 +35,8 @@ def url():
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        options = ServerOptions(threads=1, door=Door("secret"), limits=Limits(max_sessions=4))
-        serve.run(ray_application(options, Replicas(smallest=2, largest=2)), name="echox", route_prefix="/")
+        options = ServerOptions(threads=1, policy=AccessPolicy("secret"), limits=Limits(max_sessions=4))
+        serve.run(ray_application(options, Replicas(min_replicas=2, max_replicas=2)), name="echox", route_prefix="/")
         yield f"127.0.0.1:{port}"
     finally:
         serve.shutdown()

@@ -16,8 +16,8 @@ from echox.serving.turn_detection.turns import (
     PlaybackClock,
     SpeechStarted,
     SpeechStopped,
+    TurnDetector,
     TurnSettings,
-    TurnTaker,
     Unduck,
 )
 from echox.serving.turn_detection.vad import FRAME_SAMPLES, EnergyVad, open_vad
@@ -28,7 +28,7 @@ FRAME_MS = 32
 
 def play(script, settings=None, replying=False, taker=None):
     """Run a script of (probability, frames); the events with the time they came."""
-    taker = taker or TurnTaker(settings or TurnSettings())
+    taker = taker or TurnDetector(settings or TurnSettings())
     now_ms, found = 0, []
     for probability, frames in script:
         for _ in range(frames):
@@ -91,7 +91,7 @@ def test_syllables_add_up_to_an_interruption():
 
 
 def test_the_reply_ends_while_somebody_has_begun():
-    taker = TurnTaker(TurnSettings())
+    taker = TurnDetector(TurnSettings())
     assert kinds(play([(0.9, 6)], taker=taker, replying=True)) == [Duck]
     events = taker.push(0.9, 192, 224, False)
     assert [type(event) for event in events] == [Unduck, SpeechStarted]
@@ -104,13 +104,13 @@ def test_interruptions_can_be_turned_off():
 
 def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_gets_patience():
     settings = TurnSettings(patience_ms=4000)
-    taker = TurnTaker(settings)
+    taker = TurnDetector(settings)
     found = play([(0.9, 20), (0.0, 6)], taker=taker)
     assert kinds(found) == [SpeechStarted, Paused]
-    assert kinds([(0, event) for event in taker.judge(found[1][1], True, 26 * FRAME_MS)]) == [SpeechStopped]
-    patient = TurnTaker(settings)
+    assert kinds([(0, event) for event in taker.end_pause(found[1][1], True, 26 * FRAME_MS)]) == [SpeechStopped]
+    patient = TurnDetector(settings)
     found = play([(0.9, 20), (0.0, 6)], taker=patient)
-    assert patient.judge(found[1][1], False, 26 * FRAME_MS) == []
+    assert patient.end_pause(found[1][1], False, 26 * FRAME_MS) == []
     assert kinds(play([(0.9, 20), (0.0, 40), (0.9, 5), (0.0, 126)], settings)) == [
         SpeechStarted,
         Paused,
@@ -120,13 +120,13 @@ def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_gets_pati
 
 
 def test_speech_that_went_on_is_not_ended_by_a_late_judgement():
-    taker = TurnTaker(TurnSettings(patience_ms=4000))
+    taker = TurnDetector(TurnSettings(patience_ms=4000))
     pause = play([(0.9, 20), (0.0, 6), (0.9, 1)], taker=taker)[1][1]
-    assert taker.judge(pause, True, 900) == []
+    assert taker.end_pause(pause, True, 900) == []
     second = [event for frame in range(27, 34) for event in taker.push(0.0, frame * 32, frame * 32 + 32, False)]
     assert [type(event) for event in second] == [Paused]
-    assert taker.judge(pause, True, 1100) == []  # what was said of the first pause says nothing of the second
-    assert [type(event) for event in taker.judge(second[0], True, 1100)] == [SpeechStopped]
+    assert taker.end_pause(pause, True, 1100) == []  # what was said of the first pause says nothing of the second
+    assert [type(event) for event in taker.end_pause(second[0], True, 1100)] == [SpeechStopped]
 
 
 def test_no_turn_is_endless():
@@ -138,7 +138,7 @@ def test_no_turn_is_endless():
 
 
 def test_a_commit_by_hand_starts_afresh():
-    taker = TurnTaker(TurnSettings())
+    taker = TurnDetector(TurnSettings())
     play([(0.9, 6)], taker=taker, replying=True)
     assert taker.reset(200) == [Unduck(200)]
     events = [event for step in range(20) for event in taker.push(0.9, 200 + step * 32, 232 + step * 32, False)]
@@ -151,7 +151,7 @@ def test_a_commit_by_hand_starts_afresh():
     st.booleans(),
 )
 def test_starts_and_stops_alternate_whatever_comes(script, patience_ms, interrupts):
-    taker = TurnTaker(TurnSettings(patience_ms=patience_ms, interrupts=interrupts, max_speech_ms=3000))
+    taker = TurnDetector(TurnSettings(patience_ms=patience_ms, interrupts=interrupts, max_speech_ms=3000))
     now_ms, speaking, ducked, last_end_ms = 0, False, False, 0
     for probability, frames, replying in script:
         for _ in range(frames):
@@ -195,7 +195,7 @@ def test_the_playback_clock():
 
 
 def listen(sound, new_vad, replying):
-    vad, taker, found = new_vad(), TurnTaker(TurnSettings()), []
+    vad, taker, found = new_vad(), TurnDetector(TurnSettings()), []
     for number in range(len(sound) // FRAME_SAMPLES):
         frame = sound[number * FRAME_SAMPLES : (number + 1) * FRAME_SAMPLES]
         start_ms = number * FRAME_MS

@@ -47,7 +47,7 @@ def test_a_spoken_question_is_answered_aloud(server, tmp_path):
         times = []
         while page.locator("body[data-phase=speaking]").count():
             times.append(played_s(turn)[0])
-            page.wait_for_timeout(100)
+            page.wait_for_timeout(100)  # fixed time: a step of the loop
         reply(page, 0)
         assert times == sorted(times)
         assert len(set(times)) >= 4  # time advances while it speaks, not at once at its end
@@ -104,7 +104,7 @@ def test_push_to_talk(server, tmp_path):
         button.focus()
         page.keyboard.down("Space")
         page.locator("body[data-phase=hearing]").wait_for(timeout=SPOKEN)
-        page.wait_for_timeout(3500)
+        page.wait_for_timeout(3500)  # fixed time: the user speaks
         page.keyboard.up("Space")
         assert said(reply(page, 0)) == "A cow says moo."
         assert page.locator(".turn.user").count() == 1
@@ -139,9 +139,9 @@ def test_escape_stops_the_reply(server, page):
     until_played(page, turn, 0.8)
     page.keyboard.press("Escape")
     reply(page, 0, "interrupted")
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(300)  # fixed time: the last sound fades
     silent_from = heard_s(page)
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(700)  # fixed time: what is still played would be heard now
     assert heard_s(page) == silent_from
     assert page.locator("#phase").inner_text() == "Ready."
     assert not page.get_by_role("button", name="Stop").is_visible()
@@ -180,7 +180,7 @@ def test_the_conversation_can_be_downloaded(page, tmp_path):
     page.get_by_role("button", name="Download the conversation").click()
     deadline = time.monotonic() + 10
     while len(saved) < 2 and time.monotonic() < deadline:
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(50)  # fixed time: a step of the loop
     paths = {download.suggested_filename.rsplit(".", 1)[1]: download.path() for download in saved}
     data = json.loads(paths["json"].read_text(encoding="utf-8"))
     assert data["model"] == "nano"
@@ -225,7 +225,7 @@ def test_a_lost_connection_comes_back_and_knows_what_was_said(server, page):
     reply(page, 0)
     (session,) = server.service.sessions
     server.loop.call_soon_threadsafe(session.shut_down)
-    page.get_by_role("alert").get_by_text("told to the next session").wait_for()
+    page.get_by_role("alert").get_by_text("next session continues this conversation").wait_for()
     page.locator("#connection[data-state=open]").wait_for()
     assert page.get_by_role("alert").inner_text() == ""
     ask(page, "What is the capital of France?")
@@ -239,15 +239,15 @@ def test_a_lost_connection_comes_back_and_knows_what_was_said(server, page):
 
 
 def test_a_full_server_is_waited_for(server, page):
-    places = server.service.session_places
-    taken = [server.await_(places.take()) for _ in range(server.service.limits.max_sessions)]
+    places = server.service.session_admission
+    taken = [server.await_(places.acquire()) for _ in range(server.service.limits.max_sessions)]
     ask(page, "What does a cow say?")
     page.get_by_role("alert").get_by_text("all its places for conversations are taken").wait_for()
     assert page.get_by_label("Message").input_value() == "What does a cow say?"  # not lost
 
     async def give():
         for _ in taken:
-            places.give()
+            places.release()
 
     server.await_(give())
     page.locator("#connection[data-state=open]").wait_for()

@@ -100,7 +100,7 @@ def test_nothing_moves_where_motion_is_unwelcome(server, motion, moves):
         drawn = set()
         for _ in range(5):
             drawn.add(page.evaluate("document.getElementById('voice').toDataURL()"))
-            page.wait_for_timeout(120)
+            page.wait_for_timeout(120)  # fixed time: between two pictures
         assert (len(drawn) > 1) == moves
 
 
@@ -109,7 +109,7 @@ def test_what_was_chosen_is_kept_and_nonsense_is_not_believed(server):
         page.get_by_role("button", name="Theme").click()
         page.get_by_role("button", name="Settings").click()
         page.get_by_role("slider", name="Temperature").fill("0.8")
-        page.wait_for_timeout(50)
+        page.wait_for_function("Object.values(localStorage).some((text) => text.includes('0.8'))")
         page.reload()
         assert page.get_by_role("button", name="Theme: light").is_visible()
         assert page.locator("#temperature").input_value() == "0.8"
@@ -188,7 +188,7 @@ def test_the_witness_sees_what_leaves_this_machine():
         pytest.raises(AssertionError, match="from outside: .*pixel.png"),
         opened(browser, leak) as page,
     ):
-        page.wait_for_timeout(300)
+        page.wait_for_timeout(300)  # fixed time: the page asks for the picture
 
 
 def test_the_jitter_buffer_counts_what_it_plays(page):

@@ -50,7 +50,7 @@ def when(page, script):
     started = time.monotonic()
     while not page.evaluate(script):
         assert time.monotonic() - started < SPOKEN / 1000, f"{script} did not become true"
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(50)  # fixed time: a step of the loop
     return time.monotonic() - started
 
 
@@ -66,7 +66,7 @@ def test_a_hung_server_is_noticed_within_five_seconds_and_its_return_too():
         hung.send_signal(signal.SIGSTOP)
         assert when(page, f"{CONNECTION} === 'No answer'") < 5.0
         assert "does not answer" in page.locator("#phase").inner_text()
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(500)  # fixed time: a false return would be seen now
         assert page.evaluate(CONNECTION) == "No answer"  # and it stays so
         hung.send_signal(signal.SIGCONT)
         when(page, f"{CONNECTION} === 'Connected' && {PHASE} === 'Listening…'")
@@ -102,7 +102,7 @@ def test_a_page_whose_script_was_refused_says_so(server, name):
 @in_browser
 def test_a_page_that_runs_does_not_say_that_it_has_not_started(server):
     with chromium() as browser, opened(browser, server.address()) as page:
-        page.wait_for_timeout(3500)
+        page.wait_for_timeout(3500)  # fixed time: the notice comes after three seconds
         assert page.get_by_text("This page has not started").count() == 0
 
 
@@ -150,7 +150,7 @@ def test_the_end_of_a_session_is_told_in_a_sentence(server, reason):
         code = {"idle": "session_idle", "expired": "session_expired"}.get(reason)
         if code:
             error = EventError("raw words of the protocol", code)
-            server.loop.call_soon_threadsafe(session.tell_error, error)
+            server.loop.call_soon_threadsafe(session.send_error, error)
         server.loop.call_soon_threadsafe(session.shut_down)
         when(page, "Boolean(window.seen)")
         seen = page.evaluate("window.seen")

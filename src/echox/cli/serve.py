@@ -30,18 +30,20 @@ def serve(
         str | None, typer.Option(help="ONNX file of an end-of-turn model (smart-turn v3), for semantic_vad.")
     ] = None,
     max_sessions: Annotated[int, typer.Option(min=1, help="Conversations at the same time.")] = 8,
-    max_session_s: Annotated[float, typer.Option(min=1, help="Longest conversation.")] = 3600,
+    max_session_s: Annotated[float, typer.Option(min=1, help="Longest conversation, s.")] = 3600,
     max_client_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of connections and sessions that one client address may use.")
     ] = 0.5,
-    idle_s: Annotated[float, typer.Option(min=1, help="Without an event from the client.")] = 600,
-    drain_s: Annotated[float, typer.Option(min=0, help="At shutdown: time for replies to finish.")] = 20,
+    idle_s: Annotated[float, typer.Option(min=1, help="Time without an event from the client, s.")] = 600,
+    drain_s: Annotated[float, typer.Option(min=0, help="At shutdown: time for replies to finish, s.")] = 20,
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = None,
     quantization: Quantization = None,
     ray: Annotated[bool, typer.Option("--ray", help="Deploy on Ray Serve instead of in this process.")] = False,
-    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster (default: one on this machine).")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster (default: start one on this machine).")
+    ] = None,
     min_replicas: Annotated[int, typer.Option(min=1, help="With --ray: copies of the model, at least.")] = 1,
     max_replicas: Annotated[int, typer.Option(min=1, help="With --ray: copies of the model, at most.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each copy.")] = 0,
@@ -50,8 +52,8 @@ def serve(
     """Serve the model: OpenAI Realtime and chat protocols, and a page to talk to it at /."""
     import logging
 
-    from echox.serving.access.security import Door, is_loopback
-    from echox.serving.launch import Replicas, ServerOptions, run_here, run_on_ray
+    from echox.serving.access.security import AccessPolicy, is_loopback
+    from echox.serving.launch import Replicas, ServerOptions, run_local, run_on_ray
     from echox.serving.protocol.limits import Limits
 
     if not is_loopback(host) and api_key is None and not no_api_key:
@@ -67,12 +69,12 @@ def serve(
         drain_s=drain_s,
         max_client_share=max_client_share,
     )
-    door = Door(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
+    access_policy = AccessPolicy(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
     shown = name or Path(model).name
-    options = ServerOptions(model, shown, device, threads, door, limits, vad, end_of_turn, dtype, quantization)
+    options = ServerOptions(model, shown, device, threads, access_policy, limits, vad, end_of_turn, dtype, quantization)
     if ray:
         run_on_ray(
             options, Replicas(min_replicas, max(min_replicas, max_replicas), num_gpus=gpus), host, port, ray_address
         )
     else:
-        run_here(options, host, port)
+        run_local(options, host, port)

@@ -1,1 +1,1 @@
-"""Serving: the model behind the interfaces that clients already speak. Needs the extra ``serve``."""
+"""Serving: the model behind the OpenAI realtime and HTTP protocols, and pages to talk to it. Extra ``serve``."""

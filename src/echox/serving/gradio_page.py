@@ -1,7 +1,7 @@
-"""The Gradio page: ask by voice, file or text; text and speech stream back. Offline: nothing leaves this machine.
+"""The Gradio page: questions by voice, file or text; replies as streamed text and speech. It works without a network.
 
-Gradio streams speech as AAC through one ``ffmpeg`` process a reply, and looks for that name on PATH only; where the
-system has none, the one in the wheel of imageio-ffmpeg is put there.
+Gradio streams speech as AAC with one ``ffmpeg`` process per reply, and searches it on PATH only. If the system has
+none, the one in the wheel of imageio-ffmpeg is put there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -26,44 +27,54 @@ from echox.streaming.events import AudioChunk, ContextDropped, Finished, Heard, 
 
 if TYPE_CHECKING:
     import gradio
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from echox.api import EchoX
-    from echox.streaming import Session
+    from echox.serving.protocol.options import NewReplySettings
+    from echox.streaming.session import Session
 
-_FIRST_CHUNK_S = 1.0  # the player starts with its first segment and stutters if that is very short
-_KEPT_S = 1800  # uploads and replies on the disk; all go when the page ends
-_VISITS = 64  # conversations kept, each with its key-value memory; the one that was idle longest goes first
+_FIRST_CHUNK_S = 1.0  # the player starts with its first segment, and stutters if that is very short
+_KEPT_S = 1800  # uploads and replies on the disk; all are removed when the page ends
+_MAX_VISITS = 64  # conversations kept, each with its key-value memory; the one idle longest is removed first
 _CSS = """
 .gradio-container { width: 100%; max-width: 60rem !important; margin: 0 auto !important; }
 #figures { opacity: .75; font-size: .9em; font-variant-numeric: tabular-nums; min-height: 1.6em; }
 """
 
 
+class ChatMessage(TypedDict):
+    """A message of Gradio's chat; the path of a file is shown as a player."""
+
+    role: str
+    content: str | dict[str, str]
+
+
 @dataclass
 class Visit:
-    """One visitor's conversation. It stays on the server: a history that a visitor sent back could name any file.
+    """The conversation of one visitor. It stays on the server: a history sent back by a visitor could name any file.
 
     Attributes:
-        session: of the model. chat: what the page shows of it.
+        session: session of the model.
+        chat: the messages that the page shows.
     """
 
     session: Session
-    chat: list[dict[str, Any]] = field(default_factory=list)
+    chat: list[ChatMessage] = field(default_factory=list)
 
 
 def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
-    """The page over one model; every visitor gets a session of their own.
+    """Build the page for one model. Every visitor gets a separate session.
 
     Args:
-        model: that answers.
-        name: of the model, as shown.
+        model: the model that answers.
+        name: name of the model on the page.
 
     Raises:
         ValueError: Gradio is not installed.
     """
     gr = _gradio()
     defaults = model.settings
-    keep_files_apart()
+    use_private_upload_folder()
     with gr.Blocks(title="EchoX", analytics_enabled=False, delete_cache=(_KEPT_S // 6, _KEPT_S)) as page:
         visit = gr.State(None, time_to_live=_KEPT_S)
         gr.Markdown(f"# EchoX\nSpeak, type, or drop a recording; it answers aloud. Model: {name}. {model.about.knows}")
@@ -131,17 +142,17 @@ def answer(
     max_new_tokens: int,
     seed: int,
     speak: bool,
-) -> Iterator[tuple[Any, ...]]:
-    """One turn, as Gradio wants it: updates of chat, speech, figures, visit and the two inputs, one after the other.
+) -> Iterator[tuple[object, ...]]:
+    """Answer one turn: yields updates of chat, speech, figures, visit and the two inputs, as Gradio needs them.
 
-    Mistakes (nothing asked, nothing heard in the recording) are shown and leave the conversation as it was. Closing the
-    iterator, which is what Gradio does on Stop or when the tab is closed, cancels the reply.
+    Errors (no question, no speech in the recording) are shown and do not change the conversation. Gradio closes the
+    iterator on Stop or when the tab is closed; this cancels the reply.
 
     Raises:
-        gradio.Error: shown by the page.
+        gradio.Error: an error that the page shows.
     """
     gr = _gradio()
-    keep = gr.skip()
+    unchanged = gr.skip()
     text = (text or "").strip()
     content = [{"type": "audio", "audio": audio}] if audio else []
     content += [{"type": "text", "text": text}] if text else []
@@ -154,7 +165,7 @@ def answer(
         )
     try:
         visit = visit or Visit(model.session(system=(system or "").strip() or None))
-        settings: dict[str, Any] = {
+        settings: NewReplySettings = {
             "temperature": float(temperature),
             "top_p": float(top_p),
             "echo_temperature": float(echo_temperature),
@@ -165,10 +176,10 @@ def answer(
         stream = visit.session.stream({"role": "user", "content": content}, **settings)
     except (ValueError, QueueFull) as error:
         raise gr.Error(one_line(error), duration=10) from error
-    asked = [{"role": "user", "content": {"path": audio}}] if audio else []
-    asked += [{"role": "user", "content": text}] if text else []
-    visit.chat = chat = [*visit.chat, *asked]
-    yield chat, keep, "…", visit, None, ""
+    questions: list[ChatMessage] = [{"role": "user", "content": {"path": audio}}] if audio else []
+    questions += [{"role": "user", "content": text}] if text else []
+    visit.chat = chat = [*visit.chat, *questions]
+    yield chat, unchanged, "…", visit, None, ""
     written, notes, waiting, opened = "", [], [], False
     try:
         for event in stream:
@@ -189,46 +200,46 @@ def answer(
                 notes.insert(0, _figures(event))
                 sound = _pcm16(waiting, visit.session.output_sampling_rate) if waiting else None
             visit.chat = [*chat, {"role": "assistant", "content": written}] if written else chat
-            yield visit.chat, keep if sound is None else sound, " · ".join(notes), visit, keep, keep
+            yield visit.chat, unchanged if sound is None else sound, " · ".join(notes), visit, unchanged, unchanged
     except ValueError as error:
         raise gr.Error(one_line(error), duration=10) from error
     finally:
         stream.close()
 
 
-def keep_files_apart() -> str:
-    """Give Gradio a folder of this process for what visitors upload, which goes with the process.
+def use_private_upload_folder() -> str:
+    """Let Gradio keep uploads in a folder of this process, which is removed when the process ends.
 
     Returns:
-        The folder (one that the variable GRADIO_TEMP_DIR names is kept, and stays).
+        The folder. If the variable GRADIO_TEMP_DIR names one, that is used and not removed.
     """
     named = os.environ.get("GRADIO_TEMP_DIR")
     if named:
         return named
     folder = tempfile.mkdtemp(prefix="echox-page-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = folder  # the only way in which Gradio can be told
+    os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio reads the folder from this variable only
     return folder
 
 
 def remove_old_files(folder: str, now_s: float, kept_s: float = _KEPT_S) -> None:
-    """Remove what is older than that, uploads that were never sent included (Gradio forgets them)."""
+    """Remove files older than `kept_s`, also uploads that were never sent (Gradio does not remove these)."""
     for path in Path(folder).rglob("*"):
         try:
             if path.is_file() and now_s - path.stat().st_mtime > kept_s:
                 path.unlink()
-        except FileNotFoundError:  # Gradio was faster
+        except FileNotFoundError:  # Gradio has removed it meanwhile
             continue
 
 
-class _Cleaning:
-    """ASGI middleware that removes old files now and then, while the page is used."""
+class _RemoveOldFiles:
+    """ASGI middleware that removes old files from time to time, while the page is used."""
 
-    def __init__(self, app: Any, folder: str) -> None:
+    def __init__(self, app: ASGIApp, folder: str) -> None:
         self._app, self._folder, self._next_s = app, folder, 0.0
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         if time.monotonic() > self._next_s:
             self._next_s = time.monotonic() + _KEPT_S / 6
             await asyncio.to_thread(remove_old_files, self._folder, time.time())
@@ -245,32 +256,32 @@ def launch(
     """Serve the page.
 
     Args:
-        page: of `build_page`.
-        host: None: this machine only (Gradio's own variable GRADIO_SERVER_NAME is heeded, as on Spaces).
-        port: None: the first free one from 7860.
-        auth: user and password, asked of every visitor.
+        page: result of `build_page`.
+        host: address to listen at; None: GRADIO_SERVER_NAME, as on Spaces, or else this machine only.
+        port: port to listen at; None: the first free one from 7860 on.
+        auth: user and password that every visitor must enter.
         block: return only after Ctrl-C; False: at once (``page.close()`` ends it).
 
     Returns:
-        The address.
+        The address of the page.
 
     Raises:
         ValueError: there is no ffmpeg.
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     gr = _gradio()
-    # Only now: with ffmpeg on PATH, Gradio wants ffprobe, too, for every file it is given while the page is built.
+    # Not before the page is built: with ffmpeg on PATH, Gradio needs ffprobe too, for every file of the page.
     provide_ffmpeg()
     from starlette.middleware import Middleware
 
     from echox.serving.access.client_secrets import ClientSecrets
-    from echox.serving.access.security import Door, Doorkeeper, is_loopback
+    from echox.serving.access.security import AccessMiddleware, AccessPolicy, is_loopback
 
-    listens_at = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    door = Door(any_host=not is_loopback(listens_at))
-    guards = [
-        Middleware(Doorkeeper, door=door, refused=lambda code: None, secrets=ClientSecrets(time.time)),
-        Middleware(_Cleaning, folder=keep_files_apart()),
+    listen_host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    policy = AccessPolicy(any_host=not is_loopback(listen_host))
+    middleware = [
+        Middleware(AccessMiddleware, policy=policy, on_refusal=lambda code: None, secrets=ClientSecrets(time.time)),
+        Middleware(_RemoveOldFiles, folder=use_private_upload_folder()),
     ]
     _, address, _ = page.queue(default_concurrency_limit=8, max_size=32).launch(
         server_name=host,
@@ -278,8 +289,8 @@ def launch(
         auth=auth,
         share=False,
         max_file_size="25mb",
-        state_session_capacity=_VISITS,
-        app_kwargs={"middleware": guards},
+        state_session_capacity=_MAX_VISITS,
+        app_kwargs={"middleware": middleware},
         theme=offline_theme(gr),
         css=_CSS,
         footer_links=[],
@@ -290,8 +301,8 @@ def launch(
     return str(address)
 
 
-def offline_theme(gr: Any) -> Any:
-    """Gradio's default theme with the system's fonts: its own would be fetched."""
+def offline_theme(gr: ModuleType) -> gradio.themes.Default:
+    """Gradio's default theme with the fonts of the system; its own fonts would be downloaded."""
     return gr.themes.Default(
         primary_hue="teal",
         neutral_hue="stone",
@@ -301,13 +312,13 @@ def offline_theme(gr: Any) -> Any:
 
 
 def provide_ffmpeg() -> str:
-    """Make sure that ``ffmpeg`` is on PATH: the system's, or else that of imageio-ffmpeg.
+    """Make sure that ``ffmpeg`` is on PATH: the one of the system, or else that of imageio-ffmpeg.
 
     Returns:
         Its path.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is none.
     """
     found = shutil.which("ffmpeg")
     if found is not None:
@@ -325,7 +336,7 @@ def provide_ffmpeg() -> str:
     link = folder / f"ffmpeg{binary.suffix if os.name == 'nt' else ''}"
     try:
         link.symlink_to(binary)
-    except OSError:  # Windows without the right to make links
+    except OSError:  # Windows without the permission to make links
         shutil.copy2(binary, link)
     os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
     return str(link)
@@ -340,12 +351,12 @@ def _figures(finished: Finished) -> str:
 
 
 def _pcm16(waveforms: list[np.ndarray], sampling_rate: int) -> tuple[int, np.ndarray]:
-    """float32 pieces as what Gradio takes without converting: (rate, int16 (S,))."""
+    """Convert float32 pieces to the form that Gradio uses: (rate, int16 (S,))."""
     samples = np.concatenate(waveforms)
     return sampling_rate, np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def _gradio() -> Any:
+def _gradio() -> ModuleType:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
     try:
         import gradio

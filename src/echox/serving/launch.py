@@ -1,28 +1,36 @@
-"""From options to a running server: one process, or replicas on Ray Serve. Both run the same application."""
+"""Starts a server from options: in this process, or as replicas on Ray Serve. Both run the same application."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from echox.serving.access.connections import files_for, raise_open_file_limit
+from echox.serving.access.connections import files_needed, raise_open_file_limit
 from echox.serving.access.ports import bind
-from echox.serving.access.security import Door
+from echox.serving.access.security import AccessMiddleware, AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
-from echox.serving.service.process_memory import keep_few_kernels, settle
+from echox.serving.service.process_memory import freeze_loaded_objects, limit_kernel_cache
 from echox.serving.service.service import Service
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What a server, or each replica of it, is made of.
+    """Options of a server, or of each replica of it.
 
     Attributes:
-        model: folder, hub id, or "nano". name: as clients see it. device: of the model. threads: of torch; None: all.
-        door: who may come in. limits: of everything. vad: see `open_vad`.
-        end_of_turn: path of an end-of-turn model (ONNX), for ``semantic_vad``; None: none.
+        model: folder, hub id, or "nano".
+        name: name of the model for clients.
+        device: device of the model.
+        threads: threads of torch; None: all.
+        access_policy: the access policy.
+        limits: limits of the server.
+        vad: voice activity detector; see `open_vad`.
+        end_of_turn: path of an end-of-turn model (ONNX), for ``semantic_vad``; None: there is none.
         dtype, quantization: names of `named_precision`.
     """
 
@@ -30,7 +38,7 @@ class ServerOptions:
     name: str = "nano"
     device: str = "auto"
     threads: int | None = None
-    door: Door = field(default_factory=Door)
+    access_policy: AccessPolicy = field(default_factory=AccessPolicy)
     limits: Limits = field(default_factory=Limits)
     vad: str = "silero"
     end_of_turn: str | None = None
@@ -38,10 +46,10 @@ class ServerOptions:
     quantization: str | None = None
 
     def service(self) -> Service:
-        """Load the model; the process is a server from now on (`settle`).
+        """Load the model and prepare this process for serving (`freeze_loaded_objects`).
 
         Raises:
-            ValueError: a part that is missing or wrong.
+            ValueError: a part is missing or wrong.
         """
         import torch
         from transformers.utils import logging as transformers_logging
@@ -50,65 +58,65 @@ class ServerOptions:
         from echox.api.precision import named_precision
 
         transformers_logging.disable_progress_bar()
-        keep_few_kernels()
+        limit_kernel_cache()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         precision = named_precision(self.dtype, self.quantization)
         model = EchoX.from_pretrained(self.model, device=self.device, **precision)
         service = Service(model, self.name, self.limits, self.vad, self.end_of_turn)
-        settle()
+        freeze_loaded_objects()
         return service
 
 
-def run_here(options: ServerOptions, host: str, port: int) -> None:
+def run_local(options: ServerOptions, host: str, port: int) -> None:
     """Serve in this process until SIGTERM or Ctrl-C.
 
     Raises:
-        ValueError: the port is taken (found before the model is loaded), or a part is missing or wrong.
+        ValueError: the port is in use (reported before the model is loaded), or a part is missing or wrong.
     """
     listeners = bind(host, port)
     port = listeners[0].getsockname()[1]
-    raise_open_file_limit(files_for(options.limits.max_connections))
+    raise_open_file_limit(files_needed(options.limits.max_connections))
     service = options.service()
-    place = f"[{host}]" if ":" in host else host
-    print(f"{service.name} is served at http://{place}:{port} (voice activity: {service.vad_name})", flush=True)
-    make_server(create_app(service, options.door), service, host, port).run(sockets=listeners)
+    shown_host = f"[{host}]" if ":" in host else host
+    print(f"{service.name} is served at http://{shown_host}:{port} (voice activity: {service.vad_name})", flush=True)
+    make_server(create_app(service, options.access_policy), service, host, port).run(sockets=listeners)
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """How many copies Ray Serve keeps.
+    """Number and resources of the replicas on Ray Serve.
 
     Attributes:
-        smallest, largest: it scales between them, by the number of conversations.
-        num_cpus, num_gpus: of each.
+        min_replicas, max_replicas: bounds of their number, which follows the number of conversations.
+        num_cpus, num_gpus: resources of each replica.
     """
 
-    smallest: int = 1
-    largest: int = 1
+    min_replicas: int = 1
+    max_replicas: int = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
 
 
-def ray_application(options: ServerOptions, replicas: Replicas) -> Any:
-    """The application for ``ray.serve.run``: every replica loads the model and serves whole conversations.
+def ray_application(options: ServerOptions, replicas: Replicas) -> Application:
+    """The application for ``ray.serve.run``. Every replica loads the model and serves whole conversations.
 
     A WebSocket stays with the replica that accepted it, so a conversation never moves.
     """
     from ray import serve
 
-    def build() -> Any:
+    def build() -> AccessMiddleware:
         logging.basicConfig(level=logging.INFO)
-        return create_app(options.service(), options.door)
+        return create_app(options.service(), options.access_policy)
 
     limits = options.limits
     deployment = serve.deployment(
         name="echox",
-        # What is over the limit still reaches the replica: it refuses in words, which the proxy cannot.
+        # Requests over the limit still reach the replica: it refuses them with a message, which the proxy does not.
         max_ongoing_requests=2 * (limits.max_sessions + limits.max_requests) + 2 * limits.max_waiting,
         autoscaling_config={
-            "min_replicas": replicas.smallest,
-            "max_replicas": replicas.largest,
+            "min_replicas": replicas.min_replicas,
+            "max_replicas": replicas.max_replicas,
             "target_ongoing_requests": max(1, int(0.7 * limits.max_sessions)),
         },
         ray_actor_options={"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
@@ -119,17 +127,17 @@ def ray_application(options: ServerOptions, replicas: Replicas) -> Any:
 
 
 def run_on_ray(options: ServerOptions, replicas: Replicas, host: str, port: int, address: str | None = None) -> None:
-    """Deploy on a Ray cluster (``address``; None: one on this machine) and stay until Ctrl-C.
+    """Deploy on a Ray cluster (``address``; None: start one on this machine) and run until Ctrl-C.
 
     Raises:
-        ValueError: Ray is not installed, or the port is taken.
+        ValueError: Ray is not installed, or the port is in use.
     """
     try:
         import ray
         from ray import serve
     except ImportError as error:
         raise ValueError("expected Ray Serve, found none; pip install 'ray[serve]'") from error
-    for listener in bind(host, port):  # a taken port is found before anything is started; Ray binds it anew
+    for listener in bind(host, port):  # reports a port in use before anything is started; Ray binds it again
         listener.close()
     ray.init(address=address, log_to_driver=True, include_dashboard=False if address is None else None)
     serve.start(http_options={"host": host, "port": port})

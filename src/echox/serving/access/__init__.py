@@ -1,1 +1,1 @@
-"""Who may connect and with how much: keys, origins, places, connections, ports and log limits."""
+"""Access control and its limits: keys, origins, admission, connections, ports and the log."""

@@ -1,4 +1,4 @@
-"""Keys for a while: a backend asks for one and hands it to a browser, which may open realtime sessions and no more.
+"""Client secrets: keys that expire. A backend requests one and gives it to a browser to open realtime sessions.
 
 Source: OpenAI Realtime API, ``POST /v1/realtime/client_secrets``.
 """
@@ -9,24 +9,27 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from echox.serving.protocol.events import take
+from echox.serving.protocol.events import OBJECT, take
+from echox.serving.protocol.json_input import JsonObject
 
 if TYPE_CHECKING:
     from echox.serving.protocol.options import SessionOptions
 
 SECRET_PREFIX = "ek_"
-_DEFAULT_S, _SHORTEST_S, _LONGEST_S = 600, 10, 7200
-_MOST = 1000  # secrets kept; each may hold instructions of 20,000 characters
+_DEFAULT_LIFETIME_S, _MIN_LIFETIME_S, _MAX_LIFETIME_S = 600, 10, 7200
+_MAX_SECRETS = 1000  # each may hold instructions of 20,000 characters
 
 
 @dataclass(frozen=True)
 class ClientSecret:
-    """A key with an end.
+    """A key that expires.
 
     Attributes:
-        value: what the client shows. expires_at: Unix time, s. options: those its sessions begin with.
+        value: the key that the client sends.
+        expires_at: Unix time, s.
+        options: the options that its sessions start with.
     """
 
     value: str
@@ -35,7 +38,9 @@ class ClientSecret:
 
 
 class ClientSecrets:
-    """The secrets of one server process; they end with it.
+    """The client secrets of one server process. They are lost when it ends.
+
+    A cache of a library would not be shorter: each secret has its own lifetime, and the oldest one has to go first.
 
     Args:
         clock: Unix time, s.
@@ -46,29 +51,36 @@ class ClientSecrets:
         self._secrets: OrderedDict[str, ClientSecret] = OrderedDict()
 
     def create(self, lifetime_s: int, options: SessionOptions) -> ClientSecret:
-        """A new secret; beyond 1,000 of them the oldest ends."""
+        """A new secret. If there are 1,000 already, the oldest one is removed."""
         now_s = self._clock()
         for value in [value for value, secret in self._secrets.items() if secret.expires_at <= now_s]:
             del self._secrets[value]
-        while len(self._secrets) >= _MOST:
+        while len(self._secrets) >= _MAX_SECRETS:
             self._secrets.popitem(last=False)
         secret = ClientSecret(SECRET_PREFIX + secrets.token_urlsafe(32), int(now_s) + lifetime_s, options)
         self._secrets[secret.value] = secret
         return secret
 
     def find(self, value: str) -> ClientSecret | None:
-        """The secret of that value, unless it has ended. Values are too long to be guessed."""
+        """The secret with that value, unless it has expired. Values are too long to be guessed."""
         secret = self._secrets.get(value)
         return secret if secret is not None and secret.expires_at > self._clock() else None
 
 
-def lifetime_s(body: dict[str, Any]) -> int:
-    """How long a secret is to last: ``expires_after`` of a request.
+def lifetime_s(body: JsonObject) -> int:
+    """The lifetime that a request asks for: its ``expires_after``.
 
     Raises:
-        EventError: another anchor, or seconds out of range.
+        EventError: another anchor than ``created_at``, or seconds out of range.
     """
-    asked = take(body, "expires_after", dict, default={})
-    take(asked, "anchor", str, "expires_after", "created_at", ("created_at",))
-    found = take(asked, "seconds", int, "expires_after", _DEFAULT_S, at_least=_SHORTEST_S, at_most=_LONGEST_S)
-    return int(found)
+    expires_after = take(body, "expires_after", OBJECT, default={})
+    take(expires_after, "anchor", str, "expires_after", default="created_at", choices=("created_at",))
+    return take(
+        expires_after,
+        "seconds",
+        int,
+        "expires_after",
+        default=_DEFAULT_LIFETIME_S,
+        at_least=_MIN_LIFETIME_S,
+        at_most=_MAX_LIFETIME_S,
+    )

@@ -1,9 +1,9 @@
-"""Open connections of one server: how many, from whom, and how long each may keep the server waiting.
+"""Limits on open connections: their number, their number per client, and the time in which a request must arrive.
 
-uvicorn itself bounds neither the number of connections nor the time in which a request must arrive, so a crowd of
-half-sent requests would use up the process's file descriptors (slow HTTP attacks, https://cwe.mitre.org/data/definitions/400.html).
-When all connections are in use, the one that has kept the server waiting longest makes room for the new one: a client
-that sends its request at once is always heard.
+uvicorn itself limits neither the number of connections nor the time in which a request must arrive. Many half-sent
+requests could then use up the file descriptors of the process (slow HTTP attacks,
+https://cwe.mitre.org/data/definitions/400.html). When all connections are in use, the one that has kept the server
+waiting longest is closed for the new one, so a client that sends its request at once is always served.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from echox.serving.access.security import is_loopback
 from echox.serving.protocol.limits import Limits
 
 log = logging.getLogger("echox.serving")
-BACKLOG = 128  # connections the system holds for us; all of them may be accepted in one step of the event loop
-_RESERVED_FILES = 128  # of this process: the model, sockets of workers, standard streams, the log
-_LINGER_S = 5.0  # for a closing connection to deliver its last bytes
+BACKLOG = 128  # connections that wait in the system; the event loop may accept all of them in one step
+_RESERVED_FILES = 128  # other files of this process: the model, sockets of workers, standard streams, the log
+_LINGER_S = 5.0  # time for a closing connection to deliver its last bytes
 _SWEEP_S = 0.5
 
 
@@ -31,12 +30,13 @@ class Connection:
     """One TCP connection.
 
     Attributes:
-        transport: asyncio's. client: of `client_at`.
-        waiting_since: when the server began to wait for (the rest of) a request, s; None: it does not wait.
+        transport: the transport of asyncio.
+        client: the client, as `client_at` names it.
+        waiting_since: when the server started to wait for (the rest of) a request, s; None: it does not wait.
         deadline: when that request must have arrived, s.
-        blocked_since: when the client stopped reading what it is sent, s; None: it reads.
+        blocked_since: when the client stopped to read what it is sent, s; None: it reads.
         closing_since: when closing was first noticed, s.
-        expire: called when the deadline has passed.
+        on_timeout: called when the deadline has passed.
     """
 
     transport: asyncio.Transport
@@ -45,30 +45,31 @@ class Connection:
     deadline: float = math.inf
     blocked_since: float | None = None
     closing_since: float | None = None
-    expire: Callable[[], None] | None = None
+    on_timeout: Callable[[], None] | None = None
 
-    def wait(self, now: float, longest_s: float, expire: Callable[[], None]) -> None:
-        """The server waits for this client from now on."""
-        self.waiting_since, self.deadline, self.expire = now, now + longest_s, expire
+    def start_waiting(self, now: float, max_wait_s: float, on_timeout: Callable[[], None]) -> None:
+        """The server waits for a request of this client from now on."""
+        self.waiting_since, self.deadline, self.on_timeout = now, now + max_wait_s, on_timeout
 
-    def arrived(self) -> None:
-        """The request is complete: the server does not wait."""
-        self.waiting_since, self.deadline, self.expire = None, math.inf, None
+    def stop_waiting(self) -> None:
+        """The request is complete: the server does not wait any longer."""
+        self.waiting_since, self.deadline, self.on_timeout = None, math.inf, None
 
 
 class Connections:
     """All open connections.
 
     Args:
-        limits: see `Limits`. clock: seconds, as the event loop counts them. refused: called with a code for each
-            connection that is turned away or closed.
+        limits: see `Limits`.
+        clock: the clock of the event loop, s.
+        on_refusal: called with a code for each connection that is refused or closed.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], refused: Callable[[str], None]) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float], on_refusal: Callable[[str], None]) -> None:
         self.limits = limits
-        self.most = connection_limit(limits.max_connections, open_file_limit())
-        self.most_of_one_client = share(limits.max_client_share, self.most)
-        self._clock, self._refused = clock, refused
+        self.max_connections = connection_limit(limits.max_connections, open_file_limit())
+        self.max_per_client = share(limits.max_client_share, self.max_connections)
+        self._clock, self._on_refusal = clock, on_refusal
         self._open: dict[asyncio.Transport, Connection] = {}
 
     def __len__(self) -> int:
@@ -76,44 +77,44 @@ class Connections:
 
     @property
     def now(self) -> float:
-        """Seconds of the clock."""
+        """Time of the clock, s."""
         return self._clock()
 
-    def open(self, transport: Any) -> Connection | None:
-        """Take a new connection in; None: there is no room, and it was closed."""
+    def open(self, transport: asyncio.Transport) -> Connection | None:
+        """Register a new connection; None: there is no room for it, and it was closed."""
         peer = transport.get_extra_info("peername")
         client = client_at(str(peer[0])) if isinstance(peer, tuple) else ""
         entry = Connection(transport, client)
-        if not self._room_for(client):
-            self._refused("too_many_connections")
-            log.warning("a connection of %s was refused: %d are open", client or "?", len(self._open))
+        if not self._make_room_for(client):
+            self._on_refusal("too_many_connections")
+            log.warning("connection from %s refused: %d connections are open", client or "?", len(self._open))
             transport.abort()
             return None
         self._open[transport] = entry
         return entry
 
-    def get(self, transport: Any) -> Connection | None:
-        """The entry of a connection that was opened before."""
+    def get(self, transport: asyncio.Transport) -> Connection | None:
+        """The entry of a connection that was registered before."""
         return self._open.get(transport)
 
-    def close(self, transport: Any) -> None:
-        """The connection is gone."""
+    def close(self, transport: asyncio.Transport) -> None:
+        """Remove a connection that has ended."""
         self._open.pop(transport, None)
 
-    def _room_for(self, client: str) -> bool:
+    def _make_room_for(self, client: str) -> bool:
         if counts_as_client(client):
             own = [entry for entry in self._open.values() if entry.client == client]
-            if len(own) >= self.most_of_one_client and not self._evict(own):
+            if len(own) >= self.max_per_client and not self._evict(own):
                 return False
-        return len(self._open) < self.most or self._evict(list(self._open.values()))
+        return len(self._open) < self.max_connections or self._evict(list(self._open.values()))
 
     def _evict(self, entries: list[Connection]) -> bool:
-        """Close the connection that has kept the server waiting longest, if any does."""
+        """Close the connection that has kept the server waiting longest; False: there is none."""
         waiting = [entry for entry in entries if entry.waiting_since is not None or entry.transport.is_closing()]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda entry: entry.waiting_since or 0.0)
-        self._refused("connection_evicted")
+        self._on_refusal("connection_evicted")
         self._drop(oldest)
         return True
 
@@ -122,7 +123,7 @@ class Connections:
         entry.transport.abort()
 
     def sweep(self) -> None:
-        """Close what is overdue: requests that did not arrive, and clients that do not read or do not go."""
+        """Close what is overdue: requests that did not arrive, and clients that do not read or do not disconnect."""
         now = self._clock()
         for entry in list(self._open.values()):
             if entry.transport.is_closing():
@@ -130,12 +131,12 @@ class Connections:
                 if now - entry.closing_since > _LINGER_S:
                     self._drop(entry)
             elif now > entry.deadline:
-                expire = entry.expire or entry.transport.abort
-                entry.arrived()
-                self._refused("request_timeout")
-                expire()
+                on_timeout = entry.on_timeout or entry.transport.abort
+                entry.stop_waiting()
+                self._on_refusal("request_timeout")
+                on_timeout()
             elif entry.blocked_since is not None and now - entry.blocked_since > self.limits.send_s + _LINGER_S:
-                self._refused("slow_reader")
+                self._on_refusal("slow_reader")
                 self._drop(entry)
 
     async def watch(self) -> None:
@@ -146,14 +147,14 @@ class Connections:
 
 
 def share(fraction: float, total: int) -> int:
-    """How many of `total` one client may use, at least 1."""
+    """The number out of `total` that one client may use, at least 1."""
     return max(1, math.ceil(fraction * total))
 
 
 def client_at(address: str) -> str:
-    """Who shares are counted for: an address, or its network of 64 bits in IPv6, where one client has all of that.
+    """The client that an address belongs to: the address, or for IPv6 its network of 64 bits, which one client has.
 
-    Source: RFC 6177 section 2 (what a site is given), RFC 4291 section 2.5.5.2 (IPv4 in IPv6).
+    Source: RFC 6177 section 2 (networks of sites), RFC 4291 section 2.5.5.2 (IPv4 in IPv6).
     """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
@@ -167,12 +168,12 @@ def client_at(address: str) -> str:
 
 
 def counts_as_client(client: str) -> bool:
-    """Whether the share of one client applies to an address: not to this machine itself, where a proxy may run."""
+    """Whether the share of one client applies to an address; not to this machine, where a proxy may run."""
     return bool(client) and not is_loopback(client)
 
 
 def open_file_limit() -> int | None:
-    """How many files this process may have open; None: the system does not say (Windows)."""
+    """Number of files that this process may have open; None: the system does not say (Windows)."""
     try:
         import resource
     except ImportError:
@@ -182,7 +183,7 @@ def open_file_limit() -> int | None:
 
 
 def raise_open_file_limit(wanted: int) -> None:
-    """Let this process open so many files, as far as the system's hard limit allows; a higher limit stays."""
+    """Let this process open `wanted` files, as far as the hard limit of the system allows. A higher limit stays."""
     try:
         import resource
     except ImportError:
@@ -197,27 +198,27 @@ def raise_open_file_limit(wanted: int) -> None:
         log.warning("the limit of open files stays at %d: %s", soft, error)
 
 
-def files_for(connections: int) -> int:
-    """How many open files a server with so many connections needs."""
+def files_needed(connections: int) -> int:
+    """Number of open files that a server with this number of connections needs."""
     return connections + BACKLOG + _RESERVED_FILES
 
 
 def connection_limit(wanted: int, open_files: int | None) -> int:
-    """How many connections there may be, such that the process never runs out of file descriptors.
+    """The number of connections with which the process never runs out of file descriptors.
 
     Args:
-        wanted: what was configured.
-        open_files: of `open_file_limit`.
+        wanted: the configured number.
+        open_files: result of `open_file_limit`.
 
     Raises:
-        ValueError: the process may open too few files to serve anyone.
+        ValueError: the process may open too few files for a single connection.
     """
-    if open_files is None or files_for(wanted) <= open_files:
+    if open_files is None or files_needed(wanted) <= open_files:
         return wanted
-    possible = open_files - files_for(0)
+    possible = open_files - files_needed(0)
     if possible < 1:
         raise ValueError(
-            f"open files: expected a limit of {files_for(1)} or more, found {open_files}; raise it (ulimit -n)"
+            f"open files: expected a limit of {files_needed(1)} or more, found {open_files}; raise it (ulimit -n)"
         )
     log.warning("%d connections instead of %d: this process may open %d files", possible, wanted, open_files)
     return possible

@@ -1,4 +1,4 @@
-"""Sockets of a server, bound before anything slow happens: a taken port is found at once."""
+"""Sockets of a server, bound before the model is loaded, so that a port in use is reported at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import socket
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Reserve a port at all addresses of a host name. Nothing is accepted yet: a client meets a closed port until
-    the server listens.
+    """Reserve a port at all addresses of a host name. The port stays closed to clients until the server listens.
 
     Args:
         host: a name or address; "0.0.0.0" and "::" are all interfaces.
-        port: 0 takes any free one, the same for all addresses.
+        port: 0 chooses a free port, the same for all addresses.
 
     Returns:
-        One bound socket for each address; the caller closes them.
+        One bound socket per address; the caller closes them.
 
     Raises:
-        ValueError: the port is taken, not allowed, or the host has no address here.
+        ValueError: the port is in use, not allowed, or the host has no address here.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -45,7 +44,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 def _bound(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
-        if os.name == "posix":  # not where another program still listens; only where connections of a past one linger
+        if os.name == "posix":  # a port that another program listens at is still refused
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,8 +1,8 @@
-"""Who may come in: checked for HTTP and WebSocket alike, before anything is accepted.
+"""Access policy for HTTP and WebSocket requests, and the middleware that applies it before anything is accepted.
 
-A browser sends the page's Origin with a WebSocket and lets every page on the internet open one to this machine, so a
-foreign Origin is refused. A page may also point its own name at 127.0.0.1 (DNS rebinding): without a key only
-loopback names and names that were allowed are taken for ours.
+A browser lets every page on the internet open a WebSocket to this machine, and sends the page's Origin with it. So a
+foreign Origin is refused. A page may also let its own host name point to 127.0.0.1 (DNS rebinding). So without a key
+only loopback names and the names of allowed origins are accepted as names of this server.
 """
 
 from __future__ import annotations
@@ -12,29 +12,40 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from echox.serving.access.client_secrets import SECRET_PREFIX, ClientSecrets
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
 OPTIONS_KEY = "echox.session_options"
-KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers send a key with a WebSocket
-_OPEN_PATHS = ("/health", "/ready")
+KEY_SUBPROTOCOL = "openai-insecure-api-key."  # browsers send the key of a WebSocket as a subprotocol with this prefix
+_PUBLIC_PATHS = ("/health", "/ready")
 _PAGE_PATH = re.compile(r"/([\w-]+\.(html|js|css|svg|png|ico|json))?", re.ASCII)
-"""The page and its files; not "what is left", as a router may read a path more loosely than the door does."""
+"""The page and its files. A list of other paths is not safe: a router may read a path less strictly than this policy."""
+
+
+class AccessRefusal(NamedTuple):
+    """The reason why a request is refused: HTTP status, code for programs, message for people."""
+
+    status: int
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
-class Door:
-    """The rule.
+class AccessPolicy:
+    """The rules that decide which requests are accepted.
 
     Attributes:
-        api_key: what clients must show; None: nobody is asked.
+        api_key: the key that clients must send; None: no key is needed.
         allowed_origins: origins of pages, like ``https://example.org``, besides the server's own; "*": all.
-        any_host: believe any Host header though there is no key (somebody in front of us checks).
+        any_host: accept any Host header though there is no key (a proxy in front of the server checks it).
 
     Raises:
-        ValueError: an empty key, or an origin that is none.
+        ValueError: an empty key, or a malformed origin.
     """
 
     api_key: str | None = None
@@ -43,69 +54,70 @@ class Door:
 
     def __post_init__(self) -> None:
         if self.api_key is not None and not self.api_key.strip():
-            raise ValueError("api key: expected some characters, found none; leave it out to ask nobody")
+            raise ValueError("api key: expected some characters, found none; leave it out to serve without a key")
         for origin in self.allowed_origins:
             parts = urlsplit(origin)
             if origin != "*" and (not parts.scheme or not parts.netloc or parts.path):
-                raise ValueError(f"allowed origin: expected like https://example.org, found {origin!r}")
+                raise ValueError(f"allowed origin: expected one like https://example.org, found {origin!r}")
 
-    def refuse(
-        self, method: str, path: str, headers: dict[str, str], has_secret: bool = False
-    ) -> tuple[int, str, str] | None:
-        """Judge a request.
+    def check(self, method: str, path: str, headers: dict[str, str], has_secret: bool = False) -> AccessRefusal | None:
+        """Check a request.
 
         Args:
-            method: of HTTP, or "WEBSOCKET".
-            path: of the URL.
-            headers: lower-case names.
-            has_secret: a client secret was shown and is good for this request: no key is asked for.
+            method: the HTTP method, or "WEBSOCKET".
+            path: path of the URL.
+            headers: names in lower case -> values.
+            has_secret: the request has a client secret that is valid for it, so it needs no key.
 
         Returns:
-            None if it may come in, else the HTTP status, a code, and a sentence.
+            None if the request is accepted, else the reason of the refusal.
         """
-        if path in _OPEN_PATHS:
+        if path in _PUBLIC_PATHS:
             return None
         host = headers.get("host", "")
-        own_name = self.api_key is not None or self.any_host or self._is_known(host)
+        own_name = self.api_key is not None or self.any_host or self._is_own_name(host)
         if not own_name:
-            return 403, "host_not_allowed", "this server answers to loopback names only; give it an API key"
+            message = "this server answers to loopback names only; give it an API key"
+            return AccessRefusal(403, "host_not_allowed", message)
         origin = headers.get("origin")
         if origin is not None and not self._origin_fits(origin, host):
-            return 403, "origin_not_allowed", "this page's origin is not allowed; see --allow-origin"
+            message = "this page's origin is not allowed; see --allow-origin"
+            return AccessRefusal(403, "origin_not_allowed", message)
         is_page = method in ("GET", "HEAD") and _PAGE_PATH.fullmatch(path) is not None
         if self.api_key is None or is_page or has_secret or method == "OPTIONS":
             return None
-        if not hmac.compare_digest(shown_key(headers).encode(), self.api_key.encode()):
-            return 401, "invalid_api_key", "expected a valid API key (Authorization: Bearer ...)"
+        if not hmac.compare_digest(presented_key(headers).encode(), self.api_key.encode()):
+            message = "expected a valid API key (Authorization: Bearer ...)"
+            return AccessRefusal(401, "invalid_api_key", message)
         return None
 
-    def _is_known(self, host: str) -> bool:
-        return is_loopback(_name_of(host)) or any(_site_of(origin) == host for origin in self.allowed_origins)
+    def _is_own_name(self, host: str) -> bool:
+        return is_loopback(_host_name(host)) or any(_host_and_port(origin) == host for origin in self.allowed_origins)
 
     def _origin_fits(self, origin: str, host: str) -> bool:
         if "*" in self.allowed_origins or origin in self.allowed_origins:
             return True
-        return origin.startswith(("http://", "https://")) and _site_of(origin) == host != ""
+        return origin.startswith(("http://", "https://")) and _host_and_port(origin) == host != ""
 
 
-def shown_key(headers: dict[str, str]) -> str:
-    """The key that a client shows: ``Authorization: Bearer``, or a browser's subprotocol; "" if none."""
+def presented_key(headers: dict[str, str]) -> str:
+    """The key of a request: from ``Authorization: Bearer`` or a browser's subprotocol; "" if there is none."""
     kind, _, key = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return key.strip()
     for protocol in headers.get("sec-websocket-protocol", "").split(","):
-        if protocol.strip().startswith(KEY_PROTOCOL):
-            return protocol.strip()[len(KEY_PROTOCOL) :]
+        if protocol.strip().startswith(KEY_SUBPROTOCOL):
+            return protocol.strip()[len(KEY_SUBPROTOCOL) :]
     return ""
 
 
-_ONCE = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"origin", b"content-type")
+_SINGLE_HEADERS = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"origin", b"content-type")
 
 
 def ambiguous_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """What two readers of a request's header could understand differently; None: nothing.
+    """A description of what two readers of a request's header could understand differently; None: nothing.
 
-    A proxy that believes one of two lengths, hosts or keys and a server that believes the other can be made to see
+    If a proxy reads one of two lengths, hosts or keys and the server reads the other, an attacker can show them
     different requests (RFC 9112 section 11.2).
 
     Args:
@@ -114,14 +126,14 @@ def ambiguous_header(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     names = [name for name, _ in headers]
     if b"content-length" in names and b"transfer-encoding" in names:
         return "expected Content-Length or Transfer-Encoding, found both"
-    for name in _ONCE:
+    for name in _SINGLE_HEADERS:
         if names.count(name) > 1:
             return f"expected one {name.decode()} header, found {names.count(name)}"
     return None
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host name or address is this machine for itself."""
+    """Whether a host name or address is the loopback interface of this machine."""
     if name.lower() == "localhost":
         return True
     try:
@@ -130,24 +142,24 @@ def is_loopback(name: str) -> bool:
         return False
 
 
-def _site_of(origin: str) -> str:
-    """Name and port in an origin; "" if it is none."""
+def _host_and_port(origin: str) -> str:
+    """Host name and port of an origin; "" if it is malformed."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
         return ""
 
 
-def _name_of(host: str) -> str:
-    """The name in a Host header, without its port; "" if it is none."""
+def _host_name(host: str) -> str:
+    """The name in a Host header, without the port; "" if it is malformed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
 
 
-async def send_refusal(response: Any, scope: Any, receive: Any, send: Any) -> None:
-    """Send a response of HTTP; to a WebSocket that was not accepted, too, where the server can do that."""
+async def send_refusal(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an HTTP response, also to a WebSocket that was not accepted, if the server supports that."""
     if scope["type"] == "websocket":
         await receive()  # websocket.connect
         if "websocket.http.response" not in (scope.get("extensions") or {}):
@@ -156,19 +168,23 @@ async def send_refusal(response: Any, scope: Any, receive: Any, send: Any) -> No
     await response(scope, receive, send)
 
 
-class Doorkeeper:
-    """ASGI middleware that asks the door about HTTP and WebSocket requests (HTTP-only middleware misses the latter).
+class AccessMiddleware:
+    """ASGI middleware that applies an access policy to HTTP and WebSocket requests.
 
     Args:
-        app: what is behind. door: the rule. refused: told the code of each refusal.
-        secrets: the client secrets; the session options of a good one are in the scope under `OPTIONS_KEY`.
+        app: the application that gets the accepted requests.
+        policy: the access policy.
+        on_refusal: called with the code of each refusal.
+        secrets: the client secrets. The session options of a valid one are put into the scope under `OPTIONS_KEY`.
     """
 
-    def __init__(self, app: Any, door: Door, refused: Callable[[str], None], secrets: ClientSecrets) -> None:
-        self._app, self._door, self._refused, self._secrets = app, door, refused, secrets
+    def __init__(
+        self, app: ASGIApp, policy: AccessPolicy, on_refusal: Callable[[str], None], secrets: ClientSecrets
+    ) -> None:
+        self._app, self._policy, self._on_refusal, self._secrets = app, policy, on_refusal, secrets
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """One connection."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -178,30 +194,32 @@ class Doorkeeper:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         ambiguous = ambiguous_header(scope["headers"])
         if ambiguous is not None:
-            refusal: tuple[int, str, str] | None = (400, "ambiguous_request", ambiguous)
+            refusal: AccessRefusal | None = AccessRefusal(400, "ambiguous_request", ambiguous)
         else:
-            refusal = self._judge_secret(scope, path, shown_key(headers))
+            refusal = self._check_secret(scope, path, presented_key(headers))
         if refusal is None:
             has_secret = OPTIONS_KEY in scope
-            refusal = self._door.refuse(scope.get("method", "WEBSOCKET"), path, headers, has_secret)
+            refusal = self._policy.check(scope.get("method", "WEBSOCKET"), path, headers, has_secret)
         if refusal is None:
             await self._app(scope, receive, send)
             return
         status, code, message = refusal
-        self._refused(code)
+        self._on_refusal(code)
         body = {"error": {"type": "invalid_request_error", "code": code, "message": message, "param": None}}
-        # Whatever else the client sends, a body above all, is not wanted.
+        # The rest of the request, above all its body, is not read.
         extra = {"Connection": "close", **({"WWW-Authenticate": "Bearer"} if status == 401 else {})}
         await send_refusal(JSONResponse(body, status, extra), scope, receive, send)
 
-    def _judge_secret(self, scope: dict[str, Any], path: str, key: str) -> tuple[int, str, str] | None:
-        """A client secret opens realtime sessions until it ends, and nothing else; other keys are the door's matter."""
+    def _check_secret(self, scope: Scope, path: str, key: str) -> AccessRefusal | None:
+        """Check a client secret, which opens realtime sessions until it expires. The policy checks other keys."""
         if not key.startswith(SECRET_PREFIX) or not path.startswith("/v1/"):
             return None
         secret = self._secrets.find(key)
         if secret is None:
-            return 401, "invalid_client_secret", "expected a client secret that has not ended; ask for another"
+            message = "expected a client secret that has not ended; ask for another"
+            return AccessRefusal(401, "invalid_client_secret", message)
         if scope["type"] != "websocket" or path != "/v1/realtime":
-            return 403, "client_secret_scope", "a client secret is good for WebSockets at /v1/realtime only"
+            message = "a client secret is good for WebSockets at /v1/realtime only"
+            return AccessRefusal(403, "client_secret_scope", message)
         scope[OPTIONS_KEY] = secret.options
         return None

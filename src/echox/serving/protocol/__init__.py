@@ -1,1 +1,1 @@
-"""The grammar of the protocols: events, options, parameters, conversation items, audio on the wire, limits."""
+"""The protocols: events, options, parameters, conversation items, audio formats and limits."""

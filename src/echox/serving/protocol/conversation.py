@@ -1,32 +1,56 @@
-"""A realtime conversation: its items as clients see them, and as the model reads them."""
+"""Items of a realtime conversation: read from clients, sent to clients, and converted to messages for the model."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from echox.audio import resample
-from echox.serving.protocol.events import MAX_ID_CHARS, EventError, new_id, short, take
+from echox.serving.protocol.events import ARRAY, MAX_ID_CHARS, EventError, new_id, shorten, take
 from echox.serving.protocol.limits import Limits
-from echox.serving.protocol.options import text_within
+from echox.serving.protocol.options import read_text
 from echox.serving.protocol.wire import AudioFormat, WireReader, decode_base64
 from echox.streaming.events import Mark, heard_text
 from echox.streaming.messages import Audio, Message, Part
 
-# content type -> roles it may come with
+# content type -> roles that may have it
 _CONTENT_ROLES = {
     "input_text": ("user", "system"),
     "input_audio": ("user",),
     "output_text": ("assistant",),
     "output_audio": ("assistant",),
-    "text": ("user", "system", "assistant"),  # as the beta protocol wrote it
+    "text": ("user", "system", "assistant"),  # name in the beta protocol
     "audio": ("assistant",),
 }
 _MAX_PARTS = 64
+
+
+class ContentObject(TypedDict, total=False):
+    """A part of an item in JSON."""
+
+    type: str
+    text: str
+    transcript: str | None
+    audio: str
+
+
+class ItemObject(TypedDict, total=False):
+    """An item in JSON: a message, a tool call, or the output of one."""
+
+    id: str
+    object: str
+    type: str
+    status: str
+    role: str
+    content: list[ContentObject]
+    call_id: str
+    name: str
+    arguments: str
+    output: str
 
 
 @dataclass
@@ -34,31 +58,33 @@ class Content:
     """One part of an item.
 
     Attributes:
-        type: as the protocol names it. text: of a text part; of an audio part its transcript, once it is known.
-        audio: a question's sound. dumb: nothing could be heard in it, so that the model is spared it.
+        type: content type of the protocol.
+        text: the text; for audio its transcript, once it is known.
+        audio: the audio of a question.
+        inaudible: no speech was recognised in the audio, so the model does not get it.
     """
 
     type: str
     text: str | None = None
     audio: Audio | None = None
-    dumb: bool = False
+    inaudible: bool = False
 
     @property
     def audible(self) -> bool:
-        """Whether it is sound in which, as far as is known, something can be heard."""
-        return self.audio is not None and not self.dumb and not self.audio.known_without_speech
+        """Whether it is audio that contains speech, as far as is known."""
+        return self.audio is not None and not self.inaudible and not self.audio.known_without_speech
 
     @property
-    def sound_s(self) -> float:
-        """Length of its sound."""
+    def audio_s(self) -> float:
+        """Length of its audio."""
         return 0.0 if self.audio is None else self.audio.duration_s
 
-    def to_dict(self, audio_format: AudioFormat | None = None) -> dict[str, Any]:
-        """As the protocol writes it; the sound only where a format for it is given."""
+    def to_dict(self, audio_format: AudioFormat | None = None) -> ContentObject:
+        """The JSON object; with the audio only if a format for it is given."""
         if self.type not in ("input_audio", "output_audio"):
             return {"type": self.type, "text": self.text or ""}
-        # Present though it is null: the schemas of @openai/agents want it so in sound that was not written down yet.
-        found: dict[str, Any] = {"type": self.type, "transcript": self.text}
+        # Present even if it is null: the schemas of @openai/agents require it in audio without a transcript.
+        found: ContentObject = {"type": self.type, "transcript": self.text}
         if self.audio is not None and audio_format is not None:
             samples = resample(self.audio.waveform, self.audio.sampling_rate, audio_format.rate)
             found["audio"] = base64.b64encode(audio_format.encode(samples)).decode("ascii")
@@ -66,37 +92,41 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """The whole text of a spoken reply, and when which part of it is heard."""
+class SpokenText:
+    """The whole text of a spoken reply, and the time at which each part of it is spoken."""
 
     text: str
     timeline: tuple[Mark, ...]
 
     def heard_text(self, audio_s: float) -> str:
-        """What of the text was heard after so many seconds of the speech."""
+        """The part of the text that was spoken in the first seconds of the speech."""
         return heard_text(self.text, self.timeline, audio_s)
 
 
 @dataclass
-class Item:
-    """A message of the conversation, a call of a tool, or what a tool gave back.
+class ConversationItem:
+    """A message of the conversation, a tool call, or the output of a tool call.
 
     Attributes:
-        call: of a call or its output: what the protocol shows of it besides id and status, with its ``type``.
-        spoken: of a spoken reply, for cutting it to what was heard.
-        forgotten: the model's memory had no room for it any more.
+        id: id in the protocol.
+        role: "user", "assistant" or "system".
+        content: parts of the item.
+        status: "in_progress", "completed" or "incomplete".
+        spoken: text and times of a spoken reply, used to cut the text to what was heard.
+        forgotten: the model no longer reads it, because its memory is full or because it could not be answered.
+        call: fields of a tool call, or of its output, besides id and status.
     """
 
     id: str
     role: str
     content: list[Content]
     status: str = "completed"
-    spoken: Spoken | None = None
+    spoken: SpokenText | None = None
     forgotten: bool = False
-    call: dict[str, str] | None = None
+    call: ItemObject | None = None
 
-    def to_dict(self, audio_format: AudioFormat | None = None) -> dict[str, Any]:
-        """As the protocol writes it."""
+    def to_dict(self, audio_format: AudioFormat | None = None) -> ItemObject:
+        """The JSON object; with the audio only if a format for it is given."""
         if self.call is not None:
             return {"id": self.id, "object": "realtime.item", "status": self.status, **self.call}
         return {
@@ -109,9 +139,9 @@ class Item:
         }
 
     @property
-    def sound_s(self) -> float:
-        """Length of its sound."""
-        return sum(part.sound_s for part in self.content)
+    def audio_s(self) -> float:
+        """Length of its audio."""
+        return sum(part.audio_s for part in self.content)
 
     @property
     def num_chars(self) -> int:
@@ -120,7 +150,7 @@ class Item:
 
     @property
     def model_parts(self) -> tuple[Part, ...]:
-        """What the model reads of it."""
+        """The parts of the item that the model reads."""
         parts: list[Part] = []
         for part in self.content:
             if part.audio is not None and part.audible:
@@ -131,42 +161,49 @@ class Item:
 
 
 class Conversation:
-    """Items in order.
+    """The items of a conversation, in order.
 
     Args:
-        limits: how many, how long.
+        limits: limits of the server.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.items: list[Item] = []
+        self.items: list[ConversationItem] = []
 
     def snapshot(self) -> Conversation:
-        """The same items in a list of their own, for another thread."""
-        found = Conversation(self._limits)
-        found.items = list(self.items)
-        return found
+        """A copy with its own list of the same items, for another thread."""
+        copied = Conversation(self._limits)
+        copied.items = list(self.items)
+        return copied
 
-    def find(self, item_id: str, param: str = "item_id") -> Item:
-        """An item by its id.
+    def find(self, item_id: str, param: str = "item_id") -> ConversationItem:
+        """Find an item by its id.
 
         Raises:
-            EventError: there is none.
+            EventError: there is no such item.
         """
         for item in self.items:
             if item.id == item_id:
                 return item
-        message = f"{param}: expected an item of this conversation, found {short(item_id)}"
+        message = f"{param}: expected an item of this conversation, found {shorten(item_id)}"
         raise EventError(message, "item_not_found", param)
 
-    def add(self, item: Item, previous_item_id: str | None = None) -> str | None:
-        """Put an item after another ("root": at the start; None: at the end); return the id of the one before it.
+    def add(self, item: ConversationItem, previous_item_id: str | None = None) -> str | None:
+        """Insert an item.
+
+        Args:
+            item: the new item.
+            previous_item_id: insert it after this item; "root": at the start; None: at the end.
+
+        Returns:
+            The id of the item before it.
 
         Raises:
-            EventError: its id is taken, or there is no such other item.
+            EventError: its id is in use already, or there is no such previous item.
         """
         if any(other.id == item.id for other in self.items):
-            raise EventError(f"item.id: expected a new id, found {short(item.id)} again", "item_id_taken", "item.id")
+            raise EventError(f"item.id: expected a new id, found {shorten(item.id)} again", "item_id_taken", "item.id")
         place = len(self.items)
         if previous_item_id == "root":
             place = 0
@@ -175,43 +212,43 @@ class Conversation:
         self.items.insert(place, item)
         return self.items[place - 1].id if place else None
 
-    def remove(self, item: Item) -> None:
-        """Take an item out."""
+    def remove(self, item: ConversationItem) -> None:
+        """Remove an item."""
         self.items.remove(item)
 
-    def overflow(self) -> list[Item]:
-        """The oldest items, where there are more than may be kept; they are taken out."""
-        many = max(0, len(self.items) - self._limits.max_items)
-        sound_s = sum(item.sound_s for item in self.items[many:])
-        chars = sum(item.num_chars for item in self.items[many:])
-        while many < len(self.items) - 1 and (
-            sound_s > self._limits.max_history_s or chars > self._limits.max_history_chars
+    def remove_overflow(self) -> list[ConversationItem]:
+        """Remove the oldest items if there are more than the limits allow; return them."""
+        count = max(0, len(self.items) - self._limits.max_items)
+        audio_s = sum(item.audio_s for item in self.items[count:])
+        num_chars = sum(item.num_chars for item in self.items[count:])
+        while count < len(self.items) - 1 and (
+            audio_s > self._limits.max_history_s or num_chars > self._limits.max_history_chars
         ):
-            sound_s -= self.items[many].sound_s
-            chars -= self.items[many].num_chars
-            many += 1
-        gone, self.items = self.items[:many], self.items[many:]
-        return gone
+            audio_s -= self.items[count].audio_s
+            num_chars -= self.items[count].num_chars
+            count += 1
+        removed, self.items = self.items[:count], self.items[count:]
+        return removed
 
-    def last_of(self, item_ids: Sequence[str]) -> str:
-        """The last of these items that is still there; "root" if none is: where what answers them belongs."""
+    def last_present(self, item_ids: Sequence[str]) -> str:
+        """The id of the last of these items that still exists, or "root". A reply to them belongs after it."""
         known = {item.id for item in self.items}
         return next((item_id for item_id in reversed(item_ids) if item_id in known), "root")
 
-    def previous_id(self, item: Item) -> str | None:
+    def previous_id(self, item: ConversationItem) -> str | None:
         """The id of the item before this one."""
         place = self.items.index(item)
         return self.items[place - 1].id if place else None
 
-    def system(self, instructions: str) -> str | None:
-        """Instructions and system items as one system prompt (models are taught one, at the start)."""
+    def system_prompt(self, instructions: str) -> str | None:
+        """Instructions and system items as one system prompt (models are trained with one, at the start)."""
         texts = [instructions, *(part for item in self.items if item.role == "system" for part in item.model_parts)]
         return "\n".join(text for text in texts if isinstance(text, str) and text.strip()) or None
 
 
-def turns_of(items: list[Item]) -> list[list[Item]]:
-    """Items as turns: neighbours of one role are one turn; what is empty or forgotten is left out."""
-    turns: list[list[Item]] = []
+def turns_of(items: list[ConversationItem]) -> list[list[ConversationItem]]:
+    """Group items to turns: neighbours with the same role are one turn. Empty and forgotten items are left out."""
+    turns: list[list[ConversationItem]] = []
     for item in items:
         if item.role == "system" or item.forgotten or not item.model_parts:
             continue
@@ -222,8 +259,8 @@ def turns_of(items: list[Item]) -> list[list[Item]]:
     return turns
 
 
-def model_messages(turns: list[list[Item]]) -> list[Message]:
-    """Turns as the model reads them."""
+def model_messages(turns: list[list[ConversationItem]]) -> list[Message]:
+    """Convert turns to messages for the model."""
     messages = []
     for turn in turns:
         parts: list[Part] = []
@@ -235,91 +272,95 @@ def model_messages(turns: list[list[Item]]) -> list[Message]:
     return messages
 
 
-def read_item(source: Any, where: str, audio_format: AudioFormat, to_rate: int, limits: Limits) -> Item:
-    """Check an item that a client writes.
+def read_item(source: object, where: str, audio_format: AudioFormat, to_rate: int, limits: Limits) -> ConversationItem:
+    """Read an item from a client.
 
     Args:
         source: the JSON object.
-        where: its place, for messages.
-        audio_format: of its sound.
-        to_rate: of the model, Hz.
-        limits: of texts and sound.
+        where: its place in the message, for errors.
+        audio_format: format of its audio.
+        to_rate: sampling rate of the model, Hz.
+        limits: limits of text and audio.
 
     Raises:
-        EventError: an unknown kind of item, a part that does not belong to its role, bad audio, or too much of it.
+        EventError: an unknown type of item, a part that its role may not have, malformed audio, or too much of it.
     """
     if not isinstance(source, dict):
         raise EventError(f"{where}: expected an object", "invalid_type", where)
-    kind = take(source, "type", str, where, "message")
+    kind = take(source, "type", str, where, default="message")
     if kind not in ("message", "function_call", "function_call_output"):
-        message = f"{where}.type: expected message, function_call or function_call_output, found {short(kind)}"
+        message = f"{where}.type: expected message, function_call or function_call_output, found {shorten(kind)}"
         raise EventError(message, "unsupported_item_type", f"{where}.type")
-    item_id = take(source, "id", str, where, None)
+    item_id = take(source, "id", str, where, default=None)
     if item_id is not None and not 0 < len(item_id) <= MAX_ID_CHARS:
         raise EventError(f"{where}.id: expected 1 to {MAX_ID_CHARS} characters", "invalid_value", f"{where}.id")
     item_id = item_id or new_id("item")
     if kind == "function_call":
-        name, arguments = (text_within(source, one, where, limits.max_text_chars) for one in ("name", "arguments"))
-        call_id = take(source, "call_id", str, where, new_id("call"))[:MAX_ID_CHARS]
-        call = {"type": kind, "call_id": call_id, "name": name, "arguments": arguments}
-        return Item(item_id, "assistant", [Content("output_text", tool_call_text(name, arguments))], call=call)
+        name, arguments = (read_text(source, one, where, limits.max_text_chars) for one in ("name", "arguments"))
+        call_id = take(source, "call_id", str, where, default=new_id("call"))[:MAX_ID_CHARS]
+        call: ItemObject = {"type": kind, "call_id": call_id, "name": name, "arguments": arguments}
+        return ConversationItem(
+            item_id, "assistant", [Content("output_text", tool_call_text(name, arguments))], call=call
+        )
     if kind == "function_call_output":
         call_id = take(source, "call_id", str, where)[:MAX_ID_CHARS]
-        output = text_within(source, "output", where, limits.max_text_chars)
+        output = read_text(source, "output", where, limits.max_text_chars)
         call = {"type": kind, "call_id": call_id, "output": output}
-        return Item(item_id, "user", [Content("input_text", output)], call=call)
+        return ConversationItem(item_id, "user", [Content("input_text", output)], call=call)
     role = take(source, "role", str, where, choices=("user", "assistant", "system"))
-    parts = take(source, "content", list, where)
+    parts = take(source, "content", ARRAY, where)
     if not parts or len(parts) > _MAX_PARTS:
         message = f"{where}.content: expected 1 to {_MAX_PARTS} parts, found {len(parts)}"
         raise EventError(message, "invalid_value", f"{where}.content")
-    content: list[Content] = []
+    content = []
     for index, part in enumerate(parts):
         place = f"{where}.content[{index}]"
         content.append(_read_content(part, place, role, audio_format, to_rate, limits))
         if sum(len(one.text or "") for one in content) > limits.max_text_chars:
             message = f"{place}: expected at most {limits.max_text_chars} characters in all parts, found more"
             raise EventError(message, "string_too_long", place)
-        if sum(one.sound_s for one in content) > limits.max_buffer_s:
+        if sum(one.audio_s for one in content) > limits.max_buffer_s:
             message = f"{place}: expected at most {limits.max_buffer_s:g} s of audio in all parts, found more"
             raise EventError(message, "audio_too_long", place)
-    return Item(item_id, role, content)
+    return ConversationItem(item_id, role, content)
 
 
 def tool_call_text(name: str, arguments: str) -> str:
-    """A call of a tool in a conversation, as the model reads it: it knows texts only."""
+    """A tool call as text, because the model reads text only."""
     return f"{name}({arguments})"
 
 
-def _read_content(part: Any, where: str, role: str, audio_format: AudioFormat, to_rate: int, limits: Limits) -> Content:
+def _read_content(
+    part: object, where: str, role: str, audio_format: AudioFormat, to_rate: int, limits: Limits
+) -> Content:
     if not isinstance(part, dict):
         raise EventError(f"{where}: expected an object", "invalid_type", where)
     kind = take(part, "type", str, where)
     if role not in _CONTENT_ROLES.get(kind, ()):
         allowed = [name for name, roles in _CONTENT_ROLES.items() if role in roles]
-        message = f"{where}.type: expected one of {', '.join(allowed)} for role {role}, found {short(kind)}"
+        message = f"{where}.type: expected one of {', '.join(allowed)} for role {role}, found {shorten(kind)}"
         raise EventError(message, "unsupported_content", f"{where}.type")
     name = "transcript" if kind in ("input_audio", "output_audio", "audio") else "text"
-    text = take(part, name, str, where, None if name == "transcript" else "")
+    text = take(part, name, str, where, default=None if name == "transcript" else "")
     if text is not None and len(text) > limits.max_text_chars:
         message = f"{where}.{name}: expected at most {limits.max_text_chars} characters, found {len(text)}"
         raise EventError(message, "string_too_long", f"{where}.{name}")
     kind = {"audio": "output_audio", "text": "output_text" if role == "assistant" else "input_text"}.get(kind, kind)
     if kind != "input_audio":
         return Content(kind, text)
-    written = take(part, "audio", str, where)
+    encoded = take(part, "audio", str, where)
     try:
-        data = decode_base64(written)
+        data = decode_base64(encoded)
     except ValueError as error:
         raise EventError(f"{where}.audio: {error}", "invalid_value", f"{where}.audio") from error
-    return Content(kind, text, read_sound(data, f"{where}.audio", audio_format, to_rate, limits))
+    return Content(kind, text, read_audio(data, f"{where}.audio", audio_format, to_rate, limits))
 
 
-def read_sound(data: bytes, where: str, audio_format: AudioFormat, to_rate: int, limits: Limits) -> Audio:
-    """Whole audio that came in one piece.
+def read_audio(data: bytes, where: str, audio_format: AudioFormat, to_rate: int, limits: Limits) -> Audio:
+    """Read a whole recording from bytes.
 
     Raises:
-        EventError: none, half a sample too much, or too long.
+        EventError: no bytes, an incomplete sample, or too long.
     """
     if not data or len(data) % audio_format.sample_bytes:
         message = f"{where}: expected whole samples of {audio_format.sample_bytes} bytes, found {len(data)} bytes"

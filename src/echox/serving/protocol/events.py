@@ -1,6 +1,6 @@
-"""The realtime protocol's grammar: what clients may send, how mistakes are told, how our events are named.
+"""Events of the realtime protocol: the events that clients may send, typed readers of their fields, and errors.
 
-Source: OpenAI Realtime API (GA event names). docs/protocol.md holds the matrix of what is supported.
+Source: OpenAI Realtime API (GA event names). docs/protocol.md lists what is supported.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import reprlib
 import uuid
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar, overload
 
-from echox.serving.protocol.json_input import check_elements, parse_json
+from echox.serving.protocol.json_input import JsonObject, check_elements, parse_json
 
 CLIENT_EVENTS = (
     "session.update",
@@ -28,16 +29,25 @@ CLIENT_EVENTS = (
     "echox.ping",
 )
 MAX_ID_CHARS = 512
-MISSING = object()
-_BRIEFLY = reprlib.Repr()
-_BRIEFLY.maxstring = _BRIEFLY.maxother = 200
+OBJECT: type[JsonObject] = dict
+"""For `take`: a JSON object (``dict`` alone would be a dict of anything to a type checker)."""
+ARRAY: type[list[object]] = list
+"""For `take`: a JSON array."""
+T = TypeVar("T")
+U = TypeVar("U")
+D = TypeVar("D")
+_MISSING: Final = object()  # no default: the field must be present
+_SHORT_REPR = reprlib.Repr()
+_SHORT_REPR.maxstring = _SHORT_REPR.maxother = 200
 
 
 class EventError(ValueError):
-    """A client's event that cannot be done; told as an ``error`` event, and the session goes on.
+    """A client's event or request that cannot be carried out. It is reported to the client; a session continues.
 
     Args:
-        message: what was expected, what was found. code: for programs. param: where in the event.
+        message: what was expected and what was found.
+        code: for programs.
+        param: the place in the event.
         kind: "invalid_request_error" or "server_error".
     """
 
@@ -47,25 +57,37 @@ class EventError(ValueError):
         super().__init__(message)
         self.code, self.param, self.kind = code, param, kind
 
-    def to_event(self, event_id: str | None) -> dict[str, Any]:
-        """The ``error`` event; ``event_id`` is the client's."""
+    def to_event(self, event_id: str | None) -> JsonObject:
+        """The ``error`` event. ``event_id`` is the id of the client's event."""
         error = {"type": self.kind, "code": self.code, "message": str(self), "param": self.param, "event_id": event_id}
         return {"type": "error", "error": {name: value for name, value in error.items() if value is not None}}
 
 
+@dataclass(frozen=True)
+class ClientEvent:
+    """An event of a client, of which type and id are checked.
+
+    Attributes:
+        type: one of `CLIENT_EVENTS`.
+        event_id: the client's id of the event, if it has one.
+        fields: the whole JSON object.
+    """
+
+    type: str
+    event_id: str | None
+    fields: JsonObject
+
+
 def new_id(prefix: str) -> str:
-    """A fresh id like ``item_4f...``."""
+    """A new unique id like ``item_4f...``."""
     return f"{prefix}_{uuid.uuid4().hex[:24]}"
 
 
-def read_event(text: str | bytes) -> dict[str, Any]:
+def read_event(text: str | bytes) -> ClientEvent:
     """Parse one message of a client.
 
-    Returns:
-        The event; its ``type`` is known and its ``event_id``, if any, a string.
-
     Raises:
-        EventError: not JSON, not an object, or an unknown type. Its ``client_event_id`` names the event if it can.
+        EventError: not JSON, not an object, a malformed ``event_id``, or an unknown type.
     """
     try:
         event = parse_json(text)
@@ -86,41 +108,85 @@ def read_event(text: str | bytes) -> dict[str, Any]:
         raise EventError(f"type: expected a string, found {_kind(name)}", "missing_required_parameter", "type")
     if name not in CLIENT_EVENTS:
         raise EventError(
-            f"type: expected one of {', '.join(CLIENT_EVENTS)}, found {short(name)}", "unknown_event_type", "type"
+            f"type: expected one of {', '.join(CLIENT_EVENTS)}, found {shorten(name)}", "unknown_event_type", "type"
         )
-    return event
+    return ClientEvent(name, event_id, event)
 
 
 def client_event_id(text: str | bytes) -> str | None:
-    """The event id in a message that could not be read as an event, if there is one."""
+    """The ``event_id`` in a message that could not be read as an event; None if there is none."""
     try:
         check_elements(text)
-        event = json.loads(text)  # less strict: a mistake in one place does not hide the id in another
+        event = json.loads(text)  # less strict, so that an error elsewhere in the message does not hide the id
     except (ValueError, RecursionError):
         return None
     found = event.get("event_id") if isinstance(event, dict) else None
     return found[:MAX_ID_CHARS].encode("utf-8", "ignore").decode() if isinstance(found, str) else None
 
 
+@overload
 def take(
-    source: dict[str, Any],
+    source: Mapping[str, object],
+    name: str,
+    kind: type[T],
+    where: str = "",
+    *,
+    choices: Collection[object] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> T: ...
+@overload
+def take(
+    source: Mapping[str, object],
+    name: str,
+    kind: type[T],
+    where: str = "",
+    *,
+    default: D,
+    choices: Collection[object] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> T | D: ...
+@overload
+def take(
+    source: Mapping[str, object],
+    name: str,
+    kind: tuple[type[T], type[U]],
+    where: str = "",
+    *,
+    default: D,
+) -> T | U | D: ...
+def take(
+    source: Mapping[str, object],
     name: str,
     kind: type | tuple[type, ...],
     where: str = "",
-    default: Any = MISSING,
-    choices: Collection[Any] = (),
+    *,
+    default: object = _MISSING,
+    choices: Collection[object] = (),
     at_least: float | None = None,
     at_most: float | None = None,
-) -> Any:
-    """A checked value of an object; null and absent are the same and give ``default``.
+) -> object:
+    """Read a field of a JSON object and check it. null and an absent field are the same.
+
+    Args:
+        source: the object.
+        name: the field.
+        kind: the type of its value, or two types. `float` accepts integers too. For objects and arrays: `OBJECT`,
+            `ARRAY`.
+        where: place of the object in the message, for errors.
+        default: returned if the field is absent; without a default the field must be present.
+        choices: allowed values; empty: all.
+        at_least: lower bound of a number.
+        at_most: upper bound of a number.
 
     Raises:
-        EventError: missing, of another type, or out of range.
+        EventError: the field is absent, of another type, or out of range.
     """
     param = f"{where}.{name}" if where else name
     value = source.get(name)
     if value is None:
-        if default is MISSING:
+        if default is _MISSING:
             raise EventError(f"{param}: expected a value, found none", "missing_required_parameter", param)
         return default
     kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -130,19 +196,21 @@ def take(
         raise EventError(f"{param}: expected {names}, found {_kind(value)}", "invalid_type", param)
     if choices and value not in choices:
         expected = ", ".join(map(str, choices))
-        raise EventError(f"{param}: expected one of {expected}, found {short(value)}", "invalid_value", param)
-    if isinstance(value, int | float) and (
-        (at_least is not None and not value >= at_least) or (at_most is not None and not value <= at_most)
-    ):
+        raise EventError(f"{param}: expected one of {expected}, found {shorten(value)}", "invalid_value", param)
+    if isinstance(value, int | float) and not _in_range(value, at_least, at_most):
         raise EventError(
-            f"{param}: expected a number from {at_least} to {at_most}, found {short(value)}", "invalid_value", param
+            f"{param}: expected a number from {at_least} to {at_most}, found {shorten(value)}", "invalid_value", param
         )
     return value
 
 
-def short(value: Any) -> str:
-    """A value in a message: never more than a line."""
-    text = _BRIEFLY.repr(value)  # a megabyte is not written out to keep its beginning
+def _in_range(value: float, at_least: float | None, at_most: float | None) -> bool:
+    return (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+
+
+def shorten(value: object) -> str:
+    """A value as text of at most 60 characters, for messages."""
+    text = _SHORT_REPR.repr(value)  # a long value is cut before it is written out
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -156,5 +224,5 @@ _KIND_NAMES = {
 }
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "null" if value is None else _KIND_NAMES.get(type(value), type(value).__name__)

@@ -1,29 +1,31 @@
-"""JSON of clients: strict, and bounded before objects are built from it, so that reading it takes milliseconds.
+"""JSON from clients: read strictly, and limited before objects are built from it, so that reading takes milliseconds.
 
-Eight million empty objects fit into 25 MB of text and take seconds and gigabytes to build, during which nobody else is
-served. So the marks that begin and separate values are counted first; base64 audio, the only thing that is long in a
-real request, has none of them.
+Eight million empty objects fit into 25 MB of text. To build them takes seconds and gigabytes, and no other client is
+served meanwhile. So the characters that start and separate values are counted first. Base64 audio, the only long value
+of a real request, has none of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import orjson
 
 T = TypeVar("T")
-MAX_ELEMENTS = 50_000  # "{", "[" and "," together, those within texts included: at most some 10 ms of parsing
+JsonObject: TypeAlias = dict[str, object]
+"""A JSON object: from a client, before its values are checked; or for a client, ready to be written."""
+MAX_ELEMENTS = 50_000  # "{", "[" and "," together, also inside strings: about 10 ms of parsing at most
 MAX_DEPTH = 32
-_SHORT = 64 * 1024  # text that is parsed in a moment: a thread would cost more
+_SHORT_TEXT = 64 * 1024  # shorter text is parsed faster than a thread is started
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Strict JSON (RFC 8259): UTF-8, whole characters only, no NaN; bounded in elements and depth.
+def parse_json(text: str | bytes) -> object:
+    """Parse strict JSON (RFC 8259): UTF-8, whole characters only, no NaN, limited in elements and depth.
 
     Raises:
-        ValueError: something else, more than `MAX_ELEMENTS` elements, or nested deeper than `MAX_DEPTH`.
+        ValueError: not JSON, more than `MAX_ELEMENTS` elements, or nested deeper than `MAX_DEPTH`.
     """
     check_elements(text)
     found = orjson.loads(text)
@@ -32,7 +34,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_elements(text: str | bytes) -> None:
-    """Count what makes objects, without making them.
+    """Count the elements of a JSON text without building them.
 
     Raises:
         ValueError: more than `MAX_ELEMENTS`.
@@ -45,17 +47,17 @@ def check_elements(text: str | bytes) -> None:
         raise ValueError(f"expected at most {MAX_ELEMENTS} objects, arrays and commas, found {count}")
 
 
-async def aside(read: Callable[[str | bytes], T], text: str | bytes) -> T:
-    """``read(text)``; a long text is read in a thread, while the event loop serves others.
+async def read_off_loop(read: Callable[[str | bytes], T], text: str | bytes) -> T:
+    """Return ``read(text)``. A long text is read in a thread, so that the event loop can serve other clients.
 
     Raises:
-        Exception: what `read` raises.
+        Exception: any error of `read`.
     """
-    return read(text) if len(text) <= _SHORT else await asyncio.to_thread(read, text)
+    return read(text) if len(text) <= _SHORT_TEXT else await asyncio.to_thread(read, text)
 
 
-def _check_depth(value: Any) -> None:
-    """Walk level by level, without recursion."""
+def _check_depth(value: object) -> None:
+    """Check the depth level by level, without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         containers = [item for item in level if isinstance(item, dict | list)]

@@ -1,4 +1,4 @@
-"""What one client may ask of the server: every size, count and time has an end (imports nothing heavy)."""
+"""Limits of a server: of every size, number and time that a client can influence. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a server; what goes beyond is refused in words, and nothing grows without end.
+    """Limits of a server. What exceeds them is refused with a message, and nothing grows without limit.
 
     Attributes:
-        max_connections: open TCP connections; fewer where the process may open fewer files. At the bound, the
+        max_connections: open TCP connections; fewer if the process may open fewer files. At this limit, the
             connection that has kept the server waiting longest is closed.
-        max_client_share: part of the connections, places and upload bytes that one client address may use (this
-            machine itself may use all; behind a proxy on it, the address in X-Forwarded-For counts).
-        header_s: from the connection, or the last response, to the end of a request's header.
-        body_s: for a request's body to arrive; it takes no place before.
+        max_client_share: part of the connections, sessions, requests and upload bytes that one client address may use
+            (this machine may use all; behind a proxy on it, the address in X-Forwarded-For counts).
+        header_s: time from the connection, or from the last response, to the end of a request's header.
+        body_s: time for a request's body to arrive. The request is admitted only after that.
         max_sessions: realtime conversations at the same time.
         max_requests: HTTP requests that use the model at the same time.
-        max_waiting: clients that wait for one of these places; the next one is refused at once.
-        wait_s: how long a client waits for a place before it is refused.
-        max_message_bytes: one WebSocket message. 16 MiB holds the protocol's 15 MiB of appended audio.
-        max_buffer_s: audio of one turn.
-        max_upload_bytes: the body of one HTTP request. max_upload_s: its audio, decoded.
-        max_uploading_bytes: the bodies of all requests that are being received or read.
-        max_text_bytes: the body of one HTTP request without audio.
-        max_speech_chars: text to be spoken by one request.
+        max_waiting: clients that wait to be admitted; the next one is refused at once.
+        wait_s: time that a client waits to be admitted before it is refused.
+        max_message_bytes: size of one WebSocket message. 16 MiB holds the protocol's 15 MiB of appended audio.
+        max_buffer_s: length of the audio of one turn.
+        max_upload_bytes: size of the body of one HTTP request.
+        max_upload_s: length of the decoded audio of one HTTP request.
+        max_uploading_bytes: size of the bodies of all requests that are being received or read.
+        max_text_bytes: size of the body of one HTTP request without audio.
+        max_speech_chars: length of the text that one request lets the model speak.
         max_decoders: processes that decode uploads, one file each at a time.
-        max_items: conversation items kept; the oldest go first. max_history_s: likewise the sound in them.
-        max_text_chars: all text of one item, and instructions. max_history_chars: of all items of a conversation, of
-            which the oldest go first, and of all messages of one request, which is refused.
-        max_session_s: life of a realtime session. idle_s: without a message from the client.
-        send_s: a client that does not take one message for so long is dropped.
-        max_unsent_bytes: what may wait for a slow reader before it is dropped.
-        max_output_tokens: of one reply, whatever the client asks for; None: the model's own setting.
+        max_items: items kept in a conversation; the oldest are removed first.
+        max_history_s: length of the audio kept in a conversation; the oldest items are removed first.
+        max_text_chars: length of all text of one item, and of instructions.
+        max_history_chars: length of the text kept in a conversation; the oldest items are removed first. A request
+            with more text in all messages is refused.
+        max_session_s: duration of a realtime session.
+        idle_s: time without a message from the client.
+        send_s: time in which a client must receive one message; otherwise it is disconnected.
+        max_unsent_bytes: bytes that may wait for a slow client; with more it is disconnected.
+        max_output_tokens: tokens of one reply, whatever the client requests; None: the model's own setting.
         drain_s: time for running replies to finish at shutdown.
 
     Raises:
-        ValueError: a bound is not positive, or a share is more than 1.
+        ValueError: a limit is not positive, or a share is more than 1.
     """
 
     max_connections: int = 512

@@ -1,25 +1,26 @@
-"""A realtime session's options: what clients may set, checked, merged, and shown back in ``session.updated``.
+"""Options of a realtime session: read from clients, checked, merged, and sent back in ``session.updated``.
 
-What a client leaves out stays; an explicit null overwrites (``turn_detection: null`` turns detection off). Names that
-we do not know are tolerated and not shown back. The flat names of the beta protocol are understood.
+An option that a client leaves out keeps its value; an explicit null overwrites it (``turn_detection: null`` turns
+detection off). Unknown names are accepted and not sent back. The flat names of the beta protocol are understood.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TypedDict
 
-from echox.serving.protocol.events import EventError, short, take
+from echox.serving.protocol.events import ARRAY, OBJECT, EventError, shorten, take
+from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.parameters import SESSION, TURN_DETECTION
 from echox.serving.protocol.wire import AudioFormat
 from echox.serving.turn_detection.turns import TurnSettings
 
-# Silence that ends a turn where no model judges whether the sentence is complete, by eagerness.
+# Silence that ends a turn if there is no end-of-turn model, by eagerness.
 _EAGERNESS_SILENCE_MS = {"high": 300, "auto": 600, "medium": 600, "low": 1200}
-# With such a model: how long a pause may last however incomplete the sentence sounds (the protocol's own figures).
+# With an end-of-turn model: the longest pause inside a turn, by eagerness (values of the protocol).
 _EAGERNESS_PATIENCE_MS = {"high": 2000, "auto": 4000, "medium": 4000, "low": 8000}
-# Flat name of the beta protocol -> the object that it is in now, and its name there.
+# Flat name of the beta protocol -> the object that it belongs to now, and its name there.
 _BETA_NAMES = {
     "input_audio_format": ("audio.input", "format"),
     "input_audio_transcription": ("audio.input", "transcription"),
@@ -30,63 +31,93 @@ _BETA_NAMES = {
     "speed": ("audio.output", "speed"),
     "max_response_output_tokens": ("", "max_output_tokens"),
 }
-_SAMPLING = {"temperature": (0, 10), "top_p": (1e-6, 1)}  # ours: the protocol has no sampling any more
+
+
+class TurnDetection(TypedDict, total=False):
+    """The ``turn_detection`` object of a session; `interrupt_after_ms` and `duck_events` are extensions."""
+
+    type: str
+    create_response: bool
+    interrupt_response: bool
+    interrupt_after_ms: int
+    duck_events: bool
+    eagerness: str
+    threshold: float
+    prefix_padding_ms: int
+    silence_duration_ms: int
+
+
+class Sampling(TypedDict, total=False):
+    """Settings for sampling the text of a reply."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
+class NewReplySettings(Sampling, total=False):
+    """Generation settings of one reply: some of those of `echox.streaming.session.Session`."""
+
+    max_new_tokens: int
+    speak: bool
+    speed: float
+    echo_temperature: float
 
 
 class SessionOptions:
-    """What one conversation has been set to.
+    """The options of one conversation.
 
     Args:
-        model: name of the model, as shown.
-        limits: of the server.
-        judges: whether there is a model that judges if a sentence is complete.
+        model: name of the model for clients.
+        limits: limits of the server.
+        has_end_of_turn_model: whether an end-of-turn model judges if a sentence is complete.
     """
 
-    def __init__(self, model: str, limits: Limits, judges: bool = False) -> None:
-        self._limits, self._judges = limits, judges
+    def __init__(self, model: str, limits: Limits, has_end_of_turn_model: bool = False) -> None:
+        self._limits, self._has_end_of_turn_model = limits, has_end_of_turn_model
         self.input_format = AudioFormat()
         self.output_format = AudioFormat()
-        self.turn_detection: dict[str, Any] | None = _turn_detection({"type": "server_vad"}, {}, "")
-        self.transcription: dict[str, Any] | None = None
+        self.turn_detection: TurnDetection | None = _read_turn_detection({"type": "server_vad"}, None, "")
+        self.transcription: dict[str, str] | None = None
         self.output_modalities = ["audio"]
         self.instructions = ""
         self.max_output_tokens: int | str = "inf"
-        self.voice: Any = model
+        self.voice: str | JsonObject | None = model
         self.speed = 1.0
         self.model = model
-        self.sampling: dict[str, Any] = {}
+        self.sampling: Sampling = {}
 
     # ------------------------------------------------------------------------------------------ read
 
     @property
     def turn_settings(self) -> TurnSettings | None:
-        """How turns are detected; None: the client says when (manual turns)."""
+        """How turns are detected; None: the client marks the end of each turn."""
         found = self.turn_detection
         if found is None:
             return None
         semantic = found["type"] == "semantic_vad"
         eagerness = found.get("eagerness", "auto")
         return TurnSettings(
-            threshold=float(found.get("threshold", 0.5)),
-            prefix_padding_ms=int(found.get("prefix_padding_ms", 300)),
-            silence_ms=_EAGERNESS_SILENCE_MS[eagerness] if semantic else int(found["silence_duration_ms"]),
-            patience_ms=_EAGERNESS_PATIENCE_MS[eagerness] if semantic and self._judges else None,
-            interrupt_after_ms=int(found["interrupt_after_ms"]),
+            threshold=found.get("threshold", 0.5),
+            prefix_padding_ms=found.get("prefix_padding_ms", 300),
+            silence_ms=_EAGERNESS_SILENCE_MS[eagerness] if semantic else found["silence_duration_ms"],
+            patience_ms=_EAGERNESS_PATIENCE_MS[eagerness] if semantic and self._has_end_of_turn_model else None,
+            interrupt_after_ms=found["interrupt_after_ms"],
             max_speech_ms=int(self._limits.max_buffer_s * 1000),
-            interrupts=bool(found["interrupt_response"]),
+            interrupts=found["interrupt_response"],
         )
 
     @property
     def create_response(self) -> bool:
-        """Whether a detected turn is answered without being asked."""
-        return self.turn_detection is not None and bool(self.turn_detection["create_response"])
+        """Whether a detected turn is answered without a ``response.create`` of the client."""
+        return self.turn_detection is not None and self.turn_detection["create_response"]
 
     @property
     def duck_events(self) -> bool:
-        """Whether the client wants to be told to lower the reply's volume (our extension)."""
-        return self.turn_detection is not None and bool(self.turn_detection.get("duck_events"))
+        """Whether the client wants events that tell it to lower the volume of the reply (an extension)."""
+        return self.turn_detection is not None and self.turn_detection.get("duck_events", False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The session object of ``session.created`` and ``session.updated``, without id and expiry."""
         return {
             "type": "realtime",
@@ -105,7 +136,7 @@ class SessionOptions:
                     "noise_reduction": None,
                     "turn_detection": copy.deepcopy(self.turn_detection),
                 },
-                # ``voice`` is the client's name for the one voice there is.
+                # ``voice`` is the name that the client uses for the only voice.
                 "output": {"format": self.output_format.to_dict(), "voice": self.voice, "speed": self.speed},
             },
             **self.sampling,
@@ -113,78 +144,79 @@ class SessionOptions:
 
     # ------------------------------------------------------------------------------------------ write
 
-    def update(self, change: dict[str, Any], where: str = "session") -> None:
-        """Apply a client's change: all of it, or (on an error) nothing.
+    def update(self, change: JsonObject, where: str = "session") -> None:
+        """Apply a change from a client: all of it, or nothing if there is an error.
 
-        What is accepted without being done (tools, say) is not kept: `to_dict` shows what is in effect.
+        Options that are accepted without effect (tools, for example) are not kept: `to_dict` shows what is in effect.
 
         Raises:
-            EventError: a value of the wrong type, out of range, or one that this server cannot do.
+            EventError: a value of the wrong type, out of range, or not supported by this server.
         """
-        changed = copy.copy(self)  # every value below is replaced, never changed in place
-        changed._apply(from_beta(change, where), where)
+        changed = copy.copy(self)  # a shallow copy: every value is replaced, never changed in place
+        changed._apply(convert_beta_names(change, where), where)
         vars(self).update(vars(changed))
 
-    def _apply(self, change: dict[str, Any], where: str) -> None:
-        kind = take(change, "type", str, where, "realtime")
+    def _apply(self, change: JsonObject, where: str) -> None:
+        kind = take(change, "type", str, where, default="realtime")
         if kind != "realtime":
             message = f"{where}.type: expected 'realtime', found {kind[:40]!r}"
             raise EventError(message, "unsupported_session_type", f"{where}.type")
-        audio = take(change, "audio", dict, where, {})
-        listening = take(audio, "input", dict, f"{where}.audio", {})
-        speaking = take(audio, "output", dict, f"{where}.audio", {})
+        audio = take(change, "audio", OBJECT, where, default={})
+        listening = take(audio, "input", OBJECT, f"{where}.audio", default={})
+        speaking = take(audio, "output", OBJECT, f"{where}.audio", default={})
         self._apply_input(listening, f"{where}.audio.input")
         self._apply_output(speaking, f"{where}.audio.output")
         if change.get("output_modalities") is not None:
-            self.output_modalities = modalities(change, where)
+            self.output_modalities = read_modalities(change, where)
         if change.get("instructions") is not None:
-            self.instructions = text_within(change, "instructions", where, self._limits.max_text_chars)
+            self.instructions = read_text(change, "instructions", where, self._limits.max_text_chars)
         if "max_output_tokens" in change:
-            self.max_output_tokens = max_output_tokens(change, where)
-        self.sampling = {**self.sampling, **sampling(change, where)}
+            self.max_output_tokens = read_max_output_tokens(change, where)
+        self.sampling = {**self.sampling, **read_sampling(change, where)}
         check_tools(change, where)
         SESSION.check(change, where)
 
-    def _apply_input(self, change: dict[str, Any], where: str) -> None:
+    def _apply_input(self, change: JsonObject, where: str) -> None:
         if change.get("format") is not None:
-            self.input_format = audio_format(change, where)
+            self.input_format = read_audio_format(change, where)
         if "transcription" in change:
-            asked = take(change, "transcription", dict, where, None)
-            # Any model name is taken: the transcript is what this model's own ear (CTC) heard.
-            model = asked and take(asked, "model", str, f"{where}.transcription", None)
-            self.transcription = None if asked is None else {"model": model[:100] if model else self.model}
+            wanted = take(change, "transcription", OBJECT, where, default=None)
+            # Any model name is accepted: the transcript comes from the speech encoder (CTC) of this model.
+            model = wanted and take(wanted, "model", str, f"{where}.transcription", default=None)
+            self.transcription = None if wanted is None else {"model": model[:100] if model else self.model}
         if "noise_reduction" in change:
-            asked = take(change, "noise_reduction", dict, where, None)
-            # Accepted, not done and so not kept: the model was trained with noise.
-            _ = asked and take(asked, "type", str, f"{where}.noise_reduction", None, ("near_field", "far_field"))
+            wanted = take(change, "noise_reduction", OBJECT, where, default=None)
+            # Accepted without effect, so not kept: the model was trained with noise.
+            choices = ("near_field", "far_field")
+            take(wanted or {}, "type", str, f"{where}.noise_reduction", default=None, choices=choices)
         if "turn_detection" in change:
-            asked = take(change, "turn_detection", dict, where, None)
-            self.turn_detection = None if asked is None else _turn_detection(asked, self.turn_detection or {}, where)
+            wanted = take(change, "turn_detection", OBJECT, where, default=None)
+            self.turn_detection = None if wanted is None else _read_turn_detection(wanted, self.turn_detection, where)
 
-    def _apply_output(self, change: dict[str, Any], where: str) -> None:
+    def _apply_output(self, change: JsonObject, where: str) -> None:
         if change.get("format") is not None:
-            self.output_format = audio_format(change, where)
-        self.voice = voice(change, where, self.voice)
-        self.speed = float(take(change, "speed", float, where, self.speed, at_least=0.25, at_most=1.5))
+            self.output_format = read_audio_format(change, where)
+        self.voice = read_voice(change, where, self.voice)
+        self.speed = float(take(change, "speed", float, where, default=self.speed, at_least=0.25, at_most=1.5))
 
 
-def voice(change: dict[str, Any], where: str, before: Any) -> Any:
-    """The ``voice`` of an object, else the one before: any name is accepted for the one voice there is.
+def read_voice(change: JsonObject, where: str, default: str | JsonObject | None = None) -> str | JsonObject | None:
+    """Read ``voice``. Any name is accepted for the only voice.
 
     Raises:
         EventError: neither a name nor an object with an id.
     """
-    found = take(change, "voice", (str, dict), where, None)
+    found = take(change, "voice", (str, OBJECT), where, default=None)
     if found is None:
-        return before
+        return default
     return found[:100] if isinstance(found, str) else {"id": take(found, "id", str, f"{where}.voice".lstrip("."))[:100]}
 
 
-def audio_format(change: dict[str, Any], where: str) -> AudioFormat:
-    """The ``format`` of an object.
+def read_audio_format(change: JsonObject, where: str) -> AudioFormat:
+    """Read ``format``.
 
     Raises:
-        EventError: none that is known.
+        EventError: an unknown format.
     """
     try:
         return AudioFormat.read(change["format"])
@@ -192,38 +224,38 @@ def audio_format(change: dict[str, Any], where: str) -> AudioFormat:
         raise EventError(f"{where}.format: {error}", "invalid_value", f"{where}.format") from error
 
 
-def modalities(change: dict[str, Any], where: str) -> list[str]:
-    """``output_modalities``: ["audio"] or ["text"].
+def read_modalities(change: JsonObject, where: str) -> list[str]:
+    """Read ``output_modalities``: ["audio"] or ["text"].
 
     Raises:
         EventError: anything else.
     """
-    found = take(change, "output_modalities", list, where)
+    found = take(change, "output_modalities", ARRAY, where)
     if found not in (["audio"], ["text"]):
         param = f"{where}.output_modalities"
         raise EventError(f"{param}: expected ['audio'] or ['text'], found {str(found)[:60]}", "invalid_value", param)
-    return list(found)
+    return [str(one) for one in found]
 
 
-def max_output_tokens(change: dict[str, Any], where: str) -> int | str:
-    """``max_output_tokens``: a number, or "inf" (also when null).
+def read_max_output_tokens(change: JsonObject, where: str) -> int | str:
+    """Read ``max_output_tokens``: a number, or "inf" (also for null).
 
     Raises:
         EventError: anything else.
     """
-    found = take(change, "max_output_tokens", (int, str), where, "inf")
+    found = take(change, "max_output_tokens", (int, str), where, default="inf")
     if isinstance(found, str):
-        return str(take(change, "max_output_tokens", str, where, "inf", ("inf",)))
-    return int(take(change, "max_output_tokens", int, where, at_least=1, at_most=4096))
+        return take(change, "max_output_tokens", str, where, default="inf", choices=("inf",))
+    return take(change, "max_output_tokens", int, where, at_least=1, at_most=4096)
 
 
-def text_within(change: dict[str, Any], name: str, where: str, max_chars: int) -> str:
-    """A text that is not too long.
+def read_text(source: JsonObject, name: str, where: str, max_chars: int) -> str:
+    """Read a string of limited length.
 
     Raises:
-        EventError: not a text, or too long.
+        EventError: not a string, or too long.
     """
-    text = str(take(change, name, str, where))
+    text = take(source, name, str, where)
     if len(text) > max_chars:
         param = f"{where}.{name}" if where else name
         raise EventError(
@@ -232,87 +264,100 @@ def text_within(change: dict[str, Any], name: str, where: str, max_chars: int) -
     return text
 
 
-def sampling(change: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Our extension: ``temperature``, ``top_p`` and ``seed``, of a session or of one response.
+def read_sampling(change: JsonObject, where: str = "") -> Sampling:
+    """Read ``temperature``, ``top_p`` and ``seed`` of a session or of one response (an extension).
 
     Raises:
         EventError: not a number, or out of range.
     """
-    found: dict[str, Any] = {}
-    for name, (low, high) in _SAMPLING.items():
-        value = take(change, name, float, where, None, at_least=low, at_most=high)
-        if value is not None:
-            found[name] = float(value)
-    seed = take(change, "seed", int, where, None, at_least=0, at_most=2**31 - 1)
-    return found if seed is None else {**found, "seed": seed}
+    found: Sampling = {}
+    temperature = take(change, "temperature", float, where, default=None, at_least=0, at_most=10)
+    if temperature is not None:
+        found["temperature"] = float(temperature)
+    top_p = take(change, "top_p", float, where, default=None, at_least=1e-6, at_most=1)
+    if top_p is not None:
+        found["top_p"] = float(top_p)
+    seed = take(change, "seed", int, where, default=None, at_least=0, at_most=2**31 - 1)
+    if seed is not None:
+        found["seed"] = seed
+    return found
 
 
-def check_tools(change: dict[str, Any], where: str = "") -> None:
-    """Tools may be declared, and this model never calls one; who insists on a call is refused.
+def check_tools(change: JsonObject, where: str = "") -> None:
+    """Check ``tools`` and ``tool_choice``. Tools may be declared, but this model never calls one.
 
     Raises:
-        EventError: not a list of objects, or a ``tool_choice`` that demands a call.
+        EventError: not a list of objects, or a ``tool_choice`` that requires a call.
     """
     inside = f"{where}." if where else ""
-    for index, tool in enumerate(take(change, "tools", list, where, [])):
+    for index, tool in enumerate(take(change, "tools", ARRAY, where, default=[])):
         if not isinstance(tool, dict):
             raise EventError(f"{inside}tools[{index}]: expected an object", "invalid_type", f"{inside}tools[{index}]")
-    choice = mode = take(change, "tool_choice", (str, dict), where, "auto")
+    choice = take(change, "tool_choice", (str, OBJECT), where, default="auto")
+    mode: object = choice
     param = f"{inside}tool_choice"
     if isinstance(choice, str) and choice not in ("none", "auto", "required"):
-        message = f"{param}: expected none, auto, required or an object, found {short(choice)}"
+        message = f"{param}: expected none, auto, required or an object, found {shorten(choice)}"
         raise EventError(message, "invalid_value", param)
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         allowed = choice.get("allowed_tools", choice)
         mode = allowed.get("mode") if isinstance(allowed, dict) else None
     if mode not in ("none", "auto"):
-        message = f"{param}: expected auto or none, found {short(choice)}: this model does not call tools"
+        message = f"{param}: expected auto or none, found {shorten(choice)}: this model does not call tools"
         raise EventError(message, "tools_not_supported", param)
 
 
-def _turn_detection(asked: dict[str, Any], before: dict[str, Any], where: str) -> dict[str, Any]:
+def _read_turn_detection(change: JsonObject, before: TurnDetection | None, where: str) -> TurnDetection:
     where = f"{where}.turn_detection"
-    TURN_DETECTION.check(asked, where)
-    kind = take(asked, "type", str, where, before.get("type", "server_vad"), ("server_vad", "semantic_vad"))
-    merged = {**(before if before.get("type") == kind else {}), **{k: v for k, v in asked.items() if v is not None}}
-    found: dict[str, Any] = {
+    TURN_DETECTION.check(change, where)
+    old: JsonObject = {**before} if before is not None else {"type": "server_vad"}
+    kind = take({**old, **_set_fields(change)}, "type", str, where, choices=("server_vad", "semantic_vad"))
+    merged = {**(old if old["type"] == kind else {}), **_set_fields(change)}
+    found: TurnDetection = {
         "type": kind,
-        "create_response": take(merged, "create_response", bool, where, True),
-        "interrupt_response": take(merged, "interrupt_response", bool, where, True),
-        # Ours: speech over a reply interrupts it only when it is more than a moment.
-        "interrupt_after_ms": take(merged, "interrupt_after_ms", int, where, 640, at_least=0, at_most=5000),
+        "create_response": take(merged, "create_response", bool, where, default=True),
+        "interrupt_response": take(merged, "interrupt_response", bool, where, default=True),
+        # An extension: only speech of this length interrupts a reply.
+        "interrupt_after_ms": take(merged, "interrupt_after_ms", int, where, default=640, at_least=0, at_most=5000),
     }
-    if take(merged, "duck_events", bool, where, False):
+    if take(merged, "duck_events", bool, where, default=False):
         found["duck_events"] = True
     if kind == "semantic_vad":
-        found["eagerness"] = take(merged, "eagerness", str, where, "auto", tuple(_EAGERNESS_SILENCE_MS))
+        choices = tuple(_EAGERNESS_SILENCE_MS)
+        found["eagerness"] = take(merged, "eagerness", str, where, default="auto", choices=choices)
         return found
-    found["threshold"] = float(take(merged, "threshold", float, where, 0.5, at_least=0, at_most=1))
-    found["prefix_padding_ms"] = take(merged, "prefix_padding_ms", int, where, 300, at_least=0, at_most=5000)
-    found["silence_duration_ms"] = take(merged, "silence_duration_ms", int, where, 500, at_least=32, at_most=10000)
+    found["threshold"] = float(take(merged, "threshold", float, where, default=0.5, at_least=0, at_most=1))
+    found["prefix_padding_ms"] = take(merged, "prefix_padding_ms", int, where, default=300, at_least=0, at_most=5000)
+    found["silence_duration_ms"] = take(
+        merged, "silence_duration_ms", int, where, default=500, at_least=32, at_most=10000
+    )
     return found
 
 
-def from_beta(change: dict[str, Any], where: str) -> dict[str, Any]:
-    """The flat names of the beta protocol, of a session or a response, in their new places.
+def _set_fields(change: JsonObject) -> JsonObject:
+    return {name: value for name, value in change.items() if value is not None}
 
-    What is there under its new name wins.
+
+def convert_beta_names(change: JsonObject, where: str) -> JsonObject:
+    """Move the flat names of the beta protocol, of a session or a response, to their new places.
+
+    A value that is also given under its new name is kept.
     """
     if not any(name in change for name in (*_BETA_NAMES, "modalities")):
         return change
     change = dict(change)
-    audio = dict(take(change, "audio", dict, where, {}))
-    listening = dict(take(audio, "input", dict, f"{where}.audio", {}))
-    speaking = dict(take(audio, "output", dict, f"{where}.audio", {}))
-    places = {"audio.input": listening, "audio.output": speaking, "": change}
-    for old, (place, new) in _BETA_NAMES.items():
+    audio = dict(take(change, "audio", OBJECT, where, default={}))
+    listening = dict(take(audio, "input", OBJECT, f"{where}.audio", default={}))
+    speaking = dict(take(audio, "output", OBJECT, f"{where}.audio", default={}))
+    objects = {"audio.input": listening, "audio.output": speaking, "": change}
+    for old, (parent, new) in _BETA_NAMES.items():
         if old in change:
-            places[place].setdefault(new, change[old])
+            objects[parent].setdefault(new, change[old])
     if change.get("modalities") is not None:
-        old_modalities = take(change, "modalities", list, where)
+        old_modalities = take(change, "modalities", ARRAY, where)
         if not old_modalities or any(item not in ("text", "audio") for item in old_modalities):
             param = f"{where}.modalities"
-            message = f"{param}: expected 'text' and 'audio', or one of them, found {short(old_modalities)}"
+            message = f"{param}: expected 'text' and 'audio', or one of them, found {shorten(old_modalities)}"
             raise EventError(message, "invalid_value", param)
         change.setdefault("output_modalities", ["audio"] if "audio" in old_modalities else ["text"])
     return {**change, "audio": {**audio, "input": listening, "output": speaking}}

@@ -1,8 +1,8 @@
-"""Every parameter of the OpenAI reference, endpoint by endpoint, and what becomes of it here.
+"""All parameters of the OpenAI reference, by endpoint: supported, ignored or refused.
 
-A parameter is done, or it is a hint, or it is refused by its name unless it asks for nothing. A hint, by the words of
-the reference, need not change what is answered (caching, accounting, effort). A test walks over the types of the
-openai package: a new parameter there fails the test until it is sorted in here.
+An ignored parameter need not change the answer, according to the reference (caching, accounting, effort). A refused
+parameter may only have a value that changes nothing. A test reads the types of the openai package: a parameter that is
+new there fails the test until it is listed here.
 
 Source: https://platform.openai.com/docs/api-reference (chat/create, audio/createSpeech, audio/createTranscription,
 realtime-client-events).
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from echox.serving.protocol.events import EventError, short
+from echox.serving.protocol.events import EventError, shorten
 
 
 @dataclass(frozen=True)
@@ -22,32 +21,32 @@ class Parameters:
     """The parameters of one object.
 
     Attributes:
-        done: what the code reads.
-        hints: accepted, without effect.
-        refused: name -> values that are accepted because they ask for nothing (null always is).
+        supported: names that the code reads.
+        ignored: names that are accepted without effect.
+        refused: name -> values that are accepted because they change nothing (null always is).
     """
 
-    done: frozenset[str]
-    hints: frozenset[str] = frozenset()
-    refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    supported: frozenset[str]
+    ignored: frozenset[str] = frozenset()
+    refused: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
 
-    def check(self, source: Mapping[str, Any], where: str = "") -> None:
-        """Refuse what cannot be done.
+    def check(self, source: Mapping[str, object], where: str = "") -> None:
+        """Refuse parameters that this server does not support.
 
         Args:
-            source: the object that a client sent.
-            where: its place, for messages.
+            source: the object from a client.
+            where: its place in the message, for errors.
 
         Raises:
-            EventError: code ``unsupported_value``; ``param`` names the parameter.
+            EventError: a refused parameter is set (code ``unsupported_value``; ``param`` names it).
         """
         for name, neutral in self.refused.items():
             value = source.get(name)
             if value is None or any(value == one and type(value) is type(one) for one in neutral):
                 continue
             param = f"{where}.{name}" if where else name
-            expected = " or ".join(short(one) for one in neutral) or "nothing"
-            message = f"{param}: expected {expected}, found {short(value)}: this server cannot do it; leave it out"
+            expected = " or ".join(shorten(one) for one in neutral) or "nothing"
+            message = f"{param}: expected {expected}, found {shorten(value)}: this server cannot do it; leave it out"
             raise EventError(message, "unsupported_value", param)
 
 
@@ -56,11 +55,11 @@ def _names(text: str) -> frozenset[str]:
 
 
 CHAT = Parameters(
-    done=_names(
+    supported=_names(
         "messages model audio modalities stream stream_options max_tokens max_completion_tokens temperature top_p seed "
         "stop tools tool_choice functions function_call"
     ),
-    hints=_names(
+    ignored=_names(
         "user safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention metadata service_tier "
         "reasoning_effort prediction parallel_tool_calls"
     ),
@@ -81,14 +80,14 @@ CHAT = Parameters(
 STREAM_OPTIONS = Parameters(_names("include_usage"), refused={"include_obfuscation": (False,)})
 CHAT_AUDIO = Parameters(_names("format voice"))
 CHAT_MESSAGE = Parameters(
-    done=_names("role content audio refusal tool_calls tool_call_id function_call"), hints=_names("name")
+    supported=_names("role content audio refusal tool_calls tool_call_id function_call"), ignored=_names("name")
 )
 SPEECH = Parameters(
-    done=_names("input model voice response_format stream_format speed"), refused={"instructions": ("",)}
+    supported=_names("input model voice response_format stream_format speed"), refused={"instructions": ("",)}
 )
 TRANSCRIPTION = Parameters(
-    done=_names("file model response_format timestamp_granularities stream"),
-    hints=_names("language languages"),
+    supported=_names("file model response_format timestamp_granularities stream"),
+    ignored=_names("language languages"),
     refused={
         "chunking_strategy": ("auto",),
         "include": ([],),
@@ -100,20 +99,24 @@ TRANSCRIPTION = Parameters(
     },
 )
 SESSION = Parameters(
-    done=_names("type audio instructions max_output_tokens model output_modalities tools tool_choice"),
-    hints=_names("parallel_tool_calls reasoning tracing"),
+    supported=_names("type audio instructions max_output_tokens model output_modalities tools tool_choice"),
+    ignored=_names("parallel_tool_calls reasoning tracing"),
     refused={"include": ([],), "prompt": (), "truncation": ("auto",)},
 )
 RESPONSE = Parameters(
-    done=_names("audio conversation input instructions max_output_tokens metadata output_modalities tools tool_choice"),
-    hints=_names("parallel_tool_calls reasoning"),
+    supported=_names(
+        "audio conversation input instructions max_output_tokens metadata output_modalities tools tool_choice"
+    ),
+    ignored=_names("parallel_tool_calls reasoning"),
     refused={"prompt": ()},
 )
-AUDIO_INPUT = Parameters(_names("format transcription turn_detection"), hints=_names("noise_reduction"))
+AUDIO_INPUT = Parameters(_names("format transcription turn_detection"), ignored=_names("noise_reduction"))
 AUDIO_OUTPUT = Parameters(_names("format speed voice"))
-INPUT_TRANSCRIPTION = Parameters(_names("model"), hints=_names("delay keywords language languages prompt"))
+INPUT_TRANSCRIPTION = Parameters(_names("model"), ignored=_names("delay keywords language languages prompt"))
 TURN_DETECTION = Parameters(
-    done=_names("type create_response interrupt_response threshold prefix_padding_ms silence_duration_ms eagerness"),
+    supported=_names(
+        "type create_response interrupt_response threshold prefix_padding_ms silence_duration_ms eagerness"
+    ),
     refused={"idle_timeout_ms": ()},
 )
 CLIENT_SECRET = Parameters(_names("expires_after session"))

@@ -1,4 +1,4 @@
-"""Audio as it travels: PCM16 and G.711, base64, and resampling that remembers what came before.
+"""Audio formats of the protocols: PCM16, G.711 and base64, converted piece by piece with resampling.
 
 Source: ITU-T G.711 (u-law, A-law); OpenAI Realtime API (audio/pcm is 24 kHz s16le mono; 16 kHz is our extension).
 """
@@ -8,33 +8,40 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from echox.audio import StreamingResampler
 
-PCM_RATES = (24000, 16000)  # the first is what clients get that ask for nothing
+PCM_RATES = (24000, 16000)  # the first is the default
 G711_RATE = 8000
-_BASE64_BLOCK = 4 * 2**18  # characters; whole groups of four
+_BASE64_BLOCK = 4 * 2**18  # characters, a multiple of four
 _URL_SAFE = str.maketrans("-_", "+/")
 _WHITE_SPACE = b" \n\r\t"
-# What of base64 a data: URL may have to escape (RFC 3986 section 2.1), in either case of the hexadecimal digits.
+# Characters of base64 that a data: URL may escape (RFC 3986 section 2.1), with hexadecimal digits of either case.
 _ESCAPES = tuple((form, chr(code)) for code in b"+/=-_\r\n " for form in {f"%{code:02X}", f"%{code:02x}"})
 _ULAW_BIAS, _ULAW_CLIP = 0x84, 32635
 _ALAW_TOGGLE = 0x55  # A-law flips every other bit
 
 
+class AudioFormatObject(TypedDict, total=False):
+    """An audio format in JSON; G.711 has no rate there."""
+
+    type: str
+    rate: int
+
+
 @dataclass(frozen=True)
 class AudioFormat:
-    """One of the protocol's formats: ``type`` audio/pcm, audio/pcmu or audio/pcma, and its rate in hertz."""
+    """An audio format of the protocol: ``type`` is audio/pcm, audio/pcmu or audio/pcma; ``rate`` is in Hz."""
 
     type: str = "audio/pcm"
     rate: int = PCM_RATES[0]
 
     @classmethod
-    def read(cls, value: Any) -> AudioFormat:
-        """Check what a client asks for: ``{"type": "audio/pcm", "rate": 24000}`` or the older ``"pcm16"``.
+    def read(cls, value: object) -> AudioFormat:
+        """Read a format that a client requests: ``{"type": "audio/pcm", "rate": 24000}`` or the older ``"pcm16"``.
 
         Raises:
             ValueError: an unknown type or rate.
@@ -42,18 +49,19 @@ class AudioFormat:
         older = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
         if isinstance(value, str):
             value = {"type": older.get(value, value)}
-        kind = value.get("type", "audio/pcm") if isinstance(value, dict) else None
+        source = value if isinstance(value, dict) else {"type": None}
+        kind = source.get("type", "audio/pcm")
         if kind not in ("audio/pcm", "audio/pcmu", "audio/pcma"):
             raise ValueError(f"expected type audio/pcm, audio/pcmu or audio/pcma, found {str(kind)[:40]!r}")
         rates = PCM_RATES if kind == "audio/pcm" else (G711_RATE,)
-        rate = value.get("rate")
+        rate = source.get("rate")
         rate = rates[0] if rate is None else rate
         if isinstance(rate, bool) or rate not in rates:
             raise ValueError(f"expected a rate of {' or '.join(map(str, rates))} for {kind}, found {str(rate)[:40]}")
         return cls(kind, int(rate))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As the protocol writes it (G.711 has no rate there)."""
+    def to_dict(self) -> AudioFormatObject:
+        """The JSON object."""
         return {"type": self.type, "rate": self.rate} if self.type == "audio/pcm" else {"type": self.type}
 
     @property
@@ -62,22 +70,22 @@ class AudioFormat:
         return 2 if self.type == "audio/pcm" else 1
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Bytes of whole samples to float32 (S,)."""
+        """Decode bytes of whole samples to float32 (S,)."""
         if self.type == "audio/pcm":
             return np.frombuffer(data, "<i2").astype(np.float32) / 32768.0
         table = _ULAW_TABLE if self.type == "audio/pcmu" else _ALAW_TABLE
         return table[np.frombuffer(data, np.uint8)]
 
     def encode(self, waveform: np.ndarray) -> bytes:
-        """float32 (S,) to bytes; beyond [-1, 1] is clipped."""
+        """Encode float32 (S,) to bytes; samples beyond [-1, 1] are clipped."""
         pcm = np.clip(np.rint(waveform.astype(np.float64) * 32768.0), -32768, 32767).astype(np.int32)
         if self.type == "audio/pcm":
             return pcm.astype("<i2").tobytes()
         return (_to_ulaw(pcm) if self.type == "audio/pcmu" else _to_alaw(pcm)).tobytes()
 
 
-def decode_base64(text: Any) -> bytes:
-    """Base64 in any of the forms it travels in: plain, url-safe (also without padding), wrapped, or in a ``data:`` URL.
+def decode_base64(text: object) -> bytes:
+    """Decode base64: plain, URL-safe (also without padding), with line breaks, or in a ``data:`` URL.
 
     Source: RFC 4648 (sections 3.1, 3.2 and 5), RFC 2397.
 
@@ -92,7 +100,7 @@ def decode_base64(text: Any) -> bytes:
     if 0 <= ends < len(text) - 2:
         raise ValueError("expected base64 text, found padding before its end")
     try:
-        # In blocks: one call on 25 MB would hold the interpreter, and so every other client, for 80 ms.
+        # In blocks: one call on 25 MB would block the interpreter, and so every other client, for 80 ms.
         blocks = range(0, len(text), _BASE64_BLOCK) or (0,)
         return b"".join(base64.b64decode(text[start : start + _BASE64_BLOCK], validate=True) for start in blocks)
     except (binascii.Error, ValueError) as error:
@@ -100,33 +108,36 @@ def decode_base64(text: Any) -> bytes:
 
 
 def _plain_base64(text: str) -> str:
-    """The other forms of base64 as the plain one, in memory of a few times the text, whatever is in it.
+    """Convert the other forms of base64 to the plain one, with memory of a few times the text.
 
     Raises:
-        ValueError: not ASCII, or a ``data:`` URL that holds no base64.
+        ValueError: not ASCII, or a ``data:`` URL without base64.
     """
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
         if not comma or not head.lower().rstrip().endswith(";base64"):
             raise ValueError(f"expected base64 text, or a data: URL with ;base64, found {head[:40]!r}")
-        # urllib's unquote makes an object of each escape, which turns 25 MB of text into gigabytes.
+        # unquote of urllib makes an object of each escape, and 25 MB of text would become gigabytes.
         for escape, character in _ESCAPES:
             text = text.replace(escape, character)
     if not text.isascii():
         raise ValueError("expected base64 text, found characters outside ASCII")
     # str.split would make an object of each piece.
     text = text.encode("ascii").translate(None, delete=_WHITE_SPACE).decode("ascii")
-    if "-" in text or "_" in text:  # the url-safe form may leave its padding out; in the plain one it shows what is cut
+    if (
+        "-" in text or "_" in text
+    ):  # the URL-safe form may have no padding; in the plain form, padding shows that the text is whole
         text = text.translate(_URL_SAFE).rstrip("=")
         text += "=" * (-len(text) % 4)
     return text
 
 
 class WireReader:
-    """Bytes of a growing recording to samples at the rate of the model; half a sample waits for its other half.
+    """Converts the bytes of a growing recording to samples at the rate of the model; half a sample is kept for later.
 
     Args:
-        audio_format: of the bytes. to_rate: of the samples, Hz.
+        audio_format: format of the bytes.
+        to_rate: rate of the samples, Hz.
     """
 
     def __init__(self, audio_format: AudioFormat, to_rate: int) -> None:
@@ -135,29 +146,30 @@ class WireReader:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what came before: the next bytes begin a new recording."""
+        """Discard the state: the next bytes start a new recording."""
         self._rest = b""
         self._resampler = StreamingResampler(self.audio_format.rate, self._to_rate)
 
     def read(self, data: bytes) -> np.ndarray:
-        """Samples float32 (S,) that are ready; S may be 0."""
+        """Convert bytes to samples float32 (S,). S may be 0."""
         data = self._rest + data
         whole = len(data) - len(data) % self.audio_format.sample_bytes
         self._rest = data[whole:]
         return self._resampler.process(self.audio_format.decode(data[:whole]))
 
     def flush(self) -> np.ndarray:
-        """The last samples, float32 (S,); the next bytes begin a new recording."""
+        """The last samples, float32 (S,). The next bytes start a new recording."""
         rest = self._resampler.process(np.zeros(0, np.float32), last=True)
         self.reset()
         return rest
 
 
 class WireWriter:
-    """Samples of one reply to bytes, chunk by chunk.
+    """Converts the samples of one reply to bytes, chunk by chunk.
 
     Args:
-        from_rate: of the samples, Hz. audio_format: of the bytes.
+        from_rate: rate of the samples, Hz.
+        audio_format: format of the bytes.
     """
 
     def __init__(self, from_rate: int, audio_format: AudioFormat) -> None:
@@ -165,7 +177,7 @@ class WireWriter:
         self._resampler = StreamingResampler(from_rate, audio_format.rate)
 
     def write(self, waveform: np.ndarray, last: bool = False) -> bytes:
-        """Bytes that are ready; with ``last`` all of them."""
+        """Convert samples to the bytes that are ready; with ``last``, to all remaining bytes."""
         return self.audio_format.encode(self._resampler.process(waveform, last))
 
 

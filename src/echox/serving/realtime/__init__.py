@@ -1,1 +1,1 @@
-"""The realtime WebSocket protocol."""
+"""Realtime sessions: conversations over the WebSocket protocol."""

@@ -1,4 +1,4 @@
-"""One response of the realtime protocol: the model's events in, the documented envelope of server events out.
+"""One response of the realtime protocol: events of the model become the documented sequence of server events.
 
 created -> output_item.added -> conversation.item.added -> content_part.added -> {transcript delta | audio delta}* ->
 audio done -> transcript done -> content_part.done -> conversation.item.done -> output_item.done -> done -> rate_limits.
@@ -9,57 +9,70 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
-from echox.serving.protocol.conversation import Content, Conversation, Item, Spoken
+from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, SpokenText
 from echox.serving.protocol.events import new_id
+from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.wire import AudioFormat, WireWriter
 from echox.serving.service.outbox import Outbox
 from echox.serving.service.unspoken import unspoken
 from echox.serving.turn_detection.turns import PlaybackClock
 from echox.streaming.events import AudioChunk, Mark, SpeechFailed, TextDelta, Timings
 
-_DELTA_S = 0.2  # of sound in one event: small enough to be dropped in time, large enough not to flood
+_DELTA_S = 0.2  # audio in one event: short, so that unsent audio can be dropped; long, so that events are few
 
 
-def usage_of(timings: Timings, asked: str, answered: str, details: str) -> dict[str, Any]:
-    """How many tokens a reply took, under the names of an endpoint.
+def usage_of(timings: Timings, prompt: str, reply: str, details: str) -> JsonObject:
+    """Numbers of tokens of a prompt and its reply, under the field names of an endpoint.
 
     Args:
-        timings: of the reply.
-        asked: "input" or "prompt".
-        answered: "output" or "completion".
-        details: name of what the tokens of the question are made of.
+        timings: timings of the reply.
+        prompt: "input" or "prompt".
+        reply: "output" or "completion".
+        details: name of the field that splits the prompt into audio and text.
     """
-    heard = timings.num_prompt_audio_tokens
+    audio_tokens = timings.num_prompt_audio_tokens
     return {
-        f"{asked}_tokens": timings.num_prompt_tokens,
-        f"{answered}_tokens": timings.num_tokens,
+        f"{prompt}_tokens": timings.num_prompt_tokens,
+        f"{reply}_tokens": timings.num_tokens,
         "total_tokens": timings.num_prompt_tokens + timings.num_tokens,
-        details: {"audio_tokens": heard, "text_tokens": timings.num_prompt_tokens - heard},
+        details: {"audio_tokens": audio_tokens, "text_tokens": timings.num_prompt_tokens - audio_tokens},
     }
 
 
 class ResponseOptions(Protocol):
-    """What of the session a response needs."""
+    """The options of the session that a response needs."""
 
     output_modalities: list[str]
     output_format: AudioFormat
-    voice: Any
+    voice: str | JsonObject | None
     max_output_tokens: int | str
 
 
+class ContentPlace(TypedDict):
+    """The place of content in a response, as events name it."""
+
+    response_id: str
+    item_id: str
+    output_index: int
+    content_index: int
+
+
 class Response:
-    """A response from its start to ``response.done``; after that it says nothing more.
+    """A response from ``response.created`` to ``response.done``; after that it sends no events.
 
     Args:
-        outbox: where events go. conversation: where the reply's item goes; None: out of band, nowhere.
-        conversation_id: as shown. options: of this response. model_rate: of the model's speech, Hz.
-        metadata: the client's, given back.
-        after: ids of the items that it answers; its own follows the last of these that is still there, whatever was
-            said meanwhile.
+        outbox: the events are sent through it.
+        conversation: the reply's item is added to it; None: out of band, to no conversation.
+        conversation_id: id of the conversation for clients.
+        options: options of this response.
+        model_rate: sampling rate of the model's speech, Hz.
+        metadata: metadata of the client, sent back.
+        after: ids of the items that it answers. The reply's item is inserted after the last of these that still
+            exists, even if newer items were added meanwhile.
     """
 
     def __init__(
@@ -74,11 +87,11 @@ class Response:
     ) -> None:
         self.id = new_id("resp")
         self.status = "in_progress"
-        self.item: Item | None = None
-        self.clock = PlaybackClock()
+        self.item: ConversationItem | None = None
+        self.playback = PlaybackClock()
         self.started_s = time.monotonic()
         self.first_audio_s: float | None = None
-        self.timings: Timings | None = None  # of the model; None: it did nothing
+        self.timings: Timings | None = None  # timings of the model; None: it has not started
         self.failures: list[SpeechFailed] = []  # what could not be spoken
         self._outbox, self._conversation, self._conversation_id = outbox, conversation, conversation_id
         self._modalities = list(options.output_modalities)
@@ -87,22 +100,22 @@ class Response:
         self._metadata, self._after = metadata, after
         self._writer = WireWriter(model_rate, options.output_format)
         self._text = ""
-        self._details: dict[str, Any] | None = None
+        self._details: JsonObject | None = None
         self._put({"type": "response.created", "response": self.to_dict()})
 
     @property
     def speaks(self) -> bool:
-        """Whether the reply is spoken, not only written."""
+        """Whether the reply is spoken."""
         return self._modalities == ["audio"]
 
     @property
     def open(self) -> bool:
-        """Whether ``response.done`` is still to come."""
+        """Whether ``response.done`` has not been sent yet."""
         return self.status == "in_progress"
 
-    def to_dict(self) -> dict[str, Any]:
-        """The response object."""
-        found: dict[str, Any] = {
+    def to_dict(self) -> JsonObject:
+        """The response object in JSON."""
+        found: JsonObject = {
             "id": self.id,
             "object": "realtime.response",
             "status": self.status,
@@ -123,33 +136,33 @@ class Response:
             found["unspoken"] = unspoken(self.failures)
         return found
 
-    # ------------------------------------------------------------------------------------------ the model speaks
+    # ------------------------------------------------------------------------------------------ events of the model
 
-    def write(self, delta: TextDelta) -> None:
-        """The next piece of text."""
+    def add_text(self, delta: TextDelta) -> None:
+        """Send the next piece of text."""
         item = self._begin_item()
         self._text += delta.text
         item.content[0].text = self._text
         kind = "response.output_audio_transcript.delta" if self.speaks else "response.output_text.delta"
         self._put({"type": kind, **self._place(), "delta": delta.text})
 
-    def speak(self, chunk: AudioChunk) -> None:
-        """The next piece of speech."""
+    def add_audio(self, chunk: AudioChunk) -> None:
+        """Send the next piece of speech."""
         self._begin_item()
         if self.first_audio_s is None:
             self.first_audio_s = time.monotonic() - self.started_s
         step = max(1, int(_DELTA_S * chunk.sampling_rate))
         for start in range(0, len(chunk.waveform), step):
-            self._send_sound(self._writer.write(chunk.waveform[start : start + step]))
+            self._send_audio(self._writer.write(chunk.waveform[start : start + step]))
 
-    def _send_sound(self, data: bytes) -> None:
+    def _send_audio(self, data: bytes) -> None:
         if not data:
             return
         duration_s = len(data) / self._format.sample_bytes / self._format.rate
         self._outbox.put(
             {"type": "response.output_audio.delta", **self._place(), "delta": base64.b64encode(data).decode("ascii")},
-            sound_of=self.id,
-            sent=lambda: self.clock.add(time.monotonic(), duration_s),
+            audio_of=self.id,
+            on_sent=lambda: self.playback.add(time.monotonic(), duration_s),
         )
 
     # ------------------------------------------------------------------------------------------ the end
@@ -158,60 +171,60 @@ class Response:
         self,
         status: str,
         reason: str | None = None,
-        error: dict[str, Any] | None = None,
+        error: JsonObject | None = None,
         timeline: Sequence[Mark] = (),
     ) -> None:
-        """Close the envelope.
+        """End the response: send the last events.
 
         Args:
             status: "completed", "cancelled", "incomplete" or "failed".
-            reason: of a cancelled or incomplete one.
-            error: of a failed one: ``type``, ``code`` and ``message``.
-            timeline: when which word of it is heard, so far.
+            reason: reason of "cancelled" or "incomplete".
+            error: error of "failed": ``type``, ``code`` and ``message``.
+            timeline: the times of its words, as far as they are spoken.
         """
         if not self.open:
             return
         if self.item is not None and self.speaks:
-            self.item.spoken = Spoken(self._text, tuple(timeline))
+            self.item.spoken = SpokenText(self._text, tuple(timeline))
         if status in ("completed", "incomplete") and self.speaks and self.item is not None:
-            self._send_sound(self._writer.write(np.zeros(0, np.float32), last=True))
+            self._send_audio(self._writer.write(np.zeros(0, np.float32), last=True))
         elif status == "cancelled":
-            self._outbox.drop_sound(self.id)
-            self._keep_what_was_heard(reason)
+            self._outbox.drop_audio(self.id)
+            self._cut_text(reason)
         self.status = status
         if reason is not None or error is not None:
-            details = {"type": status, "reason": reason, "error": error}
+            details: JsonObject = {"type": status, "reason": reason, "error": error}
             self._details = {name: value for name, value in details.items() if value is not None}
         if self.item is not None:
             self._end_item(self.item)
         self._put({"type": "response.done", "response": self.to_dict()})
         self._put({"type": "rate_limits.updated", "rate_limits": []})
 
-    def _keep_what_was_heard(self, reason: str | None) -> None:
-        """A cancelled reply: what can still be heard of it, or was heard until somebody spoke over it."""
+    def _cut_text(self, reason: str | None) -> None:
+        """Cut the text of a cancelled reply to what was sent, or, if the user interrupted it, to what was heard."""
         if self.item is None or self.item.spoken is None:
             return
-        heard_s = self.clock.heard_s(time.monotonic()) if reason == "turn_detected" else self.clock.sent_s
+        heard_s = self.playback.heard_s(time.monotonic()) if reason == "turn_detected" else self.playback.sent_s
         self.item.content[0].text = self.item.spoken.heard_text(heard_s)
 
-    # ------------------------------------------------------------------------------------------ the envelope
+    # ------------------------------------------------------------------------------------------ the sequence of events
 
-    def _begin_item(self) -> Item:
+    def _begin_item(self) -> ConversationItem:
         if self.item is not None:
             return self.item
         kind = "output_audio" if self.speaks else "output_text"
-        item = self.item = Item(new_id("item"), "assistant", [Content(kind, "")], "in_progress")
-        shown = {**item.to_dict(), "content": []}
+        item = self.item = ConversationItem(new_id("item"), "assistant", [Content(kind, "")], "in_progress")
+        shown: JsonObject = {**item.to_dict(), "content": []}
         self._put({"type": "response.output_item.added", "response_id": self.id, "output_index": 0, "item": shown})
         if self._conversation is not None:
-            previous = self._conversation.add(item, self._conversation.last_of(self._after))
+            previous = self._conversation.add(item, self._conversation.last_present(self._after))
             self._put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
-            for old in self._conversation.overflow():
+            for old in self._conversation.remove_overflow():
                 self._put({"type": "conversation.item.deleted", "item_id": old.id})
         self._put({"type": "response.content_part.added", **self._place(), "part": self._part("")})
         return item
 
-    def _end_item(self, item: Item) -> None:
+    def _end_item(self, item: ConversationItem) -> None:
         item.status = "completed" if self.status == "completed" else "incomplete"
         text = item.content[0].text or ""
         if self.speaks:
@@ -229,9 +242,9 @@ class Response:
     def _part(self, text: str) -> dict[str, str]:
         return {"type": "audio", "transcript": text} if self.speaks else {"type": "text", "text": text}
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self) -> ContentPlace:
         assert self.item is not None
         return {"response_id": self.id, "item_id": self.item.id, "output_index": 0, "content_index": 0}
 
-    def _put(self, event: dict[str, Any]) -> None:
+    def _put(self, event: JsonObject) -> None:
         self._outbox.put(event)

@@ -1,31 +1,39 @@
-"""What a ``response.create`` asks for, checked before anything of it is done."""
+"""The request of a ``response.create`` event, read and checked before anything is done."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
-from echox.serving.protocol.conversation import Content, Conversation, Item, model_messages, read_item, turns_of
-from echox.serving.protocol.events import EventError, short, take
+from echox.serving.protocol.conversation import (
+    Content,
+    Conversation,
+    ConversationItem,
+    model_messages,
+    read_item,
+    turns_of,
+)
+from echox.serving.protocol.events import ARRAY, OBJECT, EventError, shorten, take
+from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import (
+    NewReplySettings,
     SessionOptions,
-    audio_format,
     check_tools,
-    from_beta,
-    max_output_tokens,
-    modalities,
-    sampling,
-    text_within,
-    voice,
+    convert_beta_names,
+    read_audio_format,
+    read_max_output_tokens,
+    read_modalities,
+    read_sampling,
+    read_text,
+    read_voice,
 )
 from echox.serving.protocol.parameters import RESPONSE
 from echox.serving.protocol.wire import AudioFormat
 from echox.streaming.messages import Message
 
 MAX_INPUT_PARTS = 512
-"""Parts of all items that one request brings: each sound costs some milliseconds, however short it is."""
+"""Parts of all items in one request: each recording costs some milliseconds, also a short one."""
 
 
 @dataclass
@@ -33,68 +41,68 @@ class ResponseRequest:
     """A response to be made.
 
     Attributes:
-        options: the session's, with this request's changes.
-        settings: of the model, as follows from them.
-        metadata: the client's, to be given back.
-        out_of_band: the reply does not enter the conversation.
-        own_input: the request brings its own items to answer.
-        items: to answer, in order.
-        turns: the same, as the model reads them.
-        messages: the same, for the model; the last one is of the user, or there is nothing to answer.
+        options: options of the session, with the changes of this request.
+        settings: generation settings of the reply.
+        metadata: metadata of the client, sent back with the response.
+        out_of_band: the reply is not added to the conversation.
+        own_input: the request contains the items to answer.
+        items: the items to answer, in order.
+        turns: the items as turns.
+        messages: the turns as messages for the model. If the last one is not from the user, there is nothing to answer.
     """
 
     options: SessionOptions
-    settings: dict[str, Any]
+    settings: NewReplySettings
     metadata: dict[str, str] | None
     out_of_band: bool
     own_input: bool
-    items: list[Item]
-    turns: list[list[Item]]
+    items: list[ConversationItem]
+    turns: list[list[ConversationItem]]
     messages: list[Message]
 
     @property
     def answerable(self) -> bool:
-        """Whether the user said or wrote something after the last reply."""
+        """Whether there is speech or text of the user after the last reply."""
         return bool(self.messages) and self.messages[-1].role == "user"
 
     @property
-    def asked_in_vain(self) -> bool:
-        """Whether something of the user is to be answered, but nothing in it can be heard or read."""
+    def only_inaudible(self) -> bool:
+        """Whether the user's items after the last reply contain neither speech nor text."""
         return not self.answerable and bool(self.items) and self.items[-1].role == "user"
 
     @property
-    def new_sound(self) -> Content | None:
-        """The sound of the last turn, if it is one recording: what the model says it heard is its transcript."""
+    def new_audio(self) -> Content | None:
+        """The audio of the last turn, if it is one recording without a transcript. The reply provides it."""
         last = self.turns[-1] if self.turns and self.turns[-1][0].role == "user" else []
-        sounds = [part for item in last for part in item.content if part.audible]
-        return sounds[0] if len(sounds) == 1 and sounds[0].text is None else None
+        recordings = [part for item in last for part in item.content if part.audible]
+        return recordings[0] if len(recordings) == 1 and recordings[0].text is None else None
 
 
 def read_request(
-    source: dict[str, Any],
+    source: JsonObject,
     session: SessionOptions,
     conversation: Conversation,
     limits: Limits,
     max_new_tokens: int,
-    own_items: list[Item] | None = None,
+    own_items: list[ConversationItem] | None = None,
 ) -> ResponseRequest:
-    """Check the ``response`` of a client's event.
+    """Read the ``response`` object of a ``response.create`` event.
 
     Args:
-        source: the JSON object; {}: all as in the session.
-        session: options of the session, which stay as they are.
-        conversation: its items.
-        limits: of the server.
-        max_new_tokens: the model's own bound of a reply.
-        own_items: of `read_input`.
+        source: the JSON object; {}: all options as in the session.
+        session: options of the session; they are not changed.
+        conversation: the conversation.
+        limits: limits of the server.
+        max_new_tokens: the model's own limit of a reply.
+        own_items: result of `read_input`.
 
     Raises:
-        EventError: a value that is wrong, or cannot be done.
+        EventError: a malformed or unsupported value.
     """
-    source = from_beta(source, "response")
+    source = convert_beta_names(source, "response")
     RESPONSE.check(source, "response")
     check_tools(source, "response")
-    out_of_band = take(source, "conversation", str, "response", "auto", ("auto", "none")) == "none"
+    out_of_band = take(source, "conversation", str, "response", default="auto", choices=("auto", "none")) == "none"
     options = _options(source, session, limits)
     items = list(conversation.items) if own_items is None else own_items
     turns = turns_of(items)
@@ -108,29 +116,30 @@ def read_request(
         turns,
         model_messages(turns),
     )
-    own_words = take(source, "instructions", str, "response", None)
-    if own_words and not request.answerable:  # "greet the user": said to the model, kept nowhere
-        request.messages.append(Message("user", (own_words,)))
+    instructions = take(source, "instructions", str, "response", default=None)
+    if instructions and not request.answerable:  # "greet the user": the model reads it as a question, once
+        request.messages.append(Message("user", (instructions,)))
     return request
 
 
-def _options(source: dict[str, Any], session: SessionOptions, limits: Limits) -> SessionOptions:
+def _options(source: JsonObject, session: SessionOptions, limits: Limits) -> SessionOptions:
     options = copy.copy(session)
     if source.get("output_modalities") is not None:
-        options.output_modalities = modalities(source, "response")
+        options.output_modalities = read_modalities(source, "response")
     if source.get("instructions") is not None:
-        options.instructions = text_within(source, "instructions", "response", limits.max_text_chars)
+        options.instructions = read_text(source, "instructions", "response", limits.max_text_chars)
     if "max_output_tokens" in source:
-        options.max_output_tokens = max_output_tokens(source, "response")
-    speaking = take(take(source, "audio", dict, "response", {}), "output", dict, "response.audio", {})
+        options.max_output_tokens = read_max_output_tokens(source, "response")
+    audio = take(source, "audio", OBJECT, "response", default={})
+    speaking = take(audio, "output", OBJECT, "response.audio", default={})
     if speaking.get("format") is not None:
-        options.output_format = audio_format(speaking, "response.audio.output")
-    options.voice = voice(speaking, "response.audio.output", session.voice)
+        options.output_format = read_audio_format(speaking, "response.audio.output")
+    options.voice = read_voice(speaking, "response.audio.output", session.voice)
     return options
 
 
-def _settings(source: dict[str, Any], options: SessionOptions, limits: Limits, max_new_tokens: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {**options.sampling, **sampling(source, "response")}
+def _settings(source: JsonObject, options: SessionOptions, limits: Limits, max_new_tokens: int) -> NewReplySettings:
+    settings: NewReplySettings = {**options.sampling, **read_sampling(source, "response")}
     bounds = [limits.max_output_tokens, max_new_tokens]
     if options.max_output_tokens != "inf":
         bounds.append(int(options.max_output_tokens))
@@ -141,37 +150,37 @@ def _settings(source: dict[str, Any], options: SessionOptions, limits: Limits, m
 
 
 def read_input(
-    source: dict[str, Any], audio_format: AudioFormat, known: Conversation, limits: Limits, input_rate: int
-) -> list[Item] | None:
-    """The items that a request brings to be answered. They may hold minutes of sound: not for the event loop.
+    source: JsonObject, audio_format: AudioFormat, conversation: Conversation, limits: Limits, input_rate: int
+) -> list[ConversationItem] | None:
+    """Read the items in a request. They may contain minutes of audio, so do not call it in the event loop.
 
     Args:
-        source: the ``response`` of a client's event.
-        audio_format: of the sound in them.
-        known: the conversation, whose items may be named; nobody changes it meanwhile.
-        limits: of the server.
-        input_rate: of the model, Hz.
+        source: the ``response`` object of ``response.create``.
+        audio_format: format of the audio in the items.
+        conversation: a snapshot of the conversation, whose items may be referenced.
+        limits: limits of the server.
+        input_rate: sampling rate of the model's input, Hz.
 
     Returns:
-        None: it brings none, and the conversation is to be answered.
+        The items; None: the request has none and is about the conversation.
 
     Raises:
-        EventError: an item that is wrong, or too much in them.
+        EventError: a malformed item, or too many or too long items.
     """
-    given = take(source, "input", list, "response", None)
+    given = take(source, "input", ARRAY, "response", default=None)
     if given is None:
         return None
     if len(given) > limits.max_items:
         message = f"response.input: expected at most {limits.max_items} items, found {len(given)}"
         raise EventError(message, "invalid_value", "response.input")
-    items: list[Item] = []
+    items: list[ConversationItem] = []
     for index, one in enumerate(given):
         where = f"response.input[{index}]"
         if isinstance(one, dict) and one.get("type") == "item_reference":
-            items.append(known.find(take(one, "id", str, where), f"{where}.id"))
+            items.append(conversation.find(take(one, "id", str, where), f"{where}.id"))
         else:
             items.append(read_item(one, where, audio_format, input_rate, limits))
-        if sum(item.sound_s for item in items) > limits.max_history_s:
+        if sum(item.audio_s for item in items) > limits.max_history_s:
             message = f"{where}: expected at most {limits.max_history_s:g} s of audio in all items, found more"
             raise EventError(message, "audio_too_long", where)
         if sum(item.num_chars for item in items) > limits.max_history_chars:
@@ -183,15 +192,15 @@ def read_input(
     return items
 
 
-def _metadata(source: dict[str, Any]) -> dict[str, str] | None:
-    found = take(source, "metadata", dict, "response", None)
+def _metadata(source: JsonObject) -> dict[str, str] | None:
+    found = take(source, "metadata", OBJECT, "response", default=None)
     if found is None:
         return None
-    texts = all(isinstance(value, str) and len(value) <= 512 for value in found.values())
-    if not texts or len(found) > 16 or any(len(name) > 64 for name in found):
+    texts = {name: value for name, value in found.items() if isinstance(value, str) and len(value) <= 512}
+    if len(texts) < len(found) or len(found) > 16 or any(len(name) > 64 for name in found):
         message = (
             "response.metadata: expected at most 16 names of at most 64 characters with texts of at most 512, found "
-            f"{short(found)}"
+            f"{shorten(found)}"
         )
         raise EventError(message, "invalid_value", "response.metadata")
-    return dict(found)
+    return texts

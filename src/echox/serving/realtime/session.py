@@ -1,6 +1,6 @@
-"""A realtime session: one client's conversation, from its first event to its last.
+"""A realtime session: handles the events of one client, from the first to the last.
 
-Everything of it runs in the event loop, one client event at a time; only the model works elsewhere.
+It runs in the event loop and handles one client event at a time. Only the model runs in another thread.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import copy
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
 
 from echox.errors import QueueFull
-from echox.serving.protocol.conversation import Content, Conversation, Item, read_item
-from echox.serving.protocol.events import EventError, client_event_id, new_id, read_event, take
-from echox.serving.protocol.json_input import aside
+from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, read_item
+from echox.serving.protocol.events import OBJECT, EventError, client_event_id, new_id, read_event, take
+from echox.serving.protocol.json_input import JsonObject, read_off_loop
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.protocol.wire import decode_base64
-from echox.serving.realtime.listening import Listener
+from echox.serving.realtime.input_audio import InputAudioBuffer
 from echox.serving.realtime.responder import Responder
 from echox.serving.realtime.response_request import read_input
 from echox.serving.service.outbox import Outbox, SlowReader
@@ -29,19 +28,19 @@ from echox.serving.turn_detection.vad import SAMPLING_RATE
 from echox.streaming.messages import Audio
 
 log = logging.getLogger("echox.serving")
-_MIN_COMMIT_S = 0.1  # the protocol's: shorter audio is no turn
-_BYTES_AT_ONCE = 256 * 1024  # of appended audio (5 s of PCM at 24 kHz)
-_FRAMES_AT_ONCE = 16  # of detection (half a second of audio), then others get their turn in the loop
-_TRANSCRIPT_WAIT_S = 0.1  # a response.create behind a commit tells the transcript anyway
+_MIN_COMMIT_S = 0.1  # minimum of the protocol for a turn
+_BYTES_AT_ONCE = 256 * 1024  # of appended audio, handled at once (5 s of PCM at 24 kHz)
+_FRAMES_AT_ONCE = 16  # frames (half a second of audio) searched for speech, before other tasks of the event loop run
+_TRANSCRIPT_WAIT_S = 0.1  # a response.create right after a commit provides the transcript without extra work
 
 
 class RealtimeSession:
-    """One client.
+    """The session of one client.
 
     Args:
-        service: what all clients share.
-        send: sends one text to the client.
-        options: to begin with, which stay as they are; None: the server's.
+        service: everything that all clients share.
+        send: sends one text message to the client.
+        options: options to start with (a copy is made); None: the defaults of the server.
     """
 
     def __init__(
@@ -53,19 +52,21 @@ class RealtimeSession:
         self.outbox = Outbox(send, limits.send_s, limits.max_unsent_bytes)
         self.options = service.session_options() if options is None else copy.copy(options)
         self.conversation = Conversation(limits)
-        self.listener = Listener(self.options.input_format, self.options.turn_settings, service.new_vad(), limits)
+        self.input_audio = InputAudioBuffer(
+            self.options.input_format, self.options.turn_settings, service.new_vad(), limits
+        )
         self.responder = Responder(
-            service, self.outbox, self.conversation, self.options, self._tell_transcript, self._speaking
+            service, self.outbox, self.conversation, self.options, self._send_transcript, self._user_speaking
         )
         self._expires_at = int(time.time() + limits.max_session_s)
-        self._turn_item_id: str | None = None  # of the turn that is being spoken
+        self._turn_item_id: str | None = None  # item of the turn that the user is speaking
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asked_about: Paused | None = None
-        self._one_judgement = asyncio.Lock()
-        self._one_transcript = asyncio.Lock()  # at a time: many recordings must not fill the queue that all share
+        self._newest_pause: Paused | None = None
+        self._end_of_turn_lock = asyncio.Lock()
+        self._transcription_lock = asyncio.Lock()  # one at a time: many recordings must not fill the shared queue
         self.closing = asyncio.Event()
-        self.active_at = time.monotonic()  # when the client last asked for something; pings do not count
-        self._handlers: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]] = {
+        self.active_at = time.monotonic()  # time of the last event from the client that is not a ping
+        self._handlers: dict[str, Callable[[JsonObject], Coroutine[object, object, None]]] = {
             "session.update": self._update,
             "input_audio_buffer.append": self._append,
             "input_audio_buffer.commit": self._commit,
@@ -82,43 +83,43 @@ class RealtimeSession:
 
     @property
     def busy(self) -> bool:
-        """Whether a reply is being made, or said."""
+        """Whether a reply is being made or sent."""
         return self.responder.busy or self.outbox.waiting
 
-    def begin(self) -> None:
-        """Greet the client."""
-        self.outbox.put({"type": "session.created", "session": self._shown()})
+    def start(self) -> None:
+        """Send ``session.created``."""
+        self.outbox.put({"type": "session.created", "session": self._session_object()})
 
     async def receive(self, text: str | bytes) -> None:
-        """Do what one message of the client asks; a mistake is answered, and the session goes on."""
+        """Handle one message of the client. An error is sent to the client, and the session continues."""
         event_id = None
         try:
-            event = await aside(read_event, text)
-            event_id = event.get("event_id")
-            if event["type"] != "echox.ping":
+            event = await read_off_loop(read_event, text)
+            event_id = event.event_id
+            if event.type != "echox.ping":
                 self.active_at = time.monotonic()
-            await self._handlers[event["type"]](event)
+            await self._handlers[event.type](event.fields)
         except EventError as error:
-            self.tell_error(error, event_id or await aside(client_event_id, text))
+            self.send_error(error, event_id or await read_off_loop(client_event_id, text))
         except SlowReader:
             raise
-        except Exception:  # a fault of ours: told without its inside, and the session goes on
+        except Exception:  # an error of the server: its details are only logged
             log.exception("%s: an event could not be handled", self.id)
             fault = EventError("the server failed; see its log", "internal_error", kind="server_error")
-            self.tell_error(fault, event_id)
+            self.send_error(fault, event_id)
 
-    def tell_error(self, error: EventError, event_id: str | None = None) -> None:
+    def send_error(self, error: EventError, event_id: str | None = None) -> None:
         """Send an ``error`` event."""
         self._service.metrics.errors.labels(error.code).inc()
         self.outbox.put(error.to_event(event_id))
 
     def shut_down(self) -> None:
-        """The server goes: end the running reply in good order; the connection is closed once that has left."""
+        """The server stops: cancel running replies. The connection is closed after the last events are sent."""
         self.responder.cancel_all()
         self.closing.set()
 
     async def close(self) -> None:
-        """The client is gone: stop all work."""
+        """The client has disconnected: stop all work."""
         self.outbox.close()
         for task in list(self._tasks):
             task.cancel()
@@ -126,28 +127,28 @@ class RealtimeSession:
 
     # ------------------------------------------------------------------------------------------ session
 
-    async def _update(self, event: dict[str, Any]) -> None:
-        self.options.update(take(event, "session", dict))
-        self.listener.configure(self.options.input_format, self.options.turn_settings)
-        self.outbox.put({"type": "session.updated", "session": self._shown()})
-        self.responder.settle()  # turns by hand now: nobody is in the middle of a detected one any more
+    async def _update(self, event: JsonObject) -> None:
+        self.options.update(take(event, "session", OBJECT))
+        self.input_audio.configure(self.options.input_format, self.options.turn_settings)
+        self.outbox.put({"type": "session.updated", "session": self._session_object()})
+        self.responder.answer_waiting_turn()  # without turn detection, no detected turn is open any more
 
-    def _shown(self) -> dict[str, Any]:
+    def _session_object(self) -> JsonObject:
         return {"id": self.id, "expires_at": self._expires_at, **self.options.to_dict()}
 
-    async def _ping(self, event: dict[str, Any]) -> None:
-        """A client asks whether the server still answers (browsers cannot send the WebSocket's own pings)."""
+    async def _ping(self, event: JsonObject) -> None:
+        """Answer a ping (browsers cannot send the pings of WebSocket itself)."""
         self.outbox.put({"type": "echox.pong"})
 
-    # ------------------------------------------------------------------------------------------ sound
+    # ------------------------------------------------------------------------------------------ audio
 
-    async def _append(self, event: dict[str, Any]) -> None:
+    async def _append(self, event: JsonObject) -> None:
         text = take(event, "audio", str)
         try:
-            data = await aside(decode_base64, text)
+            data = await read_off_loop(decode_base64, text)
         except ValueError as error:
             raise EventError(f"audio: {error}", "invalid_value", "audio") from error
-        if not self.listener.room_for(len(data)):
+        if not self.input_audio.has_room_for(len(data)):
             raise EventError(
                 f"audio: expected at most {self._service.limits.max_buffer_s:g} s in the buffer, found more; commit or "
                 "clear it",
@@ -155,22 +156,22 @@ class RealtimeSession:
                 "audio",
             )
         for start in range(0, len(data), _BYTES_AT_ONCE):
-            self.listener.append(data[start : start + _BYTES_AT_ONCE])
-            await self._watch()
+            self.input_audio.append(data[start : start + _BYTES_AT_ONCE])
+            await self._detect_turns()
 
-    async def _watch(self) -> None:
-        """Look for turns in what has come; others get their turn in between."""
+    async def _detect_turns(self) -> None:
+        """Detect turns in the new audio. Other tasks of the event loop run in between."""
         count = 0
-        while (events := self.listener.watch(self.responder.playing)) is not None:
+        while (events := self.input_audio.detect_next(self.responder.playing)) is not None:
             for found in events:
-                self._turn(found)
+                self._handle_turn(found)
             count += 1
             if count % _FRAMES_AT_ONCE == 0:
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    def _turn(self, event: TurnEvent) -> None:
-        """The listener has noticed something."""
+    def _handle_turn(self, event: TurnEvent) -> None:
+        """Handle an event of turn detection."""
         if isinstance(event, Duck | Unduck):
             if self.options.duck_events:
                 kind = "duck" if isinstance(event, Duck) else "unduck"
@@ -192,57 +193,59 @@ class RealtimeSession:
             self.outbox.put(
                 {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": event.end_ms, "item_id": item_id}
             )
-            item = self._commit_sound(Audio(self.listener.take(event.start_ms, event.end_ms), SAMPLING_RATE), item_id)
+            item = self._commit_audio(
+                Audio(self.input_audio.take_turn(event.start_ms, event.end_ms), SAMPLING_RATE), item_id
+            )
             if self.options.create_response:
-                self.responder.answer(item)
+                self.responder.answer_turn(item)
             else:
-                self.responder.settle()
+                self.responder.answer_waiting_turn()
         elif isinstance(event, Paused):
-            self._spawn(self._judge(event))
+            self._spawn(self._check_end_of_turn(event))
 
-    def _speaking(self) -> bool:
-        """Whether the client is in the middle of a detected turn."""
-        return self.listener.turns is not None and self.listener.turns.speaking
+    def _user_speaking(self) -> bool:
+        """Whether the user is in the middle of a detected turn."""
+        return self.input_audio.turns is not None and self.input_audio.turns.speaking
 
-    async def _judge(self, pause: Paused) -> None:
-        """Ask the end-of-turn model whether the sentence is complete; one question at a time, about the last pause."""
-        self._asked_about = pause
-        async with self._one_judgement:  # sound that comes faster than it is judged must not pile up
-            if self._asked_about is not pause:
+    async def _check_end_of_turn(self, pause: Paused) -> None:
+        """Ask the end-of-turn model whether the sentence is complete: one question at a time, about the newest pause."""
+        self._newest_pause = pause
+        async with self._end_of_turn_lock:  # pauses that come faster than answers must not pile up
+            if self._newest_pause is not pause:
                 return
-            start_ms = max(pause.start_ms, self.listener.watched_ms - 1000 * WINDOW_S)
-            complete = await self._service.is_complete(self.listener.recent(start_ms))
-        turns = self.listener.turns
-        for event in [] if turns is None else turns.judge(pause, complete, self.listener.watched_ms):
-            self._turn(event)
+            start_ms = max(pause.start_ms, self.input_audio.searched_ms - 1000 * WINDOW_S)
+            complete = await self._service.is_complete(self.input_audio.recent(start_ms))
+        turns = self.input_audio.turns
+        for event in [] if turns is None else turns.end_pause(pause, complete, self.input_audio.searched_ms):
+            self._handle_turn(event)
 
-    async def _commit(self, event: dict[str, Any]) -> None:
-        if self.listener.waiting_s < _MIN_COMMIT_S:
+    async def _commit(self, event: JsonObject) -> None:
+        if self.input_audio.pending_s < _MIN_COMMIT_S:
             raise EventError(
                 f"expected at least {_MIN_COMMIT_S * 1000:.0f} ms of audio in the buffer, found "
-                f"{self.listener.waiting_s * 1000:.0f} ms",
+                f"{self.input_audio.pending_s * 1000:.0f} ms",
                 "input_audio_buffer_commit_empty",
             )
-        samples, events = self.listener.take_all()
+        samples, events = self.input_audio.take_all()
         for found in events:
-            self._turn(found)
+            self._handle_turn(found)
         item_id, self._turn_item_id = self._turn_item_id, None
         audio = Audio(samples, SAMPLING_RATE)
-        speech = await self._service.holds_speech(audio)
-        if self.listener.turns is not None and item_id is None and not speech:
-            # What detected turns left over. Without turn detection the client decides what is a turn.
-            self.responder.settle()
+        speech = await self._service.contains_speech(audio)
+        if self.input_audio.turns is not None and item_id is None and not speech:
+            # The rest after the detected turns. Without turn detection the client decides what is a turn.
+            self.responder.answer_waiting_turn()
             raise EventError(
                 f"expected speech in the buffer, found {audio.duration_s * 1000:.0f} ms without any; it was cleared",
                 "input_audio_buffer_commit_empty",
             )
-        self._commit_sound(audio, item_id or new_id("item"))
-        self.responder.settle()
+        self._commit_audio(audio, item_id or new_id("item"))
+        self.responder.answer_waiting_turn()
 
-    def _commit_sound(self, audio: Audio, item_id: str) -> Item:
-        """Make a user item of sound."""
+    def _commit_audio(self, audio: Audio, item_id: str) -> ConversationItem:
+        """Add audio to the conversation as an item of the user."""
         content = Content("input_audio", audio=audio)
-        item = Item(item_id, "user", [content])
+        item = ConversationItem(item_id, "user", [content])
         items = self.conversation.items
         self.outbox.put(
             {
@@ -255,14 +258,14 @@ class RealtimeSession:
         self._spawn(self._transcribe_later(item.id, 0))
         return item
 
-    async def _clear(self, event: dict[str, Any]) -> None:
-        for found in self.listener.clear():
-            self._turn(found)
+    async def _clear(self, event: JsonObject) -> None:
+        for found in self.input_audio.clear():
+            self._handle_turn(found)
         self._turn_item_id = None
         self.outbox.put({"type": "input_audio_buffer.cleared"})
-        self.responder.settle()
+        self.responder.answer_waiting_turn()
 
-    async def _clear_output(self, event: dict[str, Any]) -> None:
+    async def _clear_output(self, event: JsonObject) -> None:
         raise EventError(
             "output_audio_buffer.clear is for WebRTC; over a WebSocket the client owns its playback: use "
             "response.cancel and conversation.item.truncate",
@@ -271,8 +274,8 @@ class RealtimeSession:
 
     # ------------------------------------------------------------------------------------------ transcripts
 
-    def _tell_transcript(self, item: Item, content: Content, text: str | None) -> None:
-        """The reply has told what was heard (None: it has not, and never will)."""
+    def _send_transcript(self, item: ConversationItem, content: Content, text: str | None) -> None:
+        """Send the transcript of an item; None: no reply has provided it, so transcribe the audio."""
         if text is None:
             self._spawn(self._transcribe_later(item.id, item.content.index(content)))
             return
@@ -292,21 +295,21 @@ class RealtimeSession:
         )
 
     async def _transcribe_later(self, item_id: str, content_index: int) -> None:
-        """The transcript of sound that no reply has told; what the client deletes meanwhile is not kept for it."""
+        """Transcribe audio later. It does not refer to the item, so a deleted item is freed at once."""
         await asyncio.sleep(_TRANSCRIPT_WAIT_S)
-        async with self._one_transcript:
+        async with self._transcription_lock:
             item = next((one for one in self.conversation.items if one.id == item_id), None)
             if item is not None and self.options.transcription is not None:
                 await self._transcribe(item, item.content[content_index])
 
-    async def _transcribe(self, item: Item, content: Content) -> None:
-        """Hear sound and tell its transcript, unless a reply does."""
-        if content.audio is None or content.text is not None or self.responder.hears(content):
+    async def _transcribe(self, item: ConversationItem, content: Content) -> None:
+        """Transcribe audio and send the transcript, unless a reply provides it."""
+        if content.audio is None or content.text is not None or self.responder.will_transcribe(content):
             return
         try:
             text = await self._service.transcribe(content.audio)
         except (ValueError, QueueFull) as error:
-            content.dumb = isinstance(error, ValueError)
+            content.inaudible = isinstance(error, ValueError)
             self.outbox.put(
                 {
                     "type": "conversation.item.input_audio_transcription.failed",
@@ -316,43 +319,45 @@ class RealtimeSession:
                 }
             )
             return
-        self._tell_transcript(item, content, text)
+        self._send_transcript(item, content, text)
 
     # ------------------------------------------------------------------------------------------ items
 
-    async def _create_item(self, event: dict[str, Any]) -> None:
-        source = take(event, "item", dict)
+    async def _create_item(self, event: JsonObject) -> None:
+        source = take(event, "item", OBJECT)
         audio_format, rate, limits = self.options.input_format, self._service.input_rate, self._service.limits
-        item = await asyncio.to_thread(read_item, source, "item", audio_format, rate, limits)  # it may hold much sound
-        await self._look_for_speech([item])
+        item = await asyncio.to_thread(
+            read_item, source, "item", audio_format, rate, limits
+        )  # it may contain much audio
+        await self._detect_speech([item])
         self._add_item(item, take(event, "previous_item_id", str, default=None))
 
-    async def _look_for_speech(self, items: list[Item]) -> None:
-        """In all sound of items: here, beside the event loop and the model's thread, and remembered."""
-        for sound in (content.audio for item in items for content in item.content if content.audio is not None):
-            await self._service.holds_speech(sound)
+    async def _detect_speech(self, items: list[ConversationItem]) -> None:
+        """Search the audio of items for speech, in another thread; the results are kept in the audio."""
+        for audio in (content.audio for item in items for content in item.content if content.audio is not None):
+            await self._service.contains_speech(audio)
 
-    def _add_item(self, item: Item, after: str | None) -> None:
+    def _add_item(self, item: ConversationItem, after: str | None) -> None:
         previous = self.conversation.add(item, after)
         shown = item.to_dict()
         self.outbox.put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
         self.outbox.put({"type": "conversation.item.done", "previous_item_id": previous, "item": shown})
-        for old in self.conversation.overflow():
+        for old in self.conversation.remove_overflow():
             self.outbox.put({"type": "conversation.item.deleted", "item_id": old.id})
 
-    async def _delete_item(self, event: dict[str, Any]) -> None:
+    async def _delete_item(self, event: JsonObject) -> None:
         item = self.conversation.find(take(event, "item_id", str))
         if self.responder.active is not None and self.responder.active.item is item:
             self.responder.cancel()
         self.conversation.remove(item)
         self.outbox.put({"type": "conversation.item.deleted", "item_id": item.id})
 
-    async def _retrieve_item(self, event: dict[str, Any]) -> None:
+    async def _retrieve_item(self, event: JsonObject) -> None:
         item = self.conversation.find(take(event, "item_id", str))
         shown = await asyncio.to_thread(item.to_dict, self.options.input_format)
         self.outbox.put({"type": "conversation.item.retrieved", "item": shown})
 
-    async def _truncate_item(self, event: dict[str, Any]) -> None:
+    async def _truncate_item(self, event: JsonObject) -> None:
         item = self.conversation.find(take(event, "item_id", str))
         take(event, "content_index", int, at_least=0, at_most=0)
         audio_end_ms = take(event, "audio_end_ms", int, at_least=0, at_most=2**31 - 1)
@@ -362,26 +367,25 @@ class RealtimeSession:
 
     # ------------------------------------------------------------------------------------------ responses
 
-    async def _create_response(self, event: dict[str, Any]) -> None:
-        source = take(event, "response", dict, default={})
+    async def _create_response(self, event: JsonObject) -> None:
+        source = take(event, "response", OBJECT, default={})
         own_items = None
         if source.get("input") is not None:
-            known, audio_format = self.conversation.snapshot(), self.options.input_format
-            own_items = await asyncio.to_thread(
-                read_input, source, audio_format, known, self._service.limits, self._service.input_rate
-            )
-            await self._look_for_speech(own_items or [])
+            snapshot, audio_format = self.conversation.snapshot(), self.options.input_format
+            limits, rate = self._service.limits, self._service.input_rate
+            own_items = await asyncio.to_thread(read_input, source, audio_format, snapshot, limits, rate)
+            await self._detect_speech(own_items or [])
         self.responder.start(source, own_items)
 
-    async def _cancel_response(self, event: dict[str, Any]) -> None:
+    async def _cancel_response(self, event: JsonObject) -> None:
         self.responder.cancel(response_id=take(event, "response_id", str, default=None))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._on_finished)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _on_finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("%s: work on the side failed", self.id, exc_info=task.exception())
+            log.error("%s: a background task failed", self.id, exc_info=task.exception())

@@ -1,4 +1,4 @@
-"""Transcripts with times: words, segments, and the subtitle formats SubRip (srt) and WebVTT (vtt).
+"""Transcripts with times: words, caption segments, and the subtitle formats SubRip (srt) and WebVTT (vtt).
 
 Source: https://www.w3.org/TR/webvtt1/; SubRip as FFmpeg and the OpenAI API write it.
 """
@@ -8,22 +8,47 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from echox.streaming.events import HeardWord
 
-_PAUSE_S = 0.8  # a segment ends before a pause of this length,
-_LONGEST_S = 7.0  # and before it is longer than this,
-_MOST_CHARS = 84  # or has more characters: two lines of subtitles
+_PAUSE_S = 0.8  # a pause of this length ends a segment
+_MAX_S = 7.0  # longest segment
+_MAX_CHARS = 84  # longest text of a segment: two lines of subtitles
 _SENTENCE_ENDS = (".", "?", "!", "\u2026", "\u3002", "\uff1f", "\uff01")
 
 
+class WordObject(TypedDict):
+    """A word of ``verbose_json``."""
+
+    word: str
+    start: float
+    end: float
+
+
+class SegmentObject(TypedDict):
+    """A segment of ``verbose_json``."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
 @dataclass(frozen=True)
-class Segment:
-    """A stretch of speech: at most a sentence, short enough to be read.
+class CaptionSegment:
+    """A part of the transcript: at most one sentence, short enough to be read as a caption.
 
     Attributes:
-        text: its words. start_s, end_s: in the recording.
+        text: the words.
+        start_s: start in the recording, s.
+        end_s: end in the recording, s.
     """
 
     text: str
@@ -31,44 +56,44 @@ class Segment:
     end_s: float
 
 
-def segments_of(words: Sequence[HeardWord]) -> list[Segment]:
-    """Words in order as segments."""
-    found: list[Segment] = []
+def segments_of(words: Sequence[HeardWord]) -> list[CaptionSegment]:
+    """Group the words of a transcript to segments."""
+    found: list[CaptionSegment] = []
     for word in words:
         longer = _joined(found[-1], word) if found else None
         if longer is None:
-            found.append(Segment(word.text, word.start_s, word.end_s))
+            found.append(CaptionSegment(word.text, word.start_s, word.end_s))
         else:
             found[-1] = longer
     return found
 
 
-def _joined(last: Segment, word: HeardWord) -> Segment | None:
-    """The segment with one more word; None: it has ended before that word."""
-    longer = Segment(f"{last.text} {word.text}", last.start_s, word.end_s)
+def _joined(last: CaptionSegment, word: HeardWord) -> CaptionSegment | None:
+    """The segment with one more word; None: the word starts a new segment."""
+    longer = CaptionSegment(f"{last.text} {word.text}", last.start_s, word.end_s)
     pause = word.start_s - last.end_s >= _PAUSE_S
-    too_long = longer.end_s - longer.start_s > _LONGEST_S or len(longer.text) > _MOST_CHARS
+    too_long = longer.end_s - longer.start_s > _MAX_S or len(longer.text) > _MAX_CHARS
     return None if last.text.endswith(_SENTENCE_ENDS) or pause or too_long else longer
 
 
-def to_srt(segments: Sequence[Segment]) -> str:
-    """SubRip."""
+def to_srt(segments: Sequence[CaptionSegment]) -> str:
+    """Format segments as SubRip."""
     blocks = [
-        f"{number}\n{_clock(one.start_s, ',')} --> {_clock(one.end_s, ',')}\n{one.text}\n"
+        f"{number}\n{_timestamp(one.start_s, ',')} --> {_timestamp(one.end_s, ',')}\n{one.text}\n"
         for number, one in enumerate(segments, 1)
     ]
     return "\n".join(blocks)
 
 
-def to_vtt(segments: Sequence[Segment]) -> str:
-    """WebVTT."""
+def to_vtt(segments: Sequence[CaptionSegment]) -> str:
+    """Format segments as WebVTT."""
     escaped = [(one, one.text.replace("&", "&amp;").replace("<", "&lt;")) for one in segments]
-    blocks = [f"{_clock(one.start_s, '.')} --> {_clock(one.end_s, '.')}\n{text}\n" for one, text in escaped]
+    blocks = [f"{_timestamp(one.start_s, '.')} --> {_timestamp(one.end_s, '.')}\n{text}\n" for one, text in escaped]
     return "\n".join(["WEBVTT\n", *blocks])
 
 
-def segment_dict(number: int, segment: Segment) -> dict[str, Any]:
-    """A segment of ``verbose_json``; what only Whisper has (tokens, probabilities) is empty or 0."""
+def segment_dict(number: int, segment: CaptionSegment) -> SegmentObject:
+    """A segment of ``verbose_json``; fields that only Whisper has (tokens, probabilities) are empty or 0."""
     text = segment.text.encode()
     return {
         "id": number,
@@ -84,11 +109,11 @@ def segment_dict(number: int, segment: Segment) -> dict[str, Any]:
     }
 
 
-def word_dict(word: HeardWord) -> dict[str, Any]:
+def word_dict(word: HeardWord) -> WordObject:
     """A word of ``verbose_json``."""
     return {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
 
 
-def _clock(seconds: float, point: str) -> str:
+def _timestamp(seconds: float, point: str) -> str:
     ms = round(seconds * 1000)
     return f"{ms // 3600000:02}:{ms // 60000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"

@@ -1,4 +1,4 @@
-"""What the HTTP endpoints share: a place for each request, bodies with an end, errors as the OpenAI API writes them."""
+"""Common parts of the HTTP endpoints: admission, limited bodies, and errors in the format of the OpenAI API."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from echox.audio import load_audio
 from echox.audio_decoding.pool import DecodingJob
 from echox.errors import QueueFull
+from echox.serving.access.admission import AdmissionRefused, UploadReservation
 from echox.serving.access.connections import client_at
-from echox.serving.access.places import Full, Upload
 from echox.serving.protocol.events import EventError
-from echox.serving.protocol.json_input import aside, parse_json
+from echox.serving.protocol.json_input import JsonObject, parse_json, read_off_loop
 from echox.serving.service.outbox import SlowReader
 from echox.serving.service.service import Service
 
@@ -27,11 +28,14 @@ log = logging.getLogger("echox.serving")
 T = TypeVar("T")
 
 
-class Refusal(Exception):
-    """A request that is not done.
+class RequestError(Exception):
+    """A request that is refused.
 
     Args:
-        status: of HTTP. code: for programs. message: what was expected, what was found. param: where.
+        status: HTTP status.
+        code: for programs.
+        message: what was expected and what was found.
+        param: the parameter.
     """
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
@@ -42,111 +46,112 @@ class Refusal(Exception):
 def error_response(
     status: int, code: str, message: str, headers: dict[str, str] | None = None, param: str | None = None
 ) -> JSONResponse:
-    """An error as the OpenAI API writes it."""
+    """An error in the format of the OpenAI API."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"type": kind, "code": code, "message": message, "param": param}}, status, headers)
 
 
-def event_line(event: dict[str, Any]) -> str:
-    """A server-sent event with JSON in it, as the OpenAI API writes them."""
+def event_line(event: JsonObject) -> str:
+    """A server-sent event with JSON, in the format of the OpenAI API."""
     return f"data: {json.dumps(event)}\n\n"
 
 
-class Ending:
-    """A response that is followed by something, however it ends: sent, broken off, or never begun.
+class ResponseWithCleanup:
+    """A response with a cleanup that runs after it, also if it is interrupted or never started.
 
     Args:
-        response: an ASGI application. last: what follows.
-        send_s: how long the client may leave one part of it unread; None: for ever.
+        response: an ASGI application.
+        cleanup: called at the end.
+        send_s: time in which the client must receive one part of the response; None: no limit.
     """
 
-    def __init__(self, response: Any, last: Callable[[], None], send_s: float | None = None) -> None:
-        self._response, self._last, self._send_s = response, last, send_s
+    def __init__(self, response: ASGIApp, cleanup: Callable[[], None], send_s: float | None = None) -> None:
+        self._response, self._cleanup, self._send_s = response, cleanup, send_s
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Send it."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
 
-        async def timely(message: Any) -> None:
+        async def send_in_time(message: Message) -> None:
             try:
                 await asyncio.wait_for(send(message), self._send_s)
             except asyncio.TimeoutError as error:
-                raise SlowReader(f"a part was not taken within {self._send_s:g} s") from error
+                raise SlowReader(f"a part was not received within {self._send_s:g} s") from error
 
         try:
-            await self._response(scope, receive, timely)
+            await self._response(scope, receive, send_in_time)
         except SlowReader as error:
-            log.info("an answer was broken off: %s", error)
+            log.info("a response was interrupted: %s", error)
         finally:
-            self._last()
+            self._cleanup()
 
 
-Handler = Callable[[Service, Request, bytes], Awaitable[Any]]
+Handler = Callable[[Service, Request, bytes], Awaitable[ASGIApp]]
 
 
-def endpoint(service: Service, handler: Handler, max_bytes: int) -> Callable[[Request], Awaitable[Any]]:
-    """Wrap a handler: its request is received first, then gets a place (or a 503); its mistakes become answers.
+def endpoint(service: Service, handler: Handler, max_bytes: int) -> Callable[[Request], Awaitable[ASGIApp]]:
+    """Wrap a handler: receive the body, then wait to be admitted (or answer 503); turn errors into responses.
 
     Args:
-        service: the model.
-        handler: makes the response of a request and its body.
-        max_bytes: of the body.
+        service: the service.
+        handler: makes the response from a request and its body.
+        max_bytes: limit of the body.
     """
 
-    async def run(request: Request) -> Any:
+    async def run(request: Request) -> ASGIApp:
         client = client_of(request)
-        with service.uploads.receiving(client) as upload:
+        with service.upload_memory.reserve(client) as reservation:
             try:
                 if service.draining:
-                    raise Full
-                body = await read_body(request, max_bytes, service.limits.body_s, upload)
-                await service.request_places.take(client)
-            except Full:
+                    raise AdmissionRefused
+                body = await read_body(request, max_bytes, service.limits.body_s, reservation)
+                await service.request_admission.acquire(client)
+            except AdmissionRefused:
                 return _busy(service)
-            except (Refusal, ClientDisconnect) as error:
-                return _refusal(service, error)
+            except (RequestError, ClientDisconnect) as error:
+                return _incomplete_request(service, error)
 
-            def give() -> None:
-                service.request_places.give(client)
+            def release() -> None:
+                service.request_admission.release(client)
 
             try:
-                response = await _answer(service, handler, request, body)
+                response = await _handle(service, handler, request, body)
             except BaseException:
-                give()
+                release()
                 raise
-            return Ending(response, give, service.limits.send_s)
+            return ResponseWithCleanup(response, release, service.limits.send_s)
 
     return run
 
 
 def client_of(connection: HTTPConnection) -> str:
-    """Who shares are counted for; "" if the client has no address."""
+    """The client that limits are counted for, as `client_at` names it; "" if it has no address."""
     return client_at(connection.client.host) if connection.client is not None else ""
 
 
 def _busy(service: Service) -> JSONResponse:
     code = "server_shutting_down" if service.draining else "server_busy"
     service.metrics.refused.labels(code).inc()
-    return error_response(503, code, "no place is free; try again in a moment", {"Retry-After": "1"})
+    return error_response(503, code, "the server is busy; try again in a moment", {"Retry-After": "1"})
 
 
-def _refusal(service: Service, error: Refusal | ClientDisconnect) -> JSONResponse:
-    """The answer to a request that was not received whole; the rest of it is not wanted."""
-    found = error if isinstance(error, Refusal) else Refusal(400, "client_left", "the client left")
+def _incomplete_request(service: Service, error: RequestError | ClientDisconnect) -> JSONResponse:
+    """The response to a request that was not received completely. The rest of it is not read."""
+    found = error if isinstance(error, RequestError) else RequestError(400, "client_left", "the client left")
     service.metrics.errors.labels(found.code).inc()
     return error_response(found.status, found.code, str(found), {"Connection": "close"}, found.param)
 
 
-async def _answer(service: Service, handler: Handler, request: Request, body: bytes) -> Any:
-    """Call the handler; turn what it raises into a response."""
+async def _handle(service: Service, handler: Handler, request: Request, body: bytes) -> ASGIApp:
+    """Call the handler and turn its errors into responses."""
     try:
         return await handler(service, request, body)
-    except Refusal as error:
+    except RequestError as error:
         found = error_response(error.status, error.code, str(error), param=error.param)
     except EventError as error:
         found = error_response(400, error.code, str(error), param=error.param)
     except QueueFull:
         found = error_response(503, "server_busy", "too many replies are waiting; try again", {"Retry-After": "1"})
-    except ValueError as error:  # what the model refuses, in words for the client
+    except ValueError as error:  # a question that the model refuses, with a message for the client
         found = error_response(400, "not_answerable", " ".join(str(error).split()))
     except ClientDisconnect:
         found = error_response(400, "client_left", "the client left")
@@ -157,41 +162,43 @@ async def _answer(service: Service, handler: Handler, request: Request, body: by
     return found
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of work, which is cancelled when the client leaves.
+async def cancel_on_disconnect(request: Request, work: Coroutine[object, object, T]) -> T:
+    """Run work, and cancel it if the client disconnects.
 
     Raises:
-        Refusal: it has left. Exception: what the work raises.
+        RequestError: the client has disconnected.
+        Exception: any error of the work.
     """
 
-    async def gone() -> None:
+    async def disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = (asyncio.create_task(work), asyncio.create_task(gone()))
+    tasks = (asyncio.create_task(work), asyncio.create_task(disconnect()))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not tasks[0].done():
-            raise Refusal(400, "client_left", "the client left")
+            raise RequestError(400, "client_left", "the client left")
         return tasks[0].result()
     finally:
         for task in tasks:
             task.cancel()
 
 
-async def read_body(request: Request, limit: int, longest_s: float, upload: Upload) -> bytes:
-    """The body, as long as it is not too long and does not take too long.
+async def read_body(request: Request, limit: int, max_s: float, reservation: UploadReservation) -> bytes:
+    """Receive the body of a request.
 
     Args:
-        request: whose body.
-        limit: bytes.
-        longest_s: for it to arrive.
-        upload: counts what is in memory.
+        request: the request.
+        limit: largest size, bytes.
+        max_s: time in which it must arrive.
+        reservation: counts the bytes in memory.
 
     Raises:
-        Refusal: 413 or 408. Full: too much is in memory already.
+        RequestError: too large (413) or too slow (408).
+        AdmissionRefused: the limit of all uploads in memory is reached.
     """
-    too_large = Refusal(413, "request_too_large", f"expected at most {limit} bytes, found more")
+    too_large = RequestError(413, "request_too_large", f"expected at most {limit} bytes, found more")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_large
@@ -202,36 +209,36 @@ async def read_body(request: Request, limit: int, longest_s: float, upload: Uplo
             size += len(part)
             if size > limit:
                 raise too_large
-            upload.add(len(part))
+            reservation.add(len(part))
             parts.append(part)
         return b"".join(parts)
 
     try:
-        return await asyncio.wait_for(read(), longest_s)
+        return await asyncio.wait_for(read(), max_s)
     except asyncio.TimeoutError as error:
-        raise Refusal(408, "request_timeout", f"expected the body within {longest_s:g} s") from error
+        raise RequestError(408, "request_timeout", f"expected the body within {max_s:g} s") from error
 
 
-async def json_object(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object.
+async def json_object(body: bytes) -> JsonObject:
+    """Parse the body as a JSON object.
 
     Raises:
-        Refusal: 400.
+        RequestError: it is not a JSON object (400).
     """
     try:
-        found = await aside(parse_json, body)
+        found = await read_off_loop(parse_json, body)
     except ValueError as error:
         message = f"expected a JSON object, found something else ({str(error)[:100]})"
-        raise Refusal(400, "invalid_json", message) from error
+        raise RequestError(400, "invalid_json", message) from error
     if not isinstance(found, dict):
-        raise Refusal(400, "invalid_json", "expected a JSON object, found something else")
+        raise RequestError(400, "invalid_json", "expected a JSON object, found something else")
     return found
 
 
-async def decode(service: Service, data: bytes, max_s: float) -> np.ndarray:
-    """Any audio file to samples float32 (S,) at the model's rate, in a worker process.
+async def decode_audio(service: Service, data: bytes, max_s: float) -> np.ndarray:
+    """Decode an audio file to samples float32 (S,) at the model's rate, in a worker process.
 
-    A caller that is cancelled, as `unless_gone` does when the client leaves, has the worker killed.
+    If the caller is cancelled (as by `cancel_on_disconnect`), the worker is killed.
 
     Raises:
         ValueError: not audio, too long, or too costly to decode.

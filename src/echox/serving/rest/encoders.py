@@ -1,11 +1,11 @@
-"""Speech to the bytes of a file format, piece by piece as it is made, or all at once.
+"""Encoders of audio formats: speech to the bytes of a file, piece by piece or at once.
 
-Source: FFmpeg's muxers mp3, ogg and adts, through PyAV; they need no seeking.
+Source: the muxers mp3, ogg and adts of FFmpeg, through PyAV; they need no seeking.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,24 +22,24 @@ CONTENT_TYPES = {
     "pcm16": "audio/pcm",
 }
 STREAMED = ("mp3", "opus", "aac", "pcm", "pcm16")
-"""Formats that can be played while they are made; the head of the others holds their length."""
+"""Formats that can be played while they are made; the header of the others contains their length."""
 _CODECS = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus"), "aac": ("adts", "aac")}
-_CODEC_RATES_HZ = (16000, 24000, 48000)  # that all three take
-_PAGE_MICROSECONDS = 200_000  # of Ogg: its own default holds a second of sound back
+_CODEC_RATES_HZ = (16000, 24000, 48000)  # supported by all three
+_PAGE_MICROSECONDS = 200_000  # of Ogg: the default delays the audio by a second
 
 
 class AudioEncoder(Protocol):
     """The encoder of one recording."""
 
     def write(self, waveform: np.ndarray) -> bytes:
-        """Take samples float32 (S,); return the bytes that are ready, often none."""
+        """Encode samples float32 (S,); return the bytes that are ready, often none."""
 
     def finish(self) -> bytes:
-        """No more samples: the rest of the bytes."""
+        """End the recording; return the remaining bytes."""
 
 
 def open_encoder(kind: str, sampling_rate: int) -> AudioEncoder:
-    """An encoder of one of `CONTENT_TYPES`; pcm is 16 bits at 24 kHz, as the API says.
+    """Make an encoder for one of `CONTENT_TYPES`; pcm has 16 bits at 24 kHz, as in the OpenAI API.
 
     Raises:
         ValueError: an unknown kind.
@@ -54,7 +54,7 @@ def open_encoder(kind: str, sampling_rate: int) -> AudioEncoder:
 
 
 def encode(waveform: np.ndarray, sampling_rate: int, kind: str) -> bytes:
-    """Samples float32 (S,) as the bytes of a whole file.
+    """Encode samples float32 (S,) as the bytes of a whole file.
 
     Raises:
         ValueError: an unknown kind.
@@ -75,7 +75,7 @@ class _PcmEncoder:
 
 
 class _FileEncoder:
-    """A format whose head needs the length: everything waits for the end."""
+    """A format with the length in its header: it is encoded at the end."""
 
     def __init__(self, kind: str, sampling_rate: int) -> None:
         self._kind, self._sampling_rate = kind, sampling_rate
@@ -91,12 +91,12 @@ class _FileEncoder:
 
 
 class _Pipe:
-    """What the muxer writes to; without ``seek``, so that it never looks back."""
+    """The output of the muxer; it has no ``seek``, so the muxer never rewrites earlier bytes."""
 
     def __init__(self) -> None:
         self._written = bytearray()
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> int:
         self._written += data
         return len(data)
 
@@ -118,7 +118,7 @@ class _CodecEncoder:
         self._pipe = _Pipe()
         options = {"page_duration": str(_PAGE_MICROSECONDS)} if muxer == "ogg" else {}
         self._container = av.open(self._pipe, mode="w", format=muxer, options=options)
-        self._stream: Any = self._container.add_stream(codec, rate=self._rate, layout="mono")
+        self._stream = self._container.add_stream(codec, rate=self._rate, layout="mono")
         self._num_samples = 0
 
     def write(self, waveform: np.ndarray) -> bytes:

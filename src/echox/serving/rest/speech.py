@@ -1,19 +1,19 @@
-"""``POST /v1/audio/speech``: text to the model's voice, as it is made or whole."""
+"""``POST /v1/audio/speech``: speaks a text with the model's voice, streamed or at once."""
 
 from __future__ import annotations
 
 import base64
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp
 
 from echox.serving.protocol.events import take
-from echox.serving.protocol.options import text_within, voice
+from echox.serving.protocol.options import read_text, read_voice
 from echox.serving.protocol.parameters import SPEECH
-from echox.serving.rest.common import Ending, Refusal, event_line, json_object, unless_gone
+from echox.serving.rest.common import RequestError, ResponseWithCleanup, cancel_on_disconnect, event_line, json_object
 from echox.serving.rest.encoders import CONTENT_TYPES, STREAMED, AudioEncoder, open_encoder
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
@@ -23,44 +23,44 @@ from echox.streaming.events import AudioChunk, Event, SpeechFailed
 log = logging.getLogger("echox.serving")
 
 
-async def speak(service: Service, request: Request, body: bytes) -> Any:
-    """Say a text: formats that can be played while they are made come so, the others when it was said."""
-    asked = await json_object(body)
-    SPEECH.check(asked)
-    text = text_within(asked, "input", "", service.limits.max_speech_chars)
-    take(asked, "model", str, default=service.name)  # any name: there is one model
-    voice(asked, "", None)
-    kind = take(asked, "response_format", str, default="mp3", choices=tuple(CONTENT_TYPES))
-    as_events = take(asked, "stream_format", str, default="audio", choices=("audio", "sse")) == "sse"
-    speed = take(asked, "speed", float, default=1.0, at_least=0.25, at_most=4.0)
+async def speak(service: Service, request: Request, body: bytes) -> ASGIApp:
+    """Speak a text. Formats that can be played while they are made are streamed."""
+    source = await json_object(body)
+    SPEECH.check(source)
+    text = read_text(source, "input", "", service.limits.max_speech_chars)
+    take(source, "model", str, default=service.name)  # any name is accepted: there is only one model
+    read_voice(source, "")
+    kind = take(source, "response_format", str, default="mp3", choices=tuple(CONTENT_TYPES))
+    as_events = take(source, "stream_format", str, default="audio", choices=("audio", "sse")) == "sse"
+    speed = take(source, "speed", float, default=1.0, at_least=0.25, at_most=4.0)
     session = service.model.session()
     rate = session.output_sampling_rate
     feed = ReplyFeed(session.speak, text, speed=float(speed))
     events = feed.events()
     try:
         failures: list[SpeechFailed] = []
-        first = await unless_gone(request, _first_sound(events, failures))
+        first = await cancel_on_disconnect(request, _first_audio(events, failures))
         if first is None:
             reasons = "; ".join(f"{one['text']!r}: {one['reason']}" for one in unspoken(failures)[:3]) or "nothing"
             message = f"input: expected something that can be spoken, found {reasons}"
-            raise Refusal(400, "not_speakable", message, "input")
+            raise RequestError(400, "not_speakable", message, "input")
         parts = _encoded(open_encoder(kind, rate), first, events, failures)
         if not as_events and kind not in STREAMED:
-            whole = await unless_gone(request, _joined(parts))
-            return Response(whole, media_type=CONTENT_TYPES[kind], headers=unspoken_header(failures))
+            data = await cancel_on_disconnect(request, _joined(parts))
+            return Response(data, media_type=CONTENT_TYPES[kind], headers=unspoken_header(failures))
     except BaseException:
         feed.cancel()
         raise
     if as_events:
-        answer = StreamingResponse(_as_events(parts, feed, failures), media_type="text/event-stream")
+        response = StreamingResponse(_as_events(parts, feed, failures), media_type="text/event-stream")
     else:
-        # What has no reading is known by now; what fails later is told in events, or in formats that come whole.
-        answer = StreamingResponse(parts, media_type=CONTENT_TYPES[kind], headers=unspoken_header(failures))
-    return Ending(answer, feed.cancel)
+        # Text that cannot be pronounced is known by now. Later failures are reported by events and by complete files.
+        response = StreamingResponse(parts, media_type=CONTENT_TYPES[kind], headers=unspoken_header(failures))
+    return ResponseWithCleanup(response, feed.cancel)
 
 
-async def _first_sound(events: AsyncIterator[Event], failures: list[SpeechFailed]) -> AudioChunk | None:
-    """The first chunk decides whether there is an answer at all; None: nothing was spoken. Collects failures."""
+async def _first_audio(events: AsyncIterator[Event], failures: list[SpeechFailed]) -> AudioChunk | None:
+    """Wait for the first chunk; None: nothing was spoken. Failures until then are added to `failures`."""
     async for event in events:
         if isinstance(event, SpeechFailed):
             failures.append(event)
@@ -89,20 +89,20 @@ async def _joined(parts: AsyncIterator[bytes]) -> bytes:
 
 
 async def _as_events(parts: AsyncIterator[bytes], feed: ReplyFeed, failures: list[SpeechFailed]) -> AsyncIterator[str]:
-    """Server-sent events: ``speech.audio.delta`` with base64, and ``speech.audio.done`` with what it took.
+    """Server-sent events: ``speech.audio.delta`` with base64, and ``speech.audio.done`` with the usage.
 
-    The last one has ``unspoken`` where a part of the text could not be spoken.
+    The last one has ``unspoken`` if a part of the text could not be spoken.
     """
     try:
         async for part in parts:
             if part:
                 yield event_line({"type": "speech.audio.delta", "audio": base64.b64encode(part).decode("ascii")})
-    except Exception:  # the status has left already: told where the client reads
+    except Exception:  # the status is sent already, so the error is sent in the body
         log.exception("speech failed")
         message = "the model failed; see the server's log"
         yield event_line({"error": {"type": "server_error", "code": "internal_error", "message": message}})
         return
-    written, said = feed.timings.num_tokens, feed.timings.num_unit_words
-    usage = {"input_tokens": written, "output_tokens": said, "total_tokens": written + said}
+    text, speech = feed.timings.num_tokens, feed.timings.num_unit_words
+    usage = {"input_tokens": text, "output_tokens": speech, "total_tokens": text + speech}
     missing = {"unspoken": unspoken(failures)} if failures else {}
     yield event_line({"type": "speech.audio.done", "usage": usage, **missing})

@@ -1,1 +1,1 @@
-"""What all clients of one server share: the model, its replies, figures and memory."""
+"""What all clients of one server share: the model, its replies, metrics and memory."""

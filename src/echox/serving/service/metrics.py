@@ -1,4 +1,4 @@
-"""Figures of a running server, for Prometheus."""
+"""Metrics of a running server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
 class Metrics:
-    """Counters of one service, in a registry of its own (several may live in one process)."""
+    """Metrics of one service, in their own registry (one process may have several services)."""
 
     def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
-        """``gauges``: name -> what it is, and how it is read now."""
+        """``gauges``: name -> (help text, function that reads the current value)."""
         registry = self._registry = CollectorRegistry()
         for name, (text, read) in gauges.items():
             Gauge(name, text, registry=registry).set_function(read)
@@ -32,8 +32,8 @@ class Metrics:
             registry=registry,
         )
 
-    def response(self, status: str, underruns: int, first_audio_s: float | None, rtf: float | None) -> None:
-        """A response has ended."""
+    def observe_response(self, status: str, underruns: int, first_audio_s: float | None, rtf: float | None) -> None:
+        """Count a response that has ended."""
         self.responses.labels(status).inc()
         self.underruns.inc(underruns)
         if first_audio_s is not None:
@@ -42,5 +42,5 @@ class Metrics:
             self.rtf.observe(rtf)
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)

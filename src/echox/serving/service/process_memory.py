@@ -1,8 +1,8 @@
-"""What a server that runs for days must not keep: garbage, freed memory, and kernels for sizes that never come again.
+"""Memory of a server that runs for days: garbage is collected, free memory returned, and few kernels are cached.
 
-Python looks for rings of objects that nothing else refers to only when what is alive has grown by a quarter; with all
-of torch and transformers loaded that is after hundreds of replies. And replies come and go in sizes that never fit
-exactly into the holes that earlier ones have left, which glibc keeps, unless it is asked to give their pages back.
+Python searches for unreachable cycles of objects only when the number of live objects has grown by a quarter. With
+torch and transformers loaded, that is after hundreds of replies. And replies have different sizes, so they do not fit
+into the free blocks that earlier replies have left; glibc keeps these blocks unless it is asked to return them.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import os
 from collections.abc import Callable
 
 KERNELS = 64
-"""Kernels that oneDNN keeps. It makes one for each size of input, and would keep 1024: 35 MB more every 300 turns."""
+"""Kernels that oneDNN caches. It makes one for each size of input and caches 1024: 35 MB more every 300 turns."""
 
 
 @functools.cache
 def _malloc_trim() -> Callable[[int], int] | None:
     try:
-        return ctypes.CDLL(None).malloc_trim  # in the C library that this process runs on, if it is glibc
+        return ctypes.CDLL(None).malloc_trim  # a function of glibc; other C libraries do not have it
     except (OSError, TypeError, AttributeError):
         return None
 
 
-def keep_few_kernels() -> None:
-    """Let oneDNN keep fewer kernels, unless the environment says how many; before the first tensor is computed.
+def limit_kernel_cache() -> None:
+    """Let oneDNN cache fewer kernels, unless the environment sets a number. Call it before the first computation.
 
     Source: https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
-def settle() -> None:
-    """All is loaded: what is here now stays, and the collector of garbage need not look at it again.
+def freeze_loaded_objects() -> None:
+    """Exclude all objects that exist now from garbage collection. Call it once, after everything is loaded.
 
-    For the process of a server, once: its garbage is few objects then, found at once and in milliseconds.
+    The garbage of a server is few objects then, and collecting it takes milliseconds.
 
     Source: https://docs.python.org/3/library/gc.html#gc.freeze
     """
@@ -44,8 +44,11 @@ def settle() -> None:
     gc.freeze()
 
 
-def give_back() -> bool:
-    """Give free memory back (some milliseconds), after garbage is collected in a settled process; whether this can."""
+def release_free_memory() -> bool:
+    """Return free memory to the system, which takes some milliseconds; whether the C library supports it.
+
+    After `freeze_loaded_objects`, garbage is collected first.
+    """
     if gc.get_freeze_count():
         gc.collect()
     trim = _malloc_trim()

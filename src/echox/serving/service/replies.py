@@ -1,4 +1,4 @@
-"""The bridge between the model's thread and the event loop: a reply is made there, its events arrive here."""
+"""Replies of the model for the event loop, which runs in another thread; and transcripts of spoken replies by id."""
 
 from __future__ import annotations
 
@@ -6,57 +6,63 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from echox.serving.protocol.events import EventError, short
+from echox.serving.protocol.events import EventError, shorten
 from echox.streaming.events import Event, Mark, Timings
 from echox.streaming.task import ReplyTask
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from echox.serving.protocol.options import NewReplySettings
 
 
 class ReplyFeed:
     """One reply of the model, as an asynchronous iterator of its events.
 
     Args:
-        ask: begins the reply, given what is to be called with its events: `Session.submit` or `Session.speak`.
-        *args: its arguments.
-        **settings: of the reply.
+        start: starts the reply: `Session.submit` or `Session.speak`.
+        question: its argument: messages, or the text to speak.
+        **settings: generation settings of the reply.
 
     Raises:
         ValueError: a question that cannot be answered.
-        QueueFull: too many replies wait already.
+        QueueFull: too many replies are waiting.
     """
 
-    def __init__(self, ask: Callable[..., ReplyTask], *args: Any, **settings: Any) -> None:
+    def __init__(self, start: Callable[..., ReplyTask], question: object, **settings: Unpack[NewReplySettings]) -> None:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-        # No method: a task that knows its feed is a ring, and a server would keep a thousand replies before Python's
-        # collector looks for rings. What this raises, once the loop has gone, cancels the reply.
-        def tell(event: Event | None) -> None:
+        # Not a method: a task that refers to its feed would be a cycle, and a server would keep a thousand replies
+        # before Python searches for cycles. If the loop is closed, this raises an error, which cancels the reply.
+        def put(event: Event | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         self._events = events
-        self.task = ask(*args, on_event=tell, **settings)
+        self.task = start(question, on_event=put, **settings)
 
     @property
     def timeline(self) -> tuple[Mark, ...]:
-        """When which word is heard, as far as it was said."""
+        """The times of the words, as far as they are spoken."""
         return () if self.task.speech is None else tuple(self.task.speech.timeline)
 
     @property
     def timings(self) -> Timings:
-        """The account of the reply, so far."""
+        """The timings of the reply so far."""
         return self.task.timings
 
     def cancel(self) -> None:
-        """Stop the model within one step; what it says meanwhile is not told any more."""
+        """Stop the model within one step. Events that it makes meanwhile are dropped."""
         self.task.cancel()
 
     async def events(self) -> AsyncIterator[Event]:
-        """Events as they come; the end is the model's end, also of a cancelled reply.
+        """The events of the reply. The iterator ends when the model has stopped, also after `cancel`.
 
         Raises:
-            ValueError: what the model refused. Exception: what else failed in it.
+            ValueError: the model refused the question.
+            Exception: any other error of the model.
         """
         while (event := await self._events.get()) is not None:
             if not self.task.cancelled:
@@ -65,34 +71,35 @@ class ReplyFeed:
             raise self.task.error
 
 
-_KEPT_S = 3600  # a spoken reply can be named by its id for so long
-
-
-_KEPT = 1000  # and no more of them
+_KEPT_S = 3600
+_MAX_KEPT = 1000
 
 
 class SpokenReplies:
-    """Transcripts of spoken replies by id: clients name them in later requests (``"audio": {"id": ...}``)."""
+    """Transcripts of spoken replies by id, kept for an hour: later requests refer to them (``"audio": {"id": ...}``).
+
+    A cache of a library would save six lines here and be one more dependency; also, callers need the time of expiry.
+    """
 
     def __init__(self) -> None:
         self._texts: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
-    def keep(self, audio_id: str, text: str) -> int:
-        """Remember one; return when it will be forgotten (Unix time, s)."""
+    def add(self, audio_id: str, text: str) -> int:
+        """Keep a transcript; return the time of its expiry (Unix time, s)."""
         expires_at = time.time() + _KEPT_S
         self._texts[audio_id] = (expires_at, text)
-        while len(self._texts) > _KEPT:
+        while len(self._texts) > _MAX_KEPT:
             self._texts.popitem(last=False)
         return int(expires_at)
 
     def find(self, audio_id: str, where: str) -> str:
-        """The transcript.
+        """Find a transcript.
 
         Raises:
-            EventError: there is none, or none any more.
+            EventError: there is none with that id, or it has expired.
         """
         expires_at, text = self._texts.get(audio_id, (0.0, ""))
         if expires_at < time.time():
-            message = f"{where}: expected the id of a spoken reply, found {short(audio_id)}"
+            message = f"{where}: expected the id of a spoken reply, found {shorten(audio_id)}"
             raise EventError(message, "audio_not_found", where)
         return text

@@ -6,8 +6,8 @@ import { whyRefused } from "./reasons.js";
 import { Settings } from "./settings.js";
 import { View } from "./view.js";
 
-const LONGEST_FILE_S = 120; // what the server takes as one turn
-const SLOW_BYTES = 128_000; // waiting to be sent: two seconds of the microphone
+const LONGEST_FILE_S = 120; // longest turn that the server accepts
+const SLOW_BYTES = 128_000; // bytes that wait to be sent: two seconds of the microphone
 const MICROPHONE = "The microphone cannot be used";
 const CONNECTION = "There is no connection";
 const byId = (id) => document.getElementById(id);
@@ -16,11 +16,11 @@ const settings = new Settings(byId("settings"));
 const player = new Player();
 const connection = new Connection(new URL("v1/realtime", location.href), () => settings.key);
 const dialogue = new Dialogue(connection, player, settings);
-const view = new View(hearAgain);
+const view = new View(replay);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
 let model = "";
-byId("unstarted").remove(); // the page's word that its script was not loaded
-let held = false; // the talk button, in push-to-talk
+byId("unstarted").remove(); // the notice that the script was not loaded
+let held = false; // whether the talk button is held, in push-to-talk
 let hint = ""; // shown until the next press
 
 // -------------------------------------------------------------------------------------------- talking
@@ -38,7 +38,7 @@ byId("talk").addEventListener("contextmenu", (event) => settings.handsFree || ev
 
 const isPress = ({ key }) => !settings.handsFree && (key === " " || key === "Enter");
 
-/** Sound and a session, opened side by side: the player's parts come from the server, too. */
+/** Open the player and the session at the same time; the player also loads files from the server. */
 const ready = () => Promise.all([player.open(), connection.ready()]);
 
 async function talk() {
@@ -52,7 +52,7 @@ async function openMicrophone() {
   if (microphone.running) return;
   try {
     await microphone.start(settings.device, settings.noiseSuppression);
-    view.settle(MICROPHONE);
+    view.removeNotice(MICROPHONE);
     settings.listDevices();
   } catch (error) {
     view.notice(MICROPHONE, whyNoMicrophone(error));
@@ -62,7 +62,7 @@ async function openMicrophone() {
 
 async function hangUp() {
   await microphone.stop();
-  dialogue.hush();
+  dialogue.sendSilence();
   view.microphone(0);
   refresh();
 }
@@ -94,7 +94,7 @@ function heard(pcm, level) {
 
 function whyNoMicrophone({ name, message }) {
   const reasons = {
-    NotAllowedError: "The browser was told not to let this page listen. Click the symbol left of the address, allow the microphone, and press Talk again.",
+    NotAllowedError: "The browser does not allow this page to use the microphone. Click the symbol left of the address, allow the microphone, and press Talk again.",
     NotFoundError: "There is none. Plug one in, then press Talk again; or type, or send an audio file.",
     NotReadableError: "Another program is using it, or the system does not give it out. Close that program, then press Talk again.",
     OverconstrainedError: "The microphone chosen in Settings is not there any more. Choose another one.",
@@ -109,7 +109,7 @@ byId("compose").addEventListener("submit", (event) => {
   const text = byId("message").value.trim();
   if (!text) return;
   byId("message").value = "";
-  say(text).then((sent) => sent === undefined && !byId("message").value && (byId("message").value = text)); // not lost
+  say(text).then((sent) => sent === undefined && !byId("message").value && (byId("message").value = text)); // keep it
 });
 
 const say = (text) => attempt(async () => {
@@ -148,7 +148,7 @@ async function sendFile(file) {
     view.notice(title, `It is ${Math.round(pcm.length / RATE)} s long; a turn may take ${LONGEST_FILE_S} s.`);
     return;
   }
-  view.settle(title);
+  view.removeNotice(title);
   await attempt(async () => {
     await ready();
     await dialogue.play(pcm);
@@ -160,11 +160,11 @@ document.addEventListener("keydown", ({ key }) => {
   if (key === "Escape" && !byId("settings").open && !byId("stop").hidden) attempt(() => dialogue.interrupt());
 });
 
-/** Run what the user asked for; a failure becomes a notice. @returns what it returned, undefined when it failed. */
+/** Run an action of the user and show its error as a notice. @returns the result of the action, undefined after an error. */
 async function attempt(work) {
   try {
     const result = await work();
-    view.settle(CONNECTION);
+    view.removeNotice(CONNECTION);
     return result;
   } catch (error) {
     if (error instanceof Refused) view.notice("The server could not do that", error.message);
@@ -189,7 +189,7 @@ function enterKey() {
 }
 byId("settings").addEventListener("close", () => connection.remedy === "key" && settings.key && attempt(() => connection.ready()));
 
-function hearAgain(turn) {
+function replay(turn) {
   attempt(async () => {
     await player.open();
     await dialogue.interrupt();
@@ -203,12 +203,12 @@ function hearAgain(turn) {
 
 byId("open-settings").addEventListener("click", () => (settings.listDevices(), byId("settings").showModal()));
 settings.addEventListener("change", async ({ detail: names }) => {
-  const here = ["volume", "key", "device", "noise", "announce"]; // of no interest to the server
-  const told = [...names].some((name) => !here.includes(name)) && connection.state === "open" && dialogue.configure(); // first
+  const here = ["volume", "key", "device", "noise", "announce"]; // settings that the server does not need
+  const sent = [...names].some((name) => !here.includes(name)) && connection.state === "open" && dialogue.configure(); // before the rest
   if (names.has("volume")) player.setVolume(settings.volume);
   if (names.has("mode") && microphone.running) await hangUp();
   else if ((names.has("device") || names.has("noise")) && microphone.running) await microphone.stop().then(openMicrophone);
-  await told;
+  await sent;
   refresh();
 });
 player.setVolume(settings.volume);
@@ -261,8 +261,8 @@ connection.addEventListener("state", ({ detail: { state, reason, retryS, remedy:
     closed: "Not connected", connecting: "Connecting…", open: "Connected", waiting: `Trying again in ${retryS} s`,
   };
   view.connection(state, words[state], reason);
-  if (state === "open") view.settle(CONNECTION);
-  else if (state === "waiting") view.notice(CONNECTION, `${reason} What was said is told to the next session.`, remedy("", "Try now"));
+  if (state === "open") view.removeNotice(CONNECTION);
+  else if (state === "waiting") view.notice(CONNECTION, `${reason} The next session continues this conversation.`, remedy("", "Try now"));
   else if (state === "closed" && reason) view.notice(CONNECTION, reason, remedy(kind, "Connect"));
   refresh();
 });
@@ -270,7 +270,7 @@ window.addEventListener("offline", () => view.connection("waiting", "Offline", "
 window.addEventListener("online", () => connection.state === "waiting" && attempt(() => connection.ready()));
 
 function refresh() {
-  const { phase, words } = now();
+  const { phase, words } = currentPhase();
   view.phase(phase, words);
   const turn = dialogue.conversation.turns.findLast(({ figures }) => figures.rtf !== undefined);
   const { firstAudioS, rtf } = turn?.figures ?? {};
@@ -285,7 +285,7 @@ function refresh() {
   view.talkButton({ label, pressed, disabled: !microphoneAllowedHere() });
 }
 
-function now() {
+function currentPhase() {
   if (connection.silent) return { phase: "lost", words: "The server does not answer. What you say now may not be heard." };
   if (microphone.running && connection.state !== "open") return { phase: "lost", words: "Not connected: nobody hears you." };
   if (dialogue.recording) return { phase: "hearing", words: "Hearing you. Let go when you are done." };
@@ -311,7 +311,7 @@ function frame() {
   requestAnimationFrame(frame);
 }
 
-/** The first view: what this model knows, and questions that it answers, as its folder says. */
+/** The first view: what the model knows and example questions, from its folder. */
 async function introduce() {
   const about = await (await fetch("about.json")).json();
   model ||= about.model;

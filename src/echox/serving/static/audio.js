@@ -1,18 +1,18 @@
-/** Sound in and out: microphone, player, audio files, WAV. Everything between this file and the server is 24 kHz PCM16. */
+/** Audio input and output: microphone, player, audio files, WAV. Audio to and from the server is 24 kHz PCM16. */
 import { JitterBuffer } from "./jitter-buffer.js";
 
 export const RATE = 24000;
 const CHUNK_MS = 20;
 const FALLBACK_FRAMES = 1024;
 
-/** Can this page use a microphone? Browsers ask for HTTPS or localhost. */
+/** Whether this page can use a microphone. Browsers require HTTPS or localhost. */
 export const microphoneAllowedHere = () => window.isSecureContext && Boolean(navigator.mediaDevices?.getUserMedia);
 
 /** The microphone as 24 kHz chunks, with the browser's echo cancellation so that a reply does not interrupt itself. */
 export class Microphone {
   /**
    * @param {(pcm: Int16Array, level: number) => void} onChunk
-   * @param {() => void} onLost the device went away.
+   * @param {() => void} onLost called when the device is disconnected.
    */
   constructor(onChunk, onLost) {
     this.onChunk = onChunk;
@@ -24,7 +24,7 @@ export class Microphone {
     return this.stream !== null;
   }
 
-  /** Ask for permission and start; once, however often it is asked for. @throws {DOMException} as getUserMedia. */
+  /** Ask for permission and start. Calls while it starts share one result. @throws {DOMException} as getUserMedia. */
   start(deviceId = "", noiseSuppression = false) {
     this.starting ??= this.#start(deviceId, noiseSuppression).finally(() => (this.starting = null));
     return this.starting;
@@ -37,7 +37,7 @@ export class Microphone {
     try {
       await this.#listen();
     } catch (error) {
-      await this.stop(); // no red dot for a microphone that nobody hears
+      await this.stop(); // so that the browser does not show a microphone in use
       throw error;
     }
   }
@@ -51,7 +51,7 @@ export class Microphone {
     });
     node.port.onmessage = ({ data }) => this.running && this.onChunk(data.pcm, data.level);
     this.context.createMediaStreamSource(this.stream).connect(node);
-    node.connect(this.context.destination); // silent: it writes no output, but what leads nowhere is not run
+    node.connect(this.context.destination); // it writes silence; a node without a connection would not run
     const [track] = this.stream.getAudioTracks();
     track.onended = () => this.running && this.stop().then(this.onLost);
     await this.context.resume();
@@ -65,7 +65,7 @@ export class Microphone {
   }
 }
 
-/** Plays replies through the jitter buffer and knows what has reached the ear. */
+/** Plays replies through the jitter buffer and counts what was heard. */
 export class Player extends EventTarget {
   constructor() {
     super();
@@ -76,7 +76,7 @@ export class Player extends EventTarget {
     this.flushes = [];
   }
 
-  /** Must first be called from a click or key press: browsers keep pages silent before one. */
+  /** Call it first from a click or key press; browsers allow no sound before one. */
   async open() {
     if (!this.context) {
       this.context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
@@ -101,7 +101,7 @@ export class Player extends EventTarget {
     }
   }
 
-  /** Pages over plain HTTP have no AudioWorklet: the same buffer, run in this thread. */
+  /** Without AudioWorklet (pages over plain HTTP), run the same buffer in this thread. */
   #withoutWorklet() {
     const buffer = new JitterBuffer(RATE, (event) => this.#heard(event));
     const node = this.context.createScriptProcessor(FALLBACK_FRAMES, 0, 1);
@@ -121,12 +121,12 @@ export class Player extends EventTarget {
 
   #command = () => {};
 
-  /** Seconds between a sample leaving the buffer and the ear. */
+  /** Seconds from the buffer to the loudspeaker. */
   get latencyS() {
     return (this.context?.outputLatency || 0) + (this.context?.baseLatency || 0);
   }
 
-  /** Frames that the buffer has played, as seconds that were heard. */
+  /** Convert frames that the buffer has played to seconds that were heard. */
   #heardS(frames) {
     return Math.max(0, frames / RATE - this.latencyS);
   }
@@ -140,12 +140,12 @@ export class Player extends EventTarget {
     this.#command({ type: "end", item });
   }
 
-  /** Quieter while it is unclear whether somebody interrupts. */
+  /** Lower the volume while it is unclear whether the user interrupts. */
   duck(on) {
     this.#command({ type: "duck", level: on ? 0.25 : 1 });
   }
 
-  /** Stop at once. @returns {Promise<{item: string, heardS: number}[]>} where each unfinished reply was cut. */
+  /** Stop at once. @returns {Promise<{item: string, heardS: number}[]>} how much of each unfinished reply was heard. */
   flush() {
     if (!this.context) return Promise.resolve([]);
     this.duck(false);
@@ -173,7 +173,7 @@ export class Player extends EventTarget {
   }
 }
 
-/** Decode any audio the browser knows to mono 24 kHz PCM16. @throws {DOMException} it is not audio. */
+/** Decode any audio format of the browser to mono 24 kHz PCM16. @throws {DOMException} it is not audio. */
 export async function decodeFile(file) {
   const decoded = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());
   const channels = Array.from({ length: decoded.numberOfChannels }, (_, c) => decoded.getChannelData(c));
@@ -211,7 +211,7 @@ export function wavFile(pcm) {
   return new Blob([header, pcm], { type: "audio/wav" });
 }
 
-/** PCM16 (little-endian, as all browsers' machines are) to base64. */
+/** Convert PCM16 (little-endian on all machines of browsers) to base64. */
 export function toBase64(pcm) {
   const bytes = new Uint8Array(pcm.buffer, pcm.byteOffset, pcm.byteLength);
   let text = "";
@@ -219,7 +219,7 @@ export function toBase64(pcm) {
   return btoa(text);
 }
 
-/** Base64 to PCM16. */
+/** Convert base64 to PCM16. */
 export function fromBase64(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return new Int16Array(bytes.buffer, 0, bytes.length >> 1);

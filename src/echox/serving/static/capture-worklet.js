@@ -1,4 +1,4 @@
-/** The microphone in the audio thread: mono, resampled, cut into chunks of PCM16 with their loudness. */
+/** The microphone in the audio thread: mono, resampled, cut into chunks of PCM16 with their level. */
 import { Resampler } from "./resampler.js";
 
 class CaptureProcessor extends AudioWorkletProcessor {

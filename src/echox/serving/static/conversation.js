@@ -1,4 +1,4 @@
-/** What was said: turns with their text, sound and figures. Pure data; the view draws it, the page saves it. */
+/** The conversation as data: turns with their text, audio and measurements. The view draws it, the page saves it. */
 import { RATE, concatenate, wavFile } from "./audio.js";
 
 const GAP_S = 0.4; // of silence between turns in the saved recording
@@ -11,21 +11,21 @@ export class Turn {
     this.role = role;
     this.source = source;
     this.text = "";
-    this.kept = null; // after an interruption: what of the text the model keeps, because it was heard
-    this.audio = []; // pieces of PCM16, as they came
+    this.kept = null; // after an interruption: the heard part of the text, which the model keeps
+    this.audio = []; // pieces of PCM16, in the order of arrival
     this.frames = 0;
     this.state = "open"; // open (still growing), done, interrupted, failed
     this.note = ""; // why it failed
     this.playedS = 0;
     this.figures = {}; // firstAudioS, rtf, underruns
-    this.spans = []; // which letters are spoken when: {letters, frames, lettersEnd, framesEnd}
+    this.spans = []; // when each part of the text is spoken: {letters, frames, lettersEnd, framesEnd}
   }
 
   get durationS() {
     return this.frames / RATE;
   }
 
-  /** Written text; in a reply it comes shortly before its speech. */
+  /** Add text; in a reply it arrives shortly before its speech. */
   addText(delta) {
     const span = this.spans.at(-1);
     if (!span || span.framesEnd > span.frames) {
@@ -43,7 +43,7 @@ export class Turn {
     if (span) span.framesEnd = this.frames;
   }
 
-  /** How many letters of the text have been spoken by now: the captions follow the voice, word by word. */
+  /** Number of letters that are spoken already: captions follow the voice, word by word. */
   get spokenLetters() {
     if (this.state === "done" && this.playedS >= this.durationS - 0.05) return this.text.length;
     const played = this.playedS * RATE;
@@ -55,7 +55,7 @@ export class Turn {
     return letter <= span.letters ? span.letters : end < 0 ? this.text.length : end;
   }
 
-  /** The sound that counts: all of it, or what was heard before an interruption. */
+  /** All audio, or the part that was heard before an interruption. */
   get heardAudio() {
     const all = concatenate(this.audio);
     return this.state === "interrupted" ? all.subarray(0, Math.round(this.playedS * RATE)) : all;
@@ -83,7 +83,7 @@ export class Conversation {
     this.turns = this.turns.filter((turn) => turn.id !== id);
   }
 
-  /** The turns as the protocol's items, to tell a new session what was said in an older one. */
+  /** The turns as items of the protocol, so that a new session can continue the conversation. */
   asItems() {
     return this.turns
       .map(({ role, text, kept }) => ({ role, text: kept ?? text }))
@@ -95,7 +95,7 @@ export class Conversation {
       }));
   }
 
-  /** All sound, turn after turn, and the conversation as data that says where each turn is in it. */
+  /** All audio as one WAV, and the conversation as JSON with the place of each turn in the audio. */
   save(model) {
     const gap = new Int16Array(GAP_S * RATE);
     const pieces = [];

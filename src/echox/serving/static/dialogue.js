@@ -1,12 +1,12 @@
-/** The conversation as it runs: events of the server become turns and sound, what the user does becomes events. */
+/** The running dialogue: events of the server become turns and sound, actions of the user become events. */
 import { Conversation } from "./conversation.js";
 import { RATE, fromBase64, toBase64 } from "./audio.js";
 import { Refused } from "./realtime.js";
 import { mistake } from "./reasons.js";
 
-const MICROPHONE_LOG_S = 130; // of what was sent, for the recording of spoken turns
+const MICROPHONE_LOG_S = 130; // sent audio that is kept, for saving spoken turns
 const SHORTEST_TURN_S = 0.25;
-const NOISE_MS = 1500; // speech that stopped and was not taken as a turn by then was none
+const NOISE_MS = 1500; // speech that has become no turn by then was noise
 const newId = () => `item_${crypto.getRandomValues(new Uint32Array(3)).join("")}`.slice(0, 32);
 const isDone = ({ type }) => type === "response.done";
 
@@ -23,12 +23,12 @@ export class Dialogue extends EventTarget {
   constructor(connection, player, settings) {
     super();
     Object.assign(this, { connection, player, settings, conversation: new Conversation() });
-    this.response = null; // {id, turn, createdAt}: the one the server is working on
-    this.asked = false; // a reply was asked for and has not begun
+    this.response = null; // {id, turn, createdAt}: the response that the server is making
+    this.requested = false; // a reply is requested and has not started
     this.userSpeaking = false;
     this.recording = null; // pieces, while the button is held
     this.roundTripMs = null;
-    this.stopped = new Set(); // items whose further sound nobody wants
+    this.stopped = new Set(); // items whose further audio is ignored
     this.#forgetMicrophone();
     connection.addEventListener("open", ({ detail }) => this.#opened(detail));
     connection.addEventListener("server", ({ detail }) => this.#on[detail.type]?.(detail));
@@ -36,7 +36,7 @@ export class Dialogue extends EventTarget {
     player.addEventListener("started", ({ detail }) => this.#started(detail));
     player.addEventListener("progress", ({ detail }) => this.#played(detail));
     player.addEventListener("ended", ({ detail }) => this.#played(detail, true));
-    player.addEventListener("underrun", () => this.#tell("change"));
+    player.addEventListener("underrun", () => this.#emit("change"));
   }
 
   get speaking() {
@@ -44,17 +44,17 @@ export class Dialogue extends EventTarget {
   }
 
   get thinking() {
-    return this.asked || this.response !== null;
+    return this.requested || this.response !== null;
   }
 
-  // ------------------------------------------------------------------------------------------ what the user does
+  // ------------------------------------------------------------------------------------------ actions of the user
 
   /** @throws {Error} no connection. @throws {Refused} */
   async type(text) {
     await this.#ask("text", text, [{ type: "input_text", text }]);
   }
 
-  /** A recording as a turn. @param {Int16Array} pcm */
+  /** Send a recording as a turn. @param {Int16Array} pcm */
   async play(pcm) {
     const turn = await this.#ask("file", "", [{ type: "input_audio", audio: toBase64(pcm) }], pcm);
     return turn;
@@ -67,8 +67,8 @@ export class Dialogue extends EventTarget {
     turn.text = text;
     turn.state = "done";
     if (pcm) turn.addAudio(pcm);
-    this.#tell("turn", turn);
-    if (text) this.#tell("said", turn);
+    this.#emit("turn", turn);
+    if (text) this.#emit("said", turn);
     this.settings.flush();
     const item = { id: turn.id, type: "message", role: "user", content };
     try {
@@ -79,7 +79,7 @@ export class Dialogue extends EventTarget {
     } catch (error) {
       turn.state = "failed";
       turn.note = error.message;
-      this.#tell("turn", turn);
+      this.#emit("turn", turn);
       throw error;
     }
     this.#askForReply();
@@ -88,8 +88,8 @@ export class Dialogue extends EventTarget {
 
   #askForReply() {
     this.turnEndedAt = performance.now();
-    this.asked = this.connection.send({ type: "response.create" });
-    this.#tell("change");
+    this.requested = this.connection.send({ type: "response.create" });
+    this.#emit("change");
   }
 
   /** One chunk of the microphone. */
@@ -104,8 +104,8 @@ export class Dialogue extends EventTarget {
     while (this.logFrames > MICROPHONE_LOG_S * RATE) this.logFrames -= this.log.shift().length;
   }
 
-  /** The microphone goes off in the middle of a sentence, perhaps: silence lets the server end the turn. */
-  hush() {
+  /** Send silence after the microphone is switched off, so that the server ends the turn. */
+  sendSilence() {
     if (this.settings.handsFree) this.hear(new Int16Array(((this.settings.silenceMs + 300) / 1000) * RATE));
   }
 
@@ -116,7 +116,7 @@ export class Dialogue extends EventTarget {
     await this.interrupt();
   }
 
-  /** The button was let go. @returns {Promise<boolean>} there was something to send. */
+  /** The button was released. @returns {Promise<boolean>} there was something to send. */
   async release() {
     const pieces = this.recording ?? [];
     this.recording = null;
@@ -130,18 +130,18 @@ export class Dialogue extends EventTarget {
     const turn = this.#userTurn(id);
     turn.state = "done";
     pieces.forEach((piece) => turn.addAudio(piece));
-    this.#tell("turn", turn);
+    this.#emit("turn", turn);
     this.#askForReply();
     return true;
   }
 
-  /** Cut the reply off, here and at the server, which keeps only what was heard. */
+  /** Stop the reply, here and at the server, which keeps only what was heard. */
   async interrupt() {
     const { response } = this;
     if (response?.turn) this.stopped.add(response.turn.id);
     if (response) this.connection.send({ type: "response.cancel", response_id: response.id });
     const cut = await this.#silence();
-    if (response) await this.connection.next(isDone).catch(() => {}); // a lost connection tells by itself
+    if (response) await this.connection.next(isDone).catch(() => {}); // a lost connection is reported elsewhere
     if (response?.turn && !cut.includes(response.turn)) cut.push(response.turn);
     await Promise.all(cut.map((turn) => this.#truncate(turn)));
   }
@@ -152,18 +152,18 @@ export class Dialogue extends EventTarget {
     const cut = [];
     for (const { item, heardS } of dropped) {
       const turn = this.conversation.find(item);
-      if (!turn) continue; // an old turn that was being heard again
+      if (!turn) continue; // an old turn that is being replayed
       this.stopped.add(item);
       turn.playedS = Math.min(heardS, turn.durationS);
       turn.state = "interrupted";
       cut.push(turn);
-      this.#tell("turn", turn);
+      this.#emit("turn", turn);
     }
-    this.#tell("change");
+    this.#emit("change");
     return cut;
   }
 
-  /** Tell the server how much of a reply was heard, and ask what it keeps of the text. */
+  /** Send the server how much of a reply was heard, and get the text that it keeps. */
   async #truncate(turn) {
     if (this.response?.turn === turn) await this.connection.next(isDone).catch(() => {});
     turn.state = "interrupted";
@@ -172,7 +172,7 @@ export class Dialogue extends EventTarget {
     try {
       if (turn.frames) await this.connection.ask({ type: "conversation.item.truncate", ...where }, isTruncated);
     } catch (error) {
-      if (!(error instanceof Refused)) return; // lost; a refusal means that the server has cut it already
+      if (!(error instanceof Refused)) return; // no connection; a refusal means that the server has cut it already
     }
     const isItem = ({ type, item }) => type === "conversation.item.retrieved" && item.id === turn.id;
     try {
@@ -181,20 +181,20 @@ export class Dialogue extends EventTarget {
     } catch (error) {
       if (error instanceof Refused) turn.kept = ""; // nothing was heard, nothing is kept
     }
-    this.#tell("turn", turn);
+    this.#emit("turn", turn);
   }
 
   /** Settings changed. */
   configure() {
-    if (!this.settings.handsFree) this.userSpeaking = false; // from now on the button tells
+    if (!this.settings.handsFree) this.userSpeaking = false; // from now on the button marks turns
     const asked = performance.now();
     const isUpdated = ({ type }) => type === "session.updated";
     return this.connection.ask({ type: "session.update", session: this.settings.session() }, isUpdated).then(
       () => {
         this.roundTripMs = performance.now() - asked;
-        this.#tell("change");
+        this.#emit("change");
       },
-      (error) => error instanceof Refused && this.#tell("problem", { title: "A setting was refused", text: error.message }),
+      (error) => error instanceof Refused && this.#emit("problem", { title: "A setting was refused", text: error.message }),
     );
   }
 
@@ -204,7 +204,7 @@ export class Dialogue extends EventTarget {
     this.conversation = new Conversation();
   }
 
-  // ------------------------------------------------------------------------------------------ what the server says
+  // ------------------------------------------------------------------------------------------ events of the server
 
   #opened(session) {
     this.settings.show(session);
@@ -217,11 +217,11 @@ export class Dialogue extends EventTarget {
     if (this.response?.turn?.state === "open") {
       this.response.turn.note = "The connection broke here.";
       this.player.end(this.response.turn.id);
-      this.#tell("turn", this.response.turn);
+      this.#emit("turn", this.response.turn);
     }
     this.response = null;
-    this.asked = this.userSpeaking = false;
-    this.#tell("change");
+    this.requested = this.userSpeaking = false;
+    this.#emit("change");
   }
 
   #on = {
@@ -230,26 +230,26 @@ export class Dialogue extends EventTarget {
       this.settings.flush();
       this.startMs = startMs ?? 0;
       this.#userTurn(id);
-      this.#tell("change");
+      this.#emit("change");
       const cut = await this.#silence();
       await Promise.all(cut.map((turn) => this.#truncate(turn)));
     },
     "input_audio_buffer.speech_stopped": ({ item_id: id, audio_end_ms: endMs }) => {
       this.userSpeaking = false;
-      const silenceMs = this.settings.silenceMs; // the end was noticed that much later
+      const silenceMs = this.settings.silenceMs; // the end was noticed later by this time
       const late = this.sentFrames / RATE - (endMs - silenceMs) / 1000;
       this.turnEndedAt = this.sentAt - late * 1000;
       const turn = this.conversation.find(id);
       turn?.addAudio(this.#logged(this.startMs, endMs));
       setTimeout(() => turn?.state === "open" && !turn.text && this.#remove(turn), NOISE_MS);
-      this.#tell("change");
+      this.#emit("change");
     },
     "input_audio_buffer.committed": ({ item_id: id }) => {
       const turn = this.#userTurn(id);
       turn.state = "done";
-      this.asked = this.settings.handsFree;
-      this.#tell("turn", turn);
-      this.#tell("change");
+      this.requested = this.settings.handsFree;
+      this.#emit("turn", turn);
+      this.#emit("change");
     },
     "echox.output_audio.duck": () => this.player.duck(true),
     "echox.output_audio.unduck": () => this.player.duck(false),
@@ -257,24 +257,24 @@ export class Dialogue extends EventTarget {
       const turn = this.conversation.find(id);
       if (!turn) return;
       turn.text += delta;
-      this.#tell("turn", turn);
+      this.#emit("turn", turn);
     },
     "conversation.item.input_audio_transcription.completed": ({ item_id: id, transcript }) => {
       const turn = this.conversation.find(id);
       if (!turn) return;
       turn.text = transcript.trim();
-      this.#tell("turn", turn);
-      this.#tell("said", turn);
+      this.#emit("turn", turn);
+      this.#emit("said", turn);
     },
     "response.created": ({ response }) => {
-      this.asked = false;
+      this.requested = false;
       this.response = { id: response.id, turn: null, createdAt: performance.now() };
-      this.#tell("change");
+      this.#emit("change");
     },
     "response.output_item.added": ({ item }) => {
       if (!this.response || item.role !== "assistant") return;
       this.response.turn = this.conversation.add(item.id, "assistant", "voice");
-      this.#tell("turn", this.response.turn);
+      this.#emit("turn", this.response.turn);
     },
     "response.output_audio_transcript.delta": (event) => this.#write(event),
     "response.output_text.delta": (event) => this.#write(event),
@@ -285,25 +285,25 @@ export class Dialogue extends EventTarget {
       turn.addAudio(pcm);
       this.player.push(id, pcm);
       turn.figures.rtf = (performance.now() - this.response.createdAt) / 1000 / turn.durationS;
-      this.#tell("turn", turn);
+      this.#emit("turn", turn);
     },
     "response.output_audio.done": ({ item_id: id }) => this.player.end(id),
     "response.done": ({ response }) => this.#done(response),
-    error: ({ error, expected }) => expected || this.#tell("problem", { title: "The server could not do that", text: mistake(error) }),
+    error: ({ error, expected }) => expected || this.#emit("problem", { title: "The server could not do that", text: mistake(error) }),
   };
 
   #write({ item_id: id, delta }) {
     const turn = this.conversation.find(id);
     if (!turn || this.stopped.has(id)) return;
     turn.addText(delta);
-    this.#tell("turn", turn);
+    this.#emit("turn", turn);
   }
 
   #done({ id, status, status_details: details }) {
     if (this.response?.id !== id) return;
     const { turn } = this.response;
     this.response = null;
-    this.asked = false;
+    this.requested = false;
     if (turn) {
       this.player.end(turn.id);
       if (status === "failed") {
@@ -311,18 +311,18 @@ export class Dialogue extends EventTarget {
         turn.note = details?.error ? mistake(details.error) : "The reply failed.";
       } else if (turn.state === "open" && (status === "cancelled" || !turn.frames)) {
         turn.state = status === "cancelled" ? "interrupted" : "done";
-        if (details?.reason === "turn_detected") this.#truncate(turn); // cut off before its first sound
+        if (details?.reason === "turn_detected") this.#truncate(turn); // interrupted before its first sound
       }
       if (status === "incomplete") turn.note = "The reply was cut at its greatest length.";
-      this.#tell("turn", turn);
-      this.#tell("said", turn);
+      this.#emit("turn", turn);
+      this.#emit("said", turn);
     } else if (status === "failed") {
-      this.#tell("problem", { title: "There was no reply", text: mistake(details?.error ?? {}) });
+      this.#emit("problem", { title: "There was no reply", text: mistake(details?.error ?? {}) });
     }
-    this.#tell("change");
+    this.#emit("change");
   }
 
-  // ------------------------------------------------------------------------------------------ what is heard
+  // ------------------------------------------------------------------------------------------ playback
 
   #started({ item }) {
     const turn = this.conversation.find(item);
@@ -330,7 +330,7 @@ export class Dialogue extends EventTarget {
       turn.figures.firstAudioS = (performance.now() - this.turnEndedAt) / 1000 + this.player.latencyS;
       this.turnEndedAt = undefined;
     }
-    this.#tell("change");
+    this.#emit("change");
   }
 
   #played({ item, playedS }, ended = false) {
@@ -338,22 +338,22 @@ export class Dialogue extends EventTarget {
     if (turn && turn.state !== "interrupted") {
       turn.playedS = Math.min(playedS, turn.durationS);
       if (ended && turn.state === "open") turn.state = "done";
-      this.#tell("turn", turn);
+      this.#emit("turn", turn);
     }
-    if (ended) this.#tell("change");
+    if (ended) this.#emit("change");
   }
 
-  // ------------------------------------------------------------------------------------------ the rest
+  // ------------------------------------------------------------------------------------------ helpers
 
   #userTurn(id) {
     const turn = this.conversation.find(id) ?? this.conversation.add(id, "user", "voice");
-    this.#tell("turn", turn);
+    this.#emit("turn", turn);
     return turn;
   }
 
   #remove(turn) {
     this.conversation.remove(turn.id);
-    this.#tell("removed", turn.id);
+    this.#emit("removed", turn.id);
   }
 
   #forgetMicrophone() {
@@ -362,7 +362,7 @@ export class Dialogue extends EventTarget {
     this.sentAt = performance.now();
   }
 
-  /** What the microphone sent between two times of the session. */
+  /** The audio that the microphone sent between two times of the session. */
   #logged(startMs, endMs) {
     const first = this.sentFrames - this.logFrames;
     const frames = new Int16Array(this.logFrames);
@@ -375,7 +375,7 @@ export class Dialogue extends EventTarget {
     return frames.slice(at(startMs), at(endMs));
   }
 
-  #tell(type, detail) {
+  #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }

@@ -2,16 +2,15 @@
  * Playback queue of one conversation: plays speech without gaps although it arrives in bursts, and counts exactly which
  * frames of which reply were played, so that an interruption can be cut where it was heard.
  *
- * Pure: no clock and no Web Audio in here. `pull` is called by the sound card (through an AudioWorklet) and is the only
- * notion of time.
+ * It uses neither a clock nor Web Audio. The sound card calls `pull` through an AudioWorklet; nothing else measures time.
  */
 export class JitterBuffer {
   /**
    * @param {number} rate frames per second.
-   * @param {(event: {type: string, item: string, played: number, buffered: number}) => void} notify told of `started`,
-   *   `underrun` and `ended`; frames throughout.
-   * @param {{startMs?: number, maxMs?: number, fadeMs?: number}} options how much is collected before a reply starts;
-   *   how far that grows after underruns; length of every fade.
+   * @param {(event: {type: string, item: string, played: number, buffered: number}) => void} notify called for `started`,
+   *   `underrun` and `ended`; lengths are frames.
+   * @param {{startMs?: number, maxMs?: number, fadeMs?: number}} options buffered length before a reply starts;
+   *   its maximum after underruns; length of every fade.
    */
   constructor(rate, notify, { startMs = 60, maxMs = 480, fadeMs = 8 } = {}) {
     this.rate = rate;
@@ -19,10 +18,10 @@ export class JitterBuffer {
     this.target = (startMs / 1000) * rate;
     this.maxTarget = (maxMs / 1000) * rate;
     this.fade = Math.max(1, Math.round((fadeMs / 1000) * rate));
-    this.level = 1; // what speech is played at: 1, or less while ducked
+    this.level = 1; // volume: 1, or less while ducked
     this.underruns = 0;
     this.items = []; // in order of playing: {id, chunks, buffered, played, ended, started}
-    this.tail = []; // what is left of a flushed reply, fading out
+    this.tail = []; // the rest of a flushed reply, fading out
     this.gain = 0;
     this.running = false;
     this.waited = 0;
@@ -45,7 +44,7 @@ export class JitterBuffer {
     item.buffered += samples.length;
   }
 
-  /** No more speech of this reply will come. */
+  /** The speech of this reply is complete. */
   end(id) {
     const item = this.items.find((candidate) => candidate.id === id);
     if (item) item.ended = true;
@@ -53,7 +52,7 @@ export class JitterBuffer {
 
   /**
    * Drop everything, with a short fade.
-   * @returns {{item: string, played: number}[]} what was played of each reply that was dropped.
+   * @returns {{item: string, played: number}[]} the played frames of each dropped reply.
    */
   flush() {
     const dropped = this.items.map(({ id, played }) => ({ item: id, played }));
@@ -87,7 +86,7 @@ export class JitterBuffer {
     }
   }
 
-  /** Enough collected, or waited for long enough? */
+  /** Whether enough is buffered, or the wait was long enough. */
   #ready(item, frames) {
     if (!item.buffered) return false;
     this.waited += frames;
@@ -102,14 +101,14 @@ export class JitterBuffer {
     return true;
   }
 
-  /** Nothing left, and the end was not announced: it is a hole if more comes, and the end if not. */
+  /** The buffer is empty before the end of the reply: a gap if more arrives, otherwise the end. */
   #starve(item) {
     this.running = false;
     this.waited = 0;
     item.starved = true;
   }
 
-  /** More came after a hole: count it, and collect more before going on. */
+  /** More arrived after a gap: count it, and buffer more before playing. */
   #countHole(item) {
     item.starved = false;
     this.underruns += 1;
@@ -122,7 +121,7 @@ export class JitterBuffer {
     const before = item.buffered;
     const samples = this.#take(item, frames);
     for (let i = 0; i < frames; i++) {
-      const starving = !item.ended && before - i <= this.fade; // a hole is coming: no click
+      const starving = !item.ended && before - i <= this.fade; // a gap follows: fade out, without a click
       this.#step(starving ? 0 : this.level);
       out[start + i] += samples[i] * this.gain;
     }

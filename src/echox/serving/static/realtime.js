@@ -1,5 +1,5 @@
 /**
- * The wire: one WebSocket that speaks the OpenAI Realtime protocol (GA event names), opened when it is needed and opened
+ * The connection: one WebSocket that speaks the OpenAI Realtime protocol (GA event names), opened when it is needed and opened
  * again when it breaks.
  */
 import { isFarewell, mistake, whyClosed, whyRefused } from "./reasons.js";
@@ -10,11 +10,11 @@ const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, TRY_AGAIN]); // g
 const ANSWER_S = 10;
 const OPEN_MS = 5000; // for the handshake
 const CHECK_MS = 250;
-const PING_MS = 1000; // between an answer and the next question whether the server lives
-const SILENT_MS = 3000; // without an answer to it: the page says so (5 s after the server fell silent, at the latest)
-const DEAD_MS = 20_000; // then the connection is given up
+const PING_MS = 1000; // from an answer to the next ping
+const SILENT_MS = 3000; // without an answer: the page reports it (5 s after the server stopped to answer, at the latest)
+const DEAD_MS = 20_000; // without an answer: the connection is closed
 
-/** The server said no to one event. */
+/** The server has refused an event. */
 export class Refused extends Error {
   constructor(error) {
     super(mistake(error));
@@ -22,7 +22,7 @@ export class Refused extends Error {
   }
 }
 
-/** There is no session; `remedy` is "key" where an API key would help. */
+/** There is no session; `remedy` is "key" if an API key is needed. */
 export class Unreachable extends Error {
   constructor(text, remedy) {
     super(text);
@@ -32,7 +32,7 @@ export class Unreachable extends Error {
 
 /**
  * Events: `state` (detail {state: closed | connecting | open | waiting, reason, retryS, remedy}), `server` (detail: one
- * event of the server), `open` (a new session; nothing of an older one is known to it), `silent` (detail: whether the
+ * event of the server), `open` (a new session, which knows nothing of an older one), `silent` (detail: whether the
  * server has stopped answering; the session may still come back).
  */
 export class Connection extends EventTarget {
@@ -46,10 +46,10 @@ export class Connection extends EventTarget {
     this.remedy = ""; // what the user can do about the last refusal
     this.attempt = 0;
     this.sent = 0;
-    this.answers = new Map(); // event_id of ours (or a symbol) -> who waits for an answer
+    this.answers = new Map(); // event_id of this page (or a symbol) -> the request that waits for an answer
   }
 
-  /** A session, opened now if there is none. @throws {Error} it could not be opened. */
+  /** Open a session if there is none. @throws {Error} it could not be opened. */
   async ready() {
     if (this.state === "open") return;
     clearTimeout(this.timer);
@@ -65,7 +65,7 @@ export class Connection extends EventTarget {
     const key = this.key();
     const socket = new WebSocket(url, ["realtime", ...(key ? [`openai-insecure-api-key.${key}`] : [])]);
     this.socket = socket;
-    let farewell = null; // why the server is about to close
+    let farewell = null; // the error with which the server closes
     return new Promise((resolve, reject) => {
       const handshake = setTimeout(() => this.#drop(socket), OPEN_MS);
       socket.onopen = () => clearTimeout(handshake);
@@ -82,13 +82,13 @@ export class Connection extends EventTarget {
         } else if (event.type === "error" && isFarewell(event.error)) {
           farewell = event.error;
         }
-        event.expected = event.error === farewell && farewell !== null; // told when the connection closes
-        this.#settle(event);
+        event.expected = event.error === farewell && farewell !== null; // reported when the connection closes
+        this.#resolve(event);
         this.dispatchEvent(new CustomEvent("server", { detail: event }));
       };
       socket.onclose = async ({ code, reason, unanswered }) => {
         clearTimeout(handshake);
-        if (socket !== this.socket) return reject(new Unreachable("The session was ended.")); // by us: a newer one may run
+        if (socket !== this.socket) return reject(new Unreachable("The session was ended.")); // by this page: a newer one may be open
         clearInterval(this.beating);
         this.#setSilent(false);
         const wasOpen = this.state === "open";
@@ -98,7 +98,7 @@ export class Connection extends EventTarget {
         this.remedy = found.remedy ?? "";
         this.#fail(found.text);
         reject(new Unreachable(found.text, found.remedy));
-        if (socket !== this.socket) return; // closed by us meanwhile
+        if (socket !== this.socket) return; // closed by this page meanwhile
         const retry = wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN;
         const again = (retry || farewell?.code === "session_expired") && !found.remedy;
         if (again && this.attempt < RETRY_S.length) this.#retryLater(found.text);
@@ -107,7 +107,7 @@ export class Connection extends EventTarget {
     });
   }
 
-  /** The HTTP status with which the server answers this key; null: it does not answer. */
+  /** The HTTP status of the server for this key; null: no answer. */
   async #probe(key) {
     try {
       const headers = key ? { Authorization: `Bearer ${key}` } : {};
@@ -117,7 +117,7 @@ export class Connection extends EventTarget {
     }
   }
 
-  /** Ask again and again whether the server lives; any event is an answer. */
+  /** Ping the server regularly; any event counts as an answer. */
   #beat(socket) {
     let askedAt = this.heardAt;
     clearInterval(this.beating);
@@ -137,7 +137,7 @@ export class Connection extends EventTarget {
     this.dispatchEvent(new CustomEvent("silent", { detail: silent }));
   }
 
-  /** Give up a socket whose other end does not answer: the browser would wait for its farewell. */
+  /** Close a socket whose server does not answer, without waiting for its close frame. */
   #drop(socket) {
     const { onclose } = socket;
     socket.onclose = socket.onmessage = socket.onopen = null;
@@ -148,7 +148,7 @@ export class Connection extends EventTarget {
   #retryLater(reason) {
     const retryS = RETRY_S[this.attempt++];
     this.#enter("waiting", reason, retryS);
-    this.timer = setTimeout(() => this.ready().catch(() => {}), retryS * 1000); // the state tells
+    this.timer = setTimeout(() => this.ready().catch(() => {}), retryS * 1000); // the state shows it
   }
 
   #enter(state, reason = "", retryS = 0) {
@@ -198,10 +198,10 @@ export class Connection extends EventTarget {
     });
   }
 
-  #settle(event) {
+  #resolve(event) {
     for (const [id, { isAnswer, resolve, timer }] of this.answers) {
       if (event.type === "error" && event.error.event_id === id) {
-        event.expected = true; // whoever asked will tell
+        event.expected = true; // the caller reports it
         this.#forget(id, new Refused(event.error));
       } else if (isAnswer(event)) {
         clearTimeout(timer);

@@ -1,4 +1,4 @@
-/** Why something went wrong, in sentences for the person at the page. Codes are those of docs/protocol.md. */
+/** Reasons of errors, as sentences for the user of the page. Codes are those of docs/protocol.md. */
 
 const BUSY = "The server is busy: all its places for conversations are taken.";
 const RESTART = "The server is being stopped or restarted.";
@@ -23,7 +23,7 @@ const CLOSES = {
   1013: BUSY,
 };
 
-/** Codes of errors that a user of the page can meet; others are told as the server words them. */
+/** Codes of errors that a user of the page can meet; for others the message of the server is shown. */
 const MISTAKES = {
   audio_too_long: "It is longer than the server takes as one turn.",
   input_audio_buffer_commit_empty: "Nothing was recorded. Hold the button while you speak.",
@@ -42,7 +42,7 @@ export const mistake = ({ code, message }) => FAREWELLS[code] ?? MISTAKES[code] 
 
 /**
  * Why a session ended.
- * @param {number} code of the close. @param {string} reason as the server words it. @param {object} [farewell] the error before.
+ * @param {number} code of the close. @param {string} reason from the server. @param {object} [farewell] the error event before it.
  * @returns {{text: string}}
  */
 export function whyClosed(code, reason, farewell) {
@@ -51,8 +51,8 @@ export function whyClosed(code, reason, farewell) {
 }
 
 /**
- * Why a session could not be opened: a browser does not tell, so the server is asked over HTTP.
- * @param {number | null} status of `/v1/models`, null: no answer. @param {string} key that was shown, "" for none.
+ * Why a session could not be opened. A browser does not report it, so the page asks over HTTP.
+ * @param {number | null} status of `/v1/models`, null: no answer. @param {string} key that was sent, "" for none.
  * @returns {{text: string, remedy?: "key"}}
  */
 export function whyRefused(status, key = "") {

@@ -1,6 +1,6 @@
 /**
  * Streaming resampler, any rate to any rate: windowed sinc, its low-pass below the lower of the two Nyquist rates.
- * Microphones run at what the machine runs at (44.1 or 48 kHz); the protocol wants 24 kHz.
+ * Microphones have the rate of the machine (44.1 or 48 kHz); the protocol needs 24 kHz.
  */
 const ZERO_CROSSINGS = 16; // of the sinc on each side: more is steeper
 const STEPS = 256; // table entries per zero crossing
@@ -17,7 +17,7 @@ export class Resampler {
     this.position = this.reach; // of the next output frame, in frames of history
   }
 
-  /** @param {Float32Array} input @returns {Float32Array} as many frames as can be made by now. */
+  /** @param {Float32Array} input @returns {Float32Array} the frames that are ready. */
   push(input) {
     const frames = new Float32Array(this.history.length + input.length);
     frames.set(this.history);

@@ -1,4 +1,4 @@
-/** The settings dialog: what the user chose, kept in this browser, and what of it the server is told. */
+/** The settings dialog: choices of the user, kept in this browser, and the part that the server needs. */
 import { forBrowser, forTab } from "./storage.js";
 
 const KEPT = "echox-settings";
@@ -19,8 +19,8 @@ export class Settings extends EventTarget {
     this.form = dialog.querySelector("form");
     this.browser = forBrowser();
     this.tab = forTab();
-    this.touched = new Set(); // what the user chose; the model's own settings stand for the others
-    this.changed = new Set(); // and not told yet
+    this.touched = new Set(); // settings that the user has changed; the others follow the model
+    this.changed = new Set(); // changed and not reported yet
     this.#load();
     this.form.addEventListener("input", ({ target }) => {
       this.touched.add(target.name);
@@ -31,11 +31,11 @@ export class Settings extends EventTarget {
       this.timer = setTimeout(() => this.flush(), SAVE_DELAY_MS);
     });
     dialog.addEventListener("close", () => this.flush());
-    dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // beside it
+    dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // a click outside the dialog
     this.#label();
   }
 
-  /** Tell what was changed a moment ago now: before a turn is sent, so that it counts for its reply. */
+  /** Report pending changes now: before a turn is sent, so that they apply to its reply. */
   flush() {
     clearTimeout(this.timer);
     if (!this.changed.size) return;
@@ -76,7 +76,7 @@ export class Settings extends EventTarget {
     return Number(this.#value("silence"));
   }
 
-  /** The session as the protocol wants it. */
+  /** The session object of the protocol. */
   session() {
     const format = { type: "audio/pcm", rate: 24000 };
     const sampling = ["temperature", "top_p", "seed"].filter((name) => this.touched.has(name) && this.#value(name) !== "");
@@ -97,7 +97,7 @@ export class Settings extends EventTarget {
     };
   }
 
-  /** Show what holds in a session: the model's own settings, and its voices if there is a choice. */
+  /** Show the settings of a session: those of the model, and its voices if there are several. */
   show(session) {
     for (const name of ["temperature", "top_p"]) {
       if (!this.touched.has(name) && typeof session[name] === "number") this.form.elements[name].value = session[name];
@@ -109,7 +109,7 @@ export class Settings extends EventTarget {
     this.#label();
   }
 
-  /** List microphones; browsers tell their names only after permission was given. */
+  /** List microphones; browsers show their names only after permission. */
   async listDevices() {
     const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
     const select = this.form.elements.device;
@@ -152,6 +152,6 @@ export class Settings extends EventTarget {
       if (name !== "key") kept[name] = element.type === "checkbox" ? element.checked : element.value;
     }
     this.browser.set(KEPT, kept);
-    this.tab.set(KEY, this.key); // never on disk
+    this.tab.set(KEY, this.key); // kept for this tab only, never on disk
   }
 }

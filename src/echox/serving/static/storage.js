@@ -1,9 +1,9 @@
-/** What this browser keeps for the page. Browsers may keep nothing at all (cookies blocked); the page then forgets. */
+/** Storage of the browser. It may be unavailable (cookies blocked); then nothing is kept. */
 export const forBrowser = () => new Storage(() => window.localStorage);
 export const forTab = () => new Storage(() => window.sessionStorage);
 
 class Storage {
-  /** @param {() => globalThis.Storage} open throws where nothing may be kept. */
+  /** @param {() => globalThis.Storage} open throws if storage is unavailable. */
   constructor(open) {
     try {
       this.items = open();
@@ -12,7 +12,7 @@ class Storage {
     }
   }
 
-  /** @returns {any} what was kept; undefined: nothing, or nothing that can be read. */
+  /** @returns {any} the stored value; undefined: none, or unreadable. */
   get(name) {
     try {
       return JSON.parse(this.items?.getItem(name) ?? "null") ?? undefined;

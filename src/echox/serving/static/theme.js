@@ -1,7 +1,7 @@
-/** Loaded before the page is drawn, so that a chosen theme does not flash. */
+/** Sets the chosen theme before the page is drawn. */
 try {
   const kept = JSON.parse(localStorage.getItem("echox-theme"));
   if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
 } catch {
-  // the browser keeps nothing: as the system
+  // storage is unavailable: use the theme of the system
 }

@@ -1,4 +1,4 @@
-/** Draws: turns with captions that follow the voice, notices, figures, the voice line. Knows nothing of the server. */
+/** Draws the page: turns with captions that follow the voice, notices, measurements, the voice line. */
 const NAMES = { user: "You", assistant: "EchoX" };
 const byId = (id) => document.getElementById(id);
 const seconds = (s) => `${s.toFixed(s < 10 ? 2 : 1)} s`;
@@ -25,7 +25,7 @@ export class View {
 
   // ------------------------------------------------------------------------------------------ turns
 
-  /** Draw one turn; as often as it changes. */
+  /** Draw a turn, each time it changes. */
   turn(turn) {
     byId("welcome").hidden = true;
     let row = this.rows.get(turn.id);
@@ -77,7 +77,7 @@ export class View {
       rtf !== undefined && `rtf ${rtf.toFixed(2)}`,
     ].filter(Boolean);
     const key = `${[...facts, ...figures].join("|")}|${turn.state}|${turn.note}`;
-    if (line.dataset.key === key) return; // do not take the focus from a button that has not changed
+    if (line.dataset.key === key) return; // keep the focus of a button that has not changed
     line.dataset.key = key;
     line.replaceChildren(
       ...facts.map((fact) => element("span", { textContent: fact })),
@@ -91,7 +91,7 @@ export class View {
     }
   }
 
-  /** A turn that was none. */
+  /** Remove a turn that was not one. */
   remove(id) {
     this.rows.get(id)?.remove();
     this.rows.delete(id);
@@ -107,17 +107,17 @@ export class View {
   // ------------------------------------------------------------------------------------------ words
 
   /**
-   * Tell the user about a problem, with what to do. One notice per title.
+   * Show a problem and what to do. One notice per title.
    * @param {{label: string, run: () => void}} [action]
    */
   notice(title, text, action) {
-    this.settle(title);
+    this.removeNotice(title);
     const close = element("button", { type: "button", className: "icon", ariaLabel: "Dismiss" });
     close.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 7l10 10M17 7 7 17"/></svg>';
     const body = element("div", {}, element("strong", { textContent: title }), element("p", { textContent: text }));
     if (action) {
       const act = element("button", { type: "button", className: "plain act", textContent: action.label });
-      act.onclick = () => (this.settle(title), action.run());
+      act.onclick = () => (this.removeNotice(title), action.run());
       body.append(act);
     }
     const box = element("div", { className: "notice" }, body, close);
@@ -126,8 +126,8 @@ export class View {
     byId("notices").append(box);
   }
 
-  /** The problem is gone. */
-  settle(title) {
+  /** Remove the notice with this title. */
+  removeNotice(title) {
     [...byId("notices").children].find((box) => box.dataset.title === title)?.remove();
   }
 
@@ -180,13 +180,13 @@ export class View {
 
   // ------------------------------------------------------------------------------------------ the voice line
 
-  /** How loud the microphone is, 0..1: the ring around the button, and the line. */
+  /** Show the level of the microphone, 0..1, in the ring around the button and in the line. */
   microphone(level) {
     this.level = Math.max(level, this.level * 0.8);
     byId("talk").style.setProperty("--level", this.level.toFixed(2));
   }
 
-  /** One frame of the line: the reply's wave, or the microphone's level, or calm. @param {AnalyserNode} [analyser] */
+  /** Draw one frame of the line: the wave of the reply, the level of the microphone, or a flat line. @param {AnalyserNode} [analyser] */
   line(analyser, speaking) {
     const scale = devicePixelRatio || 1;
     const width = Math.round(this.canvas.clientWidth * scale);

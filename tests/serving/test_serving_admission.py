@@ -1,4 +1,4 @@
-"""Places and memory are shared: slow bodies take none, and one address gets a part of them."""
+"""AdmissionQueue and memory are shared: slow bodies take none, and one address gets a part of them."""
 
 import asyncio
 import json
@@ -7,12 +7,13 @@ import httpx
 import pytest
 import websockets
 
+from echox.serving.access.admission import AdmissionQueue, AdmissionRefused, UploadMemory
 from echox.serving.access.connections import client_at, counts_as_client
-from echox.serving.access.places import Full, Places, Uploads
 from echox.serving.access.uvicorn_protocols import WebSocketProtocol
 from echox.serving.protocol.limits import Limits
-from raw_clients import crowd, until
+from raw_clients import crowd
 from serving_help import connected, nano, running
+from waiting import wait_until, wait_until_async
 
 FRANCE = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 4}
 SLOW_BODY = (
@@ -21,16 +22,16 @@ SLOW_BODY = (
 )
 
 
-def test_slow_bodies_hold_no_places():
+def test_slow_bodies_hold_no_queue():
     with running(nano(), Limits(max_requests=2, max_waiting=2, body_s=2.0)) as server:
         with crowd(server.port, 24, SLOW_BODY) as clients:
-            until(lambda: len(server.server.open_connections) == 24, "all are in")
-            assert server.service.request_places.taken == 0
+            wait_until(lambda: len(server.server.open_connections) == 24, "all are connected")
+            assert server.service.request_admission.num_admitted == 0
             found = httpx.post(f"{server.url}/v1/chat/completions", json=FRANCE, timeout=20)
             assert found.status_code == 200, found.text
             clients[0].settimeout(10)
             assert b"408" in clients[0].recv(1000).split(b"\r\n")[0]
-        until(lambda: server.service.uploads.used == 0, "what was uploaded is forgotten")
+        wait_until(lambda: server.service.upload_memory.used == 0, "the memory of uploads is released")
 
 
 def test_uploads_share_one_memory():
@@ -39,40 +40,40 @@ def test_uploads_share_one_memory():
         found = httpx.post(f"{server.url}/v1/chat/completions", content=body, timeout=20)
         assert found.status_code == 503
         assert httpx.post(f"{server.url}/v1/chat/completions", json=FRANCE, timeout=20).status_code == 200
-        assert server.service.uploads.used == 0
+        assert server.service.upload_memory.used == 0
 
 
-def test_one_address_gets_its_share_of_places_and_of_the_queue():
+def test_one_address_gets_its_share_of_queue_and_of_the_queue():
     async def all_of():
-        places = Places(4, 4, 0.05, client_share=0.5)
+        queue = AdmissionQueue(4, 4, 0.05, client_share=0.5)
         for _ in range(2):
-            await places.take("203.0.113.7")
-        with pytest.raises(Full):
-            await places.take("203.0.113.7")
+            await queue.acquire("203.0.113.7")
+        with pytest.raises(AdmissionRefused):
+            await queue.acquire("203.0.113.7")
         for _ in range(2):
-            await places.take("203.0.113.8")
-        with pytest.raises(Full):  # waits in vain
-            await places.take("203.0.113.9")
-        assert (places.taken, places.waiting) == (4, 0)
-        places.give("203.0.113.7")
-        await places.take("203.0.113.7")
+            await queue.acquire("203.0.113.8")
+        with pytest.raises(AdmissionRefused):  # waits in vain
+            await queue.acquire("203.0.113.9")
+        assert (queue.num_admitted, queue.num_waiting) == (4, 0)
+        queue.release("203.0.113.7")
+        await queue.acquire("203.0.113.7")
         for client in ("203.0.113.7", "203.0.113.7", "203.0.113.8", "203.0.113.8"):
-            places.give(client)
+            queue.release(client)
         for _ in range(4):
-            await places.take("127.0.0.1")
-        assert not places._present.keys() - {"127.0.0.1"}
+            await queue.acquire("127.0.0.1")
+        assert not queue._by_client.keys() - {"127.0.0.1"}
 
     asyncio.run(all_of())
 
 
 def test_one_address_gets_its_share_of_memory():
-    uploads = Uploads(100, client_share=0.5)
-    with uploads.receiving("203.0.113.7") as one, uploads.receiving("203.0.113.7") as two:
+    uploads = UploadMemory(100, client_share=0.5)
+    with uploads.reserve("203.0.113.7") as one, uploads.reserve("203.0.113.7") as two:
         one.add(40)
-        with pytest.raises(Full):
+        with pytest.raises(AdmissionRefused):
             two.add(20)
         two.add(10)
-        with uploads.receiving("203.0.113.8") as three, pytest.raises(Full):
+        with uploads.reserve("203.0.113.8") as three, pytest.raises(AdmissionRefused):
             three.add(40)
             three.add(20)
     assert uploads.used == 0
@@ -121,8 +122,9 @@ def test_who_waits_for_a_place_is_not_read_before_it_has_one():
         async with websockets.connect(server.ws_url) as first, websockets.connect(server.ws_url) as second:
             await first.recv()
             sending = asyncio.create_task(second.send("x" * 15 * 2**20))
-            await asyncio.wait({sending}, timeout=1.0)
-            assert server.service.session_places.waiting == 1
+            queue = server.service.session_admission
+            await wait_until_async(lambda: queue.num_waiting == 1, "the second client waits")
+            await asyncio.wait({sending}, timeout=1.0)  # time in which the server could read it
             protocols = [one for one in server.server.server_state.connections if isinstance(one, WebSocketProtocol)]
             assert len(protocols) == 2
             for one in protocols:
@@ -137,7 +139,7 @@ def test_who_waits_for_a_place_is_not_read_before_it_has_one():
         asyncio.run(all_of(server))
 
 
-def test_what_a_refused_client_still_sends_is_not_kept():
+def test_late_bytes_of_a_refused_client_are_not_kept():
     async def all_of(server):
         async with websockets.connect(server.ws_url) as first, websockets.connect(server.ws_url) as second:
             await first.recv()
@@ -145,7 +147,7 @@ def test_what_a_refused_client_still_sends_is_not_kept():
             assert json.loads(await second.recv())["error"]["code"] == "session_limit_reached"
             kept = 0
             for _ in range(40):  # two seconds: the message arrives now
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # fixed time: a step of the loop
                 protocols = [one for one in server.server.server_state.connections if hasattr(one, "close_sent")]
                 kept = max([kept, *(len(one.conn.reader.buffer) for one in protocols)])
             sending.cancel()

@@ -1,7 +1,6 @@
 """Who may come in: the rule itself, and that it stands before the WebSocket is accepted."""
 
 import asyncio
-import time
 
 import httpx
 import pytest
@@ -9,69 +8,70 @@ import websockets
 from typer.testing import CliRunner
 
 from echox.cli.main import app
-from echox.serving.access.security import Door, is_loopback, shown_key
+from echox.serving.access.security import AccessPolicy, is_loopback, presented_key
 from echox.serving.server import STATIC
 from serving_help import nano, running
+from waiting import wait_until
 
 KEY = {"authorization": "Bearer secret"}
 
 
 @pytest.fixture(scope="module")
 def locked():
-    with running(nano(), door=Door("secret")) as server:
+    with running(nano(), policy=AccessPolicy("secret")) as server:
         yield server
 
 
-def asked(door, method="WEBSOCKET", path="/v1/realtime", host="localhost:8000", **headers):
-    refusal = door.refuse(method, path, {"host": host, **headers})
+def asked(policy, method="WEBSOCKET", path="/v1/realtime", host="localhost:8000", **headers):
+    refusal = policy.check(method, path, {"host": host, **headers})
     return None if refusal is None else refusal[1]
 
 
 def test_loopback_without_a_key():
-    door = Door()
-    assert asked(door) is None
-    assert asked(door, host="127.0.0.1:8000", origin="http://127.0.0.1:8000") is None
-    assert asked(door, host="[::1]:8000") is None
-    assert asked(door, origin="https://evil.example") == "origin_not_allowed"
-    assert asked(door, origin="null") == "origin_not_allowed"
-    assert asked(door, origin="http://localhost:9999") == "origin_not_allowed"
+    policy = AccessPolicy()
+    assert asked(policy) is None
+    assert asked(policy, host="127.0.0.1:8000", origin="http://127.0.0.1:8000") is None
+    assert asked(policy, host="[::1]:8000") is None
+    assert asked(policy, origin="https://evil.example") == "origin_not_allowed"
+    assert asked(policy, origin="null") == "origin_not_allowed"
+    assert asked(policy, origin="http://localhost:9999") == "origin_not_allowed"
     # A page that points its own name at this machine is of the same origin as the Host it sends.
-    assert asked(door, host="evil.example:8000", origin="http://evil.example:8000") == "host_not_allowed"
-    assert asked(door, method="POST", path="/v1/chat/completions", host="evil.example") == "host_not_allowed"
-    assert asked(door, host="evil.example", path="/health") is None
+    assert asked(policy, host="evil.example:8000", origin="http://evil.example:8000") == "host_not_allowed"
+    assert asked(policy, method="POST", path="/v1/chat/completions", host="evil.example") == "host_not_allowed"
+    assert asked(policy, host="evil.example", path="/health") is None
 
 
 @pytest.mark.parametrize("wrong", ["[::1", "[", "]", "http://[", "a b", "\x00", ""])
 def test_headers_that_make_no_sense_are_refused(wrong):
-    assert asked(Door(), host=wrong) == "host_not_allowed"
-    assert asked(Door(), origin=f"http://{wrong}") == "origin_not_allowed"
-    assert asked(Door("secret"), host=wrong, origin=f"http://{wrong}", **KEY) in (None, "origin_not_allowed")
-    assert asked(Door("secret"), host="", origin="http://", **KEY) == "origin_not_allowed"
+    assert asked(AccessPolicy(), host=wrong) == "host_not_allowed"
+    assert asked(AccessPolicy(), origin=f"http://{wrong}") == "origin_not_allowed"
+    assert asked(AccessPolicy("secret"), host=wrong, origin=f"http://{wrong}", **KEY) in (None, "origin_not_allowed")
+    assert asked(AccessPolicy("secret"), host="", origin="http://", **KEY) == "origin_not_allowed"
 
 
 def test_with_a_key():
-    door = Door("secret", ("https://app.example",))
-    assert asked(door) == "invalid_api_key"
-    assert asked(door, authorization="Bearer wrong") == "invalid_api_key"
-    assert asked(door, authorization="Basic secret") == "invalid_api_key"
-    assert asked(door, authorization="Bearer sécret") == "invalid_api_key"
-    assert asked(door, host="anything.example", **KEY) is None
-    assert asked(door, origin="https://app.example", **KEY) is None
-    assert asked(door, origin="https://app.example.evil", **KEY) == "origin_not_allowed"
-    assert asked(door, **{"sec-websocket-protocol": "realtime, openai-insecure-api-key.secret"}) is None
-    assert asked(door, **{"sec-websocket-protocol": "realtime, openai-insecure-api-key.no"}) == "invalid_api_key"
-    assert asked(door, "GET", "/metrics") == "invalid_api_key"
-    assert asked(door, "GET", "/v1/models") == "invalid_api_key"
+    policy = AccessPolicy("secret", ("https://app.example",))
+    assert asked(policy) == "invalid_api_key"
+    assert asked(policy, authorization="Bearer wrong") == "invalid_api_key"
+    assert asked(policy, authorization="Basic secret") == "invalid_api_key"
+    assert asked(policy, authorization="Bearer sécret") == "invalid_api_key"
+    assert asked(policy, host="anything.example", **KEY) is None
+    assert asked(policy, origin="https://app.example", **KEY) is None
+    assert asked(policy, origin="https://app.example.evil", **KEY) == "origin_not_allowed"
+    assert asked(policy, **{"sec-websocket-protocol": "realtime, openai-insecure-api-key.secret"}) is None
+    assert asked(policy, **{"sec-websocket-protocol": "realtime, openai-insecure-api-key.no"}) == "invalid_api_key"
+    assert asked(policy, "GET", "/metrics") == "invalid_api_key"
+    assert asked(policy, "GET", "/v1/models") == "invalid_api_key"
     for path in ("/", "/app.js", "/health", "/ready"):  # the page asks for the key; nothing secret is in it
-        assert asked(door, "GET", path) is None
-    assert asked(door, "POST", "/") == "invalid_api_key"
+        assert asked(policy, "GET", path) is None
+    assert asked(policy, "POST", "/") == "invalid_api_key"
 
 
 def test_behind_somebody_who_guards():
-    door = Door(any_host=True)
-    assert asked(door, host="anything.example") is None
-    assert asked(door, host="anything.example", origin="https://other.example") == "origin_not_allowed"
-    assert asked(Door(allowed_origins=("*",)), origin="https://other.example") is None
+    policy = AccessPolicy(any_host=True)
+    assert asked(policy, host="anything.example") is None
+    assert asked(policy, host="anything.example", origin="https://other.example") == "origin_not_allowed"
+    assert asked(AccessPolicy(allowed_origins=("*",)), origin="https://other.example") is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_behind_somebody_who_guards():
 )
 def test_a_door_that_makes_no_sense(wrong):
     with pytest.raises(ValueError, match="expected"):
-        Door(**wrong)
+        AccessPolicy(**wrong)
 
 
 def test_names():
@@ -91,7 +91,7 @@ def test_names():
         False,
         False,
     ]
-    assert shown_key({"authorization": "bearer  x "}) == "x"
+    assert presented_key({"authorization": "bearer  x "}) == "x"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
@@ -121,12 +121,9 @@ def test_refused_before_accept():
         assert await knock(server, additional_headers={"Authorization": "Bearer secret"}) is None
         assert await knock(server, subprotocols=["realtime", "openai-insecure-api-key.secret"]) == "realtime"
 
-    with running(nano(), door=Door("secret")) as server:
+    with running(nano(), policy=AccessPolicy("secret")) as server:
         asyncio.run(all_of(server))
-        deadline = time.monotonic() + 30  # they end soon after their clients
-        while server.service.sessions and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not server.service.sessions
+        wait_until(lambda: not server.service.sessions, "sessions end with their clients", 30)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Tests of the server wait for conditions with a deadline, not for fixed times, which fail on a busy machine."""
+
+import ast
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from waiting import wait_until, wait_until_async
+
+HERE = Path(__file__).parent
+HELPERS = ("raw_clients.py", "serving_help.py", "web_page.py", "browser.py")
+FILES = [*sorted(HERE.glob("*.py")), *(HERE.parent / name for name in HELPERS)]
+WAITS = ("sleep", "wait_for_timeout")
+REASON = "# fixed time: "
+
+
+def fixed_waits(source):
+    """Lines that wait for a fixed time (more than 0) without a reason behind `REASON`."""
+    lines = source.splitlines()
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        time_s = node.args[0]
+        if name in WAITS and isinstance(time_s, ast.Constant) and time_s.value and REASON not in lines[node.lineno - 1]:
+            found.append(f"line {node.lineno}: {lines[node.lineno - 1].strip()}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_test_waits_for_a_fixed_time_without_a_reason(path):
+    assert fixed_waits(path.read_text(encoding="utf-8")) == [], f"use waiting.wait_until, or say why: {REASON}..."
+
+
+def test_a_fixed_wait_is_found():
+    source = "import time\ntime.sleep(0.5)\nsleep(0)\nsleep(pace_s)\nsleep(1)  # fixed time: a user speaks\n"
+    assert fixed_waits(source) == ["line 2: time.sleep(0.5)"]
+    assert fixed_waits("page.wait_for_timeout(50)") == ["line 1: page.wait_for_timeout(50)"]
+
+
+def test_waiting_ends_with_the_condition_and_fails_in_words():
+    event = threading.Event()
+    threading.Timer(0.05, event.set).start()
+    wait_until(event.is_set, "the event is set")
+    with pytest.raises(AssertionError, match=r"not within 0.05 s: the moon is green"):
+        wait_until(lambda: False, "the moon is green", 0.05)
+
+
+def test_waiting_lets_other_tasks_run():
+    async def both():
+        done = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, done.set)
+        await wait_until_async(done.is_set, "the event is set")
+        with pytest.raises(AssertionError, match="the moon is green"):
+            await wait_until_async(lambda: False, "the moon is green", 0.05)
+
+    asyncio.run(both())
