@@ -1,4 +1,4 @@
-"""Clients that write bytes, not requests, and what the server does meanwhile."""
+"""Clients that write raw bytes, and a measurement of the server's event loop."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The server's own page for tests: the real application in a thread, and what one does with the page."""
+"""The server's own page for tests: the real application in a thread, and actions on the page."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Requests that used to cost far more than their size, and a key that used to follow redirects."""
+"""Requests whose cost was far above their size, and a key that was sent along with redirects."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,7 +43,7 @@ def test_padding_after_a_boundary_is_bounded(end):
         {"function_call": {"name": "f", "arguments": "x" * 101}},
     ],
 )
-def test_what_an_assistant_said_is_bounded(source):
+def test_fields_of_an_assistant_message_are_bounded(source):
     service = SimpleNamespace(limits=Limits(max_text_chars=100, max_items=3))
     with pytest.raises(EventError, match="expected at most"):
         _read_assistant_fields(service, source, "messages[0]", None)

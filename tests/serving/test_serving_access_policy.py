@@ -1,4 +1,4 @@
-"""Who may come in: the rule itself, and that it stands before the WebSocket is accepted."""
+"""The access policy: its rules, and that it is applied before a WebSocket is accepted."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ def test_loopback_without_a_key():
 
 
 @pytest.mark.parametrize("wrong", ["[::1", "[", "]", "http://[", "a b", "\x00", ""])
-def test_headers_that_make_no_sense_are_refused(wrong):
+def test_malformed_headers_are_refused(wrong):
     assert asked(AccessPolicy(), host=wrong) == "host_not_allowed"
     assert asked(AccessPolicy(), origin=f"http://{wrong}") == "origin_not_allowed"
     assert asked(AccessPolicy("secret"), host=wrong, origin=f"http://{wrong}", **KEY) in (None, "origin_not_allowed")
@@ -67,7 +67,7 @@ def test_with_a_key():
     assert asked(policy, "POST", "/") == "invalid_api_key"
 
 
-def test_behind_somebody_who_guards():
+def test_any_host_behind_a_proxy_that_checks_access():
     policy = AccessPolicy(any_host=True)
     assert asked(policy, host="anything.example") is None
     assert asked(policy, host="anything.example", origin="https://other.example") == "origin_not_allowed"
@@ -77,12 +77,12 @@ def test_behind_somebody_who_guards():
 @pytest.mark.parametrize(
     "wrong", [{"api_key": " "}, {"allowed_origins": ("example.org",)}, {"allowed_origins": ("https://a/b",)}]
 )
-def test_a_door_that_makes_no_sense(wrong):
+def test_an_invalid_policy_is_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         AccessPolicy(**wrong)
 
 
-def test_names():
+def test_loopback_names():
     assert [is_loopback(name) for name in ("localhost", "127.9.9.9", "::1", "0.0.0.0", "example.org", "")] == [
         True,
         True,

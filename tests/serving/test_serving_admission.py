@@ -1,4 +1,4 @@
-"""AdmissionQueue and memory are shared: slow bodies take none, and one address gets a part of them."""
+"""Admission and upload memory: slow bodies are not admitted, and one address gets a share only."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ SLOW_BODY = (
 )
 
 
-def test_slow_bodies_hold_no_queue():
+def test_slow_bodies_are_not_admitted():
     with running(nano(), Limits(max_requests=2, max_waiting=2, body_s=2.0)) as server:
         with crowd(server.port, 24, SLOW_BODY) as clients:
             wait_until(lambda: len(server.server.open_connections) == 24, "all are connected")
@@ -43,7 +43,7 @@ def test_uploads_share_one_memory():
         assert server.service.upload_memory.used == 0
 
 
-def test_one_address_gets_its_share_of_queue_and_of_the_queue():
+def test_one_address_gets_its_share_of_the_capacity_and_of_the_queue():
     async def all_of():
         queue = AdmissionQueue(4, 4, 0.05, client_share=0.5)
         for _ in range(2):
@@ -79,7 +79,7 @@ def test_one_address_gets_its_share_of_memory():
     assert uploads.used == 0
 
 
-def test_behind_a_proxy_its_clients_are_told_apart():
+def test_clients_behind_a_proxy_are_distinguished():
     def headers(address):
         return {"additional_headers": {"X-Forwarded-For": address}}
 
@@ -117,7 +117,7 @@ def test_all_addresses_of_one_network_of_ipv6_are_one_client():
         asyncio.run(all_of(server))
 
 
-def test_who_waits_for_a_place_is_not_read_before_it_has_one():
+def test_a_waiting_client_is_not_read_before_it_is_admitted():
     async def all_of(server):
         async with websockets.connect(server.ws_url) as first, websockets.connect(server.ws_url) as second:
             await first.recv()

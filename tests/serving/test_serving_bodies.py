@@ -1,4 +1,4 @@
-"""Bodies and messages that cost more than their size: huge JSON, long texts, speech that nobody waits for."""
+"""Bodies and messages that cost more than their size: huge JSON, long texts, speech without a listener."""
 
 import asyncio
 import base64
@@ -40,21 +40,21 @@ def test_large_json_is_refused_before_it_is_built(server):
         assert lags[0] < 1.0, (name, lags)
 
 
-def test_nested_json_is_refused_whatever_its_length(server):
+def test_nested_json_of_any_length_is_refused(server):
     for depth in (33, 900, 5000):
         text = '{"messages":' + "[" * depth + "]" * depth + "}"
         found = httpx.post(f"{server.url}/v1/chat/completions", content=text, timeout=20)
         assert found.json()["error"]["code"] == "invalid_json"
 
 
-def test_requests_without_audio_are_short(server):
+def test_long_requests_without_audio_are_refused(server):
     text = json.dumps({"messages": [{"role": "user", "content": "x" * 19_000}] * 100}).encode()
     assert httpx.post(f"{server.url}/v1/chat/completions", content=text, timeout=20).status_code == 413
     body = {"input": "x", "padding": "x" * 2**20}
     assert httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=20).status_code == 413
 
 
-def test_large_messages_of_a_conversation_hold_nobody_up(server):
+def test_large_messages_do_not_block_other_clients(server):
     silence = base64.b64encode(bytes(2 * 24000 * 100)).decode()  # 100 s
 
     async def all_of():
@@ -86,7 +86,7 @@ def test_large_messages_of_a_conversation_hold_nobody_up(server):
     assert lags[0] < 1.0
 
 
-def test_sound_in_a_response_s_own_input_holds_nobody_up(server):
+def test_audio_in_the_input_of_a_response_does_not_block_other_clients(server):
     minute = base64.b64encode(bytes(2 * 24000 * 60)).decode()
     few, many = [[{"type": "input_audio", "audio": "AAAA"}] * count for count in (8, 64)]
 
@@ -113,7 +113,7 @@ def test_sound_in_a_response_s_own_input_holds_nobody_up(server):
     assert lags[0] < 1.0
 
 
-def test_sound_that_was_deleted_does_not_wait_for_its_transcript(server):
+def test_deleted_audio_is_freed_before_its_transcription(server):
     sound = base64.b64encode(question(0, 24000).astype("<f4").tobytes()).decode()  # as PCM16: noise, and long
 
     async def held():
@@ -146,7 +146,7 @@ def test_sound_that_was_deleted_does_not_wait_for_its_transcript(server):
     assert asyncio.run(all_of()) <= 1
 
 
-def test_text_beside_sound_is_bounded_too(server):
+def test_text_next_to_audio_is_bounded(server):
     sound = {
         "type": "input_audio",
         "input_audio": {"data": base64.b64encode(encode_audio(question(0, 16000), 16000)).decode()},
@@ -167,7 +167,7 @@ def test_the_text_of_a_conversation_is_bounded(server):
     assert asyncio.run(all_of()) == "i0"
 
 
-def test_text_to_speech_has_an_end(server):
+def test_long_text_to_speech_is_refused(server):
     body = {"input": "word " * 1000, "response_format": "pcm"}
     found = httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=20)
     assert found.status_code == 400
@@ -175,7 +175,7 @@ def test_text_to_speech_has_an_end(server):
 
 
 @pytest.mark.parametrize("response_format", ["wav", "pcm"])
-def test_speech_ends_with_its_client(server, response_format):
+def test_speech_stops_when_its_client_disconnects(server, response_format):
     scheduler = nano().scheduler
     body = json.dumps({"input": "The capital of France is Paris. " * 120, "response_format": response_format}).encode()
     head = HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -187,7 +187,7 @@ def test_speech_ends_with_its_client(server, response_format):
     )
 
 
-def test_sound_in_a_question_is_still_welcome(server):
+def test_large_audio_in_a_question_is_accepted(server):
     data = base64.b64encode(encode_audio(question(0, 24000), 24000)).decode()
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 8}

@@ -1,4 +1,4 @@
-"""Times of words: read from CTC, cut into segments, written as subtitles; stop strings; speech as it is made."""
+"""Times of words from CTC, caption segments and subtitles; stop strings; streamed speech."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ def write_down(server, samples, **fields):
     return httpx.post(f"{server.url}/v1/audio/transcriptions", data=fields, files={"file": file}, timeout=60)
 
 
-def test_words_have_the_times_at_which_they_are_said(server):
+def test_words_have_the_times_at_which_they_are_spoken(server):
     pause = np.zeros(16000, np.float32)
     both = np.concatenate([question(2, 16000), pause, question(0, 16000)])
     fields = {"response_format": "verbose_json", "timestamp_granularities[]": ["word", "segment"]}
@@ -73,7 +73,7 @@ def test_segments_end_at_sentences_pauses_and_when_they_are_long():
     assert segments_of([]) == []
 
 
-def test_the_formats_to_the_letter():
+def test_the_exact_text_of_subtitle_formats():
     segments = [CaptionSegment("A & <b>", 0.0, 1.5), CaptionSegment("C", 3661.042, 3662.0)]
     assert to_srt(segments) == "1\n00:00:00,000 --> 00:00:01,500\nA & <b>\n\n2\n01:01:01,042 --> 01:01:02,000\nC\n"
     assert to_vtt(segments) == (
@@ -124,7 +124,7 @@ def test_text_ends_before_the_first_stop_string(pieces, stops, expected, stopped
         assert events[-1].text == expected
 
 
-def test_usage_counts_what_was_read_and_written(server):
+def test_usage_counts_prompt_and_reply(server):
     def ask(content):
         body = {"messages": [{"role": "user", "content": content}], "modalities": ["text"]}
         return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
@@ -155,7 +155,7 @@ def test_usage_of_a_stream_is_in_its_last_chunk(server):
 
 @pytest.mark.parametrize("kind", ["mp3", "opus", "aac", "flac", "wav"])
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])
-def test_every_format_of_speech_sounds_the_same(server, kind, stream_format):
+def test_every_format_has_the_same_audio(server, kind, stream_format):
     body = {"input": "The capital of France is Paris.", "response_format": kind, "stream_format": stream_format}
     with httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, timeout=60) as found:
         assert found.status_code == 200

@@ -1,4 +1,4 @@
-"""Client secrets: made with the key, good for realtime sessions until they end, and for nothing else."""
+"""Client secrets: created with the key, valid for realtime sessions until they expire, and for nothing else."""
 
 import asyncio
 import json
@@ -61,13 +61,13 @@ def test_a_session_begins_with_the_options_of_its_secret(server):
         assert (shown["instructions"], shown["audio"]["output"]["speed"]) == ("Be brief.", 1.25)
 
 
-def test_a_secret_keeps_what_was_checked_and_no_more(server):
+def test_a_secret_keeps_checked_options_only(server):
     made = create(server, session={"type": "realtime", "instructions": "Be brief.", "nobody_knows_this": "x" * 900_000})
     assert made.status_code == 200
     assert len(pickle.dumps(server.service.client_secrets.find(made.json()["value"]))) < 10_000
 
 
-def test_sessions_of_one_secret_are_set_apart(server):
+def test_sessions_of_one_secret_are_independent(server):
     headers = {"Authorization": f"Bearer {create(server, session={'type': 'realtime'}).json()['value']}"}
 
     async def told():
@@ -80,14 +80,14 @@ def test_sessions_of_one_secret_are_set_apart(server):
     assert asyncio.run(greeting(server, headers))["instructions"] == ""
 
 
-def test_the_stock_client_makes_one(server):
+def test_the_stock_client_creates_a_secret(server):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(api_key="secret", base_url=f"{server.url}/v1")
     secret = client.realtime.client_secrets.create()
     assert status_of(server, secret.value) == 101
 
 
-def test_a_secret_is_good_for_nothing_else(server):
+def test_a_secret_opens_nothing_else(server):
     key = create(server).json()["value"]
     headers = {"Authorization": f"Bearer {key}"}
     body = {"messages": [{"role": "user", "content": "Hello."}]}
@@ -102,7 +102,7 @@ def test_a_secret_is_good_for_nothing_else(server):
         asyncio.run(greeting(server, {**headers, **foreign}))
 
 
-def test_who_has_no_key_gets_no_secret(server):
+def test_without_a_key_no_secret_is_created(server):
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer ek_made_up"}):
         found = create(server, headers)
         assert found.status_code == 401
@@ -110,7 +110,7 @@ def test_who_has_no_key_gets_no_secret(server):
     assert status_of(server, "ek_made_up") == 401
 
 
-def test_a_secret_ends(server, monkeypatch):
+def test_a_secret_expires(server, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(server.service.client_secrets, "_clock", lambda: now[0])
     made = create(server, expires_after={"anchor": "created_at", "seconds": 10}).json()
@@ -140,13 +140,13 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("body", "param"), MISTAKES)
-def test_mistakes_are_named(server, body, param):
+def test_errors_name_the_parameter(server, body, param):
     found = create(server, **body)
     assert found.status_code == 400
     assert found.json()["error"]["param"] == param
 
 
-def test_there_is_an_end_to_their_number(monkeypatch):
+def test_the_number_of_secrets_is_bounded(monkeypatch):
     monkeypatch.setattr(client_secrets, "_MAX_SECRETS", 3)
     now = [0.0]
     secrets = ClientSecrets(lambda: now[0])
@@ -160,13 +160,13 @@ def test_there_is_an_end_to_their_number(monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/v1/realtim", "/", "/v1/chat/completions", "/app.js"])
-def test_a_websocket_elsewhere_is_not_found(server, path):
+def test_a_websocket_at_another_path_is_not_found(server, path):
     assert status_of(server, "secret", path) == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "GET"])
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/audio/translations", "/nothing"])
-def test_unknown_paths_are_not_found_whatever_is_to_be_done(server, method, path):
+def test_unknown_paths_are_not_found_with_any_method(server, method, path):
     found = httpx.request(method, f"{server.url}{path}", headers=KEY, content=json.dumps({"a": 1}))
     assert (found.status_code, found.json()["error"]["code"]) == (404, "not_found")
 
@@ -175,6 +175,6 @@ def test_unknown_paths_are_not_found_whatever_is_to_be_done(server, method, path
     ("method", "path"),
     [("GET", "/v1/chat/completions"), ("DELETE", "/v1/models"), ("POST", "/app.js"), ("PUT", "/v1/audio/speech")],
 )
-def test_another_method_of_a_known_path(server, method, path):
+def test_a_wrong_method_of_a_known_path(server, method, path):
     found = httpx.request(method, f"{server.url}{path}", headers=KEY)
     assert (found.status_code, found.json()["error"]["code"]) == (405, "method_not_allowed")

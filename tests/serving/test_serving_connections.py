@@ -1,4 +1,4 @@
-"""Connections are bounded in number and time: half requests, trickling ones, and clients that do not read."""
+"""Limits of connections: half requests, slowly sent requests, and clients that do not read."""
 
 import contextlib
 import resource
@@ -20,7 +20,7 @@ from waiting import wait_until
 HALF_A_REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-"
 
 
-def test_half_open_requests_neither_deafen_the_server_nor_stay():
+def test_half_open_requests_are_closed_and_do_not_block_the_server():
     limits = Limits(max_connections=20, header_s=1.0)
     with running(nano(), limits) as server, crowd(server.port, 60, HALF_A_REQUEST):
         assert httpx.get(f"{server.url}/health", timeout=5).status_code == 200  # made room for itself
@@ -29,7 +29,7 @@ def test_half_open_requests_neither_deafen_the_server_nor_stay():
         wait_until(lambda: len(server.server.open_connections) == 0, "half a request is closed")
 
 
-def test_a_request_that_was_begun_may_not_trickle():
+def test_a_slowly_sent_request_is_closed():
     with running(nano(), Limits(header_s=0.5)) as server:
         assert httpx.get(f"{server.url}/health").status_code == 200
         with socket.create_connection(("127.0.0.1", server.port), 10) as client:
@@ -50,7 +50,7 @@ def test_a_request_that_was_begun_may_not_trickle():
             assert b"408" in answer.split(b"\r\n")[0]
 
 
-def test_a_body_behind_a_refusal_may_not_trickle_either():
+def test_a_slowly_sent_body_after_a_refusal_is_closed():
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     with running(nano(), Limits(body_s=0.5), AccessPolicy("secret")) as server:
         answer, closed = raw(server.port, head)
@@ -108,7 +108,7 @@ def test_this_machine_has_no_share_but_the_same_deadline():
     assert all(wire.aborted for wire in wires)
 
 
-def test_who_does_not_read_and_who_does_not_go_is_dropped():
+def test_clients_that_do_not_read_or_do_not_close_are_dropped():
     now = [0.0]
     crowd = Connections(Limits(send_s=20), lambda: now[0], lambda _: None)
     blocked, closing = Wire("127.0.0.1"), Wire("127.0.0.1")

@@ -1,4 +1,4 @@
-"""Formats of speech: in pieces they are what they are at once, they sound as they should, and they begin early."""
+"""Audio formats: encoding in pieces equals encoding at once, the audio is right, and the first bytes come early."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def tone(rate, duration_s=2.0):
 
 @pytest.mark.parametrize("kind", list(CONTENT_TYPES))
 @pytest.mark.parametrize("rate", RATES)
-def test_in_pieces_as_at_once_and_audible(kind, rate):
+def test_encoding_in_pieces_equals_encoding_at_once(kind, rate):
     sound, encoder = tone(rate), open_encoder(kind, rate)
     pieces = [encoder.write(part) for part in np.array_split(sound, 17)] + [encoder.finish()]
     assert (sum(map(bool, pieces[:-1])) > 2) == (kind in STREAMED)
@@ -34,13 +34,13 @@ def test_in_pieces_as_at_once_and_audible(kind, rate):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in STREAMED if not kind.startswith("pcm")])
-def test_half_a_second_of_sound_is_enough_to_begin(kind):
+def test_half_a_second_of_audio_is_enough_for_the_first_bytes(kind):
     encoder = open_encoder(kind, 16000)
     assert encoder.write(tone(16000, 0.5)) + encoder.write(tone(16000, 0.2))
 
 
 @pytest.mark.parametrize("kind", list(CONTENT_TYPES))
-def test_nothing_is_a_file_too(kind):
+def test_empty_audio_is_a_valid_file(kind):
     encode(np.zeros(0, np.float32), 16000, kind)
 
 

@@ -1,4 +1,4 @@
-"""The optional end-of-turn model: a tiny ONNX model of the same shape, written by hand, judges pauses."""
+"""The optional end-of-turn model: a tiny ONNX model of the same shape, written by hand, decides about pauses."""
 
 import asyncio
 import struct
@@ -56,7 +56,7 @@ def onnx_model(path, sizes=("batch", 80, 800), scale=4.0, shift=0.0):
     return str(path)
 
 
-def test_it_hears_the_last_eight_seconds(tmp_path):
+def test_the_model_gets_the_last_eight_seconds(tmp_path):
     pytest.importorskip("onnxruntime")
     judge = EndOfTurn(onnx_model(tmp_path / "m.onnx"))
     rng = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("shift", "pause_ms"), [(50.0, (50, 1500)), (-50.0, (1900, 2300))])
-def test_a_judged_pause_ends_the_turn_early_or_late(tmp_path, shift, pause_ms):
+def test_the_model_ends_a_turn_early_or_late(tmp_path, shift, pause_ms):
     pytest.importorskip("onnxruntime")
     path = onnx_model(tmp_path / "m.onnx", shift=shift)
 
@@ -99,7 +99,7 @@ def test_a_judged_pause_ends_the_turn_early_or_late(tmp_path, shift, pause_ms):
         asyncio.run(all_of(server))
 
 
-def test_pauses_that_come_faster_than_they_are_judged_do_not_pile_up(tmp_path):
+def test_pauses_that_come_faster_than_answers_do_not_pile_up(tmp_path):
     """Each question would hold all the sound of its turn."""
     pytest.importorskip("onnxruntime")
     words = question(2)[int(0.3 * 24000) : int(0.9 * 24000)]
@@ -111,7 +111,7 @@ def test_pauses_that_come_faster_than_they_are_judged_do_not_pile_up(tmp_path):
         def slow(samples):
             asked.append(len(samples))
             most[0] = max(most[0], server.service.executor._work_queue.qsize())
-            time.sleep(0.05)
+            time.sleep(0.05)  # fixed time: a slow model
             return judge(samples)
 
         server.service.end_of_turn = slow

@@ -1,4 +1,4 @@
-"""Requests and frames that are ambiguous, or needlessly many, end the connection."""
+"""Ambiguous requests, and too many small chunks or frames, end the connection."""
 
 import asyncio
 import contextlib
@@ -63,7 +63,7 @@ def test_a_body_in_the_smallest_chunks_is_refused(server):
     assert lags[0] < 1.0
 
 
-def test_requests_in_a_row_are_all_answered(server):
+def test_pipelined_requests_are_all_answered(server):
     one = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answer, _ = raw(server.port, one * 50 + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     assert answer.count(b"HTTP/1.1 200 ") == 51
@@ -102,7 +102,7 @@ def test_floods_of_frames_end_the_connection(server, name, data, code):
     assert lags[0] < 1.0
 
 
-def test_a_message_in_many_fragments_and_a_few_pings_are_well(server):
+def test_a_message_in_many_fragments_and_a_few_pings_are_accepted(server):
     async def all_of():
         async with connected(server) as client:
             text = json.dumps({"type": "input_audio_buffer.clear", "event_id": "x"})

@@ -1,4 +1,4 @@
-"""Malformed and misordered events, broken uploads: every one is answered, nothing crashes, no inside is told."""
+"""Malformed and misordered events, broken uploads: each is answered, nothing crashes, no internals are sent."""
 
 import asyncio
 import base64
@@ -99,7 +99,7 @@ EXTREME = [
 ]
 
 
-def test_what_is_extreme_is_answered_briefly():
+def test_extreme_values_are_answered_briefly():
     async def all_of(server):
         async with connected(server) as client:
             spoken = {"type": "message", "role": "assistant", "id": "reply"}

@@ -1,4 +1,4 @@
-"""Upgrades that the HTTP parser takes and the WebSocket parser does not are answered at once and closed."""
+"""Upgrades that the HTTP parser accepts and the WebSocket parser refuses are answered at once and closed."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def server():
         pytest.param(request(path=PATH + b"&a=" + b"a" * 9000), id="long path"),
     ],
 )
-def test_a_handshake_that_is_refused_is_answered_and_closed(server, data):
+def test_a_refused_handshake_is_answered_and_closed(server, data):
     answer, closed = raw(server.port, data)
     assert closed, "the connection stays open, and without a deadline"
     assert answer.startswith(b"HTTP/1.1 4"), answer[:80]

@@ -1,4 +1,4 @@
-"""A client can ask whether the server still answers; asking alone does not keep a place."""
+"""A client can ping the server; pings alone do not keep a session open."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import websockets
 from serving_help import Limits, connected, nano, running, user_text
 
 
-def test_a_ping_is_answered_and_is_no_activity():
+def test_a_ping_is_answered_and_does_not_count_as_activity():
     async def ping_until_closed(server):
         async with connected(server):  # the first client imports types for its checks, longer than the server waits
             pass
@@ -32,7 +32,7 @@ def test_a_ping_is_answered_and_is_no_activity():
     assert pongs > 3
 
 
-def test_what_a_client_does_keeps_its_place():
+def test_events_keep_a_session_open():
     async def act(server):
         async with connected(server) as client:
             for number in range(4):
@@ -46,7 +46,7 @@ def test_what_a_client_does_keeps_its_place():
 
 
 @pytest.mark.parametrize("fields", [{}, {"event_id": "mine"}, {"more": 1}])
-def test_a_ping_may_carry_what_events_carry(fields):
+def test_a_ping_may_have_the_fields_of_events(fields):
     async def ping(server):
         async with connected(server) as client:
             await client.send("echox.ping", **fields)

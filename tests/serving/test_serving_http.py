@@ -46,7 +46,7 @@ def test_text_in_text_out(client):
     assert found.choices[0].message.audio is None
 
 
-def test_speech_in_speech_out_and_on(client):
+def test_speech_in_speech_out_and_a_second_turn(client):
     messages = [{"role": "user", "content": [spoken_question(0), {"type": "text", "text": " "}]}]
     found = client.chat.completions.create(
         model="nano", messages=messages, modalities=["text", "audio"], audio={"voice": "echox", "format": "wav"}
@@ -138,7 +138,7 @@ def test_models_and_health(client, server):
     assert httpx.get(f"{server.url}/v1/models/other").status_code == 404
 
 
-def test_the_page_is_guarded_by_its_headers(server):
+def test_the_page_has_security_headers(server):
     for path in ("/", "/index.html", "/app.js", "/capture-worklet.js"):
         found = httpx.get(server.url + path)
         assert found.status_code == 200
@@ -181,7 +181,7 @@ def test_only_the_pages_files_are_served(server, path):
     assert json.loads(body)["error"]["code"] == "not_found"
 
 
-def test_another_method_is_answered_like_every_mistake(server):
+def test_a_wrong_method_is_answered_like_other_errors(server):
     for found in (httpx.post(f"{server.url}/app.js"), httpx.put(f"{server.url}/v1/chat/completions")):
         assert found.status_code == 405
         assert found.json()["error"]["code"] == "method_not_allowed"
@@ -251,7 +251,7 @@ def test_broken_forms_are_answered(server):
     assert httpx.post(url, files={"other": b"x"}).json()["error"]["param"] == "file"
 
 
-def test_nothing_is_transcribed_of_silence_and_noise(server):
+def test_silence_and_noise_have_an_empty_transcript(server):
     url = f"{server.url}/v1/audio/transcriptions"
     hiss = (0.01 * np.random.default_rng(0).standard_normal(32000)).astype(np.float32)
     for content in (silent(), encode_audio(hiss, 16000)):
@@ -268,7 +268,7 @@ def test_all_parts_of_a_message_share_the_limit(server):
     assert "expected at most" in found.json()["error"]["message"]
 
 
-def test_who_leaves_is_not_spoken_to(server):
+def test_the_model_stops_when_the_client_disconnects(server):
     scheduler = nano().scheduler
     body = {"input": "The capital of France is Paris. " * 120, "response_format": "wav"}
     with pytest.raises(httpx.ReadTimeout):
@@ -277,7 +277,7 @@ def test_who_leaves_is_not_spoken_to(server):
     wait_until(lambda: not scheduler.num_running and not admission.num_admitted, "the model has stopped")
 
 
-def test_a_fault_in_the_middle_of_a_stream_is_told_in_it(server, monkeypatch):
+def test_an_error_in_a_stream_is_reported_in_it(server, monkeypatch):
     def fail(tasks):
         raise RuntimeError("secret inside")
 
@@ -289,7 +289,7 @@ def test_a_fault_in_the_middle_of_a_stream_is_told_in_it(server, monkeypatch):
     assert "secret" not in text
 
 
-def test_an_answer_that_nobody_reads_is_broken_off():
+def test_a_response_that_is_not_read_is_interrupted():
     async def stuck(_):
         await asyncio.Event().wait()
 
@@ -302,7 +302,7 @@ def test_an_answer_that_nobody_reads_is_broken_off():
     asyncio.run(all_of())
 
 
-def test_a_full_server_says_so():
+def test_a_full_server_answers_503():
     with running(nano(), Limits(max_requests=1, max_waiting=0)) as full:
         full.service.request_admission._free = 0
         found = httpx.post(f"{full.url}/v1/chat/completions", json={"messages": FRANCE})

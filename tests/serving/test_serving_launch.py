@@ -1,4 +1,4 @@
-"""How a server starts: what is wrong with its options is said before the model is loaded."""
+"""Starting a server: wrong options are reported before the model is loaded."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def no_model(monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["serve", "ui"])
-def test_a_taken_port_is_found_before_the_model_is_loaded(command, taken, no_model, monkeypatch):
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(command, taken, no_model, monkeypatch):
     monkeypatch.delenv("ECHOX_API_KEY", raising=False)
     found = CliRunner().invoke(app, [command, "--port", str(taken)])
     assert found.exit_code == 1
@@ -50,7 +50,7 @@ def test_a_taken_port_is_found_before_the_model_is_loaded(command, taken, no_mod
     assert "a model was loaded" not in found.output
 
 
-def test_a_name_that_is_not_this_machine(no_model):
+def test_a_host_name_of_another_machine_is_refused(no_model):
     with pytest.raises(ValueError, match="expected a name or address of this machine"):
         bind("no-such-name.invalid", 8000)
 
@@ -93,7 +93,7 @@ def test_the_precision_reaches_the_model():
     assert {weight.dtype for weight in service.model.model.s2t.parameters()} == {torch.bfloat16}
 
 
-def test_the_command_serves_on_a_free_port_and_says_which():
+def test_the_command_prints_its_free_port():
     environment = {name: value for name, value in os.environ.items() if name != "ECHOX_API_KEY"}
     command = [sys.executable, "-m", "echox", "serve", "--port", "0", "--threads", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:

@@ -1,4 +1,4 @@
-"""What a server withstands: too many clients, clients that vanish, do not read, are silent; and its own end."""
+"""Limits of a server: too many clients, clients that disconnect, do not read or are silent; and its shutdown."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ async def settled(server, timeout_s=20):
     await wait_until_async(lambda: not busy(), "all sessions have ended", timeout_s)
 
 
-def test_connections_over_the_limit_are_refused_in_words():
+def test_connections_over_the_limit_get_an_error_event():
     async def knock(server, kinds):
         async with websockets.connect(server.ws_url, open_timeout=30) as ws:
             event = check_event(await ws.recv())
@@ -62,7 +62,7 @@ def test_connections_over_the_limit_are_refused_in_words():
         assert "echox_refused_total" in server.service.metrics.text().decode()
 
 
-def test_who_waits_gets_the_next_place():
+def test_a_waiting_client_is_admitted_next():
     async def all_of(server):
         async with connected(server):
             waiting = asyncio.create_task(websockets.connect(server.ws_url).__aenter__())
@@ -83,7 +83,7 @@ def used(process):
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
-def test_clients_that_vanish_in_mid_reply_leave_nothing_behind(count):
+def test_clients_that_disconnect_during_a_reply_leave_nothing_behind(count):
     alone = nano().generate({"role": "user", "content": LONG}, speak=False).text
 
     async def vanish(server):
@@ -123,7 +123,7 @@ def test_clients_that_vanish_in_mid_reply_leave_nothing_behind(count):
         asyncio.run(all_of(server))
 
 
-def test_freed_memory_goes_back_to_the_system(monkeypatch):
+def test_free_memory_is_returned_to_the_system(monkeypatch):
     if not release_free_memory():
         pytest.skip("this C library gives nothing back when asked")
     monkeypatch.setattr("echox.serving.service.service._RELEASE_MEMORY_S", 0.1)
@@ -138,7 +138,7 @@ def test_freed_memory_goes_back_to_the_system(monkeypatch):
         assert all(block[0] == 1 for block in kept)
 
 
-def test_at_shutdown_replies_finish_and_clients_are_told():
+def test_at_shutdown_replies_finish_and_clients_are_informed():
     async def all_of(server):
         async with connected(server) as client:
             await ask(client)
@@ -169,7 +169,7 @@ def test_at_shutdown_a_reply_that_takes_too_long_ends_with_response_done():
         asyncio.run(all_of(server))
 
 
-def test_a_session_has_an_end():
+def test_a_session_ends_when_idle_or_too_long():
     async def all_of(server):
         async with connected(server) as client:
             assert (await client.until("error"))["error"]["code"] == "session_idle"  # not expired: before 1.2 s
@@ -204,7 +204,7 @@ def test_a_message_that_is_too_long_closes_cleanly_and_a_full_buffer_is_an_error
         asyncio.run(all_of(server))
 
 
-def test_old_items_make_room():
+def test_old_items_are_removed():
     async def all_of(server):
         async with connected(server) as client:
             for number in range(4):
@@ -220,7 +220,7 @@ def spoken(seconds, parts=1):
     return {"type": "message", "role": "user", "content": [sound] * parts}
 
 
-def test_the_oldest_sound_makes_room_and_one_item_has_no_more_than_a_turn():
+def test_the_oldest_audio_is_removed_and_one_item_is_limited():
     async def all_of(server):
         async with connected(server) as client:
             for number in range(4):
@@ -238,7 +238,7 @@ def test_the_oldest_sound_makes_room_and_one_item_has_no_more_than_a_turn():
         asyncio.run(all_of(server))
 
 
-def test_replies_alone_make_no_endless_history_either():
+def test_replies_count_towards_the_item_limit():
     async def all_of(server):
         async with connected(server) as client:
             for _ in range(4):
@@ -277,7 +277,7 @@ def test_a_slow_reader_is_dropped():
     asyncio.run(full())
 
 
-def test_who_asks_for_much_and_takes_it_is_no_slow_reader():
+def test_a_client_that_reads_much_is_not_a_slow_reader():
     async def all_of(server):
         async with connected(server) as client:
             await client.send("conversation.item.create", item={**spoken(2), "id": "a"})
@@ -290,7 +290,7 @@ def test_who_asks_for_much_and_takes_it_is_no_slow_reader():
         asyncio.run(all_of(server))
 
 
-def test_many_short_recordings_do_not_fill_the_queue_of_all():
+def test_many_short_recordings_do_not_fill_the_shared_queue():
     async def all_of(server):
         async with connected(server, manual=True) as client:
             audio = {"input": {"transcription": {"model": "x"}}}
@@ -310,7 +310,7 @@ def test_many_short_recordings_do_not_fill_the_queue_of_all():
         asyncio.run(all_of(server))
 
 
-def test_sound_that_was_interrupted_does_not_leave():
+def test_interrupted_audio_is_not_sent():
     async def all_of():
         sent = []
 
@@ -354,7 +354,7 @@ def test_an_admission_queue_is_bounded_and_in_order():
     asyncio.run(all_of())
 
 
-def test_the_time_for_a_request_does_not_end_websockets():
+def test_the_request_timeout_does_not_close_websockets():
     async def talk(server):
         async with connected(server) as client:
             with pytest.raises(asyncio.TimeoutError):

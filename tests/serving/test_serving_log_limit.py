@@ -1,4 +1,4 @@
-"""The log does not grow with what clients make the server say."""
+"""Clients cannot fill the log."""
 
 import logging
 
@@ -14,7 +14,7 @@ BAD_FORM = (
 )
 
 
-def test_the_log_does_not_grow_with_the_crowd(caplog):
+def test_many_clients_do_not_fill_the_log(caplog):
     now, limit = [0.0], LogLimit(count=2, period_s=10.0, clock=lambda: now[0])
     logger = logging.getLogger("echox.tests.crowd")
     logger.addFilter(limit)

@@ -1,4 +1,4 @@
-"""A server for days: what it must not keep."""
+"""Memory of a server that runs for days: what must not be kept."""
 
 import asyncio
 import gc
@@ -38,7 +38,7 @@ def grown_mb(few: bool) -> float:
 
 
 @pytest.mark.timeout(120)  # two processes that import torch
-def test_kernels_of_sizes_that_never_come_again_are_not_kept():
+def test_few_kernels_are_cached():
     pytest.importorskip("psutil")
     kept, few = grown_mb(False), grown_mb(True)
     if kept < 20:
@@ -46,7 +46,7 @@ def test_kernels_of_sizes_that_never_come_again_are_not_kept():
     assert few < kept / 2, "137 MB and 30 MB where this was written"
 
 
-def test_a_reply_that_was_told_is_freed_without_the_garbage_collector():
+def test_a_finished_reply_is_freed_without_the_garbage_collector():
     async def answered() -> list[weakref.ref[Any]]:
         feed = ReplyFeed(nano().session().submit, [Message("user", ("What is the capital of France?",))])
         async for _ in feed.events():
@@ -64,7 +64,7 @@ def test_a_reply_that_was_told_is_freed_without_the_garbage_collector():
     assert left == [None, None, None]
 
 
-def test_a_settled_process_finds_its_garbage_when_it_gives_back():
+def test_releasing_memory_collects_garbage_of_a_frozen_process():
     script = """
 import gc, weakref
 from echox.serving.service.process_memory import release_free_memory, freeze_loaded_objects

@@ -164,7 +164,7 @@ def interruptions(server, count):
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
-def test_interruptions_stop_at_once_and_history_is_what_was_heard(server, count):
+def test_interruptions_stop_at_once_and_history_has_what_was_heard(server, count):
     from_detection, from_sound, wrong, cancelled = interruptions(server, count)
     print(
         f"{count} interruptions, {cancelled} of them while the model was at work: p95 from detection "

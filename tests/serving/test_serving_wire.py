@@ -1,4 +1,4 @@
-"""Audio on the wire: formats, G.711 against the reference, stateful resampling, base64."""
+"""Audio formats of the protocols: G.711 against the reference, resampling with state, base64."""
 
 import base64
 import contextlib
@@ -67,7 +67,7 @@ def test_loud_samples_are_clipped():
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=8), st.sampled_from(FORMATS))
-def test_any_cutting_gives_the_same_sound(cuts, fmt):
+def test_any_split_gives_the_same_audio(cuts, fmt):
     data = fmt.encode(tone(fmt.rate))
     reader, parts, place = WireReader(fmt, 16000), [], 0
     for cut in [*cuts, len(data)]:
@@ -78,7 +78,7 @@ def test_any_cutting_gives_the_same_sound(cuts, fmt):
     assert_equal_up_to_rounding(joined, resample(fmt.decode(data), fmt.rate, 16000))
 
 
-def test_half_a_sample_waits_for_its_other_half():
+def test_half_a_sample_is_kept_for_the_next_bytes():
     reader = WireReader(AudioFormat("audio/pcm", 16000), 16000)
     assert len(reader.read(b"\x01")) == 0
     assert reader.read(b"\x00\x02") == pytest.approx([1 / 32768])
@@ -87,7 +87,7 @@ def test_half_a_sample_waits_for_its_other_half():
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
-def test_writing_in_chunks_is_writing_at_once(fmt):
+def test_writing_in_chunks_equals_writing_at_once(fmt):
     wave = tone(16000)
     writer = WireWriter(16000, fmt)
     chunks = [writer.write(wave[start : start + 1234]) for start in range(0, len(wave), 1234)]

@@ -1,4 +1,4 @@
-"""Who may reach the Gradio page, and what becomes of what they upload."""
+"""Access to the Gradio page, and the removal of uploads."""
 
 import os
 import time
@@ -47,7 +47,7 @@ def test_hosts_and_origins_are_checked_as_by_serve(address):
     assert upload(address, Origin=f"http://{own}").status_code == 200
 
 
-def test_uploads_lie_in_a_folder_of_this_process_and_go(address):
+def test_uploads_are_in_a_folder_of_this_process_and_are_removed(address):
     from echox.serving.gradio_page import remove_old_files
 
     folder = os.environ["GRADIO_TEMP_DIR"]
@@ -68,7 +68,7 @@ def asked(address, page, data):
     return httpx.get(f"{address}gradio_api/call/{name}/{event}", timeout=60).text
 
 
-def test_a_visitor_names_no_file_of_the_server(address, page, tmp_path, monkeypatch):
+def test_a_visitor_cannot_name_a_file_of_the_server(address, page, tmp_path, monkeypatch):
     """A history that the page sent back was copied into the folder that is served, file by file."""
     monkeypatch.chdir(tmp_path)
     for name in ("private.wav", "private.txt"):
@@ -88,6 +88,6 @@ def test_a_visitor_names_no_file_of_the_server(address, page, tmp_path, monkeypa
     assert not [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"secret"]
 
 
-def test_conversations_of_a_crowd_are_not_all_kept(address, page):
+def test_the_number_of_kept_conversations_is_bounded(address, page):
     assert page.state_session_capacity <= 100
     assert all(one.time_to_live for one in page.blocks.values() if type(one).__name__ == "State")

@@ -1,4 +1,4 @@
-"""The Gradio page in a real browser, over the real nano model, with no way out of this machine."""
+"""The Gradio page in a real browser, with the real nano model and without a network."""
 
 import ipaddress
 import re
@@ -134,7 +134,7 @@ def test_the_bundled_question(page):
     page.get_by_role("log").get_by_text("Do you know the sound of a cow?").wait_for()  # what it heard
 
 
-def test_stop_cancels_and_keeps_what_was_written(page, model):
+def test_stop_cancels_and_keeps_the_written_text(page, model):
     model.pause_s = 0.25
     send(page, "Tell me what you know about Brazil.")
     page.get_by_role("log").get_by_text("Brazil is a country").wait_for(timeout=ANSWERED)
@@ -153,7 +153,7 @@ def test_stop_cancels_and_keeps_what_was_written(page, model):
     answered(page, "A cow says moo.")
 
 
-def test_mistakes_are_told(page):
+def test_errors_are_shown(page):
     send(page)
     page.get_by_text("Ask something first").wait_for(timeout=ANSWERED)
 

@@ -41,7 +41,7 @@ def test_a_fixed_wait_is_found():
     assert fixed_waits("page.wait_for_timeout(50)") == ["line 1: page.wait_for_timeout(50)"]
 
 
-def test_waiting_ends_with_the_condition_and_fails_in_words():
+def test_waiting_ends_with_the_condition_or_fails_with_a_message():
     event = threading.Event()
     threading.Timer(0.05, event.set).start()
     wait_until(event.is_set, "the event is set")

@@ -1,4 +1,4 @@
-"""The server's own page, in a real browser, against the real server with the nano model: conversations and failures."""
+"""The server's own page in a real browser, with the real server and the nano model: conversations and errors."""
 
 import json
 import time
@@ -77,7 +77,7 @@ def test_speaking_over_the_reply_interrupts_it(server, tmp_path):
         assert page.locator(".turn").count() == 4
 
 
-def test_a_moment_of_voice_lowers_the_reply_and_does_not_end_it(server, tmp_path):
+def test_short_speech_lowers_the_reply_and_does_not_end_it(server, tmp_path):
     recording = microphone_file(tmp_path, 1.0, "brazil", 4.3, ("cow", 0.0, 0.4))
     with chromium(recording) as browser, opened(browser, server.address()) as page:
         levels = []
@@ -220,7 +220,7 @@ def test_without_https_the_page_says_so_and_still_speaks(server):
         assert heard_s(page) > 0.7
 
 
-def test_a_lost_connection_comes_back_and_knows_what_was_said(server, page):
+def test_a_lost_connection_is_restored_with_the_conversation(server, page):
     ask(page, "What does a cow say?")
     reply(page, 0)
     (session,) = server.service.sessions
@@ -238,7 +238,7 @@ def test_a_lost_connection_comes_back_and_knows_what_was_said(server, page):
     ]
 
 
-def test_a_full_server_is_waited_for(server, page):
+def test_the_page_waits_for_a_full_server(server, page):
     places = server.service.session_admission
     taken = [server.await_(places.acquire()) for _ in range(server.service.limits.max_sessions)]
     ask(page, "What does a cow say?")
@@ -255,7 +255,7 @@ def test_a_full_server_is_waited_for(server, page):
     assert said(reply(page, 0)) == "A cow says moo."
 
 
-def test_a_key_is_asked_for_and_not_kept_on_disk():
+def test_a_key_is_requested_and_not_kept_on_disk():
     with (
         serving(EchoX.from_pretrained("nano"), "sesame") as server,
         chromium() as browser,

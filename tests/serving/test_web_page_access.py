@@ -1,4 +1,4 @@
-"""The page for everybody: names, keyboard, themes, motion; and its parts that are right or wrong by themselves."""
+"""Accessibility of the page: names, keyboard, themes, motion; and tests of its parts."""
 
 import re
 
@@ -93,7 +93,7 @@ def test_everything_is_reached_by_tab_in_reading_order(page):
 
 
 @pytest.mark.parametrize(("motion", "moves"), [("no-preference", True), ("reduce", False)])
-def test_nothing_moves_where_motion_is_unwelcome(server, motion, moves):
+def test_nothing_moves_with_reduced_motion(server, motion, moves):
     with chromium() as browser, opened(browser, server.address(), reduced_motion=motion) as page:
         ask(page, "Tell me what you know about Brazil.")
         until_played(page, page.locator(".turn.assistant").first, 0.5)
@@ -104,7 +104,7 @@ def test_nothing_moves_where_motion_is_unwelcome(server, motion, moves):
         assert (len(drawn) > 1) == moves
 
 
-def test_what_was_chosen_is_kept_and_nonsense_is_not_believed(server):
+def test_choices_are_kept_and_invalid_storage_is_ignored(server):
     with chromium() as browser, opened(browser, server.address()) as page:
         page.get_by_role("button", name="Theme").click()
         page.get_by_role("button", name="Settings").click()
@@ -123,7 +123,7 @@ def test_what_was_chosen_is_kept_and_nonsense_is_not_believed(server):
         assert page.get_by_role("button", name="Theme: light").is_visible()
 
 
-def test_the_first_view_of_a_phone_shows_what_may_be_asked(server):
+def test_the_first_view_of_a_phone_shows_example_questions(server):
     with chromium() as browser, opened(browser, server.address(), viewport={"width": 360, "height": 640}) as page:
         about = server.service.model.about
         assert page.locator("#knows").inner_text() == about.knows
@@ -133,7 +133,7 @@ def test_the_first_view_of_a_phone_shows_what_may_be_asked(server):
             assert box["y"] + box["height"] <= stage["y"] + stage["height"], f"{example!r} is cut off"
 
 
-def test_figures_are_shown_when_asked_for_and_that_is_kept(server):
+def test_measurements_are_shown_on_request_and_that_is_kept(server):
     with chromium() as browser, opened(browser, server.address()) as page:
         ask(page, "What does a cow say?")
         turn = reply(page, 0)
@@ -181,7 +181,7 @@ def contrast(one, other):
 # ------------------------------------------------------------------------------------------------ the parts
 
 
-def test_the_witness_sees_what_leaves_this_machine():
+def test_requests_to_other_machines_are_detected():
     leak = "data:text/html,<img src='http://echox.invalid/pixel.png'>"
     with (
         chromium() as browser,
@@ -237,7 +237,7 @@ def test_the_jitter_buffer_counts_what_it_plays(page):
 
 
 @pytest.mark.parametrize("rate", [48000, 44100, 16000, 24000])
-def test_the_resampler_keeps_the_sound_and_drops_what_would_fold(page, rate):
+def test_the_resampler_keeps_the_audio_without_aliasing(page, rate):
     found = page.evaluate(
         """async (rate) => {
           const { Resampler } = await import("./resampler.js");

@@ -1,4 +1,4 @@
-"""What the server's page says when something is wrong with the server, the connection, or the page itself."""
+"""Messages of the page about errors of the server, the connection, or the page itself."""
 
 import os
 import re
@@ -59,7 +59,7 @@ PHASE = "document.querySelector('#phase').textContent"
 
 
 @in_browser
-def test_a_hung_server_is_noticed_within_five_seconds_and_its_return_too():
+def test_a_hung_server_and_its_return_are_noticed_within_five_seconds():
     with process() as (hung, address), chromium() as browser, opened(browser, address) as page:
         page.get_by_role("button", name="Talk").click()
         page.locator("body[data-phase=listening]").wait_for(timeout=SPOKEN)
@@ -73,7 +73,7 @@ def test_a_hung_server_is_noticed_within_five_seconds_and_its_return_too():
 
 
 @in_browser
-def test_a_server_that_hangs_before_the_first_word_is_noticed_too():
+def test_a_server_that_hangs_before_the_first_reply_is_noticed():
     with (
         process() as (hung, address),
         chromium() as browser,
@@ -88,7 +88,7 @@ def test_a_server_that_hangs_before_the_first_word_is_noticed_too():
 
 @in_browser
 @pytest.mark.parametrize("name", ["app.js", "realtime.js", "*.js"])
-def test_a_page_whose_script_was_refused_says_so(server, name):
+def test_a_page_whose_script_was_refused_shows_a_notice(server, name):
     with chromium() as browser:
         page = browser.new_page()
         page.route(f"**/{name}", lambda route: route.fulfill(status=403, body="refused"))
@@ -100,14 +100,14 @@ def test_a_page_whose_script_was_refused_says_so(server, name):
 
 
 @in_browser
-def test_a_page_that_runs_does_not_say_that_it_has_not_started(server):
+def test_a_running_page_shows_no_such_notice(server):
     with chromium() as browser, opened(browser, server.address()) as page:
         page.wait_for_timeout(3500)  # fixed time: the notice comes after three seconds
         assert page.get_by_text("This page has not started").count() == 0
 
 
 @in_browser
-def test_what_was_set_a_moment_ago_counts_for_the_next_turn(server):
+def test_recent_settings_apply_to_the_next_turn(server):
     with chromium() as browser, opened(browser, server.address()) as page:
         ask(page, "What does a cow say?")
         reply(page, 0)
@@ -130,7 +130,7 @@ def test_what_was_set_a_moment_ago_counts_for_the_next_turn(server):
 
 @in_browser
 @pytest.mark.parametrize("reason", ["idle", "restart", "expired"])
-def test_the_end_of_a_session_is_told_in_a_sentence(server, reason):
+def test_the_end_of_a_session_is_explained(server, reason):
     from echox.serving.protocol.events import EventError
 
     told = {

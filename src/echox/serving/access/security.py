@@ -24,7 +24,7 @@ OPTIONS_KEY = "echox.session_options"
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # browsers send the key of a WebSocket as a subprotocol with this prefix
 _PUBLIC_PATHS = ("/health", "/ready")
 _PAGE_PATH = re.compile(r"/([\w-]+\.(html|js|css|svg|png|ico|json))?", re.ASCII)
-"""The page and its files. A list of other paths is not safe: a router may read a path less strictly than this policy."""
+"""The page and its files. Not a list of the other paths: a router may read paths less strictly."""
 
 
 class AccessRefusal(NamedTuple):

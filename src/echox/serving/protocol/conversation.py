@@ -247,7 +247,7 @@ class Conversation:
 
 
 def turns_of(items: list[ConversationItem]) -> list[list[ConversationItem]]:
-    """Group items to turns: neighbours with the same role are one turn. Empty and forgotten items are left out."""
+    """Group items into turns: neighbours with the same role are one turn. Empty and forgotten items are left out."""
     turns: list[list[ConversationItem]] = []
     for item in items:
         if item.role == "system" or item.forgotten or not item.model_parts:

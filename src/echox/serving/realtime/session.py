@@ -208,7 +208,7 @@ class RealtimeSession:
         return self.input_audio.turns is not None and self.input_audio.turns.speaking
 
     async def _check_end_of_turn(self, pause: Paused) -> None:
-        """Ask the end-of-turn model whether the sentence is complete: one question at a time, about the newest pause."""
+        """Ask the end-of-turn model whether the sentence is complete; one question at a time, of the newest pause."""
         self._newest_pause = pause
         async with self._end_of_turn_lock:  # pauses that come faster than answers must not pile up
             if self._newest_pause is not pause:

@@ -57,7 +57,7 @@ class CaptionSegment:
 
 
 def segments_of(words: Sequence[HeardWord]) -> list[CaptionSegment]:
-    """Group the words of a transcript to segments."""
+    """Group the words of a transcript into segments."""
     found: list[CaptionSegment] = []
     for word in words:
         longer = _joined(found[-1], word) if found else None
