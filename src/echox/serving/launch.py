@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -74,13 +75,15 @@ def run_local(options: ServerOptions, host: str, port: int) -> None:
     Raises:
         ValueError: the port is in use (reported before the model is loaded), or a part is missing or wrong.
     """
-    listeners = bind(host, port)
-    port = listeners[0].getsockname()[1]
-    raise_open_file_limit(files_needed(options.limits.max_connections))
-    service = options.service()
-    shown_host = f"[{host}]" if ":" in host else host
-    print(f"{service.name} is served at http://{shown_host}:{port} (voice activity: {service.vad_name})", flush=True)
-    make_server(create_app(service, options.access_policy), service, host, port).run(sockets=listeners)
+    with contextlib.ExitStack() as stack:  # closes the sockets, also if the model cannot be loaded
+        listeners = [stack.enter_context(listener) for listener in bind(host, port)]
+        port = listeners[0].getsockname()[1]
+        raise_open_file_limit(files_needed(options.limits.max_connections))
+        service = options.service()
+        shown_host = f"[{host}]" if ":" in host else host
+        address = f"http://{shown_host}:{port}"
+        print(f"{service.name} is served at {address} (voice activity: {service.vad_name})", flush=True)
+        make_server(create_app(service, options.access_policy), service, host, port).run(sockets=listeners)
 
 
 @dataclass(frozen=True)
