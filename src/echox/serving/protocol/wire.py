@@ -124,9 +124,8 @@ def _plain_base64(text: str) -> str:
         raise ValueError("expected base64 text, found characters outside ASCII")
     # str.split would make an object of each piece.
     text = text.encode("ascii").translate(None, delete=_WHITE_SPACE).decode("ascii")
-    if (
-        "-" in text or "_" in text
-    ):  # the URL-safe form may have no padding; in the plain form, padding shows that the text is whole
+    # The URL-safe form may have no padding. In the plain form, padding shows that the text is whole.
+    if "-" in text or "_" in text:
         text = text.translate(_URL_SAFE).rstrip("=")
         text += "=" * (-len(text) % 4)
     return text

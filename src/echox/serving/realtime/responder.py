@@ -203,9 +203,8 @@ class Responder:
             async for event in running.feed.events():
                 self._forward(running, event)
         except SlowReader:
-            log.debug(
-                "%s: the client does not read it", response.id
-            )  # the task that sends has noticed it too, and ends the session
+            # The task that sends events has noticed it too, and ends the session.
+            log.debug("%s: the client does not read it", response.id)
         except QueueFull:
             self._fail(running, "server_error", "server_busy", "too many replies are waiting; try again in a moment")
         except ValueError as error:  # a question that the model refuses, with a message for the client

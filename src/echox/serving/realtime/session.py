@@ -326,9 +326,8 @@ class RealtimeSession:
     async def _create_item(self, event: JsonObject) -> None:
         source = take(event, "item", OBJECT)
         audio_format, rate, limits = self.options.input_format, self._service.input_rate, self._service.limits
-        item = await asyncio.to_thread(
-            read_item, source, "item", audio_format, rate, limits
-        )  # it may contain much audio
+        # In a thread, because it may contain much audio.
+        item = await asyncio.to_thread(read_item, source, "item", audio_format, rate, limits)
         await self._detect_speech([item])
         self._add_item(item, take(event, "previous_item_id", str, default=None))
 
