@@ -324,7 +324,7 @@ def provide_ffmpeg() -> str:
     if found is not None:
         return found
     try:
-        from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
+        from imageio_ffmpeg import get_ffmpeg_exe
 
         binary = Path(get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:

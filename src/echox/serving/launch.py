@@ -126,7 +126,7 @@ def ray_application(options: ServerOptions, replicas: Replicas) -> Application:
         graceful_shutdown_timeout_s=limits.drain_s + 10,
         health_check_timeout_s=30,
     )
-    return deployment(serve.ingress(build)()).bind()  # type: ignore[arg-type]
+    return deployment(serve.ingress(build)()).bind()  # type: ignore[arg-type]  # Ray expects a class here
 
 
 def run_on_ray(options: ServerOptions, replicas: Replicas, host: str, port: int, address: str | None = None) -> None:

@@ -130,7 +130,7 @@ def open_onnx(path: Path) -> InferenceSession:
     Raises:
         ValueError: the file is not an ONNX model.
     """
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
