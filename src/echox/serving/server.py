@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -37,6 +35,9 @@ from echox.serving.rest.speech import speak
 from echox.serving.rest.transcriptions import transcribe
 from echox.serving.service.outbox import SlowReader
 from echox.serving.service.service import Service
+
+if TYPE_CHECKING:
+    from echox.serving.access.uvicorn_protocols import DrainingServer
 
 log = logging.getLogger("echox.serving")
 STATIC = Path(__file__).parent / "static"
@@ -272,31 +273,6 @@ async def _wait_for(event: asyncio.Event) -> None:
     await event.wait()
 
 
-class DrainingServer(uvicorn.Server):
-    """A uvicorn server that waits for running replies at shutdown, and limits its connections.
-
-    Args:
-        config: configuration of uvicorn.
-        service: the service of the application.
-        open_connections: the connections, as in ``config``.
-    """
-
-    def __init__(self, config: uvicorn.Config, service: Service, open_connections: Connections) -> None:
-        super().__init__(config)
-        self.open_connections, self._service = open_connections, service
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, and to close overdue connections."""
-        self._watch = asyncio.create_task(self.open_connections.watch())
-        await super().startup(sockets)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let running replies finish or end with ``response.done``; then close all connections."""
-        await self._service.drain()
-        await super().shutdown(sockets)
-        self._watch.cancel()
-
-
 def make_server(app: ASGIApp, service: Service, host: str, port: int, **options: Any) -> DrainingServer:
     """Make a server for an application.
 
@@ -307,7 +283,9 @@ def make_server(app: ASGIApp, service: Service, host: str, port: int, **options:
         port: port to listen at.
         **options: options of `uvicorn.Config`.
     """
-    from echox.serving.access.uvicorn_protocols import protocol_options
+    import uvicorn
+
+    from echox.serving.access.uvicorn_protocols import DrainingServer, protocol_options
 
     connections = Connections(service.limits, time.monotonic, lambda code: service.metrics.refused.labels(code).inc())
     settings: dict[str, Any] = {
@@ -321,4 +299,4 @@ def make_server(app: ASGIApp, service: Service, host: str, port: int, **options:
         **protocol_options(connections),
         **options,
     }
-    return DrainingServer(uvicorn.Config(app, host, port, **settings), service, connections)
+    return DrainingServer(uvicorn.Config(app, host, port, **settings), service.drain, connections)

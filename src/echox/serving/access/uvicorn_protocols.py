@@ -1,4 +1,4 @@
-"""uvicorn's HTTP and WebSocket protocols, with limits that uvicorn does not have.
+"""uvicorn's server, HTTP protocol and WebSocket protocol, with limits that uvicorn does not have.
 
 Added are limits on connections and on the time of a request (`Connections`), a stricter HTTP parser, small reads (so
 that parsing one never blocks the event loop for long), and limits on control frames and on fragments.
@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import socket
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
@@ -269,3 +272,30 @@ def protocol_options(connections: Connections) -> dict[str, object]:
         "ws": functools.partial(WebSocketProtocol, connections),
         "loop": "asyncio",  # the size of its reads can be limited
     }
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that waits for running replies at shutdown, and closes overdue connections.
+
+    Args:
+        config: configuration of uvicorn.
+        drain: waits for running replies.
+        open_connections: the connections of its protocols.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]], open_connections: Connections
+    ) -> None:
+        super().__init__(config)
+        self.open_connections, self._drain = open_connections, drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen, and to close overdue connections."""
+        self._watch = asyncio.create_task(self.open_connections.watch())
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for running replies; then close all connections."""
+        await self._drain()
+        await super().shutdown(sockets)
+        self._watch.cancel()
