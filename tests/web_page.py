@@ -33,7 +33,10 @@ class Server:
     def _run(self):
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self.uvicorn.serve())
+        try:
+            self.loop.run_until_complete(self.uvicorn.serve())
+        finally:
+            self.loop.close()
 
     def await_(self, coroutine):
         """Run something in the server's loop."""
