@@ -1,4 +1,4 @@
-"""Files: small texts that appear whole or not at all, JSON and lines that others wrote, journals, checksums."""
+"""Files: text written completely or not at all, locks, JSON and lines of other programs, journals, checksums."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows: no such locks
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
 JsonObject = dict[str, Any]
 """A JSON object. Its values are of any type until the code that reads them has checked them."""
 
 _BLOCK_BYTES = 1 << 20
 
+JsonObject = dict[str, Any]
+"""A JSON object, or part of one: only code that reads a field knows the type of its value."""
+
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file under another name first, so that a full disk or a kill never leaves half of it.
+    """Write a UTF-8 text file under another name, then rename it: a full disk or a kill never leaves a part of it.
 
     Raises:
-        OSError: it cannot be written; an older file of that name stays.
+        OSError: it cannot be written; an older file with this name stays.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -40,22 +40,32 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def exclusive(path: str | Path) -> Iterator[None]:
-    """Inside by one process at a time; others wait. The lock file stays, and means nothing when nobody holds it.
+def exclusive(path: str | Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file: only one process at a time is inside.
 
-    Where the file system or the operating system has no locks, processes are not kept apart.
+    The system releases the lock when the process ends, however it ends. The file itself stays, and means nothing
+    without a process that holds it. On a file system without locks, processes are not kept apart.
+
+    Args:
+        path: of the lock file, which is created in an existing folder.
+        wait: until another process leaves.
 
     Raises:
-        OSError: the file cannot be made.
+        BlockingIOError: another process is inside, and `wait` is False.
+        OSError: the file cannot be created.
     """
-    with Path(path).open("a", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                    raise
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise BlockingIOError(errno.EWOULDBLOCK, "held by another process", str(path)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def file_sha256(path: str | Path) -> str:
@@ -72,9 +82,9 @@ def file_sha256(path: str | Path) -> str:
 
 
 def stamp(path: str | Path) -> str:
-    """Names, sizes and times of the files of a folder (or of one file): changes when the content is made anew.
+    """Names, sizes and times of the files of a folder (or of one file): it changes when they are written again.
 
-    What is neither (the id of a repository) is returned as it is.
+    A path that does not exist (the id of a repository) is returned unchanged.
     """
     path = Path(path)
     if not path.exists():
@@ -87,7 +97,7 @@ def decoded(content: bytes) -> str:
     """UTF-8 text without the byte order mark that some editors put first.
 
     Raises:
-        ValueError: another encoding; says where, and how to convert the file.
+        ValueError: another encoding; the message says where it was found, and how to convert the file.
     """
     try:
         return content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
@@ -98,12 +108,12 @@ def decoded(content: bytes) -> str:
         ) from error
 
 
-def json_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file that others wrote.
+def json_object(path: Path, remedy: str) -> JsonObject:
+    """The object in a JSON file of another program.
 
     Args:
         path: of the file.
-        remedy: what to do where it holds something else, as the error says it.
+        remedy: the end of the error's message: what to do if the file holds something else.
 
     Raises:
         ValueError: it cannot be read, is not JSON, or holds another value.
@@ -119,7 +129,7 @@ def json_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str | ValueError]]:
-    """Lines of a UTF-8 file that are not empty, with their numbers from 1; a line that is not UTF-8 gives the error.
+    """Lines of a UTF-8 file that are not empty, with their numbers from 1; an error in place of one that is not UTF-8.
 
     Only a line feed ends a line: other separators of Unicode may occur inside JSON strings.
 
@@ -138,9 +148,9 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str | ValueError]]:
 
 
 def journal_entries(path: str | Path) -> Iterator[Any]:
-    """Values of a journal, one JSON text a line; a line that an interruption has cut is left out.
+    """Values of a journal, one JSON text a line; a line that was cut by an interruption is left out.
 
-    A file that is not there has none.
+    A file that does not exist has no entries.
     """
     if not Path(path).exists():
         return

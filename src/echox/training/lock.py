@@ -1,52 +1,43 @@
-"""A lock on an output folder: two runs in one folder would overwrite each other's checkpoints."""
+"""The lock of an output folder: two runs in one folder would overwrite each other's checkpoints."""
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: there the user must keep runs apart
-    fcntl = None  # type: ignore[assignment]
+from echox.files import exclusive, write_text
 
 LOCK_NAME = ".lock"
+HOLDER_NAME = ".lock_holder"
 
 
 @contextmanager
 def output_lock(output_dir: str | Path) -> Iterator[None]:
-    """Lock the folder (created if missing) within the ``with`` block. Only the first process of a run takes the lock.
+    """Hold the lock of a folder, which is created if it does not exist; see `exclusive`.
 
-    The lock belongs to the open file: the system releases it when the process ends, in whatever way. The file itself
-    stays and has no meaning.
+    Of several processes of one run only the first takes the lock.
 
     Raises:
         ValueError: another process holds it.
     """
-    if fcntl is None or int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("RANK", 0)) > 0:
         yield
         return
-    path = Path(output_dir) / LOCK_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / HOLDER_NAME  # not in the lock file, which cannot be read on Windows while it is held
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive(folder / LOCK_NAME, wait=False))
         except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "an unknown process"
+            holder = note.read_text(encoding="utf-8").strip() if note.is_file() else "an unknown process"
             raise ValueError(
                 f"{output_dir}: expected a folder that no other run writes to, found one of {holder}; wait for it, "
                 "stop it, or choose another training.output_dir"
             ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
-            # A file system without locks: the user must keep runs apart.
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        write_text(note, f"process {os.getpid()} on {platform.node()}\n")
+        stack.callback(note.unlink, missing_ok=True)  # before the lock is released
         yield
