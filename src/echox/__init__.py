@@ -1,4 +1,4 @@
-"""EchoX: a speech-to-speech language model that speaks from what it meant.
+"""EchoX: a speech-to-speech language model. This package loads, runs, trains, evaluates and serves it.
 
 Six lines are enough::
 
@@ -17,7 +17,7 @@ Source: Zhang et al. 2025, EchoX, https://arxiv.org/abs/2509.09174.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from echox.api import EchoX
@@ -38,7 +38,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name from its module on first use (PEP 562)."""
     if name == "__version__":
         return _version()

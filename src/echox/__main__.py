@@ -1,4 +1,4 @@
-"""``python -m echox``: the command line."""
+"""``python -m echox``: the command line of the package."""
 
 from echox.cli.main import main
 

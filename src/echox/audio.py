@@ -1,8 +1,8 @@
-"""Audio in and out: decode anything, resample (also as a stream), write WAV and FLAC.
+"""Audio files and samples: decode any common format, resample (also as a stream), write WAV and FLAC.
 
-One representation is used everywhere in the package: mono ``float32`` samples in [-1, 1], shape ``(S,)``, beside an
-explicit ``sampling_rate`` in hertz. Decoding looks at the content, never at the file's suffix, and is done by another
-process within bounds (`echox.audio_decoding`): a damaged or hostile file costs an error, not this process.
+The whole package uses one representation: mono ``float32`` samples in [-1, 1], shape ``(S,)``, with an explicit
+``sampling_rate`` in hertz. Decoding looks at the content, never at the file's suffix. It is done in another process
+with limits (`echox.audio_decoding`): a damaged or hostile file raises an error and cannot harm this process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from echox.audio_decoding.pool import DecoderPool, DecodingJob, shared_pool
 AudioSource = str | Path | bytes | BinaryIO
 
 _WAV_HEADER_BYTES = 44
-_PCM16_SCALE = 32768.0  # what decoders divide by, so PCM16 in -> PCM16 out is the identity
+_PCM16_SCALE = 32768.0  # decoders divide by the same, so PCM16 in -> PCM16 out is the identity
 
 
 def load_audio(
@@ -36,27 +36,27 @@ def load_audio(
     decoders: DecoderPool | None = None,
     job: DecodingJob | None = None,
 ) -> np.ndarray:
-    """Decode audio to mono float32 at the asked rate.
+    """Decode audio to mono float32 at the wanted rate.
 
     Reads WAV, FLAC, Ogg, MP3, AAC, MP4 and M4A, WebM and Matroska, AIFF, AU, CAF, WMA and AMR, of 4 to 192 kHz and at
-    most 8 channels. Channels are averaged; where that would cancel them (opposite phase), the loudest is taken.
+    most 8 channels. Channels are averaged; if that would cancel them (opposite phase), the loudest is taken.
 
     Args:
-        source: a path, the bytes of a whole file, or a binary file object (read from where it stands).
+        source: a path, the bytes of a whole file, or a binary file object (read from its current position).
         sampling_rate: rate of the result in hertz; other rates are resampled.
-        max_duration_s: refuse longer audio (measured on the decoded samples, not on what a header says); never cuts.
+        max_duration_s: refuse longer audio, measured on the decoded samples, not by a header; audio is never cut.
             None: four hours.
         decoders: processes that decode; None: those that all callers in this process share.
-        job: to cancel the decoding by.
+        job: allows to cancel the decoding.
 
     Returns:
         Samples ``(S,)`` float32, S >= 1, all finite.
 
     Raises:
-        ValueError: missing file, folder, empty file, not audio that is read, no samples, samples that are not finite or
+        ValueError: missing file, folder, empty file, no supported format, no samples, samples that are not finite or
             far beyond [-1, 1], too long, too costly to decode, bad rate.
         RuntimeError: the process that decodes cannot be started.
-        DecodingCancelled: by the job.
+        DecodingCancelled: the job was cancelled.
     """
     _check_rate(sampling_rate)
     content, name = _read(source)
@@ -69,7 +69,7 @@ def load_audio(
 
 
 def save_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> None:
-    """Write mono samples ``(S,)`` as 16-bit WAV or FLAC, chosen by the suffix; the file appears whole or not at all.
+    """Write mono samples ``(S,)`` as 16-bit WAV or FLAC, chosen by the suffix; never a part of a file.
 
     Raises:
         ValueError: the suffix is neither .wav nor .flac, or the samples are not finite mono audio.
@@ -110,9 +110,9 @@ def encode_audio(waveform: np.ndarray, sampling_rate: int, kind: str = "wav") ->
 
 
 class WavWriter:
-    """A mono 16-bit WAV file written chunk by chunk, while the speech is being made.
+    """A mono 16-bit WAV file that is written chunk by chunk, while the speech is being made.
 
-    Samples go to ``<name>.part.wav`` beside the target; its header is right after every write, so it can be played
+    Samples go to ``<name>.part.wav`` beside the target; its header is correct after every write, so it can be played
     while it grows. Closing renames it to the target. Leaving the ``with`` block by an exception removes it, and an
     older target stays.
 
@@ -186,7 +186,7 @@ class WavWriter:
             raise _write_error(self.path, error) from error
 
     def abort(self) -> None:
-        """Throw the unfinished file away; an older file under the target's name stays as it was."""
+        """Remove the unfinished file; an older file under the target's name stays unchanged."""
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -222,9 +222,9 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 class StreamingResampler:
-    """The same resampling for audio that arrives in chunks; the chunks' sum equals ``resample`` of the whole.
+    """`resample` for audio that arrives in chunks; the joined results equal ``resample`` of the whole.
 
-    The filter needs a little future, so a call returns fewer (or no) samples at first and the rest with ``last=True``.
+    The filter looks ahead, so the first calls return fewer (or no) samples, and the call with ``last=True`` the rest.
 
     Args:
         from_rate: rate of the chunks in hertz.
@@ -320,7 +320,7 @@ def _wav_header(samples: int, sampling_rate: int) -> bytes:
 
 
 def _part_path(path: Path) -> Path:
-    """Where a file grows before it gets its name: the same folder (renaming is atomic), a suffix players know."""
+    """Where a file is written before it is renamed: in the same folder (renaming is atomic), with the same suffix."""
     return path.with_name(f"{path.stem}.part{path.suffix}")
 
 

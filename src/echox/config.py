@@ -10,7 +10,7 @@ A recipe names its stage (``stage: lm``); the stage's own file registers the dat
         training: TrainingConfig
         def build(self) -> Stage: ...        # training stages; others have ``run()``
 
-`load_recipe` imports that file by name (`STAGE_MODULES`), so this floor imports nothing upward at import time.
+`load_recipe` imports that file by name (`STAGE_MODULES`), when a recipe of the stage is loaded.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import importlib
 import math
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
-from echox.files import write_text
+from echox.files import JsonObject, write_text
 
 STAGE_MODULES: dict[str, str] = {
     "corpus": "echox.data.corpora.nano_speech",
@@ -50,7 +50,7 @@ STAGE_MODULES: dict[str, str] = {
 """Stage name -> the module whose import registers its recipe dataclass."""
 
 MUST_CHOOSE = "???"
-"""A value that a recipe leaves to the user: loading fails until it is overridden."""
+"""A value that the user must choose: loading a recipe fails until it is overridden."""
 
 _RECIPES: dict[str, type] = {}
 _T = TypeVar("_T", bound=type)
@@ -70,27 +70,27 @@ def recipe(stage: str) -> Callable[[_T], _T]:
 
 @dataclasses.dataclass
 class TrainingConfig:
-    """How any stage is trained (the common part of all training recipes, field ``training:``).
+    """Settings of the training loop: the part that all training recipes share (field ``training:``).
 
     Attributes:
-        output_dir: final model, logs and ``checkpoints/`` go here.
-        steps: optimizer steps in all.
+        output_dir: folder of the final model, the logs and ``checkpoints/``.
+        steps: total number of optimizer steps.
         batch_size: items, or the sum of `Stage.lengths` per batch when ``batch_by: total_length``. Per process and
             per accumulation step.
-        learning_rates: peak learning rate by parameter group name; exactly the stage's groups.
-        warmup_steps: linear rise from 0. hold_ratio: part of `steps` (after the warm-up) at the peak.
-        final_lr_ratio: learning rate of the last step, as a part of the peak.
-        clip_norm: gradient norm limit (0 = none); clip_by_group: over each group on its own.
+        learning_rates: peak learning rate by name of parameter group; all groups of the stage, and no others.
+        warmup_steps: linear rise from 0. hold_ratio: fraction of `steps` (after the warm-up) at the peak.
+        final_lr_ratio: learning rate of the last step, as a fraction of the peak.
+        clip_norm: gradient norm limit (0 = none); clip_by_group: of each group separately.
         ema_decay: 0 = none; else evaluation, samples and the final model use the averaged weights.
         *_every_steps: 0 = never (the last step always evaluates and saves).
         resume: continue from the newest checkpoint in `output_dir`, if there is one.
-        skip_damaged: ... from the newest one that is whole; else a damaged one stops the run and is named.
+        skip_damaged: continue from the newest undamaged checkpoint; else a damaged one stops the run with an error.
         threads: CPU threads of torch (None = leave as it is).
-        parallel: of several processes, each has all weights ("ddp") or a shard of every weight ("fsdp").
-        cpu_offload: sharded weights and optimizer states rest in the memory of the CPU ("fsdp" on GPUs).
-        max_rollbacks: after a loss or gradient that is not finite, go back to the newest checkpoint and leave out the
-            batches since, at most so many times; 0: stop.
-        overfit_one_batch: train on the first batch only: a healthy stage drives its loss to (nearly) nothing.
+        parallel: each of several processes holds all weights ("ddp") or a shard of every weight ("fsdp").
+        cpu_offload: keep sharded weights and optimizer states in CPU memory ("fsdp" on GPUs).
+        max_rollbacks: after a loss or gradient that is not finite, go back to the newest checkpoint and skip the
+            batches since then, at most this many times; 0: stop the run.
+        overfit_one_batch: train on the first batch only: the loss of a correct stage falls to nearly zero.
     """
 
     output_dir: str
@@ -143,7 +143,7 @@ class TrainingConfig:
             raise ValueError(f"training.learning_rates: expected group: rate, found {self.learning_rates}")
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Any:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Any:  # the dataclass of whatever stage it names
     """Read a recipe file, apply ``a.b=value`` overrides (values are YAML), build and check its dataclass.
 
     Raises:
@@ -176,7 +176,7 @@ def recipe_class(stage: str, where: str = "recipe") -> type:
     return _RECIPES[stage]
 
 
-def to_dict(value: Any) -> Any:
+def to_dict(value: object) -> Any:
     """A recipe as plain dicts, lists and scalars (what YAML and JSON hold)."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -187,12 +187,12 @@ def to_dict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def dump_recipe(value: Any, path: str | Path) -> None:
+def dump_recipe(value: object, path: str | Path) -> None:
     """Write a resolved recipe; `load_recipe` reads it back."""
     write_text(path, yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True))
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: JsonObject, override: str) -> None:
     dotted, separator, text = override.partition("=")
     if not separator or not all(dotted.split(".")):
         raise ValueError(f"override {override!r}: expected key=value, for example training.steps=100")
@@ -210,7 +210,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ValueError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _build(cls: type, values: Any, where: str, key: str) -> Any:
+def _build(cls: type, values: object, where: str, key: str) -> Any:
     """Dataclass `cls` from a mapping; `key` is the dotted path of that mapping in the file."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: {key or 'recipe'}: expected a mapping, found {values!r}")
@@ -239,7 +239,7 @@ def _build(cls: type, values: Any, where: str, key: str) -> Any:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+def _convert(hint: Any, value: object, where: str, key: str) -> Any:
     """`value` (from YAML) as type `hint`, or a ValueError naming file and key."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     wrong = ValueError(f"{where}: {key}: expected {_spell(hint)}, found {value!r}")
@@ -273,7 +273,9 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     raise wrong
 
 
-def _convert_container(kind: type, arguments: tuple, value: Any, where: str, key: str, wrong: ValueError) -> Any:
+def _convert_container(
+    kind: type, arguments: tuple[Any, ...], value: object, where: str, key: str, wrong: ValueError
+) -> Any:
     if kind is dict:
         if not isinstance(value, dict):
             raise wrong
@@ -284,7 +286,7 @@ def _convert_container(kind: type, arguments: tuple, value: Any, where: str, key
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
             raise wrong
-        hints: Sequence[Any] = arguments
+        hints: Sequence[object] = arguments
     else:
         hints = [arguments[0] if arguments else Any] * len(value)
     return kind(
@@ -293,7 +295,7 @@ def _convert_container(kind: type, arguments: tuple, value: Any, where: str, key
 
 
 def _number(hint: type, value: Any, wrong: ValueError) -> int | float:
-    """YAML 1.1 reads ``2e-3`` as a string: accept it as the number everyone means."""
+    """A number, also one that YAML 1.1 reads as a string, such as ``2e-3``."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -309,10 +311,10 @@ def _join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def _spell(hint: Any) -> str:
+def _spell(hint: object) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
-def _did_you_mean(name: str, known: Any) -> str:
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""The device to compute on, by its name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; for "auto" this process's GPU if there is one, else the CPU.
+    """The device with this name; for "auto" the GPU of this process if there is one, else the CPU.
 
     Raises:
-        ValueError: no such device.
+        ValueError: there is no such device.
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"

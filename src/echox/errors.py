@@ -1,10 +1,10 @@
-"""Exceptions as users read them: one line. The outermost boundary of every command uses it."""
+"""Errors: their message in one line, as commands print it, and the exceptions that several rooms raise."""
 
 from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong in one line, without a traceback; an exception that nobody foresaw says so."""
+    """The message of an error in one line, without a traceback; an unexpected kind of error is marked as such."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -16,8 +16,8 @@ def one_line(error: BaseException) -> str:
 
 
 class NoSpeech(ValueError):
-    """Audio without speech: silence or noise. Nothing is wrong with the model."""
+    """The audio holds no speech, only silence or noise."""
 
 
 class QueueFull(RuntimeError):
-    """More replies are waiting than the scheduler takes; try again later."""
+    """As many replies wait as the scheduler accepts; try again later."""

@@ -1,13 +1,13 @@
-"""What a model is given of a recording: the stretch that holds speech, at one level.
+"""Where speech is in a recording, and the input of the model: that part, with margins of fixed length, at one level.
 
-A model hears best what it was trained on: an utterance with little around it, at an ordinary level. People send seconds
-of silence or hiss before and after, whisper into bad microphones, and pass 16-bit integers as floats. All of that is
-taken away here, in one place, for every way in: `find_speech` says where speech is, if anywhere, and `speech_for_model`
-cuts to it (pauses inside stay), puts it between margins of one length, and brings it to ``SPEECH_LEVEL_DBFS``. So a
-recording gives the same input whether nothing, a second or a minute of silence surrounds it.
+A model understands best what it was trained on: an utterance with little around it, at an ordinary level. People send
+seconds of silence or hiss before and after, whisper into bad microphones, and pass 16-bit integers as floats. All input
+is brought to one form here: `find_speech` finds where speech is, if anywhere, and `speech_for_model` cuts to it (pauses
+inside stay), adds margins of fixed length, and scales it to ``SPEECH_LEVEL_DBFS``. So a recording gives the same input
+whether nothing, a second or a minute of silence surrounds it.
 
-Speech is found by its voice: vowels repeat themselves 60 to 500 times a second, which noise of any level does not. A
-recording without a voice (a whisper) is judged by how much its level varies.
+Voiced speech is found by its periodicity: vowels repeat 60 to 500 times a second, noise of any level does not. A
+recording without voiced speech (a whisper) is judged by how much its level varies.
 
 Source: periodicity by the autocorrelation of the windowed signal divided by that of the window, Boersma 1993,
 "Accurate short-term analysis of the fundamental frequency", Proceedings of the Institute of Phonetic Sciences 17.
@@ -21,38 +21,38 @@ from functools import lru_cache
 import numpy as np
 
 SPEECH_LEVEL_DBFS = -20.0
-"""Root mean square of voiced speech that models are given: about the middle of nano's training data."""
+"""Root mean square of voiced speech in the model's input: about the middle of nano's training data."""
 MAX_GAIN_DB = 45.0
-"""Fainter speech is raised by no more than this: its noise comes up with it."""
+"""Most amplification of faint speech: its noise is amplified with it."""
 MARGIN_BEFORE_S = 0.25
-"""Kept before the first voiced moment: longer than the consonants that may begin a sentence."""
+"""Kept before the first voiced frame: longer than the consonants that may begin a sentence."""
 MARGIN_AFTER_S = 0.35
-"""Kept after the last voiced moment: longer than the consonants that may end a sentence, and their decay."""
+"""Kept after the last voiced frame: longer than the consonants that may end a sentence, and their decay."""
 MIN_SPEECH_S = 0.08
-"""Voice of less in all is a click."""
+"""Least voiced speech of a recording: less is a click."""
 
 _WINDOW_S, _HOP_S = 0.04, 0.02
-_BLOCK_FRAMES = 1500  # at once: half a minute, so that the memory of a long recording stays small
-_LOWEST_HZ, _HIGHEST_HZ = 60.0, 500.0  # of a voice
+_BLOCK_FRAMES = 1500  # analysed at once: half a minute, so that a long recording takes little memory
+_LOWEST_HZ, _HIGHEST_HZ = 60.0, 500.0  # pitch of a voice
 _BAND_HZ = (60.0, 1100.0)  # where its harmonics are strongest
-_PERIODIC = 0.6  # of the energy repeats after a period
-_SURE_SHARE = 0.34  # of the frames of a run also repeat without the lowest frequencies
+_PERIODIC = 0.6  # least share of the energy that repeats after a period
+_SURE_SHARE = 0.34  # least share of a run's frames that also repeat without the lowest frequencies
 _RUN_FRAMES = 3  # a shorter repetition is chance
-_VOICE_RANGE_DB = 35.0  # below the loudest voice: an echo, or somebody in the next room
+_VOICE_RANGE_DB = 35.0  # further below the loudest voice is an echo, or a voice in the next room
 _SILENCE_DBFS = -95.0  # of the band; below is the rounding of 16-bit samples
-_STRAY_SHARE, _STRAY_GAP_S = 0.01, 0.6  # so little of the voice's energy, so far from the rest, is no speech
-_STEADY_DB, _STEADY_PITCH = 1.0, 0.01  # a voice varies more in level and pitch: this is a hum
+_STRAY_SHARE, _STRAY_GAP_S = 0.01, 0.6  # less of the voice's energy, further from the rest, is no speech
+_STEADY_DB, _STEADY_PITCH = 1.0, 0.01  # a sound that varies less in level and pitch is a hum, not a voice
 _WHISPER_RISE_DB, _WHISPER_S, _QUIETEST_DBFS = 12.0, 0.15, -65.0
 
 
 @dataclass(frozen=True)
-class Speech:
+class SpeechSpan:
     """Where speech is in samples (S,): from ``start`` to before ``end``, margins included.
 
     Attributes:
         level_dbfs: root mean square of its voiced part.
-        lead, tail: samples of silence to put before and after, where the recording has no whole margin.
-        fade_in, fade_out: samples of the two margins, recorded or not.
+        lead, tail: samples of silence to add before and after, where the recording is shorter than the margin.
+        fade_in, fade_out: samples of the two margins, recorded or added.
     """
 
     start: int
@@ -64,8 +64,8 @@ class Speech:
     fade_out: int = 0
 
 
-def speech_for_model(waveform: np.ndarray, speech: Speech) -> np.ndarray:
-    """Samples (S,) float32 cut to the speech that `find_speech` found in them, between its margins, at one level.
+def speech_for_model(waveform: np.ndarray, speech: SpeechSpan) -> np.ndarray:
+    """Samples (S,) float32 cut to the speech that `find_speech` found in them, with its margins, at one level.
 
     Sample i of the result is sample ``speech.start - speech.lead + i`` of the recording.
     """
@@ -85,18 +85,18 @@ def _rise(samples: int) -> np.ndarray:
 
 
 def within_full_scale(waveform: np.ndarray) -> np.ndarray:
-    """Float samples of any shape as float32 in [-1, 1]: divided by their peak where that is greater."""
+    """Float samples of any shape as float32 in [-1, 1]: divided by their peak if that is greater than 1."""
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak > 1.0:
         return (waveform / peak).astype(np.float32)
     return waveform.astype(np.float32, copy=False)
 
 
-def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
-    """The stretch of a recording that holds all its speech.
+def find_speech(waveform: np.ndarray, sampling_rate: int) -> SpeechSpan | None:
+    """The part of a recording that holds all its speech.
 
     Args:
-        waveform: finite float samples (S,). Beyond full scale (16-bit integers given as floats) they are scaled down.
+        waveform: finite float samples (S,); those beyond full scale (16-bit integers as floats) are scaled down.
         sampling_rate: in hertz, 4000 or more.
 
     Returns:
@@ -105,7 +105,7 @@ def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
     waveform = within_full_scale(waveform)
     hop, window = round(_HOP_S * sampling_rate), round(_WINDOW_S * sampling_rate)
     analysis = _analysis(window, sampling_rate)
-    # Between silence, so that its first and last sounds are measured as they are where silence was recorded.
+    # Padded with silence, so that the first and last sounds are measured as if silence was recorded around them.
     level_db, power = _measured(np.pad(waveform, window), hop, analysis)
     begins = np.arange(len(level_db)) * hop
     whole = (begins >= window) & (begins <= len(waveform))  # frames without any of that silence
@@ -119,7 +119,7 @@ def find_speech(waveform: np.ndarray, sampling_rate: int) -> Speech | None:
     wanted = int(places[0]) * hop - window - before, int(places[-1]) * hop + after
     start, end = max(wanted[0], 0), min(wanted[1], len(waveform))
     rms_db = 10.0 * np.log10(np.mean(10.0 ** (level_db[active] / 10.0)))
-    return Speech(start, end, float(rms_db), start - wanted[0], wanted[1] - end, before, after)
+    return SpeechSpan(start, end, float(rms_db), start - wanted[0], wanted[1] - end, before, after)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Analysis:
 
     def periodicity(self, power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of spectra (F, high + 1): the part (F,) of the energy that repeats after a period, and that period (F,)."""
-        # The spectrum ends at `high`: its inverse is the autocorrelation at a lower rate, which is all that is needed.
+        # The spectrum ends at `high`: its inverse is the autocorrelation at a lower rate, which is enough.
         shortest, longest = int(self.rate_hz / _HIGHEST_HZ), int(np.ceil(self.rate_hz / _LOWEST_HZ))
         lags = slice(shortest, longest + 1)
         best, period_s = np.zeros(len(power)), np.zeros(len(power))
@@ -150,7 +150,7 @@ class _Analysis:
 @lru_cache(maxsize=8)
 def _analysis(window_samples: int, sampling_rate: int) -> _Analysis:
     longest = int(np.ceil(sampling_rate / _LOWEST_HZ))
-    size = 1 << (window_samples + longest).bit_length()  # the window does not meet itself on the way round
+    size = 1 << (window_samples + longest).bit_length()  # so long that the circular correlation does not wrap
     low, high = (round(edge * size / sampling_rate) for edge in _BAND_HZ)
     window = np.hanning(window_samples).astype(np.float32)
     correlation = np.fft.irfft(np.square(np.abs(np.fft.rfft(window, size)))[: high + 1], 4 * high)
@@ -200,7 +200,7 @@ def _voiced(power: np.ndarray, whole: np.ndarray, analysis: _Analysis) -> np.nda
 
 
 def _without_short_runs(flags: np.ndarray, frames: int) -> np.ndarray:
-    """Runs of True in (F,) that are shorter than so many frames become False."""
+    """Runs of True in (F,) that are shorter than `frames` become False."""
     kept = flags.copy()
     for start, end in _runs(flags):
         if end - start < frames:
@@ -209,7 +209,7 @@ def _without_short_runs(flags: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _without_strays(flags: np.ndarray, level_db: np.ndarray) -> np.ndarray:
-    """Faint runs at either end, far from the rest, are no speech."""
+    """Faint runs at either end, far from the rest, become False: they are no speech."""
     runs = _runs(flags)
     energies = [float(np.sum(10.0 ** (level_db[start:end] / 10.0))) for start, end in runs]
     faint, far = _STRAY_SHARE * sum(energies), _STRAY_GAP_S / _HOP_S

@@ -1,7 +1,7 @@
-"""The process in which a foreign chat template is rendered; run as a script by `templates`, it imports jinja2 only.
+"""Renders chat templates of others: a script that `templates` runs as a process, which imports jinja2 only.
 
-A line of JSON comes in (template, variables), a line goes out (text or error). Jinja's sandbox keeps a template from
-files and modules, but not from loops without end or texts without end; the process's own limits do.
+It reads a line of JSON (template, variables) and writes a line (text or error). Jinja's sandbox keeps a template from
+files and modules, but not from endless loops or texts; the limits of the process do.
 
 Source: the environment of chat templates, https://huggingface.co/docs/transformers/chat_templating_writing
 """
@@ -11,9 +11,12 @@ import functools
 import json
 import signal
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_CHARS = 4 * 2**20  # of a rendered conversation
@@ -21,31 +24,37 @@ _MEMORY_BYTES = 512 * 2**20
 
 
 class Generation(Extension):
-    """``{% generation %}``, which marks replies for training; here its body is written as it is."""
+    """``{% generation %}``, which marks replies for training; here its body is written unchanged."""
 
     tags = {"generation"}
 
-    def parse(self, parser):  # type: ignore[no-untyped-def]
+    def parse(self, parser: Parser) -> nodes.Node:
         """The body of the block."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_as_it_is"), [], [], body).set_lineno(line)
+        return nodes.CallBlock(self.call_method("_unchanged"), [], [], body).set_lineno(line)
 
-    def _as_it_is(self, caller):  # type: ignore[no-untyped-def]
+    def _unchanged(self, caller: Callable[[], str]) -> str:
         return caller()
 
 
-def _raise(message):  # type: ignore[no-untyped-def]
+def _raise(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):  # type: ignore[no-untyped-def]
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 @functools.lru_cache(4)
-def compiled(template: str):  # type: ignore[no-untyped-def]
-    """A template of jinja2, with what chat templates may use."""
+def compiled(template: str) -> Template:
+    """A template of jinja2, with the functions that chat templates may use."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -55,10 +64,10 @@ def compiled(template: str):  # type: ignore[no-untyped-def]
     return environment.from_string(template)
 
 
-def answer(line: str, longest_s: float) -> dict:
-    """Render one request; whatever goes wrong in the template is told by its kind."""
+def answer(line: str, longest_s: float) -> dict[str, str]:
+    """Render one request; return the text, or the kind of error that the template raised."""
     request = json.loads(line)
-    if hasattr(signal, "setitimer"):  # kills this process even if nobody is there any more to do it
+    if hasattr(signal, "setitimer"):  # ends this process also when its parent is gone
         signal.setitimer(signal.ITIMER_REAL, longest_s)
     try:
         text = compiled(request["template"]).render(**request["variables"])
@@ -66,7 +75,7 @@ def answer(line: str, longest_s: float) -> dict:
         return {"error": "it takes too much memory"}
     except RecursionError:
         return {"error": "it calls itself without end"}
-    except Exception as error:  # noqa: BLE001 - a template may raise anything; its own process ends here
+    except Exception as error:  # noqa: BLE001 - a template may raise anything; this process has no other work
         return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     finally:
         if hasattr(signal, "setitimer"):

@@ -1,4 +1,4 @@
-"""Chat templates of others, rendered in a process of their own with limits on time and memory.
+"""Renders chat templates of others in a separate process, with limits on time and memory.
 
 A chat template is a program that came with a model. Jinja's sandbox keeps it from files and modules; it does not stop
 ``{% for i in range(99999) %}`` inside another, nor a text that doubles itself. A process can be killed.
@@ -12,22 +12,22 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from echox import template_worker
 
 _ENVIRONMENT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_START_S = 60.0  # of the process, on a machine that has other things to do
+_START_S = 60.0  # for the process to start, on a busy machine
 
 
 class TemplateWorker:
-    """Renders templates; its process is started by the first one, and anew after one that was stopped.
+    """Renders templates; the first one starts its process, and so does the next one after a process was stopped.
 
     Args:
-        longest_s: wall time of one rendering.
+        longest_s: most wall time of one rendering.
     """
 
     def __init__(self, longest_s: float = 5.0) -> None:
@@ -35,8 +35,8 @@ class TemplateWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def render(self, template: str, variables: Mapping[str, Any]) -> str:
-        """The text that a template makes of plain variables (what JSON can hold).
+    def render(self, template: str, variables: Mapping[str, object]) -> str:
+        """The text that a template makes of plain variables (values that JSON can hold).
 
         Raises:
             ValueError: the template has a fault, takes too long, or too much memory.
@@ -88,7 +88,7 @@ class TemplateWorker:
 
     @staticmethod
     def _exchange(process: subprocess.Popen[bytes], line: bytes, longest_s: float) -> bytes | None:
-        """Send a line and read one; None: it did not come in time."""
+        """Send a line and read one; None: no line came in time."""
         answers: list[bytes] = []
 
         def talk() -> None:
@@ -121,7 +121,18 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def template_variables(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    """What transformers gives to a chat template: messages, options, and the names of special tokens."""
+class SpecialTokens(Protocol):
+    """A tokenizer, as far as templates need it."""
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, str | list[str]]:
+        """Special tokens by name."""
+        ...
+
+
+def template_variables(
+    tokenizer: SpecialTokens, messages: Sequence[Mapping[str, object]], **options: object
+) -> dict[str, object]:
+    """The variables that transformers gives to a chat template: messages, options, and special tokens by name."""
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
     return {**special, "messages": messages, "tools": None, "documents": None, **options}

@@ -1,4 +1,4 @@
-"""What a folder says about its model: read, kept, refused when it is something else, and true of nano."""
+"""``about.json`` of a model folder: read, kept, refused with other content, and true of nano."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One folder that travels: adapters apart and merged, fewer bits, the model card, the upload."""
+"""Adapters saved separately and merged, 8-bit weights, the model card, the upload."""
 
 from __future__ import annotations
 

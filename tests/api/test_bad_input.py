@@ -1,4 +1,4 @@
-"""What goes wrong gets one clear line (what was expected, found, and what to do) and a non-zero exit, no traceback."""
+"""Errors give one clear line (expected, found, remedy) and a non-zero exit code, no traceback."""
 
 import errno
 import json
@@ -179,7 +179,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_behind(folder, tmp_path, monkey
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("echox.streaming.scheduler.Scheduler._sound", interrupted)
+    monkeypatch.setattr("echox.streaming.batch.ReplyBatch._vocode", interrupted)
     refuse(folder, "-t", "Hi", "-o", tmp_path / "a.wav", expected="interrupted", exit_code=130)
     assert not list(tmp_path.glob("*.wav"))
 

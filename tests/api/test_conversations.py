@@ -1,4 +1,4 @@
-"""Conversations: turns and their memory, what is dropped and remembered, questions of every kind, settings."""
+"""Conversations: turns and their memory, dropped turns, all kinds of questions, settings."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_earlier_turns_are_not_computed_again(model, monkeypatch):
     session.reply(QUESTION)
     held = session._context._saved.length
     ran: list[int] = []
-    memory = model.scheduler._memory
+    memory = model.scheduler.batch._memory
     advance = memory.advance
     monkeypatch.setattr(memory, "advance", lambda x, *rest: ran.append(x.shape[1]) or advance(x, *rest))
     monkeypatch.setattr(model.engine, "_features", lambda audios: pytest.fail("encoded again"))
@@ -120,7 +120,7 @@ def test_audios_that_left_the_conversation_are_forgotten(model):
     for seed in range(3):
         session.messages = []
         session.reply(tone(1.0, seed=seed))
-    assert len(session._context._heard) == 1
+    assert len(session._context._encoded) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_audios_that_left_the_conversation_are_forgotten(model):
     ],
 )
 def test_settings_of_another_kind_are_refused_when_asked(model, settings):
-    """At the door, not in the middle of a step for many."""
+    """When they are passed, not in the middle of a step for several replies."""
     with pytest.raises(ValueError, match="expected"):
         model.session().submit(TYPED, **settings)
 
@@ -194,11 +194,11 @@ def test_questions_of_every_kind(model, content):
 def test_more_audio_than_the_window_is_heard_in_windows(model):
     long = tone(2.6 * WINDOW_S)
     audios = [Audio(long[: int(seconds * 16000)], 16000) for seconds in (2.6 * WINDOW_S, WINDOW_S)]
-    together = model.engine.hear(audios)
+    together = model.engine.encode(audios)
     assert len(together[0].embeds) > len(together[1].embeds)
     for audio, heard in zip(audios, together, strict=True):
-        model.engine.forget_audios()
-        assert_equal_up_to_rounding(model.engine.hear([audio])[0].embeds, heard.embeds)
+        model.engine.clear_encoded()
+        assert_equal_up_to_rounding(model.engine.encode([audio])[0].embeds, heard.embeds)
     assert model.generate(long).heard
 
 
@@ -214,15 +214,15 @@ def test_sampling_follows_the_seed(model):
 
 def test_what_was_heard_is_remembered_within_bounds(model, monkeypatch):
     engine = model.scheduler.engine
-    engine.forget_audios()
-    (one,) = engine.hear([Audio(tone(1.0, seed=0), engine.input_sampling_rate)])
-    monkeypatch.setattr("echox.streaming.engine.HEARD_BYTES", 3 * one.embeds.nbytes)
+    engine.clear_encoded()
+    (one,) = engine.encode([Audio(tone(1.0, seed=0), engine.input_sampling_rate)])
+    monkeypatch.setattr("echox.streaming.engine.MAX_ENCODED_BYTES", 3 * one.embeds.nbytes)
     for seed in range(8):
-        engine.hear([Audio(tone(1.0, seed=seed), engine.input_sampling_rate)])
-    assert len(engine._heard) == 3
-    assert engine._heard_bytes == sum(heard.embeds.nbytes for heard in engine._heard.values())
-    engine.forget_audios()
-    assert engine._heard_bytes == 0
+        engine.encode([Audio(tone(1.0, seed=seed), engine.input_sampling_rate)])
+    assert len(engine._encoded) == 3
+    assert engine._encoded_bytes == sum(heard.embeds.nbytes for heard in engine._encoded.values())
+    engine.clear_encoded()
+    assert engine._encoded_bytes == 0
 
 
 def test_an_interrupted_reply_is_cut_to_what_was_heard(nano):

@@ -1,4 +1,4 @@
-"""Long questions are heard step by step: as they would be at once, and without anybody waiting for the end of them."""
+"""Long questions are encoded step by step: with the same result as at once, and other replies do not wait for them."""
 
 import numpy as np
 import pytest
@@ -54,10 +54,10 @@ def test_an_adapter_in_blocks_equals_the_adapter(frames):
 
 def test_a_short_question_does_not_wait_for_a_long_one(monkeypatch):
     """On f071b06 the long one is encoded in one round, before anything else."""
-    monkeypatch.setattr("echox.streaming.scheduler.HEARING_S", 0.0)  # one step in hearing a round, however fast
+    monkeypatch.setattr("echox.streaming.batch.LONG_ENCODING_S", 0.0)  # one step in hearing a round, however fast
     model = nano()
     scheduler = Scheduler(model.scheduler.engine)
-    scheduler.engine.forget_audios()
+    scheduler.engine.clear_encoded()
     sessions = [type(model.session())(scheduler, model.settings) for _ in range(2)]
     long = sessions[0].submit(long_question(95.0), speak=False, max_new_tokens=4)
     short = sessions[1].submit(question(1, 16_000), speak=False, max_new_tokens=4)
@@ -67,20 +67,20 @@ def test_a_short_question_does_not_wait_for_a_long_one(monkeypatch):
     assert long.text_row is None, "the long question was heard in the rounds of the short reply"
     long.cancel()
     scheduler.step()
-    assert scheduler._hearing_task is None
+    assert scheduler.batch._encoding_task is None
     assert not scheduler.step()
 
 
 def test_many_questions_of_one_reply_are_long_together(monkeypatch):
-    monkeypatch.setattr("echox.streaming.scheduler.HEARING_S", 0.0)  # one step in hearing a round, however fast
+    monkeypatch.setattr("echox.streaming.batch.LONG_ENCODING_S", 0.0)  # one step in hearing a round, however fast
     model = nano()
     scheduler = Scheduler(model.scheduler.engine)
-    scheduler.engine.forget_audios()
+    scheduler.engine.clear_encoded()
     session = type(model.session())(scheduler, model.settings)
     content = [{"type": "audio", "audio": long_question(12.0)[start:]} for start in (0, 100, 200)]
     task = session.submit({"role": "user", "content": content}, speak=False, max_new_tokens=1)
     scheduler.step()
-    assert scheduler._hearing_task is task
+    assert scheduler.batch._encoding_task is task
     while not task.done:
         scheduler.step()
     assert task.error is None
@@ -89,11 +89,11 @@ def test_many_questions_of_one_reply_are_long_together(monkeypatch):
 
 def test_the_last_of_several_recordings_is_not_begun_again(monkeypatch):
     """When the long one was heard, what is left is short; on 9a02996 it was then encoded a second time, at once."""
-    monkeypatch.setattr("echox.streaming.scheduler.HEARING_S", 0.0)  # one step in hearing a round, however fast
+    monkeypatch.setattr("echox.streaming.batch.LONG_ENCODING_S", 0.0)  # one step in hearing a round, however fast
     model = nano()
     engine = model.scheduler.engine
     scheduler = Scheduler(engine)
-    engine.forget_audios()
+    engine.clear_encoded()
     extracted, features = [], engine._features
     monkeypatch.setattr(engine, "_features", lambda audios: extracted.append(len(audios)) or features(audios))
     session = type(model.session())(scheduler, model.settings)
@@ -103,16 +103,16 @@ def test_the_last_of_several_recordings_is_not_begun_again(monkeypatch):
         scheduler.step()
     assert task.error is None
     assert extracted == [1, 1]
-    assert scheduler._hearing_task is None
+    assert scheduler.batch._encoding_task is None
 
 
 def test_audio_that_two_replies_hear_counts_once():
     engine = nano().scheduler.engine
-    engine.forget_audios()
+    engine.clear_encoded()
     audio = Audio(long_question(2.0), 16_000)
-    steps = engine.hear_gradually([audio])
+    steps = engine.encode_gradually([audio])
     next(steps)
-    (heard,) = engine.hear([audio])
+    (heard,) = engine.encode([audio])
     assert list(steps)
-    assert engine.hear([audio]) == [heard]
-    assert engine._heard_bytes == heard.embeds.nbytes
+    assert engine.encode([audio]) == [heard]
+    assert engine._encoded_bytes == heard.embeds.nbytes

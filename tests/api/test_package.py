@@ -1,4 +1,4 @@
-"""The package: one folder, whole or not at all, that answers as the stages' model does."""
+"""Stage "package": one complete folder, which answers as the models of the stages do."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_package_answers_as_the_model_does(parts):
     model, folder = parts
     size = recipe_in(folder, **{"generation.max_new_tokens": 20}).run()
     packaged = EchoX.from_pretrained(folder / "package", device="cpu")
-    # What half precision leaves of all that is stored, under an engine that reads it anew.
+    # What half precision leaves of all that is stored, under a new engine.
     model.model.load_state_dict({name: value.half() for name, value in model.model.state_dict().items()})
     halved = EchoX(model.model, model.processor, packaged.settings)
     expected = halved.generate(QUESTION, temperature=0.0, max_new_tokens=20)

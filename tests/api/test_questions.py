@@ -1,4 +1,4 @@
-"""Each way to pass a question that docs/python.md names, at the public door: all are answered alike."""
+"""All forms of a question that docs/python.md names, through the public API: all get the same answer."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Audio in (anything, sniffed by content), audio out (atomic WAV and FLAC), resampling offline and streaming."""
+"""Decoding by content, atomic writing of WAV and FLAC, resampling off-line and streaming."""
 
 import errno
 import io

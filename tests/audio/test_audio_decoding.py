@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: what is read, what is refused, what it may cost, and that nothing else is opened."""
+"""Untrusted files: what is read, what is refused, the limits, and that no other file is opened."""
 
 import io
 import os
@@ -70,7 +70,7 @@ def test_hostile_files_are_refused_at_once_and_read_nothing_else(tmp_path, monke
         load_audio(HOSTILE[name], max_duration_s=MAX_S)
     assert time.monotonic() - start < 10
     assert CANARY not in str(caught.value)
-    np.testing.assert_array_equal(load_audio(SPEECH), load_audio(tmp_path / CANARY))  # and goes on
+    np.testing.assert_array_equal(load_audio(SPEECH), load_audio(tmp_path / CANARY))  # and continues
 
 
 @pytest.mark.parametrize("codec", ["libopus", "aac", "pcm_s16le", "pcm_f32le"])
@@ -174,7 +174,7 @@ def test_a_worker_that_crashes_costs_a_refusal(pool):
         decoded(pool, SPEECH)
     assert len(decoded(pool, SPEECH))
     (worker,) = pool.process_ids
-    os.kill(worker, signal.SIGKILL)  # while nobody looks
+    os.kill(worker, signal.SIGKILL)  # while it is idle
     psutil.wait_procs([psutil.Process(worker)], timeout=10)
     assert len(decoded(pool, SPEECH))
 

@@ -71,7 +71,7 @@ def test_word_by_word_equals_at_once(text):
         echox.model.echo_decoder,
         echox.processor.tokenizer(text, add_special_tokens=False)["input_ids"],
     )
-    words, states = word_index(echox.processor.tokenizer, token_ids), echox.engine.meant(token_ids)
+    words, states = word_index(echox.processor.tokenizer, token_ids), echox.engine.text_states(token_ids)
     (whole,) = decoder.generate(states[None], torch.tensor([words]))
     stream = open_stream(decoder)
     steps = LeanSteps(decoder.backbone, rows=1)

@@ -1,4 +1,4 @@
-"""Hundreds of replies, plain and odd: every word of every one is heard, or reported; sound is as long as text is."""
+"""Hundreds of replies, ordinary and unusual: every word is spoken or reported; speech has a plausible length."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Tokens to text without half characters, sampling, and the settings a model folder carries."""
+"""Tokens to text without parts of characters, sampling, and the settings of a model folder."""
 
 import pytest
 from hypothesis import given, settings

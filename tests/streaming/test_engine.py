@@ -1,4 +1,4 @@
-"""Sessions: what is said is what the parts say at once, every word is spoken or reported, cancelling stops."""
+"""Sessions: streaming equals the parts at once, every word is spoken or reported, cancelling stops the work."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.tokenization_unit_language import UnitReader
 from echox.streaming import AudioChunk, Finished, Heard, SpeechFailed, TextDelta
 from echox.streaming.policies import POLICIES
-from echox.streaming.speech import Speech
+from echox.streaming.speech import ReplySpeech
 from tiny_echox import of, tiny_echox, tone
 
 
@@ -40,9 +40,9 @@ def waveform(chunks: list[AudioChunk]) -> np.ndarray:
 def test_streaming_equals_the_parts_at_once(nano, policy, monkeypatch):
     """The echo decoder over all states of a segment, the vocoder over all units of the reply."""
     written: list[tuple[int, torch.Tensor]] = []
-    push = Speech.push
+    push = ReplySpeech.push
     monkeypatch.setattr(
-        Speech, "push", lambda self, i, state, *rest: written.append((i, state)) or push(self, i, state, *rest)
+        ReplySpeech, "push", lambda self, i, state, *rest: written.append((i, state)) or push(self, i, state, *rest)
     )
     reply = nano.generate({"role": "user", "content": "What is the capital of France?"}, speech_policy=policy)
     assert len(reply.chunks) >= 2
@@ -94,7 +94,7 @@ def test_policies_say_the_same_text_and_differ_in_when(nano):
 
 
 def test_order_of_events_and_their_times(model):
-    model.engine.forget_audios()
+    model.engine.clear_encoded()
     events = list(model.session().stream(QUESTION))
     kinds = [type(event) for event in events]
     assert kinds[0] is Heard
@@ -118,14 +118,14 @@ def test_order_of_events_and_their_times(model):
 
 
 def test_audio_follows_the_text_it_says(model):
-    """When a chunk comes, its words have been told."""
-    told, spoken = "", ""
+    """When a chunk comes, its words have been emitted."""
+    emitted, spoken = "", ""
     for event in model.session().stream(QUESTION):
         if isinstance(event, TextDelta):
-            told += event.text
+            emitted += event.text
         elif isinstance(event, AudioChunk):
             spoken += event.text
-            assert set(spoken.split()) <= set(told.split())
+            assert set(spoken.split()) <= set(emitted.split())
 
 
 def accounted(events: list) -> list[str]:
@@ -206,9 +206,9 @@ def test_given_text_is_spoken(nano):
 def test_cancel_stops_all_work_and_keeps_what_was_written(model):
     session = model.session()
     stream = session.stream(QUESTION)
-    told = ""
+    emitted = ""
     for event in stream:
-        told += event.text if isinstance(event, TextDelta) else ""
+        emitted += event.text if isinstance(event, TextDelta) else ""
         if isinstance(event, AudioChunk):
             break
     before = model.scheduler.num_steps
@@ -218,8 +218,8 @@ def test_cancel_stops_all_work_and_keeps_what_was_written(model):
     assert not model.scheduler.step()
     assert model.scheduler.num_steps == before
     assert session.messages[-1] == session.messages[1]
-    assert session.messages[-1].parts[0].startswith(told)
-    assert session.reply(QUESTION).text  # the session goes on
+    assert session.messages[-1].parts[0].startswith(emitted)
+    assert session.reply(QUESTION).text  # the session continues
 
 
 def test_letting_go_of_a_stream_cancels_it(model):
@@ -234,7 +234,7 @@ def test_a_reply_cancelled_before_a_word_was_never_asked(model):
     session = model.session()
     session.submit(QUESTION).cancel()
     assert session.messages == []
-    assert session._context._heard == {}
+    assert session._context._encoded == {}
     assert session.reply(QUESTION).text == model.generate(QUESTION).text
 
 
@@ -288,7 +288,7 @@ def test_an_error_leaves_a_usable_session(model, monkeypatch):
 def test_ctrl_c_leaves_a_usable_session(model, monkeypatch):
     session = model.session(temperature=0.0)
     expected = model.generate(QUESTION, temperature=0.0).text
-    memory = model.scheduler._memory
+    memory = model.scheduler.batch._memory
     advance = memory.advance
     with monkeypatch.context() as pressed:
 
@@ -312,9 +312,9 @@ def test_save_equals_load(model, tmp_path):
     assert loaded.settings == echox.settings
     assert loaded.training_record == {"stage": "tiny", "seed": 0}
     assert loaded.engine.trigger == echox.engine.trigger
-    mine, theirs = model.generate(QUESTION), loaded.generate(QUESTION)
-    assert mine.text == theirs.text
-    np.testing.assert_array_equal(mine.waveform, theirs.waveform)
+    before, after = model.generate(QUESTION), loaded.generate(QUESTION)
+    assert before.text == after.text
+    np.testing.assert_array_equal(before.waveform, after.waveform)
     expected = {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "unit_language.json"}
     expected |= {"generation_config.json", "training_record.json", "chat_template.jinja"}
     assert expected <= {path.name for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""Many sessions on one model: each as alone, whoever joins, leaves, waits, fails or is cancelled."""
+"""Many sessions on one model: each is as if alone, when others join, leave, wait, fail or are cancelled."""
 
 import gc
 import subprocess
@@ -71,7 +71,7 @@ def test_replies_made_together_are_those_made_alone(model, greedy):
     if greedy:
         choices = [{**choice, "temperature": 0.0, "echo_temperature": 0.0} for choice in choices]
     alone = [list(model.session().stream(q, **c)) for q, c in zip(questions, choices, strict=True)]
-    model.engine.forget_audios()
+    model.engine.clear_encoded()
     scheduler = Scheduler(model.engine, max_running=4)
     tasks = []
     for number, (question, choice) in enumerate(zip(questions, choices, strict=True)):
@@ -115,14 +115,14 @@ def test_a_thread_can_drive(nano):
             one.join(60)
         for number, events in enumerate(alone):
             same(found[number], events)
-        told: list = []
+        received: list = []
         ended = threading.Event()
         task = Session(scheduler, nano.settings).submit(
-            ask(TYPED[0]), on_event=lambda event: told.append(event) if event else ended.set()
+            ask(TYPED[0]), on_event=lambda event: received.append(event) if event else ended.set()
         )
         assert ended.wait(60)
         assert task.done
-        same(told, alone[0])
+        same(received, alone[0])
     finally:
         scheduler.stop()
     assert not [thread for thread in threading.enumerate() if thread.name == "echox-scheduler"]
@@ -235,20 +235,20 @@ def test_cancelled_sessions_leave_nothing_behind(model):
 
 
 def test_one_failing_reply_does_not_touch_the_others(model, monkeypatch):
-    """A batch that fails is made again one by one: only the culprit fails."""
+    """A batch that fails is made again one by one: only the faulty one fails."""
     questions = ["Tell me about the sea.", "What is the capital?", "A dog barks."]
     alone = [list(model.session().stream(ask(text), seed=7)) for text in questions]
     scheduler = Scheduler(model.engine)
     tasks = [Session(scheduler, model.settings).submit(ask(text), seed=7) for text in questions]
-    advance = scheduler._memory.advance
+    advance = scheduler.batch._memory.advance
 
     def faulty(embeds, counts, first_row):
-        rows = scheduler._text_rows[first_row : first_row + len(embeds)]
+        rows = scheduler.batch._text_rows[first_row : first_row + len(embeds)]
         if any(task is tasks[1] and len(task.token_ids) > 3 for task in rows):
             raise RuntimeError("a fault in the second")
         return advance(embeds, counts, first_row)
 
-    monkeypatch.setattr(scheduler._memory, "advance", faulty)
+    monkeypatch.setattr(scheduler.batch._memory, "advance", faulty)
     together(scheduler, tasks)
     with pytest.raises(RuntimeError, match="in the second"):
         list(tasks[1])
@@ -258,21 +258,22 @@ def test_one_failing_reply_does_not_touch_the_others(model, monkeypatch):
 
 def test_a_silent_question_fails_alone(model):
     scheduler = Scheduler(model.engine)
-    hear = model.engine.hear
+    encode = model.engine.encode
     good, bad = tone(0.5), tone(0.6, seed=1)
 
-    def deaf(audios):
-        found = hear(audios)
+    def without_words(audios):
+        found = encode(audios)
         return [
-            type(one)(one.embeds, "", one.key) if len(a.waveform) == len(bad) else one for a, one in zip(audios, found)
+            type(one)(one.embeds, "", one.digest) if len(a.waveform) == len(bad) else one
+            for a, one in zip(audios, found)
         ]
 
-    model.engine.hear = deaf
+    model.engine.encode = without_words
     try:
         tasks = [Session(scheduler, model.settings).submit(question) for question in (good, bad)]
         together(scheduler, tasks)
     finally:
-        del model.engine.hear
+        del model.engine.encode
     assert outcome(list(tasks[0]))[0]
     with pytest.raises(ValueError, match="wrote only blanks"):
         list(tasks[1])
@@ -314,30 +315,30 @@ def test_a_listener_that_raises_fails_alone(model, kind):
     for task, events in zip(tasks, alone, strict=True):
         same(list(task), events)
     assert all(isinstance(task.error, OSError) for task in bad)
-    assert not scheduler._text_rows
-    assert not scheduler._echo_rows
+    assert not scheduler.batch._text_rows
+    assert not scheduler.batch._echo_rows
 
 
 @pytest.mark.parametrize("kind", [Heard, TextDelta, AudioChunk])
 def test_a_listener_may_cancel(model, kind):
     alone = [list(model.session().stream(ask("A dog barks."), seed=n)) for n in range(2)]
     scheduler = Scheduler(model.engine)
-    told = []
+    received = []
 
     def listen(event):
-        told.append(event)
+        received.append(event)
         if isinstance(event, kind):
             victim.cancel()
 
     victim = Session(scheduler, model.settings).submit(tone(0.4), on_event=listen)
     tasks = [Session(scheduler, model.settings).submit(ask("A dog barks."), seed=n) for n in range(2)]
     together(scheduler, [*tasks, victim])
-    assert told.count(None) == 1
-    assert told[-1] is None
+    assert received.count(None) == 1
+    assert received[-1] is None
     for task, events in zip(tasks, alone, strict=True):
         same(list(task), events)
-    assert not scheduler._text_rows
-    assert not scheduler._echo_rows
+    assert not scheduler.batch._text_rows
+    assert not scheduler.batch._echo_rows
 
 
 def test_a_listener_must_not_wait_for_a_reply(model):
@@ -354,7 +355,7 @@ def test_letting_go_never_waits(model):
     scheduler = Scheduler(model.engine)
     stream = ReplyEvents(Session(scheduler, model.settings).submit(ask("A dog barks.")))
     scheduler.step()
-    with scheduler._round:
+    with scheduler._round_lock:
         other = threading.Thread(target=stream.__del__)
         other.start()
         other.join(5)
@@ -421,7 +422,7 @@ def test_the_thread_survives_a_fault_of_the_scheduler(model, monkeypatch):
     scheduler = Scheduler(model.engine)
     session = Session(scheduler, model.settings)
     with monkeypatch.context() as broken:
-        broken.setattr(scheduler._memory, "save", lambda row: [][row])
+        broken.setattr(scheduler.batch._memory, "save", lambda row: [][row])
         scheduler.start()
         try:
             stream = session.stream(ask("A dog barks."), max_new_tokens=400)

@@ -1,4 +1,4 @@
-"""Figures in a reply: spoken as words, written as they are, and the account of time follows the written text."""
+"""Figures in a reply: spoken as words, written unchanged, and word times refer to the written text."""
 
 import numpy as np
 import pytest

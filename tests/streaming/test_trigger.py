@@ -1,4 +1,4 @@
-"""The segment decision: partition, streaming == off-line, whole words, and the official code's golden cases."""
+"""The trigger: segments partition the reply, streaming equals off-line, whole words, decisions of the official code."""
 
 import json
 
@@ -76,7 +76,7 @@ def test_a_cut_inside_a_word_moves_to_the_end_of_the_word():
     opens = [True, True, True, False, False, True, True]  # the peak falls on the first token of a word of three
     segments, known = stream(Trigger(3, 10, 1, 0.45), scores, opens)
     assert segments == [Segment(0, 5), Segment(5, 7)]
-    assert known[0] == 6, "the word that follows tells that the word has ended"
+    assert known[0] == 6, "the word that follows shows that the word has ended"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""When the words of a question were said, from the frames of their tokens."""
+"""Times of the words of a question, from the frames of their tokens."""
 
 import pytest
 

@@ -1,9 +1,9 @@
-"""A model as its users know it: loaded from a folder or the hub, asked, listened to, adapted and saved."""
+"""The Python API: `EchoX` is loaded from a folder or the hub, answers questions, takes adapters and is saved."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from echox.api.model import EchoX, ReplyStream
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["EchoX", "ReplyStream"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name on first use (PEP 562), so that light modules of this room import no torch."""
     if name not in __all__:
         raise AttributeError(f"module 'echox.api' has no attribute {name!r}; public names: {', '.join(__all__)}")

@@ -1,4 +1,4 @@
-"""What a model's folder says about it to those who meet it first: one line, and questions that it can answer."""
+"""``about.json`` of a model folder: one line about what the model knows, and questions that it can answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class About:
     """The content of ``about.json`` in a model folder; pages show it before the first question.
 
     Attributes:
-        knows: what may be asked, in one line; "": nothing is known of it.
+        knows: what users can ask about, in one line; "": not stated.
         examples: questions that the model answers.
 
     Raises:
@@ -38,10 +38,10 @@ class About:
 
     @classmethod
     def load(cls, folder: Path) -> About:
-        """Of a model folder; an empty one where the folder has no such file.
+        """The content of a model folder's file; empty if the folder has no such file.
 
         Raises:
-            ValueError: a file that says something else.
+            ValueError: the file holds something else.
         """
         path = folder / ABOUT_FILE
         if not path.is_file():
@@ -55,6 +55,6 @@ class About:
             raise ValueError(f"{path}: {error}; mend the file, or remove it") from error
 
     def save(self, folder: Path) -> None:
-        """Write the file, unless there is nothing to say."""
+        """Write the file, unless it would be empty."""
         if self != About():
             write_text(folder / ABOUT_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")

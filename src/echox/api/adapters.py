@@ -1,34 +1,40 @@
-"""LoRA adapters of the language model, in peft's own folders: put on, saved apart, merged in.
+"""LoRA adapters of the language model, in the folders of peft: loaded, saved separately, merged into the weights.
 
-Any folder that ``PeftModel.save_pretrained`` wrote for the language model will do, and what is written here loads with
-peft. The work is peft's and transformers'; here are the errors that say what is wrong.
+Any folder that ``PeftModel.save_pretrained`` wrote for the language model can be loaded, and folders written here load
+with peft. peft and transformers do the work; this file adds errors that say what is wrong.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
+
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.pretrained import CausalLM
 
 ADAPTER_NAME = "default"
 CONFIG_FILE = "adapter_config.json"
 
+Adaptable = EchoXForConditionalGeneration | S2TForConditionalGeneration
+"""A model whose language model can have an adapter."""
 
-def has_adapter(model: Any) -> bool:
+
+def has_adapter(model: Adaptable) -> bool:
     """Whether the model's language model carries an adapter that is not merged."""
     return any(".lora_" in name for name, _ in _language_model(model).named_parameters())
 
 
-def load_adapter(model: Any, source: str | Path) -> None:
-    """Put a PEFT adapter on the language model, unmerged.
+def load_adapter(model: Adaptable, source: str | Path) -> None:
+    """Load a PEFT adapter into the language model, without merging it.
 
     Args:
         model: EchoX or S2T model, without an adapter.
         source: folder or hub id with ``adapter_config.json`` and its weights.
 
     Raises:
-        ValueError: no such adapter, one for another language model, one already there, or no peft.
+        ValueError: no such adapter, one for another language model, a model that has one already, or no peft.
     """
     if has_adapter(model):
         raise ValueError("expected a model without an adapter, found one: merge it first (merge_adapter)")
@@ -56,8 +62,8 @@ def load_adapter(model: Any, source: str | Path) -> None:
     model.eval()
 
 
-def save_adapter(model: Any, folder: str | Path) -> None:
-    """Write the adapter alone, as peft would.
+def save_adapter(model: Adaptable, folder: str | Path) -> None:
+    """Write the adapter alone, in the format of peft.
 
     Raises:
         ValueError: there is none.
@@ -75,8 +81,8 @@ def save_adapter(model: Any, folder: str | Path) -> None:
     language_model.peft_config[ADAPTER_NAME].save_pretrained(folder)
 
 
-def merge_adapter(model: Any) -> None:
-    """Add the adapter to the weights it sits on, for good; names and sizes are then those of a plain model.
+def merge_adapter(model: Adaptable) -> None:
+    """Add the adapter to the weights permanently; names and sizes are then those of a plain model.
 
     Raises:
         ValueError: there is none.
@@ -95,5 +101,5 @@ def merge_adapter(model: Any) -> None:
     del language_model.peft_config
 
 
-def _language_model(model: Any) -> Any:
-    return getattr(model, "s2t", model).language_model
+def _language_model(model: Adaptable) -> CausalLM:
+    return (model.s2t if isinstance(model, EchoXForConditionalGeneration) else model).language_model

@@ -1,15 +1,16 @@
-"""The card of a model folder: README.md with the metadata that the hub reads, from the training record alone.
+"""The model card of a folder: README.md with the metadata that the hub reads, made from the training record.
 
-No figure in it is typed by hand. `evaluation/model_card.py` adds measured scores to the same tables for nano.
+No figure in it is written by hand. `evaluation/model_card.py` adds measured scores to the same tables for nano.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from echox.files import JsonObject
 
 CARD_FILE = "README.md"
 METADATA = {
@@ -19,21 +20,21 @@ METADATA = {
 }
 
 
-def folder_card(name: str, record: Mapping[str, Any] | None, folder: Path, metadata: Mapping[str, Any]) -> str:
+def folder_card(name: str, record: JsonObject | None, folder: Path, metadata: JsonObject) -> str:
     """README.md of a saved model.
 
     Args:
-        name: of the model: its title.
-        record: ``training_record.json``; None: a model whose training nobody wrote down, and the card says so.
-        folder: where the model's other files are: their size is told.
-        metadata: more for the head, or instead of ours: license, language, base_model, datasets ...
+        name: of the model, the title of the card.
+        record: ``training_record.json``; None: the card says that there is no record.
+        folder: folder of the model's other files, for their size.
+        metadata: additions and replacements for the metadata: license, language, base_model, datasets ...
     """
     files = [file for file in folder.rglob("*") if file.is_file() and file.name != CARD_FILE]
     head = yaml.safe_dump({**METADATA, **metadata}, sort_keys=False, allow_unicode=True).strip()
     sections = [
         f"---\n{head}\n---",
         f"# {name}",
-        "A speech-to-speech model: it hears a question, writes the answer and speaks what it meant (EchoX, arXiv "
+        "A speech-to-speech model: it listens to a spoken question, writes the answer and speaks it (EchoX, arXiv "
         "2509.09174).",
         f'```python\nfrom echox import EchoX\n\nmodel = EchoX.from_pretrained("{name}")\n'
         'reply = model.generate("question.wav")\n```',
@@ -43,7 +44,7 @@ def folder_card(name: str, record: Mapping[str, Any] | None, folder: Path, metad
     return "\n\n".join(sections) + "\n"
 
 
-def training_table(record: Mapping[str, Any]) -> list[str]:
+def training_table(record: JsonObject) -> list[str]:
     """Every stage with commit, seed, cost and its first held-out figures."""
     rows = []
     for stage in record.get("stages", [record]):
@@ -68,8 +69,8 @@ def training_table(record: Mapping[str, Any]) -> list[str]:
     return [lead, "", *markdown_table(heads, rows)]
 
 
-def size_table(record: Mapping[str, Any], megabytes: float) -> list[str]:
-    """Size of the folder, and parameters by part as far as the record tells."""
+def size_table(record: JsonObject, megabytes: float) -> list[str]:
+    """Size of the folder, and parameters by part if the record has them."""
     recipe = record.get("recipe", {})
     stored = f", weights stored as {recipe['dtype']}" if "dtype" in recipe else ""
     lines = [f"{megabytes:.1f} MB in one folder{stored}."]
@@ -81,8 +82,8 @@ def size_table(record: Mapping[str, Any], megabytes: float) -> list[str]:
     return lines
 
 
-def run_name(record: Mapping[str, Any]) -> str:
-    """What a run is called: its output folder's name, since one stage may have several recipes (encoder, judge)."""
+def run_name(record: JsonObject) -> str:
+    """The name of a run: its output folder's, since one stage may have several recipes (encoder, judge)."""
     folder = record.get("recipe", {}).get("training", {}).get("output_dir")
     return Path(folder).name if folder else str(record.get("stage"))
 
@@ -93,7 +94,7 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _key_metrics(metrics: Mapping[str, Any], most: int = 4) -> str:
+def _key_metrics(metrics: JsonObject, most: int = 4) -> str:
     """The first figures of a stage, in its own order; tables by topic (names with a slash) are left out."""
     chosen = [(name, value) for name, value in metrics.items() if "/" not in name and isinstance(value, int | float)]
     return ", ".join(f"{name} {value:.3g}" for name, value in chosen[:most])

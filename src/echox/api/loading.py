@@ -1,26 +1,30 @@
-"""Where a model's files are, and reading them: the embedded model, a folder, or the hub."""
+"""Finds and reads the files of a model: the embedded model, a folder, or a repository of the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 
-from echox.files import json_object
+from echox.files import JsonObject, json_object
 from echox.models.quantization.cpu_int8 import loading_options
 
+if TYPE_CHECKING:
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+    from echox.models.echox.processing_echox import EchoXProcessor
+
 EMBEDDED_MODEL = "nano"
-
-
 TRAINING_RECORD_FILE = "training_record.json"
 
 
 def find_model(folder_or_id: str | Path | None = None) -> Path:
-    """The folder of a model: a local one, the embedded one, or a snapshot from the hub.
+    """The folder of a model: a local one, that of the embedded model, or a snapshot from the hub.
 
     Raises:
         ValueError: there is no such model.
@@ -65,24 +69,38 @@ def bundled_questions() -> list[Path]:
     return found
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
+def training_record(folder: Path) -> JsonObject | None:
+    """The training record of a model folder; None: it has none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
     path = folder / TRAINING_RECORD_FILE
     return json_object(path, "copy the model folder again") if path.is_file() else None
 
 
-def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantization_config: Any) -> tuple[Any, Any]:
-    """Model and processor of a folder of ours; see `EchoX.from_pretrained`."""
+def load_folder(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    quantization_config: QuantizationConfigMixin | None,
+) -> tuple[EchoXForConditionalGeneration, EchoXProcessor]:
+    """Model and processor of a folder of this package; see `EchoX.from_pretrained`.
+
+    Raises:
+        ValueError: a part is missing or damaged, or the quantisation is not possible here.
+    """
     from echox.models.conversion.foreign_folder import check_folder
     from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
     from echox.models.pretrained import load_with_report
 
-    options = loading_options(quantization_config, place)
-    check_folder(folder)  # transformers would follow it anywhere
+    options = loading_options(quantization_config, device)
+    check_folder(folder)  # transformers would follow its paths anywhere
     try:
         config = EchoXConfig.from_pretrained(folder)
-        if dtype is not None:  # else a language model whose own config names a dtype keeps that one
+        if dtype is not None:  # else a language model whose own config has a dtype keeps it
             config.s2t_config.text_config.dtype = dtype
         model, found = load_with_report(
             EchoXForConditionalGeneration,
@@ -97,12 +115,12 @@ def _load(folder: Path, place: torch.device, dtype: torch.dtype | None, quantiza
         reason = " ".join(str(error).split()) or type(error).__name__
         if options:
             raise ValueError(
-                f"{folder}: expected to load it with {type(quantization_config).__name__} on {place}, found: {reason}; "
-                "install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
+                f"{folder}: expected to load it with {type(quantization_config).__name__} on {device}, found: "
+                f"{reason}; install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
             ) from error
         raise ValueError(f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again") from error
     _check_loaded(folder, found)
-    return (model if options else model.to(place)), processor
+    return (model if options else model.to(device)), processor
 
 
 _BROKEN_FOLDER = (
@@ -117,11 +135,11 @@ _BROKEN_FOLDER = (
     ImportError,
     SafetensorError,
 )
-"""What transformers and its parts raise for files that are not what their names say."""
+"""Exceptions of transformers and its parts for files with other content than their names say."""
 
 
-def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
-    """Refuse a model of which some weights were made up or left out: transformers only remarks it.
+def _check_loaded(folder: Path, found: Mapping[str, Collection[object]]) -> None:
+    """Refuse a model of which some weights were initialised or ignored: transformers only logs it.
 
     Raises:
         ValueError: names that are missing, unexpected or of another shape.

@@ -1,4 +1,4 @@
-"""`EchoX`: the model as its users know it. Load, ask, listen, save."""
+"""`EchoX`: load a model, ask it, adapt it, save it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,21 +14,29 @@ from safetensors import SafetensorError
 from echox.api.about import About
 from echox.api.adapters import has_adapter, load_adapter, merge_adapter, save_adapter
 from echox.api.card import CARD_FILE, folder_card
-from echox.api.loading import TRAINING_RECORD_FILE, _load, _record, find_model
+from echox.api.loading import TRAINING_RECORD_FILE, find_model, load_folder, training_record
 from echox.device import choose_device
-from echox.files import write_text
+from echox.files import JsonObject, write_text
+from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.quantization.cpu_int8 import quantise_on_cpu
 from echox.models.quantization.row_int8 import to_row_int8
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Reply, ReplyBuilder, SpeechFailed, TextDelta
+from echox.streaming.messages import Question
 from echox.streaming.scheduler import Scheduler
 from echox.streaming.session import Session
 from echox.streaming.task import ReplyEvents
 from echox.streaming.trigger import Trigger
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
 OFFICIAL_SETTINGS = GenerationSettings(temperature=0.2, top_p=0.9)
-"""How the official scripts sample."""
+"""Sampling settings of the official scripts."""
 
 
 class EchoX:
@@ -43,11 +51,11 @@ class EchoX:
             print(event.text if isinstance(event, TextDelta) else f"<{len(event.waveform)} samples>")
 
     Args:
-        model: `EchoXForConditionalGeneration`.
-        processor: `EchoXProcessor` with its unit language.
+        model: with a vocoder.
+        processor: with a unit language.
         settings: how replies are written and spoken; None: the defaults.
-        training_record: what is known of the model's training (recipe, commit, seed, metrics).
-        about: what pages say of the model before the first question; None: nothing.
+        training_record: recipe, commit, seed and metrics of the model's training.
+        about: what pages show of the model before the first question; None: nothing.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -55,10 +63,10 @@ class EchoX:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        model: EchoXForConditionalGeneration,
+        processor: EchoXProcessor,
         settings: GenerationSettings | None = None,
-        training_record: dict[str, Any] | None = None,
+        training_record: JsonObject | None = None,
         about: About | None = None,
     ) -> None:
         self.model = model.eval()
@@ -66,22 +74,22 @@ class EchoX:
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
         self.about = about or About()
-        self._begin()
+        self._start()
 
-    def _begin(self, compile: bool = False) -> None:
-        """Everything that reads the weights, anew: whoever changes them calls this."""
+    def _start(self, compile: bool = False) -> None:
+        """Make a new engine and scheduler: needed after every change of the weights."""
         self.engine = Engine(self.model, self.processor, trigger_of(self.model.config), compile)
         self.scheduler = Scheduler(self.engine)
 
     def compile(self) -> EchoX:
         """Compile the steps that write text, for a GPU, where they become one graph; the first then takes a minute.
 
-        Sessions that are open stay as they were; new ones are compiled.
+        Open sessions do not change; new ones are compiled.
 
         Raises:
             ValueError: a language model that is no plain Llama (another kind, quantised, or with an adapter).
         """
-        self._begin(compile=True)
+        self._start(compile=True)
         return self
 
     @classmethod
@@ -91,7 +99,7 @@ class EchoX:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         adapter: str | Path | None = None,
-        quantization_config: Any = None,
+        quantization_config: QuantizationConfigMixin | None = None,
         **official: Any,
     ) -> EchoX:
         """Load a model folder: weights, processor, chat template, unit language, vocoder, settings.
@@ -99,17 +107,17 @@ class EchoX:
         Args:
             folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
             device: "auto" (a GPU if there is one), "cpu", "cuda" ...
-            dtype: of the weights in memory; None: float32 on CPU, and on a GPU what the folder says. Folders may store
+            dtype: of the weights in memory; None: float32 on CPU, and on a GPU the folder's own. Folders may store
                 float16 to be small. ``torch.int8`` on a CPU: the language model computes in 8 bits, the rest in
                 float32.
             adapter: folder or hub id of a PEFT adapter of the language model; `merge_adapter` makes it permanent.
             quantization_config: of transformers, for its language model: ``BitsAndBytesConfig(load_in_4bit=True)``,
                 ``TorchAoConfig`` ...; needs their libraries and hardware.
-            **official: for the official release alone: ``audio_tower``, ``vocoder``, ``peft``, ``device_map``; see
+            **official: for the official release only: ``audio_tower``, ``vocoder``, ``peft``, ``device_map``; see
                 `models/conversion/load.py`.
 
         Raises:
-            ValueError: no such model, a part of it is missing or damaged, or what was asked for cannot be had here.
+            ValueError: no such model, a part of it is missing or damaged, or a setting is not possible on this machine.
         """
         from echox.models.conversion.official import is_official
 
@@ -129,10 +137,10 @@ class EchoX:
         elif official:
             raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
         else:
-            model, processor = _load(folder, place, in_memory, quantization_config)
-            settings, record = GenerationSettings.load(folder), _record(folder)
+            model, processor = load_folder(folder, place, in_memory, quantization_config)
+            settings, record = GenerationSettings.load(folder), training_record(folder)
         if model.vocoder is not None:
-            model.vocoder.float()  # small, and rounding is heard
+            model.vocoder.float()  # small, and rounding is audible
         if adapter is not None:
             load_adapter(model, adapter)
         if dtype == torch.int8:
@@ -140,15 +148,15 @@ class EchoX:
         return cls(model, processor, settings, record, About.load(folder))
 
     def save_pretrained(
-        self, folder: str | Path, dtype: torch.dtype | None = None, card: Mapping[str, Any] | None = None
+        self, folder: str | Path, dtype: torch.dtype | None = None, card: Mapping[str, object] | None = None
     ) -> None:
         """Write everything into one folder, with a model card; `from_pretrained` reads it back.
 
         Args:
-            folder: made if it is not there.
+            folder: created if it does not exist.
             dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
                 None: as in memory.
-            card: more for the head of the card (license, language, base_model ...); ``name`` is its title.
+            card: additions to the metadata of the card (license, language, base_model ...); ``name`` is its title.
 
         Raises:
             OSError: the folder cannot be written.
@@ -182,18 +190,18 @@ class EchoX:
         self,
         repo_id: str,
         dtype: torch.dtype | None = None,
-        card: Mapping[str, Any] | None = None,
+        card: Mapping[str, object] | None = None,
         private: bool | None = None,
-        api: Any = None,
+        api: HfApi | None = None,
     ) -> str:
         """Save the model and upload the folder; returns the address of the commit.
 
         Args:
-            repo_id: ``owner/name``; made if it is not there.
+            repo_id: ``owner/name``; created if it does not exist.
             dtype: see `save_pretrained`.
             card: see `save_pretrained`.
-            private: of a new repository; None: as the account says.
-            api: ``huggingface_hub.HfApi`` with a token or endpoint of its own; None: as you are logged in.
+            private: of a new repository; None: the default of the account.
+            api: ``huggingface_hub.HfApi`` with its own token or endpoint; None: with the saved login.
 
         Raises:
             ValueError: as `save_pretrained`.
@@ -208,29 +216,29 @@ class EchoX:
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="EchoX model"))
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write the language model's adapter alone, as peft does; see `api/adapters.py`."""
+        """Write the language model's adapter alone, in the format of peft; see `api/adapters.py`."""
         save_adapter(self.model, folder)
 
     def merge_adapter(self) -> None:
-        """Make the adapter part of the weights."""
+        """Add the adapter to the weights permanently."""
         merge_adapter(self.model)
-        self._begin()
+        self._start()
 
     @property
     def sampling_rate(self) -> int:
-        """Rate at which the model hears, Hz; replies say their own."""
+        """Sampling rate of the model's input, Hz; replies have their own."""
         return self.engine.input_sampling_rate
 
-    def session(self, system: str | None = None, **settings: Any) -> Session:
-        """Open a conversation of several turns; `settings` hold for all its replies.
+    def session(self, system: str | None = None, **settings: object) -> Session:
+        """Start a conversation of several turns; `settings` apply to all its replies.
 
         Raises:
             ValueError: unknown settings, or values out of range.
         """
         return Session(self.scheduler, self.settings.replaced(settings), system)
 
-    def generate(self, question: Any, *, sampling_rate: int | None = None, **settings: Any) -> Reply:
-        """Answer a question at once.
+    def generate(self, question: Question, *, sampling_rate: int | None = None, **settings: object) -> Reply:
+        """Answer a question, and return the whole reply.
 
         Args:
             question: audio (path, bytes, binary file, samples (S,)) or messages.
@@ -238,18 +246,18 @@ class EchoX:
             **settings: `GenerationSettings` of this reply.
 
         Raises:
-            ValueError: a question that cannot be heard or read, or unknown settings.
+            ValueError: a question that cannot be decoded or read, or unknown settings.
         """
         return self.session().reply(question, sampling_rate=sampling_rate, **settings)
 
-    def stream(self, question: Any, *, sampling_rate: int | None = None, **settings: Any) -> ReplyStream:
+    def stream(self, question: Question, *, sampling_rate: int | None = None, **settings: object) -> ReplyStream:
         """Answer a question piece by piece; arguments and errors as `generate`."""
         session = self.session()
         events = session.stream(question, sampling_rate=sampling_rate, **settings)
         return ReplyStream(events, session.output_sampling_rate)
 
-    def speak_text(self, text: str, **settings: Any) -> ReplyEvents:
-        """Say given text in the model's voice: its text embeddings go where the denoised states of a reply would.
+    def speak_text(self, text: str, **settings: object) -> ReplyEvents:
+        """Speak a given text in the model's voice: its text embeddings replace the denoised states of a reply.
 
         Returns:
             Iterator of the events of `Session.stream`.
@@ -257,11 +265,11 @@ class EchoX:
         Raises:
             ValueError: nothing to say, or unknown settings.
         """
-        return ReplyEvents(self.session().speak(text, **settings))
+        return ReplyEvents(self.session().speak(text, on_event=None, **settings))
 
 
 class ReplyStream(Iterator["TextDelta | AudioChunk"]):
-    """A reply as it comes: iterate over `TextDelta` and `AudioChunk`; what else is known is in the attributes.
+    """A reply while it is made: iterate over `TextDelta` and `AudioChunk`; its attributes hold the rest.
 
     Closing it (or leaving its ``with`` block) cancels the reply.
 
@@ -298,7 +306,7 @@ class ReplyStream(Iterator["TextDelta | AudioChunk"]):
         return self._builder.build()
 
     def close(self) -> None:
-        """Cancel: no more work is done."""
+        """Cancel the reply."""
         close = getattr(self._events, "close", None)
         if close is not None:
             close()
@@ -310,8 +318,8 @@ class ReplyStream(Iterator["TextDelta | AudioChunk"]):
         self.close()
 
 
-def trigger_of(config: Any) -> Trigger:
-    """The trigger's numbers in a model configuration."""
+def trigger_of(config: EchoXConfig) -> Trigger:
+    """The trigger of a model configuration."""
     extra = config.compatible.extra_segment_tokens
     return Trigger(
         min_tokens=int(config.trigger_min_tokens) + extra,

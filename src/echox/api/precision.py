@@ -1,4 +1,4 @@
-"""The precision of a model's weights by name, as commands and servers take it."""
+"""Precision and quantisation of a model's weights by name, for commands and servers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
-"""Weights in memory, by name. int8 is for a CPU."""
+"""Names of data types of weights in memory; int8 is for a CPU."""
 QUANTIZATIONS = ("nf4", "int8")
-"""Quantised language models, by name: bitsandbytes in 4 and in 8 bits, for a GPU."""
+"""Names of quantisations of the language model: bitsandbytes in 4 and in 8 bits, for a GPU."""
 
 
 def named_precision(dtype: str | None, quantization: str | None) -> dict[str, Any]:

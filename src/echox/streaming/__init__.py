@@ -1,9 +1,9 @@
-"""Streaming inference: a session hears a question and yields the reply's text and speech as they come."""
+"""Streaming inference: a session takes a question and yields the reply's text and speech while they are made."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from echox.streaming.decoding import GenerationSettings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from echox.streaming.task import ReplyTask
     from echox.streaming.trigger import Segment, Trigger, TriggerState
 
-# Public name -> module that defines it: events and trigger can be had without importing torch.
+# Public name -> module that defines it: events and trigger are imported without torch.
 _LAZY = {
     "AudioChunk": "events",
     "ContextDropped": "events",
@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name from its module on first use (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module 'echox.streaming' has no attribute {name!r}; public names: {', '.join(__all__)}")

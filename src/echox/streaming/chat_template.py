@@ -1,8 +1,10 @@
-"""From messages to token ids: with the package's own templates in this process, with others in one of their own."""
+"""Messages to token ids: chat templates of this package run in this process, those of others in a separate one."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
 
 from echox.data.chat_templates import own_templates
 from echox.templates import TemplateWorker, template_variables
@@ -13,29 +15,32 @@ class ChatTemplate:
 
     Args:
         tokenizer: with a chat template.
-        audio_token: the placeholder that it writes.
+        audio_token: the placeholder that it writes for an audio.
     """
 
-    def __init__(self, tokenizer: Any, audio_token: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, audio_token: str) -> None:
         self._tokenizer, self._own = tokenizer, own_templates(audio_token)
         self._worker = TemplateWorker()
 
-    def token_ids(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+    def token_ids(self, messages: Sequence[Mapping[str, object]], repeat_bos: bool = False) -> list[int]:
         """A conversation, to the point where the reply begins.
 
         Args:
-            messages: as templates read them.
-            **options: variables of the template.
+            messages: in the form that chat templates read.
+            repeat_bos: a variable of templates: the bos token precedes every piece of the prompt.
 
         Raises:
             ValueError: the template has a fault, takes too long, or too much memory.
         """
         template = self._tokenizer.get_chat_template()
-        if template in self._own:  # no program of strangers: no need to wait for another process
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=True, **options
-            )["input_ids"]
-            return ids
-        variables = template_variables(self._tokenizer, messages, add_generation_prompt=True, **options)
-        text = self._worker.render(template, variables)
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if template in self._own:  # trusted: no need to wait for another process
+            text = self._tokenizer.apply_chat_template(
+                messages,  # type: ignore[arg-type]  # annotated without parts, which it reads too
+                tokenize=False,
+                add_generation_prompt=True,
+                repeat_bos=repeat_bos,
+            )
+        else:
+            variables = template_variables(self._tokenizer, messages, add_generation_prompt=True, repeat_bos=repeat_bos)
+            text = self._worker.render(template, variables)
+        return list(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])

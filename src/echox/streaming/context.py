@@ -1,6 +1,6 @@
-"""What the model reads of a conversation: its messages, what was heard in their audio, and its memory of them.
+"""A conversation as the model reads it: its messages, their encoded audio, and the language model's memory of them.
 
-A session owns one context; the scheduler encodes, lays out and runs what is in it. Nothing here knows either.
+A session owns one context; the scheduler encodes and runs what is in it. The context knows neither of them.
 """
 
 from __future__ import annotations
@@ -8,24 +8,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from echox.models.decoding.row_cache import SavedRow
-from echox.streaming.engine import Engine, HeardAudio
+from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import HeardWord
 from echox.streaming.messages import Audio, Message, join_system
 
 KEPT_CONTEXT = 0.75
-"""Part of the room that is filled again when old turns are dropped, so that not every turn drops some."""
+"""Share of the room that is filled when old turns are dropped, so that the next turns do not have to drop any."""
 
 _CHARACTERS_PER_POSITION = 8
-"""A conversation with more characters than this for each position is laid out from its newest turns backwards."""
+"""A conversation with more characters per position than this is laid out from its newest turns backwards."""
 
 
 class LayoutCancelled(Exception):
-    """Nobody wants the prompt any more."""
+    """The reply was cancelled while its prompt was laid out."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ class Layout:
     """The prompt of a turn.
 
     Attributes:
-        keys: names of its positions. dropped: how many of the oldest messages had to go.
+        positions: what the language model reads. dropped: number of the oldest messages that had to be left out.
         room: most tokens that a reply can have after it; None: no bound.
     """
 
-    keys: list[Any]
+    positions: list[Position]
     dropped: int = 0
     room: int | None = None
 
@@ -56,56 +55,56 @@ class Context:
     def __init__(self, engine: Engine, system: str | None = None) -> None:
         self.engine, self.system = engine, system
         self.messages: list[Message] = []
-        self._heard: dict[Audio, HeardAudio] = {}
+        self._encoded: dict[Audio, EncodedAudio] = {}
         self._saved: SavedRow | None = None
-        self._keys: list[Any] = []  # names of the positions that the memory holds
+        self._remembered: list[Position] = []  # the positions that the memory holds
 
-    # ------------------------------------------------------------------------------------------ what is heard
+    # ------------------------------------------------------------------------------------------ encoded audio
 
-    def unheard(self, new: Sequence[Message]) -> list[Audio]:
-        """Audios of the conversation and of a new turn that were not encoded yet."""
-        return [audio for one in [*self.messages, *new] for audio in one.audios if audio not in self._heard]
+    def not_encoded(self, new: Sequence[Message]) -> list[Audio]:
+        """Audios of the conversation and of a new turn that are not encoded yet."""
+        return [audio for one in [*self.messages, *new] for audio in one.audios if audio not in self._encoded]
 
-    def hear(self, found: dict[Audio, HeardAudio]) -> None:
-        """Take what was heard in them.
+    def add_encoded(self, found: dict[Audio, EncodedAudio]) -> None:
+        """Add encoded audios.
 
         Raises:
-            ValueError: no word was heard in one of them, though it holds speech.
+            ValueError: the transcript of one of them is empty, though it holds speech.
         """
-        for audio, heard in found.items():
-            if not heard.text:
+        for audio, encoded in found.items():
+            if not encoded.text:
                 raise ValueError(
                     "expected words, found none: the model's speech encoder wrote only blanks for "
                     f"{audio.duration_s:.1f} s of audio that hold a voice. If it does so for clear speech, it is "
                     "undertrained (see wer or ctc_wer in its training log): train it longer, or load another model"
                 )
-        self._heard.update(found)
+        self._encoded.update(found)
 
     def transcript(self, message: Message) -> str:
-        """What was heard in a message."""
-        return " ".join(self._heard[audio].text for audio in message.audios)
+        """The transcript of a message's audios."""
+        return " ".join(self._encoded[audio].text for audio in message.audios)
 
     def heard_words(self, message: Message) -> tuple[HeardWord, ...]:
         """The words of `transcript`, with their times."""
         words: list[HeardWord] = []
         before_s = 0.0
         for audio in message.audios:
-            found = self._heard[audio].words
+            found = self._encoded[audio].words
             words += [HeardWord(word.text, before_s + word.start_s, before_s + word.end_s) for word in found]
             before_s += audio.duration_s
         return tuple(words)
 
-    # ------------------------------------------------------------------------------------------ what is read
+    # ------------------------------------------------------------------------------------------ prompt
 
     def lay_out(
         self, new: Sequence[Message], max_new_tokens: int, cancelled: Callable[[], bool] = lambda: False
     ) -> Layout:
-        """Positions of the prompt. The oldest turns are dropped where they leave no room for a reply.
+        """Positions of the prompt. The oldest turns are dropped if they leave no room for a reply.
 
         Args:
             new: the messages of this turn, which are not in the conversation yet.
-            max_new_tokens: how long the reply may be.
-            cancelled: whether nobody wants it any more; asked before each pass over the text.
+            max_new_tokens: most tokens of the reply.
+            cancelled: whether the reply was cancelled; called before each pass over the text.
 
         Raises:
             ValueError: the newest turn alone is too long, or text holds special tokens.
@@ -115,23 +114,23 @@ class Context:
         if limit is None:
             return Layout(self._positions([*self.messages, *new], cancelled))
         self._check_length(new, limit)
-        # Room for the reply, or at least for a fair part of one.
+        # Room for the reply, or at least for a quarter of all positions.
         room = limit - min(max_new_tokens, limit // 4)
         system = [message for message in self.messages[:1] if message.role == "system"]  # never dropped
         turns = self.messages[len(system) :]
-        dropped, keys = self._fit(system, turns, new, room, cancelled)
-        if len(keys) >= limit:
+        dropped, positions = self._fit(system, turns, new, room, cancelled)
+        if len(positions) >= limit:
             raise ValueError(
-                f"the question is too long: expected fewer than {limit} positions, found {len(keys)}; ask in shorter "
-                "turns"
+                f"the question is too long: expected fewer than {limit} positions, found {len(positions)}; ask in "
+                "shorter turns"
             )
         if dropped:
             self.messages = [*system, *turns[dropped:]]
-            self.keep_heard(new)
-        return Layout(keys, dropped, limit - len(keys))
+            self.drop_unused_audio(new)
+        return Layout(positions, dropped, limit - len(positions))
 
     def _check_length(self, new: Sequence[Message], limit: int) -> None:
-        """Refuse at once what cannot fit: to count the tokens of a megabyte takes seconds, in which nobody is served.
+        """Refuse text that cannot fit before its tokens are counted: for a megabyte that takes seconds.
 
         Raises:
             ValueError: more characters than the longest tokens could hold.
@@ -151,76 +150,76 @@ class Context:
         new: Sequence[Message],
         room: int,
         cancelled: Callable[[], bool],
-    ) -> tuple[int, list[Any]]:
-        """How many of the oldest messages to drop, and the positions of the rest.
+    ) -> tuple[int, list[Position]]:
+        """The number of the oldest messages to drop, and the positions of the rest.
 
-        Nothing is dropped where everything fits into the room. The number is found by bisection: a conversation is
-        laid out O(log n) times, and one that is far too long never as a whole.
+        Nothing is dropped if everything fits into the room. The number is found by bisection: a conversation is laid
+        out O(log n) times, and one that is far too long never as a whole.
         """
         starts = [0, *(n for n, one in enumerate(turns) if n and one.role == "user")]
         if turns:
             starts.append(len(turns))
         last = len(starts) - 1
 
-        def laid_out(index: int) -> list[Any]:
+        def laid_out(index: int) -> list[Position]:
             return self._positions([*system, *turns[starts[index] :], *new], cancelled)
 
         over = 0
         characters = sum(len(part) for one in turns for part in one.parts if isinstance(part, str))
         if characters > _CHARACTERS_PER_POSITION * room:
             over = max(0, last - 1)
-        keys = laid_out(over)
-        while over and len(keys) <= room:
+        positions = laid_out(over)
+        while over and len(positions) <= room:
             over = max(0, 2 * over - last)  # twice as many turns
-            keys = laid_out(over)
-        if len(keys) <= room or not turns:
-            return 0, keys
+            positions = laid_out(over)
+        if len(positions) <= room or not turns:
+            return 0, positions
         fits, found = last, None
         while fits - over > 1:
             middle = (over + fits) // 2
-            keys = laid_out(middle)
-            if len(keys) <= KEPT_CONTEXT * room:
-                fits, found = middle, keys
+            positions = laid_out(middle)
+            if len(positions) <= KEPT_CONTEXT * room:
+                fits, found = middle, positions
             else:
                 over = middle
         return starts[fits], laid_out(last) if found is None else found
 
-    def _positions(self, messages: Sequence[Message], cancelled: Callable[[], bool]) -> list[Any]:
+    def _positions(self, messages: Sequence[Message], cancelled: Callable[[], bool]) -> list[Position]:
         if cancelled():
             raise LayoutCancelled
-        return self.engine.lay_out(join_system(self.system, messages), self._heard)
+        return self.engine.lay_out(join_system(self.system, messages), self._encoded)
 
-    def keep_heard(self, new: Sequence[Message] = ()) -> None:
-        """Forget audios that are no longer in the conversation."""
+    def drop_unused_audio(self, new: Sequence[Message] = ()) -> None:
+        """Drop encoded audios that are no longer in the conversation."""
         audios = [audio for message in [*self.messages, *new] for audio in message.audios]
-        self._heard = {audio: self._heard[audio] for audio in audios if audio in self._heard}
+        self._encoded = {audio: self._encoded[audio] for audio in audios if audio in self._encoded}
 
-    # ------------------------------------------------------------------------------------------ what is remembered
+    # ------------------------------------------------------------------------------------------ memory
 
-    def resume(self, keys: list[Any]) -> tuple[SavedRow | None, list[Any]]:
-        """What the memory holds of the wanted positions, and which are still to be run."""
+    def take_memory(self, positions: list[Position]) -> tuple[SavedRow | None, list[Position]]:
+        """Hand over the memory of the first wanted positions, and the positions that are still to be run."""
         shared = 0
-        # The last position always runs: its state is what is asked for.
-        while shared < min(len(self._keys), len(keys) - 1) and self._keys[shared] == keys[shared]:
+        # The last position always runs: its state predicts the first token.
+        while shared < min(len(self._remembered), len(positions) - 1) and self._remembered[shared] == positions[shared]:
             shared += 1
-        saved, self._keys = self._saved, keys[:shared]
+        saved, self._remembered = self._saved, positions[:shared]
         if saved is not None and saved.length > shared:
             saved = dataclasses.replace(saved, layers=[layer[:, :, :shared] for layer in saved.layers], length=shared)
-        self._saved = None  # it is the scheduler's now
-        return saved, keys[shared:]
+        self._saved = None  # the batch has it now
+        return saved, positions[shared:]
 
-    def embed(self, keys: Sequence[Any]) -> Tensor:
+    def embed(self, positions: Sequence[Position]) -> Tensor:
         """(n, H) inputs of positions."""
-        return self.engine.embed(keys, {heard.key: heard for heard in self._heard.values()})
+        return self.engine.embed(positions, {encoded.digest: encoded for encoded in self._encoded.values()})
 
-    def note(self, keys: Sequence[Any]) -> None:
-        """These positions were run."""
-        self._keys.extend(keys)
+    def mark_run(self, positions: Sequence[Position]) -> None:
+        """Note that these positions were run."""
+        self._remembered.extend(positions)
 
-    def remember(self, saved: SavedRow) -> None:
+    def keep_memory(self, saved: SavedRow) -> None:
         """Keep the memory for the next turn."""
         self._saved = saved
 
-    def forget(self) -> None:
-        """What the memory held is lost, or unknown: the next turn runs the whole conversation."""
-        self._saved, self._keys = None, []
+    def drop_memory(self) -> None:
+        """The memory is lost, or its content unknown: the next turn runs the whole conversation."""
+        self._saved, self._remembered = None, []

@@ -1,15 +1,15 @@
-"""How a reply is written and spoken, and tokens turned into text one at a time."""
+"""Settings of how a reply is written and spoken, and the conversion of tokens to text one at a time."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from echox.files import json_object, write_text
 from echox.models.vocoder.vocoder_stream import FASTEST, SLOWEST
@@ -24,23 +24,23 @@ class GenerationSettings:
     """How a reply is written and spoken; stored with a model in ``generation_config.json``.
 
     Attributes:
-        max_new_tokens: the reply ends here at the latest (``Finished.stopped`` then says "length").
+        max_new_tokens: most tokens of a reply (``Finished.stopped`` is "length" for one that was cut).
         temperature: of the text; 0 takes the most probable token.
-        top_p: nucleus: sample among the smallest set of tokens that holds so much probability.
+        top_p: nucleus: sample among the smallest set of tokens with at least this probability together.
         echo_temperature, echo_top_p: the same for unit words.
         retry_temperature: a segment that failed is sampled once more at this temperature.
         seed: of all sampling in a reply.
         max_question_s: longer questions are refused.
-        speak: False writes the reply and stays silent.
+        speak: False: the reply is written only.
         speed: of the speech, 0.25 to 4; the pitch stays.
-        speech_policy: when which part of the reply is spoken, by name; see `policies`. None: word by word where the
-            echo decoder can, else the trigger.
-        policy_numbers: of that policy, where they are to differ from the model's.
+        speech_policy: name of the rule that decides when which part of the reply is spoken; see `policies`. None:
+            word by word if the echo decoder can, else the trigger.
+        policy_numbers: numbers of that policy that differ from the model's.
         spoken_language: ISO 639 code of the language whose rules say figures, abbreviations and signs; None: the
-            model's. A language without rules here says text as it is written.
+            model's. Without rules for a language its text is spoken as it is written.
 
     Raises:
-        ValueError: a number is out of its range, or a value of another kind.
+        ValueError: a number is out of its range, or a value has another type.
     """
 
     max_new_tokens: int = 512
@@ -74,7 +74,7 @@ class GenerationSettings:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
         if not SLOWEST <= self.speed <= FASTEST:
-            raise ValueError(f"speed: expected {SLOWEST:g} to {FASTEST:g}, found {self.speed}; 1 is as trained")
+            raise ValueError(f"speed: expected {SLOWEST:g} to {FASTEST:g}, found {self.speed}; 1 is the trained speed")
         if not self.max_question_s > 0:
             raise ValueError(f"max_question_s: expected more than 0 seconds, found {self.max_question_s}")
 
@@ -91,7 +91,7 @@ class GenerationSettings:
             if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
                 raise ValueError(f"{item.name}: expected {wanted}, found {value!r}")
 
-    def replaced(self, changes: dict[str, Any]) -> GenerationSettings:
+    def replaced(self, changes: Mapping[str, object]) -> GenerationSettings:
         """A copy with some values changed.
 
         Raises:
@@ -101,7 +101,7 @@ class GenerationSettings:
         for name in changes:
             if name not in known:
                 raise ValueError(f"unknown generation setting {name!r}; expected one of {', '.join(known)}")
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # checked in __post_init__
 
     def save(self, folder: str | Path) -> None:
         """Write ``generation_config.json`` into a model folder."""
@@ -119,20 +119,20 @@ class GenerationSettings:
             return cls()
         values = json_object(path, "copy the model folder again")
         known = {item.name for item in dataclasses.fields(cls)}
-        # transformers writes its own keys into a file of this name (transformers_version, eos ids): not ours to judge.
-        # With null it says, as we do for the policy, that nothing was chosen.
+        # transformers writes its own keys into a file of this name (transformers_version, eos ids): they are ignored.
+        # Its null means, as ours for the policy, that nothing was chosen.
         return cls(**{name: value for name, value in values.items() if name in known and value is not None})
 
 
 class _Decoder(Protocol):
-    def decode(self, token_ids: Any, **kwargs: Any) -> Any: ...
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, **options: bool) -> str | list[str]: ...
 
 
 class IncrementalDetokenizer:
     """Text of a growing token sequence, piece by piece, never a part of a character.
 
-    A byte-level token may hold half of a character, and some tokenizers join or strip spaces at the start of a
-    sequence. So a few tokens are decoded again with every new one, and what ends in an unfinished character waits.
+    A byte-level token may hold a part of a character, and some tokenizers join or strip spaces at the start of a
+    sequence. So a few tokens are decoded again with every new one, and text that ends in an unfinished character waits.
 
     Args:
         tokenizer: anything with the ``decode`` of transformers.
@@ -142,27 +142,25 @@ class IncrementalDetokenizer:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._window = 0  # start of the tokens that are decoded again
-        self._told = 0  # tokens whose text has been returned
+        self._num_returned = 0  # tokens whose text has been returned
 
     def push(self, token_id: int) -> str:
-        """Add a token; return the text that is now certain ("" while a character is unfinished)."""
+        """Add a token; return the text that is now final ("" while a character is unfinished)."""
         self._ids.append(int(token_id))
         text = self._decode(self._ids[self._window :])
         if text.endswith("\ufffd"):
             return ""
-        told = self._decode(self._ids[self._window : self._told])
-        self._window, self._told = self._told, len(self._ids)
-        return text[len(told) :]
+        returned = self._decode(self._ids[self._window : self._num_returned])
+        self._window, self._num_returned = self._num_returned, len(self._ids)
+        return text[len(returned) :]
 
     def flush(self) -> str:
         """Return what is left at the end, unfinished characters as U+FFFD."""
         text = self._decode(self._ids[self._window :])
-        told = self._decode(self._ids[self._window : self._told])
-        self._window = self._told = len(self._ids)
-        return text[len(told) :]
+        returned = self._decode(self._ids[self._window : self._num_returned])
+        self._window = self._num_returned = len(self._ids)
+        return text[len(returned) :]
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        ids = list(token_ids)
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -1,4 +1,4 @@
-"""What a session says: the events of a reply, its timings, and the finished reply (imports no torch)."""
+"""Events of a reply, its timings, and the finished reply (imports no torch)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class HeardWord:
-    """A word of a question and when it was said, in seconds of the message's recordings, one after the other."""
+    """A word of a question and its time, in seconds of the message's recordings, one after the other."""
 
     text: str
     start_s: float
@@ -39,8 +39,8 @@ class AudioChunk:
     Attributes:
         waveform: float32 (S,), in [-1, 1].
         sampling_rate: Hz.
-        text: the words whose speech begins in it ("" where a long word goes on).
-        start_s: where it begins in the spoken reply.
+        text: the words whose speech begins in it ("" if it holds the rest of a long word).
+        start_s: where it begins in the spoken reply, in seconds.
     """
 
     waveform: np.ndarray
@@ -56,11 +56,11 @@ class AudioChunk:
 
 @dataclass(frozen=True)
 class Mark:
-    """When a word (of a decoder that does not know words: a segment) of the reply is heard.
+    """The time of a word of the reply (of a segment, for a decoder without word boundaries).
 
     Attributes:
-        text_start, text_end: its place in the reply's text, in characters.
-        start_s, end_s: its place in the spoken reply.
+        text_start, text_end: its position in the reply's text, in characters.
+        start_s, end_s: its position in the spoken reply, in seconds.
     """
 
     text_start: int
@@ -71,10 +71,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class ContextDropped:
-    """The oldest messages no longer fit before the reply and were taken out of the conversation.
+    """The oldest messages left no room for the reply and were taken out of the conversation.
 
     Attributes:
-        messages: how many.
+        messages: number of dropped messages.
     """
 
     messages: int
@@ -82,7 +82,7 @@ class ContextDropped:
 
 @dataclass(frozen=True)
 class SpeechFailed:
-    """A part of the text that could not be spoken, or not to its end, even at the second try. It is never lost."""
+    """A part of the text that could not be spoken, or not to its end, even at the second try."""
 
     text: str
     reason: str
@@ -90,19 +90,19 @@ class SpeechFailed:
 
 @dataclass
 class Timings:
-    """Where the time of one reply went.
+    """Compute time of one reply by part, its latencies, and its counts.
 
     Attributes:
         question_s: length of the new question's audio. audio_s: length of the spoken reply.
         encode_s: features, speech encoder and adapters. prefill_s: the prompt through the language model.
-        text_s: writing the reply. echo_s: states to units. vocoder_s: units to sound. Compute seconds all five; of a
-            step that was made for several conversations at once, this one's share.
-        queued_s: from the question to the first step for it.
-        first_text_s, ttfa_s: from the end of the question (the call that asked it) to the first text and the first
-            sample of the reply, by the clock (None: nothing was written, or spoken).
-        ttfa_tokens: reply tokens that had been written by then.
-        num_prompt_tokens: positions of the prompt: tokens, and of these num_prompt_audio_tokens states of heard sound.
-        num_tokens: reply tokens in all. num_unit_words, num_units: unit words and units that were said for them.
+        text_s: writing the reply. echo_s: states to units. vocoder_s: units to sound. All five are compute seconds; of
+            a step that was made for several conversations at once, an equal share.
+        queued_s: from the question to the first step of work for it.
+        first_text_s, ttfa_s: clock time from the end of the question (the call that asked it) to the first text and
+            the first sample of the reply (None: nothing was written, or spoken).
+        ttfa_tokens: reply tokens that were written before the first sample.
+        num_prompt_tokens: positions of the prompt; num_prompt_audio_tokens of them are frames of audio.
+        num_tokens: reply tokens in all. num_unit_words, num_units: unit words and units that were generated for them.
     """
 
     question_s: float = 0.0
@@ -144,7 +144,7 @@ class Finished:
     Attributes:
         text: the whole reply.
         stopped: "end" (the model ended its turn) or "length" (``max_new_tokens`` were written).
-        timeline: when which word is heard.
+        timeline: times of the words.
     """
 
     text: str
@@ -157,18 +157,18 @@ Event = Heard | ContextDropped | TextDelta | AudioChunk | SpeechFailed | Finishe
 
 
 def heard_text(text: str, timeline: Sequence[Mark], audio_s: float) -> str:
-    """The part of a reply's text that was heard after `audio_s` of its speech: whole words, the last one to its end.
+    """The part of a reply's text that was heard after `audio_s` seconds of its speech: whole words only.
 
     Args:
         text: of the reply.
         timeline: its marks so far.
-        audio_s: what was played.
+        audio_s: seconds that were played.
     """
     end = 0
     for mark in timeline:
         if mark.end_s <= audio_s:
             end = mark.text_end
-        elif mark.start_s < audio_s:  # a segment without known words: as much of it as of its speech
+        elif mark.start_s < audio_s:  # a segment without word boundaries: in proportion to its speech
             share = (audio_s - mark.start_s) / (mark.end_s - mark.start_s)
             part = text[mark.text_start : mark.text_start + int(share * (mark.text_end - mark.text_start))]
             inner = max((place for place, character in enumerate(part) if character.isspace()), default=0)
@@ -181,12 +181,12 @@ class Reply:
     """A finished reply.
 
     Attributes:
-        text: what was answered. heard: transcript of the newest question ("" for a typed one).
+        text: the answer. heard: transcript of the newest question ("" for a typed one).
         waveform: float32 (S,); sampling_rate: Hz.
         timings: the numbers of `Timings` under their names.
         chunks: its pieces in order (text, start_s, waveform).
         failures: parts of the text that could not be spoken.
-        timeline: when which word is heard.
+        timeline: times of the words.
         stopped: "end", "length" or "cancelled".
     """
 
@@ -201,7 +201,7 @@ class Reply:
     timeline: tuple[Mark, ...] = ()
 
     def heard_text(self, audio_s: float) -> str:
-        """What of the text was heard after so many seconds of the speech."""
+        """The part of the text that was heard after `audio_s` seconds of the speech."""
         return heard_text(self.text, self.timeline, audio_s)
 
     @property

@@ -1,26 +1,29 @@
-"""What may be asked: a conversation, checked and decoded once, at the door.
+"""Messages of a conversation, checked and decoded once, when they enter the package.
 
 A message is ``{"role": "system" | "user" | "assistant", "content": ...}``; its content is a string or a list of parts
 ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio": path | bytes | file | samples}``; bare samples may
-say their ``"sampling_rate"``. Samples with their rate in a dictionary of their own, as the library ``datasets`` has
-them (``{"array": ..., "sampling_rate": ...}``), may stand wherever audio may.
+have a ``"sampling_rate"`` beside them. A dictionary of the library ``datasets``, ``{"array": ..., "sampling_rate":
+...}``, is accepted wherever audio is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard, Union
 
 import numpy as np
 
-from echox.audio import load_audio, resample
+from echox.audio import AudioSource, load_audio, resample
 from echox.errors import NoSpeech
-from echox.speech_detection import Speech, find_speech, speech_for_model
+from echox.speech_detection import SpeechSpan, find_speech, speech_for_model
 from echox.streaming.samples import is_samples, mono_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROLES = ("system", "user", "assistant")
 
@@ -39,24 +42,24 @@ class Audio:
 
     @cached_property
     def digest(self) -> str:
-        """A name for the sound: the same for the same samples."""
+        """SHA-256 of the samples: the same for the same sound."""
         return hashlib.sha256(np.ascontiguousarray(self.waveform).data).hexdigest()
 
     @cached_property
-    def speech(self) -> Speech | None:
-        """Where speech is in it; None: there is none. Looked for once: a few milliseconds per second of audio."""
+    def speech(self) -> SpeechSpan | None:
+        """Where speech is in it; None: nowhere. Searched once: a few milliseconds per second of audio."""
         return find_speech(self.waveform, self.sampling_rate)
 
     @property
     def known_without_speech(self) -> bool:
-        """Whether speech was looked for, and none was found."""
+        """Whether speech was searched, and none was found."""
         return "speech" in self.__dict__ and self.speech is None
 
     def for_model(self) -> np.ndarray:
-        """The speech in it, at the level that models are given.
+        """The speech in it, at the level that the model expects.
 
         Raises:
-            NoSpeech: there is none.
+            NoSpeech: it holds none.
         """
         if self.speech is None:
             raise NoSpeech(
@@ -68,10 +71,15 @@ class Audio:
 
 Part = str | Audio
 
+AudioInput = Union[AudioSource, np.ndarray, "Tensor", Mapping[str, object]]
+"""Audio as users pass it; see `read_audio`. Tensor stands by its name: this module imports no torch."""
+Question = Union[AudioInput, Sequence[Mapping[str, object]]]  # noqa: UP007 - the name in it is no type when this runs
+"""Audio, one message, or a list of messages; see `read_messages`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """One turn: who speaks, and text and audio in order."""
+    """One turn: the role of its speaker, and its text and audio parts in order."""
 
     role: str
     parts: tuple[Part, ...]
@@ -81,7 +89,7 @@ class Message:
         """The audio parts."""
         return tuple(part for part in self.parts if isinstance(part, Audio))
 
-    def for_template(self) -> dict[str, Any]:
+    def for_template(self) -> dict[str, object]:
         """The message as chat templates expect it; audio as a bare placeholder."""
         if len(self.parts) == 1 and isinstance(self.parts[0], str):
             return {"role": self.role, "content": self.parts[0]}
@@ -91,12 +99,14 @@ class Message:
         return {"role": self.role, "content": content}
 
 
-def read_messages(source: Any, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None) -> list[Message]:
-    """Check and decode whatever a user may pass as a question.
+def read_messages(
+    source: object, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None
+) -> list[Message]:
+    """Check and decode a question, in any form that users may pass.
 
     Args:
         source: audio (see `read_audio`), one message, or a list of messages.
-        sampling_rate: rate the model hears, Hz; also taken for bare samples without a rate.
+        sampling_rate: rate of the model, Hz; bare samples without a rate are taken to have it.
         max_audio_s: longer audio is refused, never cut.
         audio_rate: rate of bare samples.
 
@@ -106,7 +116,7 @@ def read_messages(source: Any, sampling_rate: int, max_audio_s: float, audio_rat
     Raises:
         ValueError: not audio, empty, silent, too long, an unknown role or part, or no question at the end.
     """
-    if isinstance(source, dict) and not _is_audio(source):
+    if isinstance(source, Mapping) and not _is_audio(source):
         source = [source]
     if not isinstance(source, list | tuple):
         return [Message("user", (read_audio(source, sampling_rate, max_audio_s, audio_rate),))]
@@ -118,24 +128,24 @@ def read_messages(source: Any, sampling_rate: int, max_audio_s: float, audio_rat
     return messages
 
 
-def read_audio(source: Any, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None) -> Audio:
+def read_audio(source: object, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None) -> Audio:
     """Decode one piece of speech.
 
     Args:
         source: a path; the bytes of a file; a binary file, read from where it stands to its end and left open;
             samples as `mono_samples` takes them, a NumPy array or torch tensor; or, as the library ``datasets`` has
             them, ``{"array": samples, "sampling_rate": Hz}`` or ``{"bytes": ..., "path": ...}``.
-        sampling_rate: rate the model hears, Hz; also taken for bare samples without a rate.
+        sampling_rate: rate of the model, Hz; bare samples without a rate are taken to have it.
         max_audio_s: longer audio is refused, never cut.
         audio_rate: rate of bare samples.
 
     Raises:
         ValueError: not audio, empty, not finite, or too long.
-        NoSpeech: nothing in it is speech.
+        NoSpeech: it holds no speech.
     """
     if isinstance(source, Audio):
         return source
-    if isinstance(source, dict):
+    if isinstance(source, Mapping):
         source, audio_rate = _open_audio(source, audio_rate)
     if is_samples(source):
         name, rate = "audio samples", audio_rate or sampling_rate
@@ -146,9 +156,11 @@ def read_audio(source: Any, sampling_rate: int, max_audio_s: float, audio_rate: 
                 f"{name}: expected at most {max_audio_s:g} s, found {duration_s:.1f} s; cut it or raise max_question_s"
             )
         waveform = resample(waveform, rate, sampling_rate)
-    else:
+    elif _is_file(source):
         name = str(source) if isinstance(source, str | Path) else "audio"
         waveform = load_audio(source, sampling_rate, max_duration_s=max_audio_s)
+    else:
+        raise ValueError(f"expected a path, bytes or a binary file object, found {type(source).__name__}")
     audio = Audio(waveform, sampling_rate)
     if audio.speech is None:
         raise NoSpeech(
@@ -157,28 +169,36 @@ def read_audio(source: Any, sampling_rate: int, max_audio_s: float, audio_rate: 
     return audio
 
 
-def _is_audio(source: dict[Any, Any]) -> bool:
+def _is_audio(source: Mapping[str, object]) -> bool:
     return "role" not in source and ("array" in source or "bytes" in source or "path" in source)
 
 
-def _open_audio(source: dict[Any, Any], audio_rate: int | None) -> tuple[Any, int | None]:
+def _is_file(source: object) -> TypeGuard[AudioSource]:
+    return isinstance(source, str | Path | bytes | bytearray | memoryview) or hasattr(source, "read")
+
+
+def _open_audio(source: Mapping[str, object], audio_rate: int | None) -> tuple[AudioInput, int | None]:
     """What is in an audio dictionary of ``datasets``, and its rate."""
-    if source.get("array") is not None:
+    array = source.get("array")
+    if array is not None:
         rate = source.get("sampling_rate")
-        if rate is None:
-            raise ValueError("audio: expected 'sampling_rate' beside 'array', found none; say the rate in hertz")
+        if not isinstance(rate, int | np.integer):
+            raise ValueError(f"audio: expected 'sampling_rate' beside 'array', in whole hertz, found {rate!r}; add it")
         if audio_rate is not None and audio_rate != rate:
             raise ValueError(f"audio: expected one sampling rate, found {rate} and {audio_rate} Hz; leave one out")
-        return np.asarray(source["array"]) if isinstance(source["array"], list | tuple) else source["array"], rate
+        samples = np.asarray(array) if isinstance(array, list | tuple) else array
+        if not is_samples(samples):
+            raise ValueError(f"audio: expected samples as 'array', found {type(array).__name__}")
+        return samples, int(rate)
     content = source.get("bytes") or source.get("path")
-    if content is None:
+    if not _is_file(content):
         raise ValueError(
             f"audio: expected 'array' with 'sampling_rate', 'bytes' or 'path', found {', '.join(map(str, source))}"
         )
     return content, audio_rate
 
 
-def _read_message(item: Any, index: int, sampling_rate: int, max_audio_s: float) -> Message:
+def _read_message(item: object, index: int, sampling_rate: int, max_audio_s: float) -> Message:
     where = f"message {index}"
     if isinstance(item, Message):
         return item
@@ -199,19 +219,20 @@ def _read_message(item: Any, index: int, sampling_rate: int, max_audio_s: float)
     return Message(role, parts)
 
 
-def _read_part(part: Any, where: str, sampling_rate: int, max_audio_s: float) -> Part:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return part["text"]
-    if kind == "audio" and part.get("audio") is not None:
-        return read_audio(part["audio"], sampling_rate, max_audio_s, part.get("sampling_rate"))
+def _read_part(part: object, where: str, sampling_rate: int, max_audio_s: float) -> Part:
+    fields = part if isinstance(part, dict) else {}
+    kind, text, audio = fields.get("type"), fields.get("text"), fields.get("audio")
+    if kind == "text" and isinstance(text, str):
+        return text
+    if kind == "audio" and audio is not None:
+        return read_audio(audio, sampling_rate, max_audio_s, fields.get("sampling_rate"))
     raise ValueError(
         f"{where}: expected parts {{'type': 'text', 'text': str}} or {{'type': 'audio', 'audio': path, bytes or "
         f"samples}}, found {_short(part)}"
     )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -330,7 +330,7 @@ def _check_push(flushed: bool, tokens: int, score: float) -> None:
     if flushed:
         raise ValueError("speech policy: this reply was flushed; open a new state for the next reply")
     if score != score:
-        raise ValueError(f"speech policy: token {tokens} has a score that is not a number: are the weights damaged?")
+        raise ValueError(f"speech policy: token {tokens} has a score that is not a number; are the weights damaged?")
 
 
 def check_numbers(policy: str, numbers: Mapping[str, object], known: Collection[str]) -> None:

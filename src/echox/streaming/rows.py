@@ -1,4 +1,4 @@
-"""Replies in the rows of a common step: which rows take part, what each of them chooses, and whose time it was."""
+"""Replies in the rows of a common step: which rows take part, which output each one gets, and its share of the time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 def choose_outputs(streams: Sequence[UnitStream | None], logits: Tensor, end_id: int) -> list[int]:
-    """Outputs of a step, each as its stream wants it; of rows that only ran along, anything."""
-    mute = [row for row, stream in enumerate(streams) if stream and not stream.may_end]
-    if mute:
-        logits[mute, end_id] = -torch.inf
+    """Outputs of a step, each as its stream samples; rows without a stream get an output that nobody reads."""
+    not_ending = [row for row, stream in enumerate(streams) if stream and not stream.may_end]
+    if not_ending:
+        logits[not_ending, end_id] = -torch.inf
     temperatures = [stream.temperature if stream else 0.0 for stream in streams]
     top_ps = [stream.top_p if stream else 1.0 for stream in streams]
     numbers = [stream.sampling.source.random() if stream and stream.temperature > 0 else 0.0 for stream in streams]
@@ -32,46 +32,46 @@ def choose_outputs(streams: Sequence[UnitStream | None], logits: Tensor, end_id:
 
 
 def sample(logits: Tensor, temperatures: list[float], top_ps: list[float], numbers: list[float]) -> Tensor:
-    """(B,) one output per row; see `nucleus`. What was asked for is not rounded to the type of the logits."""
+    """(B,) one output per row; see `nucleus`. Temperatures and the like are not rounded to the type of the logits."""
     if not any(temperatures):
         return logits.argmax(-1)
     choices = torch.tensor([temperatures, top_ps, numbers], dtype=torch.float64, device=logits.device)
     return nucleus(logits, *choices.unbind(0))
 
 
-def known(value: T | None) -> T:
-    """What must be there by now."""
+def required(value: T | None) -> T:
+    """A value that is never None at this point."""
     assert value is not None
     return value
 
 
 def first_row(tasks: Tasks) -> int:
-    """Of the language model's memory."""
-    return known(tasks[0].text_row)
+    """The first row of these tasks in the language model's memory."""
+    return required(tasks[0].text_row)
 
 
-def leave(memory: LeanSteps | DecoderRows, rows: list[ReplyTask], task: ReplyTask, place: str) -> None:
-    """Take a reply out of a memory and of the list of its rows; the last one takes its row, as in the memory.
+def remove_row(memory: LeanSteps | DecoderRows, rows: list[ReplyTask], task: ReplyTask, attribute: str) -> None:
+    """Remove a reply from a memory and from the list of its rows; the last row moves to the free place.
 
     Args:
         memory: of the language model, or of the echo decoder.
-        rows: who is in which row.
-        task: that leaves.
-        place: its attribute with the row, ``text_row`` or ``echo_row``.
+        rows: the reply of each row.
+        task: the reply to remove.
+        attribute: of a task that holds its row in this memory: ``text_row`` or ``echo_row``.
     """
-    row = known(getattr(task, place))
+    row = required(getattr(task, attribute))
     last = rows[memory.leave(row)]
     rows[row] = last
     rows.pop()
-    setattr(last, place, row)
-    setattr(task, place, None)
+    setattr(last, attribute, row)
+    setattr(task, attribute, None)
 
 
-def neighbours(tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
+def adjacent_rows(tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
     """Groups of tasks in rows without a gap between them."""
     group: list[ReplyTask] = []
     for task in tasks:
-        if group and known(task.text_row) != known(group[-1].text_row) + 1:
+        if group and required(task.text_row) != required(group[-1].text_row) + 1:
             yield group
             group = []
         group.append(task)
@@ -79,8 +79,8 @@ def neighbours(tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
         yield group
 
 
-def spans(rows: Sequence[ReplyTask], tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
-    """All rows from the first to the last of some tasks, as one group; nothing without tasks."""
+def row_range(rows: Sequence[ReplyTask], tasks: Sequence[ReplyTask]) -> Iterator[Tasks]:
+    """All rows from the first to the last of some tasks, as one group; no group without tasks."""
     places = [place for place, task in enumerate(rows) if task in tasks]
     if places:
         yield rows[places[0] : places[-1] + 1]

@@ -1,22 +1,20 @@
-"""A session: one conversation, and the only owner of what is remembered of it between replies.
+"""A session: one conversation, and the only owner of its state between replies.
 
-State: the messages, what was heard in their audio, and the language model's memory of them with the names of its
-positions. While a reply runs its state is in its `ReplyTask`, and its rows are the scheduler's. Nothing lives on the
-model, so any number of sessions share one without noticing each other.
+The state is in its `Context`: the messages, their encoded audio, and the language model's memory of them. While a reply
+runs, its own state is in its `ReplyTask`, and its rows are in the scheduler's batch. The model holds no state, so any
+number of sessions can share it.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import Mark, Reply, ReplyBuilder, heard_text
-from echox.streaming.messages import Message, read_messages
+from echox.streaming.messages import Message, Question, read_messages
 from echox.streaming.policies import Policy
 from echox.streaming.scheduler import Scheduler
-from echox.streaming.speech import Speech
+from echox.streaming.speech import ReplySpeech
 from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
 
 
@@ -31,7 +29,7 @@ class Session:
         reply = session.reply("and_then.wav")       # knows the first turn
 
     Args:
-        scheduler: does the work.
+        scheduler: makes the replies.
         settings: how replies are written and spoken.
         system: system prompt; None: none.
         policy: speech policy of its replies, for studies; None: the one that the settings name.
@@ -82,19 +80,24 @@ class Session:
     # ------------------------------------------------------------------------------------------ asking
 
     def submit(
-        self, question: Any, *, on_event: EventCallback | None = None, sampling_rate: int | None = None, **changes: Any
+        self,
+        question: Question,
+        *,
+        on_event: EventCallback | None = None,
+        sampling_rate: int | None = None,
+        **changes: object,
     ) -> ReplyTask:
-        """Ask, and go on: the reply comes as events of the task.
+        """Ask, and return at once: the reply comes as events of the task.
 
         Args:
             question: audio (path, bytes, binary file, samples), a message, or several messages; see `read_messages`.
-            on_event: called with every event, and with None at the very end, in the thread that does the work; None:
+            on_event: called with every event, and with None at the end, in the thread that makes the rounds; None:
                 iterate over the task instead.
-            sampling_rate: rate of bare samples; None: the rate the model hears.
+            sampling_rate: rate of bare samples; None: the rate of the model.
             **changes: `GenerationSettings` of this reply only.
 
         Raises:
-            ValueError: a question that cannot be heard or read, unknown settings, or a reply that is still running.
+            ValueError: a question that cannot be decoded or read, unknown settings, or a reply that is still running.
             QueueFull: more replies are waiting than the scheduler takes.
         """
         settings = self.settings.replaced(changes)
@@ -105,11 +108,11 @@ class Session:
             raise ValueError("expected the system prompt once, at the start, found another; start a new session")
         return self._begin(self._task(new, settings, on_event))
 
-    def speak(self, text: str, *, on_event: EventCallback | None = None, **changes: Any) -> ReplyTask:
-        """Say given text; it becomes the newest reply of the conversation.
+    def speak(self, text: str, *, on_event: EventCallback | None = None, **changes: object) -> ReplyTask:
+        """Speak a given text; it becomes the newest reply of the conversation.
 
         Args:
-            text: to be said.
+            text: to speak.
             on_event: as in `submit`.
             **changes: as in `submit`.
 
@@ -131,7 +134,7 @@ class Session:
     ) -> ReplyTask:
         speech = None
         if settings.speak:
-            speech = Speech(self.engine, settings, self._policy or self.engine.policy(settings))
+            speech = ReplySpeech(self.engine, settings, self._policy or self.engine.policy(settings))
         return ReplyTask(self.scheduler, self._context, new, settings, self._release, on_event, given, speech)
 
     def _begin(self, task: ReplyTask) -> ReplyTask:
@@ -145,8 +148,8 @@ class Session:
             raise
         return task
 
-    def stream(self, question: Any, *, sampling_rate: int | None = None, **changes: Any) -> ReplyEvents:
-        """Answer one turn piece by piece: text and speech come out together, each as soon as it is certain.
+    def stream(self, question: Question, *, sampling_rate: int | None = None, **changes: object) -> ReplyEvents:
+        """Answer one turn piece by piece: text and speech together, each piece as soon as it is final.
 
         Closing the iterator cancels the reply; what was written so far stays in the history.
 
@@ -156,10 +159,10 @@ class Session:
         Raises:
             ValueError, QueueFull: as `submit`.
         """
-        return ReplyEvents(self.submit(question, sampling_rate=sampling_rate, **changes))
+        return ReplyEvents(self.submit(question, on_event=None, sampling_rate=sampling_rate, **changes))
 
-    def reply(self, question: Any, *, sampling_rate: int | None = None, **changes: Any) -> Reply:
-        """Answer one turn at once: what `stream` yields, collected.
+    def reply(self, question: Question, *, sampling_rate: int | None = None, **changes: object) -> Reply:
+        """Answer one turn, and return the whole reply.
 
         Raises:
             ValueError, QueueFull: as `submit`.
@@ -170,7 +173,7 @@ class Session:
         return builder.build()
 
     def truncate(self, audio_s: float) -> str:
-        """The listener interrupted: cut the last reply, in the history, to what was heard of it.
+        """Cut the last reply in the history to the part that was heard, after an interruption.
 
         Args:
             audio_s: how much of its speech was played.
@@ -191,12 +194,12 @@ class Session:
         return kept
 
     def _release(self, task: ReplyTask, error: BaseException | None) -> None:
-        """A reply has ended, one way or the other: put it into the history."""
+        """A reply has ended (complete, cancelled or failed): put it into the history."""
         if error is not None:
-            self._context.forget()
+            self._context.drop_memory()
         if task.text or (error is None and not task.cancelled):
             self.messages += [*task.new, Message("assistant", (task.text,))]
             self._timeline = tuple(task.speech.timeline) if task.speech is not None else ()
-        # Else cancelled, or failed, before a word: as if it had not been asked.
-        self._context.keep_heard()
-        self._running = None  # last: from now on the next may be asked, by another thread
+        # Else it was cancelled, or failed, before a word: the question does not stay in the history either.
+        self._context.drop_unused_audio()
+        self._running = None  # last: from now on another thread may ask

@@ -1,8 +1,8 @@
-"""The speech of one reply while it is written: tokens in, sound out, and the account of which text is heard when.
+"""The speech of one reply while it is written: tokens in, sound out, and the times at which its words are heard.
 
-The chain: a policy releases tokens; a `UnitStream` per segment says unit words; the unit language makes them units; one
-`VocoderStream` for the whole reply makes them sound, so there are no seams between segments. Every word of the text is
-either sounded or reported as `SpeechFailed`; nothing is passed over.
+The chain: a policy releases tokens; a `UnitStream` per segment generates unit words; the unit language turns them into
+units; one `VocoderStream` for the whole reply turns those into sound, so there are no seams between segments. Every
+word of the text is either spoken or reported as `SpeechFailed`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from echox.models.echox.tokenization_text import decode_text
 from echox.models.t2c.tokenization_unit_language import UnitReader
 from echox.models.t2c.unit_stream import Sampling, UnitStream, UnitStreamOutput, open_stream
 from echox.models.vocoder.vocoder_stream import VocoderStream
@@ -27,22 +28,22 @@ from echox.streaming.policies import Policy, Release
 from echox.streaming.verbalizer import SpokenRun, Verbalizer, WrittenToken
 
 FIRST_CHUNK_S = 0.16
-"""Sound that the first chunk holds at least: long enough to play while the second is made."""
-CROWD_S = 0.06
-"""... and so much more for every other reply that is at work."""
+"""Least sound of the first chunk: long enough to play while the second is made."""
+FIRST_CHUNK_EXTRA_S = 0.06
+"""Added to it for every other reply that is at work."""
 LONGEST_CHUNK_S = 1.0
-"""Chunks grow to this: long ones cost less, and what plays meanwhile is long enough by then."""
+"""Chunks grow to this length: long ones cost less, and by then enough sound waits to be played."""
 
 
 @dataclass
-class _Place:
-    """Written text that is heard as one: a word, a run that is said in other words, or a segment without known words.
+class _TextSpan:
+    """Written text with one time: a word, a run that is spoken in other words, or a segment without word boundaries.
 
     Attributes:
-        text_start, text_end: in the reply.
-        first_unit, last_unit: -1: none yet.
-        words: spoken words that are still to be said.
-        reported: a part of it could not be said.
+        text_start, text_end: its position in the reply, in characters.
+        first_unit, last_unit: numbers of its units; -1: none yet.
+        words: spoken words that are still to be generated.
+        reported: a part of it could not be spoken, and an event says so.
     """
 
     text_start: int
@@ -53,12 +54,12 @@ class _Place:
     reported: bool = False
 
     @property
-    def said(self) -> bool:
+    def spoken(self) -> bool:
         return self.words == 0
 
 
-class Speech:
-    """The mouth of one reply.
+class ReplySpeech:
+    """The speech of one reply.
 
     Args:
         engine: the model.
@@ -66,10 +67,10 @@ class Speech:
         policy: decides when which part of the reply is spoken.
 
     Attributes:
-        text: of the reply, as far as it was pushed.
-        timeline: marks of the words that were sounded, in order.
-        num_segments: that have ended.
-        num_unit_words, num_units: that were said.
+        text: of the reply so far.
+        timeline: marks of the words in the chunks so far, in order.
+        num_segments: number of segments that have ended.
+        num_unit_words, num_units: numbers of unit words and units so far.
     """
 
     def __init__(self, engine: Engine, settings: GenerationSettings, policy: Policy) -> None:
@@ -86,17 +87,17 @@ class Speech:
         self._released = 0
         self._reader = self._new_reader()
         self._streams: deque[UnitStream] = deque()
-        self._segments: deque[_Place] = deque()  # of the streams
-        self._segment_tokens = 0  # that the newest stream was given
-        self._before: UnitStream | None = None  # the segment that was said last
-        self._places: list[_Place] = []  # of the spoken words, by number
-        self._written_word = -1  # of the newest place, where words are said as they are written
-        self._blank: list[WrittenToken] = []  # white space that waits for its word, in a language without rules
-        self._silent_start: int | None = None  # text without a sound, which goes with the word after it
-        self._waiting: deque[_Place] = deque()  # said, not sounded yet
-        self._begun = 0  # of those in `_waiting`: how many begin in chunks that were made
+        self._segments: deque[_TextSpan] = deque()  # of the streams
+        self._segment_tokens = 0  # of the newest stream
+        self._previous: UnitStream | None = None  # the segment before the present one
+        self._spans: list[_TextSpan] = []  # by number of the spoken word
+        self._written_word = -1  # of the newest span, if words are spoken as they are written
+        self._blank: list[WrittenToken] = []  # white space before a word, in a language without rules
+        self._silent_start: int | None = None  # where silent text begins that belongs to the next word
+        self._unmarked: deque[_TextSpan] = deque()  # spans with units, without a mark in the timeline
+        self._begun = 0  # how many of `_unmarked` begin in chunks that were made
         self._finishing = False
-        self.voice = VocoderStream(engine.model.vocoder, speed=settings.speed)
+        self.vocoder = VocoderStream(engine.vocoder, speed=settings.speed)
         self._chunk_s = FIRST_CHUNK_S
         self.text = ""
         self.timeline: list[Mark] = []
@@ -104,30 +105,30 @@ class Speech:
         self.num_unit_words = 0
         self.num_units = 0
         self._events: list[Event] = []
-        self._unread: deque[Iterator[None]] = deque()  # what is still to be done for text that came
+        self._unread: deque[Iterator[None]] = deque()  # work that is still to be done for pushed text
 
     # ------------------------------------------------------------------------------------------ text in
 
     def push(self, token_id: int, state: Tensor, text: str, score: float) -> None:
-        """Add a token of the reply: its denoised state (H,), the text it adds, its trigger score; `read` goes on."""
+        """Add a token of the reply: its denoised state (H,), the text it adds, its trigger score; then call `read`."""
         start, self.text = len(self.text), self.text + text
         self._unread.append(self._push_token(token_id, state, text, start, score))
 
     def finish(self, text: str = "") -> None:
-        """The reply is complete, with the rest of its text (what is left of a character that was cut off)."""
+        """End the reply; `text` is the rest of its text, from a character that was cut off. Then call `read`."""
         self.text += text
         self._unread.append(self._finish_text(text))
 
     @property
-    def behind(self) -> bool:
-        """Whether text that came is still to be read."""
+    def has_unread(self) -> bool:
+        """Whether pushed text is still to be read."""
         return bool(self._unread)
 
     def read(self, enough: Callable[[], bool]) -> None:
-        """Turn text that came into what the echo decoder says, word by word; a word may be said in thousands.
+        """Read pushed text into spoken words, for the echo decoder; a written word may give thousands of them.
 
         Args:
-            enough: whether to stop for now; asked after each spoken word.
+            enough: whether to stop for now; called after each spoken word.
         """
         while self._unread:
             for _ in self._unread[0]:
@@ -154,10 +155,10 @@ class Speech:
         self._end_segment()
         self._attach_silent_end()
         self._finishing = True
-        self._close_voice()
+        self._finish_vocoder()
 
     def _decide(self, decided: Sequence[tuple[int, bool]]) -> Iterator[None]:
-        """Tokens whose words are known now, in order, to the policy."""
+        """Give tokens whose words are known now to the policy, in order."""
         for word, opens in decided:
             state, text, start, score = self._undecided.popleft()
             self._tokens.append(WrittenToken(state, text, start, start + len(text), word))
@@ -172,7 +173,7 @@ class Speech:
                 yield from self._say_runs(self._verbalizer.end_segment())
 
     def _say_runs(self, runs: Sequence[SpokenRun]) -> Iterator[None]:
-        """Hand runs to the echo decoder's streams."""
+        """Give runs to the streams of the echo decoder."""
         for run in runs:
             if run.ends_segment:
                 self._end_segment()
@@ -185,48 +186,48 @@ class Speech:
                 self._say_tokens(run)
                 yield
             elif run.spoken:
-                yield from self._say_instead(run, run.spoken)
+                yield from self._say_reading(run, run.spoken)
             elif self._silent_start is None:
                 self._silent_start = run.start
 
     def _say_tokens(self, run: SpokenRun) -> None:
-        """A run with its own states: one word, or, in a language without rules, a token of one."""
+        """A run with states of its own: one word, or, in a language without rules, a token of a word."""
         rules = self._verbalizer.language.has_rules
         if rules or run.tokens[0].word != self._written_word:
-            # White space that may be the reply's last opens no word: it waits for the letters.
+            # White space that may be the end of the reply opens no word: it waits for letters.
             if not rules and not run.tokens[0].text.strip() and run.tokens[0].text:
                 self._blank.append(run.tokens[0])
                 return
-            self._open_place(run.start if not self._blank else self._blank[0].start, run.end, 1)
+            self._open_span(run.start if not self._blank else self._blank[0].start, run.end, 1)
             self._written_word = run.tokens[0].word
-        place = self._places[-1]
-        place.text_end = max(place.text_end, run.end)
+        span = self._spans[-1]
+        span.text_end = max(span.text_end, run.end)
         for token in (*self._blank, *run.tokens):
-            self._push(token.state, len(self._places) - 1, len(token.text.strip()))
+            self._push(token.state, len(self._spans) - 1, len(token.text.strip()))
         self._blank = []
-        self._segments[-1].text_end = place.text_end
+        self._segments[-1].text_end = span.text_end
         if rules:
             self._streams[-1].end_word()
 
-    def _say_instead(self, run: SpokenRun, spoken: str) -> Iterator[None]:
-        """A run that is said in other words than it is written in: their text embeddings, as for text that is given."""
-        ids, words = self.engine.tokens_of(spoken, begins=run.start == 0)
+    def _say_reading(self, run: SpokenRun, spoken: str) -> Iterator[None]:
+        """A run that is spoken in other words than it is written in: they have text embeddings in place of states."""
+        ids, words = self.engine.tokenize_words(spoken, begins=run.start == 0)
         self._limit_segment(len(ids))
-        self._open_place(run.start, run.end, 1 + max(words))
-        first = len(self._places) - 1 - max(words)
-        for token_id, state, word in zip(ids, self.engine.meant(ids), words, strict=True):
-            self._push(state, first + word, len(self.engine.tokenizer.decode([token_id]).strip()))
+        self._open_span(run.start, run.end, 1 + max(words))
+        first = len(self._spans) - 1 - max(words)
+        for token_id, state, word in zip(ids, self.engine.text_states(ids), words, strict=True):
+            self._push(state, first + word, len(decode_text(self.engine.tokenizer, [token_id]).strip()))
             yield
         self._streams[-1].end_word()
 
-    def _open_place(self, start: int, end: int, words: int) -> None:
-        """A new place in the account, of so many spoken words."""
+    def _open_span(self, start: int, end: int, words: int) -> None:
+        """A new span, of this number of spoken words."""
         self._limit_segment(0)
         self._open_stream()
         if self._silent_start is not None:
             start, self._silent_start = self._silent_start, None
-        place = _Place(start, end, words=words)
-        self._places += [place] * words
+        span = _TextSpan(start, end, words=words)
+        self._spans += [span] * words
         segment = self._segments[-1]
         if segment.text_start < 0:
             segment.text_start = start
@@ -240,13 +241,13 @@ class Speech:
     def _open_stream(self) -> None:
         if not self._streams or self._streams[-1].text_finished:
             self._streams.append(open_stream(self.engine.model.echo_decoder, self._sampling))
-            self._segments.append(_Place(-1, -1))
+            self._segments.append(_TextSpan(-1, -1))
             self._segment_tokens = 0
             if len(self._streams) == 1:
-                self._follow()
+                self._continue_previous()
 
     def _limit_segment(self, more: int) -> None:
-        """End a segment that grows longer than policies allow, because figures are said in many words."""
+        """End a segment that grows longer than policies allow, because figures are spoken in many words."""
         limit = 2 * self.engine.trigger.max_tokens
         if self._verbalizer.language.has_rules and self._segment_tokens and self._segment_tokens + more > limit:
             self._end_segment()
@@ -258,13 +259,13 @@ class Speech:
             self._next_stream()
 
     def _attach_silent_end(self) -> None:
-        """Text without a sound at the end goes with the last word that has one."""
-        if self._silent_start is None or not self._places:
+        """Silent text at the end of the reply belongs to the last word that is not silent."""
+        if self._silent_start is None or not self._spans:
             return
-        place, end = self._places[-1], len(self.text.rstrip())
-        if self.timeline and self.timeline[-1].text_end == place.text_end:  # sounded already
+        span, end = self._spans[-1], len(self.text.rstrip())
+        if self.timeline and self.timeline[-1].text_end == span.text_end:  # it has its mark already
             self.timeline[-1] = dataclasses.replace(self.timeline[-1], text_end=end)
-        place.text_end = end
+        span.text_end = end
         if self._segments:
             self._segments[-1].text_end = end
         self._silent_start = None
@@ -273,7 +274,7 @@ class Speech:
 
     @property
     def stream(self) -> UnitStream | None:
-        """The segment that is being said, if one is open."""
+        """The segment whose unit words are being generated, if there is one."""
         return self._streams[0] if self._streams else None
 
     @property
@@ -282,103 +283,103 @@ class Speech:
         return bool(self._streams) and self._streams[0].ready
 
     def accept(self, output: int) -> None:
-        """Take the output of the step of `stream`."""
+        """Add the output of a step of `stream`."""
         stream, segment = self._streams[0], self._segments[0]
         for said in stream.accept(output):
             self._say(said, segment)
         self._next_stream()
 
     def _next_stream(self) -> None:
-        """Drop segments that are said."""
+        """Drop segments that are finished."""
         while self._streams and self._streams[0].finished:
-            self._before = self._streams.popleft()
+            self._previous = self._streams.popleft()
             segment = self._segments.popleft()
             segment.words = 0
-            self._sound(self._reader.finish(), segment)
+            self._push_units(self._reader.finish(), segment)
             self._reader = self._new_reader()
-            self._follow()
-        self._close_voice()
+            self._continue_previous()
+        self._finish_vocoder()
 
-    def _follow(self) -> None:
-        """A segment whose turn has come goes on from the one before, if the decoder was trained so."""
+    def _continue_previous(self) -> None:
+        """Let a segment continue from the end of the previous one, if the decoder was trained so."""
         words = self.engine.model.config.echo_context_words
-        if words and self._before is not None and self._streams:
-            self._streams[0].follow(self._before, words)
+        if words and self._previous is not None and self._streams:
+            self._streams[0].follow(self._previous, words)
 
-    def _say(self, said: UnitStreamOutput, segment: _Place) -> None:
-        place = segment if said.word is None else self._places[said.word]
+    def _say(self, said: UnitStreamOutput, segment: _TextSpan) -> None:
+        span = segment if said.word is None else self._spans[said.word]
         self.num_unit_words += len(said.unit_words)
         if said.unit_words:
-            if place.first_unit < 0:
-                place.first_unit = place.last_unit = self.num_units  # the reader may hold units back
-                self._waiting.append(place)
-            self._sound(self._reader.push(said.unit_words), place)
+            if span.first_unit < 0:
+                span.first_unit = span.last_unit = self.num_units  # the reader may hold units back
+                self._unmarked.append(span)
+            self._push_units(self._reader.push(said.unit_words), span)
         if said.word is not None:
-            place.words -= 1
-        if said.problem is not None and not place.reported:
-            place.reported = True
-            self._events.append(SpeechFailed(self.text[place.text_start : place.text_end], said.problem))
+            span.words -= 1
+        if said.problem is not None and not span.reported:
+            span.reported = True
+            self._events.append(SpeechFailed(self.text[span.text_start : span.text_end], said.problem))
 
     def _new_reader(self) -> UnitReader:
         return self.engine.unit_language.reader()
 
-    def _sound(self, units: list[int], place: _Place) -> None:
+    def _push_units(self, units: list[int], span: _TextSpan) -> None:
         if units:
-            self.voice.push(units)
+            self.vocoder.push(units)
             self.num_units += len(units)
-            place.last_unit = self.num_units
+            span.last_unit = self.num_units
 
-    def _close_voice(self) -> None:
+    def _finish_vocoder(self) -> None:
         if self._finishing and not self._streams:
             self._finishing = False
-            self.voice.finish()
+            self.vocoder.finish()
 
     # ------------------------------------------------------------------------------------------ sound
 
-    def sounds(self, running: int = 1) -> bool:
-        """Whether enough sound is certain for the next chunk, with so many replies at work.
+    def chunk_ready(self, running: int = 1) -> bool:
+        """Whether enough sound is final for the next chunk, with `running` replies at work.
 
         The first chunk must play for as long as the second takes, and a round takes longer the more replies share it.
         """
-        ready = self.voice.ready_frames
+        ready = self.vocoder.ready_frames
         begun = self._chunk_s > FIRST_CHUNK_S
-        enough_s = self._chunk_s if begun else FIRST_CHUNK_S + CROWD_S * (running - 1)
-        return ready > 0 and (self.voice.finished or ready >= enough_s * self.engine.model.vocoder.frame_rate_hz)
+        enough_s = self._chunk_s if begun else FIRST_CHUNK_S + FIRST_CHUNK_EXTRA_S * (running - 1)
+        return ready > 0 and (self.vocoder.finished or ready >= enough_s * self.engine.vocoder.frame_rate_hz)
 
-    def sounded(self, waveform: np.ndarray) -> None:
-        """Take a chunk of the voice."""
+    def add_chunk(self, waveform: np.ndarray) -> None:
+        """Add samples (S,) that the vocoder made: an event, and the marks of the words that end in them."""
         rate = self.engine.output_sampling_rate
-        end_s = self.voice.num_samples / rate
+        end_s = self.vocoder.num_samples / rate
         self._chunk_s = min(2 * self._chunk_s, LONGEST_CHUNK_S)
-        ended = self.voice.done  # then also words whose units all became one with the last unit before them
-        heard = [place for place in self._waiting if ended or self._starts_s(place) < end_s]  # at least in part
-        text = "".join(self.text[place.text_start : place.text_end] for place in heard[self._begun :])
+        ended = self.vocoder.done  # then also words whose units were all merged with the unit before them
+        heard = [span for span in self._unmarked if ended or self._starts_s(span) < end_s]  # at least in part
+        text = "".join(self.text[span.text_start : span.text_end] for span in heard[self._begun :])
         self._begun = len(heard)
         if not np.isfinite(waveform).all():
-            waveform = np.zeros_like(waveform)  # silence in its place keeps the account of time
+            waveform = np.zeros_like(waveform)  # silence in its place keeps the times right
             missing = self.text[heard[0].text_start : heard[-1].text_end] if heard else ""
             self._events.append(SpeechFailed(missing, "the vocoder's waveform is not finite"))
         self._events.append(AudioChunk(waveform, rate, text, end_s - len(waveform) / rate))
-        timed = self.voice.num_timed
-        while self._begun and self._waiting[0].said and self._waiting[0].last_unit <= timed:
-            place = self._waiting[0]
-            mark = Mark(place.text_start, place.text_end, self._starts_s(place), self.voice.end_s(place.last_unit))
+        timed = self.vocoder.num_timed
+        while self._begun and self._unmarked[0].spoken and self._unmarked[0].last_unit <= timed:
+            span = self._unmarked[0]
+            mark = Mark(span.text_start, span.text_end, self._starts_s(span), self.vocoder.end_s(span.last_unit))
             if mark.end_s > end_s and not ended:
                 break
             self.timeline.append(mark)
-            self._waiting.popleft()
+            self._unmarked.popleft()
             self._begun -= 1
 
-    def _starts_s(self, place: _Place) -> float:
-        """When the speech of a word begins; infinity while that is not known."""
-        return self.voice.end_s(place.first_unit) if place.first_unit <= self.voice.num_timed else math.inf
+    def _starts_s(self, span: _TextSpan) -> float:
+        """When the speech of a span begins; infinity while that is not known."""
+        return self.vocoder.end_s(span.first_unit) if span.first_unit <= self.vocoder.num_timed else math.inf
 
     @property
     def done(self) -> bool:
-        """Whether everything that was written is sounded or reported."""
-        return self.voice.done
+        """Whether everything that was written is spoken or reported."""
+        return self.vocoder.done
 
     def take_events(self) -> list[Event]:
-        """What happened since the last call."""
+        """Events since the last call."""
         events, self._events = self._events, []
         return events

@@ -1,4 +1,4 @@
-"""One reply on its way: its place in the work, what was written so far, and its events for whoever listens."""
+"""A reply while it is made: its rows in the batch, its text and speech so far, and its events for the listener."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
-from echox.streaming.engine import Engine
+from echox.streaming.engine import Engine, Position
 from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, TextDelta, Timings
 from echox.streaming.messages import Message
-from echox.streaming.speech import Speech
+from echox.streaming.speech import ReplySpeech
 
 EventCallback = Callable[[Event | None], None]
 
 
 class Driver(Protocol):
-    """Who does the work of replies, as they see it."""
+    """What a reply needs of the scheduler."""
 
     engine: Engine
 
     def drive(self, task: ReplyTask) -> None:
         """Bring a reply forward."""
 
-    def notice(self, wait: bool = True) -> None:
-        """A reply was cancelled; ``wait`` until no one works on it."""
+    def notify_cancelled(self, wait: bool = True) -> None:
+        """A reply was cancelled; ``wait``: until no round works on it."""
 
     def wait(self, task: ReplyTask) -> None:
-        """Until a cancelled reply has ended."""
+        """Wait until a cancelled reply has ended."""
 
 
-class Dice:
-    """Numbers in [0, 1) that stay until they are used, so that a step that is made again has the same ones."""
+class SamplingNumber:
+    """A random number in [0, 1) that stays until it was used, so that a step that is repeated has the same one."""
 
     def __init__(self, seed: str) -> None:
         self._source = random.Random(seed)
         self.value = self._source.random()
 
-    def roll(self) -> None:
-        """The number was used: on to the next."""
+    def draw(self) -> None:
+        """Take the next number."""
         self.value = self._source.random()
 
 
@@ -52,19 +52,19 @@ class ReplyTask(Iterator[Event]):
     """A reply that a session asked for. Iterate over its events; cancel it from any thread.
 
     Args:
-        driver: does the work.
-        context: the conversation that is continued.
+        driver: makes the rounds of work.
+        context: the conversation that the reply continues.
         new: the messages of this turn.
         settings: of this reply.
         release: called once, with the error if there was one, when the reply has ended and before its last event.
-        on_event: called with every event, and with None at the very end, by the thread that does the work, which it
-            must not keep; what it raises cancels the reply and is its `error`. None: events wait to be iterated over.
+        on_event: called with every event, and with None at the end, by the thread that makes the rounds; it must
+            return at once. An exception of it cancels the reply and is its `error`. None: events are iterated over.
         given: text to speak as it is; None: the language model writes the reply.
         speech: of this reply; None: it is written only.
 
     Attributes:
         error: why the reply failed, if it did.
-        done: whether no more events will come.
+        done: no more events will come.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ReplyTask(Iterator[Event]):
         release: Callable[[ReplyTask, BaseException | None], None],
         on_event: EventCallback | None = None,
         given: str | None = None,
-        speech: Speech | None = None,
+        speech: ReplySpeech | None = None,
     ) -> None:
         self.context, self.new, self.settings, self.given = context, new, settings, given
         self.error: BaseException | None = None
@@ -84,16 +84,16 @@ class ReplyTask(Iterator[Event]):
         self.cancelled = False
         self._driver, self._release, self._on_event = driver, release, on_event
         self._events: deque[Event] = deque()
-        self._told_error = False
+        self._error_raised = False
         self.asked_s = time.perf_counter()
-        # What the scheduler knows of it.
+        # Set by the batch.
         self.text_row: int | None = None
         self.echo_row: int | None = None
-        self._recital: Iterator[tuple[int, Tensor]] | None = None  # tokens of given text, and what they mean
-        self.positions: list[Any] = []  # names of what is still to be run before the next token
+        self._given_tokens: Iterator[tuple[int, Tensor]] | None = None  # of a given text, with their embeddings
+        self.positions: list[Position] = []  # still to be run before the next token
         self.state: Tensor | None = None  # (H,) that predicts the next token
-        self.dice = Dice(f"text {settings.seed}")
-        # What was written.
+        self.sampling_number = SamplingNumber(f"text {settings.seed}")
+        # The reply so far.
         engine = driver.engine
         self.speech = speech
         self.detokenizer = IncrementalDetokenizer(engine.tokenizer)
@@ -104,7 +104,7 @@ class ReplyTask(Iterator[Event]):
         self.room = settings.max_new_tokens
         self.timings = Timings(question_s=sum(audio.duration_s for message in new for audio in message.audios))
 
-    # ------------------------------------------------------------------------------------------ the listener's side
+    # ------------------------------------------------------------------------------------------ for the listener
 
     def __next__(self) -> Event:
         while True:
@@ -112,8 +112,8 @@ class ReplyTask(Iterator[Event]):
             if self._events:
                 return self._events.popleft()
             if done:
-                if self.error is not None and not self._told_error:
-                    self._told_error = True
+                if self.error is not None and not self._error_raised:
+                    self._error_raised = True
                     raise self.error
                 raise StopIteration
             self._driver.drive(self)
@@ -124,24 +124,24 @@ class ReplyTask(Iterator[Event]):
         return bool(self._events)
 
     def cancel(self) -> None:
-        """Stop: within one step of the scheduler no more is done for it. What was written stays in the history."""
+        """Stop: after the present round no more work is done for it. What was written stays in the history."""
         self.cancelled = True
-        self._driver.notice()
+        self._driver.notify_cancelled()
 
-    def let_go(self) -> None:
-        """Cancel from where nothing may be waited for: the garbage collector runs anywhere, also within a round."""
+    def cancel_without_waiting(self) -> None:
+        """Cancel, for callers that must not wait: the garbage collector runs anywhere, also within a round."""
         self.cancelled = True
-        self._driver.notice(wait=False)
+        self._driver.notify_cancelled(wait=False)
 
-    def settle(self) -> None:
+    def cancel_and_wait(self) -> None:
         """Cancel, and wait until it has ended (at most for one round)."""
         self.cancel()
         self._driver.wait(self)
 
-    # ------------------------------------------------------------------------------------------ the scheduler's side
+    # ------------------------------------------------------------------------------------------ for the scheduler
 
-    def lay_out(self) -> list[Any]:
-        """Positions of the prompt; turns that had to be dropped are reported.
+    def lay_out(self) -> list[Position]:
+        """Positions of the prompt; turns that had to be dropped are reported with an event.
 
         Raises:
             ValueError, LayoutCancelled: as `Context.lay_out`.
@@ -151,7 +151,7 @@ class ReplyTask(Iterator[Event]):
             self.emit(ContextDropped(layout.dropped))
         if layout.room is not None:
             self.room = min(self.room, layout.room)
-        return layout.keys
+        return layout.positions
 
     def emit(self, event: Event) -> None:
         """Hand an event to the listener."""
@@ -171,7 +171,7 @@ class ReplyTask(Iterator[Event]):
             return
         try:
             self._on_event(event)
-        except Exception as error:  # noqa: BLE001 - the listener's fault is told in its own reply, and is no one else's
+        except Exception as error:  # noqa: BLE001 - a fault of the listener fails its own reply, and no other
             self.error, self.cancelled = self.error or error, True
 
     def write(self, token_id: int, denoised: Tensor | None, score: float) -> None:
@@ -179,7 +179,7 @@ class ReplyTask(Iterator[Event]):
         self.token_ids.append(token_id)
         self.timings.num_tokens = len(self.token_ids)
         piece = self.detokenizer.push(token_id)
-        self._tell(piece)
+        self._emit_text(piece)
         if self.speech is not None and denoised is not None:
             self.speech.push(token_id, denoised, piece, score)
 
@@ -187,49 +187,49 @@ class ReplyTask(Iterator[Event]):
         """The reply's text is complete."""
         self.stopped, self.text_finished = stopped, True
         piece = self.detokenizer.flush()
-        self._tell(piece)
+        self._emit_text(piece)
         if self.speech is not None:
             self.speech.finish(piece)
 
     @property
     def awaits_prompt(self) -> bool:
-        """Whether its question is still to be heard and laid out."""
+        """Whether its question is still to be encoded and its prompt to be laid out."""
         return self.text_row is None and self.given is None and not self.text_finished
 
     @property
     def has_text_to_read(self) -> bool:
-        """Whether text that was given or written is still to be handed to the mouth."""
+        """Whether text that was given or written is still to be read for speech."""
         given = self.given is not None and not self.text_finished
-        return given or (self.speech is not None and self.speech.behind)
+        return given or (self.speech is not None and self.speech.has_unread)
 
     def read_text(self, enough: Callable[[], bool]) -> None:
-        """Hand text to the mouth; of given text token by token, no faster than the mouth takes it.
+        """Read text for speech; a given text token by token, no faster than it can be spoken.
 
         Args:
             enough: whether to stop for now.
         """
-        if self.given is not None and self._recital is None:
+        if self.given is not None and self._given_tokens is None:
             engine: Engine = self._driver.engine
-            token_ids = engine.tokenizer(self.given, add_special_tokens=False)["input_ids"]
-            self._recital = zip(token_ids, engine.meant(token_ids), strict=True)
+            token_ids = engine.tokenize(self.given)
+            self._given_tokens = zip(token_ids, engine.text_states(token_ids), strict=True)
         while self.has_text_to_read:
             if self.speech is not None:
                 self.speech.read(enough)
-            if enough() or self._recital is None or self.text_finished:
+            if enough() or self._given_tokens is None or self.text_finished:
                 return
-            token = next(self._recital, None)
+            token = next(self._given_tokens, None)
             if token is None:
                 self.finish_text("end")
             else:
                 self.write(token[0], token[1], 0.0)
 
-    def _tell(self, piece: str) -> None:
+    def _emit_text(self, piece: str) -> None:
         if piece:
             self.text += piece
             self.emit(TextDelta(piece))
 
-    def pass_on_speech(self) -> None:
-        """Emit what became of the speech since the last call."""
+    def emit_speech(self) -> None:
+        """Emit the events of the speech since the last call."""
         if self.speech is not None:
             self.timings.num_unit_words, self.timings.num_units = self.speech.num_unit_words, self.speech.num_units
             for event in self.speech.take_events():
@@ -237,11 +237,11 @@ class ReplyTask(Iterator[Event]):
 
     @property
     def complete(self) -> bool:
-        """Whether all that is to be written and said was."""
+        """Whether the whole text is written and spoken."""
         return self.text_finished and (self.speech is None or self.speech.done)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Complete, cancelled, or failed with `error`: the session has its history, and no more events come."""
+        """The reply is complete, cancelled, or failed with `error`: put it into the history, and end its events."""
         self._release(self, error)
         if error is None and not self.cancelled:
             timeline = tuple(self.speech.timeline) if self.speech is not None else ()
@@ -251,7 +251,7 @@ class ReplyTask(Iterator[Event]):
 
 
 class ReplyEvents(Iterator[Event]):
-    """Events of a task, for one listener: closing it, or letting go of it, cancels the reply."""
+    """Events of a task, for one listener: closing this iterator, or dropping it, cancels the reply."""
 
     def __init__(self, task: ReplyTask) -> None:
         self._task = task
@@ -266,10 +266,10 @@ class ReplyEvents(Iterator[Event]):
             raise
 
     def close(self) -> None:
-        """Cancel, unless it is done; the session may be asked again at once."""
+        """Cancel the reply, unless it is done; the session can be asked again at once."""
         if not self._task.done:
-            self._task.settle()
+            self._task.cancel_and_wait()
 
     def __del__(self) -> None:
         if not self._task.done and not sys.is_finalizing():
-            self._task.let_go()
+            self._task.cancel_without_waiting()

@@ -1,15 +1,15 @@
-"""When may a piece of the reply be spoken: the semantic trigger.
+"""The semantic trigger: it decides where the segments of a reply end.
 
-While the language model writes, every token i brings one number, s_i = cos(h_i, lm_head row of "."), where h_i is the
-state whose lm_head output is token i. It peaks where a sentence ends. A segment ends at a local maximum of s once it
-holds enough tokens and the score is high, or once it is long whatever the score; the end of the reply flushes the rest.
+While the language model writes, every token i has a score s_i = cos(h_i, lm_head row of "."), where h_i is the state
+whose lm_head output is token i. The score peaks where a sentence ends. A segment ends at a local maximum of s once it
+holds enough tokens and the score is high, or once it is long, whatever the score; the end of the reply ends the last.
 
-The trigger here is a pure, incremental state object: it sees numbers, never models, so it can be tested, replayed and
-measured alone. Two things differ from the official code, both on purpose:
+The trigger is a pure, incremental state object: it sees numbers, never models, so it can be tested and measured alone.
+It differs from the official code in two points, on purpose:
 
-* METHOD says that a segment may end once it *holds* ``min_tokens`` tokens. The official code compares ``k - start``,
-  which needs one token more (21 and 51 for the published 20 and 50). Golden cases of the official code are reproduced
-  by asking for one token more; see ``tests/streaming/test_trigger.py``.
+* A segment may end once it *holds* ``min_tokens`` tokens, as the paper says. The official code compares ``k - start``,
+  which needs one token more (21 and 51 for the published 20 and 50). Its recorded decisions are reproduced by asking
+  for one token more; see ``tests/streaming/test_trigger.py``.
 * The word-synchronous echo decoder needs whole words: a cut inside a word is moved to the last token of the word.
 
 Source: EchoX (arXiv 2509.09174), streaming inference; numbers of the nano model: its configuration.
@@ -36,12 +36,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Trigger:
-    """The numbers of the segment decision; ``state()`` opens a decision for one reply.
+    """The numbers of the trigger; ``state()`` starts the decisions for one reply.
 
     Attributes:
-        min_tokens: a segment that holds at least so many tokens may end at a peak above ``threshold``.
-        max_tokens: a segment that holds at least so many tokens ends at the next peak, whatever its score.
-        lookahead_tokens: half width of the local-maximum window; a peak is known so many tokens late.
+        min_tokens: a segment that holds at least this many tokens may end at a peak above ``threshold``.
+        max_tokens: a segment that holds at least this many tokens ends at the next peak, whatever its score.
+        lookahead_tokens: half width of the local-maximum window; a peak is known this many tokens late.
         threshold: cosine in [-1, 1] that a peak must exceed.
 
     Raises:
@@ -65,7 +65,7 @@ class Trigger:
             raise ValueError(f"trigger: expected a cosine in [-1, 1] as threshold, found {self.threshold}")
 
     def state(self) -> TriggerState:
-        """Return a fresh decision state for one reply."""
+        """A new state for one reply."""
         return TriggerState(self)
 
     def segment(self, scores: Sequence[float], opens_word: Sequence[bool] | None = None) -> list[Segment]:
@@ -102,8 +102,7 @@ class Trigger:
                     segments.append(Segment(start, end))
                     start = end
                     continue
-                # The next token is not there, or the word runs to the end: with the look-ahead seen the cut at the
-                # very end is the flush itself.
+                # There is no next token, or the word runs to the end of the reply: the flush is the cut.
                 break
         if start < n:
             segments.append(Segment(start, n))
@@ -136,7 +135,7 @@ class TriggerState:
         return len(self._scores)
 
     def push(self, score: float, opens_word: bool = True) -> Segment | None:
-        """Add one token; return the segment that is now known to have ended, if any.
+        """Add one token; return the segment that it shows to have ended, if any.
 
         Args:
             score: cos(state that predicts the token, lm_head row of ".").
@@ -148,7 +147,9 @@ class TriggerState:
         if self._flushed:
             raise ValueError("trigger: this reply was flushed; open a new state for the next reply")
         if score != score:
-            raise ValueError(f"trigger: token {len(self._scores)} has a score that is not a number: broken weights?")
+            raise ValueError(
+                f"trigger: token {len(self._scores)} has a score that is not a number: are the weights damaged?"
+            )
         self._scores.append(float(score))
         self._opens.append(bool(opens_word))
         newest = len(self._scores) - 1
@@ -166,8 +167,8 @@ class TriggerState:
         for end in range(k + 1, newest + 1):
             if self._opens[end]:
                 return self._cut(end)
-        # No look-ahead token opens a word: the word may go on. Only the next word, or the end, can tell. (With
-        # look-ahead this is never reached right after a cut: the new segment then holds nothing yet.)
+        # No look-ahead token opens a word: the word may continue. Only the next word, or the end, can show that. (With
+        # look-ahead this is never reached right after a cut: the new segment is still empty then.)
         self._waiting = True
         return ended
 

@@ -1,9 +1,9 @@
-"""From tokens that are written to words that are said, while the reply is still being written.
+"""Written tokens to spoken words, while the reply is still being written.
 
-Words that are said as they are written pass through with the states of their tokens. Others ("$42.50", "Dr.", an
-emoji) are replaced by what a person says, or by nothing, and no state belongs to those words: the caller takes text
-embeddings for them. A word is handed over as soon as its reading is certain: a plain one when it is complete, "5" when
-the word after it shows whether it counts kilometers; at most `LOOKAHEAD_WORDS` later.
+Words that are spoken as they are written keep the states of their tokens. Others ("$42.50", "Dr.", an emoji) are
+replaced by the words that a person says, or by nothing. Those words have no states of the language model: the caller
+takes text embeddings for them. A word is returned as soon as its reading is certain: a plain one when it is complete,
+"5" when the word after it shows whether it counts kilometers; at most `LOOKAHEAD_WORDS` words later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from echox.verbalization import LOOKAHEAD_WORDS, Reading, SpokenLanguage, WrittenWord
 
-_MELODY = ".,?!;:"  # a reading of nothing else has no sound
+_MELODY = ".,?!;:"  # a reading of these alone is silent
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class WrittenToken:
     """A token of the reply.
 
     Attributes:
-        state: (H,) what the echo decoder reads for it.
+        state: (H,) input of the echo decoder.
         text: what it adds to the reply's text; "" for a part of a character.
-        start, end: the place of that text in the reply.
+        start, end: the position of that text in the reply, in characters.
         word: its word by `WordCounter`; -1 for special tokens.
     """
 
@@ -46,14 +46,14 @@ class WrittenToken:
 
 @dataclass(frozen=True)
 class SpokenRun:
-    """Written words and how they are said.
+    """Written words and how they are spoken.
 
     Attributes:
-        tokens: said with their own states; of a replaced or silent run, empty.
-        spoken: what is said in place of the tokens; None where the tokens are said.
-        start, end: the place of the written words in the reply.
-        problem: why they cannot be said.
-        ends_segment: the segment ends here; nothing else is meant.
+        tokens: spoken with their own states; empty for a replaced or silent run.
+        spoken: what is spoken in place of the tokens; None if the tokens are spoken.
+        start, end: the position of the written words in the reply, in characters.
+        problem: why they cannot be spoken.
+        ends_segment: the run holds no words, it marks the end of a segment.
     """
 
     tokens: tuple[WrittenToken, ...] = ()
@@ -74,7 +74,7 @@ class _Word:
     text: str = ""
     space: str = ""
     tokens: list[WrittenToken] = field(default_factory=list)
-    shares_token: bool = False  # with another word, so that no state is its own
+    shares_token: bool = False  # with another word, so it has no state of its own
 
     @property
     def written(self) -> WrittenWord:
@@ -85,7 +85,7 @@ class Verbalizer:
     """Groups the tokens of one reply into written words and reads them.
 
     Args:
-        language: how words are said; one without rules passes every token through as it comes.
+        language: rules of how words are spoken; without rules every token is returned unchanged.
     """
 
     def __init__(self, language: SpokenLanguage) -> None:
@@ -95,7 +95,7 @@ class Verbalizer:
         self._before: deque[WrittenWord] = deque(maxlen=LOOKAHEAD_WORDS)
 
     def push(self, token: WrittenToken) -> list[SpokenRun]:
-        """Add a token; what is now certain to be said."""
+        """Add a token; return the runs whose reading is now certain."""
         if not self.language.has_rules:
             return [SpokenRun((token,), start=token.start, end=token.end)]
         if token.special:
@@ -133,7 +133,7 @@ class Verbalizer:
         return self._read(complete=False)
 
     def finish(self) -> list[SpokenRun]:
-        """The reply is complete: the rest. White space at its end belongs to no word."""
+        """End the reply: return the rest. White space at its end belongs to no word."""
         self._close()
         return self._read(complete=True)
 
@@ -158,7 +158,7 @@ class Verbalizer:
         return found
 
     def _take(self, words: Sequence[_Word], reading: Reading) -> list[SpokenRun]:
-        """The words' run; what stood between them (a segment's end) follows it."""
+        """The run of these words; the end of a segment between them follows it."""
         between: list[SpokenRun] = []
         left = len(words)
         while left:
@@ -185,7 +185,7 @@ class Verbalizer:
 
 
 def _tokens_of(tokens: Sequence[WrittenToken], spoken: str) -> tuple[WrittenToken, ...]:
-    """The tokens that write what is said, where all that is left out are tokens of marks; else none."""
+    """The tokens that spell the spoken text, if the other tokens hold only marks; else none."""
     kept: list[WrittenToken] = []
     place = 0
     for token in tokens:

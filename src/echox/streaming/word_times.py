@@ -1,20 +1,21 @@
-"""When each word of a question was said, read from the frames in which the CTC head wrote its tokens."""
+"""Times of the words of a question, from the frames in which the CTC head wrote their tokens."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from echox.streaming.decoding import IncrementalDetokenizer
 from echox.streaming.events import HeardWord
 
 _REACH_S = 0.25
-"""How far a word may reach beyond its tokens: CTC writes a token in one or two frames somewhere within its sound."""
+"""Most seconds of a word before and after its tokens: CTC writes a token in one or two frames within its sound."""
 
 
 def heard_words(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     tokens: Sequence[tuple[int, int, int]],
     frame_s: float,
     duration_s: float,
@@ -22,9 +23,9 @@ def heard_words(
 ) -> tuple[HeardWord, ...]:
     """Words of a transcript with their times.
 
-    Between two words the bound is halfway between their tokens; at a pause a word ends `_REACH_S` after its tokens.
+    The bound between two words is halfway between their tokens; at a pause a word ends `_REACH_S` after its tokens.
     Words do not overlap, and lie within the recording. CTC is peaky (Zeyer et al. 2021, arXiv 2105.14849), so times are
-    good to about a tenth of a second.
+    accurate to about a tenth of a second.
 
     Args:
         tokenizer: of the transcript.
@@ -48,7 +49,7 @@ def heard_words(
     return tuple(found)
 
 
-def _spans(tokenizer: Any, tokens: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, int]]:
+def _spans(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, int]]:
     """White-space words: text, first frame, frame after the last."""
     detokenizer = IncrementalDetokenizer(tokenizer)
     pieces = [detokenizer.push(token_id) for token_id, _, _ in tokens]

@@ -93,10 +93,8 @@ def measure_gap(checkpoint: str | Path, items: Sequence[SpokenDialogue], pairs: 
         t2c = T2CForUnitGeneration.from_pretrained(recipe.model.t2c, dtype=torch.float32)
         s2t = S2TForConditionalGeneration.from_pretrained(recipe.model.s2t, dtype=torch.float32)
         model = join(s2t, t2c, recipe).eval()
-        tokenizer, language = (
-            AutoTokenizer.from_pretrained(recipe.model.s2t),
-            AutoUnitLanguage.from_pretrained(recipe.model.t2c),
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(recipe.model.s2t)
+        language: UnitLanguage = AutoUnitLanguage.from_pretrained(recipe.model.t2c)
     else:
         engine = EchoX.from_pretrained(str(checkpoint), device="cpu").engine
         model, tokenizer, language = engine.model, engine.tokenizer, engine.unit_language

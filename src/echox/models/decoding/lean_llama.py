@@ -10,6 +10,7 @@ Its rows are independent: each has its own number of positions, may join or leav
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -224,7 +225,7 @@ class _LeanLayer:
         return self.down(self.activation(gate) * up)
 
 
-def is_plain(backbone: torch.nn.Module) -> bool:
+def is_plain(backbone: torch.nn.Module) -> TypeGuard[LlamaModel]:
     """Whether `LeanWeights` supports a decoder: a Llama without quantisation or adapters."""
     return type(backbone) is LlamaModel and all(map(_plain, _layers(backbone)))
 
