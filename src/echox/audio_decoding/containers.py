@@ -1,4 +1,4 @@
-"""Which audio files are read: recognised by their first bytes, never by their name, and never by FFmpeg's own guess.
+"""Supported audio formats, recognised by the first bytes of a file, never by its name or by FFmpeg's detection.
 
 FFmpeg's guess also finds playlists, session descriptions and lists of files, which make it open what they name.
 
@@ -34,7 +34,7 @@ AU = Container("AU", "au", libsndfile=True)
 CAF = Container("CAF", "caf", libsndfile=True)
 FLAC = Container("FLAC", "flac", libsndfile=True)
 OGG = Container("Ogg", "ogg", libsndfile=True)
-MPEG_AUDIO = Container("MP3", "mp3")  # libsndfile stumbles where soundfile seeks between blocks
+MPEG_AUDIO = Container("MP3", "mp3")  # libsndfile fails when soundfile seeks between blocks
 ADTS = Container("AAC", "aac")
 MP4 = Container("MP4 or M4A", "mov")
 MATROSKA = Container("WebM or Matroska", "matroska")
@@ -61,7 +61,7 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
 
 _ID3_HEADER_BYTES = 10
 _MAX_TAGS = 8
-_MPEG_SEARCH_BYTES = 1 << 16  # recordings of a stream begin amid a frame, others with zeros
+_MPEG_SEARCH_BYTES = 1 << 16  # recordings of a stream begin in the middle of a frame, others with zeros
 _MPEG_SYNC = re.compile(rb"\xff[\xe2-\xff]")
 # Kilobits per second by index 1 to 14, of MPEG 1 layers I, II, III, and of MPEG 2 layer I and layers II and III.
 _KBITS_1_1 = (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448)
@@ -73,7 +73,7 @@ _MPEG_1_RATES = (44_100, 48_000, 32_000)
 
 
 def recognise(content: bytes) -> tuple[Container, int] | None:
-    """The format of a file, and where its audio begins after ID3 tags; None: none that is read."""
+    """The format of a file, and where its audio begins after ID3 tags; None: no supported format."""
     start = _after_id3(content)
     head = content[start : start + 16]
     for pattern, container in _SIGNATURES:
@@ -84,7 +84,7 @@ def recognise(content: bytes) -> tuple[Container, int] | None:
 
 
 def _after_id3(content: bytes) -> int:
-    """Where the content begins behind ID3v2 tags, pictures and all; a tag beyond the end leaves nothing."""
+    """Where the content begins after ID3v2 tags (which may hold pictures); the end, for a tag that is longer."""
     start = 0
     for _ in range(_MAX_TAGS):
         tag = content[start : start + _ID3_HEADER_BYTES]
@@ -97,7 +97,7 @@ def _after_id3(content: bytes) -> int:
 
 
 def _first_mpeg_frame(content: bytes, start: int) -> int | None:
-    """Where the first MPEG audio frame begins that another one follows, or that is all there is."""
+    """Where the first MPEG audio frame begins that is followed by another one, or by the end."""
     for match in _MPEG_SYNC.finditer(content, start, start + _MPEG_SEARCH_BYTES):
         place = match.start()
         length = _mpeg_frame_bytes(content[place : place + 4])
@@ -110,7 +110,7 @@ def _first_mpeg_frame(content: bytes, start: int) -> int | None:
 
 
 def _mpeg_frame_bytes(header: bytes) -> int | None:
-    """Length of the MPEG audio frame with this 4-byte header; None: it is none, or of a free bit rate."""
+    """Length of the MPEG audio frame with this 4-byte header; None: no such header, or a free bit rate."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)  # version: 3 is MPEG 1, 2 MPEG 2, 0 MPEG 2.5

@@ -1,14 +1,14 @@
-"""The samples of a file: libsndfile and FFmpeg, each bound to the format that was recognised.
+"""Decodes a file with libsndfile or FFmpeg, each restricted to the recognised format.
 
-FFmpeg is given the demuxer by name, the decoders by name, no protocol, and nothing but the bytes: whatever a file asks
-it to open beside them is refused.
+FFmpeg gets the names of the demuxer and the decoders, no protocol, and only the bytes: a file that wants to open
+another one is refused.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import soundfile
@@ -17,6 +17,9 @@ import soxr
 from echox.audio_decoding.containers import Container, recognise
 from echox.audio_decoding.downmix import mix_to_mono
 from echox.audio_decoding.limits import MAX_AMPLITUDE, MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ
+
+if TYPE_CHECKING:
+    import av
 
 Blocks = Iterator[tuple[np.ndarray, int]]
 """Samples (S, C) float32 and their rate in hertz, of at most two channels."""
@@ -36,15 +39,15 @@ _FFMPEG_CODECS = (
 
 
 class Refused(ValueError):
-    """Audio beyond a bound; no other decoder is asked."""
+    """Audio beyond a limit; no other decoder is tried."""
 
 
 class NotDecodable(Exception):
-    """This decoder cannot read these bytes; the next one may."""
+    """This decoder cannot read the file; the next one is tried."""
 
 
 def decode(content: bytes, sampling_rate: int, max_duration_s: float) -> np.ndarray:
-    """Decode a file to mono samples ``(S,)`` float32 at the asked rate in hertz; S >= 1, all finite.
+    """Decode a file to mono samples ``(S,)`` float32 at the wanted rate in hertz; S >= 1, all finite.
 
     Raises:
         ValueError: no audio that is read, or more than `max_duration_s` of it, or outside the bounds of `limits`.
@@ -71,7 +74,7 @@ def _no_audio(size: int, found: str) -> str:
 
 
 def _collect(blocks: Blocks, sampling_rate: int, max_duration_s: float) -> np.ndarray:
-    """Resample block by block, refuse as soon as a bound is passed, and mix at the end, when all channels are known."""
+    """Resample block by block, refuse as soon as a limit is passed, and mix at the end, when all channels are known."""
     parts: list[np.ndarray] = []
     # Resampling may round up by a sample.
     taken, room = 0, int(np.ceil(max_duration_s * sampling_rate)) + 1
@@ -129,7 +132,7 @@ def _soundfile_blocks(content: bytes, container: Container) -> Blocks:
                 raise NotDecodable(f"{file.format}/{file.subtype} is not read")
             _check_stream(file.samplerate, file.channels)
             if file.channels > 2:
-                raise NotDecodable("more than two channels")  # FFmpeg knows which of them is where
+                raise NotDecodable("more than two channels")  # FFmpeg knows their positions
             while len(block := file.read(_READ_BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 yield block, file.samplerate
     except soundfile.SoundFileError as error:
@@ -165,12 +168,12 @@ def _ffmpeg_blocks(content: bytes, container: Container) -> Blocks:
             codec.thread_count = 1
             if codec.sample_rate:
                 _check_stream(codec.sample_rate, codec.layout.nb_channels)
-            converter: Any = None
+            converter: av.AudioResampler | None = None
             for frame in opened.decode(stream):
                 if converter is None:
                     _check_stream(frame.sample_rate, frame.layout.nb_channels)
                     # Interleaved: one plane, however many channels; several planes are not safe to read in PyAV. Of
-                    # more than two channels FFmpeg knows which is the centre, where people speak.
+                    # more than two channels FFmpeg knows which one is the centre, which holds speech.
                     layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
                     converter = av.AudioResampler(format="flt", layout=layout, rate=frame.sample_rate)
                 for part in converter.resample(frame):
@@ -183,9 +186,9 @@ def _ffmpeg_blocks(content: bytes, container: Container) -> Blocks:
         raise NotDecodable(str(error)) from error
 
 
-def _interleaved(frame: Any) -> np.ndarray:
+def _interleaved(frame: av.AudioFrame) -> np.ndarray:
     return frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
 
 
-def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
+def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError("expected a file that is complete, found one that asks for another to be opened")

@@ -1,4 +1,4 @@
-"""Several channels to one, without losing what was said in them."""
+"""Mixes several channels to one, without losing speech in any of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _CANCELLED = 0.5  # of the energy that unrelated channels would leave in their m
 
 
 def mix_to_mono(channels: np.ndarray) -> np.ndarray:
-    """Mix samples ``(S, C)`` to ``(S,)`` float32: their mean, or one channel where the mean would cancel them.
+    """Mix samples ``(S, C)`` to ``(S,)`` float32: their mean, or one channel if the mean would cancel them.
 
     One microphone wired with the wrong polarity gives left = -right, whose mean is silence. The mean of C unrelated
     channels of energy E each holds E / C. Where less than half of that is left, the channels cancel each other, and

@@ -1,4 +1,4 @@
-"""What the decoding of one file may cost, and which audio is accepted (imports nothing heavy)."""
+"""Limits of the decoding of one file, and of accepted audio (imports nothing heavy)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 MIN_RATE_HZ = 4_000
 MAX_RATE_HZ = 192_000
 MAX_CHANNELS = 8
-"""7.1 surround; more are neither speech nor music for people."""
+"""7.1 surround: no recording of speech or music has more."""
 MAX_AMPLITUDE = 2.0**31
 """The largest sample in floating point: full scale of 32-bit integers that were not divided by it."""
 MAX_DURATION_S = 4 * 3600.0
-"""Longest audio where the caller names no limit: it is held in memory."""
+"""Longest audio if the caller gives no limit: it is held in memory."""
 MAX_FILE_BYTES = 2 * 2**30
-"""Largest file, likewise."""
+"""Largest file, which is held in memory too."""
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Bounds of one decoding; a worker that exceeds one is killed.
+    """Limits of one decoding; a worker that exceeds one is killed.
 
     Attributes:
         cpu_s: computing time.
-        wall_s: time on the clock, waiting for a busy machine included.
+        wall_s: clock time, with the time that the process waits for a busy machine.
         memory_bytes: address space beyond what an idle worker has.
     """
 
@@ -33,7 +33,7 @@ class DecodeLimits:
 
     @classmethod
     def of(cls, file_bytes: int, sampling_rate: int, max_duration_s: float) -> DecodeLimits:
-        """Bounds for a file, by its size and by how much audio may come of it.
+        """Limits for a file, by its size and by the most audio that it may hold.
 
         Decoding runs a hundred times faster than the audio plays; a fiftieth of the duration is twice the time. Two
         channels of the result are held twice while they are joined, beside the mix and the file itself.

@@ -1,7 +1,7 @@
-"""Warm worker processes that decode, and what the parent does: hand over, wait, kill, replace.
+"""A pool of worker processes that decode audio: send files to them, wait, kill, replace.
 
 The workers are started by `subprocess` with this interpreter, not by `multiprocessing`: a script that decodes one file
-needs no ``if __name__ == "__main__"`` for it, and a worker imports nothing of the parent's.
+needs no ``if __name__ == "__main__"`` for it, and a worker imports nothing of the parent script.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from echox.audio_decoding.protocol import ANSWER, FAILED, READY, REFUSED, REQUES
 
 log = logging.getLogger(__name__)
 
-_START_S = 60.0  # a cold disk on a busy machine
-_JOBS = 500  # of one worker: what libraries leak ends with it
-_LARGE_BYTES = 32 * 2**20  # after a file or result of this size too, so that idle workers stay small
+_START_S = 60.0  # for a worker to start from a slow disk on a busy machine
+_JOBS = 500  # files of one worker; then it is replaced, with the memory that libraries leaked
+_LARGE_BYTES = 32 * 2**20  # a file or result of this size also replaces its worker, so that idle workers stay small
 _MAX_MESSAGE_BYTES = 1 << 16
-# A worker is told where libraries are, and no secrets.
+# The environment of a worker: where libraries are, and no secrets.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 _WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from echox.audio_decoding.worker import main; main()"
@@ -36,11 +36,11 @@ _WORKER = (
 
 
 class DecodingCancelled(Exception):
-    """Nobody waits for the samples any more."""
+    """The decoding was cancelled by its job."""
 
 
 class DecodingJob:
-    """One decoding, as whoever asked for it may end it.
+    """A handle to cancel one decoding.
 
     `cancel` may be called from any thread, before, during and after the decoding; its worker is killed.
     """
@@ -51,14 +51,14 @@ class DecodingJob:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End it now."""
+        """End the decoding now."""
         with self._lock:
             self.cancelled = True
             if self._worker is not None:
                 self._worker.kill("cancelled")
 
     def begin(self, worker: _Worker) -> None:
-        """It runs in this worker.
+        """The decoding runs in this worker now.
 
         Raises:
             DecodingCancelled: it was cancelled before.
@@ -69,7 +69,7 @@ class DecodingJob:
             self._worker = worker
 
     def end(self) -> None:
-        """It runs no more."""
+        """The decoding has ended."""
         with self._lock:
             self._worker = None
 
@@ -77,21 +77,21 @@ class DecodingJob:
 class DecoderPool:
     """Worker processes that decode audio files, one file each at a time.
 
-    Workers start when they are needed, or ahead by `warm`, and stay. One that crashes, exceeds its limits or is killed
-    is replaced at once. May be used from several threads.
+    Workers start when they are needed, or earlier by `warm`, and are kept. A worker that crashes, exceeds its limits or
+    is killed is replaced at once. A pool can be used from several threads.
 
     Args:
         size: files decoded at the same time; further calls wait.
 
     Raises:
-        ValueError: fewer than one.
+        ValueError: `size` is below 1.
     """
 
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"expected at least 1 decoding process, found {size}")
         self.size = size
-        self._places = threading.BoundedSemaphore(size)
+        self._slots = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
@@ -112,18 +112,18 @@ class DecoderPool:
             content: the file.
             sampling_rate: rate of the result, Hz.
             max_duration_s: longer audio is refused.
-            job: to cancel it by.
+            job: allows to cancel the decoding.
 
         Returns:
             Samples ``(S,)`` float32, S >= 1, all finite.
 
         Raises:
-            ValueError: not audio that is read, too long, or it exceeds what one file may cost.
-            DecodingCancelled: by the job.
+            ValueError: no supported audio format, too long, or beyond the limits of one file.
+            DecodingCancelled: the job was cancelled.
             RuntimeError: no worker can be started, or the pool is closed.
         """
         job = job or DecodingJob()
-        with self._places:
+        with self._slots:
             worker = self._take()
             try:
                 with self._lock:
@@ -135,7 +135,7 @@ class DecoderPool:
                 self._give(worker)
 
     def close(self) -> None:
-        """End all workers; what they are decoding is cancelled."""
+        """End all workers; their decodings are cancelled."""
         with self._lock:
             self._closed = True
             workers, self._idle = self._idle, []
@@ -147,13 +147,13 @@ class DecoderPool:
 
     @property
     def busy(self) -> int:
-        """Files that are being decoded."""
+        """Number of files that are being decoded."""
         with self._lock:
             return len(self._busy)
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """Of the idle workers."""
+        """Process ids of the idle workers."""
         with self._lock:
             return tuple(worker.pid for worker in self._idle)
 
@@ -179,12 +179,12 @@ class DecoderPool:
                 return
             try:
                 self._idle.append(worker if usable else _Worker())
-            except RuntimeError as error:  # the file at hand is decoded; the next one says what is wrong
+            except RuntimeError as error:  # this file is decoded; the decoding of the next one raises
                 log.warning("no decoder in place of one that ended: %s", error)
 
 
 class _Worker:
-    """One process, and the pipes to it."""
+    """One worker process, and the pipes to it."""
 
     def __init__(self) -> None:
         root = str(Path(__file__).resolve().parents[2])
@@ -214,16 +214,16 @@ class _Worker:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the worker."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process runs."""
         return self._process.poll() is None
 
     def kill(self, reason: str) -> None:
-        """End it, for the first reason given."""
+        """End the process; of several reasons the first one counts."""
         with self._lock:
             if self._reason is None:
                 self._reason = reason
@@ -231,7 +231,7 @@ class _Worker:
         self._process.wait()
 
     def discard(self, reason: str) -> None:
-        """End it, and let its pipes go; nobody may be reading from them."""
+        """End the process and close its pipes; no thread may be reading from them."""
         self.kill(reason)
         self._requests.close()
         self._answers.close()
@@ -303,7 +303,7 @@ class _Worker:
         return data
 
     def _died(self, limits: DecodeLimits) -> Exception:
-        """Why it ended amid a file, for whoever sent the file."""
+        """The error for the caller of a decoding during which the process ended."""
         self.kill("crashed")
         if self._reason == "cancelled":
             return DecodingCancelled()
@@ -315,7 +315,7 @@ class _Worker:
 
 
 class _Alarm:
-    """Kills a worker after so many seconds."""
+    """Kills a worker after some seconds, unless it is left before."""
 
     def __init__(self, seconds: float, worker: _Worker) -> None:
         self._timer = threading.Timer(seconds, worker.kill, ("time",))
@@ -336,7 +336,7 @@ def _too_costly(limits: DecodeLimits) -> ValueError:
 
 
 def shared_pool() -> DecoderPool:
-    """The pool of this process, for whoever has none of its own; made on first use, also after a fork."""
+    """The pool that callers without one of their own share; made on first use, also after a fork."""
     return _pool_of(os.getpid())
 
 

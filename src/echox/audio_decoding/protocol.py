@@ -1,4 +1,4 @@
-"""What parent and worker say to each other (imports nothing heavy).
+"""Messages between the parent and a decoding worker (imports nothing heavy).
 
 Request: `REQUEST` (bytes of the file, rate of the result in hertz, greatest duration in s), then the file. Answer:
 `ANSWER` (status, bytes that follow), then float32 samples, or a message in UTF-8. A new worker says `READY` first.

@@ -1,7 +1,7 @@
-"""The process that decodes: one file after the other from standard input, samples to standard output.
+"""The worker process: reads files from standard input one after the other, writes samples to standard output.
 
 Before the first file it gives up what it does not need: it can open no file and no socket, write none, and dump no
-core. Each file has its own bounds of address space and computing time; time on the clock is the parent's matter. On
+core. Each file has its own bounds of address space and computing time; the parent limits the clock time. On
 macOS the bound of the address space has no effect.
 
 Source: https://man7.org/linux/man-pages/man2/getrlimit.2.html
@@ -25,11 +25,11 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 def main() -> None:
-    """Serve the parent until it closes standard input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it closes our input when it ends
+    """Decode files until the parent closes standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and closes our input
     requests, answers = _private_streams()
     _warm_up()
-    with contextlib.suppress(FileNotFoundError):  # macOS has none
+    with contextlib.suppress(FileNotFoundError):  # macOS has no such file
         _Memory.statm = os.open("/proc/self/statm", os.O_RDONLY)
     _give_up_rights()
     _answer(answers, READY, b"")
@@ -42,13 +42,13 @@ def main() -> None:
 
 
 class _Memory:
-    """The address space in use."""
+    """Bytes of address space in use."""
 
     statm: int | None = None
 
     @classmethod
     def used_bytes(cls) -> int | None:
-        """None where the system does not say."""
+        """None if the system does not report it."""
         return None if cls.statm is None else int(os.pread(cls.statm, 64, 0).split()[0]) * _PAGE_BYTES
 
 
@@ -60,12 +60,12 @@ def _serve(content: bytes, sampling_rate: int, max_duration_s: float) -> tuple[i
         return REFUSED, str(error).encode()
     except MemoryError:
         return TOO_MUCH_MEMORY, b""
-    except Exception as error:  # noqa: BLE001 - told to the parent, which logs it
+    except Exception as error:  # noqa: BLE001 - sent to the parent, which logs it
         return FAILED, f"{type(error).__name__}: {error}".encode()
 
 
 def _bound(limits: DecodeLimits) -> None:
-    """Bounds for the next file, on top of what was used before."""
+    """Set the limits for the next file, on top of what was used before."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     used_s = int(usage.ru_utime + usage.ru_stime) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (used_s + limits.cpu_s, resource.RLIM_INFINITY))
@@ -77,11 +77,11 @@ def _bound(limits: DecodeLimits) -> None:
 def _give_up_rights() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # what is open stays so; nothing else can be opened
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # open files stay open; no other can be opened
 
 
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes under numbers that no library prints to."""
+    """The two pipes, under file descriptors that no library prints to."""
     requests, answers = os.fdopen(os.dup(0), "rb", buffering=1 << 16), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -101,7 +101,7 @@ def _warm_up() -> None:
     import av
     import av.logging
 
-    av.logging.set_level(None)  # what FFmpeg says of a file goes nowhere
+    av.logging.set_level(None)  # FFmpeg's messages about a file are not printed
     from echox.audio_decoding import decoders
     from echox.audio_decoding.containers import WAV
 

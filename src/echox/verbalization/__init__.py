@@ -1,4 +1,4 @@
-"""Text as it is said: written words to spoken words, one language each, whole or word by word."""
+"""Written text to spoken words: numbers, abbreviations and signs, by the rules of one language, word by word."""
 
 from echox.verbalization.language import (
     LOOKAHEAD_WORDS,

@@ -1,4 +1,4 @@
-"""English (American) as it is said: which rule reads the word at hand.
+"""American English: the rules that read a written word, in order.
 
 Rules go from the particular to the general; the first that knows the word reads it. A word of letters alone, which is
 nearly every word, is left as it is written.
@@ -71,7 +71,7 @@ def _compatible(word: WrittenWord) -> WrittenWord:
     return WrittenWord(_WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), word.text), word.space)
 
 
-# ------------------------------------------------------------------------------------------ marks without a sound
+# ------------------------------------------------------------------------------------------ silent marks
 
 
 def markers(window: Window) -> Reading | None:
@@ -185,7 +185,7 @@ def _after_ordinal(window: Window) -> bool:
 
 
 def _expand(window: Window, word: str) -> Reading:
-    """A word for an abbreviation; its period is also the sentence's where nothing follows."""
+    """A word for an abbreviation; its period also ends the sentence if nothing follows."""
     tail = window.first.tail
     if tail == ".":
         return Reading(1, word + ("." if window.last_of_line(0) else ""))
@@ -222,7 +222,7 @@ def abbreviations(window: Window) -> Reading | None:
 
 
 def _calendar(window: Window) -> Reading | None:
-    """Dec. 25, Mon, Oct 7: short months and days, where a date goes on or came before."""
+    """Dec. 25, Mon, Oct 7: short months and days, where a date follows or precedes."""
     core = window.first
     name = tables.MONTHS.get(core.text) or tables.DAYS[core.text]
     following = window.at(1) if core.tail in {"", ".", ",", ".,"} else None
@@ -257,7 +257,7 @@ def roman(window: Window) -> Reading | None:
 
 
 def capitals(window: Window) -> Reading | None:
-    """FBI letter by letter, NASA as a word; words that are only shouted stay words."""
+    """FBI letter by letter, NASA as a word; words that are only emphasised by capitals stay words."""
     core = window.first
     match = re.fullmatch(r"([A-Z]{2,6})(s|'s|’s)?", core.text)
     if match is None:
@@ -308,7 +308,7 @@ def _is_amount(text: str) -> bool:
 
 
 def _part(text: str) -> str:
-    """A part of a compound as it is said alone."""
+    """A part of a compound as it is spoken alone."""
     window = Window([WrittenWord(text)], [], complete=True)
     for rule in (amounts, capitals, plain):
         reading = rule(window)
@@ -318,7 +318,7 @@ def _part(text: str) -> str:
 
 
 def plain(window: Window) -> Reading | None:
-    """Letters, with apostrophes and hyphens, and at most one mark after them: said as it is written."""
+    """Letters, with apostrophes and hyphens, and at most one mark after them: spoken as it is written."""
     core = window.first
     if _PLAIN.fullmatch(core.text):
         if not core.head and core.tail in {"", ".", ",", "?", "!", ";", ":"} and "’" not in core.text:
@@ -369,7 +369,7 @@ def _letters(piece: str, among_others: bool) -> str:
 
 
 def _symbol(character: str) -> tuple[str, str]:
-    """What is said for a character, and the character itself if it cannot be said."""
+    """The spoken form of a character, and the character itself if it has none."""
     category = unicodedata.category(character)
     plain = unicodedata.normalize("NFKC", character)
     if plain != character and re.fullmatch(rf"[\d{_LETTER}]+", plain):

@@ -375,7 +375,7 @@ def year(window: Window) -> Reading | None:
 
 
 def _is_counted(noun: str) -> bool:
-    """Whether a word after a number is what there are so many of."""
+    """Whether a word after a number names the things that it counts."""
     many = noun.endswith("s") and noun not in {"was", "is", "has", "as", "its", "this"}
     unit = unit_names(noun) is not None and noun not in {"in", "h", "m", "s"}
     return noun.islower() and (noun in tables.COUNTED or many or unit)

@@ -1,4 +1,4 @@
-"""English numbers as they are said (American English): num2words, and what it leaves to the reader."""
+"""American English numbers in words: num2words, and the forms that it does not have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from num2words import num2words
 
 LONGEST_NUMBER = 15
-"""Digits of the longest whole number that is said as a number; longer ones are said digit by digit."""
+"""Most digits of a number that is spoken as a number; longer ones are spoken digit by digit."""
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}

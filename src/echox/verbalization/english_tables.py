@@ -1,4 +1,4 @@
-"""What English writes in short: abbreviations, units, currencies, symbols. Tables only.
+"""Tables of English short forms: abbreviations, units, currencies, symbols.
 
 In the texts of tables, entries are parted by ``;``, key and reading by ``=``, the forms of a reading by ``/``.
 """
@@ -178,7 +178,7 @@ READ_AS_WORDS = _set("""
 AIDS ASAP ASEAN BASIC CAPTCHA CERN COVID DARPA FIFA GIF IKEA INTERPOL JPEG LASER LEGO NAFTA NASA NASDAQ NATO NIKE
 OPEC PIN POTUS RADAR RAM ROM SARS SCOTUS SCUBA SIM SIRI SWAT UEFA UNESCO UNICEF ZIP
 """)
-"""Acronyms that are said as words."""
+"""Acronyms that are spoken as words."""
 SHOUTED = _set("""
 AM AN AND ANY ARE AS AT BE BIG BUT BUY BY CAN DAY DID DO DON'T END EVER FOR GET GO GOT HAD HAS HE HER HI HIM HIS HOT
 HOW IF IN IS IT LET MAY ME MY NEW NO NOT NOW OF OFF OH OLD ON ONE OR OUR OUT RED SAY SEE SHE SO THE TO TOP TRY TWO

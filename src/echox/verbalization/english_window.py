@@ -1,4 +1,4 @@
-"""The words that an English rule may look at, taken apart into marks and core; rules that need more words say so."""
+"""The words that an English rule reads, split into marks and core, and an error for words that are not written yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MELODY = re.compile(r"\.\.+|…|[.,!?;:]")
 
 
 class NeedsMore(Exception):
-    """The reading depends on a word that is not written yet."""
+    """A reading depends on a word that is not written yet."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Core:
 
     @classmethod
     def of(cls, word: WrittenWord) -> Core:
-        """Take a word apart."""
+        """Split a word into marks and core."""
         match = _PARTS.match(word.text)
         assert match is not None, "the pattern matches any text"
         return cls(match[1], match[2], match[3], word.starts_line)
@@ -39,13 +39,13 @@ class Core:
 
     @property
     def melody(self) -> str:
-        """The punctuation after it that is heard: one of . , ! ? ; : or nothing."""
+        """The audible punctuation after it: one of . , ! ? ; : or nothing."""
         found = _MELODY.search(self.tail)
         return "" if found is None else found[0] if len(found[0]) == 1 and found[0] != "…" else ","
 
 
 class Window:
-    """The word at hand, those after it, those before it.
+    """The current word, the words after it and the words before it.
 
     Args:
         words: written to their ends, the one at hand first.
@@ -59,7 +59,7 @@ class Window:
         self._cores: dict[int, Core] = {}
 
     def at(self, place: int) -> Core | None:
-        """The word that comes so many words later; None at the end of the text.
+        """The word that many words later; None at the end of the text.
 
         Raises:
             NeedsMore: it is not known yet whether there is one.
@@ -74,13 +74,13 @@ class Window:
 
     @property
     def first(self) -> Core:
-        """The word at hand."""
+        """The current word."""
         core = self.at(0)
         assert core is not None, "there is a word to read"
         return core
 
     def joined(self, place: int) -> Core | None:
-        """The word that comes so many words later, if nothing parts it from the one before it."""
+        """The word that many words later, if no mark separates it from the one before it."""
         last = self.at(place - 1)
         if last is None or last.tail:
             return None
@@ -97,20 +97,20 @@ class Window:
 
     @property
     def opens_line(self) -> bool:
-        """Whether the word at hand is the first of the text or of a line."""
+        """Whether the current word is the first of the text or of a line."""
         return not self._before or self.first.starts_line
 
     @property
     def opens_sentence(self) -> bool:
-        """Whether a sentence begins with it, as far as marks tell."""
+        """Whether a sentence begins with it, as far as marks show."""
         return self.opens_line or bool(set(self.tail_before()) & set(".!?:"))
 
     def last_of_line(self, place: int) -> bool:
-        """Whether the text or the line ends after the word so many words later."""
+        """Whether the text or the line ends after the word that many words later."""
         following = self.at(place + 1)
         return following is None or following.starts_line
 
 
 def say(words: str, last: Core, num_words: int = 1) -> Reading:
-    """A reading of so many words, with the melody of the last one's marks."""
+    """A reading of some words, with the audible marks of the last one."""
     return Reading(num_words, words + last.melody if words else "")

@@ -1,4 +1,4 @@
-"""The interface of a spoken language, and whole texts. Nothing here knows a language.
+"""The interface of a language's rules, and the reading of whole texts (no rules of a language are here).
 
 A language reads white-space words from left to right. It may look at the words that it has read, and at most
 `LOOKAHEAD_WORDS` ahead, so text can be verbalised while it is still being written: `verbalize` and the streaming engine
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 LOOKAHEAD_WORDS = 5
-"""A reading is decided by the word at hand and at most so many after it."""
+"""A reading depends on the current word and at most this many words after it."""
 
 
 class WrittenWord(NamedTuple):
@@ -30,7 +30,7 @@ class WrittenWord(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """How the next words are said.
+    """How the next words are spoken.
 
     Attributes:
         num_words: written words that it covers, at least one.
@@ -46,7 +46,7 @@ class Reading:
 
 
 class SpokenLanguage(Protocol):
-    """How a language says what is written. Pure: the same words give the same reading."""
+    """The rules of a language that turn written words into spoken ones; the same words give the same reading."""
 
     @property
     def code(self) -> str:
@@ -55,7 +55,7 @@ class SpokenLanguage(Protocol):
 
     @property
     def has_rules(self) -> bool:
-        """False where text is passed through as it is."""
+        """Whether there are rules; without them text stays as it is written."""
         ...
 
     def read(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> Reading | None:
@@ -74,7 +74,7 @@ class SpokenLanguage(Protocol):
 
 
 class PlainText:
-    """A language without rules here: everything is said as it is written.
+    """A language without rules: everything is spoken as it is written.
 
     Args:
         code: of the language.
@@ -100,7 +100,7 @@ def written_words(text: str) -> list[WrittenWord]:
 
 
 def verbalize(text: str, language: SpokenLanguage) -> str:
-    """A whole text as it is said, single spaces between words.
+    """A whole text in spoken words, with single spaces between words.
 
     What cannot be said (`Reading.problem`) stays as it is written: a synthesiser may know more than these rules.
     """

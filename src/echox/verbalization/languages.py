@@ -1,4 +1,4 @@
-"""The languages that have rules here, by code."""
+"""The languages with rules, by their codes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from echox.verbalization.english import English
 from echox.verbalization.language import PlainText, SpokenLanguage
 
 LANGUAGES: dict[str, Callable[[], SpokenLanguage]] = {"en": English}
-"""Languages with rules, by ISO 639-1 code. Add yours here; docs/speaking-text.md says what it must do."""
+"""Languages with rules, by ISO 639-1 code. To add one, see docs/speaking-text.md."""
 
 
 def spoken_language(code: str) -> SpokenLanguage:
-    """The rules of a language; `PlainText` (``has_rules`` is False) for one that has none here.
+    """The rules of a language; `PlainText` (``has_rules`` is False) for a language without rules.
 
     Args:
         code: ISO 639, with or without a region: "en", "en-GB", "de".
