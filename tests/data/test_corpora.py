@@ -1,4 +1,4 @@
-"""Every corpus in its own layout, small, and one of each damaged: refused by file and line, or left out and listed."""
+"""A small corpus of every layout, whole and damaged: damage is refused by file and line, or left out and listed."""
 
 import http.server
 import io

@@ -1,4 +1,4 @@
-"""Downloads come from the web only, end, and are what was asked for."""
+"""Downloads use http and https only, end, and have the expected size and checksum."""
 
 import hashlib
 import http.server

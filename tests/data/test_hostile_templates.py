@@ -1,4 +1,4 @@
-"""Chat templates that never end, grow without end, or reach for what is not theirs; and honest ones, to the letter."""
+"""Chat templates that never end, grow without end, or try to open files; and good ones, rendered exactly."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The nano corpus: facts are asked in many ways, held-out phrasings stay out, plans cover every word."""
+"""The nano corpus: facts are asked in many ways, held-out phrasings are not in training, plans cover every word."""
 
 import random
 from collections import Counter, defaultdict

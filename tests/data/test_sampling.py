@@ -1,4 +1,4 @@
-"""Bucketed batches: every item once, alike lengths together, the same after a restart and over ranks."""
+"""Bucketed batches: every item once, similar lengths together, the same after a restart and over ranks."""
 
 import random
 from collections import Counter

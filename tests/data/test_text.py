@@ -1,4 +1,4 @@
-"""Text as it is said."""
+"""Written text to spoken words."""
 
 import pytest
 from hypothesis import given, settings

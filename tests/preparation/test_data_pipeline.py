@@ -1,4 +1,4 @@
-"""The preparation pipeline: the same output however it is executed or killed; damage dropped with its reason."""
+"""The preparation pipeline: the same output for every way of execution and after kills; damage is dropped."""
 
 import functools
 import http.server
@@ -136,9 +136,9 @@ def test_a_second_run_repeats_nothing_and_mends_shards(source, alone, capsys):
     archive.write_bytes(archive.read_bytes()[:3000])
     capsys.readouterr()
     assert run(recipe_of(source, output))["hash"] == figures["hash"]
-    told = capsys.readouterr().err
-    assert "shards" in told
-    assert "check" not in told
+    printed = capsys.readouterr().err
+    assert "shards" in printed
+    assert "check" not in printed
 
 
 @pytest.mark.slow
@@ -346,8 +346,8 @@ def test_recipes_refuse_what_cannot_be_meant(tmp_path, source):
 
 
 def test_commands(source, tmp_path):
-    told = CliRunner().invoke(app, ["data", "corpora"])
-    assert "instructs2s" in told.stdout
+    listed = CliRunner().invoke(app, ["data", "corpora"])
+    assert "instructs2s" in listed.stdout
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         f"stage: prepare_data\ninputs: [{{utterances: {source}/clips.jsonl}}]\noutput_dir: {tmp_path}/out\n"

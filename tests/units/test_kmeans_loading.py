@@ -1,4 +1,4 @@
-"""Centroids of other projects: every published form is read, and no pickle is ever run."""
+"""Centroids of other projects: every published format is read, and no pickle is executed."""
 
 from __future__ import annotations
 

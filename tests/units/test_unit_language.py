@@ -1,3 +1,5 @@
+"""Unit languages: learning, segmentation, reading units back, files."""
+
 import itertools
 import json
 import math

@@ -1,3 +1,5 @@
+"""Units: extraction, assignment, words of units, phones, quality."""
+
 import itertools
 import json
 import random
@@ -13,7 +15,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, Wh
 from echox.audio import load_audio, save_audio
 from echox.config import load_recipe
 from echox.data.manifest import Utterance, audio_path, read_unit_utterances, read_utterances, write_utterances
-from echox.data.synthesis import Speech
+from echox.data.synthesis import SynthesizedSpeech
 from echox.models.echox.configuration_echox import whisper_config
 from echox.models.echox.modeling_speech_encoder import SpeechEncoder
 from echox.units.extract import (
@@ -235,7 +237,7 @@ def corpus(tmp_path, monkeypatch):
 
     class Again:
         def synthesize(self, text, voice):
-            return Speech(np.zeros(1), 16000, said[text])
+            return SynthesizedSpeech(np.zeros(1), 16000, said[text])
 
     monkeypatch.setattr("echox.units.phones.Flite", Again)
     return tmp_path
@@ -344,7 +346,7 @@ def test_extraction_goes_on_where_it_stopped_and_processes_agree(corpus, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         recipe.run()
     monkeypatch.setattr(ExtractChunk, "__call__", work)
-    recipe.workers = workers  # what is left is done by so many processes
+    recipe.workers = workers  # the rest is done by this many processes
     figures = recipe.run()
     assert figures["utterances"] == 8
     rows = read_unit_utterances(tmp_path / "out.jsonl")

@@ -20,7 +20,7 @@ from torch import Tensor
 from echox.models.vocoder.source_filter import SpectralGeometry, mel_edges_hz
 
 LOG_FLOOR = -16.0
-"""Smallest log power density (of a full-scale signal of unit power: 0): below it is silence."""
+"""Least log power density (0 for a signal of unit power); less is silence."""
 
 _PITCH_FFT = 2048
 
@@ -32,8 +32,8 @@ class AnalysisConfig:
     Attributes:
         window_samples: of the envelope. smoothing_hz: width of the smoothing over frequency, below the lowest pitch.
         f0_min_hz, f0_max_hz: range of the voice; the narrower, the fewer octave errors.
-        pitch_window_s: must hold at least two periods of the lowest pitch. voicing_threshold: periodicity (0..1) of a
-            voiced frame. octave_cost: what a candidate loses for each octave below `f0_max_hz`.
+        pitch_window_s: holds at least two periods of the lowest pitch. voicing_threshold: periodicity (0..1) of a
+            voiced frame. octave_cost: subtracted from a candidate for each octave below `f0_max_hz`.
         silence: mean power below which a frame is never voiced.
     """
 
@@ -116,10 +116,10 @@ def log_spectral_distance_db(
     """
     length = min(len(waveform), len(reference))
     pair = torch.stack([reference[:length], waveform[:length]])
-    theirs, ours = envelope(pair, geometry, config) * (10 / math.log(10))
-    floor = theirs.max() - range_db
-    heard = theirs.amax(1) > floor
-    return float((ours.clamp_min(floor) - theirs.clamp_min(floor)).abs()[heard].mean())
+    wanted_db, found_db = envelope(pair, geometry, config) * (10 / math.log(10))
+    floor_db = wanted_db.max() - range_db
+    audible = wanted_db.amax(1) > floor_db
+    return float((found_db.clamp_min(floor_db) - wanted_db.clamp_min(floor_db)).abs()[audible].mean())
 
 
 def _frames(waveform: Tensor, size: int, geometry: SpectralGeometry) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where words end, from phones with times and the phones each word should have."""
+"""The end of each word, from the phones of an utterance with times and the expected phones of each word."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _GAP_COST = 1.0
 def align_words(phones: Sequence[Phone], canonical: Sequence[Sequence[str]]) -> tuple[float, ...]:
     """Return the end of each word, in seconds.
 
-    The utterance's phones are aligned with the concatenated canonical ones by edit distance (in a sentence "a" is said
-    "ax", alone "ey"), so each phone falls to a word. A pause belongs to the word before it.
+    The utterance's phones are aligned with the concatenated canonical ones by edit distance (in a sentence "a" is
+    spoken "ax", alone "ey"), so each phone belongs to a word. A pause belongs to the word before it.
 
     Args:
         phones: Phones of the utterance with end times, in order; pauses are named "pau".
-        canonical: For each word the phones it has when said alone; empty for a word that is not said.
+        canonical: The phones of each word spoken alone; empty for a word that is not spoken.
 
     Returns:
         One end per word, never decreasing; the last is the end of the last phone.
@@ -72,7 +72,7 @@ def _words_of(said: Sequence[str], expected: Sequence[tuple[str, int]]) -> list[
             if here == cost[row][column - 1] + _GAP_COST:
                 column -= 1
                 continue
-        row -= 1  # a phone nobody expected belongs to the word before it
+        row -= 1  # an unexpected phone belongs to the word before it
         words[row] = expected[max(0, column - 1)][1] if expected else 0
     return words
 

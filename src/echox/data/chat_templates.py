@@ -1,10 +1,10 @@
-"""Chat templates for language models that shall hear: audio placeholders, and turns that are only ever appended.
+"""Chat templates for language models with audio input: audio placeholders, and turns that are only appended.
 
-A published chat template rarely knows audio, may write today's date, or rewrites earlier turns (thoughts are dropped
-once they are old). Training and streaming need three things of it: a part ``{"type": "audio"}`` becomes the
-placeholder; a conversation's beginning does not depend on how it goes on; a reply stands as it was said and ends with
-the tokenizer's eos token. `hearing_template` keeps a template that does this, else writes the turns with the family's
-own markers. Markers are found in the vocabulary by their names: no ids, no model names.
+A published chat template rarely knows audio, may write today's date, or rewrites earlier turns (old thoughts are
+dropped). Training and streaming have three requirements: a part ``{"type": "audio"}`` becomes the placeholder; the text
+of a conversation's beginning does not depend on later turns; a reply is written unchanged and ends with the tokenizer's
+eos token. `hearing_template` keeps a template that meets them; else it makes one with the turn markers of the model's
+family. Markers are found in the vocabulary by their names: no ids, no model names.
 
 Source: Llama 3, ChatML (Qwen, SmolLM) and Gemma, as their chat templates write turns.
 """
@@ -12,7 +12,6 @@ Source: Llama 3, ChatML (Qwen, SmolLM) and Gemma, as their chat templates write 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +19,7 @@ from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE
 from echox.models.echox.tokenization_text import CHAT_TEMPLATE
 from echox.templates import TemplateWorker, template_variables
 
-_PROBE: list[dict[str, Any]] = [
+_PROBE: list[dict[str, object]] = [
     {"role": "user", "content": [{"type": "audio"}]},
     {"role": "assistant", "content": "The reply one."},
     {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "What else?"}]},
@@ -37,18 +36,18 @@ _FLAT_PARTS = (
     "{%- set flat.messages = flat.messages + [dict(message, content=content.text)] -%}{%- endfor -%}"
     "{%- set messages = flat.messages -%}"
 )
-"""Before a template that takes text only: parts become text, the placeholder among it."""
+"""Put before a template that takes text only: parts become text, with the placeholder for audio."""
 
 
 @dataclass(frozen=True)
 class TurnMarkers:
-    """How a family writes turns.
+    """How a family of models writes turns.
 
     Attributes:
-        known_by: the token by whose presence the family is known. end: the token that ends a turn.
-        before_role, after_role: what opens a turn, around the role's name. between: what separates turns.
-        bos: whether a conversation begins with the tokenizer's bos token. assistant: what the model's role is called.
-        system_turn: False: a system message goes in front of the first user turn's text.
+        known_by: the token that identifies the family. end: the token that ends a turn.
+        before_role, after_role: text around the role's name, at the start of a turn. between: text between turns.
+        bos: a conversation begins with the tokenizer's bos token. assistant: name of the model's role.
+        system_turn: False: a system message is put before the text of the first user turn.
     """
 
     known_by: str
@@ -61,7 +60,7 @@ class TurnMarkers:
     system_turn: bool = True
 
     def template(self, audio_token: str, thought: str = "") -> str:
-        """The chat template: turns, and nothing else; `thought` stands before every reply."""
+        """The chat template of these turns; `thought` is written before every reply."""
         values: dict[str, str | bool] = {
             "before_role": self.before_role,
             "after_role": self.after_role,
@@ -101,24 +100,24 @@ _TURNS = (
     "{%- set turns.between = between -%}{%- set turns.system = '' -%}{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- opened('assistant') -}}{%- endif -%}"
 )
-"""What separates turns comes before the next one: a reply ends with its end token, the last that is trained."""
+"""Text between turns is written before the next one, so a reply ends with its end token, the last trained token."""
 
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
-"""What a model that may think aloud first is given instead: it speaks at once."""
+"""An empty thought for models that may write one before the reply: they answer at once."""
 
 
 def own_templates(audio_token: str) -> frozenset[str]:
-    """The chat templates that this package writes: known to end, whatever the messages."""
+    """The chat templates that this package makes: they end for all messages."""
     families = {family.template(audio_token, thought) for family in FAMILIES for thought in ("", _NO_THOUGHT)}
     return frozenset({CHAT_TEMPLATE, OFFICIAL_CHAT_TEMPLATE, *families})
 
 
 def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> str:
-    """A chat template that writes audio, only ever appends, and ends replies with the eos token.
+    """A chat template that writes audio placeholders, only appends turns, and ends replies with the eos token.
 
-    The tokenizer's own one if it does; else the family's markers; else its own with parts written as text. Where the
-    family's end of turn is not the eos token, `tokenizer.eos_token` is set to it. A date or a default system message
-    that the published template adds is not in the family's plain form.
+    The tokenizer's own template if it does so; else one with the markers of its family; else its own, with parts
+    written as text. If the family's end of turn is not the eos token, `tokenizer.eos_token` is set to it. A date or
+    default system message of the published template is not in the family's plain form.
 
     Args:
         tokenizer: of the language model; `audio_token` is already in its vocabulary.
@@ -132,9 +131,9 @@ def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> st
         return _hearing_template(tokenizer, own, audio_token, worker)
 
 
-def _hearing_template(tokenizer: PreTrainedTokenizerBase, own: Any, audio_token: str, worker: TemplateWorker) -> str:
-    if own and _fault(tokenizer, own, audio_token, worker) is None:
-        return str(own)
+def _hearing_template(tokenizer: PreTrainedTokenizerBase, own: object, audio_token: str, worker: TemplateWorker) -> str:
+    if isinstance(own, str) and own and _fault(tokenizer, own, audio_token, worker) is None:
+        return own
     vocabulary = tokenizer.get_vocab()
     for family in FAMILIES:
         if family.known_by in vocabulary and family.end in vocabulary:
@@ -142,7 +141,7 @@ def _hearing_template(tokenizer: PreTrainedTokenizerBase, own: Any, audio_token:
             return family.template(audio_token, _NO_THOUGHT if "enable_thinking" in str(own) else "")
     fault = "it has none"
     if own:
-        flat = _FLAT_PARTS.replace("AUDIO", repr(audio_token)) + own
+        flat = _FLAT_PARTS.replace("AUDIO", repr(audio_token)) + str(own)
         fault = _fault(tokenizer, flat, audio_token, worker) or ""
         if not fault:
             return flat
@@ -157,8 +156,10 @@ def _jinja(value: str | bool) -> str:
     return repr(value) if isinstance(value, str) else str(value).lower()
 
 
-def _fault(tokenizer: PreTrainedTokenizerBase, template: Any, audio_token: str, worker: TemplateWorker) -> str | None:
-    """What a template does wrong on a conversation of three turns; None: nothing."""
+def _fault(
+    tokenizer: PreTrainedTokenizerBase, template: object, audio_token: str, worker: TemplateWorker
+) -> str | None:
+    """What a template does wrong with a conversation of three turns; None: nothing."""
     written = ""
     if not isinstance(template, str):
         return f"it is a {type(template).__name__}, not a text"

@@ -1,6 +1,6 @@
-"""Batches: ragged items become padded tensors.
+"""Padding of items of different lengths to one tensor.
 
-Legend: B batch, L longest item, C channels. What is padded with what is the same everywhere:
+Legend: B batch, L longest item, C channels. The padding values are the same everywhere:
 
     input_ids               (B, L) int64     pad_token_id, right; with attention_mask (B, L) int64, 1 = real
     labels                  (B, L) int64     -100, ignored by every loss

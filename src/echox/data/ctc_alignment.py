@@ -1,4 +1,4 @@
-"""When each word of a known text ends in a recording: Viterbi over what a CTC recogniser hears.
+"""The end of each word of a known text in a recording: Viterbi over the outputs of a CTC recogniser.
 
 Source: CTC's own lattice, Graves et al. 2006, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
 """
@@ -17,7 +17,7 @@ def word_ends(
 
     Args:
         log_probs: (F, V) natural logs.
-        labels: of each word; empty for one that is not said or cannot be spelled: it ends where the word before does.
+        labels: of each word; empty for a word without sound or spelling, which ends where the word before it ends.
         blank_id: CTC blank.
         frame_s: seconds of a frame.
         duration_s: of the recording, where its last word ends.

@@ -1,4 +1,4 @@
-"""Log-mel features by Whisper's definition: fast, of true length, computed once per corpus and augmented per batch."""
+"""Log-mel features as Whisper defines them: at true length, computed once per corpus and augmented per batch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def log_mel(waveform: np.ndarray | Tensor, sampling_rate: int = SAMPLING_RATE, n
     samples = torch.as_tensor(waveform, dtype=torch.float32)
     if samples.ndim != 1 or samples.numel() == 0:
         raise ValueError(f"waveform: expected (samples,) with at least one sample, found {tuple(samples.shape)}")
-    # A part of a hop is still speech; and reflection at the ends needs more than half a window of samples.
+    # A partial hop still holds speech; and reflection at the ends needs more than half a window of samples.
     frames = max(-(-len(samples) // HOP), 2)
     samples = torch.nn.functional.pad(samples, (0, frames * HOP - len(samples)))
     window, filters = _analysis(num_mel_bins)
@@ -92,8 +92,8 @@ def feature_store(
 ) -> FeatureStore:
     """Features of all files, computed once and kept in ``cache`` (``.npy`` with an index beside it).
 
-    A cache made from other files (paths, sizes or times differ) or other settings is made anew. One that was
-    interrupted goes on where it stopped. Of several processes that ask at once one makes it, and the others wait.
+    A cache of other files (paths, sizes or times differ) or other settings is made again. An interrupted one is
+    continued. If several processes need it at the same time, one of them makes it, and the others wait.
 
     Raises:
         ValueError: no files, or one that is no audio (from ``load_audio``).
@@ -114,7 +114,7 @@ def feature_store(
 
 
 def _opened(cache: Path, key: str) -> FeatureStore | None:
-    """The finished store of that key, if it is there."""
+    """The finished store with this key, if it exists."""
     index_file, key_file = cache.with_suffix(".index.npy"), cache.with_suffix(".key.json")
     if cache.exists() and index_file.exists() and key_file.exists() and key_file.read_text(encoding="utf-8") == key:
         return FeatureStore(np.load(cache, mmap_mode="r"), np.load(index_file))
@@ -132,9 +132,9 @@ def _make(
     partial, log = cache.with_suffix(".partial"), cache.with_suffix(".partial.log")
     frames = _frames_done(partial, log, key)
     size = _HEADER_BYTES + 2 * num_mel_bins * sum(frames)
-    if frames and partial.stat().st_size < size:  # notes without their features: a machine that went down
+    if frames and partial.stat().st_size < size:  # the log is ahead of the features: the machine crashed
         frames, size = [], _HEADER_BYTES
-    # The log is written anew: its last line may have been cut.
+    # The log is written again: its last line may have been cut.
     write_text(log, "".join(f"{line}\n" for line in (key, *frames)))
     with partial.open("r+b" if frames else "wb") as sink, log.open("a", encoding="utf-8") as lines:
         if not frames:
@@ -162,7 +162,7 @@ def _make(
 
 
 _HEADER_BYTES, _FLUSH_EVERY = 128, 64
-"""Of `_npy_header`; files between two notes of what is done (what an interruption costs)."""
+"""Bytes of `_npy_header`; files between two entries of the log (an interruption loses at most these)."""
 
 
 def _frames_done(partial: Path, log: Path, key: str) -> list[int]:
@@ -185,7 +185,7 @@ def _fingerprint(audio_files: Sequence[Path], num_mel_bins: int) -> dict[str, ob
 
 
 def _npy_header(frames: int, mels: int) -> bytes:
-    """A version 1.0 ``.npy`` header of 128 bytes, whatever the shape, so that it can be overwritten at the end."""
+    """A version 1.0 ``.npy`` header of 128 bytes, for any shape, so that it can be overwritten at the end."""
     text = f"{{'descr': '<f2', 'fortran_order': False, 'shape': ({frames}, {mels}), }}"
     body = text.ljust(128 - 11) + "\n"
     return b"\x93NUMPY\x01\x00" + (len(body)).to_bytes(2, "little") + body.encode("latin1")
@@ -193,12 +193,12 @@ def _npy_header(frames: int, mels: int) -> bytes:
 
 @dataclass
 class AugmentationConfig:
-    """How training features are varied; every range is symmetric about "unchanged" unless said.
+    """How training features are varied; ranges are symmetric about "unchanged" unless stated otherwise.
 
     Attributes:
         speed: +- part of the duration. warp: +- part of the mel axis (another vocal tract); warp_wave: of `warp`, how
             much the stretch differs along the axis. blur_bins: greatest smoothing over mel bins (another pitch: fewer
-            harmonics to see), for half of the utterances.
+            visible harmonics), for half of the utterances.
         gain_db: +- level. tilt_db: +- slope from the lowest to the highest bin, and of one slow wave over the bins.
         noise_ratio: part of the utterances that get a noise floor; noise_db: its level below the peak (loudest,
             quietest). time_masks: stretches per utterance set to silence; time_mask_s: their longest duration.
@@ -224,7 +224,7 @@ _DB = 1 / 40
 
 
 def augment(features: Tensor, config: AugmentationConfig, rng: random.Random) -> Tensor:
-    """A varied copy of (frames, mels) float32 features: another pace, vocal tract, microphone and room noise."""
+    """A varied copy of (frames, mels) float32 features: another tempo, vocal tract, microphone and room noise."""
     frames, mels = features.shape
     features = features @ _warp_matrix(mels, config, rng)
     length = max(2, round(frames * (1 + rng.uniform(-config.speed, config.speed))))
@@ -256,7 +256,7 @@ def augment(features: Tensor, config: AugmentationConfig, rng: random.Random) ->
 
 
 def _warp_matrix(mels: int, config: AugmentationConfig, rng: random.Random) -> Tensor:
-    """(mels, mels): read each bin of the result between two bins of the source, somewhere nearby, then blur."""
+    """(mels, mels): each bin of the result is interpolated between two nearby bins of the source; then blur."""
     axis = torch.arange(mels) / mels
     wave = torch.sin(2 * math.pi * (axis + rng.random()))
     moved = rng.uniform(-1, 1) * axis + rng.uniform(-1, 1) / 8 + config.warp_wave * rng.uniform(-1, 1) * wave

@@ -1,4 +1,4 @@
-"""How the words of a corpus are said: ``phones.json`` of the corpus stage, read in one place."""
+"""Pronunciations of the words of a corpus: reads and writes ``phones.json`` of the corpus stage."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _MARKS = ".,?!;:\"'"
 
 
 class Lexicon:
-    """Words and their phones.
+    """Words and their phones (``phones.json``).
 
     Attributes:
         phones: the inventory, in the file's order.
-        ways: every word as it is written, with its pronunciations, at least one.
+        pronunciations: of every word as it is written, at least one.
 
     Args:
         path: JSON ``{"lexicon": {word: phones or [phones, ...]}, "phones": [...]}``.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: the file has another content.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -36,12 +36,12 @@ class Lexicon:
         if not isinstance(content["lexicon"], dict) or not content["lexicon"]:
             raise ValueError(f"{path}: lexicon: expected words with phones, found none; run the corpus stage again")
         self.phones: list[str] = list(content["phones"])
-        self.ways: dict[str, list[list[str]]] = {
+        self.pronunciations: dict[str, list[list[str]]] = {
             word: said if said and isinstance(said[0], list) else [said] for word, said in content["lexicon"].items()
         }
-        self._said = {word: ways[0] for word, ways in self.ways.items()}
-        for word, said in list(self._said.items()):
-            self._said.setdefault(word.lower(), said)
+        self._first = {word: all_of[0] for word, all_of in self.pronunciations.items()}
+        for word, said in list(self._first.items()):
+            self._first.setdefault(word.lower(), said)
 
     def say(self, text: str) -> list[str]:
         """Phones of all words of a text, each in its first pronunciation; no pauses.
@@ -54,7 +54,7 @@ class Lexicon:
             bare = word.strip(_MARKS)
             if not bare:  # punctuation that stands alone
                 continue
-            said = self._said.get(bare, self._said.get(bare.lower()))
+            said = self._first.get(bare, self._first.get(bare.lower()))
             if said is None:
                 raise ValueError(f"{self.path}: expected every spoken word, found no {bare!r} (in {text!r}): add it")
             found += said
@@ -62,10 +62,7 @@ class Lexicon:
 
 
 def write_letters(texts: Iterable[str], path: Path) -> None:
-    """Write a lexicon for texts of a language without one: a word is said as its letters.
-
-    What is no letter or digit (punctuation that stands alone) is said as nothing.
-    """
+    """Write a lexicon for texts of a language without one: the phones of a word are its letters and digits."""
     words = sorted({word.strip(_MARKS) for text in texts for word in text.split()} - {""})
     spelled = {word: [letter for letter in word.lower() if letter.isalnum()] for word in words}
     letters = sorted({letter for said in spelled.values() for letter in said})

@@ -1,4 +1,4 @@
-"""Data as nouns: utterances and dialogues, one JSON object a line.
+"""Manifests of utterances, dialogues and units: one JSON object a line, checked when read.
 
 A manifest is a JSONL file; audio paths in it are relative to the manifest's folder, so a corpus can be moved as one
 folder. Reading validates every field and names the file, the line and the field at fault; writing is atomic.
@@ -6,7 +6,7 @@ folder. Reading validates every field and names the file, the line and the field
     speech/questions.jsonl   {"id": ..., "audio": "wav/q1.wav", "text": ..., "speaker": ..., "duration_s": 2.1, ...}
     text/dialogues.jsonl     {"id": ..., "turns": [{"role": "user", "text": ...}, ...], "split": "train", ...}
 
-The same data can leave as lhotse cuts or WebDataset-like Shar folders (:func:`to_cuts`, :func:`write_shar`).
+They can be converted to lhotse cuts or WebDataset-like Shar folders (:func:`to_cuts`, :func:`write_shar`).
 Source: the shape of the types follows lhotse's manifests, https://lhotse.readthedocs.io.
 """
 
@@ -15,33 +15,33 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from echox.files import text_lines
+from echox.files import JsonObject, text_lines
 
 if TYPE_CHECKING:
     from lhotse import CutSet
 
 ROLES = ("system", "user", "assistant")
-Item = TypeVar("Item")
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and what is said in it.
+    """One recording and the text that is spoken in it.
 
     Attributes:
         id: Unique within its manifest.
         audio: Path of the audio file, relative to the manifest's folder.
-        text: What is said, in words that are separated by single spaces.
+        text: The spoken text, words separated by single spaces.
         speaker: Name of the voice.
         duration_s: Length of the audio, in seconds.
         split: "train", or the name of an evaluation set.
-        word_ends_s: One end time, in seconds, per whitespace word of ``text``; None where not known.
-        written: The text as it was written ("$5"), where ``text`` has it in words; None: they are the same.
+        word_ends_s: One end time, in seconds, per whitespace word of ``text``; None: not known.
+        written: The text as it was written ("$5"), if ``text`` has it in words; None: they are the same.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Turn:
 
     Attributes:
         role: "system", "user" or "assistant".
-        text: What is said, as written.
+        text: The spoken text, as written.
         audio: Path of the audio file, relative to the manifest's folder.
         duration_s: Length of the audio, in seconds.
         speaker: Name of the voice.
@@ -108,7 +108,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation; the last turn is what the model should say.
+    """A conversation; the last turn is the reply that the model should give.
 
     Attributes:
         id: Unique within its manifest.
@@ -133,7 +133,7 @@ class Dialogue:
     def heard_turns(self) -> tuple[int, ...]:
         """Indices of the turns that a model listens to: the user's, where they have audio.
 
-        Audio of an assistant's turn is a recording of the reply voice. The model makes such audio; it never hears it.
+        Audio of an assistant's turn is a recording of the reply voice: an output of the model, never an input.
         """
         return tuple(index for index, turn in enumerate(self.turns) if turn.role == "user" and turn.audio)
 
@@ -144,7 +144,7 @@ class UnitUtterance:
 
     Attributes:
         id: The id of the :class:`Utterance` it was made from.
-        text: What is said, as written.
+        text: The spoken text, as written.
         units: Reduced unit ids.
         durations_frames: Frames each reduced unit lasts (the length of its run).
         word_of_unit: Index of the whitespace word each reduced unit belongs to; never decreases.
@@ -173,6 +173,9 @@ class UnitUtterance:
         words, of = len(self.text.split()), self.word_of_unit
         if any(not 0 <= word < words for word in of) or any(b < a for a, b in zip(of, of[1:], strict=False)):
             raise ValueError(f"word_of_unit: expected non-decreasing indices below {words}, found {of}; align again")
+
+
+Item = TypeVar("Item", Utterance, Dialogue, UnitUtterance)
 
 
 def read_utterances(path: str | Path) -> list[Utterance]:
@@ -225,7 +228,7 @@ def to_cuts(utterances: Sequence[Utterance], manifest_path: str | Path) -> CutSe
     cuts = []
     for item in utterances:
         recording = Recording.from_file(audio_path(manifest_path, item.audio), recording_id=item.id)
-        custom: dict[str, Any] = {"split": item.split, "audio": item.audio}
+        custom: dict[str, object] = {"split": item.split, "audio": item.audio}
         if item.word_ends_s is not None:
             custom["word_ends_s"] = list(item.word_ends_s)
         if item.written is not None:
@@ -260,15 +263,15 @@ def from_cuts(cuts: CutSet) -> list[Utterance]:
             raise ValueError(
                 f"cut {cut.id}: expected one supervision, found {len(cut.supervisions)}; call trim_to_supervisions()"
             )
-        (said,) = cut.supervisions
-        custom = said.custom or {}
+        (supervision,) = cut.supervisions
+        custom = supervision.custom or {}
         ends = custom.get("word_ends_s")
         utterances.append(
             Utterance(
                 id=cut.id,
                 audio=custom.get("audio") or str(cut.recording.sources[0].source),
-                text=said.text,
-                speaker=said.speaker or "unknown",
+                text=supervision.text,
+                speaker=supervision.speaker or "unknown",
                 duration_s=round(cut.duration, 4),
                 split=custom.get("split", "train"),
                 word_ends_s=tuple(ends) if ends is not None else None,
@@ -292,14 +295,14 @@ def write_shar(
     return sorted(Path(path) for paths in written.values() for path in paths)
 
 
-def _utterance(row: dict[str, Any]) -> Utterance:
+def _utterance(row: JsonObject) -> Utterance:
     _check_fields(row, Utterance)
     if row.get("word_ends_s") is not None:
         row["word_ends_s"] = _numbers(row, "word_ends_s", float)
     return Utterance(**row)
 
 
-def _dialogue(row: dict[str, Any]) -> Dialogue:
+def _dialogue(row: JsonObject) -> Dialogue:
     _check_fields(row, Dialogue)
     if not isinstance(row["turns"], list):
         raise ValueError(f"turns: expected a list, found {type(row['turns']).__name__}")
@@ -313,7 +316,7 @@ def _dialogue(row: dict[str, Any]) -> Dialogue:
     return Dialogue(**{**row, "turns": tuple(turns)})
 
 
-def _unit_utterance(row: dict[str, Any]) -> UnitUtterance:
+def _unit_utterance(row: JsonObject) -> UnitUtterance:
     _check_fields(row, UnitUtterance)
     for name in ("units", "durations_frames", "word_of_unit"):
         row[name] = _numbers(row, name, int)
@@ -333,11 +336,11 @@ def _check_fields(row: object, kind: type) -> None:
         raise ValueError(f"{missing[0]}: required field of {kind.__name__} is missing; add it")
 
 
-def _numbers(row: Mapping[str, Any], name: str, number: Callable[[Any], Any]) -> tuple[Any, ...]:
+def _numbers(row: JsonObject, name: str, number: type[Number]) -> tuple[Number, ...]:
     values = row[name]
     kinds = (int,) if number is int else (int, float)
     if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, kinds) for v in values):
-        raise ValueError(f"{name}: expected a list of {number.__name__}, found {str(values)[:60]}")  # type: ignore[attr-defined]
+        raise ValueError(f"{name}: expected a list of {number.__name__}, found {str(values)[:60]}")
     return tuple(number(value) for value in values)
 
 
@@ -353,7 +356,7 @@ def _require_duration(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a duration above 0 s, found {value!r}; measure the audio again")
 
 
-def _read(path: Path, parse: Callable[[dict[str, Any]], Item]) -> list[Item]:
+def _read(path: Path, parse: Callable[[JsonObject], Item]) -> list[Item]:
     items: list[Item] = []
     seen: dict[str, int] = {}
     for number, line in text_lines(path):
@@ -365,7 +368,7 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], Item]) -> list[Item]:
             raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from error
-        name = item.id  # type: ignore[attr-defined]
+        name = item.id
         if name in seen:
             raise ValueError(f"{path}:{number}: id: expected unique ids, found {name!r} again (line {seen[name]})")
         seen[name] = number
@@ -373,8 +376,8 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], Item]) -> list[Item]:
     return items
 
 
-def _write(path: Path, items: Iterable[Any]) -> None:
-    """Write through a temporary file, so that a reader never meets half a manifest."""
+def _write(path: Path, items: Iterable[Utterance] | Iterable[Dialogue] | Iterable[UnitUtterance]) -> None:
+    """Write through a temporary file, so that a reader never finds a part of a manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -391,7 +394,7 @@ def _write(path: Path, items: Iterable[Any]) -> None:
         raise
 
 
-def _compact(value: Any) -> Any:
+def _compact(value: object) -> object:
     """Drop the fields that are None, and round times to a tenth of a millisecond."""
     if isinstance(value, dict):
         return {key: _compact(entry) for key, entry in value.items() if entry is not None}

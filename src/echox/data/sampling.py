@@ -1,4 +1,4 @@
-"""Which items make a batch: similar lengths together, the same for every rank and every restart."""
+"""Batches of items of similar lengths, in a random order that is the same for every rank and every restart."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class BucketBatchSampler:
     """Yield lists of indices whose items have similar lengths, in shuffled order, deterministic per epoch.
 
     Items are shuffled and sorted within large pools by length, cut into batches, and the batches shuffled. Padding is
-    small, yet which items meet changes from epoch to epoch. All ranks compute the same plan and take its batches round
-    robin, each rank the same number (the last batches come twice, or are left out with ``drop_last``, where the number
-    does not divide).
+    small, and the items of a batch differ from epoch to epoch. All ranks compute the same plan and take its batches
+    round robin, each rank the same number (if it does not divide, the last batches come twice, or are left out with
+    ``drop_last``).
 
-    A sampler can stop and go on: ``state_dict`` counts the batches this rank has taken of the epoch; the iteration
+    A sampler can stop and continue: ``state_dict`` counts the batches this rank has taken of the epoch; the iteration
     after ``load_state_dict`` starts there. A finished epoch starts over; ``set_epoch`` moves to another.
 
     Args:
@@ -67,7 +67,7 @@ class BucketBatchSampler:
         self._plan: tuple[int, list[list[int]]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to the start of another epoch; naming the current one changes nothing, so that a resumed run goes on."""
+        """Move to the start of another epoch; the current one changes nothing, so that a resumed run continues."""
         if epoch != self.epoch:
             self.epoch, self._taken = epoch, 0
 
@@ -89,7 +89,7 @@ class BucketBatchSampler:
         if self._taken >= len(batches):
             self._taken = 0
         while self._taken < len(batches):
-            self._taken += 1  # counted before the batch is handed out: a state saved now says it is taken
+            self._taken += 1  # counted before the batch is yielded: a state saved now includes it
             yield batches[self._taken - 1]
 
     def _batches(self) -> list[list[int]]:

@@ -1,7 +1,7 @@
-"""Word error rate and sentence equality on one normalisation, shared by training checks and evaluation.
+"""Word error rate and sentence equality with one normalisation, for training checks and evaluation.
 
-The normalisation is the "naive" one of seed-tts-eval: lower case, punctuation gone, hyphens open words. It fits text
-whose numbers are spelt out, as nano's are; Whisper's English normaliser is a matter of ``echox.evaluation``.
+The normalisation is the "naive" one of seed-tts-eval: lower case, no punctuation, hyphens separate words. It suits text
+whose numbers are spelt out, as nano's are; `echox.evaluation` has Whisper's English normaliser.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Text-to-speech engines behind one small interface, and a parallel, resumable way to speak many texts.
+"""Text-to-speech engines with one small interface, and parallel, resumable synthesis of many texts.
 
     speech = create_synthesizer("flite").synthesize("The sky is blue.", Voice("flite", "slt"))
     speech.waveform, speech.sampling_rate, speech.word_ends_s
 
-Engines: flite (English, fast, tells when each phone ends), espeak-ng (many voices) and any server that speaks the
+Engines: flite (English, fast, reports the end of each phone), espeak-ng (many voices) and any server that speaks the
 OpenAI protocol (``/v1/audio/speech``). All return mono float32 at 16 kHz.
 
 Source: flite, http://cmuflite.org; espeak-ng, https://github.com/espeak-ng/espeak-ng.
@@ -41,7 +41,7 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks and how.
+    """A voice of an engine, with tempo and pitch.
 
     Attributes:
         engine: "flite", "espeak-ng" or "openai".
@@ -57,18 +57,18 @@ class Voice:
 
     @property
     def speaker(self) -> str:
-        """The name manifests use, free of speed and pitch: "flite/slt"."""
+        """The name in manifests, without speed and pitch: "flite/slt"."""
         return f"{self.engine}/{self.name}"
 
 
 @dataclass(frozen=True)
-class Speech:
+class SynthesizedSpeech:
     """Synthesised speech.
 
     Attributes:
         waveform: (samples,) float32 within [-1, 1].
         sampling_rate: In Hz.
-        phones: Phones with their end times, where the engine tells them; "pau" is a pause.
+        phones: Phones with their end times, if the engine reports them; "pau" is a pause.
         word_ends_s: One end time per whitespace word of the text; a pause belongs to the word before it.
     """
 
@@ -79,15 +79,15 @@ class Speech:
 
 
 class SpeechSynthesizer(Protocol):
-    """Anything that speaks."""
+    """A text-to-speech engine."""
 
-    def synthesize(self, text: str, voice: Voice) -> Speech:
+    def synthesize(self, text: str, voice: Voice) -> SynthesizedSpeech:
         """Speak ``text``. Raises ValueError for a text or voice the engine cannot speak."""
         ...
 
 
 class Flite:
-    """flite as a subprocess; the only engine here that says when each phone ends.
+    """flite as a subprocess; the only engine here that reports the end of each phone.
 
     Raises:
         FileNotFoundError: flite is not installed.
@@ -99,7 +99,7 @@ class Flite:
     def __init__(self) -> None:
         self.binary = _binary("flite", package="flite")
 
-    def synthesize(self, text: str, voice: Voice) -> Speech:
+    def synthesize(self, text: str, voice: Voice) -> SynthesizedSpeech:
         """See :class:`SpeechSynthesizer`."""
         options = []
         if voice.speed != 1.0:
@@ -115,10 +115,10 @@ class Flite:
         ends = align_words(phones, canonical)
         duration_s = len(waveform) / SAMPLING_RATE
         ends = tuple(min(end, duration_s) for end in ends[:-1]) + (duration_s,) * bool(ends)
-        return Speech(waveform, SAMPLING_RATE, phones, ends)
+        return SynthesizedSpeech(waveform, SAMPLING_RATE, phones, ends)
 
     def pronounce(self, word: str) -> tuple[str, ...]:
-        """Return the phones of a single word as flite says it alone, without pauses (cached)."""
+        """Return the phones of a single word as flite speaks it alone, without pauses (cached)."""
         return _pronounce(self.binary, word.strip(".,?!;:\"'"))
 
 
@@ -135,14 +135,14 @@ class EspeakNg:
     def __init__(self) -> None:
         self.binary = _binary("espeak-ng", package="espeak-ng")
 
-    def synthesize(self, text: str, voice: Voice) -> Speech:
+    def synthesize(self, text: str, voice: Voice) -> SynthesizedSpeech:
         """See :class:`SpeechSynthesizer`; phones and word ends are not known."""
         speed, pitch = round(self.words_per_minute * voice.speed), round(self.pitch_percent * voice.pitch)
         with tempfile.TemporaryDirectory(prefix="echox-tts-") as folder:
             path = Path(folder) / "speech.wav"
             options = ["-v", voice.name, "-s", str(speed), "-p", str(min(99, pitch))]
             _run([self.binary, *options, "-w", str(path), "--", text], text, voice)
-            return Speech(_load(path, text, voice), SAMPLING_RATE)
+            return SynthesizedSpeech(_load(path, text, voice), SAMPLING_RATE)
 
 
 class OpenAICompatible:
@@ -169,7 +169,7 @@ class OpenAICompatible:
         self.api_key = api_key or os.environ.get("OPENAI_API_KEY", "")
         self.timeout_s = timeout_s
 
-    def synthesize(self, text: str, voice: Voice) -> Speech:
+    def synthesize(self, text: str, voice: Voice) -> SynthesizedSpeech:
         """See :class:`SpeechSynthesizer`. ``Voice.pitch`` is not part of the protocol and must be 1.
 
         Raises:
@@ -188,7 +188,7 @@ class OpenAICompatible:
                 audio = response.read()
         except (urllib.error.URLError, TimeoutError) as error:
             raise ConnectionError(f"speech server {self.base_url}: no speech for {text[:60]!r}: {error}") from error
-        return Speech(load_audio(audio, SAMPLING_RATE), SAMPLING_RATE)
+        return SynthesizedSpeech(load_audio(audio, SAMPLING_RATE), SAMPLING_RATE)
 
 
 _ENGINES: dict[str, Callable[[], SpeechSynthesizer]] = {
@@ -212,8 +212,8 @@ class SpeechJob:
 
     Attributes:
         id: Unique name.
-        text: What to say.
-        voice: Who says it.
+        text: Text to speak.
+        voice: Voice that speaks it.
         path: WAV file to write.
     """
 
@@ -231,12 +231,12 @@ class SpeechJob:
 
 @dataclass(frozen=True)
 class SpokenJob:
-    """What is known of a finished job.
+    """The result of a finished job.
 
     Attributes:
         id: The job's.
         duration_s: Length of the audio, in seconds.
-        word_ends_s: As in :class:`Speech`.
+        word_ends_s: As in :class:`SynthesizedSpeech`.
     """
 
     id: str
@@ -250,8 +250,8 @@ def speak_all(jobs: Sequence[SpeechJob], journal: Path, workers: int | None = No
     A journal (JSONL) remembers finished jobs: called again after an interruption, only the rest is spoken.
 
     Args:
-        jobs: What to speak.
-        journal: File to append to; made if missing.
+        jobs: Texts to speak.
+        journal: File to append to; created if missing.
         workers: Processes; default: one per CPU.
     """
     done = _read_journal(journal)
@@ -335,6 +335,6 @@ def _parse_phones(output: str) -> tuple[Phone, ...]:
 def _pronounce(binary: str, word: str) -> tuple[str, ...]:
     if not word:
         return ()
-    # Only the phones are wanted, so the quickest voice says them.
+    # Only the phones are needed, so the fastest voice speaks them.
     command = [binary, "-voice", "kal", "-ps", "-t", word, "-o", "none"]
     return tuple(phone for phone in _run(command, word, Voice("flite", "kal")).split() if phone != "pau")

@@ -1,10 +1,9 @@
-"""Written text as it is said: what a speech synthesiser should be given.
+"""Written text to spoken words, as input of a speech synthesiser.
 
     normalize_for_speech("Dr. Smith paid $42.50 on the 3rd.")
     # "Doctor Smith paid forty two dollars and fifty cents on the third."
 
-The rules are those that the streaming engine speaks by: see `echox.verbalization`. What is written is kept elsewhere,
-in the manifest's ``written``.
+The streaming engine uses the same rules: see `echox.verbalization`. Manifests keep the written text as ``written``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from echox.verbalization import spoken_language, verbalize
 def normalize_for_speech(text: str, language: str = "en") -> str:
     """Return ``text`` with numbers, money, units, symbols and abbreviations as words, single spaces between.
 
-    Punctuation that shapes the melody (``.,?!;:``) stays; marks, emoji and list dashes go; what has no reading stays.
+    Punctuation that shapes the melody (``.,?!;:``) stays; marks, emoji and list dashes are removed; words without
+    a reading stay.
 
     Args:
         text: as it is written.
@@ -29,5 +29,5 @@ def normalize_for_speech(text: str, language: str = "en") -> str:
     rules = spoken_language(language)
     if not rules.has_rules:
         return " ".join(text.split())
-    # Links of several words: their words. The rules read word by word and see only links of one.
+    # A link of several words becomes its words: the rules read word by word, and know only links of one word.
     return verbalize(re.sub(r"!?\[([^\]\n]*)\]\([^)\s]*\)", r"\1", text), rules)

@@ -1,1 +1,1 @@
-"""From texts and recordings to training shards: `recipe` says how, `run` does it, `execute` says where."""
+"""Texts and recordings to training shards: `settings` is the recipe, `prepare` runs it, `execute` has the workers."""

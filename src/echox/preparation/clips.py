@@ -1,4 +1,4 @@
-"""What the pipeline works on: clips (one thing said), from manifests of recordings, of dialogues, and from shards."""
+"""Clips, the items of the pipeline: one utterance each, from manifests of recordings or dialogues, or from shards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from echox.data.corpora.layouts import unpack
 from echox.data.manifest import Dialogue, audio_path, read_dialogues, read_utterances
+from echox.files import JsonObject
 from echox.preparation.settings import Input
 
 # To plan with before anything is spoken; measured on nano's corpus.
@@ -20,16 +20,16 @@ _SECONDS_PER_WORD, _SECONDS_AROUND = 0.22, 0.8
 
 @dataclass(frozen=True)
 class Clip:
-    """One thing said, with audio or still to be spoken.
+    """One utterance, with audio or still to be spoken.
 
     Attributes:
         id: Unique over all inputs.
         text: As written.
         audio: Absolute path; None: to be spoken.
         group: Dialogue it belongs to, kept or dropped as a whole; its own id otherwise.
-        role: "user" or "assistant", which decides the voice.
-        word_ends_s: End of each whitespace word of ``text``, where known.
-        written: As in the manifests: what ``text`` was before its figures became words.
+        role: "user" or "assistant"; it decides the voice.
+        word_ends_s: End of each whitespace word of ``text``; None: not known.
+        written: As in the manifests: ``text`` before its figures became words.
     """
 
     id: str
@@ -48,14 +48,14 @@ class Clip:
         """Seconds of audio, measured or from the number of words."""
         return self.duration_s or _SECONDS_AROUND + _SECONDS_PER_WORD * len(self.text.split())
 
-    def row(self) -> dict[str, Any]:
-        """As JSON holds it."""
+    def row(self) -> JsonObject:
+        """The clip as a JSON object."""
         return {**asdict(self), "expected_s": self.expected_s}
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A clip that is not kept: why, and how long it was (0: unknown)."""
+    """A clip that is not kept, with the reason and its duration (0: unknown)."""
 
     id: str
     reason: str
@@ -65,7 +65,7 @@ class Dropped:
 
 @dataclass
 class Clips:
-    """All inputs: clips in order of their ids, dialogues they are part of, and what could not be read."""
+    """All inputs: clips in order of their ids, the dialogues they are part of, and the clips that could not be read."""
 
     clips: list[Clip]
     dialogues: list[Dialogue]
@@ -76,9 +76,9 @@ def read_inputs(inputs: list[Input], output: Path, speaking: Collection[str] = (
     """Read all inputs; audio inside shards is unpacked under ``output``.
 
     Args:
-        inputs: what to read.
+        inputs: sources to read.
         output: folder of the pipeline.
-        speaking: roles whose turns without audio are to be spoken; those of others are no clips and stay text.
+        speaking: roles whose turns without audio are to be spoken; such turns of other roles stay text.
 
     Raises:
         ValueError: a manifest is damaged, or an id occurs twice.
@@ -141,7 +141,7 @@ def _of_dialogues(path: Path, prefix: str, speaking: Collection[str]) -> Iterato
 
 
 def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> None:
-    """Clips of Shar shards. What a cut shard has lost is dropped, one by one, as far as it still can be named."""
+    """Clips of Shar shards. Clips that a truncated shard has lost are dropped one by one, if their names are known."""
     prefix = source.prefix
     shards = sorted(folder.glob("cuts.*.jsonl.gz"))
     if not shards:
@@ -159,20 +159,20 @@ def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> Non
             if file.suffix in {".flac", ".wav", ".opus"}
         }
         for row in rows:
-            file, said = audio.pop(row["id"], None), row["supervisions"][0]
+            file, supervision = audio.pop(row["id"], None), row["supervisions"][0]
             if file is None:
                 found.dropped.append(_lost(prefix + row["id"], cut or f"{archive.name} lacks its audio", row))
                 continue
-            custom = said.get("custom") or {}
+            custom = supervision.get("custom") or {}
             ends = custom.get("word_ends_s")
             found.clips.append(
                 Clip(
                     prefix + row["id"],
-                    said["text"],
+                    supervision["text"],
                     str(file.resolve()),
                     prefix + row["id"],
                     source.role,
-                    said.get("speaker") or "unknown",
+                    supervision.get("speaker") or "unknown",
                     custom.get("split", "train"),
                     row["duration"],
                     tuple(ends) if ends else None,
@@ -182,8 +182,8 @@ def _of_shards(folder: Path, unpacked: Path, source: Input, found: Clips) -> Non
         found.dropped += [_lost(prefix + name, problem or f"{path.name} lacks it", None) for name in sorted(audio)]
 
 
-def _cuts(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    rows: list[dict[str, Any]] = []
+def _cuts(path: Path) -> tuple[list[JsonObject], str | None]:
+    rows: list[JsonObject] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
@@ -193,5 +193,5 @@ def _cuts(path: Path) -> tuple[list[dict[str, Any]], str | None]:
     return rows, None
 
 
-def _lost(name: str, detail: str, row: dict[str, Any] | None) -> Dropped:
+def _lost(name: str, detail: str, row: JsonObject | None) -> Dropped:
     return Dropped(name, "truncated shard", detail, float(row["duration"]) if row else 0.0)

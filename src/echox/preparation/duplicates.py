@@ -1,4 +1,4 @@
-"""Clips that say the same, exactly or nearly. Near ones are found by MinHash and confirmed by their real Jaccard index.
+"""Clips with equal or nearly equal text. Near duplicates are found by MinHash and confirmed by their Jaccard index.
 
 Source: MinHash, Broder 1997; banding as in Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3.
 """
@@ -18,10 +18,10 @@ _ROWS = 4  # hashes in a band: 16 bands of 4 find 99.99% of the pairs with a Jac
 
 
 def find_duplicates(items: Iterable[tuple[str, str, str]], settings: Duplicates) -> dict[str, tuple[str, str]]:
-    """Which items repeat an earlier one.
+    """Find items that repeat an earlier one.
 
     Args:
-        items: (id, text, speaker), in the order in which the first of several is to be kept.
+        items: (id, text, speaker), in order; the first of several is kept.
         settings: see :class:`Duplicates`.
 
     Returns:
@@ -61,7 +61,7 @@ def _grams(words: str, size: int) -> frozenset[str]:
 
 
 def _signature(grams: frozenset[str], factors: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    # blake2b, not hash(): Python salts that one anew in every process.
+    # blake2b, not hash(), which Python salts differently in every process.
     values = [int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=4).digest(), "big") for gram in grams]
     hashed = np.asarray(values, dtype=np.uint64) % np.uint64(_PRIME)
     return ((factors[:, None] * hashed + offsets[:, None]) % np.uint64(_PRIME)).min(axis=1).astype(np.uint32)

@@ -1,8 +1,8 @@
-"""Where chunks are worked on: this process, several processes, or the actors of a Ray cluster. One journal for all.
+"""Processes chunks of rows in this process, in several, or in the actors of a Ray cluster, with one journal for all.
 
 The journal holds a line per finished chunk under a key made of the stage's settings and the chunk itself, so a stopped
-run goes on where it stopped and changed settings start anew. A worker that dies takes its chunk with it: the chunk is
-given to another one, alone; a clip that kills three workers in a row is dropped.
+run continues where it stopped, and changed settings start from scratch. If a worker dies, its chunk is given to another
+worker alone; a clip with which three workers die in a row is dropped.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-Row = dict[str, Any]
+from echox.files import JsonObject
+
+Row = JsonObject
 Make = Callable[[], Callable[[Sequence[Row]], list[Row]]]
 
 _ATTEMPTS = 3
@@ -34,12 +35,12 @@ _REPORT_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Workers:
-    """Where to work.
+    """Number and place of the workers.
 
     Attributes:
         count: Processes, or actors.
-        ray: Address of a Ray cluster, "local" for one started here; None: this machine's processes.
-        gpus: Of an actor.
+        ray: Address of a Ray cluster, "local" to start one here; None: processes of this machine.
+        gpus: GPUs of an actor.
     """
 
     count: int = 1
@@ -48,25 +49,25 @@ class Workers:
 
 
 @dataclass
-class Progress:
-    """Hours done, speed and time left, on stderr; ``clock`` is passed in so that it can be tested."""
+class ProgressReport:
+    """Prints hours done, speed and time left to stderr; ``clock`` is an argument so that it can be tested."""
 
     label: str
     total_hours: float
     clock: Callable[[], float] = time.monotonic
     done_hours: float = 0.0
     began_s: float = field(default=0.0)
-    told_s: float = field(default=0.0)
+    printed_s: float = field(default=0.0)
 
     def __post_init__(self) -> None:
-        self.began_s = self.told_s = self.clock()
+        self.began_s = self.printed_s = self.clock()
 
     def add(self, hours: float, last: bool = False) -> None:
-        """Count hours of audio, and tell every few seconds."""
+        """Count hours of audio, and print a line every few seconds."""
         self.done_hours += hours
         now = self.clock()
-        if last or now - self.told_s >= _REPORT_EVERY_S:
-            self.told_s = now
+        if last or now - self.printed_s >= _REPORT_EVERY_S:
+            self.printed_s = now
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
@@ -82,28 +83,28 @@ class Progress:
 def stage_results(
     name: str,
     make: Make,
-    settings: Any,
+    settings: object,
     chunks: Sequence[list[Row]],
     workers: Workers,
     journal: Path,
     valid: Callable[[list[Row]], bool] = lambda rows: True,
 ) -> Iterator[Row]:
-    """Work on all chunks, then yield the results in their order, read again from the journal chunk by chunk.
+    """Process all chunks, then yield the results in their order, read from the journal chunk by chunk.
 
-    However much there is, the results of one chunk (of each worker) are in memory at a time. The work begins when the
-    first result is asked for.
+    Only the results of one chunk (of each worker) are in memory at a time. The work begins when the first result is
+    taken.
 
     Args:
         name: Of the stage, for journal and progress.
-        make: Makes the function that works on a chunk; pickled and called once in every worker.
-        settings: All that the results depend on beside the chunk (anything with a stable repr).
+        make: Returns the function that processes a chunk; pickled, and called once in every worker.
+        settings: Everything that the results depend on besides the chunk; needs a stable repr.
         chunks: Rows; "expected_s" is their share of the progress.
         workers: See :class:`Workers`.
         journal: File to append to.
-        valid: Whether journaled results still hold (files they name may be gone).
+        valid: Whether journaled results are still valid (files that they name may be missing).
 
     Raises:
-        ValueError, ConnectionError: what the stage raised.
+        ValueError, ConnectionError: an error of the stage.
     """
     keys = [_key(name, settings, chunk) for chunk in chunks]
     journal.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def stage_results(
     places = {key: place for place, key, results in _journaled(journal, set(keys)) if valid(results)}
     pending = [index for index, key in enumerate(keys) if key not in places]
     hours = [sum(row.get("expected_s", 0.0) for row in chunk) / 3600 for chunk in chunks]
-    progress = Progress(name, sum(hours[index] for index in pending))
+    progress = ProgressReport(name, sum(hours[index] for index in pending))
     with journal.open("ab") as log:
         for index, results in _execute(make, [(index, chunks[index]) for index in pending], workers):
             places[keys[index]] = log.tell()
@@ -128,7 +129,7 @@ def stage_results(
 
 
 def _journaled(journal: Path, wanted: set[str]) -> Iterator[tuple[int, str, list[Row]]]:
-    """Where each entry of the journal begins, its key and its results; a line that an interruption cut is left out."""
+    """Offset, key and results of each entry of the journal; a line that was cut by an interruption is left out."""
     if not journal.exists():
         return
     with journal.open("rb") as log:
@@ -160,13 +161,13 @@ def _execute(make: Make, pending: list[tuple[int, list[Row]]], workers: Workers)
             for index, chunk in pending:
                 yield index, function(chunk)
         finally:
-            torch.set_num_threads(threads)  # the stages take one; the caller gets its own back
+            torch.set_num_threads(threads)  # the stages use one; the caller's number is restored
     else:
         yield from _in_processes(make, pending, workers.count)
 
 
 def _in_processes(make: Make, pending: list[tuple[int, list[Row]]], count: int) -> Iterator[tuple[int, list[Row]]]:
-    """Chunks in worker processes; those in flight when one dies are tried again one at a time, to find the culprit."""
+    """Chunks in worker processes; those in work when one dies are tried again one at a time, to find the faulty one."""
     pickled = pickle.dumps(make)
     waiting, suspects = deque(pending), deque[tuple[int, list[Row]]]()
     while waiting or suspects:
@@ -190,7 +191,7 @@ def _in_processes(make: Make, pending: list[tuple[int, list[Row]]], count: int) 
 
 
 def _alone(pickled: bytes, chunk: list[Row]) -> list[Row]:
-    """One chunk in a process of its own; where that dies, its rows one by one; the row that kills it is dropped."""
+    """One chunk in a process of its own; if that dies, its rows one by one; a row that ends it again is dropped."""
     for _ in range(_ATTEMPTS if len(chunk) == 1 else 2):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
@@ -206,7 +207,7 @@ def _alone(pickled: bytes, chunk: list[Row]) -> list[Row]:
 @functools.lru_cache(maxsize=1)
 def _made(pickled: bytes) -> Callable[[Sequence[Row]], list[Row]]:
     """The worker's function, made once per process."""
-    return pickle.loads(pickled)()  # our own bytes, from the process that started this one
+    return pickle.loads(pickled)()  # bytes of the process that started this one
 
 
 def _work(pickled: bytes, chunk: list[Row]) -> list[Row]:
@@ -225,7 +226,7 @@ class _RayWorker:
 
 @contextlib.contextmanager
 def cluster(workers: Workers) -> Iterator[None]:
-    """The Ray cluster for a whole run: joined, or ("local") started here. Nothing where there is none.
+    """The Ray cluster of a run: joined, or ("local") started here; without Ray, nothing.
 
     Raises:
         ImportError: Ray is not installed.
@@ -238,7 +239,7 @@ def cluster(workers: Workers) -> Iterator[None]:
         import ray
     except ImportError as error:
         raise ImportError("--ray: expected ray, found none; pip install 'echox[ray]'") from error
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
     if workers.ray == "local":
         # One CPU more than actors, for Ray's own tasks. Niceness: Ray's workers would yield to everything else here.
         options |= {"num_cpus": workers.count + 1, "include_dashboard": False, "_system_config": {"worker_niceness": 0}}
@@ -269,13 +270,13 @@ def _on_ray(make: Make, pending: list[tuple[int, list[Row]]], workers: Workers) 
         yield int(row["index"]), json.loads(row["results"])
 
 
-def _key(name: str, settings: Any, chunk: list[Row]) -> str:
+def _key(name: str, settings: object, chunk: list[Row]) -> str:
     content = json.dumps([name, repr(settings), chunk], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _end_line(journal: Path) -> None:
-    """Close a line that an interruption has cut, so that the next entry stands alone."""
+    """End a line that was cut by an interruption, so that the next entry has its own line."""
     if journal.exists() and journal.stat().st_size:
         with journal.open("rb+") as file:
             file.seek(-1, 2)

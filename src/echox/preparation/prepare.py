@@ -1,4 +1,4 @@
-"""Stage "prepare_data", whole: check, drop what repeats, extract units, unit language, shards, report."""
+"""Stage "prepare_data": check clips, drop duplicates, extract units, learn a unit language, write shards and report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from echox.config import recipe, to_dict
 from echox.data.lexicon import write_letters
@@ -23,7 +22,7 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
-from echox.files import write_text
+from echox.files import JsonObject, write_text
 from echox.preparation.clips import Clip, Clips, Dropped, read_inputs
 from echox.preparation.duplicates import find_duplicates
 from echox.preparation.execute import Workers, cluster, in_chunks, stage_results
@@ -46,15 +45,15 @@ from echox.preparation.shards import (
     shards_hold,
     utterance_of,
 )
-from echox.preparation.stages import CheckClips, CheckSettings, ExtractUnits
+from echox.preparation.stages import CheckClips, CheckSettings, ExtractUnits, Recogniser
 
-Row = dict[str, Any]
-Judge = Callable[[], Any]
+Row = JsonObject
+MakeJudge = Callable[[], Recogniser]
 
 
 @dataclass
 class _State:
-    """Clips that are still in, by id, and all that are out."""
+    """Clips that are kept so far, by id, and those that were dropped."""
 
     kept: dict[str, Row]
     dropped: list[Dropped]
@@ -64,7 +63,7 @@ class _State:
         self.dropped.append(Dropped(name, reason, detail, duration_s or (row or {}).get("duration_s") or 0.0))
 
     def take(self, results: Iterable[Row]) -> None:
-        """Merge a stage's results: new fields, or the reason why a clip goes no further."""
+        """Merge a stage's results: new fields, or the reason why a clip is dropped."""
         for result in results:
             if "dropped" in result:
                 self.drop(result["id"], result["dropped"], result.get("detail", ""), result.get("duration_s") or 0.0)
@@ -72,8 +71,8 @@ class _State:
                 self.kept[result["id"]] |= result
 
 
-def prepare(settings: PrepareDataRecipe, judge: Judge | None = None, ray: str | None = None) -> dict[str, Any]:
-    """Run a recipe; a stopped run goes on where it stopped. Returns the report's figures.
+def prepare(settings: PrepareDataRecipe, judge: MakeJudge | None = None, ray: str | None = None) -> JsonObject:
+    """Run a recipe; a stopped run continues where it stopped. Returns the figures of the report.
 
     Args:
         settings: the recipe.
@@ -94,8 +93,8 @@ def prepare(settings: PrepareDataRecipe, judge: Judge | None = None, ray: str | 
 
 
 def _prepare(
-    settings: PrepareDataRecipe, judge: Judge | None, workers: Workers, output: Path, began_s: float
-) -> dict[str, Any]:
+    settings: PrepareDataRecipe, judge: MakeJudge | None, workers: Workers, output: Path, began_s: float
+) -> JsonObject:
     inputs = read_inputs(settings.inputs, output, settings.voices.speaking)
     state = _State({clip.id: clip.row() for clip in inputs.clips}, list(inputs.dropped))
     _check(settings, judge, inputs.clips, state, workers, output)
@@ -126,8 +125,8 @@ def _prepare(
     return make_report(list(state.kept.values()), state.dropped, extra, output)
 
 
-def plan(settings: PrepareDataRecipe) -> dict[str, Any]:
-    """What a run would have to do, without doing it: clips and hours, recorded and to be spoken.
+def plan(settings: PrepareDataRecipe) -> JsonObject:
+    """The size of a run, without doing it: clips and hours, recorded and to be spoken.
 
     Raises:
         ValueError: an input cannot be read.
@@ -147,14 +146,19 @@ def plan(settings: PrepareDataRecipe) -> dict[str, Any]:
 
 
 def _check(
-    settings: PrepareDataRecipe, judge: Judge | None, clips: list[Clip], state: _State, workers: Workers, output: Path
+    settings: PrepareDataRecipe,
+    judge: MakeJudge | None,
+    clips: list[Clip],
+    state: _State,
+    workers: Workers,
+    output: Path,
 ) -> None:
     given = CheckSettings(output, settings.text, settings.voices, settings.filter)
     make = functools.partial(CheckClips, given, judge)
-    # Neighbours of like length: a chunk then costs about as much as any other.
+    # Sorted by length, so that all chunks cost about the same.
     rows = sorted(state.kept.values(), key=lambda row: (row["expected_s"], row["id"]))
     chunks = in_chunks(rows, settings.chunk_clips)
-    # Where the output lies does not change what is found: a moved folder is not worked on anew.
+    # Results do not depend on the place of the output: a moved folder is not processed again.
     chosen = replace(given, output=Path())
 
     def still_there(results: list[Row]) -> bool:
@@ -164,7 +168,7 @@ def _check(
 
 
 def _drop_parts_of_groups(clips: Sequence[Clip], state: _State) -> None:
-    """A dialogue of which something is missing is no dialogue."""
+    """Drop all clips of a dialogue of which one is dropped."""
     broken = {clip.group for clip in clips if clip.id not in state.kept}
     for clip in clips:
         if clip.group in broken and clip.id in state.kept:
@@ -222,7 +226,7 @@ def _language(settings: PrepareDataRecipe, state: _State, output: Path) -> str |
 def _write_shards(
     settings: PrepareDataRecipe, state: _State, language: str | None, workers: Workers, output: Path
 ) -> tuple[dict[str, str], dict[str, list[int]]]:
-    """Shards of each split, clips in an order that mixes speakers and lengths and follows from their ids."""
+    """Shards of each split; the order of clips mixes speakers and lengths and depends on their ids only."""
     splits: dict[str, list[Row]] = {}
     for row in sorted(state.kept.values(), key=lambda row: hashlib.sha256(row["id"].encode()).digest()):
         splits.setdefault(row["split"], []).append(row)
@@ -266,13 +270,13 @@ def _write_manifests(
     write_utterances(output / "utterances.jsonl", (utterance_of(row) for row in kept))
     names = ["utterances.jsonl"]
     for name, role in (("users.jsonl", "user"), ("reply_voice.jsonl", "assistant")):
-        said = [utterance_of(row) for row in kept if row["role"] == role]
-        write_utterances(output / name, said)
+        spoken = [utterance_of(row) for row in kept if row["role"] == role]
+        write_utterances(output / name, spoken)
         names.append(name)
-        speakers = sorted({item.speaker for item in said})
+        speakers = sorted({item.speaker for item in spoken})
         if role == "assistant" and len(speakers) > 1:
             print(
-                f"{output / name}: WARNING: a reply voice is one speaker, found {len(speakers)} "
+                f"{output / name}: WARNING: expected one speaker as reply voice, found {len(speakers)} "
                 f"({', '.join(speakers[:3])} ...): units and vocoder would mix them",
                 file=sys.stderr,
             )
@@ -305,7 +309,7 @@ def _write_manifests(
 
 
 def _dialogue(dialogue: Dialogue, kept: dict[str, Row], speaking: Collection[str]) -> Dialogue | None:
-    """The dialogue with the texts and recordings of its turns; None: it was dropped."""
+    """The dialogue with the texts and recordings of its kept turns; None: it was dropped."""
     turns = []
     for index, turn in enumerate(dialogue.turns):
         if turn.role == "system":
@@ -322,7 +326,7 @@ def _dialogue(dialogue: Dialogue, kept: dict[str, Row], speaking: Collection[str
 
 
 def _write_dropped(state: _State, output: Path) -> str:
-    """Details name folders of this machine, so they are written but not part of the hash."""
+    """Write the dropped clips; details name folders of this machine, so they are not part of the hash."""
     rows = sorted(state.dropped, key=lambda item: item.id)
     content = [json.dumps(to_dict(item), ensure_ascii=False) + "\n" for item in rows]
     write_text(output / "dropped.jsonl", "".join(content))
@@ -335,9 +339,9 @@ class PrepareDataRecipe:
     """Recipe of stage "prepare_data".
 
     Attributes:
-        chunk_clips: clips a worker takes at a time (and what is lost when one dies).
-        workers: processes, or actors on a Ray cluster.
-        gpus_per_worker: of an actor, for encoders (Ray only).
+        chunk_clips: clips that a worker processes at a time (and repeats when one dies).
+        workers: processes, or actors of a Ray cluster.
+        gpus_per_worker: GPUs of an actor, for encoders (Ray only).
     """
 
     stage: str
@@ -366,6 +370,6 @@ class PrepareDataRecipe:
         if self.unit_language is not None and self.units is None:
             raise ValueError("unit_language: expected units to learn from, found none; add units.extractor")
 
-    def run(self, judge: Callable[[], Any] | None = None) -> dict[str, float]:
-        """Prepare everything. ``judge`` makes the recogniser (the command line gives it, it lives a floor higher)."""
+    def run(self, judge: MakeJudge | None = None) -> dict[str, float]:
+        """Prepare everything; ``judge`` makes the recogniser, which the command line passes."""
         return prepare(self, judge)

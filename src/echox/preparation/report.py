@@ -1,16 +1,15 @@
-"""What was kept and what was dropped, in hours and by reason: JSON, Markdown, and a picture of the distributions."""
+"""The report of kept and dropped clips, in hours and by reason: JSON, Markdown, and a plot of the distributions."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from echox.files import write_text
+from echox.files import JsonObject, write_text
 from echox.preparation.clips import Dropped
 
 _MEASURES = (
@@ -22,14 +21,12 @@ _MEASURES = (
 _BINS = 12
 
 
-def make_report(
-    kept: Sequence[dict[str, Any]], dropped: Sequence[Dropped], extra: dict[str, Any], output: Path
-) -> dict[str, Any]:
+def make_report(kept: Sequence[JsonObject], dropped: Sequence[Dropped], extra: JsonObject, output: Path) -> JsonObject:
     """Write ``report.json``, ``report.md`` and, where matplotlib is installed, ``report.png``; return the figures."""
     reasons: Counter[str] = Counter(item.reason for item in dropped)
-    hours: Counter[str] = Counter()
+    hours: dict[str, float] = defaultdict(float)
     for item in dropped:
-        hours[item.reason] += item.duration_s / 3600  # type: ignore[assignment]
+        hours[item.reason] += item.duration_s / 3600
     figures = {
         "kept_clips": len(kept),
         "kept_hours": round(sum(clip["duration_s"] for clip in kept) / 3600, 4),
@@ -66,7 +63,7 @@ def _bars(values: Sequence[float]) -> list[str]:
 def _draw(values: dict[str, Sequence[float]], path: Path) -> bool:
     try:
         import matplotlib
-    except ImportError:  # a picture is an extra ("eval"); the bars in the Markdown say the same
+    except ImportError:  # the plot needs the extra "eval"; the Markdown has the same as bars
         return False
     if not values:
         return False

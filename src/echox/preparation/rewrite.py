@@ -1,4 +1,4 @@
-"""Written text as people say it, by a language model behind an OpenAI-compatible server (`/chat/completions`)."""
+"""Rewrites text as people would speak it, with a language model of an OpenAI-compatible server."""
 
 from __future__ import annotations
 

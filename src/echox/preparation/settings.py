@@ -12,14 +12,14 @@ from typing import Literal
 
 @dataclass
 class Input:
-    """One source; exactly one of the first three.
+    """One source of clips: exactly one of the first three is set.
 
     Attributes:
         utterances: manifest of recordings.
         dialogues: manifest of dialogues; turns without audio are spoken.
-        shards: folder of lhotse Shar shards; cut ones give what is whole.
-        prefix: put before ids, where two sources use the same.
-        role: of utterances and shards, whose recordings they are: the users', or ("assistant") the reply voice's.
+        shards: folder of lhotse Shar shards; of truncated ones the undamaged clips are read.
+        prefix: put before ids, if two sources use the same.
+        role: of utterances and shards: recordings of users, or of the reply voice ("assistant").
     """
 
     utterances: str | None = None
@@ -37,7 +37,7 @@ class Input:
 @dataclass
 class TextSettings:
     """normalize: numbers and signs as words (English only). rewriter: base URL of an OpenAI-compatible server that
-    rewrites texts as people would say them, before they are spoken; model: its model. Recordings keep their words.
+    rewrites texts as people would say them, before they are spoken; model: its model. Texts of recordings stay.
     """
 
     normalize: Literal["english", "none"] = "english"
@@ -63,13 +63,13 @@ class Voices:
 
 @dataclass
 class Filter:
-    """What is kept.
+    """Limits of the clips that are kept.
 
     Attributes:
-        max_silence_ratio: part of 20 ms blocks quieter than `silence_dbfs`.
-        max_wer: recognised words against the text; None: nothing is recognised.
+        max_silence_ratio: share of 20 ms blocks quieter than `silence_dbfs`.
+        max_wer: word error rate of recognised words against the text; None: nothing is recognised.
         judge: folder, URL#model or hub id of the recogniser; None: the embedded one (nano's words only).
-        lexicon: of a judge that needs one.
+        lexicon: for a judge that needs one.
     """
 
     min_duration_s: float = 0.3
@@ -87,7 +87,7 @@ class Filter:
 class Duplicates:
     """Same words (exact), or nearly (Jaccard of character n-grams at least `near_threshold`; above 1: off).
 
-    `per_speaker`: another voice saying the same is no duplicate.
+    `per_speaker`: the same text by another voice is no duplicate.
     """
 
     near_threshold: float = 0.9
@@ -98,7 +98,7 @@ class Duplicates:
 
 @dataclass
 class Units:
-    """extractor: folder of a `UnitExtractor`; encoder: where it has none of its own.
+    """extractor: folder of a `UnitExtractor`; encoder: if the folder has none.
 
     missing_word_ends: clips whose words have no end times are dropped, or their words share the time by letters
     ("estimate": enough for a unit language, too coarse to train streaming on).

@@ -1,4 +1,4 @@
-"""Shards of clips with their units, written by workers; and what it means that two outputs are the same.
+"""Writes shards of clips with their units in workers; and hashes of content, to compare two outputs.
 
 Layout: ``shards/<split>/cuts.000000.jsonl.gz`` and ``recording.000000.tar`` (FLAC), as lhotse reads them with
 ``CutSet.from_shar(in_dir=...)``. Units and unit words are custom fields of each cut's supervision.
@@ -14,19 +14,19 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from echox.data.corpora.base import safe_name
 from echox.data.manifest import Utterance, to_cuts
+from echox.files import JsonObject
 from echox.preparation.settings import Shards
 
-Row = dict[str, Any]
+Row = JsonObject
 _FIELDS = ("units", "durations_frames", "word_of_unit")
 
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """Where shards go, how they are made, and the unit language that is applied (folder, or None)."""
+    """Folder of the output, settings of the shards, and folder of the unit language to apply (or None)."""
 
     output: Path
     shards: Shards
@@ -82,7 +82,7 @@ class WriteShard:
 
 
 def utterance_of(clip: Row) -> Utterance:
-    """A kept clip as a manifest holds it."""
+    """The manifest entry of a kept clip."""
     ends = clip["word_ends_s"]
     return Utterance(
         clip["id"],
@@ -97,7 +97,7 @@ def utterance_of(clip: Row) -> Utterance:
 
 
 def shards_hold(output: Path, results: Sequence[Row]) -> bool:
-    """Whether the files that journaled results name are still there, whole and unchanged."""
+    """Whether the files that journaled results name exist unchanged."""
     for result in results:
         for name, digest in result["files"].items():
             path = output / name
@@ -107,12 +107,12 @@ def shards_hold(output: Path, results: Sequence[Row]) -> bool:
 
 
 def content_hash(path: Path, default: str | None = None) -> str:
-    """SHA-256 of what a file says: of a gzip file the unpacked bytes, of a tar its members' names and bytes, in order.
+    """SHA-256 of a file's content: of a gzip file the unpacked bytes, of a tar the names and bytes of its members.
 
-    Compressed files and tars also hold times and names of their making, which are not content.
+    Compressed files and tars also hold times and names of their creation, which are not content.
 
     Raises:
-        OSError, EOFError, tarfile.TarError: the file is damaged, and there is no ``default`` to return.
+        OSError, EOFError, tarfile.TarError: the file is damaged, and no ``default`` is given.
     """
     digest = hashlib.sha256()
     try:
@@ -135,5 +135,5 @@ def content_hash(path: Path, default: str | None = None) -> str:
 
 
 def output_hash(files: dict[str, str]) -> str:
-    """One hash of a whole output: of all files' names and content hashes, sorted."""
+    """One hash of a whole output: of the names and content hashes of all files, sorted."""
     return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()

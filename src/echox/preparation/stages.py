@@ -1,7 +1,8 @@
-"""What is done to clips, a chunk at a time. Each class is made once per process and loads its models there.
+"""The stages of the pipeline that process clips, a chunk at a time: check, and extract units.
 
-A chunk goes in as rows (JSON objects) and comes out as rows of the same ids; a clip that is not kept has "dropped" (the
-reason) and "detail". The rows depend on the chunk only, never on the worker: every way of executing gives the same.
+Each class is made once per process and loads its models there. A chunk is a list of rows (JSON objects); the results
+are rows with the same ids. A clip that is not kept has "dropped" (the reason) and "detail". Results depend on the chunk
+only, never on the worker: every way of execution gives the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,18 +21,31 @@ from echox.data.corpora.base import safe_name
 from echox.data.scoring import edit_counts, normalize_words
 from echox.data.synthesis import Voice, create_synthesizer
 from echox.data.text import normalize_for_speech
+from echox.files import JsonObject
 from echox.preparation.rewrite import Rewriter
 from echox.preparation.settings import Filter, TextSettings, Units, Voices
 
 SAMPLING_RATE = 16_000
 _BLOCK_S = 0.02
 
-Row = dict[str, Any]
+Row = JsonObject
+
+
+class Recogniser(Protocol):
+    """A judge, as far as clips are checked with it."""
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
+        """The words of each waveform (S,)."""
+        ...
+
+    def as_heard(self, text: str) -> str:
+        """A text in the form of the transcripts."""
+        ...
 
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """What :class:`CheckClips` needs of the recipe; ``output``: folder for spoken audio."""
+    """The settings of :class:`CheckClips`; ``output``: folder for spoken audio."""
 
     output: Path
     text: TextSettings
@@ -40,22 +54,22 @@ class CheckSettings:
 
 
 class CheckClips:
-    """Text for speech, speech for text, then length, rate, silence and recognised words.
+    """Normalises text, speaks text without audio, then checks length, rate, silence and recognised words.
 
     Args:
         settings: see :class:`CheckSettings`.
-        judge: makes the recogniser (`transcribe`, `as_heard`, `sampling_rate`); None: nothing is recognised.
+        judge: makes the recogniser; None: nothing is recognised.
     """
 
-    def __init__(self, settings: CheckSettings, judge: Callable[[], Any] | None) -> None:
-        torch.set_num_threads(1)  # sums of floats in another order would be another result
+    def __init__(self, settings: CheckSettings, judge: Callable[[], Recogniser] | None) -> None:
+        torch.set_num_threads(1)  # another order of float sums would change results
         self.settings = settings
         text = settings.text
         self.rewrite = Rewriter(text.rewriter, text.model) if text.rewriter else None
         self.judge = judge() if judge is not None and settings.filter.max_wer is not None else None
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
-        """One result per clip: text, audio, measures, or why it is dropped."""
+        """One result per clip: text, audio and measures, or the reason why it is dropped."""
         results, waveforms = [], []
         for row in rows:
             try:
@@ -66,7 +80,7 @@ class CheckClips:
             results.append(result)
             waveforms.append(waveform)
         if self.judge is not None:
-            self._recognise(results, waveforms)
+            self._recognise(self.judge, results, waveforms)
         return results
 
     def _one(self, row: Row) -> tuple[Row, np.ndarray]:
@@ -89,7 +103,7 @@ class CheckClips:
                 raise _NotKept("unreadable audio", str(error), row["duration_s"] or 0.0) from error
             self._check_whole(row, waveform)
         if ends is not None and len(ends) != len(text.split()):
-            ends = None  # the words are others now
+            ends = None  # the text has other words now
         duration_s = len(waveform) / SAMPLING_RATE
         measures = {
             "duration_s": round(duration_s, 4),
@@ -112,13 +126,13 @@ class CheckClips:
         return kept, waveform
 
     def _check_whole(self, row: Row, waveform: np.ndarray) -> None:
-        """A file that was cut still decodes, but not to the length its manifest tells."""
-        found_s, told_s = len(waveform) / SAMPLING_RATE, row["duration_s"]
-        if told_s is not None and found_s < told_s - max(0.05, 0.02 * told_s):
-            detail = f"{row['audio']}: expected {told_s:g} s, found {found_s:g} s: it was cut"
-            raise _NotKept("unreadable audio", detail, told_s)
+        """A truncated file still decodes, but not to the duration in its manifest."""
+        found_s, stated_s = len(waveform) / SAMPLING_RATE, row["duration_s"]
+        if stated_s is not None and found_s < stated_s - max(0.05, 0.02 * stated_s):
+            detail = f"{row['audio']}: expected {stated_s:g} s, found {found_s:g} s: it was cut"
+            raise _NotKept("unreadable audio", detail, stated_s)
 
-    def _speak(self, name: str, text: str, role: str) -> tuple[str, np.ndarray, Any, str]:
+    def _speak(self, name: str, text: str, role: str) -> tuple[str, np.ndarray, tuple[float, ...] | None, str]:
         voices, digest = self.settings.voices, hashlib.sha256(name.encode()).hexdigest()
         chosen = voices.assistant if role == "assistant" else voices.user[int(digest, 16) % len(voices.user)]
         assert chosen is not None, "texts of a role without a voice are no clips"
@@ -143,20 +157,20 @@ class CheckClips:
                 reason = too_low if measures[name] < low else too_high
                 raise _NotKept(reason, f"{name} {measures[name]:g}, kept {low:g} to {high:g}", measures["duration_s"])
 
-    def _recognise(self, results: list[Row], waveforms: Sequence[np.ndarray | None]) -> None:
-        heard = iter(self.judge.transcribe([wave for wave in waveforms if wave is not None], SAMPLING_RATE))  # type: ignore[union-attr]
+    def _recognise(self, judge: Recogniser, results: list[Row], waveforms: Sequence[np.ndarray | None]) -> None:
+        heard = iter(judge.transcribe([wave for wave in waveforms if wave is not None], SAMPLING_RATE))
         for result, waveform in zip(results, waveforms, strict=True):
             if waveform is None:
                 continue
             words = next(heard)
-            reference = normalize_words(self.judge.as_heard(result["text"]))  # type: ignore[union-attr]
+            reference = normalize_words(judge.as_heard(result["text"]))
             result["wer"] = round(edit_counts(reference, normalize_words(words)).rate, 4)
             if result["wer"] > float(self.settings.filter.max_wer or 0.0):
                 result |= {"dropped": "wrong text", "detail": f"heard {words!r}, text {result['text']!r}"}
 
 
 class ExtractUnits:
-    """Reduced units of clips, and the word each belongs to."""
+    """Extracts reduced units of clips, and the word of each unit."""
 
     def __init__(self, settings: Units) -> None:
         torch.set_num_threads(1)
@@ -169,9 +183,7 @@ class ExtractUnits:
         """``units``, ``durations_frames``, ``word_of_unit``."""
         from echox.units.extract import deduplicate, words_of_units
 
-        frames = self.extractor.extract_batch(
-            [load_audio(row["audio"], self.extractor.sampling_rate) for row in rows]  # type: ignore[misc]
-        )
+        frames = self.extractor.extract_batch([load_audio(row["audio"], self.extractor.sampling_rate) for row in rows])
         results = []
         for row, found in zip(rows, frames, strict=True):
             ends = row["word_ends_s"]
@@ -186,7 +198,7 @@ class ExtractUnits:
 
 
 def silence_ratio(waveform: np.ndarray, threshold_dbfs: float) -> float:
-    """Part of 20 ms blocks whose level is below the threshold."""
+    """Share of 20 ms blocks whose level is below the threshold."""
     size = int(_BLOCK_S * SAMPLING_RATE)
     blocks = waveform[: len(waveform) // size * size].reshape(-1, size)
     if not len(blocks):
@@ -195,10 +207,10 @@ def silence_ratio(waveform: np.ndarray, threshold_dbfs: float) -> float:
 
 
 def estimated_word_ends_s(text: str, duration_s: float) -> list[float]:
-    """Word ends when nothing is known: time shared by letters."""
+    """Estimated word ends: the duration shared by the letters."""
     lengths = np.cumsum([len(word) + 1 for word in text.split()])
     return [float(end) for end in lengths / lengths[-1] * duration_s]
 
 
 class _NotKept(Exception):
-    """(reason, detail, seconds): this clip goes no further."""
+    """(reason, detail, seconds): this clip is dropped."""

@@ -1,1 +1,1 @@
-"""Speech to discrete units (`extract`) and units to unit words (`language`)."""
+"""Speech to discrete units (`extract`), and learning a unit language from them (`language`)."""

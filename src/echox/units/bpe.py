@@ -1,4 +1,4 @@
-"""Byte-pair encoding of units, to compare the unit language with: words by greedy merges of the most frequent pair.
+"""Byte-pair encoding of units, as a baseline for the unit language: words by greedy merges of the most frequent pair.
 
 Source: arXiv 1508.07909 (BPE); as words of units, arXiv 2505.15333 compares with it.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 
-_FIRST_CHARACTER = 0x4E00  # units as characters that no normaliser or splitter of text touches
+_FIRST_CHARACTER = 0x4E00  # units as characters that text normalisers and splitters do not change
 
 
 def learn_bpe_language(

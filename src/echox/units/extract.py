@@ -1,8 +1,7 @@
-"""Speech to discrete units: a layer of a speech encoder, k-means, and an assignment that does not flicker.
+"""Speech to discrete units: states of a speech encoder's layer, k-means, and an assignment with few changes of unit.
 
-The nearest centroid of each frame on its own jumps back and forth between neighbouring clusters. `assign_units` charges
-each change of unit, and finds the cheapest path exactly (Viterbi): fewer, longer units at nearly no loss of phone
-purity.
+The nearest centroid of each frame alternates between neighbouring clusters. `assign_units` adds a cost for each change
+of unit, and finds the cheapest path exactly (Viterbi): fewer, longer units at nearly no loss of phone purity.
 
 Source: EchoX (arXiv 2509.09174, section 3.2: k-means of mHuBERT layer 11, repeats removed); the penalty as in
 duration-penalised dynamic programming (Kamper and van Niekerk 2021, arXiv 2012.07551).
@@ -26,10 +25,10 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperCon
 from echox.data.features import log_mel, pad_features
 from echox.models.conversion.kmeans import read_centroids
 from echox.models.echox.modeling_speech_encoder import SpeechEncoder
+from echox.units.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 
 if TYPE_CHECKING:
     from echox.units.waveform_encoder import WaveformEncoder
-from echox.units.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 
 EXTRACTOR_FILE = "unit_extractor.json"
 CENTROIDS_FILE = "centroids.safetensors"
@@ -61,8 +60,8 @@ def words_of_units(
 ) -> list[int]:
     """Gives each reduced unit the word that holds its middle; speech before the first end is word 0's.
 
-    A word so short that no unit's middle falls into it takes the unit that costs least (the path over all units that
-    moves their middles least), as long as there are as many units as words.
+    A word so short that it holds no unit's middle gets the unit that costs least (by the path over all units that moves
+    their middles least), if there are at least as many units as words.
 
     Args:
         durations_frames: Frames of each reduced unit.
@@ -125,7 +124,7 @@ def assign_units(distances: Tensor, lengths: Sequence[int] | Tensor, switch_pena
     inside = torch.arange(frames, device=distances.device) < lengths[:, None]
     if switch_penalty == 0:
         return distances.argmin(-1).masked_fill(~inside, -1)
-    # Past the end all costs are 0: staying is free and changing never pays, so the path before the end is not touched.
+    # After the end all costs are 0: staying is free and a change is not, so the path before the end is not changed.
     cost = distances.float().masked_fill(~inside[..., None], 0.0)
     best = cost[:, 0]
     arrived_from = torch.zeros(batch, frames, dtype=torch.int64, device=cost.device)
@@ -193,12 +192,12 @@ def kmeans(
         distances, units = squared_distances(batch, centroids).min(-1)
         counts = torch.bincount(units, minlength=num_clusters).float()
         means = torch.zeros_like(centroids).index_add_(0, units, batch) / counts.clamp_min(1)[:, None]
-        # A decaying memory: late batches, with better centroids, weigh more than a plain running count would let them.
+        # Counts decay: late batches, with better centroids, weigh more than in a plain running mean.
         seen = 0.9 * seen + counts
         rate = torch.where(seen > 0, counts / seen.clamp_min(1e-6), 0)[:, None]
         centroids = centroids + rate * (means - centroids)
         dead = torch.nonzero(seen < 1e-2 * seen.mean())[:, 0]
-        if len(dead) and step < steps // 2:  # a cluster nobody uses starts again where the fit is worst
+        if len(dead) and step < steps // 2:  # an unused cluster starts again where the fit is worst
             centroids[dead] = batch[distances.topk(len(dead)).indices]
             seen[dead] = 0
     return centroids
@@ -267,7 +266,7 @@ class UnitExtractor(nn.Module):
 
     @torch.inference_mode()
     def extract_batch(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Waveforms, float32 (S,) each at `sampling_rate`, to units, int64 (F,) each. Each item as if it were alone."""
+        """Waveforms, float32 (S,) each at `sampling_rate`, to units, int64 (F,) each. Each item as if alone."""
         features, mask = self.features(waveforms)
         return self.units_of_features(features, mask)
 
@@ -300,7 +299,7 @@ class UnitExtractor(nn.Module):
         return inputs["input_values"][0].to(self.centroids.device)
 
     def _log_mel(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        # One by one, each at its own length: a padded signal's last frames would see the padding.
+        # One by one, each at its own length: the last frames of a padded signal would depend on the padding.
         mels = int(self.encoder.config.num_mel_bins)
         rows = [log_mel(waveform, self.sampling_rate, mels).T for waveform in waveforms]
         features, mask = pad_features(rows)
@@ -359,7 +358,7 @@ class UnitExtractor(nn.Module):
         Args:
             encoder: Folder or repository id of the encoder with its feature extractor.
             centroids: File that `read_centroids` reads: `.npy`, safetensors, or scikit-learn's k-means.
-            layer: Whose states were clustered.
+            layer: The layer whose states were clustered.
             **settings: ``switch_penalty``, ``smoothing_frames``, ``frame_rate_hz``.
 
         Raises:
@@ -385,7 +384,7 @@ def load_encoder(source: str) -> tuple[SpeechEncoder | WaveformEncoder, Any]:
             f"{source}: expected an encoder with its feature extractor (config.json, preprocessor_config.json, "
             f"weights), found: {' '.join(str(error).split())[:300]}"
         ) from error
-    if missing := sorted(found["missing_keys"] - {"masked_spec_embed"}):  # that one is for training only
+    if missing := sorted(found["missing_keys"] - {"masked_spec_embed"}):  # used in training only
         raise ValueError(f"{source}: expected all weights, found none for {missing[0]} and {len(missing) - 1} more")
     return encoder, feature_extractor
 

@@ -1,4 +1,4 @@
-"""Which phone is said in each frame: the labels that the unit encoder learns from and that units are judged by."""
+"""The phone of each frame: labels to train the unit encoder with, and to measure units against."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _DURATION_TOLERANCE_S = 0.1
 
 
 def flite_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int | None = None) -> list[PhoneTimes]:
-    """Asks flite once more when each phone ends: the same text and voice give the same speech.
+    """Gets the end of each phone by speaking the texts again with flite: the same text and voice give the same speech.
 
     Args:
         utterances: Spoken by flite ("flite/slt" and so on) at the voice's own tempo.
-        cache: JSONL of what was asked before; continued after an interruption.
+        cache: JSONL of the phones so far; continued after an interruption.
         workers: flite processes at a time; default: one per CPU.
 
     Raises:
-        ValueError: If the speaker is not flite's, or flite now says the text in another time than the recording has.
+        ValueError: If the speaker is not flite's, or flite now speaks the text in another time than the recording has.
     """
     known: dict[tuple[str, str], PhoneTimes] = {
         (row["speaker"], row["text"]): tuple((name, end_s) for name, end_s in row["phones"])
@@ -59,7 +59,7 @@ def flite_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int
         end_s = phones[-1][1] if phones else 0.0
         if abs(end_s - item.duration_s) > _DURATION_TOLERANCE_S:
             raise ValueError(
-                f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s when said again; was "
+                f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s when spoken again; was "
                 "it spoken at another tempo? set data.phone_times: ctc"
             )
     return times

@@ -1,4 +1,4 @@
-"""How much units tell about phones, and how many there are: measured before anything is trained on them.
+"""Quality of units: their rate, and how well they predict phones; measured before anything is trained on them.
 
 Source: phone purity and phone-normalised mutual information as in HuBERT, arXiv 2106.07447 section IV-E.
 """

@@ -1,8 +1,8 @@
-"""Encoders that hear the waveform itself (HuBERT, mHuBERT, wav2vec 2.0, WavLM): a layer's states, batched.
+"""Layer states of encoders that read waveforms (HuBERT, mHuBERT, wav2vec 2.0, WavLM), in batches.
 
-Padding must not change a state. The convolutions in front see it (HuBERT base normalises over the whole time axis), so
-each waveform goes through them alone; their output, 320 times shorter, is what is batched, with a mask, for the layers
-that cost.
+Padding must not change a state. It would change the output of the first convolutions (HuBERT base normalises over the
+whole time axis), so each waveform goes through them alone. Their output, 320 times shorter, is batched, with a mask,
+for the other layers, which cost most.
 
 Source: HuBERT (https://arxiv.org/abs/2106.07447); mHuBERT's layer 11 as units in EchoX
 (https://arxiv.org/abs/2509.09174, section 3.2).
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_waveform_encoder(encoder: WaveformEncoder) -> None:
-    """Whether `waveform_states` can run it.
+    """Check that `waveform_states` can run an encoder.
 
     Raises:
         ValueError: an encoder of another kind.
@@ -38,7 +38,7 @@ def check_waveform_encoder(encoder: WaveformEncoder) -> None:
 
 
 def encoder_frame_rate_hz(encoder: WaveformEncoder, sampling_rate: int) -> float:
-    """Frames per second that the convolutions leave: 50 for the whole family at 16 kHz."""
+    """Frames per second after the convolutions: 50 for the whole family at 16 kHz."""
     return sampling_rate / math.prod(encoder.config.conv_stride)
 
 
@@ -48,10 +48,10 @@ def waveform_states(encoder: WaveformEncoder, waveforms: Sequence[Tensor], layer
     Args:
         encoder: see `check_waveform_encoder`; in eval mode.
         waveforms: (S,) each, normalised as its feature extractor does.
-        layer: 0 is what the first layer receives, n what the n-th gives.
+        layer: 0 is the input of the first layer, n the output of the n-th.
 
     Returns:
-        (B, F, D) float32 and mask (B, F) bool; frames past an item's length hold no meaning.
+        (B, F, D) float32 and mask (B, F) bool; frames after an item's end are undefined.
 
     Raises:
         ValueError: a waveform too short for one frame.
@@ -66,7 +66,7 @@ def waveform_states(encoder: WaveformEncoder, waveforms: Sequence[Tensor], layer
     hidden = projected[0] if isinstance(projected, tuple) else projected  # wav2vec 2.0 returns its input as well
     mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
     layers = encoder.encoder.layers
-    seen: list[Any] = []
+    seen: list[Tensor | tuple[Tensor, ...]] = []
     hook = (
         layers[layer - 1].register_forward_hook(lambda _, arguments, output: seen.append(output))
         if layer > 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, require
+from echox.data.corpora.base import Corpus, CorpusItem, Provenance, Row, require
 from echox.data.corpora.conversations import turns
 from echox.data.corpora.layouts import json_array, unpack
 
@@ -37,16 +37,16 @@ class AudioQA(Corpus):
                 for row in json_array(path, folder):
                     yield Row(row.place, row.value, _root_of(row, roots))
 
-    def parse(self, row: Row) -> Found:
+    def parse(self, row: Row) -> CorpusItem:
         """One conversation; the file it comes from is the split."""
         conversation = row.value if isinstance(row.value, list) else require(row, "conversations", list)
         file, _, number = row.place.rpartition(":")
         speakers = {"user": "audioqa/user", "assistant": "audioqa/assistant"}
-        return Found(f"{Path(file).stem}-{number}", turns(conversation, row.folder, speakers), Path(file).stem)
+        return CorpusItem(f"{Path(file).stem}-{number}", turns(conversation, row.folder, speakers), Path(file).stem)
 
 
 def _root_of(row: Row, roots: list[Path]) -> Path:
-    """The folder under which the item's first recording lies: an archive's own, or the corpus'."""
+    """The folder that holds the first recording of the item: that of an archive, or of the corpus."""
     conversation = row.value.get("conversations") if isinstance(row.value, dict) else row.value
     first = conversation[0] if isinstance(conversation, list) and conversation else None
     name = first.get("wavpath") if isinstance(first, dict) else None

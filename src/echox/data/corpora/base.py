@@ -1,9 +1,9 @@
-"""What every corpus shares: find the items, fix and check them, write manifests; resumable, with provenance.
+"""The base of all corpora: read items, fix and check them, write manifests; resumable, with provenance.
 
-A corpus says where it comes from and what its files look like; the rest is here:
+A corpus declares its source and the layout of its files; the rest is here:
 
     corpus = open_corpus("librispeech")          # echox.data.corpora.catalog
-    corpus.download(folder)                      # where you may; resumes
+    corpus.download(folder)                      # if the licence allows it; resumes
     prepared = corpus.prepare(folder, output)    # utterances.jsonl, dialogues.jsonl, provenance.json
     corpus.validate(output)
 
@@ -35,7 +35,7 @@ from echox.data.manifest import (
     write_dialogues,
     write_utterances,
 )
-from echox.files import journal_entries, write_text
+from echox.files import JsonObject, journal_entries, write_text
 
 SAMPLING_RATE = 16_000
 MAX_HELD_OUT = 500
@@ -43,15 +43,15 @@ MAX_HELD_OUT = 500
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a corpus comes from and what may be done with it.
+    """Source and licence of a corpus.
 
     Attributes:
-        title: Name as its makers write it.
-        homepage: Where it is described.
-        licence: As stated there; "not stated" where it is not.
-        hub_id: Dataset repository on the Hugging Face hub, where there is one.
+        title: Name as its authors write it.
+        homepage: Page that describes it.
+        licence: As stated there, or "not stated".
+        hub_id: Dataset repository on the Hugging Face hub, if there is one.
         patterns: Files of that repository that are needed; empty: all.
-        urls: Archives to fetch from elsewhere.
+        urls: Archives on other servers.
         languages: ISO 639-1 codes.
         speech: "read" by people, "spoken" freely, or "synthetic".
     """
@@ -68,12 +68,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Row:
-    """One item as it lies in the corpus' files.
+    """One item as it is stored in the files of the corpus.
 
     Attributes:
-        place: Where: file (relative to the corpus' folder) and line or number, "dev/transcripts.txt:3".
-        value: Its content; a ValueError where not even that could be read.
-        folder: What audio paths in it are relative to.
+        place: File (relative to the folder of the corpus) and line or number, "dev/transcripts.txt:3".
+        value: Its content; a ValueError if it could not be read.
+        folder: Audio paths in it are relative to this folder.
     """
 
     place: str
@@ -82,15 +82,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Said:
-    """One thing said: text, audio or both.
+class CorpusTurn:
+    """An utterance, or one turn of a dialogue: text, audio or both.
 
     Attributes:
         text: Transcript or text to speak.
         audio: A file, or an audio file's bytes.
         role: "user" or "assistant" in a dialogue.
         speaker: Name of the voice.
-        units: Reduced units, where the corpus has them instead of audio.
+        units: Reduced units, if the corpus has them instead of audio.
     """
 
     text: str | None
@@ -101,17 +101,17 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Found:
-    """One item, understood: an utterance (one `Said`) or a dialogue (several)."""
+class CorpusItem:
+    """One parsed item: an utterance (one turn) or a dialogue (several)."""
 
     id: str
-    said: tuple[Said, ...]
+    turns: tuple[CorpusTurn, ...]
     split: str = "train"
 
 
 @dataclass
 class Prepared:
-    """What `Corpus.prepare` made: counts, hours of audio, and what was left out.
+    """The result of `Corpus.prepare`: counts, hours of audio, and damaged items.
 
     Attributes:
         held_out: Items of other splits than "train".
@@ -125,25 +125,25 @@ class Prepared:
 
 
 class Corpus(ABC):
-    """A corpus in its own layout. Subclasses say `rows` and `parse`, and may `fix` a text."""
+    """A corpus in its own layout. Subclasses define `rows` and `parse`, and may define `fix`."""
 
     name: str
     provenance: Provenance
 
     @abstractmethod
     def rows(self, folder: Path) -> Iterator[Row]:
-        """Items as they lie in ``folder``, in a fixed order."""
+        """Items of ``folder``, in a fixed order."""
 
     @abstractmethod
-    def parse(self, row: Row) -> Found:
-        """Understand one item. Raises ValueError (expected, found) for one that is damaged."""
+    def parse(self, row: Row) -> CorpusItem:
+        """Parse one item. Raises ValueError (expected, found) for a damaged one."""
 
     def fix(self, text: str) -> str:
-        """The text as it should be: single spaces."""
+        """The corrected text: single spaces."""
         return " ".join(text.split())
 
     def download(self, folder: str | Path) -> None:
-        """Fetch the corpus into ``folder``; goes on where it stopped. Archives are unpacked by `prepare`.
+        """Fetch the corpus into ``folder``; continues where it stopped. Archives are unpacked by `prepare`.
 
         Raises:
             ValueError: the corpus has no public source.
@@ -169,10 +169,10 @@ class Corpus(ABC):
 
         Args:
             folder: The corpus.
-            output: Folder of the manifests (and of audio that was inside other files).
+            output: Folder of the manifests (and of audio that is stored inside other files).
             keep_going: Leave damaged items out and list them, instead of refusing the corpus.
-            limit: Read only so many items.
-            hold_out: Part of the items that becomes split "heldout" where the corpus has no split but "train"
+            limit: Read at most this many items.
+            hold_out: Share of the items that becomes split "heldout" if the corpus has no split but "train"
                 (`hold_out_items`); 0: none.
 
         Raises:
@@ -186,7 +186,7 @@ class Corpus(ABC):
         output.mkdir(parents=True, exist_ok=True)
         journal = output / ".prepared.jsonl"
         done = {entry["place"]: entry for entry in journal_entries(journal)}
-        entries: list[dict[str, Any]] = []
+        entries: list[JsonObject] = []
         places: dict[str, str] = {}
         prepared = Prepared()
         with journal.open("a", encoding="utf-8") as log:
@@ -217,7 +217,7 @@ class Corpus(ABC):
         """Check that manifests and audio agree. Returns the number of recordings.
 
         Raises:
-            ValueError: a manifest is damaged, a recording is missing or not as long as it says.
+            ValueError: a manifest is damaged, or a recording is missing or has another duration.
         """
         path = Path(output) / "utterances.jsonl"
         items = read_utterances(path)
@@ -229,13 +229,13 @@ class Corpus(ABC):
             read_dialogues(Path(output) / "dialogues.jsonl")
         return len(items)
 
-    def _entry(self, row: Row, output: Path) -> dict[str, Any]:
+    def _entry(self, row: Row, output: Path) -> JsonObject:
         """One journal entry: the item with its audio measured and, where needed, stored."""
         if isinstance(row.value, ValueError):
             raise row.value
         found = self.parse(row)
         said = []
-        for index, part in enumerate(found.said):
+        for index, part in enumerate(found.turns):
             text = self.fix(part.text) if part.text else None
             audio, duration_s = None, None
             if part.audio is not None:
@@ -265,7 +265,7 @@ class Corpus(ABC):
         partial.replace(path)
         return path
 
-    def _write(self, entries: Sequence[dict[str, Any]], output: Path, prepared: Prepared) -> None:
+    def _write(self, entries: Sequence[JsonObject], output: Path, prepared: Prepared) -> None:
         utterances, dialogues, units = [], [], []
         for entry in entries:
             several = len(entry["said"]) > 1
@@ -299,11 +299,11 @@ class Corpus(ABC):
         write_text(output / "provenance.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def hold_out_items(entries: Sequence[dict[str, Any]], part: float) -> list[dict[str, Any]]:
-    """The entries, with about this part of them in split "heldout"; of fewer than 10 none.
+def hold_out_items(entries: Sequence[JsonObject], part: float) -> list[JsonObject]:
+    """The entries, with about this share of them in split "heldout"; of fewer than 10 none.
 
-    Which ones follows from the text that is said first, so that a question and its repetitions are on one side, and
-    stays the same when the corpus is read again. At most `MAX_HELD_OUT` entries, as evaluations read no more.
+    The choice depends on the first spoken text only: a question and its repetitions get the same split, and the split
+    does not change when the corpus is read again. At most `MAX_HELD_OUT` entries, as evaluations read no more.
     """
     by_text: dict[str, list[int]] = {}
     for index, entry in enumerate(entries):
@@ -319,19 +319,19 @@ def hold_out_items(entries: Sequence[dict[str, Any]], part: float) -> list[dict[
     return [{**entry, "split": "heldout"} if index in chosen else entry for index, entry in enumerate(entries)]
 
 
-def identifier(value: Any, default: str) -> str:
-    """The text of an id, name or split of a row; the default where it has none. 0 is an id like any other."""
+def identifier(value: object, default: str) -> str:
+    """An id, name or split of a row as text; the default if it has none. 0 is an id like any other."""
     return default if value is None or value == "" else str(value)
 
 
-def _names(entry: dict[str, Any]) -> list[str]:
-    """Ids of the entry's utterances: its own, or of several its own and a number."""
+def _names(entry: JsonObject) -> list[str]:
+    """Ids of the utterances of an entry: its own, with a number if there are several."""
     several = len(entry["said"]) > 1
     return [f"{entry['id']}.{index}" if several else entry["id"] for index in range(len(entry["said"]))]
 
 
-def _claim_names(entry: dict[str, Any], places: dict[str, str]) -> None:
-    """Note where the ids of an entry come from. Raises ValueError for one that another place has already."""
+def _claim_names(entry: JsonObject, places: dict[str, str]) -> None:
+    """Record the place of an entry's ids. Raises ValueError for an id that another place has already."""
     names = {entry["id"], *_names(entry)}
     taken = next((name for name in sorted(names) if name in places), None)
     if taken is not None:
@@ -340,7 +340,7 @@ def _claim_names(entry: dict[str, Any], places: dict[str, str]) -> None:
 
 
 def require(row: Row, key: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A field of a JSON row. Raises ValueError where it is missing, empty or of another kind."""
+    """A field of a JSON row. Raises ValueError if it is missing, empty or of another type."""
     value = row.value.get(key) if isinstance(row.value, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, (str, list)) and not value):
         names = "/".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
@@ -361,5 +361,5 @@ def safe_name(name: str) -> str:
 
 
 def _duration_s(path: Path) -> float:
-    """Seconds of audio, decoded to the end: a header says nothing of a file that was cut."""
+    """Seconds of audio, decoded to the end: the header of a truncated file is wrong."""
     return len(load_audio(existing(path), SAMPLING_RATE)) / SAMPLING_RATE

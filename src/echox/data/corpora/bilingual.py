@@ -5,11 +5,11 @@ language, the same question in another language, and a sentence to be translated
 user turn to written and spoken reply: speech-to-speech translation needs nothing else.
 
     text/dialogues.jsonl        every question and answer, for stage lm
-    speech/questions.jsonl      who says which question, for stage encoder
+    speech/questions.jsonl      spoken questions, for stage encoder
     speech/replies.jsonl        every answer in the one reply voice, for stage encoder
     speech/voice.jsonl          those and more sentences in that voice: align, units, vocoder
     speech/dialogues.jsonl      spoken dialogues, for stages s2t and echo
-    phones.json                 how words are said: by their letters
+    phones.json                 pronunciations: the letters of each word
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -28,22 +27,23 @@ from echox.config import recipe
 from echox.data.lexicon import write_letters
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
 from echox.data.synthesis import SpeechJob, SpokenJob, Voice, speak_all
+from echox.files import JsonObject
 
 
 @recipe("bilingual_corpus")
 @dataclass
 class BilingualCorpusRecipe:
-    """The recipe of this stage (it has `run`, not `build`).
+    """Recipe of the stage "bilingual_corpus".
 
     Attributes:
         facts: the table; see `read_facts`.
-        output_dir: a new corpus folder.
-        question_voices: by language, espeak-ng voices; the last of each only asks held-out questions.
-        reply_voice: the one voice that answers.
-        shuffled_sentences: in that voice, of the words of training answers in any order: a voice is learned from more
-            than it will say, so that words it knows can follow each other as they never did.
-        max_items: of each topic; 0 = all.
-        heldout_part: of the questions of each topic, drawn by their text.
+        output_dir: folder of the corpus.
+        question_voices: espeak-ng voices by language; the last one of each language asks held-out questions only.
+        reply_voice: the voice of all answers.
+        shuffled_sentences: number of further sentences in that voice, of the words of training answers in any order, so
+            that the voice also learns sequences of words that no answer has.
+        max_items: most questions of each topic; 0 = all.
+        heldout_part: share of held-out questions of each topic, chosen by their text.
     """
 
     stage: str
@@ -57,7 +57,7 @@ class BilingualCorpusRecipe:
     workers: int | None = None
 
     def run(self) -> dict[str, float]:
-        """Write the corpus; returns how many items and hours.
+        """Write the corpus; returns the numbers of items and hours.
 
         Raises:
             ValueError: a table that cannot be read, or a language without two voices.
@@ -84,10 +84,10 @@ def read_facts(path: str | Path, max_items: int, heldout_part: float) -> list[Qu
     joined with every row of ``with`` if there is one, fills ``{name}`` in every template.
 
     Raises:
-        ValueError: not such a table, or a template that names what its rows have not.
+        ValueError: not such a table, or a template with a name that its rows do not have.
     """
     try:
-        topics: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["topics"]
+        topics: JsonObject = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["topics"]
         found = [
             question for name, topic in topics.items() for question in _of_topic(name, topic, max_items, heldout_part)
         ]
@@ -96,7 +96,7 @@ def read_facts(path: str | Path, max_items: int, heldout_part: float) -> list[Qu
     return found
 
 
-def _of_topic(name: str, topic: dict[str, Any], max_items: int, heldout_part: float) -> Iterator[Question]:
+def _of_topic(name: str, topic: JsonObject, max_items: int, heldout_part: float) -> Iterator[Question]:
     questions = [
         (language, template.format(**row), topic["answer"].format(**row))
         for row in (one | other for one, other in itertools.product(topic["rows"], topic.get("with") or [{}]))
@@ -107,7 +107,7 @@ def _of_topic(name: str, topic: dict[str, Any], max_items: int, heldout_part: fl
         questions = [questions[place * len(questions) // max_items] for place in range(max_items)]
     for place, (language, text, answer) in enumerate(questions):
         digest = int(hashlib.sha256(text.encode()).hexdigest(), 16)
-        # At least one of every topic, however few there are.
+        # At least one of every topic.
         heldout = place == len(questions) - 1 or digest % 1000 < 1000 * heldout_part
         split = "heldout" if heldout else "train"
         yield Question(f"{name}-{place}", language, text, answer, f"{language}/{name}", split)
@@ -124,7 +124,7 @@ def write_corpus(settings: BilingualCorpusRecipe) -> dict[str, float]:
         for question, voice in zip(questions, asking, strict=True)
     ]
     answers = {question.answer: question for question in reversed(questions)}
-    for question in questions:  # an answer is trained on if any question of it is
+    for question in questions:  # an answer is in training if one of its questions is
         if question.split == "train":
             answers[question.answer] = question
     replying = Voice("espeak-ng", settings.reply_voice)
@@ -159,7 +159,7 @@ def write_corpus(settings: BilingualCorpusRecipe) -> dict[str, float]:
             for question, voice in zip(questions, asking, strict=True)
         ],
     )
-    said = [
+    replies = [
         Utterance(
             f"r-{question.id}",
             f"replies/r-{question.id}.wav",
@@ -174,15 +174,15 @@ def write_corpus(settings: BilingualCorpusRecipe) -> dict[str, float]:
         Utterance(job.id, f"replies/{job.id}.wav", job.text, replying.speaker, replied[job.id].duration_s, "train")
         for job in shuffled_jobs
     ]
-    write_utterances(speech / "replies.jsonl", said)
-    write_utterances(speech / "voice.jsonl", [*said, *more])
+    write_utterances(speech / "replies.jsonl", replies)
+    write_utterances(speech / "voice.jsonl", [*replies, *more])
     write_letters([text for question in questions for text in (question.text, question.answer)], folder / "phones.json")
     seconds = sum(job.duration_s for job in (*asked.values(), *replied.values()))
     return {"questions": float(len(questions)), "replies": float(len(answers)), "hours": seconds / 3600}
 
 
 def shuffle_words(texts: list[str], count: int, seed: int = 0) -> list[str]:
-    """So many sentences of 4 to 9 words of the texts in any order, each word as often as the others."""
+    """`count` sentences of 4 to 9 words of the texts in any order; all words occur equally often."""
     words = sorted({word.strip(".,?!;:\"'") for text in texts for word in text.split()} - {""})
     source, waiting, sentences = random.Random(seed), list[str](), list[str]()
     for _ in range(count):

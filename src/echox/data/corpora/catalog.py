@@ -1,4 +1,4 @@
-"""Corpora by name."""
+"""All corpora, by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CORPORA: dict[str, type[Corpus]] = {
 
 
 def open_corpus(name: str) -> Corpus:
-    """The corpus of that name. Raises ValueError for an unknown one."""
+    """The corpus with this name. Raises ValueError for an unknown one."""
     if name not in CORPORA:
         raise ValueError(f"corpus: expected one of {', '.join(CORPORA)}, found {name!r}")
     return CORPORA[name]()

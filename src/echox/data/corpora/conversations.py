@@ -1,4 +1,4 @@
-"""The ``conversations`` shape that several corpora share: a list of turns with who, what and which audio file.
+"""The format ``conversations`` of several corpora: a list of turns with role, text and audio file.
 
 ``{"from"|"role": ..., "value"|"content"|"text": ..., "audio"|"wavpath"|"speech": ...}``; audio is a path, or absent.
 """
@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from echox.data.corpora.base import Said, existing
+from echox.data.corpora.base import CorpusTurn, existing
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
-def turns(value: Any, folder: Path, speakers: dict[str, str]) -> tuple[Said, ...]:
+def turns(value: object, folder: Path, speakers: dict[str, str]) -> tuple[CorpusTurn, ...]:
     """The turns of a conversation.
 
     Args:
         value: The list.
-        folder: What its audio paths are relative to.
+        folder: Audio paths are relative to it.
         speakers: Role to name of the voice.
 
     Raises:
@@ -39,7 +38,7 @@ def turns(value: Any, folder: Path, speakers: dict[str, str]) -> tuple[Said, ...
             raise ValueError(f"conversations[{index}]: expected the turn's text, found {str(text)[:40]!r}")
         role = ROLES[who]
         path = None if audio is None else existing(folder / str(audio))
-        found.append(Said(text.replace("<|audio|>", " "), path, role, speakers.get(role, "unknown")))
+        found.append(CorpusTurn(text.replace("<|audio|>", " "), path, role, speakers.get(role, "unknown")))
     if found[-1].role != "assistant":
         raise ValueError(f"conversations: expected the last turn to be the assistant's, found the {found[-1].role}'s")
     return tuple(found)

@@ -1,7 +1,7 @@
 """EchoX-Dialogues and EchoX-Dialogues-Plus: tar.gz shards, each with ``data.json`` and the WAV files it names.
 
 ``data.json`` is a list of ``{"conversations": [{"from", "value", "audio", "wer"}, ...]}``. The subsets (ShareChatX,
-Magpie-Pro-Speech+, HH-RLHF-Speech) have this layout too and are told apart by their folder.
+Magpie-Pro-Speech+, HH-RLHF-Speech) have this layout too and are recognised by their folder.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, identifier, require
+from echox.data.corpora.base import Corpus, CorpusItem, Provenance, Row, identifier, require
 from echox.data.corpora.conversations import turns
 from echox.data.corpora.layouts import json_array, unpack
 
 MAX_RECORDED_WER = 0.25
-"""Turns of the corpus carry the error rate its makers measured; above this, what is said is not the text."""
+"""Turns of the corpus have the word error rate that its authors measured; above this, speech and text differ."""
 
 
 class EchoXDialogues(Corpus):
@@ -30,7 +30,7 @@ class EchoXDialogues(Corpus):
     )
 
     def rows(self, folder: Path) -> Iterator[Row]:
-        """Items of the shards' ``data.json``; a truncated shard is reported, and its whole items still come."""
+        """Items of the shards' ``data.json``; damage of a truncated shard is reported, its undamaged items are read."""
         for archive in sorted(folder.rglob("*.tar.gz")):
             place = str(archive.relative_to(folder))
             if self.subset.lower() not in place.lower():
@@ -44,8 +44,8 @@ class EchoXDialogues(Corpus):
             for row in json_array(target / "data.json", target):
                 yield Row(f"{place}:{row.place}", row.value, row.folder)
 
-    def parse(self, row: Row) -> Found:
-        """One conversation; ids are made from the place where the item has none."""
+    def parse(self, row: Row) -> CorpusItem:
+        """One conversation; an item without an id gets one from its place."""
         conversation = require(row, "conversations", list)
         for index, turn in enumerate(conversation):
             rate = turn.get("wer") if isinstance(turn, dict) else None
@@ -55,4 +55,4 @@ class EchoXDialogues(Corpus):
                 )
         name = identifier(row.value.get("id"), row.place.replace(".tar.gz:data.json:", "-").replace("/", "-"))
         speakers = {"user": f"{self.name}/user", "assistant": f"{self.name}/assistant"}
-        return Found(name, turns(conversation, row.folder, speakers))
+        return CorpusItem(name, turns(conversation, row.folder, speakers))

@@ -1,30 +1,38 @@
-"""Fetching what a corpus is made of, resumable: plain files over HTTP, and repositories of the Hugging Face hub."""
+"""Downloads files of corpora over HTTP and from the Hugging Face hub; interrupted downloads are continued."""
 
 from __future__ import annotations
 
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import IO
 from urllib.parse import urlsplit
 
 from echox.files import file_sha256
 
 _BLOCK_BYTES = 1 << 20
 _SCHEMES = ("https", "http")
-MAX_BYTES = 1 << 40  # 1 TiB: what no archive of a corpus exceeds, and an endless answer would
+MAX_BYTES = 1 << 40  # 1 TiB: no archive of a corpus is larger, an endless answer would be
 
 
 class _OnlyTheWeb(urllib.request.HTTPRedirectHandler):
     """Follows redirects to https and http, never from https back to http."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """The request that a redirect asks for.
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request that follows a redirect.
 
         Raises:
-            urllib.error.URLError: it leads elsewhere.
+            urllib.error.URLError: it leads to another scheme.
         """
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if after not in _SCHEMES or (before == "https" and after != "https"):
@@ -40,13 +48,13 @@ def fetch_url(
     num_bytes: int | None = None,
     sha256: str | None = None,
 ) -> Path:
-    """Fetch a file; what an interrupted call has left in ``<name>.part`` is continued, not fetched again.
+    """Download a file; an interrupted download in ``<name>.part`` is continued.
 
     Args:
         url: https or http.
-        path: where the file goes; one that is there is taken, if it is the one that was asked for.
-        timeout_s: for one answer of the network.
-        max_bytes: of the file; a longer one is refused while it comes.
+        path: of the file; an existing one is kept if it has the expected size and checksum.
+        timeout_s: longest wait for the network.
+        max_bytes: most bytes of the file; a longer one is refused during the download.
         num_bytes: its exact size, if it is known.
         sha256: its checksum in hexadecimal, if it is known.
 
@@ -66,17 +74,17 @@ def fetch_url(
     try:
         _check_file(url, part, num_bytes, sha256)
     except ValueError:
-        part.unlink()  # to continue it would never make it right
+        part.unlink()  # continuing it cannot make it right
         raise
     part.replace(path)
     return path
 
 
 def _receive(url: str, part: Path, timeout_s: float, max_bytes: int) -> None:
-    """Append what is missing to ``part``."""
+    """Append the missing bytes to ``part``."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    # Built by hand: the default opener also serves file:, ftp: and data: URLs.
+    # Not the default opener, which also opens file:, ftp: and data: URLs.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -89,7 +97,7 @@ def _receive(url: str, part: Path, timeout_s: float, max_bytes: int) -> None:
         opener.add_handler(handler)
     try:
         with opener.open(request, timeout=timeout_s) as response:
-            # 200: the server knows no ranges and begins anew; 206 from another place would make a file of two halves.
+            # 200: the server has no ranges and sends the whole file; 206 from another offset would mix two files.
             start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
             resumed = response.status == 206 and start == str(have)
             if response.status == 206 and not resumed:
@@ -102,13 +110,13 @@ def _receive(url: str, part: Path, timeout_s: float, max_bytes: int) -> None:
             raise ConnectionError(f"{url}: could not be fetched: {error}; call again") from error
         return
     except (urllib.error.URLError, TimeoutError, HTTPException) as error:
-        raise ConnectionError(f"{url}: could not be fetched: {error}; call again, it goes on") from error
+        raise ConnectionError(f"{url}: could not be fetched: {error}; call again to continue") from error
     if expected is not None and received != expected:
-        raise ConnectionError(f"{url}: expected {expected} bytes, received {received}; call again, it goes on")
+        raise ConnectionError(f"{url}: expected {expected} bytes, received {received}; call again to continue")
 
 
-def _write(url: str, response: Any, part: Path, resumed: bool, max_bytes: int) -> int:
-    """Write an answer; returns how many bytes it had."""
+def _write(url: str, response: HTTPResponse, part: Path, resumed: bool, max_bytes: int) -> int:
+    """Write an answer; returns its number of bytes."""
     received = 0
     with part.open("ab" if resumed else "wb") as out:
         while block := response.read(_BLOCK_BYTES):
@@ -133,7 +141,7 @@ def _check_file(url: str, path: Path, num_bytes: int | None, sha256: str | None)
 
 
 def fetch_hub(hub_id: str, folder: Path, patterns: Sequence[str] = ()) -> Path:
-    """Fetch a dataset repository of the hub (resumable by itself).
+    """Download a dataset repository of the hub; an interrupted download is continued.
 
     Raises:
         ConnectionError: the hub cannot be reached or refuses.

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, require
+from echox.data.corpora.base import Corpus, CorpusItem, Provenance, Row, require
 from echox.data.corpora.conversations import turns
 from echox.data.corpora.layouts import json_array, unpack
 
@@ -45,9 +45,11 @@ class InstructS2S(Corpus):
         for path in sorted({*folder.glob("instruct_en*.json"), *root.rglob("instruct_en*.json")}):
             yield from json_array(path, folder, root)
 
-    def parse(self, row: Row) -> Found:
+    def parse(self, row: Row) -> CorpusItem:
         """One dialogue; audio paths are relative to the unpacked archive."""
         name = require(row, "id", (str, int))
         conversation = row.value.get("conversation", row.value.get("conversations"))
         speakers = {"user": "instructs2s/user", "assistant": "instructs2s/assistant"}
-        return Found(str(name), turns(conversation, row.folder, speakers), "val" if "_val" in row.place else "train")
+        return CorpusItem(
+            str(name), turns(conversation, row.folder, speakers), "val" if "_val" in row.place else "train"
+        )

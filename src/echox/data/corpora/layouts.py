@@ -1,6 +1,7 @@
-"""Ways in which corpora lie on disk, as `Row`s: lines of text, JSON lines, JSON arrays, Parquet, tar archives.
+"""Readers of the files of corpora, as `Row`s: lines of text, JSON lines, JSON arrays, Parquet, tar archives.
 
-What cannot be read becomes a `Row` whose value is the ValueError, so that the damage has a place and the rest goes on.
+An item that cannot be read becomes a `Row` whose value is the ValueError, so the damage has a place and reading
+continues.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import lzma
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from echox.data.corpora.base import Row, safe_name
 from echox.files import decoded, text_lines
@@ -29,7 +29,7 @@ def lines(path: Path, root: Path, folder: Path | None = None) -> Iterator[Row]:
 def json_lines(path: Path, root: Path, folder: Path | None = None) -> Iterator[Row]:
     """One JSON object a line; place "file:line"."""
     for row in lines(path, root, folder):
-        value: Any = row.value
+        value = row.value
         if isinstance(value, str):
             try:
                 value = json.loads(value)
@@ -74,15 +74,19 @@ def parquet(path: Path, root: Path) -> Iterator[Row]:
 
 def any_table(path: Path, root: Path) -> Iterator[Row]:
     """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file."""
-    readers = {".jsonl": json_lines, ".json": json_array, ".parquet": parquet}
-    return readers[path.suffix](path, root)  # type: ignore[operator]
+    readers: dict[str, Callable[[Path, Path], Iterator[Row]]] = {
+        ".jsonl": json_lines,
+        ".json": json_array,
+        ".parquet": parquet,
+    }
+    return readers[path.suffix](path, root)
 
 
 def unpack(archives: Iterable[Path], folder: Path) -> Iterator[tuple[Path, Path, str | None]]:
-    """Unpack tar archives, each into its own folder, once; yields (archive, its folder, what was wrong with it).
+    """Unpack tar archives, each into its own folder, once; yields (archive, its folder, the problem or None).
 
-    A truncated archive gives the members before the cut. Only plain files without holes are written, and only inside
-    the folder.
+    Of a truncated archive the members before the cut are unpacked. Only plain files without holes, inside the folder,
+    are written.
     """
     for archive in archives:
         target = folder / safe_name(archive.name).removesuffix(".gz").removesuffix(".tar")

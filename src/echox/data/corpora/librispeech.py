@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, existing
+from echox.data.corpora.base import Corpus, CorpusItem, CorpusTurn, Provenance, Row, existing
 from echox.data.corpora.layouts import lines, unpack
 
 PARTS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
@@ -31,7 +31,7 @@ class LibriSpeech(Corpus):
         for path in sorted(folder.rglob("*.trans.txt")):
             yield from lines(path, folder)
 
-    def parse(self, row: Row) -> Found:
+    def parse(self, row: Row) -> CorpusItem:
         """A line is ``84-121123-0000 TEXT IN CAPITALS``."""
         name, _, text = row.value.partition(" ")
         if name.count("-") != 2 or not text.strip():
@@ -39,8 +39,10 @@ class LibriSpeech(Corpus):
         part = row.folder.parent.parent.name
         speaker = f"librispeech/{name.split('-')[0]}"
         audio = existing(row.folder / f"{name}.flac")
-        return Found(name, (Said(text, audio, speaker=speaker),), "train" if part.startswith("train") else part)
+        return CorpusItem(
+            name, (CorpusTurn(text, audio, speaker=speaker),), "train" if part.startswith("train") else part
+        )
 
     def fix(self, text: str) -> str:
-        """Small letters: capitals are spelled otherwise by an LLM's tokenizer."""
+        """Lower case: the tokenizer of an LLM splits capitals into other tokens."""
         return super().fix(text).lower()

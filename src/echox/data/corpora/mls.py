@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, existing
+from echox.data.corpora.base import Corpus, CorpusItem, CorpusTurn, Provenance, Row, existing
 from echox.data.corpora.layouts import lines, unpack
 
 LANGUAGES = {
@@ -41,7 +41,7 @@ class MultilingualLibriSpeech(Corpus):
         for path in sorted(folder.rglob("transcripts.txt")):
             yield from lines(path, folder)
 
-    def parse(self, row: Row) -> Found:
+    def parse(self, row: Row) -> CorpusItem:
         """A line is ``4800_10003_000000<tab>text``."""
         name, tab, text = row.value.partition("\t")
         if name.count("_") != 2 or not tab or not text.strip():
@@ -50,5 +50,5 @@ class MultilingualLibriSpeech(Corpus):
         audio = row.folder / "audio" / speaker / book
         found = [path for path in (audio / f"{name}.flac", audio / f"{name}.opus") if path.is_file()]
         split = row.folder.name
-        said = Said(text, found[0] if found else existing(audio / f"{name}.flac"), speaker=f"mls/{speaker}")
-        return Found(name, (said,), split)
+        said = CorpusTurn(text, found[0] if found else existing(audio / f"{name}.flac"), speaker=f"mls/{speaker}")
+        return CorpusItem(name, (said,), split)

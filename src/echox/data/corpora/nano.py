@@ -1,10 +1,10 @@
 """The nano corpus, text side: facts in YAML become dialogues, and dialogues become texts to speak.
 
-The nano model is small enough to train on a laptop, so its world is small too: countries, animals, opposites, colours,
-the calendar, times tables, definitions, spelling and small talk. Every fact is asked in many ways (the paraphrases of
-``nano_facts/*.yaml``); some phrasings are kept out of training, to measure whether the model understands questions or
-only remembers them. A reply is the same sentence however its question was put, so that greedy answers can be compared
-exactly.
+The nano model is small enough to train on a laptop, so its knowledge is small too: countries, animals, opposites,
+colours, the calendar, times tables, definitions, spelling and small talk. Every fact is asked in many ways (the
+paraphrases of ``nano_facts/*.yaml``); some phrasings are kept out of training, to measure whether the model understands
+questions or only remembers them. The reply to a fact is always the same sentence, so that greedy answers can be
+compared exactly.
 
 Nothing here touches audio: :mod:`echox.data.corpora.nano_speech` speaks these texts.
 """
@@ -17,13 +17,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
 
 import yaml
 from num2words import num2words
 
 from echox.data.manifest import Dialogue, Turn
 from echox.data.text import normalize_for_speech
+from echox.files import JsonObject
 
 SUBJECTS = ("countries", "animals", "opposites", "colors", "calendar", "times", "definitions", "spelling", "small_talk")
 _SLOT = re.compile(r"\{(a )?(\w+)\}")
@@ -32,7 +32,7 @@ _VOWELS = "aeiou"
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing to know, with every way to ask for it.
+    """One fact, with every way to ask for it.
 
     Attributes:
         topic: Kind of fact ("capital", "times", "small_talk", ...).
@@ -185,7 +185,7 @@ def _multi_turn(facts: list[Fact], count: int, split: str, rng: random.Random) -
     return dialogues
 
 
-def _facts_of(subject: str, data: Mapping[str, Any]) -> Iterator[Fact]:
+def _facts_of(subject: str, data: JsonObject) -> Iterator[Fact]:
     if subject == "small_talk":
         for item in data["items"]:
             yield _fact({"topic": "small_talk", **item}, {}, key="")
@@ -196,7 +196,7 @@ def _facts_of(subject: str, data: Mapping[str, Any]) -> Iterator[Fact]:
                 yield _fact(relation, slots, key=slots["key"])
 
 
-def _slots(subject: str, data: Mapping[str, Any], relation: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _slots(subject: str, data: JsonObject, relation: JsonObject) -> Iterator[dict[str, str]]:
     """Yield the values that fill the templates of one relation, one dict per fact, with the follow-up key."""
     if subject == "calendar":
         step = 1 if relation["topic"] == "after" else -1
@@ -221,14 +221,14 @@ def _slots(subject: str, data: Mapping[str, Any], relation: Mapping[str, Any]) -
             yield {**row, "key": _article(key) if subject in ("animals", "definitions") else key}
 
 
-def _is_missing(relation: Mapping[str, Any], slots: Mapping[str, str]) -> bool:
+def _is_missing(relation: JsonObject, slots: Mapping[str, str]) -> bool:
     return any(slots[slot] == "-" for _, slot in _SLOT.findall(relation["reply"]))
 
 
-def _fact(relation: Mapping[str, Any], slots: Mapping[str, str], key: str) -> Fact:
+def _fact(relation: JsonObject, slots: Mapping[str, str], key: str) -> Fact:
     def fill(template: str) -> str:
         filled = _SLOT.sub(lambda m: _article(slots[m[2]]) if m[1] else slots[m[2]], template)
-        filled = normalize_for_speech(filled)  # facts may be written with digits; what is learnt is what is said
+        filled = normalize_for_speech(filled)  # facts may be written with digits; the corpus holds spoken words
         return " ".join(_sentence(sentence) for sentence in split_sentences(filled))
 
     answer = _SLOT.sub(lambda m: slots[m[2]], relation["answer"])
@@ -263,7 +263,8 @@ def _names() -> frozenset[str]:
 
 
 @functools.cache
-def _read_yaml(name: str) -> Any:
+def _read_yaml(name: str) -> JsonObject:
     """Read ``nano_facts/<name>.yaml``, every scalar as a string: "yes", "true" and "no" are words here."""
     text = (resources.files("echox.data.corpora") / "nano_facts" / f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, Loader=yaml.BaseLoader)
+    content: JsonObject = yaml.load(text, Loader=yaml.BaseLoader)
+    return content

@@ -1,13 +1,13 @@
-"""The nano corpus, speech side: which texts are spoken by which voice, and the folder that comes of it.
+"""The nano corpus, speech side: which texts are spoken by which voice, and the folder of the corpus.
 
     text/dialogues.jsonl        all text dialogues
-    speech/questions.jsonl      questions, word salads and some replies in many voices (to learn to hear)
+    speech/questions.jsonl      questions, word salads and some replies in many voices (to train the speech encoder)
     speech/replies.jsonl        the reply voice, with word ends (units, vocoder, text to units)
     speech/dialogues.jsonl      single questions as audio, with the reply as text
     speech/multi_turn.jsonl     the same with two or three spoken turns
     phones.json                 {"phones": inventory, "lexicon": word -> phones}
 
-Everything follows from the seed: an interrupted run continues where it stopped, a changed text is spoken again.
+Everything depends on the seed only: an interrupted run continues where it stopped, a changed text is spoken again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _SECONDS_AROUND = 0.80
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much to speak.
+    """Sizes of the corpus.
 
     Attributes:
         questions_hours: Training speech in many voices, hours.
@@ -80,7 +80,7 @@ class Sizes:
         heldout_questions: Items of each held-out set (seen voices, new voices).
         heldout_replies: Unseen utterances of the reply voice.
         multi_turn: Spoken dialogues of several turns (training; a fifth as many held out).
-        max_sentences: Speak only the first so many reply sentences whole (for tests); None: all.
+        max_sentences: Speak only the first reply sentences, this many (for tests); None: all.
     """
 
     questions_hours: float = 9.0
@@ -93,7 +93,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class _Line:
-    """Something to say: an utterance before it is spoken; ``dialogue`` is the one it opens."""
+    """An utterance before it is spoken; ``dialogue`` is the one that it opens."""
 
     id: str
     text: str
@@ -103,11 +103,11 @@ class _Line:
 
 
 def write_corpus(folder: Path, sizes: Sizes, seed: int = 0, workers: int | None = None) -> dict[str, float]:
-    """Write the whole corpus. Safe to call again: what is spoken stays.
+    """Write the whole corpus. Safe to call again: finished speech is kept.
 
     Args:
-        folder: Where to; made if missing.
-        sizes: How much.
+        folder: Of the corpus; created if missing.
+        sizes: See `Sizes`.
         seed: Decides every choice.
         workers: Processes; default: one per CPU.
 
@@ -189,7 +189,7 @@ def plan_replies(dialogues: list[Dialogue], sentences: list[str], sizes: Sizes, 
 
 
 def _unseen_sentences(dialogues: list[Dialogue], known: set[str], count: int, rng: random.Random) -> list[str]:
-    """Return sentences nobody wrote: two thirds replies with another fact's answer, the rest spliced fragments."""
+    """Return unseen sentences: two thirds replies with another fact's answer, the rest spliced fragments."""
     by_topic: dict[str, list[Dialogue]] = {}
     for dialogue in dialogues:
         if len(dialogue.turns) == 2 and dialogue.topic not in (None, "small_talk"):
@@ -242,7 +242,7 @@ def _balanced(dialogues: list[Dialogue], count: int, rng: random.Random) -> list
 
 
 def _salad_words(dialogues: list[Dialogue], sentences: list[str]) -> list[str]:
-    """Return the words salads are made of; "A" alone is read as the article, so it is no letter there."""
+    """Return the words of salads; without "A", which is spoken as the article and not as the letter."""
     texts = [turn.text or "" for dialogue in dialogues for turn in dialogue.turns] + sentences
     return [word for word in nano.spoken_words(texts) if word != "A"]
 
@@ -359,7 +359,7 @@ def _spoken_multi_turn(
 
 
 def _write_phones(path: Path, dialogues: list[Dialogue]) -> None:
-    """Write how each word is said: for the judge's lexicon and the encoder's phone targets."""
+    """Write the pronunciation of each word: for the judge's lexicon and the encoder's phone targets."""
     engine = Flite()
     words = nano.spoken_words([turn.text or "" for dialogue in dialogues for turn in dialogue.turns])
     lexicon = {word: list(engine.pronounce(word)) for word in words}
@@ -382,7 +382,7 @@ class CorpusRecipe:
         heldout_replies: Unseen utterances of the reply voice.
         multi_turn: Spoken training dialogues of several turns.
         workers: Synthesis processes; None: one per CPU.
-        smoke: A handful of everything, in seconds, to try the road.
+        smoke: A few items of everything, in seconds, for a test run.
     """
 
     stage: str = "corpus"

@@ -1,8 +1,8 @@
 """SpeechInstruct: ``chain_of_modality_instruction.jsonl``, spoken dialogues as mHuBERT units with their texts.
 
 A line is ``{"prefix", "plain_text"}``; the text reads ``[Human]: <sosp><189>...<eosp> <eoh> [SpeechGPT]: question text;
-[ta] answer text; [ua] <sosp>...<eosp> <eoa>``. There is no audio: texts become dialogues that the pipeline may speak
-anew, units go to ``units.jsonl`` (k-means of mHuBERT, 1000 clusters, runs collapsed).
+[ta] answer text; [ua] <sosp>...<eosp> <eoa>``. There is no audio: texts become dialogues that the pipeline can speak
+again, units go to ``units.jsonl`` (k-means of mHuBERT, 1000 clusters, runs collapsed).
 Source: arXiv 2305.11000 and its README.
 """
 
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, require
+from echox.data.corpora.base import Corpus, CorpusItem, CorpusTurn, Provenance, Row, require
 from echox.data.corpora.layouts import json_lines
 
 _LINE = re.compile(
@@ -40,17 +40,17 @@ class SpeechInstruct(Corpus):
         for path in sorted(folder.glob("chain_of_modality*.jsonl")):
             yield from json_lines(path, folder)
 
-    def parse(self, row: Row) -> Found:
+    def parse(self, row: Row) -> CorpusItem:
         """Question and answer, each with text and units."""
         text = require(row, "plain_text")
         match = _LINE.search(text)
         if match is None:
             raise ValueError(f"plain_text: expected '[Human]: units ... [ta] text; [ua] units', found {text[:60]!r}")
         said = (
-            Said(match["question"], role="user", units=_units(match["heard"])),
-            Said(match["answer"], role="assistant", units=_units(match["spoken"])),
+            CorpusTurn(match["question"], role="user", units=_units(match["heard"])),
+            CorpusTurn(match["answer"], role="assistant", units=_units(match["spoken"])),
         )
-        return Found(row.place.replace(".jsonl:", "-"), said)
+        return CorpusItem(row.place.replace(".jsonl:", "-"), said)
 
 
 def _units(text: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Any dataset of rows: ``.jsonl``, ``.json`` or ``.parquet`` files, from disk or the Hugging Face hub.
 
-Columns are named by what they mean; the defaults are the names most datasets use::
+Columns are named by their meaning; the defaults are the names of most datasets::
 
     Table({"text": "sentence", "audio": "clip"})                     # utterances
     Table({"question": "instruction", "answer": "output"})           # dialogues, spoken or to be spoken
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from echox.audio import encode_audio
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, existing, identifier, require
+from echox.data.corpora.base import Corpus, CorpusItem, CorpusTurn, Provenance, Row, existing, identifier, require
 from echox.data.corpora.conversations import turns
 from echox.data.corpora.layouts import any_table
 
@@ -36,16 +36,16 @@ class Table(Corpus):
     """See the module.
 
     Args:
-        columns: Meaning to column, for those that are called otherwise.
+        columns: Meaning to column, for columns with other names.
         hub_id: Dataset on the hub, for `download`.
-        licence: To be recorded; you know it, this file does not.
+        licence: Recorded with the corpus.
 
     Raises:
         ValueError: an unknown meaning.
     """
 
     name = "table"
-    provenance = Provenance("any JSONL, JSON or Parquet dataset", "the dataset's own page", "unknown", languages=())
+    provenance = Provenance("Any JSONL, JSON or Parquet dataset", "the dataset's own page", "unknown", languages=())
 
     def __init__(
         self, columns: Mapping[str, str] | None = None, hub_id: str | None = None, licence: str = "unknown"
@@ -62,8 +62,8 @@ class Table(Corpus):
             if not path.name.startswith("."):
                 yield from any_table(path, folder)
 
-    def parse(self, row: Row) -> Found:
-        """An utterance or a dialogue, by the columns that are there."""
+    def parse(self, row: Row) -> CorpusItem:
+        """An utterance or a dialogue, depending on the columns."""
         if not isinstance(row.value, dict):
             raise ValueError(f"expected an object, found {type(row.value).__name__}")
         column = self.columns
@@ -74,14 +74,14 @@ class Table(Corpus):
             said = turns(row.value[column["conversations"]], row.folder, {"user": speaker})
         elif column["question"] in row.value:
             said = (
-                Said(require(row, column["question"]), audio_of(row, column["question_audio"]), "user", speaker),
-                Said(require(row, column["answer"]), audio_of(row, column["answer_audio"]), "assistant"),
+                CorpusTurn(require(row, column["question"]), audio_of(row, column["question_audio"]), "user", speaker),
+                CorpusTurn(require(row, column["answer"]), audio_of(row, column["answer_audio"]), "assistant"),
             )
         else:
-            said = (Said(require(row, column["text"]), audio_of(row, column["audio"]), speaker=speaker),)
+            said = (CorpusTurn(require(row, column["text"]), audio_of(row, column["audio"]), speaker=speaker),)
             if said[0].audio is None:
                 raise ValueError(f"{column['audio']}: expected audio of the utterance, found none")
-        return Found(name, said, split)
+        return CorpusItem(name, said, split)
 
 
 def audio_of(row: Row, key: str) -> Path | bytes | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from echox.data.corpora.base import Corpus, Found, Provenance, Row, Said, require
+from echox.data.corpora.base import Corpus, CorpusItem, CorpusTurn, Provenance, Row, require
 from echox.data.corpora.layouts import parquet
 from echox.data.corpora.table import audio_of
 
 
 class VoiceAssistant(Corpus):
-    """See the module; the answers have no audio (SNAC codes, which nothing here reads): the pipeline speaks them."""
+    """See the module; the answers have no audio (only SNAC codes, which are not read): the pipeline speaks them."""
 
     name = "voiceassistant"
     provenance = Provenance(
@@ -30,9 +30,11 @@ class VoiceAssistant(Corpus):
         for path in sorted(folder.rglob("*.parquet")):
             yield from parquet(path, folder)
 
-    def parse(self, row: Row) -> Found:
+    def parse(self, row: Row) -> CorpusItem:
         """One question and its answer."""
         index = require(row, "index", (str, int))
         name = f"{require(row, 'split_name')}-{index}-{row.value.get('round') or 0}"
-        question = Said(require(row, "question"), audio_of(row, "question_audio"), "user", "voiceassistant/user")
-        return Found(name, (question, Said(require(row, "answer"), None, "assistant", "voiceassistant/assistant")))
+        question = CorpusTurn(require(row, "question"), audio_of(row, "question_audio"), "user", "voiceassistant/user")
+        return CorpusItem(
+            name, (question, CorpusTurn(require(row, "answer"), None, "assistant", "voiceassistant/assistant"))
+        )

@@ -67,7 +67,7 @@ def read_pronunciations(lexicon: str | Path) -> list[tuple[str, tuple[str, ...]]
         ValueError: not such a file, or an entry that is not one word.
     """
     found: dict[tuple[str, tuple[str, ...]], None] = {}
-    for written, ways in Lexicon(lexicon).ways.items():
+    for written, ways in Lexicon(lexicon).pronunciations.items():
         words = normalize_words(written)
         if len(words) != 1:
             raise ValueError(f"{lexicon}: expected single words, found {written!r}: split it into its words")
