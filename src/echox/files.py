@@ -19,9 +19,6 @@ JsonObject = dict[str, Any]
 
 _BLOCK_BYTES = 1 << 20
 
-JsonObject = dict[str, Any]
-"""A JSON object, or part of one: only code that reads a field knows the type of its value."""
-
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file under another name, then rename it: a full disk or a kill never leaves a part of it.

@@ -29,7 +29,7 @@ from echox.data.manifest import (
 )
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.preparation.duplicates import find_duplicates
-from echox.preparation.execute import Progress, Workers, cluster, in_chunks, stage_results
+from echox.preparation.execute import ProgressReport, Workers, cluster, in_chunks, stage_results
 from echox.preparation.prepare import PrepareDataRecipe, prepare
 from echox.preparation.rewrite import Rewriter
 from echox.preparation.settings import Duplicates, Filter, Input, Shards, TextSettings
@@ -294,7 +294,7 @@ def test_content_hash_is_of_what_a_file_says(tmp_path):
 
 def test_progress_tells_hours_speed_and_time_left():
     now = [100.0]
-    progress = Progress("check", 2.0, clock=lambda: now[0])
+    progress = ProgressReport("check", 2.0, clock=lambda: now[0])
     now[0] = 160.0
     progress.add(0.5)
     assert progress.line() == "check        0.50 of 2.00 h     30.0 x real time  left 3.0 min"

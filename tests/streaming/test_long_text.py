@@ -35,7 +35,7 @@ def test_given_text_is_read_in_parts_beside_others_and_sounds_the_same(form, mon
     alone = model.session().speak(PAGE)
     model.scheduler.step()
     assert not alone.has_text_to_read  # nobody else has to wait
-    monkeypatch.setattr("echox.streaming.scheduler.READING_S", 0.0)
+    monkeypatch.setattr("echox.streaming.batch.READING_S", 0.0)
     other = model.session(max_new_tokens=400, temperature=0.0).submit(ask("Tell me about Brazil."))
     beside = model.session().speak(PAGE)
     for _ in range(5):
@@ -56,7 +56,7 @@ def test_reading_given_text_ends_with_its_listener(nano, text):
     nano.scheduler.step()
     canceller.join()
     assert task.done
-    assert len(task.speech.text) < len(text) or task.speech.behind
+    assert len(task.speech.text) < len(text) or task.speech.has_unread
 
 
 def test_a_conversation_is_laid_out_no_further_when_it_is_cancelled(monkeypatch):

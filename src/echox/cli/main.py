@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from echox.streaming import Reply, Session
+    from echox.streaming.messages import Question
 
 app = typer.Typer(
     name="echox",
@@ -151,7 +152,7 @@ def _given(**options: float | None) -> dict[str, float]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _answer(session: "Session", question: object, output: Path, as_json: bool = False) -> "Reply":
+def _answer(session: "Session", question: "Question", output: Path, as_json: bool = False) -> "Reply":
     """Stream one reply: text to the terminal, speech to a file; then the figures."""
     from echox.audio import WavWriter
     from echox.streaming.events import AudioChunk, Heard, ReplyBuilder, SpeechFailed, TextDelta

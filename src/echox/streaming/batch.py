@@ -54,15 +54,16 @@ class ReplyBatch:
     Args:
         engine: the model.
         max_running: most replies at a time.
+        num_waiting: the number of replies that wait for their turn.
 
     Attributes:
         running: the replies, in the order they joined.
     """
 
-    def __init__(self, engine: Engine, max_running: int) -> None:
+    def __init__(self, engine: Engine, max_running: int, num_waiting: Callable[[], int]) -> None:
         self.engine, self.max_running = engine, max_running
         self.running: list[ReplyTask] = []
-        self._num_waiting = 0
+        self._num_waiting = num_waiting
         self._reset_memory()
 
     def _reset_memory(self) -> None:
@@ -80,13 +81,8 @@ class ReplyBatch:
         """Size of the key-value memories of both decoders."""
         return self._memory.num_bytes + self._echo_memory.num_bytes
 
-    def step(self, num_waiting: int = 0) -> None:
-        """Make every step of a round once.
-
-        Args:
-            num_waiting: replies that wait for their turn, beside those at work.
-        """
-        self._num_waiting = num_waiting
+    def step(self) -> None:
+        """Make every step of a round once."""
         self._encode()
         self._prefill()
         self._write()
@@ -295,7 +291,7 @@ class ReplyBatch:
         due_s = time.perf_counter() + READING_S
 
         def enough() -> bool:
-            alone = len(self.running) + self._num_waiting <= 1
+            alone = len(self.running) + self._num_waiting() <= 1
             return task.cancelled or (time.perf_counter() >= due_s and not alone)
 
         with timed(tasks, "text_s"):

@@ -46,9 +46,9 @@ class Scheduler:
             raise ValueError(f"expected max_running >= 1 and max_waiting >= 0, found {max_running} and {max_waiting}")
         self.engine = engine
         self.max_running, self.max_waiting = max_running, max_waiting
-        self.batch = ReplyBatch(engine, max_running)
         self.num_steps = 0
         self._queue: deque[ReplyTask] = deque()
+        self.batch = ReplyBatch(engine, max_running, lambda: self.num_waiting)
         self._round_lock = threading.RLock()  # held during a round
         self._round_thread: int | None = None  # the thread that makes a round now
         self._changed = threading.Condition()  # a reply was submitted, cancelled or has new events
@@ -182,7 +182,7 @@ class Scheduler:
         if not self.batch.running:
             return False
         self.num_steps += 1
-        self.batch.step(len(self._queue))
+        self.batch.step()
         self._drop_cancelled()  # those that were cancelled meanwhile
         return True
 
