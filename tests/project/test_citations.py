@@ -1,0 +1,41 @@
+"""Documents that the code, the recipes and the guides name can be opened by a reader of this repository."""
+
+import re
+import subprocess
+
+from paths import ROOT
+
+NAME = re.compile(r"(?<![\w/:.*{}-])(?:[\w.-]+/)*[\w-]+\.md\b")
+WRITTEN = {"summary.md", "report.md", "trigger.md", "latency.md", "model_card_nano.md", "card.md"}
+"""Files that commands write."""
+SITE_PAGES = "scripts/site_hooks.py"  # names the pages of the site by their addresses there
+PLACES = ("src", "recipes", "runs", "scripts", "benchmarks", "examples", "docs", "README.md", "CONTRIBUTING.md")
+
+
+def missing_documents(text: str, beside: str) -> list[str]:
+    """Markdown files that a text names and that are neither here, in docs/, beside it, nor written by a command."""
+    found = []
+    for name in NAME.findall(text):
+        places = (ROOT / name, ROOT / "docs" / name, ROOT / beside / name)
+        if not any(place.is_file() for place in places) and name.rsplit("/", 1)[-1] not in WRITTEN:
+            found.append(name)
+    return found
+
+
+def test_documents_that_are_named_exist():
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z", *PLACES], capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    missing = []
+    for name in listed:
+        path = ROOT / name
+        if name != SITE_PAGES and path.suffix in {".py", ".md", ".yaml", ".sh", ".ipynb"}:
+            text = re.sub(r"https?://\S+", "", path.read_text(encoding="utf-8"))
+            missing += [f"{name}: {one}" for one in missing_documents(text, str(path.parent.relative_to(ROOT)))]
+    assert not missing, "\n".join(missing)
+
+
+def test_a_document_that_nobody_can_open_is_found():
+    assert missing_documents("Source: METHOD.md, section 3; docs/paper_map.md and [data](data.md).", "docs") == [
+        "METHOD.md"
+    ]
