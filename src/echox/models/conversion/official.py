@@ -6,7 +6,7 @@ each tensor is read once, directly into the model. Departures of the released we
 the configuration's `Compatibility`.
 
 Source: the released configuration and inference scripts of EchoX (https://github.com/FreedomIntelligence/EchoX);
-docs/official-weights.md.
+docs/official-format.md.
 """
 
 from __future__ import annotations
