@@ -8,7 +8,7 @@ forgotten.
 
 from __future__ import annotations
 
-import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -22,6 +22,8 @@ Every file of `src/echox`, with the first line of its docstring. [Architecture](
 folders and the words. Written by `python scripts/file_map.py`; change the docstrings, not this page.
 """
 
+DOCSTRING = re.compile(r'\s*(?:#[^\n]*\n\s*)*r?"""(.*?)"""', re.DOTALL)
+
 
 def file_map() -> str:
     """The page as Markdown."""
@@ -33,7 +35,8 @@ def file_map() -> str:
 
 def first_line(path: Path) -> str:
     """The first paragraph of a file's docstring, or "" if it has none."""
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    found = DOCSTRING.match(path.read_text(encoding="utf-8"))
+    text = inspect.cleandoc(found[1]) if found else ""
     line = " ".join(text.split("\n\n")[0].split())
     return re.sub(r"``([^`]+)``", r"`\1`", line).replace("|", r"\|")
 

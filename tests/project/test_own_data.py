@@ -212,4 +212,4 @@ def test_recorded_replies_join_the_voice_and_two_speakers_are_told(tmp_path, cap
     voice = read_utterances(tmp_path / "out" / "reply_voice.jsonl")
     assert sorted(item.text for item in voice) == sorted(said.text for said in [*replies[:2], replies[3]])
     assert len(read_utterances(tmp_path / "out" / "users.jsonl")) == 2
-    assert "a reply voice is one speaker, found 2" in capsys.readouterr().err
+    assert "expected one speaker as reply voice, found 2" in capsys.readouterr().err

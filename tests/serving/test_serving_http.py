@@ -281,7 +281,7 @@ def test_an_error_in_a_stream_is_reported_in_it(server, monkeypatch):
     def fail(tasks):
         raise RuntimeError("secret inside")
 
-    monkeypatch.setattr(nano().scheduler, "_sound_tasks", fail)
+    monkeypatch.setattr(nano().scheduler.batch, "_make_chunks", fail)
     body = {"messages": FRANCE, "modalities": ["text", "audio"], "stream": True}
     text = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30).text
     assert '"code": "internal_error"' in text
