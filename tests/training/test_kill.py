@@ -23,6 +23,7 @@ from test_fsdp import ShardedStage, losses
 
 from echox.config import TrainingConfig, recipe
 from echox.training.loop import main
+from paths import TESTS
 
 KILLS = int(os.environ.get("ECHOX_KILLS", "3"))
 STEPS_PER_KILL = 15
@@ -81,8 +82,10 @@ class Job:
             str(self.folder / "recipe.yaml"),
             "--debug",
         ]
+        shared = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])  # what this file imports
         with (self.folder / "log.txt").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            environment = {**os.environ, "PYTHONPATH": shared}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def steps(self) -> int:
         """Steps in the log."""
