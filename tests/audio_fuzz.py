@@ -292,7 +292,7 @@ def through_page(model: object, folder: Path, data: bytes) -> str:
 
     path = folder / "upload.mp4"
     path.write_bytes(data)
-    turn = answer(model, str(path), "", [], None, "", 0.0, 1.0, 0.0, 2, 0, False)  # type: ignore[arg-type]
+    turn = answer(model, str(path), "", None, "", 0.0, 1.0, 0.0, 2, 0, False)  # type: ignore[arg-type]
     try:
         next(turn)
     except gradio.Error:

@@ -104,6 +104,7 @@ def test_some_replies(nano):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # four minutes alone, several times that beside other tests
 def test_five_hundred_replies(nano):
     words, reported = speak(nano, 400)
     questions = [f"Tell me about {name}." for name in ("Brazil", "Japan", "dogs", "the sea", "seven")] * 20
