@@ -5,13 +5,14 @@ Letters: B rows, R states of a row, P prompt vectors, U unit words, H width of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from echox.models.decoding.lean_llama import LeanSteps
-from echox.models.decoding.sampling import choose
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_unit_decoder import IGNORED, UnitDecoder, UnitDecoderOutput, UnitSequence
 
@@ -82,44 +83,30 @@ class PrefixDecoder(UnitDecoder):
         ).last_hidden_state
         return self._output(hidden[:, prompt.shape[1] - 1 :], targets)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        states: Tensor,
-        word_ids: Tensor,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-        max_unit_words: int | None = None,
+    def _generate(
+        self, states: Tensor, word_ids: Tensor, choose_outputs: Callable[[Tensor], Tensor], limit: int
     ) -> list[UnitSequence]:
-        """See `UnitDecoder.generate`. Finished rows leave the batch."""
-        self._check(states, word_ids)
-        if not len(states):
-            return []
-        limit, end = max_unit_words or self.config.max_unit_words, self.end_id
         made: list[tuple[Tensor, Tensor]] = []
-        with torch.autocast(states.device.type, enabled=False):
-            prompt, mask = self.prompt(states.to(self.dtype), word_ids)
-            lengths = mask.sum(1)
-            # Prompts are padded on the left to train; rows of a memory begin at its first position.
-            order = (~mask).long().argsort(dim=1, stable=True)
-            prompt = prompt.gather(1, order.unsqueeze(2).expand_as(prompt))
-            active = torch.arange(len(states), device=states.device)
-            steps = LeanSteps(self.backbone, len(states), capacity=prompt.shape[1] + 256)
-            hidden = steps.advance(prompt, lengths.tolist())[active, lengths - 1]
-            while len(active):
-                output = choose(self.output_logits(hidden), do_sample, temperature, top_p, generator)
-                made.append((active, output))
-                done = output == end
-                finished_rows = int(done.sum())
-                if finished_rows == len(active) or len(made) > limit:
-                    break
-                if 2 * finished_rows >= len(active):
-                    rows = (~done).nonzero().squeeze(1)
-                    steps.keep_rows(rows)
-                    active, output = active[rows], output[rows]
-                hidden = steps.advance(self.embed_outputs(output).unsqueeze(1)).squeeze(1)
+        prompt, mask = self.prompt(states.to(self.dtype), word_ids)
+        lengths = mask.sum(1)
+        # Prompts are padded on the left to train; rows of a memory begin at its first position.
+        order = (~mask).long().argsort(dim=1, stable=True)
+        prompt = prompt.gather(1, order.unsqueeze(2).expand_as(prompt))
+        active = torch.arange(len(states), device=states.device)
+        steps = LeanSteps(self.backbone, len(states), capacity=prompt.shape[1] + 256)
+        hidden = steps.advance(prompt, lengths.tolist())[active, lengths - 1]
+        while len(active):
+            output = choose_outputs(self.output_logits(hidden))
+            made.append((active, output))
+            done = output == self.end_id
+            finished_rows = int(done.sum())
+            if finished_rows == len(active) or len(made) > limit:
+                break
+            if 2 * finished_rows >= len(active):
+                rows = (~done).nonzero().squeeze(1)
+                steps.keep_rows(rows)
+                active, output = active[rows], output[rows]
+            hidden = steps.advance(self.embed_outputs(output).unsqueeze(1)).squeeze(1)
         return self._collect(made, word_ids, limit)
 
     def _collect(self, made: list[tuple[Tensor, Tensor]], word_ids: Tensor, limit: int) -> list[UnitSequence]:

@@ -9,6 +9,7 @@ Letters: B rows, R states of a row, W text words, U unit words, T steps, H width
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from transformers import LlamaModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from echox.models.decoding.sampling import choose
 from echox.models.pretrained import TypedPreTrainedModel
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 
@@ -113,6 +115,7 @@ class UnitDecoder(TypedPreTrainedModel):
         """Number of targets in `forward`, ends included; a scalar."""
         raise TypeError(f"{type(self).__name__} is the base class: use build_unit_decoder(config)")
 
+    @torch.no_grad()
     def generate(
         self,
         states: Tensor,
@@ -123,7 +126,7 @@ class UnitDecoder(TypedPreTrainedModel):
         generator: torch.Generator | None = None,
         max_unit_words: int | None = None,
     ) -> list[UnitSequence]:
-        """Generate unit words for all rows, greedily, or sampled with `generator`.
+        """Generate unit words for all rows, greedily, or sampled with `generator`. Finished rows leave the batch.
 
         Args:
             states: (B, R, H), as in `forward`.
@@ -133,7 +136,25 @@ class UnitDecoder(TypedPreTrainedModel):
             top_p: probability mass of the nucleus that samples come from.
             generator: of random numbers.
             max_unit_words: limit per row (None: the configuration's).
+
+        Raises:
+            ValueError: shapes that do not fit, a temperature that is not positive, or `top_p` outside (0, 1].
         """
+        self._check(states, word_ids)
+        if not len(states):
+            return []
+        with torch.autocast(states.device.type, enabled=False):
+            return self._generate(
+                states,
+                word_ids,
+                lambda logits: choose(logits, do_sample, temperature, top_p, generator),
+                max_unit_words or self.config.max_unit_words,
+            )
+
+    def _generate(
+        self, states: Tensor, word_ids: Tensor, choose_outputs: Callable[[Tensor], Tensor], limit: int
+    ) -> list[UnitSequence]:
+        """`generate` for at least one row: ``choose_outputs`` gives (B,) outputs of logits (B, V)."""
         raise TypeError(f"{type(self).__name__} is the base class: use build_unit_decoder(config)")
 
     def _check(self, states: Tensor, word_ids: Tensor) -> None:

@@ -5,12 +5,13 @@ Letters: B rows, R states of a row, W text words, U unit words, T steps, H width
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echox.models.decoding.lean_llama import LeanSteps
-from echox.models.decoding.sampling import choose
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_unit_decoder import IGNORED, UnitDecoder, UnitDecoderOutput, UnitSequence
 from echox.models.t2c.text_words import TextWords
@@ -101,54 +102,40 @@ class WordSynchronousDecoder(UnitDecoder):
         inputs = self.dropout(self.backbone.embed_tokens(previous) + of_steps)
         return self._output(self.backbone(inputs_embeds=inputs, use_cache=False).last_hidden_state, targets)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        states: Tensor,
-        word_ids: Tensor,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-        max_unit_words: int | None = None,
+    def _generate(
+        self, states: Tensor, word_ids: Tensor, choose_outputs: Callable[[Tensor], Tensor], limit: int
     ) -> list[UnitSequence]:
-        """See `UnitDecoder.generate`. Finished rows leave the batch."""
-        self._check(states, word_ids)
-        if not len(states):
-            return []
         config, words = self.config, TextWords.of(word_ids)
-        limit = max_unit_words or config.max_unit_words
         embedding, head, end = self.backbone.embed_tokens.weight, self.unit_head.weight, self.end_id
-        with torch.autocast(states.device.type, enabled=False):
-            conditions = self.conditions(self.word_vectors(states.to(embedding.dtype), words))
-            width, flat = conditions.shape[1], conditions.flatten(0, 1)
-            active = (words.counts > 0).nonzero().squeeze(1)
-            counts, base = words.counts[active], active * width
-            pointer, in_word = torch.zeros_like(active), torch.zeros_like(active)
-            previous = torch.full_like(active, end)
-            made: list[tuple[Tensor, Tensor]] = []
-            steps = LeanSteps(self.backbone, len(active), capacity=64 + 4 * width)
-            while len(active) and len(made) < limit + width:
-                inputs = embedding[previous] + flat[base + pointer.clamp(max=width - 1)]
-                logits = F.linear(steps.advance(inputs.unsqueeze(1)).squeeze(1), head)
-                if config.force_sound:
-                    logits[:, end].masked_fill_(in_word == 0, -torch.inf)
-                previous = choose(logits, do_sample, temperature, top_p, generator)
-                previous = previous.masked_fill(in_word >= config.max_unit_words_per_word, end)
-                made.append((active, previous))
-                ended = previous == end
-                pointer = pointer + ended
-                in_word = (in_word + 1).masked_fill(ended, 0)
-                done = pointer >= counts
-                finished_rows = int(done.sum())
-                if finished_rows == len(active):
-                    break
-                if 2 * finished_rows >= len(active):
-                    rows = (~done).nonzero().squeeze(1)
-                    steps.keep_rows(rows)
-                    active, counts, base, pointer, in_word, previous = (
-                        value[rows] for value in (active, counts, base, pointer, in_word, previous)
-                    )
+        conditions = self.conditions(self.word_vectors(states.to(embedding.dtype), words))
+        width, flat = conditions.shape[1], conditions.flatten(0, 1)
+        active = (words.counts > 0).nonzero().squeeze(1)
+        counts, base = words.counts[active], active * width
+        pointer, in_word = torch.zeros_like(active), torch.zeros_like(active)
+        previous = torch.full_like(active, end)
+        made: list[tuple[Tensor, Tensor]] = []
+        steps = LeanSteps(self.backbone, len(active), capacity=64 + 4 * width)
+        while len(active) and len(made) < limit + width:
+            inputs = embedding[previous] + flat[base + pointer.clamp(max=width - 1)]
+            logits = F.linear(steps.advance(inputs.unsqueeze(1)).squeeze(1), head)
+            if config.force_sound:
+                logits[:, end].masked_fill_(in_word == 0, -torch.inf)
+            previous = choose_outputs(logits)
+            previous = previous.masked_fill(in_word >= config.max_unit_words_per_word, end)
+            made.append((active, previous))
+            ended = previous == end
+            pointer = pointer + ended
+            in_word = (in_word + 1).masked_fill(ended, 0)
+            done = pointer >= counts
+            finished_rows = int(done.sum())
+            if finished_rows == len(active):
+                break
+            if 2 * finished_rows >= len(active):
+                rows = (~done).nonzero().squeeze(1)
+                steps.keep_rows(rows)
+                active, counts, base, pointer, in_word, previous = (
+                    value[rows] for value in (active, counts, base, pointer, in_word, previous)
+                )
         return self._collect(made, words, limit)
 
     def _collect(self, made: list[tuple[Tensor, Tensor]], words: TextWords, limit: int) -> list[UnitSequence]:
