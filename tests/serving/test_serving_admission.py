@@ -22,6 +22,11 @@ SLOW_BODY = (
 )
 
 
+def forwarded_for(address):
+    """Options of a connection through a proxy on this machine."""
+    return {"additional_headers": {"X-Forwarded-For": address}}
+
+
 def test_slow_bodies_are_not_admitted():
     with running(nano(), Limits(max_requests=2, max_waiting=2, body_s=2.0)) as server:
         with crowd(server.port, 24, SLOW_BODY) as clients:
@@ -80,14 +85,11 @@ def test_one_address_gets_its_share_of_memory():
 
 
 def test_clients_behind_a_proxy_are_distinguished():
-    def headers(address):
-        return {"additional_headers": {"X-Forwarded-For": address}}
-
     async def all_of(server):
-        async with connected(server, **headers("203.0.113.7")):
-            async with websockets.connect(server.ws_url, **headers("203.0.113.7")) as second:
+        async with connected(server, **forwarded_for("203.0.113.7")):
+            async with websockets.connect(server.ws_url, **forwarded_for("203.0.113.7")) as second:
                 assert json.loads(await second.recv())["error"]["code"] == "session_limit_reached"
-            async with connected(server, **headers("203.0.113.8")):
+            async with connected(server, **forwarded_for("203.0.113.8")):
                 pass
 
     with running(nano(), Limits(max_sessions=2)) as server:
@@ -103,13 +105,10 @@ def test_all_addresses_of_one_network_of_ipv6_are_one_client():
     assert client_at("") == ""
     assert client_at("no address") == "no address"
 
-    def headers(address):
-        return {"additional_headers": {"X-Forwarded-For": address}}
-
     async def all_of(server):
         async with (
-            connected(server, **headers("2001:db8::1")),
-            websockets.connect(server.ws_url, **headers("2001:db8::2")) as second,
+            connected(server, **forwarded_for("2001:db8::1")),
+            websockets.connect(server.ws_url, **forwarded_for("2001:db8::2")) as second,
         ):
             assert json.loads(await second.recv())["error"]["code"] == "session_limit_reached"
 

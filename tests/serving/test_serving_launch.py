@@ -63,8 +63,8 @@ def test_a_reserved_port_is_closed_until_the_server_listens():
     listeners[0].listen()
     with pytest.raises(ValueError, match="expected a free port"):
         bind("127.0.0.1", port)
-    for input_audio in listeners:
-        input_audio.close()
+    for listener in listeners:
+        listener.close()
 
 
 @pytest.mark.parametrize("command", ["reply", "talk", "serve", "ui"])

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from serving_help import check_event, connected, nano, pcm16, question, running, user_text
+from serving_help import check_event, connected, nano, pcm16, question, run, running, user_text
 from waiting import wait_until_async
 
 openai = pytest.importorskip("openai")
@@ -92,7 +92,7 @@ def test_three_spoken_turns_with_an_interruption(server):
             ears.cancel()
             return items, cut.audio_end_ms, [event.item_id for event in talker.of("conversation.item.truncated")]
 
-    items, cut_ms, truncated = asyncio.run(asyncio.wait_for(talk(), 120))
+    items, cut_ms, truncated = run(talk(), 120)
     assert [item.role for item in items] == ["user", "assistant"] * 3
     texts = [item.content[0].transcript for item in items]
     assert all(texts), texts

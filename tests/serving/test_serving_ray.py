@@ -35,7 +35,7 @@ def url():
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        options = ServerOptions(threads=1, policy=AccessPolicy("secret"), limits=Limits(max_sessions=4))
+        options = ServerOptions(threads=1, access_policy=AccessPolicy("secret"), limits=Limits(max_sessions=4))
         serve.run(ray_application(options, Replicas(min_replicas=2, max_replicas=2)), name="echox", route_prefix="/")
         yield f"127.0.0.1:{port}"
     finally:

@@ -341,10 +341,9 @@ def _read_content(
         message = f"{where}.type: expected one of {', '.join(allowed)} for role {role}, found {shorten(kind)}"
         raise EventError(message, "unsupported_content", f"{where}.type")
     name = "transcript" if kind in ("input_audio", "output_audio", "audio") else "text"
-    text = take(part, name, str, where, default=None if name == "transcript" else "")
-    if text is not None and len(text) > limits.max_text_chars:
-        message = f"{where}.{name}: expected at most {limits.max_text_chars} characters, found {len(text)}"
-        raise EventError(message, "string_too_long", f"{where}.{name}")
+    text = None if name == "transcript" else ""
+    if part.get(name) is not None:
+        text = read_text(part, name, where, limits.max_text_chars)
     kind = {"audio": "output_audio", "text": "output_text" if role == "assistant" else "input_text"}.get(kind, kind)
     if kind != "input_audio":
         return Content(kind, text)

@@ -310,9 +310,10 @@ def check_tools(change: JsonObject, where: str = "") -> None:
 def _read_turn_detection(change: JsonObject, before: TurnDetection | None, where: str) -> TurnDetection:
     where = f"{where}.turn_detection"
     TURN_DETECTION.check(change, where)
-    old: JsonObject = {**before} if before is not None else {"type": "server_vad"}
-    kind = take({**old, **_set_fields(change)}, "type", str, where, choices=("server_vad", "semantic_vad"))
-    merged = {**(old if old["type"] == kind else {}), **_set_fields(change)}
+    old_kind = "server_vad" if before is None else before["type"]
+    kind = take(change, "type", str, where, default=old_kind, choices=("server_vad", "semantic_vad"))
+    merged: JsonObject = {**before} if before is not None and kind == old_kind else {}
+    merged.update((name, value) for name, value in change.items() if value is not None)
     found: TurnDetection = {
         "type": kind,
         "create_response": take(merged, "create_response", bool, where, default=True),
@@ -332,10 +333,6 @@ def _read_turn_detection(change: JsonObject, before: TurnDetection | None, where
         merged, "silence_duration_ms", int, where, default=500, at_least=32, at_most=10000
     )
     return found
-
-
-def _set_fields(change: JsonObject) -> JsonObject:
-    return {name: value for name, value in change.items() if value is not None}
 
 
 def convert_beta_names(change: JsonObject, where: str) -> JsonObject:

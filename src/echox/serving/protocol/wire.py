@@ -117,9 +117,10 @@ def _plain_base64(text: str) -> str:
         head, comma, text = text.partition(",")
         if not comma or not head.lower().rstrip().endswith(";base64"):
             raise ValueError(f"expected base64 text, or a data: URL with ;base64, found {head[:40]!r}")
-        # unquote of urllib makes an object of each escape, and 25 MB of text would become gigabytes.
-        for escape, character in _ESCAPES:
-            text = text.replace(escape, character)
+        if "%" in text:  # rare, and each search reads the whole text
+            # unquote of urllib makes an object of each escape, and 25 MB of text would become gigabytes.
+            for escape, character in _ESCAPES:
+                text = text.replace(escape, character)
     if not text.isascii():
         raise ValueError("expected base64 text, found characters outside ASCII")
     # str.split would make an object of each piece.

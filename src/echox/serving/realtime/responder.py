@@ -251,15 +251,14 @@ class Responder:
         self, running: _RunningResponse, status: str, reason: str | None = None, error: JsonObject | None = None
     ) -> None:
         """End a response, once. Then answer a turn that was waiting."""
-        if not running.response.open:
+        response, feed = running.response, running.feed
+        if not response.open:
             return
-        if running.feed is not None:
-            running.response.timings = running.feed.timings
-        running.response.finish(status, reason, error, () if running.feed is None else running.feed.timeline)
-        timings = running.response.timings
-        finished = timings is not None and status in ("completed", "incomplete")
-        rtf = timings.rtf if timings is not None and finished else None
-        response = running.response
+        if feed is not None:
+            response.timings = feed.timings
+        response.finish(status, reason, error, () if feed is None else feed.timeline)
+        finished = status in ("completed", "incomplete")
+        rtf = response.timings.rtf if response.timings is not None and finished else None
         self._service.metrics.observe_response(
             response.status, response.playback.underruns, response.first_audio_s, rtf
         )

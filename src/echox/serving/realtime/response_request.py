@@ -94,7 +94,7 @@ def read_request(
         conversation: the conversation.
         limits: limits of the server.
         max_new_tokens: the model's own limit of a reply.
-        own_items: result of `read_input`.
+        own_items: result of `read_input`; None: the request has no items and is about the conversation.
 
     Raises:
         EventError: a malformed or unsupported value.
@@ -151,25 +151,20 @@ def _settings(source: JsonObject, options: SessionOptions, limits: Limits, max_n
 
 def read_input(
     source: JsonObject, audio_format: AudioFormat, conversation: Conversation, limits: Limits, input_rate: int
-) -> list[ConversationItem] | None:
-    """Read the items in a request. They may contain minutes of audio, so do not call it in the event loop.
+) -> list[ConversationItem]:
+    """Read the items (``input``) in a request. They may contain minutes of audio, so do not call it in the event loop.
 
     Args:
-        source: the ``response`` object of ``response.create``.
+        source: the ``response`` object of ``response.create``, with ``input``.
         audio_format: format of the audio in the items.
         conversation: a snapshot of the conversation, whose items may be referenced.
         limits: limits of the server.
         input_rate: sampling rate of the model's input, Hz.
 
-    Returns:
-        The items; None: the request has none and is about the conversation.
-
     Raises:
         EventError: a malformed item, or too many or too long items.
     """
-    given = take(source, "input", ARRAY, "response", default=None)
-    if given is None:
-        return None
+    given = take(source, "input", ARRAY, "response")
     if len(given) > limits.max_items:
         message = f"response.input: expected at most {limits.max_items} items, found {len(given)}"
         raise EventError(message, "invalid_value", "response.input")

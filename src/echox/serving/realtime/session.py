@@ -373,7 +373,7 @@ class RealtimeSession:
             snapshot, audio_format = self.conversation.snapshot(), self.options.input_format
             limits, rate = self._service.limits, self._service.input_rate
             own_items = await asyncio.to_thread(read_input, source, audio_format, snapshot, limits, rate)
-            await self._detect_speech(own_items or [])
+            await self._detect_speech(own_items)
         self.responder.start(source, own_items)
 
     async def _cancel_response(self, event: JsonObject) -> None:

@@ -114,11 +114,11 @@ def _read_form(form: FormData) -> _TranscriptionOptions:
 
 def _number(value: object) -> object:
     """The number in a string; any other value as it is."""
-    try:
-        found = float(value) if isinstance(value, str) else None
-    except ValueError:
+    if not isinstance(value, str):
         return value
-    if found is None:
+    try:
+        found = float(value)
+    except ValueError:
         return value
     return 0 if found == 0 else found
 
