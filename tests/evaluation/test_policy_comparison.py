@@ -13,7 +13,7 @@ from echox.evaluation.studies.policy_comparison import (
     recommend,
     summary,
 )
-from echox.evaluation.studies.policy_figure import draw_curve, markdown_table
+from echox.evaluation.studies.policy_figure import draw_curve, policy_table
 
 
 class FixedJudge:
@@ -62,7 +62,7 @@ def test_the_curve_and_the_table(result, tmp_path):
     pytest.importorskip("matplotlib")
     draw_curve(result, tmp_path / "images" / "curve.png")
     assert (tmp_path / "images" / "curve.png").read_bytes().startswith(b"\x89PNG")
-    table = markdown_table(result)
+    table = policy_table(result)
     assert len(table) == 2 + len(CHOSEN)
     assert all(line.count("|") == table[0].count("|") for line in table)
     json.dumps(result)

@@ -72,7 +72,7 @@ def trigger(
 ) -> None:
     """Draw first audio against reply errors and accuracy for every speech policy: the latency-quality curve."""
     from echox.evaluation.studies.policy_comparison import CANDIDATES, compare_policies, policy_questions
-    from echox.evaluation.studies.policy_figure import draw_curve, markdown_table
+    from echox.evaluation.studies.policy_figure import draw_curve, policy_table
     from echox.files import write_text
 
     known = [candidate.label for candidate in CANDIDATES]
@@ -90,7 +90,7 @@ def trigger(
         progress=lambda line: typer.echo(line, err=True),
     )
     output.mkdir(parents=True, exist_ok=True)
-    table = "\n".join(markdown_table(result))
+    table = "\n".join(policy_table(result))
     write_text(output / "trigger.json", json.dumps(result, indent=1) + "\n")
     write_text(output / "trigger.md", table + "\n")
     draw_curve(result, output / "trigger.png")

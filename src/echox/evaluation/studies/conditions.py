@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from echox.api.card import markdown_table
 from echox.audio import load_audio
 from echox.data.scoring import same_words
 from echox.evaluation.sets.items import EvalItem
@@ -118,13 +119,8 @@ def conditions_table(rows: Sequence[ConditionRow]) -> str:
     cells: dict[str, dict[float, int]] = {}
     for row in rows:
         cells.setdefault(_name(row), {})[row["gain_db"]] = row["exact"]
-    lines = [
-        "| around the question | " + " | ".join(f"{gain:g} dB" for gain in gains) + " |",
-        "|---" * (len(gains) + 1) + "|",
-    ]
-    for name, exact in cells.items():
-        lines.append(f"| {name} | " + " | ".join(str(exact.get(gain, "")) for gain in gains) + " |")
-    return "\n".join(lines)
+    lines = [[name, *(str(exact.get(gain, "")) for gain in gains)] for name, exact in cells.items()]
+    return "\n".join(markdown_table(["around the question", *(f"{gain:g} dB" for gain in gains)], lines))
 
 
 def _name(row: ConditionRow) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from echox.api.card import markdown_table
 from echox.evaluation.scoring.schema import JsonObject
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _panel(axes: Axes, policies: JsonObject, time: str, quality: str) -> None:
     axes.grid(alpha=0.2)
 
 
-def markdown_table(result: JsonObject) -> list[str]:
+def policy_table(result: JsonObject) -> list[str]:
     """One line for each policy: first audio, quality, segments, speed, gaps."""
     heads = [
         "policy",
@@ -94,23 +94,24 @@ def markdown_table(result: JsonObject) -> list[str]:
         "rtf",
         "stalls",
     ]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows = []
     for label, policy in result["policies"].items():
         figures = policy["all"]
         name = f"**{label}**" if label == result["recommended"] else label
-        cells: Sequence[str] = [
-            name,
-            f"{figures['ttfa_tokens']['p50']:.0f} / {figures['ttfa_tokens']['p95']:.0f}",
-            f"{1000 * figures['ttfa_s']['p50']:.0f} / {1000 * figures['ttfa_s']['p95']:.0f}",
-            f"{1000 * figures['ttfa_cpu_s']['p50']:.0f}",
-            _percent(figures.get("reply_wer")),
-            _percent(figures.get("s2s_answer")),
-            f"{figures['segments']:.2f}",
-            f"{figures['rtf']:.3f}",
-            f"{figures['underruns']} of {figures['replies']}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(
+            [
+                name,
+                f"{figures['ttfa_tokens']['p50']:.0f} / {figures['ttfa_tokens']['p95']:.0f}",
+                f"{1000 * figures['ttfa_s']['p50']:.0f} / {1000 * figures['ttfa_s']['p95']:.0f}",
+                f"{1000 * figures['ttfa_cpu_s']['p50']:.0f}",
+                _percent(figures.get("reply_wer")),
+                _percent(figures.get("s2s_answer")),
+                f"{figures['segments']:.2f}",
+                f"{figures['rtf']:.3f}",
+                f"{figures['underruns']} of {figures['replies']}",
+            ]
+        )
+    return markdown_table(heads, rows)
 
 
 def _percent(value: JsonObject | None) -> str:
