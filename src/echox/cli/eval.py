@@ -16,7 +16,6 @@ from echox.cli.options import (
     WordPenalty,
     guarded,
     load_model,
-    nano_judge,
     set_up_torch,
 )
 from echox.cli.studies import gap, trigger, voice
@@ -238,7 +237,7 @@ def _listener(
     judge: str | None, lexicon: Path | None, word_penalty: float, data: Path, only_nano: bool, speaks: bool
 ) -> "tuple[Judge | None, str]":
     """The judge, or why there is none: without the default one, spoken figures are not measured."""
-    from echox.evaluation.judges.asr import DEFAULT_JUDGE, embedded_judge, open_judge
+    from echox.evaluation.judges.asr import DEFAULT_JUDGE, embedded_judge, nano_judge, open_judge
     from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 
     if judge == "none" or not speaks:

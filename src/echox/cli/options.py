@@ -91,19 +91,12 @@ def judge_of(judge: str | None, data: Path, word_penalty: float) -> "Judge":
     Raises:
         ValueError: no corpus there, or no such judge.
     """
-    from echox.evaluation.judges.asr import open_judge
+    from echox.evaluation.judges.asr import nano_judge, open_judge
+    from echox.evaluation.sets.heldout import LEXICON
 
-    lexicon = data / "phones.json"
+    lexicon = data / LEXICON
     if not lexicon.is_file():
         raise ValueError(
             f"{data}: expected the folder of the nano corpus, found no {lexicon.name}; run its recipe first"
         )
     return open_judge(judge or nano_judge(data), lexicon, word_penalty)
-
-
-def nano_judge(data: Path) -> Path:
-    """The judge that was trained in a folder of the nano corpus, else the embedded one."""
-    from echox.evaluation.judges.asr import embedded_judge
-
-    trained = data / "judge"
-    return trained if trained.is_dir() else embedded_judge()

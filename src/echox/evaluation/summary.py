@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from echox.api.card import markdown_table
 from echox.evaluation.model_card import score_tables
+from echox.evaluation.run_files import ITEMS, SUMMARY_FILE
 from echox.evaluation.scoring.records import read_lines
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.scores import DEFINITIONS
@@ -231,7 +232,7 @@ def draw_run(output: Path, summary: JsonObject) -> list[Path]:
         values = [
             row[column]
             for task in summary["tasks"]
-            for row in read_lines(output / task / "items.jsonl")
+            for row in read_lines(output / task / ITEMS)
             if row.get(column) is not None
         ]
         if values:
@@ -263,7 +264,7 @@ def read_summary(output: Path) -> JsonObject:
     Raises:
         ValueError: there is none.
     """
-    path = output / "summary.json"
+    path = output / SUMMARY_FILE
     if not path.is_file():
         raise ValueError(
             f"{output}: expected the folder of a scored run, found no {path.name}; score it: echox eval score"

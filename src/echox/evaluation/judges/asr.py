@@ -233,6 +233,12 @@ def embedded_judge() -> Path:
     return Path(str(files("echox") / "assets" / "judge"))
 
 
+def nano_judge(data: Path) -> Path:
+    """The judge that was trained in a folder of the nano corpus, else the embedded one."""
+    trained = data / "judge"
+    return trained if trained.is_dir() else embedded_judge()
+
+
 def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> Judge:
     """A judge by name: folder of the encoder stage, ``http://host:port/v1#model``, or a recogniser of transformers.
 

@@ -26,8 +26,9 @@ from echox.config import load_recipe
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.errors import one_line
-from echox.evaluation.judges.asr import Judge, embedded_judge, open_judge
+from echox.evaluation.judges.asr import Judge, nano_judge, open_judge
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.sets.heldout import LEXICON
 from echox.evaluation.studies.ablation_report import write_report
 from echox.evaluation.studies.echo_scores import (
     NO_CUTS,
@@ -142,8 +143,7 @@ class AblationRunner:
     @cached_property
     def judge(self) -> Judge:
         """The judge; the same for every run."""
-        trained = self.data / "judge"
-        return open_judge(trained if trained.is_dir() else embedded_judge(), self.data / "phones.json")
+        return open_judge(nano_judge(self.data), self.data / LEXICON)
 
     @cached_property
     def questions(self) -> dict[str, SpokenQuestions]:
