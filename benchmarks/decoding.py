@@ -32,7 +32,6 @@ from transformers import DynamicCache, WhisperFeatureExtractor
 
 from echox import EchoX
 from echox.api.loading import find_model
-from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import spread
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -215,13 +214,12 @@ def replies(model: EchoX, sessions: int, tokens: int) -> dict[str, Any]:
                 if listener.task.error is not None:
                     raise listener.task.error
             spoken = [listener for listener in listeners if listener.arrivals_s]
-            stalls = [play(one.arrivals_s, [chunk.duration_s for chunk in one.chunks]).underruns for one in spoken]
             audio_s = sum(chunk.duration_s for one in spoken for chunk in one.chunks)
             return {
                 "sessions": sessions,
                 "spoken": len(spoken),
                 "ttfa_s": spread([one.arrivals_s[0] for one in spoken]),
-                "stalled": sum(count > 0 for count in stalls),
+                "stalled": sum(one.playback.underruns > 0 for one in spoken),
                 "text_tokens_per_s": sum(one.task.timings.num_tokens for one in listeners) / total_s,
                 "rtf": total_s / audio_s,
                 "sessions_in_real_time": audio_s / total_s,

@@ -16,13 +16,12 @@ import time
 from typing import Any
 
 import numpy as np
-import psutil
-from harness import Measured, add_model_arguments, load_model, run
+from harness import Measured, add_model_arguments, load_model, resident_bytes, run
 
 from echox import EchoX
 from echox.audio import load_audio
 from echox.errors import QueueFull
-from echox.evaluation.latency.playback import play
+from echox.evaluation.latency.playback import Playback, play
 from echox.evaluation.latency.probe import choose_questions, spread
 from echox.streaming import AudioChunk, Finished
 
@@ -56,9 +55,9 @@ class Listener:
         return np.concatenate([chunk.waveform for chunk in self.chunks]) if self.chunks else np.zeros(0, np.float32)
 
     @property
-    def underruns(self) -> int:
-        """Times its player ran dry, by the playback clock."""
-        return play(self.arrivals_s, [chunk.duration_s for chunk in self.chunks]).underruns
+    def playback(self) -> Playback:
+        """Its chunks in a player, on the clock of the arrivals."""
+        return play(self.arrivals_s, [chunk.duration_s for chunk in self.chunks])
 
 
 def new_sound(question: np.ndarray, number: int) -> np.ndarray:
@@ -83,10 +82,8 @@ def figures_of(listeners: list[Listener], alone: list[Any], asked: list[int]) ->
     return {
         "replies": len(listeners),
         "ttfa_s": spread([listener.arrivals_s[0] for listener in listeners]),
-        "stalled": sum(listener.underruns > 0 for listener in listeners),
-        "worst_stall_s": max(
-            play(one.arrivals_s, [chunk.duration_s for chunk in one.chunks]).stalled_s for one in listeners
-        ),
+        "stalled": sum(listener.playback.underruns > 0 for listener in listeners),
+        "worst_stall_s": max(listener.playback.stalled_s for listener in listeners),
         "not_as_alone": other,
         "furthest_sample": furthest,
         "audio_s": sum(len(listener.waveform) for listener in listeners) / listeners[0].chunks[0].sampling_rate,
@@ -131,8 +128,7 @@ def at_random(
             with lock:
                 listeners.append(listener)
                 asked.append(place)
-            durations_s = [chunk.duration_s for chunk in listener.chunks]
-            heard_s = listener.asked_s + play(listener.arrivals_s, durations_s).ended_s
+            heard_s = listener.asked_s + listener.playback.ended_s
             time.sleep(max(0.0, heard_s - time.perf_counter()) + rng.uniform(0.2, 1.0))
 
     threads = [threading.Thread(target=talk, args=(session,)) for session in range(sessions)]
@@ -145,7 +141,6 @@ def at_random(
 
 def queue(model: EchoX, questions: list[np.ndarray], alone: list[Any]) -> dict[str, Any]:
     """As many as are taken, and one more; then the same again: memory must not grow with what was served."""
-    process = psutil.Process()
     scheduler = model.scheduler
     room = scheduler.max_running + scheduler.max_waiting
     memory_mb, orders, refused = [], [], 0
@@ -165,7 +160,7 @@ def queue(model: EchoX, questions: list[np.ndarray], alone: list[Any]) -> dict[s
             listener.done.wait()
         began = [listener.asked_s + listener.arrivals_s[0] for listener in listeners]
         orders.append(float(np.corrcoef(np.arange(room), np.argsort(np.argsort(began)))[0, 1]))
-        memory_mb.append(process.memory_info().rss / 2**20)
+        memory_mb.append(resident_bytes() / 2**20)
         figures = figures_of(listeners, alone, asked)
     return {
         "queued": room,
@@ -178,8 +173,7 @@ def queue(model: EchoX, questions: list[np.ndarray], alone: list[Any]) -> dict[s
 
 def cancelled(model: EchoX, questions: list[np.ndarray], count: int) -> dict[str, Any]:
     """Cancel replies after their first event; memory and the scheduler go back to where they were."""
-    process = psutil.Process()
-    before_mb = process.memory_info().rss / 2**20
+    before_mb = resident_bytes() / 2**20
     for number in range(count):
         listener = Listener(model, new_sound(questions[number % len(questions)], 100_000 + number))
         if number % 2:
@@ -190,7 +184,7 @@ def cancelled(model: EchoX, questions: list[np.ndarray], count: int) -> dict[str
     return {
         "cancelled": count,
         "still_running": model.scheduler.num_running + model.scheduler.num_waiting,
-        "memory_grown_mb": process.memory_info().rss / 2**20 - before_mb,
+        "memory_grown_mb": resident_bytes() / 2**20 - before_mb,
     }
 
 
