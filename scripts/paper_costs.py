@@ -30,10 +30,7 @@ TOWER = 635e6  # whisper-large-v3's encoder; 50 frames/s, forward only
 FRAMES_PER_S, ADAPTED_PER_S = 50, 25
 HEARD_PER_S, SPOKEN_PER_S = 7, 3.5  # positions kept of a second of speech (blank runs count), text tokens: assumed
 TEMPLATE_POSITIONS, ITEM_S = 30, 12.5  # of a conversation; 4,465 h are 1.28 M items
-TRAIN, FROZEN = (
-    8,
-    6,
-)  # operations per weight and position: forward 2, gradients 2 or 4, and once more for checkpointing 2
+TRAIN, FROZEN = 8, 6  # operations per weight and position: forward 2, gradients 4 or 2, again for checkpointing 2
 UNIT_WORDS_PER_S = 15  # 50 frames/s, about 30 reduced units/s, unit words of two: arXiv 2505.15333
 REPLY_TOKENS, QUESTION_S = 100, 5
 SEGMENT_STEPS, STEP_S = 200, 0.003  # unit words of the longest segment of a batch; one decoder step on a GPU: assumed

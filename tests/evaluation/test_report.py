@@ -20,6 +20,7 @@ from echox.data.manifest import (
 from echox.evaluation import model_card
 from echox.evaluation.latency.probe import PARTS, choose_questions, measure_latency
 from echox.evaluation.model_card import write_model_card
+from echox.evaluation.studies.conditions import conditions_table
 from echox.evaluation.studies.voice import evaluate_voice
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
@@ -159,6 +160,8 @@ def test_the_published_card_is_what_the_generator_writes():
     latency = json.loads((ROOT / "benchmarks" / "results" / "nano_latency.json").read_text(encoding="utf-8"))["figures"]
     for label, name in (("end of question to first audio", "ttfa_s"), ("units to sound", "vocoder_s")):
         assert rows[label] == [f"{1000 * latency[name][key]:.0f}" for key in ("mean", "p50", "p95")]
+    stored = json.loads((ROOT / "docs" / "hearing_conditions.json").read_text(encoding="utf-8"))
+    assert conditions_table(stored["figures"]["conditions"]) in page
 
 
 def test_learning_curves_are_drawn_from_the_logs(measured):
