@@ -128,14 +128,6 @@ def spoken_words(texts: list[str]) -> list[str]:
     return sorted(word for word in words if not (len(word) > 1 and word != word.lower() and word.lower() in words))
 
 
-def word_salad(words: list[str], rng: random.Random, min_words: int = 3, max_words: int = 8) -> str:
-    """Return a few words drawn uniformly: speech whose next word cannot be guessed.
-
-    Templates alone teach a speech encoder a template language model; in salads it has to listen.
-    """
-    return " ".join(rng.choice(words) for _ in range(rng.randint(min_words, max_words)))
-
-
 def spliced_fragments(sentences: list[str], rng: random.Random) -> str:
     """Return an unseen utterance: the first words of one reply sentence and the last words of another."""
     first, second = rng.choice(sentences).split(), rng.choice(sentences).split()

@@ -248,7 +248,10 @@ def _salad_words(dialogues: list[Dialogue], sentences: list[str]) -> list[str]:
 
 
 def _salads(words: list[str], rng: random.Random) -> Iterable[str]:
-    """Yield word salads from a shuffled deck, so that all words come equally often."""
+    """Yield word salads from a shuffled deck, so that all words come equally often.
+
+    Templates alone teach a speech encoder a template language model; in salads the next word cannot be guessed.
+    """
     deck: list[str] = []
     while True:
         count = rng.randint(3, 8)
