@@ -132,7 +132,8 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
         file = folder / "model.safetensors"
         if "state_dict" not in kwargs and holds_row_int8(file):
             kwargs["state_dict"] = from_row_int8(load_file(file))
-            kwargs.setdefault("config", EchoXConfig.from_pretrained(folder))
+            if "config" not in kwargs:
+                kwargs["config"] = EchoXConfig.from_pretrained(folder)
             return super().from_pretrained(None, *args, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
