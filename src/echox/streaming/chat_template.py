@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from echox.data.chat_templates import own_templates
+from echox.models.echox.tokenization_text import render_chat
 from echox.templates import TemplateWorker, template_variables
 
 
@@ -34,13 +35,8 @@ class ChatTemplate:
         """
         template = self._tokenizer.get_chat_template()
         if template in self._own:  # trusted: no need to wait for another process
-            text = self._tokenizer.apply_chat_template(
-                messages,  # type: ignore[arg-type]  # annotated without parts, which it reads too
-                tokenize=False,
-                add_generation_prompt=True,
-                repeat_bos=repeat_bos,
-            )
+            text = render_chat(self._tokenizer, messages, add_generation_prompt=True, repeat_bos=repeat_bos)
         else:
             variables = template_variables(self._tokenizer, messages, add_generation_prompt=True, repeat_bos=repeat_bos)
             text = self._worker.render(template, variables)
-        return list(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

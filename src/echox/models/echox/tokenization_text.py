@@ -98,13 +98,17 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, object]],
+    add_generation_prompt: bool = False,
+    **variables: bool,
 ) -> str:
-    """Messages (``role``, ``content``) as text, by the tokenizer's chat template."""
+    """Messages (``role``, ``content``) as text, by the tokenizer's chat template, which may read more variables."""
     text = tokenizer.apply_chat_template(
         [dict(message) for message in messages],  # type: ignore[arg-type]  # contents may also be lists of parts
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
+        **variables,
     )
     assert isinstance(text, str), "not tokenised"
     return text
