@@ -145,6 +145,11 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
         """The language model's."""
         return self.s2t.language_model.get_output_embeddings()
 
+    def parts(self) -> dict[str, nn.Module]:
+        """Parts by their names in tables of sizes: those of S2T one by one, then the others."""
+        parts = {f"s2t.{name}": part for name, part in self.s2t.named_children()}
+        return parts | {name: part for name, part in self.named_children() if name != "s2t"}
+
     def forward(self, **inputs: Tensor) -> S2TOutput:
         """The text side: see `S2TForConditionalGeneration.forward`. Speech: `generate_unit_words` and `vocoder`."""
         return self.s2t(**inputs)

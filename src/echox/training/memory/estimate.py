@@ -108,12 +108,6 @@ def build_on_meta(config: EchoXConfig) -> EchoXForConditionalGeneration:
         return EchoXForConditionalGeneration(config)
 
 
-def parts_of(model: EchoXForConditionalGeneration) -> dict[str, nn.Module]:
-    """Parts of the model, by their names in tables."""
-    parts = {f"s2t.{name}": part for name, part in model.s2t.named_children()}
-    return parts | {name: part for name, part in model.named_children() if name != "s2t"}
-
-
 def weight_bytes(model: EchoXForConditionalGeneration, dtype: str) -> dict[str, float]:
     """Bytes of each part's weights and buffers in memory.
 
@@ -123,7 +117,7 @@ def weight_bytes(model: EchoXForConditionalGeneration, dtype: str) -> dict[str, 
     if dtype not in BYTES:
         raise ValueError(f"dtype: expected one of {', '.join(BYTES)}, found {dtype!r}")
     rest = BYTES[_REST.get(dtype, dtype)]
-    found = {name: rest * _count(part) for name, part in parts_of(model).items()}
+    found = {name: rest * _count(part) for name, part in model.parts().items()}
     if dtype in _REST:
         language_model = model.s2t.language_model
         head = language_model.get_output_embeddings()

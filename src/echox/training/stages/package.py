@@ -96,7 +96,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
         "environment": environment(),
         "parameters": parameters,
         "parameters_by_part": {
-            name: sum(value.numel() for value in part.parameters()) for name, part in _parts(model).items()
+            name: sum(value.numel() for value in part.parameters()) for name, part in model.parts().items()
         },
         "stages": records,
     }
@@ -153,12 +153,6 @@ def _check_range(model: torch.nn.Module, dtype: torch.dtype) -> None:
                 f"{name}: expected weights that {dtype} can hold, found {float(value.abs().max()):g}; "
                 "choose dtype: bfloat16 or float32"
             )
-
-
-def _parts(model: EchoXForConditionalGeneration) -> dict[str, torch.nn.Module]:
-    """Parts of the model, by their names in a table of sizes; other parts are small."""
-    parts = {f"s2t.{name}": part for name, part in model.s2t.named_children()}
-    return parts | {name: part for name, part in model.named_children() if name != "s2t"}
 
 
 def _read_record(folder: Path) -> JsonObject:
