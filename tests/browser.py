@@ -33,11 +33,11 @@ window.heardS = 0;
 const connect = AudioNode.prototype.connect;
 AudioNode.prototype.connect = function (target, ...rest) {
   if (target instanceof AudioDestinationNode) {
-    const ear = new AnalyserNode(this.context, { fftSize: 1024 });
-    connect.call(this, ear);
+    const analyser = new AnalyserNode(this.context, { fftSize: 1024 });
+    connect.call(this, analyser);
     const samples = new Float32Array(1024);
     setInterval(() => {
-      ear.getFloatTimeDomainData(samples);
+      analyser.getFloatTimeDomainData(samples);
       if (Math.sqrt(samples.reduce((sum, x) => sum + x * x, 0) / samples.length) > 0.005) window.heardS += 0.02;
     }, 20);
   }

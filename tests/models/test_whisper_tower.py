@@ -166,6 +166,6 @@ def test_a_language_model_without_audio_gets_the_placeholder(parts):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
     config = LlamaConfig(vocab_size=3, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     language_model = LlamaForCausalLM(config)
-    ear = open_speech_encoder(S2TModel(str(parts / "whisper"), "lm"), tokenizer, language_model)
-    assert tokenizer.convert_tokens_to_ids("<|audio|>") == ear.config.blank_token_id == 3
-    assert language_model.config.vocab_size == ear.config.vocab_size == 4
+    encoder = open_speech_encoder(S2TModel(str(parts / "whisper"), "lm"), tokenizer, language_model)
+    assert tokenizer.convert_tokens_to_ids("<|audio|>") == encoder.config.blank_token_id == 3
+    assert language_model.config.vocab_size == encoder.config.vocab_size == 4

@@ -75,7 +75,7 @@ def test_file_map_is_true():
 
 
 def test_picture_and_sound_are_what_nano_says(tmp_path):
-    """They are made anew by their script: the reply is the same, and both are small enough for a page."""
+    """They are made again by their script: the reply is the same, and both are small enough for a page."""
     script = [sys.executable, ROOT / "scripts/readme_sample.py", "--output", tmp_path]
     subprocess.run(script, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     name = "audio/conversation.mp3"

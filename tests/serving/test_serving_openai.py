@@ -67,7 +67,7 @@ def test_three_spoken_turns_with_an_interruption(server):
         client = openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")
         async with client.realtime.connect(model="gpt-realtime") as connection:
             talker = Talker(connection)
-            ears = asyncio.create_task(talker.listen())
+            listener = asyncio.create_task(talker.listen())
             audio = {"input": {"transcription": {"model": "gpt-4o-mini-transcribe"}}}
             await connection.session.update(session={"type": "realtime", "audio": audio})
             await talker.until("session.updated")
@@ -89,7 +89,7 @@ def test_three_spoken_turns_with_an_interruption(server):
             for number, item_id in enumerate(ids, 1):
                 await connection.conversation.item.retrieve(item_id=item_id)
                 items.append((await talker.until("conversation.item.retrieved", number)).item)
-            ears.cancel()
+            listener.cancel()
             return items, cut.audio_end_ms, [event.item_id for event in talker.of("conversation.item.truncated")]
 
     items, cut_ms, truncated = run(talk(), 120)

@@ -16,7 +16,7 @@ from echox.verbalization import spoken_language, verbalize
 def normalize_for_speech(text: str, language: str = "en") -> str:
     """Return ``text`` with numbers, money, units, symbols and abbreviations as words, single spaces between.
 
-    Punctuation that shapes the melody (``.,?!;:``) stays; marks, emoji and list dashes are removed; words without
+    Punctuation that shapes the intonation (``.,?!;:``) stays; marks, emoji and list dashes are removed; words without
     a reading stay.
 
     Args:

@@ -354,7 +354,7 @@ def pieces(window: Window) -> Reading:
         else:
             said.append(tables.SYMBOLS[piece])
     if unknown:
-        return Reading(1, " ".join(said) + core.melody, f"no English reading of {unknown!r}")
+        return Reading(1, " ".join(said) + core.intonation, f"no English reading of {unknown!r}")
     return say(" ".join(part for part in said if part), core) if any(said) else Reading(1, "")
 
 

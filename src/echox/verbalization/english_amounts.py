@@ -281,8 +281,8 @@ def height(window: Window) -> Reading | None:
     raw = window.first.raw.rstrip(".,;:!?)")
     match = re.fullmatch(r"(\d{1,3})['’′](\d{1,2})(?:[\"”″]|'')?", raw)
     if match:
-        melody = Core("", "", window.first.tail[window.first.tail.rfind('"') + 1 :])
-        return say(f"{numbers.integer(match[1])} feet {numbers.integer(match[2])} inches", melody)
+        intonation = Core("", "", window.first.tail[window.first.tail.rfind('"') + 1 :])
+        return say(f"{numbers.integer(match[1])} feet {numbers.integer(match[2])} inches", intonation)
     if match := re.fullmatch(rf"({NUMBER})([\"″]|'(?!s))", raw):
         one, many = tables.UNITS[match[2]]
         if window.first.head:

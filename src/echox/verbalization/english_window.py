@@ -38,7 +38,7 @@ class Core:
         return self.head + self.text + self.tail
 
     @property
-    def melody(self) -> str:
+    def intonation(self) -> str:
         """The audible punctuation after it: one of . , ! ? ; : or nothing."""
         found = _MELODY.search(self.tail)
         return "" if found is None else found[0] if len(found[0]) == 1 and found[0] != "…" else ","
@@ -113,4 +113,4 @@ class Window:
 
 def say(words: str, last: Core, num_words: int = 1) -> Reading:
     """A reading of some words, with the audible marks of the last one."""
-    return Reading(num_words, words + last.melody if words else "")
+    return Reading(num_words, words + last.intonation if words else "")

@@ -34,7 +34,7 @@ class Reading:
 
     Attributes:
         num_words: written words that it covers, at least one.
-        spoken: what is said for them, with the punctuation that shapes the melody; "" where a person says nothing (an
+        spoken: what is said for them, with punctuation for the intonation; "" where a person says nothing (an
             emoji, a list dash); None: said as they are written.
         problem: why they cannot all be said in this language. They are then reported, not passed over; `spoken` has
             what could be read, and the rest as it is written.
