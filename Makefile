@@ -19,6 +19,9 @@ ARGS ?=
 JOBS ?= auto
 PYTEST = .venv/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfile --durations 10
 export PYTHON
+# Containers often set it: every process would then compile each of the 3,000 modules of torch and transformers again,
+# 15 s of the 20 s that it takes to load a model.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-slow lint docs wheel nano smoke setup clean
