@@ -2,10 +2,7 @@
 
 import base64
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import forked
 from echox.audio import encode_audio, load_audio, save_audio
 from echox.evaluation.interop.export import export_run
 from echox.evaluation.judges.asr import embedded_judge, open_judge
@@ -307,8 +305,6 @@ def test_killed_and_started_again_equals_an_uninterrupted_run(tmp_path):
 
     def command(output: Path) -> list[str]:
         return [
-            sys.executable,
-            "-m",
             "echox",
             "eval",
             "run",
@@ -322,18 +318,17 @@ def test_killed_and_started_again_equals_an_uninterrupted_run(tmp_path):
             str(output),
         ]
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
+    forked.run(command(tmp_path / "whole"), tmp_path).check_returncode()
     output = tmp_path / "killed"
-    process = subprocess.Popen(command(output), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = forked.start(command(output), tmp_path, tmp_path / "killed.log")
     path = output / "heldout_seen_voices" / "replies.jsonl"
-    while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+    while process.is_alive() and not (path.exists() and path.read_bytes().count(b"\n") >= 2):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was done before it could be killed"
     assert not (output / "summary.json").exists()
-    subprocess.run(command(output), check=True, env=environment, capture_output=True)
+    forked.run(command(output), tmp_path).check_returncode()
     assert json.loads((output / "summary.json").read_text()) == json.loads(
         (tmp_path / "whole" / "summary.json").read_text()
     )

@@ -1,14 +1,12 @@
 """Every file in examples/ is run as a reader would run it, and what it prints is looked at."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+import forked
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from markdown_commands import ROOT
@@ -20,13 +18,7 @@ SHORT = 60  # lines: what is read at a glance
 
 def run(name, *arguments, folder):
     """What the script printed; it must end well, in a folder of its own."""
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        check=False,
-    )
+    done = forked.run([EXAMPLES / name, *arguments], folder)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 

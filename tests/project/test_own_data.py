@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+import forked
 from echox.audio import load_audio
 from echox.data.corpora.table import Table
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances, write_utterances
@@ -101,14 +99,10 @@ def small(words: list[str]) -> list[str]:
 
 
 def run(words: list[str], folder: Path) -> str:
-    command = [sys.executable, "-m", "echox", *words[1:]]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = forked.run(words, folder)
+    printed = done.stdout.decode()
+    assert done.returncode == 0, f"{shlex.join(words)}\n{printed[-1500:]}\n{done.stderr.decode()[-3000:]}"
+    return printed
 
 
 def lines_of_document() -> list[list[str]]:
@@ -141,9 +135,7 @@ def served(words: list[str], folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "echox", *words[1:], "--port", str(port)]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log)
+    server = forked.start([*words, "--port", port], folder, folder / "server.log")
     try:
         deadline_s = time.monotonic() + 180
         while True:
@@ -152,12 +144,12 @@ def served(words: list[str], folder: Path) -> None:
                     assert json.load(answer)["data"]
                 return
             except OSError:
-                assert server.poll() is None, (folder / "server.log").read_text()
+                assert server.is_alive(), (folder / "server.log").read_text()
                 assert time.monotonic() < deadline_s, (folder / "server.log").read_text()
                 time.sleep(0.5)
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.join(timeout=60)
 
 
 @pytest.mark.slow

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from test_loop import ToyStage, config
 from torch import nn
 
+import forked
 from echox.config import to_dict
 from echox.training.checkpoint import checkpoints
 from echox.training.loop import train
@@ -38,19 +36,10 @@ def run(folder: str, accumulation_steps: int) -> None:
     train(LayerNormStage(), settings, {"stage": "toy", "training": to_dict(settings)})
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    run(folder, accumulation_steps=2)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
 def test_two_processes_equal_one_that_accumulates(tmp_path: Path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, str(tmp_path / "two")), nprocs=2)
+    forked.two(run, str(tmp_path / "two"), 2)
     run(str(tmp_path / "one"), accumulation_steps=4)
     one, two = (checkpoints(tmp_path / name) for name in ("one", "two"))
     assert [path.name for path in one] == [path.name for path in two] == ["step_0000006", "step_0000008"]

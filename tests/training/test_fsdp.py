@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from test_ddp import LayerNormStage
 from test_loop import config
 from torch import nn
 
+import forked
 from echox.config import to_dict
 from echox.training.checkpoint import checkpoints
 from echox.training.loop import train
@@ -47,17 +47,8 @@ def run(folder: str, accumulation_steps: int, **changes: object) -> None:
     train(ShardedStage(), settings, {"stage": "toy", "training": to_dict(settings)})
 
 
-def worker(rank: int, port: int, folder: str, changes: dict[str, object]) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    run(folder, accumulation_steps=2, parallel="fsdp", **changes)
-
-
 def two(folder: Path, **changes: object) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, str(folder), changes), nprocs=2)
+    forked.two(partial(run, str(folder), accumulation_steps=2, parallel="fsdp", **changes))
 
 
 def losses(folder: Path) -> list[float]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +25,7 @@ from test_vocoder_stage import HIFIGAN, HIFIGAN_RATES, LIGHT, load
 from test_vocoder_stage import corpus as tones  # noqa: F401 - a fixture, asked for by name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import forked
 from echox.config import load_recipe, to_dict
 from echox.models.echox import chunked_loss
 from echox.training.batches import seed_everything
@@ -91,17 +91,8 @@ def trained(recipe: Any, folder: Path, accumulation_steps: int, **changes: Any) 
         train(recipe.build(), training, to_dict(recipe))
 
 
-def worker(rank: int, port: int, recipe: Any, folder: Path, changes: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    trained(recipe, folder, 1, **changes)
-
-
 def trained_by_two(recipe: Any, folder: Path, **changes: Any) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, recipe, folder, changes), nprocs=2)
+    forked.two(partial(trained, recipe, folder, 1, **changes))
 
 
 def losses(folder: Path) -> torch.Tensor:

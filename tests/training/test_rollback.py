@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from test_ddp import LayerNormStage
 from test_loop import config, same
 
+import forked
 from echox.config import to_dict
 from echox.training.checkpoint import checkpoints
 from echox.training.health import NonFiniteLossError
@@ -74,20 +74,11 @@ def test_what_is_always_wrong_stops_after_the_last_rollback(tmp_path):
     assert [entry["rollbacks"] for entry in entries(tmp_path, "rollback")] == [1, 2]
 
 
-def worker(rank: int, port: int, folder: Path, parallel: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    run(folder, 17, parallel=parallel, accumulation_steps=1)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_all_processes_go_back_when_one_finds_it(tmp_path, parallel):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, tmp_path / "two", parallel), nprocs=2)
+    forked.two(partial(run, tmp_path / "two", 17, parallel=parallel, accumulation_steps=1))
     run(tmp_path / "one", 17, accumulation_steps=2)
     assert entries(tmp_path / "two", "rollback") == entries(tmp_path / "one", "rollback") != []
     two = torch.load(tmp_path / "two" / "model.pt", weights_only=True)
