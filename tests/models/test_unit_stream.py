@@ -56,7 +56,7 @@ def units(said: list[UnitStreamOutput]) -> list[int]:
 
 def spoken(stream: UnitStream, states: torch.Tensor, words: list[int], characters: int = 4) -> UnitStream:
     for state, word in zip(states, words, strict=True):
-        stream.push(state, word, characters)
+        stream.push(state, word, "a" * characters)
     stream.finish()
     return stream
 
@@ -77,7 +77,7 @@ def test_word_by_word_equals_at_once(text):
     steps = LeanSteps(decoder.backbone, rows=1)
     said = []
     for state, word in zip(states, words, strict=True):
-        stream.push(state, word, 4)
+        stream.push(state, word, "four")
         said += say(stream, steps)
     assert len(said) == max(0, len(set(words)) - 2), "all but the word that is written, and the one before it"
     stream.finish()
@@ -92,13 +92,13 @@ def test_a_word_is_generated_when_the_words_of_its_lookahead_are_complete(lookah
     stream = open_stream(tiny("word_synchronous", lookahead_words=lookahead))
     states, steps, after = torch.randn(9, 24), LeanSteps(stream.decoder.backbone, rows=1), []
     for state, word in zip(states, WORDS, strict=True):
-        stream.push(state, word, 4)
+        stream.push(state, word, "four")
         after.append(len(say(stream, steps)))
     expected = {0: [0, 0, 1, 0, 1, 0, 0, 1, 1], 1: [0, 0, 0, 0, 1, 0, 0, 1, 1], 2: [0, 0, 0, 0, 0, 0, 0, 1, 1]}
     assert after == expected[lookahead]
     stream.finish()
     with pytest.raises(ValueError, match="no more tokens"):
-        stream.push(states[0], 9, 1)
+        stream.push(states[0], 9, "a")
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -118,9 +118,9 @@ def test_unit_by_unit_equals_at_once(count):
 def test_words_out_of_order_are_refused():
     for form in FORMS:
         stream = open_stream(tiny(form))
-        stream.push(torch.randn(24), 3, 2)
+        stream.push(torch.randn(24), 3, "of")
         with pytest.raises(ValueError, match="ascending order"):
-            stream.push(torch.randn(24), 2, 2)
+            stream.push(torch.randn(24), 2, "of")
 
 
 # ---------------------------------------------------------------------------------------------- what goes wrong

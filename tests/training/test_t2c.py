@@ -156,11 +156,13 @@ def test_words_in_order_and_every_word_sounds():
 def test_layout_puts_an_end_after_every_word():
     decoder = build_unit_decoder(tiny("word_synchronous"))
     words = TextWords.of(torch.tensor([[2, 2, 5, -1], [0, 1, 2, 3]]))
-    targets, number = decoder.layout(
+    steps = decoder.layout(
         words, torch.tensor([[7, 8, 9], [3, IGNORED, IGNORED]]), torch.tensor([[2, 2, 5], [1, -1, -1]])
     )
-    assert targets.tolist() == [[7, 8, 20, 9, 20], [20, 3, 20, 20, 20]]
-    assert number.tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 2, 3]]
+    assert steps.targets.tolist() == [[7, 8, 20, 9, 20], [20, 3, 20, 20, 20]]
+    assert steps.word_of_step.tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 2, 3]]
+    assert steps.in_word.tolist() == [[0, 1, 2, 0, 1], [0, 0, 1, 0, 0]]
+    assert steps.first_steps[0, :2].tolist() == [0, 3]
 
 
 def test_a_word_hears_only_its_neighbours():

@@ -164,3 +164,12 @@ class IncrementalDetokenizer:
     def _decode(self, token_ids: Sequence[int]) -> str:
         ids = list(token_ids)
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def token_texts(tokenizer: _Decoder, token_ids: Sequence[int]) -> list[str]:
+    """What each token adds to a text, as a reply that is being written has it."""
+    detokenizer = IncrementalDetokenizer(tokenizer)
+    texts = [detokenizer.push(token_id) for token_id in token_ids]
+    if texts:
+        texts[-1] += detokenizer.flush()
+    return texts

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from echox.models.echox.tokenization_text import decode_text
 from echox.models.t2c.tokenization_unit_language import UnitReader
 from echox.models.t2c.unit_stream import Sampling, UnitStream, UnitStreamOutput, open_stream
 from echox.models.vocoder.vocoder_stream import VocoderStream
-from echox.streaming.decoding import GenerationSettings
+from echox.streaming.decoding import GenerationSettings, token_texts
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Mark, SpeechFailed
 from echox.streaming.policies import Policy, Release
@@ -179,7 +178,7 @@ class ReplySpeech:
                 self._end_segment()
             elif run.special:
                 if self._streams and not self._streams[-1].text_finished:
-                    self._push(run.tokens[0].state, -1, 0)
+                    self._push(run.tokens[0].state, -1, "")
             elif run.problem is not None:
                 self._events.append(SpeechFailed(self.text[run.start : run.end], run.problem))
             elif run.tokens:
@@ -203,7 +202,7 @@ class ReplySpeech:
         span = self._spans[-1]
         span.text_end = max(span.text_end, run.end)
         for token in (*self._blank, *run.tokens):
-            self._push(token.state, len(self._spans) - 1, len(token.text.strip()))
+            self._push(token.state, len(self._spans) - 1, token.text)
         self._blank = []
         self._segments[-1].text_end = span.text_end
         if rules:
@@ -215,8 +214,9 @@ class ReplySpeech:
         self._limit_segment(len(ids))
         self._open_span(run.start, run.end, 1 + max(words))
         first = len(self._spans) - 1 - max(words)
-        for token_id, state, word in zip(ids, self.engine.text_states(ids), words, strict=True):
-            self._push(state, first + word, len(decode_text(self.engine.tokenizer, [token_id]).strip()))
+        texts = token_texts(self.engine.tokenizer, ids)
+        for text, state, word in zip(texts, self.engine.text_states(ids), words, strict=True):
+            self._push(state, first + word, text)
             yield
         self._streams[-1].end_word()
 
@@ -233,9 +233,9 @@ class ReplySpeech:
             segment.text_start = start
         segment.text_end = end
 
-    def _push(self, state: Tensor, word: int, characters: int) -> None:
+    def _push(self, state: Tensor, word: int, text: str) -> None:
         self._open_stream()
-        self._streams[-1].push(state, word, characters)
+        self._streams[-1].push(state, word, text)
         self._segment_tokens += 1
 
     def _open_stream(self) -> None:

@@ -168,7 +168,9 @@ def speak_segments(model: EchoXForConditionalGeneration, segments: Segments, sta
     order = sorted(range(len(segments)), key=lambda row: int((segments.token_ids[row] >= 0).sum()))
     for part in batches(order, 64):
         chosen = segments.kept(part)
-        sequences = model.generate_unit_words(chosen.of(states), chosen.token_ids, chosen.word_ids)
+        sequences = model.generate_unit_words(
+            chosen.of(states), chosen.token_ids, chosen.word_ids, word_letters=chosen.word_letters
+        )
         said |= dict(zip(part, sequences, strict=True))
     return [said[row] for row in range(len(segments))]
 
@@ -188,7 +190,8 @@ def speak_in_context(model: EchoXForConditionalGeneration, segments: Segments, s
         if count:
             chosen = segments.kept([row])
             inputs = model.denoise(chosen.of(states), chosen.token_ids)[0]
-            said[row] = speak_after(model, inputs, chosen.word_ids[0].tolist(), last_words(said[row - 1], count))
+            given, words = last_words(said[row - 1], count), chosen.word_ids[0].tolist()
+            said[row] = speak_after(model, inputs, words, given, chosen.word_letters)
     return [said[row] for row in range(len(segments))]
 
 
@@ -201,7 +204,11 @@ def last_words(sequence: UnitSequence, words: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def speak_after(
-    model: EchoXForConditionalGeneration, inputs: Tensor, words: list[int], given: list[list[int]]
+    model: EchoXForConditionalGeneration,
+    inputs: Tensor,
+    words: list[int],
+    given: list[list[int]],
+    word_letters: Tensor | None = None,
 ) -> UnitSequence:
     """Unit words of the words that follow: those of the first words (`given`) are fed in, the others decoded greedily.
 
@@ -210,18 +217,24 @@ def speak_after(
         inputs: (R, H) inputs of the decoder.
         words: text word of each input, -1 = not spoken.
         given: unit words of each of the first words.
+        word_letters: (1, W, C) letters of the words, for a decoder that reads them.
     """
     decoder = model.echo_decoder
     assert isinstance(decoder, WordSynchronousDecoder)
     text = TextWords.of(torch.tensor([words]))
-    conditions = decoder.conditions(decoder.word_vectors(inputs[None], text))[0]  # (W, D)
+    vectors = decoder.text_vectors(inputs[None], text, word_letters)
     steps = LeanSteps(decoder.backbone, rows=1)
     sequence = UnitSequence([], [], finished=True)
     previous = decoder.end_id
     for number, name in enumerate(text.names[0].tolist()):
         said: list[int] = []
+        letters = vectors.letters[:, number, : int(vectors.letter_counts[0, number])]
+        if letters.shape[1]:
+            steps.advance(letters)
         while True:
-            step = decoder.embed_outputs(torch.tensor([previous])) + conditions[number]
+            step = decoder.step_inputs(
+                torch.tensor([previous]), vectors.conditions[0, number], torch.tensor([len(said)])
+            )
             logits = decoder.output_logits(steps.advance(step[None])[:, -1])[0]
             if number < len(given):
                 previous = given[number][len(said)] if len(said) < len(given[number]) else decoder.end_id
@@ -271,9 +284,10 @@ def echo_scores(
     """
     written = write_replies(model.s2t, tokenizer, questions)
     scores = _trigger_scores(model, tokenizer, written.states)
-    segments = cut_replies(written.token_ids, scores, trigger, tokenizer)
+    limit = teacher.config.max_word_letters
+    segments = cut_replies(written.token_ids, scores, trigger, tokenizer, max_word_letters=limit)
     if context_words:
-        longer = cut_replies(written.token_ids, scores, trigger, tokenizer, context_words)
+        longer = cut_replies(written.token_ids, scores, trigger, tokenizer, context_words, limit)
         sequences = speak_in_context(model, longer, written.states)
     else:
         sequences = speak_segments(model, segments, written.states)
@@ -283,7 +297,7 @@ def echo_scores(
         pieces[row].append(spoken)
     said = voice.transcribe(pieces)
     result = reply_scores(questions, written.texts, said, voice.judge)
-    reference = read_aloud(teacher, segments.token_ids, segments.word_ids)
+    reference = read_aloud(teacher, segments.token_ids, segments.word_ids, segments.word_letters)
     errors = [
         edit_counts(language.decode(one.unit_words), language.decode(other.unit_words))
         for one, other in zip(reference, sequences, strict=True)
@@ -383,13 +397,13 @@ def t2c_scores(
     items = [spoken_text(utterance, tokenizer, language) for utterance in utterances]
     nats = units = 0.0
     for part in batches(items, 32):
-        output = t2c(**spoken_batch(part))
+        output = t2c(**spoken_batch(part, t2c.config.max_word_letters))
         nats += float(output.loss) * float((output.targets != IGNORE_INDEX).sum())
         units += sum(len(language.decode(item.unit_words)) for item in part)
     words = sum(item.num_words for item in items)
-    batch = spoken_batch(items)
+    batch = spoken_batch(items, t2c.config.max_word_letters)
     began_s = time.process_time()
-    sequences = read_aloud(t2c, batch["input_ids"], batch["word_ids"])
+    sequences = read_aloud(t2c, batch["input_ids"], batch["word_ids"], batch.get("word_letters"))
     decode_s = time.process_time() - began_s
     said = voice.transcribe([[language.decode_reduced(sequence.unit_words)] for sequence in sequences])
     ends = words if t2c.config.form == "word_synchronous" else len(items)
@@ -433,10 +447,15 @@ def first_word_tokens(written: WrittenReplies, tokenizer: PreTrainedTokenizerBas
 
 
 @torch.inference_mode()
-def read_aloud(teacher: T2CForUnitGeneration, token_ids: Tensor, word_ids: Tensor) -> list[UnitSequence]:
-    """Unit words of T2C, greedily, for every row of token ids and word ids (S, R)."""
-    parts = batches(range(len(token_ids)), 64)
-    return [sequence for part in parts for sequence in teacher.generate(token_ids[part], word_ids[part])]
+def read_aloud(
+    teacher: T2CForUnitGeneration, token_ids: Tensor, word_ids: Tensor, word_letters: Tensor | None = None
+) -> list[UnitSequence]:
+    """Unit words of T2C, greedily, for every row of token ids and word ids (S, R), and of letters (S, W, C)."""
+    said: list[UnitSequence] = []
+    for part in batches(range(len(token_ids)), 64):
+        letters = None if word_letters is None else word_letters[part]
+        said += teacher.generate(token_ids[part], word_ids[part], word_letters=letters)
+    return said
 
 
 def _trigger_scores(model: EchoXForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, states: Tensor) -> Tensor:

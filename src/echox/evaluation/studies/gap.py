@@ -31,11 +31,13 @@ from echox.data.scoring import edit_counts, normalize_words
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.tokenization_text import decode_text, word_index
+from echox.models.t2c.modeling_letters import letters_of_words, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.streaming.decoding import token_texts
 from echox.training.stages.echo import join
 from echox.training.stages.echo_targets import select
 from echox.training.stages.s2t import SpokenDialogue, dialogue_batch
@@ -162,10 +164,13 @@ def _collect(
     denoised = model.denoise(reply_states, tokens)
     spaces = {"text": model.text_embeddings(tokens), "hidden": reply_states, "echo adapter": denoised}
     decoder = model.echo_decoder
-    said = decoder.generate(denoised, word_ids)
+    texts = [token_texts(tokenizer, [token for token in row if token >= 0]) for row in tokens.tolist()]
+    limit = decoder.config.max_word_letters
+    letters = pad_letters([letters_of_words(text, row, limit) for text, row in zip(texts, rows, strict=True)])
+    said = decoder.generate(denoised, word_ids, word_letters=letters)
     vectors = None
-    if isinstance(decoder, WordSynchronousDecoder):
-        vectors = decoder.word_vectors(denoised, TextWords.of(word_ids))  # (B, W, D), W counted from 0 as word_ids are
+    if isinstance(decoder, WordSynchronousDecoder):  # (B, W, D), W counted from 0 as word_ids are
+        vectors = decoder.text_vectors(denoised, TextWords.of(word_ids), letters).words
     for row, ids in enumerate(rows):
         reply = [token for token in tokens[row].tolist() if token >= 0]
         text = decode_text(tokenizer, reply, skip_special_tokens=True)

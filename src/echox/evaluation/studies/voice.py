@@ -24,7 +24,7 @@ from echox.evaluation.judges.asr import JUDGE_RATE_HZ, Judge
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
-from echox.training.stages.t2c import spoken_batch, spoken_text
+from echox.training.stages.t2c import read_batch, spoken_batch, spoken_text
 
 
 class StepScore(TypedDict):
@@ -128,8 +128,8 @@ def _read_aloud(t2c: Path, vocoder: Path) -> _Step:
 
     @torch.inference_mode()
     def read(item: UnitUtterance) -> tuple[np.ndarray, int]:
-        batch = spoken_batch([spoken_text(item, tokenizer, language)])
-        (sequence,) = model.generate(batch["input_ids"], batch["word_ids"])
+        batch = spoken_batch([spoken_text(item, tokenizer, language)], model.config.max_word_letters)
+        (sequence,) = read_batch(model, batch)
         return speak(language.decode_reduced(sequence.unit_words), None)
 
     return read

@@ -184,7 +184,12 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
         return embeddings
 
     def generate_unit_words(
-        self, states: Tensor, token_ids: Tensor, word_ids: Tensor, max_unit_words: int | None = None
+        self,
+        states: Tensor,
+        token_ids: Tensor,
+        word_ids: Tensor,
+        max_unit_words: int | None = None,
+        word_letters: Tensor | None = None,
     ) -> list[UnitSequence]:
         """Greedy unit words of segments of a reply.
 
@@ -193,11 +198,14 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
             token_ids: (B, R) tokens of the segment, -1 = padding.
             word_ids: (B, R) text word of each token, -1 = padding or not spoken.
             max_unit_words: limit per row (None: the configuration's).
+            word_letters: (B, W, C) letters of each text word, for a decoder that reads them.
         """
         states = states.to(self.denoising_adapter.up_proj.weight.dtype)
         if self.echo_decoder.reads_silent_tokens:
             word_ids = torch.where(token_ids >= 0, word_ids.clamp(min=0), -1)
-        return self.echo_decoder.generate(self.denoise(states, token_ids), word_ids, max_unit_words=max_unit_words)
+        return self.echo_decoder.generate(
+            self.denoise(states, token_ids), word_ids, max_unit_words=max_unit_words, word_letters=word_letters
+        )
 
 
 AutoModel.register(EchoXConfig, EchoXForConditionalGeneration, exist_ok=True)

@@ -38,6 +38,10 @@ class UnitDecoderConfig(PreTrainedConfig):
         max_unit_words_per_word: limit, after which the end of the word is forced (word-synchronous form).
         force_sound: forbid the end as the first output of a word, so that no word is skipped (word-synchronous form).
         max_word_tokens: number of different positions in a word; later tokens of a long word share the last.
+        max_word_letters: letters of a word that are read before its unit words, so that words which training never met
+            can be spelled; 0: none (word-synchronous form).
+        num_letter_layers: convolutions over the letters.
+        word_token_dropout: fraction of the words whose tokens are hidden in training, so that letters are relied on.
         num_prefix_vectors, num_separator_vectors: learned vectors before and after the states (prefix form).
         prompt_prefix_ids, prompt_suffix_ids: text tokens before and after the states (text_prefix form).
         end_token_id: the text token that ends the unit words (text_prefix form).
@@ -74,6 +78,9 @@ class UnitDecoderConfig(PreTrainedConfig):
         max_unit_words_per_word: int = 24,
         force_sound: bool = True,
         max_word_tokens: int = 16,
+        max_word_letters: int = 0,
+        num_letter_layers: int = 2,
+        word_token_dropout: float = 0.0,
         num_prefix_vectors: int = 0,
         num_separator_vectors: int = 1,
         prompt_prefix_ids: list[int] | tuple[int, ...] = (),
@@ -115,6 +122,19 @@ class UnitDecoderConfig(PreTrainedConfig):
         self.max_unit_words_per_word = max_unit_words_per_word
         self.force_sound = force_sound
         self.max_word_tokens = max_word_tokens
+        self.max_word_letters = max_word_letters
+        self.num_letter_layers = num_letter_layers
+        self.word_token_dropout = word_token_dropout
+        if max_word_letters < 0 or (max_word_letters and form != "word_synchronous"):
+            raise ValueError(
+                "max_word_letters: expected 0, or more in the word-synchronous form, found "
+                f"{max_word_letters} in the form {form}"
+            )
+        if word_token_dropout and not (max_word_letters and 0 < word_token_dropout < 1):
+            raise ValueError(
+                "word_token_dropout: expected 0, or a number below 1 beside letters (max_word_letters), found "
+                f"{word_token_dropout}"
+            )
         self.num_prefix_vectors = num_prefix_vectors
         self.num_separator_vectors = num_separator_vectors
         self.prompt_prefix_ids, self.prompt_suffix_ids = list(prompt_prefix_ids), list(prompt_suffix_ids)

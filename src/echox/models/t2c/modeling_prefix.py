@@ -65,8 +65,15 @@ class PrefixDecoder(UnitDecoder):
         """Number of unit words, and of rows, which have an end each."""
         return (unit_words != IGNORED).sum() + len(unit_words)
 
-    def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
-        """See `UnitDecoder.forward`; `unit_word_of` is not used."""
+    def forward(
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        unit_words: Tensor,
+        unit_word_of: Tensor,
+        word_letters: Tensor | None = None,
+    ) -> UnitDecoderOutput:
+        """See `UnitDecoder.forward`; `unit_word_of` and `word_letters` are not used."""
         self._check(states, word_ids)
         if not len(states):
             return self._empty_output(states)
@@ -84,7 +91,12 @@ class PrefixDecoder(UnitDecoder):
         return self._output(hidden[:, prompt.shape[1] - 1 :], targets)
 
     def _generate(
-        self, states: Tensor, word_ids: Tensor, choose_outputs: Callable[[Tensor], Tensor], limit: int
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        choose_outputs: Callable[[Tensor], Tensor],
+        limit: int,
+        word_letters: Tensor | None,
     ) -> list[UnitSequence]:
         made: list[tuple[Tensor, Tensor]] = []
         prompt, mask = self.prompt(states.to(self.dtype), word_ids)

@@ -65,14 +65,27 @@ class T2CForUnitGeneration(TypedPreTrainedModel):
         return F.embedding(token_ids.clamp(min=0), self.text_embedding.weight.detach())
 
     def forward(
-        self, input_ids: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor
+        self,
+        input_ids: Tensor,
+        word_ids: Tensor,
+        unit_words: Tensor,
+        unit_word_of: Tensor,
+        word_letters: Tensor | None = None,
     ) -> UnitDecoderOutput:
         """Teacher forcing of the unit words of a text; arguments as in `UnitDecoder.forward`, with token ids (B, R)."""
-        return self.decoder(self.embed(input_ids), word_ids, unit_words, unit_word_of)
+        return self.decoder(self.embed(input_ids), word_ids, unit_words, unit_word_of, word_letters)
 
-    def generate(self, input_ids: Tensor, word_ids: Tensor, max_unit_words: int | None = None) -> list[UnitSequence]:
+    def generate(
+        self,
+        input_ids: Tensor,
+        word_ids: Tensor,
+        max_unit_words: int | None = None,
+        word_letters: Tensor | None = None,
+    ) -> list[UnitSequence]:
         """Greedy unit words of a text: token ids and word ids (B, R); see `UnitDecoder.generate`."""
-        return self.decoder.generate(self.embed(input_ids), word_ids, max_unit_words=max_unit_words)
+        return self.decoder.generate(
+            self.embed(input_ids), word_ids, max_unit_words=max_unit_words, word_letters=word_letters
+        )
 
 
 AutoModel.register(UnitDecoderConfig, T2CForUnitGeneration, exist_ok=True)

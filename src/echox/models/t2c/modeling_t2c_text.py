@@ -71,8 +71,15 @@ class TextPrefixDecoder(PrefixDecoder):
         known = torch.cat([word_ids.new_zeros(prefix.shape[:2]), word_ids, word_ids.new_zeros(suffix.shape[:2])], 1)
         return super().prompt(torch.cat([prefix, states, suffix], 1), known)
 
-    def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
-        """See `UnitDecoder.forward`; `unit_word_of` is not used. Targets and logits are over text and unit words."""
+    def forward(
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        unit_words: Tensor,
+        unit_word_of: Tensor,
+        word_letters: Tensor | None = None,
+    ) -> UnitDecoderOutput:
+        """See `PrefixDecoder.forward`. Targets and logits are over text and unit words."""
         outputs = torch.where(unit_words == IGNORED, IGNORED, unit_words + self.config.text_vocab_size)
         return super().forward(states, word_ids, outputs, unit_word_of)
 

@@ -4,7 +4,8 @@ There are several forms: `WordSynchronousDecoder`, `PrefixDecoder` (the paper's)
 release's); `modeling_t2c.py` chooses by configuration. The echo decoder of `modeling_echox.py` is one of these classes,
 with denoised hidden states as input.
 
-Letters: B rows, R states of a row, W text words, U unit words, T steps, H width of the states, D width of the decoder.
+Letters: B rows, R states of a row, W text words, C letters of a word, U unit words, T steps, H width of the states, D
+width of the decoder.
 """
 
 from __future__ import annotations
@@ -97,7 +98,19 @@ class UnitDecoder(TypedPreTrainedModel):
         """The unit word of an output; None for an output that is not a unit word."""
         return output
 
-    def forward(self, states: Tensor, word_ids: Tensor, unit_words: Tensor, unit_word_of: Tensor) -> UnitDecoderOutput:
+    @property
+    def reads_letters(self) -> bool:
+        """Whether `word_letters` are inputs."""
+        return False
+
+    def forward(
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        unit_words: Tensor,
+        unit_word_of: Tensor,
+        word_letters: Tensor | None = None,
+    ) -> UnitDecoderOutput:
         """Teacher forcing in one pass.
 
         Args:
@@ -105,6 +118,8 @@ class UnitDecoder(TypedPreTrainedModel):
             word_ids: (B, R) text word of each state, in ascending order; -1 = padding, or not spoken.
             unit_words: (B, U) unit words of the speech, padded with -100.
             unit_word_of: (B, U) text word of each unit word, as in `word_ids`, in ascending order.
+            word_letters: (B, W, C) letters of each text word that has states, in order, padded with -1
+                (`modeling_letters.py`); needed if `reads_letters`, else not used.
 
         Raises:
             ValueError: shapes that do not fit, or word ids that are out of order or missing.
@@ -125,6 +140,7 @@ class UnitDecoder(TypedPreTrainedModel):
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
         max_unit_words: int | None = None,
+        word_letters: Tensor | None = None,
     ) -> list[UnitSequence]:
         """Generate unit words for all rows, greedily, or sampled with `generator`. Finished rows leave the batch.
 
@@ -136,6 +152,7 @@ class UnitDecoder(TypedPreTrainedModel):
             top_p: probability mass of the nucleus that samples come from.
             generator: of random numbers.
             max_unit_words: limit per row (None: the configuration's).
+            word_letters: (B, W, C), as in `forward`.
 
         Raises:
             ValueError: shapes that do not fit, a temperature that is not positive, or `top_p` outside (0, 1].
@@ -149,10 +166,16 @@ class UnitDecoder(TypedPreTrainedModel):
                 word_ids,
                 lambda logits: choose(logits, do_sample, temperature, top_p, generator),
                 max_unit_words or self.config.max_unit_words,
+                word_letters,
             )
 
     def _generate(
-        self, states: Tensor, word_ids: Tensor, choose_outputs: Callable[[Tensor], Tensor], limit: int
+        self,
+        states: Tensor,
+        word_ids: Tensor,
+        choose_outputs: Callable[[Tensor], Tensor],
+        limit: int,
+        word_letters: Tensor | None,
     ) -> list[UnitSequence]:
         """`generate` for at least one row: ``choose_outputs`` gives (B,) outputs of logits (B, V)."""
         raise TypeError(f"{type(self).__name__} is the base class: use build_unit_decoder(config)")

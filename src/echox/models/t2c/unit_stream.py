@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from echox.models.t2c.modeling_letters import letters_of, pad_letters
 from echox.models.t2c.modeling_prefix import PrefixDecoder
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
@@ -75,8 +76,8 @@ class UnitStream(ABC):
         self._retrying = False
 
     @abstractmethod
-    def push(self, state: Tensor, word: int, characters: int) -> None:
-        """Add a token: its denoised state (H,), its word's id (-1: not spoken), the characters of text it adds.
+    def push(self, state: Tensor, word: int, text: str) -> None:
+        """Add a token: its denoised state (H,), its word's id (-1: not spoken), the text that it adds.
 
         Raises:
             ValueError: after `finish`, or a word id below an earlier one.
@@ -160,7 +161,7 @@ class WordStream(UnitStream):
     Example::
 
         stream = WordStream(model.echo_decoder)
-        for state, word, text in tokens: stream.push(state, word, len(text))
+        for state, word, text in tokens: stream.push(state, word, text)
         stream.finish()
         while stream.ready: ...
     """
@@ -173,27 +174,29 @@ class WordStream(UnitStream):
         self._names: list[int] = []  # ids of the words whose vectors are known
         self._characters: list[int] = []
         self._vectors: list[Tensor] = []  # (D,) each
+        self._letters: list[Tensor] = []  # (C, D) each
         self._open: list[Tensor] = []  # states (H,) of the last word, which is not complete
         self._open_name = -1
-        self._open_characters = 0
+        self._open_texts: list[str] = []
         self._number = 0  # of the current word
         self._current_condition: Tensor | None = None
         self._word_outputs: list[int] = []  # of the current word
         self._word_position = 0
         self._tail: list[list[int]] = []  # unit words of the words before this segment
-        self._spoken: list[tuple[Tensor, list[int]]] = []  # vectors and unit words of finished words
+        self._spoken: list[tuple[Tensor, Tensor, list[int]]] = []  # vectors, letters, unit words of finished words
 
     def follow(self, before: UnitStream, words: int) -> None:
         """See `UnitStream.follow`."""
         assert isinstance(before, WordStream), "segments of one decoder"
         tail = before._spoken[-words:] if words else []
-        self._vectors = [vector for vector, _ in tail] + self._vectors
+        self._vectors = [vector for vector, _, _ in tail] + self._vectors
+        self._letters = [letters for _, letters, _ in tail] + self._letters
         self._names = [-1] * len(tail) + self._names
         self._characters = [0] * len(tail) + self._characters
-        self._tail = [unit_words for _, unit_words in tail]
+        self._tail = [unit_words for _, _, unit_words in tail]
         self._number = len(tail)
 
-    def push(self, state: Tensor, word: int, characters: int) -> None:
+    def push(self, state: Tensor, word: int, text: str) -> None:
         """See `UnitStream.push`."""
         self._check_open(word, self._open_name)
         if word < 0:
@@ -202,7 +205,7 @@ class WordStream(UnitStream):
             self._close_word()
             self._open_name = word
         self._open.append(state)
-        self._open_characters += characters
+        self._open_texts.append(text)
 
     def end_word(self) -> None:
         """See `UnitStream.end_word`."""
@@ -226,22 +229,42 @@ class WordStream(UnitStream):
 
     @property
     def begins_with_prompt(self) -> bool:
-        """At the first step, if the stream continues another segment."""
-        return self.position == 0 and bool(self._tail)
+        """At the first step of a word with letters, and of a stream that continues another segment."""
+        return self._num_given > 0
+
+    @property
+    def _num_given(self) -> int:
+        """Inputs of the next step before the last output: those of context words, and letters of the current word."""
+        if self._word_outputs:
+            return 0
+        return (self._tail_length if self.position == 0 else 0) + len(self._letters[self._number])
+
+    @property
+    def _tail_length(self) -> int:
+        return sum(len(self._letters[number]) + 1 + len(unit_words) for number, unit_words in enumerate(self._tail))
 
     def inputs(self) -> Tensor:
-        """Last output plus condition of the current word (1, D); at the first step also those of context words."""
+        """The last output, with the condition of the current word (1, D); before it, at the first step of a word, the
+        word's letters, and at the first of all the context words.
+        """
         if self._current_condition is None:
             self._current_condition = self._condition(self._number)
-        newest = self.decoder.embed_outputs(self._ids([self._previous])) + self._current_condition
-        if not self.begins_with_prompt:
-            return newest
-        end = self.decoder.end_id
-        steps = [
-            self.decoder.embed_outputs(self._ids([end, *unit_words])) + self._condition(number)
-            for number, unit_words in enumerate(self._tail)
-        ]
-        return torch.cat([*steps, newest])
+        if self._word_outputs:
+            return self._steps([self._previous], self._current_condition, first=len(self._word_outputs))
+        steps = [self._letters[self._number], self._steps([self._previous], self._current_condition)]
+        if self.position == 0:
+            end = self.decoder.end_id
+            before = [
+                (self._letters[number], self._steps([end, *unit_words], self._condition(number)))
+                for number, unit_words in enumerate(self._tail)
+            ]
+            steps = [*(one for word in before for one in word), *steps]
+        return torch.cat(steps)
+
+    def _steps(self, previous: list[int], condition: Tensor, first: int = 0) -> Tensor:
+        """Inputs (n, D) of neighbouring steps of a word, from the outputs before them."""
+        places = torch.arange(first, first + len(previous), device=condition.device)
+        return self.decoder.step_inputs(torch.tensor(previous, device=condition.device), condition, places)
 
     def _condition(self, number: int) -> Tensor:
         """The condition (D,) of every step of a word."""
@@ -250,9 +273,6 @@ class WordStream(UnitStream):
         around = torch.stack(self._vectors[first : number + config.lookahead_words + 1])[None]
         return self.decoder.conditions(around)[0, number - first]
 
-    def _ids(self, outputs: list[int]) -> Tensor:
-        return torch.tensor(outputs, device=self._vectors[0].device)
-
     @property
     def may_end(self) -> bool:
         """With `force_sound`, not as the first output of a word."""
@@ -260,9 +280,10 @@ class WordStream(UnitStream):
 
     def accept(self, output: int) -> list[UnitStreamOutput]:
         """See `UnitStream.accept`: returns a whole word when it ends and passes the checks."""
-        if self.begins_with_prompt:
-            self.position = self._word_position = sum(len(unit_words) + 1 for unit_words in self._tail)
-        self.position += 1
+        given = self._num_given
+        if self.position == 0:
+            self._word_position = self._tail_length  # where the first word begins again
+        self.position += given + 1
         limit = self.decoder.config.max_unit_words_per_word
         if output != self.decoder.end_id and len(self._word_outputs) < limit:
             self._previous = output
@@ -279,7 +300,7 @@ class WordStream(UnitStream):
             return []
         output_of_word = UnitStreamOutput([] if problem else self._word_outputs, self._names[self._number], problem)
         if problem is None:
-            self._spoken.append((self._vectors[self._number], self._word_outputs))
+            self._spoken.append((self._vectors[self._number], self._letters[self._number], self._word_outputs))
         else:  # discarded unit words must not influence the next word
             self._restart_word()
         self._retrying = False
@@ -297,10 +318,21 @@ class WordStream(UnitStream):
             return
         states = torch.stack(self._open)[None].to(self.decoder.dtype)
         words = TextWords.of(torch.zeros(1, len(self._open), dtype=torch.long, device=states.device))
-        self._vectors.append(self.decoder.word_vectors(states, words)[0, 0])
+        letters, spelling = self._read_letters()
+        self._vectors.append(self.decoder.word_vectors(states, words, spelling)[0, 0])
+        self._letters.append(letters)
         self._names.append(self._open_name)
-        self._characters.append(self._open_characters)
-        self._open, self._open_characters = [], 0
+        self._characters.append(sum(len(text.strip()) for text in self._open_texts))
+        self._open, self._open_texts = [], []
+
+    def _read_letters(self) -> tuple[Tensor, Tensor | None]:
+        """Vectors (C, D) of the letters of the word that ends here, and their mean (1, 1, D), if they are read."""
+        config = self.decoder.config
+        if not self.decoder.reads_letters:
+            return self._open[0].new_zeros(0, config.hidden_size, dtype=self.decoder.dtype), None
+        letters = letters_of("".join(self._open_texts), config.max_word_letters)
+        vectors, spelling = self.decoder.read_letters(pad_letters([[letters]]).to(self._open[0].device))
+        return vectors[0, 0, : len(letters)], spelling
 
 
 class PrefixStream(UnitStream):
@@ -324,12 +356,12 @@ class PrefixStream(UnitStream):
         self._num_emitted = 0  # unit words that were returned
         self._done = False
 
-    def push(self, state: Tensor, word: int, characters: int) -> None:
+    def push(self, state: Tensor, word: int, text: str) -> None:
         """See `UnitStream.push`."""
         self._check_open(word, max(self._words, default=-1))
         self._states.append(state)
         self._words.append(word)
-        self._all_characters += characters if word >= 0 else 0
+        self._all_characters += len(text.strip()) if word >= 0 else 0
 
     def finish(self) -> None:
         """See `UnitStream.finish`."""

@@ -45,6 +45,8 @@ STAGES = ("lm", "encoder", "s2t", "t2c", "echo")
 
 PHONES_PER_S, KEPT_PER_S, WORDS_PER_TOKEN = 12, 7, 0.75
 """Default rates of a `Workload`."""
+LETTERS_PER_WORD = 6
+"""With punctuation, about the average of English."""
 
 
 Batch = Mapping[str, object]
@@ -310,6 +312,7 @@ class GivenSegments:
 
     def __init__(self, config: EchoXConfig, work: Workload) -> None:
         self.work, self.segments = work, work.segments or segments_of(config, work)
+        self.max_word_letters = config.echo_decoder_config.max_word_letters
 
     def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
         """No tokens: the segments are given."""
@@ -319,10 +322,13 @@ class GivenSegments:
         """The same segments for every batch."""
         work, count = self.work, self.segments
         spoken = spoken_batch_of(
-            count, *(-(-size * work.batch_size // count) for size in (work.reply_tokens, work.unit_words, work.words))
+            count,
+            *(-(-size * work.batch_size // count) for size in (work.reply_tokens, work.unit_words, work.words)),
+            self.max_word_letters,
         )
         ids, words = spoken["input_ids"], spoken["word_ids"]
-        given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count)
+        letters = spoken.get("word_letters")
+        given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count, letters)
         return given, spoken["unit_words"], spoken["unit_word_of"]
 
 
@@ -349,7 +355,8 @@ def random_batch(config: EchoXConfig, stage: str, work: Workload) -> Batch:
     if stage == "lm":
         return written_batch(work)
     if stage == "t2c":
-        return spoken_batch_of(work.batch_size, work.reply_tokens, work.unit_words, work.words)
+        sizes = work.batch_size, work.reply_tokens, work.unit_words, work.words
+        return spoken_batch_of(*sizes, config.echo_decoder_config.max_word_letters)
     heard = _heard_batch(s2t, work)
     if stage == "encoder":
         phones = torch.ones(work.audios, max(1, int(PHONES_PER_S * work.audio_s)), dtype=torch.long)
@@ -393,8 +400,11 @@ def _dialogue_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def spoken_batch_of(rows: int, tokens: int, unit_words: int, words: int) -> dict[str, Tensor]:
-    """A batch of stage t2c with these numbers of rows, tokens, unit words and text words."""
+def spoken_batch_of(
+    rows: int, tokens: int, unit_words: int, words: int, max_word_letters: int = 0
+) -> dict[str, Tensor]:
+    """A batch of stage t2c with these numbers of rows, tokens, unit words and text words; letters if they are read."""
+    letters = torch.zeros(rows, min(words, tokens), min(max_word_letters, LETTERS_PER_WORD), dtype=torch.long)
     word_ids = torch.arange(tokens) * min(words, tokens) // tokens
     unit_word_of = torch.arange(unit_words) * min(words, tokens) // unit_words
     return {
@@ -402,6 +412,7 @@ def spoken_batch_of(rows: int, tokens: int, unit_words: int, words: int) -> dict
         "word_ids": word_ids.expand(rows, -1).contiguous(),
         "unit_words": torch.zeros(rows, unit_words, dtype=torch.long),
         "unit_word_of": unit_word_of.expand(rows, -1).contiguous(),
+        **({"word_letters": letters} if max_word_letters else {}),
     }
 
 

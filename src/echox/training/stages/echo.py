@@ -43,7 +43,6 @@ from echox.training.stages.echo_targets import (
     OnlineTargets,
     RecordedTargets,
     Targets,
-    cut_replies,
 )
 from echox.training.stages.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.t2c import spoken_text, write_unit_samples
@@ -271,9 +270,11 @@ class EchoStage:
         batch = self._to_device(self._batch(items, None))
         _, reply_states, reply_ids, _ = self.objective.reply_states(batch)
         scores = self.objective.trigger_scores(reply_states)
-        segments = cut_replies(reply_ids, scores, self.recipe.trigger, self.tokenizer)
+        segments = self.objective.cut(reply_ids, scores)
         segments, unit_words, _ = self.objective.targets(segments, batch)
-        sequences = self.model.generate_unit_words(segments.of(reply_states), segments.token_ids, segments.word_ids)
+        sequences = self.model.generate_unit_words(
+            segments.of(reply_states), segments.token_ids, segments.word_ids, word_letters=segments.word_letters
+        )
         texts = [
             decode_text(self.tokenizer, [token for token in row if token >= 0]) for row in segments.token_ids.tolist()
         ]

@@ -21,7 +21,15 @@ from echox.models.echox.text_embeddings import weight_of
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.echo_targets import EchoBatch, MadeTargets, Targets, cut_replies, select, without_context
+from echox.training.stages.echo_targets import (
+    EchoBatch,
+    MadeTargets,
+    Segments,
+    Targets,
+    cut_replies,
+    select,
+    without_context,
+)
 from echox.training.stages.t2c import accuracy
 
 
@@ -100,7 +108,7 @@ class EchoObjective(nn.Module):
         denoised = model.denoising_adapter(reply_states.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
         segments = made.segments
         echoed = model.fuse(segments.of(denoised), segments.token_ids)
-        echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of)
+        echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of, segments.word_letters)
         if self.context_words:
             echo = without_context(echo, segments, made.unit_word_of)
         distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
@@ -130,9 +138,14 @@ class EchoObjective(nn.Module):
         began_s = time.perf_counter()
         with torch.no_grad():
             scores = self.trigger_scores(reply_states)
-            segments = cut_replies(reply_ids, scores, self.trigger, self.tokenizer, self.context_words)
+            segments = self.cut(reply_ids, scores, self.context_words)
             segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U)
         return MadeTargets(reply_ids, segments, unit_words, unit_word_of, time.perf_counter() - began_s)
+
+    def cut(self, reply_ids: Tensor, scores: Tensor, context_words: int = 0) -> Segments:
+        """Segments of replies (B, R), with the letters that the echo decoder reads; see `cut_replies`."""
+        letters = self.model.echo_decoder.config.max_word_letters
+        return cut_replies(reply_ids, scores, self.trigger, self.tokenizer, context_words, letters)
 
     def _weighted(self, losses: dict[str, Tensor], together: bool) -> Tensor:
         """The weighted sum; with a cap, the denoising term is at most that fraction of the echo loss.

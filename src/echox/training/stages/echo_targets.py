@@ -22,8 +22,10 @@ from transformers import PreTrainedTokenizerBase
 from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.models.echox.modeling_shrinking import gather_rows
 from echox.models.echox.tokenization_text import word_index
+from echox.models.t2c.modeling_letters import letters_of_words, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoderOutput
+from echox.streaming.decoding import token_texts
 from echox.streaming.trigger import Trigger
 from echox.training.stages.t2c import SpokenText
 
@@ -57,6 +59,7 @@ class Segments:
         places: (S, R) where the token's state is in the flattened (B * R) states; 0 at the padding.
         owners: (dialogue, first word of the segment in its reply) of each segment.
         context: number of leading words of each segment that belong to the segment before it and are only read.
+        word_letters: (S, W, C) letters of each text word, padded with -1; None: they are not read.
     """
 
     token_ids: Tensor
@@ -64,6 +67,7 @@ class Segments:
     places: Tensor
     owners: list[tuple[int, int]]
     context: list[int]
+    word_letters: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -76,11 +80,17 @@ class Segments:
         """Only these segments."""
         index = torch.tensor(rows, dtype=torch.long, device=self.token_ids.device)
         owners, context = [self.owners[row] for row in rows], [self.context[row] for row in rows]
-        return Segments(self.token_ids[index], self.word_ids[index], self.places[index], owners, context)
+        letters = None if self.word_letters is None else self.word_letters[index]
+        return Segments(self.token_ids[index], self.word_ids[index], self.places[index], owners, context, letters)
 
 
 def cut_replies(
-    token_ids: Tensor, scores: Tensor, trigger: Trigger, tokenizer: PreTrainedTokenizerBase, context_words: int = 0
+    token_ids: Tensor,
+    scores: Tensor,
+    trigger: Trigger,
+    tokenizer: PreTrainedTokenizerBase,
+    context_words: int = 0,
+    max_word_letters: int = 0,
 ) -> Segments:
     """Cut replies where streaming would: at the trigger's peaks, at word borders, and at the end of a turn.
 
@@ -90,6 +100,7 @@ def cut_replies(
         trigger: the segment decision.
         tokenizer: of the tokens; needed to find their words.
         context_words: number of words of the segment before it (of the same turn) with which a segment begins.
+        max_word_letters: of the decoders that speak the segments; 0: they do not read letters.
 
     Returns:
         Segments with at least one word.
@@ -98,9 +109,11 @@ def cut_replies(
     pieces: list[tuple[list[int], list[int], list[int]]] = []
     owners: list[tuple[int, int]] = []
     context: list[int] = []
+    letters: list[list[list[int]]] = []
     for row, (padded, row_scores) in enumerate(zip(token_ids.tolist(), scores.tolist(), strict=True)):
         tokens = [token for token in padded if token >= 0]
         words = word_index(tokenizer, tokens)
+        texts = token_texts(tokenizer, tokens) if max_word_letters else [""] * len(tokens)
         for start, end in _turns(words):
             turn = words[start:end]
             opens = [place == 0 or word != turn[place - 1] for place, word in enumerate(turn)]
@@ -112,6 +125,7 @@ def cut_replies(
                 context.append(own_word - words[first])
                 names = [word - words[first] for word in words[first:last]]
                 pieces.append((tokens[first:last], names, list(range(row * width + first, row * width + last))))
+                letters.append(letters_of_words(texts[first:last], names, max_word_letters))
                 owners.append((row, words[first]))
     device = token_ids.device
     if not pieces:
@@ -124,6 +138,7 @@ def cut_replies(
         pad_sequences(places_of, 0).to(device),
         owners,
         context,
+        pad_letters(letters).to(device) if max_word_letters else None,
     )
 
 
@@ -237,7 +252,9 @@ class OnlineTargets:
         new = list({name: row for row, name in enumerate(names) if name not in found}.values())
         if new:
             asked = segments.kept(new)
-            sequences = self.t2c.generate(asked.token_ids, asked.word_ids, max_unit_words=self.max_unit_words)
+            sequences = self.t2c.generate(
+                asked.token_ids, asked.word_ids, max_unit_words=self.max_unit_words, word_letters=asked.word_letters
+            )
             for row, sequence in zip(new, sequences, strict=True):
                 if sequence.finished and sequence.unit_words:
                     found[names[row]] = (sequence.unit_words, sequence.word_of)

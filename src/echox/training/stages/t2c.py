@@ -29,6 +29,7 @@ from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.t2c.modeling_letters import letters_of, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
@@ -112,6 +113,7 @@ class SpokenText:
         token_ids: tokens of the text. word_ids: white-space word of each token.
         unit_words: of the speech. unit_word_of: text word of each unit word.
         sentence_ends: words at which a sentence ends.
+        first_word: number of the text's first word in `word_ids`.
     """
 
     id: str
@@ -121,24 +123,36 @@ class SpokenText:
     unit_words: tuple[int, ...]
     unit_word_of: tuple[int, ...]
     sentence_ends: tuple[int, ...]
+    first_word: int = 0
 
     @property
     def num_words(self) -> int:
         """White-space words."""
         return len(self.text.split())
 
+    def letters(self, limit: int) -> list[list[int]]:
+        """Letters of each word that has tokens, in order; `limit` is the largest number of a word."""
+        words = self.text.split()
+        return [
+            letters_of("".join(words[name - self.first_word :][:1]), limit)
+            for name in sorted(set(self.word_ids))
+            if name >= 0
+        ]
+
     def cut(self, first: int, last: int) -> SpokenText:
         """The words `first` to `last`, both included, with their ids unchanged."""
         tokens = [place for place, word in enumerate(self.word_ids) if first <= word <= last]
         units = [place for place, word in enumerate(self.unit_word_of) if first <= word <= last]
+        words = self.text.split()[max(0, first - self.first_word) : max(0, last + 1 - self.first_word)]
         return SpokenText(
             self.id,
-            " ".join(self.text.split()[first : last + 1]),
+            " ".join(words),
             tuple(self.token_ids[place] for place in tokens),
             tuple(self.word_ids[place] for place in tokens),
             tuple(self.unit_words[place] for place in units),
             tuple(self.unit_word_of[place] for place in units),
             tuple(word for word in self.sentence_ends if first <= word <= last),
+            max(first, self.first_word),
         )
 
     def random_cut(self, data: T2CData, rng: random.Random) -> SpokenText:
@@ -214,7 +228,10 @@ class T2CStage:
 
     def collate(self, items: list[SpokenText], rng: random.Random) -> dict[str, Tensor]:
         """Utterances, some of them cut."""
-        return spoken_batch([item.random_cut(self.recipe.data, rng) for item in items])
+        return self._batch([item.random_cut(self.recipe.data, rng) for item in items])
+
+    def _batch(self, items: Sequence[SpokenText]) -> dict[str, Tensor]:
+        return spoken_batch(items, self.model.config.max_word_letters)
 
     def evaluate(self) -> dict[str, float]:
         """Teacher-forced loss and accuracy; of free greedy decoding, the fraction that ended and the length."""
@@ -224,13 +241,13 @@ class T2CStage:
         loss = correct = targets = said = finished = 0.0
         for start in range(0, len(items), 32):
             chosen = items[start : start + 32]
-            batch = {name: value.to(self.model.device) for name, value in spoken_batch(chosen).items()}
+            batch = {name: value.to(self.model.device) for name, value in self._batch(chosen).items()}
             output = self.model(**batch)
             count = float((output.targets != IGNORE_INDEX).sum())
             loss, targets = loss + float(output.loss) * count, targets + count
             correct += float(accuracy(output.logits, output.targets)) * count
             if start % 128 == 0:  # free decoding takes longest: every fourth batch
-                sequences = self.model.generate(batch["input_ids"], batch["word_ids"])
+                sequences = read_batch(self.model, batch)
                 finished += sum(sequence.finished for sequence in sequences) / len(sequences)
                 spoken = sum(len(sequence.unit_words) for sequence in sequences)
                 said += spoken / sum(len(item.unit_words) for item in chosen)
@@ -245,8 +262,8 @@ class T2CStage:
     def sample(self, folder: Path) -> None:
         """Units of a few held-out texts; also as audio when the recipe names a vocoder."""
         items = spread(self.evaluation_items or self.train_items, self.recipe.data.samples)
-        batch = {name: value.to(self.model.device) for name, value in spoken_batch(items).items()}
-        sequences = self.model.generate(batch["input_ids"], batch["word_ids"])
+        batch = {name: value.to(self.model.device) for name, value in self._batch(items).items()}
+        sequences = read_batch(self.model, batch)
         write_unit_samples(folder, [item.text for item in items], sequences, self.language, self.recipe.data.vocoder)
 
     def save(self, folder: Path) -> None:
@@ -268,19 +285,29 @@ def spoken_text(utterance: UnitUtterance, tokenizer: PreTrainedTokenizerBase, la
     )
 
 
-def spoken_batch(items: Sequence[SpokenText]) -> dict[str, Tensor]:
+def spoken_batch(items: Sequence[SpokenText], max_word_letters: int = 0) -> dict[str, Tensor]:
     """Batch of this stage.
+
+    Args:
+        items: of one batch.
+        max_word_letters: of the model; 0: it does not read letters.
 
     Returns:
         input_ids (B, R) padded with -1, word_ids (B, R) with -1, unit_words (B, U) with -100, unit_word_of (B, U)
-        with -1.
+        with -1; with letters word_letters (B, W, C) with -1.
     """
-    return {
+    letters = {"word_letters": pad_letters([item.letters(max_word_letters) for item in items])}
+    return (letters if max_word_letters else {}) | {
         "input_ids": pad_sequences([item.token_ids for item in items], -1),
         "word_ids": pad_sequences([item.word_ids for item in items], -1),
         "unit_words": pad_sequences([item.unit_words for item in items], IGNORE_INDEX),
         "unit_word_of": pad_sequences([item.unit_word_of for item in items], -1),
     }
+
+
+def read_batch(model: T2CForUnitGeneration, batch: dict[str, Tensor]) -> list[UnitSequence]:
+    """Greedy unit words of the texts of a batch."""
+    return model.generate(batch["input_ids"], batch["word_ids"], word_letters=batch.get("word_letters"))
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
