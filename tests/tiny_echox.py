@@ -28,8 +28,9 @@ WINDOW_S = 2.0  # what the tiny encoder sees at once
 
 
 def tiny_echox(seed: int = 0, form: str = "word_synchronous", max_positions: int = 512, **config: object) -> EchoX:
-    """Build it; the same seed gives the same weights."""
+    """Build it; the same seed gives the same weights. The form "spelling" is word-synchronous and reads letters."""
     torch.manual_seed(seed)
+    letters, form = (16, "word_synchronous") if form == "spelling" else (0, form)
     tokenizer = train_text_tokenizer(TEXTS, vocab_size=340)
     words = [(unit,) for unit in range(12)] + [(1, 2), (3, 4, 5)]
     language = UnitLanguage(words, [float(np.log(1 / len(words)))] * len(words))
@@ -73,6 +74,7 @@ def tiny_echox(seed: int = 0, form: str = "word_synchronous", max_positions: int
         num_unit_words=len(language),
         max_unit_words=200,
         max_unit_words_per_word=80,
+        max_word_letters=letters,
     )
     vocoder = LightVocoderConfig(
         num_units=12,

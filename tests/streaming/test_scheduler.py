@@ -19,7 +19,7 @@ from paths import TESTS
 from tiny_echox import tiny_echox, tone
 
 
-@pytest.fixture(scope="module", params=["word_synchronous", "prefix"])
+@pytest.fixture(scope="module", params=["word_synchronous", "spelling", "prefix"])
 def model(request) -> EchoX:
     return tiny_echox(form=request.param, max_positions=2048)
 

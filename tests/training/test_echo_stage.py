@@ -104,7 +104,7 @@ def echo_recipe(world, steps=30, source="online", **values) -> EchoRecipe:
     return EchoRecipe(
         "echo",
         EchoData(**({"text": [str(world / "dialogues.jsonl")], "audio_fraction": 0.0} | parts["data"])),
-        EchoModel(s2t=str(world / "s2t"), t2c=str(world / "t2c"), **parts["model"]),
+        EchoModel(**({"s2t": str(world / "s2t"), "t2c": str(world / "t2c")} | parts["model"])),
         TRIGGER,
         TrainingConfig(
             output_dir=str(world / "echo"), steps=steps, batch_size=5, learning_rates=rates, precision="fp32"
@@ -112,6 +112,36 @@ def echo_recipe(world, steps=30, source="online", **values) -> EchoRecipe:
         EchoWeights(**parts["weights"]),
         EchoTargets(source=source),
     )
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_echo_decoder_that_spells_learns_from_a_teacher_that_spells(world, tmp_path, fused):
+    """Its loss falls, and what was saved speaks alike."""
+    recipe = t2c_recipe(world)
+    recipe.model.options["max_word_letters"] = 10
+    recipe.build().save(tmp_path / "t2c")
+    stage = echo_recipe(world, model={"t2c": str(tmp_path / "t2c"), "fuse_text_embeddings": fused}).build()
+    groups = stage.parameter_groups()
+    optimizer = torch.optim.AdamW([value for values in groups.values() for value in values], lr=3e-3)
+    losses = []
+    for _ in range(6):
+        losses.append(stage.objective.train()(batch_of(stage))["echo_loss"])
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    stage.save(tmp_path / "echo")
+    loaded = EchoXForConditionalGeneration.from_pretrained(tmp_path / "echo").eval()
+    stage.objective.eval()
+    with torch.inference_mode():
+        _, states, ids, _ = stage.objective.reply_states(batch_of(stage))
+        segments = stage.objective.cut(ids, stage.objective.trigger_scores(states))
+        asked = segments.of(states), segments.token_ids, segments.word_ids
+        said, again = (
+            model.generate_unit_words(*asked, word_letters=segments.word_letters)
+            for model in (stage.model.eval(), loaded)
+        )
+    assert said == again
 
 
 def batch_of(stage, count=5):

@@ -13,6 +13,7 @@ from echox.models.decoding import lean_llama
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.decoding.sampling import choose
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.t2c.modeling_letters import letters_of
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import IGNORED
 from echox.models.t2c.text_words import TextWords
@@ -319,17 +320,19 @@ def world(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("world"))
 
 
-def stage_recipe(world, **data) -> T2CRecipe:
+def stage_recipe(world, letters: int = 0, **data) -> T2CRecipe:
+    options = {"max_unit_words_per_word": 8, "max_word_letters": letters}
     return T2CRecipe(
         "t2c",
         T2CData(str(world / "units.jsonl"), str(world / "unit_language"), str(world / "lm"), **data),
-        T2CModel(hidden_size=32, num_hidden_layers=1, intermediate_size=48, options={"max_unit_words_per_word": 8}),
+        T2CModel(hidden_size=32, num_hidden_layers=1, intermediate_size=48, options=options),
         TrainingConfig(output_dir=str(world / "t2c"), steps=10, batch_size=4, learning_rates={"decoder": 5e-3}),
     )
 
 
-def test_stage_trains_the_decoder_only(world):
-    stage = stage_recipe(world).build()
+@pytest.mark.parametrize("letters", [0, 12])
+def test_stage_trains_the_decoder_only(world, letters):
+    stage = stage_recipe(world, letters).build()
     assert isinstance(stage, Stage)
     check_trainable("t2c", stage.objective, stage.parameter_groups(), stage.recipe.training)
     items = stage.dataset()
@@ -367,6 +370,9 @@ def test_cuts_keep_text_and_units_together(world):
         assert words == set(cut.unit_word_of)
         assert stage.tokenizer.decode(cut.token_ids).split() == cut.text.split()
         assert words == set(range(min(words), min(words) + cut.num_words))
+        again = cut.random_cut(stage.recipe.data, rng)
+        for part in (cut, again):
+            assert part.letters(99) == [letters_of(word, 99) for word in part.text.split()]
         seen.add((item.id, cut.text))
     assert ("r4", "Green is a colour too.") in seen
 

@@ -19,7 +19,6 @@ NUM_LETTERS = 256
 NO_LETTER = -1
 """Padding of `word_letters`."""
 _KERNEL = 5
-_COMPATIBILITY = "NFKD"  # an accent is a letter of its own, and so are the parts of a Korean syllable
 
 
 def letters_of(text: str, limit: int) -> list[int]:
@@ -37,7 +36,8 @@ def letters_of(text: str, limit: int) -> list[int]:
         character.lower() if character.isupper() and not _beside_capital(text, place) else character
         for place, character in enumerate(text)
     ]
-    plain = unicodedata.normalize(_COMPATIBILITY, "".join(small))
+    # An accent is a letter of its own, and so are the parts of a Korean syllable.
+    plain = unicodedata.normalize("NFKD", "".join(small))
     return list(plain.encode("utf-8", errors="replace")[:limit])
 
 

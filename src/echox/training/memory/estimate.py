@@ -321,11 +321,9 @@ class GivenSegments:
     def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
         """The same segments for every batch."""
         work, count = self.work, self.segments
-        spoken = spoken_batch_of(
-            count,
-            *(-(-size * work.batch_size // count) for size in (work.reply_tokens, work.unit_words, work.words)),
-            self.max_word_letters,
-        )
+        sizes = work.reply_tokens, work.unit_words, work.words
+        tokens, unit_words, words_of_text = (-(-size * work.batch_size // count) for size in sizes)
+        spoken = spoken_batch_of(count, tokens, unit_words, words_of_text, self.max_word_letters)
         ids, words = spoken["input_ids"], spoken["word_ids"]
         letters = spoken.get("word_letters")
         given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count, letters)
