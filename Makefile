@@ -15,9 +15,10 @@
 
 AUDIO ?=
 ARGS ?=
-# Each file of tests stays in one process, so that what its tests share is made once. JOBS=0: all in this process.
+# Each process has a part of the tests, in their order, so that what a file's tests share is mostly made once; one that
+# has finished takes tests from another. JOBS=0: all in this process.
 JOBS ?= auto
-PYTEST = .venv/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfile --durations 10
+PYTEST = .venv/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 10
 export PYTHON
 # Containers often set it: every process would then compile each of the 3,000 modules of torch and transformers again,
 # 15 s of the 20 s that it takes to load a model.

@@ -1,10 +1,7 @@
 """The README and its relatives stay true: commands parse, paths exist, links lead somewhere, snippets compile."""
 
 import ast
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ import soundfile
 from PIL import Image
 
 import echox
+import forked
 from markdown_commands import ROOT, check_command, command_lines, fenced_blocks
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -76,8 +74,8 @@ def test_file_map_is_true():
 
 def test_picture_and_sound_are_what_nano_says(tmp_path):
     """They are made again by their script: the reply is the same, and both are small enough for a page."""
-    script = [sys.executable, ROOT / "scripts/readme_sample.py", "--output", tmp_path]
-    subprocess.run(script, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    done = forked.run([ROOT / "scripts/readme_sample.py", "--output", tmp_path], ROOT)
+    assert done.returncode == 0, done.stderr.decode()
     name = "audio/conversation.mp3"
     shown, made = (soundfile.read(folder / name)[0] for folder in (ROOT / "docs", tmp_path))
     assert len(shown) == len(made)

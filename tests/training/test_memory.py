@@ -17,6 +17,7 @@ from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_shrinking import ShrinkingAdapter
 from echox.models.quantization.int8_linear import Int8Linear
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.training.memory import estimate
 from echox.training.memory.estimate import (
     OFFLOADED,
     STAGES,
@@ -239,7 +240,8 @@ def test_a_recipe_is_read_as_it_will_be_run(tmp_path):
     assert workload_of("recipes/nano/s2t.yaml", [], asked)[1].frozen_dtype == "float32"
 
 
-def test_processes_share_what_is_sharded_and_gather_what_is_used(tiny):
+def test_processes_share_what_is_sharded_and_gather_what_is_used(tiny, monkeypatch):
+    monkeypatch.setattr(estimate, "step_bytes", lambda *_: (1e6, 3e6))  # of a step, which each process makes alone
     alone = training_bytes(tiny, "s2t", WORK)
     copies = training_bytes(tiny, "s2t", replace(WORK, processes=4))
     assert copies == alone | {"gradient buckets": alone["trained weights"]}
@@ -255,6 +257,7 @@ def test_processes_share_what_is_sharded_and_gather_what_is_used(tiny):
     assert "optimizer" not in resting
 
 
+@pytest.mark.slow
 def test_the_command_reads_recipe_overrides_and_processes():
     command = ["estimate-memory", "recipes/nano/s2t.yaml", "--tokens", "64", "--audio-s", "1"]
     alone, four = (
