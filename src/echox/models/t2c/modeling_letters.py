@@ -31,7 +31,7 @@ def letters_of(text: str, limit: int) -> list[int]:
         text: the word as it is spoken; white space around it does not count.
         limit: largest number of letters; further ones are left out.
     """
-    text = text.strip()
+    text = text.strip()[: limit + 1]  # each character is one letter or more; one more tells whether a capital is alone
     small = [
         character.lower() if character.isupper() and not _beside_capital(text, place) else character
         for place, character in enumerate(text)
