@@ -114,6 +114,21 @@ def test_a_batch_says_what_each_text_alone_says(decoder, tokenizer):
     assert len({tuple(sequence.unit_words) for sequence in together}) == len(TEXTS)
 
 
+def test_a_row_that_is_done_takes_no_more_steps(decoder, tokenizer, monkeypatch):
+    """Three rows of two words; the first ends each at once, the others when they must."""
+    states, words, letters = batch_of(tokenizer, ["a bee", "is at", "my sea"])
+    calls, advance = [], LeanSteps.advance
+    monkeypatch.setattr(LeanSteps, "advance", lambda self, *inputs: calls.append(1) or advance(self, *inputs))
+
+    def choose(logits: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([decoder.end_id] + [5] * (len(logits) - 1))
+
+    with torch.no_grad():
+        said = decoder._generate(states, words, choose, 40, letters)
+    assert [len(one.unit_words) for one in said] == [0, 14, 14]
+    assert len(calls) <= 2 * (8 + 2)
+
+
 def test_teacher_forcing_sees_what_generation_sees(decoder, tokenizer):
     states, words, letters = batch_of(tokenizer, TEXTS)
     said = decoder.generate(states, words, word_letters=letters)

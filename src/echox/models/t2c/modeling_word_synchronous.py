@@ -249,13 +249,14 @@ class WordSynchronousDecoder(UnitDecoder):
         made: list[tuple[Tensor, Tensor]] = []
         steps = LeanSteps(self.backbone, len(active), capacity=64 + (4 + letters.shape[1]) * width)
         while len(active):
+            word = base + pointer.clamp(max=width - 1)  # rows that are done stay until half of them are
             # Rows at the beginning of a word wait for each other, so that their letters are read together.
             reading = unread > 0
             if int(reading.sum()) * READ_TOGETHER >= len(active):
-                steps.advance(letters[base + pointer, : int(unread.max())], unread.tolist())
+                steps.advance(letters[word, : int(unread.max())], unread.tolist())
                 unread = torch.zeros_like(unread)
                 continue
-            inputs = self.step_inputs(previous, flat[base + pointer], in_word)
+            inputs = self.step_inputs(previous, flat[word], in_word)
             hidden = steps.advance(inputs.unsqueeze(1), (~reading).long().tolist()).squeeze(1)
             logits = F.linear(hidden, head)
             if config.force_sound:
@@ -269,8 +270,9 @@ class WordSynchronousDecoder(UnitDecoder):
             in_word = torch.where(reading, in_word, (in_word + 1).masked_fill(ended, 0))
             left = left - (~reading).long()
             done = (pointer >= counts) | (left <= 0)
-            pointer = pointer.clamp(max=width - 1)
-            unread = torch.where(ended & ~done, letter_counts[base + pointer], unread)
+            unread = torch.where(
+                ended & ~done, letter_counts[(base + pointer).clamp(max=len(letter_counts) - 1)], unread
+            )
             finished_rows = int(done.sum())
             if finished_rows == len(active):
                 break
