@@ -41,6 +41,7 @@ STAGE_MODULES: dict[str, str] = {
     "vocoder": "echox.training.stages.vocoder",
     "lm": "echox.training.stages.lm",
     "language_model": "echox.training.stages.ready_parts",
+    "recogniser": "echox.training.stages.ready_parts",
     "published_vocoder": "echox.training.stages.ready_parts",
     "s2t": "echox.training.stages.s2t",
     "t2c": "echox.training.stages.t2c",

@@ -252,7 +252,7 @@ def test_any_causal_language_model():
     with torch.no_grad():
         output = s2t(torch.tensor([[1, 3, AUDIO, 5, 4]]), None, **audio(30))
     assert output.logits.shape[-1] == VOCABULARY
-    assert output.ctc_token_ids is not None
+    assert output.transcripts is not None
 
 
 def test_parts_that_do_not_belong_together_are_refused():

@@ -9,7 +9,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.echox.ctc import ctc_loss_per_symbol, greedy_ctc
-from echox.models.echox.modeling_speech_encoder import AlignmentAdapter, SpeechEncoder, SpeechEncoderForCTC
+from echox.models.echox.modeling_speech_encoder import AlignmentAdapter, SpeechEncoderForCTC
+from echox.models.towers.whisper import WhisperTower
 from tolerance import assert_equal_up_to_rounding
 
 MELS, WIDTH = 8, 16
@@ -55,7 +56,7 @@ def padded(lengths: list[int], seed: int = 0, garbage: float = 9.0) -> tuple[tor
 def test_full_window_equals_whisper():
     torch.manual_seed(0)
     reference = WhisperEncoder(tiny_audio_config()).eval()
-    ours = SpeechEncoder(tiny_audio_config()).eval()
+    ours = WhisperTower(tiny_audio_config()).eval()
     ours.load_state_dict(reference.state_dict())
     features = torch.randn(2, MELS, 100)
     with torch.no_grad():
@@ -66,7 +67,7 @@ def test_full_window_equals_whisper():
 def test_published_weights_load_unchanged(tmp_path):
     whisper = WhisperModel(tiny_audio_config())
     whisper.save_pretrained(tmp_path)
-    ours = SpeechEncoder.from_whisper(str(tmp_path))
+    ours = WhisperTower.from_checkpoint(str(tmp_path))
     for name, value in whisper.encoder.state_dict().items():
         assert torch.equal(value, ours.state_dict()[name]), name
 
@@ -74,7 +75,7 @@ def test_published_weights_load_unchanged(tmp_path):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_batch_equals_single_under_padding(implementation):
     torch.manual_seed(1)
-    encoder = SpeechEncoder(tiny_audio_config()).eval()
+    encoder = WhisperTower(tiny_audio_config()).eval()
     encoder.set_attn_implementation(implementation)
     lengths = [31, 100, 2, 46]
     features, mask = padded(lengths)
@@ -90,7 +91,7 @@ def test_batch_equals_single_under_padding(implementation):
 
 def test_longer_than_the_window_is_encoded_in_windows():
     torch.manual_seed(1)
-    encoder = SpeechEncoder(tiny_audio_config(max_source_positions=10)).eval()
+    encoder = WhisperTower(tiny_audio_config(max_source_positions=10)).eval()
     features, mask = padded([47, 20, 21])
     with torch.no_grad():
         whole = encoder(features, mask, output_hidden_states=True)
@@ -103,7 +104,7 @@ def test_longer_than_the_window_is_encoded_in_windows():
 
 
 def test_positions_are_scaled_at_initialisation_only():
-    plain, scaled = SpeechEncoder(tiny_audio_config()), SpeechEncoder(tiny_audio_config(position_scale=0.1))
+    plain, scaled = WhisperTower(tiny_audio_config()), WhisperTower(tiny_audio_config(position_scale=0.1))
     torch.testing.assert_close(scaled.embed_positions.weight, plain.embed_positions.weight * 0.1)
     assert torch.equal(plain.embed_positions.weight, WhisperEncoder(tiny_audio_config()).embed_positions.weight)
 
@@ -117,7 +118,7 @@ def test_positions_are_scaled_at_initialisation_only():
     ],
 )
 def test_bad_input_is_refused(shape, mask_shape, message):
-    encoder = SpeechEncoder(tiny_audio_config())
+    encoder = WhisperTower(tiny_audio_config())
     mask = torch.ones(mask_shape) if mask_shape else None
     with pytest.raises(ValueError, match=message):
         encoder(torch.zeros(shape), mask)

@@ -16,8 +16,9 @@ from transformers import (
 )
 
 from echox.data.features import AugmentationConfig
-from echox.models.echox.modeling_speech_encoder import SpeechEncoder, SpeechEncoderForCTC
+from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.models.towers.whisper import WhisperTower
 from echox.training.stages.encoder import EncoderData, EncoderModel, EncoderRecipe
 from echox.training.stages.s2t import S2TData, S2TModel, S2TRecipe
 from tolerance import assert_equal_up_to_rounding
@@ -51,7 +52,7 @@ def whisper(kind=WhisperForConditionalGeneration, mels: int = 80, layers: int = 
 def test_every_layout_and_size_gives_transformers_own_states(tmp_path, kind, mels, layers):
     reference = whisper(kind, mels, layers)
     reference.save_pretrained(tmp_path)
-    ours = SpeechEncoder.from_whisper(tmp_path).eval()
+    ours = WhisperTower.from_checkpoint(tmp_path).eval()
     encoder = reference.get_encoder()
     assert {name: tuple(value.shape) for name, value in ours.state_dict().items()} == {
         name: tuple(value.shape) for name, value in encoder.state_dict().items()
@@ -67,10 +68,10 @@ def test_every_layout_and_size_gives_transformers_own_states(tmp_path, kind, mel
 
 def test_an_encoder_of_ours_and_half_precision_load_too(tmp_path):
     whisper().half().save_pretrained(tmp_path / "half")
-    ours = SpeechEncoder.from_whisper(tmp_path / "half", dtype=torch.float16)
+    ours = WhisperTower.from_checkpoint(tmp_path / "half", dtype=torch.float16)
     assert ours.conv1.weight.dtype == torch.float16
     ours.save_pretrained(tmp_path / "alone")
-    again = SpeechEncoder.from_whisper(tmp_path / "alone", dtype=torch.float16)
+    again = WhisperTower.from_checkpoint(tmp_path / "alone", dtype=torch.float16)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in ours.state_dict().items())
 
 
@@ -81,12 +82,12 @@ def test_what_is_no_whole_whisper_is_refused(tmp_path):
     state.pop("model.encoder.layers.0.fc1.weight")
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"none for layers\.0\.fc1\.weight and 0 more"):
-        SpeechEncoder.from_whisper(tmp_path / "w")
+        WhisperTower.from_checkpoint(tmp_path / "w")
     LlamaForCausalLM(
         LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     ).save_pretrained(tmp_path / "llama")
-    with pytest.raises(ValueError, match="expected a Whisper checkpoint, found model type 'llama'"):
-        SpeechEncoderForCTC.from_whisper(tmp_path / "llama")
+    with pytest.raises(ValueError, match="expected a checkpoint of whisper, .*, found model type 'llama'"):
+        SpeechEncoderForCTC.from_tower(tmp_path / "llama")
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_encoder_stage_starts_from_a_frozen_whisper(parts, corpus):  # noqa: F81
     recipe = encoder_recipe(parts, corpus, train_tower=False)
     train(recipe.build(), recipe.training, {})
     trained = SpeechEncoderForCTC.from_pretrained(parts / "encoder")
-    expected = SpeechEncoder.from_whisper(parts / "whisper").state_dict()
+    expected = WhisperTower.from_checkpoint(parts / "whisper").state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in trained.audio_tower.state_dict().items())
     moved = recipe.build().model.alignment_adapter.state_dict()
     assert not torch.equal(moved["projection.weight"], trained.alignment_adapter.projection.weight)
@@ -149,7 +150,7 @@ def test_s2t_stage_starts_from_a_whisper_folder(parts, corpus):  # noqa: F811
     tower = stage.model.audio_tower.state_dict()
     assert all(
         torch.equal(value, tower[name])
-        for name, value in SpeechEncoder.from_whisper(parts / "whisper").state_dict().items()
+        for name, value in WhisperTower.from_checkpoint(parts / "whisper").state_dict().items()
     )
     assert stage.model.config.adapter_attention_heads == 4
     assert train(stage, recipe.training, {})

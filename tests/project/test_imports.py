@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "audio_decoding device errors files models models/decoding models/quantization "
     "serving/turn_detection speech_detection template_worker verbalization",
-    "audio config models/t2c models/vocoder templates",
+    "audio config models/t2c models/towers models/vocoder templates",
     "models/echox",
     "models/conversion",
     "data",

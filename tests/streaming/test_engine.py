@@ -13,11 +13,12 @@ from echox.streaming import AudioChunk, Finished, Heard, SpeechFailed, TextDelta
 from echox.streaming.policies import POLICIES
 from echox.streaming.speech import ReplySpeech
 from tiny_echox import of, tiny_echox, tone
+from tiny_recogniser import tiny_hearer
 
 
-@pytest.fixture(scope="module")
-def model() -> EchoX:
-    return tiny_echox()
+@pytest.fixture(scope="module", params=[tiny_echox, tiny_hearer], ids=["ctc", "recogniser"])
+def model(request) -> EchoX:
+    return request.param()
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,15 @@ from echox.streaming import AudioChunk, Finished, Heard, ReplyTask, Scheduler, S
 from echox.streaming.task import ReplyEvents
 from paths import TESTS
 from tiny_echox import tiny_echox, tone
+from tiny_recogniser import tiny_hearer
+
+FORMS = ("word_synchronous", "spelling", "prefix")
 
 
-@pytest.fixture(scope="module", params=["word_synchronous", "spelling", "prefix"])
+@pytest.fixture(scope="module", params=[*((tiny_echox, form) for form in FORMS), (tiny_hearer, "word_synchronous")])
 def model(request) -> EchoX:
-    return tiny_echox(form=request.param, max_positions=2048)
+    make, form = request.param
+    return make(form=form, max_positions=2048)
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_a_recipe_without_a_heard_turn_is_refused(s2t, corpus):
 def test_a_dialogue_without_a_reply_is_refused_by_id(tmp_path):
     write_dialogues(tmp_path / "d.jsonl", [Dialogue("open", (Turn("user", "Hi."),))])
     with pytest.raises(ValueError, match=r"d.jsonl: open: expected the last turn to be the assistant's"):
-        spoken_dialogues(tmp_path / "d.jsonl", 80)
+        spoken_dialogues(tmp_path / "d.jsonl", None)
 
 
 def test_evaluation_hears_the_user_alone_too(corpus, tmp_path):

@@ -17,7 +17,7 @@ from echox.config import load_recipe
 from echox.data.manifest import Utterance, audio_path, read_unit_utterances, read_utterances, write_utterances
 from echox.data.synthesis import SynthesizedSpeech
 from echox.models.echox.configuration_echox import whisper_config
-from echox.models.echox.modeling_speech_encoder import SpeechEncoder
+from echox.models.towers.whisper import WhisperTower
 from echox.units.extract import (
     UnitExtractor,
     assign_units,
@@ -145,7 +145,7 @@ def tiny_whisper():
         num_mel_bins=80,
         max_source_positions=64,
     )
-    return SpeechEncoder(config).eval(), WhisperFeatureExtractor()
+    return WhisperTower(config).eval(), WhisperFeatureExtractor()
 
 
 def tiny_hubert():

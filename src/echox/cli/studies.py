@@ -123,7 +123,7 @@ def gap(
     if not model and before is None:
         raise ValueError("expected a model, found none; use --model (a folder, or nano) or --before (an echo recipe)")
     chosen = read_pairs(pairs)
-    items = spoken_dialogues(dialogues, 80)  # written dialogues have no features: any number of mel bands does
+    items = spoken_dialogues(dialogues, None)
     found: dict[str, Similarities] = {}
     if before is not None:
         found["before echo training"] = measure_gap(before, items, chosen)

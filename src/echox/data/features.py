@@ -1,4 +1,4 @@
-"""Log-mel features as Whisper defines them: at true length, computed once per corpus and augmented per batch."""
+"""Features of a corpus: log-mel as Whisper defines it, or waveforms; at true length, computed once, augmented."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from echox.audio import load_audio
 from echox.files import exclusive, write_text
+from echox.speech_detection import find_speech, speech_for_model
 
 N_FFT = 400
 HOP = 160
@@ -64,10 +65,10 @@ def log_mel(waveform: np.ndarray | Tensor, sampling_rate: int = SAMPLING_RATE, n
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """Features of a whole corpus in one memory-mapped file: ``store[i]`` is (frames, mels) float16.
+    """Features of a whole corpus in one memory-mapped file: ``store[i]`` is (frames, mels) or (samples, 1), float16.
 
     Attributes:
-        data: (all frames, mels) float16. offsets: (items + 1,) first frame of each item.
+        data: (all frames, mels) or (all samples, 1) float16. offsets: (items + 1,) first frame of each item.
     """
 
     data: np.ndarray
@@ -80,17 +81,19 @@ class FeatureStore:
         return self.data[self.offsets[index] : self.offsets[index + 1]]
 
     def frames(self, index: int) -> int:
-        """Mel frames of an item."""
+        """Mel frames, or samples, of an item."""
         return int(self.offsets[index + 1] - self.offsets[index])
 
 
 def feature_store(
     audio_files: Sequence[Path],
     cache: Path,
-    num_mel_bins: int = 80,
+    num_mel_bins: int | None = 80,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureStore:
     """Features of all files, computed once and kept in ``cache`` (``.npy`` with an index beside it).
+
+    ``num_mel_bins``: None keeps waveforms, as the model hears them (`heard_waveform`).
 
     A cache of other files (paths, sizes or times differ) or other settings is made again. An interrupted one is
     continued. If several processes need it at the same time, one of them makes it, and the others wait.
@@ -125,26 +128,27 @@ def _make(
     audio_files: Sequence[Path],
     cache: Path,
     key: str,
-    num_mel_bins: int,
+    num_mel_bins: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Write the store: features are appended to ``.partial``, then the frames of each file to ``.partial.log``."""
     partial, log = cache.with_suffix(".partial"), cache.with_suffix(".partial.log")
     frames = _frames_done(partial, log, key)
-    size = _HEADER_BYTES + 2 * num_mel_bins * sum(frames)
+    channels = num_mel_bins or 1
+    size = _HEADER_BYTES + 2 * channels * sum(frames)
     if frames and partial.stat().st_size < size:  # the log is ahead of the features: the machine crashed
         frames, size = [], _HEADER_BYTES
     # The log is written again: its last line may have been cut.
     write_text(log, "".join(f"{line}\n" for line in (key, *frames)))
     with partial.open("r+b" if frames else "wb") as sink, log.open("a", encoding="utf-8") as lines:
         if not frames:
-            sink.write(_npy_header(0, num_mel_bins))
+            sink.write(_npy_header(0, channels))
         sink.truncate(size)
         sink.seek(0, os.SEEK_END)
         for path in audio_files[len(frames) :]:
-            features = log_mel(load_audio(path, SAMPLING_RATE), SAMPLING_RATE, num_mel_bins)
-            sink.write(features.T.contiguous().numpy().astype(np.float16).tobytes())
-            frames.append(features.shape[1])
+            features = _features(load_audio(path, SAMPLING_RATE), num_mel_bins)
+            sink.write(features.astype(np.float16).tobytes())
+            frames.append(len(features))
             if len(frames) % _FLUSH_EVERY == 0:
                 sink.flush()
                 lines.write("".join(f"{count}\n" for count in frames[-_FLUSH_EVERY:]))
@@ -152,13 +156,26 @@ def _make(
             if progress is not None:
                 progress(len(frames), len(audio_files))
         sink.seek(0)
-        sink.write(_npy_header(sum(frames), num_mel_bins))
+        sink.write(_npy_header(sum(frames), channels))
     key_file = cache.with_suffix(".key.json")
     key_file.unlink(missing_ok=True)  # the key is written last: a cache without it is not trusted
     partial.replace(cache)
     np.save(cache.with_suffix(".index.npy"), np.cumsum([0, *frames], dtype=np.int64))
     write_text(key_file, key)
     log.unlink()
+
+
+def _features(waveform: np.ndarray, num_mel_bins: int | None) -> np.ndarray:
+    """(frames, mels), or (samples, 1)."""
+    if num_mel_bins is None:
+        return heard_waveform(waveform)[:, None]
+    return log_mel(waveform, SAMPLING_RATE, num_mel_bins).T.contiguous().numpy()
+
+
+def heard_waveform(waveform: np.ndarray) -> np.ndarray:
+    """The samples (S,) that a model hears of a recording: its speech, at one level; all of it where none is found."""
+    speech = find_speech(waveform, SAMPLING_RATE)
+    return waveform if speech is None else speech_for_model(waveform, speech)
 
 
 _HEADER_BYTES, _FLUSH_EVERY = 128, 64
@@ -176,7 +193,7 @@ def _frames_done(partial: Path, log: Path, key: str) -> list[int]:
     return done[: len(done) // _FLUSH_EVERY * _FLUSH_EVERY]
 
 
-def _fingerprint(audio_files: Sequence[Path], num_mel_bins: int) -> dict[str, object]:
+def _fingerprint(audio_files: Sequence[Path], num_mel_bins: int | None) -> dict[str, object]:
     digest = hashlib.sha256()
     for path in audio_files:
         stat = path.stat()

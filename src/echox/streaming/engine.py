@@ -25,7 +25,8 @@ from echox.models.decoding.lean_llama import LeanSteps, LeanWeights, fits_fused,
 from echox.models.decoding.row_cache import DecoderRows
 from echox.models.decoding.static_llama import StaticSteps, compiled_step
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
-from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.processing_echox import RECOGNISER_TOKENIZER_FILE, EchoXProcessor
+from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.tokenization_text import WordCounter, decode_text, word_index
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
@@ -40,9 +41,6 @@ from echox.verbalization import SpokenLanguage, spoken_language
 
 MAX_ENCODED_BYTES = 256 * 1024 * 1024
 """Size of the cache of encoded audios; an hour of speech at the width of the 8B model is about 100 MB."""
-
-CTC_FRAME_HOPS = 4
-"""Log-mel frames per CTC frame: the audio tower halves their number, and the alignment adapter halves it again."""
 
 Position = int | tuple[str, int]
 """A position of a prompt by name: a token id, or the digest of an audio and the number of a frame."""
@@ -88,6 +86,7 @@ class Engine:
         self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
         self.trigger = trigger
         self.vocoder, self.unit_language = self._speech_parts()
+        self._retokenizer = self._checked_retokenizer()
         self.device = next(model.parameters()).device
         self.input_sampling_rate = int(processor.feature_extractor.sampling_rate)
         self.output_sampling_rate = int(self.vocoder.sampling_rate)
@@ -124,6 +123,15 @@ class Engine:
             raise ValueError("tokenizer: expected an eos token that ends a reply, found none; set tokenizer.eos_token")
         return frozenset(int(token_id) for token_id in found)
 
+    def _checked_retokenizer(self) -> Retokenizer | None:
+        found = self.processor.retokenizer
+        if self.model.s2t.config.aligner == "recogniser" and found is None:
+            raise ValueError(
+                f"expected the recogniser's tokenizer beside the model, found none; copy {RECOGNISER_TOKENIZER_FILE} "
+                "into its folder"
+            )
+        return found
+
     def _speech_parts(self) -> tuple[UnitVocoder, UnitLanguage]:
         vocoder, unit_language = self.model.vocoder, self.processor.unit_language
         words = self.model.config.echo_decoder_config.num_unit_words
@@ -153,7 +161,9 @@ class Engine:
         keys = [audio.digest for audio in audios]
         new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self._encoded}
         if new:
-            states, transcripts = self.model.s2t.encode_and_transcribe(**self._features(list(new.values())))
+            states, transcripts = self.model.s2t.encode_and_transcribe(
+                **self._features(list(new.values())), retokenizer=self._retokenizer
+            )
             for audio, embeds, tokens in zip(new.values(), states, transcripts, strict=True):
                 self._keep_encoded(audio, embeds, tokens)
         encoded = [self._encoded[key] for key in keys]
@@ -169,7 +179,7 @@ class Engine:
             if audio.digest not in self._encoded:
                 inputs = self._features([audio])
                 yield
-                embeds, tokens = yield from self.model.s2t.encode_gradually(**inputs)
+                embeds, tokens = yield from self.model.s2t.encode_gradually(**inputs, retokenizer=self._retokenizer)
                 self._keep_encoded(audio, embeds, tokens)
 
     def unencoded_s(self, audios: Sequence[Audio]) -> float:
@@ -188,7 +198,7 @@ class Engine:
         ids = [token_id for token_id, _, _ in tokens]
         text = decode_text(self.tokenizer, ids, skip_special_tokens=True).strip()
         text = text if any(character.isalnum() for character in text) else ""  # "." alone is no word
-        frame_s = CTC_FRAME_HOPS * self.processor.feature_extractor.hop_length / self.input_sampling_rate
+        frame_s = 1.0 / self.model.s2t.aligner.transcript_frames_per_s
         assert (speech := audio.speech) is not None  # the first frame is where its margin begins
         begin_s = (speech.start - speech.lead) / audio.sampling_rate
         words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s, begin_s)

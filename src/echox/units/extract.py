@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperCon
 
 from echox.data.features import log_mel, pad_features
 from echox.models.conversion.kmeans import read_centroids
-from echox.models.echox.modeling_speech_encoder import SpeechEncoder
+from echox.models.towers.whisper import WhisperTower
 from echox.units.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class UnitExtractor(nn.Module):
     """Waveforms to units: encoder, one of its layers, averaging, centroids, switch-penalised assignment.
 
     Args:
-        encoder: Our `SpeechEncoder`, or an encoder of waveforms from transformers: HuBERT, mHuBERT, wav2vec 2.0, WavLM.
+        encoder: Our `WhisperTower`, or an encoder of waveforms from transformers: HuBERT, mHuBERT, wav2vec 2.0, WavLM.
         feature_extractor: The encoder's feature extractor.
         centroids: (K, D).
         layer: Index into ``hidden_states``: 0 is before the first layer, n after the n-th.
@@ -223,7 +223,7 @@ class UnitExtractor(nn.Module):
 
     def __init__(
         self,
-        encoder: SpeechEncoder | WaveformEncoder,
+        encoder: WhisperTower | WaveformEncoder,
         feature_extractor: Any,
         centroids: Tensor,
         layer: int,
@@ -239,7 +239,7 @@ class UnitExtractor(nn.Module):
             raise ValueError(f"expected a layer from 0 to {layers}, found {layer}")
         if centroids.ndim != 2 or centroids.shape[1] != width:
             raise ValueError(f"expected centroids of shape (units, {width}), found {tuple(centroids.shape)}")
-        if not isinstance(encoder, SpeechEncoder):
+        if not isinstance(encoder, WhisperTower):
             check_waveform_encoder(encoder)
             found_hz = encoder_frame_rate_hz(encoder, feature_extractor.sampling_rate)
             if found_hz != frame_rate_hz:
@@ -288,7 +288,7 @@ class UnitExtractor(nn.Module):
                 raise ValueError(
                     f"expected one channel and at least one frame of audio, found {np.shape(waveform)} as item {number}"
                 )
-        if isinstance(self.encoder, SpeechEncoder):
+        if isinstance(self.encoder, WhisperTower):
             return hidden_features(self.encoder, *self._log_mel(waveforms), self.layer, self.smoothing_frames)
         rows = [self._normalised(waveform) for waveform in waveforms]
         features, mask = waveform_states(self.encoder, rows, self.layer)
@@ -367,7 +367,7 @@ class UnitExtractor(nn.Module):
         return cls(*load_encoder(str(encoder)), read_centroids(centroids), layer, **settings)
 
 
-def load_encoder(source: str) -> tuple[SpeechEncoder | WaveformEncoder, Any]:
+def load_encoder(source: str) -> tuple[WhisperTower | WaveformEncoder, Any]:
     """Encoder and feature extractor of a folder or repository id; of a whole Whisper only the encoder is read.
 
     Raises:
@@ -377,7 +377,7 @@ def load_encoder(source: str) -> tuple[SpeechEncoder | WaveformEncoder, Any]:
         config = AutoConfig.from_pretrained(source)
         feature_extractor = AutoFeatureExtractor.from_pretrained(source)
         if isinstance(config, WhisperConfig):
-            return SpeechEncoder.from_whisper(source), feature_extractor
+            return WhisperTower.from_checkpoint(source), feature_extractor
         encoder, found = AutoModel.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
@@ -390,7 +390,7 @@ def load_encoder(source: str) -> tuple[SpeechEncoder | WaveformEncoder, Any]:
 
 
 def hidden_features(
-    encoder: SpeechEncoder, input_features: Tensor, input_features_mask: Tensor, layer: int, smoothing_frames: int
+    encoder: WhisperTower, input_features: Tensor, input_features_mask: Tensor, layer: int, smoothing_frames: int
 ) -> tuple[Tensor, Tensor]:
     """Averaged features (B, F, D) of one layer for log-mel (B, mels, T), and their mask (B, F)."""
     output = encoder(input_features, input_features_mask, output_hidden_states=True)

@@ -25,6 +25,7 @@ from transformers import AutoTokenizer
 from echox.config import load_recipe
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
+from echox.data.tower_features import TowerFeatures
 from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge, nano_judge, open_judge
 from echox.evaluation.scoring.schema import JsonObject
@@ -39,6 +40,7 @@ from echox.evaluation.studies.echo_scores import (
     t2c_scores,
 )
 from echox.files import write_text
+from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
@@ -149,8 +151,8 @@ class AblationRunner:
     def questions(self) -> dict[str, SpokenQuestions]:
         """The held-out questions, by set."""
         manifest = self.data / "speech" / "dialogues.jsonl"
-        mels = S2TForConditionalGeneration.config_class.from_pretrained(self.data / "s2t").audio_config.num_mel_bins
-        return {split: SpokenQuestions(manifest, split, limit, mels) for split, limit in self.plan.questions.items()}
+        tower = TowerFeatures(S2TConfig.from_pretrained(self.data / "s2t").audio_config)
+        return {split: SpokenQuestions(manifest, split, limit, tower) for split, limit in self.plan.questions.items()}
 
     @property
     def items(self) -> dict[str, int]:

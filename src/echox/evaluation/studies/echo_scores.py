@@ -23,9 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from echox.data.collate import IGNORE_INDEX
-from echox.data.features import pad_features
 from echox.data.manifest import UnitUtterance
 from echox.data.scoring import edit_counts, same_words, word_errors
+from echox.data.tower_features import TowerFeatures
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order, fingerprint
@@ -74,25 +74,26 @@ class SpokenQuestions:
         manifest: of dialogues with one spoken question each.
         split: of the manifest.
         limit: number of questions.
-        num_mel_bins: of the speech encoder.
+        tower: features of the speech encoder's audio tower.
     """
 
-    def __init__(self, manifest: Path, split: str, limit: int, num_mel_bins: int) -> None:
-        items = [item for item in spoken_dialogues(manifest, num_mel_bins) if item.dialogue.split == split]
+    def __init__(self, manifest: Path, split: str, limit: int, tower: TowerFeatures) -> None:
+        items = [item for item in spoken_dialogues(manifest, tower) if item.dialogue.split == split]
         self.items: list[SpokenDialogue] = balanced_order(items, lambda item: str(item.dialogue.topic), 0)[:limit]
         # Questions of similar length are encoded and answered in one batch.
         self.items.sort(key=lambda item: item.frames)
+        self.tower = tower
         self._encoded: dict[str, tuple[list[Tensor], list[list[int]]]] = {}
 
     def encoded(self, s2t: S2TForConditionalGeneration) -> tuple[list[Tensor], list[list[int]]]:
         """Input states (K, H) and CTC transcript (token ids) of each question; kept while the encoder is the same."""
-        parts = (s2t.audio_tower, s2t.alignment_adapter, s2t.ctc_head, s2t.shrinking_adapter)
+        parts = s2t.hearing_parts().values()
         encoder = " ".join(fingerprint(part, s2t.config.compatibility) for part in parts)
         if encoder not in self._encoded:
             embeds: list[Tensor] = []
             transcripts: list[list[int]] = []
             for part in batches(self.items, 32):
-                states, texts = s2t.encode(*pad_features(_features(part)))
+                states, texts = s2t.encode(*self.tower.batch(_features(part)))
                 embeds += states
                 transcripts += texts
             self._encoded = {encoder: (embeds, transcripts)}

@@ -1,7 +1,8 @@
 """Configurations of the speech encoder, of S2T (speech to text) and of the whole model.
 
-The audio tower has transformers' ``WhisperConfig`` with one optional key of ours, ``position_scale`` (see
-:func:`whisper_config`); the language model may have any configuration that ``AutoConfig`` knows.
+The audio tower has the configuration of its family in transformers (`models/towers/auto.py` lists them), a Whisper with
+one optional key of ours, ``position_scale`` (see :func:`whisper_config`); the language model may have any configuration
+that ``AutoConfig`` knows.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3) and Soundwave (https://arxiv.org/abs/2502.12900, section 3).
 """
@@ -14,7 +15,11 @@ from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
 from echox.models.compatibility import Compatibility
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.towers.auto import AutoAudioTower
 from echox.models.vocoder.configuration_vocoder import UnitVocoderConfig
+
+ALIGNERS = ("ctc", "recogniser")
+"""Values of `S2TConfig.aligner`."""
 
 PHONE_BLANK_ID = 0
 """Class 0 of a phone head is its CTC blank; phone i of the configuration is class i + 1."""
@@ -51,7 +56,7 @@ class SpeechEncoderConfig(PreTrainedConfig):
     """Audio tower, alignment adapter and CTC heads, trained before any language model is attached.
 
     Args:
-        audio_config: the Whisper encoder.
+        audio_config: of the audio tower; its ``model_type`` names the family.
         hidden_size: H, width of the language model (and of the alignment adapter).
         vocab_size: rows of the CTC head: the language model's vocabulary.
         blank_token_id: the CTC blank; EchoX uses the audio placeholder token.
@@ -65,11 +70,11 @@ class SpeechEncoderConfig(PreTrainedConfig):
     """
 
     model_type = "echox_speech_encoder"
-    sub_configs = {"audio_config": WhisperConfig}
+    sub_configs = {"audio_config": AutoConfig}
 
     def __init__(
         self,
-        audio_config: WhisperConfig | dict | None = None,
+        audio_config: PreTrainedConfig | dict | None = None,
         hidden_size: int = 256,
         vocab_size: int = 1536,
         blank_token_id: int | None = None,
@@ -97,10 +102,9 @@ class SpeechEncoderConfig(PreTrainedConfig):
         self.phone_loss_weight = phone_loss_weight
         self.initializer_range = initializer_range
         self.sampling_rate = sampling_rate
-        if self.phones and not 1 <= phone_layer <= self.audio_config.encoder_layers:
-            raise ValueError(
-                f"phone_layer: expected 1 to {self.audio_config.encoder_layers} (an encoder layer), found {phone_layer}"
-            )
+        layers = AutoAudioTower.spec(self.audio_config).num_layers
+        if self.phones and not 1 <= phone_layer <= layers:
+            raise ValueError(f"phone_layer: expected 1 to {layers} (an encoder layer), found {phone_layer}")
         super().__init__(**kwargs)
 
     @property
@@ -110,30 +114,39 @@ class SpeechEncoderConfig(PreTrainedConfig):
 
 
 class S2TConfig(PreTrainedConfig):
-    """Speech to text: audio tower, alignment adapter, CTC head, shrinking adapter, language model.
+    """Speech to text: audio tower, aligner, language model.
 
     Args:
-        audio_config: the Whisper encoder.
+        audio_config: of the audio tower; its ``model_type`` names the family.
         text_config: any causal language model of transformers.
         audio_token_id: the placeholder in ``input_ids`` that one audio replaces; also the CTC blank.
+        aligner: "ctc", the method as published (alignment adapter, CTC head, shrinking adapter), or "recogniser" (the
+            decoder of the tower's family writes a transcript). The fields after it, up to ``ctc_loss_weight``, are of
+            "ctc".
         adapter_*: the alignment adapter's Transformer layer; heads of the look-back are the same number.
         drop_blanks: drop blank runs as well, so that about one frame per spoken token is left. The official model
             keeps the first frame of every blank run.
         ctc_bridge: feed each kept frame as its CTC distribution over the language model's input embeddings plus a
             gated look-back (gate 0 at first), rather than the look-back alone.
         ctc_loss_weight: weight of the CTC loss beside the cross-entropy (0.3 in EchoX).
+        recogniser_tokens_per_s: most tokens of a transcript per second of audio, for "recogniser": one that repeats
+            itself without end is stopped. Moonshine's authors recommend 6.5 for English.
         initializer_range: standard deviation of the adapters' initial weights.
         compatibility: departures from the method for released weights (`Compatibility`); None: no departures.
+
+    Raises:
+        ValueError: an unknown aligner.
     """
 
     model_type = "echox_s2t"
-    sub_configs = {"audio_config": WhisperConfig, "text_config": AutoConfig}
+    sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}
 
     def __init__(
         self,
-        audio_config: WhisperConfig | dict | None = None,
+        audio_config: PreTrainedConfig | dict | None = None,
         text_config: PreTrainedConfig | dict | None = None,
         audio_token_id: int | None = None,
+        aligner: str = "ctc",
         adapter_attention_heads: int = 4,
         adapter_intermediate_size: int | None = None,
         adapter_dropout: float = 0.1,
@@ -141,6 +154,7 @@ class S2TConfig(PreTrainedConfig):
         drop_blanks: bool = False,
         ctc_bridge: bool = False,
         ctc_loss_weight: float = 0.3,
+        recogniser_tokens_per_s: float = 6.5,
         initializer_range: float = 0.02,
         compatibility: dict[str, bool | int | None] | None = None,
         **kwargs: Any,
@@ -150,6 +164,9 @@ class S2TConfig(PreTrainedConfig):
         self.audio_config = _as_config(audio_config, WhisperConfig, "audio_config")
         self.text_config = _as_config(text_config, LlamaConfig, "text_config")
         self.audio_token_id = audio_token_id
+        if aligner not in ALIGNERS:
+            raise ValueError(f"aligner: expected {' or '.join(ALIGNERS)}, found {aligner!r}")
+        self.aligner = aligner
         self.adapter_attention_heads = adapter_attention_heads
         self.adapter_intermediate_size = adapter_intermediate_size
         self.adapter_dropout = adapter_dropout
@@ -157,6 +174,7 @@ class S2TConfig(PreTrainedConfig):
         self.drop_blanks = drop_blanks
         self.ctc_bridge = ctc_bridge
         self.ctc_loss_weight = ctc_loss_weight
+        self.recogniser_tokens_per_s = recogniser_tokens_per_s
         self.initializer_range = initializer_range
         self.compatibility = Compatibility.of(compatibility).to_dict()
         # The head of the model is that of the language model, and tied if it is tied there.

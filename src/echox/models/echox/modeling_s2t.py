@@ -1,7 +1,9 @@
 """S2T: speech and text in, text out, with any causal language model of transformers.
 
-Letters: B rows, N tokens, A audios (all rows together, in reading order), T mel frames (100/s), C CTC frames (25/s),
-K kept frames, L positions of the language model (tokens and kept frames), H its width, V its vocabulary.
+How audio becomes inputs of the language model is the aligner's part (`aligner.py`).
+
+Letters: B rows, N tokens, A audios (all rows together, in reading order), T inputs of the audio tower, K positions of
+an audio, L positions of the language model (tokens and audios), H its width, V its vocabulary.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3); Soundwave (https://arxiv.org/abs/2502.12900, section 3).
 """
@@ -15,16 +17,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from echox.models.echox.chunked_loss import ctc_losses, token_losses
+from echox.models.echox.aligner import Aligner, EncodedAudio, TimedToken
+from echox.models.echox.aligner_ctc import CTCAligner
+from echox.models.echox.aligner_recogniser import RecogniserAligner
+from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.configuration_echox import S2TConfig
-from echox.models.echox.ctc import best_labels, collapse_ctc, mean_per_symbol, timed_ctc
-from echox.models.echox.modeling_shrinking import CTCBridge, ShrinkingAdapter, gather_rows, keep_mask
-from echox.models.echox.modeling_speech_encoder import AlignmentAdapter, SpeechEncoder, SpeechEncoderForCTC
-from echox.models.echox.text_embeddings import check_head, embedding_scale, text_embedding_table, weight_of
+from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
+from echox.models.echox.retokenization import Retokenizer
+from echox.models.echox.text_embeddings import check_head, text_embedding_table, weight_of
 from echox.models.pretrained import CausalLM, TypedPreTrainedModel, run_generate
+from echox.models.towers.auto import AutoAudioTower
+from echox.models.towers.base import AudioTower
+
+ALIGNERS: dict[str, type[Aligner]] = {"ctc": CTCAligner, "recogniser": RecogniserAligner}
+"""Aligners by the name in `S2TConfig.aligner`."""
 
 
 @dataclass
@@ -37,8 +46,7 @@ class S2TOutput(ModelOutput):
         logits: (B, L, V); None with ``labels`` (then only labelled positions are scored).
         last_hidden_state: (B, L, H); state i, through the head, predicts token i + 1.
         attention_mask: (B, L). labels: (B, L), -100 ignored, or None.
-        ctc_mask: (A, C); None without audio.
-        ctc_token_ids: greedy transcript of each audio.
+        transcripts: token ids of each audio, as heard; None without audio or in training.
     """
 
     loss: Tensor | None = None
@@ -48,36 +56,20 @@ class S2TOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     attention_mask: Tensor | None = None
     labels: Tensor | None = None
-    ctc_mask: Tensor | None = None
-    ctc_token_ids: list[list[int]] | None = None
-
-
-@dataclass
-class EncodedAudio:
-    """Audios in the form that the language model reads.
-
-    Attributes:
-        embeds: (K, H) of each audio, K >= 1.
-        labels: (A, C) most likely CTC label of every frame. mask: (A, C) bool.
-        ctc_loss: nats per transcript token; None without transcripts.
-    """
-
-    embeds: list[Tensor]
-    labels: Tensor
-    mask: Tensor
-    ctc_loss: Tensor | None = None
+    transcripts: list[list[int]] | None = None
 
 
 class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
-    """Audio tower, alignment adapter, CTC head, shrinking adapter, language model.
+    """Audio tower, the parts of the aligner, language model.
 
-    Each ``audio_token_id`` in ``input_ids`` is replaced by the kept frames of one audio, in reading order: several
+    Each ``audio_token_id`` in ``input_ids`` is replaced by the positions of one audio, in reading order: several
     audios per row, text beside audio and text-only rows are all allowed. The language model is any causal language
     model of transformers whose logits are the output of ``get_output_embeddings()``.
     """
 
     config: S2TConfig
     config_class = S2TConfig
+    audio_tower: AudioTower
     language_model: CausalLM
     base_model_prefix = ""
     main_input_name = "input_ids"
@@ -94,22 +86,9 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
                 f"audio_token_id: expected an id below the language model's vocab_size {config.vocab_size}, found "
                 f"{config.audio_token_id}: set it to the tokenizer's audio placeholder"
             )
-        width, heads = config.hidden_size, config.adapter_attention_heads
-        self.audio_tower = SpeechEncoder(config.audio_config)
-        self.alignment_adapter = AlignmentAdapter(
-            config.audio_config.d_model,
-            width,
-            heads,
-            config.adapter_intermediate_size,
-            config.adapter_dropout,
-            config.adapter_activation,
-            config.compatible.frame_wise_adapter,
-        )
-        self.ctc_head = nn.Linear(width, config.vocab_size, bias=False)
-        self.shrinking_adapter = ShrinkingAdapter(
-            width, heads, config.adapter_dropout, config.compatible.look_back_at_kept
-        )
-        self.ctc_bridge = CTCBridge(width) if config.ctc_bridge else None
+        self.audio_tower = AutoAudioTower.from_config(config.audio_config)
+        for name, part in ALIGNERS[config.aligner].build(config).items():
+            self.register_module(name, part)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
@@ -144,15 +123,47 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             **settings,
         )
         model = cls(config)
-        model.audio_tower.load_state_dict(speech_encoder.audio_tower.state_dict())
-        model.alignment_adapter.load_state_dict(speech_encoder.alignment_adapter.state_dict())
-        model.ctc_head.load_state_dict(speech_encoder.ctc_head.state_dict())
-        model.language_model = language_model
-        model.generation_config = language_model.generation_config
-        with torch.no_grad():  # speech has the scale of text embeddings
-            embedding = text_embedding_table(language_model.get_input_embeddings())
-            model.shrinking_adapter.layer_norm.weight.fill_(float(embedding.float().square().mean().sqrt()))
+        for name in ("audio_tower", "alignment_adapter", "ctc_head"):
+            model.get_submodule(name).load_state_dict(speech_encoder.get_submodule(name).state_dict())
+        model._begin_with(language_model, "shrinking_adapter")
         return model
+
+    @classmethod
+    def from_recogniser(
+        cls, recogniser: PreTrainedModel, language_model: CausalLM, audio_token_id: int, **settings: Any
+    ) -> S2TForConditionalGeneration:
+        """A model that hears with a published recogniser (aligner "recogniser"): the start of stage I.
+
+        Args:
+            recogniser: encoder and decoder, as transformers has them.
+            language_model: any causal language model with the audio placeholder in its vocabulary.
+            audio_token_id: the placeholder.
+            settings: of :class:`S2TConfig`.
+
+        Raises:
+            ValueError: a family that has no recogniser here.
+        """
+        config = S2TConfig(
+            audio_config=recogniser.config,
+            text_config=language_model.config,
+            audio_token_id=audio_token_id,
+            aligner="recogniser",
+            **settings,
+        )
+        model = cls(config)
+        model.audio_tower.load_state_dict(recogniser.get_encoder().state_dict())
+        model.get_submodule("recogniser").load_state_dict(recogniser.get_decoder().state_dict())
+        model._begin_with(language_model, "residual_adapter")
+        return model
+
+    @torch.no_grad()
+    def _begin_with(self, language_model: CausalLM, last_adapter: str) -> None:
+        """Take a language model; the output of the aligner's last adapter gets the scale of its text embeddings."""
+        self.language_model = language_model
+        self.generation_config = language_model.generation_config
+        embedding = text_embedding_table(language_model.get_input_embeddings())
+        scale = weight_of(self.get_submodule(last_adapter).get_submodule("layer_norm"))
+        scale.fill_(float(embedding.float().square().mean().sqrt()))
 
     @property
     def audio_token_id(self) -> int:
@@ -174,73 +185,66 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
 
     # ------------------------------------------------------------------------------------------------------ speech
 
+    @property
+    def aligner(self) -> Aligner:
+        """A view of the parts that turn audio into inputs of the language model."""
+        return ALIGNERS[self.config.aligner].of(self.config, dict(self.named_children()), self.get_input_embeddings())
+
+    def hearing_parts(self) -> dict[str, nn.Module]:
+        """Audio tower and parts of the aligner, by name: all but the language model."""
+        return {name: part for name, part in self.named_children() if name != "language_model"}
+
     def encode_audio(
         self,
         input_features: Tensor,
         input_features_mask: Tensor | None = None,
         ctc_labels: Tensor | None = None,
         audios_together: int = 1,
+        retokenizer: Retokenizer | None = None,
     ) -> EncodedAudio:
-        """Audios (A, mels, T), mask (A, T), to inputs of the language model.
-
-        ``ctc_labels``: (A, M) transcripts, -100 padded, for the CTC loss.
-        ``audios_together``: see `AlignmentAdapter.forward`.
-        """
-        encoded = self.audio_tower(input_features, input_features_mask)
-        frames, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask, audios_together)
-        if ctc_labels is None:
-            labels, ctc_loss = best_labels(self.ctc_head, frames), None
-        else:
-            losses, labels = ctc_losses(frames, self.ctc_head, mask, ctc_labels, self.audio_token_id)
-            ctc_loss = mean_per_symbol(losses, ctc_labels)
-        return EncodedAudio(self._shrink(frames, mask, labels), labels, mask, ctc_loss)
-
-    def _shrink(self, frames: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
-        """Frames (A, C, H), their mask and labels (A, C), to the language model's inputs (K, H) of each audio."""
-        blank_id = self.audio_token_id if self.config.drop_blanks else None
-        keep = keep_mask(labels, mask, blank_id)
-        embeds, kept = self.shrinking_adapter(frames, mask, keep)
-        if self.ctc_bridge is not None:
-            kept_logits = self.ctc_head(gather_rows(frames, keep)[0])
-            table = self.get_input_embeddings()
-            embeds = self.ctc_bridge(kept_logits, embeds, weight_of(table), blank_id, embedding_scale(table))
-        return [row[valid] for row, valid in zip(embeds, kept, strict=True)]
+        """Audios to inputs of the language model; see `Aligner.encode`."""
+        return self.aligner.encode(input_features, input_features_mask, ctc_labels, audios_together, retokenizer)
 
     @torch.inference_mode()
     def encode(
-        self, input_features: Tensor, input_features_mask: Tensor | None = None
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        retokenizer: Retokenizer | None = None,
     ) -> tuple[list[Tensor], list[list[int]]]:
         """For inference: (K, H) input states and the greedy transcript's token ids of each audio."""
-        embeds, transcripts = self.encode_and_transcribe(input_features, input_features_mask)
+        embeds, transcripts = self.encode_and_transcribe(input_features, input_features_mask, retokenizer)
         return embeds, [[token_id for token_id, _, _ in row] for row in transcripts]
 
     @torch.inference_mode()
     def encode_and_transcribe(
-        self, input_features: Tensor, input_features_mask: Tensor | None = None
-    ) -> tuple[list[Tensor], list[list[tuple[int, int, int]]]]:
-        """As `encode`, with the first CTC frame of every token and the frame after its last (25 frames a second)."""
-        heard = self.encode_audio(input_features, input_features_mask)
-        return heard.embeds, timed_ctc(heard.labels, heard.mask, self.audio_token_id)
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        retokenizer: Retokenizer | None = None,
+    ) -> tuple[list[Tensor], list[list[TimedToken]]]:
+        """As `encode`, with times in frames of the transcript (`Aligner.transcript_frames_per_s`)."""
+        heard = self.encode_audio(input_features, input_features_mask, retokenizer=retokenizer)
+        return heard.embeds, heard.transcripts()
 
     @torch.inference_mode()
     def encode_gradually(
-        self, input_features: Tensor, input_features_mask: Tensor
-    ) -> Generator[None, None, tuple[Tensor, list[tuple[int, int, int]]]]:
-        """`encode_and_transcribe` for one audio (1, mels, T) of any length, in steps of bounded time and memory."""
-        encoded = yield from self.audio_tower.encode_gradually(input_features, input_features_mask)
-        frames, mask = yield from self.alignment_adapter.adapt_gradually(encoded.last_hidden_state, encoded.mask)
-        yield
-        labels = best_labels(self.ctc_head, frames)
-        yield
-        (embeds,) = self._shrink(frames, mask, labels)
-        return embeds, timed_ctc(labels, mask, self.audio_token_id)[0]
+        self, input_features: Tensor, input_features_mask: Tensor, retokenizer: Retokenizer | None = None
+    ) -> Generator[None, None, tuple[Tensor, list[TimedToken]]]:
+        """`encode_and_transcribe` for one audio of any length, in steps of bounded time and memory."""
+        heard = yield from self.aligner.encode_gradually(input_features, input_features_mask, retokenizer)
+        (embeds,), (tokens,) = heard.embeds, heard.transcripts()
+        return embeds, tokens
 
     @torch.inference_mode()
-    def transcribe(self, input_features: Tensor, input_features_mask: Tensor | None = None) -> list[list[int]]:
-        """Greedy CTC token ids of each audio."""
-        encoded = self.audio_tower(input_features, input_features_mask)
-        frames, mask = self.alignment_adapter(encoded.last_hidden_state, encoded.mask)
-        return collapse_ctc(best_labels(self.ctc_head, frames), mask, self.audio_token_id)
+    def transcribe(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        retokenizer: Retokenizer | None = None,
+    ) -> list[list[int]]:
+        """Greedy transcript (token ids) of each audio."""
+        return self.aligner.transcribe(input_features, input_features_mask, retokenizer)
 
     def splice(
         self,
@@ -320,23 +324,26 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         input_features_mask: Tensor | None = None,
         labels: Tensor | None = None,
         ctc_labels: Tensor | None = None,
+        retokenizer: Retokenizer | None = None,
     ) -> S2TOutput:
         """Score dialogues.
 
         Args:
             input_ids: (B, N) with one placeholder per audio.
             attention_mask: (B, N).
-            input_features: (A, mels, T), the audios in reading order; None = all turns are text.
+            input_features: inputs of the audio tower (`AudioTower.forward`), audios in reading order; None = all turns
+                are text.
             input_features_mask: (A, T).
             labels: (B, N) reply tokens at their own positions, -100 elsewhere (shifted here).
-            ctc_labels: (A, M) transcript tokens, -100 padded.
+            ctc_labels: (A, M) transcript tokens, -100 padded; for an aligner with a CTC loss.
+            retokenizer: of the processor; aligner "recogniser" needs it with audio.
 
         Raises:
             ValueError: the number of placeholders is not the number of audios; ctc_labels without audio.
         """
         heard = None
         if input_features is not None:
-            heard = self.encode_audio(input_features, input_features_mask, ctc_labels)
+            heard = self.encode_audio(input_features, input_features_mask, ctc_labels, retokenizer=retokenizer)
         embeds, attention_mask, labels = self.splice(
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
@@ -348,9 +355,10 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         else:
             loss = s2t_loss = self._cross_entropy(states, labels)
         if ctc_labels is not None:
-            if heard is None or heard.ctc_loss is None:
+            if heard is None:
                 raise ValueError("ctc_labels were given without input_features: there is no audio to transcribe")
             ctc_loss = heard.ctc_loss
+        if ctc_loss is not None:
             loss = self.config.ctc_loss_weight * ctc_loss + (0.0 if loss is None else loss)
         return S2TOutput(
             loss=loss,
@@ -360,9 +368,8 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             last_hidden_state=states,
             attention_mask=attention_mask,
             labels=labels,
-            ctc_mask=heard.mask if heard is not None else None,
-            ctc_token_ids=(
-                collapse_ctc(heard.labels, heard.mask, self.audio_token_id)
+            transcripts=(
+                [[token_id for token_id, _, _ in row] for row in heard.transcripts()]
                 if heard is not None and not self.training
                 else None
             ),
@@ -396,13 +403,16 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         input_features: Tensor | None = None,
         input_features_mask: Tensor | None = None,
+        retokenizer: Retokenizer | None = None,
         **choices: Any,
     ) -> Tensor:
         """Write replies: (B, at most max_new_tokens) new tokens only, padded on the right.
 
         Inputs as in `forward`; ``choices`` go to the language model's ``generate``.
         """
-        heard = None if input_features is None else self.encode_audio(input_features, input_features_mask).embeds
+        heard = None
+        if input_features is not None:
+            heard = self.encode_audio(input_features, input_features_mask, retokenizer=retokenizer).embeds
         embeds, attention_mask, _ = self.splice(input_ids, attention_mask, heard, padding_side="left")
         settings = copy.deepcopy(choices.pop("generation_config", self.generation_config))
         others = settings.update(**choices)  # arguments that are not settings: streamer, stopping_criteria, ...

@@ -1,9 +1,9 @@
-"""Speech encoder: a Whisper encoder with masks, the alignment adapter, and their CTC training.
+"""Speech encoder: an audio tower, the alignment adapter, and their CTC training.
 
-Letters: A audios, T mel frames (100/s), F encoder frames (50/s), C CTC frames (25/s), D encoder width, H width of the
+Letters: A audios, T inputs of the tower, F encoder frames, C CTC frames (F / 2), D encoder width, H width of the
 language model, V its vocabulary, P phones including the blank.
 
-Source: Whisper (https://arxiv.org/abs/2212.04356); alignment adapter of Soundwave (https://arxiv.org/abs/2502.12900,
+Source: alignment adapter of Soundwave (https://arxiv.org/abs/2502.12900,
 section 3.1) as used by EchoX (https://arxiv.org/abs/2509.09174, section 3).
 """
 
@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, WhisperConfig, initialization
-from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
+from transformers import AutoModel
 from transformers.utils import ModelOutput
 
 from echox.models.echox.chunked_loss import ctc_losses
@@ -28,188 +27,8 @@ from echox.models.echox.ctc import (
     greedy_ctc,
     mean_per_symbol,
 )
-from echox.models.pretrained import TypedPreTrainedModel, load_with_report
-
-
-class SpeechEncoderOutput(NamedTuple):
-    """What :class:`SpeechEncoder` returns.
-
-    Attributes:
-        last_hidden_state: (A, F, D), after the final LayerNorm; padded frames have no meaning.
-        mask: (A, F) bool, true frames.
-        hidden_states: outputs before layer 1, after layer 1, ... (A, F, D) each, none of them through the final
-            LayerNorm; None unless asked for.
-    """
-
-    last_hidden_state: Tensor
-    mask: Tensor
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-class SpeechEncoder(WhisperEncoder):
-    """Whisper's encoder for inputs of any length, with the same weights and state-dict names.
-
-    Padding does not change the result: padded frames are set to zero before each convolution (which itself pads with
-    zeros) and are masked in attention. Inputs longer than the window (``2 * max_source_positions`` mel frames, 30 s in
-    Whisper) are encoded window by window and concatenated.
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # the decoder of a whole Whisper
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        # Called for every module that has weights itself.
-        if module is self.embed_positions:
-            positions = sinusoids(*module.weight.shape) * getattr(self.config, "position_scale", 1.0)
-            initialization.copy_(module.weight, positions)
-        else:
-            super()._init_weights(module)
-
-    @classmethod
-    def from_whisper(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> SpeechEncoder:
-        """The encoder of any Whisper, weights unchanged; the decoder is not read.
-
-        Args:
-            name_or_path: hub id or folder of a WhisperModel, of a WhisperForConditionalGeneration, or of an encoder
-                alone; of any size, 80 or 128 mels.
-            **kwargs: of ``from_pretrained``: ``dtype``, ``revision`` ...
-
-        Raises:
-            ValueError: it holds no Whisper encoder, or not all of its weights.
-        """
-        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path)
-        if not isinstance(config, WhisperConfig):
-            raise ValueError(f"{name_or_path}: expected a Whisper checkpoint, found model type {config.model_type!r}")
-        mapping = {r"^(model\.)?encoder\.": "", r"^(model\.)?decoder\.": "decoder."}
-        loaded, found = load_with_report(cls, name_or_path, config=config, key_mapping=mapping, **kwargs)
-        if found["missing_keys"]:  # transformers would initialise them at random
-            missing = sorted(map(str, found["missing_keys"]))
-            raise ValueError(
-                f"{name_or_path}: expected all weights of a Whisper encoder, found none for {missing[0]} and "
-                f"{len(missing) - 1} more; download it again"
-            )
-        with torch.device("meta"):  # transformers would save a renamed model under the old names
-            encoder = cls(loaded.config)
-        encoder.load_state_dict(loaded.state_dict(), assign=True)
-        return encoder.eval()
-
-    @property
-    def window_frames(self) -> int:
-        """Mel frames of one pass."""
-        return int(self.max_source_positions * self.conv1.stride[0] * self.conv2.stride[0])
-
-    def forward(  # type: ignore[override]
-        self, input_features: Tensor, input_features_mask: Tensor | None = None, output_hidden_states: bool = False
-    ) -> SpeechEncoderOutput:
-        """Encode log-mel features.
-
-        Args:
-            input_features: (A, mels, T), padded on the right.
-            input_features_mask: (A, T), 1 at true frames; None = all true.
-            output_hidden_states: also return the states between layers.
-
-        Raises:
-            ValueError: wrong number of mel bins or dimensions, a mask of another shape, an audio without frames.
-        """
-        if input_features.ndim != 3 or input_features.shape[1] != self.num_mel_bins:
-            raise ValueError(
-                f"input_features: expected (audios, {self.num_mel_bins}, frames), found {tuple(input_features.shape)}: "
-                "use the feature extractor saved beside this model"
-            )
-        audios, _, frames = input_features.shape
-        if input_features_mask is None:
-            mask = input_features.new_ones((audios, frames), dtype=torch.bool)
-        else:
-            mask = input_features_mask.bool()
-        if mask.shape != (audios, frames):
-            raise ValueError(f"input_features_mask: expected {(audios, frames)}, found {tuple(mask.shape)}")
-        if frames == 0 or not bool(mask.any(dim=1).all()):
-            raise ValueError("input_features: expected at least one true frame per audio, found an empty audio")
-        if frames <= self.window_frames:
-            return self._encode(input_features, mask, output_hidden_states)
-        return self._encode_windows(input_features, mask, output_hidden_states)
-
-    def _encode_windows(self, features: Tensor, mask: Tensor, output_hidden_states: bool) -> SpeechEncoderOutput:
-        """Fold windows into the batch, leave out the empty ones, encode, and join the frames again."""
-        audios, mels, frames = features.shape
-        window = self.window_frames
-        count = -(-frames // window)
-        features = F.pad(features, (0, count * window - frames))
-        mask = F.pad(mask, (0, count * window - frames))
-        features = features.view(audios, mels, count, window).transpose(1, 2).flatten(0, 1)
-        filled = mask.view(audios * count, window)
-        used = filled.any(dim=1)
-        output = self._encode(features[used], filled[used], output_hidden_states)
-
-        def unfold(states: Tensor) -> Tensor:
-            every = states.new_zeros((audios * count, *states.shape[1:]))
-            every[used] = states
-            return every.view(audios, count * states.shape[1], *states.shape[2:])[:, : (frames + 1) // 2]
-
-        states = output.hidden_states
-        return SpeechEncoderOutput(
-            last_hidden_state=unfold(output.last_hidden_state),
-            mask=unfold(output.mask),
-            hidden_states=tuple(unfold(state) for state in states) if states is not None else None,
-        )
-
-    def encode_gradually(
-        self, input_features: Tensor, input_features_mask: Tensor
-    ) -> Generator[None, None, SpeechEncoderOutput]:
-        """`forward` for one audio of any length, in steps of one layer and one window each.
-
-        Args:
-            input_features: (1, mels, T).
-            input_features_mask: (1, T), 1 at true frames.
-        """
-        states, masks = [], []
-        window = self.window_frames
-        for features, mask in zip(
-            input_features.split(window, dim=2), input_features_mask.bool().split(window, dim=1), strict=True
-        ):
-            hidden, frame_mask, attention_mask = self._frames(features, mask)
-            for layer in self.layers:
-                yield
-                hidden = layer(hidden, attention_mask)
-            states.append(self.layer_norm(hidden))
-            masks.append(frame_mask)
-        return SpeechEncoderOutput(torch.cat(states, dim=1), torch.cat(masks, dim=1))
-
-    def _encode(self, features: Tensor, mask: Tensor, output_hidden_states: bool) -> SpeechEncoderOutput:
-        """One window or less: (N, mels, T) -> (N, ceil(T / 2), D)."""
-        hidden, frame_mask, attention_mask = self._frames(features, mask)
-        states = [hidden]
-        for layer in self.layers:
-            hidden = layer(hidden, attention_mask)
-            states.append(hidden)
-        return SpeechEncoderOutput(
-            last_hidden_state=self.layer_norm(hidden),
-            mask=frame_mask,
-            hidden_states=tuple(states) if output_hidden_states else None,
-        )
-
-    def _frames(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs of the first layer: states (N, ceil(T / 2), D), their mask, and the mask for attention."""
-        keep = mask[:, None, :]
-        features = features.to(self.conv1.weight.dtype)
-        hidden = F.gelu(self.conv1(features.masked_fill(~keep, 0.0)))
-        hidden = F.gelu(self.conv2(hidden.masked_fill(~keep, 0.0)))
-        frame_mask = mask[:, ::2]  # frame f of the strided convolution is centred on mel frame 2 f
-        hidden = hidden.transpose(1, 2) + self.embed_positions.weight[: hidden.shape[2]]
-        hidden = F.dropout(hidden, p=self.dropout, training=self.training)
-        return hidden, frame_mask, self._attention_mask(frame_mask, hidden.dtype)
-
-    def _attention_mask(self, frame_mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """The mask in the form of the attention implementation; None without padding."""
-        if bool(frame_mask.all()):
-            return None
-        implementation = self.config._attn_implementation or "eager"
-        if "flash" in implementation:
-            return frame_mask
-        keys = frame_mask[:, None, None, :]
-        if implementation == "sdpa":
-            return keys.expand(-1, 1, frame_mask.shape[1], -1)
-        return torch.zeros_like(keys, dtype=dtype).masked_fill(~keys, torch.finfo(dtype).min)
+from echox.models.pretrained import TypedPreTrainedModel
+from echox.models.towers.auto import AutoAudioTower
 
 
 class AlignmentAdapter(nn.Module):
@@ -302,8 +121,8 @@ class SpeechEncoderForCTCOutput(ModelOutput):
     Attributes:
         loss: ``ctc_loss + phone_loss_weight * phone_loss``; None without labels.
         ctc_loss, phone_loss: nats per target symbol, mean over audios.
-        logits: (A, C, V) over the text vocabulary, 25 frames/s; None with ``labels``. mask: (A, C).
-        phone_logits: (A, F, P), 50 frames/s; None without a phone head. phone_mask: (A, F).
+        logits: (A, C, V) over the text vocabulary; None with ``labels``. mask: (A, C).
+        phone_logits: (A, F, P); None without a phone head. phone_mask: (A, F).
         adapted: (A, C, H), the inputs of the shrinking adapter.
     """
 
@@ -338,8 +157,8 @@ class SpeechEncoderForCTC(TypedPreTrainedModel):
                 f"blank_token_id: expected an id below vocab_size {config.vocab_size}, found {config.blank_token_id}: "
                 "pass the tokenizer's audio token"
             )
-        width = config.audio_config.d_model
-        self.audio_tower = SpeechEncoder(config.audio_config)
+        width = AutoAudioTower.spec(config.audio_config).width
+        self.audio_tower = AutoAudioTower.from_config(config.audio_config)
         self.alignment_adapter = AlignmentAdapter(
             width,
             config.hidden_size,
@@ -355,17 +174,17 @@ class SpeechEncoderForCTC(TypedPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_whisper(cls, name_or_path: str | os.PathLike[str], **settings: Any) -> SpeechEncoderForCTC:
-        """The encoder of any Whisper with a new adapter and new heads: the start of Soundwave's training.
+    def from_tower(cls, name_or_path: str | os.PathLike[str], **settings: Any) -> SpeechEncoderForCTC:
+        """The encoder of a published checkpoint with a new adapter and new heads: the start of Soundwave's training.
 
         Args:
-            name_or_path: see `SpeechEncoder.from_whisper`.
+            name_or_path: see `AutoAudioTower.from_checkpoint`; a Whisper, for example.
             **settings: of `SpeechEncoderConfig`.
 
         Raises:
-            ValueError: no Whisper encoder, or settings that do not fit.
+            ValueError: no encoder of a known family, or settings that do not fit.
         """
-        tower = SpeechEncoder.from_whisper(name_or_path)
+        tower = AutoAudioTower.from_checkpoint(name_or_path)
         model = cls(SpeechEncoderConfig(audio_config=tower.config, **settings))
         model.audio_tower = tower
         return model
@@ -380,7 +199,7 @@ class SpeechEncoderForCTC(TypedPreTrainedModel):
         """CTC losses of audios against their transcripts.
 
         Args:
-            input_features: (A, mels, T).
+            input_features: see `AudioTower.forward`.
             input_features_mask: (A, T).
             labels: (A, N) token ids of the written text, -100 padded.
             phone_labels: (A, M) phone classes, -100 padded.

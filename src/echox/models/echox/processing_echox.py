@@ -1,6 +1,7 @@
 """`EchoXProcessor`: conversations of text and speech to model inputs, and unit words to units.
 
-It is saved in one folder: Whisper's feature extractor, the text tokenizer with the chat template, the unit language.
+It is saved in one folder: the audio tower's feature extractor, the text tokenizer with the chat template, the unit
+language, and the tokenizer of the recogniser if the model hears with one.
 """
 
 from __future__ import annotations
@@ -11,14 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, WhisperFeatureExtractor
+from transformers import (
+    AutoProcessor,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    SequenceFeatureExtractor,
+)
+from transformers.utils.hub import cached_file
 
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
+from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.tokenization_text import render_chat
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage
+from echox.models.towers.features import tower_inputs
+
+RECOGNISER_TOKENIZER_FILE = "recogniser_tokenizer.json"
+"""Tokenizer of the recogniser, in the format of the library ``tokenizers``."""
 
 Conversation = Sequence[Mapping[str, Any]]
 """Messages ``{"role": ..., "content": ...}``: content is a string, or a list of parts ``{"type": "text", "text": str}``
@@ -29,21 +42,36 @@ class EchoXProcessor(ProcessorMixin):
     """Feature extractor, tokenizer (with chat template) and, where the model speaks, unit language.
 
     Args:
-        feature_extractor: Whisper's; its number of mel bins must be the audio tower's.
+        feature_extractor: of the audio tower (`AutoAudioTower.feature_extractor`).
         tokenizer: the language model's, with an audio placeholder token.
         unit_language: unit words of the echo decoder; None for a model without speech.
         chat_template: None = the tokenizer's.
+        recogniser_tokenizer: of the recogniser, for a model with aligner "recogniser".
     """
 
     def __init__(
         self,
-        feature_extractor: WhisperFeatureExtractor,
+        feature_extractor: SequenceFeatureExtractor,
         tokenizer: PreTrainedTokenizerBase,
         unit_language: UnitLanguage | None = None,
         chat_template: str | None = None,
+        recogniser_tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
         self.unit_language = unit_language
+        self.recogniser_tokenizer = recogniser_tokenizer
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Parts that transformers saves and loads; the others have files of their own."""
+        return ["feature_extractor", "tokenizer"]
+
+    @property
+    def retokenizer(self) -> Retokenizer | None:
+        """From the recogniser's tokens to the language model's; None: the model has no recogniser."""
+        if self.recogniser_tokenizer is None:
+            return None
+        return Retokenizer(self.recogniser_tokenizer, self.tokenizer)
 
     def __call__(  # type: ignore[override]
         self,
@@ -61,8 +89,8 @@ class EchoXProcessor(ProcessorMixin):
             padding_side: "left" to generate, "right" to train.
 
         Returns:
-            input_ids (B, N), attention_mask (B, N) and, with audio, input_features (A, mels, T) and
-            input_features_mask (A, T).
+            input_ids (B, N), attention_mask (B, N) and, with audio, input_features and input_features_mask of
+            `extract_features`.
 
         Raises:
             ValueError: bad audio or sampling rate (see `extract_features`).
@@ -94,13 +122,11 @@ class EchoXProcessor(ProcessorMixin):
     def extract_features(
         self, waveforms: Sequence[np.ndarray], sampling_rate: int | None, whole_windows: bool = False
     ) -> dict[str, Tensor]:
-        """Log-mel features, each waveform at its own length (the last partial frame is filled with silence).
-
-        Every waveform is analysed alone, so that its features do not depend on the batch. With ``whole_windows``
-        (`Compatibility.fixed_windows`) the last window of 30 s is filled with silence too.
+        """Inputs of the audio tower, each waveform at its own length; see `tower_inputs`.
 
         Returns:
-            input_features (A, mels, T) float32, padded with 0 on the right; input_features_mask (A, T) int64.
+            input_features (A, mels, T) or, for a tower that reads waveforms, (A, T), float32, padded with 0 on the
+            right; input_features_mask (A, T) int64.
 
         Raises:
             ValueError: another sampling rate, or a waveform that is not (S,) with S >= 1.
@@ -110,24 +136,8 @@ class EchoXProcessor(ProcessorMixin):
             raise ValueError(
                 f"sampling_rate: expected {extractor.sampling_rate} Hz, found {sampling_rate}; resample the audio"
             )
-        rows = []
-        for waveform in waveforms:
-            samples = np.asarray(waveform, dtype=np.float32)
-            if samples.ndim != 1 or samples.size == 0:
-                raise ValueError(f"audio: expected samples (S,), at least one, found shape {samples.shape}")
-            # The extractor drops a partial hop, and its reflection at the ends needs at least two hops.
-            hops = max(-(-len(samples) // extractor.hop_length), 2)
-            if whole_windows:
-                hops = -(-hops // extractor.nb_max_frames) * extractor.nb_max_frames
-            samples = np.pad(samples, (0, hops * extractor.hop_length - len(samples)))
-            features = extractor(
-                samples, sampling_rate=sampling_rate, padding="longest", truncation=False, return_tensors="pt"
-            )
-            rows.append(features["input_features"][0].T)
-        lengths = torch.tensor([len(row) for row in rows])
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2).contiguous()
-        mask = (torch.arange(padded.shape[2]) < lengths[:, None]).long()
-        return {"input_features": padded, "input_features_mask": mask}
+        features, mask = tower_inputs(extractor, waveforms, whole_windows)
+        return {"input_features": features, "input_features_mask": mask}
 
     def decode_units(self, unit_words: Sequence[int]) -> list[int]:
         """Reduced units of unit words.
@@ -145,14 +155,16 @@ class EchoXProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", "input_features", "input_features_mask"]
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Settings without the unit language, which has its own file."""
-        language, self.unit_language = self.unit_language, None
+        """Settings without the unit language and the recogniser's tokenizer, which have their own files."""
+        beside = {name: getattr(self, name) for name in ("unit_language", "recogniser_tokenizer")}
         try:
+            for name in beside:
+                setattr(self, name, None)
             values = super().to_dict(*args, **kwargs)
         finally:
-            self.unit_language = language
-        values.pop("unit_language", None)
-        return values
+            for name, part in beside.items():
+                setattr(self, name, part)
+        return {name: value for name, value in values.items() if name not in beside}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Write all parts into one folder."""
@@ -161,27 +173,42 @@ class EchoXProcessor(ProcessorMixin):
         self.feature_extractor.save_pretrained(save_directory)
         if self.unit_language is not None:
             self.unit_language.save_pretrained(save_directory)
+        if self.recogniser_tokenizer is not None:
+            text = self.recogniser_tokenizer.backend_tokenizer.to_str()
+            (Path(save_directory) / RECOGNISER_TOKENIZER_FILE).write_text(text, encoding="utf-8")
         return written
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> EchoXProcessor:  # type: ignore[override]
-        """Load what `save_pretrained` wrote; the unit language only if there is one.
+        """Load what `save_pretrained` wrote; unit language and recogniser's tokenizer only if there is one.
 
         Code in the folder is not run, unless ``trust_remote_code`` is set.
         """
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path)
+        chosen = {name: kwargs[name] for name in ("revision", "cache_dir", "subfolder") if name in kwargs}
         if not folder.is_dir() or (folder / UNIT_LANGUAGE_FILE).exists():
-            keys = ("revision", "cache_dir", "subfolder")
-            chosen = {key: value for key, value in kwargs.items() if key in keys}
             try:
                 processor.unit_language = AutoUnitLanguage.from_pretrained(pretrained_model_name_or_path, **chosen)
             except OSError:
                 if folder.is_dir():
                     raise
                 processor.unit_language = None  # a repository of a model without speech
+        processor.recogniser_tokenizer = read_recogniser_tokenizer(folder, **chosen)
         return processor
+
+
+def read_recogniser_tokenizer(folder_or_id: str | os.PathLike[str], **options: Any) -> PreTrainedTokenizerFast | None:
+    """The recogniser's tokenizer of a model folder or repository; None: it has none.
+
+    Args:
+        folder_or_id: folder or hub id.
+        **options: ``subfolder``, ``revision``, ``cache_dir``, as in transformers.
+    """
+    name = str(folder_or_id)
+    path = cached_file(name, RECOGNISER_TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, **options)
+    return None if path is None else PreTrainedTokenizerFast(tokenizer_file=path)
 
 
 for _config in (SpeechEncoderConfig, S2TConfig, EchoXConfig):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -101,7 +102,7 @@ def render_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, object]],
     add_generation_prompt: bool = False,
-    **variables: bool,
+    **variables: Any,
 ) -> str:
     """Messages (``role``, ``content``) as text, by the tokenizer's chat template, which may read more variables."""
     text = tokenizer.apply_chat_template(

@@ -8,7 +8,7 @@ compares it with measured peaks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -243,13 +243,7 @@ def build_objective(config: EchoXConfig, stage: str, work: Workload) -> nn.Modul
         return T2CObjective(t2c)
     if stage == "s2t":
         s2t = S2TForConditionalGeneration(config.s2t_config)
-        trained: tuple[nn.Module | None, ...] = (
-            s2t.alignment_adapter,
-            s2t.ctc_head,
-            s2t.shrinking_adapter,
-            s2t.ctc_bridge,
-        )
-        _freeze_but(s2t, s2t, trained, work)
+        _freeze_but(s2t, s2t, s2t.aligner.trained_parts(), work)
         return S2TObjective(s2t)
     model = EchoXForConditionalGeneration(config)
     _freeze_but(model, model.s2t, (model.denoising_adapter, model.embedding_gate, model.echo_decoder), work)
@@ -267,7 +261,7 @@ def bare_objective(text_config: PreTrainedConfig, work: Workload) -> LMObjective
 
 
 def _freeze_but(
-    whole: nn.Module, s2t: S2TForConditionalGeneration, trained: tuple[nn.Module | None, ...], work: Workload
+    whole: nn.Module, s2t: S2TForConditionalGeneration, trained: Sequence[nn.Module | None], work: Workload
 ) -> None:
     """Freeze all weights but those of `trained` and of a LoRA, as in stages s2t and echo."""
     whole.requires_grad_(False)

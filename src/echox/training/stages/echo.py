@@ -16,17 +16,18 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.config import TrainingConfig, recipe
-from echox.data.features import AugmentationConfig, augment
+from echox.data.features import AugmentationConfig
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts
+from echox.data.tower_features import TowerFeatures
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
-from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import decode_text
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
@@ -152,6 +153,13 @@ class EchoStage:
             for value in values:
                 value.requires_grad_(True)
         self.model.s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
+        self.tower = TowerFeatures(s2t.config.audio_config)
+        self.processor = EchoXProcessor(
+            self.tower.extractor,
+            self.tokenizer,
+            self.language,
+            recogniser_tokenizer=read_recogniser_tokenizer(parts.s2t),
+        )
         targets = self._targets(t2c)
         context_words = recipe.targets.context_words
         if context_words and t2c.config.form != "word_synchronous":
@@ -168,6 +176,7 @@ class EchoStage:
             self.tokenizer,
             context_words,
             recipe.targets.allow_silence,
+            self.processor.retokenizer,
         )
         self.train_items, self.evaluation_items = self._dialogues()
 
@@ -190,9 +199,8 @@ class EchoStage:
         data = self.recipe.data
         if not 0 <= data.audio_fraction <= 1:
             raise ValueError(f"data.audio_fraction: expected a number from 0 to 1, found {data.audio_fraction}")
-        mels = self.model.config.s2t_config.audio_config.num_mel_bins
-        spoken = [item for manifest in data.speech for item in spoken_dialogues(manifest, mels)]
-        written = [item for manifest in data.text for item in spoken_dialogues(manifest, mels)]
+        spoken = [item for manifest in data.speech for item in spoken_dialogues(manifest, self.tower)]
+        written = [item for manifest in data.text for item in spoken_dialogues(manifest, self.tower)]
         held_out: dict[str, list[SpokenDialogue]] = {}
         for kind, items in (("speech", spoken), ("text", written)):
             for item in items:
@@ -238,7 +246,7 @@ class EchoStage:
     def _batch(self, items: list[SpokenDialogue], rng: random.Random | None) -> EchoBatch:
         heard = [item.features(turn) for item in items for turn in sorted(item.rows)]
         if rng is not None:
-            heard = [augment(features, self.recipe.augmentation, rng) for features in heard]
+            heard = [self.tower.augmented(features, self.recipe.augmentation, rng) for features in heard]
         batch = dialogue_batch(self.tokenizer, items, [set(item.rows) for item in items], heard)
         batch.pop("ctc_labels", None)  # the speech encoder is frozen
         texts = [replies(item) for item in items]
@@ -298,10 +306,7 @@ class EchoStage:
         self.model.save_pretrained(folder, state_dict=state)
         if self.lora is not None:
             save_lora(self.model.s2t, self.lora, folder)
-        mels = self.model.config.s2t_config.audio_config.num_mel_bins
-        EchoXProcessor(WhisperFeatureExtractor(feature_size=mels), self.tokenizer, self.language).save_pretrained(
-            folder
-        )
+        self.processor.save_pretrained(folder)
 
 
 def join(

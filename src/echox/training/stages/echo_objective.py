@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TOutput
+from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import weight_of
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
@@ -64,11 +65,13 @@ class EchoObjective(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         context_words: int = 0,
         allow_silence: bool = False,
+        retokenizer: Retokenizer | None = None,
     ) -> None:
         super().__init__()
         self.context_words, self.allow_silence = context_words, allow_silence
         self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
         self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
+        self.retokenizer = retokenizer
         self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
 
     def forward(
@@ -185,7 +188,7 @@ class EchoObjective(nn.Module):
             speak, padded with -1 (the model's own, greedy, or the reference's: `Targets.reply_ids`); the fraction of
             its own tokens that equal the reference's.
         """
-        s2t = self.model.s2t(**batch["s2t"])
+        s2t = self.model.s2t(**batch["s2t"], retokenizer=self.retokenizer)
         reply_states, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
         with torch.no_grad():
             real = reference >= 0
@@ -203,8 +206,7 @@ class EchoObjective(nn.Module):
     def train(self, mode: bool = True) -> EchoObjective:
         """Speech encoder and teacher are frozen and stay in evaluation mode: no dropout where nothing is learned."""
         super().train(mode)
-        s2t = self.model.s2t
-        for part in (s2t.audio_tower, s2t.alignment_adapter, s2t.shrinking_adapter, self.t2c):
+        for part in (*self.model.s2t.hearing_parts().values(), self.t2c):
             part.eval()
         return self
 

@@ -36,8 +36,9 @@ from echox.data.scoring import edit_counts, word_errors
 from echox.device import choose_device
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.echox.ctc import greedy_ctc
-from echox.models.echox.modeling_speech_encoder import SpeechEncoder, SpeechEncoderForCTC
+from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
+from echox.models.towers.whisper import WhisperTower
 from echox.training.attention import tower_attention
 from echox.training.normalisation import Denominators, known_rows, share_of_step
 from echox.training.stages.lm import dialogue_tokenizer
@@ -171,7 +172,7 @@ class EncoderStage:
         config = encoder_config(sizes, self.tokenizer, self.phones.phones)
         self.model = SpeechEncoderForCTC(config)
         if sizes.whisper is not None:
-            self.model.audio_tower.load_state_dict(SpeechEncoder.from_whisper(sizes.whisper).state_dict())
+            self.model.audio_tower.load_state_dict(WhisperTower.from_checkpoint(sizes.whisper).state_dict())
         if not sizes.train_tower:
             self.model.audio_tower.requires_grad_(False)
         if sizes.start_from is not None:

@@ -1,8 +1,10 @@
-"""Stages "language_model" and "published_vocoder": published parts in the form that other stages read; no training.
+"""Stages "language_model", "recogniser", "published_vocoder": published parts as other stages read them; no training.
 
 language_model: any chat model, prepared for speech, in one folder that all other stages read (`s2t` the model, `t2c`
 its embedding, `encoder` its vocabulary), so that they agree on every token: an audio placeholder in its vocabulary,
 exactly as many embeddings as tokens, a padding token, a chat template with audio (`data/chat_templates.py`).
+
+recogniser: a published recogniser whose encoder is an audio tower, and whose decoder aligns (`S2TConfig.aligner`).
 
 published_vocoder: fairseq's code-HiFi-GAN, converted to a vocoder folder of this package.
 
@@ -19,13 +21,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from echox.config import recipe
 from echox.data.chat_templates import hearing_template
 from echox.files import JsonObject
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
+from echox.models.conversion.moonshine import find_ort_moonshine, open_ort_moonshine
 from echox.models.echox.tokenization_text import AUDIO
+from echox.models.towers.auto import RECOGNISERS, AutoAudioTower
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 
 PACKAGE_PREFIX = "package:"
@@ -150,6 +160,49 @@ def make_ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     for config in (model.config.get_text_config(), model.generation_config):
         if config is not None:
             config.eos_token_id = tokenizer.eos_token_id
+
+
+@recipe("recogniser")
+@dataclass
+class RecogniserRecipe:
+    """The recipe of stage "recogniser" (it has `run`, not `build`).
+
+    Attributes:
+        model: folder or hub id of a recogniser of transformers with its tokenizer; or ``package:NAME``, the folder of
+            an installed Python package (or any folder) that holds Moonshine's ONNX-runtime files, whose weights are
+            then read and dequantised.
+        output_dir: folder to write, ``speech_encoder`` of stage "s2t".
+        revision: of a hub id.
+    """
+
+    stage: str
+    model: str
+    output_dir: str
+    revision: str = "main"
+
+    def run(self) -> JsonObject:
+        """Write the folder: model, tokenizer and feature extractor. Returns vocabulary and number of parameters.
+
+        Raises:
+            ValueError: no such package, or no recogniser of a family that is known here.
+        """
+        source = package_folder(self.model) if self.model.startswith(PACKAGE_PREFIX) else Path(self.model)
+        exported = find_ort_moonshine(source) if source.is_dir() else None
+        model: PreTrainedModel
+        tokenizer: PreTrainedTokenizerBase
+        if exported is not None:
+            model, tokenizer = open_ort_moonshine(exported)
+        else:
+            model = AutoModelForSpeechSeq2Seq.from_pretrained(self.model, revision=self.revision, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self.revision)
+        if model.config.model_type not in RECOGNISERS:
+            raise ValueError(
+                f"{self.model}: expected a recogniser of {', '.join(RECOGNISERS)}, found {model.config.model_type!r}"
+            )
+        model.save_pretrained(self.output_dir)
+        tokenizer.save_pretrained(self.output_dir)
+        AutoAudioTower.feature_extractor(model.config).save_pretrained(self.output_dir)
+        return {"vocabulary": len(tokenizer), "parameters": sum(value.numel() for value in model.parameters())}
 
 
 @recipe("published_vocoder")

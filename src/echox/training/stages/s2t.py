@@ -1,9 +1,10 @@
-"""Stage "s2t" (I): understand speech. The speech encoder of stage "encoder" is joined to the language model.
+"""Stage "s2t" (I): understand speech. A speech encoder, or a recogniser, is joined to the language model.
 
-What is built: S2T from both parts. What is trained: alignment adapter, shrinking adapter, CTC head and bridge
-("adapters") and a LoRA on the language model ("lora"); audio tower and language model are frozen. Its batches:
-dialogues whose user turns are spoken (a few stay text, so that the model does not forget to read). Its loss:
-cross-entropy on the replies + ``ctc_loss_weight`` x CTC on what the user said.
+What is built: S2T from both parts. What is trained: the adapters of the aligner ("adapters": alignment adapter,
+shrinking adapter, CTC head and bridge; or the residual adapter) and a LoRA on the language model ("lora"); audio tower,
+recogniser and language model are frozen. Its batches: dialogues whose user turns are spoken (a few stay text, so that
+the model does not forget to read). Its loss: cross-entropy on the replies; with aligner "ctc" + ``ctc_loss_weight`` x
+CTC on what the user said.
 
 Source: EchoX (https://arxiv.org/abs/2509.09174, section 3, stage I).
 """
@@ -15,27 +16,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
     PreTrainedTokenizerBase,
-    WhisperConfig,
-    WhisperFeatureExtractor,
 )
 
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import pad_sequences
-from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore, augment, feature_store, pad_features
+from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.data.scoring import same_words, word_errors
+from echox.data.tower_features import TowerFeatures, item_features
 from echox.files import JsonObject
+from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import weight_of
 from echox.models.echox.tokenization_text import AUDIO, decode_text, render_chat, token_id
 from echox.models.pretrained import CausalLM
@@ -64,19 +66,24 @@ class S2TModel:
     """Parts and options; see :class:`echox.models.echox.configuration_echox.S2TConfig`.
 
     Attributes:
-        speech_encoder: output of stage "encoder", or any Whisper (folder or hub id), whose adapter and CTC head are
-            then trained here.
+        speech_encoder: output of stage "encoder", or any audio tower (folder or hub id), whose adapter and CTC head are
+            then trained here. With aligner "recogniser": a recogniser with its tokenizer (output of stage "recogniser",
+            or a hub id).
         language_model: folder or hub id; an audio placeholder is added to its vocabulary where it has none.
+        aligner: "ctc" or "recogniser"; the next fields, up to `fresh_adapters`, are of "ctc".
+        recogniser_tokens_per_s: of "recogniser".
         fresh_adapters: take only the tower of stage "encoder"; alignment adapter and CTC head are trained here.
         compatibility: departures from the method, as in the released adapters (`Compatibility`), for comparison.
     """
 
     speech_encoder: str
     language_model: str
+    aligner: str = "ctc"
     drop_blanks: bool = True
     ctc_bridge: bool = True
     ctc_loss_weight: float = 0.3
     fresh_adapters: bool = False
+    recogniser_tokens_per_s: float = 6.5
     compatibility: JsonObject = field(default_factory=dict)
 
 
@@ -104,24 +111,29 @@ class SpokenDialogue:
     dialogue: Dialogue
     store: FeatureStore | None
     rows: dict[int, int]  # index of a turn -> row of the store
+    tower: TowerFeatures | None = None  # whose features they are
 
     @property
     def frames(self) -> int:
-        """Mel frames of all spoken turns."""
-        return 0 if self.store is None else sum(self.store.frames(row) for row in self.rows.values())
+        """Hundredths of a second (mel frames) of all spoken turns."""
+        if self.store is None:
+            return 0
+        assert self.tower is not None
+        return self.tower.mel_frames(sum(self.store.frames(row) for row in self.rows.values()))
 
     def features(self, turn: int) -> Tensor:
-        """(frames, mels) float32 of one turn."""
+        """(frames, mels) or (samples, 1), float32, of one turn."""
         assert self.store is not None
-        return torch.from_numpy(np.array(self.store[self.rows[turn]], dtype=np.float32))
+        return item_features(self.store, self.rows[turn])
 
 
 class S2TObjective(nn.Module):
-    """Cross-entropy on replies + weighted CTC on questions."""
+    """Cross-entropy on replies + weighted CTC on questions, where the aligner has one."""
 
-    def __init__(self, model: S2TForConditionalGeneration) -> None:
+    def __init__(self, model: S2TForConditionalGeneration, retokenizer: Retokenizer | None = None) -> None:
         super().__init__()
         self.model = model
+        self.retokenizer = retokenizer
 
     def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Reply tokens; audios with a transcript."""
@@ -130,7 +142,7 @@ class S2TObjective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Losses by name, from a batch of :meth:`S2TStage.collate`."""
-        output = self.model(**batch)
+        output = self.model(**batch, retokenizer=self.retokenizer)
         means = {"s2t_loss": output.s2t_loss}
         if output.ctc_loss is not None:
             means["ctc_loss"] = output.ctc_loss
@@ -153,23 +165,19 @@ class S2TStage:
         self.tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
         torch.manual_seed(recipe.training.seed)
         language_model = AutoModelForCausalLM.from_pretrained(parts.language_model)
-        self.model = S2TForConditionalGeneration.from_parts(
-            open_speech_encoder(parts, self.tokenizer, language_model),
-            language_model,
-            drop_blanks=parts.drop_blanks,
-            ctc_bridge=parts.ctc_bridge,
-            ctc_loss_weight=parts.ctc_loss_weight,
-            compatibility=parts.compatibility,
+        self.model, self.recogniser_tokenizer = join_parts(parts, self.tokenizer, language_model)
+        self.tower = TowerFeatures(self.model.config.audio_config)
+        self.processor = EchoXProcessor(
+            self.tower.extractor, self.tokenizer, recogniser_tokenizer=self.recogniser_tokenizer
         )
         self.model.requires_grad_(False)
-        for part in self._adapters():
+        for part in self.model.aligner.trained_parts():
             part.requires_grad_(True)
         for value in add_lora(self.model.language_model, recipe.lora):
             value.requires_grad_(True)
         self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
-        self.objective = S2TObjective(self.model)
-        mels = self.model.config.audio_config.num_mel_bins
-        items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, mels)]
+        self.objective = S2TObjective(self.model, self.processor.retokenizer)
+        items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, self.tower)]
         self.train_items = [item for item in items if item.dialogue.split == "train"]
         if not any(item.rows for item in self.train_items):
             raise ValueError(
@@ -184,17 +192,9 @@ class S2TStage:
                 if len(group) < recipe.data.evaluation_items:
                     group.append(item)
 
-    def _adapters(self) -> list[nn.Module]:
-        model = self.model
-        return [
-            part
-            for part in (model.alignment_adapter, model.ctc_head, model.shrinking_adapter, model.ctc_bridge)
-            if part is not None
-        ]
-
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The adapters (with CTC head and bridge) and the LoRA; all other weights are frozen."""
-        adapters = [value for part in self._adapters() for value in part.parameters()]
+        """The aligner's adapters (with CTC head and bridge) and the LoRA; all other weights are frozen."""
+        adapters = [value for part in self.model.aligner.trained_parts() for value in part.parameters()]
         return {"adapters": adapters, "lora": lora_parameters(self.model.language_model)}
 
     def dataset(self) -> Sequence[SpokenDialogue]:
@@ -202,7 +202,7 @@ class S2TStage:
         return self.train_items
 
     def lengths(self) -> list[int]:
-        """Mel frames of each dialogue."""
+        """Hundredths of a second of speech (mel frames) of each dialogue."""
         return [item.frames for item in self.train_items]
 
     def collate(self, items: list[SpokenDialogue], rng: random.Random) -> dict[str, Tensor]:
@@ -210,7 +210,7 @@ class S2TStage:
         data = self.recipe.data
         spoken = [{turn for turn in item.rows if not self._as_text(item, turn, data, rng)} for item in items]
         features = [
-            augment(item.features(turn), self.recipe.augmentation, rng)
+            self.tower.augmented(item.features(turn), self.recipe.augmentation, rng)
             for item, turns in zip(items, spoken, strict=True)
             for turn in sorted(turns)
         ]
@@ -221,12 +221,13 @@ class S2TStage:
         return item.dialogue.turns[turn].text is not None and rng.random() < data.text_turns
 
     def evaluate(self) -> dict[str, float]:
-        """By split: word error rate of the CTC transcript, exact replies to speech, and to the same text."""
+        """By split: word error rate of the transcript (by the aligner's name), exact replies to speech and text."""
         metrics = {}
+        aligner = self.model.config.aligner
         for split, items in self.evaluation_items.items():
             heard, replies = self.answer(items)
             _, read = self.answer(items, as_text=True)
-            metrics[f"ctc_wer_{split}"] = word_errors([question(item) for item in items], heard).rate
+            metrics[f"{aligner}_wer_{split}"] = word_errors([question(item) for item in items], heard).rate
             metrics[f"s2t_exact_{split}"] = _exact(items, replies)
             metrics[f"t2t_exact_{split}"] = _exact(items, read)
         return metrics
@@ -245,10 +246,15 @@ class S2TStage:
             ]
             batch = dialogue_batch(self.tokenizer, chosen, spoken, features, last_reply=False)
             batch = {name: value.to(device) for name, value in batch.items() if not name.endswith("labels")}
-            written = self.model.generate(**batch, do_sample=False, max_new_tokens=self.recipe.data.max_new_tokens)
+            retokenizer = self.processor.retokenizer
+            written = self.model.generate(
+                **batch, retokenizer=retokenizer, do_sample=False, max_new_tokens=self.recipe.data.max_new_tokens
+            )
             texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
             transcripts = iter(
-                self.model.transcribe(batch["input_features"], batch["input_features_mask"]) if features else []
+                self.model.transcribe(batch["input_features"], batch["input_features_mask"], retokenizer)
+                if features
+                else []
             )
             for row, turns, text in zip(rows, spoken, texts, strict=True):
                 replies[row] = text
@@ -269,8 +275,7 @@ class S2TStage:
         """Merged weights that load with transformers alone, the LoRA beside them, the processor."""
         self.model.save_pretrained(folder, state_dict=merged_state_dict(self.model))
         save_lora(self.model, self.recipe.lora, folder)
-        extractor = WhisperFeatureExtractor(feature_size=self.model.config.audio_config.num_mel_bins)
-        EchoXProcessor(extractor, self.tokenizer).save_pretrained(folder)
+        self.processor.save_pretrained(folder)
 
 
 def _exact(items: Sequence[SpokenDialogue], replies: Sequence[str]) -> float:
@@ -284,8 +289,10 @@ def question(item: SpokenDialogue) -> str:
     return next(turn.text or "" for turn in reversed(item.dialogue.turns) if turn.role == "user")
 
 
-def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDialogue]:
-    """Dialogues of a manifest with the features of the user's audio, computed once and kept beside the manifest.
+def spoken_dialogues(manifest: str | Path, tower: TowerFeatures | None) -> list[SpokenDialogue]:
+    """Dialogues of a manifest with a tower's features of the user's audio, computed once and kept beside the manifest.
+
+    Without a tower, all turns are text.
 
     Audio of assistants' turns is not read: see `Dialogue.heard_turns`.
 
@@ -301,27 +308,66 @@ def spoken_dialogues(manifest: str | Path, num_mel_bins: int) -> list[SpokenDial
                 f"learn), found the {dialogue.turns[-1].role}'s; add the reply"
             )
     places = [
-        {turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns} for item in dialogues
+        {turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns if tower is not None}
+        for item in dialogues
     ]
     files = sorted({path for heard in places for path in heard.values()})
-    cache = manifest.parent / "features" / f"{manifest.stem}-dialogues-{num_mel_bins}mels.npy"
-    store = feature_store(files, cache, num_mel_bins) if files else None
+    store = None
+    if tower is not None and files:
+        store = tower.store(files, manifest.parent / "features", f"{manifest.stem}-dialogues")
     row_of = {path: row for row, path in enumerate(files)}
     return [
-        SpokenDialogue(dialogue, store, {turn: row_of[path] for turn, path in heard.items()})
+        SpokenDialogue(dialogue, store, {turn: row_of[path] for turn, path in heard.items()}, tower)
         for dialogue, heard in zip(dialogues, places, strict=True)
     ]
+
+
+def join_parts(
+    parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: CausalLM
+) -> tuple[S2TForConditionalGeneration, PreTrainedTokenizerBase | None]:
+    """The model of this stage before training, and the tokenizer of its recogniser if it has one.
+
+    Raises:
+        ValueError: parts that do not belong together, or that are none.
+    """
+    if parts.aligner == "recogniser":
+        add_placeholder(tokenizer, language_model)
+        recogniser_tokenizer = AutoTokenizer.from_pretrained(parts.speech_encoder)
+        model = S2TForConditionalGeneration.from_recogniser(
+            AutoModelForSpeechSeq2Seq.from_pretrained(parts.speech_encoder, dtype=torch.float32),
+            language_model,
+            token_id(tokenizer, AUDIO),
+            recogniser_tokens_per_s=parts.recogniser_tokens_per_s,
+        )
+        return model, recogniser_tokenizer
+    model = S2TForConditionalGeneration.from_parts(
+        open_speech_encoder(parts, tokenizer, language_model),
+        language_model,
+        aligner=parts.aligner,
+        drop_blanks=parts.drop_blanks,
+        ctc_bridge=parts.ctc_bridge,
+        ctc_loss_weight=parts.ctc_loss_weight,
+        compatibility=parts.compatibility,
+    )
+    return model, None
+
+
+def add_placeholder(tokenizer: PreTrainedTokenizerBase, language_model: CausalLM) -> None:
+    """Add the audio placeholder to a vocabulary that has none."""
+    tokenizer.add_tokens([AUDIO], special_tokens=True)
+    if len(tokenizer) > len(weight_of(language_model.get_input_embeddings())):
+        language_model.resize_token_embeddings(len(tokenizer))
 
 
 def open_speech_encoder(
     parts: S2TModel, tokenizer: PreTrainedTokenizerBase, language_model: CausalLM
 ) -> SpeechEncoderForCTC:
-    """The speech encoder to start from; with a Whisper, the audio placeholder may be added to the vocabulary.
+    """The speech encoder to start from; with a tower alone, the audio placeholder may be added to the vocabulary.
 
     Raises:
         ValueError: a trained encoder over another vocabulary, or a folder that is neither.
     """
-    if not isinstance(AutoConfig.from_pretrained(parts.speech_encoder), WhisperConfig):
+    if isinstance(AutoConfig.from_pretrained(parts.speech_encoder), SpeechEncoderConfig):
         check_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(parts.speech_encoder), parts)
         encoder = SpeechEncoderForCTC.from_pretrained(parts.speech_encoder)
         if not parts.fresh_adapters:
@@ -329,11 +375,9 @@ def open_speech_encoder(
         fresh = SpeechEncoderForCTC(encoder.config)
         fresh.audio_tower.load_state_dict(encoder.audio_tower.state_dict())
         return fresh
-    tokenizer.add_tokens([AUDIO], special_tokens=True)
-    if len(tokenizer) > len(weight_of(language_model.get_input_embeddings())):
-        language_model.resize_token_embeddings(len(tokenizer))
+    add_placeholder(tokenizer, language_model)
     text_config = language_model.config.get_text_config()
-    return SpeechEncoderForCTC.from_whisper(
+    return SpeechEncoderForCTC.from_tower(
         parts.speech_encoder,
         hidden_size=text_config.hidden_size,
         vocab_size=text_config.vocab_size,
@@ -402,12 +446,12 @@ def dialogue_batch(
         tokenizer: the language model's.
         items: B dialogues.
         spoken: the turns of each dialogue that are given as speech.
-        features: (frames, mels) of these turns, in reading order.
+        features: of these turns, in reading order, see `SpokenDialogue.features`.
         last_reply: False for prompts.
 
     Returns:
-        input_ids, attention_mask, labels (B, N), padded on the right; with audio also input_features (A, mels, T),
-        input_features_mask (A, T) and ctc_labels (A, M), -100 padded.
+        input_ids, attention_mask, labels (B, N), padded on the right; with audio also input_features,
+        input_features_mask (A, T), see `AudioTower.forward`, and ctc_labels (A, M), -100 padded.
     """
     ids, labels, transcripts = [], [], []
     for item, turns in zip(items, spoken, strict=True):
@@ -424,6 +468,8 @@ def dialogue_batch(
         "labels": pad_sequences(labels, -100),
     }
     if features:
-        batch["input_features"], batch["input_features_mask"] = pad_features(features)
+        tower = items[0].tower
+        assert tower is not None, "features are a tower's"
+        batch["input_features"], batch["input_features_mask"] = tower.batch(features)
         batch["ctc_labels"] = pad_sequences(tokenizer(transcripts, add_special_tokens=False)["input_ids"], -100)
     return batch

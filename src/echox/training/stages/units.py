@@ -37,9 +37,9 @@ from echox.data.manifest import (
     write_unit_utterances,
 )
 from echox.files import JsonObject, write_text
-from echox.models.echox.configuration_echox import whisper_config
+from echox.models.echox.configuration_echox import PHONE_BLANK_ID, whisper_config
 from echox.models.echox.ctc import ctc_loss_per_symbol
-from echox.models.echox.modeling_speech_encoder import PHONE_BLANK_ID, SpeechEncoder
+from echox.models.towers.whisper import WhisperTower
 from echox.training.normalisation import Denominators, RunningMeans, known_rows, share_of_step
 from echox.training.record import RECORD_NAME
 from echox.units.extract import (
@@ -133,7 +133,7 @@ class PhoneObjective(nn.Module):
     where padded, or with ``by_frame`` false (B, N) the phones in order, -100 padded. Class 0 is the CTC blank.
     """
 
-    def __init__(self, encoder: SpeechEncoder, num_classes: int, by_frame: bool) -> None:
+    def __init__(self, encoder: WhisperTower, num_classes: int, by_frame: bool) -> None:
         super().__init__()
         width = encoder.config.d_model
         self.encoder = encoder
@@ -197,7 +197,7 @@ class UnitsStage:
         sizes = resolved.model
         torch.manual_seed(resolved.training.seed)
         config = whisper_config(**to_dict(sizes))
-        self.encoder = SpeechEncoder(config)
+        self.encoder = WhisperTower(config)
         self.model = self.objective = PhoneObjective(self.encoder, len(self.phones) + 1, self.by_frame)
         self.encoder.embed_positions.requires_grad_(False)
         self.store: FeatureStore = feature_store(

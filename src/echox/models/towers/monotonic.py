@@ -1,0 +1,44 @@
+"""When a recogniser's tokens were said: the best monotonic path through its attention to the frames.
+
+Source: dynamic time warping over cross-attention, as for Whisper's word times (https://arxiv.org/abs/2212.04356,
+appendix; https://github.com/openai/whisper, `timing.py`); the path here stays in each token for at least one frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def token_frames(weights: np.ndarray) -> list[tuple[int, int]]:
+    """First frame of each token, and frame after its last.
+
+    The frames are shared out to the tokens in order so that the sum of the tokens' weights for their frames is largest.
+    Each token's weights are divided by their largest, and each frame's mean is subtracted: a frame that all tokens
+    attend to says nothing.
+
+    Args:
+        weights: (N, F) attention of each token to each frame.
+    """
+    tokens, frames = weights.shape
+    if not tokens:
+        return []
+    if frames < tokens:  # more tokens than frames: shared out evenly
+        even = [int(bound) for bound in np.linspace(0, frames, tokens + 1)]
+        return [(start, max(start + 1, end)) for start, end in zip(even, even[1:], strict=False)]
+    score = weights / np.maximum(weights.max(axis=1, keepdims=True), 1e-9)
+    score = score - score.mean(axis=0, keepdims=True)
+    best = np.full((tokens, frames), -np.inf)
+    came = np.zeros((tokens, frames), dtype=bool)  # whether the path came from the token before
+    best[0] = np.cumsum(score[0])
+    for frame in range(1, frames):
+        stay, move = best[1:, frame - 1], best[:-1, frame - 1]
+        came[1:, frame] = move > stay
+        best[1:, frame] = np.maximum(stay, move) + score[1:, frame]
+    bounds = [frames] * (tokens + 1)
+    token = tokens - 1
+    for frame in range(frames - 1, 0, -1):
+        if came[token, frame]:
+            bounds[token] = frame
+            token -= 1
+    bounds[0] = 0
+    return [(bounds[one], bounds[one + 1]) for one in range(tokens)]
