@@ -42,6 +42,7 @@ STAGE_MODULES: dict[str, str] = {
     "lm": "echox.training.stages.lm",
     "language_model": "echox.training.stages.ready_parts",
     "recogniser": "echox.training.stages.ready_parts",
+    "hearing": "echox.training.stages.hearing",
     "published_vocoder": "echox.training.stages.ready_parts",
     "s2t": "echox.training.stages.s2t",
     "t2c": "echox.training.stages.t2c",

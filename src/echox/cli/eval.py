@@ -18,7 +18,7 @@ from echox.cli.options import (
     load_model,
     set_up_torch,
 )
-from echox.cli.studies import gap, trigger, voice
+from echox.cli.studies import gap, trigger, understanding, voice
 from echox.errors import one_line
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ eval_app = typer.Typer(help="Measure a model: test sets, latency, voice, model c
 eval_app.command()(voice)
 eval_app.command()(trigger)
 eval_app.command()(gap)
+eval_app.command()(understanding)
 
 T = TypeVar("T")
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]

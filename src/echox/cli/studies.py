@@ -1,4 +1,4 @@
-"""``echox eval voice | trigger | gap``: studies of one part of a model."""
+"""``echox eval voice | trigger | gap | understanding``: studies of one part of a model."""
 
 import json
 from pathlib import Path
@@ -54,6 +54,29 @@ def voice(
     )
     (output / "voice.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(scores))
+
+
+@guarded
+def understanding(
+    model: Annotated[str, typer.Option("--model", "-m", help="Folder of stage s2t or hearing.")],
+    task: Annotated[str, typer.Option("--task", "-t", help="llama-questions, web-questions, triviaqa, qa.")] = (
+        "llama-questions"
+    ),
+    data: Annotated[Path | None, typer.Option(help="File or folder of the items (default: the hub's).")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures.")] = Path("eval/understanding"),
+    system: Annotated[str, typer.Option(help="System prompt.")] = "Answer in one short sentence.",
+    replies: Annotated[bool, typer.Option(help="Also answer; else it only measures what is heard.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items (default: all).")] = None,
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Ask a model without a voice, aloud and in writing: what it hears, and how much of what it knows survives that."""
+    from echox.evaluation.sets.tasks import open_tasks
+    from echox.evaluation.studies.understanding import measure_understanding
+
+    set_up_torch(threads)
+    items = [item for one in open_tasks(task.replace("_", "-"), data, limit) for item in one.items]
+    typer.echo(json.dumps(measure_understanding(model, items, output, system, replies)))
 
 
 @guarded

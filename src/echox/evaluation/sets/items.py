@@ -1,4 +1,4 @@
-"""Items of a test set: read from JSONL, CSV or Parquet, and checked.
+"""Items of a test set: read from JSONL, CSV, TSV or Parquet, and checked.
 
 The documented columns are ``id``, ``audio``, ``question`` and ``answers``. The names that other benchmarks use for them
 are also read. All columns but the audio are kept for export.
@@ -23,6 +23,8 @@ AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "pat
 QUESTION_COLUMNS = ("question", "Questions", "Question", "questions", "prompt")
 ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "references")
 ID_COLUMNS = ("id", "index", "key")
+QUESTION_FILES = ("questions.jsonl", "questions.csv", "questions.tsv")
+"""Names of the file of items in a folder."""
 
 
 class ContentPart(TypedDict, total=False):
@@ -100,7 +102,8 @@ class EvalItem:
 def read_items(
     path: str | Path, answer_columns: Sequence[str] = ANSWER_COLUMNS, instruction: str | None = None
 ) -> list[EvalItem]:
-    """Items of a ``.jsonl`` or ``.csv`` file, or of a folder of ``.parquet`` files (a data set of the hub).
+    """Items of a ``.jsonl``, ``.csv`` or ``.tsv`` file, or of a folder with ``.parquet`` files (a data set of the hub)
+    or with its questions in ``questions.tsv``, ``.csv`` or ``.jsonl``.
 
     Args:
         path: audio in it is relative to the file.
@@ -111,6 +114,10 @@ def read_items(
         ValueError: no such data, an item without question, a reference that is not text, or an id twice.
     """
     path = Path(path)
+    for name in QUESTION_FILES if path.is_dir() else ():
+        if (path / name).is_file():
+            path = path / name
+            break
     rows = _rows(path)
     items = [
         _item(row, f"{path}: item {number}", number, path.parent, answer_columns, instruction)
@@ -133,13 +140,14 @@ def _rows(path: Path) -> Iterable[JsonObject]:
         raise ValueError(f"{path}: expected a .jsonl or .csv file or a folder of .parquet files, found none")
     if path.suffix == ".jsonl":
         return _jsonl(path)
-    if path.suffix == ".csv":
+    if path.suffix in (".csv", ".tsv"):
         try:
-            return list(csv.DictReader(io.StringIO(decoded(path.read_bytes()), newline="")))
+            text = io.StringIO(decoded(path.read_bytes()), newline="")
+            return list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     raise ValueError(
-        f"{path}: expected .jsonl, .csv or a folder of .parquet files, found {path.suffix or 'no ending'!r}"
+        f"{path}: expected .jsonl, .csv, .tsv or a folder of .parquet files, found {path.suffix or 'no ending'!r}"
     )
 
 

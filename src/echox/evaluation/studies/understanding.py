@@ -1,0 +1,182 @@
+"""Study "understanding": questions asked aloud and typed, answered in writing by an S2T model, before it has a voice.
+
+What it heard is compared with what was asked, and its answers to speech with its answers to text: S2T over T2T is the
+share of the language model's knowledge that survives hearing. Audio goes through the front end that sessions use.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echox.data.scoring import WordErrors, word_errors
+from echox.evaluation.scoring.metrics import bootstrap, exist_match
+from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.sets.items import EvalItem
+from echox.files import write_text
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.tokenization_text import decode_text
+from echox.streaming.messages import Audio, read_audio
+
+SYSTEM_PROMPT = "Answer in one short sentence."
+MAX_AUDIO_S = 60.0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question.
+
+    Attributes:
+        question: as it is written. heard: as it was heard; "" if it was only typed.
+        answers: accepted ones. spoken, typed: the replies to speech and to text; None: not asked so.
+        hearing_s: seconds of computing (this thread) to encode the audio. audio_s: its length.
+    """
+
+    id: str
+    question: str
+    heard: str
+    answers: tuple[str, ...]
+    spoken: str | None
+    typed: str | None
+    hearing_s: float
+    audio_s: float
+
+
+class Listener:
+    """An S2T model that is asked one question at a time.
+
+    Args:
+        folder: of stage "s2t" or "hearing".
+        system: system prompt; "" for none.
+        max_new_tokens: of a reply.
+    """
+
+    def __init__(self, folder: str | Path, system: str = SYSTEM_PROMPT, max_new_tokens: int = 48) -> None:
+        self.model = S2TForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self.processor = EchoXProcessor.from_pretrained(folder)
+        self.system, self.max_new_tokens = system, max_new_tokens
+        self.retokenizer = self.processor.retokenizer
+
+    @torch.inference_mode()
+    def hear(self, audio: Audio) -> tuple[Tensor, str]:
+        """Inputs of the language model (K, H), and the transcript."""
+        inputs = self.processor.extract_features([audio.for_model()], audio.sampling_rate)
+        (embeds,), (tokens,) = self.model.encode(**inputs, retokenizer=self.retokenizer)
+        return embeds, decode_text(self.processor.tokenizer, tokens, skip_special_tokens=True).strip()
+
+    @torch.inference_mode()
+    def reply(self, content: str | list[dict[str, object]], audio: Tensor | None = None) -> str:
+        """The greedy reply to a typed question, or to a heard one."""
+        turns: list[dict[str, object]] = [{"role": "system", "content": self.system}] if self.system else []
+        prompt = self.processor.tokenizer.apply_chat_template(
+            [*turns, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        ids = self.processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        embeds, mask, _ = self.model.splice(ids, None, None if audio is None else [audio], padding_side="left")
+        language_model = self.model.language_model
+        written = language_model.generate(  # type: ignore[misc]  # its `self` is a protocol that PreTrainedModel misses
+            inputs_embeds=embeds, attention_mask=mask, do_sample=False, max_new_tokens=self.max_new_tokens
+        )
+        return decode_text(self.processor.tokenizer, written[0], skip_special_tokens=True).strip()
+
+    def answer(self, item: EvalItem, sampling_rate: int, typed: bool, replies: bool) -> Answered:
+        """Ask one question aloud and, with ``typed``, in writing; without ``replies`` it is only heard."""
+        heard, spoken, hearing_s, audio_s = "", None, 0.0, 0.0
+        for source in item.audios[-1:]:
+            audio = read_audio(source, sampling_rate, MAX_AUDIO_S)
+            began_s = time.thread_time()
+            embeds, heard = self.hear(audio)
+            hearing_s, audio_s = time.thread_time() - began_s, audio.duration_s
+            spoken = self.reply([{"type": "audio"}], embeds) if replies else None
+        written = self.reply(item.question) if typed and replies and item.question else None
+        return Answered(item.id, item.question, heard, item.answers, spoken, written, hearing_s, audio_s)
+
+
+def ask_all(
+    listener: Listener,
+    items: Sequence[EvalItem],
+    file: Path,
+    typed: bool = True,
+    replies: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Answered]:
+    """Ask every question; answers are written to a file of JSON lines at once, and those in it are not asked again."""
+    known: dict[str, Answered] = {}
+    if file.is_file():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            known[row["id"]] = Answered(**{**row, "answers": tuple(row["answers"])})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rate = int(listener.processor.feature_extractor.sampling_rate)
+    with file.open("a", encoding="utf-8") as sink:
+        for number, item in enumerate(items, 1):
+            if item.id not in known:
+                known[item.id] = listener.answer(item, rate, typed, replies)
+                sink.write(json.dumps(asdict(known[item.id]), ensure_ascii=False) + "\n")
+                sink.flush()
+            if progress is not None:
+                progress(number, len(items))
+    return [known[item.id] for item in items]
+
+
+def understanding_scores(answered: Sequence[Answered]) -> JsonObject:
+    """Figures with 95 % bootstrap intervals over questions.
+
+    Returns:
+        ``wer`` of what was heard (where the question's words are known), ``t2t`` and ``s2t`` (an accepted answer occurs
+        in the reply), ``s2t_over_t2t`` (paired), ``hearing_rtf`` (seconds of computing per second of audio).
+    """
+    scores: JsonObject = {"questions": len(answered)}
+    spoken = [row for row in answered if row.audio_s]
+    known = [row for row in spoken if row.question]
+    if known:
+        errors = [word_errors([row.question], [row.heard]) for row in known]
+        scores["wer"] = asdict(bootstrap(errors, _rate))  # type: ignore[type-var, arg-type]  # not only of numbers
+        scores["hearing_rtf"] = sum(row.hearing_s for row in spoken) / sum(row.audio_s for row in spoken)
+    judged = [row for row in answered if row.answers]
+    t2t = [float(exist_match(row.typed, row.answers)) for row in judged if row.typed is not None]
+    s2t = [float(exist_match(row.spoken, row.answers)) for row in judged if row.spoken is not None]
+    if t2t:
+        scores["t2t"] = asdict(bootstrap(t2t))
+    if s2t:
+        scores["s2t"] = asdict(bootstrap(s2t))
+    if t2t and len(t2t) == len(s2t) and sum(t2t):
+        rng = np.random.default_rng(0)
+        pairs = np.array([s2t, t2t])
+        drawn = [pairs[:, rng.integers(0, len(t2t), len(t2t))].sum(axis=1) for _ in range(1000)]
+        ratios = [float(one / max(other, 1.0)) for one, other in drawn]
+        low, high = np.quantile(ratios, [0.025, 0.975])
+        scores["s2t_over_t2t"] = {
+            "mean": sum(s2t) / sum(t2t),
+            "low": float(low),
+            "high": float(high),
+            "count": len(t2t),
+        }
+    return scores
+
+
+def _rate(errors: Sequence[WordErrors]) -> float:
+    return sum(errors, WordErrors()).rate
+
+
+def measure_understanding(
+    folder: str | Path,
+    items: Sequence[EvalItem],
+    output: Path,
+    system: str = SYSTEM_PROMPT,
+    replies: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> JsonObject:
+    """Ask, score, and write ``answers.jsonl`` and ``understanding.json`` into a folder; a stopped study goes on."""
+    answered = ask_all(Listener(folder, system), items, output / "answers.jsonl", replies=replies, progress=progress)
+    scores = understanding_scores(answered)
+    write_text(output / "understanding.json", json.dumps(scores, indent=1) + "\n")
+    return scores

@@ -1,0 +1,67 @@
+"""Study "understanding": what an S2T model without a voice hears, and which of its answers survive hearing."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from echox.audio import save_audio
+from echox.evaluation.sets.items import read_items
+from echox.evaluation.studies.understanding import Answered, measure_understanding, understanding_scores
+from echox.training.loop import run_recipe
+from tiny_echox import tiny_echox, tone
+from tiny_recogniser import tiny_moonshine
+
+
+def answered(number: int, spoken: str, typed: str, heard: str = "what is it") -> Answered:
+    return Answered(str(number), "What is it?", heard, ("a cat",), spoken, typed, 0.5, 2.0)
+
+
+def test_figures_are_shares_with_intervals_and_the_ratio_is_paired():
+    rows = [answered(n, "A cat." if n < 6 else "A dog.", "It is a cat." if n < 8 else "No.") for n in range(10)]
+    rows[0] = answered(0, "A cat.", "a cat", heard="what was it")
+    scores = understanding_scores(rows)
+    assert scores["questions"] == 10
+    assert scores["t2t"]["mean"] == 0.8
+    assert scores["s2t"]["mean"] == 0.6
+    assert scores["s2t_over_t2t"]["mean"] == pytest.approx(0.75)
+    assert scores["s2t_over_t2t"]["low"] < 0.75 < scores["s2t_over_t2t"]["high"] <= 1.0
+    assert scores["wer"]["mean"] == pytest.approx(1 / 30)
+    assert scores["hearing_rtf"] == 0.25
+
+
+def test_a_joined_model_is_asked_and_a_stopped_study_goes_on(tmp_path):
+    plain = tiny_echox(max_positions=2048)
+    tokenizer = plain.processor.tokenizer
+    plain.model.s2t.language_model.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    model, recogniser_tokenizer = tiny_moonshine()
+    model.save_pretrained(tmp_path / "recogniser")
+    recogniser_tokenizer.save_pretrained(tmp_path / "recogniser")
+    (tmp_path / "hearing.yaml").write_text(
+        f"stage: hearing\nrecogniser: {tmp_path / 'recogniser'}\nlanguage_model: {tmp_path / 'lm'}\n"
+        f"output_dir: {tmp_path / 'hearing'}\n"
+    )
+    assert set(run_recipe(tmp_path / "hearing.yaml")) == {
+        "audio_tower",
+        "recogniser",
+        "residual_adapter",
+        "language_model",
+    }
+    assert AutoTokenizer.from_pretrained(tmp_path / "hearing").get_vocab() == tokenizer.get_vocab()
+    data = tmp_path / "questions"
+    data.mkdir()
+    for number in range(2):
+        save_audio(data / f"{number}.flac", tone(0.8 + number, number), 16_000)
+    (data / "questions.tsv").write_text(
+        "question\tanswer\taudio\nWhat is the sea?\tblue\t0.flac\nWhat is France?\tParis\t1.flac\n"
+    )
+    items = read_items(data)
+    assert [item.answers for item in items] == [("blue",), ("Paris",)]
+    first = measure_understanding(tmp_path / "hearing", items[:1], tmp_path / "out")
+    assert first["questions"] == first["wer"]["count"] == 1
+    again = measure_understanding(tmp_path / "hearing", items, tmp_path / "out")
+    assert again["t2t"]["count"] == again["s2t"]["count"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [item.id for item in items]
+    assert all(line["heard"] and line["spoken"] is not None for line in lines)
