@@ -149,6 +149,20 @@ def voiceassistant(folder: Path, damaged: bool) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data" / "train-00000.parquet")
 
 
+def opentriviaqa(folder: Path, damaged: bool) -> None:
+    folder.mkdir(parents=True)
+    second = b"^ d\xe9j\xe0 vu" if not damaged else b"B nothing"  # Windows-1252, as some files are
+    content = b"\r\n#Q Who is this:\r\n\r\nA man?\n^ Somebody\nA Nobody\n\n#Q What?\n" + second + b"\nA no"
+    (folder / "animals").write_bytes(content)
+
+
+def webquestions(folder: Path, damaged: bool) -> None:
+    rows = [{"qId": f"wqr{n}", "qText": "who is it?", "answers": ["Me", "You"]} for n in range(2)]
+    if damaged:
+        rows[1]["answers"] = []
+    text(folder / "val.json", json.dumps(rows))
+
+
 def table(folder: Path, damaged: bool) -> None:
     wav(folder / "clips" / "one.wav")
     second = "{not json" if damaged else '{"text": "Three.", "audio": "clips/one.wav"}'
@@ -178,6 +192,8 @@ CASES = {
     "echox-dialogues": Case(dialogues("WizardLM"), "shard-000.tar.gz:data.json:2", "wrong text", 2, 2),
     "instructs2s": Case(instructs2s, "instruct_en.json:2", "absent.wav", 4, 2),
     "voiceassistant": Case(voiceassistant, "train-00000.parquet:2", "expected audio", 2, 2),
+    "opentriviaqa": Case(opentriviaqa, "animals:8", "expected a line with", 0, 2),
+    "webquestions": Case(webquestions, "val.json:2", "answers", 0, 2),
     "table": Case(table, "rows.jsonl:2", "one JSON object a line", 2),
 }
 each_corpus = pytest.mark.parametrize("name", CASES)

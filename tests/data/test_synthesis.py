@@ -13,11 +13,13 @@ import soundfile
 
 from echox.audio import load_audio
 from echox.data import synthesis
-from echox.data.alignment import align_words
 from echox.data.corpora import nano
 from echox.data.corpora.nano_speech import Sizes, write_corpus
+from echox.data.engines.engine import Voice
+from echox.data.engines.speech_server import OpenAICompatible
+from echox.data.engines.word_ends import align_words
 from echox.data.manifest import audio_path, read_dialogues, read_utterances
-from echox.data.synthesis import OpenAICompatible, SpeechJob, Voice, create_synthesizer, speak_all
+from echox.data.synthesis import SpeechJob, create_synthesizer, speak_all
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

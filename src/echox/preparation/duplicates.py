@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,47 @@ from echox.preparation.settings import Duplicates
 
 _PRIME = (1 << 31) - 1
 _ROWS = 4  # hashes in a band: 16 bands of 4 find 99.99% of the pairs with a Jaccard index of 0.8
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A text that was looked up: its character n-grams, its buckets, and the earlier item that it nearly repeats."""
+
+    grams: frozenset[str]
+    keys: tuple[tuple[str, int, bytes], ...]
+    near: str | None
+
+
+class NearDuplicates:
+    """Items by their text, to find one that is nearly the same.
+
+    Args:
+        settings: see :class:`Duplicates`.
+    """
+
+    def __init__(self, settings: Duplicates) -> None:
+        generator = np.random.default_rng(0)
+        self.settings = settings
+        self._factors = generator.integers(1, _PRIME, settings.hashes, dtype=np.uint64)
+        self._offsets = generator.integers(0, _PRIME, settings.hashes, dtype=np.uint64)
+        self._bands: dict[tuple[str, int, bytes], list[str]] = {}
+        self._kept: dict[str, frozenset[str]] = {}
+
+    def look(self, text: str, group: str = "") -> Looked:
+        """Find the first item of a group (a speaker) whose text is nearly this one; nothing is added."""
+        grams = _grams(" ".join(normalize_words(text)), self.settings.ngram)
+        signature = _signature(grams, self._factors, self._offsets)
+        keys = tuple((group, at, signature[at : at + _ROWS].tobytes()) for at in range(0, self.settings.hashes, _ROWS))
+        candidates = dict.fromkeys(other for key in keys for other in self._bands.get(key, ()))
+        threshold = self.settings.near_threshold
+        near = next((other for other in candidates if _jaccard(grams, self._kept[other]) >= threshold), None)
+        return Looked(grams, keys, near)
+
+    def keep(self, name: str, looked: Looked) -> None:
+        """Add an item that was looked up."""
+        self._kept[name] = looked.grams
+        for key in looked.keys:
+            self._bands.setdefault(key, []).append(name)
 
 
 def find_duplicates(items: Iterable[tuple[str, str, str]], settings: Duplicates) -> dict[str, tuple[str, str]]:
@@ -27,12 +69,8 @@ def find_duplicates(items: Iterable[tuple[str, str, str]], settings: Duplicates)
     Returns:
         id -> ("exact duplicate" or "near duplicate", id of the one that is kept).
     """
-    generator = np.random.default_rng(0)
-    factors = generator.integers(1, _PRIME, settings.hashes, dtype=np.uint64)
-    offsets = generator.integers(0, _PRIME, settings.hashes, dtype=np.uint64)
+    index = NearDuplicates(settings)
     first: dict[tuple[str, str], str] = {}
-    bands: dict[tuple[str, int, bytes], list[str]] = {}
-    kept: dict[str, frozenset[str]] = {}
     found: dict[str, tuple[str, str]] = {}
     for name, text, speaker in items:
         speaker = speaker if settings.per_speaker else ""
@@ -42,17 +80,11 @@ def find_duplicates(items: Iterable[tuple[str, str, str]], settings: Duplicates)
             continue
         if settings.near_threshold > 1:
             continue
-        grams = _grams(words, settings.ngram)
-        signature = _signature(grams, factors, offsets)
-        keys = [(speaker, at, signature[at : at + _ROWS].tobytes()) for at in range(0, settings.hashes, _ROWS)]
-        candidates = dict.fromkeys(other for key in keys for other in bands.get(key, ()))
-        near = next((other for other in candidates if _jaccard(grams, kept[other]) >= settings.near_threshold), None)
-        if near is not None:
-            found[name] = ("near duplicate", near)
-            continue
-        kept[name] = grams
-        for key in keys:
-            bands.setdefault(key, []).append(name)
+        looked = index.look(text, speaker)
+        if looked.near is not None:
+            found[name] = ("near duplicate", looked.near)
+        else:
+            index.keep(name, looked)
     return found
 
 

@@ -18,8 +18,9 @@ import torch
 
 from echox.audio import load_audio, save_audio
 from echox.data.corpora.base import safe_name
+from echox.data.engines.engine import Voice
 from echox.data.scoring import edit_counts, normalize_words
-from echox.data.synthesis import Voice, create_synthesizer
+from echox.data.synthesis import create_synthesizer
 from echox.data.text import normalize_for_speech
 from echox.files import JsonObject
 from echox.preparation.rewrite import Rewriter

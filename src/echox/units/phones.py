@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from echox.data.engines.engine import Voice
+from echox.data.engines.flite import Flite
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance
-from echox.data.synthesis import Flite, Voice
 from echox.files import journal_entries
 
 PhoneTimes = tuple[tuple[str, float], ...]

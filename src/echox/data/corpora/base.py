@@ -51,9 +51,10 @@ class Provenance:
         licence: As stated there, or "not stated".
         hub_id: Dataset repository on the Hugging Face hub, if there is one.
         patterns: Files of that repository that are needed; empty: all.
-        urls: Archives on other servers.
+        urls: Files on other servers.
+        sha256: Checksum of each of `urls`, if their makers do not change them; else empty.
         languages: ISO 639-1 codes.
-        speech: "read" by people, "spoken" freely, or "synthetic".
+        speech: "read" by people, "spoken" freely, "synthetic", or "none: texts".
     """
 
     title: str
@@ -62,6 +63,7 @@ class Provenance:
     hub_id: str | None = None
     patterns: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     speech: str = "synthetic"
 
@@ -152,8 +154,8 @@ class Corpus(ABC):
         origin = self.provenance
         if not origin.hub_id and not origin.urls:
             raise ValueError(f"{self.name}: expected a public source, found none; see {origin.homepage}")
-        for url in origin.urls:
-            fetch_url(url, Path(folder) / url.rsplit("/", 1)[-1])
+        for url, sha256 in zip(origin.urls, origin.sha256 or [None] * len(origin.urls), strict=True):
+            fetch_url(url, Path(folder) / url.rsplit("/", 1)[-1], sha256=sha256)
         if origin.hub_id:
             fetch_hub(origin.hub_id, Path(folder), origin.patterns)
 

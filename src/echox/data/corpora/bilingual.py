@@ -24,9 +24,10 @@ from pathlib import Path
 import yaml
 
 from echox.config import recipe
+from echox.data.engines.engine import Voice
 from echox.data.lexicon import write_letters
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
-from echox.data.synthesis import SpeechJob, SpokenJob, Voice, speak_all
+from echox.data.synthesis import SpeechJob, SpokenJob, speak_all
 from echox.files import JsonObject
 
 

@@ -10,10 +10,12 @@ from echox.data.corpora.instructs2s import InstructS2S
 from echox.data.corpora.librispeech import LibriSpeech
 from echox.data.corpora.magpie_speech import MagpieProSpeech
 from echox.data.corpora.mls import MultilingualLibriSpeech
+from echox.data.corpora.opentriviaqa import OpenTriviaQA
 from echox.data.corpora.sharechatx import ShareChatX
 from echox.data.corpora.speechinstruct import SpeechInstruct
 from echox.data.corpora.table import Table
 from echox.data.corpora.voiceassistant import VoiceAssistant
+from echox.data.corpora.webquestions import WebQuestions
 
 CORPORA: dict[str, type[Corpus]] = {
     corpus.name: corpus
@@ -28,6 +30,8 @@ CORPORA: dict[str, type[Corpus]] = {
         EchoXDialogues,
         InstructS2S,
         VoiceAssistant,
+        OpenTriviaQA,
+        WebQuestions,
         Table,
     )
 }

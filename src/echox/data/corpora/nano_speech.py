@@ -22,8 +22,10 @@ from pathlib import Path
 
 from echox.config import dump_recipe, recipe
 from echox.data.corpora import nano
+from echox.data.engines.engine import Voice
+from echox.data.engines.flite import Flite
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
-from echox.data.synthesis import Flite, SpeechJob, SpokenJob, Voice, speak_all
+from echox.data.synthesis import SpeechJob, SpokenJob, speak_all
 from echox.files import write_text
 
 log = logging.getLogger(__name__)

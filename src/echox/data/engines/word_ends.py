@@ -10,7 +10,7 @@ Phone = tuple[str, float]
 PAUSE = "pau"
 _VOWELS = frozenset(
     ("aa", "ae", "ah", "ao", "aw", "ax", "axr", "ay", "eh", "er", "ey", "ih", "iy", "ow", "oy", "uh", "uw")
-)
+) | frozenset("aeiouyæøœɐɑɒɔɘəɚɛɜɝɞɤɨɪɯɵɶʉʊʌʏᵻ")  # as flite writes them, and in IPA
 _GAP_COST = 1.0
 
 

@@ -1,0 +1,94 @@
+"""What all text-to-speech engines share: voices, speech, the interface, and the running of programs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from echox.audio import load_audio
+from echox.data.engines.word_ends import Phone
+
+SAMPLING_RATE = 16_000
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice of an engine, with tempo and pitch.
+
+    Attributes:
+        engine: "flite", "espeak-ng", "piper" or "openai".
+        name: The engine's name of the voice ("slt", "en-gb+f3", "en_US-joe-medium", "alloy").
+        speed: Relative tempo; 1.0 is the voice's own.
+        pitch: Relative pitch; 1.0 is the voice's own.
+    """
+
+    engine: str
+    name: str
+    speed: float = 1.0
+    pitch: float = 1.0
+
+    @property
+    def speaker(self) -> str:
+        """The name in manifests, without speed and pitch: "flite/slt"."""
+        return f"{self.engine}/{self.name}"
+
+
+@dataclass(frozen=True)
+class SynthesizedSpeech:
+    """Synthesised speech.
+
+    Attributes:
+        waveform: (samples,) float32 within [-1, 1].
+        sampling_rate: In Hz.
+        phones: Phones with their end times, if the engine reports them; "pau" is a pause.
+        word_ends_s: One end time per whitespace word of the text; a pause belongs to the word before it.
+    """
+
+    waveform: np.ndarray
+    sampling_rate: int
+    phones: tuple[Phone, ...] | None = None
+    word_ends_s: tuple[float, ...] | None = None
+
+
+class SpeechSynthesizer(Protocol):
+    """A text-to-speech engine."""
+
+    def synthesize(self, text: str, voice: Voice) -> SynthesizedSpeech:
+        """Speak ``text``. Raises ValueError for a text or voice the engine cannot speak."""
+        ...
+
+
+def program(name: str, package: str) -> str:
+    """Path of a program. Raises FileNotFoundError, with the package that has it, if there is none."""
+    path = shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(
+            f"{name}: expected the program on the PATH, found none; install it (apt install {package})"
+        )
+    return path
+
+
+def run_program(command: list[str], text: str, voice: Voice, stdin: str | None = None) -> str:
+    """Standard output of an engine's program. Raises ValueError or TimeoutError with the text it could not speak."""
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT_S, check=True
+        )
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"{voice.speaker}: could not speak {text[:60]!r}: {error.stderr.strip()[:200]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"{voice.speaker}: no speech for {text[:60]!r} in {TIMEOUT_S:g} s; try again") from error
+    return done.stdout
+
+
+def load_speech(path: Path, text: str, voice: Voice) -> np.ndarray:
+    """The waveform that a program wrote, at `SAMPLING_RATE`. Raises ValueError if it wrote none."""
+    if not path.exists():
+        raise ValueError(f"{voice.speaker}: expected speech for {text[:60]!r}, found no file; is the voice installed?")
+    return load_audio(path, SAMPLING_RATE)

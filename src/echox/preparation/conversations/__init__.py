@@ -1,0 +1,1 @@
+"""From public questions to spoken conversations: questions are chosen, a language model replies, voices speak."""

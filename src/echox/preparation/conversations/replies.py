@@ -1,0 +1,167 @@
+"""Stage "replies": a language model answers every user turn, so that later stages are trained on its own words.
+
+Self-distillation: what the speech model is trained to say is what its own text LLM says, no knowledge is added.
+Replies are written greedily and cut to whole sentences; what is no good to speak is left out, with its dialogue.
+
+Source: self-distilled targets for speech adapters, as in https://arxiv.org/abs/2310.00230 (SALM) and DiVA,
+https://arxiv.org/abs/2410.02678.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from echox.config import dump_recipe, recipe
+from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
+from echox.data.text import normalize_for_speech
+from echox.files import journal_entries, stamp
+from echox.preparation.conversations.writer import ChatWriter, Message, repeats_itself, whole_sentences
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = "heldout"
+# Letters, figures, and the marks that a voice has a reading for or passes over.
+_SPEAKABLE = re.compile(r"[\w\s.,?!;:'\"’“”()%$€£&°+/-]+")
+
+
+@recipe("replies")
+@dataclass
+class RepliesRecipe:
+    """Recipe of stage "replies" (it has `run`, not `build`).
+
+    Attributes:
+        questions: manifest of dialogues of user turns (stage "questions").
+        language_model: folder of stage "language_model".
+        output: manifest to write: every dialogue begins with the system turn, and a reply follows each user turn.
+        system: the system turn, as it will be in use.
+        max_new_tokens: of a reply before it is cut. max_sentences, max_words: of a reply that is kept.
+        max_repetitions: of one and the same reply; more dialogues with it are left out.
+        heldout: share of the dialogues in split "heldout", by their first question.
+        dtype, batch_size, device: see :class:`ChatWriter`.
+        chunk: dialogues that are answered, and noted in the journal, together.
+        limit: the first ones only; null: all. What was written before is not written again.
+    """
+
+    stage: str
+    questions: str
+    language_model: str
+    output: str
+    system: str
+    max_new_tokens: int = 40
+    max_sentences: int = 2
+    max_words: int = 28
+    max_repetitions: int = 3
+    heldout: float = 0.03
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    batch_size: int = 64
+    device: str = "cpu"
+    chunk: int = 256
+    limit: int | None = None
+
+    def run(self) -> dict[str, float]:
+        """Writes the manifest; returns counts and cost.
+
+        Raises:
+            ValueError: the questions or the language model cannot be read.
+        """
+        began_s = time.process_time()
+        questions = read_dialogues(self.questions)[: self.limit]
+        output = Path(self.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        written = _Journal(output.with_name(f".{output.stem}_journal.jsonl"), self)
+        dropped: collections.Counter[str] = collections.Counter()
+        kept: list[Dialogue] = []
+        said: collections.Counter[str] = collections.Counter()
+        for start in range(0, len(questions), self.chunk):
+            for dialogue in self._answer(questions[start : start + self.chunk], written, dropped):
+                reply = dialogue.turns[-1].text or ""
+                said[reply] += 1
+                if said[reply] > self.max_repetitions:
+                    dropped["repeated reply"] += 1
+                else:
+                    kept.append(dialogue)
+            log.info("%s: %d of %d dialogues answered", output.name, start + self.chunk, len(questions))
+        write_dialogues(output, kept)
+        dump_recipe(self, output.with_suffix(".yaml"))
+        figures = {"questions": len(questions), "dialogues": len(kept), "cpu_s": time.process_time() - began_s}
+        return {**figures, **{f"dropped: {reason}": float(count) for reason, count in sorted(dropped.items())}}
+
+    def _answer(
+        self, questions: Sequence[Dialogue], written: _Journal, dropped: collections.Counter[str]
+    ) -> list[Dialogue]:
+        """Answer all turns of some dialogues, the first turns together, then the second ones."""
+        opening = Turn("system", self.system)
+        open_: dict[str, tuple[Turn, ...]] = {dialogue.id: (opening,) for dialogue in questions}
+        for place in range(max(len(dialogue.turns) for dialogue in questions)):
+            asking = [dialogue for dialogue in questions if place < len(dialogue.turns) and dialogue.id in open_]
+            for dialogue in asking:
+                open_[dialogue.id] += (_spoken(dialogue.turns[place].text or "", "user"),)
+            replies = written.replies([open_[dialogue.id] for dialogue in asking])
+            for dialogue, raw in zip(asking, replies, strict=True):
+                text, reason = self.cut(raw)
+                if text is None:
+                    dropped[reason] += 1
+                    del open_[dialogue.id]
+                else:
+                    open_[dialogue.id] += (_spoken(text, "assistant"),)
+        return [
+            replace(dialogue, turns=open_[dialogue.id], split=self._split(dialogue))
+            for dialogue in questions
+            if dialogue.id in open_
+        ]
+
+    def cut(self, raw: str) -> tuple[str | None, str]:
+        """What is kept of a reply as the model wrote it, or None and the reason."""
+        text = whole_sentences(raw, self.max_sentences, self.max_words)
+        if text is None:
+            return None, "no whole sentence"
+        if repeats_itself(text):
+            return None, "repeats itself"
+        return (text, "") if _SPEAKABLE.fullmatch(text) else (None, "cannot be spoken")
+
+    def _split(self, dialogue: Dialogue) -> str:
+        digest = hashlib.sha256((dialogue.turns[0].text or "").casefold().encode()).digest()
+        return HELD_OUT if int.from_bytes(digest[:4], "big") < self.heldout * 2**32 else "train"
+
+
+class _Journal:
+    """Replies by the conversation before them; a new one is written by the model, which is opened for the first."""
+
+    def __init__(self, path: Path, settings: RepliesRecipe) -> None:
+        self.path, self.settings = path, settings
+        self._model = [stamp(settings.language_model), settings.max_new_tokens, settings.dtype]
+        self._done: dict[str, str] = {row["conversation"]: row["reply"] for row in journal_entries(path)}
+        self._writer: ChatWriter | None = None
+
+    def replies(self, conversations: Sequence[Sequence[Turn]]) -> list[str]:
+        """One for each conversation."""
+        messages: list[list[Message]] = [
+            [{"role": turn.role, "content": turn.written or turn.text} for turn in turns] for turns in conversations
+        ]
+        keys = [hashlib.sha256(json.dumps([self._model, one]).encode()).hexdigest()[:24] for one in messages]
+        new = {key: one for key, one in zip(keys, messages, strict=True) if key not in self._done}
+        if new:
+            settings = self.settings
+            if self._writer is None:
+                self._writer = ChatWriter(settings.language_model, settings.dtype, settings.batch_size, settings.device)
+            found = self._writer.write(list(new.values()), settings.max_new_tokens)
+            with self.path.open("a", encoding="utf-8") as entries:
+                for key, reply in zip(new, found, strict=True):
+                    self._done[key] = reply
+                    entries.write(json.dumps({"conversation": key, "reply": reply}, ensure_ascii=False) + "\n")
+        return [self._done[key] for key in keys]
+
+
+def _spoken(text: str, role: str) -> Turn:
+    """A turn in spoken words, with its written form if that is another."""
+    said = normalize_for_speech(text) or text
+    return Turn(role, said, written=text if said != text else None)
