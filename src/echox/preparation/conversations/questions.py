@@ -239,7 +239,9 @@ class InventedQuestionsRecipe:
                 texts += part
         questions = [question for text in texts if (question := invented_question(text)) is not None]
         unique = list(dict.fromkeys(questions))
-        found = [Dialogue(f"{n:04d}", (Turn("user", text),), topic="invented") for n, text in enumerate(unique)]
+        found = [
+            Dialogue(f"invented-{n:04d}", (Turn("user", text),), topic="invented") for n, text in enumerate(unique)
+        ]
         write_dialogues(output, found)
         dump_recipe(self, output.with_suffix(".yaml"))
         return {"drawn": float(len(texts)), "kept": float(len(unique))}
@@ -248,4 +250,4 @@ class InventedQuestionsRecipe:
 def invented_question(text: str) -> str | None:
     """The question in what a model wrote, without quotation marks; None if there is none that stands alone."""
     first = sentences(text.strip().split("\n")[0])[0].strip(" \"'*")
-    return first if stands_alone(first) and not set(first) & set(":\"") else None
+    return first if stands_alone(first) and not set(first) & set(':"') else None

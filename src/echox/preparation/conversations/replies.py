@@ -39,7 +39,7 @@ class RepliesRecipe:
     """Recipe of stage "replies" (it has `run`, not `build`).
 
     Attributes:
-        questions: manifest of dialogues of user turns (stage "questions").
+        questions: manifests of dialogues of user turns (stages "questions", "invented_questions"), one after the other.
         language_model: folder of stage "language_model".
         output: manifest to write: every dialogue begins with the system turn, and a reply follows each user turn.
         system: the system turn, as it will be in use.
@@ -52,7 +52,7 @@ class RepliesRecipe:
     """
 
     stage: str
-    questions: str
+    questions: list[str]
     language_model: str
     output: str
     system: str
@@ -74,7 +74,7 @@ class RepliesRecipe:
             ValueError: the questions or the language model cannot be read.
         """
         began_s = time.process_time()
-        questions = read_dialogues(self.questions)[: self.limit]
+        questions = [one for path in self.questions for one in read_dialogues(path)][: self.limit]
         output = Path(self.output)
         output.parent.mkdir(parents=True, exist_ok=True)
         written = _Journal(output.with_name(f".{output.stem}_journal.jsonl"), self)
