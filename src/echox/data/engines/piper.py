@@ -36,8 +36,8 @@ _PUNCTUATION = ".,;:?!"
 _MARKS = "\"'()[]“”‘’*"
 _STRESS = "ˈˌ"
 _SENTENCE_PAUSE_S = 0.1
-# The node whose output is the number of frames of each phoneme, in every voice that Piper has exported.
-_DURATIONS = "/Ceil_output_0"
+DURATIONS = "/Ceil_output_0"
+"""The tensor that holds the number of frames of each phoneme, in every voice that Piper has exported."""
 
 
 class Piper:
@@ -140,7 +140,7 @@ class PiperVoice:
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # utterances are spoken side by side
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                with_output(path.read_bytes(), _DURATIONS), options, providers=["CPUExecutionProvider"]
+                with_output(path.read_bytes(), DURATIONS), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise ValueError(f"{path}: expected a Piper voice, found {str(error)[:200]}") from error
@@ -205,17 +205,18 @@ def with_output(model: bytes, name: str) -> bytes:
     Source: https://protobuf.dev/programming-guides/encoding/#last-one-wins; field numbers, onnx.proto (ModelProto.graph
     is 7, GraphProto.output 12, ValueInfoProto.name 1).
     """
-    return model + _field(7, _field(12, _field(1, name.encode())))
+    return model + field(7, field(12, field(1, name.encode())))
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number as protocol buffers write it: seven bits a byte, the lowest first."""
     low = value & 0x7F
-    return bytes([low]) if value < 0x80 else bytes([low | 0x80]) + _varint(value >> 7)
+    return bytes([low]) if value < 0x80 else bytes([low | 0x80]) + varint(value >> 7)
 
 
 def _is_phone(symbol: str) -> bool:

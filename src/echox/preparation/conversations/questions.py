@@ -20,6 +20,7 @@ from echox.config import dump_recipe, recipe
 from echox.data.corpora.everyday import everyday_requests, invented_topics, with_follow_ups
 from echox.data.corpora.nano import build_dialogues
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
+from echox.data.scoring import normalize_words
 from echox.files import JsonObject, journal_entries, text_lines
 from echox.preparation.conversations.writer import ChatWriter, sentences
 from echox.preparation.duplicates import NearDuplicates
@@ -132,7 +133,7 @@ class QuestionsRecipe:
             if len(kept) == source.count:
                 break
             texts = asked(dialogue)
-            key = " ".join(texts).casefold()
+            key = " ".join(normalize_words(" ".join(texts)))
             good = all(len(text.split()) <= self.max_words for text in texts)
             good = good and (not source.questions_only or all(map(stands_alone, texts)))
             if dialogue.split != "train" or not texts or not good or key in taken:

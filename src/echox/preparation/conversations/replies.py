@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = "heldout"
 # Letters, figures, and the marks that a voice has a reading for or passes over.
-_SPEAKABLE = re.compile(r"[\w\s.,?!;:'\"’“”()%$€£&°+/-]+")
+_SPEAKABLE = re.compile(r"[A-Za-zÀ-ɏ0-9\s.,?!;:'\"’“”()%$€£&°+/-]+")
 
 
 @recipe("replies")
