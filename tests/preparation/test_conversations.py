@@ -21,7 +21,7 @@ from echox.preparation.conversations.questions import (
     stands_alone,
 )
 from echox.preparation.conversations.replies import RepliesRecipe
-from echox.preparation.conversations.speech import SpokenRepliesRecipe
+from echox.preparation.conversations.speech import SpokenQuestionsRecipe, SpokenRepliesRecipe
 from echox.preparation.conversations.writer import ChatWriter, repeats_itself, sentences, whole_sentences
 from paths import RECIPES
 
@@ -277,3 +277,48 @@ def test_recipes_of_mini_agree():
     assert replies.questions == [questions.output, invented.output]
     assert spoken.dialogues == replies.output
     assert replies.system == SYSTEM
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+def test_questions_are_spoken_by_voices_and_some_voices_only_in_evaluation(tmp_path):
+    dialogues = [
+        Dialogue(
+            f"d{number}",
+            (
+                Turn("system", SYSTEM),
+                Turn("user", f"Who is number {number}?"),
+                Turn("assistant", "Me."),
+                Turn("user", "Why?"),
+                Turn("assistant", "Because."),
+            ),
+            "heldout" if number > 2 else "train",
+        )
+        for number in range(5)
+    ]
+    write_dialogues(tmp_path / "d.jsonl", dialogues)
+    output = tmp_path / "speech" / "questions.jsonl"
+    voices = {"voices": {"flite/slt": 1.0}, "new_voices": {"flite/kal": 1.0}}
+    recipe = SpokenQuestionsRecipe("spoken_questions", str(tmp_path / "d.jsonl"), str(output), **voices, workers=1)
+    figures = recipe.run()
+    assert (figures["dialogues"], figures["recordings"]) == (5, 10)
+    spoken = read_dialogues(output)
+    assert [one.split for one in spoken] == ["train"] * 3 + ["heldout_seen_voices", "heldout_new_voices"]
+    assert [one.turns[1].speaker for one in spoken] == ["flite/slt"] * 4 + ["flite/kal"]
+    assert all(one.heard_turns == (1, 3) for one in spoken)
+    assert [turn.text for turn in spoken[0].turns] == [turn.text for turn in dialogues[0].turns]
+    turn = spoken[0].turns[1]
+    waveform = load_audio(audio_path(output, turn.audio), 16_000)
+    assert len(waveform) / 16_000 == pytest.approx(turn.duration_s, abs=0.01)
+    utterances = read_utterances(output.with_name("questions_utterances.jsonl"))
+    assert len(utterances) == 10
+    assert utterances[0].split == "train"
+    assert len(utterances[0].word_ends_s) == 4
+    before = (output.parent / "questions" / "d0.1.wav").stat().st_mtime_ns
+    recipe.hours = 6.0 / 3600
+    assert 0 < recipe.run()["dialogues"] < 5  # fewer for training, all that are held out
+    assert (output.parent / "questions" / "d0.1.wav").stat().st_mtime_ns == before
+
+
+def test_a_voice_is_for_training_or_for_evaluation():
+    with pytest.raises(ValueError, match="flite/slt"):
+        SpokenQuestionsRecipe("spoken_questions", "d", "o", {"flite/slt": 1.0}, {"flite/slt": 1.0})

@@ -25,7 +25,9 @@ from echox.data.engines.engine import SpeechSynthesizer, Voice
 from echox.data.engines.espeak_ng import EspeakNg
 from echox.data.engines.flite import Flite
 from echox.data.engines.piper import Piper
+from echox.data.engines.rhvoice import RHVoice
 from echox.data.engines.speech_server import OpenAICompatible
+from echox.data.surroundings import Surroundings
 from echox.files import journal_entries
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ _ENGINES: dict[str, Callable[[], SpeechSynthesizer]] = {
     "flite": Flite,
     "espeak-ng": EspeakNg,
     "piper": Piper,
+    "rhvoice": RHVoice,
     "openai": OpenAICompatible,
 }
 
@@ -55,17 +58,20 @@ class SpeechJob:
         text: Text to speak.
         voice: Voice that speaks it.
         path: WAV file to write.
+        surroundings: In which it is recorded; None: as the engine gives it.
     """
 
     id: str
     text: str
     voice: Voice
     path: str
+    surroundings: Surroundings | None = None
 
     @property
     def fingerprint(self) -> str:
         """Changes when text or voice changes, so that a stale file is spoken again."""
-        content = json.dumps([self.text, asdict(self.voice)], ensure_ascii=False)
+        around = [] if self.surroundings is None else [asdict(self.surroundings)]
+        content = json.dumps([self.text, asdict(self.voice), *around], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -127,8 +133,12 @@ def _map(jobs: Sequence[SpeechJob], workers: int) -> Iterable[SpokenJob]:
 
 def _speak(job: SpeechJob) -> SpokenJob:
     speech = create_synthesizer(job.voice.engine).synthesize(job.text, job.voice)
-    save_audio(job.path, speech.waveform, speech.sampling_rate)
-    return SpokenJob(job.id, round(len(speech.waveform) / speech.sampling_rate, 4), speech.word_ends_s)
+    waveform, ends_s = speech.waveform, speech.word_ends_s
+    if job.surroundings is not None:
+        waveform = job.surroundings.apply(waveform, speech.sampling_rate)
+        ends_s = None if ends_s is None else tuple(end_s + job.surroundings.lead_s for end_s in ends_s)
+    save_audio(job.path, waveform, speech.sampling_rate)
+    return SpokenJob(job.id, round(len(waveform) / speech.sampling_rate, 4), ends_s)
 
 
 def _read_journal(journal: Path) -> dict[tuple[str, str], SpokenJob]:

@@ -22,7 +22,7 @@ class Voice:
     """A voice of an engine, with tempo and pitch.
 
     Attributes:
-        engine: "flite", "espeak-ng", "piper" or "openai".
+        engine: "flite", "espeak-ng", "piper", "rhvoice" or "openai".
         name: The engine's name of the voice ("slt", "en-gb+f3", "en_US-joe-medium", "alloy").
         speed: Relative tempo; 1.0 is the voice's own.
         pitch: Relative pitch; 1.0 is the voice's own.
