@@ -207,6 +207,23 @@ def test_every_turn_is_answered_in_its_conversation(tmp_path, answers):
     ]
 
 
+def test_a_corpus_is_answered_anew_and_its_recordings_stay(tmp_path, answers):
+    (tmp_path / "corpus").mkdir()
+    turns = (Turn("user", "Who?", "wav/a.wav", 1.0, "somebody"), Turn("assistant", "Another."), Turn("user", "More?"))
+    dialogues = [Dialogue("a", turns), Dialogue("b", turns[:1], split="test")]
+    write_dialogues(tmp_path / "corpus" / "q.jsonl", dialogues)
+    recipe = replies_recipe(tmp_path)
+    recipe.questions = [str(tmp_path / "corpus" / "q.jsonl")]
+    recipe.run()
+    (kept,) = read_dialogues(tmp_path / "dialogues.jsonl")
+    assert [turn.text for turn in kept.turns[2::2]] == ["Doctor Lee did it. He was forty two.", "He paid five dollars."]
+    first = kept.turns[1]
+    assert (first.audio, first.duration_s, first.speaker) == ("corpus/wav/a.wav", 1.0, "somebody")
+    write_dialogues(tmp_path / "corpus" / "q.jsonl", [Dialogue("a", (Turn("user", audio="a.wav"),))])
+    with pytest.raises(ValueError, match="found only audio"):
+        recipe.run()
+
+
 def test_replies_are_not_written_twice(tmp_path, answers):
     write_dialogues(tmp_path / "q.jsonl", [question(str(number), "Who?", "More?") for number in range(3)])
     replies_recipe(tmp_path, limit=2).run()

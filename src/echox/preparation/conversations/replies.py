@@ -13,6 +13,7 @@ import collections
 import hashlib
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from echox.config import dump_recipe, recipe
-from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
+from echox.data.manifest import Dialogue, Turn, audio_path, read_dialogues, write_dialogues
 from echox.data.text import normalize_for_speech
 from echox.files import journal_entries, stamp
 from echox.preparation.conversations.writer import ChatWriter, Message, repeats_itself, whole_sentences
@@ -39,7 +40,8 @@ class RepliesRecipe:
     """Recipe of stage "replies" (it has `run`, not `build`).
 
     Attributes:
-        questions: manifests of dialogues of user turns (stages "questions", "invented_questions"), one after the other.
+        questions: manifests of dialogues (stages "questions", "invented_questions", or a corpus), one after the other;
+            other turns than the user's are not read, and recordings of users stay with their turns.
         language_model: folder of stage "language_model".
         output: manifest to write: every dialogue begins with the system turn, and a reply follows each user turn.
         system: the system turn, as it will be in use.
@@ -74,8 +76,8 @@ class RepliesRecipe:
             ValueError: the questions or the language model cannot be read.
         """
         began_s = time.process_time()
-        questions = [one for path in self.questions for one in read_dialogues(path)][: self.limit]
         output = Path(self.output)
+        questions = [one for path in self.questions for one in asked(path, output)][: self.limit]
         output.parent.mkdir(parents=True, exist_ok=True)
         written = _Journal(output.with_name(f".{output.stem}_journal.jsonl"), self)
         dropped: collections.Counter[str] = collections.Counter()
@@ -104,7 +106,7 @@ class RepliesRecipe:
         for place in range(max(len(dialogue.turns) for dialogue in questions)):
             asking = [dialogue for dialogue in questions if place < len(dialogue.turns) and dialogue.id in open_]
             for dialogue in asking:
-                open_[dialogue.id] += (_spoken(dialogue.turns[place].text or "", "user"),)
+                open_[dialogue.id] += (_spoken(dialogue.turns[place]),)
             replies = written.replies([open_[dialogue.id] for dialogue in asking])
             for dialogue, raw in zip(asking, replies, strict=True):
                 text, reason = self.cut(raw)
@@ -112,7 +114,7 @@ class RepliesRecipe:
                     dropped[reason] += 1
                     del open_[dialogue.id]
                 else:
-                    open_[dialogue.id] += (_spoken(text, "assistant"),)
+                    open_[dialogue.id] += (_spoken(Turn("assistant", text)),)
         return [
             replace(dialogue, turns=open_[dialogue.id], split=self._split(dialogue))
             for dialogue in questions
@@ -161,7 +163,30 @@ class _Journal:
         return [self._done[key] for key in keys]
 
 
-def _spoken(text: str, role: str) -> Turn:
-    """A turn in spoken words, with its written form if that is another."""
+def asked(path: str, output: Path) -> list[Dialogue]:
+    """The user's turns of the training dialogues of a manifest; audio relative to the folder of `output`.
+
+    Raises:
+        ValueError: the manifest is damaged, or a turn has audio but no text.
+    """
+    found = []
+    for dialogue in read_dialogues(path):
+        turns = []
+        for turn in dialogue.turns:
+            if turn.role != "user":
+                continue
+            if not turn.text:
+                raise ValueError(f"{path}: {dialogue.id}: expected the text of every user turn, found only audio")
+            if turn.audio:
+                turn = replace(turn, audio=os.path.relpath(audio_path(path, turn.audio), output.parent))
+            turns.append(turn)
+        if turns and dialogue.split == "train":
+            found.append(Dialogue(dialogue.id, tuple(turns), topic=dialogue.topic))
+    return found
+
+
+def _spoken(turn: Turn) -> Turn:
+    """The turn in spoken words, with its written form if that is another; what was recorded is what was said."""
+    text = turn.text or ""
     said = normalize_for_speech(text) or text
-    return Turn(role, said, written=text if said != text else None)
+    return replace(turn, text=said, written=text if said != text else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from echox.models.echox.tokenization_text import render_chat
 
-Message = dict[str, object]
+Message = Mapping[str, object]
 
 _SENTENCE_END = re.compile(r"[.?!]+[\"')]* (?=[\"'(]?[A-Z0-9])")
 _ABBREVIATED = re.compile(r"\b([A-Z]|Mrs?|Ms|Dr|St|Mt|Jr|Sr|vs|No)\.$")

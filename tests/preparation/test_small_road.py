@@ -1,0 +1,51 @@
+"""recipes/small: what one recipe writes is what the next one reads, and it fits a consumer GPU."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from echox.config import load_recipe
+from paths import RECIPES
+
+SMALL = RECIPES / "small"
+NAMES = (
+    "language_model",
+    "replies",
+    "spoken_replies",
+    "extract_units",
+    "unit_language",
+    "s2t",
+    "t2c",
+    "echo",
+    "package",
+)
+
+
+def test_the_road_hands_on_what_it_makes():
+    lm, replies, spoken, units, language, s2t, t2c, echo, package = (load_recipe(SMALL / f"{n}.yaml") for n in NAMES)
+    assert lm.output_dir == replies.language_model == s2t.model.language_model == t2c.data.language_model
+    assert replies.output == spoken.dialogues
+    assert [replies.output] == s2t.data.manifests == echo.data.speech
+    assert spoken.output == units.utterances
+    assert units.output == language.data.units == t2c.data.units
+    assert language.output_dir == t2c.data.unit_language
+    assert (s2t.training.output_dir, t2c.training.output_dir) == (echo.model.s2t, echo.model.t2c)
+    assert (echo.training.output_dir, echo.model.vocoder) == (package.parts.echo, package.parts.vocoder)
+
+
+def test_units_and_vocoder_are_those_of_mini():
+    units, spoken, echo = (load_recipe(SMALL / f"{name}.yaml") for name in ("extract_units", "spoken_replies", "echo"))
+    mini_language, mini_echo = (load_recipe(RECIPES / "mini" / f"{name}.yaml") for name in ("unit_language", "echo"))
+    assert spoken.voice == load_recipe(RECIPES / "mini" / "spoken_replies.yaml").voice
+    assert units.extractor == mini_language.data.extractor
+    assert echo.model.vocoder == mini_echo.model.vocoder
+
+
+@pytest.mark.parametrize("stage", ["s2t", "echo"])
+def test_training_fits_a_gpu_of_8_gb(stage):
+    """By the project's estimator, from sizes alone (recipes/small/config.json)."""
+    command = [sys.executable, "-m", "echox", "estimate-memory", str(SMALL / f"{stage}.yaml"), "--json"]
+    found = subprocess.run([*command, "--tokens", "256", "--audio-s", "8"], check=True, capture_output=True, text=True)
+    assert 2e9 < json.loads(found.stdout)["total_bytes"] < 8e9
