@@ -12,6 +12,8 @@ from echox.verbalization import LOOKAHEAD_WORDS, PlainText, spoken_language, ver
 from paths import TESTS
 
 READINGS = TESTS / "readings"
+LISTS = {"english.tsv": 150, "english_held_out.tsv": 100, "english_replies.tsv": 300}
+"""Files of readings, and the least number of cases in each."""
 ENGLISH = spoken_language("en")
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 NUMBER = "|".join([*NUMBERS, r"\w+teen", r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty"])
@@ -31,7 +33,7 @@ def cases(name: str) -> list[tuple[str, str, list[str]]]:
     return [(kind, text.replace("\\n", "\n"), [heard(one) for one in said.split("|")]) for kind, text, said in rows]
 
 
-@pytest.mark.parametrize(("name", "least"), [("english.tsv", 150), ("english_held_out.tsv", 100)])
+@pytest.mark.parametrize(("name", "least"), LISTS.items())
 def test_read_as_a_person_would(name, least):
     rows, wrong = cases(name), defaultdict(list)
     assert len(rows) >= least
@@ -71,7 +73,7 @@ def by_token(text: str, sizes: list[int]) -> tuple[str, int]:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.sampled_from([written for name in ("english.tsv", "english_held_out.tsv") for _, written, _ in cases(name)]),
+    st.sampled_from([written for name in LISTS for _, written, _ in cases(name)]),
     st.lists(st.integers(1, 6), min_size=1, max_size=5),
 )
 def test_in_pieces_it_is_said_as_it_is_whole(text, sizes):

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
-from echox.verbalization.english_amounts import AMOUNTS, NUMBER, money
+from echox.verbalization.english_amounts import AMOUNTS
+from echox.verbalization.english_measures import NUMBER, unit_names
+from echox.verbalization.english_money import money
 from echox.verbalization.english_window import Core, NeedsMore, Window, say
 from echox.verbalization.language import Reading, WrittenWord
 
@@ -22,6 +24,7 @@ _PLAIN = re.compile(rf"[{_LETTER}]+(?:['’-][{_LETTER}]+)*['’]?")
 _EMOTICON = re.compile(r"[:;=][-o^']?[)(\]\[DPpOo/\\|*3]+|[8xX]-[)(DPp]|<3+|</3|\^_*\^|[(\[][:;=]|¯\\_\(ツ\)_/¯")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _WEB = re.compile(r"(https?://|www\.)\S+|[\w-]+(\.[\w-]+)*\.(com|org|net|edu|gov|io|dev|ai|co|uk|de|info|app)(/\S*)?")
+_FILE = re.compile(rf"[\w./~-]*\w\.({'|'.join(sorted(tables.FILE_ENDINGS))})")
 _LINK = re.compile(r"!?\[?([^\]]*)\]\(\S*?\)(.*)")
 _WEB_MARKS = {
     ".": "dot",
@@ -100,11 +103,36 @@ def operators(window: Window) -> Reading | None:
         years = all(re.fullmatch(r"(1\d|20)\d\d", word) for word in (window.before(), following.text))
         span = years or raw in {"–", "—"} or window.before(2).lower() in {"page", "pages", "chapters", "from"}
         return Reading(1, "to" if span else "minus")
-    if raw in {"x", "X", "*"} and _is_number(window.before()) and _is_number(_text(window.at(1))):
-        return Reading(1, "times")
+    if raw in {"x", "X", "×", "*"} and (reading := _times_or_by(window)):
+        return reading
     if raw == "|":
         return Reading(1, ",")
     return Reading(1, tables.SYMBOLS[raw]) if raw in tables.SYMBOLS else None
+
+
+def _times_or_by(window: Window) -> Reading | None:
+    """A cross between two numbers: times in a product, by in a size ("8.5 x 11 in", "10 m x 5 m")."""
+    before, size = window.before(), False
+    if unit_names(before) is not None and _is_number(window.before(2)):
+        size, before = True, window.before(2)
+    if not _is_number(before) or not _is_number(_text(window.at(1))):
+        return None
+    following = window.joined(2)
+    size = size or window.before(2) in {"x", "×"}
+    if following is not None:
+        size = size or following.text in {"x", "×"} or unit_names(following.text) is not None
+    return Reading(1, "by" if size else "times")
+
+
+def factorial(window: Window) -> Reading | None:
+    """5! before another sign, "5! = 120"; elsewhere the mark is a shout."""
+    core = window.first
+    if core.tail != "!" or not re.fullmatch(rf"{NUMBER}|[a-z]", core.text):
+        return None
+    following = window.at(1)
+    if following is None or following.starts_line or following.raw not in tables.OPERATORS:
+        return None
+    return Reading(1, f"{numbers.cardinal(core.text) if core.text[-1].isdigit() else core.text} factorial")
 
 
 def _text(core: Core | None) -> str:
@@ -112,19 +140,19 @@ def _text(core: Core | None) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(rf"[-−+]?[$€£]?{NUMBER}%?[²³]?|[a-z][²³]?", text) is not None
+    return re.fullmatch(rf"[√([]*(?:[-−+]?[$€£]?{NUMBER}%?[²³]?|[a-z][²³]?)", text) is not None
 
 
 # ------------------------------------------------------------------------------------------ addresses
 
 
 def addresses(window: Window) -> Reading | None:
-    """joe@example.com, www.example.org, https://example.org/a, [text](https://example.org)."""
+    """joe@example.com, www.example.org, https://example.org/a, [text](https://example.org), notes.txt."""
     core = window.first
     if match := _LINK.fullmatch(core.raw):
         inner = WrittenWord(match[1] + match[2])
         return pieces(Window([inner], [], True)) if inner.text else Reading(1, "")
-    if not (_MAIL.fullmatch(core.text) or _WEB.fullmatch(core.text)):
+    if not any(form.fullmatch(core.text) for form in (_MAIL, _WEB, _FILE)):
         return None
     said = []
     for part in re.findall(r"[A-Za-z]+|\d+|[^\w\s]|_", re.sub(r"^https?://", "", core.text).rstrip("/")):
@@ -144,7 +172,7 @@ def amounts(window: Window) -> Reading | None:
     """Words with digits; see `english_amounts`."""
     text = window.first.text
     if not any(character.isdigit() or unicodedata.category(character) == "No" for character in text):
-        return money(window) if text in tables.CURRENCY_CODES else None
+        return money(window) if text in tables.CURRENCY_CODES or text in tables.CURRENCIES else None
     for rule in AMOUNTS:
         reading = rule(window)
         if reading is not None:
@@ -164,6 +192,8 @@ def names(window: Window) -> Reading | None:
     following = window.at(1) if not (core.tail.lstrip(".")) else None
     name_follows = following is not None and following.text[:1].isupper() and not following.starts_line
     after_name = _is_name(window.before()) and not window.tail_before() and not window.opens_sentence
+    if name_follows and core.text in tables.TITLES and _capital_means_nothing(window):
+        after_name = False
     place = after_name or _after_ordinal(window) or (dotted and not name_follows and core.text in _ROADS)
     if core.text in tables.PLACES and place:
         return _expand(window, tables.PLACES[core.text])
@@ -178,6 +208,12 @@ _BARE = frozenset({"Mr", "Mrs", "Ms", "Dr", "St", "Ave", "Blvd", "Rd", "Prof"})
 
 def _is_name(text: str) -> bool:
     return text[:1].isupper() and text[1:2].islower() and text not in tables.MONTH_NAMES
+
+
+def _capital_means_nothing(window: Window) -> bool:
+    """Whether the word before has its capital as the first of a sentence, or as a day: "Ask Dr. Lee"."""
+    first = window.before(2) == "" or bool(set(window.tail_before(2)) & set(".!?:")) or window.begins_line_before()
+    return first or window.before() in tables.DAY_NAMES
 
 
 def _after_ordinal(window: Window) -> bool:
@@ -197,6 +233,9 @@ def abbreviations(window: Window) -> Reading | None:
     """e.g., etc., vs., approx., No. 5, Dec. 25, Mon, Oct 7, U.S., J. K."""
     core = window.first
     dotted = core.tail.startswith(".")
+    ends = [tables.MONTHS.get(end) or tables.DAYS.get(end) for end in re.split("[-–—]", core.text)]
+    if len(ends) == 2 and ends[0] and ends[1]:
+        return _expand(window, f"{ends[0]} to {ends[1]}")
     if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Fig", "Vol"}):
         following = window.at(1)
         if following is not None and re.match(r"\d|[IVX]+\b", following.text) and not following.starts_line:
@@ -209,7 +248,7 @@ def abbreviations(window: Window) -> Reading | None:
         return _expand(window, tables.WORDS[core.text])
     if not dotted and core.text in tables.BARE_WORDS:
         return say(tables.BARE_WORDS[core.text], core)
-    if re.fullmatch(r"(?:[A-Za-z]\.)+[A-Za-z]", core.text):
+    if re.fullmatch(r"(?:(?:[A-Za-z]|Ph|Ed|Psy|Sc)\.)+(?:[A-Za-z]|Sc|Ed|Eng|Phil)", core.text):
         letters = " ".join(core.text.replace(".", "").upper())
         return _expand(window, letters) if dotted else say(letters, core)
     if core.text in {"C#", "F#"}:
@@ -230,7 +269,7 @@ def _calendar(window: Window) -> Reading | None:
         following is not None
         and not following.starts_line
         and (
-            re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*", following.text) is not None
+            re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*", following.text) is not None
             or following.text in tables.MONTHS
             or following.text in tables.MONTH_NAMES
         )
@@ -251,6 +290,12 @@ def roman(window: Window) -> Reading | None:
     earlier = window.before()
     if earlier.lower() in tables.NUMBERED and (core.text != "I" or earlier[:1].isupper()):
         return say(numbers.integer(str(value)), core)
+    if earlier in tables.REGENTS and core.text in {"V", "X"}:
+        return say(f"the {numbers.ordinal(value)}", core)
+    if earlier in tables.REGENTS and core.text == "I":
+        following = window.at(1) if not core.tail else None
+        shown = following is None or following.text in tables.AFTER_FIRST_OF_NAME
+        return say("the first", core) if shown else None
     if core.text in {"I", "V", "X", "C", "D", "L", "M"} or value > 40 or not _is_name(earlier):
         return None
     return say(f"the {numbers.ordinal(value)}", core)
@@ -271,16 +316,19 @@ def capitals(window: Window) -> Reading | None:
 def _mixed_case(core: Core) -> Reading | None:
     """PhD, BSc: capitals of a degree."""
     if re.fullmatch(r"(Ph|B|M)(D|Sc|A|Eng)s?", core.text) and len(core.text) > 2:
-        return say(" ".join(core.text.rstrip("s").upper()), core)
+        return say(" ".join(core.text.rstrip("s").upper()) + "s" * core.text.endswith("s"), core)
     return None
 
 
 def _is_shouted(letters: str) -> bool:
-    """Long enough to be a word, with vowels where a word has them."""
-    if len(letters) <= 3:
+    """Long enough to be a word, with vowels, and at both ends consonants that words have there."""
+    if len(letters) <= 3 or letters in tables.SPELT:
         return False
-    vowels = sum(letter in "AEIOUY" for letter in letters)
-    return vowels >= len(letters) / 4 and not re.search(r"[^AEIOUY]{4}", letters)
+    match = re.fullmatch("([^AEIOUY]*)([AEIOUY]|[AEIOUY].*[AEIOUY])([^AEIOUY]*)", letters)
+    if match is None or re.search("[^AEIOUY]{5}", match[2]):
+        return False
+    begin, end = match[1], match[3]
+    return (len(begin) < 2 or begin in tables.ONSETS) and (len(end) < 2 or end in tables.CODAS)
 
 
 # ------------------------------------------------------------------------------------------ anything else
@@ -304,7 +352,7 @@ def compound(window: Window) -> Reading | None:
 
 
 def _is_amount(text: str) -> bool:
-    return re.match(r"[$€£#]?\d", text) is not None and not text.startswith("0")
+    return re.match(r"[$€£#]?\d", text) is not None and re.match(r"0\d", text) is None
 
 
 def _part(text: str) -> str:
@@ -327,6 +375,18 @@ def plain(window: Window) -> Reading | None:
     return None
 
 
+def units(window: Window) -> Reading | None:
+    """Units beside no figure: "per kg", "in km/h", "7 days/week"."""
+    core = window.first
+    base = re.sub("[²³]$", "", core.text.partition("/")[0])
+    if base in tables.BARE_UNITS and (names := unit_names(core.text)):
+        return say(names[0] if window.before().lower() in {"a", "an", "one", "per"} else names[1], core)
+    counted, slash, below = core.text.partition("/")
+    if slash and counted.isalpha() and below in tables.PER.values() and re.fullmatch(NUMBER, window.before()):
+        return say(f"{counted} per {below}", core)
+    return None
+
+
 def pieces(window: Window) -> Reading:
     """A word of several kinds, piece by piece: letters, numbers, symbols; emoji and punctuation are silent."""
     core = window.first
@@ -334,9 +394,18 @@ def pieces(window: Window) -> Reading:
     unknown = ""
     found = [piece for piece in _PIECES.findall(core.text) if piece.strip()]
     for place, piece in enumerate(found):
+        if not piece:
+            continue
         if piece[0].isascii() and piece[0].isdigit() or re.fullmatch(NUMBER, piece):
             zero_led = piece.startswith("0") and piece.isdigit() and len(piece) > 1
-            said.append(numbers.spell_digits(piece) if zero_led else numbers.cardinal(piece))
+            is_year = place > 0 and re.fullmatch("(19|20)[0-9]{2}", piece)
+            said.append(
+                numbers.spell_digits(piece)
+                if zero_led
+                else numbers.year(int(piece))
+                if is_year
+                else numbers.cardinal(piece)
+            )
         elif re.fullmatch(_WORD, piece):
             said.append(_letters(piece, len(found) > 1))
         elif "⁄" in (fraction := unicodedata.normalize("NFKC", piece)):
@@ -345,6 +414,10 @@ def pieces(window: Window) -> Reading:
             said.append(tables.GREEK.get(piece) or tables.POWERS[piece])
         elif piece == "#" and place + 1 < len(found) and found[place + 1][0].isalpha():
             said.append("hashtag" if found[place + 1].lower() != "hashtag" else "")
+        elif piece == "^" and said and place + 1 < len(found):
+            power = {"2": tables.POWERS["²"], "3": tables.POWERS["³"]}.get(found[place + 1])
+            said.append(power or "to the power of")
+            found[place + 1] = "" if power else found[place + 1]
         elif piece in "–—" and said and place + 1 < len(found):
             said[-1] += ","
         elif piece in {"/", "*", "~", "^", "°"} or piece not in tables.SYMBOLS:
@@ -386,10 +459,12 @@ def _symbol(character: str) -> tuple[str, str]:
 RULES: tuple[Callable[[Window], Reading | None], ...] = (
     markers,
     operators,
+    factorial,
     addresses,
     amounts,
     names,
     abbreviations,
+    units,
     roman,
     capitals,
     plain,

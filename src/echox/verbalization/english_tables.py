@@ -46,16 +46,19 @@ e.g=for example; i.e=that is; etc=et cetera; vs=versus; approx=approximately; In
 Corp=Corporation; Co=Company; Jr=Junior; Sr=Senior; dept=department; Dept=Department; est=established; min=minutes;
 max=maximum; incl=including; misc=miscellaneous; tel=telephone; Tel=Telephone; Apt=Apartment; Univ=University;
 Assn=Association; Bros=Brothers; cf=compare; ca=about; viz=namely; resp=respectively; temp=temperature; avg=average;
-Jan=January; Feb=February; Aug=August; Sept=September; Oct=October; Nov=November; Dec=December; govt=government
+Jan=January; Feb=February; Apr=April; Aug=August; Sep=September; Sept=September; Oct=October; Nov=November;
+Dec=December; Tues=Tuesday; Wed=Wednesday; Thur=Thursday; Thurs=Thursday; Fri=Friday; govt=government;
+feat=featuring; hr=hour; hrs=hours; Esq=Esquire
 """)
 """Written with a period."""
 BARE_WORDS = _table("""
-vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior; Ave=Avenue; Blvd=Boulevard
+vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior; Ave=Avenue; Blvd=Boulevard;
+Ltd=Limited; Dept=Department; dept=department
 """)
 """... and without one."""
 BEFORE_A_NUMBER = _table("""
 No=number; no=number; Nos=numbers; nos=numbers; Fig=figure; fig=figure; Vol=volume; vol=volume; p=page; pp=pages;
-Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room;
+Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room; c=around;
 ext=extension; Ext=extension
 """)
 """With a period, before a number."""
@@ -66,7 +69,7 @@ bln=billion; t=trillion; T=trillion; tn=trillion; trn=trillion
 """)
 """After an amount of money."""
 SCALE_WORDS = _set("""
-billion billions dozen hundred hundreds million millions thousand thousands trillion trillions
+billion billions crore crores dozen hundred hundreds lakh lakhs million millions thousand thousands trillion trillions
 """)
 
 CURRENCIES = _forms("""
@@ -81,7 +84,8 @@ US=U S; A=Australian; AU=Australian; C=Canadian; CA=Canadian; NZ=New Zealand; HK
 """)
 """Letters before a currency's sign."""
 CURRENCY_CODES = _forms("""
-USD=U S dollar/U S dollars; EUR=euro/euros; GBP=pound/pounds; JPY=yen/yen; CHF=Swiss franc/Swiss francs;
+Rs=rupee/rupees/paisa/paise; USD=U S dollar/U S dollars/cent/cents; EUR=euro/euros/cent/cents;
+GBP=pound/pounds/penny/pence; JPY=yen/yen; CHF=Swiss franc/Swiss francs;
 CAD=Canadian dollar/Canadian dollars; AUD=Australian dollar/Australian dollars; CNY=yuan/yuan; RMB=yuan/yuan;
 INR=rupee/rupees; SEK=Swedish krona/Swedish kronor; BTC=bitcoin/bitcoins; NOK=Norwegian krone/Norwegian kroner;
 DKK=Danish krone/Danish kroner; PLN=zloty/zlotys; KRW=won/won; MXN=Mexican peso/Mexican pesos
@@ -109,11 +113,22 @@ kph=kilometer per hour/kilometers per hour; kmh=kilometer per hour/kilometers pe
 per gallon; rpm=revolution per minute/revolutions per minute; bpm=beat per minute/beats per minute; fps=frame per
 second/frames per second; dpi=dot per inch/dots per inch; ppm=part per million/parts per million;
 hp=horsepower/horsepower; °C=degree Celsius/degrees Celsius; °F=degree Fahrenheit/degrees Fahrenheit;
-°=degree/degrees; K=kelvin/kelvins; in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet;
+°=degree/degrees; °N=degree north/degrees north; °S=degree south/degrees south; °E=degree east/degrees east;
+°W=degree west/degrees west; mmHg=millimeter of mercury/millimeters of mercury; K=kelvin/kelvins;
+in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet;
 ¢=cent/cents; sq ft=square foot/square feet; sq km=square kilometer/square kilometers; sq mi=square mile/square
 miles; fl oz=fluid ounce/fluid ounces
 """)
 """One and many."""
+LENGTHS = _set("""
+km m cm mm µm nm mi yd ft in
+""")
+"""Their powers are areas and volumes: "per square meter", but "per second squared"."""
+BARE_UNITS = _set("""
+km cm mm nm µm kg mg µg lb lbs oz ml mL tsp tbsp yd yds hrs mins secs kHz MHz GHz kB KB MB GB TB MiB GiB Mbps Gbps kW
+kWh MWh kV mAh kJ kcal kPa hPa dB mph kph kmh mpg rpm bpm °C °F mmHg
+""")
+"""Units that are no words: said in full without a number too."""
 PER = _table("""
 h=hour; hr=hour; s=second; sec=second; min=minute; day=day; d=day; week=week; month=month; mo=month; year=year;
 yr=year
@@ -148,8 +163,26 @@ OPERATORS = {
     "<=": "is at most",
     ">=": "is at least",
     "→": "to",
+    "->": "to",
+    "-->": "to",
+    "<-": "from",
+    "=>": "so",
+    "==>": "so",
     "⇒": "so",
 }
+SIGNS = {
+    "-": "minus",
+    "−": "minus",
+    "+": "plus",
+    "±": "plus or minus",
+    "~": "about",
+    "≈": "about",
+    "<": "less than",
+    ">": "more than",
+    "≤": "at most",
+    "≥": "at least",
+}
+"""Right before a number."""
 SYMBOLS = {
     "&": "and",
     "@": "at",
@@ -176,9 +209,26 @@ POWERS = _table("""
 
 READ_AS_WORDS = _set("""
 AIDS ASAP ASEAN BASIC CAPTCHA CERN COVID DARPA FIFA GIF IKEA INTERPOL JPEG LASER LEGO NAFTA NASA NASDAQ NATO NIKE
-OPEC PIN POTUS RADAR RAM ROM SARS SCOTUS SCUBA SIM SIRI SWAT UEFA UNESCO UNICEF ZIP
+OPEC PIN POTUS RADAR RAM ROM SARS SCOTUS SCUBA SIM SIRI SWAT UEFA UNESCO UNICEF YAML ZIP JSON
 """)
 """Acronyms that are spoken as words."""
+SPELT = _set("""
+AARP ACLU ASPCA HIPAA IEEE NAACP NCAA UCLA UNHCR USAA USAID USDA
+""")
+"""... and those that look like words and are spelt."""
+ONSETS = _set("""
+BL BR CH CL CR DR DW FL FR GH GL GN GR KN PH PHR PL PR PS QU RH SC SCH SCR SH SHR SK SL SM SN SP SPL SPR SQ ST STR SW
+TH THR TR TW WH WR
+""")
+"""Several consonants that begin English words."""
+CODAS = _set("""
+BS BT CH CK CKS CT CTS DD DGE DS DTH FF FFS FT FTH FTS GG GGS GH GHT GHTS GN GNS GS KS LB LCH LD LDS LF LFS LFTH LK LKS
+LL LLS LM LMS LN LP LPH LPS LS LT LTH LTS LTZ MB MBS MN MP MPH MPS MPT MS ND NDS NG NGS NGTH NGTHS NK NKS NN NS NT NTH
+NTHS NTS PH PHS PS PT PTH PTS RB RBS RCH RD RDS RF RFS RK RKS RL RLD RLDS RLS RM RMS RMTH RN RNS RP RPS RR RS RSH RST
+RT RTH RTHS RTS RTZ RV SH SHT SK SKS SM SMS SP SS ST STS TCH TH THS TS TT TTS TZ WD WDS WK WKS WL WLS WN WNS WS XT XTH
+XTHS XTS ZZ
+""")
+"""Several that end them."""
 SHOUTED = _set("""
 AM AN AND ANY ARE AS AT BE BIG BUT BUY BY CAN DAY DID DO DON'T END EVER FOR GET GO GOT HAD HAS HE HER HI HIM HIS HOT
 HOW IF IN IS IT LET MAY ME MY NEW NO NOT NOW OF OFF OH OLD ON ONE OR OUR OUT RED SAY SEE SHE SO THE TO TOP TRY TWO
@@ -190,10 +240,19 @@ act apollo appendix article book bowl chapter class episode figure grade level l
 rocky room scene season section stage step table title type unit volume war
 """)
 """After them a Roman numeral is a number, not a place in an order."""
+NUMBERED_THINGS = _set("""
+apartment apt block box building bus exit figure flat floor form gate highway line lot page pier platform room route
+row seat section stand step suite table terminal track unit
+""")
+"""After them a letter at a number is a letter: exit 12B, seat 4L."""
 SPELT_AFTER = _set("""
 account agent code extension id isbn number passcode password phone pin serial zip
 """)
 """After them a long number is said digit by digit."""
+CODES = _set("""
+code extension passcode password pin zip
+""")
+"""... and three digits too."""
 DIALLED_AFTER = _set("""
 call dial phone ring text
 """)
@@ -214,3 +273,22 @@ here i'm if in into is it left less may might more not now of off on or out over
 there they this to today under until up was we were when while will with would you
 """)
 """Before them an amount stands alone; before a noun after "a" it describes: "a ten dollar bill"."""
+
+REGENTS = _set("""
+Albert Alexander Alfonso Benedict Boniface Carlos Catherine Charles Christian Clement Conrad Constantine Darius Edward
+Elizabeth Felipe Ferdinand Francis Frederick George Gregory Gustav Haakon Harald Henry Innocent Ivan James John Juan
+Julius Justinian Leo Leopold Louis Ludwig Margrethe Mary Maximilian Napoleon Nicholas Olaf Otto Paul Peter Philip Pius
+Ptolemy Ramesses Richard Rudolf Sixtus Theodosius Umberto Urban Victor Wilhelm William Xerxes
+""")
+"""After these names V and X are places in an order, and I where it is no pronoun."""
+AFTER_FIRST_OF_NAME = _set("""
+and became died founded in of reigned ruled was
+""")
+"""Words after "Elizabeth I" that show that I is no pronoun."""
+
+FILE_ENDINGS = _set("""
+cpp css csv doc docx exe gif gz html ipynb java jpeg jpg js json jsx md mp3 mp4 pdf png pptx py rs sh sql toml ts tsx
+txt wav xls xlsx xml yaml yml zip
+""")
+"""After a point they end the name of a file."""
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")

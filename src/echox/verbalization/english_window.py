@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
 
 _PARTS = re.compile(r"""^(["'“‘«‹(\[{*_~`|¿¡]*)(.*?)([.,!?;:…)\]}"'”’»›*_~`|]*)$""", re.DOTALL)
+_ABOUT = re.compile(r"(?<!~)~[\d$€£.]$")
+"""One tilde before an amount is a sign ("~50%"); two, or one on each side, mark text ("~~gone~~")."""
 _MELODY = re.compile(r"\.\.+|…|[.,!?;:]")
 
 
@@ -30,7 +32,10 @@ class Core:
         """Split a word into marks and core."""
         match = _PARTS.match(word.text)
         assert match is not None, "the pattern matches any text"
-        return cls(match[1], match[2], match[3], word.starts_line)
+        head, text, tail = match.groups()
+        if _ABOUT.search(head + text[:1]) and not tail.endswith("~"):
+            head, text = head[:-1], "~" + text
+        return cls(head, text, tail, word.starts_line)
 
     @property
     def raw(self) -> str:
@@ -90,6 +95,10 @@ class Window:
     def before(self, back: int = 1) -> str:
         """The core of an earlier word, "" if there is none."""
         return self._before[-back].text if back <= len(self._before) else ""
+
+    def begins_line_before(self, back: int = 1) -> bool:
+        """Whether a line begins with an earlier word."""
+        return back <= len(self._before) and self._before[-back].starts_line
 
     def tail_before(self, back: int = 1) -> str:
         """The marks after an earlier word."""

@@ -1,0 +1,210 @@
+"""English measures: an amount and its unit, whole or in parts; what other rules share about amounts.
+
+A rule takes a `Window` and gives a reading, or None for what is not its kind.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_tables as tables
+from echox.verbalization.english_window import Core, Window, say
+from echox.verbalization.language import Reading
+
+NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+DASH = "[-–—−]"
+_DETERMINERS = frozenset({"a", "an", "the", "this", "that", "each", "every", "another", "one", "his", "her", "their"})
+_VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+
+
+def is_adjective(window: Window, place: int, mark: str = "") -> bool:
+    """Whether an amount that ends before a word describes it: "a ten kilogram bag"."""
+    if window.before().lower() not in _DETERMINERS or window.tail_before():
+        return False
+    last, noun = window.at(place - 1), window.at(place)
+    if last is None or last.tail != mark or noun is None or noun.head or noun.starts_line or not noun.text.isalpha():
+        return False
+    if noun.text in tables.FUNCTION_WORDS or noun.text in tables.CURRENCY_CODES:
+        return False
+    return noun.text.islower() or (noun.text.isupper() and len(noun.text) > 1)
+
+
+# ------------------------------------------------------------------------------------------ fractions
+
+
+def fraction(window: Window) -> Reading | None:
+    """1/2, 3¾, 1 1/2, ½, ½ tsp."""
+    found = _parts_of_one(window)
+    if found is None:
+        return None
+    said, last, count, several = found
+    following = window.joined(count)
+    names = unit_names(following.text) if following is not None else None
+    if names is None or following is None or not _means_unit(window, following.text, False, count + 1):
+        return say(said, last, count)
+    return say(f"{said} {names[several]}", _without_period(window, following, count + 1), count + 1)
+
+
+def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
+    """A fraction or mixed number: its words, where they end, and whether it is more than one."""
+    first, text = window.first, window.first.text
+    if text == "24/7":
+        return "twenty four seven", first, 1, False
+    if text == "9/11":
+        return "nine eleven", first, 1, False
+    if match := re.fullmatch(rf"(\d*)([{_VULGAR}])", text):
+        top, bottom = (int(part) for part in unicodedata.normalize("NFKC", match[2]).split("⁄"))
+        if match[1]:
+            return numbers.mixed(int(match[1]), top, bottom), first, 1, True
+        alone = (top, bottom) == (1, 2) and window.before().lower() in {"a", "an", "one", "and", "the"}
+        return "half" if alone else numbers.fraction(top, bottom), first, 1, False
+    if match := re.fullmatch(r"(\d{1,3})/(\d{1,4})", text):
+        top, bottom = int(match[1]), int(match[2])
+        named = top < bottom <= 20 or (top == 1 and bottom in (100, 1000)) or (bottom <= 10 and top <= 20)
+        over = f"{numbers.integer(match[1])} {'over ' if top != bottom else ''}{numbers.integer(match[2])}"
+        return numbers.fraction(top, bottom) if named else over, first, 1, top > bottom
+    if re.fullmatch(r"\d{1,3}", text) and (part := window.joined(1)):
+        if match := re.fullmatch(r"(\d{1,2})/(\d{1,2})", part.text):
+            if int(match[1]) < int(match[2]):
+                return numbers.mixed(int(text), int(match[1]), int(match[2])), part, 2, True
+        elif len(part.text) == 1 and part.text in _VULGAR:
+            top, bottom = (int(found) for found in unicodedata.normalize("NFKC", part.text).split("⁄"))
+            return numbers.mixed(int(text), top, bottom), part, 2, True
+    return None
+
+
+# ------------------------------------------------------------------------------------------ measures
+
+
+def unit_names(text: str) -> tuple[str, ...] | None:
+    """One and many of a unit: km, m², km/h, m/s²."""
+    if text in tables.UNITS:
+        return tables.UNITS[text]
+    if match := re.fullmatch(r"(.+?)(?:\^?([23])|([²³]))", text):
+        base, power = tables.UNITS.get(match[1]), match[2] or unicodedata.normalize("NFKC", match[3])
+        if base:
+            word = "square" if power == "2" else "cubic"
+            return f"{word} {base[0]}", f"{word} {base[1]}"
+    top, slash, bottom = text.partition("/")
+    if slash and (names := unit_names(top)):
+        match = re.fullmatch(r"(.+?)(?:\^([23])|([²³]))", bottom)
+        power = tables.POWERS["³" if match[2] == "3" else match[3] or "²"] if match else ""
+        below = match[1] if match else bottom
+        per = tables.PER.get(below) or (tables.UNITS[below][0] if below in tables.UNITS else None)
+        if per:
+            areas = unit_names(f"{below}²" if power == tables.POWERS["²"] else f"{below}³") if power else None
+            below = areas[0] if areas is not None and below in tables.LENGTHS else f"{per} {power}".rstrip()
+            return tuple(f"{name} per {below}" for name in names)
+    return None
+
+
+def height(window: Window) -> Reading | None:
+    """5'10", 6', 27"."""
+    raw = window.first.raw.rstrip(".,;:!?)")
+    match = re.fullmatch(r"(\d{1,3})['’′](\d{1,2})(?:[\"”″]|'')?", raw)
+    if match:
+        intonation = Core("", "", window.first.tail[window.first.tail.rfind('"') + 1 :])
+        return say(f"{numbers.integer(match[1])} feet {numbers.integer(match[2])} inches", intonation)
+    if match := re.fullmatch(rf"({NUMBER})([\"″]|'(?!s))", raw):
+        one, many = tables.UNITS[match[2]]
+        if window.first.head:
+            return None
+        name = one if match[1] == "1" or is_adjective(window, 1, match[2]) else many
+        return say(f"{numbers.cardinal(match[1])} {name}", Core("", "", window.first.tail[1:]))
+    return None
+
+
+def measure(window: Window) -> Reading | None:
+    """5 m, 5m/s, 20°C, 10-15 kg, 50%, 2.5 %, 5-10%."""
+    first = window.first
+    match = re.fullmatch(rf"([-−+±~≈<>≤≥]?)({NUMBER})(?:{DASH}({NUMBER}))?-?(\D.*)?", first.text)
+    if match is None:
+        return None
+    sign, low, high, attached = match.groups()
+    last, count, unit, scale = first, 1, attached, ""
+    if attached is None:
+        following = window.joined(1)
+        if following is None:
+            return None
+        unit, last, count = following.text, following, 2
+        if unit in tables.SCALE_WORDS and not following.tail and (third := window.joined(2)):
+            scale, unit, last, count = f" {unit}", third.text, third, 3
+        if unit in {"sq", "fl"} and (third := window.at(count)):
+            unit, last, count = f"{unit} {third.text}", third, count + 1
+    assert unit is not None
+    amount = signed(sign, low, high) + scale
+    if unit in {"%", "‰"}:
+        return say(f"{amount} {tables.SYMBOLS[unit]}", last, count)
+    if attached == "K" and low in {"2", "4", "5", "8"}:
+        return say(f"{amount} K", last)
+    if attached is not None and re.fullmatch("[A-Za-z]", unit) and window.before().lower() in tables.NUMBERED_THINGS:
+        return say(f"{amount} {unit.upper()}", last)
+    if attached in {"k", "K"} or (attached in {"M", "bn"}):
+        return say(f"{amount} {tables.SCALES[attached]}", last)
+    if attached in {"x", "×"}:
+        following = window.at(1) if attached == "x" and not first.tail else None
+        in_formula = window.before() in tables.OPERATORS or (
+            following is not None and following.raw in tables.OPERATORS and not following.starts_line
+        )
+        return say(f"{amount} {'x' if in_formula else 'times'}", last)
+    if per := _per_amount(window, unit, last, count):
+        return say(f"{amount} {per[0]}", per[1], per[2])
+    names = unit_names(unit)
+    if names is None or not _means_unit(window, unit, attached is not None, count):
+        return None
+    one, many = names
+    singular = (low == "1" and not high) or (last.tail == "" and is_adjective(window, count))
+    last = _without_period(window, last, count) if count > 1 else last
+    return say(f"{amount} {one if singular else many}", last, count)
+
+
+def _without_period(window: Window, unit: Core, count: int) -> Core:
+    """A unit of which a period shortens the word, where no sentence ends: "3 ft. to the left"."""
+    if not unit.tail.startswith(".") or window.last_of_line(count - 1):
+        return unit
+    following = window.at(count)
+    return unit if following is None or following.raw[:1].isupper() else Core("", "", unit.tail[1:])
+
+
+def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
+    """Whether letters after a number are a unit there: "27 in wide", not "5 in all"; "3 B", "the 80s" are none."""
+    if unit == "in" and not attached:
+        if window.before() in {"x", "×", "by", "feet", "foot", "ft"}:
+            return True
+        following = window.at(count)
+        return following is not None and (following.text in tables.SIZES or following.text.startswith("x"))
+    if unit == "s" and attached:
+        decade = re.fullmatch(r"\d*0s", window.first.text) is not None
+        return not decade or (len(window.first.text) == 3 and window.before() in {"in", "for", "takes", "took"})
+    if unit == "B":
+        return False
+    return attached or unit not in {"N", "K", "J", "pt", "bar", "cal", "'", '"'}
+
+
+def _per_amount(window: Window, unit: str, last: Core, count: int) -> tuple[str, Core, int] | None:
+    """A unit for an amount of another, "L/100 km": its words, and where they end."""
+    match = re.fullmatch(rf"(\D+)/({NUMBER})(\D*)", unit)
+    names = unit_names(match[1]) if match is not None else None
+    if match is None or names is None:
+        return None
+    below = match[3]
+    if not below:
+        following = window.joined(count)
+        if following is None:
+            return None
+        below, last, count = following.text, following, count + 1
+    of = unit_names(below)
+    return None if of is None else (f"{names[1]} per {numbers.cardinal(match[2])} {of[1]}", last, count)
+
+
+def signed(sign: str, low: str, high: str | None) -> str:
+    """Say an amount, or a span of amounts, with the sign before it."""
+    said = f"{sign_words(sign)} {numbers.cardinal(low)}".lstrip()
+    return f"{said} to {numbers.cardinal(high)}" if high else said
+
+
+def sign_words(sign: str) -> str:
+    """Say a sign right before an amount; "" for none."""
+    return tables.SIGNS[sign] if sign else ""
