@@ -95,6 +95,18 @@ def test_no_digit_stays(text):
     assert not re.search(r"[0-9]", verbalize(text, ENGLISH)), "every figure has a reading"
 
 
+@pytest.mark.parametrize("number", ["1" * 16, "1" * 400, "9" * 5000, "0" * 5000])
+def test_numbers_of_any_length(number):
+    """Python's int and num2words have a longest number; a text may have a longer one."""
+    forms = (
+        "{}|{}th|{}s|{}%|${}|{}k|{}/2|1/{}|2^{}|{}e{}|{}:30|{}-{}|{}.5.5|#{}|{}ers|{} km|{}½|{}'{}|May {}|{}⁹|-{}°|0{}"
+    )
+    for form in forms.split("|"):
+        said = verbalize(form.replace("{}", number), ENGLISH)
+        assert said, form
+        assert not re.search(r"[0-9]", said), form
+
+
 def test_a_plain_word_does_not_wait():
     verbalizer = Verbalizer(ENGLISH)
     pieces = ["The", " capital", " of", " 5", " lands", " is", " Rome", "."]

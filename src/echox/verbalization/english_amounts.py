@@ -150,8 +150,7 @@ def time(window: Window) -> Reading | None:
     if not _HOUR.fullmatch(ends[-1]) and (marked := _half_day_after(window)):
         half_day, last, count = marked[0], marked[1], 2
     if not any(":" in end or _HOUR.fullmatch(end) for end in ends):
-        hours = [int(re.split("[.]", end)[0]) for end in ends]
-        if not half_day or not all(1 <= hour <= 12 for hour in hours):
+        if not half_day or not all(re.fullmatch(r"([1-9]|1[0-2])([.]\d\d)?", end) for end in ends):
             return None
         ends = [end.replace(".", ":") for end in ends]
     said = [_clock(end, half_day if place == len(ends) - 1 else "") for place, end in enumerate(ends)]
@@ -200,7 +199,11 @@ def ordinal(window: Window) -> Reading | None:
         number = numbers.cardinal(match[1])
         return say((number[:-1] if number.endswith("e") and match[2][0] == "e" else number) + match[2], window.first)
     match = re.fullmatch(r"([\d,]+)(?:st|nd|rd|th|ST|ND|RD|TH)", window.first.text)
-    return None if match is None else say(numbers.ordinal(int(match[1].replace(",", ""))), window.first)
+    if match is None:
+        return None
+    digits = match[1].replace(",", "")
+    long = len(digits) > numbers.LONGEST_NUMBER
+    return say(numbers.spell_digits(digits) + "th" if long else numbers.ordinal(int(digits)), window.first)
 
 
 def year(window: Window) -> Reading | None:

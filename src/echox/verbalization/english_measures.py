@@ -54,7 +54,7 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
         return "twenty four seven", first, 1, False
     if text == "9/11":
         return "nine eleven", first, 1, False
-    if match := re.fullmatch(rf"(\d*)([{_VULGAR}])", text):
+    if match := re.fullmatch(rf"(\d{{,15}})([{_VULGAR}])", text):
         top, bottom = (int(part) for part in unicodedata.normalize("NFKC", match[2]).split("⁄"))
         if match[1]:
             return numbers.mixed(int(match[1]), top, bottom), first, 1, True

@@ -24,9 +24,8 @@ def cardinal(digits: str) -> str:
 
 def integer(digits: str) -> str:
     """Say a whole number; a long one digit by digit."""
-    if len(digits.lstrip("0")) > LONGEST_NUMBER:
-        return spell_digits(digits)
-    return _plain(num2words(int(digits)))
+    value = digits.lstrip("0") or "0"
+    return spell_digits(digits) if len(value) > LONGEST_NUMBER else _plain(num2words(int(value)))
 
 
 def ordinal(value: int) -> str:
