@@ -27,8 +27,17 @@ torch.set_num_threads(1)  # models this small only lose by threads, and lose eve
 WINDOW_S = 2.0  # what the tiny encoder sees at once
 
 
-def tiny_echox(seed: int = 0, form: str = "word_synchronous", max_positions: int = 512, **config: object) -> EchoX:
-    """Build it; the same seed gives the same weights. The form "spelling" is word-synchronous and reads letters."""
+def tiny_echox(
+    seed: int = 0,
+    form: str = "word_synchronous",
+    max_positions: int = 512,
+    unit_words_per_word: int = 80,
+    **config: object,
+) -> EchoX:
+    """Build it; the same seed gives the same weights. The form "spelling" is word-synchronous and reads letters.
+
+    Fewer `unit_words_per_word` make shorter speech, which costs less.
+    """
     torch.manual_seed(seed)
     letters, form = (16, "word_synchronous") if form == "spelling" else (0, form)
     tokenizer = train_text_tokenizer(TEXTS, vocab_size=340)
@@ -73,7 +82,7 @@ def tiny_echox(seed: int = 0, form: str = "word_synchronous", max_positions: int
         text_vocab_size=len(tokenizer),
         num_unit_words=len(language),
         max_unit_words=200,
-        max_unit_words_per_word=80,
+        max_unit_words_per_word=unit_words_per_word,
         max_word_letters=letters,
     )
     vocoder = LightVocoderConfig(
