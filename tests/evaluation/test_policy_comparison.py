@@ -38,6 +38,7 @@ def result():
     return compare_policies(model, FixedJudge(), policy_questions(None, 1), CHOSEN)
 
 
+@pytest.mark.slow
 def test_every_policy_answers_every_question(result):
     assert set(result["policies"]) == set(LABELS)
     for label, policy in result["policies"].items():
@@ -51,6 +52,7 @@ def test_every_policy_answers_every_question(result):
     assert len(texts) == 1, "a policy changes how a reply is spoken, never what is written"
 
 
+@pytest.mark.slow
 def test_small_first_segments_speak_earlier_than_waiting(result):
     first = {label: policy["all"]["ttfa_tokens"]["mean"] for label, policy in result["policies"].items()}
     assert first["word by word"] < first["semantic"] < first[OFFLINE]
@@ -58,6 +60,7 @@ def test_small_first_segments_speak_earlier_than_waiting(result):
     assert all(first[label] <= first[OFFLINE] for label in first)
 
 
+@pytest.mark.slow
 def test_the_curve_and_the_table(result, tmp_path):
     pytest.importorskip("matplotlib")
     draw_curve(result, tmp_path / "images" / "curve.png")

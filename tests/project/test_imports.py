@@ -199,6 +199,7 @@ def test_import_echox_is_light():
     assert not loaded & (HEAVY | {"torch", "transformers", "numpy"})
 
 
+@pytest.mark.slow
 def test_public_names_load_without_the_extras():
     loaded = modules_after("from echox import AudioChunk, EchoX, Reply, TextDelta, load_recipe")
     assert "torch" in loaded

@@ -37,6 +37,7 @@ def grown_mb(few: bool) -> float:
     return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)  # two processes that import torch
 def test_few_kernels_are_cached():
     pytest.importorskip("psutil")

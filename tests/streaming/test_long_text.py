@@ -29,7 +29,7 @@ def outcome(task):
 PAGE = "€1 or 10^9, A.B.C. 555-1234. " * 4
 
 
-@pytest.mark.parametrize("form", ["word_synchronous", "prefix"])
+@pytest.mark.parametrize("form", [pytest.param("word_synchronous", marks=pytest.mark.slow), "prefix"])
 def test_given_text_is_read_in_parts_beside_others_and_sounds_the_same(form, monkeypatch):
     model = tiny_echox(form=form, max_positions=2048)
     alone = model.session().speak(PAGE)

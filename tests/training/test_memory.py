@@ -114,7 +114,7 @@ class Kept:
         return sum(storage.nbytes() for storage in self.storages.values())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_keeps_what_its_rehearsal_keeps(tiny, stage, precision):
     """The real objective with numbers, against the same one without."""
@@ -178,6 +178,7 @@ def test_checkpointing_leaves_the_frozen_encoder_out_of_the_backward_pass(tiny, 
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_of_nano_has_an_estimate(nano, stage):
     found = training_bytes(nano.model.config, stage, Workload())

@@ -53,10 +53,7 @@ class Fact:
 
 def load_facts() -> list[Fact]:
     """Return every fact of the corpus, in a fixed order."""
-    facts: list[Fact] = []
-    for subject in SUBJECTS:
-        facts += _facts_of(subject, _read_yaml(subject))
-    return facts
+    return [fact for subject in SUBJECTS for fact in _facts_of(subject)]
 
 
 def build_dialogues(seed: int = 0, carriers_per_fact: int = 4, multi_turn: int = 1200) -> list[Dialogue]:
@@ -177,7 +174,12 @@ def _multi_turn(facts: list[Fact], count: int, split: str, rng: random.Random) -
     return dialogues
 
 
-def _facts_of(subject: str, data: JsonObject) -> Iterator[Fact]:
+@functools.cache
+def _facts_of(subject: str) -> tuple[Fact, ...]:
+    return tuple(_read_facts(subject, _read_yaml(subject)))
+
+
+def _read_facts(subject: str, data: JsonObject) -> Iterator[Fact]:
     if subject == "small_talk":
         for item in data["items"]:
             yield _fact({"topic": "small_talk", **item}, {}, key="")
