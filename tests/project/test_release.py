@@ -1,6 +1,8 @@
 """What makes a release: one version everywhere, workflows that run what exists, forms that GitHub can read."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -87,6 +89,17 @@ def test_continuous_integration_is_the_same_here_and_on_github():
     there = {word for step in steps for word in re.findall(r"make ([\w-]+)", step)}
     there |= {"wheel"} if "python scripts/smoke_wheel.py" in steps else set()
     assert here == there == {"lint", "docs", "wheel", "test", "test-slow", "smoke"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_lets_python_keep_what_it_compiled():
+    """Containers set the variable; every process of a training or test would compile all of torch again."""
+    rules = f"include {ROOT}/Makefile\nshow-environment:\n\t@env\n"
+    command = ["make", "--silent", "-f", "-", "show-environment"]
+    containers = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    printed = subprocess.run(command, input=rules, env=containers, capture_output=True, text=True, check=True).stdout
+    assert "PATH=" in printed
+    assert "PYTHONDONTWRITEBYTECODE" not in printed
 
 
 def test_only_a_tag_is_published_and_only_after_all_tests():
