@@ -48,7 +48,7 @@ def test_loopback_without_a_key():
     assert asked(policy, host="evil.example", path="/health") is None
 
 
-@pytest.mark.parametrize("wrong", ["[::1", "[", "]", "http://[", "a b", "\x00", ""])
+@pytest.mark.parametrize("wrong", ["[::1", "[", "]", "http://[", "a b", "\x00", "", "evil.example@localhost:8000"])
 def test_malformed_headers_are_refused(wrong):
     assert asked(AccessPolicy(), host=wrong) == "host_not_allowed"
     assert asked(AccessPolicy(), origin=f"http://{wrong}") == "origin_not_allowed"

@@ -167,8 +167,9 @@ def test_the_text_of_a_conversation_is_bounded(server):
     assert asyncio.run(all_of()) == "i0"
 
 
-def test_long_text_to_speech_is_refused(server):
-    body = {"input": "word " * 1000, "response_format": "pcm"}
+@pytest.mark.parametrize("text", ["word " * 1000, "½" * 1000, "100% " * 500, "$99,999,999.99 " * 200])
+def test_long_text_to_speech_is_refused(server, text):
+    body = {"input": text, "response_format": "pcm"}
     found = httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=20)
     assert found.status_code == 400
     assert found.json()["error"]["code"] == "string_too_long"

@@ -16,6 +16,7 @@ from echox.streaming.policies import Policy
 from echox.streaming.scheduler import Scheduler
 from echox.streaming.speech import ReplySpeech
 from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
+from echox.verbalization import verbalize
 
 
 class Session:
@@ -124,6 +125,10 @@ class Session:
             raise ValueError("expected text to speak, found none; write something")
         changed = self.settings.replaced(changes)
         return self._begin(self._task([], changed, on_event, given=text))
+
+    def spoken_length(self, text: str) -> int:
+        """Characters of the words that are said for a text: "½" is one character and "one half" eight."""
+        return len(verbalize(text, self.engine.language(self.settings)))
 
     def _task(
         self,

@@ -152,6 +152,8 @@ def _host_and_port(origin: str) -> str:
 
 def _host_name(host: str) -> str:
     """The name in a Host header, without the port; "" if it is malformed."""
+    if "@" in host:  # a Host header names no user (RFC 9110 section 7.2)
+        return ""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -27,7 +27,8 @@ class Limits:
         max_upload_s: length of the decoded audio of one HTTP request.
         max_uploading_bytes: size of the bodies of all requests that are being received or read.
         max_text_bytes: size of the body of one HTTP request without audio.
-        max_speech_chars: length of the text that one request lets the model speak.
+        max_speech_chars: length of the text that one request lets the model speak; the words that are said for it
+            (for "½", "one half") may be twice as long.
         max_decoders: processes that decode uploads, one file each at a time.
         max_items: items kept in a conversation; the oldest are removed first.
         max_history_s: length of the audio kept in a conversation; the oldest items are removed first.

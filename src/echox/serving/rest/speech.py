@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from echox.serving.service.unspoken import unspoken, unspoken_header
 from echox.streaming.events import AudioChunk, Event, SpeechFailed
 
 log = logging.getLogger("echox.serving")
+_LONGEST_READING = 32  # characters that are said for one written character, at most: "percent", "one half"
 
 
 async def speak(service: Service, request: Request, body: bytes) -> ASGIApp:
@@ -35,6 +37,12 @@ async def speak(service: Service, request: Request, body: bytes) -> ASGIApp:
     speed = take(source, "speed", float, default=1.0, at_least=0.25, at_most=4.0)
     session = service.model.session()
     rate = session.output_sampling_rate
+    max_spoken = 2 * service.limits.max_speech_chars
+    if len(text) > max_spoken // _LONGEST_READING:
+        num_spoken = await asyncio.to_thread(session.spoken_length, text)
+        if num_spoken > max_spoken:
+            message = f"input: expected text read aloud in at most {max_spoken} characters, found {num_spoken}"
+            raise RequestError(400, "string_too_long", message, "input")
     feed = ReplyFeed(session.speak, text, speed=float(speed))
     events = feed.events()
     try:
