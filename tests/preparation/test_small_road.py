@@ -1,11 +1,11 @@
 """recipes/small: what one recipe writes is what the next one reads, and it fits a consumer GPU."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from echox.cli.main import app
 from echox.config import load_recipe
 from paths import RECIPES
 
@@ -46,6 +46,6 @@ def test_units_and_vocoder_are_those_of_mini():
 @pytest.mark.parametrize("stage", ["s2t", "echo"])
 def test_training_fits_a_gpu_of_8_gb(stage):
     """By the project's estimator, from sizes alone (recipes/small/config.json)."""
-    command = [sys.executable, "-m", "echox", "estimate-memory", str(SMALL / f"{stage}.yaml"), "--json"]
-    found = subprocess.run([*command, "--tokens", "256", "--audio-s", "8"], check=True, capture_output=True, text=True)
+    command = ["estimate-memory", str(SMALL / f"{stage}.yaml"), "--json", "--tokens", "256", "--audio-s", "8"]
+    found = CliRunner().invoke(app, command, catch_exceptions=False)
     assert 2e9 < json.loads(found.stdout)["total_bytes"] < 8e9
