@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from echox.files import JsonObject, json_object
-from echox.models.quantization.cpu_int8 import loading_options
+from echox.models.quantization.low_bits import loading_options
 
 if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin

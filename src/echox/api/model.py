@@ -20,7 +20,7 @@ from echox.files import JsonObject, write_text
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.quantization.cpu_int8 import quantise_on_cpu
+from echox.models.quantization.low_bits import LOW_BITS, quantise_on_cpu
 from echox.models.quantization.row_int8 import to_row_int8
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
@@ -108,8 +108,8 @@ class EchoX:
             folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
             device: "auto" (a GPU if there is one), "cpu", "cuda" ...
             dtype: of the weights in memory; None: float32 on CPU, and on a GPU the folder's own. Folders may store
-                float16 to be small. ``torch.int8`` on a CPU: the language model computes in 8 bits, the rest in
-                float32.
+                float16 to be small. ``torch.int8`` and ``torch.int4`` on a CPU: the language model computes with
+                weights in 8 or 4 bits, the rest in float32.
             adapter: folder or hub id of a PEFT adapter of the language model; `merge_adapter` makes it permanent.
             quantization_config: of transformers, for its language model: ``BitsAndBytesConfig(load_in_4bit=True)``,
                 ``TorchAoConfig`` ...; needs their libraries and hardware.
@@ -123,7 +123,7 @@ class EchoX:
 
         folder = find_model(folder_or_id)
         place = choose_device(device)
-        in_memory = torch.float32 if dtype == torch.int8 or (dtype is None and place.type == "cpu") else dtype
+        in_memory = torch.float32 if dtype in LOW_BITS or (dtype is None and place.type == "cpu") else dtype
         if is_official(folder):
             from echox.models.conversion.load import load_official
 
@@ -143,8 +143,8 @@ class EchoX:
             model.vocoder.float()  # small, and rounding is audible
         if adapter is not None:
             load_adapter(model, adapter)
-        if dtype == torch.int8:
-            quantise_on_cpu(model.s2t.language_model, place)
+        if dtype in LOW_BITS:
+            quantise_on_cpu(model.s2t.language_model, place, dtype)
         return cls(model, processor, settings, record, About.load(folder))
 
     def save_pretrained(

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-DTYPES = ("float32", "bfloat16", "float16", "int8")
-"""Names of data types of weights in memory; int8 is for a CPU."""
+DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
+"""Names of data types of weights in memory; int8 and int4 are for a CPU."""
 QUANTIZATIONS = ("nf4", "int8")
 """Names of quantisations of the language model: bitsandbytes in 4 and in 8 bits, for a GPU."""
 
@@ -26,9 +26,9 @@ def named_precision(dtype: str | None, quantization: str | None) -> dict[str, An
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization: expected one of {', '.join(QUANTIZATIONS)}, found {quantization!r}")
-    if dtype == "int8" and quantization is not None:
+    if dtype in ("int8", "int4") and quantization is not None:
         raise ValueError(
-            f"expected dtype int8 (on a CPU) or quantization {quantization} (on a GPU), found both; leave one out"
+            f"expected dtype {dtype} (on a CPU) or quantization {quantization} (on a GPU), found both; leave one out"
         )
     chosen: dict[str, Any] = {} if dtype is None else {"dtype": getattr(torch, dtype)}
     if quantization is not None:

@@ -19,7 +19,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="Weights in memory: float32, bfloat16, float16; int8 on a CPU (default: as the device)."),
+    typer.Option(help="Weights in memory: float32, bfloat16, float16; int8 or int4 on a CPU (default: as the device)."),
 ]
 Quantization = Annotated[
     str | None, typer.Option(help="Language model on a GPU, by bitsandbytes: nf4 (4 bits) or int8 (default: none).")

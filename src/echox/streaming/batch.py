@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -215,6 +216,7 @@ class ReplyBatch:
             task.positions = task.positions[len(part) :]
             if not task.positions:
                 task.state = row[len(part) - 1]
+                task.context.share_system_turn(partial(self._memory.save, required(task.text_row)))
 
     # ------------------------------------------------------------------------------------------ write
 

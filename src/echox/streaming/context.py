@@ -14,7 +14,7 @@ from torch import Tensor
 from echox.models.decoding.row_cache import SavedRow
 from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import HeardWord
-from echox.streaming.messages import Audio, Message, join_system
+from echox.streaming.messages import Audio, Message, join_system, system_text
 
 KEPT_CONTEXT = 0.75
 """Share of the room that is filled when old turns are dropped, so that the next turns do not have to drop any."""
@@ -58,6 +58,7 @@ class Context:
         self._encoded: dict[Audio, EncodedAudio] = {}
         self._saved: SavedRow | None = None
         self._remembered: list[Position] = []  # the positions that the memory holds
+        self._system_turn = ""  # text of the system turn that the newest prompt begins with
 
     # ------------------------------------------------------------------------------------------ encoded audio
 
@@ -110,6 +111,7 @@ class Context:
             ValueError: the newest turn alone is too long, or text holds special tokens.
             LayoutCancelled: it was cancelled.
         """
+        self._system_turn = system_text(join_system(self.system, [*self.messages, *new]))
         limit = self.engine.max_positions
         if limit is None:
             return Layout(self._positions([*self.messages, *new], cancelled))
@@ -198,6 +200,8 @@ class Context:
 
     def take_memory(self, positions: list[Position]) -> tuple[SavedRow | None, list[Position]]:
         """Hand over the memory of the first wanted positions, and the positions that are still to be run."""
+        if not self._remembered:
+            self._saved, self._remembered = self.engine.system_turns.recall(self._system_turn, positions)
         shared = 0
         # The last position always runs: its state predicts the first token.
         while shared < min(len(self._remembered), len(positions) - 1) and self._remembered[shared] == positions[shared]:
@@ -215,6 +219,15 @@ class Context:
     def mark_run(self, positions: Sequence[Position]) -> None:
         """Note that these positions were run."""
         self._remembered.extend(positions)
+
+    def share_system_turn(self, save: Callable[[], SavedRow]) -> None:
+        """After a prompt was run: keep the memory of its system turn for other conversations, if there is none yet.
+
+        Args:
+            save: copies the memory of this conversation.
+        """
+        if self.engine.system_turns.awaited(self._system_turn, self._remembered):
+            self.engine.system_turns.keep(self._system_turn, save())
 
     def keep_memory(self, saved: SavedRow) -> None:
         """Keep the memory for the next turn."""

@@ -28,6 +28,7 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import RECOGNISER_TOKENIZER_FILE, EchoXProcessor
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.tokenization_text import WordCounter, decode_text, word_index
+from echox.models.quantization.low_bits import fast_head
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.streaming.chat_template import ChatTemplate
@@ -35,6 +36,7 @@ from echox.streaming.decoding import GenerationSettings
 from echox.streaming.events import HeardWord
 from echox.streaming.messages import Audio, Message
 from echox.streaming.policies import Policy, make_policy
+from echox.streaming.system_turns import SystemTurns
 from echox.streaming.trigger import Trigger
 from echox.streaming.word_times import heard_words
 from echox.verbalization import SpokenLanguage, spoken_language
@@ -103,6 +105,8 @@ class Engine:
         self._period_row = self._head.weight[period].detach().float()
         self._encoded: OrderedDict[str, EncodedAudio] = OrderedDict()
         self._encoded_bytes = 0
+        self._score = fast_head(self._lm)
+        self.system_turns = SystemTurns(lambda messages: self.lay_out(messages, {}))
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
         self.echo_weights = LeanWeights(model.echo_decoder.backbone)
         # Small Llamas lose more time around their matrix products than in them.
@@ -277,8 +281,7 @@ class Engine:
 
     def logits(self, states: Tensor) -> Tensor:
         """(B, V) scores of the tokens that states (B, H) predict."""
-        scores: Tensor = self._head(states)
-        return scores
+        return self._score(states)
 
     def scores(self, states: Tensor) -> list[float]:
         """Trigger score of each token: cos(the state (B, H) that predicts it, lm_head row of ".")."""

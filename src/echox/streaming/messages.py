@@ -237,6 +237,12 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def system_text(messages: Sequence[Message]) -> str:
+    """The system prompt that a conversation begins with; "" if it has none."""
+    begins = messages[0] if messages and messages[0].role == "system" else None
+    return "" if begins is None else "".join(map(str, begins.parts))
+
+
 def join_system(system: str | None, messages: Sequence[Message]) -> list[Message]:
     """Put a system prompt in front of a conversation that has none."""
     if system is None or (messages and messages[0].role == "system"):

@@ -10,7 +10,7 @@ Its rows are independent: each has its own number of positions, may join or leav
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,15 @@ from echox.models.decoding.row_cache import SavedRow
 
 FUSED_LAYER_WEIGHTS = 16_000_000
 """Layers of at most this many weights are fused. Fusing copies weights, and does not help large products."""
+
+
+class Joinable(Protocol):
+    """A linear layer in few bits, of which several can be made one."""
+
+    @classmethod
+    def joined(cls, layers: Sequence[Any]) -> Callable[[Tensor], Tensor]:
+        """One map with the concatenated outputs of several of the same input."""
+
 
 UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -51,7 +60,7 @@ class LeanWeights:
         Args:
             inputs: (B, n, D).
             cos: of the rotation, to broadcast over (B, n, heads, head width).
-            sin: likewise.
+            sin: likewise, the first half negated.
             mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
             update_cache: function of a layer's number and keys and values (B, n, key heads, head width) of the inputs;
                 it stores them and returns all keys and values to attend to, (B, key heads, L, head width) both.
@@ -65,8 +74,8 @@ class LeanWeights:
             joint = layer.qkv(F.rms_norm(x, (width,), layer.norm_in, self.eps))
             joint = joint.view(batch, count, self.heads + 2 * self.key_heads, self.head_width)
             turning, value = joint.split([self.heads + self.key_heads, self.key_heads], 2)
-            first, second = turning.chunk(2, -1)
-            turning = turning * cos + torch.cat((-second, first), -1) * sin  # rotary positions, "half" layout
+            # Rotary positions, "half" layout: (first, second) cos + (-second, first) sin, the sign in the table.
+            turning = torch.addcmul(turning * cos, turning.roll(self.head_width // 2, -1), sin)
             query, key = turning.split([self.heads, self.key_heads], 2)
             keys, values = update_cache(number, key, value)
             mixed = F.scaled_dot_product_attention(
@@ -206,6 +215,7 @@ class LeanSteps:
         positions = torch.arange(capacity, device=self.memory.device)[None]
         cos, sin = self.weights.rotary(self.memory.new_zeros(1), positions)
         self.cos, self.sin = cos[0], sin[0]
+        self.sin[:, : self.weights.head_width // 2].neg_()
 
 
 class _LeanLayer:
@@ -226,7 +236,7 @@ class _LeanLayer:
 
 
 def is_plain(backbone: torch.nn.Module) -> TypeGuard[LlamaModel]:
-    """Whether `LeanWeights` supports a decoder: a Llama without quantisation or adapters."""
+    """Whether `LeanWeights` supports a decoder: a Llama of plain layers, or of ones that can be joined (`Joinable`)."""
     return type(backbone) is LlamaModel and all(map(_plain, _layers(backbone)))
 
 
@@ -248,11 +258,13 @@ def _num_weights(layer: torch.nn.Module) -> int:
 
 
 def _plain(layer: torch.nn.Module) -> bool:
-    return {type(one) for one in layer.modules() if hasattr(one, "weight") and not _is_norm(one)} <= {torch.nn.Linear}
+    kinds = {type(one) for one in layer.modules() if hasattr(one, "weight") and not _is_norm(one)}
+    return all(kind is torch.nn.Linear or hasattr(kind, "joined") for kind in kinds)
 
 
 def _is_norm(module: torch.nn.Module) -> bool:
-    return isinstance(module.weight, Tensor) and module.weight.ndim == 1
+    weight = module._parameters.get("weight")  # computed at each call in layers of few bits
+    return weight is not None and weight.ndim == 1
 
 
 class _Joint:
@@ -260,11 +272,16 @@ class _Joint:
 
     def __init__(self, maps: Sequence[torch.nn.Linear], fuse: bool) -> None:
         self.maps = maps
+        kind: type[Joinable] | None = type(maps[0]) if hasattr(maps[0], "joined") else None
+        self.joined = kind.joined(maps) if fuse and kind is not None else None
+        fuse = fuse and kind is None
         self.weight = torch.cat(tuple(one.weight for one in maps)) if fuse else None
         biases = [one.bias for one in maps]
         self.bias = torch.cat(tuple(biases)) if fuse and biases[0] is not None else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.joined is not None:
+            return self.joined(x)
         if self.weight is None:
             return torch.cat([one(x) for one in self.maps], -1)
         return F.linear(x, self.weight, self.bias)

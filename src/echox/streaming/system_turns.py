@@ -1,0 +1,85 @@
+"""The language model's memory of system prompts: run once, shared by all conversations that begin with the same one.
+
+A conversation's first question waits for its prompt, of which the system turn may be the most part. Its keys and values
+do not depend on what follows, so the first conversation leaves a copy, and the next ones begin with it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from echox.models.decoding.row_cache import SavedRow
+from echox.streaming.messages import Message
+
+MAX_SYSTEM_TURNS = 8
+"""System prompts that are remembered: the last used ones."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Size of all memories; a system prompt that would need more by itself is run for each conversation."""
+
+_QUESTIONS = ("a", "z")
+"""Two questions: what their prompts begin with alike is the system turn, whatever the chat template writes."""
+
+P = TypeVar("P")
+
+
+class SystemTurns:
+    """Memories of system turns, by their text.
+
+    Args:
+        lay_out: positions of a conversation's prompt.
+    """
+
+    def __init__(self, lay_out: Callable[[Sequence[Message]], Sequence[object]]) -> None:
+        self._lay_out = lay_out
+        self._positions: OrderedDict[str, list[object]] = OrderedDict()
+        self._saved: OrderedDict[str, SavedRow] = OrderedDict()
+
+    def recall(self, system: str, positions: Sequence[P]) -> tuple[SavedRow | None, list[P]]:
+        """The memory that a prompt can begin with, and its positions; None and no positions where there is none.
+
+        Args:
+            system: text of the system turn; "": the prompt has none.
+            positions: of the whole prompt.
+        """
+        saved = self._saved.get(system)
+        if saved is None or not self._fits(system, positions):
+            return None, []
+        self._saved.move_to_end(system)
+        return saved, list(positions[: saved.length])
+
+    def awaited(self, system: str, positions: Sequence[object]) -> bool:
+        """Whether a row that holds these positions should be given to `keep`."""
+        return bool(system) and system not in self._saved and self._fits(system, positions)
+
+    def keep(self, system: str, row: SavedRow) -> None:
+        """Copy the system turn's part of a row."""
+        length = len(self._begins(system))
+        if row.length < length or self._size(row) * length // max(1, row.length) > MAX_BYTES:
+            return
+        self._saved[system] = SavedRow([layer[:, :, :length].clone() for layer in row.layers], length)
+        while len(self._saved) > MAX_SYSTEM_TURNS or sum(map(self._size, self._saved.values())) > MAX_BYTES:
+            self._saved.popitem(last=False)
+
+    def _fits(self, system: str, positions: Sequence[object]) -> bool:
+        begins = self._begins(system)
+        return bool(begins) and list(positions[: len(begins)]) == begins
+
+    def _begins(self, system: str) -> list[object]:
+        """What every prompt with this system prompt begins with."""
+        if system not in self._positions:
+            first, second = (
+                self._lay_out([Message("system", (system,)), Message("user", (question,))]) for question in _QUESTIONS
+            )
+            same = next((n for n, (one, other) in enumerate(zip(first, second)) if one != other), 0)
+            self._positions[system] = list(first[:same])
+            if len(self._positions) > 2 * MAX_SYSTEM_TURNS:
+                self._positions.popitem(last=False)
+        self._positions.move_to_end(system)
+        return self._positions[system]
+
+    @staticmethod
+    def _size(row: SavedRow) -> int:
+        return sum(layer.nbytes for layer in row.layers)
