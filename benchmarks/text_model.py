@@ -9,7 +9,7 @@ Forms, each over `echox.streaming`'s memory of rows unless it says otherwise:
 * ``llama.cpp``: the GGUF file, one sequence, by the package ``cyllama`` where it is installed (it is no dependency).
 
 Blocks of the forms alternate, and the best block of each counts, as the best copy counts for the bandwidth: other work
-can only slow either. ``share_of_bandwidth`` is bytes of weights read per token, times tokens, over that bandwidth.
+can only slow either. Seconds of the forms are CPU seconds, on one thread. ``share_of_bandwidth`` is bytes of weights read per token, times tokens, over that bandwidth.
 ``state_error`` is the relative distance of last hidden states from float32's, ``same_token`` the share of positions
 with the same most probable token, both on ``--texts`` or on random tokens.
 """
@@ -138,12 +138,12 @@ def reader(model: Any, form: str) -> Callable[[], float]:
 
     def read() -> float:
         memory.truncate(0, 0)
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         if form == "transformers":
             model.model(inputs_embeds=embeds)
         else:
             memory.advance(embeds)
-        return time.perf_counter() - began_s
+        return time.process_time() - began_s
 
     read()
     return read
@@ -171,9 +171,9 @@ def llama_cpp(path: Path) -> tuple[Callable[[], None], Callable[[], float]]:
         nonlocal place
         context.kv_cache_clear()
         place = 0
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         decode(list(range(100, 100 + PROMPT_TOKENS)))
-        return time.perf_counter() - began_s
+        return time.process_time() - began_s
 
     read()
     return lambda: decode([200]), read
@@ -253,10 +253,10 @@ def best_rates(writers: dict[str, Callable[[], None]], batch: int, count: int) -
         write()
     for _ in range(BLOCKS):
         for form, write in writers.items():
-            began_s = time.perf_counter()
+            began_s = time.process_time()
             for _ in range(count):
                 write()
-            best[form] = max(best[form], batch * count / (time.perf_counter() - began_s))
+            best[form] = max(best[form], batch * count / (time.process_time() - began_s))
     return best
 
 

@@ -10,7 +10,7 @@ Its rows are independent: each has its own number of positions, may join or leav
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeGuard
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,6 @@ from echox.models.decoding.row_cache import SavedRow
 
 FUSED_LAYER_WEIGHTS = 16_000_000
 """Layers of at most this many weights are fused. Fusing copies weights, and does not help large products."""
-
-
-class Joinable(Protocol):
-    """A linear layer in few bits, of which several can be made one."""
-
-    @classmethod
-    def joined(cls, layers: Sequence[Any]) -> Callable[[Tensor], Tensor]:
-        """One map with the concatenated outputs of several of the same input."""
 
 
 UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -236,7 +228,7 @@ class _LeanLayer:
 
 
 def is_plain(backbone: torch.nn.Module) -> TypeGuard[LlamaModel]:
-    """Whether `LeanWeights` supports a decoder: a Llama of plain layers, or of ones that can be joined (`Joinable`)."""
+    """Whether `LeanWeights` supports a decoder: a Llama of plain layers, or of ones with a ``joined``."""
     return type(backbone) is LlamaModel and all(map(_plain, _layers(backbone)))
 
 
@@ -272,9 +264,9 @@ class _Joint:
 
     def __init__(self, maps: Sequence[torch.nn.Linear], fuse: bool) -> None:
         self.maps = maps
-        kind: type[Joinable] | None = type(maps[0]) if hasattr(maps[0], "joined") else None
-        self.joined = kind.joined(maps) if fuse and kind is not None else None
-        fuse = fuse and kind is None
+        join: Callable[..., Callable[[Tensor], Tensor]] | None = getattr(type(maps[0]), "joined", None)
+        self.joined = join(maps) if fuse and join is not None else None
+        fuse = fuse and join is None
         self.weight = torch.cat(tuple(one.weight for one in maps)) if fuse else None
         biases = [one.bias for one in maps]
         self.bias = torch.cat(tuple(biases)) if fuse and biases[0] is not None else None

@@ -41,6 +41,9 @@ class Int4Linear(nn.Module):
     The tensors are made empty; `of` and a state dict fill them.
     """
 
+    weight_codes: Tensor
+    weight_scale: Tensor
+    weight_minimum: Tensor
     bias: Tensor | None
     weight_low_rank_down: Tensor | None
     weight_low_rank_up: Tensor | None

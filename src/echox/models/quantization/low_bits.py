@@ -56,7 +56,9 @@ def loading_options(quantization_config: QuantizationConfigMixin | None, device:
     return {"quantization_config": chosen, "device_map": {"": device}}
 
 
-LOW_BITS = {torch.int8: to_int8_linears, torch.int4: to_int4_linears}
+INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - missing in torch's own annotations
+
+LOW_BITS = {torch.int8: to_int8_linears, INT4: to_int4_linears}
 """Types of which weights are on a CPU while the rest of the model is float32, and what replaces the linear layers."""
 
 
