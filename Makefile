@@ -1,7 +1,7 @@
 # The commands of this repository. Each does its own set-up (scripts/setup.sh): a virtual environment in .venv, every
 # dependency pinned, CPU torch where there is no GPU. A second run starts at once.
 #
-#   make demo              answer the bundled spoken question; AUDIO=my.wav answers that file
+#   make demo              answer the bundled spoken question; AUDIO=my.wav answers that file, MODEL=nano by that model
 #   make serve             the server and its page at http://127.0.0.1:8000; ARGS="--port 8001" is handed to echox serve
 #   make test              the tests that need no GPU, network or browser; ARGS="-k audio" is handed to pytest
 #   make test-slow         the tests that take over some seconds each: whole trainings, loads, stock clients
@@ -14,6 +14,7 @@
 #   make clean             remove .venv and tool caches; out/ stays
 
 AUDIO ?=
+MODEL ?=
 ARGS ?=
 # Each process has a part of the tests, in their order, so that what a file's tests share is mostly made once; one that
 # has finished takes tests from another. JOBS=0: all in this process.
@@ -32,7 +33,7 @@ help:
 
 demo:
 	@scripts/setup.sh core
-	@.venv/bin/python demo.py $(if $(AUDIO),"$(AUDIO)")
+	@.venv/bin/python demo.py $(if $(AUDIO),"$(AUDIO)") $(if $(MODEL),--model "$(MODEL)")
 
 serve:
 	@scripts/setup.sh serve

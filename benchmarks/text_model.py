@@ -9,7 +9,8 @@ Forms, each over `echox.streaming`'s memory of rows unless it says otherwise:
 * ``llama.cpp``: the GGUF file, one sequence, by the package ``cyllama`` where it is installed (it is no dependency).
 
 Blocks of the forms alternate, and the best block of each counts, as the best copy counts for the bandwidth: other work
-can only slow either. Seconds of the forms are CPU seconds, on one thread. ``share_of_bandwidth`` is bytes of weights read per token, times tokens, over that bandwidth.
+can only slow either. Seconds of the forms are CPU seconds, on one thread. ``share_of_bandwidth`` is bytes of weights
+read per token, times tokens, over that bandwidth.
 ``state_error`` is the relative distance of last hidden states from float32's, ``same_token`` the share of positions
 with the same most probable token, both on ``--texts`` or on random tokens.
 """
@@ -25,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoding import copy_bandwidth
-from harness import Measured, run
+from harness import Measured, run, times_s
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights, fits_fused, is_plain
@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="rows of a step")
     parser.add_argument("--tokens", type=int, default=16, help="steps in a block")
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a large copy reads and writes, the best of ten, by CPU seconds as the forms."""
+    source, target = torch.zeros(1 << 26), torch.zeros(1 << 26)
+    return 2 * source.nbytes / min(times_s(lambda: target.copy_(source), 10, 1, time.process_time))
 
 
 def random_llama() -> LlamaForCausalLM:
@@ -208,7 +214,7 @@ def measure(options: argparse.Namespace) -> Measured:
     source = source.float().eval()
     models = {form: in_form(source, form) for form in options.forms}
     gc.collect()
-    bandwidth = copy_bandwidth("cpu")
+    bandwidth = copy_bandwidth()
     texts = token_ids(options)
     expected = states_of(source, "float32", texts)
     figures: dict[str, Any] = {"bandwidth_gb_s": bandwidth / 1e9, "prompt_tokens": PROMPT_TOKENS, "forms": {}}

@@ -56,6 +56,10 @@ scripts/install_torch.sh .venv/bin/python
 
 echo "setup: installing the pinned dependencies ($kind)"
 locked "$kind"
+# The parts that the embedded model "mini" stands on; without them "nano" answers.
+if [ -f src/echox/assets/mini/parts.json ]; then
+  locked mini || echo "setup: the parts of model mini could not be installed; nano answers in its place" >&2
+fi
 pip install --no-compile --no-deps --no-build-isolation -e .
 echo "$fingerprint" >".venv/.stamp-$kind"
 echo "setup: done in $((SECONDS - started)) s"

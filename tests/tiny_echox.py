@@ -32,6 +32,7 @@ def tiny_echox(
     form: str = "word_synchronous",
     max_positions: int = 512,
     unit_words_per_word: int = 80,
+    hidden_size: int = 24,
     **config: object,
 ) -> EchoX:
     """Build it; the same seed gives the same weights. The form "spelling" is word-synchronous and reads letters.
@@ -54,7 +55,7 @@ def tiny_echox(
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=24,
+        hidden_size=hidden_size,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -78,7 +79,7 @@ def tiny_echox(
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
-        text_hidden_size=24,
+        text_hidden_size=hidden_size,
         text_vocab_size=len(tokenizer),
         num_unit_words=len(language),
         max_unit_words=200,

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from echox.files import JsonObject, json_object
+from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.low_bits import loading_options
+from echox.models.quantization.row_int8 import from_row_int8
 
 if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+    from echox.models.conversion.parts import Part
+    from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
 
 EMBEDDED_MODEL = "nano"
+EMBEDDED_MODELS = (EMBEDDED_MODEL, "mini")
+"""Models inside this package: complete, or over published parts (`parts.json`, requirements/mini.txt)."""
 TRAINING_RECORD_FILE = "training_record.json"
 
 
@@ -31,11 +40,11 @@ def find_model(folder_or_id: str | Path | None = None) -> Path:
     """
     name = str(folder_or_id or EMBEDDED_MODEL)
     path = Path(name)
-    if folder_or_id is None or folder_or_id == EMBEDDED_MODEL:  # a folder of that name: "./nano" or Path("nano")
-        path = Path(str(files("echox") / "assets" / EMBEDDED_MODEL))
+    if folder_or_id is None or folder_or_id in EMBEDDED_MODELS:  # a folder of that name: "./nano" or Path("nano")
+        path = embedded_folder(name)
         if not (path / "config.json").is_file():
             raise ValueError(
-                f"expected the embedded model in {path}, found none; train it (runs/nano.sh) or name a model folder"
+                f"expected the embedded model in {path}, found none; train it (runs/{name}.sh) or name a model folder"
             )
         return path
     if path.is_dir():
@@ -54,6 +63,22 @@ def find_model(folder_or_id: str | Path | None = None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{name}: expected a model folder or a hub id, found neither ({reason})") from error
+
+
+def embedded_folder(name: str) -> Path:
+    """Where the embedded model of this name is, or would be."""
+    return Path(str(files("echox") / "assets" / name))
+
+
+def best_embedded() -> str:
+    """The largest embedded model whose parts are all installed: the default of what people talk to."""
+    from echox.models.conversion.parts import installed_folder, read_parts
+
+    for name in reversed(EMBEDDED_MODELS[1:]):
+        folder = embedded_folder(name)
+        if (folder / "config.json").is_file() and all(installed_folder(part.package) for part in read_parts(folder)):
+            return name
+    return EMBEDDED_MODEL
 
 
 def bundled_questions() -> list[Path]:
@@ -84,13 +109,22 @@ def load_folder(
     device: torch.device,
     dtype: torch.dtype | None,
     quantization_config: QuantizationConfigMixin | None,
+    in_int4: bool = False,
 ) -> tuple[EchoXForConditionalGeneration, EchoXProcessor]:
     """Model and processor of a folder of this package; see `EchoX.from_pretrained`.
+
+    Args:
+        folder: of the model.
+        device: where it is to be.
+        dtype: of weights in memory; None: as stored.
+        quantization_config: of transformers; None: none.
+        in_int4: weights of `parts.json` that are in 4 bits stay so; else they become floats.
 
     Raises:
         ValueError: a part is missing or damaged, or the quantisation is not possible here.
     """
     from echox.models.conversion.foreign_folder import check_folder
+    from echox.models.conversion.parts import read_parts
     from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
@@ -98,8 +132,11 @@ def load_folder(
 
     options = loading_options(quantization_config, device)
     check_folder(folder)  # transformers would follow its paths anywhere
-    try:
+    with _broken_means(folder, device, quantization_config):
         config = EchoXConfig.from_pretrained(folder)
+    if parts := read_parts(folder):
+        options |= {"state_dict": joined_state(folder, parts, config, in_int4)}
+    with _broken_means(folder, device, quantization_config):
         if dtype is not None:  # else a language model whose own config has a dtype keeps it
             config.s2t_config.text_config.dtype = dtype
         model, found = load_with_report(
@@ -111,16 +148,38 @@ def load_folder(
             **options,
         )
         processor = EchoXProcessor.from_pretrained(folder)
+    _check_loaded(folder, found)
+    return (model if quantization_config is not None else model.to(device)), processor
+
+
+@contextmanager
+def _broken_means(
+    folder: Path, device: torch.device, quantization_config: QuantizationConfigMixin | None
+) -> Iterator[None]:
+    """What transformers raises for a folder that is no whole model, as one error of ours."""
+    try:
+        yield
     except _BROKEN_FOLDER as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if options:
+        if quantization_config is not None:
             raise ValueError(
                 f"{folder}: expected to load it with {type(quantization_config).__name__} on {device}, found: "
                 f"{reason}; install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
             ) from error
         raise ValueError(f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again") from error
-    _check_loaded(folder, found)
-    return (model if options else model.to(device)), processor
+
+
+def joined_state(folder: Path, parts: list[Part], config: EchoXConfig, in_int4: bool) -> dict[str, Tensor]:
+    """The weights of a folder and of the parts that it stands on.
+
+    Raises:
+        ValueError: a part is missing or damaged.
+    """
+    from echox.models.conversion.parts import with_parts
+
+    own = from_row_int8(load_file(folder / "model.safetensors"))
+    state = with_parts(own, parts, config)
+    return state if in_int4 else from_group_int4(state)
 
 
 _BROKEN_FOLDER = (

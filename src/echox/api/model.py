@@ -20,7 +20,9 @@ from echox.files import JsonObject, write_text
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.quantization.low_bits import LOW_BITS, quantise_on_cpu
+from echox.models.quantization.group_int4 import from_group_int4
+from echox.models.quantization.int4_linear import int4_kernel
+from echox.models.quantization.low_bits import INT4, LOW_BITS, quantise_on_cpu
 from echox.models.quantization.row_int8 import to_row_int8
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
@@ -107,9 +109,9 @@ class EchoX:
         Args:
             folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
             device: "auto" (a GPU if there is one), "cpu", "cuda" ...
-            dtype: of the weights in memory; None: float32 on CPU, and on a GPU the folder's own. Folders may store
-                float16 to be small. ``torch.int8`` and ``torch.int4`` on a CPU: the language model computes with
-                weights in 8 or 4 bits, the rest in float32.
+            dtype: of the weights in memory; None: float32 on CPU (parts published in 4 bits: as they are), and on a GPU
+                the folder's own. Folders may store float16 to be small. ``torch.int8`` and ``torch.int4`` on a CPU: the
+                language model computes with weights in 8 or 4 bits, the rest in float32.
             adapter: folder or hub id of a PEFT adapter of the language model; `merge_adapter` makes it permanent.
             quantization_config: of transformers, for its language model: ``BitsAndBytesConfig(load_in_4bit=True)``,
                 ``TorchAoConfig`` ...; needs their libraries and hardware.
@@ -137,7 +139,9 @@ class EchoX:
         elif official:
             raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
         else:
-            model, processor = load_folder(folder, place, in_memory, quantization_config)
+            # Weights that were published in 4 bits are computed with as they are, where the CPU can.
+            in_int4 = place.type == "cpu" and (dtype == INT4 or (dtype is None and int4_kernel()))
+            model, processor = load_folder(folder, place, in_memory, quantization_config, in_int4)
             settings, record = GenerationSettings.load(folder), training_record(folder)
         if model.vocoder is not None:
             model.vocoder.float()  # small, and rounding is audible
@@ -148,7 +152,11 @@ class EchoX:
         return cls(model, processor, settings, record, About.load(folder))
 
     def save_pretrained(
-        self, folder: str | Path, dtype: torch.dtype | None = None, card: Mapping[str, object] | None = None
+        self,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        card: Mapping[str, object] | None = None,
+        parts: str | Path | None = None,
     ) -> None:
         """Write everything into one folder, with a model card; `from_pretrained` reads it back.
 
@@ -157,10 +165,12 @@ class EchoX:
             dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
                 None: as in memory.
             card: additions to the metadata of the card (license, language, base_model ...); ``name`` is its title.
+            parts: a ``parts.json`` (`models/conversion/parts.py`): weights that those parts hold are left out, and the
+                file is copied; None: all weights are written.
 
         Raises:
             OSError: the folder cannot be written.
-            ValueError: the model carries an adapter that is not merged.
+            ValueError: the model carries an adapter that is not merged; or a part is missing, or was trained.
         """
         if has_adapter(self.model):
             raise ValueError(
@@ -169,6 +179,11 @@ class EchoX:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.model.state_dict()
+        if parts is not None:
+            from echox.models.conversion.parts import PARTS_FILE, read_parts, without_parts
+
+            state = without_parts(from_group_int4(state), read_parts(Path(parts).parent), self.model.config)
+            write_text(folder / PARTS_FILE, Path(parts).read_text(encoding="utf-8"))
         if dtype == torch.int8:
             state = to_row_int8(state)
         elif dtype is not None:

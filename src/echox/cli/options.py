@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from echox.evaluation.judges.asr import Judge
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder, hub id, or 'nano' (the embedded one).")]
+TalkingModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Model folder, hub id, 'nano' or 'mini' (default: mini where it and its parts are installed, else nano).",
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file of the spoken reply.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
@@ -55,14 +63,18 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def load_model(
-    model: str, device: str, threads: int | None, dtype: str | None = None, quantization: str | None = None
+    model: str | None, device: str, threads: int | None, dtype: str | None = None, quantization: str | None = None
 ) -> "EchoX":
-    """Import torch, set it up, load the model; dtype and quantization by name (`named_precision`)."""
+    """Import torch, set it up, load the model; dtype and quantization by name (`named_precision`).
+
+    Without a name it is the best of those in the package (`best_embedded`).
+    """
     set_up_torch(threads)
     from echox.api import EchoX
+    from echox.api.loading import best_embedded
     from echox.api.precision import named_precision
 
-    return EchoX.from_pretrained(model, device=device, **named_precision(dtype, quantization))
+    return EchoX.from_pretrained(model or best_embedded(), device=device, **named_precision(dtype, quantization))
 
 
 def set_up_torch(threads: int | None) -> None:

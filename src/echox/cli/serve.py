@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from echox.cli.options import Debug, Device, Dtype, Model, Quantization, Threads, guarded
+from echox.cli.options import Debug, Device, Dtype, Quantization, TalkingModel, Threads, guarded
 
 
 @guarded
 def serve(
-    model: Model = "nano",
+    model: TalkingModel = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other machines need a key.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, envvar="ECHOX_PORT", show_envvar=True, help="Port; 0: any free one.")
@@ -52,6 +52,7 @@ def serve(
     """Serve the model: OpenAI Realtime and chat protocols, and a page to talk to it at /."""
     import logging
 
+    from echox.api.loading import best_embedded
     from echox.serving.access.security import AccessPolicy, is_loopback
     from echox.serving.launch import Replicas, ServerOptions, run_local, run_on_ray
     from echox.serving.protocol.limits import Limits
@@ -70,6 +71,7 @@ def serve(
         max_client_share=max_client_share,
     )
     access_policy = AccessPolicy(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
+    model = model or best_embedded()
     shown = name or Path(model).name
     options = ServerOptions(model, shown, device, threads, access_policy, limits, vad, end_of_turn, dtype, quantization)
     if ray:

@@ -9,6 +9,7 @@ Letters: B rows, R reply tokens of a row, H width of the language model.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers import AutoModel
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, S2TOutput
 from echox.models.pretrained import Model, TypedPreTrainedModel
+from echox.models.quantization.group_int4 import held_in_int4
+from echox.models.quantization.int4_linear import hold_in_int4
 from echox.models.quantization.row_int8 import from_row_int8, holds_row_int8
 from echox.models.t2c.modeling_t2c import build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
@@ -93,6 +96,7 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
 
     Args:
         config: of all parts.
+        in_int4: weights that are in 4 bits (`hold_in_int4`), which a state dict fills; None: no weights.
 
     Raises:
         ValueError: an echo decoder made for another width than the language model's.
@@ -108,7 +112,7 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
     _supports_flash_attn = True
     _keep_in_fp32_modules_strict = {"vocoder"}  # small, and rounding would be audible
 
-    def __init__(self, config: EchoXConfig) -> None:
+    def __init__(self, config: EchoXConfig, in_int4: Mapping[str, int] | None = None) -> None:
         super().__init__(config)
         width, expected = config.s2t_config.hidden_size, config.echo_decoder_config.text_hidden_size
         if width != expected:
@@ -121,19 +125,26 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
         self.embedding_gate = EmbeddingGate(width) if config.fuse_text_embeddings else None
         self.echo_decoder = build_unit_decoder(config.echo_decoder_config)
         self.vocoder = AutoUnitVocoder.from_config(config.vocoder_config) if config.vocoder_config is not None else None
+        hold_in_int4(self, in_int4 or {})
         self.post_init()
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # transformers names each argument
         cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> Model:
-        """As in transformers; also loads folders with matrices in 8 bits (`row_int8.py`)."""
+        """As in transformers; also loads folders with matrices in 8 bits (`row_int8.py`).
+
+        A ``state_dict`` may hold weights in 4 bits; they stay so (on a CPU, for inference).
+        """
         folder = Path(str(pretrained_model_name_or_path))
         file = folder / "model.safetensors"
         if "state_dict" not in kwargs and holds_row_int8(file):
             kwargs["state_dict"] = from_row_int8(load_file(file))
             if "config" not in kwargs:
                 kwargs["config"] = EchoXConfig.from_pretrained(folder)
+            return super().from_pretrained(None, *args, **kwargs)
+        if kwargs.get("state_dict") is not None:
+            kwargs["in_int4"] = held_in_int4(kwargs["state_dict"])
             return super().from_pretrained(None, *args, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 

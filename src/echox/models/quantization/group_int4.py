@@ -8,7 +8,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/src/ggml-quants.c (``quanti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,15 +78,16 @@ def pack_columns(codes: Tensor) -> Tensor:
     return codes[:, 0::2] | (codes[:, 1::2] << 4)
 
 
-def names_in_int4(names: Collection[str]) -> list[str]:
-    """The names of matrices that a state dict holds in 4 bits."""
-    return sorted(name.removesuffix(CODES) for name in names if name.endswith("weight" + CODES))
+def held_in_int4(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """The matrices that a state dict holds in 4 bits: their names, and the rank of the sum beside each."""
+    names = [name.removesuffix(CODES) for name in state if name.endswith("weight" + CODES)]
+    return {name: state[name + UP].shape[1] if name + UP in state else 0 for name in sorted(names)}
 
 
 def from_group_int4(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict with floats in place of 4-bit matrices, their sums of low rank added; others are not changed."""
     plain = dict(state)
-    for name in names_in_int4(state.keys()):
+    for name in held_in_int4(state):
         value = GroupInt4(plain.pop(name + CODES), plain.pop(name + SCALE), plain.pop(name + MINIMUM)).floats()
         if name + UP in plain:
             value += plain.pop(name + UP).float() @ plain.pop(name + DOWN).float()

@@ -13,7 +13,7 @@ Source: the kernels, https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -164,3 +164,26 @@ def to_int4_linears(model: nn.Module, keep: nn.Module | None = None) -> int:
                 setattr(parent, name, Int4Linear.of(child))
                 count += 1
     return count
+
+
+def hold_in_int4(model: nn.Module, names: Mapping[str, int]) -> None:
+    """Replace linear layers by empty ones in 4 bits, for a state dict that holds them so.
+
+    Args:
+        model: changed in place.
+        names: of the layers' weights, with the rank of the sum beside each (0: none).
+
+    Raises:
+        ValueError: one is no weight of a linear layer.
+    """
+    for name, rank in names.items():
+        path, _, leaf = name.rpartition(".")
+        parent, _, child = path.rpartition(".")
+        try:
+            layer = model.get_submodule(path)
+        except AttributeError:
+            layer = None
+        if type(layer) is not nn.Linear or leaf != "weight" or layer.in_features % GROUP:
+            raise ValueError(f"{name}: expected a linear layer for weights in 4 bits, found another part or none")
+        made = Int4Linear(layer.in_features, layer.out_features, layer.bias is not None, rank)
+        setattr(model.get_submodule(parent), child, made.to(layer.weight.device))

@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from echox.models.quantization.group_int4 import MINIMUM, SCALE
+
 SCALE_SUFFIX = ".row_scale"
 """Beside an int8 tensor ``name`` (rows, ...) lies ``name.row_scale`` (rows,) float32."""
 
@@ -30,7 +32,7 @@ def to_row_int8(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float16)
         if name.endswith(SCALE_SUFFIX):  # of a matrix that is in 8 bits already
             stored[name] = value
             continue
-        if not value.is_floating_point() or value.ndim < 2:
+        if not value.is_floating_point() or value.ndim < 2 or name.endswith((SCALE, MINIMUM)):
             stored[name] = value.to(dtype) if value.is_floating_point() else value
             continue
         rows = value.float().flatten(1)

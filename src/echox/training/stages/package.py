@@ -57,6 +57,8 @@ class PackageRecipe:
         trigger: when a segment may be spoken; None: as the echo stage was trained.
         generation: default settings of writing and speaking.
         about: the text about the model that pages show before the first question.
+        published_parts: a ``parts.json`` (`models/conversion/parts.py`): weights that those parts hold are left out;
+            None: the folder holds all weights.
         max_megabytes: of all files together (1 MB = 10^6 bytes); a larger package is refused.
     """
 
@@ -67,6 +69,7 @@ class PackageRecipe:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     about: About = field(default_factory=About)
     dtype: str = "float16"
+    published_parts: str | None = None
     max_megabytes: float = 25.0
 
     def run(self) -> JsonObject:
@@ -104,7 +107,9 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        EchoX(model, processor, settings.generation, record, settings.about).save_pretrained(partial, dtype=dtype)
+        EchoX(model, processor, settings.generation, record, settings.about).save_pretrained(
+            partial, dtype=dtype, parts=settings.published_parts
+        )
         dump_recipe(settings, partial / "recipe.yaml")
         size_mb = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6
         if size_mb > settings.max_megabytes:

@@ -33,16 +33,15 @@ from echox.config import recipe
 from echox.data.chat_templates import hearing_template
 from echox.files import JsonObject
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
+from echox.models.conversion.gguf_file import MAGIC
 from echox.models.conversion.moonshine import find_ort_moonshine, open_ort_moonshine
+from echox.models.conversion.parts import installed_folder
 from echox.models.echox.tokenization_text import AUDIO
 from echox.models.towers.auto import RECOGNISERS, AutoAudioTower
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 
 PACKAGE_PREFIX = "package:"
 """Prefix of the name of an installed package, in place of a folder or a hub id."""
-
-GGUF_MAGIC = b"GGUF"
-"""First bytes of every GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
 
 
 @recipe("language_model")
@@ -95,14 +94,13 @@ def package_folder(name: str) -> Path:
         ValueError: it is not installed, or it is no package with a folder.
     """
     package = name.removeprefix(PACKAGE_PREFIX)
-    found = find_spec(package) if package.isidentifier() else None
-    folders = list(found.submodule_search_locations or []) if found is not None else []
-    if not folders:
+    folder = installed_folder(package)
+    if folder is None:
         raise ValueError(
             f"model: expected an installed package after '{PACKAGE_PREFIX}', found none named {package!r}; install it, "
             "or name a folder or a hub id"
         )
-    return Path(folders[0])
+    return folder
 
 
 def check_gguf(source: str | Path, gguf_file: str) -> None:
@@ -120,8 +118,8 @@ def check_gguf(source: str | Path, gguf_file: str) -> None:
         have = ", ".join(sorted(file.name for file in Path(source).glob("*.gguf"))) or "none"
         raise ValueError(f"{path}: expected a GGUF file, found none; GGUF files in the folder: {have}")
     with path.open("rb") as file:
-        magic = file.read(len(GGUF_MAGIC))
-    if magic != GGUF_MAGIC:
+        magic = file.read(len(MAGIC))
+    if magic != MAGIC:
         raise ValueError(f"{path}: expected a GGUF file, found one that begins with {magic!r}; download it again")
 
 
