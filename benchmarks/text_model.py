@@ -9,10 +9,10 @@ Forms, each over `echox.streaming`'s memory of rows unless it says otherwise:
 * ``llama.cpp``: the GGUF file, one sequence, by the package ``cyllama`` where it is installed (it is no dependency).
 
 Blocks of the forms alternate, and the best block of each counts, as the best copy counts for the bandwidth: other work
-can only slow either. Seconds of the forms are CPU seconds, on one thread. ``share_of_bandwidth`` is bytes of weights
+can only slow either. Seconds of the forms are CPU seconds, on one thread. ``share_of_limit`` is bytes of weights
 read per token, times tokens, over that bandwidth.
-``state_error`` is the relative distance of last hidden states from float32's, ``same_token`` the share of positions
-with the same most probable token, both on ``--texts`` or on random tokens.
+``state_error_percent`` is the mean distance of last hidden states from float32's, ``other_token_percent`` the share of
+positions with another most probable token, both over four short conversations, or random tokens without a model.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def measure(options: argparse.Namespace) -> Measured:
     bandwidth = copy_bandwidth()
     texts = token_ids(options)
     expected = states_of(source, "float32", texts)
-    figures: dict[str, Any] = {"bandwidth_gb_s": bandwidth / 1e9, "prompt_tokens": PROMPT_TOKENS, "forms": {}}
+    figures: dict[str, Any] = {"bandwidth_gb_s": bandwidth / 1e9, "forms": {}}
     for form, model in models.items():
         found = states_of(model, form, texts)
         errors = torch.cat([(a - b).norm(dim=-1) / b.norm(dim=-1) for a, b in zip(found, expected)])
@@ -228,8 +228,8 @@ def measure(options: argparse.Namespace) -> Measured:
         ]
         figures["forms"][form] = {
             "read_mb": read_bytes(model) / 1e6,
-            "state_error": float(errors.mean()),
-            "same_token": float(torch.cat(same).float().mean()),
+            "state_error_percent": 100 * float(errors.mean()),
+            "other_token_percent": 100 * (1 - float(torch.cat(same).float().mean())),
         }
     for batch in options.batch:
         writers = {form: writer(model, form, batch) for form, model in models.items()}
@@ -243,9 +243,9 @@ def measure(options: argparse.Namespace) -> Measured:
                 figures["forms"][form]["prompt_ms"] = 1e3 * prompt
         for form, rate in best_rates(writers, batch, options.tokens).items():
             one = figures["forms"][form]
-            one[f"tokens_per_s, batch {batch}"] = rate
-            one[f"share_of_bandwidth, batch {batch}"] = rate / batch * one["read_mb"] * 1e6 / bandwidth
-            share = one[f"share_of_bandwidth, batch {batch}"]
+            share = rate / batch * one["read_mb"] * 1e6 / bandwidth
+            one.setdefault("tokens_per_s", {})[f"batch_{batch}"] = rate
+            one.setdefault("share_of_limit", {})[f"batch_{batch}"] = share
             print(
                 f"{form:<13} batch {batch:<3} {rate:8.1f} tokens/s   {100 * share:5.1f} % of the bandwidth", flush=True
             )

@@ -209,6 +209,29 @@ def decoding(result: Result) -> list[str]:
     return markdown_table(["step of text", "share of the bandwidth limit"], rows)
 
 
+def text_model(result: Result, avx2: Result) -> list[str]:
+    """Forms of the weights of a small language model."""
+    rows = []
+    for form, found in result["figures"]["forms"].items():
+        other = avx2["figures"]["forms"][form]
+        rows.append(
+            [
+                form,
+                f"{found['read_mb']:.0f} MB",
+                *(f"{one['tokens_per_s']['batch_1']:.0f}" for one in (found, other)),
+                f"{100 * found['share_of_limit']['batch_1']:.0f} %",
+                *(f"{one['prompt_ms']:.0f}" for one in (found, other)),
+                *(
+                    f"{found[name]:.1f} %" if name in found else ""
+                    for name in ("state_error_percent", "other_token_percent")
+                ),
+            ]
+        )
+    heads = ["weights", "read for a token", "tokens per CPU-s", "the same, AVX2", "share of the bandwidth"]
+    heads += ["prompt of 40, CPU ms", "the same, AVX2", "states move by", "other tokens"]
+    return markdown_table(heads, rows)
+
+
 def audio_decoding(result: Result) -> list[str]:
     """An uploaded file decoded by the worker and in the process itself."""
     names = {"wav_3_s_mono": "WAV, 3 s, mono, 16 kHz", "opus_3_s_stereo": "Opus, 3 s, stereo"}
@@ -255,6 +278,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "vocoder_chunks": (("vocoder_chunks",), vocoder_chunks),
     "faster_steps": (("faster_steps",), faster_steps),
     "decoding": (("decoding",), decoding),
+    "text_model": (("text_model", "text_model_avx2"), text_model),
     "audio_decoding": (("audio_decoding",), audio_decoding),
     "reference_costs": (("reference_costs",), reference_costs),
 }
