@@ -11,9 +11,9 @@ import torch
 
 from echox import EchoX
 from echox.api.loading import best_embedded, find_model
+from echox.api.parts import ADDED_ROWS, PARTS_FILE, Part, read_parts
 from echox.files import file_sha256
 from echox.models.conversion.gguf_file import llama_state, open_gguf
-from echox.models.conversion.parts import ADDED_ROWS, PARTS_FILE, Part, read_parts
 from echox.models.quantization.group_int4 import from_group_int4, to_group_int4
 from echox.models.quantization.int4_linear import Int4Linear, int4_kernel
 from paths import ROOT

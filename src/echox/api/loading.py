@@ -21,7 +21,7 @@ from echox.models.quantization.row_int8 import from_row_int8
 if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    from echox.models.conversion.parts import Part
+    from echox.api.parts import Part
     from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
@@ -72,7 +72,7 @@ def embedded_folder(name: str) -> Path:
 
 def best_embedded() -> str:
     """The largest embedded model whose parts are all installed: the default of what people talk to."""
-    from echox.models.conversion.parts import installed_folder, read_parts
+    from echox.api.parts import installed_folder, read_parts
 
     for name in reversed(EMBEDDED_MODELS[1:]):
         folder = embedded_folder(name)
@@ -123,8 +123,8 @@ def load_folder(
     Raises:
         ValueError: a part is missing or damaged, or the quantisation is not possible here.
     """
+    from echox.api.parts import read_parts
     from echox.models.conversion.foreign_folder import check_folder
-    from echox.models.conversion.parts import read_parts
     from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
@@ -175,7 +175,7 @@ def joined_state(folder: Path, parts: list[Part], config: EchoXConfig, in_int4: 
     Raises:
         ValueError: a part is missing or damaged.
     """
-    from echox.models.conversion.parts import with_parts
+    from echox.api.parts import with_parts
 
     own = from_row_int8(load_file(folder / "model.safetensors"))
     state = with_parts(own, parts, config)

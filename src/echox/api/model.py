@@ -165,7 +165,7 @@ class EchoX:
             dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
                 None: as in memory.
             card: additions to the metadata of the card (license, language, base_model ...); ``name`` is its title.
-            parts: a ``parts.json`` (`models/conversion/parts.py`): weights that those parts hold are left out, and the
+            parts: a ``parts.json`` (`api/parts.py`): weights that those parts hold are left out, and the
                 file is copied; None: all weights are written.
 
         Raises:
@@ -180,7 +180,7 @@ class EchoX:
         folder.mkdir(parents=True, exist_ok=True)
         state = self.model.state_dict()
         if parts is not None:
-            from echox.models.conversion.parts import PARTS_FILE, read_parts, without_parts
+            from echox.api.parts import PARTS_FILE, read_parts, without_parts
 
             state = without_parts(from_group_int4(state), read_parts(Path(parts).parent), self.model.config)
             write_text(folder / PARTS_FILE, Path(parts).read_text(encoding="utf-8"))

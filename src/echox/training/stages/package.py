@@ -57,7 +57,7 @@ class PackageRecipe:
         trigger: when a segment may be spoken; None: as the echo stage was trained.
         generation: default settings of writing and speaking.
         about: the text about the model that pages show before the first question.
-        published_parts: a ``parts.json`` (`models/conversion/parts.py`): weights that those parts hold are left out;
+        published_parts: a ``parts.json`` (`api/parts.py`): weights that those parts hold are left out;
             None: the folder holds all weights.
         max_megabytes: of all files together (1 MB = 10^6 bytes); a larger package is refused.
     """
