@@ -180,8 +180,9 @@ def without_parts(state: Mapping[str, Tensor], parts: list[Part], config: EchoXC
                 f"{name}: expected the weight of the part as it was published, found another: it was trained, or "
                 "comes from another file; package the model without parts"
             )
+        own = {other: one for other, one in own.items() if one.data_ptr() != ours.data_ptr()}  # a head that is tied
         if len(ours) > len(value):
-            own[name + ADDED_ROWS] = ours[len(value) :]
+            own[name + ADDED_ROWS] = ours[len(value) :].clone()
     return own
 
 
