@@ -142,5 +142,6 @@ def test_doctor(folder):
     result = run("doctor", "--model", folder)
     assert result.exit_code == 0, result.output
     assert "torch" in result.stdout
+    assert re.search(r"8-bit weights multiplied as (integers|floats) \(this CPU", result.stdout)
     assert re.search(r"torch build +(CPU|CUDA|ROCm).*, [\d,]+ MB on disk", result.stdout)
     assert str(folder) in result.stdout

@@ -164,6 +164,25 @@ def test_the_compose_file():
         assert service["cap_drop"] == ["ALL"]
 
 
+def steps_of(workflow, job):
+    found = yaml.safe_load((ROOT / ".github/workflows" / workflow).read_text(encoding="utf-8"))
+    return "\n".join(step.get("run", "") + step.get("uses", "") for step in found["jobs"][job]["steps"])
+
+
+def test_what_is_installed_is_audited_and_listed_and_faults_can_be_reported():
+    audit = steps_of("supply.yml", "audit")
+    assert "for lock in requirements/*.txt" in audit
+    assert "pip-audit --require-hashes" in audit
+    assert "cyclonedx-py requirements" in audit
+    assert "actions/upload-artifact" in audit
+    image = steps_of("image.yml", "build")
+    assert "{{.Manifest.Digest}}" in image  # the base image by its digest, not by a name that moves
+    assert "--build-arg PYTHON_IMAGE=${{ steps.base.outputs.image }}" in image
+    policy = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert "## Reporting" in policy
+    assert "Report a vulnerability" in policy
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.name)
 def test_workflows_are_yaml_with_jobs(path):
     found = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -151,6 +151,7 @@ def batch_of(stage, count=5):
 def test_only_trainable_parts_move(world):
     stage = echo_recipe(world, model={"fuse_text_embeddings": True}).build()
     assert isinstance(stage, Stage)
+    assert stage.model.s2t.audio_tower.config._attn_implementation == "sdpa", "frozen: never the quadratic one"
     groups, config = stage.parameter_groups(), stage.recipe.training
     check_trainable("echo", stage.objective, groups, config)
     before = {name: value.clone() for name, value in stage.objective.named_parameters()}
