@@ -20,8 +20,8 @@ from transformers import (
 
 from echox.config import load_recipe
 from echox.data.manifest import Utterance, read_unit_utterances, write_utterances
+from echox.models.towers.waveform_encoder import waveform_states
 from echox.units.extract import UnitExtractor
-from echox.units.waveform_encoder import waveform_states
 from tolerance import assert_equal_up_to_rounding
 
 SIZES = {

@@ -24,11 +24,11 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperCon
 
 from echox.data.features import log_mel, pad_features
 from echox.models.conversion.kmeans import read_centroids
+from echox.models.towers.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 from echox.models.towers.whisper import WhisperTower
-from echox.units.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 
 if TYPE_CHECKING:
-    from echox.units.waveform_encoder import WaveformEncoder
+    from echox.models.towers.waveform_encoder import WaveformEncoder
 
 EXTRACTOR_FILE = "unit_extractor.json"
 CENTROIDS_FILE = "centroids.safetensors"

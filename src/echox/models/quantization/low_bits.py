@@ -25,6 +25,8 @@ KEPT_IN_FLOAT = (
     "shrinking_adapter",
     "ctc_head",
     "ctc_bridge",
+    "recogniser",
+    "residual_adapter",
     "lm_head",
     "denoising_adapter",
     "embedding_gate",

@@ -8,11 +8,18 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig, SequenceFeatureExtractor
 
 from echox.models.towers.base import AudioTower, Recogniser, TowerSpec
+from echox.models.towers.hubert import HubertTower, Wav2Vec2Tower, WavLMTower
 from echox.models.towers.moonshine import MoonshineTower
 from echox.models.towers.moonshine_recogniser import MoonshineRecogniser
 from echox.models.towers.whisper import WhisperTower
 
-TOWERS: dict[str, type[AudioTower]] = {"whisper": WhisperTower, "moonshine": MoonshineTower}
+TOWERS: dict[str, type[AudioTower]] = {
+    "whisper": WhisperTower,
+    "moonshine": MoonshineTower,
+    "hubert": HubertTower,
+    "wav2vec2": Wav2Vec2Tower,
+    "wavlm": WavLMTower,
+}
 """Towers by the ``model_type`` of their configuration."""
 
 RECOGNISERS: dict[str, type[MoonshineRecogniser]] = {"moonshine": MoonshineRecogniser}

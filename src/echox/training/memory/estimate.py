@@ -23,6 +23,7 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.pretrained import CausalLM
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.towers.auto import AutoAudioTower
 from echox.streaming.trigger import Trigger
 from echox.training.attention import tower_attention
 from echox.training.lora import LoRASettings, add_lora
@@ -292,7 +293,7 @@ def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
             vocab_size=config.vocab_size,
             blank_token_id=config.audio_token_id,
             phones=[str(phone) for phone in range(work.phones)],
-            phone_layer=max(1, config.audio_config.encoder_layers - 2),
+            phone_layer=max(1, AutoAudioTower.spec(config.audio_config).num_layers - 2),
             **settings,
         )
     )
@@ -354,9 +355,13 @@ def random_batch(config: EchoXConfig, stage: str, work: Workload) -> Batch:
         phones = torch.ones(work.audios, max(1, int(PHONES_PER_S * work.audio_s)), dtype=torch.long)
         return {"labels": heard.pop("ctc_labels"), "phone_labels": phones, **heard}
     batch = {**_dialogue_batch(s2t, work), **heard}
+    if s2t.aligner == "recogniser":  # it transcribes without a graph, and its tokens are positions like others
+        other = 2 if s2t.audio_token_id == 1 else 1
+        batch["input_ids"] = batch["input_ids"].masked_fill(batch["input_ids"] == s2t.audio_token_id, other)
+        batch = {name: value for name, value in batch.items() if name not in heard}
     if stage == "s2t":
         return batch
-    batch.pop("ctc_labels")
+    batch.pop("ctc_labels", None)
     return {"s2t": batch, "reply_texts": [""] * work.batch_size}
 
 
@@ -369,11 +374,14 @@ def written_batch(work: Workload) -> dict[str, Tensor]:
 
 def _heard_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
     """Audios of one length; the first is shorter, so that a mask is needed."""
-    frames = max(8, round(100 * work.audio_s))
-    mask = torch.ones(work.audios, frames, dtype=torch.long)
-    mask[0, -4:] = 0
-    features = torch.randn(work.audios, config.audio_config.num_mel_bins, frames)
-    labels = torch.ones(work.audios, max(1, min(work.kept_frames, frames // 4) // 2), dtype=torch.long)
+    spec = AutoAudioTower.spec(config.audio_config)
+    length = max(8, round(work.audio_s * MEL_FRAMES_PER_S)) * round(spec.inputs_per_s / MEL_FRAMES_PER_S)
+    frames = round(work.audio_s * spec.frames_per_s) // 2  # of the CTC head
+    mask = torch.ones(work.audios, length, dtype=torch.long)
+    mask[0, -4 * spec.samples_per_frame // (2 * spec.samples_per_input) :] = 0
+    bands = () if spec.num_mel_bins is None else (spec.num_mel_bins,)
+    features = torch.randn(work.audios, *bands, length)
+    labels = torch.ones(work.audios, max(1, min(work.kept_frames, frames) // 2), dtype=torch.long)
     return {"input_features": features, "input_features_mask": mask, "ctc_labels": labels}
 
 
@@ -421,9 +429,9 @@ def step_bytes(objective: nn.Module, batch: Batch, work: Workload, config: S2TCo
         config: of the S2T, for the blank label.
     """
     other = 2 if config.audio_token_id == 1 else 1
-    rehearsal = Rehearsal(
-        (0 if config.audio_token_id else 3, other), work.kept_frames / max(1, round(25 * work.audio_s))
-    )
+    labelled_per_s = AutoAudioTower.spec(config.audio_config).frames_per_s / 2
+    runs = work.kept_frames / max(1, round(labelled_per_s * work.audio_s))
+    rehearsal = Rehearsal((0 if config.audio_token_id else 3, other), runs)
     rehearsal.made_fake(objective).train()
     if work.gradient_checkpointing:
         enable_gradient_checkpointing(objective)

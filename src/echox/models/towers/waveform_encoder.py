@@ -56,6 +56,48 @@ def waveform_states(encoder: WaveformEncoder, waveforms: Sequence[Tensor], layer
     Raises:
         ValueError: a waveform too short for one frame.
     """
+    hidden, mask = encoder_frames(encoder, waveforms)
+    _, (states,) = run_layers(encoder, hidden, mask, [layer])
+    return states.float(), mask
+
+
+def run_layers(
+    encoder: WaveformEncoder, hidden: Tensor, mask: Tensor, wanted: Sequence[int]
+) -> tuple[Tensor, list[Tensor]]:
+    """The output (B, F, D) of the Transformer for the frames of `encoder_frames`, and the states of the wanted layers.
+
+    Layer 0 is the input of the first layer, n the output of the n-th, before any final norm.
+    """
+    layers = encoder.encoder.layers
+    seen: dict[int, Tensor] = {}
+
+    def keep(layer: int, value: Tensor | tuple[Tensor, ...]) -> None:
+        seen[layer] = value[0] if isinstance(value, tuple) else value
+
+    hooks = [
+        layers[layer - 1].register_forward_hook(lambda _, arguments, output, layer=layer: keep(layer, output))
+        if layer > 0
+        else layers[0].register_forward_pre_hook(lambda _, arguments: keep(0, arguments))
+        for layer in wanted
+    ]
+    try:
+        output = encoder.encoder(hidden, attention_mask=None if bool(mask.all()) else mask)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return output.last_hidden_state, [seen[layer] for layer in wanted]
+
+
+def encoder_frames(encoder: WaveformEncoder, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Inputs (B, F, D) of the Transformer, and their mask (B, F) bool.
+
+    Args:
+        encoder: see `check_waveform_encoder`.
+        waveforms: (S,) each; every one goes through the convolutions alone.
+
+    Raises:
+        ValueError: a waveform too short for one frame.
+    """
     short = [len(row) for row in waveforms if int(encoder._get_feat_extract_output_lengths(len(row))) < 1]
     if short:
         raise ValueError(f"expected at least one frame of audio, found {short[0]} samples; leave such audio out")
@@ -65,16 +107,4 @@ def waveform_states(encoder: WaveformEncoder, waveforms: Sequence[Tensor], layer
     projected = encoder.feature_projection(nn.utils.rnn.pad_sequence(rows, batch_first=True))
     hidden = projected[0] if isinstance(projected, tuple) else projected  # wav2vec 2.0 returns its input as well
     mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    layers = encoder.encoder.layers
-    seen: list[Tensor | tuple[Tensor, ...]] = []
-    hook = (
-        layers[layer - 1].register_forward_hook(lambda _, arguments, output: seen.append(output))
-        if layer > 0
-        else layers[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
-    )
-    try:
-        encoder.encoder(hidden, attention_mask=None if bool(mask.all()) else mask)
-    finally:
-        hook.remove()
-    states = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
-    return states.float(), mask
+    return hidden, mask
