@@ -127,9 +127,8 @@ def test_tokens_get_frames_in_order_by_what_they_attend_to():
     weights[0, 1:3], weights[1, 5], weights[2, 9:11] = 0.5, 0.9, 0.4
     weights[:, 0] = 0.8  # all attend to it, so it says nothing
     found = token_frames(weights.numpy())
-    assert found[0][0] == 0
-    assert found[-1][1] == 12
-    assert all(one[1] == other[0] for one, other in zip(found, found[1:], strict=False))
+    assert found == [(0, 3), (5, 6), (9, 11)]
+    assert all(one[1] <= other[0] for one, other in zip(found, found[1:], strict=False))
     assert found[1][0] <= 5 < found[1][1]
     assert found[2][0] <= 9 < found[2][1]
     assert token_frames(torch.rand(5, 2).numpy())[-1][1] >= 2

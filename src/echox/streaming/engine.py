@@ -202,10 +202,11 @@ class Engine:
         ids = [token_id for token_id, _, _ in tokens]
         text = decode_text(self.tokenizer, ids, skip_special_tokens=True).strip()
         text = text if any(character.isalnum() for character in text) else ""  # "." alone is no word
-        frame_s = 1.0 / self.model.s2t.aligner.transcript_frames_per_s
+        aligner = self.model.s2t.aligner
+        frame_s = 1.0 / aligner.transcript_frames_per_s
         assert (speech := audio.speech) is not None  # the first frame is where its margin begins
         begin_s = (speech.start - speech.lead) / audio.sampling_rate
-        words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s, begin_s)
+        words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s, begin_s, aligner.token_reach_s)
         self._encoded[audio.digest] = EncodedAudio(embeds.clone(), text, audio.digest, words)
         self._encoded_bytes += embeds.nbytes
 

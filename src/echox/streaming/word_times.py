@@ -1,4 +1,4 @@
-"""Times of the words of a question, from the frames in which the CTC head wrote their tokens."""
+"""Times of the words of a question, from the frames of their tokens."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from transformers import PreTrainedTokenizerBase
 from echox.streaming.decoding import IncrementalDetokenizer
 from echox.streaming.events import HeardWord
 
-_REACH_S = 0.25
-"""Most seconds of a word before and after its tokens: CTC writes a token in one or two frames within its sound."""
-
 
 def heard_words(
     tokenizer: PreTrainedTokenizerBase,
@@ -20,12 +17,12 @@ def heard_words(
     frame_s: float,
     duration_s: float,
     begin_s: float = 0.0,
+    reach_s: float = 0.25,
 ) -> tuple[HeardWord, ...]:
     """Words of a transcript with their times.
 
-    The bound between two words is halfway between their tokens; at a pause a word ends `_REACH_S` after its tokens.
-    Words do not overlap, and lie within the recording. CTC is peaky (Zeyer et al. 2021, arXiv 2105.14849), so times are
-    accurate to about a tenth of a second.
+    The bound between two words is halfway between their tokens; at a pause a word ends ``reach_s`` after its tokens.
+    Words do not overlap, and lie within the recording. Times are accurate to about a tenth of a second.
 
     Args:
         tokenizer: of the transcript.
@@ -33,13 +30,14 @@ def heard_words(
         frame_s: seconds of a frame.
         duration_s: length of the recording.
         begin_s: where in the recording the first frame is; negative: in silence put before it.
+        reach_s: see `Aligner.token_reach_s`.
     """
     spans = _spans(tokenizer, tokens)
     found = []
     for place, (text, first, last) in enumerate(spans):
         before = spans[place - 1][2] if place else None
         after = spans[place + 1][1] if place + 1 < len(spans) else None
-        start_s, end_s = first * frame_s - _REACH_S, last * frame_s + _REACH_S
+        start_s, end_s = first * frame_s - reach_s, last * frame_s + reach_s
         if before is not None:
             start_s = max(start_s, (before + first) / 2 * frame_s)
         if after is not None:
@@ -50,13 +48,15 @@ def heard_words(
 
 
 def _spans(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, int]]:
-    """White-space words: text, first frame, frame after the last."""
+    """White-space words: text, first frame, frame after the last; marks around a word have no sound."""
     detokenizer = IncrementalDetokenizer(tokenizer)
     pieces = [detokenizer.push(token_id) for token_id, _, _ in tokens]
     if pieces:
         pieces[-1] += detokenizer.flush()
     token_of = [token for token, piece in zip(tokens, pieces, strict=True) for _ in piece]  # of each character
-    return [
-        (word[0], token_of[word.start()][1], token_of[word.end() - 1][2])
-        for word in re.finditer(r"\S+", "".join(pieces))
-    ]
+    found = []
+    for word in re.finditer(r"\S+", "".join(pieces)):
+        sounds = [place for place, character in enumerate(word[0], word.start()) if character.isalnum()]
+        first, last = (sounds[0], sounds[-1]) if sounds else (word.start(), word.end() - 1)
+        found.append((word[0], token_of[first][1], token_of[last][2]))
+    return found

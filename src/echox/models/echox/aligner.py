@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -43,6 +44,8 @@ class Aligner(ABC):
 
     transcript_frames_per_s: float
     """Rate of the frames in which tokens are timed."""
+    token_reach_s: ClassVar[float]
+    """Most seconds of a word's sound before and after the frames of its tokens."""
 
     @classmethod
     @abstractmethod

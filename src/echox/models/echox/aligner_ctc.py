@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -43,7 +44,12 @@ class CTCEncodedAudio(EncodedAudio):
 
 @dataclass(frozen=True)
 class CTCAligner(Aligner):
-    """See the module; the attributes are parts of the model."""
+    """See the module; the attributes are parts of the model.
+
+    CTC is peaky (Zeyer et al. 2021, arXiv 2105.14849): a token is written in one or two frames within its sound.
+    """
+
+    token_reach_s: ClassVar[float] = 0.25
 
     audio_tower: AudioTower
     alignment_adapter: AlignmentAdapter

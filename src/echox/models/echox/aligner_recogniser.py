@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,8 @@ class RecogniserAligner(Aligner):
 
     Times of words: the best monotonic path through the recogniser's attention to its frames (`monotonic.py`).
     """
+
+    token_reach_s: ClassVar[float] = 0.05
 
     audio_tower: WindowedTower
     recogniser: Recogniser

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
+_CLEAR = 0.4
+"""Least weight of a frame that a token attends to clearly, as a share of its largest."""
+
 
 def token_frames(weights: np.ndarray) -> list[tuple[int, int]]:
     """First frame of each token, and frame after its last.
 
     The frames are shared out to the tokens in order so that the sum of the tokens' weights for their frames is largest.
     Each token's weights are divided by their largest, and each frame's mean is subtracted: a frame that all tokens
-    attend to says nothing.
+    attend to says nothing. Then each token keeps, of its frames, those from the first to the last that it attends to
+    clearly: the rest are pauses.
 
     Args:
         weights: (N, F) attention of each token to each frame.
@@ -41,4 +45,11 @@ def token_frames(weights: np.ndarray) -> list[tuple[int, int]]:
             bounds[token] = frame
             token -= 1
     bounds[0] = 0
-    return [(bounds[one], bounds[one + 1]) for one in range(tokens)]
+    return [_attended(weights[one], bounds[one], bounds[one + 1]) for one in range(tokens)]
+
+
+def _attended(weights: np.ndarray, start: int, end: int) -> tuple[int, int]:
+    """The part of frames ``start`` to ``end`` from the first to the last with a weight that is not small."""
+    own = weights[start:end]
+    clear = np.flatnonzero(own >= _CLEAR * own.max())
+    return start + int(clear[0]), start + int(clear[-1]) + 1
