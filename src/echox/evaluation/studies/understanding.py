@@ -21,9 +21,10 @@ from echox.evaluation.scoring.metrics import bootstrap, exist_match
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.items import EvalItem
 from echox.files import write_text
-from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, positions_of
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tokenization_text import decode_text
+from echox.models.echox.tokenization_text import decode_text, render_chat
+from echox.models.pretrained import run_generate
 from echox.streaming.messages import Audio, read_audio
 
 SYSTEM_PROMPT = "Answer in one short sentence."
@@ -51,7 +52,7 @@ class Answered:
 
 
 class Listener:
-    """An S2T model that is asked one question at a time.
+    """An S2T model that hears one recording at a time and answers several questions together.
 
     Args:
         folder: of stage "s2t" or "hearing".
@@ -73,42 +74,74 @@ class Listener:
         return embeds, decode_text(self.processor.tokenizer, tokens, skip_special_tokens=True).strip()
 
     @torch.inference_mode()
-    def reply(self, content: str | list[dict[str, object]], audio: Tensor | None = None) -> str:
-        """The greedy reply to a typed question, or to a heard one."""
-        turns: list[dict[str, object]] = [{"role": "system", "content": self.system}] if self.system else []
-        prompt = self.processor.tokenizer.apply_chat_template(
-            [*turns, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    def reply(self, questions: Sequence[str | Tensor]) -> list[str]:
+        """Greedy replies to questions: text, or what `hear` returned for audio (K, H)."""
+        tokenizer = self.processor.tokenizer
+        prompts = []
+        for question in questions:
+            content: object = question if isinstance(question, str) else [{"type": "audio"}]
+            turns: list[dict[str, object]] = [{"role": "system", "content": self.system}] if self.system else []
+            prompts.append(
+                render_chat(tokenizer, [*turns, {"role": "user", "content": content}], add_generation_prompt=True)
+            )
+        inputs = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+        audios = [question for question in questions if isinstance(question, Tensor)]
+        embeds, mask, _ = self.model.splice(
+            inputs["input_ids"], inputs["attention_mask"], audios or None, padding_side="left"
         )
-        ids = self.processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        embeds, mask, _ = self.model.splice(ids, None, None if audio is None else [audio], padding_side="left")
-        language_model = self.model.language_model
-        written = language_model.generate(  # type: ignore[misc]  # its `self` is a protocol that PreTrainedModel misses
-            inputs_embeds=embeds, attention_mask=mask, do_sample=False, max_new_tokens=self.max_new_tokens
+        written = run_generate(
+            self.model.language_model,
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions_of(mask),
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
         )
-        return decode_text(self.processor.tokenizer, written[0], skip_special_tokens=True).strip()
+        return [decode_text(tokenizer, row, skip_special_tokens=True).strip() for row in written]
 
-    def answer(self, item: EvalItem, sampling_rate: int, typed: bool, replies: bool) -> Answered:
-        """Ask one question aloud and, with ``typed``, in writing; without ``replies`` it is only heard."""
-        heard, spoken, hearing_s, audio_s = "", None, 0.0, 0.0
-        for source in item.audios[-1:]:
-            audio = read_audio(source, sampling_rate, MAX_AUDIO_S)
-            began_s = time.thread_time()
-            embeds, heard = self.hear(audio)
-            hearing_s, audio_s = time.thread_time() - began_s, audio.duration_s
-            spoken = self.reply([{"type": "audio"}], embeds) if replies else None
-        written = self.reply(item.question) if typed and replies and item.question else None
-        return Answered(item.id, item.question, heard, item.answers, spoken, written, hearing_s, audio_s)
+    def answer(self, items: Sequence[EvalItem], sampling_rate: int, replies: bool) -> list[Answered]:
+        """Ask some questions aloud and, where their words are known, in writing; without ``replies``, only hear them."""
+        heard: list[tuple[str, Tensor | None, float, float]] = []
+        for item in items:
+            text, embeds, hearing_s, audio_s = "", None, 0.0, 0.0
+            for source in item.audios[-1:]:
+                audio = read_audio(source, sampling_rate, MAX_AUDIO_S)
+                began_s = time.thread_time()
+                embeds, text = self.hear(audio)
+                hearing_s, audio_s = time.thread_time() - began_s, audio.duration_s
+            heard.append((text, embeds, hearing_s, audio_s))
+        aloud = [one for one, (_, embeds, _, _) in enumerate(heard) if embeds is not None and replies]
+        typed = [one for one, item in enumerate(items) if item.question and replies]
+        spoken_replies = dict(zip(aloud, self._replies([heard[one][1] for one in aloud]), strict=True))
+        typed_replies = dict(zip(typed, self._replies([items[one].question for one in typed]), strict=True))
+        return [
+            Answered(
+                item.id,
+                item.question,
+                text,
+                item.answers,
+                spoken_replies.get(one),
+                typed_replies.get(one),
+                hearing_s,
+                audio_s,
+            )
+            for one, (item, (text, _, hearing_s, audio_s)) in enumerate(zip(items, heard, strict=True))
+        ]
+
+    def _replies(self, questions: Sequence[str | Tensor | None]) -> list[str]:
+        asked = [question for question in questions if question is not None]
+        return self.reply(asked) if asked else []
 
 
 def ask_all(
     listener: Listener,
     items: Sequence[EvalItem],
     file: Path,
-    typed: bool = True,
     replies: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    together: int = 8,
 ) -> list[Answered]:
-    """Ask every question; answers are written to a file of JSON lines at once, and those in it are not asked again."""
+    """Ask every question, some together; answers go to a file of JSON lines, and those in it are not asked again."""
     known: dict[str, Answered] = {}
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -116,14 +149,15 @@ def ask_all(
             known[row["id"]] = Answered(**{**row, "answers": tuple(row["answers"])})
     file.parent.mkdir(parents=True, exist_ok=True)
     rate = int(listener.processor.feature_extractor.sampling_rate)
+    left = [item for item in items if item.id not in known]
     with file.open("a", encoding="utf-8") as sink:
-        for number, item in enumerate(items, 1):
-            if item.id not in known:
-                known[item.id] = listener.answer(item, rate, typed, replies)
-                sink.write(json.dumps(asdict(known[item.id]), ensure_ascii=False) + "\n")
-                sink.flush()
+        for start in range(0, len(left), together):
+            for row in listener.answer(left[start : start + together], rate, replies):
+                known[row.id] = row
+                sink.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            sink.flush()
             if progress is not None:
-                progress(number, len(items))
+                progress(len(known), len(items))
     return [known[item.id] for item in items]
 
 
