@@ -100,7 +100,7 @@ class Listener:
         return [decode_text(tokenizer, row, skip_special_tokens=True).strip() for row in written]
 
     def answer(self, items: Sequence[EvalItem], sampling_rate: int, replies: bool) -> list[Answered]:
-        """Ask some questions aloud and, where their words are known, in writing; without ``replies``, only hear them."""
+        """Ask questions aloud and, where their words are known, in writing; without ``replies``, only hear them."""
         heard: list[tuple[str, Tensor | None, float, float]] = []
         for item in items:
             text, embeds, hearing_s, audio_s = "", None, 0.0, 0.0
