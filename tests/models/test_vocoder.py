@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModel
 
 from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_distance_db, pitch
-from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig
+from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
+from echox.models.vocoder.modeling_istft_vocoder import ISTFTVocoder
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.models.vocoder.modeling_unit_vocoder import frame_positions
 from echox.models.vocoder.source_filter import SpectralGeometry, breath, position_noise, pulse_train, synthesise
@@ -32,6 +33,22 @@ def light(**sizes) -> LightVocoder:
     return LightVocoder(LightVocoderConfig(**{**small, **sizes})).eval()
 
 
+def istft(**sizes) -> ISTFTVocoder:
+    small = {
+        "num_units": 20,
+        "duration_hidden_size": 16,
+        "duration_intermediate_size": 16,
+        "num_duration_layers": 1,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_frame_layers": 2,
+        "num_fine_layers": 1,
+    }
+    vocoder = ISTFTVocoder(ISTFTVocoderConfig(**{**small, **sizes})).eval()
+    torch.nn.init.normal_(vocoder.feature_head.weight[: vocoder.band_channels], std=0.3)
+    return vocoder
+
+
 def hifigan(**sizes) -> CodeHiFiGAN:
     small = {
         "num_units": 20,
@@ -44,10 +61,10 @@ def hifigan(**sizes) -> CodeHiFiGAN:
     return CodeHiFiGAN(CodeHiFiGANConfig(**{**small, **sizes})).eval()
 
 
-BOTH = pytest.mark.parametrize("build", [light, hifigan])
+ALL = pytest.mark.parametrize("build", [light, istft, hifigan])
 
 
-@BOTH
+@ALL
 def test_length_is_the_sum_of_durations(build):
     vocoder = build()
     units = torch.tensor([[3, 7, 1], [4, 5, -1]])
@@ -63,7 +80,7 @@ def test_length_is_the_sum_of_durations(build):
     assert (vocoder.sampling_rate, vocoder.frame_rate_hz) == (16000, 50)
 
 
-@BOTH
+@ALL
 def test_a_padded_row_sounds_as_it_does_alone(build):
     vocoder = build()
     rows = [[3, 7, 1, 9, 12, 5], [4, 5], [8, 8, 2]]
@@ -79,7 +96,7 @@ def test_a_padded_row_sounds_as_it_does_alone(build):
         torch.testing.assert_close(vocoder(units).waveform, together.waveform, atol=0, rtol=0)  # no dice
 
 
-@BOTH
+@ALL
 def test_negative_units_are_dropped_wherever_they_are(build):
     vocoder = build()
     with torch.inference_mode():
@@ -89,7 +106,7 @@ def test_negative_units_are_dropped_wherever_they_are(build):
     assert holes.durations_frames.tolist() == [[1, 2, 3]]
 
 
-@BOTH
+@ALL
 def test_save_and_load(build, tmp_path):
     vocoder = build()
     vocoder.save_pretrained(tmp_path)

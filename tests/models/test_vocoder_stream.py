@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import echox
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
-from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig
+from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
+from echox.models.vocoder.modeling_istft_vocoder import ISTFTVocoder
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.models.vocoder.vocoder_stream import VocoderStream
@@ -136,6 +137,27 @@ def light(**sizes) -> LightVocoder:
 
 
 @cache
+def istft(**sizes) -> ISTFTVocoder:
+    small = {
+        "num_units": NUM_UNITS,
+        "duration_hidden_size": 16,
+        "duration_intermediate_size": 16,
+        "hidden_size": 16,
+        "num_duration_layers": 2,
+        "intermediate_size": 32,
+        "num_frame_layers": 3,
+        "num_mel_bins": 20,
+        "kernel_size": 5,
+        "frame_lookahead_frames": 4,
+        "max_duration_frames": 6,
+    }
+    torch.manual_seed(0)
+    vocoder = loud(ISTFTVocoder(ISTFTVocoderConfig(**{**small, **sizes})).eval())
+    torch.nn.init.normal_(vocoder.feature_head.weight[: vocoder.band_channels], std=0.3)
+    return vocoder
+
+
+@cache
 def hifigan(**sizes) -> CodeHiFiGAN:
     small = {
         "num_units": NUM_UNITS,
@@ -169,6 +191,13 @@ KINDS = {
     "light, one feature frame": lambda: light(features_per_frame=1),
     "light, four feature frames": lambda: light(features_per_frame=4, num_fine_layers=2),
     "light, no fine layers": lambda: light(num_fine_layers=0, num_frame_layers=1),
+    "istft": istft,
+    "istft, looking ahead further than back": lambda: istft(
+        duration_lookahead_units=6, frame_lookahead_frames=10, fine_lookahead_features=5
+    ),
+    "istft, no look ahead": lambda: istft(
+        duration_lookahead_units=0, frame_lookahead_frames=0, fine_lookahead_features=0
+    ),
     "hifigan": hifigan,
     "hifigan, voices": lambda: hifigan(num_speakers=3),
 }
@@ -253,19 +282,20 @@ def test_neither_too_little_nor_too_much_context(kind):
 @ALL_KINDS
 def test_durations_wait_for_the_units_that_they_depend_on(kind):
     vocoder = KINDS[kind]()
-    reach, place = vocoder.config.receptive_field_units, 30
+    reach, ahead, place = vocoder.config.receptive_field_units, vocoder.config.lookahead_units, 30
     units = torch.arange(NUM_UNITS).repeat(5)[None]
     other = units.clone()
     other[0, place] = (units[0, place] + 5) % NUM_UNITS
     with torch.inference_mode():
         predict = vocoder.log_durations if isinstance(vocoder, CodeHiFiGAN) else vocoder.duration_predictor
         touched = (predict(units) != predict(other))[0].nonzero().flatten().tolist()
-    assert (touched[0], touched[-1]) == (place - reach, place + reach)
+    assert touched[0] == place - ahead
+    assert max(ahead, touched[-1] - place) == reach
 
     stream = VocoderStream(vocoder)
     for count in range(1, place):
         stream.push([int(units[0, count - 1])])
-        assert stream.num_timed == max(count - reach, 0)
+        assert stream.num_timed == max(count - ahead, 0)
     frames = round(stream.end_s(stream.num_timed) * vocoder.frame_rate_hz)
     assert stream.ready_frames == max(frames - vocoder.config.right_context_frames, 0)
     stream.finish()

@@ -12,12 +12,13 @@ from transformers import AutoModel
 from echox.audio import save_audio
 from echox.config import load_recipe, to_dict
 from echox.data.manifest import UnitUtterance, Utterance, write_unit_utterances, write_utterances
+from echox.models.vocoder.configuration_vocoder import ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_discriminators import discriminator_loss
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
+from echox.models.vocoder.modeling_istft_vocoder import ISTFTVocoder
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.training.loop import train
 from echox.training.stages.spoken_units import cut_frames, cut_units, vocoder_config
-from echox.training.stages.vocoder import LightVocoderConfig
 from tolerance import assert_equal_up_to_rounding
 
 RECIPE = """
@@ -36,6 +37,13 @@ model: {kind: code_hifigan, sizes: {embedding_size: 8, upsample_initial_channels
   resblock_kernel_sizes: [3], resblock_dilation_sizes: [[1, 3, 5]]}}
 adversarial: {periods: [2, 3], period_channels: [4, 8], scales: 2, scale_channels: 16}
 """
+ISTFT = LIGHT.replace("kind: light", "kind: istft")
+JUDGED = """
+model: {{kind: istft, start_from: {start}}}
+adversarial: {{periods: [2, 3], period_channels: [4, 8], scales: 0, resolutions: [64, 256], resolution_channels: 4,
+  judged_frames: 9, mel_weight: 5.0}}
+"""
+JUDGED_RATES = "{generator: 1e-3, discriminators: 2e-4}"
 HIFIGAN_RATES = "{generator: 2e-3, durations: 1e-2, discriminators: 2e-4}"
 
 
@@ -117,6 +125,60 @@ def test_adversarial_stage_runs_and_saves(corpus, tmp_path):
         assert_equal_up_to_rounding(vocoder(units).waveform, stage.model(units).waveform)
 
 
+@pytest.fixture(scope="module")
+def featured(corpus, tmp_path_factory):
+    """An iSTFT vocoder whose features are learned."""
+    folder = tmp_path_factory.mktemp("featured")
+    recipe = load(corpus, folder, ISTFT, "{vocoder: 1e-2}", steps=40)
+    train(recipe.build(), recipe.training, to_dict(recipe))
+    return folder / "out"
+
+
+def test_istft_stage_continues_from_features_against_discriminators(corpus, featured, tmp_path):
+    recipe = load(corpus, tmp_path, JUDGED.format(start=featured), JUDGED_RATES, steps=6)
+    stage = recipe.build()
+    with torch.inference_mode():
+        before = stage.evaluate()
+    after = train(stage, recipe.training, to_dict(recipe))
+    assert before["f0_error_hz"] < 5
+    assert after["heldout_mel_loss"] < 1.2 * before["heldout_mel_loss"]
+    vocoder = AutoModel.from_pretrained(tmp_path / "out")
+    assert isinstance(vocoder, ISTFTVocoder)
+    assert vocoder.config.num_units == 4
+    assert vocoder.feature_head.weight[: vocoder.band_channels].abs().max() > 0
+
+
+def test_a_judged_stretch_sounds_as_in_the_whole(corpus, featured, tmp_path):
+    stage = load(corpus, tmp_path, JUDGED.format(start=featured), JUDGED_RATES).build()
+    torch.nn.init.normal_(stage.model.feature_head.weight[: stage.model.band_channels], std=0.3)
+    batch = stage.collate(stage.dataset()[:3], random.Random(2))
+    # The phase of the pulses counts from the beginning of a stretch: without them both are equal.
+    batch["voiced"] = torch.zeros_like(batch["voiced"])
+    with torch.inference_mode():
+        said = stage.model.features(batch["units"], batch["durations_frames"])
+        stretch = stage.objective._speak(said, batch)
+        whole = stage.model.speak(said, batch["f0_hz"], batch["voiced"].float())
+    hop = stage.geometry.hop_samples
+    for row, first in enumerate(batch["judged_from"].tolist()):
+        expected = whole[row, first * hop : first * hop + stretch.shape[1]]
+        torch.testing.assert_close(stretch[row, : len(expected)], expected, atol=1e-3, rtol=0)
+
+
+def test_sides_of_the_istft_game_get_their_own_gradient(corpus, featured, tmp_path):
+    stage = load(corpus, tmp_path, JUDGED.format(start=featured), JUDGED_RATES).build()
+    objective = stage.objective
+    batch = stage.collate(stage.dataset()[:3], random.Random(0))
+    objective(batch)["loss"].backward()
+    theirs = {name: value.grad.clone() for name, value in objective.discriminators.named_parameters()}
+    assert all(torch.isfinite(value.grad).all() for value in stage.model.parameters())
+    objective.zero_grad()
+    with torch.no_grad():
+        made = objective._speak(stage.model.features(batch["units"], batch["durations_frames"]), batch)
+    discriminator_loss(objective.discriminators(batch["waveform"]), objective.discriminators(made)).backward()
+    for name, value in objective.discriminators.named_parameters():
+        assert_equal_up_to_rounding(theirs[name], value.grad)
+
+
 def test_each_side_gets_its_own_gradient(corpus, tmp_path):
     stage = load(corpus, tmp_path, HIFIGAN, HIFIGAN_RATES).build()
     objective = stage.objective.eval()  # no dropout, and spectral norms that stand still
@@ -152,8 +214,12 @@ def test_cuts():
 def test_bad_recipes_are_named(corpus, tmp_path):
     with pytest.raises(ValueError, match="adversarial: expected this section for model.kind: code_hifigan"):
         load(corpus, tmp_path, "model: {kind: code_hifigan}", HIFIGAN_RATES).build()
+    with pytest.raises(ValueError, match=r"model.start_from: expected model.kind: istft, found light"):
+        load(corpus, tmp_path, "model: {kind: light, start_from: x}", HIFIGAN_RATES).build()
     with pytest.raises(ValueError, match="model.sizes.hiden_size"):
         vocoder_config(LightVocoderConfig, {"hiden_size": 3})
+    with pytest.raises(ValueError, match="model.sizes.kernel"):
+        vocoder_config(ISTFTVocoderConfig, {"hidden_size": 32, "kernel": 3})
     write_utterances(tmp_path / "other.jsonl", [Utterance("x", "x.wav", "la", "tone", 1.0)])
     recipe = load(corpus, tmp_path, LIGHT, "{vocoder: 1e-2}")
     recipe.data.speech = str(tmp_path / "other.jsonl")

@@ -7,12 +7,19 @@ from typing import Any
 
 from transformers import AutoModel
 
-from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, LightVocoderConfig, UnitVocoderConfig
+from echox.models.vocoder.configuration_vocoder import (
+    CodeHiFiGANConfig,
+    ISTFTVocoderConfig,
+    LightVocoderConfig,
+    UnitVocoderConfig,
+)
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
+from echox.models.vocoder.modeling_istft_vocoder import ISTFTVocoder
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 
 AutoModel.register(LightVocoderConfig, LightVocoder, exist_ok=True)
+AutoModel.register(ISTFTVocoderConfig, ISTFTVocoder, exist_ok=True)
 AutoModel.register(CodeHiFiGANConfig, CodeHiFiGAN, exist_ok=True)
 
 

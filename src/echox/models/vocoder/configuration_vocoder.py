@@ -1,4 +1,4 @@
-"""Configurations of the unit vocoders: the light one that nano ships, and code-HiFi-GAN."""
+"""Configurations of the unit vocoders: the light one of nano, the iSTFT vocoder of mini, and code-HiFi-GAN."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ class UnitVocoderConfig(PreTrainedConfig):
         raise TypeError(f"{type(self).__name__}: expected a configuration with receptive_field_units")
 
     @property
+    def lookahead_units(self) -> int:
+        """Later reduced units that a unit's duration depends on."""
+        return self.receptive_field_units
+
+    @property
     def right_context_frames(self) -> int:
         """Unit frames that must be known after a frame before its sound is final."""
         raise TypeError(f"{type(self).__name__}: expected a configuration with right_context_frames")
@@ -70,6 +75,8 @@ class LightVocoderConfig(UnitVocoderConfig):
         hidden_size, intermediate_size, num_frame_layers: blocks over unit frames.
         num_fine_layers: blocks over feature frames, ``features_per_frame`` of which make a unit frame.
         kernel_size: of all depthwise convolutions, odd.
+        duration_lookahead_units: later units that a duration depends on, in all layers together; None: as many as
+            earlier ones. frame_lookahead_frames, fine_lookahead_features: likewise of the other blocks.
         max_duration_frames: longest predicted duration of one unit.
         num_mel_bins, fft_size: of the envelope (`SpectralGeometry`).
         log_mel_mean, log_mel_std: (num_mel_bins,) statistics of the envelope; one number stands for all bins.
@@ -79,7 +86,8 @@ class LightVocoderConfig(UnitVocoderConfig):
             are the mean of flite's slt: periodicity of its vowels by band, against that of pulses and of noise alone.
 
     Raises:
-        ValueError: an even kernel, a statistic of the wrong length, or (see `UnitVocoderConfig`) rates.
+        ValueError: an even kernel, a lookahead beyond the layers' kernels, a statistic of the wrong length, or (see
+            `UnitVocoderConfig`) rates.
     """
 
     model_type = "echox_light_vocoder"
@@ -94,6 +102,9 @@ class LightVocoderConfig(UnitVocoderConfig):
         num_frame_layers: int = 4,
         num_fine_layers: int = 1,
         kernel_size: int = 7,
+        duration_lookahead_units: int | None = None,
+        frame_lookahead_frames: int | None = None,
+        fine_lookahead_features: int | None = None,
         features_per_frame: int = 2,
         max_duration_frames: int = 50,
         num_mel_bins: int = 80,
@@ -135,6 +146,17 @@ class LightVocoderConfig(UnitVocoderConfig):
         self.num_frame_layers = num_frame_layers
         self.num_fine_layers = num_fine_layers
         self.kernel_size = kernel_size
+        self.duration_lookahead_units = duration_lookahead_units
+        self.frame_lookahead_frames = frame_lookahead_frames
+        self.fine_lookahead_features = fine_lookahead_features
+        for name, layers in (
+            ("duration_lookahead_units", num_duration_layers),
+            ("frame_lookahead_frames", num_frame_layers),
+            ("fine_lookahead_features", num_fine_layers),
+        ):
+            found, most = getattr(self, name), layers * (kernel_size - 1)
+            if found is not None and not 0 <= found <= most:
+                raise ValueError(f"{name}: expected 0 to {most} (layers times kernel_size - 1), found {found}")
         self.features_per_frame = features_per_frame
         self.max_duration_frames = max_duration_frames
         self.num_mel_bins = num_mel_bins
@@ -153,15 +175,44 @@ class LightVocoderConfig(UnitVocoderConfig):
         return SpectralGeometry(self.sampling_rate, hop, self.fft_size, self.num_mel_bins)
 
     @property
+    def duration_lookaheads(self) -> list[int]:
+        """Of each duration layer: how many later units its kernel covers."""
+        return self._spread(self.duration_lookahead_units, self.num_duration_layers)
+
+    @property
+    def frame_lookaheads(self) -> list[int]:
+        """Of each frame layer, in unit frames."""
+        return self._spread(self.frame_lookahead_frames, self.num_frame_layers)
+
+    @property
+    def fine_lookaheads(self) -> list[int]:
+        """Of each fine layer, in feature frames."""
+        return self._spread(self.fine_lookahead_features, self.num_fine_layers)
+
+    def _spread(self, total: int | None, layers: int) -> list[int]:
+        """A lookahead spread over layers as evenly as possible, first layers first."""
+        if total is None:
+            return [self.kernel_size // 2] * layers
+        return [total // layers + (layer < total % layers) for layer in range(layers)]
+
+    @property
+    def lookahead_units(self) -> int:
+        """Later reduced units that a unit's duration depends on."""
+        return sum(self.duration_lookaheads)
+
+    @property
     def receptive_field_units(self) -> int:
-        """Reduced units to either side that a unit's duration depends on."""
-        return self.num_duration_layers * (self.kernel_size // 2)
+        """Reduced units to either side that a unit's duration depends on: the larger of both sides."""
+        right = self.lookahead_units
+        return max(right, self.num_duration_layers * (self.kernel_size - 1) - right)
 
     @property
     def receptive_field_frames(self) -> int:
-        """Unit frames to either side that a frame's features depend on."""
-        fine = -(-self.num_fine_layers * (self.kernel_size // 2) // self.features_per_frame)
-        return self.num_frame_layers * (self.kernel_size // 2) + fine
+        """Unit frames to either side that a frame's features depend on: the larger of both sides."""
+        past, per_frame = self.kernel_size - 1, self.features_per_frame
+        frames, fine = sum(self.frame_lookaheads), sum(self.fine_lookaheads)
+        sides = (frames, fine), (past * self.num_frame_layers - frames, past * self.num_fine_layers - fine)
+        return max(frames + -(-fine // per_frame) for frames, fine in sides)
 
     @property
     def right_context_frames(self) -> int:
@@ -169,8 +220,31 @@ class LightVocoderConfig(UnitVocoderConfig):
 
         Its samples depend on the synthesis window of the next feature frame, which needs the pulses of the one after.
         """
-        fine = -(-(self.num_fine_layers * (self.kernel_size // 2) + 2) // self.features_per_frame)
-        return self.num_frame_layers * (self.kernel_size // 2) + fine
+        return sum(self.frame_lookaheads) + -(-(sum(self.fine_lookaheads) + 2) // self.features_per_frame)
+
+
+class ISTFTVocoderConfig(LightVocoderConfig):
+    """Sizes of the iSTFT vocoder: as the light vocoder, with more learned of the source; see `ISTFTVocoder`.
+
+    Args:
+        **kwargs: see `LightVocoderConfig`. The defaults differ: short lookaheads, features every 5 ms.
+    """
+
+    model_type = "echox_istft_vocoder"
+
+    def __init__(self, **kwargs: Any) -> None:
+        defaults = {
+            "duration_lookahead_units": 3,
+            "num_frame_layers": 6,
+            "frame_lookahead_frames": 6,
+            "num_fine_layers": 2,
+            "fine_lookahead_features": 4,
+            "features_per_frame": 4,
+            "fft_size": 512,
+            "f0_mean_hz": 110.0,
+            "log_f0_std": 0.2,
+        }
+        super().__init__(**{**defaults, **kwargs})
 
 
 class CodeHiFiGANConfig(UnitVocoderConfig):
@@ -287,4 +361,5 @@ class CodeHiFiGANConfig(UnitVocoderConfig):
 
 
 AutoConfig.register(LightVocoderConfig.model_type, LightVocoderConfig, exist_ok=True)
+AutoConfig.register(ISTFTVocoderConfig.model_type, ISTFTVocoderConfig, exist_ok=True)
 AutoConfig.register(CodeHiFiGANConfig.model_type, CodeHiFiGANConfig, exist_ok=True)

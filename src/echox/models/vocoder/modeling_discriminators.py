@@ -1,6 +1,7 @@
-"""Discriminators of adversarial vocoder training: over periods and over scales.
+"""Discriminators of adversarial vocoder training: over periods, over scales and over spectrograms.
 
-Source: Kong et al. 2020 (arXiv 2010.05646), section 2.3 (periods) and Kumar et al. 2019 (arXiv 1910.06711; scales).
+Source: Kong et al. 2020 (arXiv 2010.05646), section 2.3 (periods), Kumar et al. 2019 (arXiv 1910.06711; scales) and
+Jang et al. 2021 (arXiv 2106.07889; spectrograms of several resolutions).
 """
 
 from __future__ import annotations
@@ -77,12 +78,42 @@ class ScaleDiscriminator(nn.Module):
         return _judge(waveform[:, None], self.layers, self.score)
 
 
+class SpectrogramDiscriminator(nn.Module):
+    """Convolutions over time and frequency of the log-magnitude spectrogram of one resolution.
+
+    Args:
+        fft_size: of its Hann windows, a quarter of which they are apart. channels: of all layers.
+    """
+
+    def __init__(self, fft_size: int, channels: int) -> None:
+        super().__init__()
+        self.fft_size = fft_size
+        plan = [(1, (3, 9), (1, 2)), *[(channels, (3, 9), (1, 2))] * 2, (channels, (3, 3), (1, 1))]
+        self.layers = nn.ModuleList(
+            parametrizations.weight_norm(
+                nn.Conv2d(width, channels, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
+            )
+            for width, kernel, stride in plan
+        )
+        self.score = parametrizations.weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
+
+    def forward(self, waveform: Tensor) -> Judgement:
+        """Judge (B, S), S at least `fft_size`."""
+        with torch.autocast(waveform.device.type, enabled=False):  # spectra need float32
+            frames = waveform.float().unfold(1, self.fft_size, self.fft_size // 4)
+            window = torch.hann_window(self.fft_size, device=waveform.device)
+            power = torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(-1) / window.square().sum()
+            hidden = 0.25 * (power + 1e-7).log() + 2  # about -2..2
+        return _judge(hidden[:, None], self.layers, self.score)
+
+
 class VocoderDiscriminators(nn.Module):
-    """All of them: one for each period, and one for each halving of the sampling rate.
+    """All of them: one for each period, one for each halving of the sampling rate, one for each FFT size.
 
     Args:
         periods: of the period discriminators, best without common factors. period_channels: of their layers.
         scales: number of scale discriminators. scale_channels: of their first layer, a multiple of 16.
+        resolutions: FFT sizes of the spectrogram discriminators. resolution_channels: of their layers.
 
     Raises:
         ValueError: `scale_channels` that the groups of 16 do not divide.
@@ -94,16 +125,19 @@ class VocoderDiscriminators(nn.Module):
         period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024),
         scales: int = 3,
         scale_channels: int = 128,
+        resolutions: tuple[int, ...] = (),
+        resolution_channels: int = 32,
     ) -> None:
         super().__init__()
         if scale_channels % 16:
             raise ValueError(f"scale_channels: expected a multiple of 16, found {scale_channels}")
         self.periods = nn.ModuleList(PeriodDiscriminator(period, list(period_channels)) for period in periods)
         self.scales = nn.ModuleList(ScaleDiscriminator(scale_channels, spectral=i == 0) for i in range(scales))
+        self.resolutions = nn.ModuleList(SpectrogramDiscriminator(size, resolution_channels) for size in resolutions)
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
-        """Judge (B, S), S larger than the largest period."""
-        judgements = [discriminator(waveform) for discriminator in self.periods]
+        """Judge (B, S), S larger than the largest period and FFT size."""
+        judgements = [discriminator(waveform) for discriminator in [*self.periods, *self.resolutions]]
         for number, discriminator in enumerate(self.scales):
             if number:
                 waveform = nn.functional.avg_pool1d(waveform[:, None], 4, 2, padding=2)[:, 0]

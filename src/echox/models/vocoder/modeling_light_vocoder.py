@@ -25,14 +25,21 @@ from echox.models.vocoder.source_filter import SynthesisState, breath, last_of, 
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution over time, then a position-wise perceptron, with a residual.
 
+    Args:
+        hidden_size, intermediate_size: widths of the residual and of the perceptron.
+        kernel_size: of the convolution. lookahead: later positions that it covers; None: half of the kernel.
+
     Source: Liu et al. 2022 (arXiv 2201.03545), in one dimension as in Vocos (arXiv 2306.00814).
     """
 
-    def __init__(self, hidden_size: int, intermediate_size: int, kernel_size: int) -> None:
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, kernel_size: int, lookahead: int | None = None
+    ) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(
-            hidden_size, hidden_size, (1, kernel_size), padding=(0, kernel_size // 2), groups=hidden_size
-        )
+        self.lookahead = kernel_size // 2 if lookahead is None else lookahead
+        self.shift = kernel_size // 2 - self.lookahead  # of the positions that a symmetric convolution reads
+        padding = (0, kernel_size // 2 + abs(self.shift))
+        self.depthwise = nn.Conv2d(hidden_size, hidden_size, (1, kernel_size), padding=padding, groups=hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.widen = nn.Linear(hidden_size, intermediate_size)
         self.narrow = nn.Linear(intermediate_size, hidden_size)
@@ -42,10 +49,13 @@ class ConvNeXtBlock(nn.Module):
         # As an image of height 1 in channels-last order: no copy, and 2 to 3 times faster on CPU than a Conv1d.
         image = (hidden * inside).unsqueeze(1).permute(0, 3, 1, 2)
         mixed = self.depthwise(image).permute(0, 2, 3, 1).squeeze(1)
+        if self.shift:  # the convolution, padded on both sides by the larger of both, has more positions
+            first = max(-2 * self.shift, 0)
+            mixed = mixed[:, first : first + hidden.shape[1]]
         return hidden + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
 
     def forward_next(self, hidden: Tensor, before: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`forward` in parts: the outputs come half a kernel later, and each is computed once.
+        """`forward` in parts: the outputs come `lookahead` positions later, and each is computed once.
 
         Args:
             hidden: (B, N, D) new positions, 0 where masked.
@@ -53,13 +63,13 @@ class ConvNeXtBlock(nn.Module):
             counts: (B,) number of real positions in each row; None = all.
 
         Returns:
-            (B, N, D) for the positions half a kernel earlier, and (B, kernel - 1, D) the last positions.
+            (B, N, D) for the positions `lookahead` earlier, and (B, kernel - 1, D) the last positions.
         """
         window, past = torch.cat([before, hidden], 1), before.shape[1]
         image = window.unsqueeze(1).permute(0, 3, 1, 2)
         mixed = nn.functional.conv2d(image, self.depthwise.weight, self.depthwise.bias, groups=self.depthwise.groups)
         mixed = mixed.permute(0, 2, 3, 1).squeeze(1)
-        centre = window[:, past // 2 : past // 2 + hidden.shape[1]]
+        centre = window[:, past - self.lookahead : past - self.lookahead + hidden.shape[1]]
         hidden = centre + self.narrow(nn.functional.silu(self.widen(self.norm(mixed))))
         return hidden, last_of(window, past, counts)
 
@@ -72,8 +82,8 @@ class DurationPredictor(nn.Module):
         size = config.duration_hidden_size
         self.unit_embedding = nn.Embedding(config.num_units, size)
         self.layers = nn.ModuleList(
-            ConvNeXtBlock(size, config.duration_intermediate_size, config.kernel_size)
-            for _ in range(config.num_duration_layers)
+            ConvNeXtBlock(size, config.duration_intermediate_size, config.kernel_size, lookahead)
+            for lookahead in config.duration_lookaheads
         )
         self.norm = nn.LayerNorm(size)
         self.head = nn.Linear(size, 1)
@@ -109,13 +119,14 @@ class LightVocoderFeatures(NamedTuple):
 
     Attributes:
         log_mel: (B, T, mels) natural log of the power density. f0_hz: (B, T). voicing: (B, T) logits.
-        inside: (B, T) bool, False beyond a row's end.
+        inside: (B, T) bool, False beyond a row's end. bands: (B, T, channels), see `source_filter.synthesise`.
     """
 
     log_mel: Tensor
     f0_hz: Tensor
     voicing: Tensor
     inside: Tensor
+    bands: Tensor | None = None
 
 
 class LightVocoder(UnitVocoder):
@@ -130,6 +141,11 @@ class LightVocoder(UnitVocoder):
     config: LightVocoderConfig
     config_class = LightVocoderConfig
 
+    @property
+    def band_channels(self) -> int:
+        """Channels of `LightVocoderFeatures.bands`."""
+        return 0
+
     def __init__(self, config: LightVocoderConfig) -> None:
         super().__init__(config)
         wide, kernel = config.hidden_size, config.kernel_size
@@ -137,14 +153,14 @@ class LightVocoder(UnitVocoder):
         self.unit_embedding = nn.Embedding(config.num_units, wide)
         self.position_to_frame = nn.Linear(4, wide)
         self.frame_layers = nn.ModuleList(
-            ConvNeXtBlock(wide, config.intermediate_size, kernel) for _ in range(config.num_frame_layers)
+            ConvNeXtBlock(wide, config.intermediate_size, kernel, lookahead) for lookahead in config.frame_lookaheads
         )
         self.frame_to_features = nn.Linear(wide, wide * config.features_per_frame)
         self.fine_layers = nn.ModuleList(
-            ConvNeXtBlock(wide, config.intermediate_size, kernel) for _ in range(config.num_fine_layers)
+            ConvNeXtBlock(wide, config.intermediate_size, kernel, lookahead) for lookahead in config.fine_lookaheads
         )
         self.feature_norm = nn.LayerNorm(wide)
-        self.feature_head = nn.Linear(wide, config.num_mel_bins + 2)
+        self.feature_head = nn.Linear(wide, config.num_mel_bins + 2 + self.band_channels)
         self.post_init()
 
     @torch.no_grad()
@@ -184,7 +200,8 @@ class LightVocoder(UnitVocoder):
         inside = inside.repeat_interleave(self.config.features_per_frame, 1)
         for layer in self.fine_layers:
             hidden = layer(hidden, inside[..., None])
-        return LightVocoderFeatures(*self._read(hidden), inside)
+        log_mel, f0_hz, voicing, bands = self._read(hidden)
+        return LightVocoderFeatures(log_mel, f0_hz, voicing, inside, bands)
 
     def _embed(self, units: Tensor, elapsed: Tensor, duration: Tensor) -> Tensor:
         """Unit, place in it and duration of each frame, all (B, F) -> (B, F, D)."""
@@ -199,13 +216,14 @@ class LightVocoder(UnitVocoder):
         )
         return self.unit_embedding(units.clamp_min(0)) + self.position_to_frame(position)
 
-    def _read(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) -> log-mel (B, T, mels), pitch in Hz (B, T), voicing logits (B, T)."""
+    def _read(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(B, T, D) -> log-mel (B, T, mels), pitch in Hz (B, T), voicing logits (B, T), bands (B, T, channels)."""
         raw = self.feature_head(self.feature_norm(hidden)).float()
         mean, std = _statistics(tuple(self.config.log_mel_mean), tuple(self.config.log_mel_std), raw.device)
+        bands, raw = raw[..., : self.band_channels], raw[..., self.band_channels :]
         f0_hz = self.config.f0_mean_hz * (self.config.log_f0_std * raw[..., -2]).exp()
         f0_hz = f0_hz.clamp(self.config.f0_min_hz, self.config.f0_max_hz)
-        return mean + std * raw[..., :-2], f0_hz, raw[..., -1]
+        return mean + std * raw[..., :-2], f0_hz, raw[..., -1], bands if self.band_channels else None
 
     def _pulse_ratio(self) -> Tensor:
         config = self.config
@@ -213,23 +231,28 @@ class LightVocoder(UnitVocoder):
 
     def vocode(self, units: Tensor, durations_frames: Tensor, speaker_ids: Tensor | None = None) -> Tensor:
         """Waveform (B, S) of checked units; there is one voice, and `speaker_ids` is None."""
-        log_mel, f0_hz, voicing, inside = self.features(units, durations_frames)
-        geometry, pulse_ratio = self.config.geometry(), self._pulse_ratio()
-        return synthesise(log_mel, f0_hz, mixing(voicing), geometry, inside=inside, pulse_ratio=pulse_ratio)[0]
+        said = self.features(units, durations_frames)
+        return self.speak(said, said.f0_hz, mixing(said.voicing))
+
+    def speak(
+        self, said: LightVocoderFeatures, f0_hz: Tensor, voicing: Tensor, start_frame: int | Tensor = 0
+    ) -> Tensor:
+        """Waveform (B, S) of features, with this pitch and voicing (0..1), both (B, T); see `synthesise`."""
+        geometry, ratio, inside = self.config.geometry(), self._pulse_ratio(), said.inside
+        return synthesise(said.log_mel, f0_hz, voicing, geometry, start_frame, None, inside, ratio, said.bands)[0]
 
     def begin(self) -> LightVocoderState:
         """State of one row of speech before its first frame."""
         config, width = self.config, self.unit_embedding.weight
-        past, reach = config.kernel_size - 1, config.kernel_size // 2
-        hop = config.geometry().hop_samples
+        past, hop = config.kernel_size - 1, config.geometry().hop_samples
         # Samples that are final but do not fill a unit frame, because of the delays of layers and synthesis.
-        frames_early = config.right_context_frames - config.num_frame_layers * reach
-        features_early = frames_early * config.features_per_frame - config.num_fine_layers * reach
+        frames_early = config.right_context_frames - sum(config.frame_lookaheads)
+        features_early = frames_early * config.features_per_frame - sum(config.fine_lookaheads)
         waiting = features_early * hop - hop - hop // 2
         return LightVocoderState(
             width.new_zeros(1, config.num_frame_layers, past, config.hidden_size),
             width.new_zeros(1, config.num_fine_layers, past, config.hidden_size),
-            *SynthesisState.begin(config.geometry(), width.device),
+            *SynthesisState.begin(config.geometry(), width.device, self.band_channels),
             torch.zeros(1, waiting, device=width.device),
         )
 
@@ -247,11 +270,11 @@ class LightVocoder(UnitVocoder):
         counts, starts = None if counts is None else counts * per_frame, starts * per_frame
         totals = None if totals is None else totals.clamp_max(_ENDLESS // per_frame) * per_frame
         hidden, starts, fine_inputs = _delayed(self.fine_layers, hidden, state.fine_inputs, counts, starts, totals)
-        log_mel, f0_hz, voicing = self._read(hidden)
+        log_mel, f0_hz, voicing, bands = self._read(hidden)
         synthesis = SynthesisState(state.phase, state.features, state.tail)
         inside = None if totals is None else _inside(starts - 2, log_mel.shape[1] + 2, totals)
         sound, synthesis = synthesise_next(
-            log_mel, f0_hz, mixing(voicing), geometry, synthesis, starts, counts, inside, self._pulse_ratio()
+            log_mel, f0_hz, mixing(voicing), geometry, synthesis, starts, counts, inside, self._pulse_ratio(), bands
         )
         sound, waiting = torch.cat([state.ready, sound], 1), state.ready.shape[1]
         ready = last_of(sound[..., None], waiting, None if counts is None else counts * geometry.hop_samples)[..., 0]
@@ -285,7 +308,7 @@ def _delayed(
         if totals is not None:
             hidden = hidden * _inside(starts, hidden.shape[1], totals)[..., None]
         hidden, last = layer.forward_next(hidden, past, counts)
-        starts = starts - past.shape[1] // 2
+        starts = starts - layer.lookahead
         inputs.append(last)
     return hidden, starts, torch.stack(inputs, 1) if inputs else before
 

@@ -176,6 +176,7 @@ def synthesise(
     phase: Tensor | None = None,
     inside: Tensor | None = None,
     pulse_ratio: Tensor | None = None,
+    bands: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Waveform of feature frames.
 
@@ -191,6 +192,8 @@ def synthesise(
         phase: (B,) pitch phase at the first frame, as returned for that frame by an earlier call.
         inside: (B, T) bool, frames with sound, so that a padded row equals the row alone.
         pulse_ratio: (bins,) fraction of the power of voiced sound in pulses (`breath`); None = 1.
+        bands: (B, T, 2 * mels) what differs from `pulse_ratio` and from minimum phase in each band: the logit of the
+            fraction in pulses is added, and their phase (radians) too; None = nothing.
 
     Returns:
         Waveform (B, T * hop) float32, and the pitch phases (B, T + 1) float64.
@@ -201,7 +204,8 @@ def synthesise(
         pulses = torch.nn.functional.pad(pulses, (hop // 2, hop - hop // 2))
         start_frame = torch.as_tensor(start_frame, device=log_mel.device).expand(len(log_mel))
         voicing = voicing.float()
-        waveform = _overlap_add(log_mel.float(), pulses, voicing, inside, geometry, start_frame, pulse_ratio)
+        bands = None if bands is None else bands.float()
+        waveform = _overlap_add(log_mel.float(), pulses, voicing, inside, geometry, start_frame, pulse_ratio, bands)
     return waveform[:, hop // 2 : hop // 2 + frames * hop], phases
 
 
@@ -210,7 +214,7 @@ class SynthesisState(NamedTuple):
 
     Attributes:
         phase: (B,) float64, pitch phase at the start of the last frame but one.
-        frames: (B, 2, mels + 2) float32: log-mel, pitch and voicing of the last two frames.
+        frames: (B, 2, channels + mels + 2) float32: bands, log-mel, pitch and voicing of the last two frames.
         tail: (B, fft_size - hop) float32: response of earlier frames in later samples.
     """
 
@@ -219,11 +223,11 @@ class SynthesisState(NamedTuple):
     tail: Tensor
 
     @classmethod
-    def begin(cls, geometry: SpectralGeometry, device: torch.device) -> SynthesisState:
-        """State of one row before its first frame."""
+    def begin(cls, geometry: SpectralGeometry, device: torch.device, band_channels: int = 0) -> SynthesisState:
+        """State of one row before its first frame; `band_channels` of the `bands` that it will get."""
         return cls(
             torch.zeros(1, dtype=torch.float64, device=device),
-            torch.ones(1, 2, geometry.num_mel_bins + 2, device=device),
+            torch.ones(1, 2, band_channels + geometry.num_mel_bins + 2, device=device),
             torch.zeros(1, geometry.fft_size - geometry.hop_samples, device=device),
         )
 
@@ -238,6 +242,7 @@ def synthesise_next(
     counts: Tensor | None = None,
     inside: Tensor | None = None,
     pulse_ratio: Tensor | None = None,
+    bands: Tensor | None = None,
 ) -> tuple[Tensor, SynthesisState]:
     """`synthesise` in parts: the output comes one and a half frames later, and each frame is computed once.
 
@@ -251,22 +256,26 @@ def synthesise_next(
         counts: (B,) number of real frames of each row; the rest is padding. None = all.
         inside: (B, 2 + T) bool, which of the last two frames and of the new ones have sound; None = all.
         pulse_ratio: as `synthesise`.
+        bands: likewise.
 
     Returns:
         (B, T * hop) float32, from sample ``start_frame * hop - 3 * hop / 2`` on; and the state after each row's frames.
     """
     hop, new = geometry.hop_samples, log_mel.shape[1]
     with torch.autocast(log_mel.device.type, enabled=False):
-        frames = torch.cat([log_mel.float(), f0_hz.float()[..., None], voicing.float()[..., None]], 2)
-        frames = torch.cat([state.frames, frames], 1)  # (B, 2 + T, mels + 2)
+        parts = [log_mel.float(), f0_hz.float()[..., None], voicing.float()[..., None]]
+        frames = torch.cat(parts if bands is None else [bands.float(), *parts], 2)
+        frames = torch.cat([state.frames, frames], 1)  # (B, 2 + T, channels + mels + 2)
         pulses, phases = pulse_train(frames[..., -2], geometry, state.phase, inside)
         pulses = pulses[:, hop // 2 : hop // 2 + (new + 1) * hop]
         sounding = None if inside is None else inside[:, 1:-1]
         if counts is not None:
             real = torch.arange(new, device=log_mel.device) < counts[:, None]
             sounding = real if sounding is None else real & sounding
-        mel, voiced = frames[:, 1:-1, :-2], frames[:, 1:-1, -1]
-        waveform = _overlap_add(mel, pulses, voiced, sounding, geometry, start_frame - 1, pulse_ratio)
+        channels = 0 if bands is None else bands.shape[2]
+        own, mel, voiced = frames[:, 1:-1, :channels], frames[:, 1:-1, channels:-2], frames[:, 1:-1, -1]
+        own = None if bands is None else own
+        waveform = _overlap_add(mel, pulses, voiced, sounding, geometry, start_frame - 1, pulse_ratio, own)
         waveform[:, : state.tail.shape[1]] += state.tail
     tail = state.tail.shape[1]
     phase = last_of(phases[:, :-2, None], 1, counts)[:, 0, 0]
@@ -290,6 +299,7 @@ def _overlap_add(
     geometry: SpectralGeometry,
     start_frame: Tensor,
     pulse_ratio: Tensor | None,
+    bands: Tensor | None,
 ) -> Tensor:
     """Filter the windows of the source, overlap and add them.
 
@@ -301,6 +311,7 @@ def _overlap_add(
         geometry: the frequency axis.
         start_frame: (B,) absolute number of the first frame.
         pulse_ratio: as `synthesise`.
+        bands: likewise.
 
     Returns:
         (B, (T - 1) * hop + fft_size), from half a frame before the first frame.
@@ -312,10 +323,13 @@ def _overlap_add(
     def spectra(source: Tensor) -> Tensor:
         return torch.fft.rfft(source.unfold(1, 2 * hop, hop) * window, fft_size)  # (B, T, bins)
 
-    voicing = voicing.clamp(0, 1)[..., None]
-    if pulse_ratio is not None:
+    voicing, buzz = voicing.clamp(0, 1)[..., None], spectra(pulses)
+    if bands is not None:
+        voicing, phase = _in_bands(voicing, pulse_ratio, bands, geometry)
+        buzz = buzz * torch.complex(phase.cos(), phase.sin())
+    elif pulse_ratio is not None:
         voicing = voicing * pulse_ratio.to(voicing)
-    source = spectra(pulses) * voicing.sqrt() + spectra(noise) * (1 - voicing).sqrt()
+    source = buzz * voicing.sqrt() + spectra(noise) * (1 - voicing).sqrt()
     if inside is not None:
         source = source * inside[..., None]
     response = minimum_phase(0.5 * log_mel @ _mel_to_linear(geometry, log_mel.device), fft_size)
@@ -323,3 +337,13 @@ def _overlap_add(
     length = (frames - 1) * hop + fft_size
     waveform = torch.nn.functional.fold(pieces.transpose(1, 2), (1, length), (1, fft_size), stride=(1, hop))
     return waveform[:, 0, 0]
+
+
+def _in_bands(
+    voicing: Tensor, pulse_ratio: Tensor | None, bands: Tensor, geometry: SpectralGeometry
+) -> tuple[Tensor, Tensor]:
+    """Fraction in pulses and their phase, (B, T, bins), of voicing (B, T, 1) and `bands`; see `synthesise`."""
+    logit, phase = (part @ _mel_to_linear(geometry, bands.device) for part in bands.chunk(2, -1))
+    usual = torch.ones_like(voicing) if pulse_ratio is None else pulse_ratio.to(voicing)
+    ratio = torch.sigmoid(logit + usual.clamp(0.02, 0.98).logit())
+    return (voicing * ratio).clamp(1e-8, 1 - 1e-6), phase  # square roots have no gradient at 0

@@ -38,10 +38,10 @@ class VocoderStream:
     Args:
         vocoder: any unit vocoder, in evaluation mode.
         speaker_id: of a vocoder with several voices; None = its default voice.
-        duration_lookahead_units: number of later units that a duration depends on; None = all in its receptive field,
-            and the sound equals that of the whole. With fewer, sound starts earlier, and some durations differ: of nano
-            (receptive field 12), with 4 units 4.5% of the units are a frame longer or shorter, with 7 none
-            (docs/performance.md). In any case chunks depend on the units alone, not on how they were pushed.
+        duration_lookahead_units: number of later units that a duration depends on; None = as many as the vocoder was
+            trained with, and the sound equals that of the whole. With fewer, sound starts earlier, and some durations
+            differ: of nano (receptive field 12), with 4 units 4.5% of the units are a frame longer or shorter, with 7
+            none (docs/performance.md). In any case chunks depend on the units alone, not on how they were pushed.
         speed: factor, `SLOWEST` to `FASTEST`. Predicted durations are divided by it and rounded without accumulated
             error; the pitch does not change, because the vocoder predicts it for each frame (length regulation of
             FastSpeech, arXiv 1905.09263, section 3.2). At high speeds some units have no frame.
@@ -71,9 +71,10 @@ class VocoderStream:
         # Read once, because access to a configuration is slow.
         self._right = int(vocoder.config.right_context_frames)
         self._reach = int(vocoder.config.receptive_field_units)
-        self._lookahead = min(
-            self._reach, self._reach if duration_lookahead_units is None else duration_lookahead_units
-        )
+        self._trained_lookahead = int(vocoder.config.lookahead_units)
+        self._lookahead = self._trained_lookahead
+        if duration_lookahead_units is not None:
+            self._lookahead = min(self._lookahead, duration_lookahead_units)
         self._samples_per_frame = int(vocoder.config.samples_per_frame)
         self._num_units = int(vocoder.config.num_units)
         # Reduced units from `_first` on: context of later durations, and units whose frames are not emitted yet.
@@ -223,7 +224,7 @@ class VocoderStream:
         begin = len(self._ends_frames) - self._first
         end = len(self._units) - (0 if self.finished else self._lookahead)
         # With a short lookahead each duration has its own window, so that it cannot depend on later units.
-        size = max(end - begin, 1) if self._lookahead == self._reach else 1
+        size = max(end - begin, 1) if self._lookahead == self._trained_lookahead else 1
         for first in range(begin, end, size):
             start, last = max(first - self._reach, 0), min(first + size, end)
             yield self, self._units[start : last + self._lookahead], first - start, last - start

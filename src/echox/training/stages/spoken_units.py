@@ -142,7 +142,8 @@ def vocoder_config(config_class: type[ConfigT], sizes: JsonObject, **measured: o
     Raises:
         ValueError: a size that the configuration does not have, or a value it refuses.
     """
-    known = inspect.signature(config_class).parameters.keys() | inspect.signature(UnitVocoderConfig).parameters.keys()
+    classes = [parent for parent in config_class.__mro__ if issubclass(parent, UnitVocoderConfig)]
+    known = {name for parent in classes for name in inspect.signature(parent).parameters}
     for name in sizes:
         if name not in known:
             raise ValueError(f"model.sizes.{name}: not a size of {config_class.__name__}; see configuration_vocoder.py")
