@@ -28,7 +28,7 @@ from echox.units.extract import (
     squared_distances,
     words_of_units,
 )
-from echox.units.phones import flite_phone_times, frame_phones, lexicon_phones
+from echox.units.phones import _without_short_pauses, frame_phones, lexicon_phones, spoken_phone_times
 from echox.units.quality import unit_quality
 
 frame_units = st.lists(st.integers(0, 5), max_size=40)
@@ -239,28 +239,31 @@ def corpus(tmp_path, monkeypatch):
         def synthesize(self, text, voice):
             return SynthesizedSpeech(np.zeros(1), 16000, said[text])
 
-    monkeypatch.setattr("echox.units.phones.Flite", Again)
+    monkeypatch.setattr("echox.units.phones.create_synthesizer", lambda engine: Again())
     return tmp_path
 
 
 def test_phone_times_are_asked_once_and_must_fit_the_recording(corpus, tmp_path, monkeypatch):
     items = read_utterances(corpus / "replies.jsonl")
-    times = flite_phone_times(items, tmp_path / "cache.jsonl")
+    times = spoken_phone_times(items, tmp_path / "cache.jsonl")
     assert [row[-1][1] for row in times] == pytest.approx([item.duration_s for item in items], abs=1e-3)
-    monkeypatch.delattr("echox.units.phones.Flite")
+    monkeypatch.delattr("echox.units.phones.create_synthesizer")
     with (tmp_path / "cache.jsonl").open("a") as half_written:
         half_written.write('{"speaker": "fli')
-    assert flite_phone_times(items, tmp_path / "cache.jsonl") == times
+    assert spoken_phone_times(items, tmp_path / "cache.jsonl") == times
     with pytest.raises(ValueError, match="another tempo"):
-        flite_phone_times([replace(items[0], duration_s=9.0)], tmp_path / "cache.jsonl")
-    with pytest.raises(ValueError, match="expected a voice of flite, found 'espeak-ng/en'"):
-        flite_phone_times([replace(items[0], speaker="espeak-ng/en")], tmp_path / "cache.jsonl")
+        spoken_phone_times([replace(items[0], duration_s=9.0)], tmp_path / "cache.jsonl")
+    with pytest.raises(ValueError, match="expected a voice of flite or piper, found 'espeak-ng/en'"):
+        spoken_phone_times([replace(items[0], speaker="espeak-ng/en")], tmp_path / "cache.jsonl")
+    phones = [("a", 0.5), (PAUSE, 0.55), ("b", 1.0), (PAUSE, 1.1), (PAUSE, 1.15), ("a", 2.0)]
+    merged = (("a", 0.55), ("b", 1.0), (PAUSE, 1.15), ("a", 2.0))
+    assert _without_short_pauses(phones) == merged
     assert lexicon_phones(items[:1], corpus / "phones.json") == [["a", "b", "a", "b"]]
     with pytest.raises(ValueError, match="found no 'new'"):
         lexicon_phones([replace(items[0], text="new word", word_ends_s=None)], corpus / "phones.json")
 
 
-@pytest.mark.parametrize("phone_times", ["ctc", "flite"])
+@pytest.mark.parametrize("phone_times", ["ctc", "synthesizer"])
 def test_the_stage_learns_phones_and_writes_every_reply_as_units(corpus, tmp_path, phone_times):
     recipe = load_recipe(
         "recipes/nano/units.yaml",

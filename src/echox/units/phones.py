@@ -11,44 +11,53 @@ from pathlib import Path
 import numpy as np
 
 from echox.data.engines.engine import Voice
-from echox.data.engines.flite import Flite
+from echox.data.engines.word_ends import PAUSE, Phone
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance
+from echox.data.synthesis import create_synthesizer
 from echox.files import journal_entries
 
 PhoneTimes = tuple[tuple[str, float], ...]
 """Phones with their end times (s), in order."""
 
 _DURATION_TOLERANCE_S = 0.1
+_WITH_PHONES = ("flite", "piper")
+"""Engines that report the end of each phone."""
+_SHORT_PAUSE_S = 0.06
 
 
-def flite_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int | None = None) -> list[PhoneTimes]:
-    """Gets the end of each phone by speaking the texts again with flite: the same text and voice give the same speech.
+def spoken_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int | None = None) -> list[PhoneTimes]:
+    """Gets the end of each phone by speaking the texts again: the same text and voice give the same speech.
+
+    A pause too short to be heard (Piper has one between any two words) belongs to the phone before it.
 
     Args:
-        utterances: Spoken by flite ("flite/slt" and so on) at the voice's own tempo.
+        utterances: Spoken by flite or Piper ("flite/slt" and so on) at the voice's own tempo.
         cache: JSONL of the phones so far; continued after an interruption.
-        workers: flite processes at a time; default: one per CPU.
+        workers: utterances at a time; default: one per CPU.
 
     Raises:
-        ValueError: If the speaker is not flite's, or flite now speaks the text in another time than the recording has.
+        ValueError: If the speaker's engine does not report phones, or now speaks the text in another time than the
+            recording has.
     """
     known: dict[tuple[str, str], PhoneTimes] = {
         (row["speaker"], row["text"]): tuple((name, end_s) for name, end_s in row["phones"])
         for row in journal_entries(cache)
     }
     missing = [item for item in utterances if (item.speaker, item.text) not in known]
-    foreign = [item for item in missing if not item.speaker.startswith("flite/")]
+    foreign = [item for item in missing if item.speaker.partition("/")[0] not in _WITH_PHONES]
     if foreign:
         raise ValueError(
-            f"{foreign[0].id}: expected a voice of flite, found {foreign[0].speaker!r}; set data.phone_times: ctc"
+            f"{foreign[0].id}: expected a voice of {' or '.join(_WITH_PHONES)}, found {foreign[0].speaker!r}; set "
+            "data.phone_times: ctc"
         )
     if missing:
-        flite = Flite()
         cache.parent.mkdir(parents=True, exist_ok=True)
 
         def ask(item: Utterance) -> PhoneTimes:
-            return flite.synthesize(item.text, Voice("flite", item.speaker.partition("/")[2])).phones or ()
+            engine, _, name = item.speaker.partition("/")
+            phones = create_synthesizer(engine).synthesize(item.text, Voice(engine, name)).phones
+            return _without_short_pauses(phones or ())
 
         with cache.open("a", encoding="utf-8") as sink, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             sink.write("\n")
@@ -64,6 +73,16 @@ def flite_phone_times(utterances: Sequence[Utterance], cache: Path, workers: int
                 "it spoken at another tempo? set data.phone_times: ctc"
             )
     return times
+
+
+def _without_short_pauses(phones: Sequence[Phone]) -> PhoneTimes:
+    kept: list[Phone] = []
+    for name, end_s in phones:
+        if name == PAUSE and kept and end_s - kept[-1][1] < _SHORT_PAUSE_S:
+            kept[-1] = (kept[-1][0], end_s)
+        else:
+            kept.append((name, end_s))
+    return tuple(kept)
 
 
 def lexicon_phones(utterances: Sequence[Utterance], lexicon_path: Path) -> list[list[str]]:

@@ -51,7 +51,7 @@ from echox.units.extract import (
     words_of_units,
 )
 from echox.units.language import compression, learn_unit_language, split_by_word
-from echox.units.phones import PhoneTimes, flite_phone_times, frame_phones, lexicon_phones
+from echox.units.phones import PhoneTimes, frame_phones, lexicon_phones, spoken_phone_times
 from echox.units.quality import unit_quality
 
 MEL_FRAMES_PER_UNIT_FRAME = 2
@@ -63,14 +63,14 @@ class UnitsData:
 
     Attributes:
         replies: manifest of the reply voice.
-        phone_times: "flite" gets times from flite (for its own voices only); "ctc" needs no times.
+        phone_times: "synthesizer" asks the engine that spoke the replies (flite, Piper); "ctc" needs no times.
         lexicon: ``phones.json``, for "ctc".
         train_items: number of random utterances to train on (one voice needs few); 0 = all. All become units.
         evaluate_items: held-out utterances measured during training.
     """
 
     replies: str
-    phone_times: Literal["flite", "ctc"] = "flite"
+    phone_times: Literal["synthesizer", "ctc"] = "synthesizer"
     lexicon: str | None = None
     train_items: int = 0
     evaluate_items: int = 120
@@ -166,7 +166,7 @@ class UnitsStage:
     """Stage "units" for the loop; see the module's text.
 
     Raises:
-        ValueError: If there are no phones; see `flite_phone_times` and `lexicon_phones`.
+        ValueError: If there are no phones; see `spoken_phone_times` and `lexicon_phones`.
     """
 
     name = "units"
@@ -180,12 +180,12 @@ class UnitsStage:
             drawn = random.Random(resolved.training.seed).sample(self.train_ids, resolved.data.train_items)
             self.train_ids = sorted(drawn)
         self.record_details: JsonObject = {}
-        self.by_frame = resolved.data.phone_times == "flite"
+        self.by_frame = resolved.data.phone_times == "synthesizer"
         self.times: dict[int, PhoneTimes] = {}
         self.sequences: list[list[str]] = []
         if self.by_frame:
             places = [*self.train_ids, *self.heldout_ids]
-            times = flite_phone_times([self.utterances[place] for place in places], self._cache / "phone_times.jsonl")
+            times = spoken_phone_times([self.utterances[place] for place in places], self._cache / "phone_times.jsonl")
             self.times = dict(zip(places, times, strict=True))
             self.phones = sorted({name for row in times for name, _ in row})
         elif resolved.data.lexicon is None:
