@@ -15,6 +15,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, Wh
 from echox.audio import load_audio, save_audio
 from echox.config import load_recipe
 from echox.data.engines.engine import SynthesizedSpeech
+from echox.data.engines.word_ends import PAUSE
 from echox.data.manifest import Utterance, audio_path, read_unit_utterances, read_utterances, write_utterances
 from echox.models.echox.configuration_echox import whisper_config
 from echox.models.towers.whisper import WhisperTower
