@@ -139,7 +139,7 @@ class LightVocoder(UnitVocoder):
     """
 
     config: LightVocoderConfig
-    config_class = LightVocoderConfig
+    config_class: type[LightVocoderConfig] = LightVocoderConfig
 
     @property
     def band_channels(self) -> int:

@@ -273,8 +273,8 @@ def synthesise_next(
             real = torch.arange(new, device=log_mel.device) < counts[:, None]
             sounding = real if sounding is None else real & sounding
         channels = 0 if bands is None else bands.shape[2]
-        own, mel, voiced = frames[:, 1:-1, :channels], frames[:, 1:-1, channels:-2], frames[:, 1:-1, -1]
-        own = None if bands is None else own
+        mel, voiced = frames[:, 1:-1, channels:-2], frames[:, 1:-1, -1]
+        own = None if bands is None else frames[:, 1:-1, :channels]
         waveform = _overlap_add(mel, pulses, voiced, sounding, geometry, start_frame - 1, pulse_ratio, own)
         waveform[:, : state.tail.shape[1]] += state.tail
     tail = state.tail.shape[1]
