@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel
 
 from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_distance_db, pitch
+from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 from echox.models.vocoder.modeling_istft_vocoder import ISTFTVocoder
@@ -110,7 +111,8 @@ def test_negative_units_are_dropped_wherever_they_are(build):
 def test_save_and_load(build, tmp_path):
     vocoder = build()
     vocoder.save_pretrained(tmp_path)
-    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    loaded = AutoUnitVocoder.from_pretrained(tmp_path)
+    assert type(loaded) is type(vocoder)
     units = torch.tensor([[3, 7, 1, 9]])
     with torch.inference_mode():
         torch.testing.assert_close(loaded(units).waveform, vocoder(units).waveform, atol=0, rtol=0)
