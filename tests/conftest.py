@@ -1,7 +1,9 @@
 """What all tests share: no network, fixed seeds, reproducible property tests."""
 
+import functools
 import os
 import random
+import ssl
 import sys
 
 # Before any import of the libraries that read them.
@@ -16,6 +18,9 @@ from hypothesis import settings
 
 settings.register_profile("echox", deadline=None, derandomize=True)  # a shared, slow core is no failure
 settings.load_profile("echox")
+
+# Each HTTP client reads all certificate authorities, 55 ms; servers here speak plain HTTP to hundreds of clients.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 @pytest.fixture(autouse=True)

@@ -148,6 +148,7 @@ class Client:
 @contextlib.asynccontextmanager
 async def connected(server: Running, manual: bool = False, **options: Any) -> AsyncIterator[Client]:
     """A client after its greeting; `manual`: turns by hand."""
+    _event_classes()  # imported, which takes seconds, before the server counts how long its client is idle
     async with websockets.connect(server.ws_url, max_size=2**26, **options) as ws:
         client = Client(ws)
         assert (await client.next())["type"] == "session.created"

@@ -53,7 +53,7 @@ class Asked(LocalSubject):
     """The tiny model; it counts its questions, and after ``stop_after`` of them it stops as if by Ctrl-C."""
 
     def __init__(self, stop_after: int | None = None) -> None:
-        super().__init__(tiny_echox(SEED), "tiny")
+        super().__init__(tiny_echox(SEED, unit_words_per_word=12), "tiny")
         self.asked, self.stop_after = 0, stop_after
 
     def answer(self, messages, speak=True):
@@ -222,7 +222,7 @@ def test_one_run_a_folder(questions, tmp_path):
 @pytest.fixture
 def server():
     """OpenAI's interface over the tiny model, as their documents describe it: whole replies and streamed ones."""
-    model = tiny_echox(SEED)
+    model = tiny_echox(SEED, unit_words_per_word=12)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_):
@@ -283,7 +283,7 @@ def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
 
 def test_latency_in_process_and_at_a_client(questions, tmp_path, server):
     questions.write_text(questions.read_text().replace("2.wav", "1.wav"), encoding="utf-8")
-    text = run_latency(LocalSubject(tiny_echox(SEED), "tiny"), questions, tmp_path / "here", 3, 1, [1])
+    text = run_latency(Asked(), questions, tmp_path / "here", 3, 1, [1])
     assert "| ttfa_s |" in text
     assert "**clock**" in text
     run_latency(RemoteSubject(server), questions, tmp_path / "there", 4, 0, [1, 2])

@@ -272,7 +272,7 @@ def test_the_model_stops_when_the_client_disconnects(server):
     scheduler = nano().scheduler
     body = {"input": "The capital of France is Paris. " * 120, "response_format": "wav"}
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=0.5)
+        httpx.post(f"{server.url}/v1/audio/speech", json=body, timeout=httpx.Timeout(30, read=0.5))
     admission = server.service.request_admission
     wait_until(lambda: not scheduler.num_running and not admission.num_admitted, "the model has stopped")
 

@@ -1,19 +1,16 @@
 """Starting a server: wrong options are reported before the model is loaded."""
 
 import contextlib
-import os
 import re
-import select
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import forked
 from echox import EchoX
 from echox.api.precision import DTYPES, QUANTIZATIONS, named_precision
 from echox.cli.main import app
@@ -93,20 +90,21 @@ def test_the_precision_reaches_the_model():
     assert {weight.dtype for weight in service.model.model.s2t.parameters()} == {torch.bfloat16}
 
 
-def test_the_command_prints_its_free_port():
-    environment = {name: value for name, value in os.environ.items() if name != "ECHOX_API_KEY"}
-    command = [sys.executable, "-m", "echox", "serve", "--port", "0", "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        try:
-            assert server.stdout is not None
-            assert select.select([server.stdout], [], [], 120)[0], "the server does not start"
-            line = server.stdout.readline()
-            assert "(voice activity: silero)" in line
-            address = re.search(r"http://\S+", line)[0]
-            assert _status(f"{address}/ready") == 200
-        finally:
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(60) in (0, -signal.SIGTERM)
+def test_the_command_prints_its_free_port(tmp_path, monkeypatch):
+    monkeypatch.delenv("ECHOX_API_KEY", raising=False)
+    printed = tmp_path / "printed"
+    command = ["echox", "serve", "--port", "0", "--threads", "1"]
+    server = forked.start(command, tmp_path, printed, tmp_path / "log")
+    try:
+        wait_until(lambda: printed.exists() and "\n" in printed.read_text(), "the server says where it is", 250)
+        line = printed.read_text()
+        assert "(voice activity: silero)" in line
+        address = re.search(r"http://\S+", line)[0]
+        assert _status(f"{address}/ready") == 200
+    finally:
+        server.terminate()
+        server.join(60)
+        assert server.exitcode in (0, -signal.SIGTERM)
 
 
 def _status(url):
@@ -117,5 +115,5 @@ def _status(url):
             found.append(answer.status)
         return bool(found)
 
-    wait_until(answers, f"{url} answers", 30)
+    wait_until(answers, f"{url} answers", 120)
     return found[-1]

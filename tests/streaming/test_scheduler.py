@@ -19,13 +19,18 @@ from paths import TESTS
 from tiny_echox import tiny_echox, tone
 from tiny_recogniser import tiny_hearer
 
-FORMS = ("word_synchronous", "spelling", "prefix")
+MODELS = (
+    (tiny_echox, "word_synchronous"),
+    (tiny_echox, "prefix"),
+    pytest.param((tiny_echox, "spelling"), marks=pytest.mark.slow),
+    pytest.param((tiny_hearer, "word_synchronous"), marks=pytest.mark.slow),
+)
 
 
-@pytest.fixture(scope="module", params=[*((tiny_echox, form) for form in FORMS), (tiny_hearer, "word_synchronous")])
+@pytest.fixture(scope="module", params=MODELS)
 def model(request) -> EchoX:
     make, form = request.param
-    return make(form=form, max_positions=2048)
+    return make(form=form, max_positions=2048, unit_words_per_word=12)
 
 
 @pytest.fixture(scope="module")
@@ -382,6 +387,7 @@ def test_a_closed_stream_has_ended(model):
         scheduler.stop()
 
 
+@pytest.mark.slow
 def test_a_program_may_end_while_the_thread_works():
     program = """
 from tiny_echox import tiny_echox, tone
