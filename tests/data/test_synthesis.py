@@ -163,7 +163,7 @@ def test_a_tiny_corpus_is_whole(tmp_path, monkeypatch):
     some = [d for d in every if d.topic in ("capital", "color") and int(d.id.split("-")[1]) % 20 == 0]
     some += [d for d in every if len(d.turns) > 2][:2]
     monkeypatch.setattr(nano, "build_dialogues", lambda seed: some)
-    sizes = Sizes(0.002, 0.001, heldout_questions=1, heldout_replies=2, multi_turn=1, max_sentences=1)
+    sizes = Sizes(0.002, 0.001, 1, 2, multi_turn=1, greetings=2, heldout_greetings=1, max_sentences=1)
     report = write_corpus(tmp_path, sizes, seed=0, workers=1)
     assert report["questions_hours"] > 0
     assert read_dialogues(tmp_path / "text" / "dialogues.jsonl") == some
@@ -181,3 +181,11 @@ def test_a_tiny_corpus_is_whole(tmp_path, monkeypatch):
     assert all(audio_path(tmp_path / "speech" / "d.jsonl", d.turns[0].audio).exists() for d in spoken)
     assert all(dialogue.answer in dialogue.turns[1].text for dialogue in spoken if dialogue.topic == "capital")
     assert read_dialogues(tmp_path / "speech" / "multi_turn.jsonl")[0].turns[2].audio
+    greetings = read_dialogues(tmp_path / "speech" / "greetings.jsonl")
+    assert {dialogue.split for dialogue in greetings} == {
+        "train",
+        "validation",
+        "heldout_seen_voices",
+        "heldout_new_voices",
+    }
+    assert all(audio_path(tmp_path / "speech" / "d.jsonl", d.turns[0].audio).exists() for d in greetings)

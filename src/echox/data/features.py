@@ -90,10 +90,11 @@ def feature_store(
     cache: Path,
     num_mel_bins: int | None = 80,
     progress: Callable[[int, int], None] | None = None,
+    as_served: bool = False,
 ) -> FeatureStore:
     """Features of all files, computed once and kept in ``cache`` (``.npy`` with an index beside it).
 
-    ``num_mel_bins``: None keeps waveforms, as the model hears them (`heard_waveform`).
+    ``num_mel_bins``: None keeps waveforms, as the model hears them (`heard_waveform`); ``as_served``: log-mel of these.
 
     A cache of other files (paths, sizes or times differ) or other settings is made again. An interrupted one is
     continued. If several processes need it at the same time, one of them makes it, and the others wait.
@@ -103,14 +104,14 @@ def feature_store(
     """
     if not audio_files:
         raise ValueError(f"expected audio files for {cache}, found none: is the manifest empty?")
-    key = json.dumps(_fingerprint(audio_files, num_mel_bins))
+    key = json.dumps(_fingerprint(audio_files, num_mel_bins) | ({"as_served": True} if as_served else {}))
     found = _opened(cache, key)
     if found is None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(cache.with_suffix(".lock")):
             found = _opened(cache, key)  # another process may have made it meanwhile
             if found is None:
-                _make(audio_files, cache, key, num_mel_bins, progress)
+                _make(audio_files, cache, key, num_mel_bins, progress, as_served)
                 found = _opened(cache, key)
     assert found is not None
     return found
@@ -130,6 +131,7 @@ def _make(
     key: str,
     num_mel_bins: int | None,
     progress: Callable[[int, int], None] | None,
+    as_served: bool,
 ) -> None:
     """Write the store: features are appended to ``.partial``, then the frames of each file to ``.partial.log``."""
     partial, log = cache.with_suffix(".partial"), cache.with_suffix(".partial.log")
@@ -146,7 +148,7 @@ def _make(
         sink.truncate(size)
         sink.seek(0, os.SEEK_END)
         for path in audio_files[len(frames) :]:
-            features = _features(load_audio(path, SAMPLING_RATE), num_mel_bins)
+            features = _features(load_audio(path, SAMPLING_RATE), num_mel_bins, as_served)
             sink.write(features.astype(np.float16).tobytes())
             frames.append(len(features))
             if len(frames) % _FLUSH_EVERY == 0:
@@ -165,10 +167,12 @@ def _make(
     log.unlink()
 
 
-def _features(waveform: np.ndarray, num_mel_bins: int | None) -> np.ndarray:
+def _features(waveform: np.ndarray, num_mel_bins: int | None, as_served: bool) -> np.ndarray:
     """(frames, mels), or (samples, 1)."""
+    if num_mel_bins is None or as_served:
+        waveform = heard_waveform(waveform)
     if num_mel_bins is None:
-        return heard_waveform(waveform)[:, None]
+        return waveform[:, None]
     return log_mel(waveform, SAMPLING_RATE, num_mel_bins).T.contiguous().numpy()
 
 

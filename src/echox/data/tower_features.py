@@ -38,11 +38,11 @@ class TowerFeatures:
         self.spec = AutoAudioTower.spec(audio_config)
         self.extractor = AutoAudioTower.feature_extractor(audio_config)
 
-    def store(self, files: Sequence[Path], folder: Path, name: str) -> FeatureStore:
+    def store(self, files: Sequence[Path], folder: Path, name: str, as_served: bool = False) -> FeatureStore:
         """Features of files, computed once and kept in a folder; see `feature_store`."""
         mels = self.spec.num_mel_bins
         kind = "waveforms" if mels is None else f"{mels}mels"
-        return feature_store(files, folder / f"{name}-{kind}.npy", mels)
+        return feature_store(files, folder / f"{name}-{kind}.npy", mels, as_served=as_served)
 
     def mel_frames(self, count: int) -> int:
         """Hundredths of a second of so many inputs: the unit of lengths in recipes, whatever the tower reads."""

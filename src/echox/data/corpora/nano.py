@@ -28,6 +28,8 @@ from echox.files import JsonObject
 SUBJECTS = ("countries", "animals", "opposites", "colors", "calendar", "times", "definitions", "spelling", "small_talk")
 _SLOT = re.compile(r"\{(a )?(\w+)\}")
 _VOWELS = "aeiou"
+_IMPERATIVES = {"Tell", "Name", "Give", "Say", "Describe", "Explain", "Spell", "Count", "Calculate"}
+_IMPERATIVES |= {"Greet", "Welcome", "Introduce", "Wish", "Start", "Begin", "End"}
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,16 @@ def build_dialogues(seed: int = 0, carriers_per_fact: int = 4, multi_turn: int =
 
 def with_carrier(question: str, rng: random.Random) -> str:
     """Wrap a question in a carrier phrase: "What is ...?" becomes "Hey Echo, what is ...?"."""
-    carriers = _read_yaml("carriers")
+    carriers = read_facts_file("carriers")
     if rng.random() < 0.25:
         return f"{question[:-1]}, {rng.choice(carriers['suffixes'])}{question[-1]}"
     if question.endswith("?"):
         kind = "question"
-    elif question.split()[0] in {"Tell", "Name", "Give", "Say", "Describe", "Explain", "Spell", "Count", "Calculate"}:
+    elif question.split()[0] in _IMPERATIVES:
         kind = "imperative"
     else:
         return f"{question[:-1]}, {rng.choice(carriers['suffixes'])}{question[-1]}"
-    return _sentence(rng.choice(carriers[kind]).replace("{q}", _uncapitalise(question)))
+    return sentence(rng.choice(carriers[kind]).replace("{q}", _uncapitalise(question)))
 
 
 def reply_sentences(dialogues: list[Dialogue]) -> list[str]:
@@ -156,12 +158,12 @@ def _multi_turn(facts: list[Fact], count: int, split: str, rng: random.Random) -
         if fact.key:
             by_topic.setdefault(fact.topic, []).append(fact)
     topics = sorted(by_topic)
-    follow_ups = _read_yaml("carriers")["follow_up"][split]
+    follow_ups = read_facts_file("carriers")["follow_up"][split]
     dialogues = []
     for index in range(count):
         if rng.random() < 0.5:
             first, second = rng.sample(by_topic[rng.choice(topics)], 2)
-            question = _sentence(rng.choice(follow_ups).replace("{x}", second.key))
+            question = sentence(rng.choice(follow_ups).replace("{x}", second.key))
         else:
             first, second = rng.sample(facts, 2)
             question = rng.choice(second.train if split == "train" else second.heldout)
@@ -176,7 +178,7 @@ def _multi_turn(facts: list[Fact], count: int, split: str, rng: random.Random) -
 
 @functools.cache
 def _facts_of(subject: str) -> tuple[Fact, ...]:
-    return tuple(_read_facts(subject, _read_yaml(subject)))
+    return tuple(_read_facts(subject, read_facts_file(subject)))
 
 
 def _read_facts(subject: str, data: JsonObject) -> Iterator[Fact]:
@@ -223,7 +225,7 @@ def _fact(relation: JsonObject, slots: Mapping[str, str], key: str) -> Fact:
     def fill(template: str) -> str:
         filled = _SLOT.sub(lambda m: _article(slots[m[2]]) if m[1] else slots[m[2]], template)
         filled = normalize_for_speech(filled)  # facts may be written with digits; the corpus holds spoken words
-        return " ".join(_sentence(sentence) for sentence in split_sentences(filled))
+        return " ".join(sentence(part) for part in split_sentences(filled))
 
     answer = _SLOT.sub(lambda m: slots[m[2]], relation["answer"])
     reply = fill(relation["reply"])
@@ -238,7 +240,8 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in _VOWELS else 'a'} {noun}"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return ``text`` with a capital letter at its beginning."""
     return text[0].upper() + text[1:]
 
 
@@ -250,15 +253,15 @@ def _uncapitalise(text: str) -> str:
 
 @functools.cache
 def _names() -> frozenset[str]:
-    calendar = _read_yaml("calendar")
-    countries = [row[0] for row in _read_yaml("countries")["rows"]]
+    calendar = read_facts_file("calendar")
+    countries = [row[0] for row in read_facts_file("countries")["rows"]]
     names = {word.rstrip("s") for name in countries for word in name.split() if word[0].isupper()}
     return frozenset(names | set(calendar["days"]) | set(calendar["months"]) | {"I", "Echo"})
 
 
 @functools.cache
-def _read_yaml(name: str) -> JsonObject:
-    """Read ``nano_facts/<name>.yaml``, every scalar as a string: "yes", "true" and "no" are words here."""
+def read_facts_file(name: str) -> JsonObject:
+    """Return ``nano_facts/<name>.yaml``, every scalar as a string: "yes", "true" and "no" are words here."""
     text = (resources.files("echox.data.corpora") / "nano_facts" / f"{name}.yaml").read_text(encoding="utf-8")
     content: JsonObject = yaml.load(text, Loader=yaml.BaseLoader)
     return content

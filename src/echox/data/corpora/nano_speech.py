@@ -5,6 +5,8 @@
     speech/replies.jsonl        the reply voice, with word ends (units, vocoder, text to units)
     speech/dialogues.jsonl      single questions as audio, with the reply as text
     speech/multi_turn.jsonl     the same with two or three spoken turns
+    text/greetings.jsonl        requests to greet, also under system prompts (see `nano_greetings.py`)
+    speech/greetings.jsonl      requests to greet as audio, with the reply as text
     phones.json                 {"phones": inventory, "lexicon": word -> phones}
 
 Everything depends on the seed only: an interrupted run continues where it stopped, a changed text is spoken again.
@@ -12,6 +14,7 @@ Everything depends on the seed only: an interrupted run continues where it stopp
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
@@ -21,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from echox.config import dump_recipe, recipe
-from echox.data.corpora import nano
+from echox.data.corpora import nano, nano_greetings
 from echox.data.engines.engine import Voice
 from echox.data.engines.flite import Flite
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
+from echox.data.sampling import Item, spread
 from echox.data.synthesis import SpeechJob, SpokenJob, speak_all
 from echox.files import write_text
 
@@ -82,6 +86,8 @@ class Sizes:
         heldout_questions: Items of each held-out set (seen voices, new voices).
         heldout_replies: Unseen utterances of the reply voice.
         multi_turn: Spoken dialogues of several turns (training; a fifth as many held out).
+        greetings: Spoken training requests to greet.
+        heldout_greetings: Items of each held-out set of them, and of their validation set; None: all.
         max_sentences: Speak only the first reply sentences, this many (for tests); None: all.
     """
 
@@ -90,6 +96,8 @@ class Sizes:
     heldout_questions: int = 400
     heldout_replies: int = 150
     multi_turn: int = 250
+    greetings: int = 450
+    heldout_greetings: int | None = None
     max_sentences: int | None = None
 
 
@@ -130,6 +138,11 @@ def write_corpus(folder: Path, sizes: Sizes, seed: int = 0, workers: int | None 
     write_utterances(folder / "speech" / "questions.jsonl", _question_utterances(questions, multi_lines, spoken))
     write_dialogues(folder / "speech" / "dialogues.jsonl", _spoken_dialogues(questions, spoken))
     write_dialogues(folder / "speech" / "multi_turn.jsonl", _spoken_multi_turn(multi, multi_lines, spoken))
+    greetings = nano_greetings.build_greetings(seed)
+    write_dialogues(folder / "text" / "greetings.jsonl", greetings)
+    requests = plan_greetings(greetings, sizes, random.Random(f"nano spoken greetings {seed}"))
+    spoken = _speak(folder, "greetings", requests, workers, report)
+    write_dialogues(folder / "speech" / "greetings.jsonl", _spoken_dialogues(requests, spoken, "greetings"))
     spoken = _speak(folder, "replies", replies, workers, report)
     write_utterances(folder / "speech" / "replies.jsonl", [_utterance("replies", line, spoken) for line in replies])
     return report
@@ -165,6 +178,31 @@ def plan_multi_turn(dialogues: list[Dialogue], sizes: Sizes, rng: random.Random)
             if turn.role == "user":
                 lines.append(_Line(f"{dialogue.id}-{index}", turn.text or "", voice, dialogue.split))
     return chosen, lines
+
+
+def plan_greetings(dialogues: list[Dialogue], sizes: Sizes, rng: random.Random) -> list[_Line]:
+    """Return the lines of ``greetings.jsonl``: requests to greet; held-out ones also in new voices."""
+    requests: dict[str, list[Dialogue]] = {}
+    for dialogue in nano_greetings.spoken_requests(dialogues):
+        requests.setdefault(dialogue.split, []).append(dialogue)
+    lines = []
+    for index, dialogue in enumerate(_repeated(requests["train"], sizes.greetings, rng)):
+        lines.append(
+            _Line(f"g-{index:04d}-{dialogue.id}", _question(dialogue), _draw(SEEN_VOICES, rng), "train", dialogue)
+        )
+    for split, source, voices in (
+        ("validation", "validation", SEEN_VOICES),
+        ("heldout_seen_voices", "heldout", SEEN_VOICES),
+        ("heldout_new_voices", "heldout", NEW_VOICES),
+    ):
+        for dialogue in spread(requests[source], sizes.heldout_greetings or len(requests[source])):
+            lines.append(_Line(f"{split}-{dialogue.id}", _question(dialogue), _draw(voices, rng), split, dialogue))
+    return lines
+
+
+def _repeated(dialogues: list[Dialogue], count: int, rng: random.Random) -> list[Dialogue]:
+    """Return ``count`` dialogues in random order, each as often as any other, give or take one."""
+    return list(itertools.islice(_endless(dialogues, rng), count))
 
 
 def plan_replies(dialogues: list[Dialogue], sentences: list[str], sizes: Sizes, rng: random.Random) -> list[_Line]:
@@ -270,9 +308,9 @@ def _as_sentence(text: str, rng: random.Random) -> str:
     return f"{text[0].upper()}{' '.join(words)[1:]}."
 
 
-def _endless(texts: list[str], rng: random.Random) -> Iterable[str]:
+def _endless(items: list[Item], rng: random.Random) -> Iterable[Item]:
     while True:
-        yield from rng.sample(texts, len(texts))
+        yield from rng.sample(items, len(items))
 
 
 def _seconds(text: str) -> float:
@@ -335,16 +373,16 @@ def _question_utterances(
     return [_utterance("questions", line, spoken) for line in [*questions, *multi]]
 
 
-def _user_turn(line: _Line, spoken: dict[str, SpokenJob]) -> Turn:
-    audio = f"questions/{line.id}.wav"
+def _user_turn(line: _Line, spoken: dict[str, SpokenJob], part: str = "questions") -> Turn:
+    audio = f"{part}/{line.id}.wav"
     return Turn("user", line.text, audio, spoken[line.id].duration_s, line.voice.speaker)
 
 
-def _spoken_dialogues(lines: Sequence[_Line], spoken: dict[str, SpokenJob]) -> list[Dialogue]:
+def _spoken_dialogues(lines: Sequence[_Line], spoken: dict[str, SpokenJob], part: str = "questions") -> list[Dialogue]:
     dialogues = []
     for line in lines:
         if line.dialogue is not None:
-            turns = (_user_turn(line, spoken), line.dialogue.turns[1])
+            turns = (_user_turn(line, spoken, part), line.dialogue.turns[1])
             dialogues.append(Dialogue(line.id, turns, line.split, line.dialogue.answer, line.dialogue.topic))
     return dialogues
 
@@ -386,6 +424,7 @@ class CorpusRecipe:
         heldout_questions: Items of each held-out question set (seen voices, new voices).
         heldout_replies: Unseen utterances of the reply voice.
         multi_turn: Spoken training dialogues of several turns.
+        greetings: Spoken training requests to greet.
         workers: Synthesis processes; None: one per CPU.
         smoke: A few items of everything, in seconds, for a test run.
     """
@@ -398,13 +437,14 @@ class CorpusRecipe:
     heldout_questions: int = 400
     heldout_replies: int = 150
     multi_turn: int = 250
+    greetings: int = 450
     workers: int | None = None
     smoke: bool = False
 
     def run(self) -> dict[str, float]:
         """Write the corpus and return its measured sizes."""
         if self.smoke:
-            sizes = Sizes(0.03, 0.015, heldout_questions=4, heldout_replies=3, multi_turn=5, max_sentences=5)
+            sizes = Sizes(0.03, 0.015, 4, 3, multi_turn=5, greetings=8, heldout_greetings=2, max_sentences=5)
         else:
             sizes = Sizes(
                 self.questions_hours,
@@ -412,6 +452,7 @@ class CorpusRecipe:
                 self.heldout_questions,
                 self.heldout_replies,
                 self.multi_turn,
+                self.greetings,
             )
         report = write_corpus(Path(self.output_dir), sizes, self.seed, self.workers)
         dump_recipe(self, Path(self.output_dir) / "corpus.yaml")

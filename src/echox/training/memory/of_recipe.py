@@ -64,7 +64,7 @@ def frozen_dtype(recipe: object, beside: Path) -> str:
             return str(json.loads(settings.read_text(encoding="utf-8")).get("base_dtype", "float32"))
         s2t = _s2t_recipe(recipe, beside)
         return frozen_dtype(s2t, beside) if s2t is not None else "float32"
-    if not isinstance(recipe, S2TRecipe):
+    if not isinstance(recipe, S2TRecipe) or recipe.model.start_from is not None:
         return "float32"
     config = Path(recipe.model.language_model) / "config.json"
     if config.is_file():

@@ -27,6 +27,7 @@ from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
 from echox.streaming.trigger import Trigger
 from echox.training.record import RECORD_NAME, environment
+from echox.training.stages.continued import check_same_embeddings, load_s2t
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
 
@@ -36,13 +37,17 @@ class PackageParts:
     """Where the parts are.
 
     Attributes:
-        echo: output of the echo stage.
+        echo: output of the echo stage, or of this one.
+        s2t: output of a stage "s2t" that continued the S2T inside `echo` (``model.start_from``); it replaces that one.
+            None: the one inside `echo`.
         vocoder: folder of a unit vocoder; None: the one inside `echo`.
         unit_language: folder; None: the one inside `echo`.
-        records: folders of the stages whose ``training_record.json`` is included, in order.
+        records: folders of the stages whose ``training_record.json`` is included, in order; of a package, those that
+            it includes.
     """
 
     echo: str
+    s2t: str | None = None
     vocoder: str | None = None
     unit_language: str | None = None
     records: list[str] = field(default_factory=list)
@@ -85,7 +90,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     """See :meth:`PackageRecipe.run`. The folder is written whole or not at all."""
     if settings.dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {settings.dtype!r}")
-    records = [_read_record(Path(folder)) for folder in settings.parts.records]
+    records = [record for folder in settings.parts.records for record in _read_records(Path(folder))]
     model = _assemble(settings)
     dtype = DTYPES[settings.dtype]
     _check_range(model, dtype)
@@ -140,6 +145,11 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
             f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}; "
             "run the echo stage to its end"
         )
+    if settings.parts.s2t is not None:
+        continued = load_s2t(settings.parts.s2t)
+        check_same_embeddings(continued, model.s2t, settings.parts.s2t)
+        model.s2t = continued
+        model.config.s2t_config = continued.config
     if settings.parts.vocoder is not None:
         model.vocoder = AutoUnitVocoder.from_pretrained(settings.parts.vocoder, dtype=torch.float32)
         model.config.vocoder_config = model.vocoder.config
@@ -160,13 +170,14 @@ def _check_range(model: torch.nn.Module, dtype: torch.dtype) -> None:
             )
 
 
-def _read_record(folder: Path) -> JsonObject:
+def _read_records(folder: Path) -> list[JsonObject]:
     path = folder / RECORD_NAME
     try:
         record: JsonObject = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected the record of a finished stage, found {error}; run the stage") from error
-    return record
+    stages: list[JsonObject] | None = record.get("stages")
+    return [record] if stages is None else stages
 
 
 def _swap(new: Path, final: Path) -> None:

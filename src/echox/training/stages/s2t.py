@@ -43,6 +43,7 @@ from echox.models.echox.tokenization_text import AUDIO, decode_text, render_chat
 from echox.models.pretrained import CausalLM
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import Denominators, known_rows, share_of_step
+from echox.training.stages.continued import check_one_source, load_s2t, training_items
 
 
 @dataclass
@@ -51,11 +52,15 @@ class S2TData:
 
     Attributes:
         manifests: split "train" is for training; of every other split `evaluation_items` are answered.
+        shares: fraction of the whole run's items that each of `manifests` gives; None: all dialogues equally often.
+        as_served: recordings are cut to their speech, at one level, as a loaded model hears them (`heard_waveform`).
         text_turns: fraction of the spoken user turns that are given as text instead.
         max_new_tokens: of a reply in evaluation.
     """
 
     manifests: list[str]
+    shares: list[float] | None = None
+    as_served: bool = False
     text_turns: float = 0.1
     evaluation_items: int = 120
     max_new_tokens: int = 96
@@ -70,14 +75,16 @@ class S2TModel:
             then trained here. With aligner "recogniser": a recogniser with its tokenizer (output of stage "recogniser",
             or a hub id).
         language_model: folder or hub id; an audio placeholder is added to its vocabulary where it has none.
+        start_from: instead of all others: a finished model (of "s2t", "echo" or "package", also in 8 bits) to train
+            further, with a new LoRA. `package` puts the result back into the whole model (``parts.s2t``).
         aligner: "ctc" or "recogniser"; the next fields, up to `fresh_adapters`, are of "ctc".
         recogniser_tokens_per_s: of "recogniser".
         fresh_adapters: take only the tower of stage "encoder"; alignment adapter and CTC head are trained here.
         compatibility: departures from the method, as in the released adapters (`Compatibility`), for comparison.
     """
 
-    speech_encoder: str
-    language_model: str
+    speech_encoder: str = ""
+    language_model: str = ""
     aligner: str = "ctc"
     drop_blanks: bool = True
     ctc_bridge: bool = True
@@ -85,6 +92,7 @@ class S2TModel:
     fresh_adapters: bool = False
     recogniser_tokens_per_s: float = 6.5
     compatibility: JsonObject = field(default_factory=dict)
+    start_from: str | None = None
 
 
 @recipe("s2t")
@@ -161,11 +169,8 @@ class S2TStage:
 
     def __init__(self, recipe: S2TRecipe) -> None:
         self.recipe = recipe
-        parts = recipe.model
-        self.tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
         torch.manual_seed(recipe.training.seed)
-        language_model = AutoModelForCausalLM.from_pretrained(parts.language_model)
-        self.model, self.recogniser_tokenizer = join_parts(parts, self.tokenizer, language_model)
+        self.model, self.tokenizer, self.recogniser_tokenizer = open_model(recipe.model)
         self.tower = TowerFeatures(self.model.config.audio_config)
         self.processor = EchoXProcessor(
             self.tower.extractor, self.tokenizer, recogniser_tokenizer=self.recogniser_tokenizer
@@ -177,8 +182,11 @@ class S2TStage:
             value.requires_grad_(True)
         self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
         self.objective = S2TObjective(self.model, self.processor.retokenizer)
-        items = [item for manifest in recipe.data.manifests for item in spoken_dialogues(manifest, self.tower)]
-        self.train_items = [item for item in items if item.dialogue.split == "train"]
+        data = recipe.data
+        by_manifest = [spoken_dialogues(path, self.tower, data.as_served) for path in data.manifests]
+        items = [item for dialogues in by_manifest for item in dialogues]
+        training = [[item for item in found if item.dialogue.split == "train"] for found in by_manifest]
+        self.train_items = training_items(training, data.shares, recipe.training)
         if not any(item.rows for item in self.train_items):
             raise ValueError(
                 f"data.manifests: expected training dialogues whose user turns have audio, found none among "
@@ -202,8 +210,9 @@ class S2TStage:
         return self.train_items
 
     def lengths(self) -> list[int]:
-        """Hundredths of a second of speech (mel frames) of each dialogue."""
-        return [item.frames for item in self.train_items]
+        """Mel frames (1/100 s) of each dialogue; of a typed one, those of a spoken one, so that batches hold both."""
+        rng, spoken = random.Random(0), [item.frames for item in self.train_items if item.rows]
+        return [item.frames or rng.choice(spoken) for item in self.train_items]
 
     def collate(self, items: list[SpokenDialogue], rng: random.Random) -> dict[str, Tensor]:
         """Augmented features, tokens, labels and transcripts of a batch; see :func:`dialogue_batch`."""
@@ -289,10 +298,12 @@ def question(item: SpokenDialogue) -> str:
     return next(turn.text or "" for turn in reversed(item.dialogue.turns) if turn.role == "user")
 
 
-def spoken_dialogues(manifest: str | Path, tower: TowerFeatures | None) -> list[SpokenDialogue]:
+def spoken_dialogues(
+    manifest: str | Path, tower: TowerFeatures | None, as_served: bool = False
+) -> list[SpokenDialogue]:
     """Dialogues of a manifest with a tower's features of the user's audio, computed once and kept beside the manifest.
 
-    Without a tower, all turns are text.
+    Without a tower, all turns are text. ``as_served``: see `S2TData`.
 
     Audio of assistants' turns is not read: see `Dialogue.heard_turns`.
 
@@ -314,12 +325,26 @@ def spoken_dialogues(manifest: str | Path, tower: TowerFeatures | None) -> list[
     files = sorted({path for heard in places for path in heard.values()})
     store = None
     if tower is not None and files:
-        store = tower.store(files, manifest.parent / "features", f"{manifest.stem}-dialogues")
+        form = "served" if as_served else "dialogues"
+        store = tower.store(files, manifest.parent / "features", f"{manifest.stem}-{form}", as_served)
     row_of = {path: row for row, path in enumerate(files)}
     return [
         SpokenDialogue(dialogue, store, {turn: row_of[path] for turn, path in heard.items()}, tower)
         for dialogue, heard in zip(dialogues, places, strict=True)
     ]
+
+
+def open_model(
+    parts: S2TModel,
+) -> tuple[S2TForConditionalGeneration, PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
+    """The model to train, its tokenizer, and the tokenizer of its recogniser if it has one."""
+    check_one_source(parts.start_from, parts.speech_encoder, parts.language_model)
+    if parts.start_from is not None:
+        processor = EchoXProcessor.from_pretrained(parts.start_from)
+        return load_s2t(parts.start_from), processor.tokenizer, processor.recogniser_tokenizer
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.language_model)
+    model, recogniser = join_parts(parts, tokenizer, AutoModelForCausalLM.from_pretrained(parts.language_model))
+    return model, tokenizer, recogniser
 
 
 def join_parts(

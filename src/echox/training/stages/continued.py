@@ -1,0 +1,98 @@
+"""How stage "s2t" trains a finished model further: the model, and new and old dialogues in fixed proportions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from echox.config import TrainingConfig
+from echox.data.sampling import Item, spread
+from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.text_embeddings import text_embedding_table
+from echox.models.pretrained import load_with_report
+
+
+def load_s2t(folder: str | Path) -> S2TForConditionalGeneration:
+    """The S2T of a folder of stage "s2t", or the one inside a whole model, in float32.
+
+    Raises:
+        ValueError: weights are missing, or there are others.
+    """
+    if isinstance(AutoConfig.from_pretrained(folder), EchoXConfig):
+        whole, found = load_with_report(EchoXForConditionalGeneration, folder, dtype=torch.float32)
+        model = whole.s2t
+    else:
+        model, found = load_with_report(S2TForConditionalGeneration, folder, dtype=torch.float32)
+    wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+    if wrong:
+        raise ValueError(f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}")
+    return model
+
+
+def check_same_embeddings(
+    continued: S2TForConditionalGeneration, original: S2TForConditionalGeneration, folder: str
+) -> None:
+    """Check that a continued S2T has the text embeddings that the echo decoder of the original knows.
+
+    Raises:
+        ValueError: they differ.
+    """
+    ours, theirs = (text_embedding_table(model.get_input_embeddings()) for model in (continued, original))
+    if ours.shape != theirs.shape or not torch.equal(ours, theirs):
+        raise ValueError(
+            f"parts.s2t: expected the text embeddings of parts.echo, found others in {folder}: continue that model "
+            "(model.start_from of stage s2t)"
+        )
+
+
+def check_one_source(start_from: str | None, speech_encoder: str, language_model: str) -> None:
+    """Check that a recipe names a finished model, or the two parts of a new one.
+
+    Raises:
+        ValueError: neither, or all of them.
+    """
+    parts = [bool(speech_encoder), bool(language_model)]
+    if parts != [start_from is None] * 2:
+        raise ValueError(
+            "model: expected either start_from, or speech_encoder and language_model, found start_from "
+            f"{start_from!r}, speech_encoder {speech_encoder!r}, language_model {language_model!r}"
+        )
+
+
+def training_items(
+    sources: Sequence[Sequence[Item]], shares: Sequence[float] | None, training: TrainingConfig
+) -> list[Item]:
+    """All items once, or with shares those that a run (in one process) reads; see `shared_out`.
+
+    Raises:
+        ValueError: shares, and batches that are not counted by items, or as `shared_out`.
+    """
+    if shares is None:
+        return [item for items in sources for item in items]
+    if training.batch_by != "items":
+        raise ValueError(f"data.shares: expected training.batch_by items, found {training.batch_by}")
+    return shared_out(sources, shares, int(training.steps * training.accumulation_steps * training.batch_size))
+
+
+def shared_out(sources: Sequence[Sequence[Item]], shares: Sequence[float], total: int) -> list[Item]:
+    """``total`` items, of which each source gives its share: all of its items equally often, give or take one.
+
+    Raises:
+        ValueError: not one share a source, shares that are not 1 together, or a source without items.
+    """
+    if len(shares) != len(sources) or not all(sources) or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(
+            f"data.shares: expected one share, together 1, for each of the {len(sources)} data.manifests, all with "
+            f"training dialogues, found shares {list(shares)} and {[len(items) for items in sources]} dialogues"
+        )
+    chosen: list[Item] = []
+    for share, items in zip(shares, sources, strict=True):
+        repeats, rest = divmod(round(share * total), len(items))
+        chosen += [*items] * repeats
+        chosen += spread(items, rest) if rest else []
+    return chosen
