@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Mini: a text LLM that people know, heard and spoken by EchoX; from public questions to its data. Its trainings follow here as
-# they are finished.
+# Mini: a text LLM that people know, heard and spoken by EchoX; from public questions to one folder.
 #
 #   runs/mini.sh            the full run; stop it at any time and call it again, it continues where it stopped
 #   runs/mini.sh --smoke    every stage on a handful of items, with nano's language model, minutes (run in CI)
@@ -37,7 +36,8 @@ texts opentriviaqa
 texts webquestions
 stage questions mini/questions ${TESTS:+"exclude=[$TESTS]"} -- near_threshold=2.0 \
   'sources=[{dialogues: out/mini/text/opentriviaqa/dialogues.jsonl, count: 3, prefix: trivia-, questions_only: true}, {corpus: nano, count: 3}]'
-# 2. Text LLM: prepared for speech. 1 CPU-min. In smoke it is nano's, out of the embedded model: it answers in sentences.
+# 2. Text LLM: prepared for speech. 1 CPU-min. In smoke it is nano's, out of the embedded model: it answers in sentences; so is
+#    what hears (step 6), since mini's parts are downloads.
 if $smoke; then
   "$python" - <<'PY'
 from echox import EchoX
@@ -45,6 +45,8 @@ from echox import EchoX
 nano = EchoX.from_pretrained("nano")
 nano.model.s2t.language_model.save_pretrained("out/mini/language_model")
 nano.processor.tokenizer.save_pretrained("out/mini/language_model")
+nano.model.s2t.save_pretrained("out/mini/hearing")
+nano.processor.save_pretrained("out/mini/hearing")
 PY
 else
   stage language_model mini/language_model ${LLM:+"model=$LLM"} ${LLM:+gguf_file=null}
@@ -56,9 +58,21 @@ stage replies mini/replies -- heldout=0.4 dtype=float32
 stage spoken_replies mini/spoken_replies -- voice=flite/slt workers=1
 # 5. Questions spoken by many voices in many surroundings.
 stage spoken_questions mini/spoken_questions -- "voices={flite/slt: 1}" "new_voices={flite/kal: 1}" workers=1
-# 6. Hearing: the recogniser's parts, and the whole that hears and writes before any training. Seconds. Not in smoke: the parts
-#    are downloads.
+# 6. Hearing: the recogniser's parts, and the whole that hears and writes before any training. Seconds.
 if ! $smoke; then
   stage recogniser mini/recogniser ${TOWER:+"model=$TOWER"}
   stage hearing mini/hearing
 fi
+few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2 training.sample_every_steps=0)
+# 7. Units of the reply voice, and its unit language. 8 CPU-min.
+stage units mini/units -- "${few[@]}" data.train_items=1 data.evaluate_items=1 clusters.num_units=20
+stage unit_language mini/unit_language -- model.vocabulary_size=20
+# 8. Vocoder: units to waveform; then its sound against discriminators. 12 and 27 CPU-min.
+stage vocoder_features mini/vocoder -- "${few[@]}" data.evaluate_items=1
+stage vocoder mini/vocoder_adversarial -- "${few[@]}" data.evaluate_items=1 training.batch_size=1
+# 9. T2C: text to units, with letters, so that words it never met are pronounced. 15 CPU-min.
+stage t2c mini/t2c -- "${few[@]}"
+# 10. Echo: the model learns to speak what it means. 8 CPU-min.
+stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
+# 11. One folder that stands on the two packages. Seconds.
+stage package mini/package -- published_parts=null
