@@ -43,6 +43,7 @@ def test_units_and_vocoder_are_those_of_mini():
     assert echo.model.vocoder == mini_echo.model.vocoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["s2t", "echo"])
 def test_training_fits_a_gpu_of_8_gb(stage):
     """By the project's estimator, from sizes alone (recipes/small/config.json)."""

@@ -5,11 +5,13 @@ import functools
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import echox
+from paths import TESTS
 
 PACKAGE = Path(echox.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -209,3 +211,9 @@ def test_public_names_load_without_the_extras():
 def test_unknown_name_says_what_there_is():
     with pytest.raises(AttributeError, match="public names: .*EchoX"):
         echox.Echo  # noqa: B018
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """They are modules without packages: pytest refuses a second one of the same name, once both are collected."""
+    names = Counter(path.name for path in TESTS.rglob("*.py"))
+    assert not [name for name, count in names.items() if count > 1 and name != "__init__.py"]

@@ -22,11 +22,10 @@ from test_fsdp_stages import world as world
 from test_loop import config
 
 from echox.config import load_recipe, to_dict
+from echox.data import tower_features
 from echox.training.loop import train
 from echox.training.normalisation import RunningMeans, denominators_of_step
-from echox.training.stages import echo as echo_module
 from echox.training.stages import encoder as encoder_module
-from echox.training.stages import s2t as s2t_module
 from echox.training.stages.units import UnitsRecipe
 from paths import ROOT
 from tolerance import assert_equal_up_to_rounding
@@ -67,7 +66,7 @@ NAMES = ("lm", "encoder", "s2t", "t2c", "t2c_prefix", "echo", "echo_spoken", "vo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_accumulating_equals_one_large_batch(recipe_of, name, request, tmp_path, monkeypatch):
-    for module in (encoder_module, s2t_module, echo_module):
+    for module in (encoder_module, tower_features):
         monkeypatch.setattr(module, "augment", lambda features, config, rng: features)
     if name == "units":
         stage = units_stage(request.getfixturevalue("corpus"), tmp_path)
