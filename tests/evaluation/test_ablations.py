@@ -168,6 +168,7 @@ def test_said_after_its_own_beginning_a_reply_ends_as_it_did():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)
 def test_smoke():
     if not any((ROOT / folder / "echo").is_dir() for folder in ("out/nano", "out/smoke/out/nano")):
         pytest.skip("expected the outputs of runs/nano.sh")
