@@ -19,6 +19,7 @@ def questions(dialogues, split):
     return {turn.text for d in dialogues if d.split == split for turn in d.turns if turn.role == "user"}
 
 
+@pytest.mark.slow
 def test_every_fact_has_many_phrasings_and_one_reply():
     facts = load_facts()
     assert len({fact.topic for fact in facts}) >= 15

@@ -104,6 +104,7 @@ def test_a_failing_item_is_wrong_and_told(questions, tmp_path):
     assert "**acc_strict**" in text
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_is_as_if_never_stopped(questions, tmp_path):
     whole = Asked()
     run_tasks(open_tasks("qa", questions), whole, FixedJudge(), tmp_path / "whole")
@@ -172,6 +173,7 @@ def test_other_kinds_of_tasks(questions, tmp_path):
     assert (tmp_path / "run" / "plots" / "reply_wer.png").exists()
 
 
+@pytest.mark.slow
 def test_naturalness_by_a_named_file(questions, tmp_path):
     torch = pytest.importorskip("torch")
 
@@ -203,6 +205,7 @@ def test_exports_are_read_by_the_other_tools(questions, tmp_path):
         export_run(tmp_path / "run", "xml", tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(questions, tmp_path):
     run_tasks(open_tasks("qa", questions), Asked(), FixedJudge(), tmp_path / "run")
     summary = read_summary(tmp_path / "run")
@@ -269,6 +272,7 @@ def good(questions: Path) -> list[Task]:
     return [Task("qa", "qa", [item for item in task.items if item.id != "q2"], "test")]
 
 
+@pytest.mark.slow
 def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
     there = RemoteSubject(server)
     assert there.name == f"tiny at {server}"
@@ -281,6 +285,7 @@ def test_a_server_is_examined_like_a_model(questions, tmp_path, server):
     assert len(waveform) > 1000
 
 
+@pytest.mark.slow
 def test_latency_in_process_and_at_a_client(questions, tmp_path, server):
     questions.write_text(questions.read_text().replace("2.wav", "1.wav"), encoding="utf-8")
     text = run_latency(Asked(), questions, tmp_path / "here", 3, 1, [1])

@@ -29,6 +29,7 @@ def question():
     return cow
 
 
+@pytest.mark.slow
 def test_ask(question, tmp_path):
     printed = run("ask.py", question, folder=tmp_path).decode()
     assert "heard  Do you know the sound of a cow?" in printed
@@ -48,6 +49,7 @@ def test_stream_to_player(question, tmp_path):
     assert np.abs(sound - expected).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_realtime_client(question, tmp_path):
     pytest.importorskip("openai")
     with running(nano()) as server:

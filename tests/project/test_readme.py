@@ -72,6 +72,7 @@ def test_file_map_is_true():
     assert folders <= set(named), f"the file map lacks {', '.join(sorted(folders - set(named)))}"
 
 
+@pytest.mark.slow
 def test_picture_and_sound_are_what_nano_says(tmp_path):
     """They are made again by their script: the reply is the same, and both are small enough for a page."""
     done = forked.run([ROOT / "scripts/readme_sample.py", "--output", tmp_path], ROOT)

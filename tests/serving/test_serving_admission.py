@@ -138,6 +138,7 @@ def test_a_waiting_client_is_not_read_before_it_is_admitted():
         asyncio.run(all_of(server))
 
 
+@pytest.mark.slow
 def test_late_bytes_of_a_refused_client_are_not_kept():
     async def all_of(server):
         async with websockets.connect(server.ws_url) as first, websockets.connect(server.ws_url) as second:

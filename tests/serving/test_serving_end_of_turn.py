@@ -77,6 +77,7 @@ def test_other_files_are_refused(tmp_path):
         EndOfTurn(onnx_model(tmp_path / "other.onnx", sizes=("batch", 80, 3000)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "pause_ms"), [(50.0, (50, 1500)), (-50.0, (1900, 2300))])
 def test_the_model_ends_a_turn_early_or_late(tmp_path, shift, pause_ms):
     pytest.importorskip("onnxruntime")

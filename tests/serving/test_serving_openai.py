@@ -62,6 +62,7 @@ class Talker:
         return [event for event in self.events if event.type == kind]
 
 
+@pytest.mark.slow
 def test_three_spoken_turns_with_an_interruption(server):
     async def talk():
         client = openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")

@@ -147,6 +147,7 @@ def positions(batch, work, stage) -> int:
     return batch.get("s2t", batch)["input_ids"].shape[1] - 1 + work.kept_frames
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_less_and_batches_keep_more():
     work = Workload(batch_size=2, tokens=64, reply_tokens=8, lora_rank=0)
 
@@ -195,6 +196,7 @@ def test_what_cannot_be_is_refused(nano):
         Workload(tokens=0)
 
 
+@pytest.mark.slow
 def test_commands():
     run = CliRunner().invoke
     result = run(app, ["estimate-memory", "recipes/3b/t2c.yaml", "--json"])
