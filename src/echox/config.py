@@ -37,6 +37,7 @@ STAGE_MODULES: dict[str, str] = {
     "invented_questions": "echox.preparation.conversations.questions",
     "replies": "echox.preparation.conversations.replies",
     "spoken_replies": "echox.preparation.conversations.speech",
+    "phone_units": "echox.preparation.conversations.phone_units",
     "spoken_questions": "echox.preparation.conversations.speech",
     "encoder": "echox.training.stages.encoder",
     "units": "echox.training.stages.units",

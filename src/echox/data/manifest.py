@@ -146,7 +146,7 @@ class UnitUtterance:
         id: The id of the :class:`Utterance` it was made from.
         text: The spoken text, as written.
         units: Reduced unit ids.
-        durations_frames: Frames each reduced unit lasts (the length of its run).
+        durations_frames: Frames each reduced unit lasts (the length of its run); empty if nobody spoke the text.
         word_of_unit: Index of the whitespace word each reduced unit belongs to; never decreases.
         split, written: As in :class:`Utterance`.
     """
@@ -162,7 +162,7 @@ class UnitUtterance:
     def __post_init__(self) -> None:
         _require_text(self, "id", "text", "split")
         for name in ("durations_frames", "word_of_unit"):
-            if len(getattr(self, name)) != len(self.units):
+            if len(getattr(self, name)) != len(self.units) and (name == "word_of_unit" or self.durations_frames):
                 raise ValueError(
                     f"{name}: expected one value per unit ({len(self.units)}), found {len(getattr(self, name))}"
                 )

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from echox.audio import save_audio
-from echox.data.engines.engine import SpeechSynthesizer, Voice
+from echox.data.engines.engine import PronouncingSynthesizer, SpeechSynthesizer, Voice
 from echox.data.engines.espeak_ng import EspeakNg
 from echox.data.engines.flite import Flite
 from echox.data.engines.piper import Piper
@@ -47,6 +47,14 @@ def create_synthesizer(engine: str) -> SpeechSynthesizer:
     if engine not in _ENGINES:
         raise ValueError(f"engine: expected one of {', '.join(_ENGINES)}, found {engine!r}; correct the voice")
     return _ENGINES[engine]()
+
+
+def create_pronouncer(engine: str) -> PronouncingSynthesizer:
+    """Return the engine of that name, which knows its phones. Raises ValueError for one that does not, or is unknown."""
+    synthesizer = create_synthesizer(engine)
+    if isinstance(synthesizer, Flite | Piper):
+        return synthesizer
+    raise ValueError(f"engine: expected flite or piper, which know their phones, found {engine!r}; use stage units")
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def _language(settings: PrepareDataRecipe, state: _State, output: Path) -> str |
         return None
     if chosen.folder is not None:
         return str(Path(chosen.folder).resolve())
-    from echox.units.extract import UnitExtractor
+    from echox.units.inventory import read_num_units
     from echox.units.language import learn_unit_language, split_by_word
 
     segments = [
@@ -214,7 +214,7 @@ def _language(settings: PrepareDataRecipe, state: _State, output: Path) -> str |
     ]
     language = learn_unit_language(
         segments,
-        UnitExtractor.read_num_units(settings.units.extractor),
+        read_num_units(settings.units.extractor),
         chosen.vocabulary_size,
         chosen.max_units_per_word,
         chosen.min_count,

@@ -56,6 +56,29 @@ class SynthesizedSpeech:
     word_ends_s: tuple[float, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Pronunciation:
+    """How a voice says a text, without the sound.
+
+    Attributes:
+        phones: Names of phones; stress and length are part of them; "pau" where a clause ends.
+        word_of_phone: Index of the white-space word of each; never decreases.
+        ends_s: End of each, in seconds; None if it was not asked for.
+    """
+
+    phones: tuple[str, ...]
+    word_of_phone: tuple[int, ...]
+    ends_s: tuple[float, ...] | None = None
+
+
+class PronouncingSynthesizer(Protocol):
+    """A text-to-speech engine that knows the phones of what it says, and when each of them ends."""
+
+    def pronunciation(self, text: str, voice: Voice, timed: bool) -> Pronunciation:
+        """Phones of ``text``, ``timed`` or not. Raises ValueError for a text or voice it cannot speak."""
+        ...
+
+
 class SpeechSynthesizer(Protocol):
     """A text-to-speech engine."""
 

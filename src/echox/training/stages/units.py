@@ -50,6 +50,7 @@ from echox.units.extract import (
     squared_distances,
     words_of_units,
 )
+from echox.units.inventory import read_num_units
 from echox.units.language import compression, learn_unit_language, split_by_word
 from echox.units.phones import PhoneTimes, frame_phones, lexicon_phones, spoken_phone_times
 from echox.units.quality import unit_quality
@@ -359,7 +360,7 @@ def _chunks(items: Sequence[int], size: int) -> list[list[int]]:
 
 @dataclass
 class UnitLanguageData:
-    """units: the units manifest; extractor: the units stage's folder (for the number of units)."""
+    """units: the units manifest; extractor: folder of stage units or phone_units (for the number of units)."""
 
     units: str
     extractor: str
@@ -367,9 +368,9 @@ class UnitLanguageData:
 
 @dataclass
 class UnitLanguageSize:
-    """See `learn_unit_language`."""
+    """See `learn_unit_language`; a `vocabulary_size` of null is the number of units: no words of several."""
 
-    vocabulary_size: int = 1000
+    vocabulary_size: int | None = 1000
     max_units_per_word: int = 5
     min_count: int = 3
 
@@ -389,12 +390,13 @@ class UnitLanguageRecipe:
         rows = read_unit_utterances(self.data.units)
         train = [row for row in rows if row.split == "train"]
         heldout = [row for row in rows if row.split != "train"]
-        num_units = UnitExtractor.read_num_units(self.data.extractor)
+        num_units = read_num_units(self.data.extractor)
         segments = {
             name: [segment for row in part for segment in split_by_word(row.units, row.word_of_unit)]
             for name, part in (("train", train), ("heldout", heldout))
         }
-        language = learn_unit_language(segments["train"], num_units, **to_dict(self.model))
+        sizes = {**to_dict(self.model), "vocabulary_size": self.model.vocabulary_size or num_units}
+        language = learn_unit_language(segments["train"], num_units, **sizes)
         metrics: dict[str, float] = {"words": float(len(language))}
         for name, part in segments.items():
             if part:

@@ -1,0 +1,147 @@
+"""Stage "phone_units": the phones that a synthetic voice says, as units; nothing is trained and nothing is guessed.
+
+Where the reply voice is synthetic, its engine knows every phone and how long it lasts, so units need no encoder and no
+clusters. And a text that nobody speaks has units too: T2C learns to pronounce from as much text as there is, and the
+vocoder from what was spoken.
+
+Source: units of EchoX, https://arxiv.org/abs/2509.09174, section 3.2, are clusters of a speech encoder; phones instead
+are ours (docs/paper_map.md).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import operator
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from echox.config import dump_recipe, recipe
+from echox.data.engines.engine import Pronunciation, Voice
+from echox.data.engines.word_ends import PAUSE
+from echox.data.manifest import UnitUtterance, Utterance, read_dialogues, read_utterances, write_unit_utterances
+from echox.data.synthesis import create_pronouncer
+from echox.units.inventory import write_phone_units
+from echox.data.text import normalize_for_speech
+
+log = logging.getLogger(__name__)
+
+FRAME_RATE_HZ = 50.0
+_DURATION_TOLERANCE_S = 0.1
+
+
+@recipe("phone_units")
+@dataclass
+class PhoneUnitsRecipe:
+    """Recipe of stage "phone_units" (it has `run`, not `build`).
+
+    Attributes:
+        speech: manifest of one voice of an engine that knows its phones: flite, Piper.
+        output_dir: folder for ``replies.jsonl`` (what was spoken), ``texts.jsonl`` (what was not; split "train") and the
+            inventory of phones.
+        texts: manifests of dialogues whose turns become units without being spoken; a text with a phone that `speech`
+            never has, and held-out texts of `speech`, are left out.
+        max_texts: of them; 0 = all.
+        workers: texts at a time; null: one per CPU.
+    """
+
+    stage: str
+    speech: str
+    output_dir: str
+    texts: list[str] = field(default_factory=list)
+    max_texts: int = 0
+    workers: int | None = None
+
+    def run(self) -> dict[str, float]:
+        """Writes units and inventory; returns counts, the rate of units and the cost.
+
+        Raises:
+            ValueError: an engine that does not report phones, several voices, or speech of another length than its text
+                has now.
+        """
+        began_s = time.monotonic()
+        utterances = read_utterances(self.speech)
+        speakers = {item.speaker for item in utterances}
+        if len(speakers) != 1:
+            raise ValueError(f"{self.speech}: expected one voice, found {sorted(speakers)}; units are of one voice")
+        engine, _, name = speakers.pop().partition("/")
+        pronouncer, voice = create_pronouncer(engine), Voice(engine, name)
+        with ThreadPoolExecutor(self.workers or os.cpu_count()) as pool:
+
+            def said(texts: Iterable[str], timed: bool) -> Iterator[Pronunciation]:
+                return pool.map(lambda text: pronouncer.pronunciation(text, voice, timed), texts)
+
+            spoken = list(said((item.text for item in utterances), timed=True))
+            for item, pronunciation in zip(utterances, spoken, strict=True):
+                _check_duration(item, pronunciation)
+            names = [PAUSE, *sorted({name for row in spoken for name in row.phones} - {PAUSE})]
+            index = {name: unit for unit, name in enumerate(names)}
+            heldout = {item.text for item in utterances if item.split != "train"}
+            texts = self._unspoken(heldout)
+            unspoken = [
+                _as_units(f"text-{number}", text, "train", pronunciation, index)
+                for number, (text, pronunciation) in enumerate(zip(texts, said(texts, timed=False), strict=True))
+                if all(phone in index for phone in pronunciation.phones)
+            ]
+        rows = [
+            _as_units(item.id, item.text, item.split, pronunciation, index, item.written)
+            for item, pronunciation in zip(utterances, spoken, strict=True)
+        ]
+        folder = Path(self.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_unit_utterances(folder / "replies.jsonl", rows)
+        write_unit_utterances(folder / "texts.jsonl", unspoken)
+        write_phone_units(folder, names)
+        dump_recipe(self, folder / "recipe.yaml")
+        frames = sum(sum(row.durations_frames) for row in rows)
+        figures = {
+            "units": float(len(names)),
+            "utterances": float(len(rows)),
+            "texts": float(len(unspoken)),
+            "left_out": float(len(texts) - len(unspoken)),
+            "units_per_s": sum(len(row.units) for row in rows) * FRAME_RATE_HZ / max(frames, 1),
+            "wall_s": time.monotonic() - began_s,
+        }
+        log.info("%s: %s", folder, figures)
+        return figures
+
+    def _unspoken(self, heldout: set[str]) -> list[str]:
+        """Different texts of all turns, in order, those held out left out."""
+        turns = (turn.text or "" for path in self.texts for row in read_dialogues(path) for turn in row.turns)
+        texts = (normalize_for_speech(text) for text in dict.fromkeys(turns))
+        found = (text for text in texts if any(map(str.isalpha, text)) and text not in heldout)
+        return list(itertools.islice(dict.fromkeys(found), self.max_texts or None))
+
+
+def _check_duration(item: Utterance, said: Pronunciation) -> None:
+    end_s = (said.ends_s or (0.0,))[-1]
+    if abs(end_s - item.duration_s) > _DURATION_TOLERANCE_S:
+        raise ValueError(
+            f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s for its text; was it spoken at "
+            "another tempo? speak it again (stage spoken_replies)"
+        )
+
+
+def _as_units(
+    name: str, text: str, split: str, said: Pronunciation, index: dict[str, int], written: str | None = None
+) -> UnitUtterance:
+    """Units of a pronunciation: neighbours of one name are one unit, as everywhere."""
+    last = [*map(operator.ne, said.phones, said.phones[1:]), True]  # of a run
+    units = [index[phone] for phone, ends in zip(said.phones, last, strict=True) if ends]
+    words = [word for word, ends in zip(said.word_of_phone, last, strict=True) if ends]
+    frames = whole_frames(list(itertools.compress(said.ends_s, last))) if said.ends_s is not None else []
+    return UnitUtterance(name, text, tuple(units), tuple(frames), tuple(words), split, written)
+
+
+def whole_frames(ends_s: Sequence[float], frame_rate_hz: float = FRAME_RATE_HZ) -> list[int]:
+    """Frames of phones with these ends: each has at least one, and none begins further from its time than it must."""
+    frames: list[int] = []
+    total = 0
+    for end_s in ends_s:
+        frames.append(max(1, round(end_s * frame_rate_hz) - total))
+        total += frames[-1]
+    return frames
