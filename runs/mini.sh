@@ -64,9 +64,9 @@ if ! $smoke; then
   stage hearing mini/hearing
 fi
 few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2 training.sample_every_steps=0)
-# 7. Units of the reply voice, and its unit language. 8 CPU-min.
-stage units mini/units -- "${few[@]}" data.train_items=1 data.evaluate_items=1 clusters.num_units=20
-stage unit_language mini/unit_language -- model.vocabulary_size=20
+# 7. Units: the phones that the reply voice says, also of texts that it need not speak; and the unit language. 20 CPU-min.
+stage units mini/phone_units -- 'texts=[out/mini/text/dialogues.jsonl]' workers=1
+stage unit_language mini/unit_language
 # 8. Vocoder: units to waveform; then its sound against discriminators. 12 and 27 CPU-min.
 stage vocoder_features mini/vocoder -- "${few[@]}" data.evaluate_items=1
 stage vocoder mini/vocoder_adversarial -- "${few[@]}" data.evaluate_items=1 training.batch_size=1

@@ -50,7 +50,7 @@ def create_synthesizer(engine: str) -> SpeechSynthesizer:
 
 
 def create_pronouncer(engine: str) -> PronouncingSynthesizer:
-    """Return the engine of that name, which knows its phones. Raises ValueError for one that does not, or is unknown."""
+    """Return the engine of that name. Raises ValueError for one that does not know its phones, or is unknown."""
     synthesizer = create_synthesizer(engine)
     if isinstance(synthesizer, Flite | Piper):
         return synthesizer

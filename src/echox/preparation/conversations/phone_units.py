@@ -11,22 +11,25 @@ are ours (docs/paper_map.md).
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import operator
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from echox.config import dump_recipe, recipe
+from echox.config import recipe, to_dict
 from echox.data.engines.engine import Pronunciation, Voice
 from echox.data.engines.word_ends import PAUSE
 from echox.data.manifest import UnitUtterance, Utterance, read_dialogues, read_utterances, write_unit_utterances
 from echox.data.synthesis import create_pronouncer
-from echox.units.inventory import write_phone_units
 from echox.data.text import normalize_for_speech
+from echox.files import journal_entries, write_text
+from echox.training.record import RECORD_NAME
+from echox.units.inventory import write_phone_units
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +44,8 @@ class PhoneUnitsRecipe:
 
     Attributes:
         speech: manifest of one voice of an engine that knows its phones: flite, Piper.
-        output_dir: folder for ``replies.jsonl`` (what was spoken), ``texts.jsonl`` (what was not; split "train") and the
-            inventory of phones.
+        output_dir: folder for ``replies.jsonl`` (what was spoken), ``texts.jsonl`` (what was not; split "train") and
+            the inventory of phones.
         texts: manifests of dialogues whose turns become units without being spoken; a text with a phone that `speech`
             never has, and held-out texts of `speech`, are left out.
         max_texts: of them; 0 = all.
@@ -70,12 +73,17 @@ class PhoneUnitsRecipe:
             raise ValueError(f"{self.speech}: expected one voice, found {sorted(speakers)}; units are of one voice")
         engine, _, name = speakers.pop().partition("/")
         pronouncer, voice = create_pronouncer(engine), Voice(engine, name)
+        folder = Path(self.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.workers or os.cpu_count()) as pool:
 
             def said(texts: Iterable[str], timed: bool) -> Iterator[Pronunciation]:
                 return pool.map(lambda text: pronouncer.pronunciation(text, voice, timed), texts)
 
-            spoken = list(said((item.text for item in utterances), timed=True))
+            known = _Journal(folder / ".pronunciations.jsonl", voice)
+            missing = [item.text for item in utterances if item.text not in known.entries]
+            known.extend(zip(missing, said(missing, timed=True), strict=True))
+            spoken = [known.entries[item.text] for item in utterances]
             for item, pronunciation in zip(utterances, spoken, strict=True):
                 _check_duration(item, pronunciation)
             names = [PAUSE, *sorted({name for row in spoken for name in row.phones} - {PAUSE})]
@@ -91,12 +99,9 @@ class PhoneUnitsRecipe:
             _as_units(item.id, item.text, item.split, pronunciation, index, item.written)
             for item, pronunciation in zip(utterances, spoken, strict=True)
         ]
-        folder = Path(self.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         write_unit_utterances(folder / "replies.jsonl", rows)
         write_unit_utterances(folder / "texts.jsonl", unspoken)
         write_phone_units(folder, names)
-        dump_recipe(self, folder / "recipe.yaml")
         frames = sum(sum(row.durations_frames) for row in rows)
         figures = {
             "units": float(len(names)),
@@ -106,6 +111,8 @@ class PhoneUnitsRecipe:
             "units_per_s": sum(len(row.units) for row in rows) * FRAME_RATE_HZ / max(frames, 1),
             "wall_s": time.monotonic() - began_s,
         }
+        record = {"stage": self.stage, "recipe": to_dict(self), "metrics": figures}
+        write_text(folder / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         log.info("%s: %s", folder, figures)
         return figures
 
@@ -117,12 +124,32 @@ class PhoneUnitsRecipe:
         return list(itertools.islice(dict.fromkeys(found), self.max_texts or None))
 
 
+class _Journal:
+    """Timed pronunciations, which take some tenths of a second each, kept for the next call."""
+
+    def __init__(self, path: Path, voice: Voice) -> None:
+        self.path, self.speaker = path, voice.speaker
+        self.entries = {
+            row["text"]: Pronunciation(tuple(row["phones"]), tuple(row["word_of_phone"]), tuple(row["ends_s"]))
+            for row in journal_entries(path)
+            if row["speaker"] == self.speaker
+        }
+
+    def extend(self, pronunciations: Iterable[tuple[str, Pronunciation]]) -> None:
+        with self.path.open("a", encoding="utf-8") as sink:
+            for text, pronunciation in pronunciations:
+                self.entries[text] = pronunciation
+                row = {"speaker": self.speaker, "text": text, **asdict(pronunciation)}
+                sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+                sink.flush()
+
+
 def _check_duration(item: Utterance, said: Pronunciation) -> None:
     end_s = (said.ends_s or (0.0,))[-1]
     if abs(end_s - item.duration_s) > _DURATION_TOLERANCE_S:
         raise ValueError(
-            f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s for its text; was it spoken at "
-            "another tempo? speak it again (stage spoken_replies)"
+            f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s for its text; was it "
+            "spoken at another tempo? speak it again (stage spoken_replies)"
         )
 
 
