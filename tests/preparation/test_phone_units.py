@@ -43,10 +43,10 @@ def tiny(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", TEXTS)
 def test_pronunciation_of_piper_is_its_speech(tiny, text):
     pronouncer, speech = create_pronouncer("piper"), create_synthesizer("piper").synthesize(text, tiny)
-    timed = pronouncer.pronunciation(text, tiny, timed=True)
+    timed = pronouncer.pronunciations(["A cat.", text], tiny, timed=True)[1]
     assert timed.ends_s == pytest.approx(sorted(timed.ends_s))
     assert timed.ends_s[-1] == pytest.approx(len(speech.waveform) / speech.sampling_rate, abs=1e-5)
-    untimed = pronouncer.pronunciation(text, tiny, timed=False)
+    untimed = pronouncer.pronunciations([text], tiny, timed=False)[0]
     assert (untimed.phones, untimed.word_of_phone, untimed.ends_s) == (timed.phones, timed.word_of_phone, None)
     ends = [max(itertools.compress(timed.ends_s, of)) for of in _members(timed.word_of_phone)]
     assert ends == pytest.approx(speech.word_ends_s, abs=1e-5)
@@ -58,14 +58,14 @@ def _members(word_of_phone):
 
 @needs_espeak
 def test_stress_and_length_are_part_of_a_phone(tiny):
-    phones = create_pronouncer("piper").pronunciation("A dog, hello.", tiny, timed=False).phones
+    phones = create_pronouncer("piper").pronunciations(["A dog, hello."], tiny, timed=False)[0].phones
     assert phones == ("ɐ", "d", "ˈɑː", "ɡ", PAUSE, "h", "ə", "l", "ˈo", "ʊ", PAUSE)
 
 
 @needs_flite
 def test_pronunciation_of_flite_is_its_speech():
     voice, text = Voice("flite", "kal"), "The red dog, not the cat."
-    said, speech = create_pronouncer("flite").pronunciation(text, voice, True), create_synthesizer("flite")
+    said, speech = create_pronouncer("flite").pronunciations([text], voice, True)[0], create_synthesizer("flite")
     assert tuple(zip(said.phones, said.ends_s, strict=True)) == speech.synthesize(text, voice).phones
     assert said.word_of_phone[0] == 0
     assert said.word_of_phone[-1] == len(text.split()) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -74,8 +75,8 @@ class Pronunciation:
 class PronouncingSynthesizer(Protocol):
     """A text-to-speech engine that knows the phones of what it says, and when each of them ends."""
 
-    def pronunciation(self, text: str, voice: Voice, timed: bool) -> Pronunciation:
-        """Phones of ``text``, ``timed`` or not. Raises ValueError for a text or voice it cannot speak."""
+    def pronunciations(self, texts: Sequence[str], voice: Voice, timed: bool) -> list[Pronunciation]:
+        """Phones of each text, ``timed`` or not. Raises ValueError for a text or voice it cannot speak."""
         ...
 
 

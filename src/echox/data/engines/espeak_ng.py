@@ -51,8 +51,9 @@ class EspeakNg:
         command = [self.binary, "-q", "--ipa", "-v", voice]
         lines = "".join(f"{' '.join(text.split())}\n" for text in texts)
         spoken = run_program(command, texts[0], Voice("espeak-ng", voice), lines).splitlines()
-        if len(spoken) != len(texts):  # a text of several clauses has several lines
+        if len(spoken) != len(texts):  # a text of several clauses has several lines: search for it by halves
             if len(texts) > 1:
-                return [part for text in texts for part in self.phonemes([text], voice)]
+                half = len(texts) // 2
+                return [*self.phonemes(texts[:half], voice), *self.phonemes(texts[half:], voice)]
             spoken = [" ".join(spoken)]
         return [unicodedata.normalize("NFD", _LANGUAGE_CHANGE.sub("", line.strip())) for line in spoken]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from echox.data.engines.engine import (
@@ -52,8 +53,11 @@ class Flite:
         ends = tuple(min(end, duration_s) for end in ends[:-1]) + (duration_s,) * bool(ends)
         return SynthesizedSpeech(waveform, SAMPLING_RATE, phones, ends)
 
-    def pronunciation(self, text: str, voice: Voice, timed: bool) -> Pronunciation:
+    def pronunciations(self, texts: Sequence[str], voice: Voice, timed: bool) -> list[Pronunciation]:
         """See :class:`PronouncingSynthesizer`; flite marks neither stress nor length."""
+        return [self._pronunciation(text, voice, timed) for text in texts]
+
+    def _pronunciation(self, text: str, voice: Voice, timed: bool) -> Pronunciation:
         spoken = self.synthesize(text, voice).phones or ()
         phones, ends_s = tuple(name for name, _ in spoken), tuple(end_s for _, end_s in spoken)
         words = words_of_phones(phones, [self.pronounce(word) for word in text.split()])

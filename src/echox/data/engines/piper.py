@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Piper:
         words: list[tuple[str, ...]] = []
         end_s = 0.0
         for sentence in _SENTENCE_END.split(text.strip()):
-            symbols = self._symbols(sentence, files.espeak_voice)
+            symbols = self._symbols([sentence], files.espeak_voice)[0]
             waveform, durations_s = files.speak(symbols, voice.pitch / voice.speed)
             if voice.pitch != 1.0:
                 waveform = resample(waveform, round(rate * voice.pitch), rate)
@@ -85,52 +86,73 @@ class Piper:
         ends[-1] = duration_s
         return SynthesizedSpeech(waveform, rate, tuple(phones), tuple(ends))
 
-    def pronunciation(self, text: str, voice: Voice, timed: bool) -> Pronunciation:
+    def pronunciations(self, texts: Sequence[str], voice: Voice, timed: bool) -> list[Pronunciation]:
         """See `PronouncingSynthesizer`: what `synthesize` would say. Without times the model is not asked.
 
         Raises:
             ValueError: as `synthesize`.
         """
         files = open_voice(voice.name)
+        sentences = [_SENTENCE_END.split(text.strip()) for text in texts]
+        together = [sentence for row in sentences for sentence in row]
+        symbols = iter(self._symbols(together, files.espeak_voice))
+        words = self._canonical([word for sentence in together for word in sentence.split()], files.espeak_voice)
+        return [
+            self._pronunciation([next(symbols) for _ in row], [next(words) for _ in text.split()], voice, timed)
+            for row, text in zip(sentences, texts, strict=True)
+        ]
+
+    @staticmethod
+    def _pronunciation(
+        sentences: list[list[str]], words: list[tuple[str, ...]], voice: Voice, timed: bool
+    ) -> Pronunciation:
         phones: list[Phone] = []
-        words: list[tuple[str, ...]] = []
         end_s = 0.0
-        for sentence in _SENTENCE_END.split(text.strip()):
-            symbols = self._symbols(sentence, files.espeak_voice)
+        for symbols in sentences:
             if phones:
                 end_s += _SENTENCE_PAUSE_S
                 phones.append((PAUSE, end_s))
             length_scale = voice.pitch / voice.speed
-            durations_s = files.durations_s(symbols, length_scale) if timed else np.zeros(len(symbols))
+            durations_s = open_voice(voice.name).durations_s(symbols, length_scale) if timed else np.zeros(len(symbols))
             phones += _marked_phones(symbols, end_s + np.cumsum(durations_s) / voice.pitch)
             end_s = phones[-1][1]
-            words += self._canonical(sentence.split(), files.espeak_voice)
         names, ends_s = zip(*phones, strict=True)
         bare = [name if name == PAUSE else name.strip(_STRESS + _LONG) for name in names]
         return Pronunciation(names, words_of_phones(bare, words), ends_s if timed else None)
 
-    def _symbols(self, sentence: str, espeak_voice: str) -> list[str]:
-        """IPA characters and punctuation of a sentence, in order. Raises ValueError if there is no word in it."""
-        clauses = [clause for clause in _CLAUSE_END.split(sentence) if clause.strip(_PUNCTUATION + _MARKS)]
-        if not clauses:
-            raise ValueError(f"piper: expected words to speak, found {sentence[:60]!r}")
-        spoken = self.espeak.phonemes([clause.strip(_PUNCTUATION) for clause in clauses], espeak_voice)
-        symbols: list[str] = []
-        for clause, phonemes in zip(clauses, spoken, strict=True):
-            symbols += [*([" "] if symbols else []), *phonemes]
-            mark = clause.rstrip(_MARKS)[-1:]
-            symbols += [mark] if mark in _PUNCTUATION else []
-        return symbols
+    def _symbols(self, sentences: Sequence[str], espeak_voice: str) -> list[list[str]]:
+        """IPA characters and punctuation of sentences, in order. Raises ValueError if there is no word in one."""
+        clauses = [_clauses(sentence) for sentence in sentences]
+        together = [clause.strip(_PUNCTUATION) for row in clauses for clause in row]
+        spoken = iter(self.espeak.phonemes(together, espeak_voice))
+        found: list[list[str]] = []
+        for row in clauses:
+            symbols: list[str] = []
+            for clause in row:
+                symbols += [*([" "] if symbols else []), *next(spoken)]
+                mark = clause.rstrip(_MARKS)[-1:]
+                symbols += [mark] if mark in _PUNCTUATION else []
+            found.append(symbols)
+        return found
 
-    def _canonical(self, words: list[str], espeak_voice: str) -> list[tuple[str, ...]]:
+    def _canonical(self, words: Sequence[str], espeak_voice: str) -> Iterator[tuple[str, ...]]:
         bare = [word.strip(_PUNCTUATION + _MARKS) for word in words]
         missing = [word for word in dict.fromkeys(bare) if word and (espeak_voice, word) not in _pronounced]
+        known = {word: _pronounced[espeak_voice, word] for word in bare if (espeak_voice, word) in _pronounced}
         if missing:
             if len(_pronounced) > _MOST_PRONOUNCED:
                 _pronounced.clear()
             for word, phonemes in zip(missing, self.espeak.phonemes(missing, espeak_voice), strict=True):
-                _pronounced[espeak_voice, word] = tuple(symbol for symbol in phonemes if _is_phone(symbol))
-        return [_pronounced[espeak_voice, word] if word else () for word in bare]
+                known[word] = _pronounced[espeak_voice, word] = tuple(filter(_is_phone, phonemes))
+        return (known[word] if word else () for word in bare)
+
+
+def _clauses(sentence: str) -> list[str]:
+    """Raises: ValueError if there is no word in the sentence."""
+    clauses = [clause for clause in _CLAUSE_END.split(sentence) if clause.strip(_PUNCTUATION + _MARKS)]
+    if not clauses:
+        raise ValueError(f"piper: expected words to speak, found {sentence[:60]!r}")
+    return clauses
 
 
 _pronounced: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -206,7 +228,7 @@ class PiperVoice:
                 owner += [place] * len(more)
         ids += self.ids[_END]
         owner += [len(symbols) - 1] * len(self.ids[_END])
-        inputs = {
+        inputs: dict[str, np.ndarray] = {
             "input": np.asarray([ids], dtype=np.int64),
             "input_lengths": np.asarray([len(ids)], dtype=np.int64),
             "scales": np.asarray([0.0, length_scale, 0.0], dtype=np.float32),

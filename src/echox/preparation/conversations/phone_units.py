@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 FRAME_RATE_HZ = 50.0
 _DURATION_TOLERANCE_S = 0.1
+_TOGETHER = 64
+"""Texts that an engine is asked for at once."""
 
 
 @recipe("phone_units")
@@ -77,8 +79,11 @@ class PhoneUnitsRecipe:
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.workers or os.cpu_count()) as pool:
 
-            def said(texts: Iterable[str], timed: bool) -> Iterator[Pronunciation]:
-                return pool.map(lambda text: pronouncer.pronunciation(text, voice, timed), texts)
+            def said(texts: Sequence[str], timed: bool) -> Iterator[Pronunciation]:
+                size = 1 if timed else _TOGETHER
+                chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
+                found = pool.map(lambda chunk: pronouncer.pronunciations(chunk, voice, timed), chunks)
+                return itertools.chain.from_iterable(found)
 
             known = _Journal(folder / ".pronunciations.jsonl", voice)
             missing = [item.text for item in utterances if item.text not in known.entries]
