@@ -21,7 +21,7 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.data.synthesis import create_pronouncer, create_synthesizer
-from echox.preparation.conversations.phone_units import whole_frames
+from echox.preparation.conversations.phone_units import WORD_BEGINS, whole_frames
 from echox.units.inventory import read_num_units
 from tiny_voice import write_tiny_voice
 
@@ -120,6 +120,8 @@ def test_spoken_and_unspoken_texts_become_units(spoken):
     assert phones[0] == PAUSE
     for row in rows:
         assert all(a != b for a, b in itertools.pairwise(row.units))
+        begins = [phones[unit].startswith(WORD_BEGINS) for unit in row.units]
+        assert begins == [word not in row.word_of_unit[:place] for place, word in enumerate(row.word_of_unit)]
         assert set(row.word_of_unit) == set(range(len(row.text.split())))
     texts = read_unit_utterances(spoken / "units" / "texts.jsonl")
     kept = {row.text for row in texts}

@@ -1,8 +1,9 @@
 """Stage "phone_units": the phones that a synthetic voice says, as units; nothing is trained and nothing is guessed.
 
 Where the reply voice is synthetic, its engine knows every phone and how long it lasts, so units need no encoder and no
-clusters. And a text that nobody speaks has units too: T2C learns to pronounce from as much text as there is, and the
-vocoder from what was spoken.
+clusters. A phone that begins a word is another unit than the same phone inside one: words decide how long phones last.
+A text that nobody speaks has units too: T2C learns to pronounce from as much text as there is, and the vocoder from
+what was spoken.
 
 Source: units of EchoX, https://arxiv.org/abs/2509.09174, section 3.2, are clusters of a speech encoder; phones instead
 are ours (docs/paper_map.md).
@@ -34,6 +35,7 @@ from echox.units.inventory import write_phone_units
 log = logging.getLogger(__name__)
 
 FRAME_RATE_HZ = 50.0
+WORD_BEGINS = "|"
 _DURATION_TOLERANCE_S = 0.1
 _TOGETHER = 64
 """Texts that an engine is asked for at once."""
@@ -91,14 +93,14 @@ class PhoneUnitsRecipe:
             spoken = [known.entries[item.text] for item in utterances]
             for item, pronunciation in zip(utterances, spoken, strict=True):
                 _check_duration(item, pronunciation)
-            names = [PAUSE, *sorted({name for row in spoken for name in row.phones} - {PAUSE})]
+            names = [PAUSE, *sorted({name for row in spoken for name in _names(row)} - {PAUSE})]
             index = {name: unit for unit, name in enumerate(names)}
             heldout = {item.text for item in utterances if item.split != "train"}
             texts = self._unspoken(heldout)
             unspoken = [
                 _as_units(f"text-{number}", text, "train", pronunciation, index)
                 for number, (text, pronunciation) in enumerate(zip(texts, said(texts, timed=False), strict=True))
-                if all(phone in index for phone in pronunciation.phones)
+                if all(name in index for name in _names(pronunciation))
             ]
         rows = [
             _as_units(item.id, item.text, item.split, pronunciation, index, item.written)
@@ -162,11 +164,21 @@ def _as_units(
     name: str, text: str, split: str, said: Pronunciation, index: dict[str, int], written: str | None = None
 ) -> UnitUtterance:
     """Units of a pronunciation: neighbours of one name are one unit, as everywhere."""
-    last = [*map(operator.ne, said.phones, said.phones[1:]), True]  # of a run
-    units = [index[phone] for phone, ends in zip(said.phones, last, strict=True) if ends]
-    words = [word for word, ends in zip(said.word_of_phone, last, strict=True) if ends]
+    phones = _names(said)
+    last = [*map(operator.ne, phones, phones[1:]), True]  # of a run
+    units = [index[phone] for phone in itertools.compress(phones, last)]
+    words = tuple(itertools.compress(said.word_of_phone, last))
     frames = whole_frames(list(itertools.compress(said.ends_s, last))) if said.ends_s is not None else []
-    return UnitUtterance(name, text, tuple(units), tuple(frames), tuple(words), split, written)
+    return UnitUtterance(name, text, tuple(units), tuple(frames), words, split, written)
+
+
+def _names(said: Pronunciation) -> list[str]:
+    """Names of units: phones, with a mark before the first of each word."""
+    begins = [True, *map(operator.ne, said.word_of_phone, said.word_of_phone[1:])]
+    return [
+        WORD_BEGINS + phone if first and phone != PAUSE else phone
+        for phone, first in zip(said.phones, begins, strict=True)
+    ]
 
 
 def whole_frames(ends_s: Sequence[float], frame_rate_hz: float = FRAME_RATE_HZ) -> list[int]:
