@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Measured, peak_resident_bytes, run
+from harness import Measured, run
 from many_sessions import Listener
+from peak_memory import peak_resident_bytes
 from transformers import DynamicCache, WhisperFeatureExtractor
 
 from echox import EchoX

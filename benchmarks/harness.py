@@ -195,13 +195,3 @@ def fresh_process(arguments: Sequence[str], script: str | Path | None = None) ->
 def resident_bytes() -> int:
     """Memory of this process that is in RAM now."""
     return psutil.Process().memory_info().rss
-
-
-def peak_resident_bytes() -> int | None:
-    """The most memory that this process ever had in RAM; None where the system has no such figure (not Linux).
-
-    ``ru_maxrss`` is no substitute: it includes what the parent process had.
-    """
-    path = Path("/proc/self/status")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Measured, fresh_process, peak_resident_bytes, run
+from harness import Measured, fresh_process, run
+from peak_memory import peak_resident_bytes
 from transformers import WhisperConfig
 
 from echox.models.conversion.materialise import materialise

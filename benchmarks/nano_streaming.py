@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Measured, add_model_arguments, load_model, peak_resident_bytes, run
+from harness import Measured, add_model_arguments, load_model, run
+from peak_memory import peak_resident_bytes
 from reference_engine import PARTS, Reference
 
 from echox import EchoX

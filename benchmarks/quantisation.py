@@ -14,7 +14,8 @@ import gc
 from typing import Any
 
 import torch
-from harness import Measured, fresh_process, peak_resident_bytes, resident_bytes, run, times_s
+from harness import Measured, fresh_process, resident_bytes, run, times_s
+from peak_memory import peak_resident_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from echox.models.quantization.int8_linear import to_int8_linears

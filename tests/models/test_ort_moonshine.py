@@ -12,7 +12,8 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer
 
 from echox.audio import load_audio
 from echox.data.scoring import word_errors
-from echox.models.conversion.moonshine import find_ort_moonshine, moonshine_tokenizer, read_tokens
+from echox.models.conversion.moonshine import moonshine_tokenizer
+from echox.models.conversion.moonshine_files import find_ort_moonshine, read_tokens
 from echox.models.conversion.ort_file import read_ort
 from echox.models.towers.auto import AutoAudioTower, AutoRecogniser
 from echox.models.towers.base import finish

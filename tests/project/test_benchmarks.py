@@ -16,7 +16,9 @@ from echox.evaluation.model_card import Card, _figures, _speed
 from paths import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - {"harness", "reference_engine"})
+NAMES = sorted(
+    {path.stem for path in BENCHMARKS.glob("*.py")} - {"harness", "peak_memory", "reference_engine", "ready_cascade"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,74 @@ def test_the_latency_benchmark_names_the_weights_and_the_model_card_reads_its_re
     record = {"parameters_by_part": {}, "stages": []}
     speed = _speed(Card({}, _figures(result), None, record, None))
     assert f"Real-time factor {result['figures']['rtf_overall']:.3f}" in speed[0]
+
+
+@pytest.fixture
+def cascade(monkeypatch):
+    """The two benchmarks of the cascade, without its parts: a recogniser of one question, and a silent voice."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import mini_cascade
+    import ready_cascade
+
+    log = []
+
+    class Writer:
+        def __init__(self, path, threads):
+            pass
+
+        def write(self, system, question, max_new_tokens):
+            text = ""
+            for piece in ("Paris is ", "2.5 ", "km wide. ", '"It is', '." ', "Nice"):
+                log.append(piece)
+                text += piece
+                yield text
+
+    class Speaker:
+        def __init__(self, threads):
+            pass
+
+        def speak_sentence(self, sentence, voice):
+            log.append(f"<{sentence}>")
+            return [], np.zeros(8000, np.float32), np.zeros(0)
+
+    heard = type("Hears", (), {"transcribe": lambda self, waveforms, rate: ["Where?"]})()
+    monkeypatch.setattr(ready_cascade, "MoonshineASR", lambda folder, threads: heard)
+    monkeypatch.setattr(ready_cascade, "LlamaCpp", Writer)
+    monkeypatch.setattr(ready_cascade, "Piper", Speaker)
+    monkeypatch.setattr(ready_cascade, "open_voice", lambda name, threads: type("Voice", (), {"sampling_rate": 16000}))
+    return mini_cascade, ready_cascade.ReadyCascade("moonshine", "gguf"), log
+
+
+def test_the_cascade_speaks_a_sentence_as_soon_as_it_is_written(cascade):
+    _, parts, log = cascade
+    answer = parts.answer(np.zeros(16000, np.float32))
+    assert log == [
+        *("Paris is ", "2.5 ", "km wide. ", "<Paris is 2.5 km wide.>", '"It is', '." ', '<"It is.">', "Nice", "<Nice>")
+    ]
+    assert answer.text == 'Paris is 2.5 km wide. "It is." Nice'
+    assert answer.durations_s == [0.5, 0.5, 0.5]
+    assert 0 < answer.heard_s <= answer.first_text_s <= answer.arrivals_s[0] <= answer.total_s
+
+
+def test_model_and_cascade_answer_the_same_questions_in_turn(cascade):
+    mini_cascade, parts, log = cascade
+    questions = [mini_cascade.Asked(path, "Where?", ("km",)) for path in bundled_questions()[:2]]
+    lengths = []
+
+    def silent(waveform):
+        lengths.append(len(waveform))
+        log.append("model")
+        return mini_cascade.Answer(text="No.")
+
+    found = mini_cascade.compare(questions, {"model": silent, "cascade": parts.answer}, warm_up=1, number=0)
+    assert {name: len(answers) for name, answers in found.items()} == {"model": 2, "cascade": 2}
+    assert [entry for entry in log if entry in ("model", "Nice")] == ["Nice", "model", "model", "Nice", "Nice", "model"]
+    assert lengths[0] == lengths[1]  # the first question also warmed up
+    figures = mini_cascade.figures_of(questions, found["cascade"])
+    assert figures["right_percent"]["mean"] == 100.0
+    assert figures["heard_wer_percent"] == 0.0
+    assert figures["reply_s"]["p50"] == 1.5
+    assert figures["replies"] == 2
+    assert figures["unspoken_replies"] == 0
+    with pytest.raises(ValueError, match="found none of 2"):
+        mini_cascade.figures_of(questions, found["model"])

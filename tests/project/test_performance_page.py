@@ -19,7 +19,8 @@ UNIT = re.compile(r"_(s|ms|mb|gb|percent|units|b|1m)$|ms_per_s$")
 # Counts and ratios, which have no unit; p50 and the like have that of the name above them.
 COUNTS = re.compile(
     r"^(units|frames|threads|sessions|replies|questions|stalled|not_as_alone|queued|cancelled|still_running|width"
-    r"|vocabulary|rtf\w*|gain\w*|share_of_limit|furthest_sample|ttfa_tokens|before|after)$"
+    r"|vocabulary|rtf\w*|gain\w*|share_of_limit|furthest_sample|ttfa_tokens|before|after"
+    r"|unspoken_replies|stalled_replies)$"
 )
 
 

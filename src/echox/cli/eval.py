@@ -48,8 +48,8 @@ def run(
         typer.Option(
             "--task",
             "-t",
-            help="nano, llama-questions, web-questions, triviaqa, qa, consistency, asr, translation, voicebench; "
-            "several names with commas.",
+            help="nano, nano-questions, llama-questions, web-questions, triviaqa, qa, consistency, asr, translation, "
+            "voicebench; several names with commas.",
         ),
     ] = "nano",
     data: Annotated[
@@ -63,9 +63,9 @@ def run(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="Recogniser of the spoken replies: 'embedded' (nano's words only), a hub id or folder, "
-            "http://.../v1#model, or 'none' (default: for nano judge/ in the data or the embedded one, else "
-            "openai/whisper-large-v3)."
+            help="Recogniser of the spoken replies: 'embedded' (nano's words only), 'moonshine' (any words; an "
+            "installed package), a hub id or folder, http://.../v1#model, or 'none' (default: for nano judge/ in the "
+            "data or the embedded one, else openai/whisper-large-v3)."
         ),
     ] = None,
     lexicon: Annotated[
@@ -74,8 +74,22 @@ def run(
     word_penalty: WordPenalty = 0.5,
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each set (default: all).")] = None,
     instruction: Annotated[str | None, typer.Option(help="Text sent beside every audio.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt of every conversation that has none.")] = None,
+    typed: Annotated[bool, typer.Option("--typed", help="Also ask in writing: T2T, and S2T over T2T.")] = False,
+    question_voice: Annotated[
+        str | None, typer.Option(help="Ask the questions in this voice instead, as engine/name.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="Voice that also speaks the replies, for the same judge: its own errors.")
+    ] = None,
     utmos: Annotated[Path | None, typer.Option(help="TorchScript file of a MOS predictor at 16 kHz.")] = None,
-    dnsmos: Annotated[Path | None, typer.Option(help="ONNX file sig_bak_ovr.onnx of DNSMOS P.835.")] = None,
+    dnsmos: Annotated[
+        str | None,
+        typer.Option(
+            help="DNSMOS: its file sig_bak_ovr.onnx, a folder with it (and model_v8.onnx, of P.808), or 'speechmos', "
+            "the installed package."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the order of nano's items.")] = 0,
     threads: Threads = None,
     device: Device = "auto",
@@ -85,13 +99,22 @@ def run(
     from echox.evaluation.rating import rate_run
     from echox.evaluation.run import run_tasks, score_run
     from echox.evaluation.sets.heldout import embedded_heldout
-    from echox.evaluation.sets.tasks import NANO, open_tasks
+    from echox.evaluation.sets.spoken import ask_aloud, read_voice
+    from echox.evaluation.sets.tasks import NANO, open_tasks, typed_task, with_system
     from echox.evaluation.summary import render
 
     if workers > 1 and server is None:
         raise ValueError("expected --server with --workers: a model in this process answers one question at a time")
     names = [name.strip() for name in task.split(",")]
     tasks = [one for name in names for one in open_tasks(name, data, limit, seed, instruction)]
+    if question_voice is not None:
+        voice = read_voice(question_voice)
+        folder = output / "questions" / question_voice.replace("/", "-")
+        tasks = [ask_aloud(one, voice, folder / one.name) for one in tasks]
+    if typed:
+        tasks += [typed_task(one) for one in tasks]
+    if system is not None:
+        tasks = [with_system(one, system) for one in tasks]
     subject = _subject(model, server, server_model, device, threads)
     only_nano = names == [NANO]
     speaks = any(one.speaks for one in tasks)
@@ -107,6 +130,7 @@ def run(
             unjudged=unjudged,
             recordings=recordings,
             limit=limit,
+            control=read_voice(control) if control is not None else None,
             progress=progress,
         )
     if utmos is not None or dnsmos is not None:

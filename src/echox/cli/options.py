@@ -91,7 +91,8 @@ Data = Annotated[Path, typer.Option(help="Folder of the nano corpus.")]
 JudgeName = Annotated[
     str | None,
     typer.Option(
-        help="Encoder folder (default: judge/ in the data, or the embedded one), http://.../v1#model, or a hub id."
+        help="Encoder folder (default: judge/ in the data, or the embedded one), 'moonshine' (an installed package), "
+        "http://.../v1#model, or a hub id."
     ),
 ]
 WordPenalty = Annotated[float, typer.Option(help="Of a phone judge: log probability that it subtracts for each word.")]

@@ -6,25 +6,29 @@ from pathlib import Path
 from typing import cast
 
 from echox.audio import load_audio
-from echox.evaluation.judges.naturalness import RATE_HZ, RATINGS, Rater, open_dnsmos, open_utmos
-from echox.evaluation.run_files import REPLIES, RecordedReply, read_run
+from echox.evaluation.judges.naturalness import RATE_HZ, RATINGS, Rater, dnsmos_raters, open_utmos
+from echox.evaluation.run_files import CONTROL, REPLIES, RecordedReply, read_run
 from echox.evaluation.scoring.records import read_lines, recorded
 from echox.evaluation.scoring.schema import ReplyRecord
 
 
-def rate_run(output: Path, utmos: Path | None, dnsmos: Path | None) -> None:
-    """Rate every spoken reply of a run; a stopped call continues. Scoring the run again adds the means.
+def rate_run(output: Path, utmos: Path | None, dnsmos: str | Path | None) -> None:
+    """Rate every spoken reply of a run, and its control; a stopped call continues. Scoring again adds the means.
+
+    Args:
+        output: folder of the run.
+        utmos: see `open_utmos`.
+        dnsmos: see `dnsmos_raters`.
 
     Raises:
         ValueError: no run there, or a file that is no such model.
     """
     raters = {"utmos": open_utmos(utmos)} if utmos else {}
-    raters |= {"dnsmos": open_dnsmos(dnsmos)} if dnsmos else {}
+    raters |= dnsmos_raters(dnsmos) if dnsmos else {}
     for task in read_run(output)["tasks"]:
         folder = output / task["name"]
-        replies = [
-            RecordedReply(cast(ReplyRecord, record)) for record in read_lines(folder / REPLIES) if record["audio"]
-        ]
+        records = [*read_lines(folder / REPLIES), *read_lines(folder / CONTROL)]
+        replies = [RecordedReply(cast(ReplyRecord, record)) for record in records if record["audio"]]
         for name, rater in raters.items():
             _rate_replies(replies, folder, name, rater)
 

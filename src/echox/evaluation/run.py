@@ -3,6 +3,7 @@
     run.json                     which model, judge and tasks
     <task>/replies.jsonl         one record for each reply, on the disk as soon as it is made; speech in <task>/audio/
     <task>/heard.jsonl           the judge's transcript of it
+    <task>/control.jsonl         the same texts by another voice, and the judge's transcript of that, if asked for
     <task>/items.jsonl           the scores of each item
     summary.json                 all figures; summary.md and plots/ show them
 
@@ -12,7 +13,6 @@ question is asked again, and two models never mix. Scoring reads records alone: 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,9 @@ from typing import Protocol, TypeVar
 
 import echox
 from echox.audio import load_audio, save_audio
+from echox.data.engines.engine import Voice
 from echox.errors import one_line
+from echox.evaluation.control import control_scores, speak_control
 from echox.evaluation.judges.asr import Judge, recordings_wer
 from echox.evaluation.run_files import (
     HEARD,
@@ -33,13 +35,14 @@ from echox.evaluation.run_files import (
     read_rows,
     read_run,
     recorded_replies,
+    short_key,
 )
 from echox.evaluation.scoring.records import recorded
-from echox.evaluation.scoring.schema import JsonObject, RunFile
-from echox.evaluation.scoring.scores import counts, not_measured
+from echox.evaluation.scoring.schema import JsonObject, Row, RunFile
+from echox.evaluation.scoring.scores import counts, not_measured, ratio_of
 from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.sets.nano import METRICS_FILE, SPOKEN_SETS, metrics_of
-from echox.evaluation.sets.tasks import AVERAGED, KINDS, Task
+from echox.evaluation.sets.tasks import AVERAGED, KINDS, TYPED_SUFFIX, Task
 from echox.evaluation.subjects.subject import Subject
 from echox.files import write_text
 from echox.training.lock import output_lock
@@ -70,6 +73,7 @@ def run_tasks(
     unjudged: str = "no judge was asked for",
     recordings: Path | None = None,
     limit: int | None = None,
+    control: Voice | None = None,
     progress: ShowProgress = show_nothing,
 ) -> JsonObject:
     """Ask, transcribe, score; what is already recorded is not repeated.
@@ -83,6 +87,7 @@ def run_tasks(
         unjudged: why there is no judge.
         recordings: folder of the nano corpus; the judge's own errors are measured on its recordings.
         limit: number of those recordings.
+        control: voice that also speaks the replies' texts, for the same judge; None: none.
         progress: shows how many replies and transcripts are made.
 
     Returns:
@@ -108,6 +113,8 @@ def run_tasks(
                 for task in tasks
             ],
         }
+        if control is not None:
+            run["control"] = control.speaker
         write_text(output / RUN_FILE, json.dumps(run, indent=1) + "\n")
         for task in tasks:
             replies = generate(task, subject, output / task.name, workers)
@@ -118,6 +125,11 @@ def run_tasks(
                 transcripts = transcribe(output / task.name, judge, [_key(subject, item) for item in task.items])
                 for _ in progress(transcripts, f"{task.name}: transcribe", len(task.items)):
                     pass
+                if control is not None:
+                    keys = [_key(subject, item) for item in task.items]
+                    spoken = speak_control(output / task.name, control, judge, keys)
+                    for _ in progress(spoken, f"{task.name}: control", len(task.items)):
+                        pass
         return score_run(output)
 
 
@@ -147,7 +159,7 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
             return asked | no_reply | {"error": one_line(error)}
         audio = None
         if len(reply.waveform):
-            audio = f"audio/{_short(_key(subject, item))}/{item.id}.flac"
+            audio = f"audio/{short_key(_key(subject, item))}/{item.id}.flac"
             (folder / audio).parent.mkdir(parents=True, exist_ok=True)
             save_audio(folder / audio, reply.waveform, reply.sampling_rate)
         return asked | {
@@ -216,6 +228,7 @@ def score_run(output: Path) -> JsonObject:
 
     run = read_run(output)
     tasks: dict[str, JsonObject] = {}
+    scored: dict[str, list[Row]] = {}
     for task in run["tasks"]:
         rows = read_rows(output, run, task)
         tasks[task["name"]] = {
@@ -224,8 +237,11 @@ def score_run(output: Path) -> JsonObject:
             **counts(rows),
             **KINDS[task["kind"]].score(rows),
         }
+        scored[task["name"]] = rows
         if rows[0]["speaks"] and task["name"] not in SPOKEN_SETS:
             tasks[task["name"]] |= {name: not_measured("no model file was named") for name in ("utmos", "dnsmos")}
+        if rows[0]["speaks"] and "control" in run and run["judge"].get("name"):
+            tasks[task["name"]] |= control_scores(output / task["name"], rows, run["judge"]["name"], run["control"])
         tasks[task["name"]] |= ratings_of(output / task["name"], task["keys"])
         kept = (
             "id",
@@ -237,6 +253,7 @@ def score_run(output: Path) -> JsonObject:
             "judge_error",
             "s2t",
             "s2s",
+            "t2t",
             "reply_wer",
             "compression",
             "audio",
@@ -244,6 +261,10 @@ def score_run(output: Path) -> JsonObject:
         columns: list[Mapping[str, object]] = [*rows]
         lines = [json.dumps({name: row[name] for name in kept if name in row}, ensure_ascii=False) for row in columns]
         write_text(output / task["name"] / ITEMS, "\n".join(lines) + "\n")
+    for name, rows in scored.items():
+        typed = scored.get(name + TYPED_SUFFIX)
+        if typed is not None:
+            tasks[name] |= _against_typed(rows, typed, tasks[name + TYPED_SUFFIX])
     summary: JsonObject = {
         "version": run["version"],
         "echox": run["echox"],
@@ -266,10 +287,6 @@ def _key(subject: Subject, item: EvalItem) -> str:
     return f"{subject.key} {item.id} {item.digest}"
 
 
-def _short(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:8]
-
-
 def _judge(judge: Judge | None, unjudged: str, data: Path | None, limit: int | None, output: Path) -> JsonObject:
     """The judge's name, and its own errors if there are recordings to measure them on (once in a run)."""
     if judge is None:
@@ -282,6 +299,16 @@ def _judge(judge: Judge | None, unjudged: str, data: Path | None, limit: int | N
     if known.get("measured_on") == wanted:
         return known
     return {"name": judge.name, "measured_on": wanted, "recordings": recordings_wer(judge, data, limit)}
+
+
+def _against_typed(rows: list[Row], typed: list[Row], task: JsonObject) -> JsonObject:
+    """T2T beside S2T, and their ratio over the questions that both have."""
+    written = {row["id"]: row["t2t"] for row in typed}
+    shared = [row for row in rows if row["id"] in written]
+    return {
+        "t2t": task["t2t"],
+        "s2t_over_t2t": ratio_of([row["s2t"] for row in shared], [written[row["id"]] for row in shared]),
+    }
 
 
 def _averages(tasks: dict[str, JsonObject]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import cast
@@ -11,9 +12,14 @@ from echox.evaluation.scoring.schema import ReplyRecord, Row, RunFile, TaskEntry
 from echox.evaluation.sets.tasks import KINDS
 
 RUN_FILE, SUMMARY_FILE = "run.json", "summary.json"
-REPLIES, HEARD, ITEMS = "replies.jsonl", "heard.jsonl", "items.jsonl"
+REPLIES, HEARD, ITEMS, CONTROL = "replies.jsonl", "heard.jsonl", "items.jsonl", "control.jsonl"
 VERSION = 1
 """Version of the layout of the files."""
+
+
+def short_key(key: str) -> str:
+    """Eight hexadecimal digits of a record's key: a folder of what belongs to it."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 def read_run(output: Path) -> RunFile:

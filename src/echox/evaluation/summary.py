@@ -38,6 +38,10 @@ FIGURES = (
     "asr_bleu",
     "reply_wer",
     "reply_wer_whisper",
+    "control_wer",
+    "control_wer_whisper",
+    "reply_wer_minus_control",
+    "reply_wer_whisper_minus_control",
     "words_per_s",
     "units_per_s",
     "unit_words_per_s",
@@ -46,6 +50,10 @@ FIGURES = (
     "first_audio_tokens",
     "utmos",
     "dnsmos",
+    "dnsmos_p808",
+    "control_utmos",
+    "control_dnsmos",
+    "control_dnsmos_p808",
 )
 
 
@@ -78,6 +86,9 @@ def render(summary: JsonObject) -> str:
     answered = {name: task for name, task in summary["tasks"].items() if "s2t" in task}
     if answered:
         lines += ["## Answers", "", *_answers(answered, summary.get("average")), ""]
+    compared = {name: task for name, task in answered.items() if "t2t" in task}
+    if compared:
+        lines += ["## What hearing and speaking leave", "", *_ratios(compared), ""]
     others = {name: task for name, task in summary["tasks"].items() if any(figure in task for figure in FIGURES)}
     if others:
         lines += ["## Figures", "", *_figures(others), ""]
@@ -153,8 +164,23 @@ def _paper_average(model: str) -> float:
     return sum(figures) / len(figures)
 
 
+def _ratios(tasks: JsonObject) -> list[str]:
+    """T2T, S2T and S2S of the same questions, and what is left of each in the next."""
+    rows = []
+    for name, task in tasks.items():
+        ratios = [_ratio(task.get(figure)) for figure in ("s2t_over_t2t", "s2s_over_s2t")]
+        rows.append([name, *(_accuracy(task.get(side)) for side in ("t2t", "s2t", "s2s")), *ratios])
+    return markdown_table(["task", "T2T", "S2T", "S2S", "S2T over T2T", "S2S over S2T"], rows)
+
+
+def _ratio(value: JsonObject | None) -> str:
+    if value is None or "not_measured" in value:
+        return "not measured"
+    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+
 def _figures(tasks: JsonObject) -> list[str]:
-    rates = {"asr_wer", "transcription_wer", "reply_wer", "reply_wer_whisper"}
+    rates = {figure for figure in FIGURES if "_wer" in figure}
     rows = []
     for figure in FIGURES:
         if any(figure in task for task in tasks.values()):

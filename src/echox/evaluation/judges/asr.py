@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from echox.api.parts import installed_folder
 from echox.audio import encode_audio, load_audio, resample
 from echox.data.features import log_mel
 from echox.data.lexicon import Lexicon
@@ -23,14 +24,19 @@ from echox.data.manifest import audio_path, read_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import normalize_words, word_errors
 from echox.evaluation.judges.lexicon_decoder import LexiconDecoder
+from echox.evaluation.judges.moonshine import PACKAGE, REQUIREMENT, MoonshineASR
+from echox.evaluation.judges.open_vocabulary import OpenVocabularyJudge
 from echox.evaluation.scoring.records import fingerprint
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.subjects.endpoint import Endpoint
+from echox.models.conversion.moonshine_files import find_ort_moonshine
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 
 DEFAULT_JUDGE = "openai/whisper-large-v3"
 """The recogniser that UltraEval-Audio uses."""
+MOONSHINE = "moonshine"
+"""Name of the judge that an installed package holds (`judges/moonshine.py`)."""
 
 
 class Judge(Protocol):
@@ -150,21 +156,7 @@ def homophones(entries: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, str]
     return spelling
 
 
-class _OpenVocabularyJudge:
-    """A judge with an open vocabulary and ordinary spelling: references are compared as they are."""
-
-    sampling_rate = 16000
-
-    def as_heard(self, text: str) -> str:
-        """See :class:`Judge`."""
-        return text
-
-    def unknown_words(self, text: str) -> int:
-        """See :class:`Judge`."""
-        return 0
-
-
-class TransformersASR(_OpenVocabularyJudge):
+class TransformersASR(OpenVocabularyJudge):
     """Any speech recogniser of transformers, for example ``openai/whisper-large-v3`` (UltraEval-Audio's judge)."""
 
     def __init__(self, model_id: str, device: str | None = None) -> None:
@@ -181,7 +173,7 @@ class TransformersASR(_OpenVocabularyJudge):
         return [result["text"].strip() for result in results]
 
 
-class OpenAICompatibleASR(_OpenVocabularyJudge):
+class OpenAICompatibleASR(OpenVocabularyJudge):
     """A recogniser behind ``POST {url}/audio/transcriptions``, as OpenAI, vLLM or faster-whisper-server offer it.
 
     Args:
@@ -240,12 +232,20 @@ def nano_judge(data: Path) -> Path:
 
 
 def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5) -> Judge:
-    """A judge by name: folder of the encoder stage, ``http://host:port/v1#model``, or a recogniser of transformers.
+    """A judge by name.
+
+    Args:
+        judge: folder of the encoder stage or of Moonshine's files; "moonshine" (the installed package that holds them);
+            ``http://host:port/v1#model``; or a recogniser of transformers.
+        lexicon: see :func:`read_pronunciations`; of a judge of the encoder stage.
+        word_penalty: of such a judge.
 
     Raises:
-        ValueError: a URL without a model, or no such folder.
+        ValueError: a URL without a model, no such folder, or the package is not installed.
     """
     name = str(judge)
+    if name == MOONSHINE:
+        return MoonshineASR(moonshine_folder())
     if name.startswith(("http://", "https://")):
         url, _, model = name.partition("#")
         if not model:
@@ -258,11 +258,30 @@ def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
         if kind == SpeechEncoderConfig.model_type:
             return PhoneCTCJudge(name, lexicon, word_penalty)
+    elif Path(name).is_dir() and (found := find_ort_moonshine(Path(name))) is not None:
+        return MoonshineASR(found)
     elif name.count("/") != 1 or name.startswith((".", "/")) or Path(name).parent.exists():
         raise ValueError(
             f"judge: expected a model folder, a URL or a hub id, found no {config}; train the encoder first"
         )
     return TransformersASR(name)
+
+
+def moonshine_folder() -> Path:
+    """Moonshine's files in the installed package.
+
+    Raises:
+        ValueError: it is not installed, or of a version without them.
+    """
+    package = installed_folder(PACKAGE)
+    found = find_ort_moonshine(package) if package is not None else None
+    if found is None:
+        what = "none" if package is None else "another version"
+        raise ValueError(
+            f"judge {MOONSHINE}: expected the package of {REQUIREMENT}, found {what}; "
+            f"pip install --no-deps {REQUIREMENT}"
+        )
+    return found
 
 
 JUDGE_RATE_HZ = 16000

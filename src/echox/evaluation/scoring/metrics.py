@@ -82,6 +82,22 @@ def bootstrap(
     return Interval(statistic(values), low, high, len(values))
 
 
+def bootstrap_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
+    """The sum of one score over the sum of another of the same items, such as S2T over T2T, with its interval.
+
+    Raises:
+        ValueError: no items, or the two differ in length.
+    """
+    if len(over) != len(under):
+        raise ValueError(f"expected two scores of each item, found {len(over)} and {len(under)}")
+
+    def ratio(chosen: Sequence[float]) -> float:
+        places = [int(place) for place in chosen]
+        return sum(over[place] for place in places) / max(sum(under[place] for place in places), 1.0)
+
+    return bootstrap([float(place) for place in range(len(over))], ratio)
+
+
 def agreement_table(s2t: Sequence[bool], s2s: Sequence[bool]) -> dict[str, int]:
     """The 2 x 2 table of right in writing against right aloud, over the same replies."""
     pairs = list(zip(s2t, s2s, strict=True))

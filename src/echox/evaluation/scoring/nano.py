@@ -9,7 +9,7 @@ from dataclasses import asdict
 from echox.data.scoring import normalize_words, same_words
 from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
 from echox.evaluation.scoring.schema import JsonObject, Row
-from echox.evaluation.scoring.scores import counts, error_rate, judged, score_rates
+from echox.evaluation.scoring.scores import counts, error_rate, judged, score_answers, score_rates
 
 
 def contains_words(text: str, answer: str) -> bool:
@@ -63,6 +63,15 @@ def score_spoken(rows: Sequence[Row]) -> JsonObject:
         "reply_wer": error_rate([one["reply"] for one in spelled], said),
         "s2s_exact_by_topic": _by(rows, s2s),
     }
+
+
+def score_questions(rows: Sequence[Row]) -> JsonObject:
+    """Nano's questions as any model may be asked them: by their answers, and by topic."""
+    scores = score_answers(rows)
+    right = {"s2t": [row["s2t"] for row in rows]}
+    if "not_measured" not in scores["s2s"]:
+        right["s2s"] = [row["s2s"] for row in rows]
+    return scores | {f"{side}_by_topic": _by(rows, flags) for side, flags in right.items()}
 
 
 def _mean(right: Sequence[bool]) -> dict[str, float]:

@@ -48,6 +48,7 @@ class JudgeSpelling(TypedDict):
 class _Figures(TypedDict, total=False):
     s2t: bool
     s2s: bool
+    t2t: bool
     reply_wer: float
     compression: float
 
@@ -60,7 +61,8 @@ class Row(ReplyRecord, _Figures):
         said: the judge's transcript; None: not judged. as_heard: see `JudgeSpelling`; None: not judged.
         unknown_words: words of the reply that the judge cannot write.
         judge_error: why the judge has no transcript. unjudged: why there is no judge.
-        s2t, s2s: right in writing, right aloud. reply_wer: word error rate of the speech against the reply's text.
+        s2t, s2s: right in writing, right aloud. t2t: right in writing, of a question in writing.
+        reply_wer: word error rate of the speech against the reply's text.
         compression: unit frames per unit word.
     """
 
@@ -90,8 +92,17 @@ class SubjectEntry(TypedDict):
     folder: str | None
 
 
-class RunFile(TypedDict):
-    """The content of ``run.json``; ``judge`` has ``name`` (and its own errors), or ``unjudged``: why there is none."""
+class _Control(TypedDict, total=False):
+    control: str
+
+
+class RunFile(_Control):
+    """The content of ``run.json``.
+
+    Attributes:
+        judge: has ``name`` (and its own errors), or ``unjudged``: why there is none.
+        control: voice that also speaks the replies' texts ("engine/name"), if there is one.
+    """
 
     version: int
     echox: str

@@ -12,7 +12,7 @@ from dataclasses import asdict
 import numpy as np
 
 from echox.data.scoring import WordErrors, edit_counts, normalize_words
-from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
+from echox.evaluation.scoring.metrics import agreement_table, bootstrap, bootstrap_ratio, exist_match
 from echox.evaluation.scoring.schema import JsonObject, JudgeSpelling, Row
 from echox.evaluation.scoring.transcripts import bleu, english_normalizer, whisper_errors
 
@@ -27,10 +27,15 @@ DEFINITIONS = {
     "qa-exist-match); items that failed are left out, as there, and counted in fail_rate",
     "acc_strict": "the same over all items: a failure, an empty reply and a reply without speech are wrong",
     "s2t, s2s": "the rule on the written reply, and on the judge's transcript of the same reply's speech",
+    "t2t": "the rule on the reply to the same question in writing (--typed)",
+    "s2t_over_t2t, s2s_over_s2t": "ratios of acc_strict over the same questions: what is left of the language model's "
+    "knowledge after hearing, and after speaking; 95 % bootstrap over items",
     "gap": "s2t minus s2s, both acc_strict, over the same replies; 95 % bootstrap over items",
     "reply_wer": "word error rate of the judge's transcript against the reply's own text: all errors over all words; "
     "lower case, no punctuation, reference spelled as the judge would",
     "reply_wer_whisper": "the same with Whisper's English normaliser and 13a tokens, as UltraEval-Audio does",
+    "control_wer, control_wer_whisper": "the same of the replies' texts spoken by the voice of --control: errors of "
+    "the judge, not of the model; reply_wer_minus_control: the difference, 95 % bootstrap over replies",
     "words_per_s": "words of the replies' text per second of their speech",
     "units_per_s": "reduced units per second of speech",
     "unit_words_per_s": "unit words (steps of the unit decoder) per second of speech",
@@ -43,7 +48,8 @@ DEFINITIONS = {
     "asr_wer": "word error rate of the written reply against the reference",
     "asr_bleu": "BLEU of the judge's transcript against the reference translation, both without capitals and "
     "punctuation; text_bleu: of the written reply, cased",
-    "utmos, dnsmos": "mean opinion score that a model predicts for each spoken reply; mean over replies",
+    "utmos, dnsmos, dnsmos_p808": "mean opinion score that a model predicts for each spoken reply (dnsmos: the overall "
+    "score of P.835); mean over replies; control_...: of the control's speech",
 }
 
 
@@ -67,9 +73,27 @@ def score_answers(rows: Sequence[Row]) -> JsonObject:
     return scores | {
         "s2s": _accuracy(spoken, s2s_failed, s2s_right),
         "gap": asdict(bootstrap(differences)),
+        "s2s_over_s2t": ratio_of(s2s_right, s2t_right),
         "table": agreement_table(s2t_right, s2s_right),
         **score_speech(rows),
     }
+
+
+def score_typed_answers(rows: Sequence[Row]) -> JsonObject:
+    """The same questions in writing (T2T)."""
+    written = [exist_match(row["text"], row["answers"]) for row in rows]
+    failed = [row["error"] is not None for row in rows]
+    right = _strict(rows, written, failed, lambda row: bool(row["text"].strip()))
+    for row, one in zip(rows, right, strict=True):
+        row["t2t"] = one
+    return {"t2t": _accuracy(written, failed, right)}
+
+
+def ratio_of(over: Sequence[bool], under: Sequence[bool]) -> JsonObject:
+    """`bootstrap_ratio` of what was right; not measured if nothing was."""
+    if not any(under):
+        return not_measured("none of the answers that it is compared with was right")
+    return asdict(bootstrap_ratio([float(one) for one in over], [float(one) for one in under]))
 
 
 def score_speech(rows: Sequence[Row]) -> JsonObject:

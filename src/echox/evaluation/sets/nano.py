@@ -13,11 +13,14 @@ The stages (generate, transcribe, score) are those of every task: :mod:`echox.ev
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from echox.data.corpora.nano import build_dialogues
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.scoring.transcripts import english_normalizer
 from echox.evaluation.sets.items import ChatMessage, ContentPart, EvalItem
 
 TYPED = "typed"
@@ -56,6 +59,35 @@ def nano_items(data_dir: Path, limit: int | None = None, seed: int = 0) -> dict[
         manifest = data_dir / "speech" / file
         sets[name] = [_item(item, manifest) for item in _chosen(manifest, split, limit, seed)]
     return sets
+
+
+def nano_questions(data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[EvalItem]:
+    """Nano's held-out single questions, typed, as any model may be asked them.
+
+    Their order is balanced over topics. Numbers are right in words and in figures: nano writes the former, other models
+    and recognisers the latter.
+
+    Args:
+        data_dir: folder of the corpus stage; None: the corpus as it is written anew.
+        limit: of items.
+        seed: of the order.
+
+    Raises:
+        ValueError: the folder has no dialogues.
+    """
+    path = data_dir / "text" / "dialogues.jsonl" if data_dir is not None else None
+    if path is not None and not path.is_file():
+        raise ValueError(f"{path}: expected the dialogues of the nano corpus, found none: run the corpus stage")
+    dialogues = read_dialogues(path) if path is not None else build_dialogues(seed)
+    single = [item for item in dialogues if item.split != "train" and len(item.turns) == 2]
+    items = [_item(item, None) for item in balanced_order(single, lambda item: str(item.topic), seed)[:limit]]
+    return [replace(item, answers=_spellings(item.answers[0])) for item in items]
+
+
+def _spellings(answer: str) -> tuple[str, ...]:
+    """An answer with its numbers in words, with hyphens, and in figures."""
+    normalize, _ = english_normalizer()
+    return tuple(dict.fromkeys([answer, answer.replace(" ", "-"), normalize(answer).strip() or answer]))
 
 
 def _chosen(manifest: Path, split: str, limit: int | None, seed: int) -> list[Dialogue]:

@@ -8,15 +8,21 @@ Source: https://github.com/OpenBMB/UltraEval-Audio, registry/dataset.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from echox.evaluation.scoring.nano import score_spoken, score_typed
+from echox.evaluation.scoring.nano import score_questions, score_spoken, score_typed
 from echox.evaluation.scoring.schema import JsonObject, Row
-from echox.evaluation.scoring.scores import score_answers, score_speech, score_transcription, score_translation
+from echox.evaluation.scoring.scores import (
+    score_answers,
+    score_speech,
+    score_transcription,
+    score_translation,
+    score_typed_answers,
+)
 from echox.evaluation.sets.heldout import embedded_heldout
-from echox.evaluation.sets.items import ANSWER_COLUMNS, EvalItem, read_items
-from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items
+from echox.evaluation.sets.items import ANSWER_COLUMNS, ChatMessage, EvalItem, read_items
+from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items, nano_questions
 
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", *ANSWER_COLUMNS)
 TRANSLATION_COLUMNS = ("translation", "target_text", "tgt_text", *ANSWER_COLUMNS)
@@ -55,16 +61,23 @@ KINDS = {
     ),
     "triviaqa": Kind(score_answers, hub="TwinkStart/speech-triavia-qa", paper=(("EchoX-3B", 25.8), ("EchoX-8B", 35.0))),
     "qa": Kind(score_answers),
+    "nano-questions": Kind(score_questions),
     "consistency": Kind(score_speech),
     "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, speaks=False),
     "translation": Kind(score_translation, TRANSLATION_COLUMNS),
     "voicebench": Kind(_no_scores, answer_columns=(), hub="hlt-lab/voicebench", speaks=False),
+    "typed-answers": Kind(score_typed_answers, speaks=False),
     TYPED: Kind(score_typed, speaks=False),
     **{name: Kind(score_spoken) for name in SPOKEN_SETS},
 }
 """Kind of each task, by name."""
 NANO = "nano"
 """All of nano's held-out sets."""
+NANO_QUESTIONS = "nano-questions"
+"""Nano's held-out questions as any model may be asked them: scored by their answers, not by nano's own sentences."""
+_NOT_BY_NAME = ("typed-answers", TYPED, *SPOKEN_SETS)
+TYPED_SUFFIX = "-typed"
+"""Of the name of a task whose questions are those of another task, in writing."""
 AVERAGED = ("llama-questions", "web-questions", "triviaqa")
 """The paper's average is the plain mean of these three percentages."""
 
@@ -90,7 +103,7 @@ def open_tasks(
     """The task of a name; for ``nano``, its four.
 
     Args:
-        name: in `KINDS`, or "nano".
+        name: in `KINDS`, or "nano"; underscores stand for hyphens too.
         data: a file or folder of items, or a folder that holds ``<name>.jsonl`` or ``<name>/``; None: the embedded
             questions for nano, the hub's data set for those that have one.
         limit: items (of each set); None: all.
@@ -100,16 +113,47 @@ def open_tasks(
     Raises:
         ValueError: no such task, or its data is not there.
     """
+    name = name.replace("_", "-")
     if name == NANO:
         sets = nano_items(data or embedded_heldout(), limit, seed)
         return [Task(part, part, items, str(data or "embedded")) for part, items in sets.items()]
-    if name not in KINDS or name in (TYPED, *SPOKEN_SETS):
-        known = ", ".join([NANO, *(kind for kind in KINDS if kind not in (TYPED, *SPOKEN_SETS))])
+    if name == NANO_QUESTIONS:
+        return [Task(name, name, nano_questions(data, limit, seed), str(data or "held out"))]
+    if name not in KINDS or name in _NOT_BY_NAME:
+        known = ", ".join([NANO, *(kind for kind in KINDS if kind not in _NOT_BY_NAME)])
         raise ValueError(f"expected a task of {known}; found {name!r}")
     kind = KINDS[name]
     path = _find(name, data) if data is not None else _from_hub(name, kind)
     items = read_items(path, kind.answer_columns, instruction)
     return [Task(name, name, items[:limit], str(data or kind.hub))]
+
+
+def typed_task(task: Task) -> Task:
+    """The questions of a task in writing, so that answers to speech can be compared with answers to text.
+
+    Raises:
+        ValueError: a task without answers, or a question whose words are not known.
+    """
+    if KINDS[task.kind].score not in (score_answers, score_questions):
+        raise ValueError(f"{task.name}: expected questions with answers to be asked in writing too, found {task.kind}")
+    silent = [item.id for item in task.items if not item.question]
+    if silent:
+        raise ValueError(
+            f"{task.source}: expected the words of every question, found none for {silent[0]!r} and {len(silent) - 1} "
+            "more; add a column question"
+        )
+    items = [replace(item, messages=[{"role": "user", "content": item.question}]) for item in task.items]
+    return Task(task.name + TYPED_SUFFIX, "typed-answers", items, task.source)
+
+
+def with_system(task: Task, system: str) -> Task:
+    """A task whose conversations begin with a system prompt, if they have none."""
+    first: ChatMessage = {"role": "system", "content": system}
+    items = [
+        item if item.messages[0]["role"] == "system" else replace(item, messages=[first, *item.messages])
+        for item in task.items
+    ]
+    return replace(task, items=items)
 
 
 def _find(name: str, data: Path) -> Path:

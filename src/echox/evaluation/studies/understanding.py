@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from echox.data.scoring import WordErrors, word_errors
-from echox.evaluation.scoring.metrics import bootstrap, exist_match
+from echox.evaluation.scoring.metrics import bootstrap, bootstrap_ratio, exist_match
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.items import EvalItem
 from echox.files import write_text
@@ -183,17 +182,7 @@ def understanding_scores(answered: Sequence[Answered]) -> JsonObject:
     if s2t:
         scores["s2t"] = asdict(bootstrap(s2t))
     if t2t and len(t2t) == len(s2t) and sum(t2t):
-        rng = np.random.default_rng(0)
-        pairs = np.array([s2t, t2t])
-        drawn = [pairs[:, rng.integers(0, len(t2t), len(t2t))].sum(axis=1) for _ in range(1000)]
-        ratios = [float(one / max(other, 1.0)) for one, other in drawn]
-        low, high = np.quantile(ratios, [0.025, 0.975])
-        scores["s2t_over_t2t"] = {
-            "mean": sum(s2t) / sum(t2t),
-            "low": float(low),
-            "high": float(high),
-            "count": len(t2t),
-        }
+        scores["s2t_over_t2t"] = asdict(bootstrap_ratio(s2t, t2t))
     return scores
 
 

@@ -20,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from echox.models.conversion.moonshine_files import DECODER_FILE, ENCODER_FILE, TOKENS_FILE, check_files, read_tokens
 from echox.models.conversion.ort_file import module_weights, read_ort
 
-ENCODER_FILE, DECODER_FILE, TOKENS_FILE = "encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"
 HEAD_WIDTH_MULTIPLE = 8
 """Attention heads are padded to a multiple of this, which the exported files do too."""
 _UNKNOWN, _BEGIN, _END = "<unk>", "<s>", "</s>"
@@ -33,24 +33,13 @@ _MAX_TOKENS = {288: 194, 416: 194}
 """Longest transcript that the released models were trained with, by width."""
 
 
-def find_ort_moonshine(folder: Path) -> Path | None:
-    """The folder, in or below `folder`, that holds the three files; None: there is none. The first by name is taken."""
-    places = sorted(path.parent for path in folder.rglob(DECODER_FILE))
-    return next((place for place in places if all((place / name).is_file() for name in _FILES)), None)
-
-
-_FILES = (ENCODER_FILE, DECODER_FILE, TOKENS_FILE)
-
-
 def open_ort_moonshine(folder: Path) -> tuple[MoonshineForConditionalGeneration, PreTrainedTokenizerFast]:
     """Model (float32, in eval mode) and tokenizer from the files of the package.
 
     Raises:
         ValueError: a file is missing or damaged, or its weights are not those of a Moonshine.
     """
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder}: expected {', '.join(_FILES)}, found no {missing[0]}; install the package again")
+    check_files(folder)
     weights = {
         f"model.encoder.{name}": value for name, value in module_weights(read_ort(folder / ENCODER_FILE)).items()
     }
@@ -108,27 +97,6 @@ def moonshine_config(weights: Mapping[str, np.ndarray], folder: Path) -> Moonshi
 
 def _layers(weights: Mapping[str, np.ndarray], prefix: str) -> int:
     return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in weights if name.startswith(prefix))
-
-
-def read_tokens(path: Path) -> list[bytes]:
-    """The tokens of ``tokenizer.bin`` by id: for each its length (one byte, or two from 128 on), then its bytes.
-
-    Raises:
-        ValueError: a cut file.
-    """
-    data, place = path.read_bytes(), 0
-    tokens = []
-    while place < len(data):
-        length = data[place]
-        place += 1
-        if length >= 128 and place < len(data):
-            length += 128 * data[place] - 128
-            place += 1
-        tokens.append(data[place : place + length])
-        place += length
-    if place != len(data) or not tokens:
-        raise ValueError(f"{path}: expected a list of tokens, found one that is cut; install the package again")
-    return tokens
 
 
 def moonshine_tokenizer(tokens: Sequence[bytes]) -> PreTrainedTokenizerFast:

@@ -35,7 +35,8 @@ from echox.data.chat_templates import hearing_template
 from echox.files import JsonObject
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
 from echox.models.conversion.gguf_file import MAGIC
-from echox.models.conversion.moonshine import find_ort_moonshine, open_ort_moonshine
+from echox.models.conversion.moonshine import open_ort_moonshine
+from echox.models.conversion.moonshine_files import find_ort_moonshine
 from echox.models.echox.tokenization_text import AUDIO
 from echox.models.towers.auto import RECOGNISERS, AutoAudioTower
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
