@@ -131,7 +131,8 @@ def p808_features(waveform: np.ndarray) -> np.ndarray:
 @functools.cache
 def _p808_filters() -> np.ndarray:
     """Triangular mel filters (120, 161) of equal area, by Slaney's scale, at the frequencies of an odd FFT."""
-    edges_hz = mel_to_hertz(np.linspace(0.0, hertz_to_mel(RATE_HZ / 2, "slaney"), _P808_MELS + 2), "slaney")
+    top = float(hertz_to_mel(RATE_HZ / 2, "slaney"))
+    edges_hz = np.asarray(mel_to_hertz(np.linspace(0.0, top, _P808_MELS + 2), "slaney"))
     bins_hz = np.fft.rfftfreq(_P808_FFT, 1 / RATE_HZ)
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising, falling = (bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)
