@@ -61,6 +61,17 @@ def test_other_prompts_and_none_have_nothing_of_it(model, runs):
     assert runs[3] == runs[4]
 
 
+def test_the_model_s_own_prompt_stands_in_for_none(model, runs):
+    expected = ask(model, TYPED)
+    own = tiny_echox()
+    own.model.config.system_prompt = SYSTEM
+    assert ask(own, TYPED, None) == expected
+    assert runs[1] == runs[0]
+    assert ask(own, TYPED, "You are loud.") == ask(tiny_echox(), TYPED, "You are loud.")
+    messages = [{"role": "system", "content": "You are loud."}, TYPED]
+    assert own.session(max_new_tokens=12, speak=False).reply(messages).text == ask(own, TYPED, "You are loud.")
+
+
 def test_conversations_side_by_side_do_not_touch_it(model):
     ask(model, TYPED)
     tasks = [model.session(system=SYSTEM, max_new_tokens=12, speak=False).submit(TYPED) for _ in range(3)]

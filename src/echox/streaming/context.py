@@ -46,7 +46,7 @@ class Context:
 
     Args:
         engine: the model.
-        system: system prompt; None: none.
+        system: system prompt; None: that of the model (``EchoXConfig.system_prompt``), if it has one.
 
     Attributes:
         messages: the conversation so far.
@@ -97,6 +97,11 @@ class Context:
 
     # ------------------------------------------------------------------------------------------ prompt
 
+    @property
+    def _opening(self) -> str | None:
+        """The system prompt: this conversation's own, or else the model's."""
+        return self.engine.model.config.system_prompt if self.system is None else self.system
+
     def lay_out(
         self, new: Sequence[Message], max_new_tokens: int, cancelled: Callable[[], bool] = lambda: False
     ) -> Layout:
@@ -111,7 +116,7 @@ class Context:
             ValueError: the newest turn alone is too long, or text holds special tokens.
             LayoutCancelled: it was cancelled.
         """
-        self._system_turn = system_text(join_system(self.system, [*self.messages, *new]))
+        self._system_turn = system_text(join_system(self._opening, [*self.messages, *new]))
         limit = self.engine.max_positions
         if limit is None:
             return Layout(self._positions([*self.messages, *new], cancelled))
@@ -137,7 +142,7 @@ class Context:
         Raises:
             ValueError: more characters than the longest tokens could hold.
         """
-        texts = [self.system or "", *(part for message in new for part in message.parts if isinstance(part, str))]
+        texts = [self._opening or "", *(part for message in new for part in message.parts if isinstance(part, str))]
         characters, most = sum(map(len, texts)), limit * self.engine.longest_token
         if characters > most:
             raise ValueError(
@@ -189,7 +194,7 @@ class Context:
     def _positions(self, messages: Sequence[Message], cancelled: Callable[[], bool]) -> list[Position]:
         if cancelled():
             raise LayoutCancelled
-        return self.engine.lay_out(join_system(self.system, messages), self._encoded)
+        return self.engine.lay_out(join_system(self._opening, messages), self._encoded)
 
     def drop_unused_audio(self, new: Sequence[Message] = ()) -> None:
         """Drop encoded audios that are no longer in the conversation."""

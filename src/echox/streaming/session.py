@@ -32,7 +32,7 @@ class Session:
     Args:
         scheduler: makes the replies.
         settings: how replies are written and spoken.
-        system: system prompt; None: none.
+        system: system prompt; None: that of the model (``EchoXConfig.system_prompt``), if it has one.
         policy: speech policy of its replies, for studies; None: the one that the settings name.
     """
 

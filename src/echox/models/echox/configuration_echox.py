@@ -212,6 +212,7 @@ class EchoXConfig(PreTrainedConfig):
         echo_context_words: number of words of the previous segment, with their unit words, that the echo decoder was
             trained to read before each segment; 0: it reads the segment alone.
         spoken_language: ISO 639 code of the language of spoken replies, for numbers and signs as words.
+        system_prompt: of conversations that have none of their own; None: none.
         trigger_min_tokens, trigger_max_tokens, trigger_lookahead_tokens, trigger_threshold: when a segment of the
             reply is complete; see ``streaming/trigger.py``.
 
@@ -234,6 +235,7 @@ class EchoXConfig(PreTrainedConfig):
         fuse_text_embeddings: bool = False,
         echo_context_words: int = 0,
         spoken_language: str = "en",
+        system_prompt: str | None = None,
         trigger_min_tokens: int = 20,
         trigger_max_tokens: int = 50,
         trigger_lookahead_tokens: int = 5,
@@ -251,6 +253,7 @@ class EchoXConfig(PreTrainedConfig):
         self.fuse_text_embeddings = fuse_text_embeddings
         self.echo_context_words = echo_context_words
         self.spoken_language = spoken_language
+        self.system_prompt = system_prompt
         self.trigger_min_tokens = trigger_min_tokens
         self.trigger_max_tokens = trigger_max_tokens
         self.trigger_lookahead_tokens = trigger_lookahead_tokens

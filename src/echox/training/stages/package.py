@@ -60,6 +60,7 @@ class PackageRecipe:
 
     Attributes:
         trigger: when a segment may be spoken; None: as the echo stage was trained.
+        system_prompt: of conversations that have none of their own; None: none.
         generation: default settings of writing and speaking.
         about: the text about the model that pages show before the first question.
         published_parts: a ``parts.json`` (`api/parts.py`): weights that those parts hold are left out;
@@ -71,6 +72,7 @@ class PackageRecipe:
     parts: PackageParts
     output_dir: str
     trigger: Trigger | None = None
+    system_prompt: str | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     about: About = field(default_factory=About)
     dtype: str = "float16"
@@ -156,6 +158,7 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
     if settings.trigger is not None:
         for name in ("min_tokens", "max_tokens", "lookahead_tokens", "threshold"):
             setattr(model.config, f"trigger_{name}", getattr(settings.trigger, name))
+    model.config.system_prompt = settings.system_prompt
     return model.eval()
 
 
