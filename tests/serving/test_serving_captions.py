@@ -136,6 +136,7 @@ def test_usage_counts_prompt_and_reply(server):
     assert written["prompt_tokens_details"]["audio_tokens"] == 0
     assert written["prompt_tokens"] > 5
     assert heard["usage"]["prompt_tokens_details"]["audio_tokens"] > 3
+    assert written["completion_tokens_details"]["audio_tokens"] == 0
     from openai.types.chat import ChatCompletion
 
     ChatCompletion.model_validate_json(json.dumps(heard), strict=True)

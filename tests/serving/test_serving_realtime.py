@@ -251,7 +251,7 @@ def test_max_output_tokens(server):
             response = (await client.until("response.done"))["response"]
             assert response["status"] == "incomplete"
             assert response["status_details"]["reason"] == "max_output_tokens"
-            assert response["usage"]["output_tokens"] == 3
+            assert response["usage"]["output_token_details"]["text_tokens"] == 3
 
     run(talk())
 

@@ -22,7 +22,6 @@ from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.vocoder.vocoder_stream import VocoderStream
 from echox.streaming.context import LayoutCancelled
 from echox.streaming.engine import Engine
-from echox.streaming.events import Heard
 from echox.streaming.rows import (
     Tasks,
     adjacent_rows,
@@ -190,13 +189,13 @@ class ReplyBatch:
             # It fails with no words in it, or no room for a reply.
             with self._fails_alone(task), suppress(LayoutCancelled):
                 task.context.add_encoded(found)
-                text = task.context.transcript(task.new[-1])
                 positions = task.lay_out()
                 task.timings.num_prompt_tokens = len(positions)
                 task.timings.num_prompt_audio_tokens = sum(not isinstance(one, int) for one in positions)
-                if text:
-                    task.emit(Heard(text, task.context.heard_words(task.new[-1])))
+                if task.new[-1].audios:
+                    task.emit(task.context.heard(task.new[-1]))
                 saved, task.positions = task.context.take_memory(positions)
+                task.timings.num_cached_tokens = len(positions) - len(task.positions)
                 task.text_row = self._memory.join(saved)
                 self._text_rows.append(task)
 

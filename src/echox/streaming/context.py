@@ -13,7 +13,7 @@ from torch import Tensor
 
 from echox.models.decoding.row_cache import SavedRow
 from echox.streaming.engine import EncodedAudio, Engine, Position
-from echox.streaming.events import HeardWord
+from echox.streaming.events import Heard, HeardWord
 from echox.streaming.messages import Audio, Message, join_system, system_text
 
 KEPT_CONTEXT = 0.75
@@ -81,19 +81,20 @@ class Context:
                 )
         self._encoded.update(found)
 
-    def transcript(self, message: Message) -> str:
-        """The transcript of a message's audios."""
-        return " ".join(self._encoded[audio].text for audio in message.audios)
-
-    def heard_words(self, message: Message) -> tuple[HeardWord, ...]:
-        """The words of `transcript`, with their times."""
+    def heard(self, message: Message) -> Heard:
+        """What was heard in a message's audios, one after the other."""
+        found = [self._encoded[audio] for audio in message.audios]
         words: list[HeardWord] = []
         before_s = 0.0
-        for audio in message.audios:
-            found = self._encoded[audio].words
-            words += [HeardWord(word.text, before_s + word.start_s, before_s + word.end_s) for word in found]
+        for audio, encoded in zip(message.audios, found, strict=True):
+            words += [HeardWord(word.text, before_s + word.start_s, before_s + word.end_s) for word in encoded.words]
             before_s += audio.duration_s
-        return tuple(words)
+        return Heard(
+            " ".join(encoded.text for encoded in found),
+            tuple(words),
+            sum(len(encoded.embeds) for encoded in found),
+            sum(encoded.num_text_tokens for encoded in found),
+        )
 
     # ------------------------------------------------------------------------------------------ prompt
 

@@ -50,12 +50,20 @@ Position = int | tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class EncodedAudio:
-    """An encoded audio: ``embeds`` (K, H), the greedy transcript, the audio's digest, and its words with times."""
+    """An encoded audio.
+
+    Attributes:
+        embeds: (K, H) inputs of the language model.
+        text: the greedy transcript, of ``num_text_tokens`` tokens; "" if no word was recognised.
+        digest: of the audio.
+        words: the words of the transcript, with their times.
+    """
 
     embeds: Tensor
     text: str
     digest: str
     words: tuple[HeardWord, ...] = ()
+    num_text_tokens: int = 0
 
 
 class Engine:
@@ -207,7 +215,7 @@ class Engine:
         assert (speech := audio.speech) is not None  # the first frame is where its margin begins
         begin_s = (speech.start - speech.lead) / audio.sampling_rate
         words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s, begin_s, aligner.token_reach_s)
-        self._encoded[audio.digest] = EncodedAudio(embeds.clone(), text, audio.digest, words)
+        self._encoded[audio.digest] = EncodedAudio(embeds.clone(), text, audio.digest, words, len(ids))
         self._encoded_bytes += embeds.nbytes
 
     def clear_encoded(self) -> None:

@@ -19,10 +19,18 @@ class HeardWord:
 
 @dataclass(frozen=True)
 class Heard:
-    """The transcript of the question's speech (greedy CTC text of the alignment adapter), before any reply."""
+    """The transcript of the question's speech (greedy CTC text of the alignment adapter), before any reply.
+
+    Attributes:
+        text: the transcript. words: its words with their times.
+        num_audio_tokens: states of audio that the language model reads for the speech.
+        num_text_tokens: tokens of the transcript.
+    """
 
     text: str
     words: tuple[HeardWord, ...] = ()
+    num_audio_tokens: int = 0
+    num_text_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,8 @@ class Timings:
         first_text_s, ttfa_s: clock time from the end of the question (the call that asked it) to the first text and
             the first sample of the reply (None: nothing was written, or spoken).
         ttfa_tokens: reply tokens that were written before the first sample.
-        num_prompt_tokens: positions of the prompt; num_prompt_audio_tokens of them are frames of audio.
+        num_prompt_tokens: positions of the prompt; num_prompt_audio_tokens of them are frames of audio, and
+            num_cached_tokens of them were in the language model's memory already.
         num_tokens: reply tokens in all. num_unit_words, num_units: unit words and units that were generated for them.
     """
 
@@ -118,6 +127,7 @@ class Timings:
     ttfa_tokens: int | None = None
     num_prompt_tokens: int = 0
     num_prompt_audio_tokens: int = 0
+    num_cached_tokens: int = 0
     num_tokens: int = 0
     num_unit_words: int = 0
     num_units: int = 0

@@ -62,7 +62,7 @@ class Responder:
         outbox: Outbox,
         conversation: Conversation,
         options: SessionOptions,
-        on_transcript: Callable[[ConversationItem, Content, str | None], None],
+        on_transcript: Callable[[ConversationItem, Content, Heard | None], None],
         user_speaking: Callable[[], bool],
     ) -> None:
         self._service, self._outbox, self._conversation, self._options = service, outbox, conversation, options
@@ -226,7 +226,7 @@ class Responder:
         response, turns = running.response, running.request.turns
         if isinstance(event, Heard):
             if running.untranscribed is not None:
-                self._on_transcript(_item_of(turns, running.untranscribed), running.untranscribed, event.text)
+                self._on_transcript(_item_of(turns, running.untranscribed), running.untranscribed, event)
         elif isinstance(event, ContextDropped):
             if not (running.request.own_input or running.request.out_of_band):
                 for item in (item for turn in turns[: event.messages] for item in turn):

@@ -16,6 +16,7 @@ import numpy as np
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, SpokenText
 from echox.serving.protocol.events import new_id
 from echox.serving.protocol.json_input import JsonObject
+from echox.serving.protocol.usage import Usage
 from echox.serving.protocol.wire import AudioFormat, WireWriter
 from echox.serving.service.outbox import Outbox
 from echox.serving.service.unspoken import unspoken
@@ -23,24 +24,6 @@ from echox.serving.turn_detection.turns import PlaybackClock
 from echox.streaming.events import AudioChunk, Mark, SpeechFailed, TextDelta, Timings
 
 _DELTA_S = 0.2  # audio in one event: short, so that unsent audio can be dropped; long, so that events are few
-
-
-def usage_of(timings: Timings, prompt: str, reply: str, details: str) -> JsonObject:
-    """Numbers of tokens of a prompt and its reply, under the field names of an endpoint.
-
-    Args:
-        timings: timings of the reply.
-        prompt: "input" or "prompt".
-        reply: "output" or "completion".
-        details: name of the field that splits the prompt into audio and text.
-    """
-    audio_tokens = timings.num_prompt_audio_tokens
-    return {
-        f"{prompt}_tokens": timings.num_prompt_tokens,
-        f"{reply}_tokens": timings.num_tokens,
-        "total_tokens": timings.num_prompt_tokens + timings.num_tokens,
-        details: {"audio_tokens": audio_tokens, "text_tokens": timings.num_prompt_tokens - audio_tokens},
-    }
 
 
 class ResponseOptions(Protocol):
@@ -131,7 +114,7 @@ class Response:
         if self.speaks:
             found["audio"] = {"output": {"format": self._format.to_dict(), "voice": self._voice}}
         if not self.open:
-            found["usage"] = usage_of(self.timings or Timings(), "input", "output", "input_token_details")
+            found["usage"] = Usage.of_reply(self.timings or Timings()).for_realtime()
         if self.failures:
             found["unspoken"] = unspoken(self.failures)
         return found

@@ -16,6 +16,7 @@ from echox.serving.protocol.conversation import Content, Conversation, Conversat
 from echox.serving.protocol.events import OBJECT, EventError, client_event_id, new_id, read_event, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
 from echox.serving.protocol.options import SessionOptions
+from echox.serving.protocol.usage import Usage
 from echox.serving.protocol.wire import decode_base64
 from echox.serving.realtime.input_audio import InputAudioBuffer
 from echox.serving.realtime.responder import Responder
@@ -25,6 +26,7 @@ from echox.serving.service.service import Service
 from echox.serving.turn_detection.end_of_turn import WINDOW_S
 from echox.serving.turn_detection.turns import Duck, Paused, SpeechStarted, SpeechStopped, TurnEvent, Unduck
 from echox.serving.turn_detection.vad import SAMPLING_RATE
+from echox.streaming.events import Heard
 from echox.streaming.messages import Audio
 
 log = logging.getLogger("echox.serving")
@@ -274,14 +276,14 @@ class RealtimeSession:
 
     # ------------------------------------------------------------------------------------------ transcripts
 
-    def _send_transcript(self, item: ConversationItem, content: Content, text: str | None) -> None:
+    def _send_transcript(self, item: ConversationItem, content: Content, heard: Heard | None) -> None:
         """Send the transcript of an item; None: no reply has provided it, so transcribe the audio."""
-        if text is None:
+        if heard is None:
             self._spawn(self._transcribe_later(item.id, item.content.index(content)))
             return
         if content.text is not None:
             return
-        content.text = text
+        content.text = heard.text
         if self.options.transcription is None or content.audio is None:
             return
         self.outbox.put(
@@ -289,8 +291,8 @@ class RealtimeSession:
                 "type": "conversation.item.input_audio_transcription.completed",
                 "item_id": item.id,
                 "content_index": item.content.index(content),
-                "transcript": text,
-                "usage": {"type": "duration", "seconds": content.audio.duration_s},
+                "transcript": heard.text,
+                "usage": Usage.of_transcript(heard).for_transcription(),
             }
         )
 
@@ -307,7 +309,7 @@ class RealtimeSession:
         if content.audio is None or content.text is not None or self.responder.will_transcribe(content):
             return
         try:
-            text = await self._service.transcribe(content.audio)
+            heard = await self._service.transcribe(content.audio)
         except (ValueError, QueueFull) as error:
             content.inaudible = isinstance(error, ValueError)
             self.outbox.put(
@@ -319,7 +321,7 @@ class RealtimeSession:
                 }
             )
             return
-        self._send_transcript(item, content, text)
+        self._send_transcript(item, content, heard)
 
     # ------------------------------------------------------------------------------------------ items
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from echox.serving.protocol.conversation import model_messages, turns_of
 from echox.serving.protocol.events import new_id
 from echox.serving.protocol.json_input import JsonObject
-from echox.serving.realtime.response import usage_of
+from echox.serving.protocol.usage import Usage
 from echox.serving.rest.captions import WordObject, word_dict
 from echox.serving.rest.chat_request import ChatRequest, read_chat
 from echox.serving.rest.common import RequestError, ResponseWithCleanup, cancel_on_disconnect, event_line, json_object
@@ -27,7 +27,7 @@ from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import StopStringFeed
 from echox.serving.service.unspoken import unspoken
-from echox.streaming.events import AudioChunk, Event, Finished, HeardWord, Mark, ReplyBuilder, TextDelta, Timings
+from echox.streaming.events import AudioChunk, Event, Finished, HeardWord, Mark, ReplyBuilder, TextDelta
 
 log = logging.getLogger("echox.serving")
 
@@ -108,7 +108,8 @@ async def _complete_response(
             **({"unspoken": unspoken(reply.failures)} if reply.failures else {}),
         }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(reply.stopped)}
-    body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(builder.timings)}
+    usage = Usage.of_reply(builder.timings).for_chat()
+    body = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
     return JSONResponse(body)
 
 
@@ -132,7 +133,7 @@ class _EventStream:
                 for line in self._lines_of(event):
                     yield line
             if self._chat.includes_usage:
-                yield self._line([], _usage(self._feed.timings))
+                yield self._line([], Usage.of_reply(self._feed.timings).for_chat())
         except ValueError as error:
             yield _error("invalid_request_error", "not_answerable", " ".join(str(error).split()))
         except Exception:  # the status is sent already, so the error is sent in the body
@@ -182,10 +183,6 @@ def _words(text: str, timeline: tuple[Mark, ...]) -> list[WordObject]:
     """The times of the words of a spoken reply (an extension, in the form of transcriptions)."""
     words = (HeardWord(text[one.text_start : one.text_end].strip(), one.start_s, one.end_s) for one in timeline)
     return [word_dict(word) for word in words]
-
-
-def _usage(timings: Timings) -> JsonObject:
-    return usage_of(timings, "prompt", "completion", "prompt_tokens_details")
 
 
 def _finish_reason(stopped: str) -> str:

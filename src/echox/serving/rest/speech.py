@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from echox.serving.protocol.events import take
 from echox.serving.protocol.options import read_text, read_voice
 from echox.serving.protocol.parameters import SPEECH
+from echox.serving.protocol.usage import Usage
 from echox.serving.rest.common import RequestError, ResponseWithCleanup, cancel_on_disconnect, event_line, json_object
 from echox.serving.rest.encoders import CONTENT_TYPES, STREAMED, AudioEncoder, open_encoder
 from echox.serving.service.replies import ReplyFeed
@@ -110,7 +111,6 @@ async def _as_events(parts: AsyncIterator[bytes], feed: ReplyFeed, failures: lis
         message = "the model failed; see the server's log"
         yield event_line({"error": {"type": "server_error", "code": "internal_error", "message": message}})
         return
-    text, speech = feed.timings.num_tokens, feed.timings.num_unit_words
-    usage = {"input_tokens": text, "output_tokens": speech, "total_tokens": text + speech}
     missing = {"unspoken": unspoken(failures)} if failures else {}
+    usage = Usage.of_speech(feed.timings).for_speech()
     yield event_line({"type": "speech.audio.done", "usage": usage, **missing})

@@ -15,6 +15,7 @@ from starlette.types import Message
 
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.parameters import TRANSCRIPTION
+from echox.serving.protocol.usage import Usage
 from echox.serving.rest.captions import segment_dict, segments_of, to_srt, to_vtt, word_dict
 from echox.serving.rest.common import RequestError, cancel_on_disconnect, decode_audio, event_line
 from echox.serving.service.service import Service
@@ -66,7 +67,7 @@ async def transcribe(service: Service, request: Request, body: bytes) -> Respons
         await form.close()
     audio = Audio(waveform, service.input_rate)
     speech = await service.contains_speech(audio)
-    heard = await cancel_on_disconnect(request, service.transcribe_with_times(audio)) if speech else Heard("")
+    heard = await cancel_on_disconnect(request, service.transcribe(audio)) if speech else Heard("")
     return _response(options, heard, audio.duration_s)
 
 
@@ -124,9 +125,9 @@ def _number(value: object) -> object:
 
 
 def _response(options: _TranscriptionOptions, heard: Heard, duration_s: float) -> Response:
-    usage = {"type": "duration", "seconds": round(duration_s, 3)}
+    usage = Usage.of_transcript(heard).for_transcription()
     if options.streams:
-        return Response(_as_events(heard.text), media_type="text/event-stream")
+        return Response(_as_events(heard.text, usage), media_type="text/event-stream")
     if options.kind == "text":
         return PlainTextResponse(heard.text + "\n")
     segments = segments_of(heard.words)
@@ -135,7 +136,9 @@ def _response(options: _TranscriptionOptions, heard: Heard, duration_s: float) -
         return PlainTextResponse(text, media_type="text/vtt" if options.kind == "vtt" else "application/x-subrip")
     found: JsonObject = {"text": heard.text, "usage": usage}
     if options.kind == "verbose_json":
-        found = {"task": "transcribe", "language": options.language, "duration": duration_s, **found}
+        duration = {"type": "duration", "seconds": round(duration_s, 3)}  # the only usage that this format has
+        head = {"task": "transcribe", "language": options.language, "duration": duration_s}
+        found = {**head, **found, "usage": duration}
         if "segment" in options.times_of:
             found["segments"] = [segment_dict(number, segment) for number, segment in enumerate(segments)]
         if "word" in options.times_of:
@@ -143,7 +146,7 @@ def _response(options: _TranscriptionOptions, heard: Heard, duration_s: float) -
     return JSONResponse(found)
 
 
-def _as_events(text: str) -> str:
+def _as_events(text: str, usage: JsonObject) -> str:
     """Server-sent events: the whole transcript is one delta, because the model reads recordings as a whole."""
     delta = event_line({"type": "transcript.text.delta", "delta": text})
-    return delta + event_line({"type": "transcript.text.done", "text": text})
+    return delta + event_line({"type": "transcript.text.done", "text": text, "usage": usage})

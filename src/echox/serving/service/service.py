@@ -102,11 +102,7 @@ class Service:
         """The options of a new realtime session."""
         return SessionOptions(self.name, self.limits, has_end_of_turn_model=self.end_of_turn is not None)
 
-    async def transcribe(self, audio: Audio) -> str:
-        """Transcribe audio; raises the errors of `transcribe_with_times`."""
-        return (await self.transcribe_with_times(audio)).text
-
-    async def transcribe_with_times(self, audio: Audio) -> Heard:
+    async def transcribe(self, audio: Audio) -> Heard:
         """Transcribe audio with the speech encoder (CTC), with the times of the words.
 
         Raises:
