@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ from echox.audio import load_audio
 from echox.data.engines.piper import open_voice
 from echox.data.sampling import spread as spread_over
 from echox.data.scoring import word_errors
+from echox.errors import NoSpeech
 from echox.evaluation.judges.asr import moonshine_folder
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import spread
@@ -89,7 +91,11 @@ def answer_by_model(model: EchoX, waveform: np.ndarray, system: str, max_new_tok
     """One streamed reply of the model."""
     answer, began_s, began_cpu_s = Answer(), time.perf_counter(), cpu_s()
     session = model.session(system or None, temperature=0.0, echo_temperature=0.0, max_new_tokens=max_new_tokens)
-    for event in session.stream(waveform):
+    try:
+        events = session.stream(waveform)
+    except NoSpeech:  # it is counted as unspoken and wrong
+        return answer
+    for event in events:
         now_s = time.perf_counter() - began_s
         if isinstance(event, Heard):
             answer.heard, answer.heard_s = event.text, now_s
@@ -157,6 +163,8 @@ def compare(
         order = list(systems.items())
         for name, answer in order if place % 2 else reversed(order):
             found[name].append(answer(waveform))
+        if place % 10 == 9:
+            print(f"{place + 1} of {warm_up + len(asked)} questions", file=sys.stderr)
     return {name: answers[min(warm_up, len(asked)) :] for name, answers in found.items()}
 
 
