@@ -13,11 +13,12 @@ from echox.serving.protocol import parameters
 from serving_help import check_event, connected, nano, pcm16, question, run, running, user_text
 
 pytest.importorskip("openai")
-from openai.types import chat, realtime
+from openai.types import chat, realtime, responses
 from openai.types.audio import speech_create_params, transcription_create_params
 from openai.types.chat import completion_create_params
 from openai.types.realtime import client_secret_create_params, realtime_audio_input_turn_detection_param
 from openai.types.realtime import realtime_response_create_audio_output_param as response_audio
+from openai.types.responses import response_create_params
 
 FRANCE = "What is the capital of France?"
 
@@ -32,9 +33,13 @@ TYPES = {
     "STREAM_OPTIONS": keys(chat.ChatCompletionStreamOptionsParam),
     "CHAT_AUDIO": keys(chat.ChatCompletionAudioParam),
     "CHAT_MESSAGE": keys(*MESSAGES),
+    "RESPONSES": keys(response_create_params.ResponseCreateParamsStreaming),
+    "RESPONSES_TEXT": keys(responses.ResponseTextConfigParam),
+    "RESPONSES_STREAM_OPTIONS": keys(response_create_params.StreamOptions),
     "SPEECH": keys(speech_create_params.SpeechCreateParams),
     "TRANSCRIPTION": keys(transcription_create_params.TranscriptionCreateParamsStreaming),
     "SESSION": keys(realtime.RealtimeSessionCreateRequestParam),
+    "TRANSCRIPTION_SESSION": keys(realtime.RealtimeTranscriptionSessionCreateRequestParam),
     "RESPONSE": keys(realtime.RealtimeResponseCreateParamsParam),
     "AUDIO_INPUT": keys(realtime.RealtimeAudioConfigInputParam),
     "AUDIO_OUTPUT": keys(realtime.RealtimeAudioConfigOutputParam, response_audio.Output),

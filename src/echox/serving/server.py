@@ -31,6 +31,7 @@ from echox.serving.protocol.events import OBJECT, EventError, new_id, take
 from echox.serving.realtime.session import RealtimeSession
 from echox.serving.rest.chat import completions
 from echox.serving.rest.common import client_of, endpoint, error_response, json_object
+from echox.serving.rest.responses import respond, stored_response
 from echox.serving.rest.speech import speak
 from echox.serving.rest.transcriptions import transcribe
 from echox.serving.service.outbox import SlowReader
@@ -131,6 +132,8 @@ def create_app(service: Service, policy: AccessPolicy | None = None) -> AccessMi
             methods=["POST"],
         ),
         Route("/v1/chat/completions", endpoint(service, completions, limits.max_upload_bytes), methods=["POST"]),
+        Route("/v1/responses", endpoint(service, respond, limits.max_upload_bytes), methods=["POST"]),
+        Route("/v1/responses/{id}", stored_response(service), methods=["GET", "DELETE"]),
         Route("/v1/audio/speech", endpoint(service, speak, limits.max_text_bytes), methods=["POST"]),
         Route("/v1/audio/transcriptions", endpoint(service, transcribe, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/models", models),

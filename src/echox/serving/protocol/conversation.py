@@ -26,7 +26,7 @@ _CONTENT_ROLES = {
     "text": ("user", "system", "assistant"),  # name in the beta protocol
     "audio": ("assistant",),
 }
-_MAX_PARTS = 64
+MAX_CONTENT_PARTS = 64
 
 
 class ContentObject(TypedDict, total=False):
@@ -309,8 +309,8 @@ def read_item(source: object, where: str, audio_format: AudioFormat, to_rate: in
         return ConversationItem(item_id, "user", [Content("input_text", output)], call=call)
     role = take(source, "role", str, where, choices=("user", "assistant", "system"))
     parts = take(source, "content", ARRAY, where)
-    if not parts or len(parts) > _MAX_PARTS:
-        message = f"{where}.content: expected 1 to {_MAX_PARTS} parts, found {len(parts)}"
+    if not parts or len(parts) > MAX_CONTENT_PARTS:
+        message = f"{where}.content: expected 1 to {MAX_CONTENT_PARTS} parts, found {len(parts)}"
         raise EventError(message, "invalid_value", f"{where}.content")
     content = []
     for index, part in enumerate(parts):

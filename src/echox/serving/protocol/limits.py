@@ -35,6 +35,11 @@ class Limits:
         max_text_chars: length of all text of one item, and of instructions.
         max_history_chars: length of the text kept in a conversation; the oldest items are removed first. A request
             with more text in all messages is refused.
+        max_parts: parts of all items in the input of one response: each recording costs some milliseconds.
+        max_stored_responses: responses of ``/v1/responses`` that are kept for ``previous_response_id``.
+        max_stored_bytes: their size, above all of the recordings in them. If there are more, the oldest of the client
+            address that takes most is dropped.
+        stored_s: time that they are kept.
         max_session_s: duration of a realtime session.
         idle_s: time without a message from the client.
         send_s: time in which a client must receive one message; otherwise it is disconnected.
@@ -66,6 +71,10 @@ class Limits:
     max_history_s: float = 900.0
     max_text_chars: int = 20_000
     max_history_chars: int = 1_000_000
+    max_parts: int = 512
+    max_stored_responses: int = 1000
+    max_stored_bytes: int = 128 * 2**20
+    stored_s: float = 3600.0
     max_session_s: float = 3600.0
     idle_s: float = 600.0
     send_s: float = 20.0

@@ -249,6 +249,26 @@ def read_max_output_tokens(change: JsonObject, where: str) -> int | str:
     return take(change, "max_output_tokens", int, where, at_least=1, at_most=4096)
 
 
+def read_metadata(source: JsonObject, where: str = "") -> dict[str, str] | None:
+    """Read ``metadata``: up to 16 names and texts, which are sent back.
+
+    Raises:
+        EventError: anything else.
+    """
+    found = take(source, "metadata", OBJECT, where, default=None)
+    if found is None:
+        return None
+    texts = {name: value for name, value in found.items() if isinstance(value, str) and len(value) <= 512}
+    if len(texts) < len(found) or len(found) > 16 or any(len(name) > 64 for name in found):
+        param = f"{where}.metadata" if where else "metadata"
+        message = (
+            f"{param}: expected at most 16 names of at most 64 characters with texts of at most 512, found "
+            f"{shorten(found)}"
+        )
+        raise EventError(message, "invalid_value", param)
+    return texts
+
+
 def read_text(source: JsonObject, name: str, where: str, max_chars: int) -> str:
     """Read a string of limited length.
 

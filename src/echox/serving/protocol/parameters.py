@@ -4,8 +4,8 @@ An ignored parameter need not change the answer, according to the reference (cac
 parameter may only have a value that changes nothing. A test reads the types of the openai package: a parameter that is
 new there fails the test until it is listed here.
 
-Source: https://platform.openai.com/docs/api-reference (chat/create, audio/createSpeech, audio/createTranscription,
-realtime-client-events).
+Source: https://platform.openai.com/docs/api-reference (chat/create, responses/create, audio/createSpeech,
+audio/createTranscription, realtime-client-events).
 """
 
 from __future__ import annotations
@@ -29,6 +29,23 @@ class Parameters:
     supported: frozenset[str]
     ignored: frozenset[str] = frozenset()
     refused: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names."""
+        return self.supported | self.ignored | self.refused.keys()
+
+    def check_known(self, source: Mapping[str, object], where: str = "") -> None:
+        """Refuse parameters that are not in the reference.
+
+        Raises:
+            EventError: an unknown parameter is set (code ``unknown_parameter``).
+        """
+        for name, value in source.items():
+            if name not in self.names and value is not None:
+                param = f"{where}.{name[:60]}" if where else name[:60]
+                message = f"{param}: expected a parameter of this endpoint, found an unknown one; leave it out"
+                raise EventError(message, "unknown_parameter", param)
 
     def check(self, source: Mapping[str, object], where: str = "") -> None:
         """Refuse parameters that this server does not support.
@@ -77,6 +94,29 @@ CHAT = Parameters(
         "web_search_options": (),
     },
 )
+RESPONSES = Parameters(
+    supported=_names(
+        "input model instructions max_output_tokens metadata previous_response_id store stream stream_options "
+        "temperature top_p text tools tool_choice truncation"
+    ),
+    ignored=_names(
+        "user safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention service_tier reasoning "
+        "parallel_tool_calls max_tool_calls access_programs"
+    ),
+    refused={
+        "background": (False,),
+        "context_management": ([],),
+        "conversation": (),
+        "image": (),
+        # No reasoning is made, so there is none to include.
+        "include": ([], ["reasoning.encrypted_content"]),
+        "moderation": (),
+        "prompt": (),
+        "top_logprobs": (0,),
+    },
+)
+RESPONSES_TEXT = Parameters(frozenset(), refused={"format": ({"type": "text"},), "verbosity": ("medium",)})
+RESPONSES_STREAM_OPTIONS = Parameters(frozenset(), refused={"include_obfuscation": (False,)})
 STREAM_OPTIONS = Parameters(_names("include_usage"), refused={"include_obfuscation": (False,)})
 CHAT_AUDIO = Parameters(_names("format voice"))
 CHAT_MESSAGE = Parameters(
@@ -103,6 +143,7 @@ SESSION = Parameters(
     ignored=_names("parallel_tool_calls reasoning tracing"),
     refused={"include": ([],), "prompt": (), "truncation": ("auto",)},
 )
+TRANSCRIPTION_SESSION = Parameters(_names("type audio"), refused={"include": ([],)})
 RESPONSE = Parameters(
     supported=_names(
         "audio conversation input instructions max_output_tokens metadata output_modalities tools tool_choice"

@@ -13,7 +13,7 @@ from echox.serving.protocol.conversation import (
     read_item,
     turns_of,
 )
-from echox.serving.protocol.events import ARRAY, OBJECT, EventError, shorten, take
+from echox.serving.protocol.events import ARRAY, OBJECT, EventError, take
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import (
@@ -23,6 +23,7 @@ from echox.serving.protocol.options import (
     convert_beta_names,
     read_audio_format,
     read_max_output_tokens,
+    read_metadata,
     read_modalities,
     read_sampling,
     read_text,
@@ -31,9 +32,6 @@ from echox.serving.protocol.options import (
 from echox.serving.protocol.parameters import RESPONSE
 from echox.serving.protocol.wire import AudioFormat
 from echox.streaming.messages import Message
-
-MAX_INPUT_PARTS = 512
-"""Parts of all items in one request: each recording costs some milliseconds, also a short one."""
 
 
 @dataclass
@@ -109,7 +107,7 @@ def read_request(
     request = ResponseRequest(
         options,
         _settings(source, options, limits, max_new_tokens),
-        _metadata(source),
+        read_metadata(source, "response"),
         out_of_band,
         own_items is not None,
         items,
@@ -181,21 +179,7 @@ def read_input(
         if sum(item.num_chars for item in items) > limits.max_history_chars:
             message = f"{where}: expected at most {limits.max_history_chars} characters in all items, found more"
             raise EventError(message, "string_too_long", where)
-        if sum(len(item.content) for item in items) > MAX_INPUT_PARTS:
-            message = f"{where}: expected at most {MAX_INPUT_PARTS} parts in all items, found more"
+        if sum(len(item.content) for item in items) > limits.max_parts:
+            message = f"{where}: expected at most {limits.max_parts} parts in all items, found more"
             raise EventError(message, "invalid_value", where)
     return items
-
-
-def _metadata(source: JsonObject) -> dict[str, str] | None:
-    found = take(source, "metadata", OBJECT, "response", default=None)
-    if found is None:
-        return None
-    texts = {name: value for name, value in found.items() if isinstance(value, str) and len(value) <= 512}
-    if len(texts) < len(found) or len(found) > 16 or any(len(name) > 64 for name in found):
-        message = (
-            "response.metadata: expected at most 16 names of at most 64 characters with texts of at most 512, found "
-            f"{shorten(found)}"
-        )
-        raise EventError(message, "invalid_value", "response.metadata")
-    return texts

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from echox.serving.protocol.conversation import Content, ConversationItem, tool_call_text
 from echox.serving.protocol.events import ARRAY, OBJECT, EventError, new_id, shorten, take
-from echox.serving.protocol.json_input import JsonObject, read_off_loop
-from echox.serving.protocol.options import NewReplySettings, check_tools, read_sampling, read_voice
+from echox.serving.protocol.json_input import JsonObject
+from echox.serving.protocol.options import NewReplySettings, check_tools, read_sampling, read_text, read_voice
 from echox.serving.protocol.parameters import CHAT, STREAM_OPTIONS
-from echox.serving.protocol.wire import AudioFormat, decode_base64
-from echox.serving.rest.common import decode_audio
-from echox.serving.rest.encoders import CONTENT_TYPES, STREAMED, encode
+from echox.serving.rest.answering import read_recording
+from echox.serving.rest.encoders import CONTENT_TYPES, STREAMED
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import read_stop
-from echox.streaming.messages import Audio
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -190,23 +187,6 @@ async def _read_part(service: Service, part: object, role: str, where: str, left
     if not isinstance(part, dict):
         raise EventError(f"{where}: expected an object", "invalid_type", where)
     kind = take(part, "type", str, where, choices=_PARTS.get(role, ("text",)))
-    if kind != "input_audio":
-        text = take(part, kind, str, where)
-        if len(text) > service.limits.max_text_chars:
-            max_chars = service.limits.max_text_chars
-            message = f"{where}.text: expected at most {max_chars} characters, found {len(text)}"
-            raise EventError(message, "string_too_long", where)
-        return Content("input_text", text)
-    source = take(part, "input_audio", OBJECT, where)
-    encoded = take(source, "data", str, f"{where}.input_audio")
-    try:
-        data = await read_off_loop(decode_base64, encoded)
-    except ValueError as error:
-        raise EventError(f"{where}.input_audio.data: {error}", "invalid_value", f"{where}.input_audio.data") from error
-    if take(source, "format", str, f"{where}.input_audio", default=None) == "pcm16":
-        samples = AudioFormat().decode(data[: len(data) // 2 * 2])
-        data = await asyncio.to_thread(encode, samples, AudioFormat().rate, "wav")
-    audio = Audio(await decode_audio(service, data, max(left_s, 0.0)), service.input_rate)
-    if not await service.contains_speech(audio):
-        raise EventError(f"{where}: expected speech, found only silence or noise", "not_answerable", where)
-    return Content("input_audio", audio=audio)
+    if kind == "input_audio":
+        return await read_recording(service, part, where, left_s)
+    return Content("input_text", read_text(part, kind, where, service.limits.max_text_chars))

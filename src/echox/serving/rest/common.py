@@ -51,9 +51,10 @@ def error_response(
     return JSONResponse({"error": {"type": kind, "code": code, "message": message, "param": param}}, status, headers)
 
 
-def event_line(event: JsonObject) -> str:
-    """A server-sent event with JSON, in the format of the OpenAI API."""
-    return f"data: {json.dumps(event)}\n\n"
+def event_line(event: JsonObject, name: str | None = None) -> str:
+    """A server-sent event with JSON, in the format of the OpenAI API; ``name``: its line ``event:``."""
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {json.dumps(event)}\n\n"
 
 
 class ResponseWithCleanup:

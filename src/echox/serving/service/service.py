@@ -19,6 +19,7 @@ from echox.serving.protocol.options import SessionOptions
 from echox.serving.service.metrics import Metrics
 from echox.serving.service.process_memory import release_free_memory
 from echox.serving.service.replies import ReplyFeed, SpokenReplies
+from echox.serving.service.stored_responses import StoredResponses
 from echox.serving.turn_detection.end_of_turn import EndOfTurn
 from echox.serving.turn_detection.vad import open_vad
 from echox.streaming.events import Heard
@@ -72,6 +73,7 @@ class Service:
         self.end_of_turn = None if end_of_turn is None else EndOfTurn(end_of_turn)
         self.metrics = Metrics(self._gauges())
         self.input_rate = int(model.sampling_rate)
+        self.output_rate = int(model.engine.output_sampling_rate)
         self.executor = ThreadPoolExecutor(4, "echox-audio")  # speech detection and end-of-turn model
         self.decoders = DecoderPool(self.limits.max_decoders)
         self.decoding = ThreadPoolExecutor(self.limits.max_decoders, "echox-decoding")  # one thread per decoder process
@@ -84,6 +86,7 @@ class Service:
         )
         self.upload_memory = UploadMemory(limits.max_uploading_bytes, limits.max_client_share)
         self.spoken_replies = SpokenReplies()
+        self.stored_responses = StoredResponses(limits)
         self.client_secrets = ClientSecrets(time.time)
         self.draining = False
         self._upkeep: asyncio.Task[None] | None = None
@@ -152,6 +155,7 @@ class Service:
     async def _release_memory_regularly(self) -> None:
         while True:
             await asyncio.sleep(_RELEASE_MEMORY_S)
+            self.stored_responses.drop_expired()
             if not await asyncio.get_running_loop().run_in_executor(self.executor, release_free_memory):
                 return
 
