@@ -99,9 +99,14 @@ def check_event(text: str) -> dict[str, Any]:
         text = text.replace('"rate":16000', '"rate":24000')  # our extension, in types that know one rate
         cls.model_validate_json(text, strict=True)
         if event["type"].startswith("session."):
-            from openai.types.realtime import RealtimeSessionCreateRequest
+            from openai.types import realtime
 
-            RealtimeSessionCreateRequest.model_validate_json(json.dumps(json.loads(text)["session"]), strict=True)
+            session = json.loads(text)["session"]
+            kinds = {
+                "realtime": realtime.RealtimeSessionCreateRequest,
+                "transcription": realtime.RealtimeTranscriptionSessionCreateRequest,
+            }
+            kinds[session["type"]].model_validate_json(json.dumps(session), strict=True)
     return event
 
 
@@ -179,10 +184,12 @@ def user_text(text: str) -> dict[str, Any]:
 
 
 def order(events: list[dict[str, Any]]) -> list[str]:
-    """Event types with repetitions of deltas collapsed."""
+    """Event types with repetitions of a reply's deltas collapsed."""
     found: list[str] = []
     for event in events:
-        kind = "deltas" if event["type"].endswith(".delta") else event["type"]
+        kind = event["type"]
+        if kind.startswith("response.") and kind.endswith(".delta"):
+            kind = "deltas"
         if not (found and found[-1] == kind == "deltas"):
             found.append(kind)
     return found

@@ -28,6 +28,7 @@ from echox.serving.access.connections import BACKLOG, Connections
 from echox.serving.access.log_limit import limited_logging
 from echox.serving.access.security import OPTIONS_KEY, AccessMiddleware, AccessPolicy, send_refusal
 from echox.serving.protocol.events import OBJECT, EventError, new_id, take
+from echox.serving.protocol.options import SessionOptions
 from echox.serving.realtime.session import RealtimeSession
 from echox.serving.rest.chat import completions
 from echox.serving.rest.common import client_of, endpoint, error_response, json_object
@@ -197,7 +198,7 @@ async def serve_websocket(service: Service, websocket: WebSocket) -> None:
         await _refuse(service, websocket)
         return
     try:
-        session = RealtimeSession(service, websocket.send_text, websocket.scope.get(OPTIONS_KEY))
+        session = RealtimeSession(service, websocket.send_text, _first_options(service, websocket))
         service.sessions.add(session)
         await _run_session(service, session, websocket)
     finally:
@@ -205,6 +206,16 @@ async def serve_websocket(service: Service, websocket: WebSocket) -> None:
         if session is not None:
             service.sessions.discard(session)
             await session.close()
+
+
+def _first_options(service: Service, websocket: WebSocket) -> SessionOptions:
+    """The options that a session starts with: of its client secret, or for the ``intent`` in its address."""
+    found: SessionOptions | None = websocket.scope.get(OPTIONS_KEY)
+    if found is None:
+        found = service.session_options()
+        if websocket.query_params.get("intent") == "transcription":
+            found.update({"type": "transcription"})
+    return found
 
 
 async def _refuse(service: Service, websocket: WebSocket) -> None:

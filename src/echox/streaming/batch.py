@@ -189,6 +189,10 @@ class ReplyBatch:
             # It fails with no words in it, or no room for a reply.
             with self._fails_alone(task), suppress(LayoutCancelled):
                 task.context.add_encoded(found)
+                if task.only_hears:
+                    task.emit(task.context.heard(task.new[-1]))
+                    task.finish_text("end")
+                    continue
                 positions = task.lay_out()
                 task.timings.num_prompt_tokens = len(positions)
                 task.timings.num_prompt_audio_tokens = sum(not isinstance(one, int) for one in positions)

@@ -218,6 +218,13 @@ class Engine:
         self._encoded[audio.digest] = EncodedAudio(embeds.clone(), text, audio.digest, words, len(ids))
         self._encoded_bytes += embeds.nbytes
 
+    def forget(self, audios: Sequence[Audio]) -> None:
+        """Take audios out of the cache: pieces of a recording that nobody asks for again."""
+        for audio in audios:
+            encoded = self._encoded.pop(audio.digest, None)
+            if encoded is not None:
+                self._encoded_bytes -= encoded.embeds.nbytes
+
     def clear_encoded(self) -> None:
         """Empty the cache of encoded audios."""
         self._encoded.clear()

@@ -11,7 +11,7 @@ from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import Mark, Reply, ReplyBuilder, heard_text
-from echox.streaming.messages import Message, Question, read_messages
+from echox.streaming.messages import Audio, Message, Question, read_messages
 from echox.streaming.policies import Policy
 from echox.streaming.scheduler import Scheduler
 from echox.streaming.speech import ReplySpeech
@@ -108,6 +108,28 @@ class Session:
         if any(message.role == "system" for message in late):
             raise ValueError("expected the system prompt once, at the start, found another; start a new session")
         return self._begin(self._task(new, settings, on_event))
+
+    def transcribe(self, audio: Audio, *, on_event: EventCallback | None = None, keep: bool = True) -> ReplyTask:
+        """Only hear: the events are `Heard` and `Finished`, and the conversation stays as it is.
+
+        Args:
+            audio: speech at the rate of the model.
+            on_event: as in `submit`.
+            keep: whether its encoding is kept for a question about the same audio.
+
+        Raises:
+            ValueError: a reply that is still running.
+            QueueFull: as `submit`.
+        """
+
+        def release(task: ReplyTask, error: BaseException | None) -> None:
+            if not keep:
+                self.engine.forget([audio])
+            self._context.drop_unused_audio()
+            self._running = None
+
+        new, settings = [Message("user", (audio,))], self.settings.replaced({"speak": False})
+        return self._begin(ReplyTask(self.scheduler, self._context, new, settings, release, on_event, only_hears=True))
 
     def speak(self, text: str, *, on_event: EventCallback | None = None, **changes: object) -> ReplyTask:
         """Speak a given text; it becomes the newest reply of the conversation.

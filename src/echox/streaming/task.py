@@ -61,6 +61,7 @@ class ReplyTask(Iterator[Event]):
             return at once. An exception of it cancels the reply and is its `error`. None: events are iterated over.
         given: text to speak as it is; None: the language model writes the reply.
         speech: of this reply; None: it is written only.
+        only_hears: it ends with the transcript of its question, without a reply.
 
     Attributes:
         error: why the reply failed, if it did.
@@ -77,8 +78,10 @@ class ReplyTask(Iterator[Event]):
         on_event: EventCallback | None = None,
         given: str | None = None,
         speech: ReplySpeech | None = None,
+        only_hears: bool = False,
     ) -> None:
         self.context, self.new, self.settings, self.given = context, new, settings, given
+        self.only_hears = only_hears
         self.error: BaseException | None = None
         self.done = False
         self.cancelled = False

@@ -62,12 +62,14 @@ class Content:
         text: the text; for audio its transcript, once it is known.
         audio: the audio of a question.
         inaudible: no speech was recognised in the audio, so the model does not get it.
+        sent_text: the part of the transcript that was sent while it was spoken.
     """
 
     type: str
     text: str | None = None
     audio: Audio | None = None
     inaudible: bool = False
+    sent_text: str = ""
 
     @property
     def audible(self) -> bool:

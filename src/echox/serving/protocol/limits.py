@@ -44,6 +44,8 @@ class Limits:
         idle_s: time without a message from the client.
         send_s: time in which a client must receive one message; otherwise it is disconnected.
         max_unsent_bytes: bytes that may wait for a slow client; with more it is disconnected.
+        max_partial_share: part of the time that transcripts of turns that are still spoken may take, for all sessions
+            together; they are made one at a time.
         max_output_tokens: tokens of one reply, whatever the client requests; None: the model's own setting.
         drain_s: time for running replies to finish at shutdown.
 
@@ -79,6 +81,7 @@ class Limits:
     idle_s: float = 600.0
     send_s: float = 20.0
     max_unsent_bytes: int = 16 * 2**20
+    max_partial_share: float = 0.25
     max_output_tokens: int | None = None
     drain_s: float = 20.0
 
@@ -89,5 +92,6 @@ class Limits:
                 continue
             if not value > 0:
                 raise ValueError(f"{item.name}: expected more than 0, found {value}")
-        if self.max_client_share > 1:
-            raise ValueError(f"max_client_share: expected at most 1 (all), found {self.max_client_share}")
+        for name in ("max_client_share", "max_partial_share"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name}: expected at most 1 (all), found {getattr(self, name)}")

@@ -12,7 +12,7 @@ from typing import TypedDict
 from echox.serving.protocol.events import ARRAY, OBJECT, EventError, shorten, take
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.limits import Limits
-from echox.serving.protocol.parameters import SESSION, TURN_DETECTION
+from echox.serving.protocol.parameters import SESSION, TRANSCRIPTION_SESSION, TURN_DETECTION
 from echox.serving.protocol.wire import AudioFormat
 from echox.serving.turn_detection.turns import TurnSettings
 
@@ -74,6 +74,7 @@ class SessionOptions:
     """
 
     def __init__(self, model: str, limits: Limits, has_end_of_turn_model: bool = False) -> None:
+        self.type = "realtime"
         self._limits, self._has_end_of_turn_model = limits, has_end_of_turn_model
         self.input_format = AudioFormat()
         self.output_format = AudioFormat()
@@ -110,7 +111,14 @@ class SessionOptions:
     @property
     def create_response(self) -> bool:
         """Whether a detected turn is answered without a ``response.create`` of the client."""
-        return self.turn_detection is not None and self.turn_detection["create_response"]
+        if self.makes_no_responses or self.turn_detection is None:
+            return False
+        return self.turn_detection["create_response"]
+
+    @property
+    def makes_no_responses(self) -> bool:
+        """Whether the session only transcribes (type "transcription")."""
+        return self.type == "transcription"
 
     @property
     def duck_events(self) -> bool:
@@ -119,8 +127,16 @@ class SessionOptions:
 
     def to_dict(self) -> JsonObject:
         """The session object of ``session.created`` and ``session.updated``, without id and expiry."""
+        listening: JsonObject = {
+            "format": self.input_format.to_dict(),
+            "transcription": copy.deepcopy(self.transcription),
+            "noise_reduction": None,
+            "turn_detection": copy.deepcopy(self.turn_detection),
+        }
+        if self.makes_no_responses:
+            return {"type": self.type, "object": "realtime.transcription_session", "audio": {"input": listening}}
         return {
-            "type": "realtime",
+            "type": self.type,
             "object": "realtime.session",
             "model": self.model,
             "output_modalities": list(self.output_modalities),
@@ -130,12 +146,7 @@ class SessionOptions:
             "max_output_tokens": self.max_output_tokens,
             "truncation": "auto",
             "audio": {
-                "input": {
-                    "format": self.input_format.to_dict(),
-                    "transcription": copy.deepcopy(self.transcription),
-                    "noise_reduction": None,
-                    "turn_detection": copy.deepcopy(self.turn_detection),
-                },
+                "input": listening,
                 # ``voice`` is the name that the client uses for the only voice.
                 "output": {"format": self.output_format.to_dict(), "voice": self.voice, "speed": self.speed},
             },
@@ -157,13 +168,18 @@ class SessionOptions:
         vars(self).update(vars(changed))
 
     def _apply(self, change: JsonObject, where: str) -> None:
-        kind = take(change, "type", str, where, default="realtime")
-        if kind != "realtime":
-            message = f"{where}.type: expected 'realtime', found {kind[:40]!r}"
+        kind = take(change, "type", str, where, default=self.type)
+        if kind not in ("realtime", "transcription"):
+            message = f"{where}.type: expected 'realtime' or 'transcription', found {kind[:40]!r}"
             raise EventError(message, "unsupported_session_type", f"{where}.type")
         audio = take(change, "audio", OBJECT, where, default={})
         listening = take(audio, "input", OBJECT, f"{where}.audio", default={})
         speaking = take(audio, "output", OBJECT, f"{where}.audio", default={})
+        if kind == "transcription":
+            _check_only_transcribes(change, speaking, where)
+            if self.type != kind and self.transcription is None:  # what else would the session be for
+                self.transcription = {"model": self.model}
+        self.type = kind
         self._apply_input(listening, f"{where}.audio.input")
         self._apply_output(speaking, f"{where}.audio.output")
         if change.get("output_modalities") is not None:
@@ -198,6 +214,22 @@ class SessionOptions:
             self.output_format = read_audio_format(change, where)
         self.voice = read_voice(change, where, self.voice)
         self.speed = float(take(change, "speed", float, where, default=self.speed, at_least=0.25, at_most=1.5))
+
+
+def _check_only_transcribes(change: JsonObject, speaking: JsonObject, where: str) -> None:
+    """Check the options of a session of type transcription.
+
+    Raises:
+        EventError: an option of replies is set.
+    """
+    TRANSCRIPTION_SESSION.check(change, where)
+    of_replies = SESSION.names - SESSION.ignored - TRANSCRIPTION_SESSION.names - {"model"}
+    found = [name for name in sorted(of_replies) if change.get(name) is not None]
+    found += ["audio.output"] if any(value is not None for value in speaking.values()) else []
+    if found:
+        param = f"{where}.{found[0]}"
+        message = f"{param}: expected in a session of type realtime, found in one that only transcribes; leave it out"
+        raise EventError(message, "unsupported_value", param)
 
 
 def read_voice(change: JsonObject, where: str, default: str | JsonObject | None = None) -> str | JsonObject | None:

@@ -113,6 +113,16 @@ class InputAudioBuffer:
         self._searched = self._end
         return [] if self.turns is None else self.turns.reset(self.now_ms)
 
+    @property
+    def begin_ms(self) -> int:
+        """Where the audio begins that no turn has taken yet, ms."""
+        return _ms(self._first)
+
+    def since(self, start_ms: int) -> np.ndarray:
+        """The samples float32 (S,) from a time to the last one. They stay in the buffer."""
+        start = max(self._first, start_ms * SAMPLING_RATE // 1000)
+        return self._cut(start, max(start, self._end))
+
     def recent(self, start_ms: int) -> np.ndarray:
         """The samples float32 (S,) from a time to the last searched one. They stay in the buffer."""
         start = max(self._first, start_ms * SAMPLING_RATE // 1000)

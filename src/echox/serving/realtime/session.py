@@ -19,8 +19,10 @@ from echox.serving.protocol.options import SessionOptions
 from echox.serving.protocol.usage import Usage
 from echox.serving.protocol.wire import decode_base64
 from echox.serving.realtime.input_audio import InputAudioBuffer
+from echox.serving.realtime.live_transcript import LiveTranscript
 from echox.serving.realtime.responder import Responder
 from echox.serving.realtime.response_request import read_input
+from echox.serving.realtime.stable_words import rest_of
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.service import Service
 from echox.serving.turn_detection.end_of_turn import WINDOW_S
@@ -60,6 +62,7 @@ class RealtimeSession:
         self.responder = Responder(
             service, self.outbox, self.conversation, self.options, self._send_transcript, self._user_speaking
         )
+        self._live = LiveTranscript(service, self.input_audio, self._send_live, self._spawn)
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # item of the turn that the user is speaking
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,8 +133,18 @@ class RealtimeSession:
     # ------------------------------------------------------------------------------------------ session
 
     async def _update(self, event: JsonObject) -> None:
-        self.options.update(take(event, "session", OBJECT))
+        change = take(event, "session", OBJECT)
+        if change.get("type") == "transcription" and not self.options.makes_no_responses and self.responder.busy:
+            message = "session.type: expected no response when it changes to transcription, found one; cancel it first"
+            raise EventError(message, "conversation_already_has_active_response", "session.type")
+        self.options.update(change)
+        detected = self.input_audio.turns is not None
         self.input_audio.configure(self.options.input_format, self.options.turn_settings)
+        if self.options.transcription is None:
+            self._live.end()
+        if self.input_audio.turns is not None and not detected:  # until now, all audio was one turn
+            self._live.end()
+            self._turn_item_id = None
         self.outbox.put({"type": "session.updated", "session": self._session_object()})
         self.responder.answer_waiting_turn()  # without turn detection, no detected turn is open any more
 
@@ -160,6 +173,7 @@ class RealtimeSession:
         for start in range(0, len(data), _BYTES_AT_ONCE):
             self.input_audio.append(data[start : start + _BYTES_AT_ONCE])
             await self._detect_turns()
+        self._transcribe_live()
 
     async def _detect_turns(self) -> None:
         """Detect turns in the new audio. Other tasks of the event loop run in between."""
@@ -180,6 +194,8 @@ class RealtimeSession:
                 self.outbox.put({"type": f"echox.output_audio.{kind}", "audio_ms": event.at_ms})
         elif isinstance(event, SpeechStarted):
             self._turn_item_id = new_id("item")
+            if self.options.transcription is not None:
+                self._live.begin(self._turn_item_id, event.start_ms)
             self.outbox.put(
                 {
                     "type": "input_audio_buffer.speech_started",
@@ -246,7 +262,7 @@ class RealtimeSession:
 
     def _commit_audio(self, audio: Audio, item_id: str) -> ConversationItem:
         """Add audio to the conversation as an item of the user."""
-        content = Content("input_audio", audio=audio)
+        content = Content("input_audio", audio=audio, sent_text=self._live.end())
         item = ConversationItem(item_id, "user", [content])
         items = self.conversation.items
         self.outbox.put(
@@ -264,6 +280,7 @@ class RealtimeSession:
         for found in self.input_audio.clear():
             self._handle_turn(found)
         self._turn_item_id = None
+        self._live.end()
         self.outbox.put({"type": "input_audio_buffer.cleared"})
         self.responder.answer_waiting_turn()
 
@@ -276,6 +293,20 @@ class RealtimeSession:
 
     # ------------------------------------------------------------------------------------------ transcripts
 
+    def _transcribe_live(self) -> None:
+        """Transcribe what was said so far of the turn that is being spoken."""
+        if self.options.transcription is None:
+            return
+        if self.input_audio.turns is None and self._turn_item_id is None and self.input_audio.pending_s:
+            self._turn_item_id = new_id("item")  # the client marks the end of turns: all audio is one
+            self._live.begin(self._turn_item_id, self.input_audio.begin_ms)
+        self._live.advance()
+
+    def _send_live(self, item_id: str, delta: str, content_index: int = 0) -> None:
+        """Send the next words of a transcript."""
+        kind = "conversation.item.input_audio_transcription.delta"
+        self.outbox.put({"type": kind, "item_id": item_id, "content_index": content_index, "delta": delta})
+
     def _send_transcript(self, item: ConversationItem, content: Content, heard: Heard | None) -> None:
         """Send the transcript of an item; None: no reply has provided it, so transcribe the audio."""
         if heard is None:
@@ -286,6 +317,9 @@ class RealtimeSession:
         content.text = heard.text
         if self.options.transcription is None or content.audio is None:
             return
+        rest = rest_of(content.sent_text, heard.text)
+        if rest:
+            self._send_live(item.id, rest, item.content.index(content))
         self.outbox.put(
             {
                 "type": "conversation.item.input_audio_transcription.completed",
@@ -369,6 +403,9 @@ class RealtimeSession:
     # ------------------------------------------------------------------------------------------ responses
 
     async def _create_response(self, event: JsonObject) -> None:
+        if self.options.makes_no_responses:
+            message = "type: expected response.create in a session of type realtime only, found in one that transcribes"
+            raise EventError(message, "unsupported_event", "type")
         source = take(event, "response", OBJECT, default={})
         own_items = None
         if source.get("input") is not None:
@@ -381,10 +418,11 @@ class RealtimeSession:
     async def _cancel_response(self, event: JsonObject) -> None:
         self.responder.cancel(response_id=take(event, "response_id", str, default=None))
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_finished)
+        return task
 
     def _on_finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

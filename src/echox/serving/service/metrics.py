@@ -22,6 +22,9 @@ class Metrics:
         self.responses = Counter("echox_responses_total", "Responses by how they ended", ["status"], registry=registry)
         self.barge_ins = Counter("echox_interruptions_total", "Replies spoken over", registry=registry)
         self.underruns = Counter("echox_underruns_total", "Gaps between chunks of a reply", registry=registry)
+        self.partial_transcripts = Counter(
+            "echox_partial_transcripts_total", "Windows transcribed while users speak", registry=registry
+        )
         self.first_audio_s = Histogram(
             "echox_first_audio_seconds", "Request of a reply to its first audio", buckets=_SECONDS, registry=registry
         )

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,11 +20,12 @@ from echox.serving.protocol.options import SessionOptions
 from echox.serving.service.metrics import Metrics
 from echox.serving.service.process_memory import release_free_memory
 from echox.serving.service.replies import ReplyFeed, SpokenReplies
+from echox.serving.service.spare_time import SpareTime
 from echox.serving.service.stored_responses import StoredResponses
 from echox.serving.turn_detection.end_of_turn import EndOfTurn
 from echox.serving.turn_detection.vad import open_vad
 from echox.streaming.events import Heard
-from echox.streaming.messages import Audio, Message
+from echox.streaming.messages import Audio
 
 if TYPE_CHECKING:
     from echox.api import EchoX
@@ -88,6 +90,7 @@ class Service:
         self.spoken_replies = SpokenReplies()
         self.stored_responses = StoredResponses(limits)
         self.client_secrets = ClientSecrets(time.time)
+        self.spare_time = SpareTime(limits.max_partial_share)
         self.draining = False
         self._upkeep: asyncio.Task[None] | None = None
 
@@ -105,17 +108,20 @@ class Service:
         """The options of a new realtime session."""
         return SessionOptions(self.name, self.limits, has_end_of_turn_model=self.end_of_turn is not None)
 
-    async def transcribe(self, audio: Audio) -> Heard:
+    async def transcribe(self, audio: Audio, keep: bool = True) -> Heard:
         """Transcribe audio with the speech encoder (CTC), with the times of the words.
+
+        Args:
+            audio: speech.
+            keep: whether its encoding is kept for a question about the same audio.
 
         Raises:
             ValueError: no speech was recognised.
             QueueFull: too many replies are waiting.
         """
-        question = Message("user", (audio,))
-        feed = ReplyFeed(self.model.session().submit, [question], max_new_tokens=1, speak=False)
+        feed = ReplyFeed(partial(self.model.session().transcribe, keep=keep), audio)
         try:
-            async for event in feed.events():  # the transcript comes before the text; the encoded audio is cached
+            async for event in feed.events():
                 if isinstance(event, Heard):
                     return event
             return Heard("")
