@@ -33,6 +33,7 @@ def tiny_echox(
     max_positions: int = 512,
     unit_words_per_word: int = 80,
     hidden_size: int = 24,
+    tokenizer: PreTrainedTokenizerFast | None = None,
     **config: object,
 ) -> EchoX:
     """Build it; the same seed gives the same weights. The form "spelling" is word-synchronous and reads letters.
@@ -41,7 +42,7 @@ def tiny_echox(
     """
     torch.manual_seed(seed)
     letters, form = (16, "word_synchronous") if form == "spelling" else (0, form)
-    tokenizer = train_text_tokenizer(TEXTS, vocab_size=340)
+    tokenizer = tokenizer or train_text_tokenizer(TEXTS, vocab_size=340)
     words = [(unit,) for unit in range(12)] + [(1, 2), (3, 4, 5)]
     language = UnitLanguage(words, [float(np.log(1 / len(words)))] * len(words))
     audio = whisper_config(

@@ -81,9 +81,9 @@ def test_a_long_history_is_laid_out_a_few_times_only(monkeypatch):
     session = echox.session(max_new_tokens=2)
     laid_out, engine, lay_out = [], session.engine, session.engine.lay_out
 
-    def counted(messages, heard):
+    def counted(messages, *others):
         laid_out.append(len(messages))
-        return lay_out(messages, heard)
+        return lay_out(messages, *others)
 
     monkeypatch.setattr(engine, "lay_out", counted)
     pair = [Message("user", ("Tell me about the sea.",)), Message("assistant", ("It is deep.",))]

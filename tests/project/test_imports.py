@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
 FLOORS = (
     "audio_decoding device errors files models models/decoding models/quantization "
-    "serving/turn_detection speech_detection template_worker verbalization",
+    "serving/turn_detection speech_detection template_worker tool_calls verbalization",
     "audio config models/t2c models/towers models/vocoder templates",
     "data/engines models/echox",
     "models/conversion",

@@ -70,7 +70,6 @@ CHAT_SAMPLES = {
     "metadata": {"a": "b"},
     "service_tier": "flex",
     "reasoning_effort": "high",
-    "parallel_tool_calls": False,
     "prediction": {"type": "content", "content": "Paris"},
 }
 SPEECH_SAMPLES = {"instructions": "Whisper."}
@@ -89,7 +88,6 @@ SESSION_SAMPLES = {
     "include": ["item.input_audio_transcription.logprobs"],
     "prompt": {"id": "p"},
     "truncation": "disabled",
-    "parallel_tool_calls": True,
     "reasoning": {"effort": "low"},
     "tracing": {"workflow_name": "w"},
 }
@@ -160,6 +158,7 @@ CHAT_DONE = {
     "stop": lambda s: text_of(ask(s, stop=" of")) == text_of(ask(s)).split(" of")[0],
     "tools": lambda s: text_of(ask(s, tools=[TOOL])) == text_of(ask(s)) and refused(ask(s, tools=[1]), "tools[0]"),
     "tool_choice": lambda s: refused(ask(s, tools=[TOOL], tool_choice="required"), "tool_choice"),
+    "parallel_tool_calls": lambda s: refused(ask(s, tools=[TOOL], parallel_tool_calls=1), "parallel_tool_calls"),
     "functions": lambda s: text_of(ask(s, functions=[{"name": "f"}])) == text_of(ask(s)),
     "function_call": lambda s: refused(ask(s, functions=[{"name": "f"}], function_call={"name": "f"}), "function_call"),
 }
@@ -279,6 +278,7 @@ SESSION_DONE = {
     "output_modalities": (["text"], ["text"]),
     "tools": ([{"type": "function", "name": "f"}], []),
     "tool_choice": ("auto", "none"),
+    "parallel_tool_calls": (False, True),
 }
 
 

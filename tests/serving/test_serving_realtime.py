@@ -290,7 +290,7 @@ MISTAKES = [
     ({"type": "response.create"}, "nothing_to_answer", "e10"),
     ({"type": "conversation.item.delete", "item_id": "x"}, "item_not_found", "e11"),
     ({"type": "conversation.item.create", "item": {"type": "mcp_call"}}, "unsupported_item_type", "e12"),
-    ({"type": "session.update", "session": {"tool_choice": "required"}}, "tools_not_supported", "e13"),
+    ({"type": "session.update", "session": {"tool_choice": "often"}}, "invalid_value", "e13"),
     ({"type": "response.create", "response": {"max_output_tokens": 0}}, "invalid_value", "e14"),
 ]
 

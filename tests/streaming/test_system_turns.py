@@ -97,4 +97,4 @@ def test_their_number_and_size_are_bounded(model, monkeypatch):
     assert len(model.engine.system_turns._saved) == system_turns.MAX_SYSTEM_TURNS
     monkeypatch.setattr(system_turns, "MAX_BYTES", 1)
     ask(model, TYPED, "Another.")
-    assert "Another." not in model.engine.system_turns._saved
+    assert system_turns.SystemTurn("Another.") not in model.engine.system_turns._saved

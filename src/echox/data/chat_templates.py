@@ -61,6 +61,10 @@ class TurnMarkers:
 
     def template(self, audio_token: str, thought: str = "") -> str:
         """The chat template of these turns; `thought` is written before every reply."""
+        return self.variables(audio_token, thought) + _TURNS
+
+    def variables(self, audio_token: str, thought: str = "") -> str:
+        """The begin of a template, which sets what is in these attributes."""
         values: dict[str, str | bool] = {
             "before_role": self.before_role,
             "after_role": self.after_role,
@@ -72,8 +76,7 @@ class TurnMarkers:
             "audio": audio_token,
             "thought": thought,
         }
-        chosen = "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in values.items())
-        return chosen + _TURNS
+        return "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in values.items())
 
 
 FAMILIES = (
@@ -102,13 +105,13 @@ _TURNS = (
 )
 """Text between turns is written before the next one, so a reply ends with its end token, the last trained token."""
 
-_NO_THOUGHT = "<think>\n\n</think>\n\n"
+NO_THOUGHT = "<think>\n\n</think>\n\n"
 """An empty thought for models that may write one before the reply: they answer at once."""
 
 
 def own_templates(audio_token: str) -> frozenset[str]:
     """The chat templates that this package makes: they end for all messages."""
-    families = {family.template(audio_token, thought) for family in FAMILIES for thought in ("", _NO_THOUGHT)}
+    families = {family.template(audio_token, thought) for family in FAMILIES for thought in ("", NO_THOUGHT)}
     return frozenset({CHAT_TEMPLATE, OFFICIAL_CHAT_TEMPLATE, *families})
 
 
@@ -138,7 +141,7 @@ def _hearing_template(tokenizer: PreTrainedTokenizerBase, own: object, audio_tok
     for family in FAMILIES:
         if family.known_by in vocabulary and family.end in vocabulary:
             tokenizer.eos_token = family.end
-            return family.template(audio_token, _NO_THOUGHT if "enable_thinking" in str(own) else "")
+            return family.template(audio_token, NO_THOUGHT if "enable_thinking" in str(own) else "")
     fault = "it has none"
     if own:
         flat = _FLAT_PARTS.replace("AUDIO", repr(audio_token)) + str(own)

@@ -168,6 +168,7 @@ async def create_client_secret(service: Service, request: Request, body: bytes) 
     source = await json_object(body or b"{}")
     options = service.session_options()
     options.update(take(source, "session", OBJECT, default={}))
+    await service.prepare_tools(options.tools.use, "session.tools")
     secret = service.client_secrets.create(lifetime_s(source), options)
     shown = {"id": new_id("sess"), **options.to_dict()}
     return JSONResponse({"value": secret.value, "expires_at": secret.expires_at, "session": shown})

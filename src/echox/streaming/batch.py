@@ -26,6 +26,7 @@ from echox.streaming.rows import (
     Tasks,
     adjacent_rows,
     choose_outputs,
+    constrained,
     first_row,
     remove_row,
     required,
@@ -240,7 +241,7 @@ class ReplyBatch:
             logits = engine.logits(states)
             settings = [task.settings for task in tasks]
             chosen = sample(
-                logits,
+                constrained(logits, tasks),
                 [one.temperature for one in settings],
                 [one.top_p for one in settings],
                 [task.sampling_number.value for task in tasks],
@@ -262,8 +263,12 @@ class ReplyBatch:
             self._finish_text(task, "end")
             return
         with timed([task], "text_s"):
+            if task.calling is not None:
+                task.calling.constraint.take(token_id)
             task.write(token_id, denoised, score)
-        if len(task.token_ids) >= task.room:
+        if task.calling is not None and task.calling.begun and task.calling.constraint.ended:
+            self._finish_text(task, "end")
+        elif len(task.token_ids) >= task.room:
             self._finish_text(task, "length")
 
     def _finish_text(self, task: ReplyTask, stopped: str) -> None:

@@ -15,6 +15,8 @@ from echox.models.decoding.row_cache import SavedRow
 from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import Heard, HeardWord
 from echox.streaming.messages import Audio, Message, join_system, system_text
+from echox.streaming.system_turns import SystemTurn
+from echox.tool_calls.tools import Tool
 
 KEPT_CONTEXT = 0.75
 """Share of the room that is filled when old turns are dropped, so that the next turns do not have to drop any."""
@@ -50,15 +52,17 @@ class Context:
 
     Attributes:
         messages: the conversation so far.
+        tools: that the model reads of.
     """
 
     def __init__(self, engine: Engine, system: str | None = None) -> None:
         self.engine, self.system = engine, system
+        self.tools: tuple[Tool, ...] = ()
         self.messages: list[Message] = []
         self._encoded: dict[Audio, EncodedAudio] = {}
         self._saved: SavedRow | None = None
         self._remembered: list[Position] = []  # the positions that the memory holds
-        self._system_turn = ""  # text of the system turn that the newest prompt begins with
+        self._system_turn = SystemTurn()  # that the newest prompt begins with
 
     # ------------------------------------------------------------------------------------------ encoded audio
 
@@ -117,7 +121,7 @@ class Context:
             ValueError: the newest turn alone is too long, or text holds special tokens.
             LayoutCancelled: it was cancelled.
         """
-        self._system_turn = system_text(join_system(self._opening, [*self.messages, *new]))
+        self._system_turn = SystemTurn(system_text(join_system(self._opening, [*self.messages, *new])), self.tools)
         limit = self.engine.max_positions
         if limit is None:
             return Layout(self._positions([*self.messages, *new], cancelled))
@@ -144,7 +148,8 @@ class Context:
             ValueError: more characters than the longest tokens could hold.
         """
         texts = [self._opening or "", *(part for message in new for part in message.parts if isinstance(part, str))]
-        characters, most = sum(map(len, texts)), limit * self.engine.longest_token
+        characters = sum(map(len, texts)) + sum(tool.num_chars for tool in self.tools)
+        most = limit * self.engine.longest_token
         if characters > most:
             raise ValueError(
                 f"the question is too long: expected at most {most} characters, more than {limit} positions can hold, "
@@ -195,7 +200,7 @@ class Context:
     def _positions(self, messages: Sequence[Message], cancelled: Callable[[], bool]) -> list[Position]:
         if cancelled():
             raise LayoutCancelled
-        return self.engine.lay_out(join_system(self._opening, messages), self._encoded)
+        return self.engine.lay_out(join_system(self._opening, messages), self._encoded, self.tools)
 
     def drop_unused_audio(self, new: Sequence[Message] = ()) -> None:
         """Drop encoded audios that are no longer in the conversation."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -39,6 +40,9 @@ from echox.streaming.policies import Policy, make_policy
 from echox.streaming.system_turns import SystemTurns
 from echox.streaming.trigger import Trigger
 from echox.streaming.word_times import heard_words
+from echox.tool_calls.call_format import find_format
+from echox.tool_calls.call_grammar import CallConstraint, CallGrammars, grammars_available
+from echox.tool_calls.tools import Tool, ToolUse
 from echox.verbalization import SpokenLanguage, spoken_language
 
 MAX_ENCODED_BYTES = 256 * 1024 * 1024
@@ -114,7 +118,7 @@ class Engine:
         self._encoded: OrderedDict[str, EncodedAudio] = OrderedDict()
         self._encoded_bytes = 0
         self._score = fast_head(self._lm)
-        self.system_turns = SystemTurns(lambda messages: self.lay_out(messages, {}))
+        self.system_turns = SystemTurns(lambda messages, tools: self.lay_out(messages, {}, tools))
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
         self.echo_weights = LeanWeights(model.echo_decoder.backbone)
         # Small Llamas lose more time around their matrix products than in them.
@@ -230,7 +234,9 @@ class Engine:
         self._encoded.clear()
         self._encoded_bytes = 0
 
-    def lay_out(self, messages: Sequence[Message], encoded: Mapping[Audio, EncodedAudio]) -> list[Position]:
+    def lay_out(
+        self, messages: Sequence[Message], encoded: Mapping[Audio, EncodedAudio], tools: Sequence[Tool] = ()
+    ) -> list[Position]:
         """A conversation as positions of the language model.
 
         Equal positions mean equal inputs, so the memory of an earlier turn can be continued.
@@ -238,15 +244,18 @@ class Engine:
         Args:
             messages: the conversation.
             encoded: its audios.
+            tools: that the model reads of.
 
         Raises:
             ValueError: text that holds special tokens (the model would take them for the start of another turn).
         """
         for message in messages:
             self._check_text(message)
+        for tool in tools:
+            self._check_plain(f"tool {tool.name}", f"{tool.description} {tool.parameters}")
         audios = iter([audio for message in messages for audio in message.audios])
         ids = self.chat_template.token_ids(
-            [message.for_template() for message in messages], repeat_bos=self.model.config.compatible.repeated_bos
+            [message.for_template() for message in messages], self.model.config.compatible.repeated_bos, tools
         )
         placeholders = ids.count(self._audio_token_id)
         expected = sum(len(message.audios) for message in messages)
@@ -268,11 +277,14 @@ class Engine:
         # Adjacent text parts are one text for the template: a token must not hide across their border.
         groups = groupby(message.parts, lambda part: isinstance(part, str))
         for text in ("".join(map(str, parts)) for is_text, parts in groups if is_text):
-            found = [token for token in self._control_tokens if token in text]
-            if found:
-                raise ValueError(
-                    f"{message.role} message: expected plain text, found the special token {found[0]}; take it out"
-                )
+            self._check_plain(f"{message.role} message", text)
+        for call in message.calls:
+            self._check_plain(f"call of {call.name}", call.arguments)
+
+    def _check_plain(self, what: str, text: str) -> None:
+        found = [token for token in self._control_tokens if token in text]
+        if found:
+            raise ValueError(f"{what}: expected plain text, found the special token {found[0]}; take it out")
 
     def embed(self, positions: Sequence[Position], encoded: Mapping[str, EncodedAudio]) -> Tensor:
         """(n, H) inputs of positions, given the encoded audios by their digests."""
@@ -284,6 +296,36 @@ class Engine:
             states = torch.stack([encoded[digest].embeds[frame] for _, (digest, frame) in frames])
             embeds[torch.tensor([index for index, _ in frames], device=self.device)] = states.to(embeds)
         return embeds
+
+    # ------------------------------------------------------------------------------------------ tools
+
+    @cached_property
+    def call_grammars(self) -> CallGrammars | None:
+        """Grammars of replies that call tools; None: the chat template knows no tools, or llguidance is missing."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or not grammars_available():
+            return None
+        repeat_bos = self.model.config.compatible.repeated_bos
+        form = find_format(lambda messages, tools, begins: self.chat_template.text(messages, tools, begins, repeat_bos))
+        if form is None:
+            return None
+        # Llama 3 may write it before a bare object.
+        before = None if form.marker else self.tokenizer.get_vocab().get("<|python_tag|>")
+        num_tokens = int(self._lm.config.get_text_config().vocab_size)
+        return CallGrammars(backend, form, num_tokens, self.eos_ids, before)
+
+    def call_constraint(self, use: ToolUse) -> CallConstraint:
+        """The constraint of a new reply; the first one for these tools takes up to a second.
+
+        Raises:
+            ValueError: this model calls no tools, or a schema cannot be followed.
+        """
+        if self.call_grammars is None:
+            raise ValueError(
+                "tools: expected a language model whose chat template knows tools, and llguidance (extra serve), found "
+                "one of them missing; leave the tools out"
+            )
+        return self.call_grammars.constraint(use)
 
     # ------------------------------------------------------------------------------------------ text
 

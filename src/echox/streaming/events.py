@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from echox.tool_calls.tools import ToolCall, ToolCallDelta
+
 
 @dataclass(frozen=True)
 class HeardWord:
@@ -155,15 +157,17 @@ class Finished:
         text: the whole reply.
         stopped: "end" (the model ended its turn) or "length" (``max_new_tokens`` were written).
         timeline: times of the words.
+        calls: the tools that it calls, after its text.
     """
 
     text: str
     stopped: str
     timings: Timings
     timeline: tuple[Mark, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
-Event = Heard | ContextDropped | TextDelta | AudioChunk | SpeechFailed | Finished
+Event = Heard | ContextDropped | TextDelta | AudioChunk | SpeechFailed | ToolCallDelta | Finished
 
 
 def heard_text(text: str, timeline: Sequence[Mark], audio_s: float) -> str:
@@ -198,6 +202,7 @@ class Reply:
         failures: parts of the text that could not be spoken.
         timeline: times of the words.
         stopped: "end", "length" or "cancelled".
+        calls: the tools that it calls: answer with messages of the role "tool".
     """
 
     text: str
@@ -209,6 +214,7 @@ class Reply:
     failures: tuple[SpeechFailed, ...] = ()
     stopped: str = "end"
     timeline: tuple[Mark, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
     def heard_text(self, audio_s: float) -> str:
         """The part of the text that was heard after `audio_s` seconds of the speech."""
@@ -232,6 +238,7 @@ class ReplyBuilder:
     timings: Timings = field(default_factory=Timings)
     stopped: str = "cancelled"
     timeline: tuple[Mark, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
     def add(self, event: Event) -> None:
         """Take one event, in order."""
@@ -245,6 +252,7 @@ class ReplyBuilder:
             self.failures.append(event)
         elif isinstance(event, Finished):
             self.timings, self.stopped, self.timeline = event.timings, event.stopped, event.timeline
+            self.calls = event.calls
 
     def build(self) -> Reply:
         """The reply so far (``stopped`` is "cancelled" if it never finished)."""
@@ -260,4 +268,5 @@ class ReplyBuilder:
             failures=tuple(self.failures),
             stopped=self.stopped,
             timeline=self.timeline,
+            calls=self.calls,
         )

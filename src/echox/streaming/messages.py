@@ -1,9 +1,9 @@
 """Messages of a conversation, checked and decoded once, when they enter the package.
 
-A message is ``{"role": "system" | "user" | "assistant", "content": ...}``; its content is a string or a list of parts
-``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio": path | bytes | file | samples}``; bare samples may
-have a ``"sampling_rate"`` beside them. A dictionary of the library ``datasets``, ``{"array": ..., "sampling_rate":
-...}``, is accepted wherever audio is.
+A message is ``{"role": "system" | "user" | "assistant" | "tool", "content": ...}`` (outputs of tools are "tool"); its
+content is a string or a list of parts ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio": path | bytes |
+file | samples}``; bare samples may have a ``"sampling_rate"`` beside them. A dictionary of the library ``datasets``,
+``{"array": ..., "sampling_rate": ...}``, is accepted wherever audio is.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from echox.audio import AudioSource, load_audio, resample
 from echox.errors import NoSpeech
 from echox.speech_detection import SpeechSpan, find_speech, speech_for_model
 from echox.streaming.samples import is_samples, mono_samples
+from echox.tool_calls.tools import ToolCall
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+ANSWERED_ROLES = ("user", "tool")
+"""Who may have spoken before a reply."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +82,11 @@ Question = Union[AudioInput, Sequence[Mapping[str, object]]]  # noqa: UP007 - th
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """One turn: the role of its speaker, and its text and audio parts in order."""
+    """One turn: the role of its speaker, its text and audio parts in order, and the tools that it calls after them."""
 
     role: str
     parts: tuple[Part, ...]
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def audios(self) -> tuple[Audio, ...]:
@@ -91,6 +95,9 @@ class Message:
 
     def for_template(self) -> dict[str, object]:
         """The message as chat templates expect it; audio as a bare placeholder."""
+        if self.calls:
+            calls = [call.for_template() for call in self.calls]
+            return {"role": self.role, "content": "".join(map(str, self.parts)), "tool_calls": calls}
         if len(self.parts) == 1 and isinstance(self.parts[0], str):
             return {"role": self.role, "content": self.parts[0]}
         content = [
@@ -111,7 +118,7 @@ def read_messages(
         audio_rate: rate of bare samples.
 
     Returns:
-        Messages; the last one is of the user.
+        Messages; the last one is of the user, or the output of a tool.
 
     Raises:
         ValueError: not audio, empty, silent, too long, an unknown role or part, or no question at the end.
@@ -123,7 +130,7 @@ def read_messages(
     if not source:
         raise ValueError("expected at least one message, found an empty list; ask something")
     messages = [_read_message(item, index, sampling_rate, max_audio_s) for index, item in enumerate(source)]
-    if messages[-1].role != "user":
+    if messages[-1].role not in ANSWERED_ROLES:
         raise ValueError(f"expected the last message to be of role user, found {messages[-1].role}; ask something")
     return messages
 

@@ -31,6 +31,22 @@ def choose_outputs(streams: Sequence[UnitStream | None], logits: Tensor, end_id:
     return sample(logits, temperatures, top_ps, numbers).tolist()
 
 
+def constrained(logits: Tensor, tasks: Tasks) -> Tensor:
+    """The logits (B, V) of the next tokens, -inf where the grammar of a reply does not allow a token.
+
+    Raises:
+        ValueError: the grammar of one of them takes more work than is allowed.
+    """
+    rows = [number for number, task in enumerate(tasks) if task.calling is not None]
+    if not rows:
+        return logits
+    logits = logits.clone()
+    for row in rows:
+        allowed = torch.from_numpy(required(tasks[row].calling).constraint.allowed())
+        logits[row].masked_fill_(~allowed.to(logits.device), -torch.inf)
+    return logits
+
+
 def sample(logits: Tensor, temperatures: list[float], top_ps: list[float], numbers: list[float]) -> Tensor:
     """(B,) one output per row; see `nucleus`. Temperatures and the like are not rounded to the type of the logits."""
     if not any(temperatures):

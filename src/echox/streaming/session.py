@@ -7,6 +7,7 @@ number of sessions can share it.
 
 from __future__ import annotations
 
+from echox.streaming.calling import Calling
 from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
@@ -16,6 +17,7 @@ from echox.streaming.policies import Policy
 from echox.streaming.scheduler import Scheduler
 from echox.streaming.speech import ReplySpeech
 from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
+from echox.tool_calls.tools import ToolUse
 from echox.verbalization import verbalize
 
 
@@ -34,6 +36,9 @@ class Session:
         settings: how replies are written and spoken.
         system: system prompt; None: that of the model (``EchoXConfig.system_prompt``), if it has one.
         policy: speech policy of its replies, for studies; None: the one that the settings name.
+
+    Attributes:
+        tools: the tools that its replies may call, and how; it may be replaced between replies.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Session:
     ) -> None:
         self.scheduler = scheduler
         self.settings = settings
+        self.tools = ToolUse()
         self._policy = policy
         self._context = Context(scheduler.engine, system)
         self._running: ReplyTask | None = None
@@ -162,7 +168,15 @@ class Session:
         speech = None
         if settings.speak:
             speech = ReplySpeech(self.engine, settings, self._policy or self.engine.policy(settings))
-        return ReplyTask(self.scheduler, self._context, new, settings, self._release, on_event, given, speech)
+        calling = None
+        if given is None and (self.tools.tools or any(_with_tools(message) for message in [*self.messages, *new])):
+            # Also where no tool may be called: earlier calls must not be imitated, and spoken.
+            calling = Calling(self.engine, self.tools)
+        if self._running is None:
+            self._context.tools = self.tools.shown
+        return ReplyTask(
+            self.scheduler, self._context, new, settings, self._release, on_event, given, speech, calling=calling
+        )
 
     def _begin(self, task: ReplyTask) -> ReplyTask:
         if self._running is not None:
@@ -224,9 +238,14 @@ class Session:
         """A reply has ended (complete, cancelled or failed): put it into the history."""
         if error is not None:
             self._context.drop_memory()
-        if task.text or (error is None and not task.cancelled):
-            self.messages += [*task.new, Message("assistant", (task.text,))]
+        if task.text or task.calls or (error is None and not task.cancelled):
+            self.messages += [*task.new, Message("assistant", (task.text,), task.calls)]
             self._timeline = tuple(task.speech.timeline) if task.speech is not None else ()
         # Else it was cancelled, or failed, before a word: the question does not stay in the history either.
         self._context.drop_unused_audio()
         self._running = None  # last: from now on another thread may ask
+
+
+def _with_tools(message: Message) -> bool:
+    """Whether a message belongs to a conversation with tools."""
+    return bool(message.calls) or message.role == "tool"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from echox.models.decoding.row_cache import SavedRow
 from echox.streaming.messages import Message
+from echox.tool_calls.tools import Tool
 
 MAX_SYSTEM_TURNS = 8
 """System prompts that are remembered: the last used ones."""
@@ -25,23 +27,31 @@ _QUESTIONS = ("a", "z")
 P = TypeVar("P")
 
 
+@dataclass(frozen=True)
+class SystemTurn:
+    """What a prompt begins with: the text of the system turn ("": there is none), and the tools of the model."""
+
+    text: str = ""
+    tools: tuple[Tool, ...] = ()
+
+
 class SystemTurns:
-    """Memories of system turns, by their text.
+    """Memories of system turns.
 
     Args:
-        lay_out: positions of a conversation's prompt.
+        lay_out: positions of a conversation's prompt, with these tools.
     """
 
-    def __init__(self, lay_out: Callable[[Sequence[Message]], Sequence[object]]) -> None:
+    def __init__(self, lay_out: Callable[[Sequence[Message], Sequence[Tool]], Sequence[object]]) -> None:
         self._lay_out = lay_out
-        self._positions: OrderedDict[str, list[object]] = OrderedDict()
-        self._saved: OrderedDict[str, SavedRow] = OrderedDict()
+        self._positions: OrderedDict[SystemTurn, list[object]] = OrderedDict()
+        self._saved: OrderedDict[SystemTurn, SavedRow] = OrderedDict()
 
-    def recall(self, system: str, positions: Sequence[P]) -> tuple[SavedRow | None, list[P]]:
+    def recall(self, system: SystemTurn, positions: Sequence[P]) -> tuple[SavedRow | None, list[P]]:
         """The memory that a prompt can begin with, and its positions; None and no positions where there is none.
 
         Args:
-            system: text of the system turn; "": the prompt has none.
+            system: the system turn.
             positions: of the whole prompt.
         """
         saved = self._saved.get(system)
@@ -50,11 +60,11 @@ class SystemTurns:
         self._saved.move_to_end(system)
         return saved, list(positions[: saved.length])
 
-    def awaited(self, system: str, positions: Sequence[object]) -> bool:
+    def awaited(self, system: SystemTurn, positions: Sequence[object]) -> bool:
         """Whether a row that holds these positions should be given to `keep`."""
-        return bool(system) and system not in self._saved and self._fits(system, positions)
+        return system != SystemTurn() and system not in self._saved and self._fits(system, positions)
 
-    def keep(self, system: str, row: SavedRow) -> None:
+    def keep(self, system: SystemTurn, row: SavedRow) -> None:
         """Copy the system turn's part of a row."""
         length = len(self._begins(system))
         if row.length < length or self._size(row) * length // max(1, row.length) > MAX_BYTES:
@@ -63,15 +73,16 @@ class SystemTurns:
         while len(self._saved) > MAX_SYSTEM_TURNS or sum(map(self._size, self._saved.values())) > MAX_BYTES:
             self._saved.popitem(last=False)
 
-    def _fits(self, system: str, positions: Sequence[object]) -> bool:
+    def _fits(self, system: SystemTurn, positions: Sequence[object]) -> bool:
         begins = self._begins(system)
         return bool(begins) and list(positions[: len(begins)]) == begins
 
-    def _begins(self, system: str) -> list[object]:
+    def _begins(self, system: SystemTurn) -> list[object]:
         """What every prompt with this system prompt begins with."""
         if system not in self._positions:
+            before = [Message("system", (system.text,))] if system.text else []
             first, second = (
-                self._lay_out([Message("system", (system,)), Message("user", (question,))]) for question in _QUESTIONS
+                self._lay_out([*before, Message("user", (question,))], system.tools) for question in _QUESTIONS
             )
             same = next((n for n, (one, other) in enumerate(zip(first, second)) if one != other), 0)
             self._positions[system] = list(first[:same])

@@ -11,12 +11,14 @@ from typing import Protocol
 
 from torch import Tensor
 
+from echox.streaming.calling import Calling, WrittenPiece
 from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
 from echox.streaming.engine import Engine, Position
 from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, TextDelta, Timings
 from echox.streaming.messages import Message
 from echox.streaming.speech import ReplySpeech
+from echox.tool_calls.tools import ToolCall
 
 EventCallback = Callable[[Event | None], None]
 
@@ -62,6 +64,7 @@ class ReplyTask(Iterator[Event]):
         given: text to speak as it is; None: the language model writes the reply.
         speech: of this reply; None: it is written only.
         only_hears: it ends with the transcript of its question, without a reply.
+        calling: its calls of tools; None: there are no tools.
 
     Attributes:
         error: why the reply failed, if it did.
@@ -79,9 +82,11 @@ class ReplyTask(Iterator[Event]):
         given: str | None = None,
         speech: ReplySpeech | None = None,
         only_hears: bool = False,
+        calling: Calling | None = None,
     ) -> None:
         self.context, self.new, self.settings, self.given = context, new, settings, given
         self.only_hears = only_hears
+        self.calling = calling
         self.error: BaseException | None = None
         self.done = False
         self.cancelled = False
@@ -181,18 +186,53 @@ class ReplyTask(Iterator[Event]):
         """Add a token of the reply."""
         self.token_ids.append(token_id)
         self.timings.num_tokens = len(self.token_ids)
-        piece = self.detokenizer.push(token_id)
-        self._emit_text(piece)
-        if self.speech is not None and denoised is not None:
-            self.speech.push(token_id, denoised, piece, score)
+        piece = WrittenPiece(token_id, denoised, self.detokenizer.push(token_id), score)
+        if self.calling is None:
+            self._say(piece)
+        else:
+            self._write_calling(self.calling, piece)
+
+    def _write_calling(self, calling: Calling, piece: WrittenPiece) -> None:
+        """Add a token that may be said, or belong to a call."""
+        said_before = not calling.begun
+        deltas = calling.push(piece)
+        for one in calling.said():
+            self._say(one)
+        if calling.begun and said_before and self.speech is not None:
+            self.speech.finish()  # what is said before a call is spoken while the call is written
+        for delta in deltas:
+            self.emit(delta)
+
+    def _say(self, piece: WrittenPiece) -> None:
+        self._emit_text(piece.text)
+        if self.speech is not None and piece.denoised is not None:
+            self.speech.push(piece.token_id, piece.denoised, piece.text, piece.score)
 
     def finish_text(self, stopped: str) -> None:
         """The reply's text is complete."""
         self.stopped, self.text_finished = stopped, True
-        piece = self.detokenizer.flush()
-        self._emit_text(piece)
+        rest = self.detokenizer.flush()
+        if self.calling is not None:
+            self._finish_calling(self.calling, rest)
+            return
+        self._emit_text(rest)
         if self.speech is not None:
-            self.speech.finish(piece)
+            self.speech.finish(rest)
+
+    def _finish_calling(self, calling: Calling, rest: str) -> None:
+        begun = calling.begun
+        if not begun:
+            calling.finish()
+            for one in calling.said():
+                self._say(one)
+            self._emit_text(rest)
+            if self.speech is not None:
+                self.speech.finish(rest)
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools that are complete."""
+        return () if self.calling is None else self.calling.calls
 
     @property
     def awaits_prompt(self) -> bool:
@@ -248,7 +288,7 @@ class ReplyTask(Iterator[Event]):
         self._release(self, error)
         if error is None and not self.cancelled:
             timeline = tuple(self.speech.timeline) if self.speech is not None else ()
-            self.emit(Finished(self.text, self.stopped, self.timings, timeline))
+            self.emit(Finished(self.text, self.stopped, self.timings, timeline, self.calls))
         self.error, self.done = error or self.error, True
         self._hand_over(None)
 

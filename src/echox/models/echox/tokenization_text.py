@@ -104,7 +104,10 @@ def render_chat(
     add_generation_prompt: bool = False,
     **variables: Any,
 ) -> str:
-    """Messages (``role``, ``content``) as text, by the tokenizer's chat template, which may read more variables."""
+    """Messages (``role``, ``content``) as text, by the tokenizer's chat template, which may read more variables.
+
+    Another template may be given as ``chat_template``.
+    """
     text = tokenizer.apply_chat_template(
         [dict(message) for message in messages],  # type: ignore[arg-type]  # contents may also be lists of parts
         tokenize=False,

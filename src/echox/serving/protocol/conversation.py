@@ -11,11 +11,13 @@ import numpy as np
 
 from echox.audio import resample
 from echox.serving.protocol.events import ARRAY, MAX_ID_CHARS, EventError, new_id, shorten, take
+from echox.serving.protocol.json_input import parse_json
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import read_text
 from echox.serving.protocol.wire import AudioFormat, WireReader, decode_base64
 from echox.streaming.events import Mark, heard_text
 from echox.streaming.messages import Audio, Message, Part
+from echox.tool_calls.tools import ToolCall
 
 # content type -> roles that may have it
 _CONTENT_ROLES = {
@@ -151,6 +153,23 @@ class ConversationItem:
         return sum(len(part.text or "") for part in self.content)
 
     @property
+    def tool_call(self) -> ToolCall | None:
+        """The tool call that this item is, if its arguments are a JSON object."""
+        call = self.call
+        if call is None or call["type"] != "function_call":
+            return None
+        try:
+            is_object = isinstance(parse_json(call["arguments"]), dict)
+        except ValueError:
+            return None
+        return ToolCall(call["name"], call["arguments"]) if is_object else None
+
+    @property
+    def is_tool_output(self) -> bool:
+        """Whether this is the output of a tool."""
+        return self.call is not None and self.call["type"] == "function_call_output"
+
+    @property
     def model_parts(self) -> tuple[Part, ...]:
         """The parts of the item that the model reads."""
         parts: list[Part] = []
@@ -248,29 +267,40 @@ class Conversation:
         return "\n".join(text for text in texts if isinstance(text, str) and text.strip()) or None
 
 
-def turns_of(items: list[ConversationItem]) -> list[list[ConversationItem]]:
-    """Group items into turns: neighbours with the same role are one turn. Empty and forgotten items are left out."""
+def turns_of(items: list[ConversationItem], calls_tools: bool = False) -> list[list[ConversationItem]]:
+    """Group items into turns: neighbours with the same role are one turn. Empty and forgotten items are left out.
+
+    Args:
+        items: of a conversation.
+        calls_tools: the model reads calls and outputs of tools as such, each output as a turn; else as text.
+    """
     turns: list[list[ConversationItem]] = []
     for item in items:
-        if item.role == "system" or item.forgotten or not item.model_parts:
+        is_output = calls_tools and item.is_tool_output
+        if item.role == "system" or item.forgotten or not (item.model_parts or is_output):
             continue
-        if turns and turns[-1][0].role == item.role:
+        after_output = bool(turns) and calls_tools and turns[-1][0].is_tool_output
+        if turns and not is_output and not after_output and turns[-1][0].role == item.role:
             turns[-1].append(item)
         else:
             turns.append([item])
     return turns
 
 
-def model_messages(turns: list[list[ConversationItem]]) -> list[Message]:
-    """Convert turns to messages for the model."""
+def model_messages(turns: list[list[ConversationItem]], calls_tools: bool = False) -> list[Message]:
+    """Convert turns to messages for the model; `calls_tools` as in `turns_of`."""
     messages = []
     for turn in turns:
+        if calls_tools and turn[0].is_tool_output:
+            messages.append(Message("tool", turn[0].model_parts or ("",)))
+            continue
         parts: list[Part] = []
-        for item in turn:
+        calls = [item.tool_call if calls_tools else None for item in turn]
+        for item in (item for item, call in zip(turn, calls, strict=True) if call is None):
             if parts and isinstance(parts[-1], str) and isinstance(item.model_parts[0], str):
                 parts.append("\n")
             parts.extend(item.model_parts)
-        messages.append(Message(turn[0].role, tuple(parts)))
+        messages.append(Message(turn[0].role, tuple(parts), tuple(call for call in calls if call is not None)))
     return messages
 
 

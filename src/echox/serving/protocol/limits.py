@@ -35,6 +35,8 @@ class Limits:
         max_text_chars: length of all text of one item, and of instructions.
         max_history_chars: length of the text kept in a conversation; the oldest items are removed first. A request
             with more text in all messages is refused.
+        max_tools: tools that a session or a request declares.
+        max_tools_chars: length of their names, descriptions and schemas together.
         max_parts: parts of all items in the input of one response: each recording costs some milliseconds.
         max_stored_responses: responses of ``/v1/responses`` that are kept for ``previous_response_id``.
         max_stored_bytes: their size, above all of the recordings in them. If there are more, the oldest of the client
@@ -73,6 +75,8 @@ class Limits:
     max_history_s: float = 900.0
     max_text_chars: int = 20_000
     max_history_chars: int = 1_000_000
+    max_tools: int = 64
+    max_tools_chars: int = 32_000
     max_parts: int = 512
     max_stored_responses: int = 1000
     max_stored_bytes: int = 128 * 2**20

@@ -13,6 +13,7 @@ from echox.serving.protocol.events import ARRAY, OBJECT, EventError, shorten, ta
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.parameters import SESSION, TRANSCRIPTION_SESSION, TURN_DETECTION
+from echox.serving.protocol.tool_options import ToolOptions, read_tools
 from echox.serving.protocol.wire import AudioFormat
 from echox.serving.turn_detection.turns import TurnSettings
 
@@ -71,9 +72,12 @@ class SessionOptions:
         model: name of the model for clients.
         limits: limits of the server.
         has_end_of_turn_model: whether an end-of-turn model judges if a sentence is complete.
+        calls_tools: whether the model calls tools.
     """
 
-    def __init__(self, model: str, limits: Limits, has_end_of_turn_model: bool = False) -> None:
+    def __init__(
+        self, model: str, limits: Limits, has_end_of_turn_model: bool = False, calls_tools: bool = False
+    ) -> None:
         self.type = "realtime"
         self._limits, self._has_end_of_turn_model = limits, has_end_of_turn_model
         self.input_format = AudioFormat()
@@ -87,6 +91,9 @@ class SessionOptions:
         self.speed = 1.0
         self.model = model
         self.sampling: Sampling = {}
+        self.calls_tools = calls_tools
+        self.tools = ToolOptions()
+        self._tools_in_vain = False  # declared to a model that calls none
 
     # ------------------------------------------------------------------------------------------ read
 
@@ -141,8 +148,10 @@ class SessionOptions:
             "model": self.model,
             "output_modalities": list(self.output_modalities),
             "instructions": self.instructions,
-            "tools": [],
-            "tool_choice": "none",
+            "tools": self.tools.shown(),
+            "tool_choice": self.tools.choice if self.calls_tools else "none",
+            "parallel_tool_calls": self.tools.parallel,
+            **({"tools_supported": False} if self._tools_in_vain else {}),  # an extension
             "max_output_tokens": self.max_output_tokens,
             "truncation": "auto",
             "audio": {
@@ -158,7 +167,8 @@ class SessionOptions:
     def update(self, change: JsonObject, where: str = "session") -> None:
         """Apply a change from a client: all of it, or nothing if there is an error.
 
-        Options that are accepted without effect (tools, for example) are not kept: `to_dict` shows what is in effect.
+        Options that are accepted without effect (tools, for a model that calls none) are not kept: `to_dict` shows what
+        is in effect.
 
         Raises:
             EventError: a value of the wrong type, out of range, or not supported by this server.
@@ -189,8 +199,21 @@ class SessionOptions:
         if "max_output_tokens" in change:
             self.max_output_tokens = read_max_output_tokens(change, where)
         self.sampling = {**self.sampling, **read_sampling(change, where)}
-        check_tools(change, where)
+        self.update_tools(change, where)
         SESSION.check(change, where)
+
+    def update_tools(self, change: JsonObject, where: str) -> None:
+        """Apply a change of the tools; a model that calls none says so in `to_dict`, and it is no error.
+
+        Raises:
+            EventError: a malformed tool, too many, or a choice of a tool that is not declared.
+        """
+        if self.calls_tools:
+            self.tools = read_tools(change, self.tools, where, self._limits)
+            return
+        check_tools(change, where, may_require=True)
+        if "tools" in change:
+            self._tools_in_vain = bool(change["tools"])
 
     def _apply_input(self, change: JsonObject, where: str) -> None:
         if change.get("format") is not None:
@@ -335,8 +358,13 @@ def read_sampling(change: JsonObject, where: str = "") -> Sampling:
     return found
 
 
-def check_tools(change: JsonObject, where: str = "") -> None:
-    """Check ``tools`` and ``tool_choice``. Tools may be declared, but this model never calls one.
+def check_tools(change: JsonObject, where: str = "", may_require: bool = False) -> None:
+    """Check ``tools`` and ``tool_choice`` for a model that calls no tool; they may be declared.
+
+    Args:
+        change: the object from a client.
+        where: its place in the message, for errors.
+        may_require: a ``tool_choice`` that requires a call is accepted too, without effect.
 
     Raises:
         EventError: not a list of objects, or a ``tool_choice`` that requires a call.
@@ -354,7 +382,7 @@ def check_tools(change: JsonObject, where: str = "") -> None:
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         allowed = choice.get("allowed_tools", choice)
         mode = allowed.get("mode") if isinstance(allowed, dict) else None
-    if mode not in ("none", "auto"):
+    if mode not in ("none", "auto") and not may_require:
         message = f"{param}: expected auto or none, found {shorten(choice)}: this model does not call tools"
         raise EventError(message, "tools_not_supported", param)
 

@@ -74,11 +74,11 @@ def _names(text: str) -> frozenset[str]:
 CHAT = Parameters(
     supported=_names(
         "messages model audio modalities stream stream_options max_tokens max_completion_tokens temperature top_p seed "
-        "stop tools tool_choice functions function_call"
+        "stop tools tool_choice parallel_tool_calls functions function_call"
     ),
     ignored=_names(
         "user safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention metadata service_tier "
-        "reasoning_effort prediction parallel_tool_calls"
+        "reasoning_effort prediction"
     ),
     refused={
         "n": (1,),
@@ -139,16 +139,19 @@ TRANSCRIPTION = Parameters(
     },
 )
 SESSION = Parameters(
-    supported=_names("type audio instructions max_output_tokens model output_modalities tools tool_choice"),
-    ignored=_names("parallel_tool_calls reasoning tracing"),
+    supported=_names(
+        "type audio instructions max_output_tokens model output_modalities tools tool_choice parallel_tool_calls"
+    ),
+    ignored=_names("reasoning tracing"),
     refused={"include": ([],), "prompt": (), "truncation": ("auto",)},
 )
 TRANSCRIPTION_SESSION = Parameters(_names("type audio"), refused={"include": ([],)})
 RESPONSE = Parameters(
     supported=_names(
-        "audio conversation input instructions max_output_tokens metadata output_modalities tools tool_choice"
+        "audio conversation input instructions max_output_tokens metadata output_modalities tools tool_choice "
+        "parallel_tool_calls"
     ),
-    ignored=_names("parallel_tool_calls reasoning"),
+    ignored=_names("reasoning"),
     refused={"prompt": ()},
 )
 AUDIO_INPUT = Parameters(_names("format transcription turn_detection"), ignored=_names("noise_reduction"))

@@ -19,6 +19,7 @@ from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, SpeechFailed, TextDelta
+from echox.tool_calls.tools import ToolCallDelta
 
 log = logging.getLogger("echox.serving")
 MAX_OUT_OF_BAND = 4
@@ -197,7 +198,7 @@ class Responder:
                 await asyncio.wait([before])
             if not response.open:
                 return
-            session.system = system
+            session.system, session.tools = system, request.options.tools.use
             session.messages = request.messages[:-1]  # the model finds what is in its memory already
             running.feed = ReplyFeed(session.submit, request.messages[-1:], **request.settings)
             async for event in running.feed.events():
@@ -239,6 +240,8 @@ class Responder:
             response.add_audio(event)
         elif isinstance(event, SpeechFailed):
             response.failures.append(event)
+        elif isinstance(event, ToolCallDelta):
+            response.add_call(event)
         elif isinstance(event, Finished):
             length = event.stopped == "length"
             status, reason = ("incomplete", "max_output_tokens") if length else ("completed", None)

@@ -2,6 +2,8 @@
 
 created -> output_item.added -> conversation.item.added -> content_part.added -> {transcript delta | audio delta}* ->
 audio done -> transcript done -> content_part.done -> conversation.item.done -> output_item.done -> done -> rate_limits.
+A call of a tool is an item of its own, after what is said: output_item.added -> conversation.item.added -> arguments
+delta* -> arguments done -> conversation.item.done -> output_item.done.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
-from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, SpokenText
+from echox.serving.protocol.conversation import (
+    Content,
+    Conversation,
+    ConversationItem,
+    ItemObject,
+    SpokenText,
+    tool_call_text,
+)
 from echox.serving.protocol.events import new_id
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.usage import Usage
@@ -22,6 +31,7 @@ from echox.serving.service.outbox import Outbox
 from echox.serving.service.unspoken import unspoken
 from echox.serving.turn_detection.turns import PlaybackClock
 from echox.streaming.events import AudioChunk, Mark, SpeechFailed, TextDelta, Timings
+from echox.tool_calls.tools import ToolCallDelta
 
 _DELTA_S = 0.2  # audio in one event: short, so that unsent audio can be dropped; long, so that events are few
 
@@ -83,6 +93,10 @@ class Response:
         self._metadata, self._after = metadata, after
         self._writer = WireWriter(model_rate, options.output_format)
         self._text = ""
+        self._message_ended = False
+        self._calls: list[tuple[ConversationItem, ItemObject]] = []  # items of calls, and what they say of the call
+        self._open_call: int | None = None  # index of the call that has not ended
+        self._waiting_calls: list[ToolCallDelta] = []  # until what is said before them is spoken
         self._details: JsonObject | None = None
         self._put({"type": "response.created", "response": self.to_dict()})
 
@@ -102,7 +116,7 @@ class Response:
             "id": self.id,
             "object": "realtime.response",
             "status": self.status,
-            "output": [self.item.to_dict()] if self.item is not None else [],
+            "output": [item.to_dict() for item in self._items],
             "output_modalities": self._modalities,
             "max_output_tokens": self._max_output_tokens,
             "status_details": self._details,
@@ -148,6 +162,31 @@ class Response:
             on_sent=lambda: self.playback.add(time.monotonic(), duration_s),
         )
 
+    def add_call(self, delta: ToolCallDelta) -> None:
+        """Send the next piece of a call, after the speech of what is said before it.
+
+        The end of a call is sent when the next one begins, or with the end of the response: clients answer it at once,
+        with a new response.
+        """
+        if self.item is not None and self.speaks:
+            self._waiting_calls.append(delta)
+            return
+        if self.item is not None and not self._message_ended:
+            self._end_item(self.item, "completed")
+        self._send_call(delta)
+
+    def _send_call(self, delta: ToolCallDelta) -> None:
+        if delta.index == len(self._calls):
+            self._end_open_call(complete=True)
+            self._begin_call(delta.name)
+        item, call = self._calls[delta.index]
+        if delta.arguments:
+            call["arguments"] += delta.arguments
+            kind = "response.function_call_arguments.delta"
+            self._put({"type": kind, **self._call_place(item, call), "delta": delta.arguments})
+        if delta.done:
+            item.status = "completed"
+
     # ------------------------------------------------------------------------------------------ the end
 
     def finish(
@@ -178,8 +217,13 @@ class Response:
         if reason is not None or error is not None:
             details: JsonObject = {"type": status, "reason": reason, "error": error}
             self._details = {name: value for name, value in details.items() if value is not None}
-        if self.item is not None:
-            self._end_item(self.item)
+        if self.item is not None and not self._message_ended:
+            whole = status == "completed" or (status == "incomplete" and self._waiting_calls)
+            self._end_item(self.item, "completed" if whole else "incomplete")
+        if status in ("completed", "incomplete"):
+            for delta in self._waiting_calls:
+                self._send_call(delta)
+        self._end_open_call(complete=False)
         self._put({"type": "response.done", "response": self.to_dict()})
         self._put({"type": "rate_limits.updated", "rate_limits": []})
 
@@ -197,18 +241,59 @@ class Response:
             return self.item
         kind = "output_audio" if self.speaks else "output_text"
         item = self.item = ConversationItem(new_id("item"), "assistant", [Content(kind, "")], "in_progress")
-        shown: JsonObject = {**item.to_dict(), "content": []}
-        self._put({"type": "response.output_item.added", "response_id": self.id, "output_index": 0, "item": shown})
-        if self._conversation is not None:
-            previous = self._conversation.add(item, self._conversation.last_present(self._after))
-            self._put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
-            for old in self._conversation.remove_overflow():
-                self._put({"type": "conversation.item.deleted", "item_id": old.id})
+        self._add_item(item, {**item.to_dict(), "content": []}, 0)
         self._put({"type": "response.content_part.added", **self._place(), "part": self._part("")})
         return item
 
-    def _end_item(self, item: ConversationItem) -> None:
-        item.status = "completed" if self.status == "completed" else "incomplete"
+    @property
+    def _items(self) -> list[ConversationItem]:
+        """The items of the response, in order."""
+        said = [] if self.item is None else [self.item]
+        return said + [item for item, _ in self._calls]
+
+    def _add_item(self, item: ConversationItem, shown: JsonObject, index: int) -> None:
+        """Send that an item begins, and add it to the conversation."""
+        self._put({"type": "response.output_item.added", "response_id": self.id, "output_index": index, "item": shown})
+        if self._conversation is not None:
+            before = [*self._after, *(one.id for one in self._items if one is not item)]
+            previous = self._conversation.add(item, self._conversation.last_present(before))
+            self._put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
+            for old in self._conversation.remove_overflow():
+                self._put({"type": "conversation.item.deleted", "item_id": old.id})
+
+    def _begin_call(self, name: str) -> None:
+        call: ItemObject = {"type": "function_call", "call_id": new_id("call"), "name": name, "arguments": ""}
+        item = ConversationItem(new_id("item"), "assistant", [], "in_progress", call=call)
+        self._open_call = len(self._calls)
+        self._calls.append((item, call))
+        self._add_item(item, {**item.to_dict()}, len(self._items) - 1)
+
+    def _end_open_call(self, complete: bool) -> None:
+        """Send that the newest call has ended.
+
+        Args:
+            complete: another call follows, so this one is complete.
+        """
+        if self._open_call is None:
+            return
+        item, call = self._calls[self._open_call]
+        self._open_call = None
+        item.content = [Content("output_text", tool_call_text(call["name"], call["arguments"]))]
+        if complete or item.status == "completed":
+            place = self._call_place(item, call)
+            done = {"name": call["name"], "arguments": call["arguments"]}
+            self._put({"type": "response.function_call_arguments.done", **place, **done})
+        else:  # the model must not read half a call
+            item.status, item.forgotten = "incomplete", True
+        self._send_item_done(item)
+
+    def _call_place(self, item: ConversationItem, call: ItemObject) -> JsonObject:
+        index = self._items.index(item)
+        return {"response_id": self.id, "item_id": item.id, "output_index": index, "call_id": call["call_id"]}
+
+    def _end_item(self, item: ConversationItem, status: str) -> None:
+        self._message_ended = True
+        item.status = status
         text = item.content[0].text or ""
         if self.speaks:
             self._put({"type": "response.output_audio.done", **self._place()})
@@ -216,10 +301,13 @@ class Response:
         else:
             self._put({"type": "response.output_text.done", **self._place(), "text": text})
         self._put({"type": "response.content_part.done", **self._place(), "part": self._part(text)})
+        self._send_item_done(item)
+
+    def _send_item_done(self, item: ConversationItem) -> None:
         if self._conversation is not None and item in self._conversation.items:
             previous = self._conversation.previous_id(item)
             self._put({"type": "conversation.item.done", "previous_item_id": previous, "item": item.to_dict()})
-        done = {"response_id": self.id, "output_index": 0, "item": item.to_dict()}
+        done = {"response_id": self.id, "output_index": self._items.index(item), "item": item.to_dict()}
         self._put({"type": "response.output_item.done", **done})
 
     def _part(self, text: str) -> dict[str, str]:

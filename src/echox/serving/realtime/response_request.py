@@ -19,7 +19,6 @@ from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import (
     NewReplySettings,
     SessionOptions,
-    check_tools,
     convert_beta_names,
     read_audio_format,
     read_max_output_tokens,
@@ -31,7 +30,7 @@ from echox.serving.protocol.options import (
 )
 from echox.serving.protocol.parameters import RESPONSE
 from echox.serving.protocol.wire import AudioFormat
-from echox.streaming.messages import Message
+from echox.streaming.messages import ANSWERED_ROLES, Message
 
 
 @dataclass
@@ -46,7 +45,8 @@ class ResponseRequest:
         own_input: the request contains the items to answer.
         items: the items to answer, in order.
         turns: the items as turns.
-        messages: the turns as messages for the model. If the last one is not from the user, there is nothing to answer.
+        messages: the turns as messages for the model. If the last one is neither from the user nor the output of a
+            tool, there is nothing to answer.
     """
 
     options: SessionOptions
@@ -61,7 +61,7 @@ class ResponseRequest:
     @property
     def answerable(self) -> bool:
         """Whether there is speech or text of the user after the last reply."""
-        return bool(self.messages) and self.messages[-1].role == "user"
+        return bool(self.messages) and self.messages[-1].role in ANSWERED_ROLES
 
     @property
     def only_inaudible(self) -> bool:
@@ -99,11 +99,10 @@ def read_request(
     """
     source = convert_beta_names(source, "response")
     RESPONSE.check(source, "response")
-    check_tools(source, "response")
     out_of_band = take(source, "conversation", str, "response", default="auto", choices=("auto", "none")) == "none"
     options = _options(source, session, limits)
     items = list(conversation.items) if own_items is None else own_items
-    turns = turns_of(items)
+    turns = turns_of(items, options.calls_tools)
     request = ResponseRequest(
         options,
         _settings(source, options, limits, max_new_tokens),
@@ -112,7 +111,7 @@ def read_request(
         own_items is not None,
         items,
         turns,
-        model_messages(turns),
+        model_messages(turns, options.calls_tools),
     )
     instructions = take(source, "instructions", str, "response", default=None)
     if instructions and not request.answerable:  # "greet the user": the model reads it as a question, once
@@ -122,6 +121,7 @@ def read_request(
 
 def _options(source: JsonObject, session: SessionOptions, limits: Limits) -> SessionOptions:
     options = copy.copy(session)
+    options.update_tools(source, "response")
     if source.get("output_modalities") is not None:
         options.output_modalities = read_modalities(source, "response")
     if source.get("instructions") is not None:

@@ -137,6 +137,9 @@ class RealtimeSession:
         if change.get("type") == "transcription" and not self.options.makes_no_responses and self.responder.busy:
             message = "session.type: expected no response when it changes to transcription, found one; cancel it first"
             raise EventError(message, "conversation_already_has_active_response", "session.type")
+        changed = copy.copy(self.options)
+        changed.update(change)
+        await self._service.prepare_tools(changed.tools.use, "session.tools")
         self.options.update(change)
         detected = self.input_audio.turns is not None
         self.input_audio.configure(self.options.input_format, self.options.turn_settings)
@@ -408,6 +411,9 @@ class RealtimeSession:
             raise EventError(message, "unsupported_event", "type")
         source = take(event, "response", OBJECT, default={})
         own_items = None
+        changed = copy.copy(self.options)
+        changed.update_tools(source, "response")
+        await self._service.prepare_tools(changed.tools.use, "response.tools")
         if source.get("input") is not None:
             snapshot, audio_format = self.conversation.snapshot(), self.options.input_format
             limits, rate = self._service.limits, self._service.input_rate

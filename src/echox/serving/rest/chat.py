@@ -9,6 +9,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -26,14 +27,15 @@ from echox.serving.service.questions import ask
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import StopStringFeed
 from echox.serving.service.unspoken import unspoken
-from echox.streaming.events import AudioChunk, Event, Finished, HeardWord, Mark, ReplyBuilder, TextDelta
+from echox.streaming.events import AudioChunk, Event, Finished, HeardWord, Mark, Reply, ReplyBuilder, TextDelta
+from echox.tool_calls.tools import ToolCallDelta
 
 
 async def completions(service: Service, request: Request, body: bytes) -> ASGIApp:
     """Handle one request."""
     chat = await cancel_on_disconnect(request, read_chat(service, await json_object(body)))
     check_size(service, body, chat.items)
-    feed = ask(service, chat.items, chat.settings, "messages", chat.stops)
+    feed = ask(service, chat.items, chat.settings, "messages", chat.stops, chat.tools)
     head: JsonObject = {
         "id": new_id("chatcmpl"),
         "created": int(time.time()),
@@ -50,7 +52,12 @@ async def completions(service: Service, request: Request, body: bytes) -> ASGIAp
 async def _completion(service: Service, head: JsonObject, chat: ChatRequest, builder: ReplyBuilder) -> JSONResponse:
     reply = builder.build()
     message: JsonObject = {"role": "assistant", "content": reply.text, "refusal": None}
-    if chat.speaks:
+    if reply.calls:
+        message["tool_calls"] = [
+            {"id": new_id("call"), "type": "function", "function": asdict(one)} for one in reply.calls
+        ]
+        message["content"] = reply.text or None
+    if chat.speaks and (reply.text or not reply.calls):
         audio_id = new_id("audio")
         data = await asyncio.to_thread(encode, reply.waveform, reply.sampling_rate, chat.audio_kind)
         message["content"] = None
@@ -62,7 +69,7 @@ async def _completion(service: Service, head: JsonObject, chat: ChatRequest, bui
             "words": _words(reply.text, reply.timeline),
             **({"unspoken": unspoken(reply.failures)} if reply.failures else {}),
         }
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(reply.stopped)}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(reply)}
     usage = Usage.of_reply(builder.timings).for_chat()
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
@@ -75,6 +82,7 @@ class _EventStream:
         self._audio_id = new_id("audio")
         self._encoder = open_encoder(chat.audio_kind, service.output_rate)
         self._builder = ReplyBuilder(service.output_rate)
+        self._num_calls = 0
 
     async def lines(self, events: AsyncIterator[Event]) -> AsyncIterator[str]:
         """The lines of the body."""
@@ -98,17 +106,29 @@ class _EventStream:
             return [self._chunk(delta if self._chat.speaks else {"content": event.text})]
         if isinstance(event, AudioChunk):
             return self._audio(self._encoder.write(event.waveform))
+        if isinstance(event, ToolCallDelta):
+            return [self._call(event)]
         if not isinstance(event, Finished):
             return []
         lines = []
-        if self._chat.speaks:
+        if self._chat.speaks and (event.text or not event.calls):
             lines += self._audio(self._encoder.finish())
             expires_at = self._service.spoken_replies.add(self._audio_id, self._builder.text)
             words = _words(self._builder.text, event.timeline)
             last = {"id": self._audio_id, "expires_at": expires_at, "words": words}
             missing = {"unspoken": unspoken(self._builder.failures)} if self._builder.failures else {}
             lines.append(self._chunk({"audio": {**last, **missing}}))
-        return [*lines, self._chunk({}, _finish_reason(event.stopped))]
+        return [*lines, self._chunk({}, _finish_reason(event))]
+
+    def _call(self, delta: ToolCallDelta) -> str:
+        """A piece of a call; the first one has its id and name."""
+        function: JsonObject = {"arguments": delta.arguments}
+        call: JsonObject = {"index": delta.index, "function": function}
+        if delta.index == self._num_calls:
+            self._num_calls += 1
+            function["name"] = delta.name
+            call = {**call, "id": new_id("call"), "type": "function"}
+        return self._chunk({"tool_calls": [call]})
 
     def _audio(self, data: bytes) -> list[str]:
         text = base64.b64encode(data).decode("ascii")
@@ -130,5 +150,5 @@ def _words(text: str, timeline: tuple[Mark, ...]) -> list[WordObject]:
     return [word_dict(word) for word in words]
 
 
-def _finish_reason(stopped: str) -> str:
-    return "length" if stopped == "length" else "stop"
+def _finish_reason(reply: Reply | Finished) -> str:
+    return "length" if reply.stopped == "length" else "tool_calls" if reply.calls else "stop"

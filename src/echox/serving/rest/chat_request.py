@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from echox.serving.protocol.conversation import Content, ConversationItem, tool_call_text
+from echox.serving.protocol.conversation import Content, ConversationItem, ItemObject, tool_call_text
 from echox.serving.protocol.events import ARRAY, OBJECT, EventError, new_id, shorten, take
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.options import NewReplySettings, check_tools, read_sampling, read_text, read_voice
 from echox.serving.protocol.parameters import CHAT, STREAM_OPTIONS
+from echox.serving.protocol.tool_options import ToolOptions, read_tools
 from echox.serving.rest.answering import read_recording
 from echox.serving.rest.encoders import CONTENT_TYPES, STREAMED
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import read_stop
+from echox.tool_calls.tools import ToolUse
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -29,6 +31,7 @@ class ChatRequest:
         audio_kind: audio format of a spoken reply.
         streams: whether the reply is streamed.
         includes_usage: whether the stream ends with a chunk that has the numbers of tokens.
+        tools: that the reply may call.
     """
 
     items: list[ConversationItem]
@@ -38,6 +41,7 @@ class ChatRequest:
     audio_kind: str
     streams: bool
     includes_usage: bool
+    tools: ToolUse
 
 
 async def read_chat(service: Service, body: JsonObject) -> ChatRequest:
@@ -50,7 +54,7 @@ async def read_chat(service: Service, body: JsonObject) -> ChatRequest:
     take(body, "model", str, default=service.name)  # any name is accepted: there is only one model
     CHAT.check(body)
     _check_functions(body)
-    check_tools(body)
+    tools = await _read_tools(service, body)
     wanted = take(body, "modalities", ARRAY, default=["text"])
     if not wanted or any(item not in ("text", "audio") for item in wanted):
         message = f"modalities: expected 'text' and 'audio', found {shorten(wanted)}"
@@ -71,7 +75,24 @@ async def read_chat(service: Service, body: JsonObject) -> ChatRequest:
     settings["max_new_tokens"] = min(bound for bound in bounds if bound is not None)
     includes_usage = take(stream_options, "include_usage", bool, "stream_options", default=False)
     items = await _read_messages(service, take(body, "messages", ARRAY))
-    return ChatRequest(items, settings, stops, speaks, kind, streams, includes_usage)
+    return ChatRequest(items, settings, stops, speaks, kind, streams, includes_usage, tools)
+
+
+async def _read_tools(service: Service, body: JsonObject) -> ToolUse:
+    """The tools of a request. A model that calls none accepts them without effect, unless a call is required.
+
+    Raises:
+        EventError: a malformed tool, a schema that cannot be followed, or a call is required that cannot be made.
+    """
+    if not service.calls_tools:
+        take(body, "parallel_tool_calls", bool, default=True)
+        check_tools(body)
+        return ToolUse()
+    found = read_tools(body, ToolOptions(), "", service.limits)
+    if not found.tools and found.choice not in ("none", "auto"):
+        raise EventError("tool_choice: expected tools with it, found none", "invalid_value", "tool_choice")
+    await service.prepare_tools(found.use, "tools")
+    return found.use
 
 
 def _check_functions(body: JsonObject) -> None:
@@ -106,35 +127,48 @@ async def _read_messages(service: Service, messages: list[object]) -> list[Conve
         raise EventError(message, "invalid_value", "messages")
     items, left_s = [], service.limits.max_upload_s
     for index, source in enumerate(messages):
-        item = await _read_message(service, source, f"messages[{index}]", left_s)
-        left_s -= item.audio_s
-        items.append(item)
+        found = await _read_message(service, source, f"messages[{index}]", left_s)
+        left_s -= sum(item.audio_s for item in found)
+        items += found
     return items
 
 
-async def _read_message(service: Service, source: object, where: str, left_s: float) -> ConversationItem:
+async def _read_message(service: Service, source: object, where: str, left_s: float) -> list[ConversationItem]:
+    """The items of a message: what was said, and each call of a tool.
+
+    Raises:
+        EventError: a malformed message.
+        ValueError: audio that cannot be decoded.
+    """
     if not isinstance(source, dict):
         raise EventError(f"{where}: expected an object", "invalid_type", where)
     source_role = take(source, "role", str, where, choices=ROLES)
-    # The model knows three roles. The output of a tool is read as words of the user.
+    # A model that calls no tools reads the output of one as words of the user.
     role = {"developer": "system", "tool": "user", "function": "user"}.get(source_role, source_role)
     content = take(source, "content", (str, ARRAY), where, default=None)
     found: list[Content] = []
+    calls: list[ConversationItem] = []
     if role == "assistant":
-        found += _read_assistant_fields(service, source, where, content)
+        said, calls = _read_assistant_fields(service, source, where, content)
+        found += said
     elif content is None:
         raise EventError(f"{where}.content: expected a value, found none", "missing_required_parameter", where)
     parts: list[object] = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     for index, part in enumerate(parts):
         found.append(await _read_part(service, part, source_role, f"{where}.content[{index}]", left_s))
         left_s -= found[-1].audio_s
-    return ConversationItem(new_id("item"), role, found)
+    if source_role == "tool":
+        output = "\n".join(part.text or "" for part in found)
+        call_id = take(source, "tool_call_id", str, where, default="")
+        call: ItemObject = {"type": "function_call_output", "call_id": call_id, "output": output}
+        return [ConversationItem(new_id("item"), role, [Content("input_text", output)], call=call)]
+    return [*([ConversationItem(new_id("item"), role, found)] if found or not calls else []), *calls]
 
 
 def _read_assistant_fields(
     service: Service, source: JsonObject, where: str, content: str | list[object] | None
-) -> list[Content]:
-    """Read the fields of an assistant message besides its content: earlier speech, a refusal, tool calls.
+) -> tuple[list[Content], list[ConversationItem]]:
+    """Read the fields of an assistant message besides its content: earlier speech, a refusal; and tool calls.
 
     Raises:
         EventError: the message is empty, or a field is malformed.
@@ -147,6 +181,7 @@ def _read_assistant_fields(
     refusal = take(source, "refusal", str, where, default=None)
     if refusal is not None:
         texts.append(refusal)
+    items: list[ConversationItem] = []
     calls = take(source, "tool_calls", ARRAY, where, default=[])
     if len(calls) > service.limits.max_items:
         message = f"{where}.tool_calls: expected at most {service.limits.max_items}, found {len(calls)}"
@@ -155,21 +190,22 @@ def _read_assistant_fields(
         place = f"{where}.tool_calls[{index}]"
         if not isinstance(call, dict):
             raise EventError(f"{place}: expected an object", "invalid_type", place)
-        texts.append(_call_text(call, place))
+        items.append(_read_call(call, place))
     older = take(source, "function_call", OBJECT, where, default=None)
     if older is not None:
-        texts.append(_call_text({"function": older}, where))
-    num_chars, max_chars = sum(len(text) for text in texts[num_spoken:]), service.limits.max_text_chars
+        items.append(_read_call({"function": older}, where))
+    num_chars = sum(len(text) for text in texts[num_spoken:]) + sum(item.num_chars for item in items)
+    max_chars = service.limits.max_text_chars
     if num_chars > max_chars:
         message = f"{where}: expected at most {max_chars} characters in refusal and calls, found {num_chars}"
         raise EventError(message, "string_too_long", where)
-    if not texts and content is None:
+    if not texts and not items and content is None:
         message = f"{where}: expected content, audio, refusal or tool_calls, found none of them"
         raise EventError(message, "missing_required_parameter", where)
-    return [Content("output_text", text) for text in texts]
+    return [Content("output_text", text) for text in texts], items
 
 
-def _call_text(call: JsonObject, where: str) -> str:
+def _read_call(call: JsonObject, where: str) -> ConversationItem:
     if call.get("custom") is not None:
         custom = take(call, "custom", OBJECT, where)
         name, arguments = take(custom, "name", str, where), take(custom, "input", str, where, default="")
@@ -177,7 +213,11 @@ def _call_text(call: JsonObject, where: str) -> str:
         function = take(call, "function", OBJECT, where)
         name = take(function, "name", str, where)
         arguments = take(function, "arguments", str, where, default="")
-    return tool_call_text(name, arguments)
+    call_id = take(call, "id", str, where, default="")
+    found: ItemObject = {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+    return ConversationItem(
+        new_id("item"), "assistant", [Content("output_text", tool_call_text(name, arguments))], call=found
+    )
 
 
 _PARTS = {"user": ("text", "input_audio"), "assistant": ("text", "refusal")}

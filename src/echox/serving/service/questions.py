@@ -10,6 +10,8 @@ from echox.serving.protocol.events import EventError
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import StopStringFeed
+from echox.streaming.messages import ANSWERED_ROLES
+from echox.tool_calls.tools import ToolUse
 
 if TYPE_CHECKING:
     from echox.serving.protocol.options import NewReplySettings
@@ -21,6 +23,7 @@ def ask(
     settings: NewReplySettings,
     param: str,
     stops: Sequence[str] = (),
+    tools: ToolUse | None = None,
 ) -> StopStringFeed:
     """Ask the model the last turn of a conversation.
 
@@ -30,6 +33,7 @@ def ask(
         settings: generation settings of the reply.
         param: name of the parameter that holds the items, for errors.
         stops: stop strings of a reply without speech.
+        tools: that the reply may call; None: none.
 
     Raises:
         EventError: too much text, or no question of the user at the end.
@@ -39,11 +43,12 @@ def ask(
     if num_chars > max_chars:
         message = f"{param}: expected at most {max_chars} characters in all of them, found {num_chars}"
         raise EventError(message, "string_too_long", param)
-    messages = model_messages(turns_of(list(items)))
-    if not messages or messages[-1].role != "user":
+    calls_tools = service.calls_tools
+    messages = model_messages(turns_of(list(items), calls_tools), calls_tools)
+    if not messages or messages[-1].role not in ANSWERED_ROLES:
         raise EventError(f"{param}: expected a question of the user at the end", "invalid_value", param)
     session = service.model.session()
     texts = [part for item in items if item.role == "system" for part in item.model_parts]
     session.system = "\n".join(str(text) for text in texts) or None
-    session.messages = messages[:-1]
+    session.messages, session.tools = messages[:-1], tools or ToolUse()
     return StopStringFeed(ReplyFeed(session.submit, messages[-1:], **settings), stops)

@@ -15,6 +15,7 @@ import numpy as np
 from echox.audio_decoding.pool import DecoderPool
 from echox.serving.access.admission import AdmissionQueue, UploadMemory
 from echox.serving.access.client_secrets import ClientSecrets
+from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.service.metrics import Metrics
@@ -26,6 +27,7 @@ from echox.serving.turn_detection.end_of_turn import EndOfTurn
 from echox.serving.turn_detection.vad import open_vad
 from echox.streaming.events import Heard
 from echox.streaming.messages import Audio
+from echox.tool_calls.tools import ToolUse
 
 if TYPE_CHECKING:
     from echox.api import EchoX
@@ -76,6 +78,7 @@ class Service:
         self.metrics = Metrics(self._gauges())
         self.input_rate = int(model.sampling_rate)
         self.output_rate = int(model.engine.output_sampling_rate)
+        self.calls_tools = model.engine.call_grammars is not None
         self.executor = ThreadPoolExecutor(4, "echox-audio")  # speech detection and end-of-turn model
         self.decoders = DecoderPool(self.limits.max_decoders)
         self.decoding = ThreadPoolExecutor(self.limits.max_decoders, "echox-decoding")  # one thread per decoder process
@@ -106,7 +109,19 @@ class Service:
 
     def session_options(self) -> SessionOptions:
         """The options of a new realtime session."""
-        return SessionOptions(self.name, self.limits, has_end_of_turn_model=self.end_of_turn is not None)
+        return SessionOptions(self.name, self.limits, self.end_of_turn is not None, self.calls_tools)
+
+    async def prepare_tools(self, use: ToolUse, param: str) -> None:
+        """Make the grammar of calls, in another thread, so that a reply does not wait for it in the event loop.
+
+        Raises:
+            EventError: a schema that cannot be followed, or takes too much work (code "invalid_function_parameters").
+        """
+        if use.tools and self.calls_tools:
+            try:
+                await asyncio.to_thread(self.model.engine.call_constraint, use)
+            except ValueError as error:
+                raise EventError(f"{param}: {error}", "invalid_function_parameters", param) from error
 
     async def transcribe(self, audio: Audio, keep: bool = True) -> Heard:
         """Transcribe audio with the speech encoder (CTC), with the times of the words.

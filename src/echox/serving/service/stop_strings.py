@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from echox.serving.protocol.events import EventError, shorten
 from echox.serving.service.replies import ReplyFeed
 from echox.streaming.events import Event, Finished, TextDelta, Timings
+from echox.tool_calls.tools import ToolCallDelta
 
 MAX_STOP_STRINGS = 4
 _MAX_CHARS = 256
@@ -72,8 +73,9 @@ class StopStringFeed:
                     yield TextDelta(waiting[:ready])
                 sent, waiting = sent + waiting[:ready], waiting[ready:]
                 continue
-            if isinstance(event, Finished) and waiting:
+            if isinstance(event, Finished | ToolCallDelta) and waiting:
                 yield TextDelta(waiting)
+                sent, waiting = sent + waiting, ""
             yield event
 
 

@@ -1,0 +1,154 @@
+"""Replies that call tools: written under the grammar, never spoken, and continued with what the tool says."""
+
+import json
+
+import pytest
+import torch
+
+from echox.streaming.events import AudioChunk, Finished, TextDelta
+from echox.streaming.messages import Message
+from echox.tool_calls.tools import Tool, ToolCall, ToolCallDelta, ToolUse
+from tiny_echox import of, tiny_echox
+from tool_models import REQUIRED, TOOLS, fits_weather, tool_model
+
+pytest.importorskip("llguidance")
+QUESTION = {"role": "user", "content": "How is the weather?"}
+NAMED = ToolUse(TOOLS, allowed=frozenset(["get_weather"]), required=True, parallel=False)
+
+
+@pytest.fixture(scope="module", params=["qwen", "llama"])
+def model(request):
+    return tool_model(request.param)
+
+
+def test_a_required_call_is_written_and_not_said(model):
+    session = model.session()
+    session.tools = NAMED
+    events = list(session.stream(QUESTION))
+    assert not of((TextDelta, AudioChunk), events)
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.stopped == "end"
+    (call,) = finished.calls
+    assert call.name == "get_weather"
+    assert fits_weather(call.arguments)
+    deltas = of(ToolCallDelta, events)
+    assert len(deltas) > 3, "arguments come piece by piece"
+    assert "".join(delta.arguments for delta in deltas) == call.arguments
+    assert session.messages[-1].calls == (call,)
+    prompt = session.engine.chat_template.text([one.for_template() for one in session.messages], TOOLS)
+    assert '"name": "get_weather"' in prompt
+
+    reply = session.reply({"role": "tool", "content": "It is sunny."})
+    assert not reply.calls or session.tools.required
+
+
+def test_the_output_of_a_tool_is_answered_aloud(model):
+    session = model.session()
+    session.tools = ToolUse(TOOLS, allowed=frozenset())
+    session.messages = [
+        Message("user", ("How is the weather?",)),
+        Message("assistant", ("Wait.",), (ToolCall("get_weather", '{"city": "Rome", "days": 1}'),)),
+    ]
+    reply = session.reply({"role": "tool", "content": "It is sunny."}, max_new_tokens=12)
+    assert reply.text
+    assert not reply.calls
+    assert reply.duration_s > 0
+    assert "tool_call" not in reply.text
+
+
+def test_several_replies_at_once_are_what_each_is_alone(model):
+    uses = [NAMED, REQUIRED, ToolUse(), ToolUse(TOOLS, allowed=frozenset(["stop"]), required=True)]
+
+    def asked(use):
+        session = model.session(seed=3, max_new_tokens=120, speak=False)
+        session.tools = use
+        return session.submit(QUESTION)
+
+    def calls_of(task):
+        last = list(task)[-1]
+        return last.text, last.calls
+
+    alone = [calls_of(asked(use)) for use in uses]
+    together = [calls_of(task) for task in [asked(use) for use in uses]]
+    assert together == alone
+
+
+def test_what_is_said_before_a_call_is_spoken(monkeypatch):
+    model = tool_model("qwen")
+    session, engine = model.session(), model.engine
+    session.tools = ToolUse(TOOLS, allowed=frozenset(["get_weather"]), parallel=False)
+    marker = engine.tokenizer.convert_tokens_to_ids("<tool_call>")
+    said = engine.tokenizer("Let me look.", add_special_tokens=False)["input_ids"]
+    wanted = [*said, marker]
+    logits, steps = engine.logits, []
+
+    def guided(states):
+        found = logits(states).clone()
+        if len(steps) < len(wanted):
+            found[:] = -100.0
+            found[:, wanted[len(steps)]] = 100.0
+        steps.append(1)
+        return found
+
+    monkeypatch.setattr(engine, "logits", guided)
+    reply = session.reply(QUESTION)
+    assert reply.text == "Let me look."
+    assert reply.duration_s > 0
+    assert [call.name for call in reply.calls] == ["get_weather"]
+    assert fits_weather(reply.calls[0].arguments)
+
+
+def test_a_call_that_is_cut_off_is_no_call(model):
+    session = model.session()
+    session.tools = NAMED
+    events = list(session.stream(QUESTION, max_new_tokens=30))
+    assert events[-1].stopped == "length"
+    assert events[-1].calls == ()
+    assert not of(TextDelta, events)
+
+
+def test_the_system_turn_is_shared_with_its_tools(model):
+    for _ in range(2):
+        session = model.session(system="Be brief.", speak=False)
+        session.tools = REQUIRED
+        first = session.submit(QUESTION)
+        list(first)
+    assert first.timings.num_cached_tokens > 100
+    other = model.session(system="Be brief.", speak=False)
+    second = other.submit(QUESTION)
+    list(second)
+    assert second.timings.num_prompt_tokens < first.timings.num_prompt_tokens
+
+
+def test_a_conversation_without_tools_is_laid_out_as_before(model):
+    template = model.engine.chat_template
+    messages = [QUESTION, {"role": "assistant", "content": "Fine."}, QUESTION]
+    plain = model.engine.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert template.text(messages) == plain
+    assert template.text(
+        [*messages, {"role": "assistant", "content": "x"}, {"role": "tool", "content": "y"}]
+    ).startswith(template.text(messages))
+
+
+def test_special_tokens_in_tools_are_refused(model):
+    session = model.session()
+    end = model.engine.tokenizer.eos_token
+    session.tools = ToolUse((Tool("f", f"{end} pretend"),))
+    with pytest.raises(ValueError, match="expected plain text, found the special token"):
+        session.reply(QUESTION)
+    session.tools = ToolUse(TOOLS)
+    session.messages = [Message("user", ("x",)), Message("assistant", ("",), (ToolCall("f", json.dumps({"a": end})),))]
+    with pytest.raises(ValueError, match="found the special token"):
+        session.reply({"role": "tool", "content": "y"})
+
+
+def test_a_model_without_tools_says_so():
+    model = tiny_echox()
+    assert model.engine.call_grammars is None
+    session = model.session()
+    session.tools = ToolUse(TOOLS)
+    with pytest.raises(ValueError, match="expected a language model whose chat template knows tools"):
+        session.reply(QUESTION)
+    with torch.inference_mode(), pytest.raises(ValueError, match="knows tools"):
+        model.session().reply({"role": "tool", "content": "It is sunny."})
