@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from echox.data.chat_templates import own_templates
@@ -60,6 +61,9 @@ class ChatTemplate:
             variables["tools"] = [tool.for_template() for tool in tools] or None
             template = tool_template(template, self._audio_token, self._tokenizer.get_added_vocab()) or template
         if own:  # trusted: no need to wait for another process
-            return render_chat(self._tokenizer, messages, begins_reply, chat_template=template, **variables)
+            try:
+                return render_chat(self._tokenizer, messages, begins_reply, chat_template=template, **variables)
+            except TemplateError as error:
+                raise ValueError(f"chat template: expected a conversation that it can write, found: {error}") from error
         variables["add_generation_prompt"] = begins_reply
         return self._worker.render(template, template_variables(self._tokenizer, messages, **variables))

@@ -118,7 +118,8 @@ def _use_of(options: ToolOptions, where: str) -> ToolUse:
             unknown = min(allowed - names)
             message = f"{param}: expected a declared tool, found {shorten(unknown)}; declare it in tools"
             raise EventError(message, "invalid_value", param)
-    return ToolUse(options.tools, allowed, required and bool(names), options.parallel)
+    named = not isinstance(choice, str) and required and choice.get("type") != "allowed_tools"
+    return ToolUse(options.tools, allowed, required and bool(names), options.parallel and not named)
 
 
 def _read_choice(choice: JsonObject, param: str) -> tuple[frozenset[str], bool]:
