@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_CALLS = 16
 """Calls in one reply."""
-MAX_GRAMMARS = 32
+MAX_GRAMMARS = 16
 """Grammars that are kept: the last used ones."""
 _SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """White space in arguments as chat templates write it (``json.dumps``), so that no reply is white space to its end."""
@@ -221,7 +221,7 @@ def _limits() -> LLParserLimits:
         initial_lexer_fuel=1_000_000,  # about 20 ms
         step_lexer_fuel=100_000,  # about 7 ms
         step_max_items=25_000,  # about 1 ms
-        max_lexer_states=20_000,  # about 40 MB
+        max_lexer_states=10_000,  # about 20 MB
         max_grammar_size=100_000,
         verbose_errors=False,
     )
