@@ -3,7 +3,7 @@
 The grammar is text, then calls in the form of the model, the arguments by the JSON schema of the tool. llguidance
 computes the tokens; its work on one grammar and on one step is limited, because schemas come from clients.
 
-Source: https://github.com/guidance-ai/llguidance (docs/syntax.md, docs/json_schema.md), MIT.
+Source: https://github.com/guidance-ai/llguidance, its pages on syntax and JSON schemas; MIT.
 """
 
 from __future__ import annotations
