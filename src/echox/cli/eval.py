@@ -232,8 +232,10 @@ def plugins(debug: Debug = False) -> None:
 @eval_app.command("card")
 @guarded
 def model_card(
-    metrics: Annotated[Path, typer.Option(help="metrics.json of 'echox eval run --task nano'.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="The packaged model's folder.")],
+    metrics: Annotated[Path | None, typer.Option(help="Of nano: metrics.json of 'echox eval run --task nano'.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Of mini: folder of a scored run; may be repeated.")] = None,
+    cascade: Annotated[Path | None, typer.Option(help="JSON of benchmarks/mini_cascade.py --output.")] = None,
     latency: Annotated[Path | None, typer.Option(help="JSON of benchmarks/nano_latency.py --output.")] = None,
     conditions: Annotated[Path | None, typer.Option(help="JSON of benchmarks/hearing_conditions.py --output.")] = None,
     voice: Annotated[Path | None, typer.Option(help="voice.json of 'echox eval voice'.")] = None,
@@ -242,7 +244,13 @@ def model_card(
 ) -> None:
     """Write the model card from measured figures and the records of training."""
     from echox.evaluation.model_card import write_model_card
+    from echox.evaluation.model_card_mini import write_mini_card
 
+    if (metrics is None) == (not run):
+        raise ValueError("expected --metrics (nano) or --run (mini), found both or none")
+    if metrics is None:
+        typer.echo(str(write_mini_card(model, run or [], cascade, output)))
+        return
     typer.echo(str(write_model_card(model, metrics, latency, output, voice, conditions)))
 
 

@@ -85,13 +85,13 @@ def render(summary: JsonObject) -> str:
         lines += ["## Nano", "", score_tables(card, _folder_mb(summary)), ""]
     answered = {name: task for name, task in summary["tasks"].items() if "s2t" in task}
     if answered:
-        lines += ["## Answers", "", *_answers(answered, summary.get("average")), ""]
+        lines += ["## Answers", "", *answers_table(answered, summary.get("average")), ""]
     compared = {name: task for name, task in answered.items() if "t2t" in task}
     if compared:
-        lines += ["## What hearing and speaking leave", "", *_ratios(compared), ""]
+        lines += ["## What hearing and speaking leave", "", *ratios_table(compared), ""]
     others = {name: task for name, task in summary["tasks"].items() if any(figure in task for figure in FIGURES)}
     if others:
-        lines += ["## Figures", "", *_figures(others), ""]
+        lines += ["## Figures", "", *figures_table(others), ""]
     signatures = {task["bleu_signature"] for task in summary["tasks"].values() if "bleu_signature" in task}
     lines += [line for signature in sorted(signatures) for line in (f"BLEU by sacreBLEU: `{signature}`.", "")]
     rows = [[name, *(str(task[count]) for count in COUNTS)] for name, task in summary["tasks"].items()]
@@ -122,7 +122,7 @@ def compare(summaries: Sequence[JsonObject]) -> str:
     return "\n".join(markdown_table(heads, rows)) + "\n"
 
 
-def _answers(tasks: JsonObject, average: dict[str, float] | None) -> list[str]:
+def answers_table(tasks: JsonObject, average: dict[str, float] | None) -> list[str]:
     """Accuracies with the paper's beside them, and the 2 x 2 tables."""
     heads = ["task", "S2T strict", "S2T UltraEval", "S2S strict", "S2S UltraEval", "gap (points)", "paper (S2S)"]
     rows = []
@@ -164,7 +164,7 @@ def _paper_average(model: str) -> float:
     return sum(figures) / len(figures)
 
 
-def _ratios(tasks: JsonObject) -> list[str]:
+def ratios_table(tasks: JsonObject) -> list[str]:
     """T2T, S2T and S2S of the same questions, and what is left of each in the next."""
     rows = []
     for name, task in tasks.items():
@@ -179,7 +179,8 @@ def _ratio(value: JsonObject | None) -> str:
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
-def _figures(tasks: JsonObject) -> list[str]:
+def figures_table(tasks: JsonObject) -> list[str]:
+    """The figures of each task that are no accuracies."""
     rates = {figure for figure in FIGURES if "_wer" in figure}
     rows = []
     for figure in FIGURES:
