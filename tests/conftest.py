@@ -8,6 +8,7 @@ import sys
 
 # Before any import of the libraries that read them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("ECHOX_MODEL", "nano")  # of commands without --model, whatever else is installed here
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes share the cores; threads in each would only wait

@@ -19,6 +19,8 @@ TalkingModel = Annotated[
     typer.Option(
         "--model",
         "-m",
+        envvar="ECHOX_MODEL",
+        show_envvar=True,
         help="Model folder, hub id, 'nano' or 'mini' (default: mini where it and its parts are installed, else nano).",
     ),
 ]
