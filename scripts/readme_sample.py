@@ -1,10 +1,11 @@
-"""The picture and the sound of the README: nano answers a question that comes with the package.
+"""The picture and the sounds of the README: nano answers a question that comes with the package; replies of mini.
 
-python scripts/readme_sample.py                        docs/images/conversation.png, docs/audio/conversation.mp3
+python scripts/readme_sample.py                        docs/images/conversation.png, docs/audio/conversation.mp3, and
+                                                       with mini's parts installed docs/audio/mini_1.mp3, mini_2 ...
 python scripts/readme_sample.py --output out/sample    the same elsewhere
 
-The sound is the recording of the question, a short pause, and the reply, nothing edited. Needs the extra ``eval``
-(matplotlib).
+The sound of the conversation is the recording of the question, a short pause, and the reply, nothing edited. Needs the
+extra ``eval`` (matplotlib).
 """
 
 import argparse
@@ -16,7 +17,7 @@ import soundfile
 from PIL import Image
 
 from echox import AudioChunk, EchoX, Reply
-from echox.api.loading import bundled_questions
+from echox.api.loading import best_embedded, bundled_questions
 from echox.audio import load_audio
 from echox.streaming.events import Heard, HeardWord, ReplyBuilder
 
@@ -55,6 +56,17 @@ def main() -> None:
     sound = np.concatenate([question, pause, reply.waveform])
     soundfile.write(folder / "audio" / "conversation.mp3", sound, reply.sampling_rate, **MP3)
     draw(folder / "images" / "conversation.png", question, reply, words, written_first)
+    if best_embedded() == "mini":
+        speak_examples(folder / "audio")
+
+
+def speak_examples(folder: Path) -> None:
+    """Mini's replies to the examples of its own folder, typed; nothing is chosen or edited."""
+    model = EchoX.from_pretrained("mini")
+    for number, question in enumerate(model.about.examples, 1):
+        reply = model.session().reply({"role": "user", "content": question})
+        soundfile.write(folder / f"mini_{number}.mp3", reply.waveform, reply.sampling_rate, **MP3)
+        print(f"{question}  {reply.text}")
 
 
 def draw(path: Path, question: np.ndarray, reply: Reply, heard: tuple[HeardWord, ...], written_first: str) -> None:
