@@ -54,7 +54,7 @@ fi
 # 3. Questions that it invents, and its own replies to all of them. 3 and 17 CPU-min.
 stage invented_questions mini/invented_questions -- max_topics=1 per_topic=2
 stage replies mini/replies -- heldout=0.4 dtype=float32
-# 4. Its voice: the replies spoken, 4 h, with the end of each word. 8 CPU-min an hour of speech.
+# 4. Its voice: 908 of the replies spoken, 1.5 h. 15 CPU-min.
 stage spoken_replies mini/spoken_replies -- voice=flite/slt workers=1
 # 5. Questions spoken by many voices in many surroundings.
 stage spoken_questions mini/spoken_questions -- "voices={flite/slt: 1}" "new_voices={flite/kal: 1}" workers=1
@@ -67,12 +67,12 @@ few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 tr
 # 7. Units: the phones that the reply voice says, also of texts that it need not speak; and the unit language. 20 CPU-min.
 stage units mini/phone_units -- 'texts=[out/mini/text/dialogues.jsonl]' workers=1
 stage unit_language mini/unit_language
-# 8. Vocoder: units to waveform; then its sound against discriminators. 12 and 27 CPU-min.
+# 8. Vocoder: units to waveform; then its sound against discriminators. 13 and 25 CPU-min.
 stage vocoder_features mini/vocoder -- "${few[@]}" data.evaluate_items=1
 stage vocoder mini/vocoder_adversarial -- "${few[@]}" data.evaluate_items=1 training.batch_size=1
-# 9. T2C: text to units, with letters, so that words it never met are pronounced. 15 CPU-min.
+# 9. T2C: text to units, with letters, so that words it never met are pronounced. 22 CPU-min.
 stage t2c mini/t2c -- "${few[@]}"
-# 10. Echo: the model learns to speak what it means. 8 CPU-min.
+# 10. Echo: the model learns to speak what it means. 12 CPU-min.
 stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
 # 11. One folder that stands on the two packages. Seconds.
 stage package mini/package -- published_parts=null
