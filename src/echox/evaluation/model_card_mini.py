@@ -35,6 +35,8 @@ LIMITS = """\
 - **One or two sentences.** Its system prompt asks for one short sentence; another prompt changes that.
 - **Small talk** is its weak side under that prompt.
 - **Names and rare words** may be pronounced as a stranger would read them.
+- **Its voice was learned from one that was fine-tuned from another** (Piper's lessac), whose recordings are those of
+  the Blizzard Challenge 2013, under a licence for research: read it before commercial use (docs/data_card_mini.md).
 - **No safety training** beyond that of its language model. Do not build a product on it."""
 
 HOW = """\
