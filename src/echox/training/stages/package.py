@@ -115,7 +115,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         EchoX(model, processor, settings.generation, record, settings.about).save_pretrained(
-            partial, dtype=dtype, parts=settings.published_parts
+            partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
         )
         dump_recipe(settings, partial / "recipe.yaml")
         size_mb = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6
