@@ -70,6 +70,13 @@ def test_the_package_answers_as_the_model_does(parts):
     assert packaged.training_record["stages"] == [{"stage": "echo", "steps": 7}]
     assert packaged.training_record["environment"]["commit"]
     assert not list(folder.glob(".package*"))
+    assert "\n# package\n" in (folder / "package" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_system_prompt_is_the_recipe_s(parts):
+    _, folder = parts
+    recipe_in(folder, system_prompt="Be brief.").run()
+    assert EchoX.from_pretrained(folder / "package", device="cpu").model.config.system_prompt == "Be brief."
 
 
 def test_the_trigger_can_be_chosen(parts):
