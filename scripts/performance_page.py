@@ -251,6 +251,36 @@ def audio_decoding(result: Result) -> list[str]:
     )
 
 
+def mini_cascade(result: Result) -> list[str]:
+    """A model and the cascade of its ready parts."""
+    figures = result["figures"]
+    by_threads = {run["threads"]: run for run in figures["runs"]}
+    quick, single = by_threads[max(by_threads)], by_threads[min(by_threads)]
+    names = ("model", "cascade")
+
+    def row(label: str, cell: Callable[[str], str]) -> list[str]:
+        return [label, *(cell(name) for name in names)]
+
+    rows = [
+        row(
+            f"first audio p50, p95, {quick['threads']} threads",
+            lambda name: f"{ms(quick[name]['ttfa_s']['p50'])}, {ms(quick[name]['ttfa_s']['p95'])} ms",
+        ),
+        row("first text p50", lambda name: f"{ms(quick[name]['first_text_s']['p50'])} ms"),
+        row(f"rtf, {single['threads']} thread", lambda name: f"{single[name]['rtf']:.3f}"),
+        row("rtf, processor time", lambda name: f"{single[name]['rtf_cpu']:.3f}"),
+        row("peak memory", lambda name: f"{figures[f'{name}_peak_mb']:.0f} MB"),
+        row("words of the question heard wrong", lambda name: f"{single[name]['heard_wer_percent']:.1f} %"),
+        row(
+            "written answers right (95 %)",
+            lambda name: "{mean:.1f} % ({low:.1f} to {high:.1f})".format(**single[name]["right_percent"]),
+        ),
+        row("replies that stalled", lambda name: f"{quick[name]['stalled_replies']} of {quick[name]['replies']}"),
+    ]
+    table = markdown_table([f"{figures['questions']} questions", "mini", "cascade"], rows)
+    return [*table, "", f"The model's first audio comes {quick['gain']['p50']:.1f} times sooner (median of pairs)."]
+
+
 def reference_costs(result: Result) -> list[str]:
     """Work that grows with the vocabulary."""
     names = {
@@ -281,6 +311,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "text_model": (("text_model", "text_model_avx2"), text_model),
     "audio_decoding": (("audio_decoding",), audio_decoding),
     "reference_costs": (("reference_costs",), reference_costs),
+    "mini_cascade": (("mini_cascade",), mini_cascade),
 }
 """Each table of the page: the files of results that it needs, and the function that draws it."""
 
