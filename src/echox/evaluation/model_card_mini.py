@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +44,10 @@ HOW = """\
 *Answer*: an accepted answer occurs in the written reply (S2T, or T2T where the question was typed), or in what the
 judge heard of the spoken one (S2S). The judge is Moonshine tiny run by ONNX runtime, which was not trained on any
 speech of ours. `control` is Piper's own voice that says the same texts to the same judge: how harsh the judge is.
-Intervals are 95 % bootstrap intervals over items; they do not cover the spread over training seeds. Questions of these
-sets, and what is nearly the same, were left out of training (docs/data_card_mini.md)."""
+Intervals are 95 % bootstrap intervals over items; they do not cover the spread over training seeds. Training taught no
+answers: replies were the language model's own, and questions of these sets, with what is nearly the same, were left
+out (docs/data_card_mini.md); the texts from which pronunciation was learned were not compared with them. Nano's
+questions are asked in Piper's voice, and have one accepted wording, which mini does not know."""
 
 
 def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, output: Path) -> Path:
@@ -85,9 +88,14 @@ def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, out
         PURPOSE,
     ]
     for title, content in sections.items():
-        lines += ["", f"## {title}", "", *content]
+        lines += ["", f"## {title}", "", *(wrapped for line in content for wrapped in _wrapped(line))]
     write_text(output, "\n".join(lines) + "\n")
     return output
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line of prose in lines of at most 120 characters; tables stay."""
+    return [line] if line.startswith("|") or "\n" in line else textwrap.wrap(line, 120) or [""]
 
 
 def _cascade(path: Path | None) -> list[str]:
