@@ -91,7 +91,7 @@ def test_a_secret_opens_nothing_else(server):
     key = create(server).json()["value"]
     headers = {"Authorization": f"Bearer {key}"}
     body = {"messages": [{"role": "user", "content": "Hello."}]}
-    for path in ("chat/completions", "audio/speech", "audio/transcriptions", "realtime/client_secrets"):
+    for path in ("chat/completions", "responses", "audio/speech", "audio/transcriptions", "realtime/client_secrets"):
         found = httpx.post(f"{server.url}/v1/{path}", json=body, headers=headers)
         assert (found.status_code, found.json()["error"]["code"]) == (403, "client_secret_scope")
     assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 403
@@ -133,7 +133,7 @@ MISTAKES = [
     ({"expires_after": {"seconds": 9}}, "expires_after.seconds"),
     ({"expires_after": {"seconds": 7201}}, "expires_after.seconds"),
     ({"expires_after": {"anchor": "now"}}, "expires_after.anchor"),
-    ({"session": {"type": "transcription"}}, "session.type"),
+    ({"session": {"type": "translation"}}, "session.type"),
     ({"session": {"prompt": {"id": "p"}}}, "session.prompt"),
     ({"session": []}, "session"),
 ]
@@ -165,7 +165,7 @@ def test_a_websocket_at_another_path_is_not_found(server, path):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "GET"])
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/audio/translations", "/nothing"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/audio/translations", "/nothing"])
 def test_unknown_paths_are_not_found_with_any_method(server, method, path):
     found = httpx.request(method, f"{server.url}{path}", headers=KEY, content=json.dumps({"a": 1}))
     assert (found.status_code, found.json()["error"]["code"]) == (404, "not_found")
