@@ -190,10 +190,15 @@ def broken_uploads(count):
                 "type": "input_audio",
                 "input_audio": {"data": content, "format": rng.choice(["wav", "pcm16", "x"])},
             }
-            yield "/v1/chat/completions", {"json": {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}}
+            message = {"role": "user", "content": [part]}
+            yield "/v1/chat/completions", {"json": {"messages": [message], "max_tokens": 1}}
+            yield "/v1/responses", {"json": {"input": [message], "max_output_tokens": 1}}
         elif style < 0.85:
-            body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+            message = {"role": "user", "content": "x"}
+            body = {"messages": [message], "max_tokens": 1}
             yield "/v1/chat/completions", {"content": json.dumps(mutated(rng, body))}
+            body = {"input": [message], "max_output_tokens": 1, "metadata": {"a": "b"}, "truncation": "auto"}
+            yield "/v1/responses", {"content": json.dumps(mutated(rng, body))}
         elif style < 0.93:
             yield "/v1/audio/speech", {"json": mutated(rng, {"input": "x", "voice": "a", "response_format": "wav"})}
         else:
