@@ -1,4 +1,4 @@
-"""@openai/agents (npm) holds a spoken conversation of three turns, one of them interrupted; its history is complete."""
+"""@openai/agents (npm): three spoken turns, one of them interrupted; and written ones by the Responses API."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from paths import TESTS
 from serving_help import nano, pcm16, question, running
 
 SCRIPT = TESTS / "js" / "agents_client.cjs"
+RESPONSES_SCRIPT = TESTS / "js" / "agents_responses.cjs"
 VERSION = "0.20.0"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -56,3 +57,18 @@ def test_three_spoken_turns_with_an_interruption(agents_home, tmp_path):
     assert whole.startswith(texts[3])
     assert len(texts[3]) < len(whole)
     assert [item["status"] for item in history if item["role"] == "user"] == ["completed"] * 3
+
+
+def test_written_conversations_by_the_responses_api(agents_home):
+    asked = ["What is the capital of France?", "Which country is it in?"]
+    with running(nano()) as server:
+        command = ["node", str(RESPONSES_SCRIPT), f"{server.url}/v1", *asked]
+        environment = {**os.environ, "AGENTS_HOME": str(agents_home)}
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert found.returncode == 0, found.stderr
+    told = json.loads(found.stdout.splitlines()[-1])
+    session = nano().session("You are brief.")
+    alone = [session.reply({"role": "user", "content": text}, speak=False).text for text in asked]
+    assert {way: one["texts"] for way, one in told.items()} == dict.fromkeys(("byHistory", "byId", "streamed"), alone)
+    usage = told["byHistory"]["usage"]
+    assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"] > 10
