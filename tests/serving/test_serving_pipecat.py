@@ -51,9 +51,9 @@ def test_a_spoken_turn_with_a_declared_tool(tmp_path, monkeypatch):
     declared = []
     check_tools = options.check_tools
 
-    def check_and_note(change, where=""):
+    def check_and_note(change, where="", **more):
         declared.append(change.get("tools"))
-        check_tools(change, where)
+        check_tools(change, where, **more)
 
     monkeypatch.setattr(options, "check_tools", check_and_note)
     with running(nano()) as server:
