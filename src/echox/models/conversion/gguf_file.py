@@ -134,12 +134,11 @@ class _Reader:
     """Reads numbers and texts one after another."""
 
     def __init__(self, data: np.ndarray, place: int) -> None:
-        self.data, self.place = data, place
+        self.data, self.place = data.data, place  # a memoryview: slices of the array are ten times slower
 
     def number(self, form: str) -> int:
-        size = struct.calcsize(form)
-        (value,) = struct.unpack(form, bytes(self.data[self.place : self.place + size]))
-        self.place += size
+        (value,) = struct.unpack_from(form, self.data, self.place)
+        self.place += struct.calcsize(form)
         return int(value)
 
     def count(self) -> int:
