@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -158,3 +158,17 @@ def journal_entries(path: str | Path) -> Iterator[Any]:
             yield json.loads(line)
         except json.JSONDecodeError:
             continue
+
+
+@contextmanager
+def open_journal(path: str | Path) -> Iterator[TextIO]:
+    """Open a journal to add entries, and make its folder. A line that was cut takes no new entry with it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if size and file.read(1) != b"\n":
+            file.write(b"\n")
+    with path.open("a", encoding="utf-8") as entries:
+        yield entries

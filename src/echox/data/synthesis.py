@@ -28,7 +28,7 @@ from echox.data.engines.piper import Piper
 from echox.data.engines.rhvoice import RHVoice
 from echox.data.engines.speech_server import OpenAICompatible
 from echox.data.surroundings import Surroundings
-from echox.files import journal_entries
+from echox.files import journal_entries, open_journal
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +113,7 @@ def speak_all(jobs: Sequence[SpeechJob], journal: Path, workers: int | None = No
     if pending:
         for folder in {Path(job.path).parent for job in pending}:
             folder.mkdir(parents=True, exist_ok=True)
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        with journal.open("a", encoding="utf-8") as entries:
+        with open_journal(journal) as entries:
             results = _map(pending, workers or os.cpu_count() or 1)
             for count, (job, spoken) in enumerate(zip(pending, results, strict=True), start=1):
                 done[job.id, job.fingerprint] = spoken

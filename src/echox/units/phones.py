@@ -15,7 +15,7 @@ from echox.data.engines.word_ends import PAUSE, Phone
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance
 from echox.data.synthesis import create_synthesizer
-from echox.files import journal_entries
+from echox.files import journal_entries, open_journal
 
 PhoneTimes = tuple[tuple[str, float], ...]
 """Phones with their end times (s), in order."""
@@ -52,15 +52,13 @@ def spoken_phone_times(utterances: Sequence[Utterance], cache: Path, workers: in
             "data.phone_times: ctc"
         )
     if missing:
-        cache.parent.mkdir(parents=True, exist_ok=True)
 
         def ask(item: Utterance) -> PhoneTimes:
             engine, _, name = item.speaker.partition("/")
             phones = create_synthesizer(engine).synthesize(item.text, Voice(engine, name)).phones
             return _without_short_pauses(phones or ())
 
-        with cache.open("a", encoding="utf-8") as sink, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            sink.write("\n")
+        with open_journal(cache) as sink, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             for item, phones in zip(missing, pool.map(ask, missing), strict=True):
                 known[item.speaker, item.text] = phones
                 sink.write(json.dumps({"speaker": item.speaker, "text": item.text, "phones": phones}) + "\n")

@@ -35,7 +35,7 @@ from echox.data.manifest import (
     write_dialogues,
     write_utterances,
 )
-from echox.files import JsonObject, journal_entries, write_text
+from echox.files import JsonObject, journal_entries, open_journal, write_text
 
 SAMPLING_RATE = 16_000
 MAX_HELD_OUT = 500
@@ -191,7 +191,7 @@ class Corpus(ABC):
         entries: list[JsonObject] = []
         places: dict[str, str] = {}
         prepared = Prepared()
-        with journal.open("a", encoding="utf-8") as log:
+        with open_journal(journal) as log:
             for count, row in enumerate(self.rows(folder)):
                 if limit is not None and count >= limit:
                     break

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from echox.evaluation.scoring.schema import JsonObject
-from echox.files import text_lines
+from echox.files import open_journal, text_lines
 
 
 class _HasId(Protocol):
@@ -63,12 +63,8 @@ def recorded(
         retry: whether a record in the file is made again (one that failed, for example).
     """
     done = {(record["id"], record["key"]): record for record in read_lines(path)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     lock = threading.Lock()
-    with path.open("a", encoding="utf-8") as file:
-        if torn:
-            file.write("\n")
+    with open_journal(path) as file:
 
         def one(item: HasIdT) -> JsonObject:
             name = key if isinstance(key, str) else key(item)

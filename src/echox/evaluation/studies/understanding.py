@@ -19,7 +19,7 @@ from echox.data.scoring import WordErrors, word_errors
 from echox.evaluation.scoring.metrics import bootstrap, bootstrap_ratio, exist_match
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.items import EvalItem
-from echox.files import write_text
+from echox.files import journal_entries, open_journal, write_text
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, positions_of
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.tokenization_text import decode_text, render_chat
@@ -141,15 +141,10 @@ def ask_all(
     together: int = 8,
 ) -> list[Answered]:
     """Ask every question, some together; answers go to a file of JSON lines, and those in it are not asked again."""
-    known: dict[str, Answered] = {}
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            known[row["id"]] = Answered(**{**row, "answers": tuple(row["answers"])})
-    file.parent.mkdir(parents=True, exist_ok=True)
+    known = {row["id"]: Answered(**{**row, "answers": tuple(row["answers"])}) for row in journal_entries(file)}
     rate = int(listener.processor.feature_extractor.sampling_rate)
     left = [item for item in items if item.id not in known]
-    with file.open("a", encoding="utf-8") as sink:
+    with open_journal(file) as sink:
         for start in range(0, len(left), together):
             for row in listener.answer(left[start : start + together], rate, replies):
                 known[row.id] = row

@@ -28,7 +28,7 @@ from echox.data.engines.word_ends import PAUSE
 from echox.data.manifest import UnitUtterance, Utterance, read_dialogues, read_utterances, write_unit_utterances
 from echox.data.synthesis import create_pronouncer
 from echox.data.text import normalize_for_speech
-from echox.files import journal_entries, write_text
+from echox.files import journal_entries, open_journal, write_text
 from echox.training.record import RECORD_NAME
 from echox.units.inventory import write_phone_units
 
@@ -143,7 +143,7 @@ class _Journal:
         }
 
     def extend(self, pronunciations: Iterable[tuple[str, Pronunciation]]) -> None:
-        with self.path.open("a", encoding="utf-8") as sink:
+        with open_journal(self.path) as sink:
             for text, pronunciation in pronunciations:
                 self.entries[text] = pronunciation
                 row = {"speaker": self.speaker, "text": text, **asdict(pronunciation)}

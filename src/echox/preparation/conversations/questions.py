@@ -21,7 +21,7 @@ from echox.data.corpora.everyday import everyday_requests, invented_topics, with
 from echox.data.corpora.nano import build_dialogues
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.scoring import normalize_words
-from echox.files import JsonObject, journal_entries, text_lines
+from echox.files import JsonObject, journal_entries, open_journal, text_lines
 from echox.preparation.conversations.writer import ChatWriter, sentences
 from echox.preparation.duplicates import NearDuplicates
 from echox.preparation.settings import Duplicates
@@ -219,14 +219,13 @@ class InventedQuestionsRecipe:
         prompts = [self.prompt.format(topic=topic) for topic in invented_topics()[: self.max_topics]]
         prompts = [prompt for prompt in prompts for _ in range(self.per_topic)]
         output = Path(self.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
         journal = output.with_name(f".{output.stem}_journal.jsonl")
         done = {(row["settings"], row["start"]): row["texts"] for row in journal_entries(journal)}
         settings = [self.language_model, self.per_topic, self.prompt, self.seed, self.batch_size]
         key = json.dumps(settings)
         writer: ChatWriter | None = None
         texts: list[str] = []
-        with journal.open("a", encoding="utf-8") as entries:
+        with open_journal(journal) as entries:
             for start in range(0, len(prompts), self.batch_size):
                 part = done.get((key, start))
                 if part is None:

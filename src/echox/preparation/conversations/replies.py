@@ -24,7 +24,7 @@ from typing import Literal
 from echox.config import dump_recipe, recipe
 from echox.data.manifest import Dialogue, Turn, audio_path, read_dialogues, write_dialogues
 from echox.data.text import normalize_for_speech
-from echox.files import journal_entries, stamp
+from echox.files import journal_entries, open_journal, stamp
 from echox.preparation.conversations.writer import ChatWriter, Message, repeats_itself, whole_sentences
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class _Journal:
             if self._writer is None:
                 self._writer = ChatWriter(settings.language_model, settings.dtype, settings.batch_size, settings.device)
             found = self._writer.write(list(new.values()), settings.max_new_tokens)
-            with self.path.open("a", encoding="utf-8") as entries:
+            with open_journal(self.path) as entries:
                 for key, reply in zip(new, found, strict=True):
                     self._done[key] = reply
                     entries.write(json.dumps({"conversation": key, "reply": reply}, ensure_ascii=False) + "\n")
