@@ -26,6 +26,7 @@ from harness import Measured, fresh_process, run
 from peak_memory import peak_resident_bytes
 from transformers import WhisperConfig
 
+from echox.files import folder_bytes
 from echox.models.conversion.materialise import materialise
 from echox.models.conversion.official import official_config, official_name, open_official
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -201,7 +202,7 @@ def measure(options: argparse.Namespace) -> Measured:
     folder = Path(tempfile.mkdtemp(prefix="echox-official-"))
     try:
         write_layout(folder / options.layout, options.layout)
-        size_gb = sum(file.stat().st_size for file in (folder / options.layout).rglob("*") if file.is_file()) / 1e9
+        size_gb = folder_bytes(folder / options.layout) / 1e9
         found = fresh_process(["--load", str(folder / options.layout), f"--threads={options.threads}"])
     finally:
         shutil.rmtree(folder)

@@ -65,6 +65,11 @@ def exclusive(path: str | Path, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+def folder_bytes(folder: str | Path) -> int:
+    """Size of all files of a folder, those of its folders too."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal.
 

@@ -28,6 +28,7 @@ def convert(
 
     from echox.api import EchoX
     from echox.api.model import OFFICIAL_SETTINGS
+    from echox.files import folder_bytes
     from echox.models.conversion.load import load_official
     from echox.models.conversion.official import is_official
 
@@ -48,5 +49,5 @@ def convert(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    size_gb = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e9
+    size_gb = folder_bytes(target) / 1e9
     typer.echo(json.dumps({"folder": str(target), "gigabytes": round(size_gb, 3), "dtype": str(model.dtype)}))

@@ -43,6 +43,7 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
     import torch
 
     from echox.api.loading import find_model
+    from echox.files import folder_bytes
     from echox.models.quantization.int8_linear import best_kernel
 
     typer.echo(f"echox         {_installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
@@ -60,8 +61,7 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
     if not torch.cuda.is_available():
         typer.echo("device        no GPU (not needed for nano)")
     folder = find_model(model)
-    size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    typer.echo(f"model         {model}: {folder} ({size_mb:.1f} MB)")
+    typer.echo(f"model         {model}: {folder} ({folder_bytes(folder) / 1e6:.1f} MB)")
     described = {model: folder} | {file.parent.as_posix(): file.parent for file in sorted(Path().glob(CONFIGURATIONS))}
     for name, place in described.items():
         _say_fit(name, place)

@@ -12,7 +12,7 @@ from pathlib import Path
 from echox.api.card import markdown_table, run_name, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.studies.conditions import conditions_table
-from echox.files import write_text
+from echox.files import folder_bytes, write_text
 from echox.training.record import RECORD_NAME
 
 Score = JsonObject | float
@@ -124,13 +124,12 @@ def write_model_card(
         ValueError: a file is missing, not JSON, or lacks a figure.
     """
     model_dir, path = Path(model_dir), Path(path)
-    sizes = [file.stat().st_size for file in model_dir.rglob("*") if file.is_file()]
     card = Card(
         metrics=_read(metrics_json),
         latency=_figures(_read(latency_json)) if latency_json is not None else None,
         voice=_read(voice_json) if voice_json is not None else None,
         record=_read(model_dir / RECORD_NAME),
-        megabytes=sum(sizes) / 1e6,
+        megabytes=folder_bytes(model_dir) / 1e6,
         conditions=_figures(_read(conditions_json)) if conditions_json is not None else None,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from echox.api.card import markdown_table, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.summary import figures_table, ratios_table, read_summary
-from echox.files import write_text
+from echox.files import folder_bytes, write_text
 from echox.training.record import RECORD_NAME
 
 PURPOSE = """\
@@ -25,7 +25,7 @@ PARTS = (
     (
         "its voice",
         "learned from speech of Piper's `en_US-joe-medium`: recordings CC0, fine-tuned from the voice lessac",
-        "CC0",
+        "of the recordings CC0; of lessac's see Limits",
     ),
 )
 
@@ -69,7 +69,6 @@ def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, out
     if not record_path.is_file():
         raise ValueError(f"{model}: expected {RECORD_NAME}, found none; name the package's folder")
     record = json.loads(record_path.read_text(encoding="utf-8"))
-    size_mb = sum(file.stat().st_size for file in model.rglob("*") if file.is_file()) / 1e6
     compared = {name: task for name, task in tasks.items() if "t2t" in task}
     sections = {
         "Parts": markdown_table(["part", "what and from where", "licence"], PARTS),
@@ -78,7 +77,7 @@ def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, out
         "Beside a cascade of the same ready parts": _cascade(cascade),
         "Limits": [LIMITS],
         "Training": training_table(record),
-        "Size": size_table(record, size_mb),
+        "Size": size_table(record, folder_bytes(model) / 1e6),
     }
     lines = [
         "# Model card: mini",

@@ -15,7 +15,7 @@ from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.scores import DEFINITIONS
 from echox.evaluation.sets.nano import metrics_of
 from echox.evaluation.sets.tasks import AVERAGED, KINDS
-from echox.files import write_text
+from echox.files import folder_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -221,7 +221,7 @@ def _folder_mb(summary: JsonObject) -> float | None:
     folder = summary["subject"].get("folder")
     if not folder or not Path(folder).is_dir():
         return None
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
+    return folder_bytes(folder) / 1e6
 
 
 def draw_run(output: Path, summary: JsonObject) -> list[Path]:

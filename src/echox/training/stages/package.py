@@ -17,7 +17,7 @@ import torch
 from echox.api import EchoX
 from echox.api.about import About
 from echox.config import dump_recipe, recipe, to_dict
-from echox.files import JsonObject
+from echox.files import JsonObject, folder_bytes
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
@@ -118,7 +118,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
             partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
         )
         dump_recipe(settings, partial / "recipe.yaml")
-        size_mb = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6
+        size_mb = folder_bytes(partial) / 1e6
         if size_mb > settings.max_megabytes:
             shares = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in record["parameters_by_part"].items())
             raise ValueError(
