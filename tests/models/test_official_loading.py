@@ -52,6 +52,7 @@ def converted(folder, tmp_path_factory):
     result = CliRunner().invoke(app, ["convert", str(folder), str(target)])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["folder"] == str(target)
+    assert f"\n# {target.name}\n" in (target / "README.md").read_text(encoding="utf-8")
     return target
 
 

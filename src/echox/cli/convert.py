@@ -44,7 +44,7 @@ def convert(
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        EchoX(model, processor, OFFICIAL_SETTINGS).save_pretrained(partial)
+        EchoX(model, processor, OFFICIAL_SETTINGS).save_pretrained(partial, card={"name": target.name})
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -90,14 +90,22 @@ FAMILIES = (
 )
 """Llama 3; ChatML (Qwen, SmolLM); Gemma."""
 
-_TURNS = (
+SAID = (
     "{%- macro said(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}{%- for part in content -%}"
     "{{- audio if part['type'] == 'audio' else part['text'] -}}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
-    "{%- set turns = namespace(between='', system='') -%}"
+)
+"""Macro: the text of a message's content."""
+OPENED = (
     "{%- macro opened(role) -%}{{- turns.between + before_role + (assistant if role == 'assistant' else role) "
     "+ after_role + (thought if role == 'assistant' else '') -}}{%- endmacro -%}"
     "{{- bos_token if bos else '' -}}"
-    "{%- for message in messages -%}{%- if message['role'] == 'system' and not system_turn -%}"
+)
+"""Macro: the begin of a turn, after the text between turns; then the begin of a conversation."""
+_TURNS = (
+    SAID
+    + "{%- set turns = namespace(between='', system='') -%}"
+    + OPENED
+    + "{%- for message in messages -%}{%- if message['role'] == 'system' and not system_turn -%}"
     "{%- set turns.system = said(message['content']) + '\\n\\n' -%}"
     "{%- else -%}{{- opened(message['role']) + turns.system + said(message['content']) + end -}}"
     "{%- set turns.between = between -%}{%- set turns.system = '' -%}{%- endif -%}{%- endfor -%}"

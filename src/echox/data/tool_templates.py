@@ -12,7 +12,7 @@ import functools
 from collections.abc import Container
 from dataclasses import dataclass
 
-from echox.data.chat_templates import FAMILIES, NO_THOUGHT
+from echox.data.chat_templates import FAMILIES, NO_THOUGHT, OPENED, SAID
 from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE
 
 
@@ -73,13 +73,7 @@ _CHATML = ToolForm(
 )
 
 _TURNS = (
-    "{%- macro said(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}{%- for part in content -%}"
-    "{{- audio if part['type'] == 'audio' else part['text'] -}}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
-    "{%- set turns = namespace(between='') -%}"
-    "{%- macro opened(role) -%}{{- turns.between + before_role + (assistant if role == 'assistant' else role) "
-    "+ after_role + (thought if role == 'assistant' else '') -}}{%- endmacro -%}"
-    "{{- bos_token if bos else '' -}}"
-    "{%- if tools and messages[0]['role'] != 'system' -%}"
+    SAID + "{%- set turns = namespace(between='') -%}" + OPENED + "{%- if tools and messages[0]['role'] != 'system' -%}"
     "{{- opened('system') + with_tools(tools, '') + end -}}{%- set turns.between = between -%}{%- endif -%}"
     "{%- for message in messages -%}{%- set role = message['role'] -%}{%- set text = said(message['content']) -%}"
     "{%- if role == 'tool' -%}"
