@@ -267,6 +267,20 @@ class Conversation:
         return "\n".join(text for text in texts if isinstance(text, str) and text.strip()) or None
 
 
+def check_together(items: Sequence[ConversationItem], where: str, limits: Limits) -> None:
+    """Check what all items of a request hold together; `where` is the place of the newest.
+
+    Raises:
+        EventError: too much audio, or too many parts.
+    """
+    if sum(item.audio_s for item in items) > limits.max_history_s:
+        message = f"{where}: expected at most {limits.max_history_s:g} s of audio in all items, found more"
+        raise EventError(message, "audio_too_long", where)
+    if sum(len(item.content) for item in items) > limits.max_parts:
+        message = f"{where}: expected at most {limits.max_parts} parts in all items, found more"
+        raise EventError(message, "invalid_value", where)
+
+
 def turns_of(items: list[ConversationItem], calls_tools: bool = False) -> list[list[ConversationItem]]:
     """Group items into turns: neighbours with the same role are one turn. Empty and forgotten items are left out.
 

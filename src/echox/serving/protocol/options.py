@@ -165,7 +165,15 @@ class SessionOptions:
     # ------------------------------------------------------------------------------------------ write
 
     def update(self, change: JsonObject, where: str = "session") -> None:
-        """Apply a change from a client: all of it, or nothing if there is an error.
+        """Apply a change from a client, as `changed`: all of it, or nothing if there is an error."""
+        self.become(self.changed(change, where))
+
+    def become(self, other: SessionOptions) -> None:
+        """Take over all options of another object."""
+        vars(self).update(vars(other))
+
+    def changed(self, change: JsonObject, where: str = "session") -> SessionOptions:
+        """These options with a change from a client.
 
         Options that are accepted without effect (tools, for a model that calls none) are not kept: `to_dict` shows what
         is in effect.
@@ -175,7 +183,7 @@ class SessionOptions:
         """
         changed = copy.copy(self)  # a shallow copy: every value is replaced, never changed in place
         changed._apply(convert_beta_names(change, where), where)
-        vars(self).update(vars(changed))
+        return changed
 
     def _apply(self, change: JsonObject, where: str) -> None:
         kind = take(change, "type", str, where, default=self.type)

@@ -9,6 +9,7 @@ from echox.serving.protocol.conversation import (
     Content,
     Conversation,
     ConversationItem,
+    check_together,
     model_messages,
     read_item,
     turns_of,
@@ -173,13 +174,8 @@ def read_input(
             items.append(conversation.find(take(one, "id", str, where), f"{where}.id"))
         else:
             items.append(read_item(one, where, audio_format, input_rate, limits))
-        if sum(item.audio_s for item in items) > limits.max_history_s:
-            message = f"{where}: expected at most {limits.max_history_s:g} s of audio in all items, found more"
-            raise EventError(message, "audio_too_long", where)
+        check_together(items, where, limits)
         if sum(item.num_chars for item in items) > limits.max_history_chars:
             message = f"{where}: expected at most {limits.max_history_chars} characters in all items, found more"
             raise EventError(message, "string_too_long", where)
-        if sum(len(item.content) for item in items) > limits.max_parts:
-            message = f"{where}: expected at most {limits.max_parts} parts in all items, found more"
-            raise EventError(message, "invalid_value", where)
     return items

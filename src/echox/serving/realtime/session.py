@@ -137,10 +137,9 @@ class RealtimeSession:
         if change.get("type") == "transcription" and not self.options.makes_no_responses and self.responder.busy:
             message = "session.type: expected no response when it changes to transcription, found one; cancel it first"
             raise EventError(message, "conversation_already_has_active_response", "session.type")
-        changed = copy.copy(self.options)
-        changed.update(change)
+        changed = self.options.changed(change)
         await self._service.prepare_tools(changed.tools.use, "session.tools")
-        self.options.update(change)
+        self.options.become(changed)
         detected = self.input_audio.turns is not None
         self.input_audio.configure(self.options.input_format, self.options.turn_settings)
         if self.options.transcription is None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from echox.serving.protocol.conversation import MAX_CONTENT_PARTS, Content, ConversationItem, read_item
+from echox.serving.protocol.conversation import (
+    MAX_CONTENT_PARTS,
+    Content,
+    ConversationItem,
+    check_together,
+    read_item,
+)
 from echox.serving.protocol.events import ARRAY, OBJECT, EventError, new_id, shorten, take
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.options import (
@@ -141,12 +147,7 @@ async def _read_input(service: Service, body: JsonObject, before: list[Conversat
         item = await _read_item(service, source, where, left_s)
         left_s -= item.audio_s
         items.append(item)
-        if sum(one.audio_s for one in items) > limits.max_history_s:
-            message = f"{where}: expected at most {limits.max_history_s:g} s of audio in all items, found more"
-            raise EventError(message, "audio_too_long", where)
-        if sum(len(one.content) for one in items) > limits.max_parts:
-            message = f"{where}: expected at most {limits.max_parts} parts in all items, found more"
-            raise EventError(message, "invalid_value", where)
+        check_together(items, where, limits)
     return items[len(before) :]
 
 
