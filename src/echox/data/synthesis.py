@@ -39,6 +39,9 @@ _ENGINES: dict[str, Callable[[], SpeechSynthesizer]] = {
     "rhvoice": RHVoice,
     "openai": OpenAICompatible,
 }
+_PRONOUNCERS = (Flite, Piper)
+WITH_PHONES = tuple(name for name, engine in _ENGINES.items() if engine in _PRONOUNCERS)
+"""Engines that report the end of each phone."""
 
 
 @functools.cache
@@ -52,9 +55,10 @@ def create_synthesizer(engine: str) -> SpeechSynthesizer:
 def create_pronouncer(engine: str) -> PronouncingSynthesizer:
     """Return the engine of that name. Raises ValueError for one that does not know its phones, or is unknown."""
     synthesizer = create_synthesizer(engine)
-    if isinstance(synthesizer, Flite | Piper):
+    if isinstance(synthesizer, _PRONOUNCERS):
         return synthesizer
-    raise ValueError(f"engine: expected flite or piper, which know their phones, found {engine!r}; use stage units")
+    known = " or ".join(WITH_PHONES)
+    raise ValueError(f"engine: expected {known}, which know their phones, found {engine!r}; use stage units")
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,12 @@ def write_record(
     write_text(Path(config.output_dir) / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
+def write_stage_record(stage: str, folder: Path, recipe: JsonObject, metrics: dict[str, float]) -> None:
+    """Write ``training_record.json`` of a stage that makes no steps: recipe, metrics, environment."""
+    record = {"stage": stage, "recipe": recipe, "metrics": metrics, "environment": environment()}
+    write_text(folder / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
 def finished_record(config: TrainingConfig, recipe: JsonObject) -> JsonObject | None:
     """The record in `output_dir` of a finished run of exactly this recipe, else None.
 

@@ -14,15 +14,13 @@ from echox.data.engines.engine import Voice
 from echox.data.engines.word_ends import PAUSE, Phone
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance
-from echox.data.synthesis import create_synthesizer
+from echox.data.synthesis import WITH_PHONES, create_synthesizer
 from echox.files import journal_entries, open_journal
 
 PhoneTimes = tuple[tuple[str, float], ...]
 """Phones with their end times (s), in order."""
 
 _DURATION_TOLERANCE_S = 0.1
-_WITH_PHONES = ("flite", "piper")
-"""Engines that report the end of each phone."""
 _SHORT_PAUSE_S = 0.06
 
 
@@ -45,10 +43,10 @@ def spoken_phone_times(utterances: Sequence[Utterance], cache: Path, workers: in
         for row in journal_entries(cache)
     }
     missing = [item for item in utterances if (item.speaker, item.text) not in known]
-    foreign = [item for item in missing if item.speaker.partition("/")[0] not in _WITH_PHONES]
+    foreign = [item for item in missing if item.speaker.partition("/")[0] not in WITH_PHONES]
     if foreign:
         raise ValueError(
-            f"{foreign[0].id}: expected a voice of {' or '.join(_WITH_PHONES)}, found {foreign[0].speaker!r}; set "
+            f"{foreign[0].id}: expected a voice of {' or '.join(WITH_PHONES)}, found {foreign[0].speaker!r}; set "
             "data.phone_times: ctc"
         )
     if missing:
@@ -64,13 +62,21 @@ def spoken_phone_times(utterances: Sequence[Utterance], cache: Path, workers: in
                 sink.write(json.dumps({"speaker": item.speaker, "text": item.text, "phones": phones}) + "\n")
     times = [known[item.speaker, item.text] for item in utterances]
     for item, phones in zip(utterances, times, strict=True):
-        end_s = phones[-1][1] if phones else 0.0
-        if abs(end_s - item.duration_s) > _DURATION_TOLERANCE_S:
-            raise ValueError(
-                f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s when spoken again; was "
-                "it spoken at another tempo? set data.phone_times: ctc"
-            )
+        check_duration(item, phones[-1][1] if phones else 0.0, "set data.phone_times: ctc")
     return times
+
+
+def check_duration(item: Utterance, end_s: float, remedy: str) -> None:
+    """Check that a text lasts as long as its recording when it is spoken again.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if abs(end_s - item.duration_s) > _DURATION_TOLERANCE_S:
+        raise ValueError(
+            f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s when spoken again; was it "
+            f"spoken at another tempo? {remedy}"
+        )
 
 
 def _without_short_pauses(phones: Sequence[Phone]) -> PhoneTimes:

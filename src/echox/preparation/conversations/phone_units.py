@@ -25,18 +25,18 @@ from pathlib import Path
 from echox.config import recipe, to_dict
 from echox.data.engines.engine import Pronunciation, Voice
 from echox.data.engines.word_ends import PAUSE
-from echox.data.manifest import UnitUtterance, Utterance, read_dialogues, read_utterances, write_unit_utterances
+from echox.data.manifest import UnitUtterance, read_dialogues, read_utterances, write_unit_utterances
 from echox.data.synthesis import create_pronouncer
 from echox.data.text import normalize_for_speech
-from echox.files import journal_entries, open_journal, write_text
-from echox.training.record import RECORD_NAME
+from echox.files import journal_entries, open_journal
+from echox.training.record import write_stage_record
 from echox.units.inventory import write_phone_units
+from echox.units.phones import check_duration
 
 log = logging.getLogger(__name__)
 
 FRAME_RATE_HZ = 50.0
 WORD_BEGINS = "|"
-_DURATION_TOLERANCE_S = 0.1
 _TOGETHER = 64
 """Texts that an engine is asked for at once."""
 
@@ -92,7 +92,7 @@ class PhoneUnitsRecipe:
             known.extend(zip(missing, said(missing, timed=True), strict=True))
             spoken = [known.entries[item.text] for item in utterances]
             for item, pronunciation in zip(utterances, spoken, strict=True):
-                _check_duration(item, pronunciation)
+                check_duration(item, (pronunciation.ends_s or (0.0,))[-1], "speak it again (stage spoken_replies)")
             names = [PAUSE, *sorted({name for row in spoken for name in _names(row)} - {PAUSE})]
             index = {name: unit for unit, name in enumerate(names)}
             heldout = {item.text for item in utterances if item.split != "train"}
@@ -118,8 +118,7 @@ class PhoneUnitsRecipe:
             "units_per_s": sum(len(row.units) for row in rows) * FRAME_RATE_HZ / max(frames, 1),
             "wall_s": time.monotonic() - began_s,
         }
-        record = {"stage": self.stage, "recipe": to_dict(self), "metrics": figures}
-        write_text(folder / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_stage_record(self.stage, folder, to_dict(self), figures)
         log.info("%s: %s", folder, figures)
         return figures
 
@@ -149,15 +148,6 @@ class _Journal:
                 row = {"speaker": self.speaker, "text": text, **asdict(pronunciation)}
                 sink.write(json.dumps(row, ensure_ascii=False) + "\n")
                 sink.flush()
-
-
-def _check_duration(item: Utterance, said: Pronunciation) -> None:
-    end_s = (said.ends_s or (0.0,))[-1]
-    if abs(end_s - item.duration_s) > _DURATION_TOLERANCE_S:
-        raise ValueError(
-            f"{item.id}: expected {item.duration_s:.2f} s of speech, found {end_s:.2f} s for its text; was it "
-            "spoken at another tempo? speak it again (stage spoken_replies)"
-        )
 
 
 def _as_units(

@@ -36,12 +36,12 @@ from echox.data.manifest import (
     read_utterances,
     write_unit_utterances,
 )
-from echox.files import JsonObject, write_text
+from echox.files import JsonObject
 from echox.models.echox.configuration_echox import PHONE_BLANK_ID, whisper_config
 from echox.models.echox.ctc import ctc_loss_per_symbol
 from echox.models.towers.whisper import WhisperTower
 from echox.training.normalisation import Denominators, RunningMeans, known_rows, share_of_step
-from echox.training.record import RECORD_NAME
+from echox.training.record import write_stage_record
 from echox.units.extract import (
     UnitExtractor,
     deduplicate,
@@ -403,7 +403,6 @@ class UnitLanguageRecipe:
                 metrics |= {f"{name}_{key}": value for key, value in compression(language, part).items()}
         folder = Path(self.output_dir)
         language.save_pretrained(folder)
-        record = {"stage": self.stage, "recipe": to_dict(self), "metrics": metrics}
-        write_text(folder / RECORD_NAME, json.dumps(record, indent=1) + "\n")
+        write_stage_record(self.stage, folder, to_dict(self), metrics)
         print("unit_language: " + "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
         return metrics
