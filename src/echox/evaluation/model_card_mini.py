@@ -16,7 +16,7 @@ from echox.training.record import RECORD_NAME
 PURPOSE = """\
 Mini listens to people and answers aloud. A published recogniser (Moonshine tiny) hears, a published language model
 (SmolLM2-135M-Instruct, 4 bits) thinks, both unchanged; what EchoX trains is what speaks: from the language model's
-hidden states and words to units, and from units to sound. It runs on a laptop without a GPU."""
+hidden states and words to units, and from units to sound. It needs no GPU: every figure here is of two CPU cores."""
 
 PARTS = (
     ("hears", "Moonshine tiny, from `moonshine-voice==0.0.73` or the hub", "MIT"),
