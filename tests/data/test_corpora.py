@@ -163,6 +163,16 @@ def webquestions(folder: Path, damaged: bool) -> None:
     text(folder / "val.json", json.dumps(rows))
 
 
+def wordnet(folder: Path, damaged: bool) -> None:
+    lines = [
+        "  1 This software and database is being provided to you",
+        '08976224 15 n 02 Madrid 0 capital_of_Spain 0 001 @i 08524735 n 0000 | the capital of Spain; "he lives there"',
+        "01314910 05 n 01 Bacillus 0 001 @ 01313093 n 0000 | a genus of bacteria",
+        "00001740 00 a 01 able(p) 0 000 | having the necessary means" if not damaged else "00001740 00 a 01 able(p) 0",
+    ]
+    text(folder / "data.noun", "\n".join(lines) + "\n")
+
+
 def table(folder: Path, damaged: bool) -> None:
     wav(folder / "clips" / "one.wav")
     second = "{not json" if damaged else '{"text": "Three.", "audio": "clips/one.wav"}'
@@ -194,6 +204,7 @@ CASES = {
     "voiceassistant": Case(voiceassistant, "train-00000.parquet:2", "expected audio", 2, 2),
     "opentriviaqa": Case(opentriviaqa, "animals:8", "expected a line with", 0, 2),
     "webquestions": Case(webquestions, "val.json:2", "answers", 0, 2),
+    "wordnet": Case(wordnet, "data.noun:4", "expected 'offset", 0, 2),
     "table": Case(table, "rows.jsonl:2", "one JSON object a line", 2),
 }
 each_corpus = pytest.mark.parametrize("name", CASES)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_amounts import AMOUNTS
+from echox.verbalization.english_chemistry import formula, symbol
 from echox.verbalization.english_measures import NUMBER, unit_names
 from echox.verbalization.english_money import money
 from echox.verbalization.english_window import Core, NeedsMore, Window, say
@@ -462,10 +463,12 @@ RULES: tuple[Callable[[Window], Reading | None], ...] = (
     factorial,
     addresses,
     amounts,
+    symbol,
     names,
     abbreviations,
     units,
     roman,
+    formula,
     capitals,
     plain,
     compound,

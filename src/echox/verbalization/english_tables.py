@@ -292,3 +292,27 @@ txt wav xls xlsx xml yaml yml zip
 """)
 """After a point they end the name of a file."""
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+
+ELEMENTS = _table("""
+H=hydrogen; He=helium; Li=lithium; Be=beryllium; B=boron; C=carbon; N=nitrogen; O=oxygen; F=fluorine; Ne=neon;
+Na=sodium; Mg=magnesium; Al=aluminum/aluminium; Si=silicon; P=phosphorus; S=sulfur/sulphur; Cl=chlorine; Ar=argon;
+K=potassium; Ca=calcium; Sc=scandium; Ti=titanium; V=vanadium; Cr=chromium; Mn=manganese; Fe=iron; Co=cobalt;
+Ni=nickel; Cu=copper; Zn=zinc; Ga=gallium; Ge=germanium; As=arsenic; Se=selenium; Br=bromine; Kr=krypton; Rb=rubidium;
+Sr=strontium; Y=yttrium; Zr=zirconium; Nb=niobium; Mo=molybdenum; Tc=technetium; Ru=ruthenium; Rh=rhodium;
+Pd=palladium; Ag=silver; Cd=cadmium; In=indium; Sn=tin; Sb=antimony; Te=tellurium; I=iodine; Xe=xenon;
+Cs=cesium/caesium; Ba=barium; La=lanthanum; Ce=cerium; Pr=praseodymium; Nd=neodymium; Pm=promethium; Sm=samarium;
+Eu=europium; Gd=gadolinium; Tb=terbium; Dy=dysprosium; Ho=holmium; Er=erbium; Tm=thulium; Yb=ytterbium; Lu=lutetium;
+Hf=hafnium; Ta=tantalum; W=tungsten; Re=rhenium; Os=osmium; Ir=iridium; Pt=platinum; Au=gold; Hg=mercury; Tl=thallium;
+Pb=lead; Bi=bismuth; Po=polonium; At=astatine; Rn=radon; Fr=francium; Ra=radium; Ac=actinium; Th=thorium;
+Pa=protactinium; U=uranium; Np=neptunium; Pu=plutonium; Am=americium; Cm=curium; Bk=berkelium; Cf=californium;
+Es=einsteinium; Fm=fermium; Md=mendelevium; No=nobelium; Lr=lawrencium; Rf=rutherfordium; Db=dubnium; Sg=seaborgium;
+Bh=bohrium; Hs=hassium; Mt=meitnerium; Ds=darmstadtium; Rg=roentgenium; Cn=copernicium; Nh=nihonium; Fl=flerovium;
+Mc=moscovium; Lv=livermorium; Ts=tennessine; Og=oganesson
+""")
+"""Names of chemical elements by symbol. Source: IUPAC, https://iupac.org/what-we-do/periodic-table-of-elements/"""
+SYMBOLS_ONLY = _set("Br Cd Cl Cr Hg Kr Mg Mn Pb Pd Pt Rb Rn Sn Tc Tl Zn Zr")
+"""Symbols that mean nothing else."""
+SYMBOLS_AND_WORDS = _set("Al Am As At Be Co Es Fl He Ho In La Li Md Mo Mt No Os Pa Po Ra Re Sr Ta")
+"""Symbols that are words, names or short forms too: the words after them are not waited for."""
+NO_FORMULAS = _set("HeLa LiPo NaN")
+"""Cells, batteries and a value, made of symbols."""

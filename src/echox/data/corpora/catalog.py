@@ -16,6 +16,7 @@ from echox.data.corpora.speechinstruct import SpeechInstruct
 from echox.data.corpora.table import Table
 from echox.data.corpora.voiceassistant import VoiceAssistant
 from echox.data.corpora.webquestions import WebQuestions
+from echox.data.corpora.wordnet import WordNet
 
 CORPORA: dict[str, type[Corpus]] = {
     corpus.name: corpus
@@ -32,6 +33,7 @@ CORPORA: dict[str, type[Corpus]] = {
         VoiceAssistant,
         OpenTriviaQA,
         WebQuestions,
+        WordNet,
         Table,
     )
 }

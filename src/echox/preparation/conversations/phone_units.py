@@ -17,6 +17,7 @@ import logging
 import operator
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ from echox.config import recipe, to_dict
 from echox.data.engines.engine import Pronunciation, Voice
 from echox.data.engines.word_ends import PAUSE
 from echox.data.manifest import UnitUtterance, read_dialogues, read_utterances, write_unit_utterances
+from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_pronouncer
 from echox.data.text import normalize_for_speech
 from echox.files import journal_entries, open_journal
@@ -53,6 +55,8 @@ class PhoneUnitsRecipe:
         texts: manifests of dialogues whose turns become units without being spoken; a text with a phone that `speech`
             never has, and held-out texts of `speech`, are left out.
         max_texts: of them; 0 = all.
+        word_texts: manifests of dialogues (a dictionary's) from which only those turns are taken, after `texts`, that
+            have a word of which fewer than `word_count` texts are there; for words that replies hardly ever have.
         workers: texts at a time; null: one per CPU.
     """
 
@@ -61,6 +65,8 @@ class PhoneUnitsRecipe:
     output_dir: str
     texts: list[str] = field(default_factory=list)
     max_texts: int = 0
+    word_texts: list[str] = field(default_factory=list)
+    word_count: int = 2
     workers: int | None = None
 
     def run(self) -> dict[str, float]:
@@ -123,11 +129,22 @@ class PhoneUnitsRecipe:
         return figures
 
     def _unspoken(self, heldout: set[str]) -> list[str]:
-        """Different texts of all turns, in order, those held out left out."""
-        turns = (turn.text or "" for path in self.texts for row in read_dialogues(path) for turn in row.turns)
-        texts = (normalize_for_speech(text) for text in dict.fromkeys(turns))
-        found = (text for text in texts if any(map(str.isalpha, text)) and text not in heldout)
-        return list(itertools.islice(dict.fromkeys(found), self.max_texts or None))
+        """Different texts of all turns, in order, those held out left out; then those that bring words."""
+        chosen = list(itertools.islice(_texts(self.texts, heldout), self.max_texts or None))
+        counts = Counter(word for text in chosen for word in set(normalize_words(text)))
+        for text in _texts(self.word_texts, heldout.union(chosen)):
+            words = set(normalize_words(text))
+            if any(counts[word] < self.word_count for word in words):
+                counts.update(words)
+                chosen.append(text)
+        return chosen
+
+
+def _texts(manifests: Sequence[str], but: set[str]) -> Iterator[str]:
+    """Different texts of all turns as they are spoken, in order."""
+    turns = (turn.text or "" for path in manifests for row in read_dialogues(path) for turn in row.turns)
+    texts = dict.fromkeys(normalize_for_speech(text) for text in dict.fromkeys(turns))
+    return (text for text in texts if any(map(str.isalpha, text)) and text not in but)
 
 
 class _Journal:

@@ -1,0 +1,61 @@
+"""Chemical symbols and formulas in English: Fe and NaCl are said letter by letter.
+
+A symbol alone may be a word (As, In, Na): it is read as a symbol where its element or the word "symbol" is near.
+"""
+
+from __future__ import annotations
+
+import re
+
+from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_tables as tables
+from echox.verbalization.english_window import Window, say
+from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
+
+_ABOUT = {"symbol", "symbols", "abbreviated", "abbreviation"}
+_PART = re.compile(r"([A-Z][a-z]?)(\d*)")
+
+
+def symbol(window: Window) -> Reading | None:
+    """A chemical symbol: "The symbol for tin is Sn", "iron (Fe)", "Na is sodium"."""
+    core = window.first
+    if len(core.text) != 2 or core.text not in tables.ELEMENTS:
+        return None
+    names = set(tables.ELEMENTS[core.text].split("/"))
+    if core.text in tables.SYMBOLS_ONLY or _before(window) & (_ABOUT | names) or _follows(window, names):
+        return say(" ".join(core.text.upper()), core)
+    return None
+
+
+def _before(window: Window) -> set[str]:
+    """Words of the sentence so far, as far back as the window goes."""
+    words: set[str] = set()
+    for back in range(1, LOOKAHEAD_WORDS + 1):
+        if set(window.tail_before(back)) & set(".!?"):
+            break
+        words.add(window.before(back).lower())
+    return words
+
+
+def _follows(window: Window, names: set[str]) -> bool:
+    """Whether the element is named after the symbol, in the same sentence."""
+    may_be_word = window.first.text in tables.SYMBOLS_AND_WORDS
+    for place in range(1, 2 - window.opens_sentence if may_be_word else LOOKAHEAD_WORDS):
+        last, core = window.at(place - 1), window.at(place)
+        if last is None or core is None or core.starts_line or set(last.tail) & set(".!?"):
+            return False
+        if core.text.lower() in names:
+            return True
+    return False
+
+
+def formula(window: Window) -> Reading | None:
+    """A formula of several elements, at least one of two letters: NaCl, CaCO3. (H2O is read by pieces.)"""
+    core = window.first
+    parts = _PART.findall(core.text)
+    symbols = [name for name, _ in parts]
+    known = "".join(map("".join, parts)) == core.text and all(name in tables.ELEMENTS for name in symbols)
+    if not known or len(set(symbols)) < 2 or core.text.upper() == core.text or core.text in tables.NO_FORMULAS:
+        return None
+    said = (" ".join(name.upper()) + (f" {numbers.integer(count)}" if count else "") for name, count in parts)
+    return say(" ".join(said), core)
