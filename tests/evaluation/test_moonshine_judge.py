@@ -11,6 +11,7 @@ from echox.data.scoring import word_errors
 from echox.evaluation.judges import asr, moonshine
 from echox.evaluation.judges.asr import open_judge
 from echox.evaluation.judges.moonshine import MoonshineASR
+from echox.evaluation.judges.open_vocabulary import join_letters
 from echox.models.conversion.moonshine_files import MOONSHINE_FILES, find_ort_moonshine
 
 TOKENS = [b"<unk>", b"<s>", b"</s>", "\u2581it".encode(), "\u2581was".encode(), b"\xc3", b"\xa9"]
@@ -108,3 +109,16 @@ def test_a_person_is_understood():
     speech = load_audio(assets / "two_cities.wav", 16000)[: 16000 * 17]
     words = judge.transcribe([speech], 16000)[0].split()
     assert word_errors([CITIES], [" ".join(words[: len(CITIES.split())])]).rate < 0.1
+
+
+@pytest.mark.parametrize(
+    ("heard", "written"),
+    [
+        ("The Japanese Yen, J. P. Y, is used.", "The Japanese Yen, JPY, is used."),
+        ("Iron has the symbol F. E.", "Iron has the symbol FE."),
+        ("The U.S. and N. A. are", "The U.S. and NA. are"),
+        ("Plan B I like. John F. Kennedy took vitamin C.", "Plan B I like. John F. Kennedy took vitamin C."),
+    ],
+)
+def test_letters_heard_one_by_one_are_a_word(heard, written):
+    assert join_letters(heard) == written

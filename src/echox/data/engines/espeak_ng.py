@@ -5,6 +5,7 @@ Source: https://github.com/espeak-ng/espeak-ng.
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 import unicodedata
@@ -14,6 +15,7 @@ from pathlib import Path
 from echox.data.engines.engine import SAMPLING_RATE, SynthesizedSpeech, Voice, load_speech, program, run_program
 
 _LANGUAGE_CHANGE = re.compile(r"\([a-z-]+\)")  # "(fr)" before a word that is spoken in another language
+_BETWEEN = "zyxt"
 
 
 class EspeakNg:
@@ -48,12 +50,26 @@ class EspeakNg:
         Raises:
             ValueError: a text that it cannot speak.
         """
-        command = [self.binary, "-q", "--ipa", "-v", voice]
-        lines = "".join(f"{' '.join(text.split())}\n" for text in texts)
-        spoken = run_program(command, texts[0], Voice("espeak-ng", voice), lines).splitlines()
-        if len(spoken) != len(texts):  # a text of several clauses has several lines: search for it by halves
-            if len(texts) > 1:
-                half = len(texts) // 2
-                return [*self.phonemes(texts[:half], voice), *self.phonemes(texts[half:], voice)]
-            spoken = [" ".join(spoken)]
+        lines = [" ".join(text.split()) for text in texts]
+        spoken = self._lines(lines, voice)
+        if len(spoken) != len(texts):  # a text of several clauses has several lines
+            spoken = self._by_halves(lines, voice)
         return [unicodedata.normalize("NFD", _LANGUAGE_CHANGE.sub("", line.strip())) for line in spoken]
+
+    def _by_halves(self, texts: Sequence[str], voice: str) -> list[str]:
+        """One line a text, whatever its number of clauses: a word between texts shows where each ends."""
+        if len(texts) == 1:
+            return [" ".join(self._lines(texts, voice))]
+        (mark,) = self._lines([_BETWEEN], voice)
+        spoken = self._lines([part for text in texts for part in (text, _BETWEEN)], voice)
+        runs = [" ".join(run) for is_mark, run in itertools.groupby(spoken, mark.__eq__) if not is_mark]
+        if len(runs) == len(texts):
+            return runs
+        half = len(texts) // 2  # one of them is silent, or sounds like the word
+        return [*self._by_halves(texts[:half], voice), *self._by_halves(texts[half:], voice)]
+
+    def _lines(self, texts: Sequence[str], voice: str) -> list[str]:
+        command = [self.binary, "-q", "--ipa", "-v", voice]
+        return run_program(
+            command, texts[0], Voice("espeak-ng", voice), "".join(f"{text}\n" for text in texts)
+        ).splitlines()

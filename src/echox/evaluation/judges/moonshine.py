@@ -18,7 +18,7 @@ import numpy as np
 
 from echox.audio import resample
 from echox.evaluation.judges.onnx_session import open_session
-from echox.evaluation.judges.open_vocabulary import OpenVocabularyJudge
+from echox.evaluation.judges.open_vocabulary import OpenVocabularyJudge, join_letters
 from echox.files import file_sha256
 from echox.models.conversion.moonshine_files import DECODER_FILE, ENCODER_FILE, TOKENS_FILE, check_files, read_tokens
 
@@ -69,7 +69,7 @@ class MoonshineASR(OpenVocabularyJudge):
         if not len(waveform):
             return ""
         parts = _parts(np.ascontiguousarray(waveform, np.float32), self.sampling_rate)
-        return " ".join(text for part in parts if (text := self._text(self._write(part))))
+        return join_letters(" ".join(self._text(self._write(part)) for part in parts))
 
     def _text(self, ids: list[int]) -> str:
         written = b"".join(self._tokens[token] for token in ids)

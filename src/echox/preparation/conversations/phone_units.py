@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 FRAME_RATE_HZ = 50.0
 WORD_BEGINS = "|"
-_TOGETHER = 64
+_TOGETHER = 256
 """Texts that an engine is asked for at once."""
 
 
