@@ -1,7 +1,8 @@
 """The control of a run: the replies' texts, spoken by a voice of its own and heard by the same judge.
 
 No judge hears everything: how many words it misses of a good voice, saying the same texts, is what a model's speech can
-be compared with. The voice is usually that which the model learned its own from.
+be compared with. The voice is usually that which the model learned its own from; numbers and symbols are read to it by
+our rules, as to the model, so that the engine's own reading ("World War Roman two") is not counted against it.
 
     <task>/control.jsonl         the control of each reply: its speech in <task>/control/, and the judge's transcript
 """
@@ -16,6 +17,7 @@ from echox.audio import resample, save_audio
 from echox.data.engines.engine import Voice
 from echox.data.scoring import WordErrors, edit_counts, normalize_words
 from echox.data.synthesis import create_synthesizer
+from echox.data.text import normalize_for_speech
 from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.judges.naturalness import ratings_of
@@ -46,7 +48,7 @@ def speak_control(folder: Path, voice: Voice, judge: Judge, keys: list[str]) -> 
         name = control_key(reply.record["key"], judge.name, voice.speaker)
         audio = f"control/{short_key(name)}/{reply.id}.flac"
         try:
-            speech = engine.synthesize(reply.record["text"], voice)
+            speech = engine.synthesize(normalize_for_speech(reply.record["text"]), voice)
             rate = judge.sampling_rate
             said = judge.transcribe([resample(speech.waveform, speech.sampling_rate, rate)], rate)[0]
             (folder / audio).parent.mkdir(parents=True, exist_ok=True)
