@@ -97,6 +97,8 @@ def test_one_run_gives_t2t_s2t_s2s_their_ratios_and_a_control(questions, tmp_pat
     assert found["control_wer"]["mean"] == 0.0
     assert found["control_wer"]["count"] == 5  # what the voice cannot say is compared with nothing
     assert found["reply_wer_minus_control"]["mean"] == pytest.approx(2 / 15)
+    assert found["control_s2s"]["mean"] == 1.0
+    assert found["s2s_over_control"]["mean"] == pytest.approx(3 / 5)
     speech = [record["audio"] for record in read_lines(run / "qa" / "control.jsonl") if record["audio"]]
     assert all((run / "qa" / audio).is_file() for audio in speech)
     shown = render(score_run(run))

@@ -22,10 +22,10 @@ from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.judges.naturalness import ratings_of
 from echox.evaluation.run_files import CONTROL, REPLIES, RecordedReply, recorded_replies, short_key
-from echox.evaluation.scoring.metrics import bootstrap
+from echox.evaluation.scoring.metrics import bootstrap, exist_match
 from echox.evaluation.scoring.records import read_lines, recorded
 from echox.evaluation.scoring.schema import JsonObject, Row
-from echox.evaluation.scoring.scores import error_rate, judged, not_measured, why_unjudged
+from echox.evaluation.scoring.scores import error_rate, judged, not_measured, ratio_of, why_unjudged
 from echox.evaluation.scoring.transcripts import whisper_errors
 
 
@@ -94,6 +94,11 @@ def control_scores(folder: Path, rows: Sequence[Row], judge: str, speaker: str) 
     if all(reference == row["text"] for reference, row in zip(references, kept, strict=True)):  # not of a phone judge
         scores["control_wer_whisper"] = error_rate(references, controls, whisper=True)
         scores["reply_wer_whisper_minus_control"] = _difference(references, replies, controls, whisper=True)
+    answered = [(row, said) for row, said in zip(kept, controls, strict=True) if "s2s" in row]
+    if answered:
+        right = [exist_match(said, row["answers"]) for row, said in answered]
+        scores["control_s2s"] = asdict(bootstrap([float(one) for one in right]))
+        scores["s2s_over_control"] = ratio_of([row["s2s"] for row, _ in answered], right)
     ratings = ratings_of(folder, [keys[row["id"]] for row in kept])
     return scores | {f"control_{name}": rating for name, rating in ratings.items()}
 

@@ -42,6 +42,8 @@ FIGURES = (
     "control_wer_whisper",
     "reply_wer_minus_control",
     "reply_wer_whisper_minus_control",
+    "control_s2s",
+    "s2s_over_control",
     "words_per_s",
     "units_per_s",
     "unit_words_per_s",

@@ -36,6 +36,8 @@ DEFINITIONS = {
     "reply_wer_whisper": "the same with Whisper's English normaliser and 13a tokens, as UltraEval-Audio does",
     "control_wer, control_wer_whisper": "the same of the replies' texts spoken by the voice of --control: errors of "
     "the judge, not of the model; reply_wer_minus_control: the difference, 95 % bootstrap over replies",
+    "control_s2s, s2s_over_control": "answers that the judge still finds in the control, strict, and s2s of the same "
+    "replies over that",
     "words_per_s": "words of the replies' text per second of their speech",
     "units_per_s": "reduced units per second of speech",
     "unit_words_per_s": "unit words (steps of the unit decoder) per second of speech",
