@@ -97,6 +97,10 @@ def spoken(tmp_path, tiny):
     write_utterances(tmp_path / "speech.jsonl", rows)
     turns = [Turn("user", "Has the dog 2 ends?"), Turn("assistant", TEXTS[2]), Turn("user", "What, sheep?")]
     write_dialogues(tmp_path / "texts.jsonl", [Dialogue("d", tuple(turns))])
+    words = ("The dog ran.", "A red dog", "the red cat", "Bad days end, of the old kind.", "a red, old hat")
+    write_dialogues(
+        tmp_path / "words.jsonl", [Dialogue(f"w{n}", (Turn("user", text),)) for n, text in enumerate(words)]
+    )
     return tmp_path
 
 
@@ -104,7 +108,13 @@ def run(folder, **values):
     more = [f"{name}={value}" for name, value in values.items()]
     recipe = load_recipe(
         "recipes/mini/phone_units.yaml",
-        [f"speech={folder}/speech.jsonl", f"texts=[{folder}/texts.jsonl]", f"output_dir={folder}/units", *more],
+        [
+            f"speech={folder}/speech.jsonl",
+            f"texts=[{folder}/texts.jsonl]",
+            f"word_texts=[{folder}/words.jsonl]",
+            f"output_dir={folder}/units",
+            *more,
+        ],
     )
     return recipe.run()
 
@@ -127,7 +137,8 @@ def test_spoken_and_unspoken_texts_become_units(spoken):
     kept = {row.text for row in texts}
     assert TEXTS[2] not in kept  # a held-out reply teaches nobody
     assert all(row.split == "train" and row.durations_frames == () for row in texts)
-    assert figures["texts"] + figures["left_out"] == 2  # numbers are spoken as words
+    # Numbers are spoken as words; of the dictionary, "ran", "red", "cat" and "old", "hat" are new, but not the reply.
+    assert figures["texts"] + figures["left_out"] == 2 + 4
     assert not any(map(str.isdigit, "".join(kept)))
 
 

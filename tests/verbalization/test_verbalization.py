@@ -137,3 +137,24 @@ def test_a_language_without_rules_says_so():
     assert verbalize("Es kostet 5 €.", german) == "Es kostet 5 €."
     with pytest.raises(ValueError, match="ISO 639"):
         spoken_language("English")
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("Sodium is denoted by the symbol Na.", "Sodium is denoted by the symbol N A."),
+        ("The chemical symbol for tin is Sn, or so.", "The chemical symbol for tin is S N, or so."),
+        ("Iron (Fe) rusts, gold (Au) does not.", "Iron F E rusts, gold A U does not."),
+        ("Pb is a metal. Na is sodium.", "P B is a metal. N A is sodium."),
+        ("Salt is NaCl, chalk CaCO3, McCoy a name.", "Salt is N A C L, chalk C A C O three, McCoy a name."),
+        ("Helium has the symbol He. He saw it.", "Helium has the symbol H E. He saw it."),
+        ("Al Gore saw La Paz. In Santa Fe, No one met Li.", "Al Gore saw La Paz. In Santa Fe, No one met Li."),
+        ("It is a symbol. In Rome it was. As ever.", "It is a symbol. In Rome it was. As ever."),
+    ],
+)
+def test_chemical_symbols_are_spelt_and_words_are_not(written, spoken):
+    assert verbalize(written, ENGLISH) == spoken
+
+
+def test_a_sentence_may_begin_with_a_word_that_is_a_symbol_without_waiting():
+    assert ENGLISH.read(written_words("In"), [], complete=False) is not None
