@@ -312,7 +312,8 @@ def test_many_short_recordings_do_not_fill_the_shared_queue():
                 await client.next()
                 scheduler = nano().scheduler
                 most = max(most, scheduler.num_running + scheduler.num_waiting)
-            assert most <= 2  # one that ends and one that begins
+            # Not 12: one that ends and one that begins, of the transcripts and of those made while one speaks.
+            assert most <= 4
 
     with running(nano()) as server:
         asyncio.run(all_of(server))
