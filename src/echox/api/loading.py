@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from echox.files import JsonObject, json_object
-from echox.models.quantization.group_int4 import from_group_int4
+from echox.models.quantization.group_int4 import from_group_int4, held_in_int4
 from echox.models.quantization.low_bits import loading_options
 from echox.models.quantization.row_int8 import from_row_int8
 
@@ -128,25 +128,25 @@ def load_folder(
     from echox.models.echox.configuration_echox import EchoXConfig
     from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
     from echox.models.echox.processing_echox import EchoXProcessor
-    from echox.models.pretrained import load_with_report
+    from echox.models.pretrained import from_weights, load_with_report
 
     options = loading_options(quantization_config, device)
     check_folder(folder)  # transformers would follow its paths anywhere
     with _broken_means(folder, device, quantization_config):
         config = EchoXConfig.from_pretrained(folder)
-    if parts := read_parts(folder):
-        options |= {"state_dict": joined_state(folder, parts, config, in_int4)}
+    weights = joined_state(folder, parts, config, in_int4) if (parts := read_parts(folder)) else None
     with _broken_means(folder, device, quantization_config):
         if dtype is not None:  # else a language model whose own config has a dtype keeps it
             config.s2t_config.text_config.dtype = dtype
-        model, found = load_with_report(
-            EchoXForConditionalGeneration,
-            folder,
-            config=config,
-            dtype=dtype or "auto",
-            use_safetensors=True,
-            **options,
-        )
+        kind = EchoXForConditionalGeneration
+        if weights is not None and quantization_config is None:
+            stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+            model, found = from_weights(kind, config, weights, dtype or stored, in_int4=held_in_int4(weights))
+        else:
+            options |= {} if weights is None else {"state_dict": weights}
+            model, found = load_with_report(
+                kind, folder, config=config, dtype=dtype or "auto", use_safetensors=True, **options
+            )
         processor = EchoXProcessor.from_pretrained(folder)
     _check_loaded(folder, found)
     return (model if quantization_config is not None else model.to(device)), processor

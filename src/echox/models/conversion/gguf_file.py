@@ -163,6 +163,10 @@ class _Reader:
             inner, count = self.number("<I"), self.count()
             if inner in _SCALARS:
                 self.place += _SCALARS[inner] * count
+            elif inner == _STRING:  # a vocabulary has some 100,000
+                length_of = struct.Struct("<Q").unpack_from
+                for _ in range(count):
+                    self.place += 8 + length_of(self.data, self.place)[0]
             else:
                 for _ in range(count):
                     self.skip(inner)

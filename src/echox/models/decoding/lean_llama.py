@@ -250,8 +250,13 @@ def _num_weights(layer: torch.nn.Module) -> int:
 
 
 def _plain(layer: torch.nn.Module) -> bool:
-    kinds = {type(one) for one in layer.modules() if hasattr(one, "weight") and not _is_norm(one)}
+    kinds = {type(one) for one in layer.modules() if _has_weight(one) and not _is_norm(one)}
     return all(kind is torch.nn.Linear or hasattr(kind, "joined") for kind in kinds)
+
+
+def _has_weight(module: torch.nn.Module) -> bool:
+    """Whether it has one, without computing that of a layer of few bits."""
+    return hasattr(type(module), "weight") or "weight" in module._parameters or "weight" in module._buffers
 
 
 def _is_norm(module: torch.nn.Module) -> bool:

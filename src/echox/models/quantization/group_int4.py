@@ -24,6 +24,8 @@ DOWN, UP = "_low_rank_down", "_low_rank_up"
 """Beside them may lie a sum of low rank: ``name_low_rank_up`` (n, r) @ ``name_low_rank_down`` (r, k) is added."""
 
 _LARGEST = 15
+_ROWS_AT_ONCE = 256
+"""What is rounded at once stays in a CPU's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +65,19 @@ def to_group_int4(weight: Tensor) -> GroupInt4:
     """
     if not fits(weight):
         raise ValueError(f"expected a matrix with a multiple of {GROUP} columns, found shape {tuple(weight.shape)}")
-    groups = weight.detach().float().unflatten(1, (-1, GROUP))
+    parts = [_rounded(rows.float().unflatten(1, (-1, GROUP))) for rows in weight.detach().split(_ROWS_AT_ONCE)]
+    return GroupInt4(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _rounded(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, scale and minimum of groups (n, k / 32, 32)."""
     lowest, highest = groups.aminmax(dim=-1)
     if not bool(torch.isfinite(lowest).all() and torch.isfinite(highest).all()):
         raise ValueError("expected finite weights, found nan or inf: train again from a good checkpoint")
     step = (highest - lowest) / _LARGEST
     divisor = torch.where(step > 0, step, torch.ones_like(step))
     codes = ((groups - lowest[..., None]) / divisor[..., None]).round().clamp_(0, _LARGEST).to(torch.uint8).flatten(1)
-    return GroupInt4(pack_columns(codes), step.half(), lowest.half())
+    return pack_columns(codes), step.half(), lowest.half()
 
 
 def pack_columns(codes: Tensor) -> Tensor:
