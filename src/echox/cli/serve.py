@@ -29,6 +29,9 @@ def serve(
     end_of_turn: Annotated[
         str | None, typer.Option(help="ONNX file of an end-of-turn model (smart-turn v3), for semantic_vad.")
     ] = None,
+    speculate: Annotated[
+        bool, typer.Option(help="Begin replies in pauses, and throw them away if the user goes on.")
+    ] = True,
     max_sessions: Annotated[int, typer.Option(min=1, help="Conversations at the same time.")] = 8,
     max_session_s: Annotated[float, typer.Option(min=1, help="Longest conversation, s.")] = 3600,
     max_client_share: Annotated[
@@ -69,6 +72,7 @@ def serve(
         idle_s=idle_s,
         drain_s=drain_s,
         max_client_share=max_client_share,
+        max_speculations=Limits.max_speculations if speculate else 0,
     )
     access_policy = AccessPolicy(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
     model = model or best_embedded()

@@ -64,6 +64,7 @@ class ReplyBatch:
     def __init__(self, engine: Engine, max_running: int, num_waiting: Callable[[], int]) -> None:
         self.engine, self.max_running = engine, max_running
         self.running: list[ReplyTask] = []
+        self._resting: frozenset[ReplyTask] = frozenset()
         self._num_waiting = num_waiting
         self._reset_memory()
 
@@ -82,16 +83,33 @@ class ReplyBatch:
         """Size of the key-value memories of both decoders."""
         return self._memory.num_bytes + self._echo_memory.num_bytes
 
-    def step(self) -> None:
-        """Make every step of a round once."""
+    def step(self) -> bool:
+        """Make every step of a round once; return whether there was anything to do."""
+        self._resting = self._find_resting()
+        if not self._working:
+            return False
         self._encode()
         self._prefill()
         self._write()
         self._read_texts()
         self._generate_units()
         self._vocode()
-        for task in [task for task in self.running if task.complete]:
+        for task in [task for task in self.running if task.complete and not task.speculative]:
             self.end(task)
+        return True
+
+    def _find_resting(self) -> frozenset[ReplyTask]:
+        """Speculations that do not take part in a round: all while a wanted reply has not begun, later those that have.
+
+        So the first sound of a wanted reply is never later for them, and what they may cost in vain is bounded.
+        """
+        awaited = any(not (task.speculative or task.only_hears or task.begun) for task in self.running)
+        return frozenset(task for task in self.running if task.speculative and (awaited or task.begun))
+
+    @property
+    def _working(self) -> list[ReplyTask]:
+        """The replies that take part in this round."""
+        return [task for task in self.running if task not in self._resting]
 
     # ------------------------------------------------------------------------------------------ join and leave
 
@@ -152,10 +170,11 @@ class ReplyBatch:
 
     def _encode(self) -> None:
         """Encode the questions of new replies."""
-        new = [task for task in self.running if task.awaits_prompt]
+        new = [task for task in self._working if task.awaits_prompt]
         short, long, total_s = [], [], 0.0
         for task in new:
-            unencoded_s = self.engine.unencoded_s(task.context.not_encoded(task.new))
+            with timed([task], "encode_s"):  # where speech is in them is searched here
+                unencoded_s = self.engine.unencoded_s(task.context.not_encoded(task.new))
             if unencoded_s > MAX_ENCODED_S or task is self._encoding_task:  # to its end, however little is left
                 long.append(task)
             elif total_s < MAX_ENCODED_S:
@@ -163,7 +182,7 @@ class ReplyBatch:
                 total_s += unencoded_s
         self._each(short, self._encode_tasks)
         # Beside other replies, long questions get half of the time. One at a time: a half encoded one takes memory.
-        if len(long) == len(self.running) or time.perf_counter() >= self._encoding_due_s:
+        if len(long) == len(self._working) or time.perf_counter() >= self._encoding_due_s:
             self._each([task for task in long if task is self._encoding_task][:1] or long[:1], self._encode_long)
 
     def _encode_long(self, tasks: Tasks) -> None:
@@ -206,7 +225,7 @@ class ReplyBatch:
 
     def _prefill(self) -> None:
         """Run prompts through the language model, a part of them if they are long."""
-        for tasks in adjacent_rows([task for task in self._text_rows if task.positions]):
+        for tasks in adjacent_rows([task for task in self._text_rows if task.positions and task not in self._resting]):
             self._each(tasks, self._prefill_tasks)
 
     def _prefill_tasks(self, tasks: Tasks) -> None:
@@ -220,17 +239,21 @@ class ReplyBatch:
             task.positions = task.positions[len(part) :]
             if not task.positions:
                 task.state = row[len(part) - 1]
+                if task.speculative:  # it is shared when the reply is kept and has ended
+                    continue
                 task.context.share_system_turn(partial(self._memory.save, required(task.text_row)))
 
     # ------------------------------------------------------------------------------------------ write
 
     def _write(self) -> None:
         """The next token of every reply; before its first sound, only of a reply that has no text to speak."""
-        writing = [task for task in self._text_rows if task.state is not None]
+        writing = [task for task in self._text_rows if task.state is not None and task not in self._resting]
         waiting = [task for task in writing if task.speech and task.timings.ttfa_s is None and task.speech.ready]
         self._each([task for task in writing if task not in waiting], self._write_tasks)
         # Several rows at once cost what one costs: rows in between take part, and do not advance.
-        advancing = [task for task in self._text_rows if task.state is None and not task.positions]
+        advancing = [
+            task for task in self._text_rows if task.state is None and not task.positions and task not in self._resting
+        ]
         for tasks in row_range(self._text_rows, advancing):
             self._each(tasks, self._advance_tasks)
 
@@ -293,7 +316,7 @@ class ReplyBatch:
 
     def _read_texts(self) -> None:
         """Give text to the speech of each reply: what was written in this round, and a part of a given text."""
-        for task in [task for task in self.running if task.has_text_to_read]:
+        for task in [task for task in self._working if task.has_text_to_read]:
             self._each([task], self._read_text)
 
     def _read_text(self, tasks: Tasks) -> None:
@@ -301,7 +324,7 @@ class ReplyBatch:
         due_s = time.perf_counter() + READING_S
 
         def enough() -> bool:
-            alone = len(self.running) + self._num_waiting() <= 1
+            alone = len(self._working) + self._num_waiting() <= 1
             return task.cancelled or (time.perf_counter() >= due_s and not alone)
 
         with timed(tasks, "text_s"):
@@ -323,7 +346,7 @@ class ReplyBatch:
                 self._each([task], self._unit_step)
             for tasks in row_range(self._echo_rows, [task for task in ready if task not in long]):
                 self._each(tasks, self._unit_step)
-        for task in self.running:
+        for task in self._working:
             task.emit_speech()
 
     def _unit_step(self, tasks: Tasks) -> None:
@@ -346,12 +369,12 @@ class ReplyBatch:
                         required(task.speech).accept(output)
 
     def _speaking(self) -> list[tuple[ReplyTask, ReplySpeech]]:
-        return [(task, task.speech) for task in self.running if task.speech is not None]
+        return [(task, task.speech) for task in self._working if task.speech is not None]
 
     def _vocode(self) -> None:
         """Sound of every reply that has enough for a chunk."""
         self._each([task for task, _ in self._speaking()], self._time_units)
-        number = len(self.running)
+        number = len(self._working)
         self._each([task for task, speech in self._speaking() if speech.chunk_ready(number)], self._make_chunks)
 
     def _time_units(self, tasks: Tasks) -> None:

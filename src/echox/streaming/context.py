@@ -64,6 +64,14 @@ class Context:
         self._remembered: list[Position] = []  # the positions that the memory holds
         self._system_turn = SystemTurn()  # that the newest prompt begins with
 
+    def fork(self) -> Context:
+        """A copy that goes on from here: what happens to it does not change this one. The memory is shared."""
+        copied = Context(self.engine, self.system)
+        copied.tools, copied.messages = self.tools, list(self.messages)
+        copied._encoded, copied._system_turn = dict(self._encoded), self._system_turn
+        copied._saved, copied._remembered = self._saved, list(self._remembered)
+        return copied
+
     # ------------------------------------------------------------------------------------------ encoded audio
 
     def not_encoded(self, new: Sequence[Message]) -> list[Audio]:
@@ -243,6 +251,11 @@ class Context:
     def keep_memory(self, saved: SavedRow) -> None:
         """Keep the memory for the next turn."""
         self._saved = saved
+
+    def share_kept_system_turn(self) -> None:
+        """As `share_system_turn`, from the memory that was kept, if there is one."""
+        if (saved := self._saved) is not None:
+            self.share_system_turn(lambda: saved)
 
     def drop_memory(self) -> None:
         """The memory is lost, or its content unknown: the next turn runs the whole conversation."""

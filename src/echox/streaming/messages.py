@@ -45,8 +45,11 @@ class Audio:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the samples: the same for the same sound."""
-        return hashlib.sha256(np.ascontiguousarray(self.waveform).data).hexdigest()
+        """SHA-256 of what the model hears, and of its place: more silence after the speech does not change it."""
+        if self.speech is None:
+            return hashlib.sha256(np.ascontiguousarray(self.waveform).data).hexdigest()
+        place = f"{self.speech.start - self.speech.lead} {self.speech.end}"
+        return hashlib.sha256(place.encode() + self.for_model().tobytes()).hexdigest()
 
     @cached_property
     def speech(self) -> SpeechSpan | None:
@@ -92,6 +95,15 @@ class Message:
     def audios(self) -> tuple[Audio, ...]:
         """The audio parts."""
         return tuple(part for part in self.parts if isinstance(part, Audio))
+
+    def reads_as(self, other: Message) -> bool:
+        """Whether the model reads both messages alike."""
+        return self._read == other._read
+
+    @property
+    def _read(self) -> tuple[object, ...]:
+        parts = tuple(part.digest if isinstance(part, Audio) else f"text {part}" for part in self.parts)
+        return self.role, parts, self.calls
 
     def for_template(self) -> dict[str, object]:
         """The message as chat templates expect it; audio as a bare placeholder."""

@@ -57,13 +57,18 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """Replies that are being worked on."""
-        return len(self.batch.running)
+        """Replies that are being worked on, without speculations."""
+        return sum(not task.speculative for task in list(self.batch.running))
 
     @property
     def num_waiting(self) -> int:
-        """Replies that wait for their turn."""
-        return len(self._queue)
+        """Replies that wait for their turn, without speculations."""
+        return sum(not task.speculative for task in list(self._queue))
+
+    @property
+    def num_speculating(self) -> int:
+        """Speculations that are being worked on, or are about to be."""
+        return sum(task.speculative for task in [*list(self._queue), *list(self.batch.running)])
 
     @property
     def memory_bytes(self) -> int:
@@ -73,19 +78,31 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------ for callers
 
     def submit(self, task: ReplyTask) -> None:
-        """Put a reply into the queue.
+        """Put a reply into the queue. A speculation begins at once, or not at all.
 
         Raises:
             QueueFull: too many are waiting.
         """
         with self._changed:
-            if len(self._queue) >= self.max_waiting + self.max_running - self.num_running:
+            if task.speculative:
+                if self._queue or len(self.batch.running) >= self.max_running:
+                    raise QueueFull("expected a free place for a speculation, found other replies at work or waiting")
+            elif self.num_waiting >= self.max_waiting + self.max_running - self.num_running:
                 raise QueueFull(
                     f"expected at most {self.max_running} replies at work and {self.max_waiting} waiting, found as "
                     "many already; try again in a moment"
                 )
             self._queue.append(task)
             self._changed.notify_all()
+
+    def keep(self, task: ReplyTask) -> bool:
+        """A speculation is wanted now; False: it was dropped, or has failed."""
+        with self._changed:
+            if task.cancelled or task.done:
+                return False
+            task.be_wanted()
+            self._changed.notify_all()
+        return True
 
     def notify_cancelled(self, wait: bool = True) -> None:
         """A task was cancelled: end it now, or let the thread that makes a round end it.
@@ -179,10 +196,9 @@ class Scheduler:
     def _make_round(self) -> bool:
         self._drop_cancelled()
         self._admit()
-        if not self.batch.running:
+        if not self.batch.step():
             return False
         self.num_steps += 1
-        self.batch.step()
         self._drop_cancelled()  # those that were cancelled meanwhile
         return True
 
@@ -212,7 +228,18 @@ class Scheduler:
                 task.end()
 
     def _admit(self) -> None:
-        while self._queue and self.num_running < self.max_running:
+        """Let replies begin: those that are wanted first. For them speculations are dropped; these never wait."""
+        while self._queue:
             with self._changed:
-                self.batch.running.append(task := self._queue.popleft())
-            task.timings.queued_s = time.perf_counter() - task.asked_s
+                task = next((one for one in self._queue if not one.speculative), self._queue[0])
+                if len(self.batch.running) < self.max_running:
+                    self._queue.remove(task)
+                    self.batch.running.append(task)
+                    task.timings.queued_s = time.perf_counter() - task.asked_s
+                    continue
+                droppable = (one for one in reversed(self.batch.running) if one.speculative)
+                dropped = task if task.speculative else next(droppable, None)
+                if dropped is None:
+                    return
+                dropped.cancelled = True  # under the lock: it cannot be kept any more
+            self._drop_cancelled()

@@ -7,6 +7,8 @@ number of sessions can share it.
 
 from __future__ import annotations
 
+from functools import partial
+
 from echox.streaming.calling import Calling
 from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings
@@ -84,6 +86,18 @@ class Session:
         """Rate of the spoken replies, Hz."""
         return self.engine.output_sampling_rate
 
+    def fork(self) -> Session:
+        """A copy of this conversation that goes on from here; what is asked there leaves no trace in this one.
+
+        Raises:
+            ValueError: a reply that is still running.
+        """
+        if self._running is not None:
+            raise ValueError("expected a conversation without a running reply, found one; close it first")
+        copied = Session(self.scheduler, self.settings, policy=self._policy)
+        copied.tools, copied._timeline, copied._context = self.tools, self._timeline, self._context.fork()
+        return copied
+
     # ------------------------------------------------------------------------------------------ asking
 
     def submit(
@@ -92,6 +106,7 @@ class Session:
         *,
         on_event: EventCallback | None = None,
         sampling_rate: int | None = None,
+        speculative: bool = False,
         **changes: object,
     ) -> ReplyTask:
         """Ask, and return at once: the reply comes as events of the task.
@@ -101,6 +116,7 @@ class Session:
             on_event: called with every event, and with None at the end, in the thread that makes the rounds; None:
                 iterate over the task instead.
             sampling_rate: rate of bare samples; None: the rate of the model.
+            speculative: the reply may be dropped; see `ReplyTask`. Ask in a `fork`.
             **changes: `GenerationSettings` of this reply only.
 
         Raises:
@@ -113,7 +129,7 @@ class Session:
         late = new if self.messages or self.system is not None else new[1:]
         if any(message.role == "system" for message in late):
             raise ValueError("expected the system prompt once, at the start, found another; start a new session")
-        return self._begin(self._task(new, settings, on_event))
+        return self._begin(self._task(new, settings, on_event, speculative=speculative))
 
     def transcribe(self, audio: Audio, *, on_event: EventCallback | None = None, keep: bool = True) -> ReplyTask:
         """Only hear: the events are `Heard` and `Finished`, and the conversation stays as it is.
@@ -164,6 +180,7 @@ class Session:
         settings: GenerationSettings,
         on_event: EventCallback | None,
         given: str | None = None,
+        speculative: bool = False,
     ) -> ReplyTask:
         speech = None
         if settings.speak:
@@ -174,8 +191,21 @@ class Session:
             calling = Calling(self.engine, self.tools)
         if self._running is None:
             self._context.tools = self.tools.shown
+        release = self._release
+        if speculative:
+            audios = [audio for message in new for audio in message.audios]
+            release = partial(self._release_speculation, [one for one in audios if self.engine.unencoded_s([one])])
         return ReplyTask(
-            self.scheduler, self._context, new, settings, self._release, on_event, given, speech, calling=calling
+            self.scheduler,
+            self._context,
+            new,
+            settings,
+            release,
+            on_event,
+            given,
+            speech,
+            calling=calling,
+            speculative=speculative,
         )
 
     def _begin(self, task: ReplyTask) -> ReplyTask:
@@ -233,6 +263,15 @@ class Session:
         kept = heard_text(text, self._timeline, audio_s)
         self.messages[-1] = Message("assistant", (kept,))
         return kept
+
+    def _release_speculation(self, fresh: list[Audio], task: ReplyTask, error: BaseException | None) -> None:
+        """A reply that began as a speculation has ended; `fresh`: audio that nobody had encoded before."""
+        if task.speculative:  # it was not kept: this fork is of no use any more
+            self.engine.forget(fresh)
+            self._running = None
+            return
+        self._context.share_kept_system_turn()  # which no speculation does
+        self._release(task, error)
 
     def _release(self, task: ReplyTask, error: BaseException | None) -> None:
         """A reply has ended (complete, cancelled or failed): put it into the history."""

@@ -28,6 +28,9 @@ class Driver(Protocol):
 
     engine: Engine
 
+    def keep(self, task: ReplyTask) -> bool:
+        """Keep a speculative reply."""
+
     def drive(self, task: ReplyTask) -> None:
         """Bring a reply forward."""
 
@@ -65,6 +68,8 @@ class ReplyTask(Iterator[Event]):
         speech: of this reply; None: it is written only.
         only_hears: it ends with the transcript of its question, without a reply.
         calling: its calls of tools; None: there are no tools.
+        speculative: nobody has asked for it yet, and it may be dropped at any time. It is made as far as its first
+            sound (or text, if it is not spoken), after replies that are wanted, and then rests until it is kept.
 
     Attributes:
         error: why the reply failed, if it did.
@@ -83,10 +88,12 @@ class ReplyTask(Iterator[Event]):
         speech: ReplySpeech | None = None,
         only_hears: bool = False,
         calling: Calling | None = None,
+        speculative: bool = False,
     ) -> None:
         self.context, self.new, self.settings, self.given = context, new, settings, given
         self.only_hears = only_hears
         self.calling = calling
+        self.speculative = speculative
         self.error: BaseException | None = None
         self.done = False
         self.cancelled = False
@@ -146,7 +153,25 @@ class ReplyTask(Iterator[Event]):
         self.cancel()
         self._driver.wait(self)
 
+    def keep(self) -> bool:
+        """Make a speculative reply an ordinary one; False: it was dropped or has failed, so ask again."""
+        return self._driver.keep(self)
+
     # ------------------------------------------------------------------------------------------ for the scheduler
+
+    def be_wanted(self) -> None:
+        """It is kept: it is asked for now, and what is there already came at once."""
+        self.speculative, self.asked_s = False, time.perf_counter()
+        timings = self.timings
+        timings.queued_s = 0.0
+        timings.first_text_s = None if timings.first_text_s is None else 0.0
+        timings.ttfa_s = None if timings.ttfa_s is None else 0.0
+
+    @property
+    def begun(self) -> bool:
+        """Whether its listener has something of the reply: sound, or text if it is not spoken."""
+        first_s = self.timings.first_text_s if self.speech is None else self.timings.ttfa_s
+        return first_s is not None or self.complete
 
     def lay_out(self) -> list[Position]:
         """Positions of the prompt; turns that had to be dropped are reported with an event.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+_MAY_BE_0 = ("max_waiting", "wait_s", "drain_s", "max_speculations")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -48,6 +50,7 @@ class Limits:
         max_unsent_bytes: bytes that may wait for a slow client; with more it is disconnected.
         max_partial_share: part of the time that transcripts of turns that are still spoken may take, for all sessions
             together; they are made one at a time.
+        max_speculations: replies that are begun in the pauses of one turn, before it is over; 0: none.
         max_output_tokens: tokens of one reply, whatever the client requests; None: the model's own setting.
         drain_s: time for running replies to finish at shutdown.
 
@@ -86,13 +89,14 @@ class Limits:
     send_s: float = 20.0
     max_unsent_bytes: int = 16 * 2**20
     max_partial_share: float = 0.25
+    max_speculations: int = 4
     max_output_tokens: int | None = None
     drain_s: float = 20.0
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if value is None or (item.name in ("max_waiting", "wait_s", "drain_s") and value == 0):
+            if value is None or (item.name in _MAY_BE_0 and value == 0):
                 continue
             if not value > 0:
                 raise ValueError(f"{item.name}: expected more than 0, found {value}")

@@ -123,6 +123,15 @@ class InputAudioBuffer:
         start = max(self._first, start_ms * SAMPLING_RATE // 1000)
         return self._cut(start, max(start, self._end))
 
+    @property
+    def silence_ms(self) -> int | None:
+        """How long the user has been silent in the middle of a detected turn; None: there is no turn."""
+        return None if self.turns is None else self.turns.silence_ms(self.searched_ms)
+
+    def turn(self) -> np.ndarray:
+        """The samples float32 (S,) of the detected turn so far. They stay in the buffer."""
+        return self.recent(self.now_ms if self.turns is None else self.turns.begin_ms)
+
     def recent(self, start_ms: int) -> np.ndarray:
         """The samples float32 (S,) from a time to the last searched one. They stay in the buffer."""
         start = max(self._first, start_ms * SAMPLING_RATE // 1000)

@@ -13,12 +13,16 @@ from echox.serving.protocol.conversation import Content, Conversation, Conversat
 from echox.serving.protocol.events import EventError, new_id
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.options import SessionOptions
+from echox.serving.realtime.reply_input import ReplyInput
 from echox.serving.realtime.response import Response
 from echox.serving.realtime.response_request import ResponseRequest, read_request
+from echox.serving.realtime.speculation import Speculation, Speculator
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, SpeechFailed, TextDelta
+from echox.streaming.messages import Audio
+from echox.streaming.session import Session
 from echox.tool_calls.tools import ToolCallDelta
 
 log = logging.getLogger("echox.serving")
@@ -34,6 +38,7 @@ class _RunningResponse:
         response: sends its events.
         request: the request that it answers.
         untranscribed: audio whose transcript comes with the reply.
+        speculation: a reply that was begun before; it is checked whether it is this one.
         feed: the reply of the model, once it has started.
         task: the task that makes it.
     """
@@ -41,6 +46,7 @@ class _RunningResponse:
     response: Response
     request: ResponseRequest
     untranscribed: Content | None
+    speculation: Speculation | None = None
     feed: ReplyFeed | None = None
     task: asyncio.Task[None] | None = None
 
@@ -55,6 +61,9 @@ class Responder:
         options: options of the session.
         on_transcript: called with the transcript of a question's audio; with None if the reply has none.
         user_speaking: whether the user is in the middle of a turn.
+
+    Attributes:
+        speculator: has begun the reply to a turn, perhaps, when it is asked for; None: no replies are begun early.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class Responder:
         self._current: _RunningResponse | None = None  # the newest one in the conversation
         self._out_of_band: list[_RunningResponse] = []
         self._waiting_turn: ConversationItem | None = None  # a detected turn that is not answered yet
+        self.speculator: Speculator | None = None
 
     @property
     def active(self) -> Response | None:
@@ -144,11 +154,30 @@ class Responder:
         else:
             self._begin(request)
 
-    def _read(self, source: JsonObject, own_items: list[ConversationItem] | None = None) -> ResponseRequest:
+    def suppose(self, audio: Audio) -> tuple[Session, ReplyInput] | None:
+        """What the model would get if this audio were the next turn, and a fork of the conversation for its reply.
+
+        None: its reply would have to wait, or there is nothing to answer.
+        """
+        last = None if self._current is None else self._current.task
+        if self._service.draining or self.busy or (last is not None and not last.done()):
+            return None
+        supposed = self._conversation.snapshot()
+        supposed.add(ConversationItem(new_id("item"), "user", [Content("input_audio", audio=audio)]))
+        supposed.remove_overflow()
+        request = self._read({}, conversation=supposed)
+        return (self._model_session.fork(), ReplyInput.of(request, supposed)) if request.answerable else None
+
+    def _read(
+        self,
+        source: JsonObject,
+        own_items: list[ConversationItem] | None = None,
+        conversation: Conversation | None = None,
+    ) -> ResponseRequest:
         return read_request(
             source,
             self._options,
-            self._conversation,
+            self._conversation if conversation is None else conversation,
             self._service.limits,
             self._model_session.settings.max_new_tokens,
             own_items,
@@ -181,6 +210,8 @@ class Responder:
         else:
             before = None if self._current is None else self._current.task
             self._current = running
+            if self.speculator is not None:
+                running.speculation = self.speculator.take()
             if any(item is self._waiting_turn for item in request.items):
                 self._waiting_turn = None
         running.task = asyncio.create_task(self._run(running, before), name=running.response.id)
@@ -190,17 +221,18 @@ class Responder:
     async def _run(self, running: _RunningResponse, before: asyncio.Task[None] | None) -> None:
         """Let the model answer and send its events. First wait until the model has stopped the previous reply."""
         request, response = running.request, running.response
-        system = self._conversation.system_prompt(request.options.instructions)
-        separate = request.out_of_band or request.own_input
-        session = self._service.model.session() if separate else self._model_session
+        given = ReplyInput.of(request, self._conversation)
         try:
             if before is not None:
                 await asyncio.wait([before])
+            speculation = await self._kept(running, given)
             if not response.open:
                 return
-            session.system, session.tools = system, request.options.tools.use
-            session.messages = request.messages[:-1]  # the model finds what is in its memory already
-            running.feed = ReplyFeed(session.submit, request.messages[-1:], **request.settings)
+            if speculation is not None:
+                self._model_session, running.feed = speculation.session, speculation.feed
+            else:
+                separate = request.out_of_band or request.own_input
+                running.feed = given.begin(self._service.model.session() if separate else self._model_session)
             async for event in running.feed.events():
                 self._forward(running, event)
         except SlowReader:
@@ -222,6 +254,17 @@ class Responder:
                 self._out_of_band.remove(running)
             if audio is not None and audio.text is None:
                 self._on_transcript(_item_of(request.turns, audio), audio, None)
+
+    async def _kept(self, running: _RunningResponse, given: ReplyInput) -> Speculation | None:
+        """The reply that was begun before, if it is the one that is wanted now; None: there is none."""
+        speculation, speculator, request = running.speculation, self.speculator, running.request
+        if speculation is None or speculator is None:
+            return None
+
+        def wanted() -> bool:
+            return running.response.open and not request.own_input
+
+        return speculation if await speculator.keep(speculation, given, wanted) else None
 
     def _forward(self, running: _RunningResponse, event: Event) -> None:
         response, turns = running.response, running.request.turns
@@ -337,6 +380,8 @@ class Responder:
         tasks = [one.task for one in self._all if one.task is not None]
         if tasks:
             await asyncio.wait(tasks)
+        if self.speculator is not None:  # a response may have handed its speculation back
+            await self.speculator.close()
 
 
 def _item_of(turns: list[list[ConversationItem]], content: Content) -> ConversationItem:

@@ -22,6 +22,7 @@ from echox.serving.realtime.input_audio import InputAudioBuffer
 from echox.serving.realtime.live_transcript import LiveTranscript
 from echox.serving.realtime.responder import Responder
 from echox.serving.realtime.response_request import read_input
+from echox.serving.realtime.speculation import Speculator
 from echox.serving.realtime.stable_words import rest_of
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.service import Service
@@ -62,6 +63,8 @@ class RealtimeSession:
         self.responder = Responder(
             service, self.outbox, self.conversation, self.options, self._send_transcript, self._user_speaking
         )
+        self._speculator = Speculator(service, self.input_audio, self.responder.suppose, self._spawn)
+        self.responder.speculator = self._speculator
         self._live = LiveTranscript(service, self.input_audio, self._send_live, self._spawn)
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # item of the turn that the user is speaking
@@ -142,6 +145,7 @@ class RealtimeSession:
         self.options.become(changed)
         detected = self.input_audio.turns is not None
         self.input_audio.configure(self.options.input_format, self.options.turn_settings)
+        self._speculator.discard()  # it was begun with the old options
         if self.options.transcription is None:
             self._live.end()
         if self.input_audio.turns is not None and not detected:  # until now, all audio was one turn
@@ -183,6 +187,7 @@ class RealtimeSession:
         while (events := self.input_audio.detect_next(self.responder.playing)) is not None:
             for found in events:
                 self._handle_turn(found)
+            self._speculator.follow(self.options.create_response)
             count += 1
             if count % _FRAMES_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -196,6 +201,7 @@ class RealtimeSession:
                 self.outbox.put({"type": f"echox.output_audio.{kind}", "audio_ms": event.at_ms})
         elif isinstance(event, SpeechStarted):
             self._turn_item_id = new_id("item")
+            self._speculator.begin_turn()
             if self.options.transcription is not None:
                 self._live.begin(self._turn_item_id, event.start_ms)
             self.outbox.put(
@@ -220,6 +226,7 @@ class RealtimeSession:
                 self.responder.answer_turn(item)
             else:
                 self.responder.answer_waiting_turn()
+            self._speculator.discard()  # unless it was taken
         elif isinstance(event, Paused):
             self._spawn(self._check_end_of_turn(event))
 
@@ -246,6 +253,7 @@ class RealtimeSession:
                 f"{self.input_audio.pending_s * 1000:.0f} ms",
                 "input_audio_buffer_commit_empty",
             )
+        self._speculator.discard()
         samples, events = self.input_audio.take_all()
         for found in events:
             self._handle_turn(found)
@@ -279,6 +287,7 @@ class RealtimeSession:
         return item
 
     async def _clear(self, event: JsonObject) -> None:
+        self._speculator.discard()
         for found in self.input_audio.clear():
             self._handle_turn(found)
         self._turn_item_id = None

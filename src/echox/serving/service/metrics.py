@@ -25,6 +25,15 @@ class Metrics:
         self.partial_transcripts = Counter(
             "echox_partial_transcripts_total", "Windows transcribed while users speak", registry=registry
         )
+        self.speculations = Counter(
+            "echox_speculations_total",
+            "Replies begun before a turn was over: begun, then kept or discarded",
+            ["outcome"],
+            registry=registry,
+        )
+        self.discarded_compute_s = Counter(
+            "echox_discarded_compute_seconds_total", "Compute seconds of discarded speculations", registry=registry
+        )
         self.first_audio_s = Histogram(
             "echox_first_audio_seconds", "Request of a reply to its first audio", buckets=_SECONDS, registry=registry
         )

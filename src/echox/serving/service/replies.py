@@ -57,6 +57,11 @@ class ReplyFeed:
         """Stop the model within one step. Events that it makes meanwhile are dropped."""
         self.task.cancel()
 
+    async def ended(self) -> None:
+        """Wait until the model has stopped; the events until then are dropped."""
+        while await self._events.get() is not None:
+            pass
+
     async def events(self) -> AsyncIterator[Event]:
         """The events of the reply. The iterator ends when the model has stopped, also after `cancel`.
 

@@ -107,6 +107,15 @@ class TurnDetector:
         """Whether the user is in the middle of a turn."""
         return self._state is _State.SPEAKING
 
+    def silence_ms(self, now_ms: int) -> int | None:
+        """How long the user has been silent in the middle of a turn; None: there is no turn."""
+        return now_ms - self._last_ms if self.speaking else None
+
+    @property
+    def begin_ms(self) -> int:
+        """Where the turn that the user is speaking begins, with padding."""
+        return self._padded_ms
+
     def reset(self, now_ms: int) -> list[TurnEvent]:
         """Start again: the client has committed or cleared the audio up to now."""
         events: list[TurnEvent] = [Unduck(now_ms)] if self._ducked else []
