@@ -106,7 +106,6 @@ class Session:
         *,
         on_event: EventCallback | None = None,
         sampling_rate: int | None = None,
-        speculative: bool = False,
         **changes: object,
     ) -> ReplyTask:
         """Ask, and return at once: the reply comes as events of the task.
@@ -116,7 +115,6 @@ class Session:
             on_event: called with every event, and with None at the end, in the thread that makes the rounds; None:
                 iterate over the task instead.
             sampling_rate: rate of bare samples; None: the rate of the model.
-            speculative: the reply may be dropped; see `ReplyTask`. Ask in a `fork`.
             **changes: `GenerationSettings` of this reply only.
 
         Raises:
@@ -124,12 +122,27 @@ class Session:
             QueueFull: more replies are waiting than the scheduler takes.
         """
         settings = self.settings.replaced(changes)
+        return self._begin(self._task(self._read(question, settings, sampling_rate), settings, on_event))
+
+    def speculate(self, question: Question, *, on_event: EventCallback | None = None, **changes: object) -> ReplyTask:
+        """As `submit`, for a reply that nobody has asked for yet; `ReplyTask.keep` it then. Use it in a `fork`.
+
+        Raises:
+            ValueError: as `submit`.
+            QueueFull: other replies are waiting, or no place is free.
+        """
+        settings = self.settings.replaced(changes)
+        return self._begin(self._task(self._read(question, settings), settings, on_event, speculative=True))
+
+    def _read(
+        self, question: Question, settings: GenerationSettings, sampling_rate: int | None = None
+    ) -> list[Message]:
         rate = self.engine.input_sampling_rate
         new = read_messages(question, rate, settings.max_question_s, audio_rate=sampling_rate)
         late = new if self.messages or self.system is not None else new[1:]
         if any(message.role == "system" for message in late):
             raise ValueError("expected the system prompt once, at the start, found another; start a new session")
-        return self._begin(self._task(new, settings, on_event, speculative=speculative))
+        return new
 
     def transcribe(self, audio: Audio, *, on_event: EventCallback | None = None, keep: bool = True) -> ReplyTask:
         """Only hear: the events are `Heard` and `Finished`, and the conversation stays as it is.

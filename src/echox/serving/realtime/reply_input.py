@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from echox.serving.protocol.conversation import Conversation
 from echox.serving.protocol.options import NewReplySettings
@@ -65,5 +64,4 @@ class ReplyInput:
         """
         session.system, session.tools = self.system, self.tools
         session.messages = list(self.messages[:-1])
-        submit = partial(session.submit, speculative=True) if speculative else session.submit
-        return ReplyFeed(submit, self.messages[-1:], **self.settings)
+        return ReplyFeed(session.speculate if speculative else session.submit, self.messages[-1:], **self.settings)
