@@ -2,13 +2,16 @@
 
     python benchmarks/serving_load.py --conversations 8 --minutes 10 --threads 1
     python benchmarks/serving_load.py --conversations 6 --minutes 6 --hurried   # many more replies: is memory flat?
+    python benchmarks/serving_load.py --conversations 4 --minutes 8 --speculation both   # what speculative turns bring
 
 Each conversation speaks bundled questions in real time, waits until the reply was played, and continues; after some
 turns it hangs up and calls again. Afterwards every reply is compared with what the model alone answers to the same
 audio and history. `--hurried` waits for nothing: each question interrupts the reply before and cuts the history to what
 was heard, so those replies are not compared. Figures: `lost` and `mixed` replies, `underruns` of a player that waits
-`prebuffer_s` before it begins, time to first audio from the commit of the turn and from the end of the speech (which
-includes the silence that ends a turn), memory of the server at the start and end.
+`prebuffer_s` before it begins, time to first audio from the commit of the turn (when the detector has decided) and from
+the last voiced moment of the question (which includes the silence that ends a turn), memory of the server at the start
+and end. Audio is sent when a microphone would have it. `--speculation both` starts two servers, one that begins replies
+in pauses and one that does not, and lets them serve in turn, `--parts` times each: same machine, same load, one run.
 """
 
 from __future__ import annotations
@@ -37,12 +40,13 @@ from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.evaluation.scoring.records import fingerprint
+from echox.speech_detection import MARGIN_AFTER_S, find_speech
 
 RATE = 16000  # in: the sound comes back from `conversation.item.retrieve` bit by bit as it was heard
 OUT_RATE = 24000
-CHUNK_S = 0.1
 SILENCE_S = 0.7
 MAX_REPLY_S = 30.0
+SPECULATION_METRICS = ("echox_speculations_total{", "echox_discarded_compute_seconds_total ")
 
 
 @dataclass
@@ -83,7 +87,7 @@ class Figures:
     errors: list[str] = field(default_factory=list)
 
 
-async def converse(url: str, seed: int, until_s: float, options: argparse.Namespace, figures: Figures) -> None:
+async def converse(url: str, seed: str, until_s: float, options: argparse.Namespace, figures: Figures) -> None:
     rng = random.Random(seed)
     questions = [load_audio(path, RATE) for path in bundled_questions()]
     await asyncio.sleep(rng.uniform(0, 2))
@@ -103,7 +107,7 @@ async def converse(url: str, seed: int, until_s: float, options: argparse.Namesp
             for _ in range(options.turns):
                 if time.monotonic() >= until_s:
                     break
-                turn = one_turn(ws, rng.choice(questions), options.prebuffer_s, options.hurried)
+                turn = one_turn(ws, rng.choice(questions), options)
                 try:
                     done.append(await asyncio.wait_for(turn, MAX_REPLY_S))
                 except (asyncio.TimeoutError, websockets.ConnectionClosed, RuntimeError) as error:
@@ -112,20 +116,28 @@ async def converse(url: str, seed: int, until_s: float, options: argparse.Namesp
                     break
 
 
-async def one_turn(ws: Any, question: np.ndarray, prebuffer_s: float, hurried: bool) -> Turn:
+def voice_end_s(question: np.ndarray) -> float:
+    """The last voiced moment of a question, s."""
+    speech = find_speech(question, RATE)
+    if speech is None:
+        raise ValueError("expected speech in the question, found none")
+    return (speech.end + speech.tail) / RATE - MARGIN_AFTER_S
+
+
+async def one_turn(ws: Any, question: np.ndarray, options: argparse.Namespace) -> Turn:
     """Speak in real time, listen, and wait until the reply was played; hurried, neither takes time."""
-    turn, player = Turn(), Player(prebuffer_s)
-    speech_ended_s = float("inf")
+    turn, player, hurried, chunk_s = Turn(), Player(options.prebuffer_s), options.hurried, options.chunk_s
+    speech_ended_s, ended_s = float("inf"), voice_end_s(question)
     committed_s = 0.0
     item_id = ""
 
     async def speak() -> None:
         nonlocal speech_ended_s
         data = np.clip(np.rint(np.concatenate([question, np.zeros(int(SILENCE_S * RATE))]) * 32768), -32768, 32767)
-        step, began_s = int(CHUNK_S * RATE), time.monotonic()
-        speech_ended_s = began_s + len(question) / RATE
-        for number, start in enumerate(range(0, len(data), step)):
-            await asyncio.sleep(0.0 if hurried else max(0.0, began_s + number * CHUNK_S - time.monotonic()))
+        step, began_s = int(chunk_s * RATE), time.monotonic()
+        speech_ended_s = began_s + ended_s
+        for number, start in enumerate(range(0, len(data), step), 1):  # a chunk is there when its last sample is
+            await asyncio.sleep(0.0 if hurried else max(0.0, began_s + number * chunk_s - time.monotonic()))
             chunk = base64.b64encode(data[start : start + step].astype("<i2").tobytes()).decode()
             await ws.send(json.dumps({"type": "input_audio_buffer.append", "audio": chunk}))
 
@@ -185,14 +197,13 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {f"p{level}": round(float(np.quantile(values, level / 100)), 3) for level in (50, 95, 99)} if values else {}
 
 
-def start_server(threads: int, sessions: int) -> tuple[subprocess.Popen[bytes], int]:
+def start_server(threads: int, sessions: int, speculates: bool) -> tuple[subprocess.Popen[bytes], int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "echox", "serve", "--port", str(port), "--threads", str(threads)]
-    server = subprocess.Popen(
-        [*command, "--max-sessions", str(sessions)], env={**os.environ, "OMP_NUM_THREADS": str(threads)}
-    )
+    command += ["--max-sessions", str(sessions), "--speculate" if speculates else "--no-speculate"]
+    server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     for _ in range(600):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1) as found:
@@ -204,18 +215,59 @@ def start_server(threads: int, sessions: int) -> tuple[subprocess.Popen[bytes], 
     raise RuntimeError("the server did not get ready")
 
 
-async def load(url: str, options: argparse.Namespace, process: psutil.Process, figures: Figures) -> list[float]:
-    until_s = time.monotonic() + 60 * options.minutes
-    talks = [
-        asyncio.create_task(converse(url, seed, until_s, options, figures)) for seed in range(options.conversations)
-    ]
-    memory_mb = []
-    while not all(talk.done() for talk in talks):
-        memory_mb.append(process.memory_info().rss / 1e6)
-        await asyncio.sleep(1)
-    for talk in talks:
-        talk.result()
-    return memory_mb
+class Arm:
+    """One server, and what it was measured at."""
+
+    def __init__(self, options: argparse.Namespace, speculates: bool) -> None:
+        self.options = options
+        self.server, self.port = start_server(options.threads, options.conversations, speculates)
+        self.process = psutil.Process(self.server.pid)
+        self.figures = Figures()
+        self.memory_mb: list[float] = []
+        self.cpu_s = self.clock_s = 0.0
+        self.metrics: list[str] = []
+
+    def serve(self, part: int, minutes: float) -> None:
+        """Hold conversations for some minutes."""
+        cpu, began_s = self.process.cpu_times(), time.monotonic()
+        asyncio.run(self._load(part, began_s + 60 * minutes))
+        now = self.process.cpu_times()
+        self.cpu_s += now.user + now.system - cpu.user - cpu.system
+        self.clock_s += time.monotonic() - began_s
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as found:
+            self.metrics = found.read().decode().splitlines()
+
+    async def _load(self, part: int, until_s: float) -> None:
+        url = f"ws://127.0.0.1:{self.port}/v1/realtime"
+        talks = [
+            asyncio.create_task(converse(url, f"{part} {number}", until_s, self.options, self.figures))
+            for number in range(self.options.conversations)
+        ]
+        while not all(talk.done() for talk in talks):
+            self.memory_mb.append(self.process.memory_info().rss / 1e6)
+            await asyncio.sleep(1)
+        for talk in talks:
+            talk.result()
+
+    def stop(self) -> int:
+        """Stop the server; return its exit status."""
+        self.server.send_signal(signal.SIGTERM)
+        return self.server.wait(30)
+
+    def measured(self, model: EchoX) -> dict[str, Any]:
+        """All figures; every reply is compared with what the model alone answers."""
+        mixed = None if self.options.hurried else check(self.figures, model)
+        for line in [*self.figures.errors, *(mixed or [])][:10]:
+            print(line)
+        speech_s = sum(turn.audio_s for talk in self.figures.conversations for turn in talk)
+        return {
+            **figures_of(self.figures, self.memory_mb),
+            "mixed": None if mixed is None else len(mixed),
+            "server_cores": round(self.cpu_s / self.clock_s, 2),
+            "cpu_s_per_second_of_speech": round(self.cpu_s / speech_s, 3) if speech_s else None,
+            "speculations": [line for line in self.metrics if line.startswith(SPECULATION_METRICS)],
+            "server_errors": [line for line in self.metrics if line.startswith("echox_errors_total{")],
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -225,39 +277,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the server")
     parser.add_argument("--hurried", action="store_true", help="as fast as the server can, for memory; no first audio")
     parser.add_argument("--prebuffer-s", type=float, default=0.1, help="of the player")
+    parser.add_argument("--chunk-s", type=float, default=0.04, help="audio in one message of a client")
+    parser.add_argument("--speculation", choices=("on", "off", "both"), default="on", help="replies begun in pauses")
+    parser.add_argument("--parts", type=int, default=4, help="times that each server serves, with --speculation both")
 
 
 def measure(options: argparse.Namespace) -> Measured:
-    server, port = start_server(options.threads, options.conversations)
-    figures = Figures()
-    process = psutil.Process(server.pid)
-    cpu_began, began_s = process.cpu_times(), time.monotonic()
+    names = ["on", "off"] if options.speculation == "both" else [options.speculation]
+    arms: dict[str, Arm] = {}
+    parts = options.parts if len(names) > 1 else 1
     try:
-        memory_mb = asyncio.run(load(f"ws://127.0.0.1:{port}/v1/realtime", options, process, figures))
-        cpu = process.cpu_times()
-        cores = (cpu.user + cpu.system - cpu_began.user - cpu_began.system) / (time.monotonic() - began_s)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as found:
-            metrics = found.read().decode()
+        for name in names:
+            arms[name] = Arm(options, speculates=name == "on")
+        for part in range(parts):
+            for name in sorted(names, reverse=part % 2 == 0):
+                arms[name].serve(part, options.minutes / parts / len(names))
     finally:
-        server.send_signal(signal.SIGTERM)
-        stopped = server.wait(30)
+        stopped = {name: arm.stop() for name, arm in arms.items()}
     model = EchoX.from_pretrained("nano")
-    mixed = None if options.hurried else check(figures, model)
-    for line in [*figures.errors, *(mixed or [])][:10]:
-        print(line)
-    return Measured(
-        {
-            **figures_of(figures, memory_mb),
-            "conversations": options.conversations,
-            "minutes": options.minutes,
-            "mixed": None if mixed is None else len(mixed),
-            "prebuffer_s": options.prebuffer_s,
-            "server_cores": round(cores, 2),
-            "server_errors": [line for line in metrics.splitlines() if line.startswith("echox_errors_total{")],
-            "exit_status": stopped,
-        },
-        fingerprint(model.model),
-    )
+    found = {name: {**arm.measured(model), "exit_status": stopped[name]} for name, arm in arms.items()}
+    shared = {
+        "conversations": options.conversations,
+        "minutes": options.minutes,
+        "chunk_s": options.chunk_s,
+        "prebuffer_s": options.prebuffer_s,
+        "speculation": options.speculation,
+    }
+    figures = {"with": found["on"], "without": found["off"]} if len(found) > 1 else found[options.speculation]
+    return Measured({**figures, **shared}, fingerprint(model.model))
 
 
 def figures_of(figures: Figures, memory_mb: list[float]) -> dict[str, Any]:
