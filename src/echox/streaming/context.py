@@ -59,7 +59,7 @@ class Context:
         self.engine, self.system = engine, system
         self.tools: tuple[Tool, ...] = ()
         self.messages: list[Message] = []
-        self._encoded: dict[Audio, EncodedAudio] = {}
+        self._encoded: dict[str, EncodedAudio] = {}  # by digest
         self._saved: SavedRow | None = None
         self._remembered: list[Position] = []  # the positions that the memory holds
         self._system_turn = SystemTurn()  # that the newest prompt begins with
@@ -76,7 +76,8 @@ class Context:
 
     def not_encoded(self, new: Sequence[Message]) -> list[Audio]:
         """Audios of the conversation and of a new turn that are not encoded yet."""
-        return [audio for one in [*self.messages, *new] for audio in one.audios if audio not in self._encoded]
+        audios = [audio for one in [*self.messages, *new] for audio in one.audios]
+        return [audio for audio in audios if audio.digest not in self._encoded]
 
     def add_encoded(self, found: dict[Audio, EncodedAudio]) -> None:
         """Add encoded audios.
@@ -91,11 +92,11 @@ class Context:
                     f"{audio.duration_s:.1f} s of audio that hold a voice. If it does so for clear speech, it is "
                     "undertrained (see wer or ctc_wer in its training log): train it longer, or load another model"
                 )
-        self._encoded.update(found)
+        self._encoded.update((audio.digest, encoded) for audio, encoded in found.items())
 
     def heard(self, message: Message) -> Heard:
         """What was heard in a message's audios, one after the other."""
-        found = [self._encoded[audio] for audio in message.audios]
+        found = [self._encoded[audio.digest] for audio in message.audios]
         words: list[HeardWord] = []
         before_s = 0.0
         for audio, encoded in zip(message.audios, found, strict=True):
@@ -212,8 +213,8 @@ class Context:
 
     def drop_unused_audio(self, new: Sequence[Message] = ()) -> None:
         """Drop encoded audios that are no longer in the conversation."""
-        audios = [audio for message in [*self.messages, *new] for audio in message.audios]
-        self._encoded = {audio: self._encoded[audio] for audio in audios if audio in self._encoded}
+        digests = [audio.digest for message in [*self.messages, *new] for audio in message.audios]
+        self._encoded = {digest: self._encoded[digest] for digest in digests if digest in self._encoded}
 
     # ------------------------------------------------------------------------------------------ memory
 
@@ -233,7 +234,7 @@ class Context:
 
     def embed(self, positions: Sequence[Position]) -> Tensor:
         """(n, H) inputs of positions."""
-        return self.engine.embed(positions, {encoded.digest: encoded for encoded in self._encoded.values()})
+        return self.engine.embed(positions, self._encoded)
 
     def mark_run(self, positions: Sequence[Position]) -> None:
         """Note that these positions were run."""

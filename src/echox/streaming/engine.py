@@ -235,7 +235,7 @@ class Engine:
         self._encoded_bytes = 0
 
     def lay_out(
-        self, messages: Sequence[Message], encoded: Mapping[Audio, EncodedAudio], tools: Sequence[Tool] = ()
+        self, messages: Sequence[Message], encoded: Mapping[str, EncodedAudio], tools: Sequence[Tool] = ()
     ) -> list[Position]:
         """A conversation as positions of the language model.
 
@@ -243,7 +243,7 @@ class Engine:
 
         Args:
             messages: the conversation.
-            encoded: its audios.
+            encoded: its audios, by their digests.
             tools: that the model reads of.
 
         Raises:
@@ -269,7 +269,7 @@ class Engine:
             if token_id != self._audio_token_id:
                 positions.append(token_id)
                 continue
-            one = encoded[next(audios)]
+            one = encoded[next(audios).digest]
             positions.extend((one.digest, frame) for frame in range(len(one.embeds)))
         return positions
 
