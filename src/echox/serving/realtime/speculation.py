@@ -89,7 +89,9 @@ class Speculator:
             self.discard()
         elif self._may_look and silence_ms >= max(self._due_ms, SILENCE_MS):
             turn = Audio(self._audio.turn(), SAMPLING_RATE)
-            if turn.duration_s <= MAX_TURN_S:
+            if turn.duration_s > MAX_TURN_S:
+                self._looks = MAX_LOOKS
+            else:
                 self._looking = self._spawn(self._look(turn, silence_ms))
 
     @property
