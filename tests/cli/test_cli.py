@@ -131,7 +131,7 @@ def test_demo_is_the_same_program(folder, question, tmp_path, monkeypatch, capsy
 def test_every_command_has_help_and_starts_without_torch():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("reply", "talk", "run", "eval", "data", "serve", "doctor", "demo"):
+    for command in ("reply", "talk", "run", "status", "eval", "data", "serve", "doctor", "demo"):
         assert command in result.stdout
         assert run(command, "--help").exit_code == 0
     check = "import sys, echox.cli.main; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -217,8 +217,32 @@ def test_online_labels_together_equal_alone(world):
         assert words[row, :count].tolist() == one[0].tolist()
         assert word_of[row, :count].tolist() == one_of[0].tolist()
         assert (words[row, count:] == -100).all()
+    assert together.num_known(segments) == len(segments)
+    assert alone.num_known(segments) == 0
     again, words_again, _ = together(segments, {})  # now remembered
     assert torch.equal(words, words_again)
+
+
+def test_a_segment_that_the_teacher_does_not_finish_is_decoded_once(world, monkeypatch):
+    stage = echo_recipe(world).build()
+    objective = stage.objective.eval()
+    t2c = T2CForUnitGeneration.from_pretrained(world / "t2c").eval()
+    _, states, reply_ids, _ = objective.reply_states(batch_of(stage))
+    segments = cut_replies(reply_ids, objective.trigger_scores(states), TRIGGER, stage.tokenizer)
+    targets = OnlineTargets(t2c, max_unit_words=1)
+    kept, words, _ = targets(segments, {})
+    assert len(kept) < len(segments)
+    assert targets.num_known(segments) == len(segments)
+    monkeypatch.setattr(t2c, "generate", None)  # is not asked again
+    kept_again, words_again, _ = targets(segments, {})
+    assert kept_again.owners == kept.owners
+    assert torch.equal(words, words_again)
+
+
+def test_the_log_says_how_many_targets_were_known(world):
+    stage = echo_recipe(world).build()
+    objective, batch = stage.objective.eval(), batch_of(stage)
+    assert [float(objective(batch)["targets_known"]) for _ in range(2)] == [0.0, 1.0]
 
 
 def test_segments_end_at_the_trigger_and_hold_whole_words(world):

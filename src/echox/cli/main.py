@@ -34,7 +34,7 @@ from echox.cli.options import (
     load_model,
 )
 from echox.cli.renamed import add_old_names
-from echox.cli.run import run
+from echox.cli.run import run, status
 from echox.cli.serve import serve
 from echox.cli.ui import ui
 from echox.errors import one_line
@@ -59,6 +59,7 @@ app.command()(doctor)
 app.command()(estimate_memory)
 app.command()(serve)
 app.command()(run)
+app.command()(status)
 app.command()(ui)
 add_old_names(app)
 

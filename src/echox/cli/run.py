@@ -1,4 +1,4 @@
-"""``echox run``: any recipe, one that trains a stage or one that makes data."""
+"""``echox run``: any recipe, one that trains a stage or one that makes data; ``echox status``: how a run does."""
 
 import functools
 import json
@@ -47,6 +47,26 @@ def run(
         found = run_loaded(loaded)
     if found:
         typer.echo(json.dumps(found))
+
+
+@guarded
+def status(
+    folder: Annotated[Path, typer.Argument(help="training.output_dir of a run, or a folder of such, as out/mini.")],
+    checksums: Annotated[
+        bool, typer.Option(help="Read the newest checkpoints and compare their checksums (all their bytes).")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each run, a line each.")] = False,
+    debug: Debug = False,
+) -> None:
+    """How runs in the background do: step, loss, speed, time left, newest checkpoint and evaluation."""
+    from dataclasses import asdict
+
+    from echox.training.status import lines_of, run_folders, status_of
+
+    for one in run_folders(folder):
+        found = status_of(one, checksums)
+        for line in [json.dumps(asdict(found), ensure_ascii=False)] if as_json else lines_of(found):
+            typer.echo(line)
 
 
 def _prepare_data(settings: "PrepareDataRecipe", ray: str | None, dry_run: bool) -> dict[str, object]:

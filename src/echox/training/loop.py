@@ -53,7 +53,7 @@ from echox.training.optim import (
     set_learning_rates,
 )
 from echox.training.parallel import gathered, join_group, plain, shard
-from echox.training.record import RECORD_NAME, RunLog, finished_record, write_record
+from echox.training.record import RECORD_NAME, RunLog, finished_record, peak_memory_mb, write_record
 from echox.training.stage import Stage
 
 NOTHING_HELD_OUT = (
@@ -171,7 +171,9 @@ class _Run:
         totals: dict[str, float] = {}
         items, length = 0, 0.0
         broken: NonFiniteLossError | None = None
+        asked_s = time.monotonic()
         micros = [next(stream) for _ in range(config.accumulation_steps)]
+        data_wait_s = time.monotonic() - asked_s
         self.taken = micros[-1]
         batches, shared = self._batches(micros)
         for accumulated, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
@@ -205,7 +207,8 @@ class _Run:
         if self.average is not None:
             self.average.update()
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
-        return {**totals, "gradient_norm": norm, "learning_rate_factor": factor, "items": items, "length": length}
+        figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": data_wait_s}
+        return {**totals, **figures, "items": items, "length": length}
 
     def _batches(self, micros: list[MicroBatch]) -> tuple[list[Mapping[str, object]], dict[str, Tensor] | None]:
         """The step's micro-batches on the device, and the counts for its means (None: a single micro-batch)."""
@@ -263,6 +266,7 @@ class _Run:
         unit, each = getattr(self.stage, "length_unit", (None, 0.0))
         of_all = {"items": float(sums[names.index("items")]), unit: each * float(sums[names.index("length")])}
         values |= {f"{name}_per_s": amount / max(seconds, 1e-9) for name, amount in of_all.items() if name}
+        values |= {"step_s": seconds / len(window), **peak_memory_mb(self.device)}
         if self.log is not None:
             self.log.write(self.progress.step, values)
 

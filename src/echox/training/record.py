@@ -106,6 +106,16 @@ def _progress_bar(name: str, steps: int, first_step: int) -> rich.progress.Progr
     return bar
 
 
+def peak_memory_mb(device: torch.device) -> dict[str, float]:
+    """``peak_memory_mb`` so far: of this process's tensors on a GPU, else of the process; empty where nothing tells."""
+    if device.type == "cuda":
+        return {"peak_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
+    path = Path("/proc/self/status")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    peaks = [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")]
+    return {"peak_memory_mb": peaks[0]} if peaks else {}
+
+
 def write_record(
     stage: str,
     config: TrainingConfig,

@@ -324,6 +324,10 @@ class GivenSegments:
         given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count, letters)
         return given, spoken["unit_words"], spoken["unit_word_of"]
 
+    def num_known(self, segments: Segments) -> int:
+        """All of them."""
+        return len(segments)
+
 
 class _Letters:
     """The part of a tokenizer that `EchoObjective` uses: the id of the full stop, and no special tokens."""

@@ -94,8 +94,13 @@ class EchoObjective(nn.Module):
             return {**batch, "made": made}
         self._check_targets(made, denominators)
         losses = share_of_step(self._means(made, s2t, reply_states, agreement), self, batch, denominators)
-        figures = {"segments": torch.tensor(float(len(made.segments))), "target_s": torch.tensor(made.seconds)}
-        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **figures}
+        figures = {
+            "segments": float(len(made.segments)),
+            "target_s": made.seconds,
+            "targets_known": made.known_share,
+        }
+        numbers = {name: torch.tensor(value) for name, value in figures.items()}
+        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **numbers}
 
     def measure(self, batch: EchoBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Means over a batch that is not prepared, by name, and what they are over: one pass, for an evaluation."""
@@ -142,8 +147,9 @@ class EchoObjective(nn.Module):
         with torch.no_grad():
             scores = self.trigger_scores(reply_states)
             segments = self.cut(reply_ids, scores, self.context_words)
+            known_share = self.targets.num_known(segments) / max(1, len(segments))
             segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U)
-        return MadeTargets(reply_ids, segments, unit_words, unit_word_of, time.perf_counter() - began_s)
+        return MadeTargets(reply_ids, segments, unit_words, unit_word_of, time.perf_counter() - began_s, known_share)
 
     def cut(self, reply_ids: Tensor, scores: Tensor, context_words: int = 0) -> Segments:
         """Segments of replies (B, R), with the letters that the echo decoder reads; see `cut_replies`."""

@@ -202,6 +202,10 @@ class Targets(Protocol):
         """The segments that have a target, their unit words (S, U), -100 padded, and the words those belong to."""
         ...
 
+    def num_known(self, segments: Segments) -> int:
+        """Number of segments whose target is at hand: nothing has to be decoded for them."""
+        ...
+
 
 @dataclass
 class MadeTargets:
@@ -211,7 +215,7 @@ class MadeTargets:
         reply_ids: (B, R) tokens to speak, padded with -1.
         segments: S segments of them that have a target.
         unit_words: (S, U), -100 padded. unit_word_of: (S, U) word of each, -1 padded.
-        seconds: the time that making them took.
+        seconds: the time that making them took. known_share: part of the replies' segments whose target was at hand.
     """
 
     reply_ids: Tensor
@@ -219,6 +223,7 @@ class MadeTargets:
     unit_words: Tensor
     unit_word_of: Tensor
     seconds: float
+    known_share: float
 
     def num_given(self) -> Tensor:
         """Number of targets of the segments' context words, ends included, which are not part of the loss."""
@@ -229,7 +234,7 @@ class OnlineTargets:
     """The method: the frozen T2C's greedy decoding of the model's own reply, made during training.
 
     The T2C is frozen and greedy, so a segment's unit words are a function of its tokens and may be cached: replies of a
-    small corpus repeat. Only the speed changes.
+    small corpus repeat. That a segment has no target is cached too: it cost the most steps. Only the speed changes.
 
     Args:
         t2c: the teacher.
@@ -247,7 +252,7 @@ class OnlineTargets:
 
     def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
         """Decode what is new in one batch; `batch` is not used."""
-        names = [tuple(token for token in row if token >= 0) for row in segments.token_ids.tolist()]
+        names = _names(segments)
         found = {name: self._known[name] for name in names if name in self._known}
         new = list({name: row for row, name in enumerate(names) if name not in found}.values())
         if new:
@@ -256,10 +261,13 @@ class OnlineTargets:
                 asked.token_ids, asked.word_ids, max_unit_words=self.max_unit_words, word_letters=asked.word_letters
             )
             for row, sequence in zip(new, sequences, strict=True):
-                if sequence.finished and sequence.unit_words:
-                    found[names[row]] = (sequence.unit_words, sequence.word_of)
+                found[names[row]] = (sequence.unit_words, sequence.word_of) if sequence.finished else ([], [])
         self._keep(found)
         return _padded(segments, [found.get(name) for name in names])
+
+    def num_known(self, segments: Segments) -> int:
+        """Segments in the cache."""
+        return sum(name in self._known for name in _names(segments))
 
     def _keep(self, found: Mapping[tuple[int, ...], tuple[list[int], list[int]]]) -> None:
         for name, target in found.items():
@@ -302,6 +310,15 @@ class RecordedTargets:
             cut = recording.cut(first, first + max(words))
             found.append((list(cut.unit_words), [word - first for word in cut.unit_word_of]))
         return _padded(segments, found)
+
+    def num_known(self, segments: Segments) -> int:
+        """All of them."""
+        return len(segments)
+
+
+def _names(segments: Segments) -> list[tuple[int, ...]]:
+    """What a segment's target is a function of: its tokens."""
+    return [tuple(token for token in row if token >= 0) for row in segments.token_ids.tolist()]
 
 
 def _padded(segments: Segments, found: Sequence[tuple[list[int], list[int]] | None]) -> tuple[Segments, Tensor, Tensor]:
