@@ -24,15 +24,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from harness import Measured, run
-from many_sessions import Listener
+from many_sessions import Listener, new_sound
 from peak_memory import peak_resident_bytes
 from transformers import DynamicCache, WhisperFeatureExtractor
 
 from echox import EchoX
-from echox.api.loading import find_model
+from echox.api.loading import bundled_questions, find_model
+from echox.audio import load_audio
 from echox.evaluation.latency.probe import spread
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -197,13 +197,12 @@ def text_decoding(model: EchoX, batches: list[int], count: int, compiled: bool) 
 
 def replies(model: EchoX, sessions: int, tokens: int) -> dict[str, Any]:
     """Whole replies of some sessions that ask at the same moment."""
-    rng = np.random.default_rng(0)
+    asked = load_audio(bundled_questions()[0], model.sampling_rate)  # noise would be refused: no speech in it
     settings = {"temperature": 1.0, "echo_temperature": 1.0, "max_new_tokens": tokens}
-    rate = model.sampling_rate
     model.scheduler.start()
     try:
         for counted in (False, True):
-            questions = [0.1 * rng.standard_normal(3 * rate).astype(np.float32) for _ in range(sessions)]
+            questions = [new_sound(asked, 1000 * counted + number) for number in range(sessions)]
             began_s = time.perf_counter()
             listeners = [Listener(model, question, **settings) for question in questions]
             for listener in listeners:

@@ -28,7 +28,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from harness import Measured, resident_bytes, run
 from torch import nn
 from transformers import LlamaConfig, WhisperConfig
@@ -292,12 +291,13 @@ def workload(subject: Subject, seen: dict[str, int]) -> Workload:
 
 def train(subject: Subject, batch: dict[str, Any], steps: int) -> None:
     """Real steps, as `echox.training.loop` takes them."""
+    device = next(subject.objective.parameters()).device
     optimizer = build_optimizer(subject.groups, subject.training)
     trained = {name: value for name, value in subject.objective.named_parameters() if value.requires_grad}
     average = WeightAverage(trained, subject.training.ema_decay) if subject.work.ema else None
     subject.objective.train()
     for _ in range(steps):
-        with autocast(torch.device("cpu"), subject.training.precision):
+        with autocast(device, subject.training.precision):
             loss = subject.objective(batch)["loss"]
         loss.backward()
         clip_gradients(subject.groups, subject.training)

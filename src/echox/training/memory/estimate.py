@@ -318,7 +318,10 @@ class GivenSegments:
         work, count = self.work, self.segments
         sizes = work.reply_tokens, work.unit_words, work.words
         tokens, unit_words, words_of_text = (-(-size * work.batch_size // count) for size in sizes)
-        spoken = spoken_batch_of(count, tokens, unit_words, words_of_text, self.max_word_letters)
+        spoken = {
+            name: value.to(segments.token_ids.device)
+            for name, value in spoken_batch_of(count, tokens, unit_words, words_of_text, self.max_word_letters).items()
+        }
         ids, words = spoken["input_ids"], spoken["word_ids"]
         letters = spoken.get("word_letters")
         given = Segments(ids, words, torch.zeros_like(ids), [(0, 0)] * count, [0] * count, letters)
