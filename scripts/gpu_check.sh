@@ -54,7 +54,7 @@ fi
 for part in t2c vocoder; do # mini itself, where its bundle is
   bundle=${BUNDLES:-out/gpu_bundles}/$part
   if [ -d "$bundle" ]; then
-    step "mini_$part" 90 "$python" -m echox run "$bundle/$part.yaml" "training.output_dir=$folder/mini_$part" \
+    step "mini_$part" 55 "$python" -m echox run "$bundle/$part.yaml" "training.output_dir=$folder/mini_$part" \
       training.log_every_steps=20 training.resume=false "training.steps=${MINI_STEPS:-300}"
   fi
 done
