@@ -74,13 +74,13 @@ if ! $smoke; then
   stage hearing mini/hearing
 fi
 few=(training.steps=4 training.warmup_steps=1 training.evaluate_every_steps=0 training.save_every_steps=2 training.sample_every_steps=0)
-# 7. Units: the phones that the reply voice says, also of texts that it need not speak; and the unit language. 20 CPU-min.
+# 7. Units: the phones that the reply voice says, also of texts that it need not speak; and the unit language. 25 CPU-min.
 stage units mini/phone_units -- 'texts=[out/mini/text/dialogues.jsonl]' workers=1
 stage unit_language mini/unit_language
-# 8. Vocoder: units to waveform; then its sound against discriminators. 13 and 25 CPU-min.
+# 8. Vocoder: units to waveform; then its sound against discriminators. 13 and 78 CPU-min.
 stage vocoder_features mini/vocoder -- "${few[@]}" data.evaluate_items=1
 stage vocoder mini/vocoder_adversarial -- "${few[@]}" data.evaluate_items=1 training.batch_size=1
-# 9. T2C: text to units, with letters, so that words it never met are pronounced. 22 CPU-min.
+# 9. T2C: text to units, with letters, so that words it never met are pronounced. 59 CPU-min.
 stage t2c mini/t2c -- "${few[@]}"
 # 10. Echo: the model learns to speak what it means. 12 CPU-min.
 stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
