@@ -12,9 +12,9 @@ import psutil
 import pytest
 import websockets
 
+from echox.process_memory import release_free_memory
 from echox.serving.access.admission import AdmissionQueue, AdmissionRefused, QueueTimeout
 from echox.serving.service.outbox import Outbox, SlowReader
-from echox.serving.service.process_memory import release_free_memory
 from serving_help import Client, Limits, check_event, connected, nano, question, running, user_text
 from waiting import wait_until, wait_until_async
 

@@ -16,7 +16,7 @@ from serving_help import nano, running
 
 SCRIPT = """
 import psutil, torch
-from echox.serving.service.process_memory import limit_kernel_cache
+from echox.process_memory import limit_kernel_cache
 if {few}:
     limit_kernel_cache()
 layer = torch.nn.Conv1d(64, 64, 3)
@@ -69,7 +69,7 @@ def test_a_finished_reply_is_freed_without_the_garbage_collector():
 def test_releasing_memory_collects_garbage_of_a_frozen_process():
     script = """
 import gc, weakref
-from echox.serving.service.process_memory import release_free_memory, freeze_loaded_objects
+from echox.process_memory import release_free_memory, freeze_loaded_objects
 class Ring: pass
 def ring():
     one = Ring(); one.itself = one

@@ -17,6 +17,7 @@ from echox.files import JsonObject, json_object
 from echox.models.quantization.group_int4 import from_group_int4, held_in_int4
 from echox.models.quantization.low_bits import loading_options
 from echox.models.quantization.row_int8 import from_row_int8
+from echox.process_memory import release_free_memory
 
 if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -149,6 +150,8 @@ def load_folder(
             )
         processor = EchoXProcessor.from_pretrained(folder)
     _check_loaded(folder, found)
+    if weights is not None:
+        release_free_memory()  # of files that were read: 60 MB of holes
     return (model if quantization_config is not None else model.to(device)), processor
 
 

@@ -7,12 +7,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from echox.process_memory import freeze_loaded_objects, limit_kernel_cache
 from echox.serving.access.connections import files_needed, raise_open_file_limit
 from echox.serving.access.ports import bind
 from echox.serving.access.security import AccessMiddleware, AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
-from echox.serving.service.process_memory import freeze_loaded_objects, limit_kernel_cache
 from echox.serving.service.service import Service
 
 if TYPE_CHECKING:

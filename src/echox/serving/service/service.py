@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from echox.audio_decoding.pool import DecoderPool
+from echox.process_memory import release_free_memory
 from echox.serving.access.admission import AdmissionQueue, UploadMemory
 from echox.serving.access.client_secrets import ClientSecrets
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.service.metrics import Metrics
-from echox.serving.service.process_memory import release_free_memory
 from echox.serving.service.replies import ReplyFeed, SpokenReplies
 from echox.serving.service.spare_time import SpareTime
 from echox.serving.service.stored_responses import StoredResponses

@@ -1,4 +1,4 @@
-"""Memory of a server that runs for days: garbage is collected, free memory returned, and few kernels are cached.
+"""Memory of a process: free memory is returned, garbage of a server that runs for days collected, few kernels cached.
 
 Python searches for unreachable cycles of objects only when the number of live objects has grown by a quarter. With
 torch and transformers loaded, that is after hundreds of replies. And replies have different sizes, so they do not fit
