@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from harness import Measured, run
 from many_sessions import Listener, new_sound
-from peak_memory import peak_resident_bytes
 from transformers import DynamicCache, WhisperFeatureExtractor
 
 from echox import EchoX
@@ -37,6 +36,7 @@ from echox.evaluation.latency.probe import spread
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.process_memory import peak_resident_bytes
 from echox.streaming import GenerationSettings
 from echox.streaming.engine import Engine
 

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from harness import Measured, fresh_process, run
-from peak_memory import peak_resident_bytes
 from transformers import WhisperConfig
 
 from echox.files import folder_bytes
@@ -31,6 +30,7 @@ from echox.models.conversion.materialise import materialise
 from echox.models.conversion.official import official_config, official_name, open_official
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
+from echox.process_memory import peak_resident_bytes
 
 AUDIO_TOKEN_ID = 128256
 ROPE = {

@@ -168,6 +168,28 @@ def positions(batch: dict[str, Any]) -> int:
     return sum(value.numel() for value in batch.get("s2t", batch).values())
 
 
+def random_subject(
+    objective: nn.Module,
+    batch: dict[str, Any],
+    small: dict[str, Any],
+    config: Any,
+    stage: str | None,
+    work: Workload,
+    steps: int,
+) -> Subject:
+    """An objective of random weights, all that is trainable in one group; see `Subject`."""
+    trained = [value for value in objective.parameters() if value.requires_grad]
+    training = TrainingConfig(
+        output_dir="unused",
+        steps=steps,
+        batch_size=work.batch_size,
+        learning_rates={"all": 1e-5},
+        precision=work.precision,
+        gradient_checkpointing=work.gradient_checkpointing,
+    )
+    return Subject(objective, {"all": trained}, training, batch, small, config, stage, work)
+
+
 def random_model(case: str, stage: str | None, options: argparse.Namespace) -> Subject:
     """A language model of random weights: alone, or in a stage with Whisper-base's ears and a decoder of 6 layers."""
     sizes, lora, load = CASES[case]
@@ -191,16 +213,7 @@ def random_model(case: str, stage: str | None, options: argparse.Namespace) -> S
         config = whole_config(text_config)
         objective = build_objective(config, stage, work)
         batch, small = random_batch(config, stage, work), random_batch(config, stage, few)
-    trained = [value for value in objective.parameters() if value.requires_grad]
-    training = TrainingConfig(
-        output_dir="unused",
-        steps=options.steps,
-        batch_size=work.batch_size,
-        learning_rates={"all": 1e-5},
-        precision=work.precision,
-        gradient_checkpointing=work.gradient_checkpointing,
-    )
-    return Subject(objective, {"all": trained}, training, batch, small, config, stage, work)
+    return random_subject(objective, batch, small, config, stage, work, options.steps)
 
 
 def whole_config(text_config: LlamaConfig) -> EchoXConfig:

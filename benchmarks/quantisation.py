@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from harness import Measured, fresh_process, resident_bytes, run, times_s
-from peak_memory import peak_resident_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from echox.models.quantization.int8_linear import to_int8_linears
+from echox.process_memory import peak_resident_bytes
 
 FORMS = ("float32", "bfloat16", "int8", "int8_bfloat16", "torchao_int8_bfloat16")
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peak_memory import peak_resident_bytes
 
 from echox.audio import load_audio
 from echox.data.engines.piper import Piper, open_voice
 from echox.evaluation.judges.moonshine import MoonshineASR
+from echox.process_memory import peak_resident_bytes
 
 RATE_HZ = 16000
 VOICE = "en_US-joe-medium"

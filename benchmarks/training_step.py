@@ -22,15 +22,14 @@ from typing import Any
 import torch
 from decoding import RECIPES, sizes_of, synchronize, timed_s
 from harness import Measured, run
-from memory import Subject, train
-from peak_memory import peak_resident_bytes
+from memory import Subject, random_subject, train
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from echox.api.loading import find_model
-from echox.config import TrainingConfig
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.process_memory import peak_resident_bytes
 from echox.training.memory.estimate import Workload, build_objective, random_batch
 from echox.training.memory.of_recipe import workload_of
 from echox.training.modules import enable_gradient_checkpointing, on_device
@@ -60,15 +59,7 @@ def subject_of(options: argparse.Namespace) -> Subject:
     if work.gradient_checkpointing:
         enable_gradient_checkpointing(objective)
     batch = on_device(random_batch(config, options.stage, work), torch.device(options.device))
-    trained = [value for value in objective.parameters() if value.requires_grad]
-    training = TrainingConfig(
-        output_dir="unused",
-        steps=options.steps,
-        batch_size=work.batch_size,
-        learning_rates={"all": 1e-5},
-        precision=work.precision,
-    )
-    return Subject(objective, {"all": trained}, training, batch, batch, config, options.stage, work)
+    return random_subject(objective, batch, batch, config, options.stage, work, options.steps)
 
 
 def matmul_flops_per_s(device: str) -> float:

@@ -1,4 +1,4 @@
-"""Memory of a process: free memory is returned, garbage of a server that runs for days collected, few kernels cached.
+"""Memory of a process: its peak, free memory returned, garbage of long runs collected, few kernels cached.
 
 Python searches for unreachable cycles of objects only when the number of live objects has grown by a quarter. With
 torch and transformers loaded, that is after hundreds of replies. And replies have different sizes, so they do not fit
@@ -12,6 +12,7 @@ import functools
 import gc
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 KERNELS = 64
 """Kernels that oneDNN caches. It makes one for each size of input and caches 1024: 35 MB more every 300 turns."""
@@ -55,3 +56,13 @@ def release_free_memory() -> bool:
     if trim is not None:
         trim(0)
     return trim is not None
+
+
+def peak_resident_bytes() -> int | None:
+    """The most memory that this process ever had in RAM; None where the system has no such figure (not Linux).
+
+    ``ru_maxrss`` is no substitute: it includes what the parent process had.
+    """
+    path = Path("/proc/self/status")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

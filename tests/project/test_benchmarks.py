@@ -16,9 +16,7 @@ from echox.evaluation.model_card import Card, _figures, _speed
 from paths import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-NAMES = sorted(
-    {path.stem for path in BENCHMARKS.glob("*.py")} - {"harness", "peak_memory", "reference_engine", "ready_cascade"}
-)
+NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - {"harness", "reference_engine", "ready_cascade"})
 
 
 @pytest.fixture(scope="module")

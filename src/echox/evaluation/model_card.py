@@ -13,7 +13,7 @@ from echox.api.card import markdown_table, run_name, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.studies.conditions import conditions_table
 from echox.files import folder_bytes, write_text
-from echox.training.record import RECORD_NAME
+from echox.training.record import RECORD_NAME, log_entries
 
 Score = JsonObject | float
 """A number, or a mean with its interval and count."""
@@ -320,10 +320,8 @@ def draw_learning_curves(stages: Sequence[JsonObject], path: Path) -> bool:
     histories = {}
     for stage in stages:
         folder = stage.get("recipe", {}).get("training", {}).get("output_dir")
-        log = Path(folder) / "metrics.jsonl" if folder else None
-        if log is not None and log.is_file():
-            lines = log.read_text(encoding="utf-8").splitlines()
-            entries = (json.loads(line) for line in lines if line.endswith("}"))
+        entries = log_entries(Path(folder)) if folder else []
+        if entries:
             histories[run_name(stage)] = sorted(entries, key=lambda entry: entry["step"])
     if not histories:
         return False

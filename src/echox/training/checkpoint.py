@@ -78,7 +78,12 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     folder = Path(output_dir) / "checkpoints"
     found = [path for path in folder.glob("step_*") if _NAME.match(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name.split("_")[1]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a checkpoint, by its name."""
+    return int(checkpoint.name.split("_")[1])
 
 
 def trainable_state(objective: nn.Module) -> dict[str, Tensor]:

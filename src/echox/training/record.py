@@ -16,6 +16,7 @@ import torch
 
 from echox.config import TrainingConfig
 from echox.files import JsonObject, write_text
+from echox.process_memory import peak_resident_bytes
 from echox.training.checkpoint import TrainingProgress, check_same_recipe
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 RECORD_NAME = "training_record.json"
+METRICS_NAME = "metrics.jsonl"
 
 
 class RunLog:
@@ -34,7 +36,7 @@ class RunLog:
     def __init__(self, config: TrainingConfig, name: str, progress: TrainingProgress) -> None:
         self._folder = Path(config.output_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._path = self._folder / "metrics.jsonl"
+        self._path = self._folder / METRICS_NAME
         self.drop_entries_after(progress)
         self._steps, self._name, self._first = config.steps, name, progress.step
         self._began_s = time.monotonic()
@@ -80,11 +82,9 @@ class RunLog:
         def stays(entry: JsonObject) -> bool:
             return entry["step"] <= place.step and entry.get("rollbacks", 0) <= place.rollbacks
 
-        if not self._path.exists():
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and stays(json.loads(line))]
-        write_text(self._path, "".join(line + "\n" for line in kept))
+        if self._path.exists():
+            kept = [json.dumps(entry) + "\n" for entry in log_entries(self._folder) if stays(entry)]
+            write_text(self._path, "".join(kept))
 
 
 def _tensorboard(folder: Path) -> SummaryWriter | None:
@@ -110,10 +110,17 @@ def peak_memory_mb(device: torch.device) -> dict[str, float]:
     """``peak_memory_mb`` so far: of this process's tensors on a GPU, else of the process; empty where nothing tells."""
     if device.type == "cuda":
         return {"peak_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
-    path = Path("/proc/self/status")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    peaks = [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")]
-    return {"peak_memory_mb": peaks[0]} if peaks else {}
+    peak = peak_resident_bytes()
+    return {} if peak is None else {"peak_memory_mb": peak / 1e6}
+
+
+def log_entries(folder: Path) -> list[JsonObject]:
+    """The entries of ``metrics.jsonl`` of a run; one that is being written is left out. Empty without a log."""
+    path = folder / METRICS_NAME
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def write_record(

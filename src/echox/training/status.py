@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from echox.files import JsonObject, exclusive
-from echox.training.checkpoint import checkpoints, newest_whole
+from echox.files import JsonObject
+from echox.training.checkpoint import checkpoints, newest_whole, step_of
 from echox.training.integrity import DamagedCheckpointError
-from echox.training.lock import HOLDER_NAME, LOCK_NAME
-from echox.training.record import RECORD_NAME
+from echox.training.lock import HOLDER_NAME, holder_of
+from echox.training.record import METRICS_NAME, RECORD_NAME, log_entries
 
 RECENT_ENTRIES = 5
 """Log entries whose median step tells the time left."""
-CLOCK_S = 2.0
-"""Between the clocks of a file system and of the process table, whose zero is a whole second."""
-_HOLDER = re.compile(r"process (\d+) on (.+)")
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def run_folders(folder: str | Path) -> list[Path]:
     )
     if not found:
         raise ValueError(
-            f"{folder}: expected the output folder of a run (recipe.yaml with metrics.jsonl or {RECORD_NAME}) or a "
+            f"{folder}: expected the output folder of a run (recipe.yaml with {METRICS_NAME} or {RECORD_NAME}) or a "
             "folder of such folders, found neither; name the training.output_dir of a recipe"
         )
     return found
@@ -97,7 +92,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    trained = (folder / "recipe.yaml").is_file() and (folder / "metrics.jsonl").is_file()
+    trained = (folder / "recipe.yaml").is_file() and (folder / METRICS_NAME).is_file()
     return trained or (folder / RECORD_NAME).is_file() or (folder / HOLDER_NAME).is_file()
 
 
@@ -117,8 +112,8 @@ def status_of(folder: Path, checksums: bool = True) -> RunStatus:
     evaluated = [entry for entry in entries if entry["kind"] == "evaluation"]
     steps = (recipe.get("training") or {}).get("steps", record.get("steps"))
     newest, fault = _checkpoint(folder, checksums)
-    step = max([0, *(entry["step"] for entry in entries[-1:]), *([_step(newest)] if newest else [])])
-    state, process, machine = _holder(folder)
+    step = max([0, *(entry["step"] for entry in entries[-1:]), *([step_of(newest)] if newest else [])])
+    state, process, machine = holder_of(folder)
     if state == "stopped" and record and record.get("steps", 0) >= (steps or 0):
         state = "finished"
     step_s = _step_s(trained)
@@ -142,15 +137,6 @@ def status_of(folder: Path, checksums: bool = True) -> RunStatus:
         checkpoint=newest.name if newest else None,
         checkpoint_fault=fault,
     )
-
-
-def log_entries(folder: Path) -> list[JsonObject]:
-    """The entries of ``metrics.jsonl``; one that is being written is left out. Empty without a log."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def lines_of(status: RunStatus) -> list[str]:
@@ -202,50 +188,6 @@ def _checkpoint(folder: Path, checksums: bool) -> tuple[Path | None, str | None]
                 return found[-1], " ".join(str(error).split())
             continue
         return found[-1], None
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("_")[1])
-
-
-def _holder(folder: Path) -> tuple[str, int | None, str | None]:
-    """("running", "elsewhere" or "stopped", process, machine).
-
-    Where the system tells when a process began, the lock is not asked: taking it could refuse a run that starts in that
-    moment.
-    """
-    path = folder / HOLDER_NAME
-    try:
-        noted = _HOLDER.match(path.read_text(encoding="utf-8"))
-        written_s = path.stat().st_mtime
-    except FileNotFoundError:
-        return "stopped", None, None
-    if noted is None:
-        return "stopped", None, None
-    process, machine = int(noted[1]), noted[2].strip()
-    if machine != platform.node():
-        return "elsewhere", process, machine
-    return ("running", process, machine) if _lives(process, written_s, folder) else ("stopped", None, None)
-
-
-def _lives(process: int, since_s: float, folder: Path) -> bool:
-    """Whether the process that wrote the note still runs: killed, it left the note, and another may have its number."""
-    clock = Path("/proc/stat")
-    if clock.is_file():  # Linux
-        try:
-            fields = (
-                Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            )
-        except OSError:
-            return False
-        started = next(line for line in clock.read_text(encoding="utf-8").splitlines() if line.startswith("btime"))
-        began_s = int(started.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return fields[0] != "Z" and began_s <= since_s + CLOCK_S
-    try:
-        with exclusive(folder / LOCK_NAME, wait=False):
-            return False
-    except BlockingIOError:
-        return True
 
 
 def _step_s(trained: Sequence[JsonObject]) -> float | None:

@@ -41,7 +41,8 @@ class WordNet(Corpus):
                 continue
             lines = (folder / name).read_text(encoding="latin-1").splitlines()
             for number, line in enumerate(lines, start=1):
-                part, words = line.split()[1:5:3] if len(line.split()) > 4 else ("", "")
+                fields = line.split(maxsplit=5)
+                part, words = fields[1:5:3] if len(fields) > 4 else ("", "")
                 if not line.startswith("  ") and not (part in _SPECIES and words[:1].isupper()):
                     yield Row(f"{name}:{number}", line, folder)
 
