@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_amounts import AMOUNTS
-from echox.verbalization.english_chemistry import formula, symbol
+from echox.verbalization.english_chemistry import formula, ion, symbol
 from echox.verbalization.english_measures import NUMBER, unit_names
 from echox.verbalization.english_money import money
+from echox.verbalization.english_short_forms import abbreviations, capitals, names, roman
 from echox.verbalization.english_window import Core, NeedsMore, Window, say
-from echox.verbalization.language import Reading, WrittenWord
+from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
 
 _LETTER = r"A-Za-zÀ-ÖØ-öø-ɏ"
 _WORD = rf"[{_LETTER}]+(?:['’][{_LETTER}]+)*"
@@ -27,6 +28,10 @@ _MAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _WEB = re.compile(r"(https?://|www\.)\S+|[\w-]+(\.[\w-]+)*\.(com|org|net|edu|gov|io|dev|ai|co|uk|de|info|app)(/\S*)?")
 _FILE = re.compile(rf"[\w./~-]*\w\.({'|'.join(sorted(tables.FILE_ENDINGS))})")
 _LINK = re.compile(r"!?\[?([^\]]*)\]\(\S*?\)(.*)")
+_TAG = re.compile(
+    r"</?(?:a|b|br|code|div|em|h[1-6]|hr|i|li|mark|ol|p|pre|small|span|strong|sub|sup|td|th|tr|u|ul)\s*/?>"
+)
+_STARS = re.compile("([★⭐\ufe0f]{2,})(½?)☆*")
 _WEB_MARKS = {
     ".": "dot",
     "@": "at",
@@ -42,7 +47,7 @@ _WEB_MARKS = {
     "%": "percent",
     "~": "tilde",
 }
-_PIECES = re.compile(rf"{NUMBER}|{_WORD}|\s+|.", re.DOTALL)
+_PIECES = re.compile(rf"\d+(?:\.\d+){{2,}}|[=!<>]=|[₀-₉]+|{NUMBER}|{_WORD}|\s+|.", re.DOTALL)
 _SILENT_CATEGORIES = {"So", "Sk", "Mn", "Me", "Cf", "Cc", "Co", "Cs", "Cn", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"}
 
 
@@ -83,6 +88,12 @@ def markers(window: Window) -> Reading | None:
     raw = window.first.raw
     if re.fullmatch(r"\|+|\|?[-:|]{3,}|[-*_=~]{3,}|`{3,}\w*|\[[ xX]?\]", raw) or _EMOTICON.fullmatch(raw):
         return Reading(1, "")
+    if match := _STARS.fullmatch(window.first.text):
+        count = len(match[1].replace("\ufe0f", ""))
+        return say(f"{numbers.mixed(count, 1, 2) if match[2] else numbers.integer(str(count))} stars", window.first)
+    if _TAG.search(raw) or re.fullmatch(r"==\w[^=]*==\W*", raw):
+        inner = WrittenWord(_TAG.sub("", raw).strip("="))
+        return pieces(Window([inner], [], True)) if inner.text else Reading(1, "")
     if re.fullmatch(r"#{1,6}|>+|[-*+•‣▪●○◦·–—]", raw) and window.opens_line:
         return None if raw == "+" and re.fullmatch(NUMBER, _text(window.at(1))) else Reading(1, "")
     if window.opens_line and (match := re.fullmatch(r"(\d{1,3})[.)]", raw)):
@@ -108,7 +119,23 @@ def operators(window: Window) -> Reading | None:
         return reading
     if raw == "|":
         return Reading(1, ",")
-    return Reading(1, tables.SYMBOLS[raw]) if raw in tables.SYMBOLS else None
+    if raw == ">" and not _is_number(window.before()) and not _is_number(_text(window.at(1))):
+        return Reading(1, ",")
+    if raw not in tables.SYMBOLS:
+        return None
+    said = tables.SYMBOLS[raw]
+    return Reading(1, said.removeprefix("is ") if _has_a_verb(window) else said)
+
+
+def _has_a_verb(window: Window) -> bool:
+    """Whether the clause had its verb before a comparison: "Is 7 > 5?", "requires Python >= 3", "for all x > 0"."""
+    for back in range(1, LOOKAHEAD_WORDS + 1):
+        word = window.before(back).lower()
+        if not word or word in tables.CLAUSES or set(window.tail_before(back)) & set(".,!?;:"):
+            return False
+        if word in tables.BEFORE_A_COMPARISON:
+            return True
+    return False
 
 
 def _times_or_by(window: Window) -> Reading | None:
@@ -153,6 +180,8 @@ def addresses(window: Window) -> Reading | None:
     if match := _LINK.fullmatch(core.raw):
         inner = WrittenWord(match[1] + match[2])
         return pieces(Window([inner], [], True)) if inner.text else Reading(1, "")
+    if match := re.fullmatch(r"<([^<>]+)>([.,;:!?]*)", core.raw):
+        core = Core("", match[1], match[2])
     if not any(form.fullmatch(core.text) for form in (_MAIL, _WEB, _FILE)):
         return None
     said = []
@@ -181,157 +210,6 @@ def amounts(window: Window) -> Reading | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------ abbreviations
-
-
-def names(window: Window) -> Reading | None:
-    """Titles before a name, kinds of streets after one."""
-    core = window.first
-    dotted = core.tail.startswith(".")
-    if core.text not in tables.TITLES and core.text not in tables.PLACES or not (dotted or core.text in _BARE):
-        return None
-    following = window.at(1) if not (core.tail.lstrip(".")) else None
-    name_follows = following is not None and following.text[:1].isupper() and not following.starts_line
-    after_name = _is_name(window.before()) and not window.tail_before() and not window.opens_sentence
-    if name_follows and core.text in tables.TITLES and _capital_means_nothing(window):
-        after_name = False
-    place = after_name or _after_ordinal(window) or (dotted and not name_follows and core.text in _ROADS)
-    if core.text in tables.PLACES and place:
-        return _expand(window, tables.PLACES[core.text])
-    if core.text in tables.TITLES and (name_follows or core.text in {"Mr", "Mrs", "Ms", "Dr", "Prof"}):
-        return Reading(1, tables.TITLES[core.text] + core.tail.replace(".", "", 1)[:1])
-    return None
-
-
-_ROADS = frozenset({"Ave", "Blvd", "Rd", "Ln", "Hwy"})
-_BARE = frozenset({"Mr", "Mrs", "Ms", "Dr", "St", "Ave", "Blvd", "Rd", "Prof"})
-
-
-def _is_name(text: str) -> bool:
-    return text[:1].isupper() and text[1:2].islower() and text not in tables.MONTH_NAMES
-
-
-def _capital_means_nothing(window: Window) -> bool:
-    """Whether the word before has its capital as the first of a sentence, or as a day: "Ask Dr. Lee"."""
-    first = window.before(2) == "" or bool(set(window.tail_before(2)) & set(".!?:")) or window.begins_line_before()
-    return first or window.before() in tables.DAY_NAMES
-
-
-def _after_ordinal(window: Window) -> bool:
-    return re.fullmatch(r"\d+(st|nd|rd|th)", window.before()) is not None
-
-
-def _expand(window: Window, word: str) -> Reading:
-    """A word for an abbreviation; its period also ends the sentence if nothing follows."""
-    tail = window.first.tail
-    if tail == ".":
-        return Reading(1, word + ("." if window.last_of_line(0) else ""))
-    rest = Core("", "", tail.replace(".", "", 1) if tail.startswith(".") else tail)
-    return say(word, rest)
-
-
-def abbreviations(window: Window) -> Reading | None:
-    """e.g., etc., vs., approx., No. 5, Dec. 25, Mon, Oct 7, U.S., J. K."""
-    core = window.first
-    dotted = core.tail.startswith(".")
-    ends = [tables.MONTHS.get(end) or tables.DAYS.get(end) for end in re.split("[-–—]", core.text)]
-    if len(ends) == 2 and ends[0] and ends[1]:
-        return _expand(window, f"{ends[0]} to {ends[1]}")
-    if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Fig", "Vol"}):
-        following = window.at(1)
-        if following is not None and re.match(r"\d|[IVX]+\b", following.text) and not following.starts_line:
-            return Reading(1, tables.BEFORE_A_NUMBER[core.text])
-    if (core.text in tables.MONTHS and core.text not in tables.MONTH_NAMES) or core.text in tables.DAYS:
-        reading = _calendar(window)
-        if reading is not None:
-            return reading
-    if dotted and core.text in tables.WORDS:
-        return _expand(window, tables.WORDS[core.text])
-    if not dotted and core.text in tables.BARE_WORDS:
-        return say(tables.BARE_WORDS[core.text], core)
-    if re.fullmatch(r"(?:(?:[A-Za-z]|Ph|Ed|Psy|Sc)\.)+(?:[A-Za-z]|Sc|Ed|Eng|Phil)", core.text):
-        letters = " ".join(core.text.replace(".", "").upper())
-        return _expand(window, letters) if dotted else say(letters, core)
-    if core.text in {"C#", "F#"}:
-        return say(f"{core.text[0]} sharp", core)
-    if re.fullmatch(r"[A-Z]", core.text) and core.tail == "." and core.text != "I":
-        following = window.at(1)
-        if following is not None and following.text[:1].isupper() and not following.starts_line:
-            return Reading(1, core.text)
-    return None
-
-
-def _calendar(window: Window) -> Reading | None:
-    """Dec. 25, Mon, Oct 7: short months and days, where a date follows or precedes."""
-    core = window.first
-    name = tables.MONTHS.get(core.text) or tables.DAYS[core.text]
-    following = window.at(1) if core.tail in {"", ".", ",", ".,"} else None
-    dated = (
-        following is not None
-        and not following.starts_line
-        and (
-            re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*", following.text) is not None
-            or following.text in tables.MONTHS
-            or following.text in tables.MONTH_NAMES
-        )
-    )
-    earlier = re.fullmatch(r"\d{1,2}(st|nd|rd|th)?", window.before()) is not None
-    return _expand(window, name) if dated or earlier else None
-
-
-# ------------------------------------------------------------------------------------------ capitals
-
-
-def roman(window: Window) -> Reading | None:
-    """Henry VIII is the eighth; chapter IV is four."""
-    core = window.first
-    value = numbers.roman(core.text)
-    if value is None or window.tail_before():
-        return None
-    earlier = window.before()
-    if earlier.lower() in tables.NUMBERED and (core.text != "I" or earlier[:1].isupper()):
-        return say(numbers.integer(str(value)), core)
-    if earlier in tables.REGENTS and core.text in {"V", "X"}:
-        return say(f"the {numbers.ordinal(value)}", core)
-    if earlier in tables.REGENTS and core.text == "I":
-        following = window.at(1) if not core.tail else None
-        shown = following is None or following.text in tables.AFTER_FIRST_OF_NAME
-        return say("the first", core) if shown else None
-    if core.text in {"I", "V", "X", "C", "D", "L", "M"} or value > 40 or not _is_name(earlier):
-        return None
-    return say(f"the {numbers.ordinal(value)}", core)
-
-
-def capitals(window: Window) -> Reading | None:
-    """FBI letter by letter, NASA as a word; words that are only emphasised by capitals stay words."""
-    core = window.first
-    match = re.fullmatch(r"([A-Z]{2,6})(s|'s|’s)?", core.text)
-    if match is None:
-        return _mixed_case(core)
-    letters, ending = match.groups()
-    if letters in tables.READ_AS_WORDS or letters in tables.SHOUTED or _is_shouted(letters):
-        return None
-    return say(" ".join(letters) + (ending or "").replace("’", "'"), core)
-
-
-def _mixed_case(core: Core) -> Reading | None:
-    """PhD, BSc: capitals of a degree."""
-    if re.fullmatch(r"(Ph|B|M)(D|Sc|A|Eng)s?", core.text) and len(core.text) > 2:
-        return say(" ".join(core.text.rstrip("s").upper()) + "s" * core.text.endswith("s"), core)
-    return None
-
-
-def _is_shouted(letters: str) -> bool:
-    """Long enough to be a word, with vowels, and at both ends consonants that words have there."""
-    if len(letters) <= 3 or letters in tables.SPELT:
-        return False
-    match = re.fullmatch("([^AEIOUY]*)([AEIOUY]|[AEIOUY].*[AEIOUY])([^AEIOUY]*)", letters)
-    if match is None or re.search("[^AEIOUY]{5}", match[2]):
-        return False
-    begin, end = match[1], match[3]
-    return (len(begin) < 2 or begin in tables.ONSETS) and (len(end) < 2 or end in tables.CODAS)
-
-
 # ------------------------------------------------------------------------------------------ anything else
 
 
@@ -344,6 +222,8 @@ def compound(window: Window) -> Reading | None:
     said = _part(parts[0])
     for mark, part, earlier in zip(parts[1::2], parts[2::2], parts[:-1:2], strict=True):
         per = tables.PER.get(part) or tables.UNITS.get(part, (part if part in tables.PER.values() else "",))[0]
+        if mark == "/" and not per and re.match("[$€£¥]", earlier) and re.fullmatch("[a-z]{3,}", part):
+            per = part
         if mark == "/" and per and earlier[-1:].isdigit():
             said += f" per {per}"
             continue
@@ -383,8 +263,9 @@ def units(window: Window) -> Reading | None:
     if base in tables.BARE_UNITS and (names := unit_names(core.text)):
         return say(names[0] if window.before().lower() in {"a", "an", "one", "per"} else names[1], core)
     counted, slash, below = core.text.partition("/")
-    if slash and counted.isalpha() and below in tables.PER.values() and re.fullmatch(NUMBER, window.before()):
-        return say(f"{counted} per {below}", core)
+    if slash and counted.isalpha() and re.fullmatch(NUMBER, window.before()):
+        per = tables.PER.get(below) or (below if below in tables.PER.values() else None)
+        return say(f"{counted} per {per}", core) if per else None
     return None
 
 
@@ -397,7 +278,9 @@ def pieces(window: Window) -> Reading:
     for place, piece in enumerate(found):
         if not piece:
             continue
-        if piece[0].isascii() and piece[0].isdigit() or re.fullmatch(NUMBER, piece):
+        if piece.count(".") > 1:
+            said.append(" point ".join(numbers.integer(part) for part in piece.split(".")))
+        elif piece[0].isascii() and piece[0].isdigit() or re.fullmatch(NUMBER, piece):
             zero_led = piece.startswith("0") and piece.isdigit() and len(piece) > 1
             is_year = place > 0 and re.fullmatch("(19|20)[0-9]{2}", piece)
             said.append(
@@ -407,8 +290,12 @@ def pieces(window: Window) -> Reading:
                 if is_year
                 else numbers.cardinal(piece)
             )
+        elif re.fullmatch("[₀-₉]+", piece):
+            said.append(numbers.integer(unicodedata.normalize("NFKC", piece)))
         elif re.fullmatch(_WORD, piece):
             said.append(_letters(piece, len(found) > 1))
+            of = len(piece) == 1 and found[place + 1 : place + 2] == ["("] and place + 2 < len(found)
+            said += ["of"] if of else []
         elif "⁄" in (fraction := unicodedata.normalize("NFKC", piece)):
             said.append(_vulgar_fraction(fraction))
         elif piece in tables.GREEK or piece in tables.POWERS:
@@ -462,6 +349,7 @@ RULES: tuple[Callable[[Window], Reading | None], ...] = (
     operators,
     factorial,
     addresses,
+    ion,
     amounts,
     symbol,
     names,

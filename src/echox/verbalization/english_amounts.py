@@ -13,8 +13,10 @@ from echox.verbalization import english_tables as tables
 from echox.verbalization.english_measures import (
     DASH,
     NUMBER,
+    duration,
     fraction,
     height,
+    is_adjective,
     measure,
     signed,
     unit_names,
@@ -44,15 +46,36 @@ def phone(window: Window) -> Reading | None:
             parts, last, count = [*parts, following.text], following, count + 1
         if count > 1:
             return say("plus " + ", ".join(_groups(part) for part in parts), last, count)
+    if grouped := _spaced_groups(window):
+        return grouped
     digits = first.text
+    if re.fullmatch(r"\d{5}", digits) and window.before() in tables.STATES:
+        return say(numbers.spell_digits(digits), first)
     if not re.fullmatch(r"\d{2,}", digits) or (first.head in {"'", "’", "‘"} and len(digits) == 2):
         return None
     earlier = {window.before(back).lower() for back in (1, 2)}
+    if earlier <= tables.LINKS and not window.tail_before():
+        earlier |= {window.before(back).lower() for back in (3, 4)}
     named = bool(earlier & tables.SPELT_AFTER) and len(digits) >= (3 if earlier & tables.CODES else 4)
-    dialled = window.before().lower() in tables.DIALLED_AFTER and len(digits) == 3
+    listed = window.before() in {"or", "and"} and re.fullmatch(r"\d{3}", window.before(2)) is not None
+    dialled = window.before(3 if listed else 1).lower() in tables.DIALLED_AFTER and len(digits) == 3
     if digits.startswith("0") or named or dialled or len(digits) > 10:
         return say(numbers.spell_digits(digits), first)
     return None
+
+
+def _spaced_groups(window: Window) -> Reading | None:
+    """0800 123 456, 020 7946 0018, 415 555 0132: a telephone number in groups."""
+    groups, last = [], window.first
+    following: Core | None = last
+    while following is not None and len(groups) < 5 and re.fullmatch(r"\d{2,8}", following.text):
+        groups, last = [*groups, following.text], following
+        following = window.joined(len(groups))
+    lengths = [len(group) for group in groups]
+    zero_led = sum(lengths) > 8 and groups[0].startswith("0") and lengths[0] > 2 and min(lengths[1:]) > 2
+    if not zero_led and lengths != [3, 3, 4]:
+        return None
+    return say(", ".join(numbers.spell_digits(group) for group in groups), last, len(groups))
 
 
 def _groups(text: str) -> str:
@@ -103,8 +126,10 @@ def date(window: Window) -> Reading | None:
 
 def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     """Whether two numbers parted by a slash are a date: "on 3/4", "is 10/31"; 9/11 has a name, 1/2 is a half."""
-    before = window.before()
-    named = before in tables.DAY_NAMES or before in tables.DAYS or before.lower() in {"on", "until", "by", "due"}
+    before, following = window.before(), window.joined(1)
+    share = (following is not None and following.text == "of") or window.before(2).lower() in tables.CHANGES
+    dated = before.lower() in {"on", "until", "by", "due"} and not (before == "by" and share)
+    named = before in tables.DAY_NAMES or before in tables.DAYS or dated
     return 1 <= month <= 12 and day <= 31 and (month, day) != (9, 11) and (named or (day > 20 and before == "is"))
 
 
@@ -142,6 +167,8 @@ def time(window: Window) -> Reading | None:
     """12:30, 12:30:45, 5:30 PM, 9am-5pm, 9:30-11:00, 9-11 a.m., 10.30 am."""
     first = window.first
     ends = re.split(DASH, first.text)
+    if any(window.before(back).lower() in tables.RATIOS for back in range(1, 5)):
+        return None
     if len(ends) > 2 or not all(
         _TIME.fullmatch(end) or _HOUR.fullmatch(end) or re.fullmatch(r"\d+", end) for end in ends
     ):
@@ -233,6 +260,19 @@ def _is_counted(noun: str) -> bool:
     return noun.islower() and (noun in tables.COUNTED or many or unit)
 
 
+def thousands(window: Window) -> Reading | None:
+    """1 000 000, 299 792 458: a number whose thousands are parted by spaces; 20 000 too."""
+    groups: list[str] = []
+    following = window.first if re.fullmatch(r"[1-9]\d{0,2}", window.first.text) else None
+    while following is not None and len(groups) < 5:
+        groups.append(following.text)
+        following = window.joined(len(groups))
+        following = following if following is not None and re.fullmatch(r"\d{3}", following.text) else None
+    if len(groups) < 3 and groups[1:] != ["000"]:
+        return None
+    return _with_unit(window, numbers.cardinal("".join(groups)), len(groups))
+
+
 def between(window: Window) -> Reading | None:
     """10-12, 3–1, 52-48."""
     match = re.fullmatch(rf"(\$?{NUMBER}){DASH}({NUMBER})", window.first.text)
@@ -250,16 +290,32 @@ def plain(window: Window) -> Reading | None:
     if match := re.fullmatch(rf"#({NUMBER})", text):
         return say(f"number {numbers.cardinal(match[1])}", first)
     if powers := _powers(text):
-        return say(powers, first)
+        return _with_unit(window, powers)
     if match := re.fullmatch(rf"({NUMBER})[x×]({NUMBER})", text):
-        return say(f"{numbers.cardinal(match[1])} by {numbers.cardinal(match[2])}", first)
+        return _with_unit(window, f"{numbers.cardinal(match[1])} by {numbers.cardinal(match[2])}")
+    if match := re.fullmatch(rf"({NUMBER})/(\d+)", text):
+        return say(f"{numbers.cardinal(match[1])} out of {numbers.integer(match[2])}", first)
     if re.fullmatch(r"\d{1,3}(\.\d{3}){2}", text):
         return say(numbers.integer(text.replace(".", "")), first)
-    if match := re.fullmatch(r"(\d+):(\d+)", text):
-        return say(f"{numbers.integer(match[1])} to {numbers.integer(match[2])}", first)
+    if match := re.fullmatch(rf"(\d+):({NUMBER})", text):
+        return say(f"{numbers.integer(match[1])} to {numbers.cardinal(match[2])}", first)
     if match := re.fullmatch(rf"({NUMBER})([²³])", text):
         return say(f"{numbers.cardinal(match[1])} {tables.POWERS[match[2]]}", first)
     return None
+
+
+def _with_unit(window: Window, amount: str, count: int = 1) -> Reading:
+    """An amount that ends before a word, with that word if it is a unit."""
+    last, unit = window.at(count - 1), window.joined(count)
+    names = unit_names(unit.text) if unit is not None else None
+    assert last is not None, "the amount is there"
+    if (
+        unit is None
+        or names is None
+        or (unit.text == "in" and window.before() not in {"=", "≈"} and "by" not in amount)
+    ):
+        return say(amount, last, count)
+    return say(f"{amount} {names[0] if is_adjective(window, count + 1) else names[1]}", unit, count + 1)
 
 
 def _powers(text: str) -> str | None:
@@ -287,6 +343,8 @@ AMOUNTS: tuple[Callable[[Window], Reading | None], ...] = (
     time,
     money,
     fraction,
+    thousands,
+    duration,
     height,
     ordinal,
     measure,

@@ -6,6 +6,7 @@ A symbol alone may be a word (As, In, Na): it is read as a symbol where its elem
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
@@ -14,6 +15,7 @@ from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
 
 _ABOUT = {"symbol", "symbols", "abbreviated", "abbreviation"}
 _PART = re.compile(r"([A-Z][a-z]?)(\d*)")
+_CHARGED = re.compile(r"((?:[A-Z][a-z]?[₀-₉0-9]*)+?)([⁰¹²³⁴-⁹]*[⁺⁻]|[2-9]?\+)")
 
 
 def symbol(window: Window) -> Reading | None:
@@ -59,3 +61,20 @@ def formula(window: Window) -> Reading | None:
         return None
     said = (" ".join(name.upper()) + (f" {numbers.integer(count)}" if count else "") for name, count in parts)
     return say(" ".join(said), core)
+
+
+def ion(window: Window) -> Reading | None:
+    """A symbol or formula and its charge: Na⁺, Ca²⁺, SO₄²⁻, Fe3+ (no grade: "C+")."""
+    core = window.first
+    match = _CHARGED.fullmatch(core.text)
+    if match is None:
+        return None
+    parts = _PART.findall(unicodedata.normalize("NFKC", match[1]))
+    plain = match[2].endswith("+")
+    if not all(name in tables.ELEMENTS for name, _ in parts) or (plain and (len(parts) > 1 or len(parts[0][0]) < 2)):
+        return None
+    charge = match[2].translate(tables.SUPERSCRIPTS)
+    said = [" ".join(name.upper()) + (f" {numbers.integer(count)}" if count else "") for name, count in parts]
+    if charge[:-1]:
+        said.append(numbers.integer(charge[:-1]))
+    return say(" ".join([*said, tables.SIGNS[charge[-1]]]), core)

@@ -16,6 +16,7 @@ from echox.verbalization.language import Reading
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 DASH = "[-–—−]"
 _DETERMINERS = frozenset({"a", "an", "the", "this", "that", "each", "every", "another", "one", "his", "her", "their"})
+_DURATION = re.compile(r"(?:\d{1,4}(?:d|hrs?|h|mins?|m|secs?|s))+|\d{1,2}h[0-5]\d")
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
 
@@ -40,6 +41,9 @@ def fraction(window: Window) -> Reading | None:
     if found is None:
         return None
     said, last, count, several = found
+    if re.fullmatch('["”″][.,;:!?)]*', last.tail) and not window.first.head:
+        one = not several or is_adjective(window, count, last.tail)
+        return say(f"{said} {'inch' if one else 'inches'}", Core("", "", last.tail[1:]), count)
     following = window.joined(count)
     names = unit_names(following.text) if following is not None else None
     if names is None or following is None or not _means_unit(window, following.text, False, count + 1):
@@ -54,6 +58,12 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
         return "twenty four seven", first, 1, False
     if text == "9/11":
         return "nine eleven", first, 1, False
+    if match := re.fullmatch(r"(\d{1,3})/(\d{1,3})", text):
+        out_of = window.before().lower() in tables.MARKS or window.before(2).lower() in tables.MARKS
+        counted = window.before().lower() in {"step", "page", "part", "question"}
+        if out_of or counted:
+            middle = "out of" if out_of else "of"
+            return f"{numbers.integer(match[1])} {middle} {numbers.integer(match[2])}", first, 1, True
     if match := re.fullmatch(rf"(\d{{,15}})([{_VULGAR}])", text):
         top, bottom = (int(part) for part in unicodedata.normalize("NFKC", match[2]).split("⁄"))
         if match[1]:
@@ -100,6 +110,25 @@ def unit_names(text: str) -> tuple[str, ...] | None:
     return None
 
 
+def duration(window: Window) -> Reading | None:
+    """4m 20s, 1h30m, 2h15, 3d 4h: m is minutes beside other parts of time."""
+    parts: list[tuple[str, str]] = []
+    core, last, count = window.first, window.first, 0
+    while core is not None and _DURATION.fullmatch(core.text) and count < 4:
+        parts += re.findall(r"(\d+)(d|hrs?|h|mins?|m|secs?|s|$)", core.text)
+        last, count = core, count + 1
+        core = window.joined(count)
+    kinds = "".join((unit or "m")[0] for _, unit in parts)
+    if len(parts) < 2 or not re.fullmatch("d?h?m?s?", kinds):
+        return None
+    names = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
+    said = [
+        f"{numbers.integer(value)} {names[kind]}{'' if value == '1' else 's'}"
+        for (value, _), kind in zip(parts, kinds, strict=True)
+    ]
+    return say(" ".join(said), last, count)
+
+
 def height(window: Window) -> Reading | None:
     """5'10", 6', 27"."""
     raw = window.first.raw.rstrip(".,;:!?)")
@@ -119,10 +148,10 @@ def height(window: Window) -> Reading | None:
 def measure(window: Window) -> Reading | None:
     """5 m, 5m/s, 20°C, 10-15 kg, 50%, 2.5 %, 5-10%."""
     first = window.first
-    match = re.fullmatch(rf"([-−+±~≈<>≤≥]?)({NUMBER})(?:{DASH}({NUMBER}))?-?(\D.*)?", first.text)
+    match = re.fullmatch(rf"([-−+±~≈<>≤≥]?)({NUMBER})(?:{DASH}({NUMBER}))?(-?)(\D.*)?", first.text)
     if match is None:
         return None
-    sign, low, high, attached = match.groups()
+    sign, low, high, hyphen, attached = match.groups()
     last, count, unit, scale = first, 1, attached, ""
     if attached is None:
         following = window.joined(1)
@@ -131,10 +160,12 @@ def measure(window: Window) -> Reading | None:
         unit, last, count = following.text, following, 2
         if unit in tables.SCALE_WORDS and not following.tail and (third := window.joined(2)):
             scale, unit, last, count = f" {unit}", third.text, third, 3
-        if unit in {"sq", "fl"} and (third := window.at(count)):
+        if unit in {"sq", "fl", "cu"} and (third := window.at(count)):
             unit, last, count = f"{unit} {third.text}", third, count + 1
     assert unit is not None
     amount = signed(sign, low, high) + scale
+    if unit == "°" and not last.tail and (pole := window.joined(count)) and pole.text in {"N", "S", "E", "W"}:
+        unit, last, count = f"°{pole.text}", pole, count + 1
     if unit in {"%", "‰"}:
         return say(f"{amount} {tables.SYMBOLS[unit]}", last, count)
     if attached == "K" and low in {"2", "4", "5", "8"}:
@@ -155,7 +186,7 @@ def measure(window: Window) -> Reading | None:
     if names is None or not _means_unit(window, unit, attached is not None, count):
         return None
     one, many = names
-    singular = (low == "1" and not high) or (last.tail == "" and is_adjective(window, count))
+    singular = (low == "1" and not high) or hyphen or (last.tail == "" and is_adjective(window, count))
     last = _without_period(window, last, count) if count > 1 else last
     return say(f"{amount} {one if singular else many}", last, count)
 
@@ -174,10 +205,16 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
         if window.before() in {"x", "×", "by", "feet", "foot", "ft"}:
             return True
         following = window.at(count)
+        if window.before() in {"=", "≈"} or (following is not None and following.raw in {"=", "≈", "x", "×"}):
+            return True
         return following is not None and (following.text in tables.SIZES or following.text.startswith("x"))
     if unit == "s" and attached:
         decade = re.fullmatch(r"\d*0s", window.first.text) is not None
-        return not decade or (len(window.first.text) == 3 and window.before() in {"in", "for", "takes", "took"})
+        short = len(window.first.text) == 3
+        if decade and short and window.before() in {"is", "was", "by", "about", "only", "just", "after", "another"}:
+            following = window.joined(1)
+            return following is not None and following.text in tables.AFTER_SECONDS
+        return not decade or (short and window.before() in {"in", "for", "takes", "took", "wait"})
     if unit == "B":
         return False
     return attached or unit not in {"N", "K", "J", "pt", "bar", "cal", "'", '"'}

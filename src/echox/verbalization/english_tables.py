@@ -33,7 +33,7 @@ DAY_NAMES = frozenset(DAYS.values())
 TITLES = _table("""
 Mr=Mister; Mrs=Missus; Ms=Miss; Dr=Doctor; Prof=Professor; St=Saint; Mt=Mount; Sen=Senator; Gov=Governor;
 Gen=General; Capt=Captain; Lt=Lieutenant; Col=Colonel; Sgt=Sergeant; Rev=Reverend; Pres=President; Hon=Honorable;
-Ft=Fort; Rep=Representative
+Ft=Fort; Rep=Representative; Maj=Major; Cpl=Corporal; Adm=Admiral; Cmdr=Commander; Supt=Superintendent
 """)
 """Before a name."""
 PLACES = _table("""
@@ -114,7 +114,13 @@ per gallon; rpm=revolution per minute/revolutions per minute; bpm=beat per minut
 second/frames per second; dpi=dot per inch/dots per inch; ppm=part per million/parts per million;
 hp=horsepower/horsepower; °C=degree Celsius/degrees Celsius; °F=degree Fahrenheit/degrees Fahrenheit;
 °=degree/degrees; °N=degree north/degrees north; °S=degree south/degrees south; °E=degree east/degrees east;
-°W=degree west/degrees west; mmHg=millimeter of mercury/millimeters of mercury; K=kelvin/kelvins;
+°W=degree west/degrees west; mol=mole/moles; lm=lumen/lumens; lx=lux/lux; eV=electron volt/electron volts;
+keV=kiloelectron volt/kiloelectron volts; MeV=megaelectron volt/megaelectron volts; kN=kilonewton/kilonewtons;
+MPa=megapascal/megapascals; GPa=gigapascal/gigapascals; atm=atmosphere/atmospheres; qt=quart/quarts;
+mcg=microgram/micrograms; nmi=nautical mile/nautical miles; kn=knot/knots; cc=cubic centimeter/cubic centimeters;
+µL=microliter/microliters; Mbit=megabit/megabits; Gbit=gigabit/gigabits; ly=light year/light years;
+cu ft=cubic foot/cubic feet; cu in=cubic inch/cubic inches; N·m=newton meter/newton meters; GJ=gigajoule/gigajoules;
+MJ=megajoule/megajoules; mmHg=millimeter of mercury/millimeters of mercury; K=kelvin/kelvins;
 in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet;
 ¢=cent/cents; sq ft=square foot/square feet; sq km=square kilometer/square kilometers; sq mi=square mile/square
 miles; fl oz=fluid ounce/fluid ounces
@@ -134,6 +140,10 @@ h=hour; hr=hour; s=second; sec=second; min=minute; day=day; d=day; week=week; mo
 yr=year
 """)
 """After a slash."""
+AFTER_SECONDS = _set("""
+ahead apart away before behind early faster late later left long longer old shorter slower
+""")
+"""Before them "20s" is seconds."""
 SIZES = _set("""
 across by deep diameter high long screen tall thick wide x
 """)
@@ -158,6 +168,9 @@ OPERATORS = {
     "/": "divided by",
     "∞": "infinity",
     "√": "the square root of",
+    "∛": "the cube root of",
+    "∑": "the sum of",
+    "∫": "the integral of",
     "==": "equals",
     "!=": "is not",
     "<=": "is at most",
@@ -189,6 +202,7 @@ SYMBOLS = {
     "%": "percent",
     "‰": "per mille",
     "#": "number",
+    "№": "number",
     "§": "section",
     "¶": "paragraph",
     "~": "about",
@@ -253,6 +267,15 @@ CODES = _set("""
 code extension passcode password pin zip
 """)
 """... and three digits too."""
+STATES = _set("""
+AK AL AR AZ CA CO CT DC DE FL GA HI IA ID IL IN KS KY LA MA MD ME MI MN MO MS MT NC ND NE NH NJ NM NV NY OH OK OR PA
+RI SC SD TN TX UT VA VT WA WI WV WY
+""")
+"""Postal codes of states: after them five digits are a zip code."""
+LINKS = _set("""
+are at back be changed from is it isn't me my not now on or of the then to us was your
+""")
+"""They may stand between "PIN" and its digits."""
 DIALLED_AFTER = _set("""
 call dial phone ring text
 """)
@@ -285,6 +308,51 @@ AFTER_FIRST_OF_NAME = _set("""
 and became died founded in of reigned ruled was
 """)
 """Words after "Elizabeth I" that show that I is no pronoun."""
+AFTER_PRONOUN = _set("""
+also always am believe can can't cannot could did didn't do don't have just know like love mean need remember really
+saw see should suppose think trust understand want will won't would
+""")
+"""Words after "Charles I" at the start of a sentence that show that it is one."""
+ARTICLES = _set("""
+a an its our that the their this
+""")
+HELD_IN_ORDER = _set("""
+amendment century congress corps cruiserweight dynasty edition legion millennium olympiad olympics republic session
+""")
+"""After "the IV" they show that a numeral is a place in an order."""
+CLOTHES = _set("""
+L M S XL XS XXL XXS XXXL
+""")
+"""Sizes: "S-XL" is a span of them."""
+BEFORE_A_DATE = _set("""
+by early every from in last late mid next on since this through till to until
+""")
+"""After them "Mar." and "Sun." are short for a month and a day."""
+CHANGES = _set("""
+cut decreased down drop dropped fall fallen fell grew grow increase increased lower lowered reduce reduced rise rose
+shrank up
+""")
+"""After "fell by" a fraction is no date."""
+RATIOS = _set("""
+concentration dilute diluted dilution gear leverage mix mixed odds proportion proportions ratio ratios scale slope
+""")
+"""After them "1:10" is no time of day."""
+MARKS = _set("""
+achieved earned gave get gets got grade mark rate rated rating score scored scores
+""")
+"""After them 9/10 is nine out of ten."""
+RULERS = _set("""
+Czar Emperor Empress Kaiser King Pope Prince Princess Queen Tsar Tsarina
+""")
+"""After them, "Charles I" is a name wherever it stands."""
+BEFORE_A_COMPARISON = _set("""
+are be for has have is need needs of require requires was were with
+""")
+"""After them a comparison has no verb of its own: "is 7 greater than 5"."""
+CLAUSES = _set("""
+and because but if or since so that then when whenever where while
+""")
+"""After them a clause begins, whose comparison needs a verb: "if x is less than y"."""
 
 FILE_ENDINGS = _set("""
 cpp css csv doc docx exe gif gz html ipynb java jpeg jpg js json jsx md mp3 mp4 pdf png pptx py rs sh sql toml ts tsx

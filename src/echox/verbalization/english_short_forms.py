@@ -1,0 +1,175 @@
+"""English short forms: titles, streets, abbreviations, months and days, Roman numerals, words in capitals.
+
+A rule takes a `Window` and gives a reading, or None for what is not its kind.
+"""
+
+from __future__ import annotations
+
+import re
+
+from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_tables as tables
+from echox.verbalization.english_window import Core, Window, say
+from echox.verbalization.language import Reading
+
+# ------------------------------------------------------------------------------------------ abbreviations
+
+
+def names(window: Window) -> Reading | None:
+    """Titles before a name, kinds of streets after one."""
+    core = window.first
+    dotted = core.tail.startswith(".")
+    if core.text not in tables.TITLES and core.text not in tables.PLACES or not (dotted or core.text in _BARE):
+        return None
+    following = window.at(1) if not (core.tail.lstrip(".")) else None
+    name_follows = following is not None and following.text[:1].isupper() and not following.starts_line
+    after_name = _is_name(window.before()) and not window.tail_before() and not window.opens_sentence
+    if name_follows and core.text in tables.TITLES and _capital_means_nothing(window):
+        after_name = False
+    place = after_name or _after_ordinal(window) or (dotted and not name_follows and core.text in _ROADS)
+    if core.text in tables.PLACES and place:
+        return _expand(window, tables.PLACES[core.text])
+    if core.text in tables.TITLES and (name_follows or core.text in {"Mr", "Mrs", "Ms", "Dr", "Prof"}):
+        return Reading(1, tables.TITLES[core.text] + core.tail.replace(".", "", 1)[:1])
+    return None
+
+
+_ROADS = frozenset({"Ave", "Blvd", "Rd", "Ln", "Hwy"})
+_BARE = frozenset({"Mr", "Mrs", "Ms", "Dr", "St", "Ave", "Blvd", "Rd", "Prof"})
+
+
+def _is_name(text: str) -> bool:
+    return text[:1].isupper() and text[1:2].islower() and text not in tables.MONTH_NAMES
+
+
+def _capital_means_nothing(window: Window) -> bool:
+    """Whether the word before has its capital as the first of a sentence, or as a day: "Ask Dr. Lee"."""
+    first = window.before(2) == "" or bool(set(window.tail_before(2)) & set(".!?:")) or window.begins_line_before()
+    return first or window.before() in tables.DAY_NAMES
+
+
+def _after_ordinal(window: Window) -> bool:
+    return re.fullmatch(r"\d+(st|nd|rd|th)", window.before()) is not None
+
+
+def _expand(window: Window, word: str) -> Reading:
+    """A word for an abbreviation; its period also ends the sentence if nothing follows."""
+    tail = window.first.tail
+    if tail == ".":
+        return Reading(1, word + ("." if window.last_of_line(0) else ""))
+    rest = Core("", "", tail.replace(".", "", 1) if tail.startswith(".") else tail)
+    return say(word, rest)
+
+
+def abbreviations(window: Window) -> Reading | None:
+    """e.g., etc., vs., approx., No. 5, Dec. 25, Mon, Oct 7, U.S., J. K."""
+    core = window.first
+    dotted = core.tail.startswith(".")
+    ends = [tables.MONTHS.get(end) or tables.DAYS.get(end) for end in re.split("[.]?[-–—]", core.text)]
+    if len(ends) == 2 and ends[0] and ends[1]:
+        return _expand(window, f"{ends[0]} to {ends[1]}")
+    if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Fig", "Vol"}):
+        following = window.at(1)
+        if following is not None and re.match(r"\d|[IVX]+\b", following.text) and not following.starts_line:
+            return Reading(1, tables.BEFORE_A_NUMBER[core.text])
+    if (core.text in tables.MONTHS and core.text not in tables.MONTH_NAMES) or core.text in tables.DAYS:
+        reading = _calendar(window)
+        if reading is not None:
+            return reading
+    if dotted and core.text in tables.WORDS:
+        return _expand(window, tables.WORDS[core.text])
+    if not dotted and core.text in tables.BARE_WORDS:
+        return say(tables.BARE_WORDS[core.text], core)
+    if re.fullmatch(r"(?:(?:[A-Za-z]|Ph|Ed|Psy|Sc)\.)+(?:[A-Za-z]|Sc|Ed|Eng|Phil)", core.text):
+        letters = " ".join(core.text.replace(".", "").upper())
+        return _expand(window, letters) if dotted else say(letters, core)
+    if core.text in {"C#", "F#"}:
+        return say(f"{core.text[0]} sharp", core)
+    if re.fullmatch(r"[A-Z]", core.text) and core.tail == "." and core.text != "I":
+        following = window.at(1)
+        if following is not None and following.text[:1].isupper() and not following.starts_line:
+            return Reading(1, core.text)
+    return None
+
+
+def _calendar(window: Window) -> Reading | None:
+    """Dec. 25, Mon, Oct 7: short months and days, where a date follows or precedes."""
+    core = window.first
+    name = tables.MONTHS.get(core.text) or tables.DAYS[core.text]
+    following = window.at(1) if core.tail in {"", ".", ",", ".,"} else None
+    dated = (
+        following is not None
+        and not following.starts_line
+        and (
+            re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*", following.text) is not None
+            or following.text in tables.MONTHS
+            or following.text in tables.MONTH_NAMES
+        )
+    )
+    earlier = re.fullmatch(r"\d{1,2}(st|nd|rd|th)?", window.before()) is not None
+    earlier = earlier or (core.tail.startswith(".") and window.before().lower() in tables.BEFORE_A_DATE)
+    return _expand(window, name) if dated or earlier else None
+
+
+# ------------------------------------------------------------------------------------------ capitals
+
+
+def roman(window: Window) -> Reading | None:
+    """Henry VIII is the eighth; chapter IV is four."""
+    core = window.first
+    value = numbers.roman(core.text)
+    if value is None or window.tail_before():
+        return None
+    earlier = window.before()
+    if earlier.lower() in tables.NUMBERED and (core.text != "I" or earlier[:1].isupper()):
+        return say(numbers.integer(str(value)), core)
+    if earlier in tables.REGENTS and core.text in {"V", "X"}:
+        return say(f"the {numbers.ordinal(value)}", core)
+    if earlier in tables.REGENTS and core.text == "I":
+        following = window.at(1) if not core.tail else None
+        shown = following is None or following.text in tables.AFTER_FIRST_OF_NAME or window.before(2) in tables.RULERS
+        begins = not window.before(2) or window.begins_line_before() or bool(set(window.tail_before(2)) & set(".!?:"))
+        shown = shown or (begins and following is not None and following.text.lower() not in tables.AFTER_PRONOUN)
+        return say("the first", core) if shown else None
+    if core.text in {"I", "V", "X", "C", "D", "L", "M"} or value > 40:
+        return None
+    if earlier.lower() in tables.ARTICLES:
+        following = window.joined(1)
+        placed = len(core.text) > 2 or (following is not None and following.text.lower() in tables.HELD_IN_ORDER)
+        return say(numbers.ordinal(value), core) if placed else None
+    if not _is_name(earlier):
+        return None
+    return say(f"the {numbers.ordinal(value)}", core)
+
+
+def capitals(window: Window) -> Reading | None:
+    """FBI letter by letter, NASA as a word; words that are only emphasised by capitals stay words."""
+    core = window.first
+    ends = re.split("[-–]", core.text)
+    if len(ends) == 2 and (set(ends) <= tables.CLOTHES or ends == ["A", "Z"]):
+        return say(" to ".join(" ".join(end) for end in ends), core)
+    match = re.fullmatch(r"([A-Z]{2,6})(s|'s|’s)?", core.text)
+    if match is None:
+        return _mixed_case(core)
+    letters, ending = match.groups()
+    if letters in tables.READ_AS_WORDS or letters in tables.SHOUTED or _is_shouted(letters):
+        return None
+    return say(" ".join(letters) + (ending or "").replace("’", "'"), core)
+
+
+def _mixed_case(core: Core) -> Reading | None:
+    """PhD, BSc: capitals of a degree."""
+    if re.fullmatch(r"(Ph|B|M)(D|Sc|A|Eng)s?", core.text) and len(core.text) > 2:
+        return say(" ".join(core.text.rstrip("s").upper()) + "s" * core.text.endswith("s"), core)
+    return None
+
+
+def _is_shouted(letters: str) -> bool:
+    """Long enough to be a word, with vowels, and at both ends consonants that words have there."""
+    if len(letters) <= 3 or letters in tables.SPELT:
+        return False
+    match = re.fullmatch("([^AEIOUY]*)([AEIOUY]|[AEIOUY].*[AEIOUY])([^AEIOUY]*)", letters)
+    if match is None or re.search("[^AEIOUY]{5}", match[2]):
+        return False
+    begin, end = match[1], match[3]
+    return (len(begin) < 2 or begin in tables.ONSETS) and (len(end) < 2 or end in tables.CODAS)
