@@ -66,7 +66,8 @@ def phone(window: Window) -> Reading | None:
 
 def _spaced_groups(window: Window) -> Reading | None:
     """0800 123 456, 020 7946 0018, 415 555 0132: a telephone number in groups."""
-    groups, last = [], window.first
+    groups: list[str] = []
+    last = window.first
     following: Core | None = last
     while following is not None and len(groups) < 5 and re.fullmatch(r"\d{2,8}", following.text):
         groups, last = [*groups, following.text], following

@@ -113,7 +113,8 @@ def unit_names(text: str) -> tuple[str, ...] | None:
 def duration(window: Window) -> Reading | None:
     """4m 20s, 1h30m, 2h15, 3d 4h: m is minutes beside other parts of time."""
     parts: list[tuple[str, str]] = []
-    core, last, count = window.first, window.first, 0
+    last, count = window.first, 0
+    core: Core | None = last
     while core is not None and _DURATION.fullmatch(core.text) and count < 4:
         parts += re.findall(r"(\d+)(d|hrs?|h|mins?|m|secs?|s|$)", core.text)
         last, count = core, count + 1
