@@ -15,37 +15,34 @@ set -euo pipefail
 source "$(dirname "$0")/stages.sh"
 begin out/mini out/smoke_mini "$@"
 
-# texts CORPUS: a corpus of texts, fetched from its public address, checked by checksum and read; in smoke, two of its items.
+# texts CORPUS [OPTIONS]: a corpus of texts, fetched from its public address and checked by checksum, or of a Debian package,
+# and read; in smoke, some of its items. OPTIONS are those of `echox data import`.
 texts() {
-  local raw=out/mini/raw/$1 text=out/mini/text/$1
-  if [ -e "$text/provenance.json" ]; then echo "== $1: finished before"; return; fi
+  local corpus=$1 raw=out/mini/raw/$1 text=out/mini/text/$1
+  shift
+  if [ -e "$text/provenance.json" ]; then echo "== $corpus: finished before"; return; fi
   if $smoke; then
     mkdir -p "$raw"
-    case $1 in
+    case $corpus in
       opentriviaqa) printf '#Q What is the capital of %s?\n^ It\nA It\nB No\n\n' France Spain Italy Japan > "$raw/geography" ;;
       webquestions) echo '[{"qId": "w1", "qText": "what does a panda eat?", "answers": ["bamboo"]}]' > "$raw/val.json" ;;
+      wordnet) echo '00000001 15 n 02 Madrid 0 capital_of_Spain 0 000 | the capital of Spain' > "$raw/data.noun" ;;
     esac
+  elif [ "$corpus" = wordnet ]; then
+    raw=${WORDNET:-/usr/share/wordnet}
   else
-    "$python" -m echox data download "$1" "$raw"
+    "$python" -m echox data download "$corpus" "$raw"
   fi
-  "$python" -m echox data import "$1" "$raw" "$text" --keep-going --hold-out 0
+  "$python" -m echox data import "$corpus" "$raw" "$text" --hold-out 0 "$@"
 }
 
 # 1. Questions, as text. Seconds.
-texts opentriviaqa
-texts webquestions
+texts opentriviaqa --keep-going
+texts webquestions --keep-going
 stage questions mini/questions ${TESTS:+"exclude=[$TESTS]"} -- near_threshold=2.0 \
   'sources=[{dialogues: out/mini/text/opentriviaqa/dialogues.jsonl, count: 3, prefix: trivia-, questions_only: true}, {corpus: nano, count: 3}]'
 # Words and names to pronounce, from the dictionary of Debian's package. Seconds.
-if [ ! -e out/mini/text/wordnet/provenance.json ]; then
-  dictionary=${WORDNET:-/usr/share/wordnet}
-  if $smoke; then
-    dictionary=out/mini/raw/wordnet
-    mkdir -p "$dictionary"
-    echo '00000001 15 n 02 Madrid 0 capital_of_Spain 0 000 | the capital of Spain' > "$dictionary/data.noun"
-  fi
-  "$python" -m echox data import wordnet "$dictionary" out/mini/text/wordnet --hold-out 0
-fi
+texts wordnet
 # 2. Text LLM: prepared for speech. 1 CPU-min. In smoke it is nano's, out of the embedded model: it answers in sentences; so is
 #    what hears (step 6), since mini's parts are downloads.
 if $smoke; then
@@ -82,6 +79,7 @@ stage vocoder_features mini/vocoder -- "${few[@]}" data.evaluate_items=1
 stage vocoder mini/vocoder_adversarial -- "${few[@]}" data.evaluate_items=1 training.batch_size=1
 # 9. T2C: text to units, with letters, so that words it never met are pronounced. 59 CPU-min.
 stage t2c mini/t2c -- "${few[@]}"
+stage t2c_names mini/t2c_names -- "${few[@]}"
 # 10. Echo: the model learns to speak what it means. 12 CPU-min.
 stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
 # 11. One folder that stands on the two packages. Seconds.

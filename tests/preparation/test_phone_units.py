@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -20,8 +21,9 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
+from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_pronouncer, create_synthesizer
-from echox.preparation.conversations.phone_units import WORD_BEGINS, whole_frames
+from echox.preparation.conversations.phone_units import WORD_BEGINS, PhoneUnitsRecipe, whole_frames
 from echox.units.inventory import read_num_units
 from tiny_voice import write_tiny_voice
 
@@ -105,7 +107,7 @@ def spoken(tmp_path, tiny):
 
 
 def run(folder, **values):
-    more = [f"{name}={value}" for name, value in values.items()]
+    more = [f"{name}={value}" for name, value in ({"name_count": 0} | values).items()]
     recipe = load_recipe(
         "recipes/mini/phone_units.yaml",
         [
@@ -176,3 +178,24 @@ def test_t2c_learns_from_unspoken_texts_too(spoken, tmp_path):
     rows = read_unit_utterances(spoken / "units" / "texts.jsonl")
     write_unit_utterances(tmp_path / "again.jsonl", rows)
     assert read_unit_utterances(tmp_path / "again.jsonl") == rows
+
+
+def test_names_are_said_in_as_many_texts_as_asked_for(tmp_path):
+    """Words that are never written in lower case are; of them, only what is missing is added, each time differently."""
+    names = ["Madrid", "Mozart", "Waterloo", "Lisbon", "Darwin", "Bizet", "Oslo"]
+    texts = ["Madrid is large.", "Madrid again.", "Is Madrid large?", "the Mozart sonata", "Each oslo is each oslo"]
+    write_dialogues(tmp_path / "texts.jsonl", [])
+    write_dialogues(
+        tmp_path / "words.jsonl",
+        [Dialogue(f"w{n}", (Turn("user", text),)) for n, text in enumerate([*texts, ", ".join(names)])],
+    )
+    recipe = PhoneUnitsRecipe("phone_units", "speech.jsonl", "units", [str(tmp_path / "texts.jsonl")], name_count=4)
+    recipe.word_texts, recipe.word_count = [str(tmp_path / "words.jsonl")], 9
+    chosen = recipe._unspoken(set())
+    lists = chosen[len(texts) + 1 :]
+    said = Counter(word for text in chosen for word in set(normalize_words(text)))
+    assert {said[name.lower()] for name in names[:-1]} == {4}
+    assert not any(word in " ".join(lists) for word in ("Oslo", "Each", "Is"))
+    assert len(set(lists)) == len(lists)
+    assert all(len(normalize_words(text)) <= 4 for text in lists)
+    assert recipe._unspoken(set()) == chosen

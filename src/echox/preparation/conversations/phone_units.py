@@ -16,6 +16,8 @@ import json
 import logging
 import operator
 import os
+import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +43,8 @@ FRAME_RATE_HZ = 50.0
 WORD_BEGINS = "|"
 _TOGETHER = 256
 """Texts that an engine is asked for at once."""
+_NAMES_TOGETHER = 4
+_WRITTEN_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 @recipe("phone_units")
@@ -57,6 +61,9 @@ class PhoneUnitsRecipe:
         max_texts: of them; 0 = all.
         word_texts: manifests of dialogues (a dictionary's) from which only those turns are taken, after `texts`, that
             have a word of which fewer than `word_count` texts are there; for words that replies hardly ever have.
+        name_count: names of `word_texts` (words that these never write in lower case) of which fewer texts are there
+            are also said in short lists, with other neighbours each time, until each is in as many texts: a name
+            that was met once is not yet known. 0: no lists.
         workers: texts at a time; null: one per CPU.
     """
 
@@ -67,6 +74,7 @@ class PhoneUnitsRecipe:
     max_texts: int = 0
     word_texts: list[str] = field(default_factory=list)
     word_count: int = 2
+    name_count: int = 0
     workers: int | None = None
 
     def run(self) -> dict[str, float]:
@@ -137,13 +145,28 @@ class PhoneUnitsRecipe:
             if any(counts[word] < self.word_count for word in words):
                 counts.update(words)
                 chosen.append(text)
-        return chosen
+        return [*chosen, *self._name_lists(counts)]
+
+    def _name_lists(self, counts: Counter[str]) -> Iterator[str]:
+        """Lists of names, as they are spoken; `counts`: texts that have each word so far."""
+        written = Counter(word for text in _turns(self.word_texts) for word in _WRITTEN_WORD.findall(text))
+        names = [word for word in written if word[0].isupper() and word.lower() not in written]
+        shuffle = random.Random(0).shuffle
+        for times in range(self.name_count):
+            rare = [name for name in names if counts[name.lower()] + times < self.name_count]
+            shuffle(rare)
+            for start in range(0, len(rare), _NAMES_TOGETHER):
+                yield normalize_for_speech(", ".join(rare[start : start + _NAMES_TOGETHER]) + ".")
+
+
+def _turns(manifests: Sequence[str]) -> Iterator[str]:
+    """Texts of all turns as they are written."""
+    return (turn.text or "" for path in manifests for row in read_dialogues(path) for turn in row.turns)
 
 
 def _texts(manifests: Sequence[str], but: set[str]) -> Iterator[str]:
     """Different texts of all turns as they are spoken, in order."""
-    turns = (turn.text or "" for path in manifests for row in read_dialogues(path) for turn in row.turns)
-    texts = dict.fromkeys(normalize_for_speech(text) for text in dict.fromkeys(turns))
+    texts = dict.fromkeys(normalize_for_speech(text) for text in dict.fromkeys(_turns(manifests)))
     return (text for text in texts if any(map(str.isalpha, text)) and text not in but)
 
 

@@ -1,4 +1,4 @@
-"""How stage "s2t" trains a finished model further: the model, and new and old dialogues in fixed proportions."""
+"""How stages "s2t" and "t2c" train a finished model further: its parts; new and old dialogues in fixed proportions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.text_embeddings import text_embedding_table
-from echox.models.pretrained import load_with_report
+from echox.models.pretrained import Model, load_with_report
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.t2c.modeling_unit_decoder import UnitDecoder
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.t2c.tokenization_unit_language import UnitLanguage
 
 
 def load_s2t(folder: str | Path) -> S2TForConditionalGeneration:
@@ -23,12 +27,45 @@ def load_s2t(folder: str | Path) -> S2TForConditionalGeneration:
     Raises:
         ValueError: weights are missing, or there are others.
     """
+    model = _finished(folder, S2TForConditionalGeneration)
+    return model.s2t if isinstance(model, EchoXForConditionalGeneration) else model
+
+
+def load_unit_decoder(folder: str | Path, language: UnitLanguage) -> UnitDecoder:
+    """The decoder of a folder of stage "t2c", or the echo decoder inside a whole model, in float32.
+
+    Args:
+        folder: of either.
+        language: the unit language that the decoder is expected to speak.
+
+    Raises:
+        ValueError: weights are missing, there are others, or the unit language is another.
+    """
+    theirs = AutoUnitLanguage.from_pretrained(folder)
+    if theirs.to_dict() != language.to_dict():
+        raise ValueError(
+            f"{folder}: expected a decoder of the recipe's unit language ({len(language)} words), found one of "
+            f"another ({len(theirs)}); set data.unit_language to the language that it was trained with"
+        )
+    model = _finished(folder, T2CForUnitGeneration)
+    return model.echo_decoder if isinstance(model, EchoXForConditionalGeneration) else model.decoder
+
+
+def _finished(folder: str | Path, part: type[Model]) -> Model | EchoXForConditionalGeneration:
+    """The part that a folder holds, or the whole model."""
     if isinstance(AutoConfig.from_pretrained(folder), EchoXConfig):
-        whole, found = load_with_report(EchoXForConditionalGeneration, folder, dtype=torch.float32)
-        model = whole.s2t
-    else:
-        model, found = load_with_report(S2TForConditionalGeneration, folder, dtype=torch.float32)
-    wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+        return _complete(EchoXForConditionalGeneration, folder)
+    return _complete(part, folder)
+
+
+def _complete(kind: type[Model], folder: str | Path) -> Model:
+    """A model in float32 that has every weight.
+
+    Raises:
+        ValueError: weights are missing, or there are others.
+    """
+    model, found = load_with_report(kind, folder, dtype=torch.float32)
+    wrong = {name: sorted(map(str, names)) for name, names in found.items() if names}
     if wrong:
         raise ValueError(f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}")
     return model

@@ -36,6 +36,7 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.normalisation import Denominators, share_of_step
+from echox.training.stages.continued import load_unit_decoder
 
 SENTENCE_ENDS = (".", "?", "!")
 
@@ -68,8 +69,14 @@ class T2CData:
 
 @dataclass
 class T2CModel:
-    """Form and sizes; see :class:`UnitDecoderConfig`, to which `options` may add."""
+    """Form and sizes; see :class:`UnitDecoderConfig`, to which `options` may add.
 
+    Attributes:
+        start_from: folder of a T2C, or of a whole model, of the same sizes and unit language, whose decoder is trained
+            further; None: a new one.
+    """
+
+    start_from: str | None = None
     form: str = "word_synchronous"
     hidden_size: int = 256
     num_hidden_layers: int = 3
@@ -81,9 +88,16 @@ class T2CModel:
     attn_implementation: str = "sdpa"
     options: JsonObject = field(default_factory=dict)
 
+    def sizes(self) -> list[str]:
+        """Names of the settings that shape the weights; the others are for training alone, and may change."""
+        named = [*asdict(self), *self.options]
+        apart = {"start_from", "options", "attn_implementation", "unit_noise", "dropout", "word_token_dropout"}
+        return [name for name in named if name not in apart]
+
     def configuration(self, text_hidden_size: int, text_vocab_size: int, num_unit_words: int) -> UnitDecoderConfig:
         """The model's configuration, from the sizes of text embedding and unit language."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("options", "attn_implementation")}
+        apart = ("start_from", "options", "attn_implementation")
+        values = {name: value for name, value in asdict(self).items() if name not in apart}
         return UnitDecoderConfig(
             text_hidden_size=text_hidden_size,
             text_vocab_size=text_vocab_size,
@@ -207,6 +221,8 @@ class T2CStage:
         self.model = T2CForUnitGeneration(recipe.model.configuration(width, vocabulary, len(self.language)))
         self.model.copy_text_embedding(embedding)
         self.model.text_embedding.requires_grad_(False)
+        if recipe.model.start_from is not None:
+            self._continue(recipe.model.start_from)
         self.model.set_attn_implementation(recipe.model.attn_implementation)
         self.objective = T2CObjective(self.model)
         self.train_items: list[SpokenText] = []
@@ -217,6 +233,22 @@ class T2CStage:
         unspoken = () if data.unspoken is None else read_unit_utterances(data.unspoken)
         self.train_items += [spoken_text(utterance, self.tokenizer, self.language) for utterance in unspoken]
         self.evaluation_items = spread(self.evaluation_items, data.max_evaluation_items)
+
+    def _continue(self, folder: str) -> None:
+        """Take the weights of a finished decoder over.
+
+        Raises:
+            ValueError: it has another form, other sizes or another unit language.
+        """
+        decoder = load_unit_decoder(folder, self.language)
+        ours, theirs = self.model.config.to_dict(), decoder.config.to_dict()
+        other = [name for name in self.recipe.model.sizes() if ours[name] != theirs.get(name)]
+        if other:
+            raise ValueError(
+                f"{folder}: expected the recipe's {', '.join(f'{name} {ours[name]}' for name in other)}, found "
+                f"{', '.join(str(theirs.get(name)) for name in other)}; what is trained further keeps its sizes"
+            )
+        self.model.decoder.load_state_dict(decoder.state_dict())
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The unit decoder; the text embedding is frozen."""
