@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from echox.api.loading import best_embedded, embedded_folder
 from echox.config import TrainingConfig
-from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.training.stages.continued import load_unit_decoder
 from echox.training.stages.t2c import T2CData, T2CModel, T2CRecipe
-from tiny_speaker import tiny_echox_config, write_world
+from tiny_echox import tiny_echox
+from tiny_speaker import write_world
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +49,18 @@ def test_a_t2c_is_continued_and_may_be_trained_with_other_noise(world, finished)
     assert stage.model.config.dropout == 0.3
 
 
-def test_the_echo_decoder_of_a_whole_model_is_continued(world, finished, tmp_path):
-    config = tiny_echox_config()
-    config.echo_decoder_config = finished[1].config
-    torch.manual_seed(3)
-    whole = EchoXForConditionalGeneration(config)
+def test_the_echo_decoder_of_a_whole_model_is_continued(tmp_path):
+    whole = tiny_echox()
     whole.save_pretrained(tmp_path)
-    UnitLanguage.from_dict(build(world).language.to_dict(), "test").save_pretrained(tmp_path)
-    assert_same_decoder(build(world, tmp_path).model.decoder, whole.echo_decoder)
+    assert_same_decoder(load_unit_decoder(tmp_path, whole.processor.unit_language), whole.model.echo_decoder)
+
+
+def test_so_is_that_of_a_model_over_published_parts():
+    folder = embedded_folder("mini")
+    if best_embedded() != "mini":
+        pytest.skip("the packages that mini stands on are not installed")
+    language = AutoUnitLanguage.from_pretrained(folder)
+    assert load_unit_decoder(folder, language).config.num_unit_words == len(language)
 
 
 def test_other_sizes_are_refused(world, finished):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from echox.api.loading import load_folder
 from echox.config import TrainingConfig
 from echox.data.sampling import Item, spread
 from echox.models.echox.configuration_echox import EchoXConfig
@@ -52,19 +53,14 @@ def load_unit_decoder(folder: str | Path, language: UnitLanguage) -> UnitDecoder
 
 
 def _finished(folder: str | Path, part: type[Model]) -> Model | EchoXForConditionalGeneration:
-    """The part that a folder holds, or the whole model."""
-    if isinstance(AutoConfig.from_pretrained(folder), EchoXConfig):
-        return _complete(EchoXForConditionalGeneration, folder)
-    return _complete(part, folder)
-
-
-def _complete(kind: type[Model], folder: str | Path) -> Model:
-    """A model in float32 that has every weight.
+    """The part that a folder holds, or the whole model, in float32, with every weight.
 
     Raises:
         ValueError: weights are missing, or there are others.
     """
-    model, found = load_with_report(kind, folder, dtype=torch.float32)
+    if isinstance(AutoConfig.from_pretrained(folder), EchoXConfig):
+        return load_folder(Path(folder), torch.device("cpu"), torch.float32, None)[0]
+    model, found = load_with_report(part, folder, dtype=torch.float32)
     wrong = {name: sorted(map(str, names)) for name, names in found.items() if names}
     if wrong:
         raise ValueError(f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}")
