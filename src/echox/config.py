@@ -85,6 +85,8 @@ class TrainingConfig:
         steps: total number of optimizer steps.
         batch_size: items, or the sum of `Stage.lengths` per batch when ``batch_by: total_length``. Per process and
             per accumulation step.
+        max_batch_tokens: also at most so many text tokens a batch, padding counted, in stages that count them
+            (`Stage.token_lengths`).
         learning_rates: peak learning rate by name of parameter group; all groups of the stage, and no others.
         warmup_steps: linear rise from 0. hold_ratio: fraction of `steps` (after the warm-up) at the peak.
         final_lr_ratio: learning rate of the last step, as a fraction of the peak.
@@ -94,6 +96,7 @@ class TrainingConfig:
         resume: continue from the newest checkpoint in `output_dir`, if there is one.
         skip_damaged: continue from the newest undamaged checkpoint; else a damaged one stops the run with an error.
         threads: CPU threads of torch (None = leave as it is).
+        workers: processes that read and collate batches; 0: a thread. prefetch_batches: how many they make ahead.
         parallel: each of several processes holds all weights ("ddp") or a shard of every weight ("fsdp").
         cpu_offload: keep sharded weights and optimizer states in CPU memory ("fsdp" on GPUs).
         max_rollbacks: after a loss or gradient that is not finite, go back to the newest checkpoint and skip the
@@ -106,6 +109,7 @@ class TrainingConfig:
     batch_size: float
     learning_rates: dict[str, float]
     batch_by: Literal["items", "total_length"] = "items"
+    max_batch_tokens: int | None = None
     accumulation_steps: int = 1
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.98)
@@ -126,6 +130,7 @@ class TrainingConfig:
     sample_every_steps: int = 0
     keep_checkpoints: int = 2
     prefetch_batches: int = 2
+    workers: int = 0
     tensorboard: bool = True
     device: str = "auto"
     threads: int | None = None
@@ -145,8 +150,11 @@ class TrainingConfig:
         for name in ("hold_ratio", "final_lr_ratio", "ema_decay"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"training.{name}: expected a number from 0 to 1, found {getattr(self, name)}")
-        if self.max_rollbacks < 0:
-            raise ValueError(f"training.max_rollbacks: expected 0 or more, found {self.max_rollbacks}")
+        for name in ("max_rollbacks", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}: expected 0 or more, found {getattr(self, name)}")
+        if self.max_batch_tokens is not None and self.max_batch_tokens <= 0:
+            raise ValueError(f"training.max_batch_tokens: expected a positive number, found {self.max_batch_tokens}")
         if not self.learning_rates or any(not rate >= 0 for rate in self.learning_rates.values()):
             raise ValueError(f"training.learning_rates: expected group: rate, found {self.learning_rates}")
 

@@ -95,3 +95,35 @@ def test_drop_last_keeps_batches_full_and_ranks_even():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         BucketBatchSampler(*arguments)
+
+
+def test_two_lengths_limit_a_batch():
+    """As seconds and tokens: either may be the one that fills it."""
+    tokens = [_rng.randint(1, 60) for _ in LENGTHS]
+    batches = list(BucketBatchSampler(LENGTHS, 120.0, by="total_length", also=(tokens, 200)))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(LENGTHS)))
+    full_by = set()
+    for batch in batches:
+        seconds, words = (len(batch) * max(values[i] for i in batch) for values in (LENGTHS, tokens))
+        assert len(batch) == 1 or (seconds <= 120 and words <= 200)
+        full_by |= {"seconds"} if seconds > 100 else set()
+        full_by |= {"tokens"} if words > 170 else set()
+    assert full_by == {"seconds", "tokens"}
+    assert all(len(batch) <= 3 for batch in BucketBatchSampler(LENGTHS, 3, also=(tokens, 200)))
+
+
+def test_items_of_few_shards_are_read_at_a_time():
+    shards = [index // 20 for index in range(len(LENGTHS))]
+    sampler = BucketBatchSampler(LENGTHS, 8, shards=shards, window_shards=4, pool_batches=5)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        order = [index for batch in sampler for index in batch]
+        assert sorted(order) == list(range(len(LENGTHS)))
+        open_at = [{shards[index] for index in order[start : start + 80]} for start in range(0, 400, 80)]
+        assert all(len(shards_of_window) == 4 for shards_of_window in open_at)
+        mixed = [{shards[index] for index in batch} for batch in sampler]
+        assert sum(map(len, mixed)) / len(mixed) > 2, "a batch has items of several shards"
+    again = BucketBatchSampler(LENGTHS, 8, shards=shards, window_shards=4, pool_batches=5)
+    again.set_epoch(1)
+    again.load_state_dict({"epoch": 1, "taken": 20})
+    assert [index for batch in again for index in batch] == order[-sum(map(len, list(sampler)[20:])) :]

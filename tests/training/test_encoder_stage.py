@@ -21,6 +21,7 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.training.lora import LoRASettings, continue_lora, merged_state_dict
+from echox.training.stages.dialogues import dialogue_pieces
 from echox.training.stages.encoder import (
     EncoderData,
     EncoderModel,
@@ -29,7 +30,7 @@ from echox.training.stages.encoder import (
     PhoneLexicon,
     initial_weights,
 )
-from echox.training.stages.s2t import S2TData, S2TModel, S2TRecipe, S2TStage, dialogue_pieces
+from echox.training.stages.s2t import S2TData, S2TModel, S2TRecipe, S2TStage
 from tolerance import assert_equal_up_to_rounding
 
 RECIPES = paths.RECIPES / "nano"

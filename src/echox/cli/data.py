@@ -84,6 +84,20 @@ def validate(
     typer.echo(json.dumps({"recordings": Table().validate(output)}))
 
 
+@data_app.command()
+@guarded
+def index(
+    folder: Annotated[str, typer.Argument(help="One split of dialogue shards: a folder, or its address.")],
+    debug: Debug = False,
+) -> None:
+    """Index shards of dialogues that were copied without their index, or made elsewhere, so that stages read them."""
+    from echox.data.shards.dialogues import index_dialogues
+
+    found = index_dialogues(folder)
+    hours = float(found.columns["frames"].sum()) / 360_000
+    typer.echo(json.dumps({"shards": len(found.shards), "dialogues": len(found), "hours": round(hours, 3)}))
+
+
 def _corpus(name: str, columns: list[str] | None, hub: str | None, licence: str) -> "Corpus":
     from echox.data.corpora.catalog import open_corpus
     from echox.data.corpora.table import Table

@@ -141,7 +141,7 @@ def gap(
     set_up_torch(threads)
     from echox.evaluation.studies.gap import draw_gap, measure_gap, read_pairs
     from echox.evaluation.studies.gap import gap as gap_of
-    from echox.training.stages.s2t import spoken_dialogues
+    from echox.training.stages.dialogues import spoken_dialogues
 
     if not model and before is None:
         raise ValueError("expected a model, found none; use --model (a folder, or nano) or --before (an echo recipe)")

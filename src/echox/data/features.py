@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -61,6 +62,18 @@ def log_mel(waveform: np.ndarray | Tensor, sampling_rate: int = SAMPLING_RATE, n
     spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)[:, :frames]
     log_spectrum = (filters @ spectrum.abs().square()).clamp_min(1e-10).log10()
     return (log_spectrum.maximum(log_spectrum.max() - 8.0) + 4.0) / 4.0
+
+
+class Features(Protocol):
+    """Features of recordings by number: kept in a `FeatureStore`, or made when they are asked for."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(frames, mels) or (samples, 1)."""
+        ...
+
+    def frames(self, index: int) -> int:
+        """Mel frames, or samples, of an item."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,7 @@ def _make(
         sink.truncate(size)
         sink.seek(0, os.SEEK_END)
         for path in audio_files[len(frames) :]:
-            features = _features(load_audio(path, SAMPLING_RATE), num_mel_bins, as_served)
+            features = features_of(load_audio(path, SAMPLING_RATE), num_mel_bins, as_served)
             sink.write(features.astype(np.float16).tobytes())
             frames.append(len(features))
             if len(frames) % _FLUSH_EVERY == 0:
@@ -167,8 +180,8 @@ def _make(
     log.unlink()
 
 
-def _features(waveform: np.ndarray, num_mel_bins: int | None, as_served: bool) -> np.ndarray:
-    """(frames, mels), or (samples, 1)."""
+def features_of(waveform: np.ndarray, num_mel_bins: int | None, as_served: bool = False) -> np.ndarray:
+    """Features of one recording: (frames, mels), or (samples, 1); arguments as of `feature_store`."""
     if num_mel_bins is None or as_served:
         waveform = heard_waveform(waveform)
     if num_mel_bins is None:

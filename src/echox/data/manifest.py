@@ -190,7 +190,7 @@ def write_utterances(path: str | Path, items: Iterable[Utterance]) -> None:
 
 def read_dialogues(path: str | Path) -> list[Dialogue]:
     """Read a manifest of :class:`Dialogue`. Raises ValueError naming file, line and field."""
-    return _read(Path(path), _dialogue)
+    return _read(Path(path), dialogue_of_row)
 
 
 def write_dialogues(path: str | Path, items: Iterable[Dialogue]) -> None:
@@ -302,7 +302,8 @@ def _utterance(row: JsonObject) -> Utterance:
     return Utterance(**row)
 
 
-def _dialogue(row: JsonObject) -> Dialogue:
+def dialogue_of_row(row: JsonObject) -> Dialogue:
+    """The dialogue of a line of a manifest. Raises ValueError naming the field."""
     _check_fields(row, Dialogue)
     if not isinstance(row["turns"], list):
         raise ValueError(f"turns: expected a list, found {type(row['turns']).__name__}")
@@ -387,11 +388,16 @@ def _write(path: Path, items: Iterable[Utterance] | Iterable[Dialogue] | Iterabl
                 if item.id in seen:
                     raise ValueError(f"{path}: id: expected unique ids, found {item.id!r} twice; rename one")
                 seen.add(item.id)
-                out.write(json.dumps(_compact(asdict(item)), ensure_ascii=False) + "\n")
+                out.write(json.dumps(row_of(item), ensure_ascii=False) + "\n")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def row_of(item: Utterance | Dialogue | UnitUtterance) -> JsonObject:
+    """The line of an item in a manifest, as a JSON object."""
+    return _compact(asdict(item))  # type: ignore[return-value]  # of a dict comes a dict
 
 
 def _compact(value: object) -> object:

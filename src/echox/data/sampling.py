@@ -20,6 +20,9 @@ class BucketBatchSampler:
     A sampler can stop and continue: ``state_dict`` counts the batches this rank has taken of the epoch; the iteration
     after ``load_state_dict`` starts there. A finished epoch starts over; ``set_epoch`` moves to another.
 
+    Items of shards are read where they are, so those of a few shards come one after the other: shards are shuffled, and
+    items and batches within `window_shards` of them.
+
     Args:
         lengths: Length of each item (any unit; seconds, frames, tokens).
         batch_size: Items of a batch, or the largest sum of lengths with ``by="total_length"`` (an item longer than
@@ -30,6 +33,9 @@ class BucketBatchSampler:
         rank: This rank.
         drop_last: Leave out the short last batch of a pool, and batches the ranks cannot share evenly.
         pool_batches: How many batches of items are sorted together; larger pads less, smaller mixes more.
+        also: Other lengths of the items, and the largest sum of a batch, counted as with "total_length"; as well.
+        shards: The shard of each item, by any number; None: they are not in shards.
+        window_shards: How many shards are mixed.
 
     Raises:
         ValueError: No items, a batch size below or at 0, a rank outside the world, or an unknown ``by``.
@@ -45,6 +51,9 @@ class BucketBatchSampler:
         rank: int = 0,
         drop_last: bool = False,
         pool_batches: int = 50,
+        also: tuple[Sequence[float], float] | None = None,
+        shards: Sequence[int] | None = None,
+        window_shards: int = 8,
     ) -> None:
         if not lengths:
             raise ValueError("lengths: expected at least one item, found none; is the manifest empty?")
@@ -62,6 +71,13 @@ class BucketBatchSampler:
         self.rank = rank
         self.drop_last = drop_last
         self.pool_batches = pool_batches
+        self.window_shards = window_shards
+        self._limits = ([(self.lengths, batch_size)] if by == "total_length" else []) + ([also] if also else [])
+        self._of_shard: dict[int, list[int]] | None = None
+        if shards is not None:
+            self._of_shard = {}
+            for index, shard in enumerate(shards):
+                self._of_shard.setdefault(shard, []).append(index)
         self.epoch = 0
         self._taken = 0
         self._plan: tuple[int, list[list[int]]] | None = None
@@ -99,14 +115,16 @@ class BucketBatchSampler:
 
     def _plan_epoch(self) -> list[list[int]]:
         rng = random.Random(f"bucket batches {self.seed} {self.epoch}")
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
         pool_size = self._pool_size()
         batches: list[list[int]] = []
-        for start in range(0, len(order), pool_size):
-            pool = sorted(order[start : start + pool_size], key=lambda index: self.lengths[index])
-            batches += self._cut(pool)
-        rng.shuffle(batches)
+        for window in self._windows(rng):
+            rng.shuffle(window)
+            found: list[list[int]] = []
+            for start in range(0, len(window), pool_size):
+                pool = sorted(window[start : start + pool_size], key=lambda index: self.lengths[index])
+                found += self._cut(pool)
+            rng.shuffle(found)
+            batches += found
         whole = len(batches) - len(batches) % self.world_size
         if self.drop_last and whole:
             batches = batches[:whole]
@@ -114,6 +132,16 @@ class BucketBatchSampler:
             missing = self.world_size - (len(batches) - whole)
             batches += [batches[index % len(batches)] for index in range(missing)]
         return batches[self.rank :: self.world_size]
+
+    def _windows(self, rng: random.Random) -> Iterator[list[int]]:
+        """Items that are mixed with each other."""
+        if self._of_shard is None:
+            yield list(range(len(self.lengths)))
+            return
+        order = list(self._of_shard)
+        rng.shuffle(order)
+        for start in range(0, len(order), self.window_shards):
+            yield [index for shard in order[start : start + self.window_shards] for index in self._of_shard[shard]]
 
     def _pool_size(self) -> int:
         if self.by == "items":
@@ -127,12 +155,16 @@ class BucketBatchSampler:
         """Cut a pool, sorted by length, into batches."""
         batches: list[list[int]] = []
         batch: list[int] = []
+        longest: list[float] = []  # by each limit: all items of a batch are padded to it
         for index in pool:
-            # The pool is sorted, so this item is the longest: the batch will be padded to it.
-            size = (len(batch) + 1) * (1 if self.by == "items" else self.lengths[index])
-            if batch and size > self.batch_size:
+            own = [lengths[index] for lengths, _ in self._limits]
+            longest = [max(pair) for pair in zip(longest, own, strict=True)] if batch else own
+            size = len(batch) + 1
+            full = self.by == "items" and size > self.batch_size
+            full |= any(size * length > limit for length, (_, limit) in zip(longest, self._limits, strict=True))
+            if batch and full:
                 batches.append(batch)
-                batch = []
+                batch, longest = [], own
             batch.append(index)
         if batch and not (self.drop_last and batches and self.by == "items" and len(batch) < self.batch_size):
             batches.append(batch)

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 from echox.data.features import (
     MEL_FRAMES_PER_S,
     AugmentationConfig,
+    Features,
     FeatureStore,
     augment,
     feature_store,
@@ -61,6 +62,6 @@ class TowerFeatures:
         return tower_inputs(self.extractor, [np.asarray(item[:, 0]) for item in features])
 
 
-def item_features(store: FeatureStore, row: int) -> Tensor:
+def item_features(store: Features, row: int) -> Tensor:
     """(T, mels) or (S, 1), float32, of one item."""
     return torch.from_numpy(np.array(store[row], dtype=np.float32))

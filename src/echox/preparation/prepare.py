@@ -23,7 +23,8 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.files import JsonObject, write_text
-from echox.preparation.clips import Clip, Clips, Dropped, read_inputs
+from echox.preparation.clips import Clip, Dropped, read_inputs
+from echox.preparation.dialogue_shards import write_dialogue_shards
 from echox.preparation.duplicates import find_duplicates
 from echox.preparation.execute import Workers, cluster, in_chunks, stage_results
 from echox.preparation.report import make_report
@@ -38,9 +39,11 @@ from echox.preparation.settings import (
     Voices,
 )
 from echox.preparation.shards import (
+    FOLDER,
     ShardSettings,
     WriteShard,
     content_hash,
+    drop_other_files,
     output_hash,
     shards_hold,
     utterance_of,
@@ -112,7 +115,11 @@ def _prepare(
         row["audio"] = os.path.relpath(row["audio"], output)
     language = _language(settings, state, output)
     files, unit_words = _write_shards(settings, state, language, workers, output)
-    files |= _write_manifests(inputs, state, unit_words, output, settings.voices.speaking)
+    whole = (_dialogue(dialogue, state.kept, settings.voices.speaking) for dialogue in inputs.dialogues)
+    dialogues = [dialogue for dialogue in whole if dialogue is not None]
+    if dialogues and settings.shards.dialogues:
+        files |= write_dialogue_shards(dialogues, settings.shards, workers, output)
+    files |= _write_manifests(dialogues, state, unit_words, output)
     files["dropped.jsonl"] = _write_dropped(state, output)
     extra = {
         "hash": output_hash(files),
@@ -241,7 +248,7 @@ def _write_shards(
             }
         ]
         for split, rows in sorted(splits.items())
-        for number, clips in enumerate(in_chunks(rows, settings.shards.size))
+        for number, clips in enumerate(in_chunks(rows, settings.shards.size) if settings.shards.clips else ())
     ]
     given = ShardSettings(output, settings.shards, language)
     learned = None if language is None else [content_hash(path) for path in sorted(Path(language).glob("*.json"))]
@@ -257,14 +264,12 @@ def _write_shards(
         )
     )
     files = {name: digest for result in results for name, digest in result["files"].items()}
-    for path in (output / "shards").glob("*/*.*"):  # of an earlier run with more clips
-        if path.is_file() and str(path.relative_to(output)) not in files:
-            path.unlink()
+    drop_other_files(output / FOLDER, files, output)
     return files, {name: words for result in results for name, words in result["unit_words"]}
 
 
 def _write_manifests(
-    inputs: Clips, state: _State, unit_words: dict[str, list[int]], output: Path, speaking: Collection[str]
+    dialogues: Sequence[Dialogue], state: _State, unit_words: dict[str, list[int]], output: Path
 ) -> dict[str, str]:
     kept = sorted(state.kept.values(), key=lambda row: row["id"])
     write_utterances(output / "utterances.jsonl", (utterance_of(row) for row in kept))
@@ -301,9 +306,8 @@ def _write_manifests(
         content = [json.dumps({"id": name, "unit_words": unit_words[name]}) + "\n" for name in sorted(unit_words)]
         write_text(output / "unit_words.jsonl", "".join(content))
         names.append("unit_words.jsonl")
-    if inputs.dialogues:
-        whole = (_dialogue(dialogue, state.kept, speaking) for dialogue in inputs.dialogues)
-        write_dialogues(output / "dialogues.jsonl", [dialogue for dialogue in whole if dialogue is not None])
+    if dialogues:
+        write_dialogues(output / "dialogues.jsonl", dialogues)
         names.append("dialogues.jsonl")
     return {name: content_hash(output / name) for name in names}
 

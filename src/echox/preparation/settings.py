@@ -122,7 +122,13 @@ class Language:
 
 @dataclass
 class Shards:
-    """size: clips in a shard; sampling_rate: of the FLAC in it."""
+    """size: clips, or dialogues, in a shard; sampling_rate: of the FLAC in it.
+
+    clips: write shards of clips, with their units. dialogues: write shards of dialogues, which stages s2t and echo read
+    (their user turns' audio is in both, where both are written).
+    """
 
     size: int = 1000
     sampling_rate: int = 16_000
+    clips: bool = True
+    dialogues: bool = True

@@ -11,16 +11,21 @@ import hashlib
 import json
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from echox.data.corpora.base import safe_name
 from echox.data.manifest import Utterance, to_cuts
 from echox.files import JsonObject
 from echox.preparation.settings import Shards
 
+if TYPE_CHECKING:
+    from lhotse import MonoCut
+
 Row = JsonObject
+FOLDER = "shards"
 _FIELDS = ("units", "durations_frames", "word_of_unit")
 
 
@@ -49,10 +54,6 @@ class WriteShard:
         return [self._write(row) for row in rows]
 
     def _write(self, row: Row) -> Row:
-        folder = self.settings.output / "shards" / safe_name(row["split"])
-        partial = folder / f".{row['number']:06d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         words = {clip["id"]: self._unit_words(clip) for clip in row["clips"]}
         cuts = to_cuts([utterance_of(clip) for clip in row["clips"]], self.settings.output / "utterances.jsonl")
         rate = self.settings.shards.sampling_rate
@@ -63,15 +64,7 @@ class WriteShard:
             if words[clip["id"]] is not None:
                 custom["unit_words"] = words[clip["id"]]
             ready.append(cut if cut.sampling_rate == rate else cut.resample(rate))
-        from lhotse import CutSet
-
-        CutSet.from_cuts(ready).to_shar(partial, fields={"recording": "flac"}, shard_size=len(ready))
-        files = {}
-        for name in ("cuts.{}.jsonl.gz", "recording.{}.tar"):
-            target = folder / name.format(f"{row['number']:06d}")
-            (partial / name.format("000000")).replace(target)
-            files[str(target.relative_to(self.settings.output))] = content_hash(target)
-        shutil.rmtree(partial)
+        files = write_shard(ready, self.settings.output, FOLDER, row["split"], row["number"])
         found = [[name, value] for name, value in words.items() if value is not None]
         return {"id": row["id"], "files": files, "unit_words": found}
 
@@ -79,6 +72,36 @@ class WriteShard:
         if self.language is None:
             return None
         return [int(word) for word in self.language.encode_words(clip["units"], clip["word_of_unit"])[0]]
+
+
+def shard_folder(output: Path, kind: str, split: str) -> Path:
+    """The folder of the shards of a kind and split."""
+    return output / kind / safe_name(split)
+
+
+def write_shard(cuts: Sequence[MonoCut], output: Path, kind: str, split: str, number: int) -> dict[str, str]:
+    """Write one shard, complete or not at all; its files, relative to the output, with the hash of their content."""
+    from lhotse import CutSet
+
+    folder = shard_folder(output, kind, split)
+    partial = folder / f".{number:06d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    CutSet.from_cuts(cuts).to_shar(partial, fields={"recording": "flac"}, shard_size=len(cuts))
+    files = {}
+    for name in ("cuts.{}.jsonl.gz", "recording.{}.tar"):
+        target = folder / name.format(f"{number:06d}")
+        (partial / name.format("000000")).replace(target)
+        files[str(target.relative_to(output))] = content_hash(target)
+    shutil.rmtree(partial)
+    return files
+
+
+def drop_other_files(folder: Path, files: Collection[str], output: Path) -> None:
+    """Remove shards that are not among `files` (relative to the output): of an earlier run with more items."""
+    for path in folder.glob("*/*.*"):
+        if path.is_file() and str(path.relative_to(output)) not in files:
+            path.unlink()
 
 
 def utterance_of(clip: Row) -> Utterance:

@@ -1,15 +1,19 @@
-"""Micro-batches: an endless, resumable stream, shared out over processes, collated ahead in a thread; random seeds."""
+"""Micro-batches: an endless, resumable stream, shared out over processes, collated ahead in workers; random seeds."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import queue
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from echox.config import TrainingConfig
 from echox.data.sampling import BucketBatchSampler
@@ -43,8 +47,35 @@ class MicroBatch:
     batch_after: int
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A micro-batch to make: its items, its number in the epoch, its place, and the place in the data after it."""
+
+    epoch: int
+    number: int
+    indices: list[int]
+    place: int
+    epoch_after: int
+    batch_after: int
+
+
 class BatchStream:
-    """Micro-batches of one process. Each of N processes takes every N-th batch of one common sequence."""
+    """Micro-batches of one process. Each of N processes takes every N-th batch of one common sequence.
+
+    They are made ahead by a thread, or by `training.workers` processes, in the same order with the same content.
+
+    Args:
+        items: training items; with an attribute ``shards`` (the shard of each) those of a few shards come together.
+        lengths: of each item.
+        collate: see `echox.training.stage.Stage`.
+        config: of the run.
+        start: where the run is.
+        rank: of this process, of `world`.
+        tokens: of each item, where `training.max_batch_tokens` limits them.
+
+    Raises:
+        ValueError: no items, not one length for each, or worker processes where the system cannot fork.
+    """
 
     def __init__(
         self,
@@ -55,6 +86,7 @@ class BatchStream:
         start: TrainingProgress,
         rank: int = 0,
         world: int = 1,
+        tokens: Sequence[int] | None = None,
     ) -> None:
         if not len(items) or len(lengths) != len(items):
             raise ValueError(
@@ -62,25 +94,34 @@ class BatchStream:
                 f"and {len(lengths)} lengths"
             )
         size = int(config.batch_size) if config.batch_by == "items" else config.batch_size
-        self._sampler = BucketBatchSampler(lengths, size, seed=config.seed, by=config.batch_by)
+        limit, shards = config.max_batch_tokens, getattr(items, "shards", None)
+        self._sampler = BucketBatchSampler(
+            lengths,
+            size,
+            seed=config.seed,
+            by=config.batch_by,
+            also=None if limit is None or tokens is None else (tokens, limit),
+            shards=None if shards is None else shards.tolist(),
+        )
         self._items, self._collate, self._config, self._start = items, collate, config, start
         self._rank, self._world, self._lengths = rank, world, lengths
-        self._queue: queue.Queue[MicroBatch | BaseException] = queue.Queue(maxsize=max(1, config.prefetch_batches))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="collate")
-        self._thread.start()
+        self._made: _Thread | _Processes
+        ahead = max(1, config.prefetch_batches)
+        if config.workers:
+            self._made = _Processes(self._make, self._tasks, config.workers, ahead)
+        else:
+            self._made = _Thread(self._make, self._tasks, ahead)
 
     def __next__(self) -> MicroBatch:
-        """Raises: whatever `collate` raised."""
-        item = self._queue.get()
+        """Raises: whatever `collate` raised; RuntimeError where a worker process was killed."""
+        item = self._made.next()
         if isinstance(item, BaseException):
             raise item
         return item
 
     def close(self) -> None:
-        """Stop the thread."""
-        self._stop.set()
-        self._thread.join()
+        """Stop the workers."""
+        self._made.close()
 
     def _entries(self) -> Iterator[tuple[int, int, list[int]]]:
         """(epoch, number of the batch in it, item indices), from the start, endlessly."""
@@ -98,19 +139,51 @@ class BatchStream:
                 raise ValueError("training.batch_size: no batch can be formed from the training items; choose another")
             epoch, skip = epoch + 1, 0
 
+    def _tasks(self) -> Iterator[_Task]:
+        """What this process has to make, in order, endlessly."""
+        first_place = self._start.step * self._config.accumulation_steps * self._world
+        for count, (epoch, number, indices) in enumerate(self._entries()):
+            if count % self._world == self._rank:
+                mine = epoch, number, indices
+            if count % self._world == self._world - 1:
+                place = first_place + count - (self._world - 1) + self._rank
+                yield _Task(*mine, place, epoch, number + 1)
+
+    def _make(self, task: _Task) -> MicroBatch | BaseException:
+        try:
+            rng = random.Random(f"{self._config.seed} {task.epoch} {task.number}")
+            tensors = self._collate([self._items[index] for index in task.indices], rng)
+            length = float(sum(self._lengths[index] for index in task.indices))
+            return MicroBatch(tensors, len(task.indices), length, task.place, task.epoch_after, task.batch_after)
+        except BaseException as error:  # noqa: BLE001 - handed to the training thread, which raises it
+            return error
+
+
+class _Thread:
+    """Makes batches in a thread of this process."""
+
+    def __init__(
+        self, make: Callable[[_Task], MicroBatch | BaseException], tasks: Callable[[], Iterator[_Task]], ahead: int
+    ) -> None:
+        self._make, self._tasks = make, tasks
+        self._queue: queue.Queue[MicroBatch | BaseException] = queue.Queue(maxsize=ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="collate")
+        self._thread.start()
+
+    def next(self) -> MicroBatch | BaseException:
+        return self._queue.get()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
     def _work(self) -> None:
         try:
-            first_place = self._start.step * self._config.accumulation_steps * self._world
-            for count, (epoch, number, indices) in enumerate(self._entries()):
-                if count % self._world == self._rank:
-                    rng = random.Random(f"{self._config.seed} {epoch} {number}")
-                    tensors = self._collate([self._items[index] for index in indices], rng)
-                    mine, taken = tensors, indices
-                if count % self._world == self._world - 1:
-                    place = first_place + count - (self._world - 1) + self._rank
-                    length = float(sum(self._lengths[index] for index in taken))
-                    self._put(MicroBatch(mine, len(taken), length, place, epoch, number + 1))
-                if self._stop.is_set():
+            for task in self._tasks():
+                made = self._make(task)
+                self._put(made)
+                if self._stop.is_set() or isinstance(made, BaseException):
                     return
         except BaseException as error:  # noqa: BLE001 - handed to the training thread, which raises it
             self._put(error)
@@ -122,3 +195,49 @@ class BatchStream:
             except queue.Full:
                 continue
         return None
+
+
+class _Processes(Dataset[MicroBatch | BaseException]):
+    """Makes batches in forked processes, which share the stage's data with this one until they write to them."""
+
+    def __init__(
+        self,
+        make: Callable[[_Task], MicroBatch | BaseException],
+        tasks: Callable[[], Iterator[_Task]],
+        workers: int,
+        ahead: int,
+    ) -> None:
+        if "fork" not in multiprocessing.get_all_start_methods():
+            raise ValueError(f"training.workers: expected 0 where the system cannot fork processes, found {workers}")
+        self._make, self._tasks = make, tasks
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=self,  # type: ignore[arg-type]  # its `__iter__` yields tasks, endlessly
+            num_workers=workers,
+            collate_fn=_unchanged,
+            multiprocessing_context="fork",
+            prefetch_factor=-(-ahead // workers),
+            worker_init_fn=_begin_worker,
+        )
+        self._batches = iter(loader)
+
+    def __getitem__(self, task: _Task) -> MicroBatch | BaseException:
+        return self._make(task)
+
+    def __iter__(self) -> Iterator[_Task]:
+        return self._tasks()
+
+    def next(self) -> MicroBatch | BaseException:
+        return next(self._batches)
+
+    def close(self) -> None:
+        del self._batches  # ends the processes
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _begin_worker(_: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork

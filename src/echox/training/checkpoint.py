@@ -46,6 +46,7 @@ MAY_DIFFER = {
     "sample_every_steps",
     "keep_checkpoints",
     "prefetch_batches",
+    "workers",
     "tensorboard",
     "device",
     "threads",

@@ -116,12 +116,12 @@ class _Run:
             dump_recipe(self.resolved, Path(config.output_dir) / "recipe.yaml")
             if progress.step:
                 self._say(f"{self.stage.name}: continuing after step {progress.step}")
-        items, lengths = self.stage.dataset(), self.stage.lengths()
+        items, lengths, tokens = self.stage.dataset(), self.stage.lengths(), self._tokens()
         if not getattr(self.stage, "evaluation_items", True):
             self._say(NOTHING_HELD_OUT.format(stage=self.stage.name))
 
         def batches() -> BatchStream:
-            return BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world)
+            return BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world, tokens)
 
         if config.max_rollbacks and not checkpoints(config.output_dir):
             self._save_checkpoint()  # so that a rollback can return to the start
@@ -160,6 +160,15 @@ class _Run:
             if self.log is not None:
                 self.log.close()
         return metrics
+
+    def _tokens(self) -> list[int] | None:
+        """Tokens of the training items, where batches are limited by them."""
+        if self.config.max_batch_tokens is None:
+            return None
+        count = getattr(self.stage, "token_lengths", None)
+        if count is None:
+            raise ValueError(f"training.max_batch_tokens: stage {self.stage.name!r} counts no tokens; leave it out")
+        return count()
 
     def _step(self, stream: BatchStream, check: bool) -> dict[str, float]:
         """One optimizer step; returns the mean losses of its micro-batches, gradient norm and items."""

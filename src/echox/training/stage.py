@@ -40,7 +40,7 @@ class Stage(Protocol):
         ...
 
     def collate(self, items: list[Any], rng: random.Random) -> Mapping[str, object]:
-        """Items to a batch of CPU tensors. Runs in a thread: randomness only through `rng`."""
+        """Items to a batch of CPU tensors. Runs in a thread or worker process: randomness only through `rng`."""
         ...
 
     def evaluate(self) -> dict[str, float]:
@@ -54,4 +54,5 @@ class Stage(Protocol):
     # Optional: def sample(self, folder: Path) -> None    audio and its transcription, every `sample_every_steps`
     # Optional: evaluation_items: Sized                  held-out items; when there are none, the log warns at once
     # Optional: record_details: JsonObject                more for training_record.json (tables, counts)
+    # Optional: def token_lengths(self) -> list[int]     text tokens of every item, for `training.max_batch_tokens`
     # Optional: length_unit: tuple[str, float]            what `lengths` counts, and its amount per unit, for the log

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from echox.api.loading import load_folder
 from echox.config import TrainingConfig
-from echox.data.sampling import Item, spread
+from echox.data.sampling import spread
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -20,6 +20,7 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.training.stages.dialogue_sources import Dialogues
 
 
 def load_s2t(folder: str | Path) -> S2TForConditionalGeneration:
@@ -97,35 +98,39 @@ def check_one_source(start_from: str | None, speech_encoder: str, language_model
         )
 
 
-def training_items(
-    sources: Sequence[Sequence[Item]], shares: Sequence[float] | None, training: TrainingConfig
-) -> list[Item]:
-    """All items once, or with shares those that a run (in one process) reads; see `shared_out`.
+def training_items(sources: Sequence[Dialogues], shares: Sequence[float] | None, training: TrainingConfig) -> Dialogues:
+    """All dialogues once, or with shares those that a run (in one process) reads; see `shared_out`.
 
     Raises:
         ValueError: shares, and batches that are not counted by items, or as `shared_out`.
     """
+    together = Dialogues.joined(sources)
     if shares is None:
-        return [item for items in sources for item in items]
+        return together
     if training.batch_by != "items":
         raise ValueError(f"data.shares: expected training.batch_by items, found {training.batch_by}")
-    return shared_out(sources, shares, int(training.steps * training.accumulation_steps * training.batch_size))
+    total = int(training.steps * training.accumulation_steps * training.batch_size)
+    return together.chosen(shared_out([len(source) for source in sources], shares, total))
 
 
-def shared_out(sources: Sequence[Sequence[Item]], shares: Sequence[float], total: int) -> list[Item]:
-    """``total`` items, of which each source gives its share: all of its items equally often, give or take one.
+def shared_out(sizes: Sequence[int], shares: Sequence[float], total: int) -> list[int]:
+    """Places of ``total`` items in sources one after the other; each source gives its share: all of its items equally
+    often, give or take one.
 
     Raises:
         ValueError: not one share a source, shares that are not 1 together, or a source without items.
     """
-    if len(shares) != len(sources) or not all(sources) or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != len(sizes) or not all(sizes) or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(
-            f"data.shares: expected one share, together 1, for each of the {len(sources)} data.manifests, all with "
-            f"training dialogues, found shares {list(shares)} and {[len(items) for items in sources]} dialogues"
+            f"data.shares: expected one share, together 1, for each of the {len(sizes)} data.manifests, all with "
+            f"training dialogues, found shares {list(shares)} and {list(sizes)} dialogues"
         )
-    chosen: list[Item] = []
-    for share, items in zip(shares, sources, strict=True):
-        repeats, rest = divmod(round(share * total), len(items))
+    chosen: list[int] = []
+    first = 0
+    for share, size in zip(shares, sizes, strict=True):
+        repeats, rest = divmod(round(share * total), size)
+        items = range(first, first + size)
         chosen += [*items] * repeats
         chosen += spread(items, rest) if rest else []
+        first += size
     return chosen

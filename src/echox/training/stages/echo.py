@@ -10,7 +10,6 @@ Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +36,8 @@ from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming.trigger import Trigger
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import RunningMeans
+from echox.training.stages.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
+from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.echo_objective import EchoObjective, EchoWeights
 from echox.training.stages.echo_targets import (
     EchoBatch,
@@ -45,7 +46,6 @@ from echox.training.stages.echo_targets import (
     RecordedTargets,
     Targets,
 )
-from echox.training.stages.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.t2c import spoken_text, write_unit_samples
 
 
@@ -54,7 +54,8 @@ class EchoData:
     """Dialogues, spoken and written.
 
     Attributes:
-        speech: manifests of dialogues with spoken user turns; text: manifests of dialogues in text.
+        speech: dialogues with spoken user turns, text: dialogues in text: manifests, or folders of shards as in stage
+            s2t.
         audio_fraction: fraction of the training dialogues that are spoken (1: no text manifests needed).
         recordings: unit manifest, only for ``targets: recorded``.
         evaluation_items: dialogues of each held-out split. samples: dialogues spoken as samples.
@@ -194,32 +195,33 @@ class EchoStage:
         utterances = read_unit_utterances(recordings)
         return RecordedTargets([spoken_text(utterance, self.tokenizer, self.language) for utterance in utterances])
 
-    def _dialogues(self) -> tuple[list[SpokenDialogue], dict[str, list[SpokenDialogue]]]:
+    def _dialogues(self) -> tuple[Dialogues, dict[str, list[SpokenDialogue]]]:
         """Training dialogues in the recipe's proportion, and held-out ones by split."""
         data = self.recipe.data
         if not 0 <= data.audio_fraction <= 1:
             raise ValueError(f"data.audio_fraction: expected a number from 0 to 1, found {data.audio_fraction}")
-        spoken = [item for manifest in data.speech for item in spoken_dialogues(manifest, self.tower)]
-        written = [item for manifest in data.text for item in spoken_dialogues(manifest, self.tower)]
         held_out: dict[str, list[SpokenDialogue]] = {}
-        for kind, items in (("speech", spoken), ("text", written)):
-            for item in items:
-                if item.dialogue.split != "train":
-                    held_out.setdefault(f"{kind}_{item.dialogue.split}", []).append(item)
-        spoken = [item for item in spoken if item.dialogue.split == "train"]
-        written = [item for item in written if item.dialogue.split == "train"]
+        of_kind: dict[str, Dialogues] = {}
+        for kind, places in (("speech", data.speech), ("text", data.text)):
+            sources = [dialogue_source(place, self.tower, data.evaluation_items) for place in places]
+            of_kind[kind] = Dialogues.joined([source.training for source in sources])
+            for item in (item for source in sources for item in source.held_out):
+                held_out.setdefault(f"{kind}_{item.dialogue.split}", []).append(item)
+        spoken, written = of_kind["speech"], of_kind["text"]
         fraction = data.audio_fraction
         if fraction < 1 and spoken:  # as many of either kind as the fraction allows beside the other
-            written = spread(written, round(len(spoken) * (1 - fraction) / fraction) if fraction else len(written))
-            spoken = spread(spoken, round(len(written) * fraction / (1 - fraction)))
+            count = round(len(spoken) * (1 - fraction) / fraction) if fraction else len(written)
+            written = written.chosen(spread(range(len(written)), count))
+            spoken = spoken.chosen(spread(range(len(spoken)), round(len(written) * fraction / (1 - fraction))))
         elif fraction == 1:
-            written = []
+            written = written.chosen([])
         if not spoken and not written:
             raise ValueError(
                 f"data.audio_fraction: expected training dialogues, found none at {fraction}: set "
                 "data.speech to spoken ones and, for a fraction below 1, data.text to written ones"
             )
-        return [*spoken, *written], {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
+        evaluated = {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
+        return Dialogues.joined([spoken, written]), evaluated
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Echo decoder, denoising adapter with the gate, and LoRA, those that exist and are trained."""
@@ -231,13 +233,17 @@ class EchoStage:
         groups["lora"] = lora_parameters(self.model.s2t.language_model) if self.lora is not None else []
         return {name: values for name, values in groups.items() if values}
 
-    def dataset(self) -> Sequence[SpokenDialogue]:
+    def dataset(self) -> Dialogues:
         """Training dialogues."""
         return self.train_items
 
     def lengths(self) -> list[int]:
         """Mel frames of each dialogue, plus about forty for every word of its replies: an estimate of its cost."""
-        return [item.frames + 40 * sum(len(text.split()) for text in replies(item)) for item in self.train_items]
+        return (self.train_items.frames + 40 * self.train_items.reply_words).tolist()
+
+    def token_lengths(self) -> list[int]:
+        """About the text tokens of each dialogue; see `tokens_by_bytes`."""
+        return tokens_by_bytes(self.train_items, self.tokenizer)
 
     def collate(self, items: list[SpokenDialogue], rng: random.Random) -> EchoBatch:
         """``s2t``: inputs of S2T with labels; ``reply_texts``: the reply of each dialogue, empty if it has several."""
@@ -359,8 +365,3 @@ def check_same_embedding(s2t: S2TForConditionalGeneration, t2c: T2CForUnitGenera
             f"expected one text embedding in {parts.s2t} and {parts.t2c}, found two that differ ({tuple(ours.shape)}, "
             f"{tuple(theirs.shape)}): train the T2C on this language model"
         )
-
-
-def replies(item: SpokenDialogue) -> list[str]:
-    """The text of each of the assistant's turns."""
-    return [turn.text or "" for turn in item.dialogue.turns if turn.role == "assistant"]

@@ -27,11 +27,9 @@ from transformers import (
 )
 
 from echox.config import TrainingConfig, recipe
-from echox.data.collate import pad_sequences
-from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore
-from echox.data.manifest import Dialogue, audio_path, read_dialogues
+from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig
 from echox.data.scoring import same_words, word_errors
-from echox.data.tower_features import TowerFeatures, item_features
+from echox.data.tower_features import TowerFeatures
 from echox.files import JsonObject
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -39,19 +37,22 @@ from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import weight_of
-from echox.models.echox.tokenization_text import AUDIO, decode_text, render_chat, token_id
+from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
 from echox.models.pretrained import CausalLM
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import Denominators, known_rows, share_of_step
 from echox.training.stages.continued import check_one_source, load_s2t, training_items
+from echox.training.stages.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
+from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, question
 
 
 @dataclass
 class S2TData:
-    """Dialogue manifests with spoken user turns (their text is the transcript).
+    """Dialogues with spoken user turns (their text is the transcript).
 
     Attributes:
-        manifests: split "train" is for training; of every other split `evaluation_items` are answered.
+        manifests: files (``dialogues.jsonl``), or folders or addresses of shards (``dialogue_shards`` of stage
+            prepare_data). Split "train" is for training; of every other split `evaluation_items` are answered.
         shares: fraction of the whole run's items that each of `manifests` gives; None: all dialogues equally often.
         as_served: recordings are cut to their speech, at one level, as a loaded model hears them (`heard_waveform`).
         text_turns: fraction of the spoken user turns that are given as text instead.
@@ -112,29 +113,6 @@ class S2TRecipe:
         return S2TStage(self)
 
 
-@dataclass(frozen=True)
-class SpokenDialogue:
-    """A dialogue, and the places of the features of its spoken turns (store: None for a manifest without speech)."""
-
-    dialogue: Dialogue
-    store: FeatureStore | None
-    rows: dict[int, int]  # index of a turn -> row of the store
-    tower: TowerFeatures | None = None  # whose features they are
-
-    @property
-    def frames(self) -> int:
-        """Hundredths of a second (mel frames) of all spoken turns."""
-        if self.store is None:
-            return 0
-        assert self.tower is not None
-        return self.tower.mel_frames(sum(self.store.frames(row) for row in self.rows.values()))
-
-    def features(self, turn: int) -> Tensor:
-        """(frames, mels) or (samples, 1), float32, of one turn."""
-        assert self.store is not None
-        return item_features(self.store, self.rows[turn])
-
-
 class S2TObjective(nn.Module):
     """Cross-entropy on replies + weighted CTC on questions, where the aligner has one."""
 
@@ -183,11 +161,10 @@ class S2TStage:
         self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
         self.objective = S2TObjective(self.model, self.processor.retokenizer)
         data = recipe.data
-        by_manifest = [spoken_dialogues(path, self.tower, data.as_served) for path in data.manifests]
-        items = [item for dialogues in by_manifest for item in dialogues]
-        training = [[item for item in found if item.dialogue.split == "train"] for found in by_manifest]
-        self.train_items = training_items(training, data.shares, recipe.training)
-        if not any(item.rows for item in self.train_items):
+        sources = [dialogue_source(path, self.tower, data.evaluation_items, data.as_served) for path in data.manifests]
+        self.train_items = training_items([source.training for source in sources], data.shares, recipe.training)
+        items = [item for source in sources for item in source.listed]
+        if not self.train_items.frames.any():
             raise ValueError(
                 f"data.manifests: expected training dialogues whose user turns have audio, found none among "
                 f"{len(items)} dialogues ({len(self.train_items)} of split train) of "
@@ -205,14 +182,19 @@ class S2TStage:
         adapters = [value for part in self.model.aligner.trained_parts() for value in part.parameters()]
         return {"adapters": adapters, "lora": lora_parameters(self.model.language_model)}
 
-    def dataset(self) -> Sequence[SpokenDialogue]:
+    def dataset(self) -> Dialogues:
         """Training dialogues."""
         return self.train_items
 
     def lengths(self) -> list[int]:
         """Mel frames (1/100 s) of each dialogue; of a typed one, those of a spoken one, so that batches hold both."""
-        rng, spoken = random.Random(0), [item.frames for item in self.train_items if item.rows]
-        return [item.frames or rng.choice(spoken) for item in self.train_items]
+        rng, frames = random.Random(0), self.train_items.frames.tolist()
+        spoken = [count for count in frames if count]
+        return [count or rng.choice(spoken) for count in frames]
+
+    def token_lengths(self) -> list[int]:
+        """About the text tokens of each dialogue; see `tokens_by_bytes`."""
+        return tokens_by_bytes(self.train_items, self.tokenizer)
 
     def collate(self, items: list[SpokenDialogue], rng: random.Random) -> dict[str, Tensor]:
         """Augmented features, tokens, labels and transcripts of a batch; see :func:`dialogue_batch`."""
@@ -291,47 +273,6 @@ def _exact(items: Sequence[SpokenDialogue], replies: Sequence[str]) -> float:
     return sum(
         same_words(item.dialogue.turns[-1].text or "", text) for item, text in zip(items, replies, strict=True)
     ) / len(items)
-
-
-def question(item: SpokenDialogue) -> str:
-    """The text of the last user turn."""
-    return next(turn.text or "" for turn in reversed(item.dialogue.turns) if turn.role == "user")
-
-
-def spoken_dialogues(
-    manifest: str | Path, tower: TowerFeatures | None, as_served: bool = False
-) -> list[SpokenDialogue]:
-    """Dialogues of a manifest with a tower's features of the user's audio, computed once and kept beside the manifest.
-
-    Without a tower, all turns are text. ``as_served``: see `S2TData`.
-
-    Audio of assistants' turns is not read: see `Dialogue.heard_turns`.
-
-    Raises:
-        ValueError: a dialogue that does not end with the assistant's turn, by its id, or a damaged manifest.
-    """
-    manifest = Path(manifest)
-    dialogues = read_dialogues(manifest)
-    for dialogue in dialogues:
-        if dialogue.turns[-1].role != "assistant":
-            raise ValueError(
-                f"{manifest}: {dialogue.id}: expected the last turn to be the assistant's (the reply to "
-                f"learn), found the {dialogue.turns[-1].role}'s; add the reply"
-            )
-    places = [
-        {turn: audio_path(manifest, str(item.turns[turn].audio)) for turn in item.heard_turns if tower is not None}
-        for item in dialogues
-    ]
-    files = sorted({path for heard in places for path in heard.values()})
-    store = None
-    if tower is not None and files:
-        form = "served" if as_served else "dialogues"
-        store = tower.store(files, manifest.parent / "features", f"{manifest.stem}-{form}", as_served)
-    row_of = {path: row for row, path in enumerate(files)}
-    return [
-        SpokenDialogue(dialogue, store, {turn: row_of[path] for turn, path in heard.items()}, tower)
-        for dialogue, heard in zip(dialogues, places, strict=True)
-    ]
 
 
 def open_model(
@@ -422,79 +363,3 @@ def check_same_vocabulary(text: PreTrainedTokenizerBase, speech: PreTrainedToken
             f"expected one tokenizer in {parts.language_model} and {parts.speech_encoder}, found two that differ: "
             "train both stages on the same dialogues, the second with the first's tokenizer"
         )
-
-
-def dialogue_pieces(
-    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, spoken: set[int], last_reply: bool = True
-) -> list[tuple[str, bool]]:
-    """A dialogue by the chat template, as pieces (text, whether it is a reply to learn) in order.
-
-    Args:
-        tokenizer: with a chat template in which a conversation's beginning does not depend on its end.
-        dialogue: whose user turns in ``spoken`` become audio placeholders.
-        spoken: indices of turns.
-        last_reply: False leaves the last reply out: a prompt to generate from.
-
-    Raises:
-        ValueError: a template that rewrites earlier turns.
-    """
-    messages = [
-        {"role": turn.role, "content": [{"type": "audio"}] if index in spoken else turn.text}
-        for index, turn in enumerate(dialogue.turns)
-    ]
-    pieces: list[tuple[str, bool]] = []
-    written = ""
-    for index, turn in enumerate(dialogue.turns):
-        if turn.role != "assistant":
-            continue
-        prompt = render_chat(tokenizer, messages[:index], add_generation_prompt=True)
-        whole = render_chat(tokenizer, messages[: index + 1])
-        if not prompt.startswith(written) or not whole.startswith(prompt):
-            raise ValueError("expected a chat template that only ever appends, found one that rewrites earlier turns")
-        pieces.append((prompt[len(written) :], False))
-        if index < len(messages) - 1 or last_reply:
-            pieces.append((whole[len(prompt) :], True))
-        written = whole
-    return pieces
-
-
-def dialogue_batch(
-    tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[SpokenDialogue],
-    spoken: Sequence[set[int]],
-    features: Sequence[Tensor],
-    last_reply: bool = True,
-) -> dict[str, Tensor]:
-    """Batch of stage I.
-
-    Args:
-        tokenizer: the language model's.
-        items: B dialogues.
-        spoken: the turns of each dialogue that are given as speech.
-        features: of these turns, in reading order, see `SpokenDialogue.features`.
-        last_reply: False for prompts.
-
-    Returns:
-        input_ids, attention_mask, labels (B, N), padded on the right; with audio also input_features,
-        input_features_mask (A, T), see `AudioTower.forward`, and ctc_labels (A, M), -100 padded.
-    """
-    ids, labels, transcripts = [], [], []
-    for item, turns in zip(items, spoken, strict=True):
-        pieces = dialogue_pieces(tokenizer, item.dialogue, turns, last_reply)
-        tokens = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
-        ids.append([token for piece in tokens for token in piece])
-        labels.append(
-            [token if reply else -100 for (_, reply), piece in zip(pieces, tokens, strict=True) for token in piece]
-        )
-        transcripts += [item.dialogue.turns[turn].text or "" for turn in sorted(turns)]
-    batch = {
-        "input_ids": pad_sequences(ids, tokenizer.pad_token_id),
-        "attention_mask": pad_sequences([[1] * len(row) for row in ids], 0),
-        "labels": pad_sequences(labels, -100),
-    }
-    if features:
-        tower = items[0].tower
-        assert tower is not None, "features are a tower's"
-        batch["input_features"], batch["input_features_mask"] = tower.batch(features)
-        batch["ctc_labels"] = pad_sequences(tokenizer(transcripts, add_special_tokens=False)["input_ids"], -100)
-    return batch
