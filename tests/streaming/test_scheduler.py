@@ -1,6 +1,7 @@
 """Many sessions on one model: each is as if alone, when others join, leave, wait, fail or are cancelled."""
 
 import gc
+import itertools
 import subprocess
 import sys
 import threading
@@ -179,6 +180,28 @@ def test_a_session_that_was_refused_may_ask_again(model):
         second.submit(ask("Tell me."))
     together(scheduler, [task])
     assert second.reply(ask("Tell me.")).text
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_place_of_a_cancelled_reply_is_free_at_once(model, victim):
+    """Also during the round that has still to end it: of a reply at work (0) and of one that waits (1)."""
+    scheduler = Scheduler(model.engine, max_running=1, max_waiting=1)
+    taken, calls = [], itertools.count()
+
+    def in_a_round(event):
+        if next(calls) == 0:
+            tasks[victim].cancel()
+            taken.append(Session(scheduler, model.settings).submit(ask("And me?"), max_new_tokens=3))
+            with pytest.raises(QueueFull):
+                Session(scheduler, model.settings).submit(ask("And me?"))
+
+    tasks = [
+        Session(scheduler, model.settings).submit(ask("Tell me."), max_new_tokens=9, on_event=in_a_round) for _ in "ab"
+    ]
+    together(scheduler, [*tasks])
+    together(scheduler, taken)
+    assert [task.cancelled for task in (*tasks, *taken)] == [victim == 0, victim == 1, False]
+    assert all(task.done and task.error is None for task in (*tasks, *taken))
 
 
 @pytest.mark.parametrize("numbers", [{"max_running": 0}, {"max_waiting": -1}])

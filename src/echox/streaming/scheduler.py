@@ -80,14 +80,18 @@ class Scheduler:
     def submit(self, task: ReplyTask) -> None:
         """Put a reply into the queue. A speculation begins at once, or not at all.
 
+        A cancelled reply has no place any more, also while the round that will end it is still going on.
+
         Raises:
             QueueFull: too many are waiting.
         """
+        self._drop_cancelled_waiting()
         with self._changed:
+            wanted = sum(not (task.speculative or task.cancelled) for task in list(self.batch.running))
             if task.speculative:
                 if self._queue or len(self.batch.running) >= self.max_running:
                     raise QueueFull("expected a free place for a speculation, found other replies at work or waiting")
-            elif self.num_waiting >= self.max_waiting + self.max_running - self.num_running:
+            elif self.num_waiting >= self.max_waiting + self.max_running - wanted:
                 raise QueueFull(
                     f"expected at most {self.max_running} replies at work and {self.max_waiting} waiting, found as "
                     "many already; try again in a moment"
@@ -220,12 +224,15 @@ class Scheduler:
 
     def _drop_cancelled(self) -> None:
         self.batch.end_cancelled()
-        if any(task.cancelled for task in self._queue):
-            with self._changed:
-                dropped = [task for task in self._queue if task.cancelled]
+        self._drop_cancelled_waiting()
+
+    def _drop_cancelled_waiting(self) -> None:
+        with self._changed:
+            dropped = [task for task in self._queue if task.cancelled]
+            if dropped:
                 self._queue = deque(task for task in self._queue if not task.cancelled)
-            for task in dropped:
-                task.end()
+        for task in dropped:
+            task.end()
 
     def _admit(self) -> None:
         """Let replies begin: those that are wanted first. For them speculations are dropped; these never wait."""
