@@ -17,6 +17,7 @@ from echox.data.manifest import (
     Turn,
     Utterance,
     read_unit_utterances,
+    read_utterances,
     write_dialogues,
     write_unit_utterances,
     write_utterances,
@@ -24,7 +25,7 @@ from echox.data.manifest import (
 from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_pronouncer, create_synthesizer
 from echox.preparation.conversations.phone_units import WORD_BEGINS, PhoneUnitsRecipe, whole_frames
-from echox.units.inventory import read_num_units
+from echox.units.inventory import read_num_units, write_phone_units
 from tiny_voice import write_tiny_voice
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
@@ -199,3 +200,29 @@ def test_names_are_said_in_as_many_texts_as_asked_for(tmp_path):
     assert len(set(lists)) == len(lists)
     assert all(len(normalize_words(text)) <= 4 for text in lists)
     assert recipe._unspoken(set()) == chosen
+
+
+@needs_espeak
+def test_phones_keep_the_numbers_of_another_run(spoken):
+    """Fewer replies have fewer phones: without it, the numbers after a missing one would move."""
+    run(spoken)
+    names = json.loads((spoken / "units" / "phone_units.json").read_text("utf-8"))["phones"]
+    units = {row.text: row.units for row in read_unit_utterances(spoken / "units" / "replies.jsonl")}
+    rows = read_utterances(spoken / "speech.jsonl")[1:]
+    write_utterances(spoken / "speech.jsonl", rows)
+    figures = run(spoken, output_dir=f"{spoken}/fewer", numbers_of=f"{spoken}/units")
+    assert figures["units"] == len(names)
+    again = {row.text: row.units for row in read_unit_utterances(spoken / "fewer" / "replies.jsonl")}
+    assert again == {row.text: units[row.text] for row in rows}
+    assert run(spoken, output_dir=f"{spoken}/new")["units"] < len(names)
+    assert json.loads((spoken / "fewer" / "training_record.json").read_text("utf-8"))["details"] == {"phones": names}
+
+
+@needs_espeak
+def test_a_phone_without_a_number_is_refused(spoken):
+    (spoken / "other").mkdir()
+    write_phone_units(spoken / "other", [PAUSE, "a"])
+    with pytest.raises(ValueError, match="expected all phones of .* found none of .* leave out numbers_of"):
+        run(spoken, numbers_of=f"{spoken}/other")
+    with pytest.raises(ValueError, match="phone_units"):
+        run(spoken, numbers_of=f"{spoken}/nowhere")

@@ -146,9 +146,12 @@ def write_record(
     write_text(Path(config.output_dir) / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_stage_record(stage: str, folder: Path, recipe: JsonObject, metrics: dict[str, float]) -> None:
-    """Write ``training_record.json`` of a stage that makes no steps: recipe, metrics, environment."""
+def write_stage_record(
+    stage: str, folder: Path, recipe: JsonObject, metrics: dict[str, float], details: JsonObject | None = None
+) -> None:
+    """Write ``training_record.json`` of a stage that makes no steps: recipe, metrics, environment, and details."""
     record = {"stage": stage, "recipe": recipe, "metrics": metrics, "environment": environment()}
+    record |= {} if details is None else {"details": details}
     write_text(folder / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -34,7 +34,7 @@ from echox.data.synthesis import create_pronouncer
 from echox.data.text import normalize_for_speech
 from echox.files import journal_entries, open_journal
 from echox.training.record import write_stage_record
-from echox.units.inventory import write_phone_units
+from echox.units.inventory import read_phone_units, write_phone_units
 from echox.units.phones import check_duration
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ class PhoneUnitsRecipe:
         name_count: names of `word_texts` (words that these never write in lower case) of which fewer texts are there
             are also said in short lists, with other neighbours each time, until each is in as many texts: a name
             that was met once is not yet known. 0: no lists.
+        numbers_of: folder of another run of this stage whose phones keep their numbers, so that what was trained on
+            them fits (other replies may lack a rare phone, and every later number would be another); None: new numbers.
         workers: texts at a time; null: one per CPU.
     """
 
@@ -75,14 +77,15 @@ class PhoneUnitsRecipe:
     word_texts: list[str] = field(default_factory=list)
     word_count: int = 2
     name_count: int = 0
+    numbers_of: str | None = None
     workers: int | None = None
 
     def run(self) -> dict[str, float]:
         """Writes units and inventory; returns counts, the rate of units and the cost.
 
         Raises:
-            ValueError: an engine that does not report phones, several voices, or speech of another length than its text
-                has now.
+            ValueError: an engine that does not report phones, several voices, speech of another length than its text
+                has now, or a phone that the run of `numbers_of` lacks.
         """
         began_s = time.monotonic()
         utterances = read_utterances(self.speech)
@@ -107,7 +110,7 @@ class PhoneUnitsRecipe:
             spoken = [known.entries[item.text] for item in utterances]
             for item, pronunciation in zip(utterances, spoken, strict=True):
                 check_duration(item, (pronunciation.ends_s or (0.0,))[-1], "speak it again (stage spoken_replies)")
-            names = [PAUSE, *sorted({name for row in spoken for name in _names(row)} - {PAUSE})]
+            names = self._numbered({name for row in spoken for name in _names(row)})
             index = {name: unit for unit, name in enumerate(names)}
             heldout = {item.text for item in utterances if item.split != "train"}
             texts = self._unspoken(heldout)
@@ -132,9 +135,26 @@ class PhoneUnitsRecipe:
             "units_per_s": sum(len(row.units) for row in rows) * FRAME_RATE_HZ / max(frames, 1),
             "wall_s": time.monotonic() - began_s,
         }
-        write_stage_record(self.stage, folder, to_dict(self), figures)
+        write_stage_record(self.stage, folder, to_dict(self), figures, {"phones": names})
         log.info("%s: %s", folder, figures)
         return figures
+
+    def _numbered(self, spoken: set[str]) -> list[str]:
+        """Names of the units, by number: the pause, then phones; or those of the run that is to be followed.
+
+        Raises:
+            ValueError: that run has no such phone.
+        """
+        if self.numbers_of is None:
+            return [PAUSE, *sorted(spoken - {PAUSE})]
+        names = read_phone_units(self.numbers_of)
+        missing = sorted(spoken.difference(names))
+        if missing:
+            raise ValueError(
+                f"{self.numbers_of}: expected all phones of {self.speech}, found none of {missing[:8]}; leave out "
+                "numbers_of, and train again what depends on the units"
+            )
+        return names
 
     def _unspoken(self, heldout: set[str]) -> list[str]:
         """Different texts of all turns, in order, those held out left out; then those that bring words."""
