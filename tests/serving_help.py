@@ -24,6 +24,7 @@ from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
 from echox.serving.service.service import Service
+from echox.serving.webrtc.ice import IceSettings
 from waiting import wait_until
 
 T = TypeVar("T")
@@ -45,12 +46,13 @@ class Running:
         policy: AccessPolicy | None = None,
         vad: str = "silero",
         end_of_turn: str | None = None,
+        ice: IceSettings | None = None,
     ) -> None:
         self.service = Service(model, "nano", limits, vad, end_of_turn)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.server = make_server(create_app(self.service, policy), self.service, "127.0.0.1", self.port)
+        self.server = make_server(create_app(self.service, policy, ice), self.service, "127.0.0.1", self.port)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         wait_until(lambda: self.server.started, "the server has started")
@@ -79,7 +81,7 @@ def running(*args: Any, **options: Any) -> Iterator[Running]:
 
 
 @functools.cache
-def _event_classes() -> dict[str, Any]:
+def event_classes() -> dict[str, Any]:
     from openai.types.realtime import RealtimeServerEvent
 
     union = typing.get_args(RealtimeServerEvent)[0]
@@ -95,7 +97,7 @@ def check_event(text: str) -> dict[str, Any]:
     event: dict[str, Any] = json.loads(text)
     assert event["event_id"]
     if not event["type"].startswith("echox."):
-        cls = _event_classes()[event["type"]]
+        cls = event_classes()[event["type"]]
         text = text.replace('"rate":16000', '"rate":24000')  # our extension, in types that know one rate
         cls.model_validate_json(text, strict=True)
         if event["type"].startswith("session."):
@@ -153,7 +155,7 @@ class Client:
 @contextlib.asynccontextmanager
 async def connected(server: Running, manual: bool = False, **options: Any) -> AsyncIterator[Client]:
     """A client after its greeting; `manual`: turns by hand."""
-    _event_classes()  # imported, which takes seconds, before the server counts how long its client is idle
+    event_classes()  # imported, which takes seconds, before the server counts how long its client is idle
     async with websockets.connect(server.ws_url, max_size=2**26, **options) as ws:
         client = Client(ws)
         assert (await client.next())["type"] == "session.created"

@@ -30,16 +30,16 @@ FLOORS = (
     "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/memory",
     "evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime",
     "evaluation serving/rest",
-    "evaluation/interop serving",
+    "evaluation/interop serving/webrtc",
+    "serving",
     "cli",
     "__main__",
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers", "budoux"}
-HEAVY = {"av", "fastapi", "gradio", "lhotse", "matplotlib", "peft", "sounddevice", "tensorboard", "uvicorn"}
-SUBCLASSES = {
-    "serving/access/uvicorn_protocols.py": "uvicorn"
-}  # made of that library's classes, and imported inside functions only
+HEAVY = {"aiortc", "av", "fastapi", "gradio", "lhotse", "matplotlib", "peft", "sounddevice", "tensorboard", "uvicorn"}
+# Made of these libraries' classes, and imported inside functions only.
+SUBCLASSES = {"serving/access/uvicorn_protocols.py": {"uvicorn"}, "serving/webrtc/peer.py": {"aiortc", "av"}}
 
 
 @functools.cache
@@ -185,6 +185,7 @@ def test_heavy_extras_are_imported_where_they_are_used():
     """Optional and slow libraries stay inside functions, so that a missing extra costs only what it is for."""
     early = []
     for path in FILES:
+        heavy = HEAVY - SUBCLASSES.get(str(path.relative_to(PACKAGE)), set())
         inside = {
             line
             for node in ast.walk(tree_of(path))
@@ -195,7 +196,7 @@ def test_heavy_extras_are_imported_where_they_are_used():
         early += [
             f"{path.relative_to(PACKAGE)}:{line} imports {name} at the top of the file"
             for line, name in imports_of(path)
-            if name.split(".")[0] in HEAVY - {SUBCLASSES.get(str(path.relative_to(PACKAGE)))} and line not in inside
+            if name.split(".")[0] in heavy and line not in inside
         ]
     assert not early, "\n".join(early)
 

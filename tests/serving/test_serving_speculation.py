@@ -127,7 +127,7 @@ async def conversation(server, lengths=None):
         await wait()
         await end_turn(client)
         (session,) = server.service.sessions
-        session.responder._current.response.playback.stop(0.0)  # it need not be heard to its end
+        session.responder._current.response.speech.stop(0.0)  # it need not be heard to its end
         await client.say(words(0, lead_s=0.3), chunk_s=5)
         await wait()
         seen = len(client.events)

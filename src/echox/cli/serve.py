@@ -39,6 +39,17 @@ def serve(
     ] = 0.5,
     idle_s: Annotated[float, typer.Option(min=1, help="Time without an event from the client, s.")] = 600,
     drain_s: Annotated[float, typer.Option(min=0, help="At shutdown: time for replies to finish, s.")] = 20,
+    webrtc: Annotated[bool, typer.Option(help="Take calls over WebRTC, if it is installed.")] = True,
+    media_host: Annotated[
+        list[str] | None, typer.Option(help="Address for the media of calls (default: that of --host).")
+    ] = None,
+    ice_server: Annotated[
+        list[str] | None, typer.Option(help="STUN or TURN server for calls: stun:HOST:PORT, turn:HOST:PORT.")
+    ] = None,
+    turn_username: Annotated[str | None, typer.Option(help="User name for the TURN server.")] = None,
+    turn_password: Annotated[
+        str | None, typer.Option(envvar="ECHOX_TURN_PASSWORD", show_envvar=True, help="Password for the TURN server.")
+    ] = None,
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -59,13 +70,17 @@ def serve(
     from echox.serving.access.security import AccessPolicy, is_loopback
     from echox.serving.launch import Replicas, ServerOptions, run_local, run_on_ray
     from echox.serving.protocol.limits import Limits
+    from echox.serving.webrtc.ice import IceSettings
 
     if not is_loopback(host) and api_key is None and not no_api_key:
         raise ValueError(
             f"--host {host}: expected an API key for an address that others can reach, found none; use --api-key (or "
             "ECHOX_API_KEY), or --no-api-key if something else controls the access"
         )
+    hosts = tuple(media_host or (host,))
+    ice = IceSettings(hosts, tuple(ice_server or ()), turn_username, turn_password) if webrtc else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("aioice").setLevel(logging.WARNING)  # it would log the addresses of clients
     limits = Limits(
         max_sessions=max_sessions,
         max_session_s=max_session_s,
@@ -77,7 +92,9 @@ def serve(
     access_policy = AccessPolicy(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
     model = model or best_embedded()
     shown = name or Path(model).name
-    options = ServerOptions(model, shown, device, threads, access_policy, limits, vad, end_of_turn, dtype, quantization)
+    options = ServerOptions(
+        model, shown, device, threads, access_policy, limits, vad, end_of_turn, dtype, quantization, ice
+    )
     if ray:
         run_on_ray(
             options, Replicas(min_replicas, max(min_replicas, max_replicas), num_gpus=gpus), host, port, ray_address

@@ -14,6 +14,8 @@ from echox.serving.access.security import AccessMiddleware, AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
 from echox.serving.service.service import Service
+from echox.serving.webrtc.endpoints import is_installed
+from echox.serving.webrtc.ice import IceSettings
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -33,6 +35,7 @@ class ServerOptions:
         vad: voice activity detector; see `open_vad`.
         end_of_turn: path of an end-of-turn model (ONNX), for ``semantic_vad``; None: there is none.
         dtype, quantization: names of `named_precision`.
+        ice: addresses and servers for the media of calls (WebRTC); None: no calls.
     """
 
     model: str = "nano"
@@ -45,6 +48,7 @@ class ServerOptions:
     end_of_turn: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    ice: IceSettings | None = None
 
     def service(self) -> Service:
         """Load the model and prepare this process for serving (`freeze_loaded_objects`).
@@ -73,8 +77,11 @@ def run_local(options: ServerOptions, host: str, port: int) -> None:
     """Serve in this process until SIGTERM or Ctrl-C.
 
     Raises:
-        ValueError: the port is in use (reported before the model is loaded), or a part is missing or wrong.
+        ValueError: the port is in use (reported before the model is loaded), a host for media has no address here, or a
+            part is missing or wrong.
     """
+    if options.ice is not None and is_installed():
+        options.ice.addresses()
     with contextlib.ExitStack() as stack:  # closes the sockets, also if the model cannot be loaded
         listeners = [stack.enter_context(listener) for listener in bind(host, port)]
         port = listeners[0].getsockname()[1]
@@ -83,7 +90,8 @@ def run_local(options: ServerOptions, host: str, port: int) -> None:
         shown_host = f"[{host}]" if ":" in host else host
         address = f"http://{shown_host}:{port}"
         print(f"{service.name} is served at {address} (voice activity: {service.vad_name})", flush=True)
-        make_server(create_app(service, options.access_policy), service, host, port).run(sockets=listeners)
+        app = create_app(service, options.access_policy, options.ice)
+        make_server(app, service, host, port).run(sockets=listeners)
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ class Replicas:
 def ray_application(options: ServerOptions, replicas: Replicas) -> Application:
     """The application for ``ray.serve.run``. Every replica loads the model and serves whole conversations.
 
-    A WebSocket stays with the replica that accepted it, so a conversation never moves.
+    A WebSocket stays with the replica that accepted it, so a conversation never moves. Calls (WebRTC) are not taken:
+    their media would have to pass by the proxy.
     """
     from ray import serve
 

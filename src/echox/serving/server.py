@@ -1,8 +1,7 @@
-"""The server: routes, the WebSocket endpoint, health, and a shutdown that waits for running replies."""
+"""The server: routes, client secrets, health, and a shutdown that waits for running replies."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -20,30 +19,28 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
-from echox.serving.access.admission import AdmissionRefused
 from echox.serving.access.client_secrets import lifetime_s
 from echox.serving.access.connections import BACKLOG, Connections
 from echox.serving.access.log_limit import limited_logging
-from echox.serving.access.security import OPTIONS_KEY, AccessMiddleware, AccessPolicy, send_refusal
-from echox.serving.protocol.events import OBJECT, EventError, new_id, take
-from echox.serving.protocol.options import SessionOptions
-from echox.serving.realtime.session import RealtimeSession
+from echox.serving.access.security import AccessMiddleware, AccessPolicy, send_refusal
+from echox.serving.protocol.events import OBJECT, new_id, take
 from echox.serving.rest.chat import completions
-from echox.serving.rest.common import client_of, endpoint, error_response, json_object
+from echox.serving.rest.common import endpoint, error_response, json_object
 from echox.serving.rest.responses import respond, stored_response
 from echox.serving.rest.speech import speak
 from echox.serving.rest.transcriptions import transcribe
-from echox.serving.service.outbox import SlowReader
 from echox.serving.service.service import Service
+from echox.serving.webrtc.endpoints import CALLS_PATH, Calls
+from echox.serving.webrtc.ice import IceSettings
+from echox.serving.websocket import serve_websocket
 
 if TYPE_CHECKING:
     from echox.serving.access.uvicorn_protocols import DrainingServer
 
 log = logging.getLogger("echox.serving")
 STATIC = Path(__file__).parent / "static"
-_CLOSE_S = 2.0  # time for the last events to be sent
 _PAGE_HEADERS = {
     # Nothing from other origins, no inline code, and no other page may put this one into a frame.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -77,13 +74,17 @@ class PageFiles(StaticFiles):
         return response
 
 
-def create_app(service: Service, policy: AccessPolicy | None = None) -> AccessMiddleware:
+def create_app(
+    service: Service, policy: AccessPolicy | None = None, ice: IceSettings | None = None
+) -> AccessMiddleware:
     """The application of one service.
 
     Args:
         service: the service.
         policy: the access policy; None: loopback names only, without a key.
+        ice: addresses and servers for the media of calls; None: no calls (WebRTC) are taken.
     """
+    calls = Calls(ice)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -118,7 +119,7 @@ def create_app(service: Service, policy: AccessPolicy | None = None) -> AccessMi
         return JSONResponse(body, 200 if state == "ready" else 503)
 
     async def about(_: Request) -> Response:  # for the page; needs no key, like the page itself
-        return JSONResponse({"model": service.name, **asdict(service.model.about)})
+        return JSONResponse({"model": service.name, "webrtc": calls.available, **asdict(service.model.about)})
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -132,6 +133,8 @@ def create_app(service: Service, policy: AccessPolicy | None = None) -> AccessMi
             endpoint(service, create_client_secret, limits.max_text_bytes),
             methods=["POST"],
         ),
+        Route(CALLS_PATH, endpoint(service, calls.create, limits.max_text_bytes), methods=["POST"]),
+        Route(CALLS_PATH + "/{id}/hangup", calls.hang_up, methods=["POST"]),
         Route("/v1/chat/completions", endpoint(service, completions, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/responses", endpoint(service, respond, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/responses/{id}", stored_response(service), methods=["GET", "DELETE"]),
@@ -147,7 +150,11 @@ def create_app(service: Service, policy: AccessPolicy | None = None) -> AccessMi
     policy = policy or AccessPolicy()
     # Lets pages of the allowed origins read responses. The access policy decides whether requests are accepted.
     cors = Middleware(
-        CORSMiddleware, allow_origins=list(policy.allowed_origins), allow_methods=["*"], allow_headers=["*"]
+        CORSMiddleware,
+        allow_origins=list(policy.allowed_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Location"],  # of a call
     )
     app = Starlette(
         routes=routes,
@@ -179,113 +186,6 @@ async def _no_such_path(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     return error_response(error.status_code, code, f"{error.detail}; see docs/protocol.md", dict(error.headers or {}))
-
-
-async def serve_websocket(service: Service, websocket: WebSocket) -> None:
-    """Serve one WebSocket from handshake to close."""
-    offered = websocket.scope.get("subprotocols", [])
-    try:
-        await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
-    except (WebSocketDisconnect, RuntimeError):
-        log.debug("a client disconnected before it was accepted")
-        return
-    session: RealtimeSession | None = None
-    client = client_of(websocket)
-    try:
-        if service.draining:
-            raise AdmissionRefused
-        await service.session_admission.acquire(client)
-    except AdmissionRefused:
-        await _refuse(service, websocket)
-        return
-    try:
-        session = RealtimeSession(service, websocket.send_text, _first_options(service, websocket))
-        service.sessions.add(session)
-        await _run_session(service, session, websocket)
-    finally:
-        service.session_admission.release(client)
-        if session is not None:
-            service.sessions.discard(session)
-            await session.close()
-
-
-def _first_options(service: Service, websocket: WebSocket) -> SessionOptions:
-    """The options that a session starts with: of its client secret, or for the ``intent`` in its address."""
-    found: SessionOptions | None = websocket.scope.get(OPTIONS_KEY)
-    if found is None:
-        found = service.session_options()
-        if websocket.query_params.get("intent") == "transcription":
-            found.update({"type": "transcription"})
-    return found
-
-
-async def _refuse(service: Service, websocket: WebSocket) -> None:
-    """Send an error event and close with 1013 ("try again later")."""
-    code = "server_shutting_down" if service.draining else "session_limit_reached"
-    service.metrics.refused.labels(code).inc()
-    error = EventError("the server has no free session; try again later", code, kind="server_error")
-    try:
-        await websocket.send_json({"event_id": "event_refused", **error.to_event(None)})
-        await websocket.close(1013, "try again later")
-    except (WebSocketDisconnect, RuntimeError):
-        log.debug("a client disconnected before it was refused")
-
-
-async def _run_session(service: Service, session: RealtimeSession, websocket: WebSocket) -> None:
-    """Receive and send at the same time until one of them ends; then close with the reason."""
-    session.start()
-    tasks = {
-        asyncio.create_task(_receive_events(service, session, websocket)),
-        asyncio.create_task(session.outbox.run()),
-        asyncio.create_task(_wait_for(session.closing)),
-    }
-    code, reason = 1000, ""
-    try:
-        done, _ = await asyncio.wait(tasks, timeout=service.limits.max_session_s, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            code, reason = 1000, "session expired"
-            session.send_error(EventError("the session has reached its longest duration", "session_expired"))
-        elif session.closing.is_set():
-            code, reason = 1012, "server restart"
-        for task in done:
-            task.result()
-        await asyncio.wait_for(session.outbox.wait_until_sent(), _CLOSE_S)
-    except SlowReader as error:
-        code, reason = 1008, "reads too slowly"
-        service.metrics.refused.labels("slow_reader").inc()
-        log.info("%s: disconnected, %s", session.id, error)
-    except asyncio.TimeoutError:
-        log.debug("%s: the last events were not received", session.id)
-    except (WebSocketDisconnect, RuntimeError):
-        return
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    try:
-        await asyncio.wait_for(websocket.close(code, reason), _CLOSE_S)
-    except (WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
-        log.debug("%s: disconnected before it was closed", session.id)
-
-
-async def _receive_events(service: Service, session: RealtimeSession, websocket: WebSocket) -> None:
-    """Receive client events until the client disconnects or sends nothing for too long."""
-    while True:
-        await session.outbox.wait_for_room()
-        try:
-            left_s = session.active_at + service.limits.idle_s - time.monotonic()
-            message = await asyncio.wait_for(websocket.receive(), max(0.0, left_s))
-        except asyncio.TimeoutError:
-            session.send_error(EventError("no event for too long", "session_idle"))
-            return
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1005))
-        text = message.get("text")
-        await session.receive(text if text is not None else message.get("bytes") or b"")
-
-
-async def _wait_for(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def make_server(app: ASGIApp, service: Service, host: str, port: int, **options: Any) -> DrainingServer:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OPTIONS_KEY = "echox.session_options"
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # browsers send the key of a WebSocket as a subprotocol with this prefix
+_SECRET_USES = (("WEBSOCKET", "/v1/realtime"), ("POST", "/v1/realtime/calls"))
 _PUBLIC_PATHS = ("/health", "/ready")
 _PAGE_PATH = re.compile(r"/([\w-]+\.(html|js|css|svg|png|ico|json))?", re.ASCII)
 """The page and its files. Not a list of the other paths: a router may read paths less strictly."""
@@ -220,8 +221,8 @@ class AccessMiddleware:
         if secret is None:
             message = "expected a client secret that has not ended; ask for another"
             return AccessRefusal(401, "invalid_client_secret", message)
-        if scope["type"] != "websocket" or path != "/v1/realtime":
-            message = "a client secret is good for WebSockets at /v1/realtime only"
+        if (scope.get("method", "WEBSOCKET"), path) not in _SECRET_USES:
+            message = "a client secret is good for WebSockets at /v1/realtime and POST /v1/realtime/calls only"
             return AccessRefusal(403, "client_secret_scope", message)
         scope[OPTIONS_KEY] = secret.options
         return None

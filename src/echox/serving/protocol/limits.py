@@ -45,7 +45,9 @@ class Limits:
             address that takes most is dropped.
         stored_s: time that they are kept.
         max_session_s: duration of a realtime session.
-        idle_s: time without a message from the client.
+        idle_s: time without a message from the client, or, in a call, without speech.
+        connect_s: time from the answer to an offer (WebRTC) to the open data channel.
+        lost_s: time without a packet of a call, after which its client is taken for lost.
         send_s: time in which a client must receive one message; otherwise it is disconnected.
         max_unsent_bytes: bytes that may wait for a slow client; with more it is disconnected.
         max_partial_share: part of the time that transcripts of turns that are still spoken may take, for all sessions
@@ -86,6 +88,8 @@ class Limits:
     stored_s: float = 3600.0
     max_session_s: float = 3600.0
     idle_s: float = 600.0
+    connect_s: float = 15.0
+    lost_s: float = 10.0
     send_s: float = 20.0
     max_unsent_bytes: int = 16 * 2**20
     max_partial_share: float = 0.25

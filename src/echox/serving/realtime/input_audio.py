@@ -79,6 +79,12 @@ class InputAudioBuffer:
         """Append bytes. `detect_next` then searches them for speech."""
         self._keep(self._reader.read(data))
 
+    def append_samples(self, samples: np.ndarray) -> None:
+        """Append samples float32 (S,) at 16 kHz, whatever the format of the bytes; the oldest audio makes room."""
+        self._keep(samples)
+        if self.turns is None:
+            self._discard(self._end - int(self._limits.max_buffer_s * SAMPLING_RATE))
+
     def detect_next(self, replying: Callable[[], bool]) -> list[TurnEvent] | None:
         """Search the next frame for speech; None if there is no whole frame, or no turn detection."""
         if self.turns is None or self._end - self._searched < FRAME_SAMPLES:

@@ -17,6 +17,7 @@ from echox.serving.realtime.reply_input import ReplyInput
 from echox.serving.realtime.response import Response
 from echox.serving.realtime.response_request import ResponseRequest, read_request
 from echox.serving.realtime.speculation import Speculation, Speculator
+from echox.serving.realtime.transport import Transport
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
@@ -57,6 +58,7 @@ class Responder:
     Args:
         service: the model and everything that all clients share.
         outbox: the events are sent through it.
+        transport: what carries the speech.
         conversation: the conversation.
         options: options of the session.
         on_transcript: called with the transcript of a question's audio; with None if the reply has none.
@@ -70,17 +72,20 @@ class Responder:
         self,
         service: Service,
         outbox: Outbox,
+        transport: Transport,
         conversation: Conversation,
         options: SessionOptions,
         on_transcript: Callable[[ConversationItem, Content, Heard | None], None],
         user_speaking: Callable[[], bool],
     ) -> None:
         self._service, self._outbox, self._conversation, self._options = service, outbox, conversation, options
+        self._transport = transport
         self._on_transcript, self._user_speaking = on_transcript, user_speaking
         self._conversation_id = new_id("conv")
         self._model_session = service.model.session()
         self._current: _RunningResponse | None = None  # the newest one in the conversation
         self._out_of_band: list[_RunningResponse] = []
+        self._audible: list[Response] = []  # what may be playing: some that have ended, too
         self._waiting_turn: ConversationItem | None = None  # a detected turn that is not answered yet
         self.speculator: Speculator | None = None
 
@@ -103,8 +108,9 @@ class Responder:
         return any(one.untranscribed is content for one in self._all)
 
     def playing(self) -> bool:
-        """Whether the client is still playing a reply, estimated from the audio that was sent."""
-        return self._current is not None and self._current.response.playback.playing(time.monotonic())
+        """Whether the client is still playing a reply."""
+        now_s = time.monotonic()
+        return any(response.speech.playing(now_s) for response in self._audible)
 
     # ------------------------------------------------------------------------------------------ start
 
@@ -187,6 +193,7 @@ class Responder:
         """Create a response; this sends ``response.created``."""
         response = Response(
             self._outbox,
+            self._transport,
             None if request.out_of_band else self._conversation,
             self._conversation_id,
             request.options,
@@ -204,7 +211,10 @@ class Responder:
             self._fail(self._create(request), "invalid_request_error", "not_answerable", message)
             return
         running = self._create(request)
-        before = None
+        before, now_s = None, time.monotonic()
+        self._audible = [response for response in self._audible if response.open or response.speech.playing(now_s)]
+        if self._transport.plays or not request.out_of_band:
+            self._audible.append(running.response)
         if request.out_of_band:
             self._out_of_band.append(running)
         else:
@@ -305,9 +315,7 @@ class Responder:
         response.finish(status, reason, error, () if feed is None else feed.timeline)
         finished = status in ("completed", "incomplete")
         rtf = response.timings.rtf if response.timings is not None and finished else None
-        self._service.metrics.observe_response(
-            response.status, response.playback.underruns, response.first_audio_s, rtf
-        )
+        self._service.metrics.observe_response(response.status, response.speech.underruns, response.first_audio_s, rtf)
         self.answer_waiting_turn()
 
     # ------------------------------------------------------------------------------------------ stop
@@ -339,18 +347,26 @@ class Responder:
 
     def interrupt(self) -> None:
         """The user speaks during a reply: stop it, and cut its text to what was heard."""
-        if self._current is None:
-            return
-        response = self._current.response
-        heard_s = response.playback.heard_s(time.monotonic())
-        playing = self.playing()
-        if response.open or playing:
+        if self._silence("turn_detected"):
             self._service.metrics.barge_ins.inc()
-        if response.open:
-            self.cancel("turn_detected")
-        elif playing and response.item is not None and response.item in self._conversation.items:
-            self.truncate(response.item, int(heard_s * 1000))
-        response.playback.stop(time.monotonic())
+
+    def silence(self) -> None:
+        """The client wants to hear nothing more: stop all replies, and cut their texts to what was heard."""
+        self._silence("client_cancelled")
+
+    def _silence(self, reason: str) -> bool:
+        """Stop what is being said or played; return whether there was anything."""
+        now_s = time.monotonic()
+        found = [response for response in self._audible if response.open or response.speech.playing(now_s)]
+        for response in found:
+            heard_s, playing, was_open = response.speech.heard_s(now_s), response.speech.playing(now_s), response.open
+            if was_open:
+                self.cancel(reason, response.id)
+            cut = was_open and reason == "turn_detected"
+            if playing and not cut and response.item in self._conversation.items:
+                self.truncate(response.item, int(heard_s * 1000))
+            response.speech.stop(now_s)
+        return bool(found)
 
     def truncate(self, item: ConversationItem, audio_end_ms: int) -> None:
         """Cut a spoken reply to what was heard of it, also for the model."""

@@ -8,12 +8,9 @@ delta* -> arguments done -> conversation.item.done -> output_item.done.
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
-
-import numpy as np
+from typing import Protocol
 
 from echox.serving.protocol.conversation import (
     Content,
@@ -26,14 +23,12 @@ from echox.serving.protocol.conversation import (
 from echox.serving.protocol.events import new_id
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.usage import Usage
-from echox.serving.protocol.wire import AudioFormat, WireWriter
+from echox.serving.protocol.wire import AudioFormat
+from echox.serving.realtime.transport import ContentPlace, Transport
 from echox.serving.service.outbox import Outbox
 from echox.serving.service.unspoken import unspoken
-from echox.serving.turn_detection.turns import PlaybackClock
 from echox.streaming.events import AudioChunk, Mark, SpeechFailed, TextDelta, Timings
 from echox.tool_calls.tools import ToolCallDelta
-
-_DELTA_S = 0.2  # audio in one event: short, so that unsent audio can be dropped; long, so that events are few
 
 
 class ResponseOptions(Protocol):
@@ -45,20 +40,12 @@ class ResponseOptions(Protocol):
     max_output_tokens: int | str
 
 
-class ContentPlace(TypedDict):
-    """The place of content in a response, as events name it."""
-
-    response_id: str
-    item_id: str
-    output_index: int
-    content_index: int
-
-
 class Response:
     """A response from ``response.created`` to ``response.done``; after that it sends no events.
 
     Args:
         outbox: the events are sent through it.
+        transport: what carries its speech.
         conversation: the reply's item is added to it; None: out of band, to no conversation.
         conversation_id: id of the conversation for clients.
         options: options of this response.
@@ -71,6 +58,7 @@ class Response:
     def __init__(
         self,
         outbox: Outbox,
+        transport: Transport,
         conversation: Conversation | None,
         conversation_id: str,
         options: ResponseOptions,
@@ -81,7 +69,7 @@ class Response:
         self.id = new_id("resp")
         self.status = "in_progress"
         self.item: ConversationItem | None = None
-        self.playback = PlaybackClock()
+        self.speech = transport.speech(self.id, model_rate, options.output_format, outbox)
         self.started_s = time.monotonic()
         self.first_audio_s: float | None = None
         self.timings: Timings | None = None  # timings of the model; None: it has not started
@@ -91,7 +79,6 @@ class Response:
         self._format, self._voice = options.output_format, options.voice
         self._max_output_tokens = options.max_output_tokens
         self._metadata, self._after = metadata, after
-        self._writer = WireWriter(model_rate, options.output_format)
         self._text = ""
         self._message_ended = False
         self._calls: list[tuple[ConversationItem, ItemObject]] = []  # items of calls, and what they say of the call
@@ -148,19 +135,7 @@ class Response:
         self._begin_item()
         if self.first_audio_s is None:
             self.first_audio_s = time.monotonic() - self.started_s
-        step = max(1, int(_DELTA_S * chunk.sampling_rate))
-        for start in range(0, len(chunk.waveform), step):
-            self._send_audio(self._writer.write(chunk.waveform[start : start + step]))
-
-    def _send_audio(self, data: bytes) -> None:
-        if not data:
-            return
-        duration_s = len(data) / self._format.sample_bytes / self._format.rate
-        self._outbox.put(
-            {"type": "response.output_audio.delta", **self._place(), "delta": base64.b64encode(data).decode("ascii")},
-            audio_of=self.id,
-            on_sent=lambda: self.playback.add(time.monotonic(), duration_s),
-        )
+        self.speech.add(chunk.waveform, self._place())
 
     def add_call(self, delta: ToolCallDelta) -> None:
         """Send the next piece of a call, after the speech of what is said before it.
@@ -208,11 +183,11 @@ class Response:
             return
         if self.item is not None and self.speaks:
             self.item.spoken = SpokenText(self._text, tuple(timeline))
-        if status in ("completed", "incomplete") and self.speaks and self.item is not None:
-            self._send_audio(self._writer.write(np.zeros(0, np.float32), last=True))
-        elif status == "cancelled":
-            self._outbox.drop_audio(self.id)
+        if status == "cancelled":
+            self.speech.cut()
             self._cut_text(reason)
+        else:
+            self.speech.end()
         self.status = status
         if reason is not None or error is not None:
             details: JsonObject = {"type": status, "reason": reason, "error": error}
@@ -231,7 +206,7 @@ class Response:
         """Cut the text of a cancelled reply to what was sent, or, if the user interrupted it, to what was heard."""
         if self.item is None or self.item.spoken is None:
             return
-        heard_s = self.playback.heard_s(time.monotonic()) if reason == "turn_detected" else self.playback.sent_s
+        heard_s = self.speech.heard_s(time.monotonic()) if reason == "turn_detected" else self.speech.sent_s
         self.item.content[0].text = self.item.spoken.heard_text(heard_s)
 
     # ------------------------------------------------------------------------------------------ the sequence of events

@@ -9,7 +9,9 @@ import asyncio
 import copy
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+
+import numpy as np
 
 from echox.errors import QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, read_item
@@ -24,6 +26,7 @@ from echox.serving.realtime.responder import Responder
 from echox.serving.realtime.response_request import read_input
 from echox.serving.realtime.speculation import Speculator
 from echox.serving.realtime.stable_words import rest_of
+from echox.serving.realtime.transport import Transport
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.service import Service
 from echox.serving.turn_detection.end_of_turn import WINDOW_S
@@ -44,24 +47,28 @@ class RealtimeSession:
 
     Args:
         service: everything that all clients share.
-        send: sends one text message to the client.
+        transport: what carries it to the client.
         options: options to start with (a copy is made); None: the defaults of the server.
     """
 
-    def __init__(
-        self, service: Service, send: Callable[[str], Awaitable[None]], options: SessionOptions | None = None
-    ) -> None:
+    def __init__(self, service: Service, transport: Transport, options: SessionOptions | None = None) -> None:
         self.id = new_id("sess")
-        self._service = service
+        self._service, self._transport = service, transport
         limits = service.limits
-        self.outbox = Outbox(send, limits.send_s, limits.max_unsent_bytes)
+        self.outbox = Outbox(transport.send, limits.send_s, limits.max_unsent_bytes)
         self.options = service.session_options() if options is None else copy.copy(options)
         self.conversation = Conversation(limits)
         self.input_audio = InputAudioBuffer(
             self.options.input_format, self.options.turn_settings, service.new_vad(), limits
         )
         self.responder = Responder(
-            service, self.outbox, self.conversation, self.options, self._send_transcript, self._user_speaking
+            service,
+            self.outbox,
+            transport,
+            self.conversation,
+            self.options,
+            self._send_transcript,
+            self._user_speaking,
         )
         self._speculator = Speculator(service, self.input_audio, self.responder.suppose, self._spawn)
         self.responder.speculator = self._speculator
@@ -73,7 +80,7 @@ class RealtimeSession:
         self._end_of_turn_lock = asyncio.Lock()
         self._transcription_lock = asyncio.Lock()  # one at a time: many recordings must not fill the shared queue
         self.closing = asyncio.Event()
-        self.active_at = time.monotonic()  # time of the last event from the client that is not a ping
+        self.active_at = time.monotonic()  # time of the last event that is not a ping, or of speech
         self._handlers: dict[str, Callable[[JsonObject], Coroutine[object, object, None]]] = {
             "session.update": self._update,
             "input_audio_buffer.append": self._append,
@@ -91,8 +98,8 @@ class RealtimeSession:
 
     @property
     def busy(self) -> bool:
-        """Whether a reply is being made or sent."""
-        return self.responder.busy or self.outbox.waiting
+        """Whether a reply is being made, sent or, if the server plays it, played."""
+        return self.responder.busy or self.outbox.waiting or (self._transport.plays and self.responder.playing())
 
     def start(self) -> None:
         """Send ``session.created``."""
@@ -113,8 +120,25 @@ class RealtimeSession:
             raise
         except Exception:  # an error of the server: its details are only logged
             log.exception("%s: an event could not be handled", self.id)
-            fault = EventError("the server failed; see its log", "internal_error", kind="server_error")
-            self.send_error(fault, event_id)
+            self._send_fault(event_id)
+
+    async def hear(self, samples: np.ndarray) -> None:
+        """Handle samples float32 (S,) at 16 kHz of a microphone that is always on. Old ones make room for new ones."""
+        try:
+            self.input_audio.append_samples(samples)
+            await self._detect_turns()
+            self._transcribe_live()
+            if self._user_speaking() or self.busy:
+                self.active_at = time.monotonic()
+        except SlowReader:
+            raise
+        except Exception:
+            log.exception("%s: sound could not be handled", self.id)
+            self._send_fault(None)
+
+    def _send_fault(self, event_id: str | None) -> None:
+        fault = EventError("the server failed; see its log", "internal_error", kind="server_error")
+        self.send_error(fault, event_id)
 
     def send_error(self, error: EventError, event_id: str | None = None) -> None:
         """Send an ``error`` event."""
@@ -296,11 +320,13 @@ class RealtimeSession:
         self.responder.answer_waiting_turn()
 
     async def _clear_output(self, event: JsonObject) -> None:
-        raise EventError(
-            "output_audio_buffer.clear is for WebRTC; over a WebSocket the client owns its playback: use "
-            "response.cancel and conversation.item.truncate",
-            "unsupported_event",
-        )
+        if not self._transport.plays:
+            raise EventError(
+                "output_audio_buffer.clear is for WebRTC; over a WebSocket the client owns its playback: use "
+                "response.cancel and conversation.item.truncate",
+                "unsupported_event",
+            )
+        self.responder.silence()
 
     # ------------------------------------------------------------------------------------------ transcripts
 

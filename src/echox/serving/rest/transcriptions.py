@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from dataclasses import dataclass
 
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import Message
 
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.parameters import TRANSCRIPTION
 from echox.serving.protocol.usage import Usage
 from echox.serving.rest.captions import segment_dict, segments_of, to_srt, to_vtt, word_dict
 from echox.serving.rest.common import RequestError, cancel_on_disconnect, decode_audio, event_line
+from echox.serving.rest.forms import read_form
 from echox.serving.service.service import Service
 from echox.streaming.events import Heard
 from echox.streaming.messages import Audio
 
 _FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
-_MAX_PADDING_BYTES = 100
 _LISTS = ("include", "keywords", "known_speaker_names", "known_speaker_references", "languages")
 
 
@@ -39,22 +34,7 @@ class _TranscriptionOptions:
 
 async def transcribe(service: Service, request: Request, body: bytes) -> Response:
     """Transcribe an uploaded recording (a multipart form, as in the OpenAI API)."""
-    content_type = request.headers.get("content-type", "")
-    if not content_type.startswith("multipart/form-data"):
-        raise RequestError(415, "unsupported_media_type", "expected a multipart form with a file")
-
-    await asyncio.to_thread(_check_padding, content_type, body)
-
-    async def receive_body() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def parse() -> FormData:
-        return await Request(request.scope, receive_body).form(max_files=1, max_fields=32)
-
-    try:  # in a thread with its own event loop, because the parser never yields
-        form = await asyncio.to_thread(lambda: asyncio.run(parse()))
-    except (HTTPException, ValueError, KeyError) as error:
-        raise RequestError(400, "invalid_form", "expected a multipart form, found something else") from error
+    form = await read_form(request, body)
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):
@@ -69,18 +49,6 @@ async def transcribe(service: Service, request: Request, body: bytes) -> Respons
     speech = await service.contains_speech(audio)
     heard = await cancel_on_disconnect(request, service.transcribe(audio)) if speech else Heard("")
     return _response(options, heard, audio.duration_s)
-
-
-def _check_padding(content_type: str, body: bytes) -> None:
-    """Refuse long padding after a boundary (RFC 2046, 5.1.1, allows some): the parser reads it byte by byte.
-
-    Raises:
-        RequestError: more than 100 spaces and tabs.
-    """
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
-    if boundary and re.search(b"--" + re.escape(boundary) + b"(?:--)?[ \\t]{%d}" % (_MAX_PADDING_BYTES + 1), body):
-        message = f"expected at most {_MAX_PADDING_BYTES} spaces after a boundary of the form, found more"
-        raise RequestError(400, "invalid_form", message)
 
 
 def _read_form(form: FormData) -> _TranscriptionOptions:
