@@ -10,8 +10,8 @@
 # It was never run as a whole: there was no such cluster. Each stage is the one that trains nano, with other numbers. The
 # GPU-hours below are a model, not a measurement (scripts/paper_costs.py, docs/scaling.md): 8 H100, 35 % of the peak in the
 # language model, 0.1 s besides for each micro-batch.
-#   storage   0.4 TB of recordings (FLAC; several times that while archives are unpacked), 0.4 TB of log-mel features on a
-#             disk that all processes of a node read, 2 GB of units, 6 GB for each checkpoint of stage I
+#   storage   0.4 TB of recordings (FLAC; several times that while archives are unpacked), 0.3 TB of shards (FLAC again) on
+#             a disk that all nodes read, or in an object store, 2 GB of units, 6 GB for each checkpoint of stage I
 #   network   0.4 to 1 TB of downloads; in training gradients of 0.5 G weights a step (2 GB: NVLink, or 100 Gb/s between nodes)
 # Licences: several corpora do not state one, Llama has its own. `echox data corpora` lists them: read them first.
 set -euo pipefail
@@ -21,7 +21,7 @@ cd "${WORK:-$repository}"
 python=${PYTHON:-python3}
 [ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
 size=${SIZE:-3b}
-recipes=$repository/recipes
+recipes=${RECIPES:-$repository/recipes}
 [ -d "$recipes/$size" ] || { echo "SIZE: expected 3b or 8b, found $size" >&2; exit 2; }
 raw=${RAW:-out/paper/raw}   # archives as they were downloaded
 nodes=${NODES:-1} rank=${NODE_RANK:-0} gpus=${GPUS:-8} master=${MASTER:-localhost}
@@ -39,7 +39,7 @@ esac
 once() {
   local name=$1 mark=out/paper/.done-$1
   shift
-  if $dry; then echo "$*"; return; fi
+  if $dry; then printf '%q ' "$@"; echo; return; fi
   if [ "$rank" != 0 ]; then wait_for "$name" "$mark"; return; fi
   if [ -e "$mark" ]; then echo "== $name: finished before"; return; fi
   echo "== $name: $*"
@@ -75,7 +75,7 @@ prepare() {
 train() {
   local recipe=$recipes/$1.yaml
   shift
-  local command=("$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "$rank" --master-addr "$master" --master-port 29500
+  local command=("$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "$rank" --master-addr "$master" --master-port "${PORT:-29500}"
     --nproc-per-node "$gpus" --max-restarts 3 -m echox.training.loop "$recipe" "$@")
   named+=("$recipe")
   if $dry; then echo "${command[*]}"; return; fi
@@ -93,6 +93,12 @@ for corpus in librispeech mls sharechatx magpie-speech audioqa speechinstruct hh
 done
 for corpus in librispeech mls; do   # recordings as a task: transcription
   once "recognition-$corpus" "$python" "$repository/scripts/paper_manifests.py" recognition "out/paper/$corpus"
+done
+# Checked, and packed into shards, which every process of every node reads where they are. 4,465 h on a machine of 32 cores: some
+# hours, by the figures of docs/data.md.
+for corpus in librispeech mls sharechatx magpie-speech; do
+  once "shards-$corpus" "$python" -m echox run "$recipes/3b/dialogue_shards.yaml" \
+    "inputs=[{dialogues: out/paper/$corpus/dialogues.jsonl}]" "output_dir=out/paper/shards/$corpus"
 done
 
 # 2. The language model, prepared for speech: 10 minutes. All stages read this one folder.

@@ -50,6 +50,7 @@ def test_every_command_of_the_paper_road_parses_and_its_recipes_load(size):
             overrides = [word for word in words[place + 1 :] if "=" in word]
             stages.append(load_recipe(ROOT / words[place], overrides).stage)
     assert stages == [
+        *["prepare_data"] * 4,
         "language_model",
         "align",
         "extract_units",
@@ -79,6 +80,10 @@ def test_the_road_hands_on_what_it_makes():
     assert (echo.training.output_dir, echo.model.vocoder) == (package.parts.echo, package.parts.vocoder)
     corpora = re.search(r"for corpus in ([^;]+); do\n  limit", (ROOT / "runs/paper.sh").read_text())[1].split()
     assert {Path(path).parent.name for path in [*s2t.data.manifests, *echo.data.speech]} < set(corpora)
+    shards = load_recipe(ROOT / "recipes/3b/dialogue_shards.yaml")
+    assert s2t.data.manifests[0] == f"{shards.output_dir}/dialogue_shards"
+    packed = re.search(r"for corpus in ([^;]+); do\n  once \"shards-", (ROOT / "runs/paper.sh").read_text())[1].split()
+    assert [Path(path).parent.name for path in s2t.data.manifests] == packed
 
 
 @pytest.mark.slow
