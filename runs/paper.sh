@@ -125,7 +125,8 @@ train "$size/s2t" ${PARALLEL:+training.parallel=$PARALLEL}
 # 5. Stage II, T2C: text to codec. Model: 19 GPU-hours (8b: 21), mostly kernel launches: a larger batch takes no longer.
 train "$size/t2c"
 # 6. Stage III, Echo: speech to speech. Model: 27 GPU-hours (8b: 54), three quarters of them the T2C's decoding of pseudo-labels.
-train "$size/echo" ${PARALLEL:+training.parallel=$PARALLEL}
+# LABELS=/local/disk/labels.db keeps them on each machine, by what the model said: later epochs and restarts find them.
+train "$size/echo" ${PARALLEL:+training.parallel=$PARALLEL} ${LABELS:+targets.cache=$LABELS}
 # The other nodes are finished: the following steps run on the first.
 $dry || [ "$rank" = 0 ] || exit 0
 

@@ -97,6 +97,8 @@ class TrainingConfig:
         skip_damaged: continue from the newest undamaged checkpoint; else a damaged one stops the run with an error.
         threads: CPU threads of torch (None = leave as it is).
         workers: processes that read and collate batches; 0: a thread. prefetch_batches: how many they make ahead.
+        tracker: "trackio" or "wandb" is told of every log entry too (`training/trackers.py`).
+        peak_tflop_per_s: of each device in this precision, for `flops_utilisation` in the log; None: by a GPU's name.
         parallel: each of several processes holds all weights ("ddp") or a shard of every weight ("fsdp").
         cpu_offload: keep sharded weights and optimizer states in CPU memory ("fsdp" on GPUs).
         max_rollbacks: after a loss or gradient that is not finite, go back to the newest checkpoint and skip the
@@ -132,6 +134,8 @@ class TrainingConfig:
     prefetch_batches: int = 2
     workers: int = 0
     tensorboard: bool = True
+    tracker: str | None = None
+    peak_tflop_per_s: float | None = None
     device: str = "auto"
     threads: int | None = None
     compile: bool = False

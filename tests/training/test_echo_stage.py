@@ -26,6 +26,7 @@ from echox.training.stage import Stage
 from echox.training.stages import echo_objective
 from echox.training.stages.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
 from echox.training.stages.echo_targets import OnlineTargets, RecordedTargets, cut_replies, select
+from echox.training.stages.label_cache import LabelCache
 from echox.training.stages.t2c import spoken_text
 from tiny_speaker import NUM_UNITS, REPLIES, tiny_echox_config, write_world
 
@@ -223,6 +224,37 @@ def test_online_labels_together_equal_alone(world):
     assert torch.equal(words, words_again)
 
 
+def test_labels_in_a_file_are_found_by_other_processes_of_the_same_teacher(world, tmp_path, monkeypatch):
+    stage = echo_recipe(world).build()
+    objective = stage.objective.eval()
+    _, states, reply_ids, _ = objective.reply_states(batch_of(stage))
+    segments = cut_replies(reply_ids, objective.trigger_scores(states), TRIGGER, stage.tokenizer)
+
+    def targets(limit: int = 512) -> OnlineTargets:  # each as in a process of its own
+        t2c = T2CForUnitGeneration.from_pretrained(world / "t2c").eval()
+        return OnlineTargets(t2c, 0, limit, LabelCache(tmp_path / "labels.db", t2c, limit))
+
+    first, second, other = targets(), targets(), targets(limit=1)
+    assert second.num_known(segments) == 0
+    _, words, word_of = first(segments, {})
+    assert second.num_known(segments) == len(segments)
+    assert other.num_known(segments) == 0, "another limit is another label"
+    monkeypatch.setattr(second.t2c, "generate", None)  # is not asked
+    kept, found, found_of = second(segments, {})
+    assert len(kept) == len(segments)
+    assert torch.equal(found, words)
+    assert torch.equal(found_of, word_of)
+    other(segments, {})
+    with torch.no_grad():
+        next(second.t2c.parameters()).add_(1.0)
+    changed = LabelCache(tmp_path / "labels.db", second.t2c, 512)
+    assert OnlineTargets(second.t2c, 0, 512, changed).num_known(segments) == 0, "another teacher says other things"
+    assert len(changed) > len(words)
+    (tmp_path / "other.db").write_bytes(b"no database, but long enough to be looked at as one" * 20)
+    with pytest.raises(ValueError, match=r"other\.db: expected a cache of labels or no file.*targets\.cache"):
+        LabelCache(tmp_path / "other.db", second.t2c, 512)
+
+
 def test_a_segment_that_the_teacher_does_not_finish_is_decoded_once(world, monkeypatch):
     stage = echo_recipe(world).build()
     objective = stage.objective.eval()
@@ -287,7 +319,7 @@ def test_losses_fall_on_one_batch(world):
     assert history[-1]["s2t_loss"] < 0.5
 
 
-def test_weights_and_cap(world):
+def test_weights_and_cap_and_mix(world, monkeypatch):
     stage = echo_recipe(world).build()
     objective = stage.objective.eval()
     batch = batch_of(stage)
@@ -299,6 +331,14 @@ def test_weights_and_cap(world):
         capped = objective(batch)
     expected = 2 * capped["echo_loss"] + torch.minimum(0.2 * capped["echo_loss"], capped["denoising_loss"])
     torch.testing.assert_close(capped["loss"], expected, rtol=1e-4, atol=1e-4)
+    assert losses["s2t_loss"] < 1
+    objective.weights = EchoWeights(mix="released")
+    with torch.no_grad():
+        speaking = losses["echo_loss"] + losses["denoising_loss"]
+        torch.testing.assert_close(objective(batch)["loss"], 2 * speaking + 0.2 * losses["s2t_loss"])
+        means = objective._means
+        monkeypatch.setattr(objective, "_means", lambda *given: {**means(*given), "s2t_loss": torch.tensor(1.1)})
+        torch.testing.assert_close(objective(batch)["loss"], speaking + 1.1)
 
 
 def test_offline_and_recorded_targets(world):

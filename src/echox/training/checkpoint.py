@@ -48,6 +48,8 @@ MAY_DIFFER = {
     "prefetch_batches",
     "workers",
     "tensorboard",
+    "tracker",
+    "peak_tflop_per_s",
     "device",
     "threads",
     "compile",

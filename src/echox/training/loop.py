@@ -32,6 +32,7 @@ from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
 from echox.device import choose_device
 from echox.errors import one_line
 from echox.files import JsonObject
+from echox.training.arithmetic import CountOperations, peak_tflop_per_s
 from echox.training.batches import BatchStream, MicroBatch, seed_everything
 from echox.training.checkpoint import TrainingProgress, checkpoints, load_checkpoint, newest_whole, save_checkpoint
 from echox.training.health import (
@@ -55,6 +56,7 @@ from echox.training.optim import (
 from echox.training.parallel import gathered, join_group, plain, shard
 from echox.training.record import RECORD_NAME, RunLog, finished_record, peak_memory_mb, write_record
 from echox.training.stage import Stage
+from echox.training.trackers import check_tracker
 
 NOTHING_HELD_OUT = (
     "{stage}: WARNING: expected held-out items for the evaluation, found none: give some items of the manifests "
@@ -106,7 +108,8 @@ class _Run:
         self.average = WeightAverage(trainable, config.ema_decay) if config.ema_decay else None
         self.progress = self._resume()
         self.taken: MicroBatch
-        self.log = RunLog(config, stage.name, self.progress) if rank == 0 else None
+        self.log = RunLog(config, stage.name, self.progress, resolved) if rank == 0 else None
+        self.peak_tflop_per_s = config.peak_tflop_per_s or peak_tflop_per_s(device)
         self.module = self._wrap()
 
     def run(self) -> dict[str, float]:
@@ -178,6 +181,7 @@ class _Run:
         set_learning_rates(self.optimizer, factor)
         self.module.train()
         totals: dict[str, float] = {}
+        counted = CountOperations() if _due(number, config.log_every_steps) and not config.compile else None
         items, length = 0, 0.0
         broken: NonFiniteLossError | None = None
         asked_s = time.monotonic()
@@ -192,7 +196,7 @@ class _Run:
                 self.parts[-1].set_requires_gradient_sync(last)
             module = self.module
             with module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext():
-                with autocast(self.device, config.precision):
+                with autocast(self.device, config.precision), counted or nullcontext():
                     losses = self.module(batch) if shared is None else self.module(batch, shared)
                 try:
                     values = check_losses(losses, number)
@@ -217,7 +221,8 @@ class _Run:
             self.average.update()
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
         figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": data_wait_s}
-        return {**totals, **figures, "items": items, "length": length}
+        figures |= {} if counted is None else {"operations": counted.operations / max(length, 1e-9)}
+        return {**totals, **figures, **_text_of([micro.tensors for micro in micros]), "items": items, "length": length}
 
     def _batches(self, micros: list[MicroBatch]) -> tuple[list[Mapping[str, object]], dict[str, Tensor] | None]:
         """The step's micro-batches on the device, and the counts for its means (None: a single micro-batch)."""
@@ -270,11 +275,19 @@ class _Run:
             dist.all_reduce(both)
             sums, counts = both.cpu().double()
         values = {name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True)}
-        for name in ("items", "length"):
-            del values[name]
+        for name in ("items", "length", "text_tokens", "text_positions"):
+            values.pop(name, None)
         unit, each = getattr(self.stage, "length_unit", (None, 0.0))
         of_all = {"items": float(sums[names.index("items")]), unit: each * float(sums[names.index("length")])}
+        text, positions = (float(sums[names.index(name)]) if name in names else 0.0 for name in _TEXT)
+        of_all |= {"tokens": text} if text and unit != "tokens" else {}
         values |= {f"{name}_per_s": amount / max(seconds, 1e-9) for name, amount in of_all.items() if name}
+        values |= {"padding_share": 1 - text / positions} if positions else {}
+        if "operations" in values:  # of a unit of length, in the counted steps
+            done = values.pop("operations") * float(sums[names.index("length")]) / max(seconds, 1e-9) / 1e12
+            values |= {"tflop_per_s": done}
+            if self.peak_tflop_per_s:
+                values |= {"flops_utilisation": done / self.world / self.peak_tflop_per_s}
         values |= {"step_s": seconds / len(window), **peak_memory_mb(self.device)}
         if self.log is not None:
             self.log.write(self.progress.step, values)
@@ -416,6 +429,20 @@ def _process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.dev
         dist.destroy_process_group()
 
 
+_TEXT = ("text_tokens", "text_positions")
+
+
+def _text_of(batches: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """Text tokens of a step's batches, and positions with their padding, where the batches say so."""
+    masks: list[Tensor] = []
+    for batch in batches:
+        inner = batch.get("s2t", batch)
+        mask = inner.get("attention_mask") if isinstance(inner, Mapping) else None
+        masks += [mask] if isinstance(mask, Tensor) else []
+    found = [sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)]
+    return dict(zip(_TEXT, map(float, found), strict=True)) if masks else {}
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -446,6 +473,7 @@ def run_loaded(recipe: Any) -> JsonObject:
         return record["metrics"]
     if config.threads:
         torch.set_num_threads(config.threads)
+    check_tracker(config.tracker)
     with output_lock(config.output_dir):
         seed_everything(config.seed)
         return train(recipe.build(), config, resolved)

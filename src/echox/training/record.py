@@ -1,4 +1,4 @@
-"""Logs of a run (metrics.jsonl, TensorBoard, progress) and the training record beside the weights."""
+"""Logs of a run (metrics.jsonl, TensorBoard, a tracker, progress) and the training record beside the weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from echox.config import TrainingConfig
 from echox.files import JsonObject, write_text
 from echox.process_memory import peak_resident_bytes
 from echox.training.checkpoint import TrainingProgress, check_same_recipe
+from echox.training.trackers import Tracker, open_tracker
 
 if TYPE_CHECKING:
     import rich.progress
@@ -28,19 +30,23 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class RunLog:
-    """Logs of one run, written by process 0: ``metrics.jsonl``, TensorBoard if installed, and printed lines.
+    """Logs of one run, written by process 0: ``metrics.jsonl``, TensorBoard if installed, a tracker, printed lines.
 
     On a terminal a progress bar shows step, loss, throughput and remaining time; elsewhere one line per entry.
     """
 
-    def __init__(self, config: TrainingConfig, name: str, progress: TrainingProgress) -> None:
+    def __init__(self, config: TrainingConfig, name: str, progress: TrainingProgress, recipe: JsonObject) -> None:
         self._folder = Path(config.output_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._path = self._folder / METRICS_NAME
         self.drop_entries_after(progress)
         self._steps, self._name, self._first = config.steps, name, progress.step
         self._began_s = time.monotonic()
-        self._board = _tensorboard(self._folder) if config.tensorboard else None
+        found = (
+            _tensorboard(self._folder) if config.tensorboard else None,
+            open_tracker(config.tracker, self._folder, name, recipe),
+        )
+        self._trackers = [tracker for tracker in found if tracker is not None]
         shown = sys.stderr.isatty()
         self._bar = _progress_bar(name, config.steps, progress.step) if shown else None
 
@@ -48,9 +54,8 @@ class RunLog:
         """One entry: ``{"step", "kind", ...values}``."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        if self._board is not None:
-            for key, value in values.items():
-                self._board.add_scalar(f"{kind}/{key}", value, step)
+        for tracker in self._trackers:
+            tracker.write(step, {f"{kind}/{key}": value for key, value in values.items()})
         shown = {key: value for key, value in values.items() if "/" not in key and key != "learning_rate_factor"}
         listed = "  ".join(f"{key} {value:.4g}" for key, value in shown.items())
         eta = f"  left {self.remaining_s(step) / 60:.1f} min" if kind == "train" else ""
@@ -73,8 +78,8 @@ class RunLog:
         """Flush and stop the progress bar."""
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def drop_entries_after(self, place: TrainingProgress) -> None:
         """Remove entries of steps after a checkpoint, which the run that continues from it repeats."""
@@ -87,12 +92,26 @@ class RunLog:
             write_text(self._path, "".join(kept))
 
 
-def _tensorboard(folder: Path) -> SummaryWriter | None:
+class _TensorBoard:
+    """TensorBoard as a tracker."""
+
+    def __init__(self, board: SummaryWriter) -> None:
+        self._board = board
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def _tensorboard(folder: Path) -> Tracker | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # optional extra; metrics.jsonl has the same numbers
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return _TensorBoard(SummaryWriter(str(folder / "tensorboard")))
 
 
 def _progress_bar(name: str, steps: int, first_step: int) -> rich.progress.Progress:

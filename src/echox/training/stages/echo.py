@@ -46,6 +46,7 @@ from echox.training.stages.echo_targets import (
     RecordedTargets,
     Targets,
 )
+from echox.training.stages.label_cache import LabelCache
 from echox.training.stages.t2c import spoken_text, write_unit_samples
 
 
@@ -100,6 +101,8 @@ class EchoTargets:
 
     Attributes:
         remember: number of segments whose pseudo-labels are cached: the frozen, greedy T2C would only repeat them.
+        cache: file on this machine's disk where they are kept too, for all its processes and for a run that continues
+            (`LabelCache`); the log says what was found (``targets_known``).
         max_unit_words: limit of a segment.
         context_words: number of last words of the previous segment that are read, with their unit words, before each
             segment, without loss: in streaming their unit words are known and continued (word-synchronous form).
@@ -109,6 +112,7 @@ class EchoTargets:
 
     source: str = "online"
     remember: int = 50_000
+    cache: str | None = None
     max_unit_words: int = 512
     context_words: int = 0
     allow_silence: bool = False
@@ -183,10 +187,10 @@ class EchoStage:
 
     def _targets(self, t2c: T2CForUnitGeneration) -> Targets:
         chosen, recordings = self.recipe.targets, self.recipe.data.recordings
-        if chosen.source == "online":
-            return OnlineTargets(t2c, chosen.remember, chosen.max_unit_words)
-        if chosen.source == "offline":
-            return OfflineTargets(t2c, chosen.remember, chosen.max_unit_words)
+        if chosen.source in ("online", "offline"):
+            cache = None if chosen.cache is None else LabelCache(chosen.cache, t2c, chosen.max_unit_words)
+            kind = OnlineTargets if chosen.source == "online" else OfflineTargets
+            return kind(t2c, chosen.remember, chosen.max_unit_words, cache)
         if chosen.source != "recorded" or recordings is None:
             raise ValueError(
                 "targets.source: expected online, offline, or recorded with data.recordings, found "

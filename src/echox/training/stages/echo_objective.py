@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -41,12 +42,15 @@ class EchoWeights:
     Attributes:
         denoising_cap: largest denoising term, as a fraction of the echo loss (0.2 in the official code); None: no
             limit.
+        mix: "paper": as they are; "released": as the official code trains on, where the S2T loss of a step is below 1,
+            speaking counts twice (echo and denoising) and S2T a fifth, else both once. These factors come besides.
     """
 
     echo: float = 1.0
     denoising: float = 1.0
     s2t: float = 1.0
     denoising_cap: float | None = None
+    mix: Literal["paper", "released"] = "paper"
 
 
 class EchoObjective(nn.Module):
@@ -93,14 +97,17 @@ class EchoObjective(nn.Module):
         if prepare:
             return {**batch, "made": made}
         self._check_targets(made, denominators)
-        losses = share_of_step(self._means(made, s2t, reply_states, agreement), self, batch, denominators)
+        means = self._means(made, s2t, reply_states, agreement)
+        losses, together = share_of_step(means, self, batch, denominators), denominators is not None
+        speaking, writing = self._mixed(means["s2t_loss"], batch, together)
         figures = {
             "segments": float(len(made.segments)),
             "target_s": made.seconds,
             "targets_known": made.known_share,
         }
         numbers = {name: torch.tensor(value) for name, value in figures.items()}
-        return {"loss": self._weighted(losses, together=denominators is not None), **losses, **numbers}
+        spoken, written = self._weighted(losses, together)
+        return {"loss": speaking * spoken + writing * written, **losses, **numbers}
 
     def measure(self, batch: EchoBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Means over a batch that is not prepared, by name, and what they are over: one pass, for an evaluation."""
@@ -156,8 +163,8 @@ class EchoObjective(nn.Module):
         letters = self.model.echo_decoder.config.max_word_letters
         return cut_replies(reply_ids, scores, self.trigger, self.tokenizer, context_words, letters)
 
-    def _weighted(self, losses: dict[str, Tensor], together: bool) -> Tensor:
-        """The weighted sum; with a cap, the denoising term is at most that fraction of the echo loss.
+    def _weighted(self, losses: dict[str, Tensor], together: bool) -> tuple[Tensor, Tensor]:
+        """The weighted sums of speaking and of writing; a capped denoising term is at most its fraction of echo's.
 
         Args:
             losses: by name.
@@ -172,7 +179,24 @@ class EchoObjective(nn.Module):
             echo_loss, denoising_loss = both.tolist()
             cap = min(1.0, weights.denoising_cap * echo_loss / max(denoising_loss, 1e-9))
         denoising = weights.denoising * cap * losses["denoising_loss"]
-        return weights.echo * losses["echo_loss"] + denoising + weights.s2t * losses["s2t_loss"]
+        return weights.echo * losses["echo_loss"] + denoising, weights.s2t * losses["s2t_loss"]
+
+    def _mixed(self, s2t_loss: Tensor, batch: EchoBatch, together: bool) -> tuple[float, float]:
+        """Factors of speaking and of writing, by `EchoWeights.mix`.
+
+        Args:
+            s2t_loss: mean over this micro-batch.
+            batch: the micro-batch.
+            together: they are the same for the micro-batches of all processes at this moment, by their common mean.
+        """
+        if self.weights.mix == "paper":
+            return 1.0, 1.0
+        count = (batch["s2t"]["labels"][:, 1:] >= 0).sum().float()
+        both = torch.stack([s2t_loss.detach().float() * count, count])
+        if together and dist.is_initialized():
+            dist.all_reduce(both)
+        total, tokens = both.tolist()
+        return (2.0, 0.2) if total < tokens else (1.0, 1.0)
 
     def _check_targets(self, made: MadeTargets, denominators: Denominators | None) -> None:
         """Check that there is something to learn. Raises: ValueError: no segment has a target."""

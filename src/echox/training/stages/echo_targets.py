@@ -27,6 +27,7 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoderOutput
 from echox.streaming.decoding import token_texts
 from echox.streaming.trigger import Trigger
+from echox.training.stages.label_cache import Label, LabelCache
 from echox.training.stages.t2c import SpokenText
 
 
@@ -240,11 +241,18 @@ class OnlineTargets:
         t2c: the teacher.
         remember: number of segments in the cache; 0 = decode every time.
         max_unit_words: limit of a segment; a segment that is not finished by then has no target.
+        cache: labels in a file, besides; None: in memory only.
     """
 
-    def __init__(self, t2c: T2CForUnitGeneration, remember: int = 50_000, max_unit_words: int = 512) -> None:
-        self.t2c, self.remember, self.max_unit_words = t2c, remember, max_unit_words
-        self._known: OrderedDict[tuple[int, ...], tuple[list[int], list[int]]] = OrderedDict()
+    def __init__(
+        self,
+        t2c: T2CForUnitGeneration,
+        remember: int = 50_000,
+        max_unit_words: int = 512,
+        cache: LabelCache | None = None,
+    ) -> None:
+        self.t2c, self.remember, self.max_unit_words, self.cache = t2c, remember, max_unit_words, cache
+        self._known: OrderedDict[tuple[int, ...], Label] = OrderedDict()
 
     def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
         """The model's own tokens."""
@@ -253,7 +261,7 @@ class OnlineTargets:
     def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
         """Decode what is new in one batch; `batch` is not used."""
         names = _names(segments)
-        found = {name: self._known[name] for name in names if name in self._known}
+        found = self._find(names)
         new = list({name: row for row, name in enumerate(names) if name not in found}.values())
         if new:
             asked = segments.kept(new)
@@ -262,14 +270,25 @@ class OnlineTargets:
             )
             for row, sequence in zip(new, sequences, strict=True):
                 found[names[row]] = (sequence.unit_words, sequence.word_of) if sequence.finished else ([], [])
+            if self.cache is not None:
+                self.cache.keep({names[row]: found[names[row]] for row in new})
         self._keep(found)
         return _padded(segments, [found.get(name) for name in names])
 
     def num_known(self, segments: Segments) -> int:
         """Segments in the cache."""
-        return sum(name in self._known for name in _names(segments))
+        names = _names(segments)
+        found = self._find(names)
+        return sum(name in found for name in names)
 
-    def _keep(self, found: Mapping[tuple[int, ...], tuple[list[int], list[int]]]) -> None:
+    def _find(self, names: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Label]:
+        """Labels at hand: in memory, then in the file."""
+        found = {name: self._known[name] for name in names if name in self._known}
+        if self.cache is not None and len(found) < len(set(names)):
+            found |= self.cache.find(set(names) - found.keys())
+        return found
+
+    def _keep(self, found: Mapping[tuple[int, ...], Label]) -> None:
         for name, target in found.items():
             self._known[name] = target
             self._known.move_to_end(name)
