@@ -36,7 +36,7 @@ REPLY_TOKENS, QUESTION_S = 100, 5
 SEGMENT_STEPS, STEP_S = 200, 0.003  # unit words of the longest segment of a batch; one decoder step on a GPU: assumed
 BATCH = {"3b": 4, "8b": 2}  # per GPU, as in the recipes
 
-FLAC_GB_PER_H, FEATURES_GB_PER_H = 0.063, 100 * 128 * 2 * 3600 / 1e9  # 55 % of 16 bits; 128 mels in float16, 100/s
+FLAC_GB_PER_H = 0.063  # 55 % of 16 bits
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def gpu_hours(name: str, scale: float = 1.0) -> dict[str, float]:
 
 
 def storage_gb(scale: float = 1.0) -> dict[str, float]:
-    """Gigabytes on disk: recordings, features of the questions, units (JSON), checkpoints of the largest stage."""
+    """Gigabytes on disk: recordings, shards of the questions, units (JSON), checkpoints of the largest stage."""
     hours = HOURS["s2t"] + HOURS["t2c"]  # stage III reads what stage I has read
     return {
         "recordings, FLAC": scale * hours * FLAC_GB_PER_H,
-        "log-mel features": scale * HOURS["s2t"] * FEATURES_GB_PER_H,
+        "shards, FLAC": scale * HOURS["s2t"] * FLAC_GB_PER_H,
         "units": scale * HOURS["t2c"] * 3600 * 30 * 12 / 1e9,  # a unit, its duration and its word: 12 characters
     }
 
