@@ -37,7 +37,20 @@ FLOORS = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers", "budoux"}
-HEAVY = set("aiortc av fastapi gradio lhotse matplotlib peft sounddevice tensorboard trackio uvicorn wandb".split())
+HEAVY = {
+    "aiortc",
+    "av",
+    "fastapi",
+    "gradio",
+    "lhotse",
+    "matplotlib",
+    "peft",
+    "sounddevice",
+    "tensorboard",
+    "trackio",
+    "uvicorn",
+    "wandb",
+}
 # Made of these libraries' classes, and imported inside functions only.
 SUBCLASSES = {"serving/access/uvicorn_protocols.py": {"uvicorn"}, "serving/webrtc/peer.py": {"aiortc", "av"}}
 
