@@ -8,6 +8,7 @@
 #   make lint              ruff and mypy
 #   make docs              the documentation site, into out/site; a link that leads nowhere is an error
 #   make wheel             the wheel, built, installed into an empty environment and asked (a minute or two)
+#   make latex             the technical report as out/report.tex, by pandoc (apt install pandoc)
 #   make nano              train the embedded model from nothing (hours on two cores)
 #   make smoke             every training stage on a handful of items (minutes)
 #   make setup             only the environment, with everything for development
@@ -26,7 +27,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow lint docs wheel nano smoke setup clean
+.PHONY: help demo serve test test-slow lint docs latex wheel nano smoke setup clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -56,6 +57,11 @@ lint:
 docs:
 	@scripts/setup.sh dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+latex:
+	@command -v pandoc >/dev/null || { echo "make latex: expected pandoc, found none; apt install pandoc" >&2; exit 1; }
+	@mkdir -p out
+	pandoc docs/report.md --from gfm --to latex --standalone --resource-path docs --output out/report.tex
 
 wheel:
 	@scripts/setup.sh dev

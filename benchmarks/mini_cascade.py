@@ -41,7 +41,8 @@ from echox.errors import NoSpeech
 from echox.evaluation.judges.asr import moonshine_folder
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import spread
-from echox.evaluation.scoring.metrics import bootstrap, exist_match
+from echox.evaluation.scoring.metrics import exist_match
+from echox.evaluation.scoring.statistics import bootstrap
 from echox.evaluation.sets.items import read_items
 from echox.files import file_sha256, write_text
 from echox.process_memory import peak_resident_bytes

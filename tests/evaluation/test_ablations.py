@@ -1,6 +1,7 @@
 """What the ablations compare: its switches do what they say, its plan loads, its results are found again."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -83,6 +84,36 @@ def test_report_renews_tables_and_draws(tmp_path):
     with pytest.raises(ValueError, match="one mark for each"):
         renew_tables("nothing", {"e": ""})
     assert figure([], "%") == "-"
+
+
+def test_tables_have_intervals_over_questions_and_tests(tmp_path):
+    document = tmp_path / "ablations.md"
+    marks = "<!-- table e -->\n<!-- end -->\n<!-- table tests -->\n<!-- end -->\n"
+
+    def result(name, seed, spoken):
+        sets = {}
+        for split, questions in (("heldout_seen_voices", 10), ("heldout_new_voices", 5)):
+            right = {"s2t_answer": "1" * questions, "s2s_answer": spoken[:questions]}
+            shares = {side: flags.count("1") / questions for side, flags in right.items()}
+            sets[split] = shares | {"gap": 1 - shares["s2s_answer"], "right": right}
+        items = {"heldout_seen_voices": 10, "heldout_new_voices": 5, "utterances": 3}
+        return {"name": name, "seed": seed, "what": name, "items": items, "segments": sets}
+
+    known = [result("echo", seed, "1111111100") for seed in range(3)] + [
+        result("prefix", seed, "1100000000") for seed in range(3)
+    ]
+    document.write_text(marks, encoding="utf-8")
+    write_report(known, {"e": ["echo", "prefix"]}, tmp_path, [["echo", "prefix"]])
+    text = document.read_text(encoding="utf-8")
+    assert re.search(r"80\.0 % \(80\.0 to 80\.0\) \[[345]0\.0 to 100\.0\]", text)
+    assert re.search(r"known voices \| 3 and 3 \| \+60\.0 \[\+30\.0 to \+90\.0\] \| 0\.031 \| 0\.100 \| 0\.100", text)
+    for one in known:  # as older measurements are: the shares alone
+        for scores in one["segments"].values():
+            del scores["right"]
+    document.write_text(marks, encoding="utf-8")
+    write_report(known, {"e": ["echo", "prefix"]}, tmp_path, [["echo", "prefix"]])
+    text = document.read_text(encoding="utf-8")
+    assert re.search(r"\+60\.0 \[\+[12]0\.0 to \+90\.0\] \| not recorded \| 0\.100 \| not recorded", text)
 
 
 def test_bpe_words_join_what_is_frequent():

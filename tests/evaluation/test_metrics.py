@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echox.data.scoring import WordErrors, edit_counts, normalize_words, same_words, word_errors
-from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
+from echox.evaluation.scoring.metrics import agreement_table, exist_match
+from echox.evaluation.scoring.statistics import bootstrap
 from paths import GOLDEN
 
 words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7)

@@ -30,7 +30,7 @@ FLOORS = (
     "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/memory",
     "evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime",
     "evaluation serving/rest",
-    "evaluation/interop serving/webrtc",
+    "evaluation/evidence evaluation/interop serving/webrtc",
     "serving",
     "cli",
     "__main__",

@@ -1,13 +1,12 @@
 """``echox eval``: scores, latency, studies and model card of a model."""
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echox.cli.evidence import agreement, listening_score, listening_sheet, open_sealed, seal
 from echox.cli.options import (
     Debug,
     Device,
@@ -18,12 +17,12 @@ from echox.cli.options import (
     load_model,
     set_up_torch,
 )
+from echox.cli.progress import progress_bars
 from echox.cli.studies import gap, trigger, understanding, voice
 from echox.errors import one_line
 
 if TYPE_CHECKING:
     from echox.evaluation.judges.asr import Judge
-    from echox.evaluation.run import ShowProgress
     from echox.evaluation.subjects.subject import Subject
 
 eval_app = typer.Typer(help="Measure a model: test sets, latency, voice, model card.", no_args_is_help=True)
@@ -31,8 +30,9 @@ eval_app.command()(voice)
 eval_app.command()(trigger)
 eval_app.command()(gap)
 eval_app.command()(understanding)
+for command in (seal, open_sealed, agreement, listening_sheet, listening_score):
+    eval_app.command()(command)
 
-T = TypeVar("T")
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 ServerUrl = Annotated[
     str | None, typer.Option("--server", help="Evaluate a server instead: its base URL, like http://127.0.0.1:8000/v1.")
@@ -63,9 +63,9 @@ def run(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="Recogniser of the spoken replies: 'embedded' (nano's words only), 'moonshine' (any words; an "
-            "installed package), a hub id or folder, http://.../v1#model, or 'none' (default: for nano judge/ in the "
-            "data or the embedded one, else openai/whisper-large-v3)."
+            help="Recogniser of the spoken replies: 'embedded' (nano's words only), 'moonshine' or 'pocketsphinx' "
+            "(any words; installed packages), a hub id or folder, http://.../v1#model, or 'none' (default: for nano "
+            "judge/ in the data or the embedded one, else openai/whisper-large-v3)."
         ),
     ] = None,
     lexicon: Annotated[
@@ -120,7 +120,7 @@ def run(
     speaks = any(one.speaks for one in tasks)
     listener, unjudged = _listener(judge, lexicon, word_penalty, data or embedded_heldout(), only_nano, speaks)
     recordings = (data or embedded_heldout()) if only_nano and listener is not None else None
-    with _progress() as progress:
+    with progress_bars() as progress:
         summary = run_tasks(
             tasks,
             subject,
@@ -270,7 +270,7 @@ def _listener(
     judge: str | None, lexicon: Path | None, word_penalty: float, data: Path, only_nano: bool, speaks: bool
 ) -> "tuple[Judge | None, str]":
     """The judge, or why there is none: without the default one, spoken figures are not measured."""
-    from echox.evaluation.judges.asr import DEFAULT_JUDGE, embedded_judge, nano_judge, open_judge
+    from echox.evaluation.judges.asr import DEFAULT_JUDGE, nano_judge, open_judge
     from echox.evaluation.sets.heldout import LEXICON, embedded_heldout
 
     if judge == "none" or not speaks:
@@ -278,26 +278,9 @@ def _listener(
     lexicon = lexicon or (data if only_nano else embedded_heldout()) / LEXICON
     if judge is None and only_nano:
         return open_judge(nano_judge(data), lexicon, word_penalty), ""
-    if judge == "embedded":
-        return open_judge(embedded_judge(), lexicon, word_penalty), ""
     try:
         return open_judge(judge or DEFAULT_JUDGE, lexicon, word_penalty), ""
     except (ValueError, OSError) as error:
         if judge is not None:
             raise
         return None, f"the judge {DEFAULT_JUDGE} cannot be had here ({one_line(error)[:120]})"
-
-
-@contextmanager
-def _progress() -> "Iterator[ShowProgress]":
-    """Progress bars on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-
-        def show(items: Iterable[T], title: str, total: int) -> Iterable[T]:
-            return bars.track(items, total=total, description=title)
-
-        yield show

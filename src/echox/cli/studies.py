@@ -1,6 +1,7 @@
 """``echox eval voice | trigger | gap | understanding``: studies of one part of a model."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,8 +140,7 @@ def gap(
 ) -> None:
     """Draw the paper's Hi, Hello and High: is each space of a model ordered by meaning or by sound?"""
     set_up_torch(threads)
-    from echox.evaluation.studies.gap import draw_gap, measure_gap, read_pairs
-    from echox.evaluation.studies.gap import gap as gap_of
+    from echox.evaluation.studies.gap import draw_gap, measure_gap, read_pairs, tested_gap
     from echox.training.stages.dialogues import spoken_dialogues
 
     if not model and before is None:
@@ -153,4 +153,7 @@ def gap(
     for name in model or []:
         found[name] = measure_gap(name, items, chosen)
     draw_gap(found, output)
-    typer.echo(json.dumps({name: gap_of(spaces) for name, spaces in found.items()}))
+    results = {
+        name: {space: asdict(one) for space, one in tested_gap(spaces).items()} for name, spaces in found.items()
+    }
+    typer.echo(json.dumps(results))

@@ -22,10 +22,11 @@ from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.judges.naturalness import ratings_of
 from echox.evaluation.run_files import CONTROL, REPLIES, RecordedReply, recorded_replies, short_key
-from echox.evaluation.scoring.metrics import bootstrap, exist_match
+from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.scoring.records import read_lines, recorded
 from echox.evaluation.scoring.schema import JsonObject, Row
 from echox.evaluation.scoring.scores import error_rate, judged, not_measured, ratio_of, why_unjudged
+from echox.evaluation.scoring.statistics import bootstrap
 from echox.evaluation.scoring.transcripts import whisper_errors
 
 

@@ -133,7 +133,7 @@ def answers_table(tasks: JsonObject, average: dict[str, float] | None) -> list[s
         points = (
             "not measured"
             if "not_measured" in gap
-            else (f"{100 * gap['mean']:.1f} ({100 * gap['low']:.1f} to {100 * gap['high']:.1f})")
+            else f"{100 * gap['mean']:.1f} ({100 * gap['low']:.1f} to {100 * gap['high']:.1f}{_p(gap)})"
         )
         paper = ", ".join(f"{model} {value}" for model, value in KINDS[task["kind"]].paper)
         rows.append(
@@ -159,6 +159,11 @@ def answers_table(tasks: JsonObject, average: dict[str, float] | None) -> list[s
                 f"{cells['both_wrong']} neither.",
             ]
     return lines
+
+
+def _p(gap: JsonObject) -> str:
+    """The test's value; runs that were scored by older versions have none."""
+    return f"; p {max(gap['p'], 0.001):.3f}" if "p" in gap else ""
 
 
 def _paper_average(model: str) -> float:

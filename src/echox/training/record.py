@@ -197,7 +197,7 @@ def environment(world_size: int = 1) -> JsonObject:
             continue
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
-        **_commit(),
+        **code_state(),
         "versions": versions,
         "device": device,
         "cpu_count": os.cpu_count(),
@@ -206,7 +206,9 @@ def environment(world_size: int = 1) -> JsonObject:
     }
 
 
-def _commit() -> JsonObject:
+def code_state() -> JsonObject:
+    """``commit`` of the checkout that this code is in and whether it is ``dirty``; None: it is in none."""
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()

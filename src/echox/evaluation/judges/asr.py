@@ -26,6 +26,7 @@ from echox.data.scoring import normalize_words, word_errors
 from echox.evaluation.judges.lexicon_decoder import LexiconDecoder
 from echox.evaluation.judges.moonshine import PACKAGE, REQUIREMENT, MoonshineASR
 from echox.evaluation.judges.open_vocabulary import OpenVocabularyJudge
+from echox.evaluation.judges.sphinx import PocketsphinxASR
 from echox.evaluation.scoring.records import fingerprint
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.subjects.endpoint import Endpoint
@@ -37,6 +38,10 @@ DEFAULT_JUDGE = "openai/whisper-large-v3"
 """The recogniser that UltraEval-Audio uses."""
 MOONSHINE = "moonshine"
 """Name of the judge that an installed package holds (`judges/moonshine.py`)."""
+POCKETSPHINX = "pocketsphinx"
+"""Name of another (`judges/sphinx.py`)."""
+EMBEDDED = "embedded"
+"""Name of nano's judge, which this package holds."""
 
 
 class Judge(Protocol):
@@ -235,8 +240,8 @@ def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5
     """A judge by name.
 
     Args:
-        judge: folder of the encoder stage or of Moonshine's files; "moonshine" (the installed package that holds them);
-            ``http://host:port/v1#model``; or a recogniser of transformers.
+        judge: folder of the encoder stage or of Moonshine's files; "embedded" (nano's); "moonshine" and "pocketsphinx"
+            (installed packages that hold them); ``http://host:port/v1#model``; or a recogniser of transformers.
         lexicon: see :func:`read_pronunciations`; of a judge of the encoder stage.
         word_penalty: of such a judge.
 
@@ -246,6 +251,10 @@ def open_judge(judge: str | Path, lexicon: str | Path, word_penalty: float = 0.5
     name = str(judge)
     if name == MOONSHINE:
         return MoonshineASR(moonshine_folder())
+    if name == POCKETSPHINX:
+        return PocketsphinxASR()
+    if name == EMBEDDED:
+        return PhoneCTCJudge(embedded_judge(), lexicon, word_penalty)
     if name.startswith(("http://", "https://")):
         url, _, model = name.partition("#")
         if not model:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from echox.data.scoring import normalize_words, same_words
-from echox.evaluation.scoring.metrics import agreement_table, bootstrap, exist_match
+from echox.evaluation.scoring.metrics import agreement_table, exist_match
 from echox.evaluation.scoring.schema import JsonObject, Row
 from echox.evaluation.scoring.scores import counts, error_rate, judged, score_answers, score_rates
+from echox.evaluation.scoring.statistics import bootstrap
 
 
 def contains_words(text: str, answer: str) -> bool:

@@ -12,8 +12,9 @@ from dataclasses import asdict
 import numpy as np
 
 from echox.data.scoring import WordErrors, edit_counts, normalize_words
-from echox.evaluation.scoring.metrics import agreement_table, bootstrap, bootstrap_ratio, exist_match
+from echox.evaluation.scoring.metrics import agreement_table, exist_match
 from echox.evaluation.scoring.schema import JsonObject, JudgeSpelling, Row
+from echox.evaluation.scoring.statistics import bootstrap, bootstrap_ratio, permutation_test
 from echox.evaluation.scoring.transcripts import bleu, english_normalizer, whisper_errors
 
 MAX_UNKNOWN_WORDS = 0.05
@@ -30,7 +31,8 @@ DEFINITIONS = {
     "t2t": "the rule on the reply to the same question in writing (--typed)",
     "s2t_over_t2t, s2s_over_s2t": "ratios of acc_strict over the same questions: what is left of the language model's "
     "knowledge after hearing, and after speaking; 95 % bootstrap over items",
-    "gap": "s2t minus s2s, both acc_strict, over the same replies; 95 % bootstrap over items",
+    "gap": "s2t minus s2s, both acc_strict, over the same replies; 95 % bootstrap over items, and p of a "
+    "paired permutation test over items (two-sided); neither covers other trainings of the same recipe",
     "reply_wer": "word error rate of the judge's transcript against the reply's own text: all errors over all words; "
     "lower case, no punctuation, reference spelled as the judge would",
     "reply_wer_whisper": "the same with Whisper's English normaliser and 13a tokens, as UltraEval-Audio does",
@@ -70,11 +72,12 @@ def score_answers(rows: Sequence[Row]) -> JsonObject:
     s2s_failed = [row["error"] is not None or not row["audio"] or row["judge_error"] is not None for row in rows]
     s2s_right = _strict(rows, spoken, s2s_failed, lambda row: bool((row["said"] or "").strip()))
     differences = [float(one) - float(other) for one, other in zip(s2t_right, s2s_right, strict=True)]
+    p_value = permutation_test([float(one) for one in s2t_right], [float(one) for one in s2s_right])
     for row, right in zip(rows, s2s_right, strict=True):
         row["s2s"] = right
     return scores | {
         "s2s": _accuracy(spoken, s2s_failed, s2s_right),
-        "gap": asdict(bootstrap(differences)),
+        "gap": asdict(bootstrap(differences)) | {"p": p_value},
         "s2s_over_s2t": ratio_of(s2s_right, s2t_right),
         "table": agreement_table(s2t_right, s2s_right),
         **score_speech(rows),

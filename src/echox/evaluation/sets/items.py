@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.sets.sealed import OPENED, refuse_sealed
 from echox.files import decoded, text_lines
 
 AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path")
@@ -111,7 +112,8 @@ def read_items(
         instruction: text that is sent beside every audio.
 
     Raises:
-        ValueError: no such data, an item without question, a reference that is not text, or an id twice.
+        ValueError: no such data, an item without question, a reference that is not text, an id twice, or sealed
+            questions.
     """
     path = Path(path)
     for name in QUESTION_FILES if path.is_dir() else ():
@@ -123,6 +125,7 @@ def read_items(
         _item(row, f"{path}: item {number}", number, path.parent, answer_columns, instruction)
         for number, row in enumerate(rows)
     ]
+    refuse_sealed([(item.question, item.columns.get(OPENED)) for item in items], path)
     if not items:
         raise ValueError(f"{path}: expected at least one item, found none")
     seen: set[str] = set()

@@ -22,6 +22,7 @@ from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.transcripts import english_normalizer
 from echox.evaluation.sets.items import ChatMessage, ContentPart, EvalItem
+from echox.evaluation.sets.sealed import OPENED, open_seal, without_sealed
 
 TYPED = "typed"
 SPOKEN_SETS = {
@@ -62,7 +63,7 @@ def nano_items(data_dir: Path, limit: int | None = None, seed: int = 0) -> dict[
 
 
 def nano_questions(data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[EvalItem]:
-    """Nano's held-out single questions, typed, as any model may be asked them.
+    """Nano's held-out single questions, typed, as any model may be asked them; without the sealed ones.
 
     Their order is balanced over topics. Numbers are right in words and in figures: nano writes the former, other models
     and recognisers the latter.
@@ -80,8 +81,30 @@ def nano_questions(data_dir: Path | None = None, limit: int | None = None, seed:
         raise ValueError(f"{path}: expected the dialogues of the nano corpus, found none: run the corpus stage")
     dialogues = read_dialogues(path) if path is not None else build_dialogues(seed)
     single = [item for item in dialogues if item.split != "train" and len(item.turns) == 2]
-    items = [_item(item, None) for item in balanced_order(single, lambda item: str(item.topic), seed)[:limit]]
-    return [replace(item, answers=_spellings(item.answers[0])) for item in items]
+    chosen = without_sealed(balanced_order(single, lambda item: str(item.topic), seed))
+    return [_of_any_model(item) for item in chosen[:limit]]
+
+
+def open_nano_seal(
+    name: str, purpose: str, state: JsonObject, now: str, register: Path, again: bool = False
+) -> list[JsonObject]:
+    """Open a sealed set of nano's questions (`open_seal`): rows of a table that ``echox eval run --task qa`` reads.
+
+    Raises:
+        ValueError: see `open_seal`.
+    """
+    chosen, entry = open_seal(name, build_dialogues(), purpose, state, now, register, again)
+    rows = []
+    for item in map(_of_any_model, chosen):
+        opened = f"{name}, opening {entry['opening']}, commit {entry['commit'][:12]}"
+        columns = {"topic": item.columns["topic"], OPENED: opened}
+        rows.append({"id": item.id, "question": item.question, "answers": list(item.answers), **columns})
+    return rows
+
+
+def _of_any_model(dialogue: Dialogue) -> EvalItem:
+    item = _item(dialogue, None)
+    return replace(item, answers=_spellings(item.answers[0]))
 
 
 def _spellings(answer: str) -> tuple[str, ...]:
@@ -94,7 +117,7 @@ def _chosen(manifest: Path, split: str, limit: int | None, seed: int) -> list[Di
     items = [item for item in read_dialogues(manifest) if item.split == split] if manifest.exists() else []
     if not items:
         raise ValueError(f"{manifest}: expected dialogues of split {split!r}, found none: run the corpus stage")
-    return balanced_order(items, lambda item: str(item.topic), seed)[:limit]
+    return without_sealed(balanced_order(items, lambda item: str(item.topic), seed))[:limit]
 
 
 def _item(dialogue: Dialogue, manifest: Path | None) -> EvalItem:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from echox.api.card import markdown_table
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.studies.ablation_tests import question_interval, tests_table
 from echox.files import write_text
 
 SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
@@ -33,28 +35,46 @@ def renew_tables(document: str, tables: dict[str, str]) -> str:
     return document
 
 
-def write_report(results: Sequence[JsonObject], rows: dict[str, list[str]], folder: Path) -> None:
+def write_report(
+    results: Sequence[JsonObject], rows: dict[str, list[str]], folder: Path, tests: Sequence[Sequence[str]] = ()
+) -> None:
     """Tables into ``ablations.md`` (where there is one) and plots into ``images/`` of the folder."""
     by_name: dict[str, list[JsonObject]] = {}
     for result in results:
         by_name.setdefault(result["name"], []).append(result)
     document = folder / "ablations.md"
     if document.is_file():
-        write_text(document, renew_tables(document.read_text(encoding="utf-8"), tables(by_name, rows)))
+        write_text(document, renew_tables(document.read_text(encoding="utf-8"), tables(by_name, rows, tests)))
     (folder / "images").mkdir(parents=True, exist_ok=True)
     draw_speech(by_name, rows, folder / "images" / "ablations_speech.png")
     draw_parts(by_name, rows, folder / "images" / "ablations_parts.png")
 
 
-def tables(by_name: dict[str, list[JsonObject]], rows: dict[str, list[str]]) -> dict[str, str]:
-    """A Markdown table of the measured runs for each row of the plan; its columns depend on the stage."""
-    return {
+def tables(
+    by_name: dict[str, list[JsonObject]], rows: dict[str, list[str]], tests: Sequence[Sequence[str]] = ()
+) -> dict[str, str]:
+    """A Markdown table of the measured runs for each row of the plan, and, if there are pairs to test, "tests"."""
+    drawn = {
         row: _table([(name, by_name[name]) for name in names if name in by_name], row) for row, names in rows.items()
     }
+    return drawn | ({"tests": tests_table(by_name, tests)} if tests else {})
 
 
-Column = tuple[str, Callable[[JsonObject], float | None], str]
-"""Heading, the function that finds the figure in a result, its unit (see `figure`)."""
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: its own.
+        path: keys that lead to the figure in a result.
+        unit: see `figure`; "q" is a share of the questions, which gets an interval.
+    """
+
+    heading: str
+    path: tuple[str, ...]
+    unit: str
+
+
 Metric = tuple[str, Callable[[JsonObject], float | None]]
 """Label of an axis, and the function that finds the figure in a result."""
 
@@ -70,44 +90,44 @@ def _get(*path: str) -> Callable[[JsonObject], float | None]:
 
 
 SPEECH: list[Column] = [
-    ("S2T", _get("segments", SEEN, "s2t_answer"), "%"),
-    ("S2S", _get("segments", SEEN, "s2s_answer"), "%"),
-    ("gap, points", _get("segments", SEEN, "gap"), "p"),
-    ("reply WER", _get("segments", SEEN, "reply_wer"), "%"),
-    ("unit error", _get("segments", SEEN, "unit_error"), "%"),
-    ("new voices: S2S", _get("segments", NEW, "s2s_answer"), "%"),
-    ("new voices: unit error", _get("segments", NEW, "unit_error"), "%"),
-    ("CPU-s a step", _get("cpu_s_per_step"), ".2f"),
+    Column("S2T", ("segments", SEEN, "s2t_answer"), "q"),
+    Column("S2S", ("segments", SEEN, "s2s_answer"), "q"),
+    Column("gap, points", ("segments", SEEN, "gap"), "p"),
+    Column("reply WER", ("segments", SEEN, "reply_wer"), "%"),
+    Column("unit error", ("segments", SEEN, "unit_error"), "%"),
+    Column("new voices: S2S", ("segments", NEW, "s2s_answer"), "q"),
+    Column("new voices: unit error", ("segments", NEW, "unit_error"), "%"),
+    Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
 ]
 COLUMNS: dict[str, list[Column]] = {
     "echo": SPEECH,
     "whole": [
         *[
-            (f"{heading}, {way}", _get(way, SEEN, name), "%")
+            Column(f"{heading}, {way}", (way, SEEN, name), "q" if name == "s2s_answer" else "%")
             for way in ("segments", "whole")
             for heading, name in (("S2S", "s2s_answer"), ("reply WER", "reply_wer"), ("unit error", "unit_error"))
         ],
-        ("unit error, segments after a tail", _get("continued", SEEN, "unit_error"), "%"),
-        ("first audio word by word, tokens", _get("segments", SEEN, "first_word_tokens"), ".0f"),
-        ("in segments, tokens", _get("segments", SEEN, "first_audio_tokens"), ".0f"),
-        ("CPU-s a step", _get("cpu_s_per_step"), ".2f"),
+        Column("unit error, segments after a tail", ("continued", SEEN, "unit_error"), "%"),
+        Column("first audio word by word, tokens", ("segments", SEEN, "first_word_tokens"), ".0f"),
+        Column("in segments, tokens", ("segments", SEEN, "first_audio_tokens"), ".0f"),
+        Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
     ],
     "t2c": [
-        ("WER of its speech", _get("t2c", "wer"), "%"),
-        ("nats per unit", _get("t2c", "nats_per_unit"), ".3f"),
-        ("unit words per word", _get("t2c", "unit_words_per_word"), ".2f"),
-        ("steps per word", _get("t2c", "steps_per_word"), ".2f"),
-        ("decoding, ms per word", _get("t2c", "decode_ms_per_word"), ".2f"),
-        ("CPU-s a step", _get("cpu_s_per_step"), ".3f"),
+        Column("WER of its speech", ("t2c", "wer"), "%"),
+        Column("nats per unit", ("t2c", "nats_per_unit"), ".3f"),
+        Column("unit words per word", ("t2c", "unit_words_per_word"), ".2f"),
+        Column("steps per word", ("t2c", "steps_per_word"), ".2f"),
+        Column("decoding, ms per word", ("t2c", "decode_ms_per_word"), ".2f"),
+        Column("CPU-s a step", ("cpu_s_per_step",), ".3f"),
     ],
     "s2t": [
-        ("CTC WER", _get("s2t", SEEN, "ctc_wer"), "%"),
-        ("S2T", _get("s2t", SEEN, "s2t_answer"), "%"),
-        ("S2T loss", _get("s2t", SEEN, "s2t_loss"), ".3f"),
-        ("new voices: CTC WER", _get("s2t", NEW, "ctc_wer"), "%"),
-        ("new voices: S2T", _get("s2t", NEW, "s2t_answer"), "%"),
-        ("new voices: S2T loss", _get("s2t", NEW, "s2t_loss"), ".3f"),
-        ("CPU-s a step", _get("cpu_s_per_step"), ".2f"),
+        Column("CTC WER", ("s2t", SEEN, "ctc_wer"), "%"),
+        Column("S2T", ("s2t", SEEN, "s2t_answer"), "q"),
+        Column("S2T loss", ("s2t", SEEN, "s2t_loss"), ".3f"),
+        Column("new voices: CTC WER", ("s2t", NEW, "ctc_wer"), "%"),
+        Column("new voices: S2T", ("s2t", NEW, "s2t_answer"), "q"),
+        Column("new voices: S2T loss", ("s2t", NEW, "s2t_loss"), ".3f"),
+        Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
     ],
 }
 LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t"}
@@ -119,23 +139,35 @@ def _table(runs: Sequence[tuple[str, list[JsonObject]]], row: str) -> str:
     lines = []
     for name, results in runs:
         cells = [
-            figure([value for result in results if (value := get(result)) is not None], unit)
-            for _, get, unit in columns
+            figure(_values(results, column.path), column.unit) + _interval_text(results, column) for column in columns
         ]
         lines.append([f"`{name}`", results[0]["what"], str(len(results)), *cells])
-    return "\n".join(markdown_table(["run", "what", "seeds", *(head for head, _, _ in columns)], lines)) + "\n"
+    return "\n".join(markdown_table(["run", "what", "seeds", *(column.heading for column in columns)], lines)) + "\n"
 
 
 def figure(values: Values, unit: str) -> str:
-    """The mean over seeds and, of several, their range; "%" and "p" (points) are given as shares of 1."""
+    """The mean over seeds and, of several, their range; "%", "q" and "p" (points) are given as shares of 1."""
     if not values:
         return "-"
 
     def one(value: float) -> str:
-        return f"{100 * value:.1f}" if unit in "%p" else format(value, unit)
+        return f"{100 * value:.1f}" if unit in "%qp" else format(value, unit)
 
-    mean = one(sum(values) / len(values)) + (" %" if unit == "%" else "")
+    mean = one(sum(values) / len(values)) + (" %" if unit in "%q" else "")
     return mean if len(values) == 1 else f"{mean} ({one(min(values))} to {one(max(values))})"
+
+
+def _values(results: Sequence[JsonObject], path: Sequence[str]) -> Values:
+    get = _get(*path)
+    return [value for result in results if (value := get(result)) is not None]
+
+
+def _interval_text(results: Sequence[JsonObject], column: Column) -> str:
+    """The 95 % interval over questions and seeds, in square brackets; empty where it is not known."""
+    if column.unit not in "qp":
+        return ""
+    found = question_interval(results, column.path)
+    return f" [{100 * found.low:.1f} to {100 * found.high:.1f}]" if found else ""
 
 
 def draw_speech(by_name: dict[str, list[JsonObject]], rows: dict[str, list[str]], path: Path) -> None:

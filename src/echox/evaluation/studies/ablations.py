@@ -94,6 +94,7 @@ class Plan:
         stages: recipe and common overrides of each stage.
         runs: by name.
         rows: names of runs that are compared, the reference first.
+        tests: pairs of runs of the same budget whose difference in S2S is tested.
     """
 
     questions: dict[str, int]
@@ -101,13 +102,14 @@ class Plan:
     stages: dict[str, JsonObject]
     rows: dict[str, list[str]]
     runs: dict[str, Ablation]
+    tests: list[list[str]] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
         """From YAML.
 
         Raises:
-            ValueError: a row that names no run, or a run of no stage.
+            ValueError: a row or test that names no run, or a run of no stage.
         """
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         plan = cls(**values | {"runs": {name: Ablation(**run) for name, run in values["runs"].items()}})
@@ -115,6 +117,9 @@ class Plan:
             missing = [name for name in names if name not in plan.runs]
             if missing:
                 raise ValueError(f"{path}: row {row}: expected names of runs, found {', '.join(missing)}")
+        for pair in plan.tests:
+            if len(pair) != 2 or not set(pair) <= set(plan.runs):
+                raise ValueError(f"{path}: tests: expected pairs of names of runs, found {pair}")
         for name, run in plan.runs.items():
             if run.stage not in plan.stages:
                 raise ValueError(f"{path}: {name}.stage: expected one of {', '.join(plan.stages)}, found {run.stage}")
@@ -277,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("out/ablations"))
     parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
     parser.add_argument("--measured", action="store_true", help="train nothing: report the finished measurements")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing: draw the report's ablations.json again")
     parser.add_argument("--limit", type=int, help="questions and texts per set")
     parser.add_argument("--only", type=lambda names: names.split(","), help="names of runs, with commas")
     parser.add_argument("--seeds", type=int, help="at most this many per run")
@@ -286,6 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.limit is not None:
             plan.utterances = options.limit
             plan.questions = dict.fromkeys(plan.questions, options.limit)
+        if options.redraw:
+            if options.report is None or not (options.report / RESULTS_FILE).is_file():
+                raise ValueError(f"--redraw: expected --report, a folder with {RESULTS_FILE}, found {options.report}")
+            known = json.loads((options.report / RESULTS_FILE).read_text(encoding="utf-8"))
+            write_report(known, plan.rows, options.report, plan.tests)
+            return 0
         unknown = [name for name in options.only or [] if name not in plan.runs]
         if unknown:
             raise ValueError(f"--only: expected some of {', '.join(plan.runs)}, found {', '.join(unknown)}")
@@ -299,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.report is not None:
             options.report.mkdir(parents=True, exist_ok=True)
             write_text(options.report / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
-            write_report(results, plan.rows, options.report)
+            write_report(results, plan.rows, options.report, plan.tests)
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

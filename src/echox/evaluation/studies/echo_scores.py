@@ -29,6 +29,7 @@ from echox.data.tower_features import TowerFeatures
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order, fingerprint
+from echox.evaluation.scoring.schema import JsonObject
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -263,7 +264,7 @@ def echo_scores(
     questions: SpokenQuestions,
     trigger: Trigger,
     context_words: int = 0,
-) -> dict[str, float]:
+) -> JsonObject:
     """Scores of one model on one set of questions.
 
     Args:
@@ -281,7 +282,8 @@ def echo_scores(
         answer), ``reply_wer`` (of the speech against its own text), ``unit_error`` (unit edits per unit of the
         teacher's), ``unfinished`` (share of the segments), ``first_audio_tokens`` (median of the tokens written before
         the first segment can be spoken), ``first_word_tokens`` (the same, word by word with the decoder's look-ahead),
-        ``segments`` per reply, ``unit_words_per_word``.
+        ``segments`` per reply, ``unit_words_per_word``; ``right``: of ``s2t_answer`` and ``s2s_answer`` a digit a
+        question, 1 where it was right, so that two models are compared question by question.
     """
     written = write_replies(model.s2t, tokenizer, questions)
     scores = _trigger_scores(model, tokenizer, written.states)
@@ -314,26 +316,25 @@ def echo_scores(
     }
 
 
-def reply_scores(
-    questions: SpokenQuestions, replies: Sequence[str], said: Sequence[str], judge: Judge
-) -> dict[str, float]:
+def reply_scores(questions: SpokenQuestions, replies: Sequence[str], said: Sequence[str], judge: Judge) -> JsonObject:
     """Shares of right answers in writing and aloud, and the words that differ between the two."""
     items = [item.dialogue for item in questions.items]
     references = [item.turns[-1].text or "" for item in items]
     answers = [item.answer or reference for item, reference in zip(items, references, strict=True)]
-    s2t_answer = np.mean([contains_words(reply, answer) for reply, answer in zip(replies, answers, strict=True)])
-    s2s_answer = np.mean(
-        [contains_words(heard, judge.as_heard(answer)) for heard, answer in zip(said, answers, strict=True)]
-    )
+    right = {
+        "s2t_answer": [contains_words(reply, answer) for reply, answer in zip(replies, answers, strict=True)],
+        "s2s_answer": [contains_words(heard, judge.as_heard(answer)) for heard, answer in zip(said, answers)],
+    }
+    shares = {name: float(np.mean(flags)) for name, flags in right.items()}
     pairs = list(zip(references, replies, said, strict=True))
     return {
-        "s2t_answer": float(s2t_answer),
-        "s2s_answer": float(s2s_answer),
-        "gap": float(s2t_answer - s2s_answer),
+        **shares,
+        "gap": shares["s2t_answer"] - shares["s2s_answer"],
         "s2t_exact": float(np.mean([same_words(reference, reply) for reference, reply, _ in pairs])),
         "s2s_exact": float(np.mean([same_words(judge.as_heard(reference), heard) for reference, _, heard in pairs])),
         "reply_wer": word_errors([judge.as_heard(reply) for reply in replies], list(said)).rate,
         "unspoken": float(np.mean([not heard for heard in said])),
+        "right": {name: "".join(str(int(flag)) for flag in flags) for name, flags in right.items()},
     }
 
 

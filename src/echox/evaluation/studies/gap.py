@@ -28,6 +28,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from echox.api import EchoX
 from echox.config import load_recipe
 from echox.data.scoring import edit_counts, normalize_words
+from echox.evaluation.scoring.statistics import bootstrap, permutation_of_groups
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.tokenization_text import decode_text, word_index
@@ -233,16 +234,52 @@ def gap(found: Similarities) -> dict[str, float]:
     return {space: float(np.mean(kinds["sound"]) - np.mean(kinds["meaning"])) for space, kinds in found.items()}
 
 
+@dataclass(frozen=True)
+class Gap:
+    """The gap of a space.
+
+    Attributes:
+        mean: mean similarity of pairs alike in sound minus that of pairs alike in meaning.
+        low, high: its 95 % bootstrap interval over pairs of both kinds.
+        p: permutation test over pairs, two-sided: how often kinds dealt by chance differ as much.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def tested_gap(found: Similarities) -> dict[str, Gap]:
+    """Space -> gap with interval and test; pairs are what is drawn, the checkpoint is taken as it is.
+
+    Raises:
+        ValueError: as :func:`gap`.
+    """
+    return {space: _tested(mean, found[space]) for space, mean in gap(found).items()}
+
+
+def _tested(mean: float, kinds: dict[str, list[float]]) -> Gap:
+    rng = np.random.default_rng(0)
+    drawn = {kind: rng.choice(values, (2000, len(values))).mean(1) for kind, values in kinds.items()}
+    low, high = np.percentile(drawn["sound"] - drawn["meaning"], [2.5, 97.5])
+    return Gap(mean, float(low), float(high), permutation_of_groups(kinds["sound"], kinds["meaning"]))
+
+
 def draw_gap(checkpoints: dict[str, Similarities], path: Path) -> None:
-    """A panel per checkpoint (name -> :func:`similarities`): every pair a dot in every space, means as bars."""
+    """A panel per checkpoint (name -> :func:`similarities`): every pair a dot in every space, means as bars.
+
+    Below each space stand its gap with its 95 % interval and the p of the permutation test; bars have 95 % intervals of
+    their means.
+    """
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(5.5 * len(checkpoints), 4.2), layout="constrained")
+    picture = Figure(figsize=(6.2 * len(checkpoints), 4.4), layout="constrained")
     axes = picture.subplots(1, len(checkpoints), sharey=True, squeeze=False)[0]
     scatter = np.random.default_rng(0)
     colors = {"meaning": "#2f6690", "sound": "#d1495b"}
     for axis, (name, found) in zip(axes, checkpoints.items(), strict=True):
-        gaps = gap(found)
+        gaps = tested_gap(found)
         for place, kinds in enumerate(found.values()):
             for side, kind in ((-0.2, "meaning"), (0.2, "sound")):
                 values = kinds[kind]
@@ -250,6 +287,8 @@ def draw_gap(checkpoints: dict[str, Similarities], path: Path) -> None:
                     place + side,
                     np.mean(values),
                     width=0.36,
+                    yerr=_whiskers(values),
+                    error_kw={"elinewidth": 1, "capsize": 2},
                     color=colors[kind],
                     alpha=0.45,
                     label=f"alike in {kind}" if place == 0 else None,
@@ -261,7 +300,7 @@ def draw_gap(checkpoints: dict[str, Similarities], path: Path) -> None:
                     color=colors[kind],
                     markersize=4,
                 )
-        axis.set_xticks(range(len(found)), [f"{space}\n{gaps[space]:+.2f}" for space in found])
+        axis.set_xticks(range(len(found)), [_label(space, gaps[space]) for space in found], fontsize=8)
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_title(name)
         axis.spines[["top", "right"]].set_visible(False)
@@ -269,3 +308,13 @@ def draw_gap(checkpoints: dict[str, Similarities], path: Path) -> None:
     axes[0].legend(loc="upper left", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=110)
+
+
+def _whiskers(values: list[float]) -> list[list[float]]:
+    interval = bootstrap(values)
+    return [[interval.mean - interval.low], [interval.high - interval.mean]]
+
+
+def _label(space: str, gap: Gap) -> str:
+    p_value = "p < .001" if gap.p < 0.001 else f"p {gap.p:.3f}"
+    return f"{space}\n{gap.mean:+.2f}\n({gap.low:+.2f} to {gap.high:+.2f})\n{p_value}"

@@ -26,11 +26,11 @@ from echox.data.scoring import same_words
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import machine_of, spread
-from echox.evaluation.scoring.metrics import bootstrap
 from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.scores import error_rate
+from echox.evaluation.scoring.statistics import bootstrap
 from echox.evaluation.studies.candidate_policies import candidate_policy
 from echox.streaming import AudioChunk, Session
 from echox.streaming.events import ReplyBuilder

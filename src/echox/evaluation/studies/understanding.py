@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from echox.data.scoring import WordErrors, word_errors
-from echox.evaluation.scoring.metrics import bootstrap, bootstrap_ratio, exist_match
+from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.scoring.statistics import bootstrap, bootstrap_ratio
 from echox.evaluation.sets.items import EvalItem
 from echox.files import journal_entries, open_journal, write_text
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, positions_of

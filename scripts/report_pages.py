@@ -1,0 +1,364 @@
+"""Draw the tables of docs/report.md and docs/leaderboard.md from what is committed: no figure is typed twice.
+
+python scripts/report_pages.py           # writes both pages
+python scripts/report_pages.py --check   # fails if a page is not what its sources give
+
+The text is written by hand; what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` comes from the ablations
+(docs/ablations.json), the model cards, which commands write, the gap (docs/gap.json), the agreement of judges
+(docs/agreement.json), the record of sealed questions, and published results with their sources
+(docs/published_results.json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echox.api.card import markdown_table
+from echox.evaluation.evidence.agreement import agreement_markdown
+from echox.evaluation.scoring.statistics import Interval, bootstrap_shares
+from echox.evaluation.sets.sealed import read_openings, seals
+from echox.evaluation.sets.tasks import AVERAGED
+from echox.evaluation.studies.ablation_report import renew_tables
+from echox.evaluation.studies.ablation_tests import question_interval
+from echox.files import write_text
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = ("report.md", "leaderboard.md")
+SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
+Row = dict[str, str]
+Json = Any
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that the pages are drawn from."""
+
+    ablations: dict[str, list[Json]]
+    nano: dict[str, list[Row]]
+    mini: dict[str, list[Row]]
+    gap: Json
+    agreement: Json
+    openings: list[Json]
+    published: Json
+
+
+def read_sources(docs: Path = DOCS) -> Sources:
+    """Read them; what was not measured yet (agreement, openings) is empty."""
+
+    def read(name: str, missing: Json = None) -> Json:
+        path = docs / name
+        return json.loads(path.read_text(encoding="utf-8")) if missing is None or path.is_file() else missing
+
+    ablations: dict[str, list[Json]] = {}
+    for result in read("ablations.json"):
+        ablations.setdefault(result["name"], []).append(result)
+    nano, mini = (tables_of((docs / f"model_card_{name}.md").read_text(encoding="utf-8")) for name in ("nano", "mini"))
+    openings = read_openings(docs / "sealed_openings.json")
+    published = read("published_results.json")
+    return Sources(ablations, nano, mini, read("gap.json"), read("agreement.json", []), openings, published)
+
+
+def tables_of(markdown: str) -> dict[str, list[Row]]:
+    """The first table under each heading of a page: its rows by the names of its columns."""
+    found: dict[str, list[Row]] = {}
+    heading, heads, closed = "", [], False
+    for line in markdown.splitlines():
+        if line.startswith("#"):
+            heading, heads, closed = line.lstrip("# "), [], False
+        elif line.startswith("|") and not closed:
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if not heads:
+                heads = cells
+            elif set("".join(cells)) - set("-: "):
+                found.setdefault(heading, []).append(dict(zip(heads, cells)))
+        elif heads:
+            closed = True
+    return found
+
+
+def row_of(tables: dict[str, list[Row]], heading: str, **wanted: str) -> Row:
+    """The row of a table with these cells.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for row in tables.get(heading, []):
+        if all(row.get(name) == value for name, value in wanted.items()):
+            return row
+    raise ValueError(f"expected a row {wanted} under {heading!r} of the model card, found none; write the card again")
+
+
+def percent(found: Interval) -> str:
+    """As a percentage with its interval."""
+    return f"{100 * found.mean:.1f} % [{100 * found.low:.1f} to {100 * found.high:.1f}]"
+
+
+def s2s(sources: Sources, name: str, way: str = "segments") -> str:
+    """S2S of an ablation over its seeds, with its interval over questions and seeds."""
+    found = question_interval(sources.ablations[name], (way, SEEN, "s2s_answer"))
+    assert found is not None, f"{name}: the number of its questions is recorded"
+    seeds = len(sources.ablations[name])
+    return f"{percent(found)}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+
+
+def difference(sources: Sources, one: str, other: str, split: str = SEEN) -> str:
+    """Difference of two ablations in S2S, in points, with the widest interval that their shares allow."""
+    ours, theirs = ([result["segments"][split]["s2s_answer"] for result in sources.ablations[n]] for n in (one, other))
+    found = bootstrap_shares(ours, sources.ablations[one][0]["items"][split], minus=theirs)
+    return f"{100 * found.mean:+.1f} points [{100 * found.low:+.1f} to {100 * found.high:+.1f}]"
+
+
+def mean(sources: Sources, name: str, *path: str) -> float:
+    """A figure of an ablation, over its seeds."""
+    values = []
+    for result in sources.ablations[name]:
+        for key in path:
+            result = result[key]
+        values.append(float(result))
+    return sum(values) / len(values)
+
+
+def claims(sources: Sources) -> list[str]:
+    """Each claim of the paper: what is found here, and the figure that says so."""
+    gap, words = sources.gap, ("t2c", "unit_words_per_word")
+    length = {name: mean(sources, name, *words) for name in ("t2c_unit_language_2400", "t2c_units_2400")}
+    wer = {name: mean(sources, name, "t2c", "wer") for name in length}
+    mini = row_of(sources.mini, "What hearing and speaking leave", task="llama-questions")
+    first = row_of(sources.mini, "Figures", figure="first_audio_tokens")
+
+    def space(model: str, name: str) -> str:
+        one = gap[model][name]
+        return f"{one['mean']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})"
+
+    rows = [
+        (
+            "Training a language model to speak costs it knowledge",
+            "not tested yet",
+            "its baseline, a model that writes units itself, is a recipe (`runs/evidence.sh`) that was run in small "
+            "only, for two steps",
+        ),
+        (
+            "Echo training lets states of meaning be spoken",
+            "supported (nano)",
+            f"S2S {s2s(sources, 'zero_shot')} before, {s2s(sources, 'echo_800')} after 800 steps; the cascade has "
+            f"{s2s(sources, 'cascade')}",
+        ),
+        (
+            "Targets made from the model's own reply are better than recordings",
+            "not supported: too few seeds",
+            f"{difference(sources, 'echo', 'recorded')} after 100 steps, "
+            f"{difference(sources, 'echo_250', 'recorded_250')} after 250; on new voices "
+            f"{difference(sources, 'echo', 'recorded', NEW)} and "
+            f"{difference(sources, 'echo_250', 'recorded_250', NEW)}",
+        ),
+        (
+            "The denoising adapter helps",
+            "supported by questions, not yet by seeds (nano)",
+            f"with less without: {difference(sources, 'echo', 'no_adapter')}",
+        ),
+        (
+            "The denoising loss helps",
+            "not supported: too few seeds",
+            f"with less without: {difference(sources, 'echo', 'no_denoising_loss')}",
+        ),
+        (
+            "A unit language shortens the sequence",
+            "supported (nano)",
+            f"{length['t2c_unit_language_2400']:.2f} unit words a word, single units {length['t2c_units_2400']:.2f}",
+        ),
+        (
+            "A unit language makes better speech",
+            "not supported here",
+            f"WER {100 * wer['t2c_unit_language_2400']:.1f} %, single units {100 * wer['t2c_units_2400']:.1f} %, after "
+            "2,400 steps of the word-synchronous form, 1 seed; the published (prefix) form with single units was not "
+            "measured",
+        ),
+        (
+            "Streaming costs no quality",
+            "no loss seen (nano)",
+            f"shipped nano, in segments {s2s(sources, 'shipped')}, whole {s2s(sources, 'shipped', 'whole')}; so many "
+            "questions cannot exclude a loss of some points",
+        ),
+        (
+            "Speech begins after 27 tokens",
+            "not comparable",
+            f"mini begins after {first['llama-questions']} tokens on average, with another form of decoder and replies "
+            "of one sentence",
+        ),
+        (
+            "Language-model states are ordered by meaning, what is spoken by sound",
+            "supported (one model of each kind)",
+            f"gap of nano: states {space('nano', 'hidden')}, units {space('nano', 'units')}; of mini: "
+            f"{space('mini', 'hidden')}, {space('mini', 'units')}",
+        ),
+        (
+            "A speech model keeps what its language model knows",
+            "not tested: mini's language model is not trained",
+            f"mini, Llama Questions: S2T over T2T {mini['S2T over T2T']}, S2S over S2T {mini['S2S over S2T']}: what "
+            "hearing and speaking lose",
+        ),
+        (
+            "With 3B and 8B it stands beside the best models of its day",
+            "not testable here",
+            "no weights of 3B or 8B were trained; see the [leaderboard](leaderboard.md)",
+        ),
+        (
+            "People find it more helpful than LLaMA-Omni2 and Freeze-Omni",
+            "not testable here",
+            "a blind test of mini, nano and a cascade is built (`echox eval listening-sheet`); no panel was asked",
+        ),
+    ]
+    return markdown_table(["claim", "here", "the figure"], [list(row) for row in rows])
+
+
+def nano_figures(sources: Sources) -> list[str]:
+    """The main figures of nano's card."""
+    rows = sources.nano["Main figures"]
+    return markdown_table(
+        ["figure", "measured", "items"], [[row["figure"], row["measured"], row["items"]] for row in rows]
+    )
+
+
+def mini_answers(sources: Sources) -> list[str]:
+    """Answers of mini's card."""
+    rows = sources.mini["What hearing and speaking leave"]
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def mini_speech(sources: Sources) -> list[str]:
+    """Speech of mini's card."""
+    kept = ("reply_wer", "control_wer", "reply_wer_minus_control", "control_s2s", "dnsmos", "dnsmos_p808")
+    kept += ("control_dnsmos", "control_dnsmos_p808")
+    rows = [row_of(sources.mini, "Figures", figure=name) for name in kept]
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def cascade(sources: Sources) -> list[str]:
+    """Mini and a cascade of the same parts."""
+    rows = sources.mini["Beside a cascade of the same ready parts"]
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def gaps(sources: Sources) -> list[str]:
+    """The gap of both models, space by space."""
+    rows = []
+    for model, spaces in sources.gap.items():
+        for space, one in spaces.items():
+            interval = f"{one['mean']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})"
+            rows.append([model, space, interval, "< .001" if one["p"] < 0.001 else f"{one['p']:.3f}"])
+    return markdown_table(["model", "space", "gap", "p"], rows)
+
+
+def judges(sources: Sources) -> list[str]:
+    """What several judges hear of the same replies."""
+    if not sources.agreement:
+        return ["Not measured yet."]
+    lines = []
+    for one in sources.agreement:
+        lines += [f"**{one['subject']}** (`{one['model']}`)", "", *agreement_markdown(one).splitlines(), ""]
+    return lines[:-1]
+
+
+def sealed_record(sources: Sources) -> list[str]:
+    """Seals and openings."""
+    rows = []
+    for name, seal in seals().items():
+        entries = [one for one in sources.openings if one["name"] == name]
+        told = "; ".join(f"{one['at']}, `{one['commit'][:12]}`: {one['purpose']}" for one in entries)
+        rows.append([name, f"{len(seal.digests)} of {seal.candidates}", told or "never"])
+    return markdown_table(["set", "questions", "opened"], rows)
+
+
+def costs(sources: Sources) -> list[str]:
+    """What each stage of both models took."""
+    rows = []
+    for name, card, heading in (("nano", sources.nano, "How it was trained"), ("mini", sources.mini, "Training")):
+        for row in card[heading]:
+            minutes = [row[column] or "not recorded" for column in ("steps", "wall min", "CPU min")]
+            rows.append([name, row["stage"], row["commit"] or "not recorded", *minutes])
+    return markdown_table(["model", "stage", "commit", "steps", "wall min", "CPU min"], rows)
+
+
+def leaderboard(sources: Sources) -> list[str]:
+    """The published results and ours, by their average, then by Llama Questions."""
+    rows: list[tuple[float, float, list[str]]] = []
+    for one in sources.published["rows"]:
+        values = [one.get(task) for task in AVERAGED]
+        full = [value for value in values if value is not None]
+        average = sum(full) / len(full) if len(full) == len(values) else None
+        source = sources.published["sources"][one["source"]]
+        cells = ["-" if value is None else f"{value:.1f}" for value in (*values, average)]
+        order = (-1.0 if average is None else average, values[0] or 0.0)
+        cells = [one["model"], *cells, f"[{one['source']}]({source['url']}), {source['date']}"]
+        rows.append((*order, cells))
+    lines = [cells for _, _, cells in sorted(rows, key=lambda row: row[:2], reverse=True)]
+    mini = row_of(sources.mini, "What hearing and speaking leave", task="llama-questions")
+    control = row_of(sources.mini, "Figures", figure="control_s2s")["llama-questions"]
+    card = "[model card](model_card_mini.md), half of the set, judge Moonshine"
+    missing = ["not measured", "not measured", "-"]
+    lines += [
+        ["**mini** (135M), spoken", mini["S2S"], *missing, card],
+        ["mini, written (S2T)", mini["S2T"], *missing, card],
+        ["mini's language model, typed (T2T)", mini["T2T"], *missing, card],
+        ["mini's replies in Piper's voice: what the judge leaves", control, *missing, card],
+    ]
+    return markdown_table(["model", "Llama Questions", "Web Questions", "TriviaQA", "average", "source, date"], lines)
+
+
+def published_sources(sources: Sources) -> list[str]:
+    """Where the published figures are from."""
+    rows = []
+    for name, one in sources.published["sources"].items():
+        rows.append([name, f"[{one['what']}]({one['url']})", one["date"], one["scoring"]])
+    return markdown_table(["source", "what", "date", "scored by"], rows)
+
+
+TABLES: dict[str, dict[str, Callable[[Sources], list[str]]]] = {
+    "report.md": {
+        "claims": claims,
+        "nano": nano_figures,
+        "mini": mini_answers,
+        "speech": mini_speech,
+        "cascade": cascade,
+        "gaps": gaps,
+        "judges": judges,
+        "sealed": sealed_record,
+        "costs": costs,
+    },
+    "leaderboard.md": {"leaderboard": leaderboard, "sources": published_sources},
+}
+
+
+def renew_page(name: str, page: str, sources: Sources) -> str:
+    """A page with the tables that its sources give."""
+    return renew_tables(page, {mark: "\n".join(draw(sources)) + "\n" for mark, draw in TABLES[name].items()})
+
+
+def main() -> int:
+    """Write or check the pages; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
+    check, sources, old = parser.parse_args().check, read_sources(), []
+    for name in PAGES:
+        page = (DOCS / name).read_text(encoding="utf-8")
+        renewed = renew_page(name, page, sources)
+        if renewed != page:
+            old.append(name)
+            if not check:
+                write_text(DOCS / name, renewed)
+    if check and old:
+        print(
+            f"error: {', '.join(old)}: expected what the sources give; python scripts/report_pages.py", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Intervals and tests: bootstrap over items, bootstrap over items and training seeds, paired permutation tests.
+
+Scores stand in tables of (seeds, items): a row for each training, a column for each question. Questions are the same
+for all trainings, so two methods are compared question by question; trainings of two methods are not paired.
+
+Sources: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13); both sides of a crossed table drawn
+independently (Owen 2007, The pigeonhole bootstrap, https://arxiv.org/abs/0712.1111); permutation tests whose smallest
+value is one over the number of arrangements (Phipson and Smyth 2010, https://arxiv.org/abs/1603.05766); two tests that
+both have to reject, whose value is the larger one (Berger 1982, Multiparameter hypothesis testing).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Table = Sequence[Sequence[float]]
+"""Scores (seeds, items)."""
+_MOST_EXACT = 20_000
+"""Arrangements that are counted one by one; more are drawn at random."""
+_CHUNK = 2_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def bootstrap(
+    values: Sequence[float],
+    statistic: Callable[[Sequence[float]], float] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of ``statistic`` (the mean where none is given) over items.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("expected at least one scored item, found none: check the split and the limit")
+    statistic = statistic or (lambda items: sum(items) / len(items))
+    rng = random.Random(seed)
+    draws = sorted(statistic(rng.choices(values, k=len(values))) for _ in range(resamples))
+    tail = (1 - confidence) / 2
+    low, high = draws[int(tail * resamples)], draws[min(int((1 - tail) * resamples), resamples - 1)]
+    return Interval(statistic(values), low, high, len(values))
+
+
+def bootstrap_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
+    """The sum of one score over the sum of another of the same items, such as S2T over T2T, with its interval.
+
+    Raises:
+        ValueError: no items, or the two differ in length.
+    """
+    if len(over) != len(under):
+        raise ValueError(f"expected two scores of each item, found {len(over)} and {len(under)}")
+
+    def ratio(chosen: Sequence[float]) -> float:
+        places = [int(place) for place in chosen]
+        return sum(over[place] for place in places) / max(sum(under[place] for place in places), 1.0)
+
+    return bootstrap([float(place) for place in range(len(over))], ratio)
+
+
+def bootstrap_crossed(
+    table: Table, minus: Table | None = None, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of a table, or the difference of two, with its interval over items *and* seeds.
+
+    Seeds and items are drawn independently, with replacement; the items of both tables are the same, their seeds not.
+    With two or three seeds an interval is too narrow, as nobody knows the spread of what was trained twice: give the
+    number of seeds beside it.
+
+    Args:
+        table: (seeds, items).
+        minus: (seeds of another method, the same items); None: nothing is taken off.
+        confidence: of the interval.
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        Its ``count`` is the number of items.
+
+    Raises:
+        ValueError: an empty table, rows of different lengths, or tables of different items.
+    """
+    tables = [_checked(one) for one in (table, minus) if one is not None]
+    _same_items(tables)
+    rng = np.random.default_rng(seed)
+    items = tables[0].shape[1]
+    draws = np.empty(resamples)
+    for number in range(resamples):
+        chosen = rng.integers(items, size=items)
+        means = [one[rng.integers(len(one), size=len(one))][:, chosen].mean() for one in tables]
+        draws[number] = means[0] - sum(means[1:])
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail], method="inverted_cdf")
+    found = tables[0].mean() - sum(float(one.mean()) for one in tables[1:])
+    return Interval(float(found), float(low), float(high), items)
+
+
+def bootstrap_shares(
+    shares: Sequence[float],
+    items: int,
+    minus: Sequence[float] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """`bootstrap_crossed` of right and wrong where only each seed's share was kept.
+
+    Of one seed it is the bootstrap over items itself. Of several the same items are taken to be right in all of them,
+    which is the widest that the kept figures allow. The interval of a difference is too wide: which items both methods
+    have right is not known, and they are drawn as if they were different ones.
+
+    Args:
+        shares: of right items, one for each seed.
+        items: number of items.
+        minus: shares of another method on the same items; None: nothing is taken off.
+        confidence: of the interval.
+        resamples: draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no seeds, no items, or a share outside 0 to 1.
+    """
+    rng = np.random.default_rng(seed)
+    mean, draws = 0.0, np.zeros(resamples)
+    for sign, of_seeds in ((1, shares), (-1, minus)):
+        if of_seeds is None:
+            continue
+        if not of_seeds or items < 1 or not all(0 <= share <= 1 for share in of_seeds):
+            raise ValueError(f"expected shares of 0 to 1 over at least one item, found {list(of_seeds)} over {items}")
+        means = np.asarray(of_seeds, float)[rng.integers(len(of_seeds), size=(resamples, len(of_seeds)))].mean(1)
+        draws += sign * rng.binomial(items, np.clip(means, 0, 1)) / items
+        mean += sign * sum(of_seeds) / len(of_seeds)
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail], method="inverted_cdf")
+    return Interval(mean, float(low), float(high), items)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods over the same items.
+
+    Attributes:
+        difference: mean of the first less that of the second, with its interval (`bootstrap_crossed`).
+        p_items: of other questions to the same trainings; see `permutation_test`.
+        p_seeds: of other trainings; see `permutation_of_groups`. None: a single training of each, so nothing is known.
+        p: the larger of the two, valid for other questions *and* other trainings; None: ``p_seeds`` is.
+        seeds: trainings of each method.
+    """
+
+    difference: Interval
+    p_items: float
+    p_seeds: float | None
+    p: float | None
+    seeds: tuple[int, int]
+
+
+def compare_methods(one: Table, other: Table, seed: int = 0) -> Comparison:
+    """Difference of two methods, with interval and tests.
+
+    Args:
+        one: (seeds, items).
+        other: (seeds, the same items).
+        seed: of the draws.
+
+    Raises:
+        ValueError: as `bootstrap_crossed`.
+    """
+    difference = bootstrap_crossed(one, other, seed=seed)
+    first, second = _checked(one), _checked(other)
+    p_items = permutation_test(list(first.mean(0)), list(second.mean(0)), seed=seed)
+    p_seeds = p = None
+    if len(first) > 1 or len(second) > 1:
+        p_seeds = permutation_of_groups(list(first.mean(1)), list(second.mean(1)), seed=seed)
+        p = max(p_items, p_seeds)
+    return Comparison(difference, p_items, p_seeds, p, (len(first), len(second)))
+
+
+def permutation_test(one: Sequence[float], other: Sequence[float], draws: int = 10_000, seed: int = 0) -> float:
+    """Two-sided paired permutation test over items: how often chance gives a mean difference as large.
+
+    If two systems are alike, each item's two scores could as well be exchanged. All exchanges are counted where items
+    that differ are few, else ``draws`` of them and the one that was observed.
+
+    Args:
+        one: score of each item.
+        other: score of the same items by another system.
+        draws: random exchanges.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no items, or different numbers of them.
+    """
+    if len(one) != len(other) or not len(one):
+        raise ValueError(f"expected two scores of each item, found {len(one)} and {len(other)}")
+    differences = np.subtract(np.asarray(one, float), np.asarray(other, float))
+    differences = differences[differences != 0]  # exchanging equals changes nothing
+    if not len(differences):
+        return 1.0
+    found = abs(differences.sum()) - 1e-9
+    if 2 ** len(differences) <= _MOST_EXACT:
+        signs = np.array(list(itertools.product((-1, 1), repeat=len(differences))))
+        return float((abs(signs @ differences) >= found).mean())
+    rng = np.random.default_rng(seed)
+    as_large = 0
+    for start in range(0, draws, _CHUNK):
+        signs = rng.choice((-1.0, 1.0), size=(min(_CHUNK, draws - start), len(differences)))
+        as_large += int((abs(signs @ differences) >= found).sum())
+    return (as_large + 1) / (draws + 1)
+
+
+def permutation_of_groups(one: Sequence[float], other: Sequence[float], draws: int = 10_000, seed: int = 0) -> float:
+    """Two-sided permutation test over trainings: how often labels dealt by chance differ as much in the mean.
+
+    Also the test of two kinds of anything that are not paired. Three trainings of each method cannot give less than
+    0.1, five not less than 0.008: there are only 20 and 252 ways to deal the labels.
+
+    Args:
+        one: score of each training of a method.
+        other: score of each training of another.
+        draws: random deals, where they are too many to count.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a method without a training.
+    """
+    if not len(one) or not len(other):
+        raise ValueError(f"expected trainings of two methods, found {len(one)} and {len(other)}")
+    values = np.concatenate([np.asarray(one, float), np.asarray(other, float)])
+    size, total = len(one), values.sum()
+
+    def distance(sums: np.ndarray) -> np.ndarray:
+        return abs(sums / size - (total - sums) / (len(values) - size))
+
+    found = float(distance(values[:size].sum())) - 1e-9
+    if math.comb(len(values), size) <= _MOST_EXACT:
+        sums = np.array([values[list(chosen)].sum() for chosen in itertools.combinations(range(len(values)), size)])
+        return float((distance(sums) >= found).mean())
+    rng = np.random.default_rng(seed)
+    sums = np.array([rng.permutation(values)[:size].sum() for _ in range(draws)])
+    return (int((distance(sums) >= found).sum()) + 1) / (draws + 1)
+
+
+def _checked(table: Table) -> np.ndarray:
+    lengths = {len(row) for row in table}
+    if len(lengths) != 1 or not min(lengths):
+        raise ValueError(f"expected a row of as many scores for every seed, found rows of {sorted(lengths)} scores")
+    return np.asarray(table, float)
+
+
+def _same_items(tables: Sequence[np.ndarray]) -> None:
+    counts = sorted({table.shape[1] for table in tables})
+    if len(counts) > 1:
+        raise ValueError(f"expected the same items of both methods, found {counts[0]} and {counts[1]}")

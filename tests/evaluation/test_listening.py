@@ -1,0 +1,132 @@
+"""The blind listening test: nothing on its page tells systems apart, and preferences come back as they were given."""
+
+import base64
+import io
+import json
+import random
+
+import numpy as np
+import pytest
+import soundfile
+
+from echox.audio import save_audio
+from echox.evaluation.evidence.listening import ASKED, LOUDNESS_DBFS, make_sheet, preferences_markdown, score_sheets
+
+QUESTIONS = 6
+
+
+def run_folder(path, name, gain, rate=16000):
+    """A run with spoken replies of one system, at a level of its own."""
+    task = path / "qa"
+    (task / "audio").mkdir(parents=True)
+    keys, lines = [], []
+    for number in range(QUESTIONS):
+        tone = gain * np.sin(np.arange(rate // 4) * (0.02 + 0.01 * number)).astype(np.float32)
+        save_audio(task / "audio" / f"q{number}.flac", tone, rate)
+        keys.append(f"{name} q{number}")
+        audio = f"audio/q{number}.flac" if number or name != "late" else None
+        question = f"Is {number} < 9?</script>"
+        lines.append({"id": f"q{number}", "key": keys[-1], "question": question, "audio": audio, "text": name})
+    (task / "replies.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    entry = {"name": "qa", "kind": "qa", "source": "here", "ids": [line["id"] for line in lines], "keys": keys}
+    run = {"version": 1, "subject": {"name": name, "key": name, "folder": None}, "judge": {}, "tasks": [entry]}
+    (path / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    systems = {"loud": run_folder(tmp_path / "a", "loud", 0.8), "soft": run_folder(tmp_path / "b", "soft", 0.02, 22050)}
+    page, key = make_sheet(systems, tmp_path / "sheet", items=5, repeated=2, seed=3)
+    return page.read_text(encoding="utf-8"), json.loads(key.read_text(encoding="utf-8")), key
+
+
+def data_of(page):
+    inside = page.split('<script id="sheet" type="application/json">')[1].split("</script>")[0]
+    return json.loads(inside)
+
+
+def test_the_page_does_not_tell_systems_apart(sheet):
+    page, key, _ = sheet
+    data = data_of(page)
+    assert len(data["pairs"]) == len(key["pairs"]) == 7
+    assert "loud" not in page.replace("loudspeaker", "")
+    assert "soft" not in page
+    levels = []
+    for pair in data["pairs"]:
+        assert pair["question"].endswith("9?</script>")
+        for side in "AB":
+            waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(pair[side].split(",")[1])))
+            levels.append(20 * np.log10(np.sqrt(np.mean(waveform**2))))
+            assert rate == 24000
+    assert max(levels) - min(levels) < 0.2
+    assert levels[0] == pytest.approx(LOUDNESS_DBFS, abs=0.2)
+    firsts = [pair["A"] for pair in key["pairs"]]
+    assert set(firsts) == {"loud", "soft"}  # sides are drawn
+
+
+def test_the_same_seed_gives_the_same_sheet(tmp_path):
+    systems = {name: run_folder(tmp_path / name, name, 0.1) for name in ("one", "other")}
+    pages = [
+        make_sheet(systems, tmp_path / f"s{turn}", 4, 1, seed)[0].read_text() for turn, seed in enumerate((1, 1, 2))
+    ]
+    assert pages[0] == pages[1] != pages[2]
+
+
+def answer(tmp_path, key, listener, prefers):
+    """What a listener saves who chooses by ``prefers`` (of the name of a system)."""
+
+    def choice(pair):
+        wanted = prefers(pair)
+        return "equal" if wanted is None else next(side for side in "AB" if pair[side] == wanted)
+
+    choices = [dict.fromkeys(ASKED, choice(pair)) for pair in key["pairs"]]
+    path = tmp_path / f"{listener}.json"
+    path.write_text(json.dumps({"sheet": key["sheet"], "listener": listener, "choices": choices}), encoding="utf-8")
+    return path
+
+
+def test_preferences_are_scored(sheet, tmp_path):
+    _, key, path = sheet
+    fond, unsure = (answer(tmp_path, key, "fond", lambda _: "soft"), answer(tmp_path, key, "unsure", lambda _: None))
+    found = score_sheets(path, [fond, unsure])
+    assert found["consistency"] == {"helpful": 1.0, "natural": 1.0}
+    one = found["preferences"][0]
+    assert (one["first"], one["second"]) == ("loud", "soft")
+    assert (one["for_first"], one["equal"], one["for_second"]) == (0, 5, 5)
+    assert one["preference"]["mean"] == pytest.approx(-0.5)
+    assert one["preference"]["low"] == pytest.approx(-1.0)  # another panel might be all fond ...
+    assert one["preference"]["high"] == pytest.approx(0.0)  # ... or all unsure
+    assert one["p"] == pytest.approx(2 / 2**5)
+    assert "| loud | soft | helpful | 0 / 5 / 5 | -50 (-100 to +0) | 0.062 |" in preferences_markdown(found)
+    rng = random.Random(1)
+    careless = answer(tmp_path, key, "careless", lambda pair: rng.choice((pair["A"], pair["B"])))
+    assert score_sheets(path, [careless])["consistency"]["helpful"] in (0.0, 0.5, 1.0)
+
+
+def test_what_is_no_answer_is_refused(sheet, tmp_path):
+    _, key, path = sheet
+    good = answer(tmp_path, key, "good", lambda _: "soft")
+    with pytest.raises(ValueError, match="each listener once"):
+        score_sheets(path, [good, good])
+    other = tmp_path / "other.json"
+    other.write_text(good.read_text().replace(key["sheet"], "another"), encoding="utf-8")
+    with pytest.raises(ValueError, match="expected choices of sheet .* found another"):
+        score_sheets(path, [other])
+    half = json.loads(good.read_text())
+    half["choices"][0]["natural"] = None
+    other.write_text(json.dumps(half), encoding="utf-8")
+    with pytest.raises(ValueError, match="of all 7 pairs, found it incomplete"):
+        score_sheets(path, [other])
+    with pytest.raises(ValueError, match="at least one listener"):
+        score_sheets(path, [])
+
+
+def test_systems_need_shared_spoken_replies(tmp_path):
+    systems = {name: run_folder(tmp_path / name, name, 0.1) for name in ("prompt", "late")}
+    with pytest.raises(ValueError, match="expected 6 questions that all systems answered aloud, found 5"):
+        make_sheet(systems, tmp_path / "sheet", items=QUESTIONS)
+    with pytest.raises(ValueError, match="two or more systems"):
+        make_sheet({"late": systems["late"]}, tmp_path / "sheet")
+    with pytest.raises(ValueError, match="expected spoken replies, found none"):
+        make_sheet({**systems, "read": systems["late"] + ":control"}, tmp_path / "sheet")

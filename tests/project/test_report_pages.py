@@ -1,0 +1,58 @@
+"""docs/report.md and docs/leaderboard.md are what their sources give, and every published figure has a source."""
+
+import copy
+import datetime
+import sys
+from dataclasses import replace
+
+import pytest
+
+from paths import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from report_pages import DOCS, PAGES, TABLES, read_sources, renew_page, row_of, tables_of
+
+SOURCES = read_sources()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_what_the_sources_give(name):
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert renew_page(name, page, SOURCES) == page, "run python scripts/report_pages.py"
+
+
+def test_another_measurement_gives_another_report():
+    page = (DOCS / "report.md").read_text(encoding="utf-8")
+    ablations, gap = copy.deepcopy(SOURCES.ablations), copy.deepcopy(SOURCES.gap)
+    ablations["recorded"][0]["segments"]["heldout_seen_voices"]["s2s_answer"] = 0.9
+    gap["nano"]["hidden"]["mean"] = 0.123
+    for changed in (replace(SOURCES, ablations=ablations), replace(SOURCES, gap=gap), replace(SOURCES, agreement=[])):
+        assert renew_page("report.md", page, changed) != page or not SOURCES.agreement
+
+
+def test_tables_of_a_card_are_read_by_their_headings():
+    tables = tables_of(
+        "# A\n\ntext\n\n| x | y |\n|---|---|\n| 1 | 2 |\n\n| z |\n|---|\n| 9 |\n## B\n| x |\n|---|\n| 3 |\n"
+    )
+    assert tables == {"A": [{"x": "1", "y": "2"}], "B": [{"x": "3"}]}
+    assert row_of(tables, "A", x="1") == {"x": "1", "y": "2"}
+    with pytest.raises(ValueError, match="expected a row"):
+        row_of(tables, "A", x="2")
+
+
+def test_published_figures_have_sources():
+    published = SOURCES.published
+    assert {row["source"] for row in published["rows"]} == set(published["sources"])
+    models = [row["model"] for row in published["rows"]]
+    assert len(set(models)) == len(models)
+    for source in published["sources"].values():
+        assert source["url"].startswith("https://")
+        datetime.date.fromisoformat(f"{source['date']}-01"[:10])
+    for row in published["rows"]:
+        figures = [row[task] for task in ("llama-questions", "web-questions", "triviaqa") if task in row]
+        assert figures
+        assert all(0 < figure < 100 for figure in figures)
+
+
+def test_every_table_of_the_pages_is_drawn():
+    assert set(TABLES) == set(PAGES)
