@@ -53,6 +53,7 @@ STAGE_MODULES: dict[str, str] = {
     "s2t": "echox.training.stages.s2t",
     "t2c": "echox.training.stages.t2c",
     "echo": "echox.training.stages.echo",
+    "direct_units": "echox.training.stages.direct_units",
     "package": "echox.training.stages.package",
 }
 """Stage name -> the module whose import registers its recipe dataclass."""

@@ -31,6 +31,7 @@ from echox.evaluation.judges.asr import Judge, nano_judge, open_judge
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.heldout import LEXICON
 from echox.evaluation.studies.ablation_report import write_report
+from echox.evaluation.studies.direct_scores import direct_scores
 from echox.evaluation.studies.echo_scores import (
     NO_CUTS,
     SpokenQuestions,
@@ -48,6 +49,7 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.loop import run_recipe
 from echox.training.record import RECORD_NAME
+from echox.training.stages.direct_units import DirectUnitsRecipe, UnitWriter
 from echox.training.stages.echo import EchoRecipe, join
 from echox.training.stages.s2t import S2TRecipe
 from echox.training.stages.t2c import T2CRecipe
@@ -70,6 +72,7 @@ class Ablation:
         folder: measure this trained model.
         reference: train all its seeds first: the others are compared with their spread.
         whole: also measure replies that are spoken whole, after they are written.
+        cpu_s_per_step: CPU-seconds of a training step as measured before, for the estimate of costs.
         language: of a T2C: ``{kind: unit_language or bpe, vocabulary_size: ...}``, learned from the training units.
     """
 
@@ -82,6 +85,7 @@ class Ablation:
     reference: bool = False
     whole: bool = False
     language: JsonObject | None = None
+    cpu_s_per_step: float | None = None
 
 
 @dataclass
@@ -94,6 +98,7 @@ class Plan:
         stages: recipe and common overrides of each stage.
         runs: by name.
         rows: names of runs that are compared, the reference first.
+        measuring_cpu_s: CPU-seconds of one measurement, for the estimate of costs.
         tests: pairs of runs of the same budget whose difference in S2S is tested.
     """
 
@@ -103,6 +108,7 @@ class Plan:
     rows: dict[str, list[str]]
     runs: dict[str, Ablation]
     tests: list[list[str]] = field(default_factory=list)
+    measuring_cpu_s: float = 60.0
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
@@ -173,6 +179,20 @@ class AblationRunner:
     def _record(self, name: str, seed: int) -> Path:
         return self.output / "results" / f"{name}-s{seed}.json"
 
+    def cost(self) -> JsonObject:
+        """What is left to do, estimated: ``runs``, ``cpu_hours``, ``not_estimated`` (runs of unknown cost a step)."""
+        left = [job for job in self.plan.jobs() if self.known(*job) is None]
+        cpu_s, unknown = self.plan.measuring_cpu_s * len(left), set()
+        for name, job, seed in left:
+            if not job.train or job.folder:
+                continue
+            if job.cpu_s_per_step is None:
+                unknown.add(name)
+                continue
+            recipe, overrides = self.recipe(name, job, seed, languages=False)
+            cpu_s += job.cpu_s_per_step * load_recipe(recipe, overrides).training.steps
+        return {"runs": len(left), "cpu_hours": round(cpu_s / 3600, 2), "not_estimated": sorted(unknown)}
+
     def run(self, name: str, job: Ablation, seed: int) -> JsonObject:
         """Train, measure and record one job, or read its record."""
         known = self.known(name, job, seed)
@@ -201,8 +221,8 @@ class AblationRunner:
         gc.collect()
         return result
 
-    def recipe(self, name: str, job: Ablation, seed: int) -> tuple[Path, list[str]]:
-        """A job's recipe file and all its overrides."""
+    def recipe(self, name: str, job: Ablation, seed: int, languages: bool = True) -> tuple[Path, list[str]]:
+        """A job's recipe file and all its overrides; ``languages`` also learns the unit language that it may need."""
         stage = self.plan.stages[job.stage]
         chosen = [override.replace("{runs}", str(self.output / "runs")) for override in job.overrides]
         overrides = [
@@ -212,7 +232,7 @@ class AblationRunner:
             f"training.output_dir={self.output / 'runs' / f'{name}-s{seed}'}",
             *self.more,
         ]
-        if job.language is not None:
+        if job.language is not None and languages:
             overrides.append(f"data.unit_language={self.unit_language(**job.language)}")
         return self.recipes / stage["recipe"], overrides
 
@@ -227,10 +247,14 @@ class AblationRunner:
             learn(segments, num_units, vocabulary_size=vocabulary_size).save_pretrained(folder)
         return folder
 
-    def measure(self, folder: Path, recipe: EchoRecipe | S2TRecipe | T2CRecipe, job: Ablation) -> JsonObject:
+    def measure(
+        self, folder: Path, recipe: EchoRecipe | DirectUnitsRecipe | S2TRecipe | T2CRecipe, job: Ablation
+    ) -> JsonObject:
         """Scores of a trained model, by its stage."""
         if isinstance(recipe, EchoRecipe):
             return self.measure_echo(folder, recipe, job)
+        if isinstance(recipe, DirectUnitsRecipe):
+            return self.measure_direct(folder)
         return self.measure_s2t(folder) if isinstance(recipe, S2TRecipe) else self.measure_t2c(folder, recipe)
 
     def measure_echo(self, folder: Path, recipe: EchoRecipe, job: Ablation) -> JsonObject:
@@ -256,6 +280,17 @@ class AblationRunner:
             }
             for way, cut in ways.items()
         }
+
+    def measure_direct(self, folder: Path) -> JsonObject:
+        """Scores of a language model that writes units itself, by set of questions: aloud, and what it still writes."""
+        writer, tokenizer = UnitWriter.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        language = AutoUnitLanguage.from_pretrained(folder)
+        voice = UnitTranscriber(AutoUnitVocoder.from_pretrained(self.data / "vocoder"), self.judge)
+        scores = {
+            name: direct_scores(writer, tokenizer, language, voice, questions)
+            for name, questions in self.questions.items()
+        }
+        return {"segments": scores}
 
     def measure_s2t(self, folder: Path) -> JsonObject:
         """Scores by set of questions."""
@@ -283,6 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
     parser.add_argument("--measured", action="store_true", help="train nothing: report the finished measurements")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: draw the report's ablations.json again")
+    parser.add_argument("--cost", action="store_true", help="do nothing: print the estimated CPU-hours of what is left")
     parser.add_argument("--limit", type=int, help="questions and texts per set")
     parser.add_argument("--only", type=lambda names: names.split(","), help="names of runs, with commas")
     parser.add_argument("--seeds", type=int, help="at most this many per run")
@@ -306,6 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run.seeds = min(run.seeds, options.seeds or run.seeds)
         recipes = options.plan.resolve().parent.parent
         runner = AblationRunner(plan, recipes, options.data, options.output, options.overrides)
+        if options.cost:
+            print(json.dumps(runner.cost()))
+            return 0
         jobs = [job for job in plan.jobs() if not options.measured or runner.known(*job) is not None]
         results = [runner.run(*job) for job in jobs]
         if options.report is not None:

@@ -183,7 +183,7 @@ class EchoStage:
             recipe.targets.allow_silence,
             self.processor.retokenizer,
         )
-        self.train_items, self.evaluation_items = self._dialogues()
+        self.train_items, self.evaluation_items = echo_dialogues(recipe.data, self.tower)
 
     def _targets(self, t2c: T2CForUnitGeneration) -> Targets:
         chosen, recordings = self.recipe.targets, self.recipe.data.recordings
@@ -198,34 +198,6 @@ class EchoStage:
             )
         utterances = read_unit_utterances(recordings)
         return RecordedTargets([spoken_text(utterance, self.tokenizer, self.language) for utterance in utterances])
-
-    def _dialogues(self) -> tuple[Dialogues, dict[str, list[SpokenDialogue]]]:
-        """Training dialogues in the recipe's proportion, and held-out ones by split."""
-        data = self.recipe.data
-        if not 0 <= data.audio_fraction <= 1:
-            raise ValueError(f"data.audio_fraction: expected a number from 0 to 1, found {data.audio_fraction}")
-        held_out: dict[str, list[SpokenDialogue]] = {}
-        of_kind: dict[str, Dialogues] = {}
-        for kind, places in (("speech", data.speech), ("text", data.text)):
-            sources = [dialogue_source(place, self.tower, data.evaluation_items) for place in places]
-            of_kind[kind] = Dialogues.joined([source.training for source in sources])
-            for item in (item for source in sources for item in source.held_out):
-                held_out.setdefault(f"{kind}_{item.dialogue.split}", []).append(item)
-        spoken, written = of_kind["speech"], of_kind["text"]
-        fraction = data.audio_fraction
-        if fraction < 1 and spoken:  # as many of either kind as the fraction allows beside the other
-            count = round(len(spoken) * (1 - fraction) / fraction) if fraction else len(written)
-            written = written.chosen(spread(range(len(written)), count))
-            spoken = spoken.chosen(spread(range(len(spoken)), round(len(written) * fraction / (1 - fraction))))
-        elif fraction == 1:
-            written = written.chosen([])
-        if not spoken and not written:
-            raise ValueError(
-                f"data.audio_fraction: expected training dialogues, found none at {fraction}: set "
-                "data.speech to spoken ones and, for a fraction below 1, data.text to written ones"
-            )
-        evaluated = {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
-        return Dialogues.joined([spoken, written]), evaluated
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Echo decoder, denoising adapter with the gate, and LoRA, those that exist and are trained."""
@@ -317,6 +289,38 @@ class EchoStage:
         if self.lora is not None:
             save_lora(self.model.s2t, self.lora, folder)
         self.processor.save_pretrained(folder)
+
+
+def echo_dialogues(data: EchoData, tower: TowerFeatures) -> tuple[Dialogues, dict[str, list[SpokenDialogue]]]:
+    """Training dialogues in the recipe's proportion, and held-out ones by split.
+
+    Raises:
+        ValueError: a fraction outside 0 to 1, or no training dialogues.
+    """
+    if not 0 <= data.audio_fraction <= 1:
+        raise ValueError(f"data.audio_fraction: expected a number from 0 to 1, found {data.audio_fraction}")
+    held_out: dict[str, list[SpokenDialogue]] = {}
+    of_kind: dict[str, Dialogues] = {}
+    for kind, places in (("speech", data.speech), ("text", data.text)):
+        sources = [dialogue_source(place, tower, data.evaluation_items) for place in places]
+        of_kind[kind] = Dialogues.joined([source.training for source in sources])
+        for item in (item for source in sources for item in source.held_out):
+            held_out.setdefault(f"{kind}_{item.dialogue.split}", []).append(item)
+    spoken, written = of_kind["speech"], of_kind["text"]
+    fraction = data.audio_fraction
+    if fraction < 1 and spoken:  # as many of either kind as the fraction allows beside the other
+        count = round(len(spoken) * (1 - fraction) / fraction) if fraction else len(written)
+        written = written.chosen(spread(range(len(written)), count))
+        spoken = spoken.chosen(spread(range(len(spoken)), round(len(written) * fraction / (1 - fraction))))
+    elif fraction == 1:
+        written = written.chosen([])
+    if not spoken and not written:
+        raise ValueError(
+            f"data.audio_fraction: expected training dialogues, found none at {fraction}: set "
+            "data.speech to spoken ones and, for a fraction below 1, data.text to written ones"
+        )
+    evaluated = {name: spread(items, data.evaluation_items) for name, items in held_out.items()}
+    return Dialogues.joined([spoken, written]), evaluated
 
 
 def join(

@@ -1,0 +1,289 @@
+"""Stage "direct_units", for comparison: a language model is trained to write unit words itself, instead of text.
+
+That is what the paper says costs a language model its knowledge: the target is the recording of a reply, and an answer
+said with other sounds is wrong. What is built: the S2T of stage I, whose language model gets an embedding and a head
+for unit words (as if its vocabulary were larger; the tokens of text stay as they are). What is trained: all of the
+language model, and these two. Its batches: dialogues with a recorded reply. Its loss: cross-entropy on the recording's
+unit words. What is left of its knowledge is asked in text, with the same weights, afterwards.
+
+Letters: B dialogues, L positions, U unit words, V their number, H width of the language model.
+
+Source: EchoX (https://arxiv.org/abs/2509.09174, section 1: the premise); speech tokens as words of a language model:
+SpeechGPT (https://arxiv.org/abs/2305.11000).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from echox.config import TrainingConfig, recipe
+from echox.data.collate import IGNORE_INDEX, pad_sequences
+from echox.data.manifest import read_unit_utterances
+from echox.data.sampling import spread
+from echox.data.scoring import edit_counts, same_words
+from echox.data.tower_features import TowerFeatures
+from echox.models.echox.chunked_loss import token_losses
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
+from echox.models.echox.text_embeddings import text_embedding_table
+from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.training.normalisation import Denominators, RunningMeans, share_of_step
+from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, replies
+from echox.training.stages.echo import EchoData, echo_dialogues
+from echox.training.stages.t2c import spoken_text
+
+WEIGHTS = "unit_head.safetensors"
+MAX_UNIT_WORDS = 400
+"""Of a reply in evaluation."""
+
+
+class DirectBatch(TypedDict):
+    """``prompt``: inputs of S2T; ``unit_words``: (B, U), -100 padded."""
+
+    prompt: dict[str, Any]
+    unit_words: Tensor
+
+
+@dataclass
+class DirectUnitsModel:
+    """Parts: folders of stage I (``s2t``) and of a unit language."""
+
+    s2t: str
+    unit_language: str
+
+
+@recipe("direct_units")
+@dataclass
+class DirectUnitsRecipe:
+    """The recipe of this stage; of ``data``, ``recordings`` is needed."""
+
+    stage: str
+    data: EchoData
+    model: DirectUnitsModel
+    training: TrainingConfig
+
+    def build(self) -> DirectUnitsStage:
+        """Load S2T, add rows for unit words, read dialogues and recordings.
+
+        Raises: ValueError without recordings of the dialogues' replies.
+        """
+        return DirectUnitsStage(self)
+
+
+class UnitWriter(nn.Module):
+    """A language model that hears (S2T) and writes unit words.
+
+    Args:
+        s2t: its language model is changed by training.
+        unit_words: V; one more embedding and score is the end.
+    """
+
+    def __init__(self, s2t: S2TForConditionalGeneration, unit_words: int) -> None:
+        super().__init__()
+        table = text_embedding_table(s2t.get_input_embeddings())
+        width = table.shape[1]
+        self.s2t, self.end_id = s2t, unit_words
+        self.unit_embedding = nn.Embedding(unit_words + 1, width)
+        self.unit_head = nn.Linear(width, unit_words + 1, bias=False)
+        # As large as the embeddings that the language model knows.
+        nn.init.normal_(self.unit_embedding.weight, std=float(table.std()))
+        nn.init.normal_(self.unit_head.weight, std=width**-0.5)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> UnitWriter:
+        """From the output of this stage."""
+        s2t = S2TForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        weights = load_file(Path(folder) / WEIGHTS)
+        model = cls(s2t, len(weights["unit_head.weight"]) - 1)
+        model.load_state_dict(weights, strict=False)
+        return model.eval()
+
+    def prompts(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Input states of S2T's inputs (B, L, H) and their mask (B, L); padding is on the right."""
+        audios: list[Tensor] = []
+        if "input_features" in inputs:
+            with torch.no_grad():  # hearing is frozen
+                audios = self.s2t.encode_audio(inputs["input_features"], inputs["input_features_mask"]).embeds
+        embeds, mask, _ = self.s2t.splice(inputs["input_ids"], inputs["attention_mask"], audios)
+        return embeds, mask
+
+    def forward(self, inputs: dict[str, Tensor], unit_words: Tensor) -> tuple[Tensor, Tensor]:
+        """States that predict each unit word and the end (N, H), and these targets (N,), row after row.
+
+        Args:
+            inputs: of S2T, prompts without a reply.
+            unit_words: (B, U), -100 padded.
+        """
+        embeds, mask = self.prompts(inputs)
+        rows, places, targets = [], [], []
+        for states, seen, row in zip(embeds, mask.bool(), unit_words, strict=True):
+            words = row[row >= 0]
+            prompt = states[seen]
+            rows.append(torch.cat([prompt, self.unit_embedding(words)]))
+            places.append((len(prompt) - 1, len(words) + 1))
+            targets.append(torch.cat([words, words.new_tensor([self.end_id])]))
+        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
+        joined = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, L, H)
+        seen = torch.arange(joined.shape[1], device=embeds.device) < lengths[:, None]
+        output = self.s2t.language_model.base_model(inputs_embeds=joined, attention_mask=seen.long(), use_cache=False)
+        states = [
+            row[first : first + count] for row, (first, count) in zip(output.last_hidden_state, places, strict=True)
+        ]
+        return torch.cat(states), torch.cat(targets)
+
+    @torch.inference_mode()
+    def write(self, embeds: Tensor, mask: Tensor, limit: int = MAX_UNIT_WORDS) -> list[list[int]]:
+        """Greedy unit words of each prompt.
+
+        Args:
+            embeds: (B, L, H), padded on the right where ``mask`` (B, L) is 0.
+            mask: of the prompts.
+            limit: unit words of a reply.
+        """
+        return [self._write(row[seen.bool()], limit) for row, seen in zip(embeds, mask, strict=True)]
+
+    def _write(self, prompt: Tensor, limit: int) -> list[int]:
+        said: list[int] = []
+        memory, inputs = None, prompt[None]
+        while len(said) < limit:
+            output = self.s2t.language_model.base_model(inputs_embeds=inputs, past_key_values=memory, use_cache=True)
+            memory = output.past_key_values
+            word = int(self.unit_head(output.last_hidden_state[0, -1]).argmax())
+            if word == self.end_id:
+                break
+            said.append(word)
+            inputs = self.unit_embedding(torch.tensor([[word]], device=prompt.device))
+        return said
+
+
+class DirectUnitsObjective(nn.Module):
+    """Cross-entropy on the recording's unit words and their end."""
+
+    def __init__(self, model: UnitWriter) -> None:
+        super().__init__()
+        self.model = model
+
+    def denominators(self, batch: DirectBatch) -> dict[str, Tensor]:
+        """Unit words and ends."""
+        known = batch["unit_words"] >= 0
+        count = known.sum() + len(known)
+        return {"unit_loss": count, "unit_accuracy": count}
+
+    def forward(self, batch: DirectBatch, denominators: Denominators | None = None) -> dict[str, Tensor]:
+        """Losses by name, from a batch of :meth:`DirectUnitsStage.collate`."""
+        losses = share_of_step(self.measure(batch)[0], self, dict(batch), denominators)
+        return {"loss": losses["unit_loss"], **losses}
+
+    def measure(self, batch: DirectBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Means over a batch by name, and what they are over."""
+        states, targets = self.model(batch["prompt"], batch["unit_words"])
+        losses, best = token_losses(states, self.model.unit_head, targets)
+        means = {"unit_loss": losses.mean(), "unit_accuracy": (best == targets).float().mean()}
+        return means, self.denominators(batch)
+
+
+class DirectUnitsStage:
+    """See the module."""
+
+    name = "direct_units"
+
+    def __init__(self, recipe: DirectUnitsRecipe) -> None:
+        self.recipe = recipe
+        parts, data = recipe.model, recipe.data
+        if data.recordings is None:
+            raise ValueError("data.recordings: expected a manifest of units (stage units), found none")
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.s2t)
+        self.language = AutoUnitLanguage.from_pretrained(parts.unit_language)
+        s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32)
+        torch.manual_seed(recipe.training.seed)
+        self.model = UnitWriter(s2t, len(self.language.words))
+        s2t.requires_grad_(False)
+        for values in self.parameter_groups().values():
+            for value in values:
+                value.requires_grad_(True)
+        s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
+        self.objective = DirectUnitsObjective(self.model)
+        self.tower = TowerFeatures(s2t.config.audio_config)
+        recordings = [spoken_text(one, self.tokenizer, self.language) for one in read_unit_utterances(data.recordings)]
+        self._recorded = {one.text: list(one.unit_words) for one in recordings}
+        train, held_out = echo_dialogues(data, self.tower)
+        self.train_items = train.chosen([place for place, item in enumerate(train) if self._target(item)])
+        if not self.train_items:
+            raise ValueError(
+                f"{data.recordings}: expected recordings of the replies of {len(train)} training dialogues, found none"
+            )
+        kept = {split: [item for item in items if self._target(item)] for split, items in held_out.items()}
+        self.evaluation_items = {split: items for split, items in kept.items() if items}
+
+    def _target(self, item: SpokenDialogue) -> list[int] | None:
+        """Unit words of a dialogue's only reply; None: it has several, or no recording."""
+        texts = replies(item)
+        return self._recorded.get(texts[0]) if len(texts) == 1 else None
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All of the language model; the rows of unit words."""
+        units = [*self.model.unit_embedding.parameters(), *self.model.unit_head.parameters()]
+        return {"language_model": list(self.model.s2t.language_model.parameters()), "units": units}
+
+    def dataset(self) -> Sequence[SpokenDialogue]:
+        """Training dialogues."""
+        return self.train_items
+
+    def lengths(self) -> list[int]:
+        """Mel frames of each dialogue, plus about forty for every word of its reply: an estimate of its cost."""
+        return (self.train_items.frames + 40 * self.train_items.reply_words).tolist()
+
+    def collate(self, items: list[SpokenDialogue], rng: random.Random) -> DirectBatch:
+        """Prompts without their replies, and unit words."""
+        return self._batch(items)
+
+    def _batch(self, items: Sequence[SpokenDialogue]) -> DirectBatch:
+        heard = [item.features(turn) for item in items for turn in sorted(item.rows)]
+        prompt = dialogue_batch(self.tokenizer, items, [set(item.rows) for item in items], heard, last_reply=False)
+        kept = {name: value for name, value in prompt.items() if not name.endswith("labels")}
+        targets = [self._target(item) or [] for item in items]
+        return {"prompt": kept, "unit_words": pad_sequences(targets, IGNORE_INDEX)}
+
+    def _to_device(self, batch: DirectBatch) -> DirectBatch:
+        device = self.model.unit_head.weight.device
+        prompt = {name: value.to(device) for name, value in batch["prompt"].items()}
+        return {"prompt": prompt, "unit_words": batch["unit_words"].to(device)}
+
+    def evaluate(self) -> dict[str, float]:
+        """By held-out split: the losses, unit edits per recorded unit of greedy speech, and exact replies in text."""
+        metrics: dict[str, float] = {}
+        for split, items in self.evaluation_items.items():
+            running, errors, units = RunningMeans(), 0, 0
+            for part in (items[start : start + 16] for start in range(0, len(items), 16)):
+                running.add(*self.objective.measure(self._to_device(self._batch(part))))
+            few = spread(items, 16)
+            batch = self._to_device(self._batch(few))
+            for item, said in zip(few, self.model.write(*self.model.prompts(batch["prompt"])), strict=True):
+                wanted = self.language.decode(self._target(item) or [])
+                errors += edit_counts(wanted, self.language.decode(said)).errors
+                units += len(wanted)
+            written = self.model.s2t.generate(**batch["prompt"], do_sample=False, max_new_tokens=96)
+            texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+            exact = sum(same_words(replies(item)[0], text) for item, text in zip(few, texts, strict=True))
+            metrics |= {f"{split}_{name}": value for name, value in running.means().items()}
+            metrics |= {f"{split}_unit_error": errors / max(1, units), f"{split}_text_exact": exact / len(few)}
+        return metrics
+
+    def save(self, folder: Path) -> None:
+        """S2T with the changed language model, as stage I saves it; the rows of unit words and their language."""
+        self.model.s2t.save_pretrained(folder)
+        own = {name: value for name, value in self.model.state_dict().items() if not name.startswith("s2t.")}
+        save_file({name: value.contiguous() for name, value in own.items()}, folder / WEIGHTS)
+        recogniser = read_recogniser_tokenizer(self.recipe.model.s2t)
+        EchoXProcessor(
+            self.tower.extractor, self.tokenizer, self.language, recogniser_tokenizer=recogniser
+        ).save_pretrained(folder)
