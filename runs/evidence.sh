@@ -31,8 +31,8 @@ case "${1:-}" in
     ;;
   *) echo "usage: runs/evidence.sh [--cost | --smoke]" >&2; exit 2 ;;
 esac
-knowledge() {
-  OMP_NUM_THREADS=1 nice -n 15 "$python" -m echox.evaluation.studies.ablations "$repository/runs/evidence.yaml" "${few[@]}" \
+knowledge() {  # on one thread
+  OMP_NUM_THREADS=1 "$python" -m echox.evaluation.studies.ablations "$repository/runs/evidence.yaml" "${few[@]}" \
     "${options[@]}" --output "$output/knowledge" "$@"
 }
 echo "== knowledge: what is left, in CPU-hours"
@@ -40,6 +40,8 @@ knowledge --cost
 $only_cost && exit
 [ -d out/nano/echo ] || { echo "error: expected out/nano/echo, found none; run runs/nano.sh first" >&2; exit 1; }
 echo "== agreement of judges: .4 CPU-hours; gap: .03"
+# Low priority, for hours beside other work.
+renice -n 15 -p $$ > /dev/null
 knowledge --report "$output/knowledge"
 
 # The replies that judges are compared on: 200 questions that any model may be asked.

@@ -5,8 +5,8 @@ python scripts/report_pages.py --check   # fails if a page is not what its sourc
 
 The text is written by hand; what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` comes from the ablations
 (docs/ablations.json), the model cards, which commands write, the gap (docs/gap.json), the agreement of judges
-(docs/agreement.json), the record of sealed questions, and published results with their sources
-(docs/published_results.json).
+(docs/agreement.json), runs/evidence.sh (docs/evidence.json), the record of sealed questions, and published results with
+their sources (docs/published_results.json).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from echox.evaluation.scoring.statistics import Interval, bootstrap_shares
 from echox.evaluation.sets.sealed import read_openings, seals
 from echox.evaluation.sets.tasks import AVERAGED
 from echox.evaluation.studies.ablation_report import renew_tables
+from echox.evaluation.studies.ablation_report import tables as ablation_tables
 from echox.evaluation.studies.ablation_tests import question_interval
+from echox.evaluation.studies.ablations import Plan
 from echox.files import write_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -42,6 +44,7 @@ class Sources:
     ablations: dict[str, list[Json]]
     nano: dict[str, list[Row]]
     mini: dict[str, list[Row]]
+    evidence: dict[str, list[Json]]
     gap: Json
     agreement: Json
     openings: list[Json]
@@ -49,19 +52,23 @@ class Sources:
 
 
 def read_sources(docs: Path = DOCS) -> Sources:
-    """Read them; what was not measured yet (agreement, openings) is empty."""
+    """Read them; what was not measured yet (evidence, agreement, openings) is empty."""
 
     def read(name: str, missing: Json = None) -> Json:
         path = docs / name
         return json.loads(path.read_text(encoding="utf-8")) if missing is None or path.is_file() else missing
 
-    ablations: dict[str, list[Json]] = {}
-    for result in read("ablations.json"):
-        ablations.setdefault(result["name"], []).append(result)
+    def by_name(results: list[Json]) -> dict[str, list[Json]]:
+        found: dict[str, list[Json]] = {}
+        for result in results:
+            found.setdefault(result["name"], []).append(result)
+        return found
+
     nano, mini = (tables_of((docs / f"model_card_{name}.md").read_text(encoding="utf-8")) for name in ("nano", "mini"))
     openings = read_openings(docs / "sealed_openings.json")
     published = read("published_results.json")
-    return Sources(ablations, nano, mini, read("gap.json"), read("agreement.json", []), openings, published)
+    ablations, evidence = by_name(read("ablations.json")), by_name(read("evidence.json", []))
+    return Sources(ablations, nano, mini, evidence, read("gap.json"), read("agreement.json", []), openings, published)
 
 
 def tables_of(markdown: str) -> dict[str, list[Row]]:
@@ -107,6 +114,22 @@ def s2s(sources: Sources, name: str, way: str = "segments") -> str:
     return f"{percent(found)}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
 
 
+def s2t(sources: Sources, name: str) -> str:
+    """What a model of the evidence still writes, with its interval over questions and seeds."""
+    found = question_interval(sources.evidence[name], ("segments", SEEN, "s2t_answer"))
+    assert found is not None, f"{name}: which questions were right is recorded"
+    return percent(found)
+
+
+def knowledge(sources: Sources) -> list[str]:
+    """What speech training leaves of a language model's knowledge."""
+    if not sources.evidence:
+        return ["Not measured yet: `runs/evidence.sh` trains and measures it."]
+    plan = Plan.read(DOCS.parent / "runs" / "evidence.yaml")
+    drawn = ablation_tables(sources.evidence, plan.rows, plan.tests)
+    return [*drawn["knowledge"].splitlines(), "", *drawn["tests"].splitlines()]
+
+
 def difference(sources: Sources, one: str, other: str, split: str = SEEN) -> str:
     """Difference of two ablations in S2S, in points, with the widest interval that their shares allow."""
     ours, theirs = ([result["segments"][split]["s2s_answer"] for result in sources.ablations[n]] for n in (one, other))
@@ -139,9 +162,10 @@ def claims(sources: Sources) -> list[str]:
     rows = [
         (
             "Training a language model to speak costs it knowledge",
-            "not tested yet",
-            "its baseline, a model that writes units itself, is a recipe (`runs/evidence.sh`) that was run in small "
-            "only, for two steps",
+            "not tested yet" if not sources.evidence else "see [knowledge](#knowledge)",
+            "not measured: `runs/evidence.sh` trains its baseline, a language model that writes units itself"
+            if not sources.evidence
+            else f"S2T of the cascade {s2t(sources, 'cascade')}, after direct training {s2t(sources, 'direct')}",
         ),
         (
             "Echo training lets states of meaning be spoken",
@@ -326,6 +350,7 @@ TABLES: dict[str, dict[str, Callable[[Sources], list[str]]]] = {
         "mini": mini_answers,
         "speech": mini_speech,
         "cascade": cascade,
+        "knowledge": knowledge,
         "gaps": gaps,
         "judges": judges,
         "sealed": sealed_record,

@@ -23,6 +23,7 @@ from tiny_echox import tiny_echox
 from tiny_speaker import REPLIES, tokenizer
 
 PLAN = ROOT / "runs" / "ablations.yaml"
+EVIDENCE = ROOT / "runs" / "evidence.yaml"
 
 
 def test_every_run_of_the_plan_is_a_recipe(tmp_path):
@@ -37,6 +38,27 @@ def test_every_run_of_the_plan_is_a_recipe(tmp_path):
         recipe = load_recipe(*runner.recipe(name, job, seed))
         assert recipe.training.seed == seed
         assert recipe.training.output_dir.endswith(f"{name}-s{seed}")
+
+
+def test_the_evidence_compares_equal_budgets_and_knows_its_cost(tmp_path):
+    plan = Plan.read(EVIDENCE)
+    runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
+    budgets = {}
+    for name, job, seed in plan.jobs():
+        steps = load_recipe(*runner.recipe(name, job, seed)).training.steps
+        budgets.setdefault(name, []).append((job.cpu_s_per_step or 0) * steps)
+    trained = {name: values for name, values in budgets.items() if plan.runs[name].train}
+    assert all(len(values) == 3 for values in trained.values())
+    assert sorted({round(value) for values in trained.values() for value in values}) == [390, 400]
+    cost = runner.cost()
+    assert (cost["runs"], cost["not_estimated"]) == (13, [])
+    assert cost["cpu_hours"] == pytest.approx((9 * 400 + 3 * 390 + 13 * 60) / 3600, abs=0.01)
+    (tmp_path / "results").mkdir()
+    kept = {"name": "direct", "seed": 0, "items": runner.items}
+    (tmp_path / "results" / "direct-s0.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert runner.cost()["runs"] == 12
+    plan.runs["direct"].cpu_s_per_step = None
+    assert runner.cost()["not_estimated"] == ["direct"]
 
 
 def test_a_row_of_unknown_runs_is_refused(tmp_path):
@@ -196,6 +218,23 @@ def test_said_after_its_own_beginning_a_reply_ends_as_it_did():
     assert last_words(UnitSequence(*map(list, zip(*pairs, strict=True)), True), 2) == [
         [unit_word for unit_word, word in pairs if word == number] for number in sorted(set(spoken.word_of))[-2:]
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(960)
+def test_smoke_of_the_evidence():
+    if not any((ROOT / folder / "echo").is_dir() for folder in ("out/nano", "out/smoke/out/nano")):
+        pytest.skip("expected the outputs of runs/nano.sh")
+    told = subprocess.run(
+        [str(ROOT / "runs" / "evidence.sh"), "--smoke"], check=True, timeout=900, capture_output=True, text=True
+    ).stdout
+    assert '"cpu_hours"' in told.splitlines()[1]
+    folder = ROOT / "out" / "smoke" / "evidence"
+    results = json.loads((folder / "knowledge" / "ablations.json").read_text(encoding="utf-8"))
+    assert {result["name"] for result in results} == {"cascade", "echo", "gated", "recorded", "direct"}
+    assert all("s2s_answer" in result["segments"]["heldout_seen_voices"] for result in results)
+    assert json.loads((folder / "agreement.json").read_text(encoding="utf-8"))[0]["tasks"]
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow

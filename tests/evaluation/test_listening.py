@@ -4,11 +4,14 @@ import base64
 import io
 import json
 import random
+import re
+import subprocess
 
 import numpy as np
 import pytest
 import soundfile
 
+from browser import CHROMIUM
 from echox.audio import save_audio
 from echox.evaluation.evidence.listening import ASKED, LOUDNESS_DBFS, make_sheet, preferences_markdown, score_sheets
 
@@ -102,6 +105,47 @@ def test_preferences_are_scored(sheet, tmp_path):
     rng = random.Random(1)
     careless = answer(tmp_path, key, "careless", lambda pair: rng.choice((pair["A"], pair["B"])))
     assert score_sheets(path, [careless])["consistency"]["helpful"] in (0.0, 0.5, 1.0)
+
+
+LISTENER = """
+<script>
+const before = document.getElementById("save").disabled;
+for (const part of document.querySelectorAll("fieldset")) {
+  const open = part.querySelectorAll("input:enabled").length;
+  part.querySelectorAll("audio").forEach((player) => player.dispatchEvent(new Event("ended")));
+  if (open === 0) part.querySelectorAll("input[value=B]").forEach((input) => input.click());
+}
+const name = document.getElementById("listener");
+name.value = "a listener";
+name.dispatchEvent(new Event("input"));
+URL.createObjectURL = (blob) => {
+  blob.text().then((text) => { document.body.textContent = btoa(text); });
+  return "#";
+};
+if (before) document.getElementById("save").click();
+</script>
+"""
+"""Hears every reply to its end, which opens the choices; always chooses B; saves."""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM} (apt install chromium)")
+def test_the_page_gives_a_file_that_is_scored(sheet, tmp_path):
+    page, key, path = sheet
+    (tmp_path / "page.html").write_text(page.replace("</html>", LISTENER + "</html>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom"]
+    found = subprocess.run(
+        [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    saved = tmp_path / "choices.json"
+    saved.write_bytes(base64.b64decode(re.search(r"<body>([A-Za-z0-9+/=]+)", found)[1]))
+    one = score_sheets(path, [saved])["preferences"][0]
+    soft = sum(pair["B"] == "soft" for pair in key["pairs"] if not pair.get("again"))
+    assert (one["for_first"], one["equal"], one["for_second"]) == (5 - soft, 0, soft)
 
 
 def test_what_is_no_answer_is_refused(sheet, tmp_path):
