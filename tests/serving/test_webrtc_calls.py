@@ -4,6 +4,9 @@ import asyncio
 import base64
 import contextlib
 import re
+import shutil
+import socket
+import subprocess
 
 import httpx
 import numpy as np
@@ -16,7 +19,7 @@ from call_client import RATE, Microphone, called, offer_of, on_loopback, post
 from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.webrtc.ice import IceSettings
-from serving_help import nano, order, pcm16, question, run, running, user_text
+from serving_help import Running, nano, order, pcm16, question, run, running, user_text
 from waiting import wait_until_async
 
 LONG = "Tell me what you know about Brazil?"
@@ -315,6 +318,76 @@ def test_the_answer_names_no_address_but_those_of_the_server(server):
         await freed(server)
 
     run(knock())
+
+
+class StunServer(asyncio.DatagramProtocol):
+    """Tells everybody the same public address."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        from aioice import stun
+
+        request = stun.parse_message(data)
+        answer = stun.Message(request.message_method, stun.Class.RESPONSE, transaction_id=request.transaction_id)
+        answer.attributes["XOR-MAPPED-ADDRESS"] = ("203.0.113.5", 40000)
+        self.transport.sendto(bytes(answer), addr)
+
+
+def test_a_stun_server_adds_the_public_address_and_hides_the_servers_own_behind_it():
+    async def knock():
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(StunServer, local_addr=("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        ice = IceSettings(servers=(f"stun:127.0.0.1:{port}",))
+        server = await asyncio.to_thread(Running, nano(), ice=ice)
+        try:
+            async with offering() as (_, offer):
+                found = await post(server, offer)
+        finally:
+            await asyncio.to_thread(server.stop)
+            transport.close()
+        (line,) = set(re.findall(r"a=candidate:.*srflx.*", found.text))
+        assert " 203.0.113.5 40000 typ srflx raddr 0.0.0.0 rport 9" in line
+
+    run(knock())
+
+
+@contextlib.contextmanager
+def turn_server(folder):
+    """A relay on a free port of loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    here = [f"--{what}=127.0.0.1" for what in ("listening-ip", "relay-ip")]
+    files = ["--log-file=stdout", f"--pidfile={folder / 'pid'}", f"--userdb={folder / 'users'}"]
+    user = ["--lt-cred-mech", "--user=me:secret", "--realm=test", "--allow-loopback-peers"]
+    command = ["turnserver", "-n", "--no-cli", "--no-tls", "--no-dtls", f"--listening-port={port}"]
+    with subprocess.Popen([*command, *here, *user, *files], stdout=subprocess.DEVNULL) as process:
+        try:
+            yield port
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("turnserver") is None, reason="turnserver is not installed (apt install coturn)")
+@pytest.mark.parametrize("way", ["udp", "tcp"])
+def test_a_call_goes_through_a_turn_server(tmp_path, way):
+    async def talk(server):
+        async with offering() as (peer, offer):
+            answer = (await post(server, offer)).text
+            relayed = [line for line in answer.splitlines() if not ("a=candidate" in line and "typ relay" not in line)]
+            assert any("typ relay raddr 0.0.0.0 rport 9" in line for line in relayed)
+            await peer.setRemoteDescription(RTCSessionDescription("\r\n".join(relayed) + "\r\n", "answer"))
+            await wait_until_async(lambda: server.service.sessions, "the call has begun", 30)
+        await freed(server)
+
+    with turn_server(tmp_path) as port:
+        ice = IceSettings(servers=(f"turn:127.0.0.1:{port}?transport={way}",), username="me", password="secret")
+        with running(nano(), ice=ice) as server:
+            run(talk(server), 120)
 
 
 def test_a_server_without_webrtc_says_so():

@@ -160,7 +160,8 @@ class Call:
         try:
             await work
         except Disconnected as error:
-            log.info("%s: %s", self.id, error)
+            if str(error):
+                log.info("%s: %s", self.id, error)
         except SlowReader:
             log.debug("%s: the client does not read its events", self.id)
         except Exception:

@@ -50,7 +50,7 @@ class IceSettings:
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"ICE servers: expected at most one of STUN and one of TURN, found {', '.join(kinds)}")
         if "turn" in kinds and not (self.username and self.password):
-            raise ValueError("TURN: expected a user name and a password, found none; use --turn-username and -password")
+            raise ValueError("TURN: expected a user name and a password; use --turn-username and --turn-password")
 
     def addresses(self) -> list[str]:
         """The addresses of this machine that calls may use. It may ask the system for names, and wait for it.
