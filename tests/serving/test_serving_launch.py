@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from echox import EchoX
 from echox.api.precision import DTYPES, QUANTIZATIONS, named_precision
 from echox.cli.main import app
 from echox.serving.access.ports import bind
-from echox.serving.launch import ServerOptions
+from echox.serving.launch import ServerOptions, run_local
 from waiting import wait_until
 
 
@@ -88,6 +89,22 @@ def test_precisions_by_name():
 def test_the_precision_reaches_the_model():
     service = ServerOptions(device="cpu", dtype="bfloat16").service()
     assert {weight.dtype for weight in service.model.model.s2t.parameters()} == {torch.bfloat16}
+
+
+def test_the_printed_address_can_be_connected_to_at_once(monkeypatch, capsys):
+    class AtOnce:
+        """A server that has not started yet when a client has read the address."""
+
+        def run(self, sockets):
+            port = re.search(r"http://127.0.0.1:(\d+)", capsys.readouterr().out)[1]
+            with socket.create_connection(("127.0.0.1", int(port)), timeout=5):
+                pass
+
+    service = SimpleNamespace(name="nano", vad_name="silero")
+    monkeypatch.setattr(ServerOptions, "service", lambda options: service)
+    monkeypatch.setattr("echox.serving.launch.create_app", lambda *_: None)
+    monkeypatch.setattr("echox.serving.launch.make_server", lambda *_: AtOnce())
+    run_local(ServerOptions("nano", "nano"), "127.0.0.1", 0)
 
 
 def test_the_command_prints_its_free_port(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from echox.process_memory import freeze_loaded_objects, limit_kernel_cache
-from echox.serving.access.connections import files_needed, raise_open_file_limit
+from echox.serving.access.connections import BACKLOG, files_needed, raise_open_file_limit
 from echox.serving.access.ports import bind
 from echox.serving.access.security import AccessMiddleware, AccessPolicy
 from echox.serving.protocol.limits import Limits
@@ -89,6 +89,8 @@ def run_local(options: ServerOptions, host: str, port: int) -> None:
         service = options.service()
         shown_host = f"[{host}]" if ":" in host else host
         address = f"http://{shown_host}:{port}"
+        for listener in listeners:
+            listener.listen(BACKLOG)  # who reads the next line and connects at once waits, and is not refused
         print(f"{service.name} is served at {address} (voice activity: {service.vad_name})", flush=True)
         app = create_app(service, options.access_policy, options.ice)
         make_server(app, service, host, port).run(sockets=listeners)
