@@ -1,5 +1,6 @@
 """Access to the Gradio page, and the removal of uploads."""
 
+import importlib.util
 import os
 import time
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("gradio", reason="needs the extra [ui]")
-pytestmark = [  # Gradio's own: an option of pandas that ends, sockets and a loop of its start that it leaves open
+from echox.api.loading import bundled_questions
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra [ui]"),
+    # Gradio's own: an option of pandas that ends, sockets and a loop of its start that it leaves open
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -18,10 +22,12 @@ pytestmark = [  # Gradio's own: an option of pandas that ends, sockets and a loo
 @pytest.fixture(scope="module")
 def page():
     from echox import EchoX
-    from echox.serving.gradio_page import build_page
+    from echox.serving.gradio_page import build_page, files_of_page
 
     page = build_page(EchoX.from_pretrained("nano", device="cpu"))
     assert page.delete_cache is not None
+    for path in files_of_page(page):  # a package installed long ago
+        os.utime(path, (0, 0))
     yield page
     page.close()
 
@@ -47,18 +53,31 @@ def test_hosts_and_origins_are_checked_as_by_serve(address):
     assert upload(address, Origin=f"http://{own}").status_code == 200
 
 
-def test_uploads_are_in_a_folder_of_this_process_and_are_removed(address):
-    from echox.serving.gradio_page import remove_old_files
+def test_uploads_are_in_a_folder_of_this_process_and_are_removed(address, page):
+    from echox.serving.gradio_page import files_of_page, remove_old_files
 
     folder = os.environ["GRADIO_TEMP_DIR"]
     found = upload(address)
     path = Path(found.json()[0])
     assert path.is_file()
     assert path.is_relative_to(folder)
-    remove_old_files(folder, time.time())
+    remove_old_files(folder, time.time(), keep=files_of_page(page))
     assert path.is_file()
-    remove_old_files(folder, time.time() + 3600)
+    remove_old_files(folder, time.time() + 3600, keep=files_of_page(page))
     assert not path.exists()
+
+
+def test_recordings_of_the_examples_are_not_removed(address, page):
+    """They were, at the first request to a page whose package was installed over an hour before."""
+    from gradio.route_utils import delete_files_created_by_app
+
+    assert upload(address).status_code == 200  # old files are removed at the first request
+    delete_files_created_by_app(page, 0)  # and by Gradio itself from time to time
+    paths = sorted(path for files in page.temp_file_sets for path in files if "echox-page-" in path)
+    examples = [path for path in paths if Path(path).name in {file.name for file in bundled_questions()}]
+    assert len(examples) == 3
+    for path in examples:
+        assert httpx.get(f"{address}gradio_api/file={path}", timeout=20).status_code == 200
 
 
 def asked(address, page, data):

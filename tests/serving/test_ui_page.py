@@ -1,5 +1,6 @@
 """The Gradio page in a real browser, with the real nano model and without a network."""
 
+import importlib.util
 import ipaddress
 import re
 import shutil
@@ -11,8 +12,10 @@ import pytest
 from browser import browser_tests, chromium, microphone_file, opened
 from echox import EchoX
 
-pytest.importorskip("gradio", reason="needs the extra [ui]")
-pytestmark = browser_tests
+pytestmark = [  # not imported here: that takes 3 s, also where these tests are not chosen
+    *browser_tests,
+    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra [ui]"),
+]
 ANSWERED = 40_000  # ms, on a busy machine
 BRAZIL = "Brazil is a country in South America. Its capital is Brasilia. It is known for football and the rain forest."
 

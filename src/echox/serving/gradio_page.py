@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -127,6 +127,8 @@ def build_page(model: EchoX, name: str = "nano") -> gradio.Blocks:
         clear.click(
             lambda: ([], gr.update(value=None), "", None), None, [chat, speech, figures, visit], cancels=[reply]
         )
+    # Gradio would remove the copies of the examples after the time that uploads are kept.
+    chat.keep_in_cache.update(*page.temp_file_sets)
     return page
 
 
@@ -222,11 +224,23 @@ def use_private_upload_folder() -> str:
     return folder
 
 
-def remove_old_files(folder: str, now_s: float, kept_s: float = _KEPT_S) -> None:
-    """Remove files older than `kept_s`, also uploads that were never sent (Gradio does not remove these)."""
+def files_of_page(page: gradio.Blocks) -> set[str]:
+    """Files that are part of the page, the recordings of its examples: Gradio copied them when it was built."""
+    return set().union(*(block.keep_in_cache for block in page.blocks.values()))
+
+
+def remove_old_files(folder: str, now_s: float, kept_s: float = _KEPT_S, keep: Collection[str] = frozenset()) -> None:
+    """Remove files older than `kept_s`, also uploads that were never sent (Gradio does not remove these).
+
+    Args:
+        folder: of the uploads.
+        now_s: the time, in seconds since 1970.
+        kept_s: greatest age, in seconds.
+        keep: paths that stay; a copied example is as old as its original.
+    """
     for path in Path(folder).rglob("*"):
         try:
-            if path.is_file() and now_s - path.stat().st_mtime > kept_s:
+            if str(path) not in keep and path.is_file() and now_s - path.stat().st_mtime > kept_s:
                 path.unlink()
         except FileNotFoundError:  # Gradio has removed it meanwhile
             continue
@@ -235,14 +249,14 @@ def remove_old_files(folder: str, now_s: float, kept_s: float = _KEPT_S) -> None
 class _RemoveOldFiles:
     """ASGI middleware that removes old files from time to time, while the page is used."""
 
-    def __init__(self, app: ASGIApp, folder: str) -> None:
-        self._app, self._folder, self._next_s = app, folder, 0.0
+    def __init__(self, app: ASGIApp, folder: str, keep: Collection[str]) -> None:
+        self._app, self._folder, self._keep, self._next_s = app, folder, keep, 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if time.monotonic() > self._next_s:
             self._next_s = time.monotonic() + _KEPT_S / 6
-            await asyncio.to_thread(remove_old_files, self._folder, time.time())
+            await asyncio.to_thread(remove_old_files, self._folder, time.time(), _KEPT_S, self._keep)
         await self._app(scope, receive, send)
 
 
@@ -281,7 +295,7 @@ def launch(
     policy = AccessPolicy(any_host=not is_loopback(listen_host))
     middleware = [
         Middleware(AccessMiddleware, policy=policy, on_refusal=lambda code: None, secrets=ClientSecrets(time.time)),
-        Middleware(_RemoveOldFiles, folder=use_private_upload_folder()),
+        Middleware(_RemoveOldFiles, folder=use_private_upload_folder(), keep=files_of_page(page)),
     ]
     _, address, _ = page.queue(default_concurrency_limit=8, max_size=32).launch(
         server_name=host,
