@@ -80,6 +80,9 @@ stage vocoder mini/vocoder_adversarial -- "${few[@]}" data.evaluate_items=1 trai
 # 9. T2C: text to units, with letters, so that words it never met are pronounced. 59 CPU-min.
 stage t2c mini/t2c -- "${few[@]}"
 stage t2c_names mini/t2c_names -- "${few[@]}"
+stage t2c_more_names mini/t2c_names model.start_from=out/mini/t2c_names data.unspoken=out/mini/units/names.jsonl \
+  training.output_dir=out/mini/t2c_more_names training.steps=500 training.warmup_steps=20 \
+  training.learning_rates.decoder=6e-4 training.evaluate_every_steps=250 training.sample_every_steps=0 -- "${few[@]}"
 # 10. Echo: the model learns to speak what it means. 12 CPU-min.
 stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
 # 11. One folder that stands on the two packages. Seconds.

@@ -192,14 +192,28 @@ def test_names_are_said_in_as_many_texts_as_asked_for(tmp_path):
     )
     recipe = PhoneUnitsRecipe("phone_units", "speech.jsonl", "units", [str(tmp_path / "texts.jsonl")], name_count=4)
     recipe.word_texts, recipe.word_count = [str(tmp_path / "words.jsonl")], 9
-    chosen = recipe._unspoken(set())
-    lists = chosen[len(texts) + 1 :]
-    said = Counter(word for text in chosen for word in set(normalize_words(text)))
+    chosen, lists = recipe._unspoken(set())
+    assert len(chosen) == len(texts) + 1
+    said = Counter(word for text in (*chosen, *lists) for word in set(normalize_words(text)))
     assert {said[name.lower()] for name in names[:-1]} == {4}
     assert not any(word in " ".join(lists) for word in ("Oslo", "Each", "Is"))
     assert len(set(lists)) == len(lists)
     assert all(len(normalize_words(text)) <= 4 for text in lists)
-    assert recipe._unspoken(set()) == chosen
+    assert recipe._unspoken(set()) == (chosen, lists)
+
+
+@needs_espeak
+def test_lists_of_names_stand_in_a_file_of_their_own(spoken):
+    run(spoken)
+    assert not read_unit_utterances(spoken / "units" / "names.jsonl")
+    turns = [Turn("user", "Bad, red Dan and red Ed")]
+    write_dialogues(spoken / "words.jsonl", [Dialogue("w", tuple(turns))])
+    run(spoken, name_count=3, output_dir=f"{spoken}/named")
+    texts = read_unit_utterances(spoken / "named" / "texts.jsonl")
+    names = read_unit_utterances(spoken / "named" / "names.jsonl")
+    lists = [row for row in texts if set(normalize_words(row.text)) <= {"dan", "ed", "bad"}]
+    assert names == [*[row for row in texts if row not in lists][:1], *lists]
+    assert len(lists) > 1
 
 
 @needs_espeak

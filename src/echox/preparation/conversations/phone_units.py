@@ -44,6 +44,8 @@ WORD_BEGINS = "|"
 _TOGETHER = 256
 """Texts that an engine is asked for at once."""
 _NAMES_TOGETHER = 4
+_OTHERS_LEFT_OUT = 40
+"""Of the texts that are no lists of names, one in so many stands beside these."""
 _WRITTEN_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -54,8 +56,9 @@ class PhoneUnitsRecipe:
 
     Attributes:
         speech: manifest of one voice of an engine that knows its phones: flite, Piper.
-        output_dir: folder for ``replies.jsonl`` (what was spoken), ``texts.jsonl`` (what was not; split "train") and
-            the inventory of phones.
+        output_dir: folder for ``replies.jsonl`` (what was spoken), ``texts.jsonl`` (what was not; split "train"),
+            ``names.jsonl`` (of these the lists of names, and few others, lest they be forgotten) and the inventory of
+            phones.
         texts: manifests of dialogues whose turns become units without being spoken; a text with a phone that `speech`
             never has, and held-out texts of `speech`, are left out.
         max_texts: of them; 0 = all.
@@ -113,25 +116,29 @@ class PhoneUnitsRecipe:
             names = self._numbered({name for row in spoken for name in _names(row)})
             index = {name: unit for unit, name in enumerate(names)}
             heldout = {item.text for item in utterances if item.split != "train"}
-            texts = self._unspoken(heldout)
-            unspoken = [
-                _as_units(f"text-{number}", text, "train", pronunciation, index)
-                for number, (text, pronunciation) in enumerate(zip(texts, said(texts, timed=False), strict=True))
+            texts, lists = self._unspoken(heldout)
+            pronunciations = enumerate(zip([*texts, *lists], said([*texts, *lists], timed=False), strict=True))
+            unspoken = {
+                number: _as_units(f"text-{number}", text, "train", pronunciation, index)
+                for number, (text, pronunciation) in pronunciations
                 if all(name in index for name in _names(pronunciation))
-            ]
+            }
         rows = [
             _as_units(item.id, item.text, item.split, pronunciation, index, item.written)
             for item, pronunciation in zip(utterances, spoken, strict=True)
         ]
         write_unit_utterances(folder / "replies.jsonl", rows)
-        write_unit_utterances(folder / "texts.jsonl", unspoken)
+        write_unit_utterances(folder / "texts.jsonl", unspoken.values())
+        ordinary = [row for number, row in unspoken.items() if number < len(texts)]
+        names_again = [*ordinary[::_OTHERS_LEFT_OUT], *(row for n, row in unspoken.items() if n >= len(texts))]
+        write_unit_utterances(folder / "names.jsonl", names_again if lists else [])
         write_phone_units(folder, names)
         frames = sum(sum(row.durations_frames) for row in rows)
         figures = {
             "units": float(len(names)),
             "utterances": float(len(rows)),
             "texts": float(len(unspoken)),
-            "left_out": float(len(texts) - len(unspoken)),
+            "left_out": float(len(texts) + len(lists) - len(unspoken)),
             "units_per_s": sum(len(row.units) for row in rows) * FRAME_RATE_HZ / max(frames, 1),
             "wall_s": time.monotonic() - began_s,
         }
@@ -156,8 +163,8 @@ class PhoneUnitsRecipe:
             )
         return names
 
-    def _unspoken(self, heldout: set[str]) -> list[str]:
-        """Different texts of all turns, in order, those held out left out; then those that bring words."""
+    def _unspoken(self, heldout: set[str]) -> tuple[list[str], list[str]]:
+        """Different texts, in order, held-out ones left out, then those that bring words; and the lists of names."""
         chosen = list(itertools.islice(_texts(self.texts, heldout), self.max_texts or None))
         counts = Counter(word for text in chosen for word in set(normalize_words(text)))
         for text in _texts(self.word_texts, heldout.union(chosen)):
@@ -165,7 +172,7 @@ class PhoneUnitsRecipe:
             if any(counts[word] < self.word_count for word in words):
                 counts.update(words)
                 chosen.append(text)
-        return [*chosen, *self._name_lists(counts)]
+        return chosen, list(self._name_lists(counts))
 
     def _name_lists(self, counts: Counter[str]) -> Iterator[str]:
         """Lists of names, as they are spoken; `counts`: texts that have each word so far."""
