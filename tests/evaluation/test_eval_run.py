@@ -2,9 +2,11 @@
 
 import base64
 import json
+import shutil
 import signal
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -63,12 +65,34 @@ class Asked(LocalSubject):
         return super().answer(messages, speak)
 
 
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """Five spoken questions, and the folder of a run that has their replies and no judge's transcripts."""
+    folder = tmp_path_factory.mktemp("answered")
+    path = write_questions(folder)
+    summary = run_tasks(open_tasks("qa", path), Asked(), None, folder / "run")
+    assert summary["tasks"]["qa"]["items"] == 5
+    return path, folder / "run"
+
+
+@pytest.fixture
+def run_of_five(answered, tmp_path):
+    """The questions of `answered`, and a copy of its run: what goes on there asks the model the third only."""
+    path, run = answered
+    shutil.copytree(run, tmp_path / "run")
+    return path, tmp_path / "run"
+
+
 @pytest.fixture
 def questions(tmp_path):
+    return write_questions(tmp_path)
+
+
+def write_questions(folder: Path) -> Path:
     """Five spoken questions; the third is no audio."""
     rows = []
     for number in range(5):
-        audio = tmp_path / "data" / f"{number}.wav"
+        audio = folder / "data" / f"{number}.wav"
         audio.parent.mkdir(exist_ok=True)
         if number == 2:
             audio.write_text("no audio")
@@ -77,7 +101,7 @@ def questions(tmp_path):
         rows.append(
             {"id": f"q{number}", "WavPath": audio.name, "Questions": "Where?", "Answer": "Paris", "level": number}
         )
-    path = tmp_path / "data" / "qa.jsonl"
+    path = folder / "data" / "qa.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -87,8 +111,9 @@ def figures(output: Path) -> tuple[dict, list[dict]]:
     return json.loads((output / "summary.json").read_text()), read_lines(output / "qa" / "items.jsonl")
 
 
-def test_a_failing_item_is_wrong_and_told(questions, tmp_path):
-    summary = run_tasks(open_tasks("qa", questions), Asked(), FixedJudge(), tmp_path / "run")
+def test_a_failing_item_is_wrong_and_told(run_of_five):
+    questions, run = run_of_five
+    summary = run_tasks(open_tasks("qa", questions), Asked(), FixedJudge(), run)
     task = summary["tasks"]["qa"]
     assert (task["items"], task["errors"]) == (5, 1)
     assert task["failed"][0]["id"] == "q2"
@@ -99,7 +124,7 @@ def test_a_failing_item_is_wrong_and_told(questions, tmp_path):
     assert task["s2t"]["acc_strict"]["mean"] == 0.0
     assert task["table"] == {"both_right": 0, "only_written_right": 0, "only_spoken_right": 4, "both_wrong": 1}
     assert task["gap"]["mean"] == pytest.approx(-4 / 5)
-    text = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
+    text = (run / "summary.md").read_text(encoding="utf-8")
     assert "- qa `q2`: " in text
     assert "**acc_strict**" in text
 
@@ -119,34 +144,36 @@ def test_stopped_and_started_again_is_as_if_never_stopped(questions, tmp_path):
     assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
 
 
-def test_scored_again_without_model_or_judge(questions, tmp_path):
+def test_scored_again_without_model_or_judge(run_of_five, tmp_path):
+    questions, run = run_of_five
     judge = FixedJudge()
-    first = run_tasks(open_tasks("qa", questions), Asked(), judge, tmp_path / "run")
-    before = figures(tmp_path / "run")
-    assert score_run(tmp_path / "run") == first
-    assert figures(tmp_path / "run") == before
+    first = run_tasks(open_tasks("qa", questions), Asked(), judge, run)
+    before = figures(run)
+    assert score_run(run) == first
+    assert figures(run) == before
     assert judge.transcribed == 4
-    (tmp_path / "run" / "qa" / "heard.jsonl").unlink()
+    (run / "qa" / "heard.jsonl").unlink()
     with pytest.raises(ValueError, match="finish the run"):
-        score_run(tmp_path / "run")
+        score_run(run)
     with pytest.raises(ValueError, match=r"no run\.json"):
         score_run(tmp_path / "elsewhere")
 
 
 def test_a_changed_question_is_asked_again(questions, tmp_path):
-    model = Asked()
-    run_tasks(open_tasks("qa", questions), model, None, tmp_path / "run")
-    save_audio(questions.parent / "4.wav", tone(1.0, seed=9), 16000)
+    model, tasks = Asked(), partial(open_tasks, "qa", questions, limit=3)
+    run_tasks(tasks(), model, None, tmp_path / "run")
+    save_audio(questions.parent / "1.wav", tone(1.0, seed=9), 16000)
     before = model.asked
-    run_tasks(open_tasks("qa", questions), model, None, tmp_path / "run")
+    run_tasks(tasks(), model, None, tmp_path / "run")
     assert model.asked == before + 2  # that one, and the one that fails
 
 
 @pytest.mark.parametrize(
     ("judge", "reason"), [(None, "no judge was asked for"), (FixedJudge(unknown=9), "does not know")]
 )
-def test_not_measured_rather_than_a_wrong_judge(questions, tmp_path, judge, reason):
-    summary = run_tasks(open_tasks("qa", questions), Asked(), judge, tmp_path / "run")
+def test_not_measured_rather_than_a_wrong_judge(run_of_five, judge, reason):
+    questions, run = run_of_five
+    summary = run_tasks(open_tasks("qa", questions), Asked(), judge, run)
     for figure in ("s2s", "gap", "reply_wer"):
         assert reason in summary["tasks"]["qa"][figure]["not_measured"]
     assert "not measured" in render(summary)

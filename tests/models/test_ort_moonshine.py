@@ -76,6 +76,7 @@ def reference_transcript(samples: np.ndarray, most: int) -> tuple[np.ndarray, li
 
 
 @needs_package
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_packages_weights_hear_as_in_onnx_runtime(tmp_path):
     recipe = tmp_path / "recogniser.yaml"
