@@ -3,6 +3,7 @@
 #
 #   runs/paper.sh --dry-run            print every command, and check that every recipe loads; runs nothing
 #   runs/paper.sh                      the run (EchoX-3B); stop it at any time and call it again, it continues where it stopped
+#   runs/paper.sh --rehearse [FOLDER]  the whole road in minutes: two nodes simulated here, tiny sizes, no downloads, killed jobs
 #   SIZE=8b runs/paper.sh              EchoX-8B; corpora, units and unit language are shared with 3B
 #   NODES=4 NODE_RANK=0 MASTER=host runs/paper.sh   on each of 4 nodes, with its rank. All nodes must see one file system:
 #                                      the others wait there until the first has prepared what comes before each training
@@ -31,7 +32,8 @@ dry=false
 case "${1:-}" in
   "") ;;
   --dry-run) dry=true ;;
-  *) echo "usage: [SIZE=3b|8b] runs/paper.sh [--dry-run]" >&2; exit 2 ;;
+  --rehearse) exec "$python" "$repository/scripts/paper_rehearsal.py" "${@:2}" ;;
+  *) echo "usage: [SIZE=3b|8b] runs/paper.sh [--dry-run | --rehearse [FOLDER]]" >&2; exit 2 ;;
 esac
 
 # once NAME COMMAND ...: on the first node, unless it was done before; the other nodes wait for its mark. Without this they

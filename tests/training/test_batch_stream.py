@@ -6,6 +6,7 @@ import os
 import random
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from test_loop import ToyStage, config, run, same
@@ -81,6 +82,14 @@ def test_an_error_of_a_worker_is_raised_here(tmp_path):
 
     with pytest.raises(ValueError, match=r"^item \d+: damaged$"):
         taken(tmp_path, items=Broken(), workers=1)
+
+
+def test_closing_ends_the_workers_and_may_be_repeated(tmp_path):
+    stream = BatchStream(Items(), [1] * 30, collate, config(tmp_path, workers=2), TrainingProgress())
+    by = {int(next(stream).tensors["by"]) for _ in range(2)}
+    for _ in range(2):
+        stream.close()
+    assert not any(psutil.pid_exists(process) for process in by)
 
 
 def test_training_with_workers_equals_training_without(tmp_path):

@@ -220,7 +220,7 @@ class _Processes(Dataset[MicroBatch | BaseException]):
             prefetch_factor=-(-ahead // workers),
             worker_init_fn=_begin_worker,
         )
-        self._batches = iter(loader)
+        self._batches: Iterator[MicroBatch | BaseException] = iter(loader)
 
     def __getitem__(self, task: _Task) -> MicroBatch | BaseException:
         return self._make(task)
@@ -232,7 +232,7 @@ class _Processes(Dataset[MicroBatch | BaseException]):
         return next(self._batches)
 
     def close(self) -> None:
-        del self._batches  # ends the processes
+        self._batches = iter(())  # without its iterator the loader ends the processes
 
 
 def _unchanged(item: Any) -> Any:
