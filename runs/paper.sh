@@ -77,8 +77,12 @@ prepare() {
 train() {
   local recipe=$recipes/$1.yaml
   shift
-  local command=("$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "$rank" --master-addr "$master" --master-port "${PORT:-29500}"
-    --nproc-per-node "$gpus" --max-restarts 3 -m echox.training.loop "$recipe" "$@")
+  # The nodes agree on every restart (c10d): with fixed addresses each starts again by itself, and finds processes that have ended.
+  local host=0
+  [ "$rank" != 0 ] || host=1
+  local command=("$python" -m torch.distributed.run --nnodes "$nodes" --nproc-per-node "$gpus" --max-restarts 3
+    --rdzv-backend c10d --rdzv-id "echox-$(basename "$recipe" .yaml)" --rdzv-endpoint "$master:${PORT:-29500}"
+    --rdzv-conf "is_host=$host" -m echox.training.loop "$recipe" "$@")
   named+=("$recipe")
   if $dry; then echo "${command[*]}"; return; fi
   echo "== ${command[*]}"

@@ -16,12 +16,12 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,8 @@ def make_recipes(folder: Path) -> None:
                 "workers": 1 if name != "t2c" else 0,
                 "tensorboard": False,
             }
+            if name == "t2c":
+                changes["training"]["learning_rates"] = {"decoder": 0.005}  # so that it ends what it says
         (target / f"{name}.yaml").write_text(yaml.safe_dump(_changed(values, changes)), encoding="utf-8")
 
 
@@ -257,9 +259,11 @@ class Nodes:
 
     def lose(self) -> None:
         """Both machines go down at once."""
-        doomed = [child for node in self.running for child in psutil.Process(node.pid).children(recursive=True)]
-        for process in (*self.running, *doomed):
-            process.send_signal(signal.SIGKILL)
+        alive = [psutil.Process(node.pid) for node in self.running if node.poll() is None]
+        doomed = [*alive, *(child for node in alive for child in node.children(recursive=True))]
+        for process in doomed:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for node in self.running:
             node.wait()
         psutil.wait_procs(doomed, timeout=30)
@@ -286,10 +290,19 @@ def rehearse(folder: Path) -> dict[str, Any]:
         print("stage II: one process killed after its first checkpoint", flush=True)
         nodes.wait_until(lambda: all(node.poll() == 0 for node in nodes.running), "the end of both nodes")
     finally:
-        if nodes.running:
-            nodes.lose()
+        nodes.lose()
+    return {"wall_s": round(time.monotonic() - nodes.began_s, 1), **checked(folder)}
+
+
+def checked(folder: Path) -> dict[str, Any]:
+    """What the finished road has left in a folder.
+
+    Raises:
+        RuntimeError: a step of a stage is missing or was logged twice, or nothing continued from a checkpoint.
+    """
+    out = folder / "out" / "3b"
     continued = sum(path.read_text(encoding="utf-8").count("continuing after step") for path in folder.glob("node_*"))
-    figures: dict[str, Any] = {"continued": continued, "wall_s": round(time.monotonic() - nodes.began_s, 1)}
+    figures: dict[str, Any] = {"continued": continued}
     for stage, steps in STEPS.items():
         record = json.loads((out / stage / RECORD_NAME).read_text(encoding="utf-8"))
         logged = [json.loads(line) for line in (out / stage / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
@@ -298,10 +311,10 @@ def rehearse(folder: Path) -> dict[str, Any]:
             raise RuntimeError(f"{stage}: expected steps 1 to {steps}, each once, found {trained}")
         if record["environment"]["world_size"] != 2:
             raise RuntimeError(f"{stage}: expected two processes, found {record['environment']['world_size']}")
-        figures[stage] = {"steps": steps, "loss": logged[-2]["loss"] if len(logged) > 1 else None}
+        figures[stage] = {"steps": steps, "loss": next(entry["loss"] for entry in logged[::-1] if "loss" in entry)}
     if continued < 2:
         raise RuntimeError(f"expected stages I and II to continue from a checkpoint, found {continued} that did")
-    reply = EchoX.from_pretrained(str(out / "package")).generate(text="Say something.")
+    reply = EchoX.from_pretrained(str(out / "package")).generate({"role": "user", "content": "Say something."})
     return {**figures, "reply_words": len(reply.text.split()), "reply_samples": len(reply.waveform)}
 
 
