@@ -40,8 +40,7 @@ knowledge --cost
 $only_cost && exit
 [ -d out/nano/echo ] || { echo "error: expected out/nano/echo, found none; run runs/nano.sh first" >&2; exit 1; }
 echo "== agreement of judges: .4 CPU-hours; gap: .03"
-# Low priority, for hours beside other work.
-renice -n 15 -p $$ > /dev/null
+$smoke || renice -n 15 -p $$ > /dev/null  # for hours beside other work
 knowledge --report "$output/knowledge"
 
 # The replies that judges are compared on: 200 questions that any model may be asked.
