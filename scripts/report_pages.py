@@ -285,7 +285,8 @@ def judges(sources: Sources) -> list[str]:
         return ["Not measured yet."]
     lines = []
     for one in sources.agreement:
-        lines += [f"**{one['subject']}** (`{one['model']}`)", "", *agreement_markdown(one).splitlines(), ""]
+        heard = ", ".join(f"{task['replies']} replies" for task in one["tasks"].values())
+        lines += [f"**{one['subject']}** (`{one['model']}`), {heard}:", "", *agreement_markdown(one).splitlines(), ""]
     return lines[:-1]
 
 
