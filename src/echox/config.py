@@ -55,6 +55,8 @@ STAGE_MODULES: dict[str, str] = {
     "echo": "echox.training.stages.echo",
     "direct_units": "echox.training.stages.direct_units",
     "package": "echox.training.stages.package",
+    "turn_head": "echox.training.stages.turn_head",
+    "interjections": "echox.training.stages.interjections",
 }
 """Stage name -> the module whose import registers its recipe dataclass."""
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.serving.turn_detection.turns import (
+    EARLY_MS,
     Duck,
+    Interjected,
     Paused,
     PlaybackClock,
     SpeechStarted,
@@ -107,10 +109,10 @@ def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_late():
     taker = TurnDetector(settings)
     found = play([(0.9, 20), (0.0, 6)], taker=taker)
     assert kinds(found) == [SpeechStarted, Paused]
-    assert kinds([(0, event) for event in taker.end_pause(found[1][1], True, 26 * FRAME_MS)]) == [SpeechStopped]
+    assert kinds([(0, event) for event in taker.judged(found[1][1], 1.0, 26 * FRAME_MS)]) == [SpeechStopped]
     patient = TurnDetector(settings)
     found = play([(0.9, 20), (0.0, 6)], taker=patient)
-    assert patient.end_pause(found[1][1], False, 26 * FRAME_MS) == []
+    assert patient.judged(found[1][1], 0.0, 26 * FRAME_MS) == []
     assert kinds(play([(0.9, 20), (0.0, 40), (0.9, 5), (0.0, 126)], settings)) == [
         SpeechStarted,
         Paused,
@@ -122,11 +124,84 @@ def test_a_complete_sentence_ends_the_turn_early_and_an_incomplete_one_late():
 def test_continued_speech_is_not_ended_by_a_late_answer():
     taker = TurnDetector(TurnSettings(patience_ms=4000))
     pause = play([(0.9, 20), (0.0, 6), (0.9, 1)], taker=taker)[1][1]
-    assert taker.end_pause(pause, True, 900) == []
+    assert not taker.awaits(pause)
+    assert taker.judged(pause, 1.0, 900) == []
     second = [event for frame in range(27, 34) for event in taker.push(0.0, frame * 32, frame * 32 + 32, False)]
     assert [type(event) for event in second] == [Paused]
-    assert taker.end_pause(pause, True, 1100) == []  # what was said of the first pause says nothing of the second
-    assert [type(event) for event in taker.end_pause(second[0], True, 1100)] == [SpeechStopped]
+    assert taker.judged(pause, 1.0, 1100) == []  # what was said of the first pause says nothing of the second
+    assert [type(event) for event in taker.judged(second[0], 1.0, 1100)] == [SpeechStopped]
+
+
+def test_the_wait_grows_with_the_doubt():
+    settings = TurnSettings(patience_ms=2000, silence_ms=600, sure=0.9)
+    waits = [settings.wait_ms(complete) for complete in (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[1], waits[-1]) == (EARLY_MS, EARLY_MS, 2000)
+    assert settings.wait_ms(None) == 600  # nobody can say
+    assert TurnSettings(silence_ms=500).wait_ms(1.0) == 500  # and nobody is asked
+
+
+@pytest.mark.parametrize("complete", [1.0, 0.5, 0.0, None])
+def test_a_judged_turn_ends_after_the_silence_that_its_judgement_calls_for(complete):
+    settings = TurnSettings(patience_ms=2000, silence_ms=600)
+    taker = TurnDetector(settings)
+    pause = play([(0.9, 20), (0.0, 4)], taker=taker)[1][1]
+    now_ms = pause.at_ms
+    events = taker.judged(pause, complete, now_ms, final=True)
+    while not events:
+        events = taker.push(0.0, now_ms, now_ms + FRAME_MS, False)
+        now_ms += FRAME_MS
+    assert 0 <= now_ms - 20 * FRAME_MS - settings.wait_ms(complete) < FRAME_MS
+    assert events == [SpeechStopped(0, pause.at_ms)]  # what was judged, and not a sample more
+
+
+def test_a_second_judgement_of_a_pause_counts():
+    taker = TurnDetector(TurnSettings(patience_ms=2000))
+    pause = play([(0.9, 20), (0.0, 4)], taker=taker)[1][1]
+    assert taker.judged(pause, 0.0, pause.at_ms) == []
+    assert taker.judged(pause, 1.0, pause.at_ms + 300) == [SpeechStopped(0, pause.at_ms + 300)]
+
+
+def interjection(frames=8, answer=True, rest=()):
+    """Short speech over a reply; the events after it is judged, and after what follows."""
+    taker = TurnDetector(TurnSettings(judges_interjections=True))
+    found = play([(0.0, 20), (0.9, frames), (0.0, 4)], taker=taker, replying=True)
+    (asked,) = [event for _, event in found if isinstance(event, Interjected)]
+    now_ms = (24 + frames) * FRAME_MS
+    events = taker.interjected(asked, answer, now_ms)
+    for probability, count in rest:
+        for _ in range(count):
+            events = [*events, *taker.push(probability, now_ms, now_ms + FRAME_MS, True)]
+            now_ms += FRAME_MS
+    return events
+
+
+def test_stop_interrupts_and_is_not_answered():
+    events = interjection(rest=[(0.0, 20)])
+    assert [type(one) for one in events] == [Unduck, SpeechStarted, SpeechStopped]
+    assert events[1].interrupts
+    assert events[2].only_interrupts
+    assert events[1].start_ms == 20 * FRAME_MS - 300
+
+
+def test_wait_with_a_question_after_it_is_a_turn():
+    events = interjection(rest=[(0.0, 5), (0.9, 25), (0.0, 20)])
+    assert [type(one) for one in events] == [Unduck, SpeechStarted, SpeechStopped]
+    assert not events[2].only_interrupts
+
+
+def test_mm_hmm_leaves_the_reply_alone():
+    assert [type(one) for one in interjection(answer=False, rest=[(0.0, 20)])] == [Unduck]
+
+
+def test_a_late_answer_about_an_interjection_counts_until_other_speech_begins():
+    taker = TurnDetector(TurnSettings(judges_interjections=True))
+    script = [(0.9, 8), (0.0, 15)]
+    (first,) = [event for _, event in play(script, taker=taker, replying=True) if isinstance(event, Interjected)]
+    assert [type(one) for one in taker.interjected(first, True, 23 * FRAME_MS)] == [SpeechStarted]
+    taker = TurnDetector(TurnSettings(judges_interjections=True))
+    play([*script, (0.9, 8)], taker=taker, replying=True)
+    assert taker.interjected(first, True, 31 * FRAME_MS) == []
 
 
 def test_a_turn_has_a_longest_duration():
@@ -151,12 +226,22 @@ def test_a_commit_by_the_client_resets_detection():
     st.booleans(),
 )
 def test_starts_and_stops_alternate_for_any_input(script, patience_ms, interrupts):
-    taker = TurnDetector(TurnSettings(patience_ms=patience_ms, interrupts=interrupts, max_speech_ms=3000))
+    settings = TurnSettings(
+        patience_ms=patience_ms, judges_interjections=True, interrupts=interrupts, max_speech_ms=3000
+    )
+    taker, asked = TurnDetector(settings), []
     now_ms, speaking, ducked, last_end_ms = 0, False, False, 0
     for probability, frames, replying in script:
         for _ in range(frames):
-            for event in taker.push(probability, now_ms, now_ms + FRAME_MS, replying):
-                if isinstance(event, SpeechStarted):
+            events = taker.push(probability, now_ms, now_ms + FRAME_MS, replying)
+            for one in asked[:1] if probability * 100 % 7 < 1 else []:  # an answer, now and then, late or in time
+                judged = taker.judged if isinstance(one, Paused) else taker.interjected
+                events = [*events, *judged(one, probability, now_ms + FRAME_MS)]
+                asked.remove(one)
+            for event in events:
+                if isinstance(event, Paused | Interjected):
+                    asked.append(event)
+                elif isinstance(event, SpeechStarted):
                     assert not speaking
                     assert not ducked
                     assert last_end_ms <= event.start_ms <= now_ms

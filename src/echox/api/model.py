@@ -20,6 +20,7 @@ from echox.files import JsonObject, write_text
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.turn_head import TurnHead, load_turn_head
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
 from echox.models.quantization.low_bits import INT4, LOW_BITS, quantise_on_cpu
@@ -58,6 +59,7 @@ class EchoX:
         settings: how replies are written and spoken; None: the defaults.
         training_record: recipe, commit, seed and metrics of the model's training.
         about: what pages show of the model before the first question; None: nothing.
+        turn_head: judges whether a question is complete; None: nothing does.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -70,17 +72,19 @@ class EchoX:
         settings: GenerationSettings | None = None,
         training_record: JsonObject | None = None,
         about: About | None = None,
+        turn_head: TurnHead | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
         self.about = about or About()
+        self.turn_head = turn_head
         self._start()
 
     def _start(self, compile: bool = False) -> None:
         """Make a new engine and scheduler: needed after every change of the weights."""
-        self.engine = Engine(self.model, self.processor, trigger_of(self.model.config), compile)
+        self.engine = Engine(self.model, self.processor, trigger_of(self.model.config), compile, self.turn_head)
         self.scheduler = Scheduler(self.engine)
 
     def compile(self) -> EchoX:
@@ -149,7 +153,8 @@ class EchoX:
             load_adapter(model, adapter)
         if dtype in LOW_BITS:
             quantise_on_cpu(model.s2t.language_model, place, dtype)
-        return cls(model, processor, settings, record, About.load(folder))
+        width = int(model.s2t.language_model.config.get_text_config().hidden_size)
+        return cls(model, processor, settings, record, About.load(folder), load_turn_head(folder, width))
 
     def save_pretrained(
         self,
@@ -195,6 +200,8 @@ class EchoX:
         self.processor.save_pretrained(folder)
         self.settings.save(folder)
         self.about.save(folder)
+        if self.turn_head is not None:
+            self.turn_head.save(folder)
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})

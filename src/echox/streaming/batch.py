@@ -103,7 +103,7 @@ class ReplyBatch:
 
         So the first sound of a wanted reply is never later for them, and what they may cost in vain is bounded.
         """
-        awaited = any(not (task.speculative or task.only_hears or task.begun) for task in self.running)
+        awaited = any(task.replies and not (task.speculative or task.begun) for task in self.running)
         return frozenset(task for task in self.running if task.speculative and (awaited or task.begun))
 
     @property
@@ -237,9 +237,15 @@ class ReplyBatch:
         for task, part, row in zip(tasks, parts, states, strict=True):
             task.context.mark_run(part)
             task.positions = task.positions[len(part) :]
+            if task.judging is not None:
+                task.judging.follow(part, row)
             if not task.positions:
                 task.state = row[len(part) - 1]
-                if task.speculative:  # it is shared when the reply is kept and has ended
+                with self._fails_alone(task):
+                    task.judge(task.state)
+                if task.complete:
+                    self._leave_text(task, keep=False)
+                if task.speculative or task.complete:  # it is shared when the reply is kept and has ended
                     continue
                 task.context.share_system_turn(partial(self._memory.save, required(task.text_row)))
 

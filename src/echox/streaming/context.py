@@ -109,6 +109,10 @@ class Context:
             sum(encoded.num_text_tokens for encoded in found),
         )
 
+    def last_embeds(self, message: Message) -> Tensor | None:
+        """(K, H) inputs of the language model for the last audio of a message; None: it has none."""
+        return self._encoded[message.audios[-1].digest].embeds if message.audios else None
+
     # ------------------------------------------------------------------------------------------ prompt
 
     @property

@@ -13,7 +13,7 @@ Source: EchoX (arXiv 2509.09174), section on streaming inference.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -78,6 +78,7 @@ class Engine:
         processor: feature extractor, tokenizer and unit language.
         trigger: decides where segments end.
         compile: compile the steps that write text; on a GPU they become one graph. The first steps then take a minute.
+        turn_head: judges whether a question is complete; None: nothing does.
 
     Raises:
         ValueError: parts that do not belong together, or a language model that cannot be compiled.
@@ -89,6 +90,7 @@ class Engine:
         processor: EchoXProcessor,
         trigger: Trigger,
         compile: bool = False,
+        turn_head: Callable[[Tensor], float] | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -99,6 +101,7 @@ class Engine:
         audio_token = self.tokenizer.convert_ids_to_tokens(self._audio_token_id)
         self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
         self.trigger = trigger
+        self.turn_head = turn_head
         self.vocoder, self.unit_language = self._speech_parts()
         self._retokenizer = self._checked_retokenizer()
         self.device = next(model.parameters()).device

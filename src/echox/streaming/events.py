@@ -36,6 +36,17 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What the model's turn head says of the question so far.
+
+    Attributes:
+        complete: probability that the speaker has finished.
+    """
+
+    complete: float
+
+
+@dataclass(frozen=True)
 class TextDelta:
     """The next piece of the reply's text, never a part of a character. All pieces joined are the reply."""
 
@@ -167,7 +178,7 @@ class Finished:
     calls: tuple[ToolCall, ...] = ()
 
 
-Event = Heard | ContextDropped | TextDelta | AudioChunk | SpeechFailed | ToolCallDelta | Finished
+Event = Heard | Judged | ContextDropped | TextDelta | AudioChunk | SpeechFailed | ToolCallDelta | Finished
 
 
 def heard_text(text: str, timeline: Sequence[Mark], audio_s: float) -> str:

@@ -14,6 +14,7 @@ from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import Mark, Reply, ReplyBuilder, heard_text
+from echox.streaming.judging import Judging
 from echox.streaming.messages import Audio, Message, Question, read_messages
 from echox.streaming.policies import Policy
 from echox.streaming.scheduler import Scheduler
@@ -166,6 +167,38 @@ class Session:
         new, settings = [Message("user", (audio,))], self.settings.replaced({"speak": False})
         return self._begin(ReplyTask(self.scheduler, self._context, new, settings, release, on_event, only_hears=True))
 
+    def judge(self, question: Question, *, on_event: EventCallback | None = None) -> ReplyTask:
+        """Only judge whether a question is complete: the events are `Heard`, `Judged` and `Finished`. Use a `fork`.
+
+        Without a turn head in the model there is no `Judged`.
+
+        Raises:
+            ValueError, QueueFull: as `submit`.
+        """
+        settings = self.settings.replaced({"speak": False})
+
+        def release(task: ReplyTask, error: BaseException | None) -> None:
+            self.engine.forget([audio for message in task.new for audio in message.audios])
+            self._context.drop_memory()
+            self._running = None
+
+        return self._begin(
+            ReplyTask(
+                self.scheduler,
+                self._context,
+                self._read(question, settings),
+                settings,
+                release,
+                on_event,
+                judging=self._judging(),
+                only_judges=True,
+            )
+        )
+
+    def _judging(self) -> Judging | None:
+        head = self.engine.turn_head
+        return None if head is None else Judging(head)
+
     def speak(self, text: str, *, on_event: EventCallback | None = None, **changes: object) -> ReplyTask:
         """Speak a given text; it becomes the newest reply of the conversation.
 
@@ -219,6 +252,7 @@ class Session:
             speech,
             calling=calling,
             speculative=speculative,
+            judging=self._judging() if speculative else None,
         )
 
     def _begin(self, task: ReplyTask) -> ReplyTask:

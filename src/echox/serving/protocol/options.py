@@ -7,6 +7,7 @@ detection off). Unknown names are accepted and not sent back. The flat names of 
 from __future__ import annotations
 
 import copy
+from enum import Enum
 from typing import TypedDict
 
 from echox.serving.protocol.events import ARRAY, OBJECT, EventError, shorten, take
@@ -15,12 +16,17 @@ from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.parameters import SESSION, TRANSCRIPTION_SESSION, TURN_DETECTION
 from echox.serving.protocol.tool_options import ToolOptions, read_tools
 from echox.serving.protocol.wire import AudioFormat
-from echox.serving.turn_detection.turns import TurnSettings
+from echox.serving.turn_detection.turns import PAUSE_MS, TurnSettings
 
-# Silence that ends a turn if there is no end-of-turn model, by eagerness.
+# Silence that ends a turn if nobody judges it, by eagerness.
 _EAGERNESS_SILENCE_MS = {"high": 300, "auto": 600, "medium": 600, "low": 1200}
 # With an end-of-turn model: the longest pause inside a turn, by eagerness (values of the protocol).
 _EAGERNESS_PATIENCE_MS = {"high": 2000, "auto": 4000, "medium": 4000, "low": 8000}
+# With a turn head, which is smaller and errs more often, nobody has to wait so long for an answer.
+_HEAD_PATIENCE_MS = {"high": 1200, "auto": 2000, "medium": 2000, "low": 4000}
+# Probability of a complete sentence from which on a turn ends early.
+_SURE = {"high": 0.7, "auto": 0.9, "medium": 0.9, "low": 0.97}
+_ONNX_PAUSE_MS = 192  # silence that an end-of-turn model wants to hear
 # Flat name of the beta protocol -> the object that it belongs to now, and its name there.
 _BETA_NAMES = {
     "input_audio_format": ("audio.input", "format"),
@@ -32,6 +38,13 @@ _BETA_NAMES = {
     "speed": ("audio.output", "speed"),
     "max_response_output_tokens": ("", "max_output_tokens"),
 }
+
+
+class Judge(Enum):
+    """Who judges whether a sentence is complete."""
+
+    MODEL = "turn head"
+    ONNX = "end-of-turn model"
 
 
 class TurnDetection(TypedDict, total=False):
@@ -71,15 +84,19 @@ class SessionOptions:
     Args:
         model: name of the model for clients.
         limits: limits of the server.
-        has_end_of_turn_model: whether an end-of-turn model judges if a sentence is complete.
+        judge: who judges, with ``semantic_vad``, if a sentence is complete; None: the length of silence.
         calls_tools: whether the model calls tools.
     """
 
     def __init__(
-        self, model: str, limits: Limits, has_end_of_turn_model: bool = False, calls_tools: bool = False
+        self,
+        model: str,
+        limits: Limits,
+        judge: Judge | None = None,
+        calls_tools: bool = False,
     ) -> None:
         self.type = "realtime"
-        self._limits, self._has_end_of_turn_model = limits, has_end_of_turn_model
+        self._limits, self.judge = limits, judge
         self.input_format = AudioFormat()
         self.output_format = AudioFormat()
         self.turn_detection: TurnDetection | None = _read_turn_detection({"type": "server_vad"}, None, "")
@@ -109,11 +126,19 @@ class SessionOptions:
             threshold=found.get("threshold", 0.5),
             prefix_padding_ms=found.get("prefix_padding_ms", 300),
             silence_ms=_EAGERNESS_SILENCE_MS[eagerness] if semantic else found["silence_duration_ms"],
-            patience_ms=_EAGERNESS_PATIENCE_MS[eagerness] if semantic and self._has_end_of_turn_model else None,
+            patience_ms=self._patience_ms(eagerness) if semantic else None,
+            pause_ms=_ONNX_PAUSE_MS if self.judge is Judge.ONNX else PAUSE_MS,
+            sure=_SURE[eagerness],
+            judges_interjections=True,
             interrupt_after_ms=found["interrupt_after_ms"],
             max_speech_ms=int(self._limits.max_buffer_s * 1000),
             interrupts=found["interrupt_response"],
         )
+
+    def _patience_ms(self, eagerness: str) -> int | None:
+        if self.judge is None:
+            return None
+        return (_HEAD_PATIENCE_MS if self.judge is Judge.MODEL else _EAGERNESS_PATIENCE_MS)[eagerness]
 
     @property
     def create_response(self) -> bool:

@@ -143,6 +143,11 @@ class InputAudioBuffer:
         start = max(self._first, start_ms * SAMPLING_RATE // 1000)
         return self._cut(start, max(start, self._searched))
 
+    def between(self, start_ms: int, end_ms: int) -> np.ndarray:
+        """The samples float32 (S,) between two times, as far as they are there. They stay in the buffer."""
+        start, end = (max(self._first, one * SAMPLING_RATE // 1000) for one in (start_ms, end_ms))
+        return self._cut(start, min(end, self._end))
+
     def _keep(self, samples: np.ndarray) -> None:
         if len(samples):
             if self._blocks and len(self._blocks[-1]) < _MIN_BLOCK_SAMPLES:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from echox.serving.protocol.conversation import Conversation
 from echox.serving.protocol.options import NewReplySettings
 from echox.serving.realtime.response_request import ResponseRequest
 from echox.serving.service.replies import ReplyFeed
+from echox.streaming.events import Judged
 from echox.streaming.messages import Message
 from echox.streaming.session import Session
 from echox.tool_calls.tools import ToolUse
@@ -51,12 +52,18 @@ class ReplyInput:
             and all(one.reads_as(too) for one, too in zip(self.messages, other.messages, strict=True))
         )
 
-    def begin(self, session: Session, speculative: bool = False) -> ReplyFeed:
+    def begin(
+        self,
+        session: Session,
+        speculative: bool = False,
+        on_judged: Callable[[Judged | None], None] | None = None,
+    ) -> ReplyFeed:
         """Ask the model.
 
         Args:
             session: the conversation of the model; it finds what is in its memory already.
             speculative: the reply may be dropped.
+            on_judged: of a speculation, see `ReplyFeed`.
 
         Raises:
             ValueError: a question that cannot be answered.
@@ -64,4 +71,5 @@ class ReplyInput:
         """
         session.system, session.tools = self.system, self.tools
         session.messages = list(self.messages[:-1])
-        return ReplyFeed(session.speculate if speculative else session.submit, self.messages[-1:], **self.settings)
+        start = session.speculate if speculative else session.submit
+        return ReplyFeed(start, self.messages[-1:], on_judged, **self.settings)

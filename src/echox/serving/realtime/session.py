@@ -10,6 +10,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from echox.errors import QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, read_item
 from echox.serving.protocol.events import OBJECT, EventError, client_event_id, new_id, read_event, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
-from echox.serving.protocol.options import SessionOptions
+from echox.serving.protocol.options import Judge, SessionOptions
 from echox.serving.protocol.usage import Usage
 from echox.serving.protocol.wire import decode_base64
 from echox.serving.realtime.input_audio import InputAudioBuffer
@@ -30,9 +31,18 @@ from echox.serving.realtime.transport import Transport
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.service import Service
 from echox.serving.turn_detection.end_of_turn import WINDOW_S
-from echox.serving.turn_detection.turns import Duck, Paused, SpeechStarted, SpeechStopped, TurnEvent, Unduck
+from echox.serving.turn_detection.interjections import TAKES_FLOOR
+from echox.serving.turn_detection.turns import (
+    Duck,
+    Interjected,
+    Paused,
+    SpeechStarted,
+    SpeechStopped,
+    TurnEvent,
+    Unduck,
+)
 from echox.serving.turn_detection.vad import SAMPLING_RATE
-from echox.streaming.events import Heard
+from echox.streaming.events import Heard, Judged
 from echox.streaming.messages import Audio
 
 log = logging.getLogger("echox.serving")
@@ -246,12 +256,17 @@ class RealtimeSession:
             item = self._commit_audio(
                 Audio(self.input_audio.take_turn(event.start_ms, event.end_ms), SAMPLING_RATE), item_id
             )
-            if self.options.create_response:
+            item.forgotten = event.only_interrupts  # "stop" wants silence, and belongs to no later question
+            if self.options.create_response and not event.only_interrupts:
                 self.responder.answer_turn(item)
             else:
                 self.responder.answer_waiting_turn()
             self._speculator.discard()  # unless it was taken
-        elif isinstance(event, Paused):
+        elif isinstance(event, Interjected):
+            self._judge_interjection(event)
+        elif self.options.judge is Judge.MODEL:
+            self._speculator.judge(event, self.options.create_response, partial(self._judged, event))
+        else:
             self._spawn(self._check_end_of_turn(event))
 
     def _user_speaking(self) -> bool:
@@ -267,7 +282,31 @@ class RealtimeSession:
             start_ms = max(pause.start_ms, self.input_audio.searched_ms - 1000 * WINDOW_S)
             complete = await self._service.is_complete(self.input_audio.recent(start_ms))
         turns = self.input_audio.turns
-        for event in [] if turns is None else turns.end_pause(pause, complete, self.input_audio.searched_ms):
+        probability = 1.0 if complete else 0.0
+        for event in [] if turns is None else turns.judged(pause, probability, self.input_audio.searched_ms):
+            self._handle_turn(event)
+
+    def _judged(self, pause: Paused, judged: Judged | None) -> None:
+        """The model has heard a turn in its pause."""
+        turns = self.input_audio.turns
+        if turns is None or not turns.awaits(pause):
+            return
+        complete = None if judged is None else judged.complete
+        self._service.metrics.observe_judgement(complete)
+        over = complete is not None and complete >= 0.5
+        events = turns.judged(pause, complete, self.input_audio.searched_ms, final=over)
+        if judged is not None and not (over or events):
+            self._speculator.drop_early()
+        for event in events:
+            self._handle_turn(event)
+
+    def _judge_interjection(self, asked: Interjected) -> None:
+        """Decide whether short speech over a reply interrupts it."""
+        turns = self.input_audio.turns
+        if turns is None:
+            return
+        takes_floor = self._service.interjections(self.input_audio.between(asked.start_ms, asked.at_ms)) >= TAKES_FLOOR
+        for event in turns.interjected(asked, takes_floor, self.input_audio.searched_ms):
             self._handle_turn(event)
 
     async def _commit(self, event: JsonObject) -> None:

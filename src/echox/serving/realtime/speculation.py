@@ -5,7 +5,9 @@ the reply is thrown away: it was made in a fork of the conversation, so nothing 
 difference but by the time: a reply is kept only if the model would get exactly the same input for the whole turn.
 
 A pause becomes final for the model before the detector decides: it hears the speech and a margin after it, not the
-silence that follows. A speculation begins when that margin is complete.
+silence that follows. A speculation begins when that margin is complete. Where the model judges pauses, a first one
+begins at once: the model hears what was said, and says whether more will follow. If not, the turn ends there, with the
+audio that was heard; else that reply is dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from echox.serving.realtime.input_audio import InputAudioBuffer
 from echox.serving.realtime.reply_input import ReplyInput
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
+from echox.serving.turn_detection.turns import Paused
 from echox.serving.turn_detection.vad import SAMPLING_RATE
+from echox.streaming.events import Judged
 from echox.streaming.messages import Audio
 from echox.streaming.session import Session
 
@@ -28,8 +32,13 @@ SILENCE_MS = 160
 """Silence after which a pause is looked at."""
 MAX_LOOKS = 4
 """Looks at one pause: faint speech that the detector takes for silence puts the end of the margin off."""
+MAX_JUDGED = 32
+"""Pauses of one turn that are judged; of those that have no reply, the model only hears the audio."""
 MAX_TURN_S = 30.0
 """Longest turn that a reply is begun to: a longer one is encoded beside other replies, step by step."""
+
+
+OnJudged = Callable[[Judged | None], None]
 
 
 @dataclass(frozen=True)
@@ -66,17 +75,53 @@ class Speculator:
         spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
     ) -> None:
         self._service, self._audio, self._suppose, self._spawn = service, audio, suppose, spawn
-        self._begun = 0  # in this turn
+        self._begun = self._judged = 0  # in this turn
         self._looks = 0  # at this pause
         self._due_ms = 0  # silence after which this pause is looked at
         self._looking: asyncio.Task[None] | None = None
+        self._on_judged: OnJudged | None = None  # of this turn's newest pause
         self._running: Speculation | None = None
+        self._early = False  # it was begun to judge a pause, before the margin was complete
         self._ending: set[asyncio.Task[None]] = set()
 
     def begin_turn(self) -> None:
         """The user begins to speak."""
         self.discard()
-        self._begun = 0
+        self._begun = self._judged = 0
+        self._on_judged = None
+
+    def judge(self, pause: Paused, answers: bool, on_judged: OnJudged) -> None:
+        """A pause has begun: let the model hear the turn, and begin the reply to it.
+
+        Args:
+            pause: that the detector reports.
+            answers: as in `follow`.
+            on_judged: called with what the model thinks of it, or with None if it says nothing; perhaps once more, when
+                it has heard more of the silence.
+        """
+        self.discard()
+        turn = Audio(self._audio.between(pause.start_ms, pause.at_ms), SAMPLING_RATE)
+        self._judged += 1
+        if turn.duration_s > MAX_TURN_S or self._judged > MAX_JUDGED:
+            on_judged(None)
+            return
+        self._on_judged = on_judged
+        self._looking = self._spawn(self._hear(turn, answers, on_judged))
+
+    async def _hear(self, turn: Audio, answers: bool, on_judged: OnJudged) -> None:
+        """Begin a reply to a turn that may not be over; if none may begin, only judge it."""
+        try:
+            may_begin = answers and self._begun < self._service.limits.max_speculations
+            supposed = self._suppose(turn) if may_begin else None
+            if supposed is not None:
+                await asyncio.get_running_loop().run_in_executor(self._service.executor, supposed[1].search_audio)
+                if self._begin(*supposed, on_judged):
+                    self._early = True
+                    return
+            await self._service.judge(turn, on_judged)
+        finally:
+            if self._looking is asyncio.current_task():
+                self._looking = None
 
     def follow(self, answers: bool) -> None:
         """A frame was searched for speech: begin or discard a reply.
@@ -85,9 +130,9 @@ class Speculator:
             answers: whether the turn would be answered without a request of the client.
         """
         silence_ms = self._audio.silence_ms
-        if not (answers and silence_ms):  # no turn, speech, or a client that asks for itself
+        if not silence_ms:  # no turn, or speech
             self.discard()
-        elif self._may_look and silence_ms >= max(self._due_ms, SILENCE_MS):
+        elif answers and self._may_look and silence_ms >= max(self._due_ms, SILENCE_MS):
             turn = Audio(self._audio.turn(), SAMPLING_RATE)
             if turn.duration_s > MAX_TURN_S:
                 self._looks = MAX_LOOKS
@@ -110,19 +155,21 @@ class Speculator:
             if turn.speech is not None and turn.speech.tail:
                 self._looks, self._due_ms = looks, silence_ms + math.ceil(1000 * turn.speech.tail / SAMPLING_RATE)
             elif turn.speech is not None:
-                self._begin(*supposed)
+                self._early = False
+                self._begin(*supposed, self._on_judged)
         finally:
             if self._looking is asyncio.current_task():
                 self._looking = None
 
-    def _begin(self, session: Session, given: ReplyInput) -> None:
+    def _begin(self, session: Session, given: ReplyInput, on_judged: OnJudged | None) -> bool:
         try:
-            feed = given.begin(session, speculative=True)
+            feed = given.begin(session, speculative=True, on_judged=on_judged)
         except (ValueError, QueueFull):  # the turn will tell, or the model has other work
-            return
+            return False
         self._begun += 1
         self._running = Speculation(session, given, feed)
         self._service.metrics.speculations.labels("begun").inc()
+        return True
 
     # ------------------------------------------------------------------------------------------ the end
 
@@ -154,6 +201,12 @@ class Speculator:
             else:
                 self._end(speculation)
         return kept
+
+    def drop_early(self) -> None:
+        """More will follow: discard the reply that was begun to judge the pause. One that hears more may follow it."""
+        if self._early:
+            self._early = False
+            self.discard()
 
     def discard(self) -> None:
         """The pause is over, or something has changed: discard the reply; a later pause may have another one."""

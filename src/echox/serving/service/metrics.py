@@ -31,6 +31,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.judged_pauses = Counter(
+            "echox_judged_pauses_total",
+            "Pauses that the model judged: complete, incomplete, or none if it said nothing",
+            ["verdict"],
+            registry=registry,
+        )
         self.discarded_compute_s = Counter(
             "echox_discarded_compute_seconds_total", "Compute seconds of discarded speculations", registry=registry
         )
@@ -52,6 +58,11 @@ class Metrics:
             self.first_audio_s.observe(first_audio_s)
         if rtf is not None:
             self.rtf.observe(rtf)
+
+    def observe_judgement(self, complete: float | None) -> None:
+        """Count a judged pause, by the probability that the sentence was complete; None: the model said nothing."""
+        verdict = "none" if complete is None else "complete" if complete >= 0.5 else "incomplete"
+        self.judged_pauses.labels(verdict).inc()
 
     def text(self) -> bytes:
         """All metrics in the text format of Prometheus."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from echox.serving.protocol.events import EventError, shorten
-from echox.streaming.events import Event, Mark, Timings
+from echox.streaming.events import Event, Judged, Mark, Timings
 from echox.streaming.task import ReplyTask
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class ReplyFeed:
     Args:
         start: starts the reply: `Session.submit` or `Session.speak`.
         question: its argument: messages, or the text to speak.
+        on_judged: called once with what is thought of the question, as soon as it was heard, or with None if the reply
+            ends without that; None: nobody wants to know.
         **settings: generation settings of the reply.
 
     Raises:
@@ -31,13 +33,23 @@ class ReplyFeed:
         QueueFull: too many replies are waiting.
     """
 
-    def __init__(self, start: Callable[..., ReplyTask], question: object, **settings: Unpack[NewReplySettings]) -> None:
+    def __init__(
+        self,
+        start: Callable[..., ReplyTask],
+        question: object,
+        on_judged: Callable[[Judged | None], None] | None = None,
+        **settings: Unpack[NewReplySettings],
+    ) -> None:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | None] = asyncio.Queue()
 
         # Not a method: a task that refers to its feed would be a cycle, and a server would keep a thousand replies
         # before Python searches for cycles. If the loop is closed, this raises an error, which cancels the reply.
+        waiting = [] if on_judged is None else [on_judged]
+
         def put(event: Event | None) -> None:
+            if waiting and (event is None or isinstance(event, Judged)):
+                loop.call_soon_threadsafe(waiting.pop(), event)
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         self._events = events

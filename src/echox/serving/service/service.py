@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from echox.audio_decoding.pool import DecoderPool
+from echox.errors import QueueFull
 from echox.process_memory import release_free_memory
 from echox.serving.access.admission import AdmissionQueue, UploadMemory
 from echox.serving.access.client_secrets import ClientSecrets
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
-from echox.serving.protocol.options import SessionOptions
+from echox.serving.protocol.options import Judge, SessionOptions
 from echox.serving.service.metrics import Metrics
 from echox.serving.service.replies import ReplyFeed, SpokenReplies
 from echox.serving.service.spare_time import SpareTime
 from echox.serving.service.stored_responses import StoredResponses
 from echox.serving.turn_detection.end_of_turn import EndOfTurn
+from echox.serving.turn_detection.interjections import bundled_judge
 from echox.serving.turn_detection.vad import open_vad
-from echox.streaming.events import Heard
-from echox.streaming.messages import Audio
+from echox.streaming.events import Heard, Judged
+from echox.streaming.messages import Audio, Message
 from echox.tool_calls.tools import ToolUse
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Service:
         limits = self.limits = limits or Limits()
         self.vad_name, self.new_vad = open_vad(vad)
         self.end_of_turn = None if end_of_turn is None else EndOfTurn(end_of_turn)
+        self.interjections = bundled_judge()
         self.metrics = Metrics(self._gauges())
         self.input_rate = int(model.sampling_rate)
         self.output_rate = int(model.engine.output_sampling_rate)
@@ -109,7 +112,12 @@ class Service:
 
     def session_options(self) -> SessionOptions:
         """The options of a new realtime session."""
-        return SessionOptions(self.name, self.limits, self.end_of_turn is not None, self.calls_tools)
+        judge = None
+        if self.end_of_turn is not None:
+            judge = Judge.ONNX
+        elif self.model.engine.turn_head is not None:
+            judge = Judge.MODEL
+        return SessionOptions(self.name, self.limits, judge, self.calls_tools)
 
     async def prepare_tools(self, use: ToolUse, param: str) -> None:
         """Make the grammar of calls, in another thread, so that a reply does not wait for it in the event loop.
@@ -146,6 +154,23 @@ class Service:
     async def contains_speech(self, audio: Audio) -> bool:
         """Whether audio contains speech, and not only silence or noise."""
         return await asyncio.get_running_loop().run_in_executor(self.executor, lambda: audio.speech is not None)
+
+    async def judge(self, audio: Audio, on_judged: Callable[[Judged | None], None]) -> None:
+        """Let the model only judge whether what was said is complete; returns when it has.
+
+        Args:
+            audio: speech.
+            on_judged: called with what it thinks of it; with None if it says nothing.
+        """
+        try:
+            feed = ReplyFeed(self.model.session().judge, [Message("user", (audio,))], on_judged)
+        except (ValueError, QueueFull):  # too long, or the model has other work
+            on_judged(None)
+            return
+        try:
+            await feed.ended()
+        finally:
+            feed.cancel()
 
     async def is_complete(self, samples: np.ndarray) -> bool:
         """Whether the sentence in samples float32 (S,) at 16 kHz is complete; True without an end-of-turn model."""

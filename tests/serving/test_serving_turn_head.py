@@ -1,0 +1,145 @@
+"""Turns whose end the model judges: sooner after a whole question, later inside one, and the same reply as ever."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from echox.api import EchoX
+from serving_help import connected, nano, question, run, running
+
+RATE = 24000
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    """Answers of the head, in turn; the last one stays."""
+    return [1.0]
+
+
+@pytest.fixture(scope="module")
+def server(verdicts):
+    model = nano()
+    judged = EchoX(
+        model.model,
+        model.processor,
+        model.settings,
+        turn_head=lambda features: verdicts.pop(0) if len(verdicts) > 1 else verdicts[0],
+    )
+    with running(judged) as found:
+        yield found
+
+
+async def semantic(client, **detection):
+    audio = {"input": {"turn_detection": {"type": "semantic_vad", **detection}}}
+    await client.send("session.update", session={"type": "realtime", "audio": audio})
+    await client.until("session.updated")
+
+
+def words(number):
+    """A bundled question from its first sound to its last."""
+    samples = question(number)
+    loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max())
+    return np.concatenate([np.zeros(RATE // 2, np.float32), samples[loud[0] : loud[-1]]])
+
+
+def silence(seconds):
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+async def slowly(client, samples):
+    """Send sound as slowly as the model hears it, however busy the machine is."""
+    for start in range(0, len(samples), 768):
+        await client.say(samples[start : start + 768], chunk_s=0.032)
+        await client.send("echox.ping")
+        await client.until("echox.pong")
+        await asyncio.sleep(0.02)
+
+
+def ended(client, said):
+    """How long after the last sound each turn was ended, ms."""
+    return [
+        event["audio_end_ms"] - 1000 * len(said) // RATE for event in client.of("input_audio_buffer.speech_stopped")
+    ]
+
+
+@pytest.mark.slow
+def test_a_whole_question_is_answered_early_and_as_ever(server, verdicts):
+    async def talk():
+        async with connected(server) as client:
+            await semantic(client)
+            verdicts[:] = [1.0]
+            said = words(1)
+            await slowly(client, np.concatenate([said, silence(0.4)]))
+            done = await client.until("response.done")
+            return ended(client, said), done["response"]["output"][0]["content"][0]["transcript"], client.sound()
+
+    (after_ms,), text, sound = run(talk(), 240)
+    assert 0 <= after_ms < 300
+    assert text == nano().generate(question(1, 16000)).text
+    assert len(sound) > RATE
+    metrics = server.service.metrics.text().decode()
+    assert 'echox_speculations_total{outcome="kept"} 1.0' in metrics
+    assert 'echox_judged_pauses_total{verdict="complete"}' in metrics
+
+
+@pytest.mark.slow
+def test_a_pause_inside_a_question_is_waited_for(server, verdicts):
+    async def talk():
+        async with connected(server) as client:
+            await semantic(client)
+            verdicts[:] = [0.0, 0.0, 1.0]
+            said = np.concatenate([words(1), silence(1.2), words(2)])
+            await slowly(client, np.concatenate([said, silence(0.4)]))
+            await client.until("response.done")
+            return ended(client, said), len(client.of("input_audio_buffer.speech_started"))
+
+    (after_ms,), starts = run(talk(), 240)
+    assert starts == 1
+    assert 0 <= after_ms < 300
+
+
+@pytest.mark.slow
+def test_what_is_never_complete_is_answered_in_the_end(server, verdicts):
+    async def talk():
+        async with connected(server) as client:
+            await semantic(client, eagerness="high")
+            verdicts[:] = [0.0]
+            said = words(1)
+            await slowly(client, np.concatenate([said, silence(1.6)]))
+            await client.until("response.done")
+            return ended(client, said)
+
+    (after_ms,) = run(talk(), 240)
+    assert 1100 <= after_ms < 1400
+
+
+@pytest.mark.slow
+def test_sessions_without_responses_are_judged_too(server, verdicts):
+    async def talk():
+        async with connected(server) as client:
+            await semantic(client, create_response=False)
+            verdicts[:] = [1.0]
+            said = words(1)
+            await slowly(client, np.concatenate([said, silence(0.4)]))
+            await client.until("input_audio_buffer.committed")
+            return ended(client, said)
+
+    (after_ms,) = run(talk(), 240)
+    assert 0 <= after_ms < 300
+    assert not server.service.model.engine._encoded or server.service.model.scheduler.num_speculating == 0
+
+
+@pytest.mark.slow
+def test_server_vad_asks_nobody(server, verdicts):
+    async def talk():
+        async with connected(server) as client:
+            before = server.service.metrics.text().decode().count("judged_pauses_total{")
+            said = words(1)
+            await slowly(client, np.concatenate([said, silence(0.7)]))
+            await client.until("response.done")
+            return ended(client, said), server.service.metrics.text().decode().count("judged_pauses_total{") - before
+
+    (after_ms,), judged = run(talk(), 240)
+    assert 450 <= after_ms < 700
+    assert judged == 0

@@ -1,0 +1,113 @@
+"""The turn head: what it is asked, who hears its answer, and that nothing is left of what was only judged."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from echox.api import EchoX
+from echox.models.echox.turn_head import STATES, TURN_HEAD_FILE, TurnHead, load_turn_head
+from echox.streaming import Finished, Heard, Judged, Scheduler, Session
+from echox.streaming.messages import Audio, Message
+from tiny_echox import tiny_echox, tone
+
+
+@pytest.fixture(scope="module")
+def model() -> EchoX:
+    return tiny_echox(max_positions=2048, unit_words_per_word=12)
+
+
+@pytest.fixture
+def asked(model, monkeypatch):
+    """The features that the head was asked about; it answers 0.25."""
+    model.engine.clear_encoded()
+    found = []
+
+    def head(features):
+        found.append(features)
+        return 0.25
+
+    monkeypatch.setattr(model.engine, "turn_head", head)
+    return found
+
+
+def session(model) -> Session:
+    return Session(Scheduler(model.engine), model.settings)
+
+
+def question(model, seed=0):
+    return [Message("user", (Audio(tone(0.5, seed=seed), model.sampling_rate),))]
+
+
+def width(model):
+    return STATES * model.model.s2t.config.text_config.hidden_size
+
+
+def test_a_question_is_only_judged(model, asked):
+    talk = session(model)
+    events = list(talk.fork().judge(question(model)))
+    assert [type(event) for event in events] == [Heard, Judged, Finished]
+    assert events[1] == Judged(0.25)
+    assert [tuple(one.shape) for one in asked] == [(width(model),)]
+    assert not model.engine._encoded
+    assert talk.messages == []
+
+
+def test_a_speculation_is_judged_and_an_ordinary_reply_is_not(model, asked):
+    speculation = session(model).speculate(question(model), max_new_tokens=4)
+    assert next(event for event in speculation if not isinstance(event, Heard)) == Judged(0.25)
+    speculation.cancel()
+    ordinary = session(model).submit(question(model), max_new_tokens=4)
+    assert not any(isinstance(event, Judged) for event in ordinary)
+    assert len(asked) == 1
+
+
+def test_judged_alone_and_in_a_speculation_it_gets_the_same(model, asked):
+    list(session(model).judge(question(model)))
+    speculation = session(model).speculate(question(model))
+    next(event for event in speculation if isinstance(event, Judged))
+    speculation.cancel()
+    torch.testing.assert_close(asked[0], asked[1])
+
+
+def test_questions_that_are_judged_together_do_not_see_each_other(model, asked):
+    scheduler = Scheduler(model.engine)
+    alone = [list(session(model).judge(question(model, seed))) and asked.pop() for seed in range(3)]
+    tasks = [Session(scheduler, model.settings).judge(question(model, seed)) for seed in range(3)]
+    for task in tasks:
+        list(task)
+    torch.testing.assert_close(torch.stack(asked), torch.stack(alone))
+
+
+def test_without_a_head_nothing_is_judged(model):
+    assert [type(event) for event in session(model).judge(question(model))] == [Heard, Finished]
+
+
+def test_a_head_is_saved_and_loaded(tmp_path):
+    head = TurnHead(torch.tensor([1.0, 0.0, -2.0] * STATES), torch.tensor(0.5))
+    head.save(tmp_path)
+    loaded = load_turn_head(tmp_path, 3)
+    features = torch.arange(9.0)
+    assert loaded(features) == head(features) == pytest.approx(torch.sigmoid(head.weight @ features + 0.5).item())
+
+
+def test_a_model_folder_keeps_its_head(model, tmp_path):
+    head = TurnHead(torch.ones(width(model)), torch.zeros(()))
+    EchoX(model.model, model.processor, model.settings, turn_head=head).save_pretrained(tmp_path)
+    assert torch.equal(EchoX.from_pretrained(tmp_path).turn_head.weight, head.weight)
+    (tmp_path / TURN_HEAD_FILE).unlink()
+    assert EchoX.from_pretrained(tmp_path).turn_head is None
+
+
+def test_a_head_that_does_not_belong_is_refused(tmp_path):
+    assert load_turn_head(tmp_path, 3) is None
+    TurnHead(torch.ones(9), torch.zeros(())).save(tmp_path)
+    with pytest.raises(ValueError, match="width 4"):
+        load_turn_head(tmp_path, 4)
+    TurnHead(torch.full((9,), float("nan")), torch.zeros(())).save(tmp_path)
+    with pytest.raises(ValueError, match="finite"):
+        load_turn_head(tmp_path, 3)
+    save_file({"other": torch.ones(1)}, tmp_path / TURN_HEAD_FILE)
+    with pytest.raises(ValueError, match="copy the model folder again"):
+        load_turn_head(tmp_path, 3)
+    with pytest.raises(ValueError, match="train it again"):
+        TurnHead(torch.ones(2, 9), torch.zeros(2))
