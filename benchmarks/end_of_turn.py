@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from harness import Measured, run
 
-from echox import AudioChunk, EchoX, Judged
+from echox import AudioChunk, EchoX
 from echox.data.corpora.everyday import everyday_requests
 from echox.data.corpora.nano import build_dialogues
 from echox.data.engines.engine import Voice
@@ -39,6 +39,7 @@ from echox.serving.protocol.options import Judge, SessionOptions
 from echox.serving.turn_detection.turns import Paused, SpeechStopped, TurnDetector, TurnEvent, TurnSettings
 from echox.serving.turn_detection.vad import FRAME_MS, FRAME_SAMPLES, SAMPLING_RATE, open_vad
 from echox.speech_detection import MARGIN_AFTER_S
+from echox.streaming import Judged
 from echox.streaming.messages import Audio, Message
 from echox.training.stages.turn_head import pause_places, split_of
 
@@ -192,6 +193,8 @@ def measure(options: argparse.Namespace) -> Measured:
         probabilities = [
             vad.push(speech.waveform[one * FRAME_SAMPLES : (one + 1) * FRAME_SAMPLES]) for one in range(frames)
         ]
+        if number % 10 == 9:
+            print(f"{number + 1} of {len(chosen)} questions", flush=True)
         for name, settings in arms.items():
             results[name].append(outcome(speech, list(stops(probabilities, settings, hear))))
         judged += [

@@ -87,3 +87,6 @@ stage t2c_more_names mini/t2c_names model.start_from=out/mini/t2c_names data.uns
 stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
 # 11. One folder that stands on the two packages. Seconds.
 stage package mini/package -- published_parts=null
+#     Into it, the turn head: when is a question complete? 5 CPU-min.
+stage turn_head mini/turn_head model=out/mini/package output=null -- model=nano output=out/mini/turn_head \
+  "texts={corpora: {nano: 60}}" "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"

@@ -39,6 +39,9 @@ stage t2c nano/t2c -- "${few[@]}"
 stage echo nano/echo -- "${few[@]}" targets.allow_silence=true
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
 stage package nano/package
+#     Into it, the turn head: when is a question complete? And what every server has: "stop" told from "mm-hmm". 3 CPU-min.
+stage turn_head nano/turn_head model=out/nano/package output=null -- model=nano output=out/nano/turn_head "texts.corpora={nano: 60}"
+stage interjections nano/interjections -- count=60 "voices={flite/slt: 1, espeak-ng/en-us: 1}"
 # 11. Measured: the scorecard, the voice step by step, latency on one thread, what surrounds a question;
 #     then the model card is written. 10 min.
 evaluation=out/nano/eval

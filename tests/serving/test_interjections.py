@@ -19,6 +19,7 @@ from echox.serving.turn_detection.interjections import (
 )
 from echox.serving.turn_detection.vad import open_vad
 from moments import noise
+from serving_help import connected, nano, run, running, user_text
 
 COMMANDS = ["Stop.", "No.", "Wait."]
 VOICES = [Voice("flite", "slt"), Voice("flite", "awb"), Voice("espeak-ng", "en-us"), Voice("espeak-ng", "en-us+Andrea")]
@@ -79,3 +80,35 @@ def test_so_they_do_from_a_natural_voice():
     judge, vad, rng = bundled_judge(), open_vad("silero")[1](), random.Random(0)
     assert all(judged(alone(speak(text, JOE)[0], rng), vad, judge) for text in COMMANDS)
     assert not any(judged(alone(speak(text, JOE)[0], rng), vad, judge) for text in ("[[m'mh'm]]", "Yeah.", "Hmm."))
+
+
+@needs_voices
+@pytest.mark.slow
+@pytest.mark.parametrize(("sound", "interrupts"), [("Stop.", True), ("[[m'mh'm]]", False)])
+def test_a_reply_is_stopped_by_stop_and_not_by_mm_hmm(sound, interrupts):
+    """Whatever it says, a stopped reply is cut to what was heard, and the word is not answered."""
+    spoken = alone(speak(sound, Voice("espeak-ng", "en-us"))[0], random.Random(0))
+
+    async def talk(server):
+        async with connected(server) as client:
+            audio = {"input": {"format": {"type": "audio/pcm", "rate": 16000}}}
+            await client.send("session.update", session={"type": "realtime", "audio": audio})
+            await client.until("session.updated")
+            asked = {"input": [user_text("Tell me about Spain.")]}
+            await client.send("response.create", response=asked)
+            await client.until("response.output_audio.delta")
+            await client.say(spoken, rate=16000)
+            await client.send("echox.ping")
+            await client.until("echox.pong")
+            await client.say(np.zeros(16000, np.float32), rate=16000)
+            await client.send("input_audio_buffer.clear")
+            await client.until("input_audio_buffer.cleared")
+            return client
+
+    with running(nano()) as server:
+        client = run(talk(server), 120)
+    assert len(client.of("input_audio_buffer.speech_started")) == int(interrupts)
+    assert len(client.of("input_audio_buffer.committed")) == int(interrupts)
+    assert len(client.of("response.created")) == 1
+    stopped = [one for one in client.of("response.done") if one["response"]["status"] == "cancelled"]
+    assert bool(stopped or client.of("conversation.item.truncated")) == interrupts

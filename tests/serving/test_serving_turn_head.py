@@ -121,13 +121,13 @@ def test_sessions_without_responses_are_judged_too(server, verdicts):
             await semantic(client, create_response=False)
             verdicts[:] = [1.0]
             said = words(1)
-            await slowly(client, np.concatenate([said, silence(0.4)]))
-            await client.until("input_audio_buffer.committed")
+            await slowly(client, np.concatenate([said, silence(0.6)]))
+            assert len(client.of("input_audio_buffer.committed")) == 1
+            assert not client.of("response.created")
             return ended(client, said)
 
     (after_ms,) = run(talk(), 240)
-    assert 0 <= after_ms < 300
-    assert not server.service.model.engine._encoded or server.service.model.scheduler.num_speculating == 0
+    assert 0 <= after_ms < 450
 
 
 @pytest.mark.slow

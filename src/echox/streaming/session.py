@@ -136,7 +136,7 @@ class Session:
         return self._begin(self._task(self._read(question, settings), settings, on_event, speculative=True))
 
     def _read(
-        self, question: Question, settings: GenerationSettings, sampling_rate: int | None = None
+        self, question: Question | list[Message], settings: GenerationSettings, sampling_rate: int | None = None
     ) -> list[Message]:
         rate = self.engine.input_sampling_rate
         new = read_messages(question, rate, settings.max_question_s, audio_rate=sampling_rate)
@@ -167,7 +167,7 @@ class Session:
         new, settings = [Message("user", (audio,))], self.settings.replaced({"speak": False})
         return self._begin(ReplyTask(self.scheduler, self._context, new, settings, release, on_event, only_hears=True))
 
-    def judge(self, question: Question, *, on_event: EventCallback | None = None) -> ReplyTask:
+    def judge(self, question: Question | list[Message], *, on_event: EventCallback | None = None) -> ReplyTask:
         """Only judge whether a question is complete: the events are `Heard`, `Judged` and `Finished`. Use a `fork`.
 
         Without a turn head in the model there is no `Judged`.

@@ -18,7 +18,7 @@ from enum import Enum
 HYSTERESIS = 0.15  # speech continues down to the threshold minus this
 MIN_SPEECH_MS = 96  # shorter sounds are clicks
 MAX_GAP_MS = 256  # longest gap between syllables, before a turn has started
-PAUSE_MS = 128  # silence after which a turn head is asked
+PAUSE_MS = 96  # silence after which a turn head is asked
 EARLY_MS = 160  # silence that ends a turn which is surely complete
 INTERJECTION_MS = 96  # silence after which short speech over a reply is judged
 

@@ -88,13 +88,13 @@ class InterjectionsRecipe:
         scores = {split: _scores(network, *pairs) for split, pairs in sets.items()}
         folder = Path(self.output)
         folder.mkdir(parents=True, exist_ok=True)
-        first, last = network[0], network[2]
+        weights = {name: value.numpy() for name, value in network.state_dict().items()}
         np.savez(
             folder / WEIGHTS_FILE,
-            hidden=first.weight.detach().numpy().astype(np.float32),
-            hidden_bias=first.bias.detach().numpy(),
-            out=last.weight.detach().numpy()[0],
-            out_bias=last.bias.detach().numpy()[0],
+            hidden=weights["0.weight"],
+            hidden_bias=weights["0.bias"],
+            out=weights["2.weight"][0],
+            out_bias=weights["2.bias"][0],
         )
         write_text(folder / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
         return scores

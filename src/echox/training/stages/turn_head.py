@@ -88,7 +88,7 @@ class TurnHeadRecipe:
     new_voices: dict[str, float]
     pauses: int = 1
     history_share: float = 0.25
-    decay: float = 1e-2
+    decay: float = 0.2
     vad: str = "silero"
     output: str | None = None
     seed: int = 0
@@ -313,4 +313,4 @@ def calibrate(table: _Table, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tens
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return scale.detach().clamp(0.05, 2.0), shift.detach()
+    return scale.detach().clamp(1e-4, 2.0), shift.detach()
