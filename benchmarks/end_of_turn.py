@@ -1,6 +1,6 @@
 """The end of a turn: how soon after the last word a reply is heard, and how often it begins inside a sentence.
 
-    python benchmarks/end_of_turn.py --questions 200 --output benchmarks/results/end_of_turn_nano.json
+    python benchmarks/end_of_turn.py --questions 100 --output benchmarks/results/end_of_turn_nano.json
     python benchmarks/end_of_turn.py --model mini --questions 100 --dialogues out/mini/text/opentriviaqa/dialogues.jsonl
 
 Questions that no part of the model was trained on are spoken by several voices, with a pause after some of their words.
@@ -176,7 +176,6 @@ def measure(options: argparse.Namespace) -> Measured:
         judge = None if model.turn_head is None else Judge.MODEL
         arms[f"semantic_vad {eagerness}"] = settings_of(judge, {"type": "semantic_vad", "eagerness": eagerness})
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    judged: list[tuple[float, bool]] = []
     for number, text in enumerate(chosen):
         speech = spoken(text, voices[number % len(voices)], known, rng)
         if speech is None:
@@ -197,17 +196,11 @@ def measure(options: argparse.Namespace) -> Measured:
             print(f"{number + 1} of {len(chosen)} questions", flush=True)
         for name, settings in arms.items():
             results[name].append(outcome(speech, list(stops(probabilities, settings, hear))))
-        judged += [
-            (answer.complete, at_ms > 1000 * speech.end_s)
-            for (start_ms, at_ms), answer in answers.items()
-            if answer.complete is not None
-        ]
     figures: dict[str, Any] = {name: summary(rows) for name, rows in results.items()}
     figures |= {
         "questions": len(results["server_vad"]),
         "voices": [f"{one.engine}/{one.name}" for one in voices],
         "pause_s": [SHORTEST_S, LONGEST_S],
-        "auc": area(judged),
     }
     return Measured(figures, fingerprint(model.model))
 
@@ -258,15 +251,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "first_audio_s": quantiles("first_audio_s"),
         "within_250_ms": round(float(np.mean([one <= 0.25 for one in sounds])), 3),
     }
-
-
-def area(judged: list[tuple[float, bool]]) -> float | None:
-    """Area under the curve of the judgements: 1 is perfect, 0.5 is chance."""
-    ends, insides = [p for p, end in judged if end], [p for p, end in judged if not end]
-    if not (ends and insides):
-        return None
-    order = np.asarray(ends)[:, None] - np.asarray(insides)[None]
-    return round(float(np.mean(order > 0) + 0.5 * np.mean(order == 0)), 4)
 
 
 if __name__ == "__main__":
