@@ -204,7 +204,7 @@ def start_server(threads: int, sessions: int, speculates: bool) -> tuple[subproc
     command = [sys.executable, "-m", "echox", "serve", "--port", str(port), "--threads", str(threads)]
     command += ["--max-sessions", str(sessions), "--speculate" if speculates else "--no-speculate"]
     server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    for _ in range(600):
+    for _ in range(1800):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1) as found:
                 if found.status == 200:

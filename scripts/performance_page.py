@@ -188,6 +188,18 @@ def many_sessions(result: Result, before: Result) -> list[str]:
     return markdown_table(heads, rows)
 
 
+def end_of_turn(result: Result) -> list[str]:
+    """How soon turns end, and how often too soon, by turn detection."""
+    rows = []
+    for name, row in result["figures"].items():
+        if isinstance(row, dict):
+            times = [f"{row['first_audio_s'][level]:.2f} s" for level in ("p50", "p75", "p95")]
+            counts = [str(row[count]) for count in ("false_starts", "audible_false_starts")]
+            rows.append([name, *counts, *times, str(row["not_answered"])])
+    heads = ["nano", "false starts", "audible", "first audio after the last word p50", "p75", "p95", "no answer in 3 s"]
+    return markdown_table(heads, rows)
+
+
 def faster_steps(result: Result) -> list[str]:
     """What was made faster."""
     rows = []
@@ -312,6 +324,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "audio_decoding": (("audio_decoding",), audio_decoding),
     "reference_costs": (("reference_costs",), reference_costs),
     "mini_cascade": (("mini_cascade",), mini_cascade),
+    "end_of_turn": (("end_of_turn_nano",), end_of_turn),
 }
 """Each table of the page: the files of results that it needs, and the function that draws it."""
 
