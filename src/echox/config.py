@@ -51,6 +51,7 @@ STAGE_MODULES: dict[str, str] = {
     "hearing": "echox.training.stages.hearing",
     "published_vocoder": "echox.training.stages.ready_parts",
     "s2t": "echox.training.stages.s2t",
+    "instruct": "echox.training.stages.instruct",
     "t2c": "echox.training.stages.t2c",
     "echo": "echox.training.stages.echo",
     "direct_units": "echox.training.stages.direct_units",

@@ -7,7 +7,7 @@ import pytest
 
 from echox.data.corpora import nano_speech
 from echox.data.corpora.nano import build_dialogues, reply_sentences, spoken_words
-from echox.data.corpora.nano_greetings import TOPIC, build_greetings, spoken_requests
+from echox.data.corpora.nano_greetings import OTHERS, TOPIC, build_greetings, spoken_requests
 
 SPLITS = ("train", "validation", "heldout")
 
@@ -56,17 +56,35 @@ def test_a_request_has_one_reply_of_words_that_are_spoken_already(greetings, oth
     assert all(dialogue.answer.lower() in dialogue.turns[-1].text.lower() for dialogue in greetings)
 
 
-def test_requests_come_as_instructions_and_under_other_system_prompts(greetings):
+def test_requests_come_as_instructions_under_other_system_prompts_and_later(greetings):
     topics = Counter(dialogue.topic for dialogue in greetings if dialogue.split == "heldout")
     assert topics["greeting"] == topics["greeting/system"] < topics["greeting/instructions"]
-    assert topics["system"] == 120
+    assert (topics["system"], topics["instructions"], topics["greeting/later"]) == (120, 60, 40)
     for dialogue in greetings:
-        roles = [turn.role for turn in dialogue.turns]
-        assert roles == ["user", "assistant"] if dialogue.topic == TOPIC else roles == ["system", "user", "assistant"]
-        if dialogue.topic == "greeting/instructions":
-            assert dialogue.turns[0].text == dialogue.turns[1].text
+        roles = [turn.role[0] for turn in dialogue.turns]
+        expected = {TOPIC: "ua", OTHERS: "ua", "greeting/later": "suaua"}.get(dialogue.topic, "sua")
+        assert "".join(roles) == expected
+        if dialogue.topic.endswith(("instructions", "later")):
+            assert dialogue.turns[0].text == dialogue.turns[-2].text
     prompts = {d.turns[0].text for d in greetings if d.split == "heldout" and d.topic.endswith("system")}
     assert not prompts & {d.turns[0].text for d in greetings if d.split != "heldout" and d.topic != TOPIC}
+
+
+def test_patterns_make_more_requests_for_training_only(greetings):
+    made = [dialogue for dialogue in greetings if "-x" in dialogue.id]
+    assert {dialogue.split for dialogue in made} == {"train"}
+    assert len({dialogue.turns[-2].text for dialogue in made}) == 1000
+    assert not any("{" in turn.text for dialogue in made for turn in dialogue.turns)
+    assert not any("-x" in dialogue.id for dialogue in spoken_requests(greetings))
+
+
+def test_other_instructions_are_answered_by_no_greeting(greetings):
+    others = [dialogue for dialogue in greetings if dialogue.topic.startswith(OTHERS)]
+    hello = {dialogue.turns[-1].text for dialogue in greetings if dialogue.topic.startswith(TOPIC)}
+    assert not hello & {dialogue.turns[-1].text for dialogue in others}
+    train, heldout = ({d.turns[-2].text for d in others if d.split == split} for split in ("train", "heldout"))
+    assert len(heldout) == 40
+    assert not train & heldout
 
 
 def test_only_requests_alone_are_spoken_and_held_out_ones_in_new_voices_too(greetings):

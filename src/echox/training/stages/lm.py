@@ -203,9 +203,7 @@ class LMStage:
 
     def _vary(self, text: str, rng: random.Random) -> str:
         data = self.settings.data
-        text = slip(text, rng) if rng.random() < data.slips else text
-        text = text.rstrip(string.punctuation) if rng.random() < data.unpunctuated else text
-        return text.lower() if rng.random() < data.lower else text
+        return vary(text, data.lower, data.unpunctuated, data.slips, rng)
 
     def _encode(self, conversations: list[list[tuple[str, str]]]) -> dict[str, Tensor]:
         texts = [text for turns in conversations for _, text in turns]
@@ -244,34 +242,9 @@ class LMStage:
             **{f"exact/{topic}": value for topic, value in topics.items()},
         }
 
-    def answer(self, dialogues: Sequence[Dialogue], batch_size: int = 64, max_new_tokens: int = 96) -> list[str]:
-        """Greedy replies to the last turn but one of each dialogue."""
-        prompts = [
-            render_chat(
-                self.tokenizer,
-                [{"role": turn.role, "content": turn.text} for turn in dialogue.turns[:-1]],
-                add_generation_prompt=True,
-            )
-            for dialogue in dialogues
-        ]
-        # Replies of similar length together: the longest sets the time of a batch.
-        order = sorted(range(len(prompts)), key=lambda index: len(dialogues[index].turns[-1].text or ""))
-        replies = [""] * len(prompts)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            inputs = self.tokenizer(
-                [prompts[index] for index in chosen],
-                add_special_tokens=False,
-                padding=True,
-                padding_side="left",
-                return_tensors="pt",
-            ).to(self.model.device)
-            inputs.pop("token_type_ids", None)
-            written = run_generate(self.model, **inputs, do_sample=False, max_new_tokens=max_new_tokens)
-            texts = self.tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            for index, text in zip(chosen, texts, strict=True):
-                replies[index] = text
-        return replies
+    def answer(self, dialogues: Sequence[Dialogue]) -> list[str]:
+        """See `answer_dialogues`."""
+        return answer_dialogues(self.model, self.tokenizer, dialogues)
 
     def sample(self, folder: Path) -> None:
         """Write held-out questions with the reply, and the expected reply where they differ."""
@@ -288,6 +261,42 @@ class LMStage:
         self.tokenizer.save_pretrained(folder)
 
 
+def answer_dialogues(
+    model: CausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    dialogues: Sequence[Dialogue],
+    batch_size: int = 64,
+    max_new_tokens: int = 96,
+) -> list[str]:
+    """Greedy replies to the last turn but one of each dialogue."""
+    prompts = [
+        render_chat(
+            tokenizer,
+            [{"role": turn.role, "content": turn.text} for turn in dialogue.turns[:-1]],
+            add_generation_prompt=True,
+        )
+        for dialogue in dialogues
+    ]
+    # Replies of similar length together: the longest sets the time of a batch.
+    order = sorted(range(len(prompts)), key=lambda index: len(dialogues[index].turns[-1].text or ""))
+    replies = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        inputs = tokenizer(
+            [prompts[index] for index in chosen],
+            add_special_tokens=False,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(model.device)
+        inputs.pop("token_type_ids", None)
+        written = run_generate(model, **inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for index, text in zip(chosen, texts, strict=True):
+            replies[index] = text
+    return replies
+
+
 def balance_topics(items: Sequence[Dialogue], temperature: float) -> list[Dialogue]:
     """Repeat dialogues so that a topic of n items has weight n ** temperature (those of the largest appear once)."""
     by_topic: dict[str, list[Dialogue]] = defaultdict(list)
@@ -302,6 +311,13 @@ def balance_topics(items: Sequence[Dialogue], temperature: float) -> list[Dialog
         # Repetitions are evenly spaced over the file.
         balanced += members * whole + [members[i * len(members) // extra] for i in range(extra)]
     return balanced
+
+
+def vary(text: str, lower: float, unpunctuated: float, slips: float, rng: random.Random) -> str:
+    """A question as it may come from a recogniser or a hasty writer; the probabilities are those of `LMData`."""
+    text = slip(text, rng) if rng.random() < slips else text
+    text = text.rstrip(string.punctuation) if rng.random() < unpunctuated else text
+    return text.lower() if rng.random() < lower else text
 
 
 def slip(text: str, rng: random.Random) -> str:
