@@ -102,15 +102,23 @@ def training_items(sources: Sequence[Dialogues], shares: Sequence[float] | None,
     """All dialogues once, or with shares those that a run (in one process) reads; see `shared_out`.
 
     Raises:
-        ValueError: shares, and batches that are not counted by items, or as `shared_out`.
+        ValueError: with shares, as `items_of_run` and `shared_out`.
     """
     together = Dialogues.joined(sources)
     if shares is None:
         return together
+    return together.chosen(shared_out([len(source) for source in sources], shares, items_of_run(training)))
+
+
+def items_of_run(training: TrainingConfig) -> int:
+    """How many items a run (in one process) reads.
+
+    Raises:
+        ValueError: batches that are not counted by items.
+    """
     if training.batch_by != "items":
         raise ValueError(f"data.shares: expected training.batch_by items, found {training.batch_by}")
-    total = int(training.steps * training.accumulation_steps * training.batch_size)
-    return together.chosen(shared_out([len(source) for source in sources], shares, total))
+    return int(training.steps * training.accumulation_steps * training.batch_size)
 
 
 def shared_out(sizes: Sequence[int], shares: Sequence[float], total: int) -> list[int]:

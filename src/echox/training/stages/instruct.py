@@ -30,9 +30,9 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.continued import load_s2t, training_items
+from echox.training.stages.continued import items_of_run, load_s2t, shared_out
+from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.lm import answer_dialogues, balance_topics, vary
-from echox.training.stages.s2t import SpokenDialogue, dialogue_batch, spoken_dialogues
 
 
 @dataclass
@@ -180,7 +180,9 @@ class InstructStage:
             training = [one.dialogue for one in found if one.dialogue.split == "train"]
             balanced = balance_topics(training, data.topic_temperature) if training else []
             sources.append([Item(by_id[dialogue.id], False) for dialogue in balanced])
-        self.items = training_items(sources, data.shares, recipe.training)
+        places = shared_out([len(source) for source in sources], data.shares, items_of_run(recipe.training))
+        together = [item for source in sources for item in source]
+        self.items = [together[place] for place in places]
         self.evaluation_items = [
             one.dialogue for found in lessons for one in found if one.dialogue.split == "validation"
         ]
