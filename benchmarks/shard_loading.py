@@ -137,7 +137,7 @@ def measured_in(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     next(batches)
     began_s = time.perf_counter()
     loaded_s = sum(next(batches).length / 100 for _ in range(options.batches))
-    figures["audio_hours_per_s_one_worker"] = loaded_s / 3600 / (time.perf_counter() - began_s)
+    figures["one_worker_audio_hours_per_s"] = loaded_s / 3600 / (time.perf_counter() - began_s)
     batches.close()
     return figures
 

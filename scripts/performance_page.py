@@ -310,6 +310,19 @@ def reference_costs(result: Result) -> list[str]:
     return markdown_table(["median time, largest tensor made", "reference", "ours"], rows)
 
 
+def shard_loading(result: Result) -> list[str]:
+    """What it costs to train from the shards of a large corpus."""
+    found = result["figures"]
+    rows = [
+        ["index, once, when the data are prepared", f"{found['index_core_s']:.1f} CPU-s, {found['index_mb']:.2f} MB"],
+        ["start of a run until its first batch", f"{found['start_core_s']:.2f} CPU-s"],
+        ["peak memory", f"{found['peak_gb']:.2f} GB"],
+        ["loading, one core", f"{found['audio_hours_per_core_s']:.2f} hours of audio in a CPU-s"],
+        ["cores that feed one H200 (docs/scaling.md)", f"{found['cores_for_one_h200']:.2f}"],
+    ]
+    return markdown_table([f"{found['hours']:.0f} hours, {found['dialogues']:,} dialogues", "cost"], rows)
+
+
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "nano_latency": (("nano_latency",), nano_latency),
     "first_audio": (("nano_streaming",), first_audio),
@@ -325,6 +338,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "reference_costs": (("reference_costs",), reference_costs),
     "mini_cascade": (("mini_cascade",), mini_cascade),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
+    "shard_loading": (("shard_loading",), shard_loading),
 }
 """Each table of the page: the files of results that it needs, and the function that draws it."""
 

@@ -88,7 +88,7 @@ def test_continuous_integration_is_the_same_here_and_on_github():
     steps = [step.get("run", "") for job in workflow("ci.yml")["jobs"].values() for step in job["steps"]]
     there = {word for step in steps for word in re.findall(r"make ([\w-]+)", step)}
     there |= {"wheel"} if "python scripts/smoke_wheel.py" in steps else set()
-    assert here == there == {"lint", "docs", "wheel", "test", "test-slow", "smoke"}
+    assert here == there == {"lint", "docs", "latex", "wheel", "test", "test-slow", "smoke"}
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
