@@ -14,7 +14,7 @@ from echox.serving.protocol.wire import AudioFormat
 from echox.serving.realtime.input_audio import InputAudioBuffer
 from echox.serving.rest.chat_request import _read_assistant_fields
 from echox.serving.rest.common import RequestError
-from echox.serving.rest.transcriptions import _check_padding
+from echox.serving.rest.forms import _check_padding
 
 
 def test_tiny_appends_are_joined():

@@ -53,7 +53,7 @@ async def slowly(client, samples):
         await client.say(samples[start : start + 768], chunk_s=0.032)
         await client.send("echox.ping")
         await client.until("echox.pong")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # fixed time: sound comes at its own pace
 
 
 def ended(client, said):

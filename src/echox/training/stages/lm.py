@@ -242,9 +242,9 @@ class LMStage:
             **{f"exact/{topic}": value for topic, value in topics.items()},
         }
 
-    def answer(self, dialogues: Sequence[Dialogue]) -> list[str]:
+    def answer(self, dialogues: Sequence[Dialogue], max_new_tokens: int = 96) -> list[str]:
         """See `answer_dialogues`."""
-        return answer_dialogues(self.model, self.tokenizer, dialogues)
+        return answer_dialogues(self.model, self.tokenizer, dialogues, max_new_tokens=max_new_tokens)
 
     def sample(self, folder: Path) -> None:
         """Write held-out questions with the reply, and the expected reply where they differ."""
