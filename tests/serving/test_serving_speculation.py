@@ -148,7 +148,8 @@ def test_only_the_time_differs(server, without):
     assert comparable(early) == comparable(late)
     usage = [event["response"]["usage"] for event in early if event["type"] == "response.done"]
     assert usage[1]["input_token_details"]["cached_tokens"] > 0
-    assert set(nano().engine._encoded) == set(known)
+    # What a reply that was discarded heard is forgotten; without replies in pauses, live words may have left as much.
+    assert set(known) <= set(nano().engine._encoded)
     assert outcomes(without) == {"seconds": 0.0}
     found = since(server, before)
     assert {name: found[name] for name in ("begun", "kept", "discarded")} == {"begun": 3, "kept": 2, "discarded": 1}
