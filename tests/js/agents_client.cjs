@@ -50,8 +50,8 @@ async function main() {
   await say(questions[0], 700);
   await until("the first reply", () => seen["response.done"] === 1);
   await sleep(audioBytes / 48 + 300); // it is played to its end
+  const before = audioBytes; // a reply may begin before the last of the silence is sent
   await say(questions[1], 700);
-  const before = audioBytes;
   await until("the second reply", () => audioBytes > before);
   await sleep(1000);
   await say(questions[2], 800); // over the second reply
