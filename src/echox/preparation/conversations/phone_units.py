@@ -44,8 +44,8 @@ WORD_BEGINS = "|"
 _TOGETHER = 256
 """Texts that an engine is asked for at once."""
 _NAMES_TOGETHER = 4
-_OTHERS_LEFT_OUT = 40
-"""Of the texts that are no lists of names, one in so many stands beside these."""
+_OTHER_TEXTS_STEP = 40
+"""Beside lists of names stands one in so many of the other texts."""
 _WRITTEN_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -130,7 +130,7 @@ class PhoneUnitsRecipe:
         write_unit_utterances(folder / "replies.jsonl", rows)
         write_unit_utterances(folder / "texts.jsonl", unspoken.values())
         ordinary = [row for number, row in unspoken.items() if number < len(texts)]
-        names_again = [*ordinary[::_OTHERS_LEFT_OUT], *(row for n, row in unspoken.items() if n >= len(texts))]
+        names_again = [*ordinary[::_OTHER_TEXTS_STEP], *(row for n, row in unspoken.items() if n >= len(texts))]
         write_unit_utterances(folder / "names.jsonl", names_again if lists else [])
         write_phone_units(folder, names)
         frames = sum(sum(row.durations_frames) for row in rows)
@@ -172,11 +172,11 @@ class PhoneUnitsRecipe:
             if any(counts[word] < self.word_count for word in words):
                 counts.update(words)
                 chosen.append(text)
-        return chosen, list(self._name_lists(counts))
+        return chosen, list(self._name_lists(counts)) if self.name_count else []
 
     def _name_lists(self, counts: Counter[str]) -> Iterator[str]:
         """Lists of names, as they are spoken; `counts`: texts that have each word so far."""
-        written = Counter(word for text in _turns(self.word_texts) for word in _WRITTEN_WORD.findall(text))
+        written = dict.fromkeys(word for text in _turns(self.word_texts) for word in _WRITTEN_WORD.findall(text))
         names = [word for word in written if word[0].isupper() and word.lower() not in written]
         shuffle = random.Random(0).shuffle
         for times in range(self.name_count):

@@ -39,6 +39,8 @@ from echox.training.normalisation import Denominators, share_of_step
 from echox.training.stages.continued import load_unit_decoder
 
 SENTENCE_ENDS = (".", "?", "!")
+_NOT_OF_THE_CONFIGURATION = ("start_from", "options", "attn_implementation")
+_FOR_TRAINING_ALONE = ("unit_noise", "dropout", "word_token_dropout")
 
 
 @dataclass
@@ -91,13 +93,11 @@ class T2CModel:
     def sizes(self) -> list[str]:
         """Names of the settings that shape the weights; the others are for training alone, and may change."""
         named = [*asdict(self), *self.options]
-        apart = {"start_from", "options", "attn_implementation", "unit_noise", "dropout", "word_token_dropout"}
-        return [name for name in named if name not in apart]
+        return [name for name in named if name not in (*_NOT_OF_THE_CONFIGURATION, *_FOR_TRAINING_ALONE)]
 
     def configuration(self, text_hidden_size: int, text_vocab_size: int, num_unit_words: int) -> UnitDecoderConfig:
         """The model's configuration, from the sizes of text embedding and unit language."""
-        apart = ("start_from", "options", "attn_implementation")
-        values = {name: value for name, value in asdict(self).items() if name not in apart}
+        values = {name: value for name, value in asdict(self).items() if name not in _NOT_OF_THE_CONFIGURATION}
         return UnitDecoderConfig(
             text_hidden_size=text_hidden_size,
             text_vocab_size=text_vocab_size,
