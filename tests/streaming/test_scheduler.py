@@ -204,6 +204,17 @@ def test_the_place_of_a_cancelled_reply_is_free_at_once(model, victim):
     assert all(task.done and task.error is None for task in (*tasks, *taken))
 
 
+def test_what_is_submitted_leaves_the_end_of_cancelled_replies_to_the_rounds(model):
+    """Who submits is in no round: it must not touch what a round works with, nor the queue that it reads."""
+    scheduler = Scheduler(model.engine, max_running=1, max_waiting=1)
+    tasks = [Session(scheduler, model.settings).submit(ask("Tell me."), max_new_tokens=3) for _ in "ab"]
+    tasks[1].cancelled = True  # as `ReplyTask.cancel` does first, while another thread makes a round
+    after = Session(scheduler, model.settings).submit(ask("And me?"), max_new_tokens=3)
+    assert not tasks[1].done
+    together(scheduler, [*tasks, after])
+    assert [task.cancelled for task in (*tasks, after)] == [False, True, False]
+
+
 @pytest.mark.parametrize("numbers", [{"max_running": 0}, {"max_waiting": -1}])
 def test_numbers_out_of_range_are_refused(model, numbers):
     with pytest.raises(ValueError, match="max_running"):

@@ -85,13 +85,13 @@ class Scheduler:
         Raises:
             QueueFull: too many are waiting.
         """
-        self._drop_cancelled_waiting()
         with self._changed:
-            wanted = sum(not (task.speculative or task.cancelled) for task in list(self.batch.running))
+            running, waiting = list(self.batch.running), [one for one in self._queue if not one.cancelled]
+            wanted = sum(not (one.speculative or one.cancelled) for one in [*running, *waiting])
             if task.speculative:
-                if self._queue or len(self.batch.running) >= self.max_running:
+                if waiting or len(running) >= self.max_running:
                     raise QueueFull("expected a free place for a speculation, found other replies at work or waiting")
-            elif self.num_waiting >= self.max_waiting + self.max_running - wanted:
+            elif wanted >= self.max_waiting + self.max_running:
                 raise QueueFull(
                     f"expected at most {self.max_running} replies at work and {self.max_waiting} waiting, found as "
                     "many already; try again in a moment"
@@ -224,9 +224,6 @@ class Scheduler:
 
     def _drop_cancelled(self) -> None:
         self.batch.end_cancelled()
-        self._drop_cancelled_waiting()
-
-    def _drop_cancelled_waiting(self) -> None:
         with self._changed:
             dropped = [task for task in self._queue if task.cancelled]
             if dropped:
