@@ -6,7 +6,6 @@ import logging
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from echox.serving.access.admission import AdmissionRefused
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.wire import AudioFormat
 from echox.serving.realtime.serve import first_options, serve_session
@@ -71,12 +70,8 @@ async def serve_websocket(service: Service, websocket: WebSocket) -> None:
         return
     client = client_of(websocket)
     try:
-        if service.draining:
-            raise AdmissionRefused
-        await service.session_admission.acquire(client)
-    except AdmissionRefused:
-        code = "server_shutting_down" if service.draining else "session_limit_reached"
-        error = EventError("the server has no free session; try again later", code, kind="server_error")
+        await service.admit_session(client)
+    except EventError as error:
         await _refuse(service, websocket, error, 1013)
         return
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from echox.audio_decoding.pool import DecoderPool
 from echox.errors import QueueFull
 from echox.process_memory import release_free_memory
-from echox.serving.access.admission import AdmissionQueue, UploadMemory
+from echox.serving.access.admission import AdmissionQueue, AdmissionRefused, UploadMemory
 from echox.serving.access.client_secrets import ClientSecrets
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
@@ -109,6 +109,20 @@ class Service:
             "echox_replies_waiting": ("Replies waiting", lambda: self.model.scheduler.num_waiting),
             "echox_requests_waiting": ("HTTP requests waiting", lambda: self.request_admission.num_waiting),
         }
+
+    async def admit_session(self, client: str) -> None:
+        """Wait for a free session. Call ``session_admission.release`` with the same address afterwards.
+
+        Raises:
+            EventError: none is free in time (code "session_limit_reached"), or the server shuts down.
+        """
+        try:
+            if self.draining:
+                raise AdmissionRefused
+            await self.session_admission.acquire(client)
+        except AdmissionRefused as error:
+            code = "server_shutting_down" if self.draining else "session_limit_reached"
+            raise EventError("the server has no free session; try again later", code, kind="server_error") from error
 
     def session_options(self) -> SessionOptions:
         """The options of a new realtime session."""

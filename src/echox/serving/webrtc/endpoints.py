@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from echox.serving.access.admission import AdmissionRefused
+from echox.serving.protocol.events import EventError
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.realtime.serve import first_options, serve_session
@@ -72,14 +72,10 @@ class Calls:
         await service.prepare_tools(options.tools.use, "session.tools")
         client = client_of(request)
         try:
-            if service.draining:
-                raise AdmissionRefused
-            await service.session_admission.acquire(client)
-        except AdmissionRefused:
-            code = "server_shutting_down" if service.draining else "session_limit_reached"
-            service.metrics.refused.labels(code).inc()
-            message = "the server has no free session; try again later"
-            return error_response(503, code, message, {"Retry-After": "1"})
+            await service.admit_session(client)
+        except EventError as error:
+            service.metrics.refused.labels(error.code).inc()
+            return error_response(503, error.code, str(error), {"Retry-After": "1"})
         try:
             call, answer = await self._begin(service, offer, options, client)
         except BaseException:
