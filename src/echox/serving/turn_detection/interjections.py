@@ -49,14 +49,12 @@ def interjection_features(samples: np.ndarray) -> np.ndarray | None:
 @cache
 def _mel_filters() -> np.ndarray:
     """(bins, BANDS) triangles of equal width on the mel scale."""
+    from transformers.audio_utils import mel_filter_bank
 
-    def mel(hz: np.ndarray | float) -> np.ndarray:
-        return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hz) / 700.0))
-
-    edges = np.linspace(mel(_LOW_HZ), mel(_HIGH_HZ), BANDS + 2)
-    bins = mel(np.fft.rfftfreq(_FFT, 1 / SAMPLING_RATE))[:, None]
-    rising, falling = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.maximum(0.0, np.minimum(rising, falling))
+    bins, scale = _FFT // 2 + 1, "htk"
+    return mel_filter_bank(
+        bins, BANDS, _LOW_HZ, _HIGH_HZ, SAMPLING_RATE, mel_scale=scale, triangularize_in_mel_space=True
+    )
 
 
 class InterjectionJudge:
