@@ -78,6 +78,23 @@ def test_questions_that_are_judged_together_do_not_see_each_other(model, asked):
     torch.testing.assert_close(torch.stack(asked), torch.stack(alone))
 
 
+def test_a_judgement_that_fails_does_so_alone(model, asked, monkeypatch):
+    head, scheduler, heard = model.engine.turn_head, Scheduler(model.engine), []
+
+    def fails_once(features):
+        if head(features) and len(asked) == 1:
+            raise RuntimeError("out of memory")
+        return 0.25
+
+    monkeypatch.setattr(model.engine, "turn_head", fails_once)
+    tasks = [Session(scheduler, model.settings).judge(question(model, n), on_event=heard.append) for n in range(3)]
+    while not all(task.done for task in tasks):
+        assert scheduler.step()
+    assert [type(task.error) for task in tasks] == [RuntimeError, type(None), type(None)]
+    assert heard.count(Judged(0.25)) == 2
+    assert len(asked) == 3
+
+
 def test_without_a_head_nothing_is_judged(model):
     assert [type(event) for event in session(model).judge(question(model))] == [Heard, Finished]
 

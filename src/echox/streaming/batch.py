@@ -243,11 +243,10 @@ class ReplyBatch:
                 task.state = row[len(part) - 1]
                 with self._fails_alone(task):
                     task.judge(task.state)
-                if task.complete:
+                if task.only_judges:
                     self._leave_text(task, keep=False)
-                if task.speculative or task.complete:  # it is shared when the reply is kept and has ended
-                    continue
-                task.context.share_system_turn(partial(self._memory.save, required(task.text_row)))
+                elif not task.speculative:  # of that it is shared when the reply is kept and has ended
+                    task.context.share_system_turn(partial(self._memory.save, required(task.text_row)))
 
     # ------------------------------------------------------------------------------------------ write
 
