@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from echox.api import EchoX
 from echox.config import load_recipe
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.turn_head import STATES, TurnHead
 from tiny_echox import tiny_echox
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -77,6 +78,16 @@ def test_the_system_prompt_is_the_recipe_s(parts):
     _, folder = parts
     recipe_in(folder, system_prompt="Be brief.").run()
     assert EchoX.from_pretrained(folder / "package", device="cpu").model.config.system_prompt == "Be brief."
+
+
+def test_a_package_made_of_a_package_keeps_its_turn_head(parts):
+    model, folder = parts
+    recipe_in(folder).run()
+    assert EchoX.from_pretrained(folder / "package", device="cpu").turn_head is None
+    head = TurnHead(torch.ones(STATES * model.model.s2t.config.hidden_size), torch.zeros(()))
+    head.save(folder / "package")
+    recipe_in(folder, **{"parts.echo": folder / "package", "output_dir": folder / "again"}).run()
+    assert torch.equal(EchoX.from_pretrained(folder / "again", device="cpu").turn_head.weight, head.weight)
 
 
 def test_the_trigger_can_be_chosen(parts):

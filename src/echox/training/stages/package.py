@@ -21,6 +21,7 @@ from echox.files import JsonObject, folder_bytes
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.turn_head import load_turn_head
 from echox.models.pretrained import load_with_report
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
@@ -37,7 +38,8 @@ class PackageParts:
     """Where the parts are.
 
     Attributes:
-        echo: output of the echo stage, or of this one.
+        echo: output of the echo stage, or of this one. Its turn head is kept, unless `s2t` replaces
+            what it judges by.
         s2t: output of a stage "s2t" that continued the S2T inside `echo` (``model.start_from``); it replaces that one.
             None: the one inside `echo`.
         vocoder: folder of a unit vocoder; None: the one inside `echo`.
@@ -99,6 +101,9 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     processor = EchoXProcessor.from_pretrained(settings.parts.echo)
     if settings.parts.unit_language is not None:
         processor.unit_language = AutoUnitLanguage.from_pretrained(settings.parts.unit_language)
+    head = None
+    if settings.parts.s2t is None:
+        head = load_turn_head(Path(settings.parts.echo), model.s2t.config.hidden_size)
     parameters = sum(value.numel() for value in model.parameters())
     record = {
         "stage": settings.stage,
@@ -114,7 +119,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        EchoX(model, processor, settings.generation, record, settings.about).save_pretrained(
+        EchoX(model, processor, settings.generation, record, settings.about, head).save_pretrained(
             partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
         )
         dump_recipe(settings, partial / "recipe.yaml")
