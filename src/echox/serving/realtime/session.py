@@ -10,7 +10,6 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from echox.errors import QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, read_item
 from echox.serving.protocol.events import OBJECT, EventError, client_event_id, new_id, read_event, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
-from echox.serving.protocol.options import Judge, SessionOptions
+from echox.serving.protocol.options import SessionOptions
 from echox.serving.protocol.usage import Usage
 from echox.serving.protocol.wire import decode_base64
 from echox.serving.realtime.input_audio import InputAudioBuffer
@@ -28,21 +27,12 @@ from echox.serving.realtime.response_request import read_input
 from echox.serving.realtime.speculation import Speculator
 from echox.serving.realtime.stable_words import rest_of
 from echox.serving.realtime.transport import Transport
+from echox.serving.realtime.turn_judges import TurnJudges
 from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.service import Service
-from echox.serving.turn_detection.end_of_turn import WINDOW_S
-from echox.serving.turn_detection.interjections import TAKES_FLOOR
-from echox.serving.turn_detection.turns import (
-    Duck,
-    Interjected,
-    Paused,
-    SpeechStarted,
-    SpeechStopped,
-    TurnEvent,
-    Unduck,
-)
+from echox.serving.turn_detection.turns import Duck, SpeechStarted, SpeechStopped, TurnEvent, Unduck
 from echox.serving.turn_detection.vad import SAMPLING_RATE
-from echox.streaming.events import Heard, Judged
+from echox.streaming.events import Heard
 from echox.streaming.messages import Audio
 
 log = logging.getLogger("echox.serving")
@@ -82,12 +72,13 @@ class RealtimeSession:
         )
         self._speculator = Speculator(service, self.input_audio, self.responder.suppose, self._spawn)
         self.responder.speculator = self._speculator
+        self._turn_judges = TurnJudges(
+            service, self.input_audio, self.options, self._speculator, self._handle_turn, self._spawn
+        )
         self._live = LiveTranscript(service, self.input_audio, self._send_live, self._spawn)
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # item of the turn that the user is speaking
         self._tasks: set[asyncio.Task[None]] = set()
-        self._newest_pause: Paused | None = None
-        self._end_of_turn_lock = asyncio.Lock()
         self._transcription_lock = asyncio.Lock()  # one at a time: many recordings must not fill the shared queue
         self.closing = asyncio.Event()
         self.active_at = time.monotonic()  # time of the last event that is not a ping, or of speech
@@ -262,52 +253,12 @@ class RealtimeSession:
             else:
                 self.responder.answer_waiting_turn()
             self._speculator.discard()  # unless it was taken
-        elif isinstance(event, Interjected):
-            self._judge_interjection(event)
-        elif self.options.judge is Judge.MODEL:
-            self._speculator.judge(event, self.options.create_response, partial(self._judged, event))
         else:
-            self._spawn(self._check_end_of_turn(event))
+            self._turn_judges.ask(event)
 
     def _user_speaking(self) -> bool:
         """Whether the user is in the middle of a detected turn."""
         return self.input_audio.turns is not None and self.input_audio.turns.speaking
-
-    async def _check_end_of_turn(self, pause: Paused) -> None:
-        """Ask the end-of-turn model whether the sentence is complete; one question at a time, of the newest pause."""
-        self._newest_pause = pause
-        async with self._end_of_turn_lock:  # pauses that come faster than answers must not pile up
-            if self._newest_pause is not pause:
-                return
-            start_ms = max(pause.start_ms, self.input_audio.searched_ms - 1000 * WINDOW_S)
-            complete = await self._service.is_complete(self.input_audio.recent(start_ms))
-        turns = self.input_audio.turns
-        probability = 1.0 if complete else 0.0
-        for event in [] if turns is None else turns.judged(pause, probability, self.input_audio.searched_ms):
-            self._handle_turn(event)
-
-    def _judged(self, pause: Paused, judged: Judged | None) -> None:
-        """The model has heard a turn in its pause."""
-        turns = self.input_audio.turns
-        if turns is None or not turns.awaits(pause):
-            return
-        complete = None if judged is None else judged.complete
-        self._service.metrics.observe_judgement(complete)
-        over = complete is not None and complete >= 0.5
-        events = turns.judged(pause, complete, self.input_audio.searched_ms, final=over)
-        if judged is not None and not (over or events):
-            self._speculator.drop_early()
-        for event in events:
-            self._handle_turn(event)
-
-    def _judge_interjection(self, asked: Interjected) -> None:
-        """Decide whether short speech over a reply interrupts it."""
-        turns = self.input_audio.turns
-        if turns is None:
-            return
-        takes_floor = self._service.interjections(self.input_audio.between(asked.start_ms, asked.at_ms)) >= TAKES_FLOOR
-        for event in turns.interjected(asked, takes_floor, self.input_audio.searched_ms):
-            self._handle_turn(event)
 
     async def _commit(self, event: JsonObject) -> None:
         if self.input_audio.pending_s < _MIN_COMMIT_S:
