@@ -168,11 +168,11 @@ def time(window: Window) -> Reading | None:
     """12:30, 12:30:45, 5:30 PM, 9am-5pm, 9:30-11:00, 9-11 a.m., 10.30 am."""
     first = window.first
     ends = re.split(DASH, first.text)
-    if any(window.before(back).lower() in tables.RATIOS for back in range(1, 5)):
-        return None
     if len(ends) > 2 or not all(
         _TIME.fullmatch(end) or _HOUR.fullmatch(end) or re.fullmatch(r"\d+", end) for end in ends
     ):
+        return None
+    if any(window.before(back).lower() in tables.RATIOS for back in range(1, 5)):
         return None
     last, count, half_day = first, 1, ""
     if not _HOUR.fullmatch(ends[-1]) and (marked := _half_day_after(window)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
@@ -59,8 +60,12 @@ def formula(window: Window) -> Reading | None:
     known = "".join(map("".join, parts)) == core.text and all(name in tables.ELEMENTS for name in symbols)
     if not known or len(set(symbols)) < 2 or core.text.upper() == core.text or core.text in tables.NO_FORMULAS:
         return None
-    said = (" ".join(name.upper()) + (f" {numbers.integer(count)}" if count else "") for name, count in parts)
-    return say(" ".join(said), core)
+    return say(_spelt(parts), core)
+
+
+def _spelt(parts: Sequence[tuple[str, str]]) -> str:
+    """Symbols letter by letter, each with its count."""
+    return " ".join(" ".join(name.upper()) + (f" {numbers.integer(count)}" if count else "") for name, count in parts)
 
 
 def ion(window: Window) -> Reading | None:
@@ -74,7 +79,5 @@ def ion(window: Window) -> Reading | None:
     if not all(name in tables.ELEMENTS for name, _ in parts) or (plain and (len(parts) > 1 or len(parts[0][0]) < 2)):
         return None
     charge = match[2].translate(tables.SUPERSCRIPTS)
-    said = [" ".join(name.upper()) + (f" {numbers.integer(count)}" if count else "") for name, count in parts]
-    if charge[:-1]:
-        said.append(numbers.integer(charge[:-1]))
-    return say(" ".join([*said, tables.SIGNS[charge[-1]]]), core)
+    charges = numbers.integer(charge[:-1]) + " " if charge[:-1] else ""
+    return say(f"{_spelt(parts)} {charges}{tables.SIGNS[charge[-1]]}", core)

@@ -44,8 +44,11 @@ def _is_name(text: str) -> bool:
 
 def _capital_means_nothing(window: Window) -> bool:
     """Whether the word before has its capital as the first of a sentence, or as a day: "Ask Dr. Lee"."""
-    first = window.before(2) == "" or bool(set(window.tail_before(2)) & set(".!?:")) or window.begins_line_before()
-    return first or window.before() in tables.DAY_NAMES
+    return _word_before_opens_sentence(window) or window.before() in tables.DAY_NAMES
+
+
+def _word_before_opens_sentence(window: Window) -> bool:
+    return window.before(2) == "" or bool(set(window.tail_before(2)) & set(".!?:")) or window.begins_line_before()
 
 
 def _after_ordinal(window: Window) -> bool:
@@ -128,7 +131,7 @@ def roman(window: Window) -> Reading | None:
     if earlier in tables.REGENTS and core.text == "I":
         following = window.at(1) if not core.tail else None
         shown = following is None or following.text in tables.AFTER_FIRST_OF_NAME or window.before(2) in tables.RULERS
-        begins = not window.before(2) or window.begins_line_before() or bool(set(window.tail_before(2)) & set(".!?:"))
+        begins = _word_before_opens_sentence(window)
         shown = shown or (begins and following is not None and following.text.lower() not in tables.AFTER_PRONOUN)
         return say("the first", core) if shown else None
     if core.text in {"I", "V", "X", "C", "D", "L", "M"} or value > 40:
