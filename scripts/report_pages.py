@@ -21,18 +21,17 @@ from typing import Any
 
 from echox.api.card import markdown_table
 from echox.evaluation.evidence.agreement import agreement_markdown
-from echox.evaluation.scoring.statistics import Interval, bootstrap_shares
+from echox.evaluation.scoring.statistics import Interval
 from echox.evaluation.sets.sealed import read_openings, seals
 from echox.evaluation.sets.tasks import AVERAGED
-from echox.evaluation.studies.ablation_report import renew_tables
+from echox.evaluation.studies.ablation_report import of_runs, renew_tables, values_of
 from echox.evaluation.studies.ablation_report import tables as ablation_tables
-from echox.evaluation.studies.ablation_tests import question_interval
+from echox.evaluation.studies.ablation_tests import NEW, SEEN, difference_of_shares, question_interval
 from echox.evaluation.studies.ablations import Plan
 from echox.files import write_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("report.md", "leaderboard.md")
-SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
 Row = dict[str, str]
 Json = Any
 
@@ -58,16 +57,10 @@ def read_sources(docs: Path = DOCS) -> Sources:
         path = docs / name
         return json.loads(path.read_text(encoding="utf-8")) if missing is None or path.is_file() else missing
 
-    def by_name(results: list[Json]) -> dict[str, list[Json]]:
-        found: dict[str, list[Json]] = {}
-        for result in results:
-            found.setdefault(result["name"], []).append(result)
-        return found
-
     nano, mini = (tables_of((docs / f"model_card_{name}.md").read_text(encoding="utf-8")) for name in ("nano", "mini"))
     openings = read_openings(docs / "sealed_openings.json")
     published = read("published_results.json")
-    ablations, evidence = by_name(read("ablations.json")), by_name(read("evidence.json", []))
+    ablations, evidence = of_runs(read("ablations.json")), of_runs(read("evidence.json", []))
     return Sources(ablations, nano, mini, evidence, read("gap.json"), read("agreement.json", []), openings, published)
 
 
@@ -106,6 +99,11 @@ def percent(found: Interval) -> str:
     return f"{100 * found.mean:.1f} % [{100 * found.low:.1f} to {100 * found.high:.1f}]"
 
 
+def signed(found: Json) -> str:
+    """A gap with its interval."""
+    return f"{found['mean']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+
+
 def s2s(sources: Sources, name: str, way: str = "segments") -> str:
     """S2S of an ablation over its seeds, with its interval over questions and seeds."""
     found = question_interval(sources.ablations[name], (way, SEEN, "s2s_answer"))
@@ -132,18 +130,13 @@ def knowledge(sources: Sources) -> list[str]:
 
 def difference(sources: Sources, one: str, other: str, split: str = SEEN) -> str:
     """Difference of two ablations in S2S, in points, with the widest interval that their shares allow."""
-    ours, theirs = ([result["segments"][split]["s2s_answer"] for result in sources.ablations[n]] for n in (one, other))
-    found = bootstrap_shares(ours, sources.ablations[one][0]["items"][split], minus=theirs)
+    found = difference_of_shares(sources.ablations[one], sources.ablations[other], split)
     return f"{100 * found.mean:+.1f} points [{100 * found.low:+.1f} to {100 * found.high:+.1f}]"
 
 
 def mean(sources: Sources, name: str, *path: str) -> float:
     """A figure of an ablation, over its seeds."""
-    values = []
-    for result in sources.ablations[name]:
-        for key in path:
-            result = result[key]
-        values.append(float(result))
+    values = values_of(sources.ablations[name], path)
     return sum(values) / len(values)
 
 
@@ -156,8 +149,7 @@ def claims(sources: Sources) -> list[str]:
     first = row_of(sources.mini, "Figures", figure="first_audio_tokens")
 
     def space(model: str, name: str) -> str:
-        one = gap[model][name]
-        return f"{one['mean']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})"
+        return signed(gap[model][name])
 
     rows = [
         (
@@ -274,8 +266,7 @@ def gaps(sources: Sources) -> list[str]:
     rows = []
     for model, spaces in sources.gap.items():
         for space, one in spaces.items():
-            interval = f"{one['mean']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})"
-            rows.append([model, space, interval, "< .001" if one["p"] < 0.001 else f"{one['p']:.3f}"])
+            rows.append([model, space, signed(one), "< .001" if one["p"] < 0.001 else f"{one['p']:.3f}"])
     return markdown_table(["model", "space", "gap", "p"], rows)
 
 

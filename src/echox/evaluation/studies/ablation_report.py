@@ -13,10 +13,9 @@ from pathlib import Path
 
 from echox.api.card import markdown_table
 from echox.evaluation.scoring.schema import JsonObject
-from echox.evaluation.studies.ablation_tests import question_interval, tests_table
+from echox.evaluation.studies.ablation_tests import NEW, SEEN, question_interval, tests_table
 from echox.files import write_text
 
-SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
 Values = list[float]
 
 
@@ -39,15 +38,21 @@ def write_report(
     results: Sequence[JsonObject], rows: dict[str, list[str]], folder: Path, tests: Sequence[Sequence[str]] = ()
 ) -> None:
     """Tables into ``ablations.md`` (where there is one) and plots into ``images/`` of the folder."""
-    by_name: dict[str, list[JsonObject]] = {}
-    for result in results:
-        by_name.setdefault(result["name"], []).append(result)
+    by_name = of_runs(results)
     document = folder / "ablations.md"
     if document.is_file():
         write_text(document, renew_tables(document.read_text(encoding="utf-8"), tables(by_name, rows, tests)))
     (folder / "images").mkdir(parents=True, exist_ok=True)
     draw_speech(by_name, rows, folder / "images" / "ablations_speech.png")
     draw_parts(by_name, rows, folder / "images" / "ablations_parts.png")
+
+
+def of_runs(results: Sequence[JsonObject]) -> dict[str, list[JsonObject]]:
+    """The measurements of each run, one for each seed, by the run's name."""
+    by_name: dict[str, list[JsonObject]] = {}
+    for result in results:
+        by_name.setdefault(result["name"], []).append(result)
+    return by_name
 
 
 def tables(
@@ -121,12 +126,15 @@ COLUMNS: dict[str, list[Column]] = {
         Column("CPU-s a step", ("cpu_s_per_step",), ".3f"),
     ],
     "s2t": [
-        Column("CTC WER", ("s2t", SEEN, "ctc_wer"), "%"),
-        Column("S2T", ("s2t", SEEN, "s2t_answer"), "q"),
-        Column("S2T loss", ("s2t", SEEN, "s2t_loss"), ".3f"),
-        Column("new voices: CTC WER", ("s2t", NEW, "ctc_wer"), "%"),
-        Column("new voices: S2T", ("s2t", NEW, "s2t_answer"), "q"),
-        Column("new voices: S2T loss", ("s2t", NEW, "s2t_loss"), ".3f"),
+        *[
+            Column(f"{side}{heading}", ("s2t", split, name), unit)
+            for side, split in (("", SEEN), ("new voices: ", NEW))
+            for heading, name, unit in (
+                ("CTC WER", "ctc_wer", "%"),
+                ("S2T", "s2t_answer", "q"),
+                ("S2T loss", "s2t_loss", ".3f"),
+            )
+        ],
         Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
     ],
 }
@@ -139,7 +147,7 @@ def _table(runs: Sequence[tuple[str, list[JsonObject]]], row: str) -> str:
     lines = []
     for name, results in runs:
         cells = [
-            figure(_values(results, column.path), column.unit) + _interval_text(results, column) for column in columns
+            figure(values_of(results, column.path), column.unit) + _interval_text(results, column) for column in columns
         ]
         lines.append([f"`{name}`", results[0]["what"], str(len(results)), *cells])
     return "\n".join(markdown_table(["run", "what", "seeds", *(column.heading for column in columns)], lines)) + "\n"
@@ -157,7 +165,8 @@ def figure(values: Values, unit: str) -> str:
     return mean if len(values) == 1 else f"{mean} ({one(min(values))} to {one(max(values))})"
 
 
-def _values(results: Sequence[JsonObject], path: Sequence[str]) -> Values:
+def values_of(results: Sequence[JsonObject], path: Sequence[str]) -> Values:
+    """A figure of a run, of each seed that has it."""
     get = _get(*path)
     return [value for result in results if (value := get(result)) is not None]
 

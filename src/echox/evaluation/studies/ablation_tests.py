@@ -21,7 +21,8 @@ from echox.evaluation.scoring.statistics import (
     permutation_of_groups,
 )
 
-SIDES = {"heldout_seen_voices": "known voices", "heldout_new_voices": "new voices"}
+SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
+SIDES = {SEEN: "known voices", NEW: "new voices"}
 TESTED = "s2s_answer"
 
 
@@ -73,9 +74,14 @@ def _line(one: str, other: str, first: list[JsonObject], second: list[JsonObject
         found = compare_methods(tables[0].tolist(), tables[1].tolist())
         return [*names, _points(found.difference), *(_p(value) for value in (found.p_items, found.p_seeds, found.p))]
     ours, theirs = (_shares(results, "segments", split, TESTED) for results in (first, second))
-    difference = bootstrap_shares(ours, first[0]["items"][split], minus=theirs)
     p_seeds = permutation_of_groups(ours, theirs) if max(len(ours), len(theirs)) > 1 else None
-    return [*names, _points(difference), "not recorded", _p(p_seeds), "not recorded"]
+    return [*names, _points(difference_of_shares(first, second, split)), "not recorded", _p(p_seeds), "not recorded"]
+
+
+def difference_of_shares(first: list[JsonObject], second: list[JsonObject], split: str) -> Interval:
+    """Difference of two runs in S2S, with the widest interval that their shares allow (`bootstrap_shares`)."""
+    ours, theirs = (_shares(results, "segments", split, TESTED) for results in (first, second))
+    return bootstrap_shares(ours, first[0]["items"][split], minus=theirs)
 
 
 def _shares(results: Sequence[JsonObject], way: str, split: str, name: str) -> list[float]:
