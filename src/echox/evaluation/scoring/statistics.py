@@ -105,10 +105,8 @@ def bootstrap_crossed(
         chosen = rng.integers(items, size=items)
         means = [one[rng.integers(len(one), size=len(one))][:, chosen].mean() for one in tables]
         draws[number] = means[0] - sum(means[1:])
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail], method="inverted_cdf")
     found = tables[0].mean() - sum(float(one.mean()) for one in tables[1:])
-    return Interval(float(found), float(low), float(high), items)
+    return Interval(float(found), *_percentiles(draws, confidence), items)
 
 
 def bootstrap_shares(
@@ -146,9 +144,7 @@ def bootstrap_shares(
         means = np.asarray(of_seeds, float)[rng.integers(len(of_seeds), size=(resamples, len(of_seeds)))].mean(1)
         draws += sign * rng.binomial(items, np.clip(means, 0, 1)) / items
         mean += sign * sum(of_seeds) / len(of_seeds)
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail], method="inverted_cdf")
-    return Interval(mean, float(low), float(high), items)
+    return Interval(mean, *_percentiles(draws, confidence), items)
 
 
 @dataclass(frozen=True)
@@ -254,6 +250,12 @@ def permutation_of_groups(one: Sequence[float], other: Sequence[float], draws: i
     rng = np.random.default_rng(seed)
     sums = np.array([rng.permutation(values)[:size].sum() for _ in range(draws)])
     return (int((distance(sums) >= found).sum()) + 1) / (draws + 1)
+
+
+def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail], method="inverted_cdf")
+    return float(low), float(high)
 
 
 def _checked(table: Table) -> np.ndarray:
