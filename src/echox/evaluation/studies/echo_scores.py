@@ -323,7 +323,9 @@ def reply_scores(questions: SpokenQuestions, replies: Sequence[str], said: Seque
     answers = [item.answer or reference for item, reference in zip(items, references, strict=True)]
     right = {
         "s2t_answer": [contains_words(reply, answer) for reply, answer in zip(replies, answers, strict=True)],
-        "s2s_answer": [contains_words(heard, judge.as_heard(answer)) for heard, answer in zip(said, answers)],
+        "s2s_answer": [
+            contains_words(heard, judge.as_heard(answer)) for heard, answer in zip(said, answers, strict=True)
+        ],
     }
     shares = {name: float(np.mean(flags)) for name, flags in right.items()}
     pairs = list(zip(references, replies, said, strict=True))
