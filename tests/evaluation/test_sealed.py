@@ -56,8 +56,11 @@ def test_an_opening_is_recorded_and_happens_once(tmp_path):
     (entry,) = read_openings(register)
     assert (entry["at"], entry["commit"], entry["purpose"]) == (NOW, CLEAN["commit"], PURPOSE)
     assert (entry["opening"], entry["questions"]) == (1, 300)
+    later = {"name": "another", "at": "2026-12-01", "purpose": "Not this set."}
+    register.write_text(json.dumps([entry, later]), encoding="utf-8")
     with pytest.raises(ValueError, match=r"to be sealed, found that it was opened on 2026-11-29.*Final figures"):
         opened(register)
+    register.write_text(json.dumps([entry]), encoding="utf-8")
     opened(register, again=True, purpose="The same figures after a mistake in the judge.")
     assert [one["opening"] for one in read_openings(register)] == [1, 2]
 

@@ -178,11 +178,11 @@ def open_seal(
     if state.get("dirty"):
         raise ValueError("expected a commit without changes, found changed files; commit them, then open the seal")
     before = read_openings(register)
-    number = 1 + sum(one["name"] == name for one in before)
-    if number > 1 and not again:
+    of_this = [one for one in before if one["name"] == name]
+    if of_this and not again:
         raise ValueError(
-            f"{register}: expected {name!r} to be sealed, found that it was opened on {before[-1]['at']} for: "
-            f"{before[-1]['purpose']}. --again opens it once more; its questions then are not unseen any more"
+            f"{register}: expected {name!r} to be sealed, found that it was opened on {of_this[-1]['at']} for: "
+            f"{of_this[-1]['purpose']}. --again opens it once more; its questions then are not unseen any more"
         )
     wanted = set(seals()[name].digests)
     found = [item for item in items if _is_single(item) and question_digest(_question(item)) in wanted]
@@ -194,7 +194,7 @@ def open_seal(
     digest = hashlib.sha256(" ".join(sorted(wanted)).encode()).hexdigest()[:16]
     entry: JsonObject = {
         "name": name,
-        "opening": number,
+        "opening": len(of_this) + 1,
         "at": now,
         "commit": state["commit"],
         "purpose": purpose.strip(),
