@@ -29,6 +29,21 @@ from waiting import wait_until
 
 T = TypeVar("T")
 torch.set_num_threads(1)
+ENVELOPE = [
+    "response.created",
+    "response.output_item.added",
+    "conversation.item.added",
+    "response.content_part.added",
+    "deltas",
+    "response.output_audio.done",
+    "response.output_audio_transcript.done",
+    "response.content_part.done",
+    "conversation.item.done",
+    "response.output_item.done",
+    "response.done",
+    "rate_limits.updated",
+]
+"""The events of one spoken reply, as `order` gives them."""
 
 
 @functools.cache
@@ -197,4 +212,4 @@ def order(events: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-__all__ = ["Client", "Limits", "Running", "connected", "nano", "order", "question", "running", "user_text"]
+__all__ = ["ENVELOPE", "Client", "Limits", "Running", "connected", "nano", "order", "question", "running", "user_text"]

@@ -7,22 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from serving_help import connected, nano, order, pcm16, question, run, running, user_text
-
-ENVELOPE = [
-    "response.created",
-    "response.output_item.added",
-    "conversation.item.added",
-    "response.content_part.added",
-    "deltas",
-    "response.output_audio.done",
-    "response.output_audio_transcript.done",
-    "response.content_part.done",
-    "conversation.item.done",
-    "response.output_item.done",
-    "response.done",
-    "rate_limits.updated",
-]
+from serving_help import ENVELOPE, connected, nano, order, pcm16, question, run, running, user_text
 
 
 @pytest.fixture(scope="module")

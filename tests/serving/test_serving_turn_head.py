@@ -56,6 +56,13 @@ async def slowly(client, samples):
         await asyncio.sleep(0.02)  # fixed time: sound comes at its own pace
 
 
+async def ask(client, then_s):
+    """Say a question and then nothing; the sound of the question."""
+    said = words(1)
+    await slowly(client, np.concatenate([said, silence(then_s)]))
+    return said
+
+
 async def answered(client):
     """The event after a reply, which may have come while sound was still being sent."""
     found = client.of("response.done")
@@ -75,8 +82,7 @@ def test_a_whole_question_is_answered_early_and_as_ever(server, verdicts):
         async with connected(server) as client:
             await semantic(client)
             verdicts[:] = [1.0]
-            said = words(1)
-            await slowly(client, np.concatenate([said, silence(0.4)]))
+            said = await ask(client, then_s=0.4)
             done = await answered(client)
             return ended(client, said), done["response"]["output"][0]["content"][0]["transcript"], client.sound()
 
@@ -111,8 +117,7 @@ def test_what_is_never_complete_is_answered_in_the_end(server, verdicts):
         async with connected(server) as client:
             await semantic(client, eagerness="high")
             verdicts[:] = [0.0]
-            said = words(1)
-            await slowly(client, np.concatenate([said, silence(1.6)]))
+            said = await ask(client, then_s=1.6)
             await answered(client)
             return ended(client, said)
 
@@ -126,8 +131,7 @@ def test_sessions_without_responses_are_judged_too(server, verdicts):
         async with connected(server) as client:
             await semantic(client, create_response=False)
             verdicts[:] = [1.0]
-            said = words(1)
-            await slowly(client, np.concatenate([said, silence(0.6)]))
+            said = await ask(client, then_s=0.6)
             assert len(client.of("input_audio_buffer.committed")) == 1
             assert not client.of("response.created")
             return ended(client, said)
@@ -141,8 +145,7 @@ def test_server_vad_asks_nobody(server, verdicts):
     async def talk():
         async with connected(server) as client:
             before = server.service.metrics.text().decode().count("judged_pauses_total{")
-            said = words(1)
-            await slowly(client, np.concatenate([said, silence(0.7)]))
+            said = await ask(client, then_s=0.7)
             await answered(client)
             return ended(client, said), server.service.metrics.text().decode().count("judged_pauses_total{") - before
 

@@ -19,7 +19,7 @@ from call_client import RATE, Microphone, called, offer_of, on_loopback, post
 from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.webrtc.ice import IceSettings
-from serving_help import Running, nano, order, pcm16, question, run, running, user_text
+from serving_help import ENVELOPE, Running, nano, order, pcm16, question, run, running, user_text
 from waiting import wait_until_async
 
 LONG = "Tell me what you know about Brazil?"
@@ -29,18 +29,7 @@ SPOKEN = [
     "input_audio_buffer.committed",
     "conversation.item.added",
     "conversation.item.done",
-    "response.created",
-    "response.output_item.added",
-    "conversation.item.added",
-    "response.content_part.added",
-    "deltas",
-    "response.output_audio.done",
-    "response.output_audio_transcript.done",
-    "response.content_part.done",
-    "conversation.item.done",
-    "response.output_item.done",
-    "response.done",
-    "rate_limits.updated",
+    *ENVELOPE,
 ]
 
 
