@@ -106,8 +106,15 @@ def rows_of(text: str) -> dict[str, list[str]]:
 
 
 def test_the_card_says_what_was_measured_and_what_was_missed(measured):
-    path = write_model_card(measured / "model", measured / "metrics.json", None, measured / "docs" / "card.md")
+    path = write_model_card(
+        measured / "model",
+        measured / "metrics.json",
+        None,
+        measured / "docs" / "card.md",
+        agreement_json=ROOT / "docs" / "agreement.json",
+    )
     text = path.read_text(encoding="utf-8")
+    assert "0.10 (-0.04 to 0.24) with Moonshine by ONNX runtime" in " ".join(text.split())
     rows = rows_of(text)
     assert rows["T2T exact, held-out paraphrases"] == ["95.7 % (92.7 to 98.7)", "400"]
     assert rows["S2T exact, held-out voices"] == ["61.0 % (58.0 to 64.0)", "400"]
@@ -162,6 +169,8 @@ def test_the_published_card_is_what_the_generator_writes():
         assert rows[label] == [f"{1000 * latency[name][key]:.0f}" for key in ("mean", "p50", "p95")]
     stored = json.loads((ROOT / "docs" / "hearing_conditions.json").read_text(encoding="utf-8"))
     assert conditions_table(stored["figures"]["conditions"]) in page
+    agreement = json.loads((ROOT / "docs" / "agreement.json").read_text(encoding="utf-8"))
+    assert model_card.other_judges(agreement) in " ".join(page.split())
 
 
 def test_learning_curves_are_drawn_from_the_logs(measured):

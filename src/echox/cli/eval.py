@@ -239,6 +239,7 @@ def model_card(
     latency: Annotated[Path | None, typer.Option(help="JSON of benchmarks/nano_latency.py --output.")] = None,
     conditions: Annotated[Path | None, typer.Option(help="JSON of benchmarks/hearing_conditions.py --output.")] = None,
     voice: Annotated[Path | None, typer.Option(help="voice.json of 'echox eval voice'.")] = None,
+    agreement: Annotated[Path | None, typer.Option(help="JSON of 'echox eval agreement'.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Markdown file.")] = Path("docs/model_card_nano.md"),
     debug: Debug = False,
 ) -> None:
@@ -251,7 +252,7 @@ def model_card(
     if metrics is None:
         typer.echo(str(write_mini_card(model, run or [], cascade, output)))
         return
-    typer.echo(str(write_model_card(model, metrics, latency, output, voice, conditions)))
+    typer.echo(str(write_model_card(model, metrics, latency, output, voice, conditions, agreement)))
 
 
 def _subject(model: str, server: str | None, server_model: str | None, device: str, threads: int | None) -> "Subject":

@@ -45,9 +45,10 @@ HOW = """\
 Held-out questions are paraphrases whose wording no training question has; held-out voices do not occur in training.
 Decoding is greedy. *Exact* means the same words as the reference, punctuation apart; *answer* means that the words of
 the answer occur in a row; *UltraEval* is the match rule of UltraEval-Audio on the written reply. S2S scores the judge's
-transcript of the spoken reply; a reply that could not be spoken is wrong. Intervals are 95 % bootstrap intervals over
-items. They do not cover the spread over training seeds: this is one model, trained once. Parts of the recipe were
-chosen with held-out questions in view (docs/experiments.md), so the figures of these sets are mildly optimistic."""
+transcript of the spoken reply, which other recognisers hear otherwise (see *The judge*); a reply that could not be
+spoken is wrong. Intervals are 95 % bootstrap intervals over items. They do not cover the spread over training seeds:
+this is one model, trained once. Parts of the recipe were chosen with held-out questions in view (docs/experiments.md),
+so the figures of these sets are mildly optimistic."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Card:
     record: JsonObject
     megabytes: float | None
     conditions: JsonObject | None = None
+    agreement: Sequence[JsonObject] = ()
 
 
 def _score(part: str, name: str) -> Callable[[Card], Score | None]:
@@ -109,6 +111,7 @@ def write_model_card(
     path: str | Path,
     voice_json: str | Path | None = None,
     conditions_json: str | Path | None = None,
+    agreement_json: str | Path | None = None,
 ) -> Path:
     """Write the card (and, with matplotlib, learning curves into ``images/`` beside it).
 
@@ -119,6 +122,7 @@ def write_model_card(
         path: the Markdown file.
         voice_json: from ``echox eval voice``; None: left out.
         conditions_json: from ``benchmarks/hearing_conditions.py --output``; None: left out.
+        agreement_json: from ``echox eval agreement --output``, nano's own judge named first; None: left out.
 
     Raises:
         ValueError: a file is missing, not JSON, or lacks a figure.
@@ -131,6 +135,7 @@ def write_model_card(
         record=_read(model_dir / RECORD_NAME),
         megabytes=folder_bytes(model_dir) / 1e6,
         conditions=_figures(_read(conditions_json)) if conditions_json is not None else None,
+        agreement=_read_list(agreement_json) if agreement_json is not None else [],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     curves = draw_learning_curves(card.record.get("stages", []), path.parent / "images" / CURVES)
@@ -248,6 +253,8 @@ def _judge(card: Card) -> list[str]:
         f"error rate on {own['count']} held-out original recordings of the reply voice is "
         f"{_number(own['wer'])}: no figure of speech can be much better than that."
     ]
+    if card.agreement:
+        lines += ["", other_judges(card.agreement)]
     if card.voice is not None:
         steps = {
             "recordings": "original recordings",
@@ -263,6 +270,23 @@ def _judge(card: Card) -> list[str]:
             *markdown_table(["speech", "WER"], rows),
         ]
     return lines
+
+
+def other_judges(agreement: Sequence[JsonObject]) -> str:
+    """How often other recognisers find the same replies of nano right as its own judge, which was named first."""
+    said = []
+    for one in agreement:
+        for task, figures in one["tasks"].items() if one["subject"] == "nano" else ():
+            own = next(iter(figures["judges"]))
+            for pair in figures["pairs"]:
+                kappa = pair["kappa"]
+                if pair["judges"][0] == own and "mean" in kappa:
+                    spread = f"({kappa['low']:.2f} to {kappa['high']:.2f})"
+                    said.append(f"{kappa['mean']:.2f} {spread} with {pair['judges'][1]}, {kappa['count']} of {task}")
+    return (
+        "Whether a reply is right aloud depends on who listens. Cohen's kappa of its verdicts (0: as chance would have "
+        f"it, 1: always the same), docs/agreement.json: {'; '.join(said)}. So S2S here is a figure of this judge too."
+    )
 
 
 def _topics(card: Card) -> list[str]:
@@ -375,10 +399,21 @@ def _figures(result: JsonObject) -> JsonObject:
 
 
 def _read(path: str | Path) -> JsonObject:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a JSON file of measured figures, found {error}; measure first") from error
+    content = _read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}; measure again")
     return content
+
+
+def _read_list(path: str | Path) -> list[JsonObject]:
+    content = _read_json(path)
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: expected a JSON list, found {type(content).__name__}; measure again")
+    return content
+
+
+def _read_json(path: str | Path) -> object:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON file of measured figures, found {error}; measure first") from error
