@@ -149,7 +149,8 @@ def test_a_client_clears_what_is_played(server):
             await wait_until_async(lambda: client.loud_s > 0.3, "the reply is heard", 60)
             await client.send("response.cancel")
             await client.send("output_audio_buffer.clear")
-            await client.until("output_audio_buffer.cleared", 30)
+            while not client.of("output_audio_buffer.cleared"):  # an error comes first if the reply is all made
+                await client.next(30)
             before = client.loud_s
             truncated = client.of("conversation.item.truncated")
             assert len(truncated) == 1
@@ -158,7 +159,7 @@ def test_a_client_clears_what_is_played(server):
             assert client.loud_s - before < 0.4
             await ask(client, "What is the capital of France?")
             await client.until("output_audio_buffer.stopped", 60)
-            assert not client.of("error")[1:]
+            assert [event["error"]["code"] for event in client.of("error")] in ([], ["response_cancel_not_active"])
 
     run(talk(), 240)
 
