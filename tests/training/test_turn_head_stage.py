@@ -55,11 +55,12 @@ def test_pauses_are_not_put_where_a_question_is_complete():
 
 def test_the_use_of_a_question_depends_on_its_words_alone():
     dialogues = [Dialogue(str(n), (Turn("user", f"What is {n}?"),)) for n in range(2000)]
-    splits = [split_of(one, 0.25) for one in dialogues]
-    assert splits == [split_of(Dialogue("x", one.turns), 0.25) for one in dialogues]
+    splits = [split_of(one, 0.25, 0) for one in dialogues]
+    assert splits == [split_of(Dialogue("x", one.turns), 0.25, 0) for one in dialogues]
     assert 0.7 < splits.count("train") / 2000 < 0.8
+    assert 0.4 < splits.count("test") / (2000 - splits.count("train")) < 0.6
     held = Dialogue("held", (Turn("user", "What is 1?"),), "heldout")
-    assert split_of(held, 0.25) != "train"
+    assert split_of(held, 0.25, 0) != "train"
 
 
 def test_texts_are_named():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,16 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from echox.api import EchoX
+from echox.api.loading import find_model
 from echox.config import recipe
 from echox.data.corpora.everyday import everyday_requests
 from echox.data.corpora.nano import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
-from echox.data.pauses import (
-    cut,
-    detected_pauses,
-    speak_with_pause,
-)
+from echox.data.pauses import cut, detected_pauses, speak_with_pause
 from echox.data.scoring import normalize_words
 from echox.files import JsonObject, write_text
 from echox.models.echox.turn_head import TurnHead
@@ -99,8 +96,6 @@ class TurnHeadRecipe:
         Raises:
             ValueError: no such model, or a part of the recipe does not fit.
         """
-        from echox.api.loading import find_model
-
         folder = find_model(self.model)
         rng = random.Random(f"turn head {self.seed}")
         collector = _Collector(EchoX.from_pretrained(self.model, device="cpu"), open_vad(self.vad)[1])
@@ -119,8 +114,9 @@ class TurnHeadRecipe:
     # ------------------------------------------------------------------------------------------ examples
 
     def _pause_rows(self, collector: _Collector, rng: random.Random) -> Iterator[_Row]:
-        chosen = list(self._chosen(rng))
-        asked = [one for name in self.texts.corpora for one in _CORPORA[name]()] + [one for one, _ in chosen]
+        corpora = {name: _CORPORA[name]() for name in self.texts.corpora}
+        chosen = list(self._chosen(corpora, rng))
+        asked = [one for dialogues in corpora.values() for one in dialogues] + [one for one, _ in chosen]
         known = {_key(turn.text or "") for one in asked for turn in one.turns if turn.role == "user"}
         vad = collector.new_vad()
         voices = {"train": self.voices, "test": self.new_voices, "calibrate": {**self.voices, **self.new_voices}}
@@ -138,18 +134,14 @@ class TurnHeadRecipe:
             if number % 200 == 199:
                 log.info("%d of %d questions were heard", number + 1, len(chosen))
 
-    def _chosen(self, rng: random.Random) -> Iterator[tuple[Dialogue, str]]:
-        sources = [(_CORPORA[name](), count) for name, count in self.texts.corpora.items()]
+    def _chosen(self, corpora: Mapping[str, list[Dialogue]], rng: random.Random) -> Iterator[tuple[Dialogue, str]]:
+        sources = [(corpora[name], count) for name, count in self.texts.corpora.items()]
         sources += [(read_dialogues(path), count) for path, count in self.texts.dialogues.items()]
         for dialogues, count in sources:
             asked = [one for one in map(_until_question, dialogues) if one is not None]
             replied = [one for one in dialogues if len(one.turns) == 2 and one.turns[1].text]
             for dialogue in rng.sample(asked, min(count, len(asked))):
-                key = random.Random(f"{self.seed} {dialogue.turns[-1].text}").random()
-                heldout = dialogue.split != "train" or key < self.texts.heldout_share
-                split = (
-                    ("calibrate" if key < self.texts.heldout_share / 2 or key > 0.6 else "test") if heldout else "train"
-                )
+                split = split_of(dialogue, self.texts.heldout_share, self.seed)
                 if len(dialogue.turns) == 1 and replied and rng.random() < self.history_share:
                     dialogue = Dialogue(dialogue.id, rng.choice(replied).turns + dialogue.turns, dialogue.split)
                 yield dialogue, split
@@ -168,17 +160,18 @@ def pause_places(text: str, known: Collection[str]) -> list[int]:
     return [n for n in range(1, len(words)) if words[n - 1][-1] not in ".?!" and _key(" ".join(words[:n])) not in known]
 
 
-def split_of(dialogue: Dialogue, heldout_share: float) -> str:
+def split_of(dialogue: Dialogue, heldout_share: float, seed: int) -> str:
     """What a dialogue is for: "train", "calibrate" or "test". It depends on its last question alone.
 
     Args:
         dialogue: that ends with a question.
         heldout_share: of those that are not held out by their corpus.
+        seed: another one divides them in another way.
     """
-    draw = random.Random(f"turn head {dialogue.turns[-1].text}").random()
+    draw = random.Random(f"{seed} {dialogue.turns[-1].text}").random()
     if dialogue.split == "train" and draw >= heldout_share:
         return "train"
-    return "test" if random.Random(f"half {dialogue.turns[-1].text}").random() < 0.5 else "calibrate"
+    return "calibrate" if draw < heldout_share / 2 or draw > 0.6 else "test"
 
 
 def _until_question(dialogue: Dialogue) -> Dialogue | None:
