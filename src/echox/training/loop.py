@@ -57,6 +57,7 @@ from echox.training.parallel import gathered, join_group, plain, shard
 from echox.training.record import RECORD_NAME, RunLog, finished_record, peak_memory_mb, write_record
 from echox.training.stage import Stage
 from echox.training.trackers import check_tracker
+from echox.training.window import figures_of, sums_of, text_of
 
 NOTHING_HELD_OUT = (
     "{stage}: WARNING: expected held-out items for the evaluation, found none: give some items of the manifests "
@@ -222,7 +223,7 @@ class _Run:
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
         figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": data_wait_s}
         figures |= {} if counted is None else {"operations": counted.operations / max(length, 1e-9)}
-        return {**totals, **figures, **_text_of([micro.tensors for micro in micros]), "items": items, "length": length}
+        return {**totals, **figures, **text_of([micro.tensors for micro in micros]), "items": items, "length": length}
 
     def _batches(self, micros: list[MicroBatch]) -> tuple[list[Mapping[str, object]], dict[str, Tensor] | None]:
         """The step's micro-batches on the device, and the counts for its means (None: a single micro-batch)."""
@@ -262,32 +263,10 @@ class _Run:
 
     def _log_window(self, window: list[dict[str, float]], seconds: float) -> None:
         """Mean over the steps since the last entry and over all processes."""
-        found: set[str] = set().union(*window)
-        if self.world > 1:  # a part of the loss that only some batches have may be missing in one process
-            everyone: list[set[str]] = [set() for _ in range(self.world)]
-            dist.all_gather_object(everyone, found)
-            found = found.union(*everyone)
-        names = sorted(found, key=lambda name: (name != "loss", name))
-        sums = torch.tensor([sum(step.get(name, 0.0) for step in window) for name in names], dtype=torch.float64)
-        counts = torch.tensor([sum(name in step for step in window) for name in names], dtype=torch.float64)
-        if self.world > 1:
-            both = torch.stack([sums, counts]).to(self.device, torch.float32)
-            dist.all_reduce(both)
-            sums, counts = both.cpu().double()
-        values = {name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True)}
-        for name in ("items", "length", "text_tokens", "text_positions"):
-            values.pop(name, None)
-        unit, each = getattr(self.stage, "length_unit", (None, 0.0))
-        of_all = {"items": float(sums[names.index("items")]), unit: each * float(sums[names.index("length")])}
-        text, positions = (float(sums[names.index(name)]) if name in names else 0.0 for name in _TEXT)
-        of_all |= {"tokens": text} if text and unit != "tokens" else {}
-        values |= {f"{name}_per_s": amount / max(seconds, 1e-9) for name, amount in of_all.items() if name}
-        values |= {"padding_share": 1 - text / positions} if positions else {}
-        if "operations" in values:  # of a unit of length, in the counted steps
-            done = values.pop("operations") * float(sums[names.index("length")]) / max(seconds, 1e-9) / 1e12
-            values |= {"tflop_per_s": done}
-            if self.peak_tflop_per_s:
-                values |= {"flops_utilisation": done / self.world / self.peak_tflop_per_s}
+        sums, counts = sums_of(window, self.world, self.device)
+        unit = getattr(self.stage, "length_unit", (None, 0.0))
+        peak = None if self.peak_tflop_per_s is None else self.world * self.peak_tflop_per_s
+        values = figures_of(sums, counts, seconds, unit, peak)
         values |= {"step_s": seconds / len(window), **peak_memory_mb(self.device)}
         if self.log is not None:
             self.log.write(self.progress.step, values)
@@ -427,20 +406,6 @@ def _process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.dev
         yield dist.get_rank(), world, device
     finally:
         dist.destroy_process_group()
-
-
-_TEXT = ("text_tokens", "text_positions")
-
-
-def _text_of(batches: Sequence[Mapping[str, object]]) -> dict[str, float]:
-    """Text tokens of a step's batches, and positions with their padding, where the batches say so."""
-    masks: list[Tensor] = []
-    for batch in batches:
-        inner = batch.get("s2t", batch)
-        mask = inner.get("attention_mask") if isinstance(inner, Mapping) else None
-        masks += [mask] if isinstance(mask, Tensor) else []
-    found = [sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)]
-    return dict(zip(_TEXT, map(float, found), strict=True)) if masks else {}
 
 
 def _due(step: int, every: int) -> bool:
