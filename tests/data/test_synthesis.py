@@ -27,6 +27,11 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 SLT = Voice("flite", "slt")
 
 
+def test_a_voice_is_found_again_by_its_speaker():
+    voice = Voice("espeak-ng", "en-gb+f3", speed=1.2)
+    assert Voice.of_speaker(voice.speaker, speed=1.2) == voice
+
+
 def test_alignment_gives_pauses_to_the_word_before():
     phones = [("pau", 0.2), ("k", 0.3), ("ae", 0.4), ("t", 0.5), ("pau", 0.8), ("ax", 0.9), ("b", 1.0), ("pau", 1.2)]
     assert align_words(phones, [("k", "ae", "t"), ("ey", "b")]) == (0.8, 1.2)

@@ -137,9 +137,9 @@ class CheckClips:
         voices, digest = self.settings.voices, hashlib.sha256(name.encode()).hexdigest()
         chosen = voices.assistant if role == "assistant" else voices.user[int(digest, 16) % len(voices.user)]
         assert chosen is not None, "texts of a role without a voice are no clips"
-        engine, _, voice_name = chosen.partition("/")
+        voice = Voice.of_speaker(chosen)
         try:
-            speech = create_synthesizer(engine).synthesize(text, Voice(engine, voice_name))
+            speech = create_synthesizer(voice.engine).synthesize(text, voice)
         except ValueError as error:
             raise _NotKept("could not be spoken", str(error), 0.0) from error
         path = self.settings.output / "audio" / digest[:2] / f"{safe_name(name)}.wav"

@@ -43,7 +43,7 @@ def spoken_phone_times(utterances: Sequence[Utterance], cache: Path, workers: in
         for row in journal_entries(cache)
     }
     missing = [item for item in utterances if (item.speaker, item.text) not in known]
-    foreign = [item for item in missing if item.speaker.partition("/")[0] not in WITH_PHONES]
+    foreign = [item for item in missing if Voice.of_speaker(item.speaker).engine not in WITH_PHONES]
     if foreign:
         raise ValueError(
             f"{foreign[0].id}: expected a voice of {' or '.join(WITH_PHONES)}, found {foreign[0].speaker!r}; set "
@@ -52,8 +52,8 @@ def spoken_phone_times(utterances: Sequence[Utterance], cache: Path, workers: in
     if missing:
 
         def ask(item: Utterance) -> PhoneTimes:
-            engine, _, name = item.speaker.partition("/")
-            phones = create_synthesizer(engine).synthesize(item.text, Voice(engine, name)).phones
+            voice = Voice.of_speaker(item.speaker)
+            phones = create_synthesizer(voice.engine).synthesize(item.text, voice).phones
             return _without_short_pauses(phones or ())
 
         with open_journal(cache) as sink, ThreadPoolExecutor(workers or os.cpu_count()) as pool:

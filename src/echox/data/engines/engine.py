@@ -39,6 +39,12 @@ class Voice:
         """The name in manifests, without speed and pitch: "flite/slt"."""
         return f"{self.engine}/{self.name}"
 
+    @classmethod
+    def of_speaker(cls, speaker: str, speed: float = 1.0, pitch: float = 1.0) -> Voice:
+        """The voice of a name in manifests and recipes, see `speaker`."""
+        engine, _, name = speaker.partition("/")
+        return cls(engine, name, speed, pitch)
+
 
 @dataclass(frozen=True)
 class SynthesizedSpeech:

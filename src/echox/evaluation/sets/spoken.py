@@ -17,10 +17,10 @@ def read_voice(name: str) -> Voice:
     Raises:
         ValueError: it names no engine.
     """
-    engine, _, voice = name.partition("/")
-    if not engine or not voice:
+    voice = Voice.of_speaker(name)
+    if not voice.engine or not voice.name:
         raise ValueError(f"expected a voice as engine/name, like piper/en_US-joe-medium, found {name!r}")
-    return Voice(engine, voice)
+    return voice
 
 
 def ask_aloud(task: Task, voice: Voice, folder: Path, workers: int = 1) -> Task:

@@ -95,8 +95,8 @@ class PhoneUnitsRecipe:
         speakers = {item.speaker for item in utterances}
         if len(speakers) != 1:
             raise ValueError(f"{self.speech}: expected one voice, found {sorted(speakers)}; units are of one voice")
-        engine, _, name = speakers.pop().partition("/")
-        pronouncer, voice = create_pronouncer(engine), Voice(engine, name)
+        voice = Voice.of_speaker(speakers.pop())
+        pronouncer = create_pronouncer(voice.engine)
         folder = Path(self.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.workers or os.cpu_count()) as pool:

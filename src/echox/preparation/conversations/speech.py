@@ -54,8 +54,7 @@ class SpokenRepliesRecipe:
             ValueError: the dialogues cannot be read, or the voice cannot speak one of them.
         """
         began_s = time.monotonic()
-        engine, _, name = self.voice.partition("/")
-        voice = Voice(engine, name)
+        voice = Voice.of_speaker(self.voice)
         output = Path(self.output)
         lines = self._lines()
         jobs = [
@@ -198,8 +197,7 @@ class SpokenQuestionsRecipe:
         rng = random.Random(f"{self.seed} {dialogue.id}")
         voices = self.new_voices if dialogue.split == "heldout_new_voices" else self.voices
         (name,) = rng.choices(list(voices), weights=list(voices.values()))
-        engine, _, name = name.partition("/")
-        voice = Voice(engine, name, round(rng.uniform(*self.speed), 3), round(rng.uniform(*self.pitch), 3))
+        voice = Voice.of_speaker(name, round(rng.uniform(*self.speed), 3), round(rng.uniform(*self.pitch), 3))
         jobs = []
         for place, turn in enumerate(dialogue.turns):
             if turn.role == "user":

@@ -141,8 +141,7 @@ def _voice(text: str, shares: dict[str, float], rng: random.Random) -> Voice:
     """A voice that can say a text: flite does not read phonemes."""
     able = {name: share for name, share in shares.items() if "[[" not in text or not name.startswith("flite/")}
     (name,) = rng.choices(list(able), list(able.values()))
-    engine, _, voice = name.partition("/")
-    return Voice(engine, voice, rng.uniform(0.85, 1.25), rng.uniform(0.9, 1.15))
+    return Voice.of_speaker(name, rng.uniform(0.85, 1.25), rng.uniform(0.9, 1.15))
 
 
 def _scores(network: nn.Sequential, features: Tensor, labels: Tensor) -> JsonObject:

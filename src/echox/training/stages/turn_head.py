@@ -190,8 +190,7 @@ def _key(text: str) -> str:
 
 def _voice(shares: dict[str, float], rng: random.Random) -> Voice:
     (name,) = rng.choices(list(shares), list(shares.values()))
-    engine, _, voice = name.partition("/")
-    return Voice(engine, voice, rng.uniform(0.85, 1.15), rng.uniform(0.92, 1.08))
+    return Voice.of_speaker(name, rng.uniform(0.85, 1.15), rng.uniform(0.92, 1.08))
 
 
 # ---------------------------------------------------------------------------------------------- features
