@@ -3,11 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echox.data.scoring import WordErrors, edit_counts, normalize_words, same_words, word_errors
+from echox.data.scoring import WordErrors, area_under_curve, edit_counts, normalize_words, same_words, word_errors
 from echox.evaluation.scoring.metrics import agreement_table, exist_match
 from echox.evaluation.scoring.statistics import bootstrap
 from paths import GOLDEN
@@ -70,3 +71,10 @@ def test_bootstrap_holds_the_mean():
 def test_agreement_table_counts_every_reply():
     table = agreement_table([True, True, False, False], [True, False, True, False])
     assert set(table.values()) == {1}
+
+
+def test_the_area_under_the_curve_counts_pairs():
+    positive = np.array([True, True, False, False])
+    assert area_under_curve(np.array([3.0, 2.0, 1.0, 0.0]), positive) == 1
+    assert area_under_curve(np.array([3.0, 1.0, 1.0, 2.0]), positive) == 2.5 / 4  # a draw is half a pair
+    assert area_under_curve(np.zeros(4), positive) == 0.5

@@ -1,4 +1,4 @@
-"""Word error rate and sentence equality with one normalisation, for training checks and evaluation.
+"""Word error rate and sentence equality with one normalisation, and how well scores tell two kinds apart.
 
 The normalisation is the "naive" one of seed-tts-eval: lower case, no punctuation, hyphens separate words. It suits text
 whose numbers are spelt out, as nano's are; `echox.evaluation` has Whisper's English normaliser.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 _NOT_A_WORD = re.compile(r"[^\w\s']+")
 
@@ -89,3 +91,14 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
 def same_words(reference: str, hypothesis: str) -> bool:
     """Sentence equality after :func:`normalize_words`."""
     return normalize_words(reference) == normalize_words(hypothesis)
+
+
+def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
+    """How often one of a kind has a higher score than one of the others (a draw counts half); NaN if a kind has none.
+
+    Args:
+        scores: (N,).
+        positive: (N,) bool, whether each is of the kind.
+    """
+    order = np.subtract.outer(scores[positive], scores[~positive])
+    return float((order > 0).mean() + 0.5 * (order == 0).mean())

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from echox.config import recipe
 from echox.data.engines.engine import Voice
 from echox.data.pauses import alone, cough, cut, detected_interjection, hum, speak
+from echox.data.scoring import area_under_curve
 from echox.data.surroundings import SurroundingsConfig, draw_surroundings
 from echox.files import JsonObject, write_text
 from echox.serving.turn_detection.interjections import TAKES_FLOOR, WEIGHTS_FILE, interjection_features
@@ -148,10 +149,9 @@ def _scores(network: nn.Sequential, features: Tensor, labels: Tensor) -> JsonObj
     with torch.inference_mode():
         probabilities = torch.sigmoid(network(features)[:, 0])
     floor, over = labels > 0.5, probabilities >= TAKES_FLOOR
-    order = probabilities[floor][:, None] - probabilities[~floor][None]
     return {
         "examples": len(labels),
-        "auc": round(float((order > 0).float().mean() + 0.5 * (order == 0).float().mean()), 4),
+        "auc": round(area_under_curve(probabilities.numpy(), floor.numpy()), 4),
         "interruptions_found": round(float(over[floor].float().mean()), 4),
         "listening_taken_for_one": round(float(over[~floor].float().mean()), 4),
     }

@@ -28,7 +28,7 @@ from echox.data.corpora.nano import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
 from echox.data.pauses import cut, detected_pauses, speak_with_pause
-from echox.data.scoring import normalize_words
+from echox.data.scoring import area_under_curve, normalize_words
 from echox.files import JsonObject, write_text
 from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
@@ -250,11 +250,10 @@ class _Table:
     def scores(self, weight: Tensor, bias: Tensor) -> JsonObject:
         """How well the labels are told apart."""
         logits, positive = self.features @ weight + bias, self.labels > 0.5
-        order = logits[positive][:, None] - logits[~positive][None]
         probabilities = torch.sigmoid(logits)
         found: JsonObject = {
             "examples": len(logits),
-            "auc": round(float((order > 0).float().mean() + 0.5 * (order == 0).float().mean()), 4),
+            "auc": round(area_under_curve(logits.numpy(), positive.numpy()), 4),
             "right": round(float(((logits > 0) == positive).float().mean()), 4),
             "brier": round(float((probabilities - self.labels).square().mean()), 4),
         }
