@@ -46,7 +46,7 @@ from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
-from echox.training.record import METRICS_NAME, RECORD_NAME
+from echox.training.record import RECORD_NAME, log_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE, NUM_UNITS, STEPS = 16_000, 12, {"s2t": 40, "t2c": 60, "echo": 6}
@@ -305,7 +305,7 @@ def checked(folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"continued": continued}
     for stage, steps in STEPS.items():
         record = json.loads((out / stage / RECORD_NAME).read_text(encoding="utf-8"))
-        logged = [json.loads(line) for line in (out / stage / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
+        logged = log_entries(out / stage)
         trained = [entry["step"] for entry in logged if entry["kind"] == "train"]
         if record["steps"] != steps or trained != list(range(1, steps + 1)):
             raise RuntimeError(f"{stage}: expected steps 1 to {steps}, each once, found {trained}")
