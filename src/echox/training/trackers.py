@@ -40,13 +40,12 @@ class WandbTracker:
 
     Args:
         library: name of the module.
-        folder: output folder of the run.
         name: of the run.
         recipe: resolved, shown beside the run.
         options: more arguments of the library's ``init``.
     """
 
-    def __init__(self, library: str, folder: Path, name: str, recipe: JsonObject, **options: Any) -> None:
+    def __init__(self, library: str, name: str, recipe: JsonObject, **options: Any) -> None:
         project = os.environ.get("WANDB_PROJECT", "echox")
         self._library = importlib.import_module(library)
         self._library.init(project=project, name=name, config=recipe, resume="allow", **options)
@@ -61,11 +60,11 @@ class WandbTracker:
 
 
 def _trackio(folder: Path, name: str, recipe: JsonObject) -> Tracker:
-    return WandbTracker("trackio", folder, f"{name}-{_identity(folder)}", recipe)  # it finds a run by its name
+    return WandbTracker("trackio", f"{name}-{_identity(folder)}", recipe)  # it finds a run by its name
 
 
 def _wandb(folder: Path, name: str, recipe: JsonObject) -> Tracker:
-    return WandbTracker("wandb", folder, name, recipe, id=_identity(folder), dir=str(folder))
+    return WandbTracker("wandb", name, recipe, id=_identity(folder), dir=str(folder))
 
 
 TRACKERS: dict[str, Callable[[Path, str, JsonObject], Tracker]] = {"trackio": _trackio, "wandb": _wandb}
