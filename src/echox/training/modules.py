@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+Batch = TypeVar("Batch", bound=Mapping[str, object])
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -15,9 +18,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def on_device(batch: Mapping[str, object], device: torch.device) -> dict[str, object]:
+def on_device(batch: Batch, device: torch.device) -> Batch:
     """A batch with the tensors inside it (also in dicts, lists and tuples) on `device`; other values unchanged."""
-    return {name: _moved(value, device) for name, value in batch.items()}
+    return {name: _moved(value, device) for name, value in batch.items()}  # type: ignore[return-value]  # a dict
 
 
 def _moved(value: object, device: torch.device) -> object:

@@ -36,6 +36,7 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.training.modules import on_device
 from echox.training.normalisation import Denominators, RunningMeans, share_of_step
 from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.echo import EchoData, echo_dialogues
@@ -253,20 +254,16 @@ class DirectUnitsStage:
         targets = [self._target(item) or [] for item in items]
         return {"prompt": kept, "unit_words": pad_sequences(targets, IGNORE_INDEX)}
 
-    def _to_device(self, batch: DirectBatch) -> DirectBatch:
-        device = self.model.unit_head.weight.device
-        prompt = {name: value.to(device) for name, value in batch["prompt"].items()}
-        return {"prompt": prompt, "unit_words": batch["unit_words"].to(device)}
-
     def evaluate(self) -> dict[str, float]:
         """By held-out split: the losses, unit edits per recorded unit of greedy speech, and exact replies in text."""
         metrics: dict[str, float] = {}
+        device = self.model.unit_head.weight.device
         for split, items in self.evaluation_items.items():
             running, errors, units = RunningMeans(), 0, 0
             for part in (items[start : start + 16] for start in range(0, len(items), 16)):
-                running.add(*self.objective.measure(self._to_device(self._batch(part))))
+                running.add(*self.objective.measure(on_device(self._batch(part), device)))
             few = spread(items, 16)
-            batch = self._to_device(self._batch(few))
+            batch = on_device(self._batch(few), device)
             for item, said in zip(few, self.model.write(*self.model.prompts(batch["prompt"])), strict=True):
                 wanted = self.language.decode(self._target(item) or [])
                 errors += edit_counts(wanted, self.language.decode(said)).errors

@@ -35,6 +35,7 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming.trigger import Trigger
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.modules import on_device
 from echox.training.normalisation import RunningMeans
 from echox.training.stages.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
 from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, replies
@@ -242,7 +243,7 @@ class EchoStage:
             items = sorted(items, key=lambda item: item.frames)
             running = RunningMeans()
             for part in (items[start : start + 16] for start in range(0, len(items), 16)):
-                running.add(*self.objective.measure(self._to_device(self._batch(part, None))))
+                running.add(*self.objective.measure(on_device(self._batch(part, None), self.model.device)))
             metrics |= {f"{split}_{name}": value for name, value in running.means().items()}
         return metrics
 
@@ -257,7 +258,7 @@ class EchoStage:
 
     def _speak(self, items: list[SpokenDialogue]) -> tuple[list[str], list[UnitSequence], list[list[int]]]:
         """Text, greedy speech and target unit words of every segment of some dialogues."""
-        batch = self._to_device(self._batch(items, None))
+        batch = on_device(self._batch(items, None), self.model.device)
         _, reply_states, reply_ids, _ = self.objective.reply_states(batch)
         scores = self.objective.trigger_scores(reply_states)
         segments = self.objective.cut(reply_ids, scores)
@@ -269,11 +270,6 @@ class EchoStage:
             decode_text(self.tokenizer, [token for token in row if token >= 0]) for row in segments.token_ids.tolist()
         ]
         return texts, sequences, [[word for word in row if word >= 0] for row in unit_words.tolist()]
-
-    def _to_device(self, batch: EchoBatch) -> EchoBatch:
-        device = self.model.device
-        inputs = {name: value.to(device) for name, value in batch["s2t"].items()}
-        return {"s2t": inputs, "reply_texts": batch["reply_texts"]}
 
     def sample(self, folder: Path) -> None:
         """Every segment of a few held-out replies as units, with a vocoder also as audio."""
