@@ -55,13 +55,18 @@ def log_mel(waveform: np.ndarray | Tensor, sampling_rate: int = SAMPLING_RATE, n
     samples = torch.as_tensor(waveform, dtype=torch.float32)
     if samples.ndim != 1 or samples.numel() == 0:
         raise ValueError(f"waveform: expected (samples,) with at least one sample, found {tuple(samples.shape)}")
-    # A partial hop still holds speech; and reflection at the ends needs more than half a window of samples.
-    frames = max(-(-len(samples) // HOP), 2)
+    frames = mel_frames(len(samples))
     samples = torch.nn.functional.pad(samples, (0, frames * HOP - len(samples)))
     window, filters = _analysis(num_mel_bins)
     spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)[:, :frames]
     log_spectrum = (filters @ spectrum.abs().square()).clamp_min(1e-10).log10()
     return (log_spectrum.maximum(log_spectrum.max() - 8.0) + 4.0) / 4.0
+
+
+def mel_frames(samples: int) -> int:
+    """Frames that `log_mel` makes of so many samples."""
+    # A partial hop still holds speech; and reflection at the ends needs more than half a window of samples.
+    return max(-(-samples // HOP), 2)
 
 
 class Features(Protocol):

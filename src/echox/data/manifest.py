@@ -137,6 +137,16 @@ class Dialogue:
         """
         return tuple(index for index, turn in enumerate(self.turns) if turn.role == "user" and turn.audio)
 
+    @property
+    def reply_words(self) -> int:
+        """White-space words of the assistant's turns."""
+        return sum(len((turn.text or "").split()) for turn in self.turns if turn.role == "assistant")
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of all texts, as UTF-8."""
+        return sum(len((turn.text or "").encode()) for turn in self.turns)
+
 
 @dataclass(frozen=True)
 class UnitUtterance:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from echox.audio import encode_audio, load_audio
-from echox.data.features import HOP, SAMPLING_RATE
+from echox.data.features import SAMPLING_RATE, mel_frames
 from echox.data.manifest import Dialogue, dialogue_of_row, row_of
 from echox.data.shards.files import names_in
 from echox.data.shards.index import INDEX_SUFFIX, ShardIndex, ShardReader, read_index, write_index
@@ -133,9 +133,9 @@ def measures(cut: JsonObject) -> dict[str, int]:
     """The columns of a cut in the index of `DialogueShards`."""
     dialogue = _dialogue_of(cut)
     return {
-        "frames": sum(max(2, -(-count // HOP)) for _, count in _spans(cut).values()),
-        "reply_words": sum(len((turn.text or "").split()) for turn in dialogue.turns if turn.role == "assistant"),
-        "text_bytes": sum(len((turn.text or "").encode()) for turn in dialogue.turns),
+        "frames": sum(mel_frames(count) for _, count in _spans(cut).values()),
+        "reply_words": dialogue.reply_words,
+        "text_bytes": dialogue.text_bytes,
     }
 
 

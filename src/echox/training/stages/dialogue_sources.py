@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from echox.data.features import HOP, features_of
+from echox.data.features import features_of, mel_frames
 from echox.data.sampling import spread
 from echox.data.shards.dialogues import DialogueShards, ShardedDialogue, splits_of
 from echox.data.shards.files import is_remote, joined
 from echox.data.tower_features import TowerFeatures
-from echox.training.stages.dialogues import SpokenDialogue, replies, spoken_dialogues
+from echox.training.stages.dialogues import SpokenDialogue, spoken_dialogues
 
 TRAIN = "train"
 _COUNTED = 256
@@ -50,8 +50,8 @@ class Dialogues(Sequence[SpokenDialogue]):
         return cls(
             items,
             np.array([item.frames for item in items], dtype=np.int64),
-            np.array([sum(len(text.split()) for text in replies(item)) for item in items], dtype=np.int64),
-            np.array([_text_bytes(item) for item in items], dtype=np.int64),
+            np.array([item.dialogue.reply_words for item in items], dtype=np.int64),
+            np.array([item.dialogue.text_bytes for item in items], dtype=np.int64),
         )
 
     @classmethod
@@ -154,7 +154,7 @@ def tokens_by_bytes(dialogues: Dialogues, tokenizer: PreTrainedTokenizerBase) ->
     asked = [dialogues[place] for place in spread(range(len(dialogues)), _COUNTED)]
     texts = [turn.text for item in asked for turn in item.dialogue.turns if turn.text]
     tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) if texts else 0
-    rate = tokens / max(1, sum(len(text.encode()) for text in texts))
+    rate = tokens / max(1, sum(item.dialogue.text_bytes for item in asked))
     return np.ceil(dialogues.text_bytes * rate).astype(np.int64).tolist()
 
 
@@ -193,11 +193,7 @@ class HeardTurns:
     def frames(self, turn: int) -> int:
         """Mel frames, or samples, of a turn (before silence is cut off)."""
         samples = self.found.spans[turn][1]
-        return samples if self.tower.spec.num_mel_bins is None else max(2, -(-samples // HOP))
-
-
-def _text_bytes(item: SpokenDialogue) -> int:
-    return sum(len((turn.text or "").encode()) for turn in item.dialogue.turns)
+        return samples if self.tower.spec.num_mel_bins is None else mel_frames(samples)
 
 
 def _together(parts: Sequence[np.ndarray]) -> np.ndarray:
