@@ -79,6 +79,10 @@ class Dialogues(Sequence[SpokenDialogue]):
         shards = None if self.shards is None else self.shards[at]
         return Dialogues(_Chosen(self.items, at), self.frames[at], self.reply_words[at], self.text_bytes[at], shards)
 
+    def spoken_lengths(self) -> list[int]:
+        """Mel frames of each, plus about forty for every word of its replies: its cost where replies are spoken."""
+        return (self.frames + 40 * self.reply_words).tolist()
+
     def __len__(self) -> int:
         return len(self.items)
 

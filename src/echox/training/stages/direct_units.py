@@ -240,8 +240,8 @@ class DirectUnitsStage:
         return self.train_items
 
     def lengths(self) -> list[int]:
-        """Mel frames of each dialogue, plus about forty for every word of its reply: an estimate of its cost."""
-        return (self.train_items.frames + 40 * self.train_items.reply_words).tolist()
+        """See `Dialogues.spoken_lengths`."""
+        return self.train_items.spoken_lengths()
 
     def collate(self, items: list[SpokenDialogue], rng: random.Random) -> DirectBatch:
         """Prompts without their replies, and unit words."""

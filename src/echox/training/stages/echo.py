@@ -215,8 +215,8 @@ class EchoStage:
         return self.train_items
 
     def lengths(self) -> list[int]:
-        """Mel frames of each dialogue, plus about forty for every word of its replies: an estimate of its cost."""
-        return (self.train_items.frames + 40 * self.train_items.reply_words).tolist()
+        """See `Dialogues.spoken_lengths`."""
+        return self.train_items.spoken_lengths()
 
     def token_lengths(self) -> list[int]:
         """About the text tokens of each dialogue; see `tokens_by_bytes`."""
