@@ -165,18 +165,19 @@ class PhoneUnitsRecipe:
 
     def _unspoken(self, heldout: set[str]) -> tuple[list[str], list[str]]:
         """Different texts, in order, held-out ones left out, then those that bring words; and the lists of names."""
-        chosen = list(itertools.islice(_texts(self.texts, heldout), self.max_texts or None))
+        chosen = list(itertools.islice(_texts(_turns(self.texts), heldout), self.max_texts or None))
         counts = Counter(word for text in chosen for word in set(normalize_words(text)))
-        for text in _texts(self.word_texts, heldout.union(chosen)):
+        turns = list(_turns(self.word_texts))
+        for text in _texts(turns, heldout.union(chosen)):
             words = set(normalize_words(text))
             if any(counts[word] < self.word_count for word in words):
                 counts.update(words)
                 chosen.append(text)
-        return chosen, list(self._name_lists(counts)) if self.name_count else []
+        return chosen, list(self._name_lists(turns, counts)) if self.name_count else []
 
-    def _name_lists(self, counts: Counter[str]) -> Iterator[str]:
-        """Lists of names, as they are spoken; `counts`: texts that have each word so far."""
-        written = dict.fromkeys(word for text in _turns(self.word_texts) for word in _WRITTEN_WORD.findall(text))
+    def _name_lists(self, turns: Sequence[str], counts: Counter[str]) -> Iterator[str]:
+        """Lists of the names in `turns`, as they are spoken; `counts`: texts that have each word so far."""
+        written = dict.fromkeys(word for text in turns for word in _WRITTEN_WORD.findall(text))
         names = [word for word in written if word[0].isupper() and word.lower() not in written]
         shuffle = random.Random(0).shuffle
         for times in range(self.name_count):
@@ -191,9 +192,9 @@ def _turns(manifests: Sequence[str]) -> Iterator[str]:
     return (turn.text or "" for path in manifests for row in read_dialogues(path) for turn in row.turns)
 
 
-def _texts(manifests: Sequence[str], but: set[str]) -> Iterator[str]:
-    """Different texts of all turns as they are spoken, in order."""
-    texts = dict.fromkeys(normalize_for_speech(text) for text in dict.fromkeys(_turns(manifests)))
+def _texts(turns: Iterable[str], but: set[str]) -> Iterator[str]:
+    """Different texts of turns as they are spoken, in order."""
+    texts = dict.fromkeys(normalize_for_speech(text) for text in dict.fromkeys(turns))
     return (text for text in texts if any(map(str.isalpha, text)) and text not in but)
 
 
