@@ -26,10 +26,21 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; an older file with this name stays.
     """
-    path = Path(path)
+    with _written_aside(Path(path)) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """`write_text` for bytes."""
+    with _written_aside(Path(path)) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

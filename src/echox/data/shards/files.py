@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from echox import files
+
 
 def joined(folder: str, name: str) -> str:
     """The location of a file or folder in a folder."""
@@ -55,11 +57,8 @@ def write_bytes(location: str, content: bytes) -> None:
     if is_remote(location):
         system, path = _system(location)
         system.pipe_file(path, content)
-        return
-    target = Path(location)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(target)
+    else:
+        files.write_bytes(location, content)
 
 
 def names_in(folder: str) -> list[str]:
