@@ -27,12 +27,10 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-import uuid
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import soundfile
 import websockets
@@ -44,9 +42,11 @@ from echox.data.corpora.nano import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.pauses import speak_with_pause
 from echox.data.scoring import normalize_words
+from echox.serving.protocol.wire import AudioFormat
 from echox.training.stages.turn_head import pause_places
 
 RATE, CHUNK_S = 24000, 0.04
+PCM = AudioFormat("audio/pcm", RATE)
 TASKS = {"pause_handling": "eval_pause_handling.py", "turn_taking": "eval_smooth_turn_taking.py"}
 
 
@@ -96,7 +96,7 @@ async def answer(port: int, detection: dict[str, Any], sample: Path) -> None:
             async for message in ws:
                 event = json.loads(message)
                 if event["type"] == "response.output_audio.delta":
-                    chunk = np.frombuffer(base64.b64decode(event["delta"]), "<i2").astype(np.float32) / 32768
+                    chunk = PCM.decode(base64.b64decode(event["delta"]))
                     start = max(plays_from, now())
                     kept = chunk[: max(0, len(heard) - start)]
                     heard[start : start + len(kept)] = kept
@@ -108,7 +108,7 @@ async def answer(port: int, detection: dict[str, Any], sample: Path) -> None:
         listening = asyncio.create_task(listen())
         for number, start in enumerate(range(0, len(question), step), 1):
             await asyncio.sleep(max(0.0, began_s + number * CHUNK_S - time.monotonic()))
-            data = np.clip(np.rint(question[start : start + step] * 32768), -32768, 32767).astype("<i2").tobytes()
+            data = PCM.encode(question[start : start + step])
             event = {"type": "input_audio_buffer.append", "audio": base64.b64encode(data).decode()}
             await ws.send(json.dumps(event))
         listening.cancel()
@@ -121,23 +121,12 @@ async def answer(port: int, detection: dict[str, Any], sample: Path) -> None:
 
 def transcribe(port: int, path: Path) -> list[dict[str, Any]]:
     """Words of a recording with their times; none if there is no speech in it."""
-    boundary = uuid.uuid4().hex
     fields = {"model": "any", "response_format": "verbose_json", "timestamp_granularities[]": "word"}
-    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()]
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    body = "".join(parts).encode() + head.encode() + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/audio/transcriptions",
-        body,
-        {"Content-Type": f"multipart/form-data; boundary={boundary}"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as found:
-            return list(json.loads(found.read())["words"])
-    except urllib.error.HTTPError as error:
-        if error.code == 400:  # a fragment in which no word was recognised
-            return []
-        raise
+    url = f"http://127.0.0.1:{port}/v1/audio/transcriptions"
+    found = httpx.post(url, data=fields, files={"file": ("a.wav", path.read_bytes())}, timeout=60)
+    if found.status_code == 400:  # a fragment in which no word was recognised
+        return []
+    return list(found.raise_for_status().json()["words"])
 
 
 def evaluate(bench: Path, task: str, folder: Path) -> dict[str, float]:
