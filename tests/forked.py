@@ -42,16 +42,27 @@ def context() -> ForkServerContext:
 
 def two(function: Callable[..., None], *arguments: Any) -> None:
     """Call `function` in two processes, the ranks of one training; a failure of either is raised here."""
+    several((2,), function, *arguments)
+
+
+def several(machines: Sequence[int], function: Callable[..., None], *arguments: Any) -> None:
+    """As `two`, for the ranks of several machines, by the number of processes on each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context()
-    torch.multiprocessing.start_processes(_rank, (port, function, arguments), nprocs=2, start_method="forkserver")
+    torch.multiprocessing.start_processes(
+        _rank, (port, machines, function, arguments), nprocs=sum(machines), start_method="forkserver"
+    )
 
 
-def _rank(rank: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, port: int, machines: Sequence[int], function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    local = [count for count in machines for _ in range(count)]
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(len(local)), LOCAL_WORLD_SIZE=str(local[rank]))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     function(*arguments)
 
 

@@ -97,14 +97,16 @@ class TrainingConfig:
         clip_norm: gradient norm limit (0 = none); clip_by_group: of each group separately.
         ema_decay: 0 = none; else evaluation, samples and the final model use the averaged weights.
         *_every_steps: 0 = never (the last step always evaluates and saves).
+        save_in_background: checkpoints are copied to memory, and written from there while the training goes on.
         resume: continue from the newest checkpoint in `output_dir`, if there is one.
         skip_damaged: continue from the newest undamaged checkpoint; else a damaged one stops the run with an error.
         threads: CPU threads of torch (None = leave as it is).
         workers: processes that read and collate batches; 0: a thread. prefetch_batches: how many they make ahead.
         tracker: "trackio" or "wandb" is told of every log entry too (`training/trackers.py`).
         peak_tflop_per_s: of each device in this precision, for `flops_utilisation` in the log; None: by a GPU's name.
-        parallel: each of several processes holds all weights ("ddp") or a shard of every weight ("fsdp").
-        cpu_offload: keep sharded weights and optimizer states in CPU memory ("fsdp" on GPUs).
+        parallel: each of several processes holds all weights ("ddp"), a shard of every weight ("fsdp"), or a shard of
+            what its machine holds whole ("hybrid").
+        cpu_offload: keep sharded weights and optimizer states in CPU memory ("fsdp" and "hybrid" on GPUs).
         max_rollbacks: after a loss or gradient that is not finite, go back to the newest checkpoint and skip the
             batches since then, at most this many times; 0: stop the run.
         overfit_one_batch: train on the first batch only: the loss of a correct stage falls to nearly zero.
@@ -135,6 +137,7 @@ class TrainingConfig:
     save_every_steps: int = 0
     sample_every_steps: int = 0
     keep_checkpoints: int = 2
+    save_in_background: bool = False
     prefetch_batches: int = 2
     workers: int = 0
     tensorboard: bool = True
@@ -145,7 +148,7 @@ class TrainingConfig:
     compile: bool = False
     resume: bool = True
     skip_damaged: bool = False
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
     cpu_offload: bool = False
     max_rollbacks: int = 0
     overfit_one_batch: bool = False

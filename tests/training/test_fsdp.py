@@ -12,6 +12,7 @@ import torch.distributed as dist
 from test_ddp import LayerNormStage
 from test_loop import config
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 
 import forked
 from echox.config import to_dict
@@ -51,6 +52,11 @@ def two(folder: Path, **changes: object) -> None:
     forked.two(partial(run, str(folder), accumulation_steps=2, parallel="fsdp", **changes))
 
 
+def four(folder: Path, **changes: object) -> None:
+    """Two machines of two processes each."""
+    forked.several((2, 2), partial(run, str(folder), accumulation_steps=1, parallel="hybrid", **changes))
+
+
 def losses(folder: Path) -> list[float]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
@@ -58,28 +64,39 @@ def losses(folder: Path) -> list[float]:
 
 def test_two_shards_equal_one_process(tmp_path):
     two(tmp_path / "two", ema_decay=0.9, log_every_steps=1)
-    run(str(tmp_path / "one"), accumulation_steps=4, ema_decay=0.9, log_every_steps=1)
-    assert_equal_up_to_rounding(losses(tmp_path / "two"), losses(tmp_path / "one"))
-    one, sharded = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two"))
-    assert one.keys() == sharded.keys()
+    equals_one_process(tmp_path / "two", tmp_path / "one")
+
+
+def equals_one_process(sharded: Path, whole: Path) -> None:
+    run(str(whole), accumulation_steps=4, ema_decay=0.9, log_every_steps=1)
+    assert_equal_up_to_rounding(losses(sharded), losses(whole))
+    one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in (whole, sharded))
+    assert one.keys() == other.keys()
     for name, value in one.items():
-        assert_equal_up_to_rounding(sharded[name], value)
-    assert all((path / "sharded").is_dir() for path in checkpoints(tmp_path / "two"))
-    assert (tmp_path / "two" / "samples" / "step_0000004" / "sample.txt").exists()
+        assert_equal_up_to_rounding(other[name], value)
+    assert all((path / "sharded").is_dir() for path in checkpoints(sharded))
+    assert (sharded / "samples" / "step_0000004" / "sample.txt").exists()
 
 
-@pytest.mark.parametrize("continued_by", ["one", "two", "two from one"])
+def test_shards_inside_two_machines_equal_one_process(tmp_path):
+    four(tmp_path / "four", ema_decay=0.9, log_every_steps=1)
+    equals_one_process(tmp_path / "four", tmp_path / "one")
+
+
+def test_machines_of_different_sizes_are_refused(tmp_path):
+    with pytest.raises(ProcessRaisedException, match=r"as many processes on each machine.*found \[1, 2\] of 3"):
+        forked.several((2, 1), partial(run, str(tmp_path), accumulation_steps=1, parallel="hybrid"))
+
+
+@pytest.mark.parametrize("continued_by", ["one", "two", "two from one", "one from four", "four from one"])
 def test_a_checkpoint_is_for_any_number_of_processes(tmp_path, continued_by):
     run(str(tmp_path / "whole"), accumulation_steps=4, ema_decay=0.9, hold_ratio=1.0)
     begun, ended = ({"steps": steps, "ema_decay": 0.9, "hold_ratio": 1.0} for steps in (5, 8))  # no schedule
-    if continued_by == "two from one":
-        run(str(tmp_path / "cut"), accumulation_steps=4, **begun)
-    else:
-        two(tmp_path / "cut", **begun)
-    if continued_by == "one":
-        run(str(tmp_path / "cut"), accumulation_steps=4, **ended)
-    else:
-        two(tmp_path / "cut", **ended)
+    begun["save_in_background"] = True
+    by = {"one": partial(run, accumulation_steps=4), "two": two, "four": four}
+    second, _, first = continued_by.partition(" from ")
+    by[first or "two"](str(tmp_path / "cut"), **begun)
+    by[second](str(tmp_path / "cut"), **ended)
     whole, cut = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "cut"))
     for name, value in whole.items():
         assert_equal_up_to_rounding(cut[name], value)

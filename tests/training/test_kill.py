@@ -50,7 +50,7 @@ class SlowRecipe:
 class Job:
     """Two processes under torchrun, started again after every kill."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, save_in_background: bool) -> None:
         self.folder = folder
         training = {
             "output_dir": str(folder / "out"),
@@ -60,6 +60,7 @@ class Job:
             "learning_rates": {"head": 0.05, "norm": 0.01},
             "log_every_steps": 1,
             "save_every_steps": 4,
+            "save_in_background": save_in_background,
             "ema_decay": 0.9,
             "parallel": "fsdp",
             "device": "cpu",
@@ -122,10 +123,10 @@ class Job:
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
-    whole = Job(tmp_path / "whole")
+    whole = Job(tmp_path / "whole", save_in_background=False)
     whole.wait()
     chance = random.Random(0)
-    job = Job(tmp_path / "killed")
+    job = Job(tmp_path / "killed", save_in_background=True)
     kills = []
     for number in range(KILLS):
         everything, at_start = chance.random() < 0.5, chance.random() < 0.2

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from echox.config import TrainingConfig, recipe, to_dict
-from echox.training import checkpoint as checkpoint_module
+from echox.training import checkpoint_writing
 from echox.training.batches import BatchStream
 from echox.training.checkpoint import TrainingProgress, checkpoints
 from echox.training.health import NonFiniteLossError
@@ -25,6 +27,8 @@ from echox.training.normalisation import share_of_step
 from echox.training.optim import WeightAverage, build_optimizer, learning_rate_factor
 from echox.training.record import finished_record
 from echox.training.stage import Stage
+from echox.training.stopping import STOP_FILE, STOPPED
+from waiting import wait_until
 
 
 class ToyObjective(nn.Module):
@@ -209,12 +213,82 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         if "0000010" in str(path):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "_flush", no_space)
+    monkeypatch.setattr(checkpoint_writing, "_flush", no_space)
     with pytest.raises(OSError, match="No space left on device.*continues from the newest"):
         run(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000005"]
     monkeypatch.undo()
     assert run(tmp_path)[0].objective.calls == 7
+
+
+def test_a_checkpoint_in_the_background_is_of_its_moment(tmp_path, monkeypatch):
+    """It is written when the run has gone on, and holds what one that was written at once holds."""
+    run(tmp_path / "at_once", save_every_steps=3, keep_checkpoints=9)
+    stage, seen = ToyStage(), []
+    save_file = checkpoint_writing.save_file
+
+    def late(tensors, path):
+        if "0000003" in str(path):
+            wait_until(lambda: stage.objective.calls >= 5, "two more steps")
+        seen.append(stage.objective.calls)
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint_writing, "save_file", late)
+    run(tmp_path / "later", stage, save_every_steps=3, keep_checkpoints=9, save_in_background=True)
+    assert seen[0] >= 5
+    first, second = (checkpoints(tmp_path / name) for name in ("at_once", "later"))
+    assert [path.name for path in first] == [path.name for path in second]
+    assert len(first) == 4
+    for one, other in zip(first, second, strict=True):
+        for name in ("trainable.safetensors", "average.safetensors"):
+            assert (one / name).read_bytes() == (other / name).read_bytes()
+        ours, theirs = (torch.load(path / "optimizer.pt", weights_only=True)["state"] for path in (one, other))
+        assert all(torch.equal(ours[key][part], theirs[key][part]) for key in ours for part in ours[key])
+
+
+def test_a_full_disk_in_the_background_stops_the_run(tmp_path, monkeypatch):
+    def no_space(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_writing, "_flush", no_space)
+    with pytest.raises(OSError, match="No space left on device.*continues from the newest"):
+        run(tmp_path, save_every_steps=5, save_in_background=True)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def stopped(folder: Path, **changes: Any) -> int:
+    """Run the toy until it is told to stop in its sixth step; the exit status."""
+    stage = ToyStage()
+    stage.objective.register_forward_hook(
+        lambda *_: os.kill(os.getpid(), signal.SIGUSR1) if stage.objective.calls == 6 else None
+    )
+    with pytest.raises(SystemExit) as ended:
+        run(folder, stage, **changes)
+    return ended.value.code
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_run_that_is_told_to_stop_continues_as_if_it_had_not(tmp_path, background):
+    whole, _ = run(tmp_path / "whole")
+    before = signal.getsignal(signal.SIGUSR1)
+    assert stopped(tmp_path / "cut", save_in_background=background) == STOPPED
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert [path.name for path in checkpoints(tmp_path / "cut")] == ["step_0000005", "step_0000006"]
+    cut, _ = run(tmp_path / "cut")
+    assert cut.objective.calls == 6
+    assert same(cut.model, whole.model)
+
+
+def test_a_file_tells_a_run_to_stop(tmp_path, monkeypatch):
+    """Without an error: torchrun would start it again."""
+    (tmp_path / "stop").touch()
+    monkeypatch.setenv(STOP_FILE, str(tmp_path / "stop"))
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path / "run")
+    assert ended.value.code == 0
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step_0000001"]
+    (tmp_path / "stop").unlink()
+    assert run(tmp_path / "run")[0].objective.calls == 11
 
 
 def test_full_disk_at_the_end_leaves_nothing_half_written(tmp_path):
@@ -245,7 +319,7 @@ def test_a_repeated_run_that_is_killed_does_not_count_as_finished(tmp_path):
 
 def test_what_a_kill_left_behind_is_no_checkpoint(tmp_path, monkeypatch):
     removed = []
-    monkeypatch.setattr(checkpoint_module.shutil, "rmtree", lambda path, **_: removed.append(Path(path).name))
+    monkeypatch.setattr(checkpoint_writing.shutil, "rmtree", lambda path, **_: removed.append(Path(path).name))
     run(tmp_path, save_every_steps=3, keep_checkpoints=1)  # a kill before anything is deleted
     assert [path.name for path in checkpoints(tmp_path)] == ["step_0000012"]
     assert ".partial_step_0000003" in removed

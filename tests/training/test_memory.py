@@ -252,6 +252,7 @@ def test_processes_share_what_is_sharded_and_gather_what_is_used(tiny, monkeypat
     shards = training_bytes(tiny, "s2t", work)
     for name in ("trained weights", "frozen weights", "optimizer"):
         assert shards[name] == alone[name] / 4
+    assert shards == training_bytes(tiny, "s2t", replace(work, parallel="hybrid")), "over the processes of a machine"
     with torch.device("meta"):
         numbers = sum(value.numel() for value in build_objective(tiny, "s2t", work).parameters())
     assert 0 < shards["gathered weights"] < 2 * numbers, "less than all of them, in bfloat16"

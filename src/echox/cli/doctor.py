@@ -81,7 +81,8 @@ def estimate_memory(
     audio_s: Annotated[float, typer.Option(min=0.1, help="Seconds of speech of a row.")] = 5.0,
     sessions: Annotated[int, typer.Option(min=1, help="Conversations at a time.")] = 1,
     processes: Annotated[
-        int, typer.Option(min=1, help="Of training: processes (GPUs); the memory is that of each.")
+        int,
+        typer.Option(min=1, help="Of training: processes (GPUs; hybrid: of a machine); memory is of each."),
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     debug: Debug = False,

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from echox.config import TrainingConfig
 from echox.data.sampling import BucketBatchSampler
 from echox.training.checkpoint import TrainingProgress
+from echox.training.stopping import ignore_signals
 
 
 def seed_everything(seed: int, place: int = 0) -> None:
@@ -241,3 +242,4 @@ def _unchanged(item: Any) -> Any:
 
 def _begin_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
+    ignore_signals()

@@ -1,12 +1,12 @@
-"""Atomic checkpoints: trainable weights, optimizer state and the position in the data; no frozen weights.
+"""Atomic checkpoints and how they are read: trainable weights, optimizer state, position in the data; nothing frozen.
 
 In a checkpoint of a sharded run (FSDP2) the folder ``sharded/`` replaces the three weight files: each process writes
 its own part, and any number of processes, sharded or not, can read it.
 
 ``checkpoints/step_0000500/`` holds ``trainable.safetensors`` (trainable parameters and buffers of the objective),
 ``average.safetensors`` (with EMA), ``optimizer.pt``, ``recipe.yaml``, and ``state.json`` with the checksums of all of
-them (`integrity`). A checkpoint is written into a temporary folder, flushed, and renamed: after a full disk or a kill
-the previous one is still the newest.
+them (`integrity`). A checkpoint is written (`checkpoint_writing`) into a temporary folder, flushed, and renamed: after
+a full disk or a kill the previous one is still the newest.
 
 The random state is not stored because it is a function of the step (see `loop.seed_everything`).
 """
@@ -14,7 +14,6 @@ The random state is not stored because it is a function of the step (see `loop.s
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -26,14 +25,14 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from echox.files import JsonObject
 from echox.models.conversion.torch_file import check_torch_file
-from echox.training.integrity import DamagedCheckpointError, read_state, write_state
+from echox.training.integrity import DamagedCheckpointError, read_state
 from echox.training.optim import WeightAverage
 from echox.training.parallel import copy_in, is_sharded, local
 
@@ -54,6 +53,7 @@ MAY_DIFFER = {
     "threads",
     "compile",
     "resume",
+    "save_in_background",
     "output_dir",
     "parallel",
     "cpu_offload",
@@ -89,83 +89,6 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("_")[1])
 
 
-def trainable_state(objective: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters (shared ones once) and persistent buffers, on the CPU."""
-    live = _live_tensors(objective)
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in live.items()}
-
-
-def save_checkpoint(
-    output_dir: str | Path,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    progress: TrainingProgress,
-    recipe: JsonObject,
-    keep: int,
-) -> Path:
-    """Write a checkpoint atomically, then drop all but the newest `keep`.
-
-    With a sharded objective every process must call this; otherwise only the first.
-
-    Raises: OSError (for example: no space left on the device), with no half checkpoint left behind.
-    """
-    folder = Path(output_dir) / "checkpoints"
-    final = folder / f"step_{progress.step:07d}"
-    partial = folder / f".partial_{final.name}"
-    sharded = is_sharded(objective)
-    first = not sharded or dist.get_rank() == 0
-    try:
-        if first:
-            folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(".partial_*"):  # left by a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            partial.mkdir()
-        if sharded:
-            dist.barrier()
-            dcp.save(_sharded_state(objective, optimizer, average), checkpoint_id=partial / "sharded")
-            dist.barrier()
-        else:
-            save_file(trainable_state(objective), partial / "trainable.safetensors")
-            if average is not None:
-                averages = {name: value.cpu() for name, value in average.averages.items()}
-                save_file(averages, partial / "average.safetensors")
-            torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        if first:
-            _complete(partial, final, average, progress, recipe)
-    except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
-        # safetensors and torch report a full disk as their own errors, with the cause only in the message.
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(
-            f"{final}: could not write the checkpoint ({error}); free some space, then run the same command "
-            "again: it continues from the newest complete checkpoint"
-        ) from error
-    if first:
-        for old in checkpoints(output_dir)[:-keep]:
-            # Renamed first: after a kill half-way the rest must not look like a checkpoint.
-            shutil.rmtree(old.rename(folder / f".partial_{old.name}"))
-    return final
-
-
-def _complete(
-    partial: Path, final: Path, average: WeightAverage | None, progress: TrainingProgress, recipe: JsonObject
-) -> None:
-    """Write the remaining files of a checkpoint, and rename it to its final name."""
-    state = {
-        **vars(progress),
-        "average_updates": average.updates if average else 0,
-        "micro_batches": micro_batches(recipe),
-    }
-    (partial / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    write_state(partial, state)
-    for path in [*partial.rglob("*"), partial]:
-        _flush(path)
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    _flush(final.parent)
-
-
 def load_checkpoint(
     folder: Path,
     objective: nn.Module,
@@ -174,7 +97,7 @@ def load_checkpoint(
     recipe: JsonObject,
     state: JsonObject | None = None,
 ) -> TrainingProgress:
-    """Restore everything `save_checkpoint` wrote; returns where the run was. Every process must call this.
+    """Restore everything that a `CheckpointWriter` wrote; returns where the run was. Every process must call this.
 
     Args:
         folder: of the checkpoint.
@@ -264,7 +187,7 @@ def _read_plain(
     averages = load_file(folder / "average.safetensors") if average is not None else {}
     check_torch_file(folder / "optimizer.pt")
     states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    live = _live_tensors(objective)
+    live = live_tensors(objective)
     _check_names(folder, {name: value.shape for name, value in weights.items()}, live, remedy)
     with torch.no_grad():
         for name, value in weights.items():
@@ -292,16 +215,16 @@ def _read_sharded(
         for name, value in saved.items()
         if name.startswith("trainable.") and isinstance(value, TensorStorageMetadata)
     }
-    _check_names(folder, shapes, _live_tensors(objective), remedy)
-    state = _sharded_state(objective, optimizer, average)
+    _check_names(folder, shapes, live_tensors(objective), remedy)
+    state = sharded_state(objective, optimizer, average)
     dcp.load(state, checkpoint_id=folder / "sharded", no_dist=not dist.is_initialized())
 
 
-def _sharded_state(
+def sharded_state(
     objective: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
 ) -> dict[str, Tensor]:
     """All tensors of a run by name, sharded or not, to save, or to load into in place."""
-    live = _live_tensors(objective)
+    live = live_tensors(objective)
     state = {f"trainable.{name}": value.detach() for name, value in live.items()}
     for name, value in live.items():
         if isinstance(value, nn.Parameter):
@@ -321,7 +244,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) 
     return state
 
 
-def _live_tensors(objective: nn.Module) -> dict[str, Tensor]:
+def live_tensors(objective: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters and persistent buffers of a run, by name."""
     persistent = set(objective.state_dict())
     live: dict[str, Tensor] = {name: value for name, value in objective.named_parameters() if value.requires_grad}
@@ -374,12 +297,3 @@ def _flatten(value: object, key: str = "") -> JsonObject:
     if not isinstance(value, dict):
         return {key: value}
     return {k: v for name, item in value.items() for k, v in _flatten(item, f"{key}.{name}" if key else name).items()}
-
-
-def _flush(path: Path) -> None:
-    """Flush a file or folder, so that the disk has the contents before the rename."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

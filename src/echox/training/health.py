@@ -87,18 +87,21 @@ def check_norm(norm: float, step: int) -> None:
         )
 
 
-def check_everywhere(broken: NonFiniteLossError | None, step: int, device: torch.device) -> None:
+def check_everywhere(broken: NonFiniteLossError | None, asked: int, step: int, device: torch.device) -> int:
     """Raise the error of one process in all processes; otherwise the others would wait for it.
 
+    Returns: the largest `asked` of all processes (see `stopping.StopRequests`).
     Raises: NonFiniteLossError.
     """
-    anywhere = torch.tensor(float(broken is not None), device=device)
+    anywhere = torch.tensor([float(broken is not None), float(asked)], device=device)
     if dist.is_initialized():
         dist.all_reduce(anywhere, dist.ReduceOp.MAX)
     if broken is not None:
         raise broken
-    if anywhere:
+    broken_anywhere, most = anywhere.tolist()
+    if broken_anywhere:
         raise NonFiniteLossError(f"step {step}: a loss of another process is not finite")
+    return int(most)
 
 
 def check_gradients(stage_name: str, objective: nn.Module, groups: dict[str, list[nn.Parameter]], step: int) -> None:

@@ -34,7 +34,8 @@ from echox.errors import one_line
 from echox.files import JsonObject
 from echox.training.arithmetic import CountOperations, peak_tflop_per_s
 from echox.training.batches import BatchStream, MicroBatch, seed_everything
-from echox.training.checkpoint import TrainingProgress, checkpoints, load_checkpoint, newest_whole, save_checkpoint
+from echox.training.checkpoint import TrainingProgress, checkpoints, load_checkpoint, newest_whole
+from echox.training.checkpoint_writing import CheckpointWriter
 from echox.training.health import (
     NonFiniteLossError,
     check_everywhere,
@@ -56,6 +57,7 @@ from echox.training.optim import (
 from echox.training.parallel import gathered, join_group, plain, shard
 from echox.training.record import RECORD_NAME, RunLog, finished_record, peak_memory_mb, write_record
 from echox.training.stage import Stage
+from echox.training.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
 from echox.training.trackers import check_tracker
 from echox.training.window import figures_of, sums_of, text_of
 
@@ -77,9 +79,12 @@ def train(stage: Stage, config: TrainingConfig, resolved: JsonObject) -> dict[st
         ValueError: wrong trainable parameters or groups, a checkpoint that does not fit, a wrong return value of the
             objective, a non-finite loss.
         OSError: a checkpoint could not be written.
+        SystemExit: it was asked to stop, and has written a checkpoint (`training/stopping.py`).
     """
     with _process_group(config) as (rank, world, device):
-        return _Run(stage, config, resolved, rank, world, device).run()
+        run = _Run(stage, config, resolved, rank, world, device)
+        with run.requests.noted():
+            return run.run()
 
 
 class _Run:
@@ -98,8 +103,8 @@ class _Run:
         self.rank, self.world, self.device = rank, world, device
         stage.model.to(device)
         stage.objective.to(device)
-        fsdp = world > 1 and config.parallel == "fsdp"
-        self.parts = shard(stage.objective, config, device) if fsdp else []
+        sharded = world > 1 and config.parallel in ("fsdp", "hybrid")
+        self.parts = shard(stage.objective, config, device) if sharded else []
         self.groups = stage.parameter_groups()
         check_trainable(stage.name, stage.objective, self.groups, config)
         if config.gradient_checkpointing:
@@ -108,7 +113,9 @@ class _Run:
         trainable = {name: value for name, value in stage.objective.named_parameters() if value.requires_grad}
         self.average = WeightAverage(trainable, config.ema_decay) if config.ema_decay else None
         self.progress = self._resume()
+        self.writer = CheckpointWriter(config, resolved, bool(self.parts))
         self.taken: MicroBatch
+        self.requests, self.asked = StopRequests(rank), NO
         self.log = RunLog(config, stage.name, self.progress, resolved) if rank == 0 else None
         self.peak_tflop_per_s = config.peak_tflop_per_s or peak_tflop_per_s(device)
         self.module = self._wrap()
@@ -144,20 +151,27 @@ class _Run:
                     stream, window, window_began_s = batches(), [], time.monotonic()
                     continue
                 progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
+                self.writer.check()
                 last = progress.step == config.steps
                 if last or progress.step % config.log_every_steps == 0:
                     self._log_window(window, time.monotonic() - window_began_s)
                     window, window_began_s = [], time.monotonic()
                 evaluated_s = time.monotonic()
-                if not last and _due(progress.step, config.evaluate_every_steps):
+                stops = self.asked != NO and not last  # then time is short
+                if not last and not stops and _due(progress.step, config.evaluate_every_steps):
                     metrics = self._evaluate()
-                if _due(progress.step, config.sample_every_steps):
+                if not stops and _due(progress.step, config.sample_every_steps):
                     self._sample()
-                if last or _due(progress.step, config.save_every_steps):
+                if last or stops or _due(progress.step, config.save_every_steps):
                     self._save_checkpoint()
+                if stops:
+                    self._complete_checkpoints()
+                    self._say(f"{self.stage.name}: asked to stop, after step {progress.step}; run it again to continue")
+                    raise SystemExit(STOPPED if self.asked == BY_SIGNAL else 0)
                 window_began_s += time.monotonic() - evaluated_s
             metrics = self._evaluate()
             progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
+            self._complete_checkpoints()
             self._finish(metrics)
         finally:
             stream.close()
@@ -211,7 +225,7 @@ class _Run:
         for name, count in (shared or {}).items():
             if name not in totals and count > 0:  # another process has this part (reading a GPU's count waits for it)
                 totals[name] = 0.0
-        check_everywhere(broken, number, self.device)
+        self.asked = check_everywhere(broken, self.requests.asked, number, self.device)
         if check:
             check_gradients(self.stage.name, self.stage.objective, self.groups, number)
         norm = float(clip_gradients(self.groups, config))  # over all processes, so it is the same in each
@@ -248,7 +262,7 @@ class _Run:
         if progress.rollbacks >= config.max_rollbacks:
             raise error
         self.optimizer.zero_grad(set_to_none=True)
-        self._wait()
+        self._complete_checkpoints()
         found = checkpoints(config.output_dir)[-1]
         back = load_checkpoint(found, self.stage.objective, self.optimizer, self.average, self.resolved)
         progress.step, progress.epoch, progress.batch = back.step, taken.epoch_after, taken.batch_after
@@ -309,15 +323,13 @@ class _Run:
 
     def _save_checkpoint(self) -> None:
         if self._takes_part:
-            save_checkpoint(
-                self.config.output_dir,
-                self.stage.objective,
-                self.optimizer,
-                self.average,
-                self.progress,
-                self.resolved,
-                self.config.keep_checkpoints,
-            )
+            self.writer.save(self.stage.objective, self.optimizer, self.average, self.progress)
+        if not self.config.save_in_background:
+            self._wait()
+
+    def _complete_checkpoints(self) -> None:
+        """Until all processes can read the newest."""
+        self.writer.wait()
         self._wait()
 
     def _resume(self) -> TrainingProgress:

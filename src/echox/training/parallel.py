@@ -1,8 +1,9 @@
 """Training on several processes: a whole copy in each (DDP), or a shard of every weight in each (FSDP2).
 
-With FSDP2, transformer blocks whose weights are read in their forward only are gathered one by one, as they run. All
-other weights (adapters, heads, unit decoders, the T2C) are gathered once for the whole forward of the objective. Frozen
-weights are sharded too.
+Hybrid: shards over the processes of a machine, which exchange weights in every step, and copies on the other machines,
+which exchange gradients. With FSDP2, transformer blocks whose weights are read in their forward only are gathered one
+by one, as they run. All other weights (adapters, heads, unit decoders, the T2C) are gathered once for the whole forward
+of the objective. Frozen weights are sharded too.
 
 Source: PyTorch FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
@@ -17,7 +18,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -45,12 +46,12 @@ def join_group(device: torch.device) -> None:
 
 
 def shard(objective: nn.Module, config: TrainingConfig, device: torch.device) -> list[FSDPModule]:
-    """Shard a module over all processes, in place; returns its sharded parts, the root last.
+    """Shard a module over all processes or those of each machine, in place; returns its parts, the root last.
 
     Raises:
-        ValueError: parameters of different types (a gathered group has one).
+        ValueError: parameters of different types (a gathered group has one); see `sharding_mesh`.
     """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    mesh = sharding_mesh(config, device)
     half = torch.bfloat16 if config.precision == "bf16" and device.type == "cuda" else None
     offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
     blocks = blocks_to_shard(objective)
@@ -60,6 +61,27 @@ def shard(objective: nn.Module, config: TrainingConfig, device: torch.device) ->
     root = MixedPrecisionPolicy(param_dtype=half, cast_forward_inputs=False)
     fully_shard(objective, mesh=mesh, mp_policy=root, offload_policy=offload, reshard_after_forward=False)
     return [*blocks, objective]  # type: ignore[list-item]
+
+
+def sharding_mesh(config: TrainingConfig, device: torch.device) -> DeviceMesh:
+    """The processes as FSDP2 wants them: in a row, or, for hybrid sharding, a row for each machine.
+
+    Raises:
+        ValueError: hybrid sharding on machines of different numbers of processes, or that torchrun did not start.
+    """
+    world = dist.get_world_size()
+    if config.parallel != "hybrid":
+        return init_device_mesh(device.type, (world,))
+    found: list[int] = [0] * world
+    dist.all_gather_object(found, int(os.environ.get("LOCAL_WORLD_SIZE", 0)))
+    inside = found[0]
+    if set(found) != {inside} or inside < 1 or world % inside:
+        raise ValueError(
+            "training.parallel=hybrid: expected as many processes on each machine (LOCAL_WORLD_SIZE, which torchrun "
+            f"sets), found {sorted(set(found))} of {world}; start all with the same --nproc-per-node, or take "
+            "training.parallel=fsdp"
+        )
+    return init_device_mesh(device.type, (world // inside, inside), mesh_dim_names=("machine", "process"))
 
 
 def blocks_to_shard(objective: nn.Module) -> list[nn.Module]:

@@ -67,8 +67,8 @@ class Workload:
         frozen_dtype: of weights that are not trained. ema: averaged weights are kept. lora_rank: 0 = none.
         attention: of the language model in stage lm and of the decoder in stage t2c: "sdpa" or "eager".
         phones: classes of stage encoder's phone head; 0 = none.
-        processes: of the run. parallel: "ddp" or "fsdp", with several processes (see `TrainingConfig`).
-        cpu_offload: with "fsdp": weights and optimizer states are in the memory of the CPU.
+        processes: of the run; with "hybrid" of one machine. parallel: with several processes (see `TrainingConfig`).
+        cpu_offload: with "fsdp" and "hybrid": weights and optimizer states are in the memory of the CPU.
     """
 
     batch_size: int = 4
@@ -202,9 +202,9 @@ OFFLOADED = "in the memory of the CPU"
 def _of_one_process(found: dict[str, float], objective: nn.Module, trained: int, work: Workload) -> dict[str, float]:
     """The memory of one of several processes, from that of a single process.
 
-    "ddp": all of it, and the buckets for exchanging gradients. "fsdp": a share of the weights, optimizer states and
-    averages; and, gathered in the type of the computation, all weights outside blocks, and two blocks (one in use, one
-    being gathered). Each process has its own activations. All gradients are counted: an upper bound.
+    "ddp": all of it, and the buckets for exchanging gradients. "fsdp" and "hybrid": a share of the weights, optimizer
+    states and averages; and, gathered in the type of the computation, all weights outside blocks, and two blocks (one
+    in use, one being gathered). Each process has its own activations. All gradients are counted: an upper bound.
     """
     if work.parallel == "ddp":
         return found | {"gradient buckets": 4.0 * trained}
