@@ -12,7 +12,13 @@ from echox.verbalization import LOOKAHEAD_WORDS, PlainText, spoken_language, ver
 from paths import TESTS
 
 READINGS = TESTS / "readings"
-LISTS = {"english.tsv": 150, "english_held_out.tsv": 100, "english_replies.tsv": 300, "english_chat.tsv": 420}
+LISTS = {
+    "english.tsv": 150,
+    "english_held_out.tsv": 100,
+    "english_replies.tsv": 300,
+    "english_chat.tsv": 420,
+    "english_kinds.tsv": 380,
+}
 """Files of readings, and the least number of cases in each."""
 ENGLISH = spoken_language("en")
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]

@@ -6,48 +6,39 @@ nearly every word, is left as it is written.
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
 from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
+from echox.verbalization.english_addresses import addresses, mentioned
 from echox.verbalization.english_amounts import AMOUNTS
 from echox.verbalization.english_chemistry import formula, ion, symbol
+from echox.verbalization.english_maths import factorial, is_open_formula, operators, plain_formula, product, text_of
 from echox.verbalization.english_measures import NUMBER, unit_names
 from echox.verbalization.english_money import money
-from echox.verbalization.english_short_forms import abbreviations, capitals, names, roman
-from echox.verbalization.english_window import Core, NeedsMore, Window, say
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
+from echox.verbalization.english_short_forms import abbreviations, capitals, names, roman, states
+from echox.verbalization.english_window import NeedsMore, Window, say
+from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord, verbalize
 
 _LETTER = r"A-Za-zÀ-ÖØ-öø-ɏ"
 _WORD = rf"[{_LETTER}]+(?:['’][{_LETTER}]+)*"
 _PLAIN = re.compile(rf"[{_LETTER}]+(?:['’-][{_LETTER}]+)*['’]?")
 _EMOTICON = re.compile(r"[:;=][-o^']?[)(\]\[DPpOo/\\|*3]+|[8xX]-[)(DPp]|<3+|</3|\^_*\^|[(\[][:;=]|¯\\_\(ツ\)_/¯")
-_MAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
-_WEB = re.compile(r"(https?://|www\.)\S+|[\w-]+(\.[\w-]+)*\.(com|org|net|edu|gov|io|dev|ai|co|uk|de|info|app)(/\S*)?")
-_FILE = re.compile(rf"[\w./~-]*\w\.({'|'.join(sorted(tables.FILE_ENDINGS))})")
 _LINK = re.compile(r"!?\[?([^\]]*)\]\(\S*?\)(.*)")
+_FOOTNOTE = re.compile(r"\[\^\w+\]:?")
 _TAG = re.compile(
     r"</?(?:a|b|br|code|div|em|h[1-6]|hr|i|li|mark|ol|p|pre|small|span|strong|sub|sup|td|th|tr|u|ul)\s*/?>"
 )
 _STARS = re.compile("([★⭐\ufe0f]{2,})(½?)☆*")
-_WEB_MARKS = {
-    ".": "dot",
-    "@": "at",
-    "/": "slash",
-    "-": "dash",
-    "_": "underscore",
-    ":": "colon",
-    "+": "plus",
-    "?": "question mark",
-    "=": "equals",
-    "&": "and",
-    "#": "hash",
-    "%": "percent",
-    "~": "tilde",
-}
-_PIECES = re.compile(rf"\d+(?:\.\d+){{2,}}|[=!<>]=|[₀-₉]+|{NUMBER}|{_WORD}|\s+|.", re.DOTALL)
+_NUMBER_OF_STARS = re.compile(rf"({NUMBER})[★⭐]\ufe0f?")
+_PIECES = re.compile(
+    rf"\d+(?:\.\d+){{2,}}|(?<!\d)\d{{1,2}}/\d{{1,2}}(?!\d)|[=!<>]=|[₀-₉]+|{NUMBER}|{_WORD}|\s+|.", re.DOTALL
+)
 _SILENT_CATEGORIES = {"So", "Sk", "Mn", "Me", "Cf", "Cc", "Co", "Cs", "Cn", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"}
 
 
@@ -59,25 +50,46 @@ class English:
 
     def read(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> Reading | None:
         """See `echox.verbalization.SpokenLanguage.read`."""
-        window = Window([_compatible(word) for word in words], before, complete)
+        if is_open_formula(words[0].text):
+            return self._formula(words, complete)
+        written = [*before, *words]
+        plain = [_plain_form(word, written[:place]) for place, word in enumerate(written)]
+        if not plain[len(before)].text:
+            return Reading(1, "")
+        window = Window(plain[len(before) :], plain[: len(before)], complete)
         try:
-            for rule in RULES:
-                reading = rule(window)
-                if reading is not None:
-                    return reading
+            reading = next((found for rule in RULES if (found := rule(window)) is not None), None)
         except NeedsMore:
             return None
-        return pieces(window)
+        reading = reading or pieces(window)
+        changed = reading.spoken is None and window.first.raw != words[0].text
+        return dataclasses.replace(reading, spoken=window.first.raw) if changed else reading
+
+    def _formula(self, words: Sequence[WrittenWord], complete: bool) -> Reading | None:
+        r"""Words up to the one where the braces of a LaTeX command close: ``\frac{x + 1}{2}``."""
+        text = ""
+        for count, word in enumerate(words[: LOOKAHEAD_WORDS + 1], 1):
+            text = f"{text} {word.text}".lstrip()
+            if not is_open_formula(text) or count > LOOKAHEAD_WORDS:
+                plain = plain_formula(WrittenWord(text), ()).text.translate(_NO_BRACES)
+                return Reading(count, verbalize(re.sub("(?<![A-Za-z])-|-(?![A-Za-z])", "−", plain), self))
+        return Reading(count, verbalize(text.translate(_NO_BRACES), self)) if complete else None
 
 
 _WIDE = re.compile("[\uff01-\uff5e]")
+_NO_BRACES = str.maketrans("", "", "{}\\")
 
 
-def _compatible(word: WrittenWord) -> WrittenWord:
-    """Full-width digits, letters and signs as their plain forms."""
-    if word.text.isascii():
+def _plain_form(word: WrittenWord, before: Sequence[WrittenWord]) -> WrittenWord:
+    """Full-width signs, entities of HTML and LaTeX as plain signs."""
+    text = word.text
+    if text.isascii() and not any(sign in text for sign in "$\\&{"):
         return word
-    return WrittenWord(_WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), word.text), word.space)
+    if not text.isascii():
+        text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    if "&" in text and ";" in text:
+        text = html.unescape(text).strip()
+    return plain_formula(WrittenWord(text, word.space), before)
 
 
 # ------------------------------------------------------------------------------------------ silent marks
@@ -91,11 +103,16 @@ def markers(window: Window) -> Reading | None:
     if match := _STARS.fullmatch(window.first.text):
         count = len(match[1].replace("\ufe0f", ""))
         return say(f"{numbers.mixed(count, 1, 2) if match[2] else numbers.integer(str(count))} stars", window.first)
-    if _TAG.search(raw) or re.fullmatch(r"==\w[^=]*==\W*", raw):
-        inner = WrittenWord(_TAG.sub("", raw).strip("="))
-        return pieces(Window([inner], [], True)) if inner.text else Reading(1, "")
+    if (match := re.fullmatch(r"\|([^|]+)\|", raw)) and (
+        text_of(window.at(1)) in signs.OPERATORS or window.before() in signs.OPERATORS
+    ):
+        return Reading(1, f"the absolute value of {_inside(match[1]).spoken}")
+    if match := _NUMBER_OF_STARS.fullmatch(window.first.text):
+        return say(f"{numbers.cardinal(match[1])} star{'' if match[1] == '1' else 's'}", window.first)
+    if (_TAG.search(raw) and not raw.startswith("`<")) or re.fullmatch(r"==\w[^=]*==\W*", raw):
+        return _inside(_TAG.sub("", raw).strip("="))
     if re.fullmatch(r"#{1,6}|>+|[-*+•‣▪●○◦·–—]", raw) and window.opens_line:
-        return None if raw == "+" and re.fullmatch(NUMBER, _text(window.at(1))) else Reading(1, "")
+        return None if raw == "+" and re.fullmatch(NUMBER, text_of(window.at(1))) else Reading(1, "")
     if window.opens_line and (match := re.fullmatch(r"(\d{1,3})[.)]", raw)):
         following = window.at(1)
         if following is not None and not following.starts_line:
@@ -103,96 +120,19 @@ def markers(window: Window) -> Reading | None:
     return None
 
 
-def operators(window: Window) -> Reading | None:
-    """A sign that stands alone: plus, minus, equals, a dash."""
-    raw = window.first.raw
-    if raw in {"-", "–", "—", "--", "−"}:
-        if not _is_number(window.before()):
-            return Reading(1, "," if raw != "-" or window.before() else "")
-        following = window.at(1)
-        if following is None or not _is_number(following.text):
-            return Reading(1, ",")
-        years = all(re.fullmatch(r"(1\d|20)\d\d", word) for word in (window.before(), following.text))
-        span = years or raw in {"–", "—"} or window.before(2).lower() in {"page", "pages", "chapters", "from"}
-        return Reading(1, "to" if span else "minus")
-    if raw in {"x", "X", "×", "*"} and (reading := _times_or_by(window)):
-        return reading
-    if raw == "|":
-        return Reading(1, ",")
-    if raw == ">" and not _is_number(window.before()) and not _is_number(_text(window.at(1))):
-        return Reading(1, ",")
-    if raw not in tables.SYMBOLS:
-        return None
-    said = tables.SYMBOLS[raw]
-    return Reading(1, said.removeprefix("is ") if _has_a_verb(window) else said)
-
-
-def _has_a_verb(window: Window) -> bool:
-    """Whether the clause had its verb before a comparison: "Is 7 > 5?", "requires Python >= 3", "for all x > 0"."""
-    for back in range(1, LOOKAHEAD_WORDS + 1):
-        word = window.before(back).lower()
-        if not word or word in tables.CLAUSES or set(window.tail_before(back)) & set(".,!?;:"):
-            return False
-        if word in tables.BEFORE_A_COMPARISON:
-            return True
-    return False
-
-
-def _times_or_by(window: Window) -> Reading | None:
-    """A cross between two numbers: times in a product, by in a size ("8.5 x 11 in", "10 m x 5 m")."""
-    before, size = window.before(), False
-    if unit_names(before) is not None and _is_number(window.before(2)):
-        size, before = True, window.before(2)
-    if not _is_number(before) or not _is_number(_text(window.at(1))):
-        return None
-    following = window.joined(2)
-    size = size or window.before(2) in {"x", "×"}
-    if following is not None:
-        size = size or following.text in {"x", "×"} or unit_names(following.text) is not None
-    return Reading(1, "by" if size else "times")
-
-
-def factorial(window: Window) -> Reading | None:
-    """5! before another sign, "5! = 120"; elsewhere the mark is a shout."""
-    core = window.first
-    if core.tail != "!" or not re.fullmatch(rf"{NUMBER}|[a-z]", core.text):
-        return None
-    following = window.at(1)
-    if following is None or following.starts_line or following.raw not in tables.OPERATORS:
-        return None
-    return Reading(1, f"{numbers.cardinal(core.text) if core.text[-1].isdigit() else core.text} factorial")
-
-
-def _text(core: Core | None) -> str:
-    return core.text if core is not None else ""
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(rf"[√([]*(?:[-−+]?[$€£]?{NUMBER}%?[²³]?|[a-z][²³]?)", text) is not None
-
-
-# ------------------------------------------------------------------------------------------ addresses
-
-
-def addresses(window: Window) -> Reading | None:
-    """joe@example.com, www.example.org, https://example.org/a, [text](https://example.org), notes.txt."""
+def links(window: Window) -> Reading | None:
+    """[text](https://example.org) and ![picture](a.png) are their text; a mark of a footnote is nothing."""
     core = window.first
     if match := _LINK.fullmatch(core.raw):
-        inner = WrittenWord(match[1] + match[2])
-        return pieces(Window([inner], [], True)) if inner.text else Reading(1, "")
-    if match := re.fullmatch(r"<([^<>]+)>([.,;:!?]*)", core.raw):
-        core = Core("", match[1], match[2])
-    if not any(form.fullmatch(core.text) for form in (_MAIL, _WEB, _FILE)):
-        return None
-    said = []
-    for part in re.findall(r"[A-Za-z]+|\d+|[^\w\s]|_", re.sub(r"^https?://", "", core.text).rstrip("/")):
-        if part.isdigit():
-            said.append(numbers.integer(part) if len(part) < 4 else numbers.spell_digits(part))
-        elif part in _WEB_MARKS:
-            said.append(_WEB_MARKS[part])
-        elif part.isalpha():
-            said.append(" ".join(part) if part == "www" else part)
-    return say(" ".join(said), core)
+        return _inside(match[1] + match[2])
+    if _FOOTNOTE.search(core.raw):
+        return _inside(_FOOTNOTE.sub("", core.raw))
+    return None
+
+
+def _inside(text: str) -> Reading:
+    """A word that is left when marks are taken away, read alone."""
+    return pieces(Window([WrittenWord(text)], [], True)) if text else Reading(1, "")
 
 
 # ------------------------------------------------------------------------------------------ amounts
@@ -213,11 +153,21 @@ def amounts(window: Window) -> Reading | None:
 # ------------------------------------------------------------------------------------------ anything else
 
 
+def identifier(window: Window) -> Reading | None:
+    """MAX_SIZE, HTTP_PORT: the words of a name in capitals."""
+    core = window.first
+    if not re.fullmatch(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+", core.text):
+        return None
+    words = [word for part in core.text.split("_") for word in re.findall(r"[A-Z]+|\d+", part)]
+    spelt = [word.lower() if len(word) > 1 and re.search("[AEIOUY]", word) else " ".join(word) for word in words]
+    return say(" ".join(numbers.integer(word) if word.isdigit() else word for word in spelt), core)
+
+
 def compound(window: Window) -> Reading | None:
     """Parts with digits joined by dashes or slashes, each read alone: mid-1990s, 10%-20%, $5/day, 1st–3rd."""
     core = window.first
     parts = re.split(r"(?<=[\w%°¢$€£])([-–—/])(?=[\w$€£#])", core.text)
-    if len(parts) < 3 or not any(character.isdigit() for character in core.text):
+    if len(parts) < 3 or not any(character.isdigit() for character in core.text) or set("()^") & set(core.text):
         return None
     said = _part(parts[0])
     for mark, part, earlier in zip(parts[1::2], parts[2::2], parts[:-1:2], strict=True):
@@ -239,6 +189,8 @@ def _is_amount(text: str) -> bool:
 def _part(text: str) -> str:
     """A part of a compound as it is spoken alone."""
     window = Window([WrittenWord(text)], [], complete=True)
+    if re.fullmatch(r"\d{2}s", text):
+        return numbers.plural(numbers.integer(text[:-1]))
     for rule in (amounts, capitals, plain):
         reading = rule(window)
         if reading is not None:
@@ -259,8 +211,12 @@ def plain(window: Window) -> Reading | None:
 def units(window: Window) -> Reading | None:
     """Units beside no figure: "per kg", "in km/h", "7 days/week"."""
     core = window.first
-    base = re.sub("[²³]$", "", core.text.partition("/")[0])
-    if base in tables.BARE_UNITS and (names := unit_names(core.text)):
+    base, slash, below = core.text.partition("/")
+    if base in tables.CURRENCIES and below in tables.UNITS:
+        return say(f"{tables.CURRENCIES[base][1]} per {tables.UNITS[below][0]}", core)
+    shown = bool(slash) or re.sub("[²³]$", "", base) in tables.BARE_UNITS
+    shown = shown or (window.before() == "per" and re.search("[²³]$", base) is not None)
+    if shown and (names := unit_names(core.text)):
         return say(names[0] if window.before().lower() in {"a", "an", "one", "per"} else names[1], core)
     counted, slash, below = core.text.partition("/")
     if slash and counted.isalpha() and re.fullmatch(NUMBER, window.before()):
@@ -278,7 +234,19 @@ def pieces(window: Window) -> Reading:
     for place, piece in enumerate(found):
         if not piece:
             continue
-        if piece.count(".") > 1:
+        if "/" in piece and len(piece) > 1:
+            top, bottom = piece.split("/")
+            named = 0 < int(top) < int(bottom) <= 20
+            said.append(
+                numbers.fraction(int(top), int(bottom))
+                if named
+                else f"{numbers.integer(top)} {numbers.integer(bottom)}"
+            )
+        elif piece in {"-", "−"} and "^" in core.text and said:
+            said.append("minus")
+        elif re.fullmatch("[a-z]{2,3}", piece) and found[place + 1 : place + 2] == ["^"]:
+            said.append(" ".join(piece))
+        elif piece.count(".") > 1:
             said.append(" point ".join(numbers.integer(part) for part in piece.split(".")))
         elif piece[0].isascii() and piece[0].isdigit() or re.fullmatch(NUMBER, piece):
             zero_led = piece.startswith("0") and piece.isdigit() and len(piece) > 1
@@ -293,27 +261,37 @@ def pieces(window: Window) -> Reading:
         elif re.fullmatch("[₀-₉]+", piece):
             said.append(numbers.integer(unicodedata.normalize("NFKC", piece)))
         elif re.fullmatch(_WORD, piece):
-            said.append(_letters(piece, len(found) > 1))
-            of = len(piece) == 1 and found[place + 1 : place + 2] == ["("] and place + 2 < len(found)
-            said += ["of"] if of else []
+            argument = place + 1 + (re.fullmatch("[₀-₉]+", "".join(found[place + 1 : place + 2])) is not None)
+            called = found[argument : argument + 1] == ["("] and argument + 1 < len(found)
+            function = signs.FUNCTIONS.get(piece) if called and found[argument + 1] != ")" else None
+            said.append(function or _letters(piece, len(found) > 1))
+            if function and argument > place + 1:
+                said.append(f"base {numbers.integer(unicodedata.normalize('NFKC', found[place + 1]))}")
+                found[place + 1] = ""
+            said += ["of"] if called and (function or (len(piece) == 1 and found[argument + 1] != ")")) else []
+        elif piece == "(" and re.fullmatch(NUMBER, "".join(found[max(0, place - 1) : place])) and core.text[-1] != "(":
+            said += ["times"] if re.fullmatch(NUMBER, found[place + 1]) else []
+        elif piece == "°" and re.fullmatch(NUMBER, "".join(found[max(0, place - 1) : place])):
+            said.append("degrees")
         elif "⁄" in (fraction := unicodedata.normalize("NFKC", piece)):
             said.append(_vulgar_fraction(fraction))
-        elif piece in tables.GREEK or piece in tables.POWERS:
-            said.append(tables.GREEK.get(piece) or tables.POWERS[piece])
+        elif piece in signs.GREEK or piece in signs.POWERS:
+            said.append(signs.GREEK.get(piece) or signs.POWERS[piece])
         elif piece == "#" and place + 1 < len(found) and found[place + 1][0].isalpha():
             said.append("hashtag" if found[place + 1].lower() != "hashtag" else "")
         elif piece == "^" and said and place + 1 < len(found):
-            power = {"2": tables.POWERS["²"], "3": tables.POWERS["³"]}.get(found[place + 1])
+            power = {"2": signs.POWERS["²"], "3": signs.POWERS["³"]}.get(found[place + 1])
             said.append(power or "to the power of")
             found[place + 1] = "" if power else found[place + 1]
         elif piece in "–—" and said and place + 1 < len(found):
             said[-1] += ","
-        elif piece in {"/", "*", "~", "^", "°"} or piece not in tables.SYMBOLS:
+        elif piece in {"/", "*", "~", "^", "°"} or piece not in signs.SYMBOLS:
             symbol, problem = _symbol(piece)
             said += [symbol or problem] if symbol or problem else []
             unknown += problem
         else:
-            said.append(tables.SYMBOLS[piece])
+            named = place > 0 and found[place - 1].isalpha() and len(found[place - 1]) > 1
+            said.append(signs.SYMBOLS[piece].removeprefix("is ") if named else signs.SYMBOLS[piece])
     if unknown:
         return Reading(1, " ".join(said) + core.intonation, f"no English reading of {unknown!r}")
     return say(" ".join(part for part in said if part), core) if any(said) else Reading(1, "")
@@ -339,24 +317,29 @@ def _symbol(character: str) -> tuple[str, str]:
         return numbers.integer(str(unicodedata.digit(character))), ""
     if category == "Sc":
         return unicodedata.name(character, "").lower().removesuffix(" sign"), ""
-    if category in _SILENT_CATEGORIES or character in tables.SYMBOLS or character in "`~^|<>":
+    if category in _SILENT_CATEGORIES or character in signs.SYMBOLS or character in "`~^|<>":
         return "", ""
     return "", character
 
 
 RULES: tuple[Callable[[Window], Reading | None], ...] = (
+    mentioned,
     markers,
     operators,
     factorial,
+    links,
     addresses,
     ion,
     amounts,
     symbol,
     names,
+    states,
     abbreviations,
     units,
     roman,
     formula,
+    product,
+    identifier,
     capitals,
     plain,
     compound,

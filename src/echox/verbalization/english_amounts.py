@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable
 
 from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_measures import (
     DASH,
     NUMBER,
+    angle,
     duration,
     fraction,
     height,
@@ -38,6 +40,11 @@ def phone(window: Window) -> Reading | None:
     first, raw = window.first, window.first.raw.rstrip(".,;:!?")
     if re.fullmatch(r"\(\d{3}\)", raw) and (rest := window.at(1)) and re.fullmatch(r"\d{3}-\d{4}", rest.text):
         return say(f"{_groups(raw)}, {_groups(rest.text)}", rest, 2)
+    if match := re.fullmatch(r"(?:1-)?([89]\d\d)((?:-[A-Z]{2,}|-\d{3,4})+)", first.text):
+        parts = [part if part.isalpha() else numbers.spell_digits(part, "oh") for part in match[2][1:].split("-")]
+        if not match[2].replace("-", "").isdigit():
+            one = "one, " if first.text.startswith("1-") else ""
+            return say(f"{one}{_group(match[1])}, {', '.join(parts)}", first)
     if re.fullmatch(r"(\+?\d{1,3}[-.])?(\(?\d{3}\)?[-.])?\d{3}[-.]\d{4}", first.text):
         return say(_groups(first.text), first)
     if first.text.startswith("+") and re.fullmatch(r"\+\d{1,3}", first.text):
@@ -59,9 +66,25 @@ def phone(window: Window) -> Reading | None:
     named = bool(earlier & tables.SPELT_AFTER) and len(digits) >= (3 if earlier & tables.CODES else 4)
     listed = window.before() in {"or", "and"} and re.fullmatch(r"\d{3}", window.before(2)) is not None
     dialled = window.before(3 if listed else 1).lower() in tables.DIALLED_AFTER and len(digits) == 3
-    if digits.startswith("0") or named or dialled or len(digits) > 10:
+    texted = {window.before(back).lower() for back in range(2, 5)} & {"text", "texting", "sms", "send"}
+    if window.before().lower() in tables.DIALLED_AFTER and len(digits) in {5, 6}:
+        following = window.joined(1)
+        dialled = following is None or not _is_counted(following.text)
+    dialled = dialled or (window.before() == "to" and bool(texted) and 5 <= len(digits) <= 6)
+    if digits.startswith("0") or named or dialled or len(digits) > 10 or _is_hotline(window):
         return say(numbers.spell_digits(digits), first)
     return None
+
+
+def _is_hotline(window: Window) -> bool:
+    """Whether three digits are a number to call: "the crisis line is 988", "the 911 operator"."""
+    if len(window.first.text) != 3 or window.first.head:
+        return False
+    earlier = {window.before(back).lower() for back in range(1, 4)}
+    if earlier & tables.HOTLINES:
+        return True
+    following = window.joined(1) if window.before().lower() in {"a", "the"} else None
+    return following is not None and following.text in {"operator", "dispatcher", "hotline", "lifeline", "call"}
 
 
 def _spaced_groups(window: Window) -> Reading | None:
@@ -80,20 +103,61 @@ def _spaced_groups(window: Window) -> Reading | None:
 
 
 def _groups(text: str) -> str:
-    return ", ".join(numbers.spell_digits(part, "oh") for part in re.findall(r"\d+", text))
+    return ", ".join(_group(part) for part in re.findall(r"\d+", text))
+
+
+def _group(digits: str) -> str:
+    """800 and 900 are hundreds in telephone numbers, other groups are digits."""
+    return numbers.integer(digits) if digits in {"800", "900"} else numbers.spell_digits(digits, "oh")
+
+
+_VERSION = re.compile(rf"([vV]\.?)?(\d+(?:\.\d+)*)(?:[-.]?({'|'.join(tables.PRE_RELEASES)})[-.]?(\d*))?(?::(\d+))?")
 
 
 def version(window: Window) -> Reading | None:
-    """3.10.2, v2.0.1, 192.168.0.1, 10.0.0.1:8080."""
-    match = re.fullmatch(r"([vV]\.?)?(\d+(?:\.\d+){2,})(?::(\d+))?", window.first.text)
+    """3.10.2, v2.0, 2.0.0-beta.1, Python 3.12, 192.168.0.1, 10.0.0.1:8080."""
+    match = _VERSION.fullmatch(window.first.text)
     if match is None:
         return None
     parts = match[2].split(".")
     if len(parts) == 3 and (all(len(part) == 3 for part in parts[1:]) or re.fullmatch("(19|20)[0-9]{2}", parts[2])):
         return None
-    said = " point ".join(numbers.integer(part) for part in parts)
-    port = f" colon {numbers.spell_digits(match[3])}" if match[3] else ""
+    named = window.before().lower() in tables.VERSIONED and len(parts) == 2 and len(parts[1]) == 2
+    released = match[3] is not None and (len(match[3]) > 1 or len(parts) > 2) and len(parts) > 1
+    if not (match[1] or named or released or (len(parts) > 2 and match[3] is None)):
+        return None
+    said = " point ".join(_of_version(part) for part in parts)
+    if match[3] is not None:
+        said += " " + " ".join([tables.PRE_RELEASES[match[3]], *([numbers.integer(match[4])] if match[4] else [])])
+    port = f" colon {numbers.spell_digits(match[5])}" if match[5] else ""
     return say((f"version {said}" if match[1] else said) + port, window.first)
+
+
+def _of_version(part: str) -> str:
+    return numbers.spell_digits(part) if part.startswith("0") and len(part) > 1 else numbers.integer(part)
+
+
+def numbered_name(window: Window) -> Reading | None:
+    """Boeing 747, error 404, flight AA 2451, A380, F-150, 401(k): a name in two parts."""
+    first, text = window.first, window.first.text
+    if match := re.fullmatch(r"(\d{3})\((\w)", text):
+        return say(f"{numbers.in_pairs(match[1])} {match[2].upper()}", first)
+    if match := re.fullmatch(r"(UTC|GMT)([-−–+])(\d{1,2})(?::(\d\d))?", text):
+        sign = "plus" if match[2] == "+" else "minus"
+        minutes = f" {numbers.integer(match[4])}" if match[4] and int(match[4]) else ""
+        return say(f"{' '.join(match[1])} {sign} {numbers.integer(match[3])}{minutes}", first)
+    if match := re.fullmatch(rf"K{DASH}(\d{{1,2}})", text):
+        return say(f"K to {numbers.integer(match[1])}", first)
+    if match := re.fullmatch(r"([A-Z])-?([1-9]\d\d)", text):
+        return say(f"{match[1]} {numbers.in_pairs(match[2])}", first)
+    if not re.fullmatch(r"[1-9]\d{2,3}", text) or window.tail_before():
+        return None
+    before = window.before()
+    after = before.lower() in tables.NAMED_BY_NUMBER
+    flight = window.before(2).lower() == "flight" and re.fullmatch("[A-Z]{2}", before) is not None
+    following = window.joined(1) if after or flight else None
+    counts = following is not None and _is_counted(following.text)
+    return say(numbers.in_pairs(text), first) if (after or flight) and not counts else None
 
 
 def grouped_code(window: Window) -> Reading | None:
@@ -131,7 +195,10 @@ def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     share = (following is not None and following.text == "of") or window.before(2).lower() in tables.CHANGES
     dated = before.lower() in {"on", "until", "by", "due"} and not (before == "by" and share)
     named = before in tables.DAY_NAMES or before in tables.DAYS or dated
-    return 1 <= month <= 12 and day <= 31 and (month, day) != (9, 11) and (named or (day > 20 and before == "is"))
+    alone = day > 20 and not share and before not in signs.OPERATORS and before.lower() not in tables.MARKS
+    alone = alone and (following is None or following.raw not in signs.OPERATORS)
+    alone = alone and window.before(2).lower() not in tables.MARKS
+    return 1 <= month <= 12 and day <= 31 and (month, day) != (9, 11) and (named or alone)
 
 
 def _say_date(core: Core, month: int, day: int, year: int | None) -> Reading | None:
@@ -143,6 +210,8 @@ def _say_date(core: Core, month: int, day: int, year: int | None) -> Reading | N
 
 def _day_after_month(window: Window) -> Reading | None:
     month = window.before()
+    if spanned := _span_of_months(window):
+        return spanned
     match = re.fullmatch(rf"(\d{{1,2}})(?:st|nd|rd|th)?(?:{DASH}(\d{{1,2}})(?:st|nd|rd|th)?)?", window.first.text)
     if match is None or not (month in tables.MONTH_NAMES or month in tables.MONTHS):
         return None
@@ -150,6 +219,20 @@ def _day_after_month(window: Window) -> Reading | None:
     if not all(1 <= day <= 31 for day in days):
         return None
     return say(" to ".join(numbers.ordinal(day) for day in days), window.first)
+
+
+def _span_of_months(window: Window) -> Reading | None:
+    """July 26–Aug 11: the number after the first month."""
+    match = re.fullmatch(rf"(\d{{1,2}})(?:st|nd|rd|th)?{DASH}([A-Z][a-z]+)", window.first.text)
+    month = match[2] if match is not None else ""
+    if match is None or not (month in tables.MONTH_NAMES or month in tables.MONTHS):
+        return None
+    end = window.at(1)
+    day = re.fullmatch(r"(\d{1,2})(?:st|nd|rd|th)?", end.text) if end is not None else None
+    if end is None or day is None or not all(1 <= int(found[1]) <= 31 for found in (match, day)):
+        return None
+    said = f"{numbers.ordinal(int(match[1]))} to {tables.MONTHS[month[:3]]} {numbers.ordinal(int(day[1]))}"
+    return say(said, end, 2)
 
 
 def _day_before_month(window: Window) -> Reading | None:
@@ -165,14 +248,23 @@ def _day_before_month(window: Window) -> Reading | None:
 
 
 def time(window: Window) -> Reading | None:
-    """12:30, 12:30:45, 5:30 PM, 9am-5pm, 9:30-11:00, 9-11 a.m., 10.30 am."""
+    """12:30, 12:30:45, 5:30 PM, 9am-5pm, 9:30-11:00, 9-11 a.m., 10.30 am, 9 a.m.–5 p.m."""
     first = window.first
+    if spanned := _span_of_half_days(window):
+        return spanned
+    if window.before() in tables.BOOKS_OF_THE_BIBLE:
+        return None
+    if lap := re.fullmatch(r"(\d{1,2}):([0-5]\d\.\d+)", first.text):
+        minutes = f"{numbers.integer(lap[1])} minute{'' if lap[1] == '1' else 's'}"
+        return say(f"{minutes} {numbers.cardinal(lap[2])} seconds", first)
     ends = re.split(DASH, first.text)
     if len(ends) > 2 or not all(
         _TIME.fullmatch(end) or _HOUR.fullmatch(end) or re.fullmatch(r"\d+", end) for end in ends
     ):
         return None
     if any(window.before(back).lower() in tables.RATIOS for back in range(1, 5)):
+        return None
+    if ":" in first.text and _is_by_weight(window):
         return None
     last, count, half_day = first, 1, ""
     if not _HOUR.fullmatch(ends[-1]) and (marked := _half_day_after(window)):
@@ -185,6 +277,31 @@ def time(window: Window) -> Reading | None:
     if any(part is None for part in said):
         return None
     return say(" to ".join(part for part in said if part), last, count)
+
+
+def _is_by_weight(window: Window) -> bool:
+    """Whether the amount is a ratio: "1:16 by weight"."""
+    by = window.joined(1)
+    if by is None or by.text != "by":
+        return False
+    what = window.joined(2)
+    return what is not None and what.text in {"weight", "volume", "mass", "ratio"}
+
+
+def _span_of_half_days(window: Window) -> Reading | None:
+    """9 a.m.–5 p.m., where the first half of the day is written at the second hour."""
+    middle = window.joined(1) if _HOUR_ALONE.fullmatch(window.first.text) else None
+    match = re.fullmatch(rf"([aApP])\.?[mM]\.?{DASH}(.+)", middle.text) if middle is not None else None
+    end = window.joined(2) if match is not None and _HOUR_ALONE.fullmatch(match[2]) else None
+    half = _HALF_DAY.fullmatch(end.text) if end is not None else None
+    if match is None or end is None or half is None:
+        return None
+    said = [_clock(window.first.text, f"{match[1].upper()} M"), _clock(match[2], f"{half[1].upper()} M")]
+    tail = end.tail if "." not in end.text or window.last_of_line(2) else end.tail.replace(".", "", 1)
+    return say(" to ".join(part for part in said if part), Core("", "", tail), 3)
+
+
+_HOUR_ALONE = re.compile(r"(?:1[0-2]|[1-9])(?::[0-5]\d)?")
 
 
 def _clock(text: str, half_day: str) -> str | None:
@@ -292,16 +409,22 @@ def plain(window: Window) -> Reading | None:
         return say(f"number {numbers.cardinal(match[1])}", first)
     if powers := _powers(text):
         return _with_unit(window, powers)
-    if match := re.fullmatch(rf"({NUMBER})[x×]({NUMBER})", text):
-        return _with_unit(window, f"{numbers.cardinal(match[1])} by {numbers.cardinal(match[2])}")
+    if match := re.fullmatch(rf"({NUMBER})[x×]({NUMBER})-?([a-z]+)?", text):
+        said, names = f"{numbers.cardinal(match[1])} by {numbers.cardinal(match[2])}", unit_names(match[3] or "")
+        if names is not None:
+            return say(f"{said} {names[0] if '-' in text else names[1]}", first)
+        return _with_unit(window, said) if not match[3] else None
+    if match := re.fullmatch(rf"(\d+):(\d+){DASH}(\d+)", text):
+        return say(f"{numbers.integer(match[1])} {numbers.integer(match[2])} to {numbers.integer(match[3])}", first)
     if match := re.fullmatch(rf"({NUMBER})/(\d+)", text):
         return say(f"{numbers.cardinal(match[1])} out of {numbers.integer(match[2])}", first)
     if re.fullmatch(r"\d{1,3}(\.\d{3}){2}", text):
         return say(numbers.integer(text.replace(".", "")), first)
-    if match := re.fullmatch(rf"(\d+):({NUMBER})", text):
-        return say(f"{numbers.integer(match[1])} to {numbers.cardinal(match[2])}", first)
+    if match := re.fullmatch(rf"({NUMBER}):({NUMBER})", text):
+        verse = " " if window.before() in tables.BOOKS_OF_THE_BIBLE else " to "
+        return say(f"{numbers.cardinal(match[1])}{verse}{numbers.cardinal(match[2])}", first)
     if match := re.fullmatch(rf"({NUMBER})([²³])", text):
-        return say(f"{numbers.cardinal(match[1])} {tables.POWERS[match[2]]}", first)
+        return say(f"{numbers.cardinal(match[1])} {signs.POWERS[match[2]]}", first)
     return None
 
 
@@ -327,9 +450,9 @@ def _powers(text: str) -> str | None:
         if match is None:
             return None
     times, base, *exponents = match.groups()
-    exponent = next(part for part in exponents if part).translate(tables.SUPERSCRIPTS)
+    exponent = next(part for part in exponents if part).translate(signs.SUPERSCRIPTS)
     if base and exponent in {"2", "3"}:
-        power = tables.POWERS["²" if exponent == "2" else "³"]
+        power = signs.POWERS["²" if exponent == "2" else "³"]
     else:
         sign = exponent[0] if exponent[0] in "-−+" else ""
         power = f"to the power of {signed(sign, exponent.lstrip('-−+'), None)}"
@@ -339,6 +462,7 @@ def _powers(text: str) -> str | None:
 AMOUNTS: tuple[Callable[[Window], Reading | None], ...] = (
     phone,
     version,
+    numbered_name,
     date,
     grouped_code,
     time,
@@ -346,6 +470,7 @@ AMOUNTS: tuple[Callable[[Window], Reading | None], ...] = (
     fraction,
     thousands,
     duration,
+    angle,
     height,
     ordinal,
     measure,

@@ -10,13 +10,14 @@ import unicodedata
 from collections.abc import Sequence
 
 from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_window import Window, say
 from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
 
 _ABOUT = {"symbol", "symbols", "abbreviated", "abbreviation"}
 _PART = re.compile(r"([A-Z][a-z]?)(\d*)")
-_CHARGED = re.compile(r"((?:[A-Z][a-z]?[₀-₉0-9]*)+?)([⁰¹²³⁴-⁹]*[⁺⁻]|[2-9]?\+)")
+_CHARGED = re.compile(r"((?:[A-Z][a-z]?[₀-₉0-9]*)+?)([⁰¹²³⁴-⁹]*[⁺⁻]|[2-9]?[+-])")
 
 
 def symbol(window: Window) -> Reading | None:
@@ -75,9 +76,11 @@ def ion(window: Window) -> Reading | None:
     if match is None:
         return None
     parts = _PART.findall(unicodedata.normalize("NFKC", match[1]))
-    plain = match[2].endswith("+")
+    plain = match[2][-1] in "+-"
+    if match[2].endswith("-") and match[1] not in tables.SYMBOLS_ONLY:
+        return None
     if not all(name in tables.ELEMENTS for name, _ in parts) or (plain and (len(parts) > 1 or len(parts[0][0]) < 2)):
         return None
-    charge = match[2].translate(tables.SUPERSCRIPTS)
+    charge = match[2].translate(signs.SUPERSCRIPTS)
     charges = numbers.integer(charge[:-1]) + " " if charge[:-1] else ""
-    return say(f"{_spelt(parts)} {charges}{tables.SIGNS[charge[-1]]}", core)
+    return say(f"{_spelt(parts)} {charges}{signs.SIGNS[charge[-1]]}", core)

@@ -9,34 +9,50 @@ import re
 import unicodedata
 
 from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import Reading
+from echox.verbalization.language import Reading, WrittenWord
 
-NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 DASH = "[-–—−]"
 _DETERMINERS = frozenset({"a", "an", "the", "this", "that", "each", "every", "another", "one", "his", "her", "their"})
 _DURATION = re.compile(r"(?:\d{1,4}(?:d|hrs?|h|mins?|m|secs?|s))+|\d{1,2}h[0-5]\d")
-_VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
 
 def is_adjective(window: Window, place: int, mark: str = "") -> bool:
     """Whether an amount that ends before a word describes it: "a ten kilogram bag"."""
-    if window.before().lower() not in _DETERMINERS or window.tail_before():
+    last, noun = window.at(place - 1), window.joined(place) if not mark else window.at(place)
+    if noun is not None and noun.text in tables.DESCRIBED_BY_AMOUNT:
+        return True
+    back = 1
+    while window.before(back) in {"x", "×", "by"}:
+        back += 2
+    if window.before(back).lower() not in _DETERMINERS or window.tail_before():
         return False
-    last, noun = window.at(place - 1), window.at(place)
-    if last is None or last.tail != mark or noun is None or noun.head or noun.starts_line or not noun.text.isalpha():
+    noun = window.at(place)
+    if (
+        last is None
+        or last.tail != mark
+        or noun is None
+        or noun.head
+        or noun.starts_line
+        or not re.fullmatch(r"[^\W\d_]+|f/\d.*", noun.text)
+    ):
         return False
     if noun.text in tables.FUNCTION_WORDS or noun.text in tables.CURRENCY_CODES:
         return False
-    return noun.text.islower() or (noun.text.isupper() and len(noun.text) > 1)
+    return noun.text[:1].islower() or (noun.text.isupper() and len(noun.text) > 1)
 
 
 # ------------------------------------------------------------------------------------------ fractions
 
 
 def fraction(window: Window) -> Reading | None:
-    """1/2, 3¾, 1 1/2, ½, ½ tsp."""
+    """1/2, 3¾, 1 1/2, ½, ½ tsp, 2-1/2, 1/4-inch."""
+    if hyphened := _hyphened_fraction(window):
+        return hyphened
     found = _parts_of_one(window)
     if found is None:
         return None
@@ -51,6 +67,22 @@ def fraction(window: Window) -> Reading | None:
     return say(f"{said} {names[several]}", _without_period(window, following, count + 1), count + 1)
 
 
+def _hyphened_fraction(window: Window) -> Reading | None:
+    """2-1/2 cups, 1/4-inch thick, 3½-inch."""
+    match = re.fullmatch(
+        rf"(?:(\d{{1,2}})-)?(?:(\d{{1,2}})/(\d{{1,2}})|(\d*[{VULGAR}]))(?:-([A-Za-z]+))?", window.first.text
+    )
+    if match is None or not (match[1] or match[5]):
+        return None
+    part = match[4] or f"{match[2]}/{match[3]}"
+    written = [WrittenWord(match[1]), WrittenWord(part)] if match[1] else [WrittenWord(part)]
+    found = _parts_of_one(Window(written, [], True))
+    if found is None or found[2] != (2 if match[1] else 1):
+        return None
+    names = unit_names(match[5]) if match[5] else None
+    return say(" ".join([found[0], *([names[0] if names else match[5]] if match[5] else [])]), window.first)
+
+
 def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
     """A fraction or mixed number: its words, where they end, and whether it is more than one."""
     first, text = window.first, window.first.text
@@ -61,10 +93,12 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
     if match := re.fullmatch(r"(\d{1,3})/(\d{1,3})", text):
         out_of = window.before().lower() in tables.MARKS or window.before(2).lower() in tables.MARKS
         counted = window.before().lower() in {"step", "page", "part", "question"}
-        if out_of or counted:
-            middle = "out of" if out_of else "of"
+        if out_of or counted or _is_share(window, int(match[1]), int(match[2])):
+            middle = "of" if counted else "out of"
             return f"{numbers.integer(match[1])} {middle} {numbers.integer(match[2])}", first, 1, True
-    if match := re.fullmatch(rf"(\d{{,15}})([{_VULGAR}])", text):
+        if _are_odds(window):
+            return f"{numbers.integer(match[1])} to {numbers.integer(match[2])}", first, 1, True
+    if match := re.fullmatch(rf"(\d{{,15}})([{VULGAR}])", text):
         top, bottom = (int(part) for part in unicodedata.normalize("NFKC", match[2]).split("⁄"))
         if match[1]:
             return numbers.mixed(int(match[1]), top, bottom), first, 1, True
@@ -73,16 +107,48 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
     if match := re.fullmatch(r"(\d{1,3})/(\d{1,4})", text):
         top, bottom = int(match[1]), int(match[2])
         named = top < bottom <= 20 or (top == 1 and bottom in (100, 1000)) or (bottom <= 10 and top <= 20)
-        over = f"{numbers.integer(match[1])} {'over ' if top != bottom else ''}{numbers.integer(match[2])}"
+        if bottom in {4, 8} and _is_time_of_music(window):
+            return f"{numbers.integer(match[1])} {numbers.integer(match[2])}", first, 1, True
+        if top > 20 and bottom <= 10 and (after := window.joined(1)) and after.text in {"after", "at", "in", "off"}:
+            return f"{numbers.integer(match[1])} for {numbers.integer(match[2])}", first, 1, True
+        halves = top == bottom or top + bottom == 100
+        over = f"{numbers.integer(match[1])} {'' if halves else 'over '}{numbers.integer(match[2])}"
         return numbers.fraction(top, bottom) if named else over, first, 1, top > bottom
     if re.fullmatch(r"\d{1,3}", text) and (part := window.joined(1)):
         if match := re.fullmatch(r"(\d{1,2})/(\d{1,2})", part.text):
             if int(match[1]) < int(match[2]):
                 return numbers.mixed(int(text), int(match[1]), int(match[2])), part, 2, True
-        elif len(part.text) == 1 and part.text in _VULGAR:
+        elif len(part.text) == 1 and part.text in VULGAR:
             top, bottom = (int(found) for found in unicodedata.normalize("NFKC", part.text).split("⁄"))
             return numbers.mixed(int(text), top, bottom), part, 2, True
     return None
+
+
+def _is_share(window: Window, top: int, bottom: int) -> bool:
+    """Whether 8/10 is eight out of ten: a mark, a share of people; not in a formula, nor "3/10 of a mile"."""
+    following = window.at(1) if not window.first.tail else None
+    if window.before() in signs.OPERATORS or (following is not None and following.raw in signs.OPERATORS):
+        return False
+    noun = following.text if following is not None else ""
+    if noun in tables.COUNTED_OUT:
+        return True
+    free = following is None or noun in tables.FUNCTION_WORDS - {"of"} or following.starts_line
+    return bottom in {10, 100} and 1 < top <= bottom and free
+
+
+def _is_time_of_music(window: Window) -> bool:
+    """Whether 3/4 is a time signature: "in 3/4 time", "it is in 3/4."."""
+    following = window.joined(1)
+    if following is not None:
+        return following.text in {"time", "meter", "metre", "signature", "rhythm", "beat"}
+    return window.before() == "in"
+
+
+def _are_odds(window: Window) -> bool:
+    """Whether 5/1 is five to one: "odds of 5/1", "at 5/1 odds"."""
+    following = window.joined(1)
+    beside = {window.before(back).lower() for back in range(1, 4)} | {following.text if following is not None else ""}
+    return bool(beside & {"odds", "ratio"})
 
 
 # ------------------------------------------------------------------------------------------ measures
@@ -100,11 +166,11 @@ def unit_names(text: str) -> tuple[str, ...] | None:
     top, slash, bottom = text.partition("/")
     if slash and (names := unit_names(top)):
         match = re.fullmatch(r"(.+?)(?:\^([23])|([²³]))", bottom)
-        power = tables.POWERS["³" if match[2] == "3" else match[3] or "²"] if match else ""
+        power = signs.POWERS["³" if match[2] == "3" else match[3] or "²"] if match else ""
         below = match[1] if match else bottom
         per = tables.PER.get(below) or (tables.UNITS[below][0] if below in tables.UNITS else None)
         if per:
-            areas = unit_names(f"{below}²" if power == tables.POWERS["²"] else f"{below}³") if power else None
+            areas = unit_names(f"{below}²" if power == signs.POWERS["²"] else f"{below}³") if power else None
             below = areas[0] if areas is not None and below in tables.LENGTHS else f"{per} {power}".rstrip()
             return tuple(f"{name} per {below}" for name in names)
     return None
@@ -168,17 +234,22 @@ def measure(window: Window) -> Reading | None:
     if unit == "°" and not last.tail and (pole := window.joined(count)) and pole.text in {"N", "S", "E", "W"}:
         unit, last, count = f"°{pole.text}", pole, count + 1
     if unit in {"%", "‰"}:
-        return say(f"{amount} {tables.SYMBOLS[unit]}", last, count)
-    if attached == "K" and low in {"2", "4", "5", "8"}:
+        return say(f"{amount} {signs.SYMBOLS[unit]}", last, count)
+    named = window.joined(1) if attached in {"K", "k"} else None
+    if attached == "K" and (low in {"2", "4", "5", "8"} or (named is not None and named.text.lower() in tables.RACES)):
         return say(f"{amount} K", last)
+    if attached in {"p", "i"} and re.fullmatch(r"\d{3,4}", low) and not high:
+        return say(f"{numbers.in_pairs(low)} {attached.upper()}", last)
+    if aged := _age(window, amount, unit, last, count):
+        return aged
     if attached is not None and re.fullmatch("[A-Za-z]", unit) and window.before().lower() in tables.NUMBERED_THINGS:
         return say(f"{amount} {unit.upper()}", last)
-    if attached in {"k", "K"} or (attached in {"M", "bn"}):
+    if attached in {"k", "K", "M", "bn", "B"}:
         return say(f"{amount} {tables.SCALES[attached]}", last)
     if attached in {"x", "×"}:
         following = window.at(1) if attached == "x" and not first.tail else None
-        in_formula = window.before() in tables.OPERATORS or (
-            following is not None and following.raw in tables.OPERATORS and not following.starts_line
+        in_formula = window.before() in signs.OPERATORS or (
+            following is not None and following.raw in signs.OPERATORS and not following.starts_line
         )
         return say(f"{amount} {'x' if in_formula else 'times'}", last)
     if per := _per_amount(window, unit, last, count):
@@ -187,9 +258,50 @@ def measure(window: Window) -> Reading | None:
     if names is None or not _means_unit(window, unit, attached is not None, count):
         return None
     one, many = names
-    singular = (low == "1" and not high) or hyphen or (last.tail == "" and is_adjective(window, count))
+    noun = window.joined(count) if unit == "°" else None
+    turned = noun is not None and noun.text in tables.TURNED
+    singular = (low == "1" and not high) or hyphen or turned or (last.tail == "" and is_adjective(window, count))
     last = _without_period(window, last, count) if count > 1 else last
     return say(f"{amount} {one if singular else many}", last, count)
+
+
+def _age(window: Window, amount: str, unit: str, last: Core, count: int) -> Reading | None:
+    """12 yo, 5 y/o, 2-3 yr olds, 25-yr-old."""
+    if match := re.fullmatch(r"(?:yo|y/o|y\.o)(s?)|(?:yr|year)-old(s?)", unit):
+        several = match[1] or match[2] or ""
+        described = several or "-" in unit or window.before().lower() in {"a", "an", "the", "my", "our", "his", "her"}
+        tail = Core("", "", last.tail.replace(".", "", 1) if unit == "y.o" else last.tail)
+        return say(f"{amount} year{'' if described else 's'} old{several}", tail, count)
+    following = window.joined(count) if unit == "yr" else None
+    if following is not None and following.text in {"old", "olds"}:
+        return say(f"{amount} year {following.text}", following, count + 1)
+    return None
+
+
+def angle(window: Window) -> Reading | None:
+    """40°26′46″N, 40° 26' N: degrees, minutes and seconds of an angle, and where it points."""
+    raw, last, count = window.first.raw, window.first, 1
+    if "°" not in raw or raw[-1] not in "°'’′\"”″NSEW.,;:!?)":
+        return None
+    while (following := window.at(count)) is not None and count < 4 and not last.tail.strip("'’\"”"):
+        if following.starts_line or not _PART_OF_ANGLE.fullmatch(following.raw):
+            break
+        raw, last, count = raw + following.raw, following, count + 1
+    match = _ANGLE.fullmatch(raw)
+    if match is None:
+        return None
+    said = [f"{sign_words(match[1])} {numbers.integer(match[2])} degree{'' if match[2] == '1' else 's'}".strip()]
+    for value, name in ((match[3], "minute"), (match[4], "second")):
+        said += [f"{numbers.cardinal(value)} {name}{'' if value == '1' else 's'}"] if value else []
+    said += [_COMPASS[match[5]]] if match[5] else []
+    return say(" ".join(said), Core("", "", match[6]), count)
+
+
+_PART_OF_ANGLE = re.compile(r"(\d{1,2}(\.\d+)?['’′\"”″]['’]?|[NSEW])[.,;:!?)]*")
+_ANGLE = re.compile(
+    r"([-−]?)(\d{1,3})°(\d{1,2}(?:\.\d+)?)['’′](?:(\d{1,2}(?:\.\d+)?)(?:[\"”″]|''|’’))?([NSEW]?)([.,;:!?)]*)"
+)
+_COMPASS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 
 
 def _without_period(window: Window, unit: Core, count: int) -> Core:
@@ -218,7 +330,13 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
         return not decade or (short and window.before() in {"in", "for", "takes", "took", "wait"})
     if unit == "B":
         return False
-    return attached or unit not in {"N", "K", "J", "pt", "bar", "cal", "'", '"'}
+    if unit == "t":
+        return not attached
+    if unit == "K" and not attached:
+        last, following = window.at(count - 1), window.at(count)
+        ends = following is None or following.text.lower() in tables.FUNCTION_WORDS or bool(following.head)
+        return (last is not None and bool(last.tail)) or ends
+    return attached or unit not in {"N", "J", "pt", "bar", "'", '"'}
 
 
 def _per_amount(window: Window, unit: str, last: Core, count: int) -> tuple[str, Core, int] | None:
@@ -245,4 +363,4 @@ def signed(sign: str, low: str, high: str | None) -> str:
 
 def sign_words(sign: str) -> str:
     """Say a sign right before an amount; "" for none."""
-    return tables.SIGNS[sign] if sign else ""
+    return signs.SIGNS[sign] if sign else ""

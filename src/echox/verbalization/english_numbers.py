@@ -48,6 +48,13 @@ def year(value: int) -> str:
     return f"{integer(str(century))} {'oh ' if rest < 10 else ''}{integer(str(rest))}"
 
 
+def in_pairs(digits: str) -> str:
+    """Say the three or four digits of a name: 747 is "seven forty seven", 404 "four oh four", 4090 "forty ninety"."""
+    if len(digits) == 4 or digits.endswith("00"):
+        return year(int(digits)) if len(digits) == 4 else integer(digits)
+    return f"{integer(digits[0])} {'oh ' if digits[1] == '0' else ''}{integer(digits[1:])}"
+
+
 def decade(value: int) -> str:
     """Say 1990 as "nineteen nineties", 80 as "eighties", 2000 as "two thousands"."""
     return plural(year(value) if value >= 1000 else integer(str(value)))

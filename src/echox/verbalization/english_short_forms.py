@@ -64,6 +64,28 @@ def _expand(window: Window, word: str) -> Reading:
     return say(word, rest)
 
 
+def states(window: Window) -> Reading | None:
+    """Postal codes of states: Austin, TX; from FL to ME."""
+    core = window.first
+    name = tables.STATES.get(core.text)
+    if name is None:
+        return None
+    following = window.joined(1)
+    after_city = window.tail_before() == "," and _is_name(window.before())
+    free = bool(core.tail) or following is None or re.fullmatch(r"\d{5}", following.text) is not None
+    free = free or (following is not None and following.text in tables.FUNCTION_WORDS)
+    if after_city and (core.text not in _STATES_OR_WORDS or free):
+        return say(name, core)
+    beside = [window.before(2)] if window.before() in _BETWEEN_STATES else []
+    if following is not None and following.text in _BETWEEN_STATES and (third := window.joined(2)):
+        beside.append(third.text)
+    return say(name, core) if any(code in tables.STATES for code in beside) else None
+
+
+_STATES_OR_WORDS = frozenset({"HI", "IN", "ME", "OH", "OK", "OR"})
+_BETWEEN_STATES = frozenset({"and", "or", "to"})
+
+
 def abbreviations(window: Window) -> Reading | None:
     """e.g., etc., vs., approx., No. 5, Dec. 25, Mon, Oct 7, U.S., J. K."""
     core = window.first
@@ -79,6 +101,12 @@ def abbreviations(window: Window) -> Reading | None:
         reading = _calendar(window)
         if reading is not None:
             return reading
+    if core.text == "min" and dotted and not window.before()[-1:].isdigit():
+        return _expand(window, "minimum")
+    if core.text == "v" and core.tail == "." and _is_name(window.before()) and not window.last_of_line(0):
+        return Reading(1, "versus")
+    if core.text in {"M-F", "M–F"}:
+        return say("Monday to Friday", core)
     if dotted and core.text in tables.WORDS:
         return _expand(window, tables.WORDS[core.text])
     if not dotted and core.text in tables.BARE_WORDS:
@@ -107,11 +135,20 @@ def _calendar(window: Window) -> Reading | None:
             re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*", following.text) is not None
             or following.text in tables.MONTHS
             or following.text in tables.MONTH_NAMES
+            or (following.text in _THROUGH and _begins_with_day(window.at(2)))
         )
     )
     earlier = re.fullmatch(r"\d{1,2}(st|nd|rd|th)?", window.before()) is not None
     earlier = earlier or (core.tail.startswith(".") and window.before().lower() in tables.BEFORE_A_DATE)
     return _expand(window, name) if dated or earlier else None
+
+
+_THROUGH = frozenset({"to", "through", "thru", "and", "-", "–", "—"})
+
+
+def _begins_with_day(core: Core | None) -> bool:
+    named = tables.MONTH_NAMES | tables.DAY_NAMES | set(tables.MONTHS) | set(tables.DAYS)
+    return core is not None and core.text in named
 
 
 # ------------------------------------------------------------------------------------------ capitals
@@ -120,10 +157,19 @@ def _calendar(window: Window) -> Reading | None:
 def roman(window: Window) -> Reading | None:
     """Henry VIII is the eighth; chapter IV is four."""
     core = window.first
+    earlier = window.before()
+    if earlier.lower() in tables.NUMBERED or core.raw.startswith("("):
+        small = numbers.roman(core.text.upper()) if re.fullmatch("[ivx]{2,}|[ivx]", core.text) else None
+        if small is not None and (len(core.text) > 1 or core.head == "" or core.tail.startswith(")")):
+            return say(numbers.integer(str(small)), core)
     value = numbers.roman(core.text)
+    if value is not None and earlier in tables.BEFORE_A_NUMBER and window.tail_before() in {"", "."}:
+        return say(numbers.integer(str(value)), core)
     if value is None or window.tail_before():
         return None
-    earlier = window.before()
+    following = window.joined(1) if len(core.text) > 1 else None
+    if following is not None and following.text in {"century", "centuries"}:
+        return say(numbers.ordinal(value), core)
     if earlier.lower() in tables.NUMBERED and (core.text != "I" or earlier[:1].isupper()):
         return say(numbers.integer(str(value)), core)
     if earlier in tables.REGENTS and core.text in {"V", "X"}:

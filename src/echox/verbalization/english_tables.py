@@ -6,42 +6,44 @@ In the texts of tables, entries are parted by ``;``, key and reading by ``=``, t
 from __future__ import annotations
 
 
-def _set(words: str) -> frozenset[str]:
+def as_set(words: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(words.split())
 
 
-def _table(entries: str) -> dict[str, str]:
+def as_table(entries: str) -> dict[str, str]:
+    """Readings by key."""
     pairs = (" ".join(entry.split()).partition("=") for entry in entries.split(";"))
     return {key: reading for key, _, reading in pairs}
 
 
 def _forms(entries: str) -> dict[str, tuple[str, ...]]:
-    return {key: tuple(value.split("/")) for key, value in _table(entries).items()}
+    return {key: tuple(value.split("/")) for key, value in as_table(entries).items()}
 
 
-MONTHS = _table("""
+MONTHS = as_table("""
 Jan=January; Feb=February; Mar=March; Apr=April; May=May; Jun=June; Jul=July; Aug=August; Sep=September;
 Oct=October; Nov=November; Dec=December; Sept=September
 """)
-DAYS = _table("""
+DAYS = as_table("""
 Mon=Monday; Tue=Tuesday; Tues=Tuesday; Wed=Wednesday; Thu=Thursday; Thur=Thursday; Thurs=Thursday; Fri=Friday;
 Sat=Saturday; Sun=Sunday
 """)
 MONTH_NAMES = frozenset(MONTHS.values())
 DAY_NAMES = frozenset(DAYS.values())
 
-TITLES = _table("""
+TITLES = as_table("""
 Mr=Mister; Mrs=Missus; Ms=Miss; Dr=Doctor; Prof=Professor; St=Saint; Mt=Mount; Sen=Senator; Gov=Governor;
 Gen=General; Capt=Captain; Lt=Lieutenant; Col=Colonel; Sgt=Sergeant; Rev=Reverend; Pres=President; Hon=Honorable;
 Ft=Fort; Rep=Representative; Maj=Major; Cpl=Corporal; Adm=Admiral; Cmdr=Commander; Supt=Superintendent
 """)
 """Before a name."""
-PLACES = _table("""
+PLACES = as_table("""
 St=Street; Dr=Drive; Ave=Avenue; Av=Avenue; Blvd=Boulevard; Rd=Road; Ln=Lane; Hwy=Highway; Pl=Place; Sq=Square;
 Ct=Court; Pkwy=Parkway
 """)
 """After a name."""
-WORDS = _table("""
+WORDS = as_table("""
 e.g=for example; i.e=that is; etc=et cetera; vs=versus; approx=approximately; Inc=Incorporated; Ltd=Limited;
 Corp=Corporation; Co=Company; Jr=Junior; Sr=Senior; dept=department; Dept=Department; est=established; min=minutes;
 max=maximum; incl=including; misc=miscellaneous; tel=telephone; Tel=Telephone; Apt=Apartment; Univ=University;
@@ -51,24 +53,25 @@ Dec=December; Tues=Tuesday; Wed=Wednesday; Thur=Thursday; Thurs=Thursday; Fri=Fr
 feat=featuring; hr=hour; hrs=hours; Esq=Esquire
 """)
 """Written with a period."""
-BARE_WORDS = _table("""
-vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior; Ave=Avenue; Blvd=Boulevard;
+BARE_WORDS = as_table("""
+vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior;
+WWI=World War one; WWII=World War two; aka=A K A; Ave=Avenue; Blvd=Boulevard;
 Ltd=Limited; Dept=Department; dept=department
 """)
 """... and without one."""
-BEFORE_A_NUMBER = _table("""
+BEFORE_A_NUMBER = as_table("""
 No=number; no=number; Nos=numbers; nos=numbers; Fig=figure; fig=figure; Vol=volume; vol=volume; p=page; pp=pages;
 Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room; c=around;
-ext=extension; Ext=extension
+ext=extension; Ext=extension; Op=opus; op=opus; Amend=amendment
 """)
 """With a period, before a number."""
 
-SCALES = _table("""
+SCALES = as_table("""
 k=thousand; K=thousand; m=million; M=million; mn=million; mln=million; MM=million; b=billion; B=billion; bn=billion;
 bln=billion; t=trillion; T=trillion; tn=trillion; trn=trillion
 """)
 """After an amount of money."""
-SCALE_WORDS = _set("""
+SCALE_WORDS = as_set("""
 billion billions crore crores dozen hundred hundreds lakh lakhs million millions thousand thousands trillion trillions
 """)
 
@@ -79,7 +82,7 @@ $=dollar/dollars/cent/cents; €=euro/euros/cent/cents; £=pound/pounds/penny/pe
 ฿=baht/baht/satang/satang; ₴=hryvnia/hryvnias/kopeck/kopecks; ₱=peso/pesos/centavo/centavos
 """)
 """One and many, one and many of its hundredth part."""
-DOLLARS = _table("""
+DOLLARS = as_table("""
 US=U S; A=Australian; AU=Australian; C=Canadian; CA=Canadian; NZ=New Zealand; HK=Hong Kong; S=Singapore; R=
 """)
 """Letters before a currency's sign."""
@@ -123,119 +126,50 @@ cu ft=cubic foot/cubic feet; cu in=cubic inch/cubic inches; N·m=newton meter/ne
 MJ=megajoule/megajoules; mmHg=millimeter of mercury/millimeters of mercury; K=kelvin/kelvins;
 in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet;
 ¢=cent/cents; sq ft=square foot/square feet; sq km=square kilometer/square kilometers; sq mi=square mile/square
-miles; fl oz=fluid ounce/fluid ounces
+miles; t=tonne/tonnes; Gt=gigatonne/gigatonnes; kt=knot/knots; kts=knot/knots; BPM=beat per minute/beats per minute;
+RPM=revolution per minute/revolutions per minute; MPH=mile per hour/miles per hour; PSI=P S I/P S I;
+FPS=frame per second/frames per second; MPG=mile per gallon/miles per gallon;
+dL=deciliter/deciliters; fl oz=fluid ounce/fluid ounces
 """)
 """One and many."""
-LENGTHS = _set("""
+LENGTHS = as_set("""
 km m cm mm µm nm mi yd ft in
 """)
 """Their powers are areas and volumes: "per square meter", but "per second squared"."""
-BARE_UNITS = _set("""
+BARE_UNITS = as_set("""
 km cm mm nm µm kg mg µg lb lbs oz ml mL tsp tbsp yd yds hrs mins secs kHz MHz GHz kB KB MB GB TB MiB GiB Mbps Gbps kW
 kWh MWh kV mAh kJ kcal kPa hPa dB mph kph kmh mpg rpm bpm °C °F mmHg
 """)
 """Units that are no words: said in full without a number too."""
-PER = _table("""
+PER = as_table("""
 h=hour; hr=hour; s=second; sec=second; min=minute; day=day; d=day; week=week; month=month; mo=month; year=year;
 yr=year
 """)
 """After a slash."""
-AFTER_SECONDS = _set("""
+AFTER_SECONDS = as_set("""
 ahead apart away before behind early faster late later left long longer old shorter slower
 """)
 """Before them "20s" is seconds."""
-SIZES = _set("""
+SIZES = as_set("""
 across by deep diameter high long screen tall thick wide x
 """)
 """After them "in" is inches."""
 
-OPERATORS = {
-    "+": "plus",
-    "−": "minus",
-    "=": "equals",
-    "×": "times",
-    "·": "times",
-    "÷": "divided by",
-    "<": "is less than",
-    ">": "is greater than",
-    "≤": "is at most",
-    "≥": "is at least",
-    "≈": "is about",
-    "≠": "is not",
-    "±": "plus or minus",
-    "^": "to the power of",
-    "*": "times",
-    "/": "divided by",
-    "∞": "infinity",
-    "√": "the square root of",
-    "∛": "the cube root of",
-    "∑": "the sum of",
-    "∫": "the integral of",
-    "==": "equals",
-    "!=": "is not",
-    "<=": "is at most",
-    ">=": "is at least",
-    "→": "to",
-    "->": "to",
-    "-->": "to",
-    "<-": "from",
-    "=>": "so",
-    "==>": "so",
-    "⇒": "so",
-}
-SIGNS = {
-    "-": "minus",
-    "−": "minus",
-    "+": "plus",
-    "±": "plus or minus",
-    "~": "about",
-    "≈": "about",
-    "<": "less than",
-    ">": "more than",
-    "≤": "at most",
-    "≥": "at least",
-}
-"""Right before a number."""
-SYMBOLS = {
-    "&": "and",
-    "@": "at",
-    "%": "percent",
-    "‰": "per mille",
-    "#": "number",
-    "№": "number",
-    "§": "section",
-    "¶": "paragraph",
-    "~": "about",
-    "°": "degrees",
-    "©": "copyright",
-    "®": "",
-    "™": "",
-    "µ": "micro",
-    **OPERATORS,
-}
-GREEK = _table("""
-α=alpha; β=beta; γ=gamma; δ=delta; ε=epsilon; ζ=zeta; η=eta; θ=theta; ι=iota; κ=kappa; λ=lambda; μ=mu; ν=nu; ξ=xi;
-ο=omicron; π=pi; ρ=rho; σ=sigma; ς=sigma; τ=tau; υ=upsilon; φ=phi; χ=chi; ψ=psi; ω=omega; Δ=delta; Σ=sigma; Ω=omega
-""")
-POWERS = _table("""
-²=squared; ³=cubed
-""")
-
-READ_AS_WORDS = _set("""
+READ_AS_WORDS = as_set("""
 AIDS ASAP ASEAN BASIC CAPTCHA CERN COVID DARPA FIFA GIF IKEA INTERPOL JPEG LASER LEGO NAFTA NASA NASDAQ NATO NIKE
 OPEC PIN POTUS RADAR RAM ROM SARS SCOTUS SCUBA SIM SIRI SWAT UEFA UNESCO UNICEF YAML ZIP JSON
 """)
 """Acronyms that are spoken as words."""
-SPELT = _set("""
+SPELT = as_set("""
 AARP ACLU ASPCA HIPAA IEEE NAACP NCAA UCLA UNHCR USAA USAID USDA
 """)
 """... and those that look like words and are spelt."""
-ONSETS = _set("""
+ONSETS = as_set("""
 BL BR CH CL CR DR DW FL FR GH GL GN GR KN PH PHR PL PR PS QU RH SC SCH SCR SH SHR SK SL SM SN SP SPL SPR SQ ST STR SW
 TH THR TR TW WH WR
 """)
 """Several consonants that begin English words."""
-CODAS = _set("""
+CODAS = as_set("""
 BS BT CH CK CKS CT CTS DD DGE DS DTH FF FFS FT FTH FTS GG GGS GH GHT GHTS GN GNS GS KS LB LCH LD LDS LF LFS LFTH LK LKS
 LL LLS LM LMS LN LP LPH LPS LS LT LTH LTS LTZ MB MBS MN MP MPH MPS MPT MS ND NDS NG NGS NGTH NGTHS NK NKS NN NS NT NTH
 NTHS NTS PH PHS PS PT PTH PTS RB RBS RCH RD RDS RF RFS RK RKS RL RLD RLDS RLS RM RMS RMTH RN RNS RP RPS RR RS RSH RST
@@ -243,125 +177,163 @@ RT RTH RTHS RTS RTZ RV SH SHT SK SKS SM SMS SP SS ST STS TCH TH THS TS TT TTS TZ
 XTHS XTS ZZ
 """)
 """Several that end them."""
-SHOUTED = _set("""
+SHOUTED = as_set("""
 AM AN AND ANY ARE AS AT BE BIG BUT BUY BY CAN DAY DID DO DON'T END EVER FOR GET GO GOT HAD HAS HE HER HI HIM HIS HOT
 HOW IF IN IS IT LET MAY ME MY NEW NO NOT NOW OF OFF OH OLD ON ONE OR OUR OUT RED SAY SEE SHE SO THE TO TOP TRY TWO
 UP USE WAS WAY WE WHY WIN WOW YES YET YOU
 """)
 """Short words that are words even where all is written in capitals."""
-NUMBERED = _set("""
-act apollo appendix article book bowl chapter class episode figure grade level line number page pages part phase
-rocky room scene season section stage step table title type unit volume war
+NUMBERED = as_set("""
+act apollo appendix article auto book bowl chapter civilization class diablo doom duty effect episode evil fallout
+fantasy figure godfather grade halo kombat level line mark number page pages part phase quake quest rambo rocky room
+saturn saw scene season section souls stage starcraft step table terminator title type unit volume war warcraft wars
 """)
 """After them a Roman numeral is a number, not a place in an order."""
-NUMBERED_THINGS = _set("""
+NUMBERED_THINGS = as_set("""
 apartment apt block box building bus exit figure flat floor form gate highway line lot page pier platform room route
 row seat section stand step suite table terminal track unit
 """)
 """After them a letter at a number is a letter: exit 12B, seat 4L."""
-SPELT_AFTER = _set("""
+SPELT_AFTER = as_set("""
 account agent code extension id isbn number passcode password phone pin serial zip
 """)
 """After them a long number is said digit by digit."""
-CODES = _set("""
+CODES = as_set("""
 code extension passcode password pin zip
 """)
 """... and three digits too."""
-STATES = _set("""
-AK AL AR AZ CA CO CT DC DE FL GA HI IA ID IL IN KS KY LA MA MD ME MI MN MO MS MT NC ND NE NH NJ NM NV NY OH OK OR PA
-RI SC SD TN TX UT VA VT WA WI WV WY
+STATES = as_table("""
+AK=Alaska; AL=Alabama; AR=Arkansas; AZ=Arizona; CA=California; CO=Colorado; CT=Connecticut; DC=D C; DE=Delaware;
+FL=Florida; GA=Georgia; HI=Hawaii; IA=Iowa; ID=Idaho; IL=Illinois; IN=Indiana; KS=Kansas; KY=Kentucky; LA=Louisiana;
+MA=Massachusetts; MD=Maryland; ME=Maine; MI=Michigan; MN=Minnesota; MO=Missouri; MS=Mississippi; MT=Montana;
+NC=North Carolina; ND=North Dakota; NE=Nebraska; NH=New Hampshire; NJ=New Jersey; NM=New Mexico; NV=Nevada;
+NY=New York; OH=Ohio; OK=Oklahoma; OR=Oregon; PA=Pennsylvania; RI=Rhode Island; SC=South Carolina; SD=South Dakota;
+TN=Tennessee; TX=Texas; UT=Utah; VA=Virginia; VT=Vermont; WA=Washington; WI=Wisconsin; WV=West Virginia; WY=Wyoming
 """)
 """Postal codes of states: after them five digits are a zip code."""
-LINKS = _set("""
+NAMED_BY_NUMBER = as_set("""
+airbus apartment area boeing building bus cessna channel error flight gt gtx highway http interstate ferrari porsche
+peugeot room route rtx rx ryzen status studio suite xbox
+""")
+"""After them three or four digits are a name, said in two parts: Boeing 747, error 404, flight 2451."""
+VERSIONED = as_set("""
+android chrome cuda django fedora firefox gcc go ios ipados java kernel kotlin kubernetes linux macos mysql node node.js
+numpy pandas perl php postgres postgresql python pytorch rails react release ruby rust scala swift tensorflow
+typescript ubuntu v version versions vue windows
+""")
+"""After them the part behind a point is a number of its own: Python 3.12."""
+PRE_RELEASES = as_table("""
+alpha=alpha; beta=beta; rc=R C; a=A; b=B; dev=dev; post=post; pre=pre; preview=preview; canary=canary; lts=L T S
+""")
+"""Behind a version."""
+HOTLINES = as_set("emergency helpline hotline lifeline line")
+"""Near them three digits are a number to call."""
+DESCRIBED_BY_AMOUNT = as_set("bill bills coin coins note notes stamp stamps")
+"""Before them an amount is in the singular: "two $20 bills"."""
+BOOKS_OF_THE_BIBLE = as_set("""
+Acts Amos Chronicles Colossians Corinthians Daniel Deuteronomy Ecclesiastes Ephesians Esther Exodus Ezekiel Ezra
+Galatians Genesis Habakkuk Haggai Hebrews Hosea Isaiah James Jeremiah Job Joel John Jonah Joshua Jude Judges Kings
+Lamentations Leviticus Luke Malachi Mark Matthew Micah Nahum Nehemiah Numbers Obadiah Peter Philemon Philippians
+Proverbs Psalm Psalms Revelation Romans Ruth Samuel Thessalonians Timothy Titus Zechariah Zephaniah
+""")
+"""After them 5:9 is chapter and verse."""
+RACES = as_set("display monitor race resolution run screen tv video")
+"""Before them "10K" keeps its letter."""
+TURNED = as_set("angle arc bend corner rotation turn view")
+"""Before them degrees describe: "a 90 degree angle"."""
+COUNTED_OUT = as_set("""
+dentists doctors patients people points questions stars students teams times users votes
+""")
+"""Before them 4/5 is four out of five."""
+LINKS = as_set("""
 are at back be changed from is it isn't me my not now on or of the then to us was your
 """)
 """They may stand between "PIN" and its digits."""
-DIALLED_AFTER = _set("""
-call dial phone ring text
+DIALLED_AFTER = as_set("""
+call called calling contact dial dialed dialing phone ring text
 """)
 """After them three digits are."""
-YEAR_AFTER = _set("""
+YEAR_AFTER = as_set("""
 after and around autumn before between by class during early fall from in late mid of since spring summer through
 till to until winter year
 """)
 """After them four digits are a year."""
-COUNTED = _set("""
+COUNTED = as_set("""
 billion children different feet fish hundred large men million more new other people percent sheep small thousand
 women
 """)
 """Before them four digits are none."""
-FUNCTION_WORDS = _set("""
+FUNCTION_WORDS = as_set("""
 a about after again an and are as at away be because been before but by can could down each for from had has have he
 here i'm if in into is it left less may might more not now of off on or out over per she since so than that the then
 there they this to today under until up was we were when while will with would you
 """)
 """Before them an amount stands alone; before a noun after "a" it describes: "a ten dollar bill"."""
 
-REGENTS = _set("""
+REGENTS = as_set("""
 Albert Alexander Alfonso Benedict Boniface Carlos Catherine Charles Christian Clement Conrad Constantine Darius Edward
 Elizabeth Felipe Ferdinand Francis Frederick George Gregory Gustav Haakon Harald Henry Innocent Ivan James John Juan
 Julius Justinian Leo Leopold Louis Ludwig Margrethe Mary Maximilian Napoleon Nicholas Olaf Otto Paul Peter Philip Pius
 Ptolemy Ramesses Richard Rudolf Sixtus Theodosius Umberto Urban Victor Wilhelm William Xerxes
 """)
 """After these names V and X are places in an order, and I where it is no pronoun."""
-AFTER_FIRST_OF_NAME = _set("""
+AFTER_FIRST_OF_NAME = as_set("""
 and became died founded in of reigned ruled was
 """)
 """Words after "Elizabeth I" that show that I is no pronoun."""
-AFTER_PRONOUN = _set("""
+AFTER_PRONOUN = as_set("""
 also always am believe can can't cannot could did didn't do don't have just know like love mean need remember really
 saw see should suppose think trust understand want will won't would
 """)
 """Words after "Charles I" at the start of a sentence that show that it is one."""
-ARTICLES = _set("""
+ARTICLES = as_set("""
 a an its our that the their this
 """)
-HELD_IN_ORDER = _set("""
+HELD_IN_ORDER = as_set("""
 amendment century congress corps cruiserweight dynasty edition legion millennium olympiad olympics republic session
 """)
 """After "the IV" they show that a numeral is a place in an order."""
-CLOTHES = _set("""
+CLOTHES = as_set("""
 L M S XL XS XXL XXS XXXL
 """)
 """Sizes: "S-XL" is a span of them."""
-BEFORE_A_DATE = _set("""
+BEFORE_A_DATE = as_set("""
 by early every from in last late mid next on since this through till to until
 """)
 """After them "Mar." and "Sun." are short for a month and a day."""
-CHANGES = _set("""
+CHANGES = as_set("""
 cut decreased down drop dropped fall fallen fell grew grow increase increased lower lowered reduce reduced rise rose
 shrank up
 """)
 """After "fell by" a fraction is no date."""
-RATIOS = _set("""
+RATIOS = as_set("""
 concentration dilute diluted dilution gear leverage mix mixed odds proportion proportions ratio ratios scale slope
 """)
 """After them "1:10" is no time of day."""
-MARKS = _set("""
+MARKS = as_set("""
 achieved earned gave get gets got grade mark rate rated rating score scored scores
 """)
 """After them 9/10 is nine out of ten."""
-RULERS = _set("""
+RULERS = as_set("""
 Czar Emperor Empress Kaiser King Pope Prince Princess Queen Tsar Tsarina
 """)
 """After them, "Charles I" is a name wherever it stands."""
-BEFORE_A_COMPARISON = _set("""
+BEFORE_A_COMPARISON = as_set("""
 are be for has have is need needs of require requires was were with
 """)
 """After them a comparison has no verb of its own: "is 7 greater than 5"."""
-CLAUSES = _set("""
+CLAUSES = as_set("""
 and because but if or since so that then when whenever where while
 """)
 """After them a clause begins, whose comparison needs a verb: "if x is less than y"."""
 
-FILE_ENDINGS = _set("""
-cpp css csv doc docx exe gif gz html ipynb java jpeg jpg js json jsx md mp3 mp4 pdf png pptx py rs sh sql toml ts tsx
-txt wav xls xlsx xml yaml yml zip
+FILE_ENDINGS = as_set("""
+apk avi bak bib cfg conf cpp cs css csv dll dmg doc docx epub exe flac gif go gz heic html ini ipynb iso jar java
+jpeg jpg js json jsx kt lock log m4a md mkv mov mp3 mp4 odt ogg pdf php png pptx psd py rb rs rtf sh sql svg swift tar
+tex toml ts tsx txt wav webm webp xls xlsx xml yaml yml zip
 """)
 """After a point they end the name of a file."""
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-
-ELEMENTS = _table("""
+ELEMENTS = as_table("""
 H=hydrogen; He=helium; Li=lithium; Be=beryllium; B=boron; C=carbon; N=nitrogen; O=oxygen; F=fluorine; Ne=neon;
 Na=sodium; Mg=magnesium; Al=aluminum/aluminium; Si=silicon; P=phosphorus; S=sulfur/sulphur; Cl=chlorine; Ar=argon;
 K=potassium; Ca=calcium; Sc=scandium; Ti=titanium; V=vanadium; Cr=chromium; Mn=manganese; Fe=iron; Co=cobalt;
@@ -378,9 +350,9 @@ Bh=bohrium; Hs=hassium; Mt=meitnerium; Ds=darmstadtium; Rg=roentgenium; Cn=coper
 Mc=moscovium; Lv=livermorium; Ts=tennessine; Og=oganesson
 """)
 """Names of chemical elements by symbol. Source: IUPAC, https://iupac.org/what-we-do/periodic-table-of-elements/"""
-SYMBOLS_ONLY = _set("Br Cd Cl Cr Hg Kr Mg Mn Pb Pd Pt Rb Rn Sn Tc Tl Zn Zr")
+SYMBOLS_ONLY = as_set("Br Cd Cl Cr Hg Kr Mg Mn Pb Pd Pt Rb Rn Sn Tc Tl Zn Zr")
 """Symbols that mean nothing else."""
-SYMBOLS_AND_WORDS = _set("Al Am As At Be Co Es Fl He Ho In La Li Md Mo Mt No Os Pa Po Ra Re Sr Ta")
+SYMBOLS_AND_WORDS = as_set("Al Am As At Be Co Es Fl He Ho In La Li Md Mo Mt No Os Pa Po Ra Re Sr Ta")
 """Symbols that are words, names or short forms too: the words after them are not waited for."""
-NO_FORMULAS = _set("HeLa LiPo NaN")
+NO_FORMULAS = as_set("HeLa LiPo NaN")
 """Cells, batteries and a value, made of symbols."""

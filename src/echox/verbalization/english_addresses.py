@@ -1,0 +1,91 @@
+"""Addresses in English: mail, web, files and folders, options of commands; and signs that a text speaks about."""
+
+from __future__ import annotations
+
+import re
+
+from echox.verbalization import english_numbers as numbers
+from echox.verbalization import english_signs as signs
+from echox.verbalization import english_tables as tables
+from echox.verbalization.english_maths import is_number
+from echox.verbalization.english_window import Core, Window, say
+from echox.verbalization.language import Reading
+
+_MAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
+_WEB = re.compile(
+    r"(https?://|www\.)\S+|[\w-]+(\.[\w-]+)*\.(com|org|net|edu|gov|io|dev|ai|co|ly|me|uk|de|info|app)(/\S*)?"
+)
+_FILE = re.compile(rf"[\w./-]*\w\.({'|'.join(sorted(tables.FILE_ENDINGS))})|\.[A-Za-z]\w+", re.IGNORECASE)
+_FOLDER = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]*\w)+/?|~/|[A-Za-z]:\\(?:[\w.-]+\\?)*")
+_OPTION = re.compile(r"--[A-Za-z][\w-]+(=\S+)?|-[A-Za-z]")
+_LISTED = re.compile(r"\((?P<first>[^\w\s'\"]),|(?P<inner>[@#$%^&*~]),|(?P<last>[@#$%^&*~])\)[.,;:!?]*")
+_MENTION = re.compile(r"(?:(`+)(?P<code>[^\w\s`]{1,3})\1|[\"“](?P<quote>[^\w\s])[\"”]|'(?P<one>[^\w\s])'"
+                      r"|\((?P<beside>[^\w\s!?.])\))(?P<tail>[.,;:!?)]*)")  # fmt: skip
+
+
+def mentioned(window: Window) -> Reading | None:
+    """A sign that the text speaks about: the `;` character, the "/" key, an ampersand (&), the # symbol, (!, @, #)."""
+    raw = window.first.raw
+    if raw.isalnum():
+        return None
+    if listed := _LISTED.fullmatch(raw):
+        name = signs.SIGN_NAMES.get(listed["first"] or listed["inner"] or listed["last"])
+        return say(name, window.first) if name else None
+    match = _MENTION.fullmatch(raw)
+    spelt = (match["code"] or match["quote"] or match["one"] or match["beside"]) if match else raw
+    said = signs.SIGN_NAMES.get(spelt) or " ".join(signs.SIGN_NAMES.get(sign, "") for sign in spelt).strip()
+    if not said or (match is None and len(raw) > 2):
+        return None
+    following = window.at(1) if match is None or not match["tail"] else None
+    noun = following.text if following is not None and not following.starts_line else ""
+    if match is None and (noun not in signs.SIGN_NOUNS or window.before().lower() not in tables.ARTICLES):
+        return None
+    said = said.removesuffix(f" {noun}") if noun else said
+    said = said.removesuffix(" sign") if noun in signs.SIGN_NOUNS else said
+    names = said.split()
+    if match is not None and window.before().lower() in {names[0], names[-1], f"{names[0]}s", f"{names[-1]}s"}:
+        return Reading(1, "")
+    return say(said, Core("", "", match["tail"] if match else ""))
+
+
+def addresses(window: Window) -> Reading | None:
+    r"""joe@example.com, www.example.org, https://example.org/a, notes.txt, /etc/hosts, C:\Users, --verbose."""
+    core = window.first
+    if match := re.fullmatch(r"<([^<>]+)>([.,;:!?]*)", core.raw):
+        core = Core("", match[1], match[2])
+    bare = core.raw.lstrip("`\"'“”*(").rstrip("`\"'“”*),;:!?.")
+    if re.fullmatch(r"`?\.\.`[.,;:!?)]*", core.raw):
+        return say("dot dot", Core("", "", core.tail[2:]))
+    if match := re.fullmatch(r"`</?(\w+)[^`]*>`[.,;:!?)]*", core.raw):
+        name = " ".join(re.findall(r"[A-Za-z]+|\d+", match[1]))
+        return say(re.sub(r"\d+", lambda digits: numbers.integer(digits[0]), name), core)
+    if not bare.startswith("~") and any(form.fullmatch(core.text) for form in (_MAIL, _WEB, _FILE)):
+        return say(_spelt(re.sub(r"^https?://", "", core.text).rstrip("/")), core)
+    if _FOLDER.fullmatch(bare) and not (bare.count("/") == 1 and bare[:1] == "/" and _is_rate(window, bare[1:])):
+        return say(_spelt(bare), core)
+    if _OPTION.fullmatch(bare):
+        negative = window.before() in signs.OPERATORS or is_number(window.before())
+        return say(f"minus {bare[1:]}" if negative and len(bare) == 2 else _spelt(bare), core)
+    return None
+
+
+def _is_rate(window: Window, below: str) -> bool:
+    """Whether the word after a slash belongs to what was counted: "8 /day"."""
+    return is_number(window.before()) or below in tables.PER or below in tables.PER.values()
+
+
+def _spelt(text: str) -> str:
+    """Words, numbers and marks of an address, one after the other."""
+    said = []
+    for part in re.findall(r"[A-Za-z]+|\d+|[^\w\s]|_", text):
+        if re.fullmatch("(19|20)[0-9]{2}", part):
+            said.append(numbers.year(int(part)))
+        elif part.isdigit():
+            short = len(part) < 4 and not part.startswith("0")
+            said.append(numbers.integer(part) if short else numbers.spell_digits(part))
+        elif part in signs.WEB_MARKS:
+            said.append(signs.WEB_MARKS[part])
+        elif part.isalpha():
+            unsayable = part.isupper() and not re.search("[AEIOUY]", part)
+            said.append(" ".join(part) if part == "www" or unsayable else part)
+    return " ".join(said)
