@@ -45,6 +45,7 @@ STAGE_MODULES: dict[str, str] = {
     "extract_units": "echox.training.stages.extract_units",
     "align": "echox.training.stages.align",
     "vocoder": "echox.training.stages.vocoder",
+    "vocoder_lookahead": "echox.training.stages.vocoder_lookahead",
     "lm": "echox.training.stages.lm",
     "language_model": "echox.training.stages.ready_parts",
     "recogniser": "echox.training.stages.ready_parts",

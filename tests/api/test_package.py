@@ -42,6 +42,13 @@ def recipe_in(folder: Path, **changes: object):
     return load_recipe(path, [f"{name}={value}" for name, value in changes.items()])
 
 
+def test_all_files_of_a_package_have_the_same_readers(parts):
+    _, folder = parts
+    recipe_in(folder).run()
+    modes = {path.name: path.stat().st_mode for path in (folder / "package").iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_the_package_answers_as_the_model_does(parts):
     model, folder = parts
     size = recipe_in(folder, **{"generation.max_new_tokens": 20}).run()

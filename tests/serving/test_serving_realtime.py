@@ -241,6 +241,23 @@ def test_max_output_tokens(server):
     run(talk())
 
 
+@pytest.mark.parametrize("instructions", ["Say hello.", "Greet the user.", "Welcome the caller and offer help."])
+def test_a_greeting_is_given_before_the_user_has_said_anything(server, instructions):
+    async def talk():
+        async with connected(server) as client:
+            await client.send("response.create", response={"instructions": instructions})
+            response = (await client.until("response.done"))["response"]
+            assert response["status"] == "completed"
+            (part,) = response["output"][0]["content"]
+            assert part["transcript"] == "Hello, how can I help you?"
+            await client.send("conversation.item.create", item=user_text("What is the capital of France?"))
+            await client.send("response.create")
+            response = (await client.until("response.done"))["response"]
+            assert "Paris" in response["output"][0]["content"][0]["transcript"]
+
+    run(talk())
+
+
 def test_out_of_band_responses_do_not_change_the_conversation(server):
     async def talk():
         async with connected(server) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -202,6 +203,8 @@ class EchoX:
         self.about.save(folder)
         if self.turn_head is not None:
             self.turn_head.save(folder)
+        for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read what it wrote
+            shutil.copymode(folder / "config.json", weights)
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})

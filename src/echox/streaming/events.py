@@ -169,6 +169,7 @@ class Finished:
         stopped: "end" (the model ended its turn) or "length" (``max_new_tokens`` were written).
         timeline: times of the words.
         calls: the tools that it calls, after its text.
+        units: what its speech was made of: reduced units, the vocoder's input.
     """
 
     text: str
@@ -176,6 +177,7 @@ class Finished:
     timings: Timings
     timeline: tuple[Mark, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    units: tuple[int, ...] = ()
 
 
 Event = Heard | Judged | ContextDropped | TextDelta | AudioChunk | SpeechFailed | ToolCallDelta | Finished
@@ -214,6 +216,7 @@ class Reply:
         timeline: times of the words.
         stopped: "end", "length" or "cancelled".
         calls: the tools that it calls: answer with messages of the role "tool".
+        units: reduced units, the vocoder's input; none of a reply that was cancelled.
     """
 
     text: str
@@ -226,6 +229,7 @@ class Reply:
     stopped: str = "end"
     timeline: tuple[Mark, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    units: tuple[int, ...] = ()
 
     def heard_text(self, audio_s: float) -> str:
         """The part of the text that was heard after `audio_s` seconds of the speech."""
@@ -250,6 +254,7 @@ class ReplyBuilder:
     stopped: str = "cancelled"
     timeline: tuple[Mark, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    units: tuple[int, ...] = ()
 
     def add(self, event: Event) -> None:
         """Take one event, in order."""
@@ -263,7 +268,7 @@ class ReplyBuilder:
             self.failures.append(event)
         elif isinstance(event, Finished):
             self.timings, self.stopped, self.timeline = event.timings, event.stopped, event.timeline
-            self.calls = event.calls
+            self.calls, self.units = event.calls, event.units
 
     def build(self) -> Reply:
         """The reply so far (``stopped`` is "cancelled" if it never finished)."""
@@ -280,4 +285,5 @@ class ReplyBuilder:
             stopped=self.stopped,
             timeline=self.timeline,
             calls=self.calls,
+            units=self.units,
         )

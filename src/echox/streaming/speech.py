@@ -69,7 +69,7 @@ class ReplySpeech:
         text: of the reply so far.
         timeline: marks of the words in the chunks so far, in order.
         num_segments: number of segments that have ended.
-        num_unit_words, num_units: numbers of unit words and units so far.
+        num_unit_words: number of unit words so far. units: units so far.
     """
 
     def __init__(self, engine: Engine, settings: GenerationSettings, policy: Policy) -> None:
@@ -102,7 +102,7 @@ class ReplySpeech:
         self.timeline: list[Mark] = []
         self.num_segments = 0
         self.num_unit_words = 0
-        self.num_units = 0
+        self.units: list[int] = []
         self._events: list[Event] = []
         self._unread: deque[Iterator[None]] = deque()  # work that is still to be done for pushed text
 
@@ -311,7 +311,7 @@ class ReplySpeech:
         self.num_unit_words += len(said.unit_words)
         if said.unit_words:
             if span.first_unit < 0:
-                span.first_unit = span.last_unit = self.num_units  # the reader may hold units back
+                span.first_unit = span.last_unit = len(self.units)  # the reader may hold units back
                 self._unmarked.append(span)
             self._push_units(self._reader.push(said.unit_words), span)
         if said.word is not None:
@@ -326,8 +326,8 @@ class ReplySpeech:
     def _push_units(self, units: list[int], span: _TextSpan) -> None:
         if units:
             self.vocoder.push(units)
-            self.num_units += len(units)
-            span.last_unit = self.num_units
+            self.units += units
+            span.last_unit = len(self.units)
 
     def _finish_vocoder(self) -> None:
         if self._finishing and not self._streams:

@@ -319,7 +319,7 @@ class ReplyTask(Iterator[Event]):
     def emit_speech(self) -> None:
         """Emit the events of the speech since the last call."""
         if self.speech is not None:
-            self.timings.num_unit_words, self.timings.num_units = self.speech.num_unit_words, self.speech.num_units
+            self.timings.num_unit_words, self.timings.num_units = self.speech.num_unit_words, len(self.speech.units)
             for event in self.speech.take_events():
                 self.emit(event)
 
@@ -332,8 +332,8 @@ class ReplyTask(Iterator[Event]):
         """The reply is complete, cancelled, or failed with `error`: put it into the history, and end its events."""
         self._release(self, error)
         if error is None and not self.cancelled:
-            timeline = tuple(self.speech.timeline) if self.speech is not None else ()
-            self.emit(Finished(self.text, self.stopped, self.timings, timeline, self.calls))
+            timeline, units = ((), ()) if self.speech is None else (self.speech.timeline, self.speech.units)
+            self.emit(Finished(self.text, self.stopped, self.timings, tuple(timeline), self.calls, tuple(units)))
         self.error, self.done = error or self.error, True
         self._hand_over(None)
 
