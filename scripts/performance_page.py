@@ -137,20 +137,6 @@ def first_audio(result: Result) -> list[str]:
     return markdown_table([*heads, "published: first audio", "published: rtf", "ratio", "ratio, same window"], rows)
 
 
-def first_audio_cpu(result: Result) -> list[str]:
-    """The same in processor time."""
-    rows = []
-    for run in result["figures"]["runs"]:
-        cells = [run["questions"]]
-        for who in ("engine", "reference"):
-            found = run[who]
-            cells += [ms(found["ttfa_cpu_s"]["p50"]), number(found["ttfa_tokens"]["p50"]), f"{found['rtf_cpu']:.3f}"]
-        rows.append([*cells, f"{run['gain_cpu']['p50']:.1f} x", f"{run['gain_same_window']['p50']:.1f} x"])
-    heads = ["processor milliseconds", "first audio", "tokens", "rtf"]
-    heads += ["published: first audio", "published: tokens", "published: rtf", "ratio", "ratio, same window"]
-    return markdown_table(heads, rows)
-
-
 def nano_latency(result: Result) -> list[str]:
     """First text, first audio and the whole reply, of the shipped model."""
     names = {
@@ -168,11 +154,10 @@ def nano_latency(result: Result) -> list[str]:
     return markdown_table(["milliseconds", "p50", "p95"], rows)
 
 
-def many_sessions(result: Result, before: Result) -> list[str]:
+def many_sessions(result: Result) -> list[str]:
     """Replies of sessions that ask at the same moment, and at random ones."""
     found = [("at the same moment", row) for row in result["figures"]["together"]]
     found += [("at random moments", row) for row in result["figures"]["spread"]]
-    found += [("at random moments, before the first chunk grew", row) for row in before["figures"]["spread"]]
     rows = [
         [
             label,
@@ -326,8 +311,7 @@ def shard_loading(result: Result) -> list[str]:
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "nano_latency": (("nano_latency",), nano_latency),
     "first_audio": (("nano_streaming",), first_audio),
-    "first_audio_cpu": (("nano_streaming_busy",), first_audio_cpu),
-    "many_sessions": (("many_sessions", "many_sessions_before"), many_sessions),
+    "many_sessions": (("many_sessions",), many_sessions),
     "vocoder_lookahead": (("vocoder_lookahead",), vocoder_lookahead),
     "vocoder_durations": (("vocoder_lookahead",), vocoder_durations),
     "vocoder_chunks": (("vocoder_chunks",), vocoder_chunks),

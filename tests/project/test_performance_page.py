@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from echox import EchoX
+from echox.evaluation.scoring.records import fingerprint
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -68,6 +70,16 @@ def test_a_result_says_when_where_and_of_what(name):
         assert result["command"].startswith(f"python benchmarks/{result['benchmark']}.py")
         assert all(result["machine"][field] is not None for field in MACHINE - {"gpu"})
         assert result["torch"]
+
+
+def test_figures_are_of_the_weights_that_ship():
+    """What was stored from an older page compares two ways of one thing; it does not say how fast a model is."""
+    ships = fingerprint(EchoX.from_pretrained("nano", device="cpu").model)
+    measured = {name: one["weights"] for name, one in RESULTS.items() if one["weights"] and "documented" not in one}
+    of_mini = {name: measured.pop(name) for name in list(measured) if name.startswith("mini_")}
+    assert set(measured.values()) == {ships}, measured
+    card = (ROOT / "docs" / "model_card_mini.md").read_text(encoding="utf-8")
+    assert all(f"`{weights}`" in card for weights in of_mini.values()), of_mini
 
 
 @pytest.mark.parametrize("name", sorted(RESULTS))
