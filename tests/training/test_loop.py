@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,10 +23,10 @@ from echox.training.batches import BatchStream
 from echox.training.checkpoint import TrainingProgress, checkpoints
 from echox.training.health import NonFiniteLossError
 from echox.training.lock import output_lock
-from echox.training.loop import main, train
+from echox.training.loop import main, run_loaded, train
 from echox.training.normalisation import share_of_step
 from echox.training.optim import WeightAverage, build_optimizer, learning_rate_factor
-from echox.training.record import finished_record
+from echox.training.record import code_state, environment, finished_record
 from echox.training.stage import Stage
 from echox.training.stopping import STOP_FILE, STOPPED
 from waiting import wait_until
@@ -124,6 +125,22 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 def test_toy_is_a_stage():
     assert isinstance(ToyStage(), Stage)
+
+
+def test_a_record_names_the_code_that_was_loaded_not_what_is_checked_out_at_the_end(monkeypatch):
+    class Hours:
+        """A stage during which somebody commits."""
+
+        def run(self):
+            monkeypatch.setattr("echox.training.record.subprocess.run", lambda *_, **__: SimpleNamespace(stdout="new"))
+            return environment()
+
+    code_state.cache_clear()
+    before = dict(code_state())
+    code_state.cache_clear()
+    found = run_loaded(Hours())
+    assert {"commit": found["commit"], "dirty": found["dirty"]} == before
+    assert found["commit"] != "new"
 
 
 def test_a_run_leaves_weights_logs_samples_and_record(tmp_path):

@@ -55,7 +55,7 @@ from echox.training.optim import (
     set_learning_rates,
 )
 from echox.training.parallel import gathered, join_group, plain, shard
-from echox.training.record import RECORD_NAME, RunLog, finished_record, peak_memory_mb, write_record
+from echox.training.record import RECORD_NAME, RunLog, code_state, finished_record, peak_memory_mb, write_record
 from echox.training.stage import Stage
 from echox.training.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
 from echox.training.trackers import check_tracker
@@ -441,6 +441,7 @@ def run_recipe(path: str | Path, overrides: Sequence[str] = ()) -> JsonObject:
 
 def run_loaded(recipe: Any) -> JsonObject:
     """:func:`run_recipe` for a recipe that `load_recipe` has returned."""
+    code_state()
     if hasattr(recipe, "run"):
         return recipe.run() or {}
     config, resolved = recipe.training, to_dict(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -206,8 +207,12 @@ def environment(world_size: int = 1) -> JsonObject:
     }
 
 
+@functools.cache
 def code_state() -> JsonObject:
-    """``commit`` of the checkout that this code is in and whether it is ``dirty``; None: it is in none."""
+    """``commit`` of the checkout that this code is in and whether it is ``dirty``; None: it is in none.
+
+    As it was at the first call: the code that a run of hours has loaded, whatever is checked out when it ends.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
