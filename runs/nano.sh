@@ -40,7 +40,11 @@ stage echo nano/echo -- "${few[@]}" targets.allow_silence=true
 #     It learns to greet when it is told to. 7 CPU-min.
 stage greetings nano/greetings -- "${few[@]}"
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
-stage package nano/package
+stage package_before nano/package output_dir=out/nano/package_before
+#     Its vocoder learns to wait for less, from the model's own replies. 8 CPU-min.
+stage vocoder_lookahead nano/vocoder_lookahead -- "${few[@]}" data.replies=4 data.heldout_replies=2 model.start_from=nano
+stage package nano/package parts.vocoder=out/nano/vocoder_lookahead \
+  "parts.records=[out/nano/package_before,out/nano/vocoder_lookahead]" -- parts.vocoder=out/nano/vocoder
 #     Into it, the turn head: when is a question complete? And what every server has: "stop" told from "mm-hmm". 3 CPU-min.
 stage turn_head nano/turn_head model=out/nano/package output=null -- model=nano output=out/nano/turn_head "texts.corpora={nano: 60}"
 stage interjections nano/interjections -- count=60 "voices={flite/slt: 1, espeak-ng/en-us: 1}"
