@@ -37,6 +37,8 @@ stage s2t nano/s2t -- "${few[@]}"
 stage t2c nano/t2c -- "${few[@]}"
 # 9. Stage III, Echo: speech targets from the model's own replies; speech to speech. 4 CPU-min.
 stage echo nano/echo -- "${few[@]}" targets.allow_silence=true
+#     It learns to greet when it is told to. 7 CPU-min.
+stage greetings nano/greetings -- "${few[@]}"
 # 10. One folder, matrices in 8 bits, with its record; copied to src/echox/assets/nano it is the embedded model. Seconds.
 stage package nano/package
 #     Into it, the turn head: when is a question complete? And what every server has: "stop" told from "mm-hmm". 3 CPU-min.

@@ -41,7 +41,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def stage_in(folder: Path, keep: Keep | None = None, **data: float) -> InstructStage:
+def stage_in(folder: Path, keep: Keep | None = None, **data: object) -> InstructStage:
     manifests = [str(folder / name) for name in ("typed.jsonl", "spoken.jsonl")]
     chosen = InstructData([str(folder / "lessons.jsonl")], manifests, [0.5, 0.25, 0.25], **data)
     training = TrainingConfig(str(folder / "out"), steps=5, batch_size=8, learning_rates={"lora": 1e-3})
@@ -73,6 +73,18 @@ def test_a_run_reads_lessons_and_kept_dialogues_in_their_shares(folder):
     assert len(ids) == 40
     assert {name: sum(one.startswith(name) for one in ids) for name in "lks"} == {"l": 20, "k": 10, "s": 10}
     assert "l5" not in ids  # of validation
+
+
+def test_a_topic_is_read_more_often_on_request(folder):
+    def talk(**data):
+        ids = [item.spoken.dialogue.id for item in stage_in(folder, **data).dataset()]
+        return ids.count("k5") / sum(one.startswith("k") for one in ids)
+
+    plain, repeated = (talk(topic_temperature=1.0, topic_repeats=chosen) for chosen in ({}, {"talk": 5}))
+    assert plain <= 0.2
+    assert repeated == 0.5  # five times beside five others
+    with pytest.raises(ValueError, match="topic_repeats: expected topics of data.kept .*talk.*found .'small'"):
+        stage_in(folder, topic_repeats={"small": 2})
 
 
 def test_at_first_nothing_has_moved_and_only_the_lora_learns(folder):

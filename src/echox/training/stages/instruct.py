@@ -44,6 +44,8 @@ class InstructData:
         kept: manifests of dialogues, typed or spoken, whose replies stay as they are.
         shares: fraction of the whole run's items that each of `lessons`, then of `kept`, gives.
         topic_temperature: of kept dialogues: 1 = topics in their own proportions, 0 = all topics equally often.
+        topic_repeats: how many times as often dialogues of a topic are read besides, by topic: what is like the lessons
+            is what they move first.
         lower, unpunctuated, slips: probabilities that what a user types is varied, as in stage "lm".
     """
 
@@ -51,6 +53,7 @@ class InstructData:
     kept: list[str]
     shares: list[float]
     topic_temperature: float = 0.5
+    topic_repeats: dict[str, int] = field(default_factory=dict)
     lower: float = 0.15
     unpunctuated: float = 0.15
     slips: float = 0.1
@@ -174,18 +177,27 @@ class InstructStage:
         data, tower = recipe.data, TowerFeatures(self.model.config.audio_config)
         lessons = [spoken_dialogues(path, None) for path in data.lessons]
         kept = [spoken_dialogues(path, tower, as_served=True) for path in data.kept]
+        self._check_topics(kept)
         sources = [[Item(one, True) for one in found if one.dialogue.split == "train"] for found in lessons]
         for found in kept:
             by_id = {one.dialogue.id: one for one in found}
             training = [one.dialogue for one in found if one.dialogue.split == "train"]
             balanced = balance_topics(training, data.topic_temperature) if training else []
-            sources.append([Item(by_id[dialogue.id], False) for dialogue in balanced])
+            repeated = [one for one in balanced for _ in range(data.topic_repeats.get(one.topic or "", 1))]
+            sources.append([Item(by_id[dialogue.id], False) for dialogue in repeated])
         places = shared_out([len(source) for source in sources], data.shares, items_of_run(recipe.training))
         together = [item for source in sources for item in source]
         self.items = [together[place] for place in places]
         self.evaluation_items = [
             one.dialogue for found in lessons for one in found if one.dialogue.split == "validation"
         ]
+
+    def _check_topics(self, kept: list[list[SpokenDialogue]]) -> None:
+        topics = {one.dialogue.topic or "" for found in kept for one in found}
+        if unknown := sorted(set(self.recipe.data.topic_repeats) - topics):
+            raise ValueError(
+                f"data.topic_repeats: expected topics of data.kept ({', '.join(sorted(topics)[:30])}), found {unknown}"
+            )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The LoRA."""
