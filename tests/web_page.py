@@ -15,7 +15,7 @@ BRAZIL = "Brazil is a country in South America. Its capital is Brasilia. It is k
 class Server:
     """The real application in a thread; the test may look into its sessions."""
 
-    def __init__(self, model, api_key=None):
+    def __init__(self, model, api_key=None, ice=None):
         import uvicorn
 
         from echox.serving.access.security import AccessPolicy
@@ -25,7 +25,7 @@ class Server:
 
         self.service = Service(model, "nano", Limits(wait_s=0.2))
         config = uvicorn.Config(
-            create_app(self.service, AccessPolicy(api_key, any_host=True)), port=0, log_level="warning"
+            create_app(self.service, AccessPolicy(api_key, any_host=True), ice), port=0, log_level="warning"
         )
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -36,6 +36,10 @@ class Server:
         try:
             self.loop.run_until_complete(self.uvicorn.serve())
         finally:
+            rest = asyncio.all_tasks(self.loop)  # of calls that are being ended
+            for task in rest:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
             self.loop.close()
 
     def await_(self, coroutine):
@@ -57,8 +61,8 @@ class Server:
 
 
 @contextmanager
-def serving(*options):
-    server = Server(*options)
+def serving(*options, **more):
+    server = Server(*options, **more)
     server.thread.start()
     wait_until(lambda: server.uvicorn.started, "the server has started", 60)
     try:

@@ -14,7 +14,8 @@ const byId = (id) => document.getElementById(id);
 
 const settings = new Settings(byId("settings"));
 const player = new Player();
-const connection = new Connection(new URL("v1/realtime", location.href), () => settings.key);
+const about = fetch("about.json").then((answer) => answer.json());
+const connection = new Connection(new URL("v1/realtime", location.href), () => settings.key, whyNoCall);
 const dialogue = new Dialogue(connection, player, settings);
 const view = new View(replay);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
@@ -38,6 +39,26 @@ byId("talk").addEventListener("contextmenu", (event) => settings.handsFree || ev
 
 const isPress = ({ key }) => !settings.handsFree && (key === " " || key === "Enter");
 
+/** Why the session is not a call (WebRTC); "": it can be one. */
+async function whyNoCall() {
+  if (!settings.calls) return "calls (WebRTC) are switched off in Settings";
+  if (!window.RTCPeerConnection) return "this browser has no WebRTC";
+  if (!microphoneAllowedHere()) return "this page is neither HTTPS nor localhost";
+  const { webrtc } = await about.catch(() => ({}));
+  return webrtc ? "" : "this server takes no calls (WebRTC)";
+}
+
+/** The sound of a call: its voice to the player, the microphone to it. */
+function useCall() {
+  connection.call?.stream.then((stream) => player.listen(stream));
+  sendMicrophone();
+}
+
+/** A call gets the microphone while it is on, in push-to-talk while the button is held. */
+function sendMicrophone() {
+  connection.call?.speak(settings.handsFree || held ? microphone.track : null).catch(() => {}); // the call has just ended
+}
+
 /** Open the player and the session at the same time; the player also loads files from the server. */
 const ready = () => Promise.all([player.open(), connection.ready()]);
 
@@ -54,6 +75,7 @@ async function openMicrophone() {
     await microphone.start(settings.device, settings.noiseSuppression);
     view.removeNotice(MICROPHONE);
     settings.listDevices();
+    sendMicrophone();
   } catch (error) {
     view.notice(MICROPHONE, whyNoMicrophone(error));
   }
@@ -62,6 +84,7 @@ async function openMicrophone() {
 
 async function hangUp() {
   await microphone.stop();
+  sendMicrophone();
   dialogue.sendSilence();
   view.microphone(0);
   refresh();
@@ -73,6 +96,7 @@ async function hold() {
   await attempt(async () => {
     await ready();
     await openMicrophone();
+    sendMicrophone();
     if (held && microphone.running) await dialogue.press();
   });
   refresh();
@@ -83,6 +107,7 @@ async function letGo() {
   held = false;
   view.microphone(0);
   const sent = dialogue.recording ? await attempt(() => dialogue.release()) : false;
+  sendMicrophone();
   hint = sent === false && microphone.running ? "Hold the button while you speak, then let go." : "";
   refresh();
 }
@@ -203,8 +228,9 @@ function replay(turn) {
 
 byId("open-settings").addEventListener("click", () => (settings.listDevices(), byId("settings").showModal()));
 settings.addEventListener("change", async ({ detail: names }) => {
-  const here = ["volume", "key", "device", "noise", "announce"]; // settings that the server does not need
+  const here = ["volume", "key", "device", "noise", "announce", "calls"]; // settings that the server does not need
   const sent = [...names].some((name) => !here.includes(name)) && connection.state === "open" && dialogue.configure(); // before the rest
+  if (names.has("calls")) connection.forgetFailure();
   if (names.has("volume")) player.setVolume(settings.volume);
   if (names.has("mode") && microphone.running) await hangUp();
   else if ((names.has("device") || names.has("noise")) && microphone.running) await microphone.stop().then(openMicrophone);
@@ -255,18 +281,20 @@ dialogue.addEventListener("said", ({ detail: { role, text, source } }) => {
   if (role === "assistant" && settings.announce) view.announce(`EchoX: ${text}`);
 });
 connection.addEventListener("open", ({ detail }) => view.model((model = detail.model ?? model)));
+connection.addEventListener("open", useCall);
 connection.addEventListener("silent", refresh);
 connection.addEventListener("state", ({ detail: { state, reason, retryS, remedy: kind } }) => {
   const words = {
     closed: "Not connected", connecting: "Connecting…", open: "Connected", waiting: `Trying again in ${retryS} s`,
   };
-  view.connection(state, words[state], reason);
+  view.connection(state, words[state], state === "open" ? connection.way : reason);
   if (state === "open") view.removeNotice(CONNECTION);
   else if (state === "waiting") view.notice(CONNECTION, `${reason} The next session continues this conversation.`, remedy("", "Try now"));
   else if (state === "closed" && reason) view.notice(CONNECTION, reason, remedy(kind, "Connect"));
   refresh();
 });
 window.addEventListener("offline", () => view.connection("waiting", "Offline", "This device has no network."));
+window.addEventListener("online", () => connection.forgetFailure());
 window.addEventListener("online", () => connection.state === "waiting" && attempt(() => connection.ready()));
 
 function refresh() {
@@ -306,17 +334,17 @@ function frame() {
   if (connection.silent) view.connection("waiting", "No answer", "The server has not answered for some seconds.");
   else if (connection.state === "open") {
     const slow = connection.socket.bufferedAmount > SLOW_BYTES;
-    view.connection("open", slow ? "Slow network" : "Connected", slow ? "Your voice is not getting through in time." : "");
+    view.connection("open", slow ? "Slow network" : "Connected", slow ? "Your voice is not getting through in time." : connection.way);
   }
   requestAnimationFrame(frame);
 }
 
 /** The first view: what the model knows and example questions, from its folder. */
 async function introduce() {
-  const about = await (await fetch("about.json")).json();
-  model ||= about.model;
+  const { model: name, knows, examples } = await about;
+  model ||= name;
   view.model(model);
-  view.introduce(about.knows, about.examples, say);
+  view.introduce(knows, examples, say);
 }
 introduce().catch(() => view.notice(CONNECTION, whyRefused(null).text, remedy("", "Connect")));
 

@@ -24,6 +24,11 @@ export class Microphone {
     return this.stream !== null;
   }
 
+  /** The sound as a track, for a call; null: it is off. */
+  get track() {
+    return this.stream?.getAudioTracks()[0] ?? null;
+  }
+
   /** Ask for permission and start. Calls while it starts share one result. @throws {DOMException} as getUserMedia. */
   start(deviceId = "", noiseSuppression = false) {
     this.starting ??= this.#start(deviceId, noiseSuppression).finally(() => (this.starting = null));
@@ -65,7 +70,7 @@ export class Microphone {
   }
 }
 
-/** Plays replies through the jitter buffer and counts what was heard. */
+/** Plays replies through the jitter buffer, or what a call brings, and counts what was heard. */
 export class Player extends EventTarget {
   constructor() {
     super();
@@ -74,6 +79,8 @@ export class Player extends EventTarget {
     this.underruns = 0;
     this.now = null; // {item, playedS, bufferedS} of the reply that is audible
     this.flushes = [];
+    this.voiced = null; // {item, frames}: the reply that a call brings
+    this.live = null; // what lowers it
   }
 
   /** Call it first from a click or key press; browsers allow no sound before one. */
@@ -131,6 +138,43 @@ export class Player extends EventTarget {
     return Math.max(0, frames / RATE - this.latencyS);
   }
 
+  /** Play the voice of a call. It holds silence and replies; `voice` says which. @param {MediaStream} stream */
+  async listen(stream) {
+    await this.open();
+    const muted = Object.assign(new Audio(), { srcObject: stream, muted: true }); // without it Chromium gives the context no sound
+    muted.play().catch(() => {});
+    await this.context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
+    const source = this.context.createMediaStreamSource(stream);
+    const capture = new AudioWorkletNode(this.context, "echox-capture", {
+      numberOfOutputs: 1,
+      processorOptions: { rate: RATE, chunkMs: CHUNK_MS },
+    });
+    capture.port.onmessage = ({ data }) => this.#live(data.pcm);
+    this.live = new GainNode(this.context, { gain: 1 });
+    source.connect(this.live).connect(this.analyser);
+    source.connect(capture).connect(this.context.destination); // it writes silence
+    stream.getAudioTracks()[0].onended = () => [source, capture, this.live].forEach((node) => node.disconnect());
+  }
+
+  #live(pcm) {
+    if (!this.voiced) return;
+    const { item } = this.voiced;
+    this.voiced.frames += pcm.length;
+    this.now = { item, playedS: this.voiced.frames / RATE, bufferedS: 0 };
+    this.dispatchEvent(new CustomEvent("voice", { detail: { item, pcm } }));
+    this.dispatchEvent(new CustomEvent("progress", { detail: { item, playedS: this.now.playedS } }));
+  }
+
+  /** The call voices an item from now on; null: it is silent. @returns {{item: string, heardS: number} | null} what it voiced. */
+  voice(item) {
+    const before = this.voiced;
+    this.voiced = item && { item, frames: 0 };
+    this.now = item ? { item, playedS: 0, bufferedS: 0 } : null;
+    this.duck(false);
+    if (item) this.dispatchEvent(new CustomEvent("started", { detail: { item, playedS: 0 } }));
+    return before ? { item: before.item, heardS: before.frames / RATE } : null;
+  }
+
   push(item, pcm) {
     const samples = Float32Array.from(pcm, (x) => x / 32768);
     this.#command({ type: "push", item, samples });
@@ -143,6 +187,7 @@ export class Player extends EventTarget {
   /** Lower the volume while it is unclear whether the user interrupts. */
   duck(on) {
     this.#command({ type: "duck", level: on ? 0.25 : 1 });
+    this.live?.gain.setTargetAtTime(on ? 0.25 : 1, this.context.currentTime, 0.02);
   }
 
   /** Stop at once. @returns {Promise<{item: string, heardS: number}[]>} how much of each unfinished reply was heard. */

@@ -2,6 +2,7 @@
 import { RATE, concatenate, wavFile } from "./audio.js";
 
 const GAP_S = 0.4; // of silence between turns in the saved recording
+const LETTERS_PER_S = 15; // of speech in a call, whose text comes long before its sound
 
 /** One turn of either side. */
 export class Turn {
@@ -18,6 +19,7 @@ export class Turn {
     this.note = ""; // why it failed
     this.playedS = 0;
     this.figures = {}; // firstAudioS, rtf, underruns
+    this.called = false; // its speech comes by a call, in real time
     this.spans = []; // when each part of the text is spoken: {letters, frames, lettersEnd, framesEnd}
   }
 
@@ -46,6 +48,10 @@ export class Turn {
   /** Number of letters that are spoken already: captions follow the voice, word by word. */
   get spokenLetters() {
     if (this.state === "done" && this.playedS >= this.durationS - 0.05) return this.text.length;
+    if (this.called) {
+      const end = this.text.indexOf(" ", Math.round(this.playedS * LETTERS_PER_S));
+      return this.playedS <= 0 ? 0 : end < 0 ? this.text.length : end;
+    }
     const played = this.playedS * RATE;
     const span = this.spans.findLast(({ frames }) => frames <= played);
     if (!span || played <= 0) return 0;

@@ -6,6 +6,7 @@ import { mistake } from "./reasons.js";
 
 const MICROPHONE_LOG_S = 130; // sent audio that is kept, for saving spoken turns
 const SHORTEST_TURN_S = 0.25;
+const ON_THE_WAY_MS = 300; // sound of a call comes so much later than events
 const NOISE_MS = 1500; // speech that has become no turn by then was noise
 const newId = () => `item_${crypto.getRandomValues(new Uint32Array(3)).join("")}`.slice(0, 32);
 const isDone = ({ type }) => type === "response.done";
@@ -29,6 +30,7 @@ export class Dialogue extends EventTarget {
     this.recording = null; // pieces, while the button is held
     this.roundTripMs = null;
     this.stopped = new Set(); // items whose further audio is ignored
+    this.voices = new Map(); // response -> its turn, which a call will voice
     this.#forgetMicrophone();
     connection.addEventListener("open", ({ detail }) => this.#opened(detail));
     connection.addEventListener("server", ({ detail }) => this.#on[detail.type]?.(detail));
@@ -37,6 +39,7 @@ export class Dialogue extends EventTarget {
     player.addEventListener("progress", ({ detail }) => this.#played(detail));
     player.addEventListener("ended", ({ detail }) => this.#played(detail, true));
     player.addEventListener("underrun", () => this.#emit("change"));
+    player.addEventListener("voice", ({ detail: { item, pcm } }) => this.conversation.find(item)?.addAudio(pcm));
   }
 
   get speaking() {
@@ -96,7 +99,8 @@ export class Dialogue extends EventTarget {
   hear(pcm) {
     if (this.recording) this.recording.push(pcm);
     if (!this.recording && !this.settings.handsFree) return;
-    if (!this.connection.send({ type: "input_audio_buffer.append", audio: toBase64(pcm) })) return;
+    const { call, state } = this.connection; // a call takes the sound itself
+    if (call ? state !== "open" : !this.connection.send({ type: "input_audio_buffer.append", audio: toBase64(pcm) })) return;
     this.sentFrames += pcm.length;
     this.sentAt = performance.now();
     this.log.push(pcm);
@@ -106,7 +110,7 @@ export class Dialogue extends EventTarget {
 
   /** Send silence after the microphone is switched off, so that the server ends the turn. */
   sendSilence() {
-    if (this.settings.handsFree) this.hear(new Int16Array(((this.settings.silenceMs + 300) / 1000) * RATE));
+    if (this.settings.handsFree && !this.connection.call) this.hear(new Int16Array(((this.settings.silenceMs + 300) / 1000) * RATE));
   }
 
   /** The button was pressed. */
@@ -125,6 +129,7 @@ export class Dialogue extends EventTarget {
       return false;
     }
     this.settings.flush();
+    if (this.connection.call) await new Promise((done) => setTimeout(done, ON_THE_WAY_MS));
     const isCommitted = ({ type }) => type === "input_audio_buffer.committed";
     const { item_id: id } = await this.connection.ask({ type: "input_audio_buffer.commit" }, isCommitted);
     const turn = this.#userTurn(id);
@@ -140,6 +145,7 @@ export class Dialogue extends EventTarget {
     const { response } = this;
     if (response?.turn) this.stopped.add(response.turn.id);
     if (response) this.connection.send({ type: "response.cancel", response_id: response.id });
+    if (this.connection.call && this.player.voiced) this.connection.send({ type: "output_audio_buffer.clear" });
     const cut = await this.#silence();
     if (response) await this.connection.next(isDone).catch(() => {}); // a lost connection is reported elsewhere
     if (response?.turn && !cut.includes(response.turn)) cut.push(response.turn);
@@ -149,6 +155,8 @@ export class Dialogue extends EventTarget {
   /** Stop the sound. @returns {Promise<import("./conversation.js").Turn[]>} replies that were cut. */
   async #silence() {
     const dropped = await this.player.flush();
+    const voiced = this.player.voice(null);
+    if (voiced) dropped.push(voiced);
     const cut = [];
     for (const { item, heardS } of dropped) {
       const turn = this.conversation.find(item);
@@ -170,7 +178,7 @@ export class Dialogue extends EventTarget {
     const where = { item_id: turn.id, content_index: 0, audio_end_ms: Math.floor(turn.playedS * 1000) };
     const isTruncated = ({ type, item_id: id }) => type === "conversation.item.truncated" && id === turn.id;
     try {
-      if (turn.frames) await this.connection.ask({ type: "conversation.item.truncate", ...where }, isTruncated);
+      if (turn.frames && !turn.called) await this.connection.ask({ type: "conversation.item.truncate", ...where }, isTruncated);
     } catch (error) {
       if (!(error instanceof Refused)) return; // no connection; a refusal means that the server has cut it already
     }
@@ -219,6 +227,7 @@ export class Dialogue extends EventTarget {
       this.player.end(this.response.turn.id);
       this.#emit("turn", this.response.turn);
     }
+    this.player.voice(null);
     this.response = null;
     this.requested = this.userSpeaking = false;
     this.#emit("change");
@@ -274,6 +283,8 @@ export class Dialogue extends EventTarget {
     "response.output_item.added": ({ item }) => {
       if (!this.response || item.role !== "assistant") return;
       this.response.turn = this.conversation.add(item.id, "assistant", "voice");
+      this.response.turn.called = Boolean(this.connection.call);
+      this.voices.set(this.response.id, this.response.turn);
       this.#emit("turn", this.response.turn);
     },
     "response.output_audio_transcript.delta": (event) => this.#write(event),
@@ -287,7 +298,16 @@ export class Dialogue extends EventTarget {
       turn.figures.rtf = (performance.now() - this.response.createdAt) / 1000 / turn.durationS;
       this.#emit("turn", turn);
     },
-    "response.output_audio.done": ({ item_id: id }) => this.player.end(id),
+    "response.output_audio.done": ({ item_id: id }) => this.connection.call || this.player.end(id),
+    "output_audio_buffer.started": ({ response_id: id }) => this.voices.has(id) && this.player.voice(this.voices.get(id).id),
+    "output_audio_buffer.stopped": () => {
+      const voiced = this.player.voice(null);
+      if (voiced) this.#played({ item: voiced.item, playedS: Infinity }, true);
+    },
+    "output_audio_buffer.cleared": async () => {
+      const cut = await this.#silence();
+      await Promise.all(cut.map((turn) => this.#truncate(turn)));
+    },
     "response.done": ({ response }) => this.#done(response),
     error: ({ error, expected }) => expected || this.#emit("problem", { title: "The server could not do that", text: mistake(error) }),
   };
@@ -305,11 +325,11 @@ export class Dialogue extends EventTarget {
     this.response = null;
     this.requested = false;
     if (turn) {
-      this.player.end(turn.id);
+      if (!turn.called) this.player.end(turn.id);
       if (status === "failed") {
         turn.state = "failed";
         turn.note = details?.error ? mistake(details.error) : "The reply failed.";
-      } else if (turn.state === "open" && (status === "cancelled" || !turn.frames)) {
+      } else if (turn.state === "open" && (status === "cancelled" || !(turn.frames || (turn.called && this.settings.speak)))) {
         turn.state = status === "cancelled" ? "interrupted" : "done";
         if (details?.reason === "turn_detected") this.#truncate(turn); // interrupted before its first sound
       }

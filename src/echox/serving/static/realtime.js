@@ -1,7 +1,8 @@
 /**
- * The connection: one WebSocket that speaks the OpenAI Realtime protocol (GA event names), opened when it is needed and opened
- * again when it breaks.
+ * The connection: a call (WebRTC), or else one WebSocket, that speaks the OpenAI Realtime protocol (GA event names), opened
+ * when it is needed and opened again when it breaks.
  */
+import { CallSocket } from "./call.js";
 import { isFarewell, mistake, whyClosed, whyRefused } from "./reasons.js";
 
 const RETRY_S = [0.5, 1, 2, 4, 8, 15];
@@ -36,11 +37,17 @@ export class Unreachable extends Error {
  * server has stopped answering; the session may still come back).
  */
 export class Connection extends EventTarget {
-  /** @param {URL} url of the endpoint. @param {() => string} key the API key, "" for none. */
-  constructor(url, key) {
+  /**
+   * @param {URL} url of the endpoint. @param {() => string} key the API key, "" for none.
+   * @param {() => Promise<string>} whyNoCall "" if a call can be tried, else why not.
+   */
+  constructor(url, key, whyNoCall = async () => "") {
     super();
     this.url = url;
     this.key = key;
+    this.whyNoCall = whyNoCall;
+    this.failedCall = ""; // why calls do not work here: none is tried again
+    this.way = ""; // how the session is carried, in words
     this.state = "closed";
     this.silent = false; // the server does not answer
     this.remedy = ""; // what the user can do about the last refusal
@@ -57,13 +64,39 @@ export class Connection extends EventTarget {
     await this.opening;
   }
 
-  #open() {
+  /** The call that carries the session; null: a WebSocket does. */
+  get call() {
+    return this.socket instanceof CallSocket ? this.socket : null;
+  }
+
+  /** Calls may work again: the network or the settings are others. */
+  forgetFailure() {
+    this.failedCall = "";
+  }
+
+  async #open() {
     this.remedy = "";
     this.#enter("connecting");
+    const key = this.key();
+    const why = this.failedCall || (await this.whyNoCall());
+    if (!why) {
+      const call = new CallSocket(new URL("realtime/calls", this.url), key);
+      this.way = "WebRTC";
+      try {
+        return await this.#opened(call, key);
+      } catch (error) {
+        if (!call.why || call !== this.socket) throw error;
+        if (!call.why.again) this.failedCall = call.why.text;
+        this.way = `WebSocket, as a call (WebRTC) failed: ${call.why.text}`;
+      }
+    } else this.way = `WebSocket: ${why}`;
     const url = new URL(this.url);
     url.protocol = url.protocol.replace("http", "ws");
-    const key = this.key();
-    const socket = new WebSocket(url, ["realtime", ...(key ? [`openai-insecure-api-key.${key}`] : [])]);
+    return this.#opened(new WebSocket(url, ["realtime", ...(key ? [`openai-insecure-api-key.${key}`] : [])]), key);
+  }
+
+  /** The session of a socket that is being opened. */
+  #opened(socket, key) {
     this.socket = socket;
     let farewell = null; // the error with which the server closes
     return new Promise((resolve, reject) => {
@@ -92,6 +125,10 @@ export class Connection extends EventTarget {
         clearInterval(this.beating);
         this.#setSilent(false);
         const wasOpen = this.state === "open";
+        if (!wasOpen && this.call) {
+          socket.why ??= { text: "There was no answer in time.", again: false };
+          return reject(new Unreachable(socket.why.text)); // a WebSocket is tried
+        }
         this.state = "closed";
         const opened = wasOpen || farewell || reason;
         const found = unanswered ? whyRefused(null) : opened ? whyClosed(code, reason, farewell) : whyRefused(await this.#probe(key), key);
@@ -99,7 +136,8 @@ export class Connection extends EventTarget {
         this.#fail(found.text);
         reject(new Unreachable(found.text, found.remedy));
         if (socket !== this.socket) return; // closed by this page meanwhile
-        const retry = wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN;
+        const ended = this.call && farewell; // a call has no codes of its own
+        const retry = !ended && (wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN);
         const again = (retry || farewell?.code === "session_expired") && !found.remedy;
         if (again && this.attempt < RETRY_S.length) this.#retryLater(found.text);
         else this.#enter("closed", found.text);

@@ -64,6 +64,10 @@ export class Settings extends EventTarget {
     return this.form.elements.noise.checked;
   }
 
+  get calls() {
+    return this.form.elements.calls.checked;
+  }
+
   get key() {
     return this.#value("key").trim();
   }
