@@ -338,7 +338,8 @@ class Responder:
         if not found:
             seen = "none" if response_id is None else "none of that id"
             param = None if response_id is None else "response_id"
-            message = f"expected an active response, found {seen} to cancel"
+            # OpenAI's first words: LiveKit Agents knows by them that nothing is wrong.
+            message = f"Cancellation failed: no active response found; expected one to cancel, found {seen}"
             raise EventError(message, "response_cancel_not_active", param)
         for running in found:
             if running.feed is not None:
