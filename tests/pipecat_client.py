@@ -1,6 +1,7 @@
 """A stock pipecat pipeline with one declared tool holds one spoken turn; run by its own Python, it prints JSON.
 
-python tests/pipecat_client.py ws://localhost:8000/v1/realtime question.wav
+python tests/pipecat_client.py ws://localhost:8000/v1/realtime question.wav [required]
+With "required" the tool is called, and its result is answered aloud.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 from pipecat.workers.runner import WorkerRunner
 
 CHUNK_S = 0.02
-LONGEST_S = 90
+LONGEST_S = 250
 SETTLE_S = 4
 
 
@@ -44,12 +45,12 @@ class Listener(FrameProcessor):
             self.sound, self.rate = self.sound + frame.audio, frame.sample_rate
         elif isinstance(frame, TTSTextFrame):
             self.text.append(frame.text)
-        elif isinstance(frame, LLMFullResponseEndFrame):
+        elif isinstance(frame, LLMFullResponseEndFrame) and self.sound:
             self.ended.set()
         await self.push_frame(frame, direction)
 
 
-async def talk(url, path):
+async def talk(url, path, choice=None):
     weather = FunctionSchema("get_weather", "The weather of a place.", {"place": {"type": "string"}}, ["place"])
     tools = ToolsSchema(standard_tools=[weather])
     transcription = events.InputAudioTranscription()
@@ -58,11 +59,17 @@ async def talk(url, path):
         api_key="any",
         base_url=url,
         settings=OpenAIRealtimeLLMService.Settings(
-            session_properties=events.SessionProperties(audio=audio, instructions="You are brief.", tools=tools)
+            session_properties=events.SessionProperties(
+                audio=audio, instructions="You are brief.", tools=tools, tool_choice=choice
+            )
         ),
     )
+    calls = []
 
     async def get_weather(params):
+        calls.append(dict(params.arguments))
+        answered = events.SessionProperties(tool_choice="none")  # the answer is said
+        await llm.send_client_event(events.SessionUpdateEvent(session=answered))
         await params.result_callback({"weather": "sunny"})
 
     llm.register_function("get_weather", get_weather)
@@ -96,7 +103,8 @@ async def talk(url, path):
     messages = [message for message in context.get_messages() if isinstance(message, dict)]
     heard = [message["content"] for message in messages if message["role"] == "user"]
     seconds = len(listener.sound) / 2 / listener.rate if listener.rate else 0.0
-    return {"errors": errors, "heard": heard, "text": "".join(listener.text), "seconds": seconds}
+    text = "".join(listener.text)
+    return {"errors": errors, "heard": heard, "text": text, "seconds": seconds, "calls": calls}
 
 
 if __name__ == "__main__":

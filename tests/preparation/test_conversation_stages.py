@@ -339,3 +339,23 @@ def test_questions_are_spoken_by_voices_and_some_voices_only_in_evaluation(tmp_p
 def test_a_voice_is_for_training_or_for_evaluation():
     with pytest.raises(ValueError, match="flite/slt"):
         SpokenQuestionsRecipe("spoken_questions", "d", "o", {"flite/slt": 1.0}, {"flite/slt": 1.0})
+
+
+def test_tool_lessons_call_answer_and_leave_other_questions_alone(tmp_path):
+    output = tmp_path / "lessons.jsonl"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"stage: tool_lessons\noutput: {output}\nper_wording: 2\n", encoding="utf-8")
+    counts = load_recipe(recipe).run()
+    lessons = read_dialogues(output)
+    assert {split: sum(one.split == split for one in lessons) for split in counts} == counts
+    assert len({one.id for one in lessons}) == len(lessons)
+    for one in lessons:
+        system, *rest = one.turns
+        assert "Tools:\n" in system.text
+        calls = [turn.text for turn in rest if turn.role == "assistant" and "<tool>" in turn.text]
+        assert len(calls) == (0 if one.topic == "no_tool" else 1)
+        assert all(f"\n{call.split(chr(34))[3]}(" in system.text for call in calls)  # a tool that is declared
+        assert one.split != "train" or not calls or rest[-2].text.startswith("Result: ")
+    before = output.read_bytes()
+    load_recipe(recipe).run()
+    assert output.read_bytes() == before

@@ -10,8 +10,11 @@ import torch
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio, save_audio
 from echox.config import TrainingConfig
+from echox.data.corpora.tool_requests import taught_tools
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.tokenization_text import render_chat
 from echox.training.lora import LoRASettings
 from echox.training.stages.continued import load_s2t
 from echox.training.stages.instruct import InstructData, InstructModel, InstructRecipe, InstructStage, Keep
@@ -161,3 +164,15 @@ def test_shares_that_do_not_fit_are_refused(folder):
     recipe = stage_in(folder).recipe
     with pytest.raises(ValueError, match=r"data\.shares: expected one share"):
         replace(recipe, data=replace(recipe.data, shares=[0.5, 0.5])).build()
+
+
+def test_a_model_that_learns_tools_declares_them(folder, tmp_path):
+    plain = stage_in(folder)
+    recipe = replace(plain.recipe, model=InstructModel(str(folder / "whole"), tools=True))
+    stage = recipe.build()
+    stage.save(tmp_path)
+    tokenizer = EchoXProcessor.from_pretrained(tmp_path).tokenizer
+    messages = [{"role": "user", "content": "What time is it?"}]
+    tools = [tool.for_template() for tool in taught_tools()]
+    assert "get_time(city: string)" in render_chat(tokenizer, messages, tools=tools)
+    assert render_chat(tokenizer, messages) == render_chat(plain.tokenizer, messages)
