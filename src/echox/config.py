@@ -37,6 +37,7 @@ STAGE_MODULES: dict[str, str] = {
     "invented_questions": "echox.preparation.conversations.questions",
     "replies": "echox.preparation.conversations.replies",
     "spoken_replies": "echox.preparation.conversations.speech",
+    "tool_lessons": "echox.preparation.conversations.tool_lessons",
     "phone_units": "echox.preparation.conversations.phone_units",
     "spoken_questions": "echox.preparation.conversations.speech",
     "encoder": "echox.training.stages.encoder",

@@ -3,17 +3,25 @@
 A template without tools stays as it is; this one is used where a conversation has tools. Without tools both write the
 same. The words around the tools are those of the published templates, because the models were trained with them.
 
+A model that was trained without tools can be taught some (stage "instruct"). Its template then writes them shortly, as
+signatures, since a small model reads slowly: `taught_template`.
+
 Source: the chat templates of Llama 3.1 and 3.2 (custom tools in the system turn; without the date) and of Qwen3.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Container
+import json
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from echox.data.chat_templates import FAMILIES, NO_THOUGHT, OPENED, SAID
+from jinja2 import Template
+
+from echox.data.chat_templates import FAMILIES, NO_THOUGHT, OPENED, SAID, TurnMarkers
 from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE
+from echox.models.echox.tokenization_text import CHAT_TEMPLATE, END
+from echox.tool_calls.tools import Tool, ToolCall
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,28 @@ _CHATML = ToolForm(
     tool_role="user",
     joins_outputs=True,
 )
+_SIGNATURES = ToolForm(
+    "",
+    "",
+    "{%- macro kind(schema) -%}"
+    "{{- (schema['enum'] | join('|')) if schema['enum'] else schema['type'] | default('any') -}}"
+    "{%- endmacro -%}"
+    "{%- macro with_tools(tools, text) -%}{{- text -}}"
+    "{%- if tools -%}{{- ('\n' if text else '') + 'Tools:' -}}{%- for tool in tools -%}"
+    "{%- set one = tool['function'] -%}{{- '\n' + one['name'] + '(' -}}"
+    "{%- for name, schema in (one['parameters']['properties'] or {}).items() -%}"
+    "{{- (', ' if not loop.first else '') + name + ': ' + kind(schema) -}}{%- endfor -%}"
+    "{{- ')' + (': ' + one['description'] if one['description'] else '') -}}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+    "{%- macro called(text, calls) -%}{{- text -}}{%- for call in calls -%}"
+    "{{- (' ' if text or not loop.first else '') + '<tool>{\"name\": \"' + call['function']['name'] "
+    "+ '\", \"arguments\": ' + (call['function']['arguments'] | tojson) + '}' -}}{%- endfor -%}{%- endmacro -%}"
+    "{%- macro output(content) -%}{{- 'Result: ' + content -}}{%- endmacro -%}",
+    tool_role="user",
+    joins_outputs=True,
+)
+"""Of models that were taught tools here."""
+_OWN_TURNS = TurnMarkers("", END, "<|", "|>", between="", bos=True)
+"""Turns of the tokenizers that are trained here, as `CHAT_TEMPLATE` writes them."""
 
 _TURNS = (
     SAID + "{%- set turns = namespace(between='') -%}" + OPENED + "{%- if tools and messages[0]['role'] != 'system' -%}"
@@ -126,12 +156,66 @@ def _tool_templates(audio_token: str) -> dict[str, tuple[str, str]]:
     found = {OFFICIAL_CHAT_TEMPLATE: (_LLAMA.trained_with, _official())}
     for form in (_LLAMA, _CHATML):
         family = next(one for one in FAMILIES if one.known_by == form.known_by)
-        joins = str(form.joins_outputs).lower()
-        chosen = f"{{%- set tool_role = {form.tool_role!r} -%}}{{%- set joins_outputs = {joins} -%}}{form.macros}"
         for thought in ("", NO_THOUGHT):
-            variables = family.variables(audio_token, thought)
-            found[family.template(audio_token, thought)] = form.trained_with, variables + chosen + _TURNS
+            written = family.variables(audio_token, thought) + _form_in_turns(form)
+            found[family.template(audio_token, thought)] = form.trained_with, written
     return found
+
+
+@functools.lru_cache(8)
+def taught_templates(audio_token: str) -> dict[str, str]:
+    """By template without tools: that of a model which was taught tools; both write the same where there are none."""
+    markers = {CHAT_TEMPLATE: _OWN_TURNS}
+    for family in FAMILIES:
+        if family.system_turn:
+            markers[family.template(audio_token)] = family
+    return {
+        template: one.variables("<|audio|>" if one is _OWN_TURNS else audio_token) + _form_in_turns(_SIGNATURES)
+        for template, one in markers.items()
+    }
+
+
+def taught_template(template: object, audio_token: str) -> str:
+    """The template of a model that was taught tools, from the one that it had before, or that it has already.
+
+    Raises:
+        ValueError: one that this package has not made, or of a family without system turns.
+    """
+    found = taught_templates(audio_token)
+    if template in found.values():
+        return str(template)
+    if template not in found:
+        raise ValueError(
+            f"chat template: expected one that this package makes, found {str(template)[:80]!r}...; tools can be "
+            "taught to models whose turns it knows"
+        )
+    return found[str(template)]
+
+
+def tools_text(tools: Sequence[Tool], text: str) -> str:
+    """The text of a system turn with tools, as `taught_template` writes it."""
+    return _macro("with_tools(tools, text)", tools=[tool.for_template() for tool in tools], text=text)
+
+
+def calls_text(text: str, calls: Sequence[ToolCall]) -> str:
+    """A reply with calls, as `taught_template` writes it."""
+    return _macro("called(text, calls)", text=text, calls=[call.for_template() for call in calls])
+
+
+def output_text(content: str) -> str:
+    """The turn with the output of a tool, as `taught_template` writes it; it is a user's."""
+    return _macro("output(content)", content=content)
+
+
+def _macro(expression: str, **variables: object) -> str:
+    found = Template(_SIGNATURES.macros + "{{- " + expression + " -}}")
+    found.environment.filters["tojson"] = json.dumps  # as transformers has it: no escapes of HTML
+    return found.render(**variables)
+
+
+def _form_in_turns(form: ToolForm) -> str:
+    joins = str(form.joins_outputs).lower()
+    return f"{{%- set tool_role = {form.tool_role!r} -%}}{{%- set joins_outputs = {joins} -%}}{form.macros}" + _TURNS
 
 
 def _official() -> str:

@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from echox.data.chat_templates import own_templates
-from echox.data.tool_templates import tool_template
+from echox.data.tool_templates import taught_templates, tool_template
 from echox.models.echox.tokenization_text import render_chat
 from echox.templates import TemplateWorker, template_variables
 from echox.tool_calls.tools import Tool
@@ -23,7 +23,8 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, audio_token: str) -> None:
-        self._tokenizer, self._audio_token, self._own = tokenizer, audio_token, own_templates(audio_token)
+        self._tokenizer, self._audio_token = tokenizer, audio_token
+        self._own = own_templates(audio_token) | frozenset(taught_templates(audio_token).values())
         self._worker = TemplateWorker()
 
     def token_ids(

@@ -4,7 +4,8 @@ What is built: the S2T of a finished model, and its language model a second time
 the language model ("lora"); embeddings, head, hearing and speaking are frozen. Its batches: lessons and kept dialogues,
 typed and spoken. Its loss: cross-entropy on the replies of lessons + `keep` x the distance to the language model as it
 was on the replies of kept dialogues: Kullback-Leibler divergence of the next tokens, and the squared distance of the
-last states, which the echo decoder reads, relative to their size.
+last states, which the echo decoder reads, relative to their size. Lessons of stage "tool_lessons" teach it to call
+tools: with `model.tools`, the result has the chat template that declares them.
 
 Source: Li and Hoiem 2016, Learning without Forgetting, https://arxiv.org/abs/1606.09282; here on old dialogues instead
 of new ones.
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue
 from echox.data.scoring import same_words
+from echox.data.tool_templates import taught_template
 from echox.data.tower_features import TowerFeatures
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
@@ -61,9 +63,15 @@ class InstructData:
 
 @dataclass
 class InstructModel:
-    """``start_from``: a finished model (of "s2t", "echo" or "package", also in 8 bits)."""
+    """What is continued.
+
+    Attributes:
+        start_from: a finished model (of "s2t", "echo" or "package", also in 8 bits).
+        tools: it learns to call tools: its chat template becomes `data.tool_templates.taught_template`.
+    """
 
     start_from: str
+    tools: bool = False
 
 
 @dataclass
@@ -169,6 +177,10 @@ class InstructStage:
         self.model = load_s2t(recipe.model.start_from)
         self.processor = EchoXProcessor.from_pretrained(recipe.model.start_from)
         self.tokenizer = self.processor.tokenizer
+        if recipe.model.tools:
+            audio_token = str(self.tokenizer.convert_ids_to_tokens(self.model.config.audio_token_id))
+            template = taught_template(self.tokenizer.chat_template, audio_token)
+            self.tokenizer.chat_template = self.processor.chat_template = template
         self.model.requires_grad_(False)
         before = copy.deepcopy(self.model.language_model)
         for value in add_lora(self.model.language_model, recipe.lora):

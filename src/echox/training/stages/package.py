@@ -16,13 +16,13 @@ import torch
 
 from echox.api import EchoX
 from echox.api.about import About
+from echox.api.loading import load_folder
 from echox.config import dump_recipe, recipe, to_dict
 from echox.files import JsonObject, folder_bytes
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.turn_head import load_turn_head
-from echox.models.pretrained import load_with_report
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
@@ -41,7 +41,7 @@ class PackageParts:
         echo: output of the echo stage, or of this one. Its turn head is kept, unless `s2t` replaces
             what it judges by.
         s2t: output of a stage "s2t" that continued the S2T inside `echo` (``model.start_from``); it replaces that one.
-            None: the one inside `echo`.
+            None: the one inside `echo`. A chat template with tools (stage "instruct") comes with it.
         vocoder: folder of a unit vocoder; None: the one inside `echo`.
         unit_language: folder; None: the one inside `echo`.
         records: folders of the stages whose ``training_record.json`` is included, in order; of a package, those that
@@ -102,7 +102,10 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     if settings.parts.unit_language is not None:
         processor.unit_language = AutoUnitLanguage.from_pretrained(settings.parts.unit_language)
     head = None
-    if settings.parts.s2t is None:
+    if settings.parts.s2t is not None:
+        template = EchoXProcessor.from_pretrained(settings.parts.s2t).tokenizer.chat_template
+        processor.tokenizer.chat_template = processor.chat_template = template
+    else:
         head = load_turn_head(Path(settings.parts.echo), model.s2t.config.hidden_size)
     parameters = sum(value.numel() for value in model.parameters())
     record = {
@@ -144,14 +147,7 @@ def _assemble(settings: PackageRecipe) -> EchoXForConditionalGeneration:
     config = EchoXConfig.from_pretrained(folder)
     if config.vocoder_config is None and settings.parts.vocoder is None:
         raise ValueError(f"{folder}: expected a vocoder inside or in parts.vocoder, found neither; name its folder")
-    model, found = load_with_report(EchoXForConditionalGeneration, folder, dtype=torch.float32)
-    # transformers only warns of these; with randomly initialised weights the model would speak noise.
-    wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
-    if wrong:
-        raise ValueError(
-            f"{folder}: expected exactly the weights of its config.json, found {str(wrong)[:400]}; "
-            "run the echo stage to its end"
-        )
+    model, _ = load_folder(folder, torch.device("cpu"), torch.float32, None)
     if settings.parts.s2t is not None:
         continued = load_s2t(settings.parts.s2t)
         check_same_embeddings(continued, model.s2t, settings.parts.s2t)

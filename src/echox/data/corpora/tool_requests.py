@@ -1,0 +1,148 @@
+"""Requests that want a tool: what people say, the call, what the tool returns, and the answer; six tools, as texts.
+
+Wordings and some values are held out. Source: written for this project (``tool_requests.yaml``).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+import random
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+import yaml
+from num2words import num2words
+
+from echox.files import JsonObject
+from echox.tool_calls.tools import Tool, ToolCall
+
+SPLITS = ("train", "validation", "heldout")
+_LARGEST = {"minutes": 60, "first": 99, "second": 99, "degrees": 35}
+"""Numbers are drawn up to these."""
+_OPERATIONS = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
+_SPOKEN_NUMBERS = 0.7
+"""Share of requests whose numbers are in words, as people write down what they hear; the others are in figures."""
+
+
+@dataclass(frozen=True)
+class ToolRequest:
+    """A request and what follows from it.
+
+    Attributes:
+        text: what the user says.
+        call: what the model should call.
+        lead_in: what it says before the call; "": nothing.
+        output: what the tool returns.
+        reply: what the model says then.
+        split: "train", "validation" or "heldout": of the wording.
+        new: a value in it is in no training request.
+    """
+
+    text: str
+    call: ToolCall
+    lead_in: str
+    output: str
+    reply: str
+    split: str
+    new: bool = False
+
+
+def taught_tools() -> tuple[Tool, ...]:
+    """The tools."""
+    return tuple(
+        Tool(one["name"], one["description"], json.dumps(_schema(one["parameters"]))) for one in _content()["tools"]
+    )
+
+
+def tool_requests(split: str, per_wording: int, seed: int = 0) -> list[ToolRequest]:
+    """Return requests of a split, in a fixed order; every second one of the held-out wordings has new values.
+
+    Args:
+        split: "train", "validation" or "heldout".
+        per_wording: requests of each wording, with other values.
+        seed: decides the values.
+
+    Raises:
+        ValueError: another split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, found {split!r}")
+    rng = random.Random(f"tool requests {split} {seed}")
+    return [
+        _request(tool, wording, split, new=split == "heldout" and bool(number % 2), rng=rng)
+        for tool in _content()["tools"]
+        for wording in tool[split]
+        for number in range(per_wording)
+    ]
+
+
+def system_prompts() -> list[str]:
+    """System prompts of training, "" among them."""
+    return list(_content()["slots"]["system"]["known"])
+
+
+def _request(tool: JsonObject, wording: str, split: str, new: bool, rng: random.Random) -> ToolRequest:
+    values = _values(new, rng)
+    in_words = rng.random() < _SPOKEN_NUMBERS
+    said = {
+        name: num2words(value).replace("-", " ") if in_words and isinstance(value, int) else value
+        for name, value in values.items()
+    }
+    words = {f"{name}_words": num2words(value).replace("-", " ") for name, value in values.items() if _is_number(value)}
+    text = wording.format(**said)
+    arguments = {name: values[name] for name in tool["parameters"]}
+    gaps = {name for _, name, _, _ in string.Formatter().parse(wording) if name}
+    return ToolRequest(
+        text[:1].upper() + text[1:],
+        ToolCall(tool["name"], json.dumps(arguments)),
+        tool["lead_in"],
+        tool["output"].format(**values),
+        tool["reply"].format(**values, **words),
+        split,
+        new and bool(gaps & _with_new_values()),
+    )
+
+
+def _values(new: bool, rng: random.Random) -> dict[str, str | int]:
+    """A value for every gap of a wording."""
+    values: dict[str, str | int] = {name: rng.randint(1, largest) for name, largest in _LARGEST.items()}
+    for name, choices in _content()["slots"].items():
+        if name == "fact":
+            continue
+        values[name] = rng.choice(choices["new"] if new and "new" in choices else choices["known"])
+    facts = _content()["slots"]["fact"]["new" if new else "known"]
+    values["subject"] = rng.choice(list(facts))
+    values["fact"] = facts[values["subject"]]
+    first, second = int(values["first"]), int(values["second"])
+    if values["operation"] == "minus":
+        first, second = max(first, second), min(first, second)
+    if values["operation"] == "times":
+        second = 1 + second % 12
+    values |= {"first": first, "second": second, "result": _OPERATIONS[str(values["operation"])](first, second)}
+    return values
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int)
+
+
+@functools.cache
+def _with_new_values() -> frozenset[str]:
+    """Gaps that have values of their own in held-out requests."""
+    found = {name for name, choices in _content()["slots"].items() if "new" in choices}
+    return frozenset(found | {"subject"})
+
+
+def _schema(parameters: Mapping[str, object]) -> JsonObject:
+    return {"type": "object", "properties": dict(parameters), "required": list(parameters)}
+
+
+@functools.cache
+def _content() -> JsonObject:
+    path = resources.files("echox.data.corpora") / "tool_requests.yaml"
+    content: JsonObject = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
