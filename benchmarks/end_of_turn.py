@@ -46,6 +46,7 @@ from echox.training.stages.turn_head import pause_places, split_of
 VOICES = ("flite/slt", "flite/rms", "espeak-ng/en-us", "espeak-ng/en-us+Andrea", "piper/en_US-joe-medium")
 SHORTEST_S, LONGEST_S = 0.25, 1.5
 HELDOUT_SHARE = 0.25  # as in the recipes of stage turn_head
+TRAINING_SEED = 0  # likewise: their held-out questions are asked here
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def questions(options: argparse.Namespace) -> list[str]:
         texts = [one.turns[0].text or "" for one in dialogues if one.turns[0].role == "user"]
     else:
         single = [one for one in dialogues if sum(turn.role == "user" for turn in one.turns) == 1]
-        texts = [one.turns[0].text or "" for one in single if split_of(until_question(one), HELDOUT_SHARE) == "test"]
+        held = [one for one in single if split_of(until_question(one), HELDOUT_SHARE, TRAINING_SEED) == "test"]
+        texts = [one.turns[0].text or "" for one in held]
     return [text for text in dict.fromkeys(texts) if 4 <= len(text.split()) <= 18]
 
 
