@@ -93,6 +93,8 @@ class TrainingConfig:
             per accumulation step.
         max_batch_tokens: also at most so many text tokens a batch, padding counted, in stages that count them
             (`Stage.token_lengths`).
+        packing: several short sequences of a batch share a row of the language model and of the unit decoder, instead
+            of padding (`models/packing.py`), in stages that can: "s2t", "t2c", "echo".
         learning_rates: peak learning rate by name of parameter group; all groups of the stage, and no others.
         warmup_steps: linear rise from 0. hold_ratio: fraction of `steps` (after the warm-up) at the peak.
         final_lr_ratio: learning rate of the last step, as a fraction of the peak.
@@ -120,6 +122,7 @@ class TrainingConfig:
     learning_rates: dict[str, float]
     batch_by: Literal["items", "total_length"] = "items"
     max_batch_tokens: int | None = None
+    packing: bool = False
     accumulation_steps: int = 1
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.98)

@@ -11,12 +11,11 @@ evaluation does not change training, and N processes equal one process that accu
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
@@ -45,7 +44,7 @@ from echox.training.health import (
     check_trainable,
 )
 from echox.training.lock import output_lock
-from echox.training.modules import autocast, enable_gradient_checkpointing, on_device
+from echox.training.modules import autocast, enable_gradient_checkpointing
 from echox.training.normalisation import denominators_of_step
 from echox.training.optim import (
     WeightAverage,
@@ -57,6 +56,7 @@ from echox.training.optim import (
 from echox.training.parallel import gathered, join_group, plain, shard
 from echox.training.record import RECORD_NAME, RunLog, code_state, finished_record, peak_memory_mb, write_record
 from echox.training.stage import Stage
+from echox.training.step_batches import StepSource
 from echox.training.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
 from echox.training.trackers import check_tracker
 from echox.training.window import figures_of, sums_of, text_of
@@ -101,6 +101,8 @@ class _Run:
     ) -> None:
         self.stage, self.config, self.resolved = stage, config, resolved
         self.rank, self.world, self.device = rank, world, device
+        if config.packing and not getattr(stage, "packs", False):
+            raise ValueError(f"training.packing: stage {stage.name!r} does not pack sequences; leave it out")
         stage.model.to(device)
         stage.objective.to(device)
         sharded = world > 1 and config.parallel in ("fsdp", "hybrid")
@@ -131,12 +133,14 @@ class _Run:
         if not getattr(self.stage, "evaluation_items", True):
             self._say(NOTHING_HELD_OUT.format(stage=self.stage.name))
 
-        def batches() -> BatchStream:
-            return BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world, tokens)
+        def batches() -> StepSource:
+            stream = BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world, tokens)
+            objective, sharded = self.stage.objective, bool(self.parts)
+            return StepSource(stream, objective, self.module, config, self.device, progress.step, self.world, sharded)
 
         if config.max_rollbacks and not checkpoints(config.output_dir):
             self._save_checkpoint()  # so that a rollback can return to the start
-        stream = batches()
+        source = batches()
         window: list[dict[str, float]] = []
         metrics: dict[str, float] = {}
         window_began_s = time.monotonic()
@@ -144,11 +148,11 @@ class _Run:
         try:
             while progress.step < config.steps:
                 try:
-                    window.append(self._step(stream, check=progress.step == first))
+                    window.append(self._step(source, check=progress.step == first))
                 except NonFiniteLossError as error:
-                    stream.close()
+                    source.close()
                     self._roll_back(error)
-                    stream, window, window_began_s = batches(), [], time.monotonic()
+                    source, window, window_began_s = batches(), [], time.monotonic()
                     continue
                 progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
                 self.writer.check()
@@ -174,7 +178,7 @@ class _Run:
             self._complete_checkpoints()
             self._finish(metrics)
         finally:
-            stream.close()
+            source.close()
             if self.log is not None:
                 self.log.close()
         return metrics
@@ -188,7 +192,7 @@ class _Run:
             raise ValueError(f"training.max_batch_tokens: stage {self.stage.name!r} counts no tokens; leave it out")
         return count()
 
-    def _step(self, stream: BatchStream, check: bool) -> dict[str, float]:
+    def _step(self, source: StepSource, check: bool) -> dict[str, float]:
         """One optimizer step; returns the mean losses of its micro-batches, gradient norm and items."""
         config, progress = self.config, self.progress
         number = progress.step + 1
@@ -199,11 +203,12 @@ class _Run:
         counted = CountOperations() if _due(number, config.log_every_steps) and not config.compile else None
         items, length = 0, 0.0
         broken: NonFiniteLossError | None = None
-        asked_s = time.monotonic()
-        micros = [next(stream) for _ in range(config.accumulation_steps)]
-        data_wait_s = time.monotonic() - asked_s
+        taken = source.next()
+        micros, batches = taken.micros, taken.batches
         self.taken = micros[-1]
-        batches, shared = self._batches(micros)
+        shared = None
+        if config.accumulation_steps * self.world > 1:  # else the means of the one micro-batch are those of the step
+            shared = denominators_of_step(self.stage.objective, batches, self.device)
         for accumulated, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             seed_everything(config.seed, micro.place)
             last = accumulated == config.accumulation_steps - 1
@@ -235,22 +240,9 @@ class _Run:
         if self.average is not None:
             self.average.update()
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
-        figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": data_wait_s}
+        figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": taken.data_wait_s}
         figures |= {} if counted is None else {"operations": counted.operations / max(length, 1e-9)}
         return {**totals, **figures, **text_of([micro.tensors for micro in micros]), "items": items, "length": length}
-
-    def _batches(self, micros: list[MicroBatch]) -> tuple[list[Mapping[str, object]], dict[str, Tensor] | None]:
-        """The step's micro-batches on the device, and the counts for its means (None: a single micro-batch)."""
-        config = self.config
-        batches: list[Mapping[str, object]] = [on_device(micro.tensors, self.device) for micro in micros]
-        if config.accumulation_steps * self.world == 1:
-            return batches, None
-        if "prepare" in inspect.signature(self.stage.objective.forward).parameters:
-            for place, micro in enumerate(micros):
-                seed_everything(config.seed, micro.place)  # as in the pass with gradients
-                with torch.no_grad(), autocast(self.device, config.precision):
-                    batches[place] = self.module(batches[place], prepare=True)
-        return batches, denominators_of_step(self.stage.objective, batches, self.device)
 
     def _roll_back(self, error: NonFiniteLossError) -> None:
         """Return to the newest checkpoint and skip the batches since; all processes do so, or all stop.
