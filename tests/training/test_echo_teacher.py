@@ -171,7 +171,7 @@ def test_a_killed_run_makes_the_labels_of_an_uninterrupted_one(world, tmp_path, 
 def test_a_thread_cannot_read_weights_that_are_sharded(world):
     stage = echo_recipe(world).build()
     stage.objective.ahead = True
-    with pytest.raises(ValueError, match=r"targets\.ahead: expected weights that a thread can read.*fsdp"):
+    with pytest.raises(ValueError, match=r"targets\.ahead: expected weights that a thread can read"):
         step_batches.StepSource(
             None, stage.objective, stage.objective, stage.recipe.training, torch.device("cpu"), 0, sharded=True
         )

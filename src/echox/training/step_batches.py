@@ -3,7 +3,8 @@
 Stage echo makes its targets of what the model says (`Prepares`). Its batches go through the model once without
 gradients, and the targets of a group of steps are made together; with `ahead`, in another thread while the group before
 is trained, so the model says these words one group earlier. A group ends where a checkpoint is saved, and the first
-group after it is never made ahead: so a run that continues from a checkpoint makes what the uninterrupted one makes.
+group after it is never made ahead: so a run that continues from such a checkpoint makes what the uninterrupted one
+makes. One that was asked to stop (`stopping.py`) may end within a group, and then says the rest of it anew.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ class StepSource:
         self._alone = config.accumulation_steps * world * self._group == 1 and not self._ahead
         if self._ahead and sharded:
             raise ValueError(
-                "targets.ahead: expected weights that a thread can read at any time, found training.parallel=fsdp, "
-                "which gathers them for each pass; set targets.ahead=false (targets.steps_together works with it)"
+                f"targets.ahead: expected weights that a thread can read at any time, found training.parallel="
+                f"{config.parallel}, which gathers them for each pass; set targets.ahead=false (targets.steps_together "
+                "works with it)"
             )
         self._ready: deque[StepBatches] = deque()
         self._asked: Callable[[], list[StepBatches]] | None = None
