@@ -100,6 +100,8 @@ class TrainingConfig:
         final_lr_ratio: learning rate of the last step, as a fraction of the peak.
         clip_norm: gradient norm limit (0 = none); clip_by_group: of each group separately.
         ema_decay: 0 = none; else evaluation, samples and the final model use the averaged weights.
+        evaluation_device: where a process of its own evaluates checkpoints while the training goes on, as "cpu"
+            (`training/evaluation.py`); None: the run evaluates, and processes without a part in that wait.
         *_every_steps: 0 = never (the last step always evaluates and saves).
         save_in_background: checkpoints are copied to memory, and written from there while the training goes on.
         resume: continue from the newest checkpoint in `output_dir`, if there is one.
@@ -141,6 +143,7 @@ class TrainingConfig:
     evaluate_every_steps: int = 0
     save_every_steps: int = 0
     sample_every_steps: int = 0
+    evaluation_device: str | None = None
     keep_checkpoints: int = 2
     save_in_background: bool = False
     prefetch_batches: int = 2
