@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace) -> Measured:
                 draw(np.clip(rng.lognormal(np.log(600), 0.75, sessions), 50, 8000).astype(int), decoder)
                 for _ in range(options.draws)
             ]
-            allocated, read, needed = np.mean(drawn, axis=0)
+            allocated, read, needed = (float(value) for value in np.mean(drawn, axis=0))
             figures[str(sessions)] = {
                 "allocated_over_needed": allocated / needed,
                 "read_over_needed": read / needed,

@@ -103,7 +103,7 @@ class EchoX:
         """Split the language model over the processes that torchrun started, for one that no single GPU holds.
 
         Every process must then make the same calls, with the same seed, and has the same reply; each loads the whole
-        model first. There is no server of several processes (docs/serving.md says why).
+        model first. There is no server of several processes (docs/bigger-models.md says why).
 
         Raises:
             ValueError: no torchrun, or a language model that cannot be split so.
