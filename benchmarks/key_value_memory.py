@@ -1,7 +1,7 @@
 """What the key-value memory of concurrent replies takes, beside what their positions need.
 
 python benchmarks/key_value_memory.py
-python benchmarks/key_value_memory.py --sessions 1 8 16 64 --output benchmarks/results/key_value_memory.json
+python benchmarks/key_value_memory.py --sessions 16 64 --draws 5
 
 Rows of a real `RowCache` are filled with prompts of random lengths (lognormal: half of them below 600 positions, one in
 twenty above 2,000) and written on by some tokens, as replies that are made at the same time. `allocated_over_needed`
