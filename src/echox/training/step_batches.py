@@ -112,8 +112,11 @@ class StepSource:
         self._stream.close()
 
     def _saves(self, step: int) -> bool:
-        every = self._config.save_every_steps
-        return every > 0 and step % every == 0
+        config = self._config
+        every = [config.save_every_steps]
+        if config.evaluation_device is not None:  # another process evaluates checkpoints, so there is one
+            every += [config.evaluate_every_steps, config.sample_every_steps]
+        return any(steps > 0 and step % steps == 0 for steps in every)
 
     def _taken(self) -> StepBatches:
         began_s = time.monotonic()
