@@ -50,6 +50,8 @@ from echox.training.record import RECORD_NAME, log_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE, NUM_UNITS, STEPS = 16_000, 12, {"s2t": 40, "t2c": 60, "echo": 6}
+TOTAL_LENGTHS = {"s2t": 200, "t2c": 40, "echo": 640}
+"""`training.batch_size` of two or three items, as each stage counts (`training.batch_by: total_length`)."""
 REPLIES = ("The capital of France is Paris.", "A dog says woof.", "Red is a colour. Green is a colour too.")
 SPOKEN = ("sharechatx", "magpie-speech")
 RECORDED = ("librispeech", "mls")
@@ -172,7 +174,7 @@ def make_recipes(folder: Path) -> None:
         if name in STEPS:
             changes["training"] = {
                 "steps": STEPS[name],
-                "batch_size": 2,
+                "batch_size": TOTAL_LENGTHS[name],
                 "warmup_steps": 1,
                 "precision": "fp32",
                 "gradient_checkpointing": False,

@@ -93,11 +93,15 @@ class TrainingConfig:
             per accumulation step.
         max_batch_tokens: also at most so many text tokens a batch, padding counted, in stages that count them
             (`Stage.token_lengths`).
+        packing: several short sequences of a batch share a row of the language model and of the unit decoder, instead
+            of padding (`models/packing.py`), in stages that can: "s2t", "t2c", "echo".
         learning_rates: peak learning rate by name of parameter group; all groups of the stage, and no others.
         warmup_steps: linear rise from 0. hold_ratio: fraction of `steps` (after the warm-up) at the peak.
         final_lr_ratio: learning rate of the last step, as a fraction of the peak.
         clip_norm: gradient norm limit (0 = none); clip_by_group: of each group separately.
         ema_decay: 0 = none; else evaluation, samples and the final model use the averaged weights.
+        evaluation_device: where a process of its own evaluates checkpoints while the training goes on, as "cpu"
+            (`training/evaluation.py`); None: the run evaluates, and processes without a part in that wait.
         *_every_steps: 0 = never (the last step always evaluates and saves).
         save_in_background: checkpoints are copied to memory, and written from there while the training goes on.
         resume: continue from the newest checkpoint in `output_dir`, if there is one.
@@ -120,6 +124,7 @@ class TrainingConfig:
     learning_rates: dict[str, float]
     batch_by: Literal["items", "total_length"] = "items"
     max_batch_tokens: int | None = None
+    packing: bool = False
     accumulation_steps: int = 1
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.98)
@@ -138,6 +143,7 @@ class TrainingConfig:
     evaluate_every_steps: int = 0
     save_every_steps: int = 0
     sample_every_steps: int = 0
+    evaluation_device: str | None = None
     keep_checkpoints: int = 2
     save_in_background: bool = False
     prefetch_batches: int = 2

@@ -276,3 +276,22 @@ def test_the_end_of_human_speech_is_final_before_the_turn_is_over():
     assert turns >= 3
     assert len(gained_ms) >= 0.75 * turns
     assert np.median(gained_ms) >= 100
+
+
+def test_a_client_that_asks_for_it_is_told(server):
+    async def talk():
+        async with connected(server) as client:
+            audio = {"input": {"turn_detection": {"type": "server_vad", "speculation_events": True}}}
+            await client.send("session.update", session={"type": "realtime", "audio": audio})
+            shown = (await client.until("session.updated"))["session"]["audio"]["input"]["turn_detection"]
+            assert shown["speculation_events"] is True
+            await client.say(words(0, lead_s=0.3), chunk_s=5)
+            await pause(client, server)
+            await client.say(words(1), chunk_s=5)  # on with it
+            await pause(client, server)
+            await end_turn(client)
+            return [event["type"] for event in client.events if event["type"].startswith("echox.speculation")]
+
+    told = run(talk(), 200)
+    assert told[:2] == ["echox.speculation.begun", "echox.speculation.discarded"]
+    assert told.count("echox.speculation.begun") == told.count("echox.speculation.discarded") + 1  # the last was kept

@@ -276,3 +276,44 @@ def test_a_key_is_requested_and_not_kept_on_disk():
         page.get_by_role("button", name="Send", exact=True).click()
         assert said(reply(page, 0)) == "A cow says moo."
         assert "sesame" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+# ------------------------------------------------------------------------------------------------ hearing
+
+
+def test_a_silent_microphone_is_told_with_its_name_and_level(server, tmp_path):
+    with talking(server, tmp_path, 60.0) as page:
+        alert = page.get_by_role("alert")
+        alert.get_by_text("Could not hear you").wait_for(timeout=SPOKEN)
+        name = page.evaluate("navigator.mediaDevices.enumerateDevices().then((all) => all.map((one) => one.label))")
+        assert any(label and label in alert.inner_text() for label in name)
+        assert page.locator("#notices meter").evaluate("(meter) => meter.value") == pytest.approx(0, abs=0.01)
+        page.get_by_role("button", name="Choose a microphone").click()
+        assert page.evaluate("document.activeElement.id") == "device"
+        assert page.locator("#device option").count() > 1
+
+
+def test_the_level_moves_and_the_notice_goes_when_something_is_heard(server, tmp_path):
+    with talking(server, tmp_path, 9.0, "brazil") as page:
+        page.get_by_text("Could not hear you").wait_for(timeout=SPOKEN)
+        page.wait_for_function("() => document.querySelector('#level').value > 0.05", timeout=SPOKEN)
+        page.get_by_text("Could not hear you").wait_for(state="detached", timeout=SPOKEN)
+        assert said(reply(page, 0)) == BRAZIL
+
+
+WATCH = """
+window.phases = [];
+new MutationObserver(() => window.phases.push(document.querySelector("#phase").textContent)).observe(
+  document.querySelector("#phase"), { childList: true, characterData: true, subtree: true });
+"""
+
+
+def test_a_reply_that_is_begun_in_a_pause_is_shown(server, tmp_path):
+    with chromium(microphone_file(tmp_path, 1.0, "cow")) as browser, opened(browser, server.address()) as page:
+        page.evaluate(WATCH)
+        page.get_by_role("button", name="Talk").click()
+        assert said(reply(page, 0)) == "A cow says moo."
+        phases = page.evaluate("window.phases")
+        begun = next(n for n, words in enumerate(phases) if words.startswith("A pause: a reply is being begun"))
+        assert any(words.startswith("Hearing you") for words in phases[:begun])
+        assert any(words.startswith("Speaking") for words in phases[begun:])

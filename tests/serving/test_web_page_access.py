@@ -166,6 +166,28 @@ def test_it_fits_and_both_themes_are_readable(page, width):
     assert papers[0] == papers[1] != papers[2]
 
 
+def test_at_200_percent_everything_can_be_reached_and_nothing_is_cut_off(server):
+    """Windows of 1280 x 1024 and of 640 x 1280 at twice the size of everything."""
+    sizes = {"screen": {"width": 640, "height": 512}, "narrow": {"width": 320, "height": 640}}
+    for name, viewport in sizes.items():
+        with chromium() as browser, opened(browser, server.address(), viewport=viewport, device_scale_factor=2) as page:
+            ask(page, "What does a cow say?")
+            reply(page, 0)
+            assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], name
+            assert page.evaluate("document.documentElement.scrollHeight") <= viewport["height"], name
+            assert page.locator("#stage").bounding_box()["height"] > 60, name  # something of the conversation is seen
+            for label in ("Talk", "Settings", "Send an audio file"):
+                box = page.get_by_role("button", name=label).bounding_box()
+                assert box["x"] >= 0, (name, label)
+                assert box["x"] + box["width"] <= viewport["width"], (name, label)
+                assert box["y"] + box["height"] <= viewport["height"], (name, label)
+            page.get_by_role("button", name="Settings").click()
+            dialog = page.get_by_role("dialog")
+            assert dialog.evaluate("(one) => one.scrollWidth <= one.clientWidth"), name
+            page.get_by_role("button", name="Start over").scroll_into_view_if_needed()
+            assert page.get_by_role("button", name="Start over").is_visible(), name
+
+
 def contrast(one, other):
     """Ratio as WCAG 2 defines it."""
 

@@ -24,7 +24,7 @@ def server():
 def way(page):
     """How the page is connected, as it says it."""
     page.locator("#connection[data-state=open]").wait_for(timeout=SPOKEN)
-    page.wait_for_function("document.querySelector('#connection').title !== ''")
+    page.wait_for_function("() => document.querySelector('#connection').title !== ''")
     return page.locator("#connection").get_attribute("title")
 
 
@@ -66,7 +66,7 @@ def test_stop_is_stop_in_a_call_and_the_conversation_goes_on(server):
         until_played(page, turn, 1.0)
         page.keyboard.press("Escape")
         reply(page, 0, "interrupted")
-        page.wait_for_function("document.querySelector('.turn.assistant del')")
+        page.wait_for_function("() => document.querySelector('.turn.assistant del')")
         kept = kept_of(turn)
         assert 0 < len(kept) < len(BRAZIL)
         assert ("assistant", kept) in server.items

@@ -95,6 +95,6 @@ def test_their_number_and_size_are_bounded(model, monkeypatch):
     for number in range(system_turns.MAX_SYSTEM_TURNS + 3):
         ask(model, TYPED, f"Number {number}.")
     assert len(model.engine.system_turns._saved) == system_turns.MAX_SYSTEM_TURNS
-    monkeypatch.setattr(system_turns, "MAX_BYTES", 1)
+    monkeypatch.setattr(model.engine.system_turns, "_max_bytes", 1)
     ask(model, TYPED, "Another.")
     assert system_turns.SystemTurn("Another.") not in model.engine.system_turns._saved

@@ -25,7 +25,8 @@ from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_
 from echox.training.stage import Stage
 from echox.training.stages import echo_objective
 from echox.training.stages.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
-from echox.training.stages.echo_targets import OnlineTargets, RecordedTargets, cut_replies, select
+from echox.training.stages.echo_targets import RecordedTargets, cut_replies, select
+from echox.training.stages.echo_teacher import OnlineTargets
 from echox.training.stages.label_cache import LabelCache
 from echox.training.stages.t2c import spoken_text
 from tiny_speaker import NUM_UNITS, REPLIES, tiny_echox_config, write_world

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from echox.config import load_recipe
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.training.loop import run_recipe, seed_everything
+from echox.training.record import log_entries
 from echox.training.stage import Stage
 from echox.training.stages.lm import SYSTEM_PROMPT, balance_topics, slip
 from paths import RECIPES
@@ -186,3 +187,19 @@ def test_one_batch_can_be_learnt(overrides, tmp_path):
 def test_bad_recipe(overrides):
     with pytest.raises(ValueError, match="'architecture'"):
         load_recipe(RECIPE, [*overrides, "model={}"]).build()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_blocks_learn_the_same(overrides, tmp_path):
+    """Whatever a batch's shape; the arithmetic of a step is that of one that was not compiled."""
+    found = {}
+    for compiled in (False, True):
+        chosen = ["training.steps=3", "training.log_every_steps=1", "training.precision=fp32", "training.device=cpu"]
+        chosen += [f"training.compile={compiled}", f"training.output_dir={tmp_path}/{compiled}"]
+        chosen += ["training.gradient_checkpointing=true", "training.sample_every_steps=0"]
+        run_recipe(RECIPE, [*overrides, *chosen])
+        found[compiled] = [entry for entry in log_entries(tmp_path / f"{compiled}") if entry["kind"] == "train"]
+    plain, compiled = ([entry["loss"] for entry in found[key]] for key in (False, True))
+    assert compiled == pytest.approx(plain, rel=1e-4)
+    assert all(entry["tflop_per_s"] > 0 for entry in found[True])

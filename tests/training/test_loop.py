@@ -572,3 +572,8 @@ def test_a_killed_run_gives_its_folder_up(tmp_path):
         holder.stdout.close()
     with output_lock(tmp_path):
         pass
+
+
+def test_a_stage_that_does_not_pack_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"training\.packing: stage 'toy' does not pack sequences"):
+        run(tmp_path, packing=True)

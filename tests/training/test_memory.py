@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from echox.api import EchoX
 from echox.cli.main import app
 from echox.config import load_recipe
+from echox.data.sampling import BucketBatchSampler
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_shrinking import ShrinkingAdapter
 from echox.models.quantization.int8_linear import Int8Linear
@@ -226,8 +227,8 @@ def test_a_recipe_is_read_as_it_will_be_run(tmp_path):
     asked = Workload(tokens=64, reply_tokens=16)
     for size in ("3b", "8b"):
         for stage in ("s2t", "echo"):
+            found, work = workload_of(f"recipes/{size}/{stage}.yaml", ["training.batch_by=items"], asked)
             recipe = load_recipe(f"recipes/{size}/{stage}.yaml")
-            found, work = workload_of(f"recipes/{size}/{stage}.yaml", [], asked)
             assert (found, work.frozen_dtype, work.lora_rank) == (stage, "bfloat16", 16)
             assert (work.batch_size, work.audios) == (recipe.training.batch_size,) * 2
             assert work.gradient_checkpointing
@@ -235,12 +236,32 @@ def test_a_recipe_is_read_as_it_will_be_run(tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"dtype": "float32"}))
     chosen = [f"model.language_model={folder}", "training.batch_size=3", "training.parallel=fsdp", "lora.r=4"]
+    chosen.append("training.batch_by=items")
     _, work = workload_of("recipes/8b/s2t.yaml", chosen, asked)
     assert (work.frozen_dtype, work.batch_size, work.parallel, work.lora_rank) == ("float32", 3, "fsdp", 4)
     (tmp_path / "lora.json").write_text(json.dumps({"r": 8, "alpha": 8, "dropout": 0, "base_dtype": "float32"}))
     _, work = workload_of("recipes/8b/echo.yaml", [f"model.s2t={tmp_path}"], asked)
     assert (work.frozen_dtype, work.lora_rank) == ("float32", 8)
     assert workload_of("recipes/nano/s2t.yaml", [], asked)[1].frozen_dtype == "float32"
+
+
+@pytest.mark.parametrize("stage", ["s2t", "t2c", "echo"])
+@pytest.mark.parametrize("size", ["3b", "8b"])
+def test_rows_follow_from_the_total_length(size, stage):
+    """As many rows like the one that is asked for as the sampler would put together; at least one."""
+    path = f"recipes/{size}/{stage}.yaml"
+    training = load_recipe(path).training
+    assert training.batch_by == "total_length"
+    for audio_s, tokens, unit_words in ((2.0, 60, 20), (15.0, 200, 100), (120.0, 4000, 3000)):
+        asked = Workload(tokens=tokens, reply_tokens=tokens // 2, audio_s=audio_s, unit_words=unit_words)
+        _, work = workload_of(path, [], asked)
+        length = {"s2t": 100 * audio_s, "t2c": unit_words + asked.words, "echo": 100 * audio_s + 40 * asked.words}[
+            stage
+        ]
+        text = tokens - asked.kept_frames
+        limit = None if training.max_batch_tokens is None else ([text] * 200, training.max_batch_tokens)
+        sampler = BucketBatchSampler([length] * 200, training.batch_size, by="total_length", also=limit)
+        assert work.batch_size == work.audios == max(map(len, sampler))
 
 
 def test_processes_share_what_is_sharded_and_gather_what_is_used(tiny, monkeypatch):

@@ -50,7 +50,7 @@ def gradients(stage: Any, batches: Sequence[dict[str, Any]], whole: bool) -> tup
         total = float(loss.detach())
     else:
         if hasattr(objective, "make_targets"):
-            batches = [objective(batch, prepare=True) for batch in batches]
+            batches = objective.begin_targets([objective(batch, prepare=True) for batch in batches])()
         shared = denominators_of_step(objective, batches, torch.device("cpu"))
         total = 0.0
         for batch in batches:
@@ -70,11 +70,8 @@ def test_accumulating_equals_one_large_batch(recipe_of, name, request, tmp_path,
         monkeypatch.setattr(module, "augment", lambda features, config, rng: features)
     if name == "units":
         stage = units_stage(request.getfixturevalue("corpus"), tmp_path)
-    elif name == "t2c_prefix":
-        recipe = plain(recipe_of("t2c"))
-        stage = replace(recipe, model=replace(recipe.model, form="prefix", unit_noise=0.0)).build()
     else:
-        stage = plain(recipe_of(name)).build()
+        stage = even_recipe(recipe_of, name).build()
     stage.objective.eval()  # no dropout; gradients as in training
     items = uneven(stage)
     rng = random.Random(0)
@@ -90,6 +87,43 @@ def test_accumulating_equals_one_large_batch(recipe_of, name, request, tmp_path,
     if name != "vocoder_hifigan":  # its pieces are all of one length, and of the durations little comes
         naive = float((sum(means) / 2 - gradient).norm() / gradient.norm())
         assert naive > 10 * apart + 1e-3, "uneven enough that a mean of means would be found"
+
+
+def even_recipe(recipe_of, name: str) -> Any:
+    """The tiny recipe of a stage without anything random in its batches; also of stage t2c in the paper's form."""
+    if name != "t2c_prefix":
+        return plain(recipe_of(name))
+    recipe = plain(recipe_of("t2c"))
+    return replace(recipe, model=replace(recipe.model, form="prefix", unit_noise=0.0))
+
+
+@pytest.mark.parametrize("name", ["s2t", "t2c", "t2c_prefix", "echo_spoken"])
+def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(name, recipe_of, monkeypatch):
+    monkeypatch.setattr(tower_features, "augment", lambda features, config, rng: features)
+    recipe = even_recipe(recipe_of, name)
+    found = {}
+    for packing in (False, True):
+        stage = replace(recipe, training=replace(recipe.training, packing=packing)).build()
+        stage.objective.eval()  # no dropout; gradients as in training
+        batch = stage.collate(very_uneven(stage), random.Random(0))
+        found[packing] = *gradients(stage, [batch], whole=True), stage.objective(batch)
+    (loss, gradient, padded), (packed_loss, packed_gradient, packed) = found[False], found[True]
+    assert packed_loss == pytest.approx(loss, rel=1e-5)
+    assert float((packed_gradient - gradient).norm() / gradient.norm()) < 1e-4
+    assert float(packed["unpacked_padding_share"]) == pytest.approx(float(padded["padding_share"]))
+    assert float(packed["padding_share"]) < float(padded["padding_share"])
+    if name == "echo_spoken":
+        assert float(packed["unpacked_unit_padding_share"]) == pytest.approx(float(padded["unit_padding_share"]))
+
+
+def very_uneven(stage: Any) -> list[Any]:
+    """Items of which several are together as long as one: a dialogue of several turns, or texts of a word or two."""
+    first, *others = uneven(stage)
+    if hasattr(first, "rows"):
+        again = len(first.dialogue.turns)
+        rows = {turn + times * again: row for turn, row in first.rows.items() for times in range(3)}
+        return [replace(first, dialogue=replace(first.dialogue, turns=first.dialogue.turns * 3), rows=rows), *others]
+    return [first, *(item.cut(0, 1) for item in others)]
 
 
 def uneven(stage: Any) -> list[Any]:

@@ -99,6 +99,22 @@ class EchoX:
         self._start(compile=True)
         return self
 
+    def split_language_model(self) -> EchoX:
+        """Split the language model over the processes that torchrun started, for one that no single GPU holds.
+
+        Every process must then make the same calls, with the same seed, and has the same reply; each loads the whole
+        model first. There is no server of several processes (docs/bigger-models.md says why).
+
+        Raises:
+            ValueError: no torchrun, or a language model that cannot be split so.
+        """
+        from echox.api.processes import mesh_of_processes
+        from echox.models.tensor_parallel import split_language_model
+
+        split_language_model(self.model.s2t.language_model, mesh_of_processes(self.engine.device))
+        self._start()
+        return self
+
     @classmethod
     def from_pretrained(
         cls,

@@ -109,6 +109,12 @@ def create_app(
             return error_response(404, "model_not_found", f"expected the model {service.name!r}")
         return JSONResponse({"id": service.name, "object": "model", "created": 0, "owned_by": "echox"})
 
+    async def voices(_: Request) -> Response:  # Open WebUI asks for both lists
+        return JSONResponse({"voices": [{"id": service.name, "name": service.name}]})
+
+    async def speech_models(_: Request) -> Response:
+        return JSONResponse({"models": [{"id": service.name}]})
+
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -140,6 +146,8 @@ def create_app(
         Route("/v1/responses/{id}", stored_response(service), methods=["GET", "DELETE"]),
         Route("/v1/audio/speech", endpoint(service, speak, limits.max_text_bytes), methods=["POST"]),
         Route("/v1/audio/transcriptions", endpoint(service, transcribe, limits.max_upload_bytes), methods=["POST"]),
+        Route("/v1/audio/voices", voices),
+        Route("/v1/audio/models", speech_models),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/health", health),

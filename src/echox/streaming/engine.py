@@ -37,7 +37,7 @@ from echox.streaming.decoding import GenerationSettings
 from echox.streaming.events import HeardWord
 from echox.streaming.messages import Audio, Message
 from echox.streaming.policies import Policy, make_policy
-from echox.streaming.system_turns import SystemTurns
+from echox.streaming.system_turns import MAX_BYTES, MAX_BYTES_ON_GPU, SystemTurns
 from echox.streaming.trigger import Trigger
 from echox.streaming.word_times import heard_words
 from echox.tool_calls.call_format import find_format
@@ -121,7 +121,8 @@ class Engine:
         self._encoded: OrderedDict[str, EncodedAudio] = OrderedDict()
         self._encoded_bytes = 0
         self._score = fast_head(self._lm)
-        self.system_turns = SystemTurns(lambda messages, tools: self.lay_out(messages, {}, tools))
+        most = MAX_BYTES if self.device.type == "cpu" else MAX_BYTES_ON_GPU
+        self.system_turns = SystemTurns(lambda messages, tools: self.lay_out(messages, {}, tools), most)
         self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
         self.echo_weights = LeanWeights(model.echo_decoder.backbone)
         # Small Llamas lose more time around their matrix products than in them.

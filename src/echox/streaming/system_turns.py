@@ -21,6 +21,9 @@ MAX_SYSTEM_TURNS = 8
 MAX_BYTES = 64 * 1024 * 1024
 """Size of all memories; a system prompt that would need more by itself is run for each conversation."""
 
+MAX_BYTES_ON_GPU = 1024 * 1024 * 1024
+"""The same where the models are large: 8,192 positions of a Llama of 8 B weights in bfloat16."""
+
 _QUESTIONS = ("a", "z")
 """Two questions: what their prompts begin with alike is the system turn, whatever the chat template writes."""
 
@@ -40,10 +43,13 @@ class SystemTurns:
 
     Args:
         lay_out: positions of a conversation's prompt, with these tools.
+        max_bytes: size of all memories.
     """
 
-    def __init__(self, lay_out: Callable[[Sequence[Message], Sequence[Tool]], Sequence[object]]) -> None:
-        self._lay_out = lay_out
+    def __init__(
+        self, lay_out: Callable[[Sequence[Message], Sequence[Tool]], Sequence[object]], max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._lay_out, self._max_bytes = lay_out, max_bytes
         self._positions: OrderedDict[SystemTurn, list[object]] = OrderedDict()
         self._saved: OrderedDict[SystemTurn, SavedRow] = OrderedDict()
 
@@ -67,10 +73,10 @@ class SystemTurns:
     def keep(self, system: SystemTurn, row: SavedRow) -> None:
         """Copy the system turn's part of a row."""
         length = len(self._begins(system))
-        if row.length < length or self._size(row) * length // max(1, row.length) > MAX_BYTES:
+        if row.length < length or self._size(row) * length // max(1, row.length) > self._max_bytes:
             return
         self._saved[system] = SavedRow([layer[:, :, :length].clone() for layer in row.layers], length)
-        while len(self._saved) > MAX_SYSTEM_TURNS or sum(map(self._size, self._saved.values())) > MAX_BYTES:
+        while len(self._saved) > MAX_SYSTEM_TURNS or sum(map(self._size, self._saved.values())) > self._max_bytes:
             self._saved.popitem(last=False)
 
     def _fits(self, system: SystemTurn, positions: Sequence[object]) -> bool:

@@ -7,7 +7,11 @@ is computed again for gradient checkpoints. Of losses over the vocabulary, which
 
 `torch.utils.flop_counter` is not used here: it takes operations apart, so a counted step would have other last digits.
 
-Source: model flops utilisation as in PaLM (https://arxiv.org/abs/2204.02311, appendix B)
+Source: model flops utilisation as in PaLM (https://arxiv.org/abs/2204.02311, appendix B); peaks by NVIDIA's pages:
+https://www.nvidia.com/en-us/data-center/h200/ and https://www.nvidia.com/en-us/data-center/h100/ (half of what they
+give "with sparsity"), https://www.nvidia.com/en-us/data-center/a100/, https://www.nvidia.com/en-us/data-center/l40s/,
+https://www.nvidia.com/en-us/data-center/products/a10-gpu/; for the RTX 4090 (with sums in float32) the Ada white paper,
+https://images.nvidia.com/aem-dam/Solutions/Data-Center/l4/nvidia-ada-gpu-architecture-whitepaper-v2.1.pdf
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 PEAK_TFLOP_PER_S = {
+    "H200 NVL": 835.0,
     "H200": 989.0,
+    "H100 NVL": 835.0,
     "H100 PCIe": 756.0,
     "H100": 989.0,
     "A100": 312.0,
@@ -29,7 +35,7 @@ PEAK_TFLOP_PER_S = {
     "A10": 125.0,
     "RTX 4090": 165.0,
 }
-"""Part of a GPU's name -> dense bfloat16 products a second, by NVIDIA's data sheets; the first that fits counts."""
+"""Part of a GPU's name -> dense bfloat16 products a second, by its maker; the first that fits counts."""
 
 
 def peak_tflop_per_s(device: torch.device) -> float | None:
@@ -40,6 +46,8 @@ def peak_tflop_per_s(device: torch.device) -> float | None:
 
 class CountOperations(TorchFunctionMode):
     """Within the ``with`` block, counts the floating-point operations of products; see the module.
+
+    Compiled modules are not counted: `torch.compiler.set_stance` makes them run as they are written.
 
     Attributes:
         operations: so far.

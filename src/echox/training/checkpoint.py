@@ -19,6 +19,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -43,6 +44,7 @@ MAY_DIFFER = {
     "evaluate_every_steps",
     "save_every_steps",
     "sample_every_steps",
+    "evaluation_device",
     "keep_checkpoints",
     "prefetch_batches",
     "workers",
@@ -82,6 +84,11 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     folder = Path(output_dir) / "checkpoints"
     found = [path for path in folder.glob("step_*") if _NAME.match(path.name)] if folder.is_dir() else []
     return sorted(found, key=step_of)
+
+
+def checkpoint_path(output_dir: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step is, or will be."""
+    return Path(output_dir) / "checkpoints" / f"step_{step:07d}"
 
 
 def step_of(checkpoint: Path) -> int:
@@ -130,6 +137,38 @@ def load_checkpoint(
     if average is not None:
         average.updates = state["average_updates"]
     return TrainingProgress(**{name: state[name] for name in vars(TrainingProgress())})
+
+
+def load_weights(folder: Path, objective: nn.Module) -> None:
+    """Weights and buffers of a checkpoint alone, averaged where it has averages; of one process.
+
+    Args:
+        folder: of the checkpoint.
+        objective: unsharded; its trainable parameters and buffers are replaced.
+
+    Raises:
+        ValueError: a part is missing or damaged, or the parameters differ.
+    """
+    remedy = "evaluate it with the code and files that it was trained with"
+    state, live = _state_of(folder), live_tensors(objective)
+    averaged = bool(state["average_updates"])
+    if (folder / "sharded").is_dir():
+        _check_names(folder, _shapes(folder), live, remedy)
+        tensors = {f"trainable.{name}": value.detach() for name, value in live.items()}
+        kept = {f"average.{name}": value.detach().float() for name, value in live.items() if _is_trained(value)}
+        dcp.load(tensors | (kept if averaged else {}), checkpoint_id=folder / "sharded", no_dist=True)
+        averages = {name.removeprefix("average."): value for name, value in kept.items()}
+    else:
+        weights = load_file(folder / "trainable.safetensors")
+        _check_names(folder, {name: value.shape for name, value in weights.items()}, live, remedy)
+        averages = load_file(folder / "average.safetensors") if averaged else {}
+        with torch.no_grad():
+            for name, value in weights.items():
+                live[name].copy_(value)
+    if averaged:
+        with torch.no_grad():
+            for name, value in averages.items():
+                live[name].copy_(value)
 
 
 def newest_whole(found: list[Path], skip_damaged: bool) -> tuple[Path, JsonObject] | None:
@@ -209,15 +248,19 @@ def _read_plain(
 def _read_sharded(
     folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None, remedy: str
 ) -> None:
+    _check_names(folder, _shapes(folder), live_tensors(objective), remedy)
+    state = sharded_state(objective, optimizer, average)
+    dcp.load(state, checkpoint_id=folder / "sharded", no_dist=not dist.is_initialized())
+
+
+def _shapes(folder: Path) -> dict[str, torch.Size]:
+    """Of the trainable tensors in a sharded checkpoint, by name."""
     saved = dcp.FileSystemReader(folder / "sharded").read_metadata().state_dict_metadata
-    shapes = {
+    return {
         name.removeprefix("trainable."): value.size
         for name, value in saved.items()
         if name.startswith("trainable.") and isinstance(value, TensorStorageMetadata)
     }
-    _check_names(folder, shapes, live_tensors(objective), remedy)
-    state = sharded_state(objective, optimizer, average)
-    dcp.load(state, checkpoint_id=folder / "sharded", no_dist=not dist.is_initialized())
 
 
 def sharded_state(
@@ -227,12 +270,17 @@ def sharded_state(
     live = live_tensors(objective)
     state = {f"trainable.{name}": value.detach() for name, value in live.items()}
     for name, value in live.items():
-        if isinstance(value, nn.Parameter):
+        if _is_trained(value):
             for part, tensor in _optimizer_state(optimizer, value).items():
                 state[f"optimizer.{name}.{part}"] = tensor
     if average is not None:
         state |= {f"average.{name}": value for name, value in average.averages.items()}
     return state
+
+
+def _is_trained(value: Tensor) -> TypeGuard[nn.Parameter]:
+    """Of `live_tensors`: not a buffer."""
+    return isinstance(value, nn.Parameter)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:

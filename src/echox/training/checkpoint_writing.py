@@ -26,7 +26,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from echox.config import TrainingConfig
 from echox.files import JsonObject
-from echox.training.checkpoint import TrainingProgress, checkpoints, live_tensors, micro_batches, sharded_state
+from echox.training.checkpoint import (
+    TrainingProgress,
+    checkpoint_path,
+    checkpoints,
+    live_tensors,
+    micro_batches,
+    sharded_state,
+)
 from echox.training.integrity import write_state
 from echox.training.optim import WeightAverage
 
@@ -53,6 +60,8 @@ class CheckpointWriter:
         # Messages of its own, through the CPU: those of the training must not meet them.
         self._group = dist.new_group(backend="gloo", timeout=WAIT) if sharded and self._thread is not None else None
         self._begun: Future[None] | None = None
+        self.spared: Path | None = None
+        """A checkpoint that somebody reads, so it is not dropped."""
 
     def save(
         self,
@@ -67,7 +76,7 @@ class CheckpointWriter:
             checkpoint before, if that was in the background.
         """
         self.wait()
-        final = self._folder / f"step_{progress.step:07d}"
+        final = checkpoint_path(self._folder.parent, progress.step)
         partial = self._folder / f".partial_{final.name}"
         state = {
             **vars(progress),
@@ -151,8 +160,8 @@ class CheckpointWriter:
             partial.rename(final)
             _flush(final.parent)
         for old in checkpoints(self._folder.parent)[: -self._keep]:
-            # Renamed first: after a kill half-way the rest must not look like a checkpoint.
-            shutil.rmtree(old.rename(self._folder / f".partial_{old.name}"))
+            if old != self.spared:  # renamed first: after a kill half-way the rest must not look like a checkpoint
+                shutil.rmtree(old.rename(self._folder / f".partial_{old.name}"))
 
 
 @contextmanager

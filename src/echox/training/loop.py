@@ -11,13 +11,11 @@ evaluation does not change training, and N processes equal one process that accu
 from __future__ import annotations
 
 import argparse
-import inspect
-import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,17 +23,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
-from echox.device import choose_device
 from echox.errors import one_line
 from echox.files import JsonObject
 from echox.training.arithmetic import CountOperations, peak_tflop_per_s
 from echox.training.batches import BatchStream, MicroBatch, seed_everything
-from echox.training.checkpoint import TrainingProgress, checkpoints, load_checkpoint, newest_whole
+from echox.training.checkpoint import TrainingProgress, checkpoint_path, checkpoints, load_checkpoint, newest_whole
 from echox.training.checkpoint_writing import CheckpointWriter
+from echox.training.evaluation import EvaluationsApart
 from echox.training.health import (
     NonFiniteLossError,
     check_everywhere,
@@ -45,7 +43,7 @@ from echox.training.health import (
     check_trainable,
 )
 from echox.training.lock import output_lock
-from echox.training.modules import autocast, enable_gradient_checkpointing, on_device
+from echox.training.modules import autocast, compile_blocks, enable_gradient_checkpointing
 from echox.training.normalisation import denominators_of_step
 from echox.training.optim import (
     WeightAverage,
@@ -54,9 +52,10 @@ from echox.training.optim import (
     learning_rate_factor,
     set_learning_rates,
 )
-from echox.training.parallel import gathered, join_group, plain, shard
+from echox.training.parallel import gathered, plain, process_group, shard
 from echox.training.record import RECORD_NAME, RunLog, code_state, finished_record, peak_memory_mb, write_record
 from echox.training.stage import Stage
+from echox.training.step_batches import StepSource
 from echox.training.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
 from echox.training.trackers import check_tracker
 from echox.training.window import figures_of, sums_of, text_of
@@ -81,7 +80,7 @@ def train(stage: Stage, config: TrainingConfig, resolved: JsonObject) -> dict[st
         OSError: a checkpoint could not be written.
         SystemExit: it was asked to stop, and has written a checkpoint (`training/stopping.py`).
     """
-    with _process_group(config) as (rank, world, device):
+    with process_group(config) as (rank, world, device):
         run = _Run(stage, config, resolved, rank, world, device)
         with run.requests.noted():
             return run.run()
@@ -101,8 +100,12 @@ class _Run:
     ) -> None:
         self.stage, self.config, self.resolved = stage, config, resolved
         self.rank, self.world, self.device = rank, world, device
+        if config.packing and not getattr(stage, "packs", False):
+            raise ValueError(f"training.packing: stage {stage.name!r} does not pack sequences; leave it out")
         stage.model.to(device)
         stage.objective.to(device)
+        if config.compile:
+            compile_blocks(stage.objective)
         sharded = world > 1 and config.parallel in ("fsdp", "hybrid")
         self.parts = shard(stage.objective, config, device) if sharded else []
         self.groups = stage.parameter_groups()
@@ -116,7 +119,9 @@ class _Run:
         self.writer = CheckpointWriter(config, resolved, bool(self.parts))
         self.taken: MicroBatch
         self.requests, self.asked = StopRequests(rank), NO
+        self.operations: float | None = None
         self.log = RunLog(config, stage.name, self.progress, resolved) if rank == 0 else None
+        self.apart = EvaluationsApart(config) if rank == 0 and config.evaluation_device is not None else None
         self.peak_tflop_per_s = config.peak_tflop_per_s or peak_tflop_per_s(device)
         self.module = self._wrap()
 
@@ -131,12 +136,14 @@ class _Run:
         if not getattr(self.stage, "evaluation_items", True):
             self._say(NOTHING_HELD_OUT.format(stage=self.stage.name))
 
-        def batches() -> BatchStream:
-            return BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world, tokens)
+        def batches() -> StepSource:
+            stream = BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world, tokens)
+            objective, sharded = self.stage.objective, bool(self.parts)
+            return StepSource(stream, objective, self.module, config, self.device, progress.step, self.world, sharded)
 
         if config.max_rollbacks and not checkpoints(config.output_dir):
             self._save_checkpoint()  # so that a rollback can return to the start
-        stream = batches()
+        source = batches()
         window: list[dict[str, float]] = []
         metrics: dict[str, float] = {}
         window_began_s = time.monotonic()
@@ -144,11 +151,11 @@ class _Run:
         try:
             while progress.step < config.steps:
                 try:
-                    window.append(self._step(stream, check=progress.step == first))
+                    window.append(self._step(source, check=progress.step == first))
                 except NonFiniteLossError as error:
-                    stream.close()
+                    source.close()
                     self._roll_back(error)
-                    stream, window, window_began_s = batches(), [], time.monotonic()
+                    source, window, window_began_s = batches(), [], time.monotonic()
                     continue
                 progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
                 self.writer.check()
@@ -158,12 +165,16 @@ class _Run:
                     window, window_began_s = [], time.monotonic()
                 evaluated_s = time.monotonic()
                 stops = self.asked != NO and not last  # then time is short
-                if not last and not stops and _due(progress.step, config.evaluate_every_steps):
+                evaluates = not last and not stops and _due(progress.step, config.evaluate_every_steps)
+                samples = not stops and _due(progress.step, config.sample_every_steps)
+                apart = (evaluates or samples) and not last and config.evaluation_device is not None
+                if evaluates and not apart:
                     metrics = self._evaluate()
-                if not stops and _due(progress.step, config.sample_every_steps):
+                if samples and not apart:
                     self._sample()
-                if last or stops or _due(progress.step, config.save_every_steps):
+                if last or stops or apart or _due(progress.step, config.save_every_steps):
                     self._save_checkpoint()
+                self._evaluate_apart(apart, samples)
                 if stops:
                     self._complete_checkpoints()
                     self._say(f"{self.stage.name}: asked to stop, after step {progress.step}; run it again to continue")
@@ -174,7 +185,8 @@ class _Run:
             self._complete_checkpoints()
             self._finish(metrics)
         finally:
-            stream.close()
+            source.close()
+            self._say_if(None if self.apart is None else self.apart.close())
             if self.log is not None:
                 self.log.close()
         return metrics
@@ -188,7 +200,7 @@ class _Run:
             raise ValueError(f"training.max_batch_tokens: stage {self.stage.name!r} counts no tokens; leave it out")
         return count()
 
-    def _step(self, stream: BatchStream, check: bool) -> dict[str, float]:
+    def _step(self, source: StepSource, check: bool) -> dict[str, float]:
         """One optimizer step; returns the mean losses of its micro-batches, gradient norm and items."""
         config, progress = self.config, self.progress
         number = progress.step + 1
@@ -196,21 +208,27 @@ class _Run:
         set_learning_rates(self.optimizer, factor)
         self.module.train()
         totals: dict[str, float] = {}
-        counted = CountOperations() if _due(number, config.log_every_steps) and not config.compile else None
+        # What is compiled is counted once, as it must run uncompiled for that, with its backward pass.
+        counts = self.operations is None if config.compile else _due(number, config.log_every_steps)
+        counted = CountOperations() if counts else None
         items, length = 0, 0.0
         broken: NonFiniteLossError | None = None
-        asked_s = time.monotonic()
-        micros = [next(stream) for _ in range(config.accumulation_steps)]
-        data_wait_s = time.monotonic() - asked_s
+        taken = source.next()
+        micros, batches = taken.micros, taken.batches
         self.taken = micros[-1]
-        batches, shared = self._batches(micros)
+        shared = None
+        if config.accumulation_steps * self.world > 1:  # else the means of the one micro-batch are those of the step
+            shared = denominators_of_step(self.stage.objective, batches, self.device)
         for accumulated, (micro, batch) in enumerate(zip(micros, batches, strict=True)):
             seed_everything(config.seed, micro.place)
             last = accumulated == config.accumulation_steps - 1
             if self.parts:
                 self.parts[-1].set_requires_gradient_sync(last)
-            module = self.module
-            with module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext():
+            with ExitStack() as entered:
+                if isinstance(self.module, DistributedDataParallel) and not last:
+                    entered.enter_context(self.module.no_sync())
+                if config.compile and counted is not None:
+                    entered.enter_context(torch.compiler.set_stance("force_eager"))
                 with autocast(self.device, config.precision), counted or nullcontext():
                     losses = self.module(batch) if shared is None else self.module(batch, shared)
                 try:
@@ -235,22 +253,12 @@ class _Run:
         if self.average is not None:
             self.average.update()
         progress.step, progress.epoch, progress.batch = number, micro.epoch_after, micro.batch_after
-        figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": data_wait_s}
-        figures |= {} if counted is None else {"operations": counted.operations / max(length, 1e-9)}
+        figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": taken.data_wait_s}
+        if counted is not None:
+            self.operations = counted.operations / max(length, 1e-9)
+        if self.operations is not None and _due(number, config.log_every_steps):
+            figures["operations"] = self.operations
         return {**totals, **figures, **text_of([micro.tensors for micro in micros]), "items": items, "length": length}
-
-    def _batches(self, micros: list[MicroBatch]) -> tuple[list[Mapping[str, object]], dict[str, Tensor] | None]:
-        """The step's micro-batches on the device, and the counts for its means (None: a single micro-batch)."""
-        config = self.config
-        batches: list[Mapping[str, object]] = [on_device(micro.tensors, self.device) for micro in micros]
-        if config.accumulation_steps * self.world == 1:
-            return batches, None
-        if "prepare" in inspect.signature(self.stage.objective.forward).parameters:
-            for place, micro in enumerate(micros):
-                seed_everything(config.seed, micro.place)  # as in the pass with gradients
-                with torch.no_grad(), autocast(self.device, config.precision):
-                    batches[place] = self.module(batches[place], prepare=True)
-        return batches, denominators_of_step(self.stage.objective, batches, self.device)
 
     def _roll_back(self, error: NonFiniteLossError) -> None:
         """Return to the newest checkpoint and skip the batches since; all processes do so, or all stop.
@@ -296,6 +304,20 @@ class _Run:
             self.log.write(self.progress.step, metrics, kind="evaluation")
         self._wait()
         return metrics
+
+    def _evaluate_apart(self, asked: bool, samples: bool) -> None:
+        """Have the newest checkpoint evaluated by another process, where that is due, and log what one has found."""
+        if self.apart is None:
+            return
+        found = self.apart.look()
+        if found is not None:
+            step, figures, fault = found
+            self._say_if(fault)
+            if fault is None and self.log is not None:
+                self.log.write(step, figures, kind="evaluation")
+        if asked:
+            self._say_if(self.apart.ask(checkpoint_path(self.config.output_dir, self.progress.step), samples))
+        self.writer.spared = self.apart.checkpoint
 
     def _sample(self) -> None:
         if self._takes_part and hasattr(self.stage, "sample"):
@@ -385,8 +407,6 @@ class _Run:
 
     def _wrap(self) -> nn.Module:
         module: nn.Module = self.stage.objective
-        if self.config.compile:
-            module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
         if self.world > 1 and not self.parts:
             ids = [self.device] if self.device.type == "cuda" else None
             return DistributedDataParallel(module, ids, find_unused_parameters=self.config.find_unused_parameters)
@@ -396,28 +416,13 @@ class _Run:
         if self.log is not None:
             self.log.say(line)
 
+    def _say_if(self, line: str | None) -> None:
+        if line is not None:
+            self._say(f"{self.stage.name}: {line}")
+
     def _wait(self) -> None:
         if self.world > 1:
             dist.barrier()
-
-
-@contextmanager
-def _process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.device]]:
-    """(rank, world size, device); joins the group when started by torchrun, leaves it at the end."""
-    device = choose_device(config.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
-        yield 0, 1, device
-        return
-    join_group(device)
-    try:
-        yield dist.get_rank(), world, device
-    finally:
-        dist.destroy_process_group()
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,4 +1,4 @@
-"""Precision, devices and gradient checkpointing, for the training loop and for evaluations."""
+"""Precision, devices, transformer blocks and gradient checkpointing, for the training loop and for evaluations."""
 
 from __future__ import annotations
 
@@ -31,6 +31,31 @@ def _moved(value: object, device: torch.device) -> object:
     if isinstance(value, list | tuple):
         return type(value)(_moved(item, device) for item in value)
     return value
+
+
+def transformer_blocks(module: nn.Module) -> dict[str, nn.Module]:
+    """The transformer blocks (``_no_split_modules`` of their models) in `module`, by name."""
+    kinds = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    return {name: part for name, part in module.named_modules() if type(part).__name__ in kinds}
+
+
+def compile_blocks(module: nn.Module) -> int:
+    """Compile each transformer block in place; returns how many.
+
+    The layers of a model share one graph, so this takes as long as one layer, where the whole objective would be
+    compiled layer by layer, again for every kind of batch. Before `parallel.shard`, whose hooks stay outside of graphs.
+
+    Source: https://docs.pytorch.org/tutorials/recipes/regional_compilation.html
+
+    Raises:
+        ValueError: there is none.
+    """
+    blocks = transformer_blocks(module)
+    if not blocks:
+        raise ValueError("training.compile: expected a model with transformer blocks, found none; set false")
+    for block in blocks.values():
+        block.compile(dynamic=True)
+    return len(blocks)
 
 
 def enable_gradient_checkpointing(module: nn.Module) -> None:

@@ -23,13 +23,33 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from echox.config import TrainingConfig
+from echox.device import choose_device
+from echox.training.modules import transformer_blocks
 
 READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c")
 """Parts whose blocks' weights are read directly (`LeanSteps`), so they cannot be gathered block by block."""
 
 
-def join_group(device: torch.device) -> None:
-    """Join the process group of the processes that torchrun started."""
+@contextmanager
+def process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.device]]:
+    """(rank, world size, device); joins the group when started by torchrun, leaves it at the end."""
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield 0, 1, device
+        return
+    _join(device)
+    try:
+        yield dist.get_rank(), world, device
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(device: torch.device) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     # The others wait while the first process evaluates and saves: with a large model longer than nccl's ten minutes.
     timeout = timedelta(hours=2)
@@ -86,13 +106,11 @@ def sharding_mesh(config: TrainingConfig, device: torch.device) -> DeviceMesh:
 
 def blocks_to_shard(objective: nn.Module) -> list[nn.Module]:
     """Transformer blocks (``_no_split_modules`` of their models) whose weights are read in their forward only."""
-    kinds = {name for module in objective.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    found = []
-    for name, module in objective.named_modules():
-        called_only = not set(name.split(".")) & set(READ_FROM_OUTSIDE)
-        if type(module).__name__ in kinds and called_only and any(True for _ in module.parameters()):
-            found.append(module)
-    return found
+    return [
+        block
+        for name, block in transformer_blocks(objective).items()
+        if not set(name.split(".")) & set(READ_FROM_OUTSIDE) and any(True for _ in block.parameters())
+    ]
 
 
 @contextmanager

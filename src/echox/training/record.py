@@ -42,7 +42,7 @@ class RunLog:
         self._path = self._folder / METRICS_NAME
         self.drop_entries_after(progress)
         self._steps, self._name, self._first = config.steps, name, progress.step
-        self._began_s = time.monotonic()
+        self._began_s, self._told = time.monotonic(), progress.step
         found = (
             _tensorboard(self._folder) if config.tensorboard else None,
             open_tracker(config.tracker, self._folder, name, recipe),
@@ -55,8 +55,9 @@ class RunLog:
         """One entry: ``{"step", "kind", ...values}``."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._told = max(self._told, step)  # evaluations apart come late, and a tracker's steps only rise
         for tracker in self._trackers:
-            tracker.write(step, {f"{kind}/{key}": value for key, value in values.items()})
+            tracker.write(self._told, {f"{kind}/{key}": value for key, value in values.items()})
         shown = {key: value for key, value in values.items() if "/" not in key and key != "learning_rate_factor"}
         listed = "  ".join(f"{key} {value:.4g}" for key, value in shown.items())
         eta = f"  left {self.remaining_s(step) / 60:.1f} min" if kind == "train" else ""

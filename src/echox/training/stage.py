@@ -55,4 +55,5 @@ class Stage(Protocol):
     # Optional: evaluation_items: Sized                  held-out items; when there are none, the log warns at once
     # Optional: record_details: JsonObject                more for training_record.json (tables, counts)
     # Optional: def token_lengths(self) -> list[int]     text tokens of every item, for `training.max_batch_tokens`
+    # Optional: packs: bool                               whether `training.packing` is read
     # Optional: length_unit: tuple[str, float]            what `lengths` counts, and its amount per unit, for the log

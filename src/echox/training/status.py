@@ -112,7 +112,7 @@ def status_of(folder: Path, checksums: bool = True) -> RunStatus:
     evaluated = [entry for entry in entries if entry["kind"] == "evaluation"]
     steps = (recipe.get("training") or {}).get("steps", record.get("steps"))
     newest, fault = _checkpoint(folder, checksums)
-    step = max([0, *(entry["step"] for entry in entries[-1:]), *([step_of(newest)] if newest else [])])
+    step = max([0, *(entry["step"] for entry in entries), *([step_of(newest)] if newest else [])])
     state, process, machine = holder_of(folder)
     if state == "stopped" and record and record.get("steps", 0) >= (steps or 0):
         state = "finished"

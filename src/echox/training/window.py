@@ -66,7 +66,8 @@ def figures_of(
     amounts = {"items": sums["items"], unit: each * sums["length"]}
     amounts |= {"tokens": text} if text and unit != "tokens" else {}
     values |= {f"{name}_per_s": amount / seconds for name, amount in amounts.items() if name}
-    values |= {"padding_share": 1 - text / positions} if positions else {}
+    if positions and "padding_share" not in values:  # an objective whose batches grow in the model tells it itself
+        values["padding_share"] = 1 - text / positions
     if "operations" in sums:  # of a unit of length, in the counted steps
         values["tflop_per_s"] = sums["operations"] / counts["operations"] * sums["length"] / seconds / 1e12
         if peak_tflop_per_s:

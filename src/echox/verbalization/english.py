@@ -19,7 +19,7 @@ from echox.verbalization.english_addresses import addresses, mentioned
 from echox.verbalization.english_amounts import AMOUNTS
 from echox.verbalization.english_chemistry import formula, ion, symbol
 from echox.verbalization.english_maths import factorial, is_open_formula, operators, plain_formula, product, text_of
-from echox.verbalization.english_measures import NUMBER, unit_names
+from echox.verbalization.english_measures import DASH, NUMBER, unit_names
 from echox.verbalization.english_money import money
 from echox.verbalization.english_short_forms import abbreviations, capitals, names, roman, states
 from echox.verbalization.english_window import NeedsMore, Window, say
@@ -37,7 +37,7 @@ _TAG = re.compile(
 _STARS = re.compile("([★⭐\ufe0f]{2,})(½?)☆*")
 _NUMBER_OF_STARS = re.compile(rf"({NUMBER})[★⭐]\ufe0f?")
 _PIECES = re.compile(
-    rf"\d+(?:\.\d+){{2,}}|(?<!\d)\d{{1,2}}/\d{{1,2}}(?!\d)|[=!<>]=|[₀-₉]+|{NUMBER}|{_WORD}|\s+|.", re.DOTALL
+    rf"\d+(?:\.\d+){{2,}}|(?<![\d/])[1-9]\d?/[1-9]\d?(?![\d/])|[=!<>]=|[₀-₉]+|{NUMBER}|{_WORD}|\s+|.", re.DOTALL
 )
 _SILENT_CATEGORIES = {"So", "Sk", "Mn", "Me", "Cf", "Cc", "Co", "Cs", "Cn", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"}
 
@@ -219,7 +219,7 @@ def units(window: Window) -> Reading | None:
     if shown and (names := unit_names(core.text)):
         return say(names[0] if window.before().lower() in {"a", "an", "one", "per"} else names[1], core)
     counted, slash, below = core.text.partition("/")
-    if slash and counted.isalpha() and re.fullmatch(NUMBER, window.before()):
+    if slash and counted.isalpha() and re.fullmatch(rf"{NUMBER}(?:{DASH}{NUMBER})?", window.before()):
         per = tables.PER.get(below) or (below if below in tables.PER.values() else None)
         return say(f"{counted} per {per}", core) if per else None
     return None

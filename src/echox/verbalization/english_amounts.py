@@ -257,6 +257,10 @@ def time(window: Window) -> Reading | None:
     if lap := re.fullmatch(r"(\d{1,2}):([0-5]\d\.\d+)", first.text):
         minutes = f"{numbers.integer(lap[1])} minute{'' if lap[1] == '1' else 's'}"
         return say(f"{minutes} {numbers.cardinal(lap[2])} seconds", first)
+    if (spent := re.fullmatch(r"(\d\d):([0-5]\d)", first.text)) and 24 < int(spent[1]) < 60:
+        if window.before().lower() in tables.BEFORE_A_DURATION:
+            return say(f"{numbers.integer(spent[1])} minutes and {numbers.integer(spent[2])} seconds", first)
+        return None
     ends = re.split(DASH, first.text)
     if len(ends) > 2 or not all(
         _TIME.fullmatch(end) or _HOUR.fullmatch(end) or re.fullmatch(r"\d+", end) for end in ends

@@ -225,5 +225,8 @@ def text_of(core: Core | None) -> str:
 
 def is_number(text: str) -> bool:
     """Whether a word is a number or a letter that stands for one: 5, -2.5, 40%, √2, x, 3x², 2π."""
-    amount, letter = rf"[-−+]?[$€£]?{NUMBER}%?[²³]?|[{VULGAR}]", rf"[-−]?(?:{NUMBER})?[a-zπθ](?:[²³]|\^\d+)?"
+    amount, letter = (
+        rf"[-−+]?[$€£]?{NUMBER}%?[²³]?|\d{{1,3}}/\d{{1,3}}|[{VULGAR}]",
+        rf"[-−]?(?:{NUMBER})?[a-zπθ](?:[²³]|\^\d+)?",
+    )
     return re.fullmatch(rf"[√([]*(?:{amount}|{letter})", text) is not None

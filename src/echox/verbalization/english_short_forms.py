@@ -90,6 +90,9 @@ def abbreviations(window: Window) -> Reading | None:
     """e.g., etc., vs., approx., No. 5, Dec. 25, Mon, Oct 7, U.S., J. K."""
     core = window.first
     dotted = core.tail.startswith(".")
+    listed = core.text.split("/")
+    if len(listed) > 1 and all(name in tables.DAYS or name in tables.MONTHS for name in listed):
+        return _expand(window, ", ".join(tables.DAYS.get(name) or tables.MONTHS[name] for name in listed))
     ends = [tables.MONTHS.get(end) or tables.DAYS.get(end) for end in re.split("[.]?[-–—]", core.text)]
     if len(ends) == 2 and ends[0] and ends[1]:
         return _expand(window, f"{ends[0]} to {ends[1]}")

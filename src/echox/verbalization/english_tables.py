@@ -306,6 +306,8 @@ cut decreased down drop dropped fall fallen fell grew grow increase increased lo
 shrank up
 """)
 """After "fell by" a fraction is no date."""
+BEFORE_A_DURATION = as_set("by clocked in is lasted lasts of ran runs to took was")
+"""After them "59:40" is minutes and seconds."""
 RATIOS = as_set("""
 concentration dilute diluted dilution gear leverage mix mixed odds proportion proportions ratio ratios scale slope
 """)

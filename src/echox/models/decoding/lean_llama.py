@@ -15,6 +15,7 @@ from typing import TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -250,6 +251,8 @@ def _num_weights(layer: torch.nn.Module) -> int:
 
 
 def _plain(layer: torch.nn.Module) -> bool:
+    if any(isinstance(value, DTensor) for value in layer.parameters()):  # split over processes
+        return False
     kinds = {type(one) for one in layer.modules() if _has_weight(one) and not _is_norm(one)}
     return all(kind is torch.nn.Linear or hasattr(kind, "joined") for kind in kinds)
 

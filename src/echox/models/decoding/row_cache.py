@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-FIRST_CAPACITY = 256
-"""Initial number of positions of a row; doubled when they are full."""
+POSITIONS = 256
+"""Positions that a row has at first, and in multiples of which it grows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class RowCache(Cache):
         self.row_layers = [_RowLayer(self) for _ in self.types]
         super().__init__(layers=[*self.row_layers])
         self.lengths: list[int] = []
-        self.row_capacity, self.capacity = 1, FIRST_CAPACITY
+        self.row_capacity, self.capacity = 1, POSITIONS
         self.rows = slice(0, 0)  # of the current step
         self.places: slice | tuple[Tensor, slice, Tensor] = slice(0, 0)
         self.end = 0
@@ -82,7 +82,7 @@ class RowCache(Cache):
         """
         starts = self.lengths[first_row : first_row + batch]
         self.rows, self.end = slice(first_row, first_row + batch), max(starts) + count
-        self.capacity = max(self.capacity, 2 ** (self.end - 1).bit_length())
+        self.capacity = _room(self.capacity, self.end, POSITIONS)
         positions = torch.tensor(starts, device=device)[:, None] + torch.arange(count, device=device)
         if min(starts) == max(starts):
             self.places = slice(starts[0], self.end)
@@ -104,10 +104,10 @@ class RowCache(Cache):
     def join(self, saved: SavedRow | None = None) -> int:
         """Add a row at the end, empty or from a saved one; returns its number."""
         self.lengths.append(0)
-        self.row_capacity = max(self.row_capacity, 2 ** (len(self.lengths) - 1).bit_length())
+        self.row_capacity = _room(self.row_capacity, len(self.lengths), 1)
         row = len(self.lengths) - 1
         if saved is not None and saved.length:
-            self.capacity = max(self.capacity, 2 ** (saved.length - 1).bit_length())
+            self.capacity = _room(self.capacity, saved.length, POSITIONS)
             for layer, (keys, values) in zip(self.row_layers, saved.layers, strict=True):
                 layer.reserve(keys)
                 layer.keys[row, :, : saved.length] = keys
@@ -227,6 +227,11 @@ class _RowLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return -1
+
+
+def _room(held: int, needed: int, block: int) -> int:
+    """Places to hold: those held, or at least a quarter more, in whole blocks, as each growth copies all."""
+    return held if needed <= held else -(-max(needed, held + held // 4) // block) * block
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from echox.models import packing
 from echox.models.echox.aligner import Aligner, EncodedAudio, TimedToken
 from echox.models.echox.aligner_ctc import CTCAligner
 from echox.models.echox.aligner_recogniser import RecogniserAligner
@@ -325,6 +326,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         ctc_labels: Tensor | None = None,
         retokenizer: Retokenizer | None = None,
+        packed: bool = False,
     ) -> S2TOutput:
         """Score dialogues.
 
@@ -337,9 +339,12 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             labels: (B, N) reply tokens at their own positions, -100 elsewhere (shifted here).
             ctc_labels: (A, M) transcript tokens, -100 padded; for an aligner with a CTC loss.
             retokenizer: of the processor; aligner "recogniser" needs it with audio.
+            packed: the language model reads several short rows as one (`models/packing.py`); the result is the same,
+                but 0 at the padding.
 
         Raises:
-            ValueError: the number of placeholders is not the number of audios; ctc_labels without audio.
+            ValueError: the number of placeholders is not the number of audios; ctc_labels without audio; hidden tokens
+                in packed rows.
         """
         heard = None
         if input_features is not None:
@@ -347,7 +352,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         embeds, attention_mask, labels = self.splice(
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
-        states = self._run(embeds, attention_mask)
+        states = self._run(embeds, attention_mask, packed)
         loss: Tensor | None = None
         s2t_loss = ctc_loss = logits = None
         if labels is None:
@@ -375,8 +380,15 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             ),
         )
 
-    def _run(self, embeds: Tensor, attention_mask: Tensor) -> Tensor:
+    def _run(self, embeds: Tensor, attention_mask: Tensor, packed: bool) -> Tensor:
         """Last hidden states (B, L, H), after the language model's final norm."""
+        if packed:
+            if self.config.compatible.masked_token_id is not None:
+                raise ValueError(
+                    "training.packing: expected a model without hidden tokens, found masked_token_id "
+                    f"{self.config.compatible.masked_token_id}: packed rows cannot hide it; set training.packing=false"
+                )
+            return packing.run(self.language_model.base_model, embeds, attention_mask)
         output = self.language_model.base_model(
             inputs_embeds=embeds,
             attention_mask=attention_mask,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from echox.models import packing
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_unit_decoder import IGNORED, UnitDecoder, UnitDecoderOutput, UnitSequence
@@ -72,6 +73,7 @@ class PrefixDecoder(UnitDecoder):
         unit_words: Tensor,
         unit_word_of: Tensor,
         word_letters: Tensor | None = None,
+        packed: bool = False,
     ) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`; `unit_word_of` and `word_letters` are not used."""
         self._check(states, word_ids)
@@ -83,12 +85,16 @@ class PrefixDecoder(UnitDecoder):
         prompt, prompt_mask = self.prompt(states, word_ids)
         previous = self._noisy(unit_words.masked_fill(~real, self.end_id))
         inputs = torch.cat([prompt, self.embed_outputs(previous).to(prompt.dtype)], 1)
-        mask = torch.cat([prompt_mask, prompt_mask.new_ones(unit_words.shape)], 1)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        hidden = self.backbone(
-            inputs_embeds=self.dropout(inputs), attention_mask=mask.long(), position_ids=positions, use_cache=False
-        ).last_hidden_state
-        return self._output(hidden[:, prompt.shape[1] - 1 :], targets)
+        inputs, input_mask = self.dropout(inputs), torch.cat([prompt_mask, real], 1)
+        if packed:
+            hidden = packing.run(self.backbone, inputs, input_mask)
+        else:
+            mask = torch.cat([prompt_mask, prompt_mask.new_ones(unit_words.shape)], 1)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            hidden = self.backbone(
+                inputs_embeds=inputs, attention_mask=mask.long(), position_ids=positions, use_cache=False
+            ).last_hidden_state
+        return self._output(hidden[:, prompt.shape[1] - 1 :], targets, input_mask)
 
     def _generate(
         self,

@@ -71,9 +71,10 @@ class T2CForUnitGeneration(TypedPreTrainedModel):
         unit_words: Tensor,
         unit_word_of: Tensor,
         word_letters: Tensor | None = None,
+        packed: bool = False,
     ) -> UnitDecoderOutput:
         """Teacher forcing of the unit words of a text; arguments as in `UnitDecoder.forward`, with token ids (B, R)."""
-        return self.decoder(self.embed(input_ids), word_ids, unit_words, unit_word_of, word_letters)
+        return self.decoder(self.embed(input_ids), word_ids, unit_words, unit_word_of, word_letters, packed)
 
     def generate(
         self,

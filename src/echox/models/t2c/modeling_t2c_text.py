@@ -78,10 +78,11 @@ class TextPrefixDecoder(PrefixDecoder):
         unit_words: Tensor,
         unit_word_of: Tensor,
         word_letters: Tensor | None = None,
+        packed: bool = False,
     ) -> UnitDecoderOutput:
         """See `PrefixDecoder.forward`. Targets and logits are over text and unit words."""
         outputs = torch.where(unit_words == IGNORED, IGNORED, unit_words + self.config.text_vocab_size)
-        return super().forward(states, word_ids, outputs, unit_word_of)
+        return super().forward(states, word_ids, outputs, unit_word_of, packed=packed)
 
     def _noisy(self, outputs: Tensor) -> Tensor:
         first = self.config.text_vocab_size

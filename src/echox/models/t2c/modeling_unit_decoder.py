@@ -35,11 +35,13 @@ class UnitDecoderOutput(ModelOutput):
         loss: mean cross-entropy of the targets (nats); None without unit words.
         logits: (B, T, num_unit_words + 1).
         targets: (B, T) target of each step, ends included; -100 where there is none.
+        input_mask: (B, I) True at the inputs of the backbone that are no padding.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     targets: Tensor | None = None
+    input_mask: Tensor | None = None
 
 
 @dataclass
@@ -110,6 +112,7 @@ class UnitDecoder(TypedPreTrainedModel):
         unit_words: Tensor,
         unit_word_of: Tensor,
         word_letters: Tensor | None = None,
+        packed: bool = False,
     ) -> UnitDecoderOutput:
         """Teacher forcing in one pass.
 
@@ -120,6 +123,7 @@ class UnitDecoder(TypedPreTrainedModel):
             unit_word_of: (B, U) text word of each unit word, as in `word_ids`, in ascending order.
             word_letters: (B, W, C) letters of each text word that has states, in order, padded with -1
                 (`modeling_letters.py`); needed if `reads_letters`, else not used.
+            packed: the backbone reads several short rows as one (`models/packing.py`); loss and gradients are the same.
 
         Raises:
             ValueError: shapes that do not fit, or word ids that are out of order or missing.
@@ -205,10 +209,15 @@ class UnitDecoder(TypedPreTrainedModel):
         """Output of a batch without rows: a loss of 0 that depends on every parameter."""
         logits = states.new_zeros(0, 0, self.config.num_unit_words + 1)
         zero = states.sum() * 0 + sum((value.sum() * 0 for value in self.parameters()), start=states.new_zeros(()))
-        return UnitDecoderOutput(loss=zero, logits=logits, targets=logits.new_zeros(0, 0, dtype=torch.long))
+        return UnitDecoderOutput(
+            loss=zero,
+            logits=logits,
+            targets=logits.new_zeros(0, 0, dtype=torch.long),
+            input_mask=logits.new_zeros(0, 0, dtype=torch.bool),
+        )
 
-    def _output(self, hidden: Tensor, targets: Tensor) -> UnitDecoderOutput:
+    def _output(self, hidden: Tensor, targets: Tensor, input_mask: Tensor) -> UnitDecoderOutput:
         logits = self.unit_head(self.dropout(hidden))
         total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         loss = total / (targets != IGNORED).sum().clamp(min=1)
-        return UnitDecoderOutput(loss=loss, logits=logits, targets=targets)
+        return UnitDecoderOutput(loss=loss, logits=logits, targets=targets, input_mask=input_mask)

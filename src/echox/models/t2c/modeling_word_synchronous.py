@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from echox.models import packing
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_letters import LetterEncoder
@@ -209,6 +210,7 @@ class WordSynchronousDecoder(UnitDecoder):
         unit_words: Tensor,
         unit_word_of: Tensor,
         word_letters: Tensor | None = None,
+        packed: bool = False,
     ) -> UnitDecoderOutput:
         """See `UnitDecoder.forward`."""
         self._check(states, word_ids)
@@ -221,11 +223,16 @@ class WordSynchronousDecoder(UnitDecoder):
         text = self.text_vectors(states, words, word_letters)
         conditions = text.conditions.gather(1, _wide(steps.word_of_step, text.conditions.shape[2]))
         inputs, places = _with_letters(self.step_inputs(previous, conditions, steps.in_word), steps, text)
-        # Padding is on the right and attention looks back: no mask is needed.
-        hidden = self.backbone(inputs_embeds=self.dropout(inputs), use_cache=False).last_hidden_state
-        return self._output(
-            hidden if places is None else hidden.gather(1, _wide(places, hidden.shape[2])), steps.targets
-        )
+        inputs = self.dropout(inputs)
+        counts = (steps.targets != IGNORED).sum(1) + text.letter_counts.sum(1)
+        input_mask = torch.arange(inputs.shape[1], device=inputs.device) < counts[:, None]
+        if packed:
+            hidden = packing.run(self.backbone, inputs, input_mask)
+        else:  # padding is on the right and attention looks back: no mask is needed
+            hidden = self.backbone(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        if places is not None:
+            hidden = hidden.gather(1, _wide(places, hidden.shape[2]))
+        return self._output(hidden, steps.targets, input_mask)
 
     def _generate(
         self,

@@ -48,13 +48,14 @@ class Judge(Enum):
 
 
 class TurnDetection(TypedDict, total=False):
-    """The ``turn_detection`` object of a session; `interrupt_after_ms` and `duck_events` are extensions."""
+    """The ``turn_detection`` object of a session; `interrupt_after_ms` and the two ``_events`` are extensions."""
 
     type: str
     create_response: bool
     interrupt_response: bool
     interrupt_after_ms: int
     duck_events: bool
+    speculation_events: bool
     eagerness: str
     threshold: float
     prefix_padding_ms: int
@@ -156,6 +157,11 @@ class SessionOptions:
     def duck_events(self) -> bool:
         """Whether the client wants events that tell it to lower the volume of the reply (an extension)."""
         return self.turn_detection is not None and self.turn_detection.get("duck_events", False)
+
+    @property
+    def speculation_events(self) -> bool:
+        """Whether the client wants to know of replies that are begun in pauses (an extension)."""
+        return self.turn_detection is not None and self.turn_detection.get("speculation_events", False)
 
     def to_dict(self) -> JsonObject:
         """The session object of ``session.created`` and ``session.updated``, without id and expiry."""
@@ -436,6 +442,8 @@ def _read_turn_detection(change: JsonObject, before: TurnDetection | None, where
     }
     if take(merged, "duck_events", bool, where, default=False):
         found["duck_events"] = True
+    if take(merged, "speculation_events", bool, where, default=False):
+        found["speculation_events"] = True
     if kind == "semantic_vad":
         choices = tuple(_EAGERNESS_SILENCE_MS)
         found["eagerness"] = take(merged, "eagerness", str, where, default="auto", choices=choices)

@@ -123,18 +123,18 @@ CHAT_MESSAGE = Parameters(
     supported=_names("role content audio refusal tool_calls tool_call_id function_call"), ignored=_names("name")
 )
 SPEECH = Parameters(
-    supported=_names("input model voice response_format stream_format speed"), refused={"instructions": ("",)}
+    supported=_names("input model voice response_format stream_format speed"),
+    refused={"instructions": ("", "None")},  # what Home Assistant sends if its user has set none
 )
 TRANSCRIPTION = Parameters(
     supported=_names("file model response_format timestamp_granularities stream"),
-    ignored=_names("language languages"),
+    ignored=_names("language languages prompt"),  # hints; Home Assistant always sends a prompt
     refused={
         "chunking_strategy": ("auto",),
         "include": ([],),
         "keywords": ([],),
         "known_speaker_names": ([],),
         "known_speaker_references": ([],),
-        "prompt": ("",),
         "temperature": (0,),
     },
 )

@@ -70,7 +70,9 @@ class RealtimeSession:
             self._send_transcript,
             self._user_speaking,
         )
-        self._speculator = Speculator(service, self.input_audio, self.responder.suppose, self._spawn)
+        self._speculator = Speculator(
+            service, self.input_audio, self.responder.suppose, self._spawn, self._tell_speculation
+        )
         self.responder.speculator = self._speculator
         self._turn_judges = TurnJudges(
             service, self.input_audio, self.options, self._speculator, self._handle_turn, self._spawn
@@ -217,6 +219,11 @@ class RealtimeSession:
             if count % _FRAMES_AT_ONCE == 0:
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+    def _tell_speculation(self, what: str) -> None:
+        """A reply was begun in a pause, or discarded: only clients that ask for it are told."""
+        if self.options.speculation_events:
+            self.outbox.put({"type": f"echox.speculation.{what}"})
 
     def _handle_turn(self, event: TurnEvent) -> None:
         """Handle an event of turn detection."""

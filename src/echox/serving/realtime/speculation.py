@@ -65,6 +65,7 @@ class Speculator:
         suppose: a fork of the conversation and the input of the reply, if the audio were a turn; None: it would not be
             answered now.
         spawn: starts a task that ends with the session.
+        tell: told "begun" and "discarded".
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Speculator:
         audio: InputAudioBuffer,
         suppose: Callable[[Audio], tuple[Session, ReplyInput] | None],
         spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
+        tell: Callable[[str], None],
     ) -> None:
         self._service, self._audio, self._suppose, self._spawn = service, audio, suppose, spawn
+        self._tell = tell
         self._begun = self._judged = 0  # in this turn
         self._looks = 0  # at this pause
         self._due_ms = 0  # silence after which this pause is looked at
@@ -169,6 +172,7 @@ class Speculator:
         self._begun += 1
         self._running = Speculation(session, given, feed)
         self._service.metrics.speculations.labels("begun").inc()
+        self._tell("begun")
         return True
 
     # ------------------------------------------------------------------------------------------ the end
@@ -221,6 +225,7 @@ class Speculator:
     def _end(self, speculation: Speculation) -> None:
         metrics, feed = self._service.metrics, speculation.feed
         metrics.speculations.labels("discarded").inc()
+        self._tell("discarded")
         feed.cancel()
 
         async def count() -> None:

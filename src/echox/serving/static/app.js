@@ -1,6 +1,7 @@
 /** The page: buttons, keys and files on one side, the running dialogue on the other. */
 import { Microphone, Player, RATE, decodeFile, microphoneAllowedHere } from "./audio.js";
 import { Dialogue } from "./dialogue.js";
+import { Hearing } from "./hearing.js";
 import { Connection, Refused } from "./realtime.js";
 import { whyRefused } from "./reasons.js";
 import { Settings } from "./settings.js";
@@ -9,6 +10,7 @@ import { View } from "./view.js";
 const LONGEST_FILE_S = 120; // longest turn that the server accepts
 const SLOW_BYTES = 128_000; // bytes that wait to be sent: two seconds of the microphone
 const MICROPHONE = "The microphone cannot be used";
+const UNHEARD = "Could not hear you";
 const CONNECTION = "There is no connection";
 const byId = (id) => document.getElementById(id);
 
@@ -19,6 +21,7 @@ const connection = new Connection(new URL("v1/realtime", location.href), () => s
 const dialogue = new Dialogue(connection, player, settings);
 const view = new View(replay);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
+const hearing = new Hearing(() => couldNotHear("Nothing comes from it."), () => view.removeNotice(UNHEARD));
 let model = "";
 byId("unstarted").remove(); // the notice that the script was not loaded
 let held = false; // whether the talk button is held, in push-to-talk
@@ -75,6 +78,7 @@ async function openMicrophone() {
     await microphone.start(settings.device, settings.noiseSuppression);
     view.removeNotice(MICROPHONE);
     settings.listDevices();
+    hearing.restart();
     sendMicrophone();
   } catch (error) {
     view.notice(MICROPHONE, whyNoMicrophone(error));
@@ -84,6 +88,7 @@ async function openMicrophone() {
 
 async function hangUp() {
   await microphone.stop();
+  view.removeNotice(UNHEARD);
   sendMicrophone();
   dialogue.sendSilence();
   view.microphone(0);
@@ -114,7 +119,22 @@ async function letGo() {
 
 function heard(pcm, level) {
   dialogue.hear(pcm);
+  hearing.hear(level);
+  view.meter(Math.min(1, level * 5));
   if (settings.handsFree || dialogue.recording) view.microphone(Math.min(1, level * 5));
+}
+
+/** Say which microphone is used, and show its level, so that the user sees what is wrong. */
+function couldNotHear(why) {
+  const name = microphone.track?.label || "the microphone";
+  const text = `${why} The page listens to “${name}”. Speak: the bar should move. If it does not, choose another microphone.`;
+  view.notice(UNHEARD, text, { label: "Choose a microphone", run: chooseMicrophone }, true);
+}
+
+async function chooseMicrophone() {
+  await settings.listDevices();
+  byId("settings").showModal();
+  byId("device").focus();
 }
 
 function whyNoMicrophone({ name, message }) {
@@ -275,7 +295,10 @@ byId("restart").addEventListener("click", async () => {
 dialogue.addEventListener("turn", ({ detail }) => view.turn(detail));
 dialogue.addEventListener("removed", ({ detail }) => view.remove(detail));
 dialogue.addEventListener("change", refresh);
-dialogue.addEventListener("problem", ({ detail }) => view.notice(detail.title, detail.text));
+dialogue.addEventListener("problem", ({ detail: { title, text, unheard } }) => {
+  if (unheard && microphone.running) couldNotHear("Something came, but no words were found in it.");
+  else view.notice(title, text);
+});
 dialogue.addEventListener("said", ({ detail: { role, text, source } }) => {
   if (role === "user" && source !== "text") view.announce(`You said: ${text || "nothing that was understood"}`);
   if (role === "assistant" && settings.announce) view.announce(`EchoX: ${text}`);
@@ -317,7 +340,10 @@ function currentPhase() {
   if (connection.silent) return { phase: "lost", words: "The server does not answer. What you say now may not be heard." };
   if (microphone.running && connection.state !== "open") return { phase: "lost", words: "Not connected: nobody hears you." };
   if (dialogue.recording) return { phase: "hearing", words: "Hearing you. Let go when you are done." };
-  if (dialogue.userSpeaking) return { phase: "hearing", words: "Hearing you…" };
+  if (dialogue.userSpeaking) {
+    const words = dialogue.guessing ? "A pause: a reply is being begun. Go on if you like." : "Hearing you…";
+    return { phase: "hearing", words };
+  }
   if (dialogue.speaking) {
     const live = microphone.running && settings.handsFree;
     return { phase: "speaking", words: live ? "Speaking. Talk or type to cut in." : "Speaking. Type to cut in." };

@@ -2,7 +2,7 @@
 import { Conversation } from "./conversation.js";
 import { RATE, fromBase64, toBase64 } from "./audio.js";
 import { Refused } from "./realtime.js";
-import { mistake } from "./reasons.js";
+import { isUnheard, mistake } from "./reasons.js";
 
 const MICROPHONE_LOG_S = 130; // sent audio that is kept, for saving spoken turns
 const SHORTEST_TURN_S = 0.25;
@@ -27,6 +27,7 @@ export class Dialogue extends EventTarget {
     this.response = null; // {id, turn, createdAt}: the response that the server is making
     this.requested = false; // a reply is requested and has not started
     this.userSpeaking = false;
+    this.guessing = false; // a reply is being made in a pause, before the turn is over
     this.recording = null; // pieces, while the button is held
     this.roundTripMs = null;
     this.stopped = new Set(); // items whose further audio is ignored
@@ -229,7 +230,7 @@ export class Dialogue extends EventTarget {
     }
     this.player.voice(null);
     this.response = null;
-    this.requested = this.userSpeaking = false;
+    this.requested = this.userSpeaking = this.guessing = false;
     this.#emit("change");
   }
 
@@ -254,12 +255,15 @@ export class Dialogue extends EventTarget {
       this.#emit("change");
     },
     "input_audio_buffer.committed": ({ item_id: id }) => {
+      this.guessing = false;
       const turn = this.#userTurn(id);
       turn.state = "done";
       this.requested = this.settings.handsFree;
       this.#emit("turn", turn);
       this.#emit("change");
     },
+    "echox.speculation.begun": () => this.#guess(true),
+    "echox.speculation.discarded": () => this.#guess(false),
     "echox.output_audio.duck": () => this.player.duck(true),
     "echox.output_audio.unduck": () => this.player.duck(false),
     "conversation.item.input_audio_transcription.delta": ({ item_id: id, delta }) => {
@@ -312,6 +316,11 @@ export class Dialogue extends EventTarget {
     error: ({ error, expected }) => expected || this.#emit("problem", { title: "The server could not do that", text: mistake(error) }),
   };
 
+  #guess(on) {
+    this.guessing = on;
+    this.#emit("change");
+  }
+
   #write({ item_id: id, delta }) {
     const turn = this.conversation.find(id);
     if (!turn || this.stopped.has(id)) return;
@@ -337,7 +346,8 @@ export class Dialogue extends EventTarget {
       this.#emit("turn", turn);
       this.#emit("said", turn);
     } else if (status === "failed") {
-      this.#emit("problem", { title: "There was no reply", text: mistake(details?.error ?? {}) });
+      const unheard = isUnheard(details?.error ?? {});
+      this.#emit("problem", { title: "There was no reply", text: mistake(details?.error ?? {}), unheard });
     }
     this.#emit("change");
   }

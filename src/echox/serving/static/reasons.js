@@ -35,6 +35,9 @@ const MISTAKES = {
   string_too_long: "The text is longer than the server takes.",
 };
 
+/** Whether a turn was not understood because nothing, or no speech, was heard. */
+export const isUnheard = ({ code }) => ["not_heard", "nothing_to_answer", "input_audio_buffer_commit_empty"].includes(code);
+
 export const isFarewell = ({ code }) => code in FAREWELLS;
 
 /** @param {{code?: string, message?: string}} error of an event or a response. */

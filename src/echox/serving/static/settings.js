@@ -94,7 +94,7 @@ export class Settings extends EventTarget {
         input: {
           format,
           transcription: { model: "echox" },
-          turn_detection: this.handsFree ? { type: "server_vad", silence_duration_ms: this.silenceMs, duck_events: true } : null,
+          turn_detection: this.handsFree ? { type: "server_vad", silence_duration_ms: this.silenceMs, duck_events: true, speculation_events: true } : null,
         },
         output: { format, ...(voice && { voice }) },
       },

@@ -108,13 +108,14 @@ export class View {
 
   /**
    * Show a problem and what to do. One notice per title.
-   * @param {{label: string, run: () => void}} [action]
+   * @param {{label: string, run: () => void}} [action] @param {boolean} [metered] with the level of the microphone
    */
-  notice(title, text, action) {
+  notice(title, text, action, metered = false) {
     this.removeNotice(title);
     const close = element("button", { type: "button", className: "icon", ariaLabel: "Dismiss" });
     close.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 7l10 10M17 7 7 17"/></svg>';
     const body = element("div", {}, element("strong", { textContent: title }), element("p", { textContent: text }));
+    if (metered) body.append(element("meter", { className: "level", ariaLabel: "Level of the microphone" }));
     if (action) {
       const act = element("button", { type: "button", className: "plain act", textContent: action.label });
       act.onclick = () => (this.removeNotice(title), action.run());
@@ -184,6 +185,11 @@ export class View {
   microphone(level) {
     this.level = Math.max(level, this.level * 0.8);
     byId("talk").style.setProperty("--level", this.level.toFixed(2));
+  }
+
+  /** Show the level of the microphone, 0..1, in all meters. */
+  meter(level) {
+    for (const meter of document.querySelectorAll("meter.level")) meter.value = Math.max(level, meter.value * 0.8);
   }
 
   /** Draw one frame of the line: the wave of the reply, the level of the microphone, or a flat line. @param {AnalyserNode} [analyser] */

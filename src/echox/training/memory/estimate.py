@@ -8,7 +8,7 @@ compares it with measured peaks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,7 +31,7 @@ from echox.training.memory.rehearsal import Rehearsal
 from echox.training.modules import autocast, enable_gradient_checkpointing
 from echox.training.parallel import blocks_to_shard
 from echox.training.stages.echo_objective import EchoObjective, EchoWeights
-from echox.training.stages.echo_targets import EchoBatch, Segments
+from echox.training.stages.echo_targets import Asked, Labelled, Segments, Targets
 from echox.training.stages.encoder import EncoderObjective
 from echox.training.stages.lm import LMObjective
 from echox.training.stages.s2t import S2TObjective
@@ -302,7 +302,7 @@ def _encoder(config: S2TConfig, work: Workload) -> SpeechEncoderForCTC:
     return encoder
 
 
-class GivenSegments:
+class GivenSegments(Targets):
     """Targets of stage echo by their sizes: numbers of segments, tokens, words and unit words."""
 
     def __init__(self, config: EchoXConfig, work: Workload) -> None:
@@ -313,8 +313,11 @@ class GivenSegments:
         """No tokens: the segments are given."""
         return torch.full_like(reference, -1)
 
-    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
-        """The same segments for every batch."""
+    def begin(self, asked: Asked, ahead: bool = False) -> Callable[[], list[Labelled]]:
+        """The same segments for every batch; takes no time."""
+        return lambda: [self._of(segments) for segments, _ in asked]
+
+    def _of(self, segments: Segments) -> Labelled:
         work, count = self.work, self.segments
         sizes = work.reply_tokens, work.unit_words, work.words
         tokens, unit_words, words_of_text = (-(-size * work.batch_size // count) for size in sizes)

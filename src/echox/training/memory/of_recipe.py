@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from echox.config import load_recipe
+from echox.config import TrainingConfig, load_recipe
+from echox.data.features import MEL_FRAMES_PER_S
 from echox.files import JsonObject
 from echox.training.lora import SETTINGS_FILE
 from echox.training.memory.estimate import BYTES, STAGES, Workload
+from echox.training.stages.dialogue_sources import SPOKEN_FRAMES_PER_WORD
 from echox.training.stages.echo import EchoRecipe
 from echox.training.stages.ready_parts import LanguageModelRecipe
 from echox.training.stages.s2t import S2TRecipe
@@ -46,14 +48,30 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
         "cpu_offload": training.cpu_offload,
         "frozen_dtype": frozen_dtype(recipe, path.parent),
     }
-    if training.batch_by == "items":
-        values |= {"batch_size": int(training.batch_size), "audios": 0}
+    rows = int(training.batch_size) if training.batch_by == "items" else rows_of_length(recipe.stage, training, work)
+    values |= {"batch_size": rows, "audios": 0}
     if recipe.stage in ("s2t", "echo"):
         values["lora_rank"] = lora_rank(recipe, path.parent)
     model = recipe.model if isinstance(recipe.model, dict) else vars(recipe.model)
     if model.get("attn_implementation"):
         values["attention"] = model["attn_implementation"]
     return recipe.stage, replace(work, **values)
+
+
+def rows_of_length(stage: str, training: TrainingConfig, work: Workload) -> int:
+    """Rows like that of `work` in a batch that is limited by total length, as `Stage.lengths` counts; at least one."""
+    frames = MEL_FRAMES_PER_S * work.audio_s
+    length = {
+        "lm": work.tokens,
+        "encoder": frames,
+        "s2t": frames,
+        "t2c": work.unit_words + work.words,
+        "echo": frames + SPOKEN_FRAMES_PER_WORD * work.words,
+    }[stage]
+    limits = [training.batch_size / length]
+    if training.max_batch_tokens is not None:
+        limits.append(training.max_batch_tokens / max(1, work.tokens - work.kept_frames))
+    return max(1, int(min(limits)))
 
 
 def frozen_dtype(recipe: object, beside: Path) -> str:

@@ -22,6 +22,8 @@ from echox.data.tower_features import TowerFeatures
 from echox.training.stages.dialogues import SpokenDialogue, spoken_dialogues
 
 TRAIN = "train"
+SPOKEN_FRAMES_PER_WORD = 40
+"""Hundredths of a second that a word of a reply takes when it is spoken, about."""
 _COUNTED = 256
 """Dialogues whose tokens are counted, for an estimate of the others."""
 
@@ -80,8 +82,8 @@ class Dialogues(Sequence[SpokenDialogue]):
         return Dialogues(_Chosen(self.items, at), self.frames[at], self.reply_words[at], self.text_bytes[at], shards)
 
     def spoken_lengths(self) -> list[int]:
-        """Mel frames of each, plus about forty for every word of its replies: its cost where replies are spoken."""
-        return (self.frames + 40 * self.reply_words).tolist()
+        """Mel frames of each, plus those of the words of its replies: its cost where replies are spoken."""
+        return (self.frames + SPOKEN_FRAMES_PER_WORD * self.reply_words).tolist()
 
     def __len__(self) -> int:
         return len(self.items)

@@ -29,6 +29,7 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import decode_text
+from echox.models.packing import check_packing
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
@@ -40,13 +41,8 @@ from echox.training.normalisation import RunningMeans
 from echox.training.stages.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
 from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.echo_objective import EchoObjective, EchoWeights
-from echox.training.stages.echo_targets import (
-    EchoBatch,
-    OfflineTargets,
-    OnlineTargets,
-    RecordedTargets,
-    Targets,
-)
+from echox.training.stages.echo_targets import EchoBatch, RecordedTargets, Targets
+from echox.training.stages.echo_teacher import OfflineTargets, OnlineTargets
 from echox.training.stages.label_cache import LabelCache
 from echox.training.stages.t2c import spoken_text, write_unit_samples
 
@@ -104,6 +100,13 @@ class EchoTargets:
         remember: number of segments whose pseudo-labels are cached: the frozen, greedy T2C would only repeat them.
         cache: file on this machine's disk where they are kept too, for all its processes and for a run that continues
             (`LabelCache`); the log says what was found (``targets_known``).
+        rows_together: most segments that the teacher decodes at a time.
+        steps_together: steps whose replies are labelled together, by what the model says before the first of them; the
+            log says how much of that it still says when it learns from it (``still_said``). 1: labels of each step's
+            own words, as in the paper.
+        ahead: the teacher labels the next steps in another thread while these are trained, so what it reads was said
+            as many steps earlier again; not with weights that are
+            sharded over several processes (``training.parallel``).
         max_unit_words: limit of a segment.
         context_words: number of last words of the previous segment that are read, with their unit words, before each
             segment, without loss: in streaming their unit words are known and continued (word-synchronous form).
@@ -114,9 +117,18 @@ class EchoTargets:
     source: str = "online"
     remember: int = 50_000
     cache: str | None = None
+    rows_together: int = 128
+    steps_together: int = 1
+    ahead: bool = False
     max_unit_words: int = 512
     context_words: int = 0
     allow_silence: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a number outside its range."""
+        for name in ("rows_together", "steps_together"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"targets.{name}: expected 1 or more, found {getattr(self, name)}")
 
 
 @recipe("echo")
@@ -142,6 +154,7 @@ class EchoStage:
     """See the module."""
 
     name = "echo"
+    packs = True
 
     def __init__(self, recipe: EchoRecipe) -> None:
         self.recipe = recipe
@@ -166,6 +179,9 @@ class EchoStage:
             self.language,
             recogniser_tokenizer=read_recogniser_tokenizer(parts.s2t),
         )
+        if recipe.training.packing:
+            check_packing(self.model.s2t.language_model.base_model, "language model")
+            check_packing(self.model.echo_decoder.backbone, "echo decoder")
         targets = self._targets(t2c)
         context_words = recipe.targets.context_words
         if context_words and t2c.config.form != "word_synchronous":
@@ -183,6 +199,9 @@ class EchoStage:
             context_words,
             recipe.targets.allow_silence,
             self.processor.retokenizer,
+            recipe.targets.steps_together,
+            recipe.targets.ahead,
+            recipe.training.packing,
         )
         self.train_items, self.evaluation_items = echo_dialogues(recipe.data, self.tower)
 
@@ -191,7 +210,7 @@ class EchoStage:
         if chosen.source in ("online", "offline"):
             cache = None if chosen.cache is None else LabelCache(chosen.cache, t2c, chosen.max_unit_words)
             kind = OnlineTargets if chosen.source == "online" else OfflineTargets
-            return kind(t2c, chosen.remember, chosen.max_unit_words, cache)
+            return kind(t2c, chosen.remember, chosen.max_unit_words, cache, chosen.rows_together)
         if chosen.source != "recorded" or recordings is None:
             raise ValueError(
                 "targets.source: expected online, offline, or recorded with data.recordings, found "

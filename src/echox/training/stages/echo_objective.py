@@ -6,6 +6,7 @@ Source: EchoX (https://arxiv.org/abs/2509.09174, section 3.3).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,12 +21,14 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TOutput
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import weight_of
+from echox.models.packing import padding_shares
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.normalisation import Denominators, share_of_step
 from echox.training.stages.echo_targets import (
     EchoBatch,
     MadeTargets,
+    Said,
     Segments,
     Targets,
     cut_replies,
@@ -70,8 +73,13 @@ class EchoObjective(nn.Module):
         context_words: int = 0,
         allow_silence: bool = False,
         retokenizer: Retokenizer | None = None,
+        steps_together: int = 1,
+        ahead: bool = False,
+        packed: bool = False,
     ) -> None:
         super().__init__()
+        self.packed = packed
+        self.steps_together, self.ahead = steps_together, ahead  # read by training/step_batches.py
         self.context_words, self.allow_silence = context_words, allow_silence
         self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
         self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
@@ -84,18 +92,18 @@ class EchoObjective(nn.Module):
         """Losses by name, from a batch of :meth:`EchoStage.collate`.
 
         Args:
-            batch: prepared or not.
-            denominators: of the whole step (`training/normalisation.py`); the batch is then prepared.
-            prepare: return the batch with its targets instead, so that their number is known before the losses are
-                computed.
+            batch: with its targets, or without: they are then made here.
+            denominators: of the whole step (`training/normalisation.py`); the batch then has its targets.
+            prepare: return the batch with what the model says instead, for `begin_targets`: the number of targets must
+                be known before the losses are computed.
 
         Raises:
             ValueError: in training, no segment with a target in the batch (in all batches of the step).
         """
         s2t, reply_states, reply_ids, agreement = self.reply_states(batch)
-        made = batch["made"] if "made" in batch else self.make_targets(reply_states, reply_ids, batch)
         if prepare:
-            return {**batch, "made": made}
+            return {**batch, "said": self.say(reply_states, reply_ids)}
+        made = batch["made"] if "made" in batch else self.make_targets(reply_states, reply_ids, batch)
         self._check_targets(made, denominators)
         means = self._means(made, s2t, reply_states, agreement)
         losses, together = share_of_step(means, self, batch, denominators), denominators is not None
@@ -105,6 +113,9 @@ class EchoObjective(nn.Module):
             "target_s": made.seconds,
             "targets_known": made.known_share,
         }
+        if "made" in batch and (self.steps_together > 1 or self.ahead):
+            spoken = made.reply_ids >= 0
+            figures["still_said"] = float((spoken & (reply_ids == made.reply_ids)).sum() / spoken.sum().clamp(min=1))
         numbers = {name: torch.tensor(value) for name, value in figures.items()}
         spoken, written = self._weighted(losses, together)
         return {"loss": speaking * spoken + writing * written, **losses, **numbers}
@@ -123,7 +134,11 @@ class EchoObjective(nn.Module):
         denoised = model.denoising_adapter(reply_states.to(model.denoising_adapter.up_proj.weight.dtype))  # (B, R, H)
         segments = made.segments
         echoed = model.fuse(segments.of(denoised), segments.token_ids)
-        echo = model.echo_decoder(echoed, segments.word_ids, made.unit_words, made.unit_word_of, segments.word_letters)
+        echo = model.echo_decoder(
+            echoed, segments.word_ids, made.unit_words, made.unit_word_of, segments.word_letters, self.packed
+        )
+        assert echo.input_mask is not None
+        assert s2t.attention_mask is not None
         if self.context_words:
             echo = without_context(echo, segments, made.unit_word_of)
         distance = 1 - F.cosine_similarity(denoised.float(), clean.float(), dim=-1)
@@ -133,6 +148,8 @@ class EchoObjective(nn.Module):
             "s2t_loss": s2t.s2t_loss,
             "echo_accuracy": accuracy(echo.logits, echo.targets),
             "said_reference": agreement,
+            **padding_shares(s2t.attention_mask, self.packed),
+            **padding_shares(echo.input_mask, self.packed, "unit_padding_share"),
         }
 
     def denominators(self, batch: EchoBatch) -> dict[str, Tensor]:
@@ -150,13 +167,37 @@ class EchoObjective(nn.Module):
 
     def make_targets(self, reply_states: Tensor, reply_ids: Tensor, batch: EchoBatch) -> MadeTargets:
         """Segments of the replies (B, R) and their pseudo-labels, made now."""
-        began_s = time.perf_counter()
-        with torch.no_grad():
-            scores = self.trigger_scores(reply_states)
-            segments = self.cut(reply_ids, scores, self.context_words)
-            known_share = self.targets.num_known(segments) / max(1, len(segments))
-            segments, unit_words, unit_word_of = self.targets(segments, batch)  # (S, U)
-        return MadeTargets(reply_ids, segments, unit_words, unit_word_of, time.perf_counter() - began_s, known_share)
+        said = self.say(reply_states, reply_ids)
+        (finished,) = self.begin_targets([{**batch, "said": said}])()
+        return finished["made"]
+
+    @torch.no_grad()
+    def say(self, reply_states: Tensor, reply_ids: Tensor) -> Said:
+        """The replies (B, R), cut into segments where streaming would."""
+        return Said(reply_ids, self.cut(reply_ids, self.trigger_scores(reply_states), self.context_words))
+
+    def begin_targets(self, batches: Sequence[EchoBatch], ahead: bool = False) -> Callable[[], list[EchoBatch]]:
+        """Begin to make the targets of prepared batches; the function that is returned gives the batches with them.
+
+        Args:
+            batches: from ``forward(batch, prepare=True)``.
+            ahead: the teacher works in another thread meanwhile.
+        """
+        asked = [(batch["said"].segments, batch) for batch in batches]
+        known = [self.targets.num_known(segments) / max(1, len(segments)) for segments, _ in asked]
+        finish = self.targets.begin(asked, ahead)
+
+        def finished() -> list[EchoBatch]:
+            began_s = time.perf_counter()
+            found = finish()
+            waited_s = (time.perf_counter() - began_s) / len(batches)
+            made = [
+                MadeTargets(batch["said"].reply_ids, *labelled, waited_s, share)
+                for batch, labelled, share in zip(batches, found, known, strict=True)
+            ]
+            return [{**batch, "made": one} for batch, one in zip(batches, made, strict=True)]
+
+        return finished
 
     def cut(self, reply_ids: Tensor, scores: Tensor, context_words: int = 0) -> Segments:
         """Segments of replies (B, R), with the letters that the echo decoder reads; see `cut_replies`."""
@@ -218,7 +259,7 @@ class EchoObjective(nn.Module):
             speak, padded with -1 (the model's own, greedy, or the reference's: `Targets.reply_ids`); the fraction of
             its own tokens that equal the reference's.
         """
-        s2t = self.model.s2t(**batch["s2t"], retokenizer=self.retokenizer)
+        s2t = self.model.s2t(**batch["s2t"], retokenizer=self.retokenizer, packed=self.packed)
         reply_states, reference = select(s2t.last_hidden_state, s2t.labels)  # h_i predicts reply token i
         with torch.no_grad():
             real = reference >= 0

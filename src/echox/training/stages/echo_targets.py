@@ -1,18 +1,18 @@
 """Targets of stage "echo": replies cut into segments as in streaming, and unit words for each segment.
 
 Three sources of unit words, one class each: `OnlineTargets` (the method: the frozen T2C reads the model's own reply,
-during training), `OfflineTargets` (it reads the reference), `RecordedTargets` (a recording of the reference). The last
-two are for comparison.
+during training), `OfflineTargets` (it reads the reference), both in `echo_teacher.py`; `RecordedTargets` (a recording
+of the reference). The last two are for comparison.
 
 Letters: B dialogues, R reply tokens, S segments, U unit words, H width of the language model.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,10 @@ from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.models.echox.modeling_shrinking import gather_rows
 from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.modeling_letters import letters_of_words, pad_letters
-from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoderOutput
 from echox.streaming.decoding import token_texts
 from echox.streaming.trigger import Trigger
-from echox.training.stages.label_cache import Label, LabelCache
+from echox.training.stages.label_cache import Label
 from echox.training.stages.t2c import SpokenText
 
 
@@ -83,6 +82,30 @@ class Segments:
         owners, context = [self.owners[row] for row in rows], [self.context[row] for row in rows]
         letters = None if self.word_letters is None else self.word_letters[index]
         return Segments(self.token_ids[index], self.word_ids[index], self.places[index], owners, context, letters)
+
+
+def joined(parts: Sequence[Segments]) -> Segments:
+    """The segments of several batches, for a teacher to read; their places remain those in their own batches."""
+    parts = [part for part in parts if len(part)] or list(parts[:1])
+    letters = [part.word_letters for part in parts if part.word_letters is not None]
+    return Segments(
+        _together([part.token_ids for part in parts], -1),
+        _together([part.word_ids for part in parts], -1),
+        _together([part.places for part in parts], 0),
+        [owner for part in parts for owner in part.owners],
+        [count for part in parts for count in part.context],
+        _together(letters, -1) if letters else None,
+    )
+
+
+def _together(values: Sequence[Tensor], fill: int) -> Tensor:
+    """Rows of several tensors, padded to the longest on every other axis."""
+    sizes = [max(value.shape[axis] for value in values) for axis in range(1, values[0].ndim)]
+    rows = []
+    for value in values:
+        missing = [size - have for size, have in zip(sizes, value.shape[1:], strict=True)]
+        rows.append(F.pad(value, [count for more in reversed(missing) for count in (0, more)], value=fill))
+    return torch.cat(rows)
 
 
 def cut_replies(
@@ -157,7 +180,8 @@ def without_context(echo: UnitDecoderOutput, segments: Segments, unit_word_of: T
     steps = torch.arange(echo.targets.shape[1], device=given.device)
     targets = echo.targets.masked_fill(steps < given[:, None], IGNORE_INDEX)
     total = F.cross_entropy(echo.logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-    return UnitDecoderOutput(total / (targets != IGNORE_INDEX).sum().clamp(min=1), echo.logits, targets)
+    loss = total / (targets != IGNORE_INDEX).sum().clamp(min=1)
+    return UnitDecoderOutput(loss, echo.logits, targets, echo.input_mask)
 
 
 def given_steps(segments: Segments, unit_word_of: Tensor) -> Tensor:
@@ -184,28 +208,58 @@ class EchoBatch(TypedDict, total=False):
     Attributes:
         s2t: inputs of S2T with labels.
         reply_texts: the reply of each dialogue; empty for a dialogue with several replies.
-        made: targets, once the batch is prepared.
+        said: what the model says, once the batch is prepared. made: targets, once they are made.
     """
 
     s2t: dict[str, Tensor]
     reply_texts: list[str]
+    said: Said
     made: MadeTargets
 
 
-class Targets(Protocol):
+Labelled = tuple[Segments, Tensor, Tensor]
+"""The segments of a batch that have a target, their unit words (S, U), -100 padded, and the words those belong to."""
+Asked = Sequence[tuple[Segments, EchoBatch]]
+"""The segments of several batches, and the batches."""
+
+
+class Targets(ABC):
     """Where unit words come from."""
 
+    @abstractmethod
     def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
         """The tokens (B, R) to speak: the model's own, or the reference's."""
-        ...
 
-    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
-        """The segments that have a target, their unit words (S, U), -100 padded, and the words those belong to."""
-        ...
+    @abstractmethod
+    def begin(self, asked: Asked, ahead: bool = False) -> Callable[[], list[Labelled]]:
+        """Begin to make the targets of several batches; the function that is returned waits for them.
 
+        Args:
+            asked: segments, and their batches.
+            ahead: make them in another thread, where that takes time.
+        """
+
+    @abstractmethod
     def num_known(self, segments: Segments) -> int:
         """Number of segments whose target is at hand: nothing has to be decoded for them."""
-        ...
+
+    def __call__(self, segments: Segments, batch: EchoBatch) -> Labelled:
+        """The targets of one batch, now."""
+        (found,) = self.begin([(segments, batch)])()
+        return found
+
+
+@dataclass
+class Said:
+    """Replies of a batch, cut into segments.
+
+    Attributes:
+        reply_ids: (B, R) tokens to speak, padded with -1.
+        segments: all of them.
+    """
+
+    reply_ids: Tensor
+    segments: Segments
 
 
 @dataclass
@@ -216,7 +270,7 @@ class MadeTargets:
         reply_ids: (B, R) tokens to speak, padded with -1.
         segments: S segments of them that have a target.
         unit_words: (S, U), -100 padded. unit_word_of: (S, U) word of each, -1 padded.
-        seconds: the time that making them took. known_share: part of the replies' segments whose target was at hand.
+        seconds: the time that was waited for them. known_share: part of the replies' segments whose target was at hand.
     """
 
     reply_ids: Tensor
@@ -231,80 +285,7 @@ class MadeTargets:
         return given_steps(self.segments, self.unit_word_of).sum()
 
 
-class OnlineTargets:
-    """The method: the frozen T2C's greedy decoding of the model's own reply, made during training.
-
-    The T2C is frozen and greedy, so a segment's unit words are a function of its tokens and may be cached: replies of a
-    small corpus repeat. That a segment has no target is cached too: it cost the most steps. Only the speed changes.
-
-    Args:
-        t2c: the teacher.
-        remember: number of segments in the cache; 0 = decode every time.
-        max_unit_words: limit of a segment; a segment that is not finished by then has no target.
-        cache: labels in a file, besides; None: in memory only.
-    """
-
-    def __init__(
-        self,
-        t2c: T2CForUnitGeneration,
-        remember: int = 50_000,
-        max_unit_words: int = 512,
-        cache: LabelCache | None = None,
-    ) -> None:
-        self.t2c, self.remember, self.max_unit_words, self.cache = t2c, remember, max_unit_words, cache
-        self._known: OrderedDict[tuple[int, ...], Label] = OrderedDict()
-
-    def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
-        """The model's own tokens."""
-        return own_ids
-
-    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
-        """Decode what is new in one batch; `batch` is not used."""
-        names = _names(segments)
-        found = self._find(names)
-        new = list({name: row for row, name in enumerate(names) if name not in found}.values())
-        if new:
-            asked = segments.kept(new)
-            sequences = self.t2c.generate(
-                asked.token_ids, asked.word_ids, max_unit_words=self.max_unit_words, word_letters=asked.word_letters
-            )
-            for row, sequence in zip(new, sequences, strict=True):
-                found[names[row]] = (sequence.unit_words, sequence.word_of) if sequence.finished else ([], [])
-            if self.cache is not None:
-                self.cache.keep({names[row]: found[names[row]] for row in new})
-        self._keep(found)
-        return _padded(segments, [found.get(name) for name in names])
-
-    def num_known(self, segments: Segments) -> int:
-        """Segments in the cache."""
-        names = _names(segments)
-        found = self._find(names)
-        return sum(name in found for name in names)
-
-    def _find(self, names: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Label]:
-        """Labels at hand: in memory, then in the file."""
-        found = {name: self._known[name] for name in names if name in self._known}
-        if self.cache is not None and len(found) < len(set(names)):
-            found |= self.cache.find(set(names) - found.keys())
-        return found
-
-    def _keep(self, found: Mapping[tuple[int, ...], Label]) -> None:
-        for name, target in found.items():
-            self._known[name] = target
-            self._known.move_to_end(name)
-        while len(self._known) > self.remember:
-            self._known.popitem(last=False)
-
-
-class OfflineTargets(OnlineTargets):
-    """For comparison: the frozen T2C reads the reference reply instead of the model's own."""
-
-    def reply_ids(self, own_ids: Tensor, reference: Tensor) -> Tensor:
-        """The reference's tokens."""
-        return reference
-
-
-class RecordedTargets:
+class RecordedTargets(Targets):
     """For comparison: a recording of the reference reply, cut where the segments are.
 
     Args:
@@ -318,9 +299,13 @@ class RecordedTargets:
         """The reference's tokens."""
         return reference
 
-    def __call__(self, segments: Segments, batch: EchoBatch) -> tuple[Segments, Tensor, Tensor]:
-        """Look up ``batch["reply_texts"]``."""
-        found: list[tuple[list[int], list[int]] | None] = []
+    def begin(self, asked: Asked, ahead: bool = False) -> Callable[[], list[Labelled]]:
+        """Look up ``batch["reply_texts"]``; takes no time."""
+        found = [self._of(segments, batch) for segments, batch in asked]
+        return lambda: found
+
+    def _of(self, segments: Segments, batch: EchoBatch) -> Labelled:
+        found: list[Label | None] = []
         for (row, first), words in zip(segments.owners, segments.word_ids.tolist(), strict=True):
             recording = self._recordings.get(batch["reply_texts"][row])
             if recording is None:
@@ -328,19 +313,15 @@ class RecordedTargets:
                 continue
             cut = recording.cut(first, first + max(words))
             found.append((list(cut.unit_words), [word - first for word in cut.unit_word_of]))
-        return _padded(segments, found)
+        return padded(segments, found)
 
     def num_known(self, segments: Segments) -> int:
         """All of them."""
         return len(segments)
 
 
-def _names(segments: Segments) -> list[tuple[int, ...]]:
-    """What a segment's target is a function of: its tokens."""
-    return [tuple(token for token in row if token >= 0) for row in segments.token_ids.tolist()]
-
-
-def _padded(segments: Segments, found: Sequence[tuple[list[int], list[int]] | None]) -> tuple[Segments, Tensor, Tensor]:
+def padded(segments: Segments, found: Sequence[Label | None]) -> Labelled:
+    """The segments that have a target, and their targets as tensors; see `Labelled`."""
     rows = [row for row, target in enumerate(found) if target is not None and target[0]]
     if len(rows) < len(segments):
         segments = segments.kept(rows)

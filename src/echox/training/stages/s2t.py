@@ -38,6 +38,7 @@ from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import weight_of
 from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
+from echox.models.packing import check_packing, padding_shares
 from echox.models.pretrained import CausalLM
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import Denominators, known_rows, share_of_step
@@ -116,10 +117,13 @@ class S2TRecipe:
 class S2TObjective(nn.Module):
     """Cross-entropy on replies + weighted CTC on questions, where the aligner has one."""
 
-    def __init__(self, model: S2TForConditionalGeneration, retokenizer: Retokenizer | None = None) -> None:
+    def __init__(
+        self, model: S2TForConditionalGeneration, retokenizer: Retokenizer | None = None, packed: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.retokenizer = retokenizer
+        self.packed = packed
 
     def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Reply tokens; audios with a transcript."""
@@ -128,7 +132,7 @@ class S2TObjective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Losses by name, from a batch of :meth:`S2TStage.collate`."""
-        output = self.model(**batch, retokenizer=self.retokenizer)
+        output = self.model(**batch, retokenizer=self.retokenizer, packed=self.packed)
         means = {"s2t_loss": output.s2t_loss}
         if output.ctc_loss is not None:
             means["ctc_loss"] = output.ctc_loss
@@ -136,13 +140,14 @@ class S2TObjective(nn.Module):
         loss = losses["s2t_loss"]
         if "ctc_loss" in losses:
             loss = loss + self.model.config.ctc_loss_weight * losses["ctc_loss"]
-        return {"loss": loss, **losses}
+        return {"loss": loss, **losses, **padding_shares(output.attention_mask, self.packed)}
 
 
 class S2TStage:
     """See the module."""
 
     name = "s2t"
+    packs = True
     length_unit = ("audio_hours", 1 / (3600 * MEL_FRAMES_PER_S))
 
     def __init__(self, recipe: S2TRecipe) -> None:
@@ -159,7 +164,9 @@ class S2TStage:
         for value in add_lora(self.model.language_model, recipe.lora):
             value.requires_grad_(True)
         self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
-        self.objective = S2TObjective(self.model, self.processor.retokenizer)
+        if recipe.training.packing:
+            check_packing(self.model.language_model.base_model, "language model")
+        self.objective = S2TObjective(self.model, self.processor.retokenizer, recipe.training.packing)
         data = recipe.data
         sources = [dialogue_source(path, self.tower, data.evaluation_items, data.as_served) for path in data.manifests]
         self.train_items = training_items([source.training for source in sources], data.shares, recipe.training)

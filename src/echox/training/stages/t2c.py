@@ -28,6 +28,7 @@ from echox.files import JsonObject
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
+from echox.models.packing import check_packing, padding_shares
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_letters import letters_of, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
@@ -188,9 +189,10 @@ class SpokenText:
 class T2CObjective(nn.Module):
     """Cross-entropy on unit words."""
 
-    def __init__(self, model: T2CForUnitGeneration) -> None:
+    def __init__(self, model: T2CForUnitGeneration, packed: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.packed = packed
 
     def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unit words with their ends."""
@@ -199,15 +201,16 @@ class T2CObjective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
         """Loss, and the fraction of targets that are the most likely output, from a batch of :func:`spoken_batch`."""
-        output = self.model(**batch)
+        output = self.model(**batch, packed=self.packed)
         means = {"loss": output.loss, "accuracy": accuracy(output.logits, output.targets)}
-        return share_of_step(means, self, batch, denominators)
+        return share_of_step(means, self, batch, denominators) | padding_shares(output.input_mask, self.packed)
 
 
 class T2CStage:
     """See the module."""
 
     name = "t2c"
+    packs = True
 
     def __init__(self, recipe: T2CRecipe) -> None:
         self.recipe = recipe
@@ -224,7 +227,9 @@ class T2CStage:
         if recipe.model.start_from is not None:
             self._continue(recipe.model.start_from)
         self.model.set_attn_implementation(recipe.model.attn_implementation)
-        self.objective = T2CObjective(self.model)
+        if recipe.training.packing:
+            check_packing(self.model.decoder.backbone, "unit decoder")
+        self.objective = T2CObjective(self.model, recipe.training.packing)
         self.train_items: list[SpokenText] = []
         self.evaluation_items: list[SpokenText] = []
         for utterance in read_unit_utterances(data.units):
