@@ -18,8 +18,11 @@ def test_many_clients_do_not_fill_the_log(caplog):
     now, limit = [0.0], LogLimit(count=2, period_s=10.0, clock=lambda: now[0])
     logger = logging.getLogger("echox.tests.crowd")
     logger.addFilter(limit)
-    for now[0] in [0.0] * 100 + [11.0]:
-        logger.warning("bad request of %s", "x")
+    try:
+        for now[0] in [0.0] * 100 + [11.0]:
+            logger.warning("bad request of %s", "x")
+    finally:
+        logger.removeFilter(limit)
     assert [record.getMessage() for record in caplog.records] == [
         "bad request of x",
         "bad request of x",

@@ -434,4 +434,4 @@ def test_the_stock_client_makes_and_ends_a_call(server):
             await client.realtime.calls.hangup(call_id)
             await freed(server)
 
-    run(talk(), 60)
+    run(talk(), 120)
