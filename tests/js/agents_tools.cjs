@@ -67,7 +67,7 @@ async function main() {
   for (const [number, file] of files.entries()) {
     choose(choices[number]);
     turn = { calls: [], statuses: [], responses: [], audioBytes: 0 };
-    const sound = Buffer.concat([readFileSync(file), Buffer.alloc(48 * 900)]);
+    const sound = Buffer.concat([readFileSync(file), Buffer.alloc(48 * 2500)]); // the SDK asks for semantic_vad
     for (let start = 0; start < sound.length; start += CHUNK_BYTES) {
       session.sendAudio(new Uint8Array(sound.subarray(start, start + CHUNK_BYTES)).buffer);
       await sleep(stepMs);
