@@ -7,7 +7,8 @@ One shard of dialogues of 12 s is written (recordings that come with the package
 are reached, so that disk and CPU stay small; each link is a shard of its own to the index and the sampler. Figures: the
 index (made once, in preparation); the start of stage I's data until the first batch, and the most memory of the process
 by then, its libraries included; audio hours that a second of one core loads, decoding (a process of its own), log-mel
-of whisper-large-v3, augmentation and collating all counted; and the same by one worker process, in clock seconds.
+of whisper-large-v3, augmentation and collating all counted; how many of such cores stage I of 3B asks for on one H200,
+by the model of `scripts/paper_costs.py`; and what one worker process loads, in clock seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import runpy
 import shutil
 import tempfile
 import time
@@ -23,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from harness import Measured, run
+from harness import ROOT, Measured, run
 from torch import Tensor
 from transformers import WhisperConfig
 
@@ -45,8 +47,7 @@ from echox.training.stages.dialogue_sources import Dialogues, dialogue_source
 from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch
 
 DIALOGUE_S, DIALOGUES = 12, 100
-ASKED_BY_H200 = 4465 / 14 / 3600
-"""Audio hours a second that stage I of 3B reads by the model in docs/scaling.md: 4,465 h in 14 GPU-hours."""
+COSTS = ROOT / "scripts" / "paper_costs.py"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +133,8 @@ def measured_in(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for batch in chosen:
         collate([dialogues[place] for place in batch], rng)
     figures["audio_hours_per_core_s"] = hours / (core_s() - began_core_s)
-    figures["cores_for_one_h200"] = ASKED_BY_H200 / figures["audio_hours_per_core_s"]
+    figures["audio_hours_per_s_asked_by_one_h200"] = runpy.run_path(str(COSTS))["heard_hours_per_s"]("3b", "h200")
+    figures["cores_for_one_h200"] = figures["audio_hours_per_s_asked_by_one_h200"] / figures["audio_hours_per_core_s"]
     batches = stream(dialogues, 1)
     next(batches)
     began_s = time.perf_counter()

@@ -24,12 +24,18 @@ def read_bytes(location: str, start: int | None = None, stop: int | None = None)
     """Bytes of a file, all or those from `start` to `stop`; from an object store in one request.
 
     Raises:
-        ValueError: no such file; an address whose library is not installed.
+        ValueError: no such file; an address whose library is not installed; a store that sends more than was asked for.
     """
     try:
         if is_remote(location):
             system, path = _system(location)
-            return system.cat_file(path, start=start, end=stop)
+            content = system.cat_file(path, start=start, end=stop)
+            if stop is not None and len(content) > stop - (start or 0):
+                raise ValueError(
+                    f"{location}: expected {stop - (start or 0)} bytes from {start or 0}, found {len(content)}: the "
+                    "store ignores ranges; copy the shards to one that does not, or to a disk"
+                )
+            return content
         with Path(location).open("rb") as file:
             file.seek(start or 0)
             return file.read(-1 if stop is None else stop - (start or 0))
