@@ -468,8 +468,8 @@ def test_nano_sounds_the_same_in_a_batch(nano):
 
 
 def test_nano_waits_for_no_more_than_documented(nano):
-    """docs/performance.md: 12 units, and 15 frames."""
-    assert (nano.config.receptive_field_units, nano.config.right_context_frames) == (12, 15)
+    """docs/performance.md: 3 units, and 8 frames."""
+    assert (nano.config.lookahead_units, nano.config.right_context_frames) == (3, 8)
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the golden outputs of the reference are not at {GOLDEN}")

@@ -217,7 +217,7 @@ def test_s2t_trains_only_adapters_and_lora(s2t):
     optimizer = torch.optim.SGD([value for values in groups.values() for value in values], lr=0.1)
     for seed in range(2):  # the gate and LoRA's A move once B and the look-back's gate have moved
         losses = s2t.objective(s2t.collate(list(s2t.dataset()), random.Random(seed)))
-        assert {"loss", "s2t_loss", "ctc_loss"} == set(losses)
+        assert {"loss", "s2t_loss", "ctc_loss", "padding_share"} == set(losses)
         losses["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -76,7 +76,7 @@ def test_residual_and_lora_learn_and_nothing_else(stage):
     optimizer = torch.optim.SGD([value for values in groups.values() for value in values], lr=0.5)
     batch = stage.collate(list(stage.dataset()), random.Random(0))
     first = stage.objective(batch)
-    assert set(first) == {"loss", "s2t_loss"}
+    assert set(first) == {"loss", "s2t_loss", "padding_share"}
     for _ in range(4):
         stage.objective(batch)["loss"].backward()
         optimizer.step()
