@@ -22,7 +22,8 @@ UNIT = re.compile(r"_(s|ms|mb|gb|percent|units|b|1m)$|ms_per_s$")
 COUNTS = re.compile(
     r"^(units|frames|threads|sessions|replies|questions|stalled|not_as_alone|queued|cancelled|still_running|width"
     r"|vocabulary|rtf\w*|gain\w*|share_of_limit|furthest_sample|ttfa_tokens|before|after"
-    r"|shards|dialogues|hours|cores_for_one_h200|unspoken_replies|stalled_replies|(audible_)?false_starts|not_answered)$"
+    r"|shards|dialogues|hours|segments|still_said|items_of_a_batch|\w*padding_share"
+    r"|cores_for_one_h200|unspoken_replies|stalled_replies|(audible_)?false_starts|not_answered)$"
 )
 
 
