@@ -343,6 +343,19 @@ def padding(result: Result) -> list[str]:
     return markdown_table(["recipe, simulated lengths", "items of a batch", "padding", "packed"], rows)
 
 
+def tool_turns(*results: Result) -> list[str]:
+    """Spoken turns with declared tools, one column a client."""
+    figures = [result["figures"] for result in results]
+    rows = [
+        ["spoken turns, of which want a tool", *(f"{one['turns']}, {one['wanting_a_tool']}" for one in figures)],
+        ["protocol errors", *(str(one["protocol_errors"]) for one in figures)],
+        ["answered aloud", *(str(one["answered_aloud"]) for one in figures)],
+        ["calls of tools", *(str(one["calls"]) for one in figures)],
+        ["a turn", *(f"{one['cpu_s_per_turn']:.2f} CPU-s" for one in figures)],
+    ]
+    return markdown_table(["nano, which calls no tools and says so", "openai (Python)", "@openai/agents"], rows)
+
+
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "nano_latency": (("nano_latency",), nano_latency),
     "first_audio": (("nano_streaming",), first_audio),
@@ -357,6 +370,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "reference_costs": (("reference_costs",), reference_costs),
     "mini_cascade": (("mini_cascade",), mini_cascade),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
+    "tool_turns": (("tool_turns_nano_openai", "tool_turns_nano_agents"), tool_turns),
     "shard_loading": (("shard_loading",), shard_loading),
     "stage_three": (("stage_three",), stage_three),
     "padding": (("padding",), padding),
