@@ -133,8 +133,8 @@ def measured_in(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for batch in chosen:
         collate([dialogues[place] for place in batch], rng)
     figures["audio_hours_per_core_s"] = hours / (core_s() - began_core_s)
-    figures["audio_hours_per_s_asked_by_one_h200"] = runpy.run_path(str(COSTS))["heard_hours_per_s"]("3b", "h200")
-    figures["cores_for_one_h200"] = figures["audio_hours_per_s_asked_by_one_h200"] / figures["audio_hours_per_core_s"]
+    figures["asked_by_one_h200_audio_hours_per_s"] = runpy.run_path(str(COSTS))["heard_hours_per_s"]("3b", "h200")
+    figures["cores_for_one_h200"] = figures["asked_by_one_h200_audio_hours_per_s"] / figures["audio_hours_per_core_s"]
     batches = stream(dialogues, 1)
     next(batches)
     began_s = time.perf_counter()

@@ -113,7 +113,7 @@ def cost_of_training(folder: Path, options: argparse.Namespace, case: dict[str, 
         name: name for name in shares
     }
     figures = {name: mean(entry[key] for entry in log) for name, key in named.items() if key in log[0]}
-    return {"core_s_a_step": spent_core_s / options.steps, "clock_s_a_step": spent_s / options.steps, **figures}
+    return {"step_core_s": spent_core_s / options.steps, "step_s": spent_s / options.steps, **figures}
 
 
 def cost_of_rows(stage: EchoStage, rows: list[int]) -> dict[str, float]:
@@ -141,7 +141,7 @@ def measure(options: argparse.Namespace) -> Measured:
         folder = Path(name)
         write_parts(folder, options.dialogues)
         figures: dict[str, Any] = {
-            "cpu_ms_a_segment_by_rows": cost_of_rows(recipe_of(folder, options, {}).build(), options.rows)
+            "segment_core_ms": cost_of_rows(recipe_of(folder, options, {}).build(), options.rows)
         }
         print(figures, flush=True)
         for case, settings in CASES.items():

@@ -308,6 +308,41 @@ def shard_loading(result: Result) -> list[str]:
     return markdown_table([f"{found['hours']:.0f} hours, {found['dialogues']:,} dialogues", "cost"], rows)
 
 
+def stage_three(result: Result) -> list[str]:
+    """What a step of stage III costs, by how its labels are made."""
+    found = dict(result["figures"])
+    by_rows = found.pop("segment_core_ms")
+    rows = [
+        [
+            case,
+            f"{one['step_core_s']:.2f} CPU-s, {one['step_s']:.2f} s",
+            f"{one['waited_s']:.2f} s",
+            f"{100 * one['still_said']:.0f} %" if "still_said" in one else "",
+            f"{100 * one['padding_share']:.1f} %, {100 * one['unit_padding_share']:.1f} %",
+        ]
+        for case, one in found.items()
+    ]
+    head = ["labels", "a step", "of it waited for labels", "words still said", "padding: language model, echo decoder"]
+    teacher = markdown_table(
+        ["segments decoded at a time", *by_rows], [["a segment", *(f"{ms:.1f} CPU-ms" for ms in by_rows.values())]]
+    )
+    return [*markdown_table(head, rows), "", *teacher]
+
+
+def padding(result: Result) -> list[str]:
+    """The padding of the recipes' batches, packed or not."""
+    rows = [
+        [
+            case,
+            f"{one['items_of_a_batch']:.1f}",
+            f"{100 * one['padding_share']:.1f} %",
+            f"{100 * one['packed_padding_share']:.1f} %",
+        ]
+        for case, one in result["figures"].items()
+    ]
+    return markdown_table(["recipe, simulated lengths", "items of a batch", "padding", "packed"], rows)
+
+
 def tool_turns(*results: Result) -> list[str]:
     """Spoken turns with declared tools, one column a client."""
     figures = [result["figures"] for result in results]
@@ -337,6 +372,8 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
     "tool_turns": (("tool_turns_nano_openai", "tool_turns_nano_agents"), tool_turns),
     "shard_loading": (("shard_loading",), shard_loading),
+    "stage_three": (("stage_three",), stage_three),
+    "padding": (("padding",), padding),
 }
 """Each table of the page: the files of results that it needs, and the function that draws it."""
 

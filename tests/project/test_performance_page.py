@@ -22,8 +22,9 @@ UNIT = re.compile(r"_(s|ms|mb|gb|percent|units|b|1m)$|ms_per_s$|_s_per_turn$")
 COUNTS = re.compile(
     r"^(units|frames|threads|sessions|replies|questions|stalled|not_as_alone|queued|cancelled|still_running|width"
     r"|vocabulary|rtf\w*|gain\w*|share_of_limit|furthest_sample|ttfa_tokens|before|after"
-    r"|shards|dialogues|hours|cores_for_one_h200|turns|protocol_errors|answered_aloud|called_without_need|\w+_calls|calls|with_a_call|wanting_(a|no)_tool|right_tool\w*"
-    r"|unspoken_replies|stalled_replies|(audible_)?false_starts|not_answered)$"
+    r"|shards|dialogues|hours|segments|still_said|items_of_a_batch|\w*padding_share|cores_for_one_h200"
+    r"|turns|protocol_errors|answered_aloud|called_without_need|\w+_calls|calls|with_a_call|wanting_(a|no)_tool"
+    r"|right_tool\w*|unspoken_replies|stalled_replies|(audible_)?false_starts|not_answered)$"
 )
 
 
