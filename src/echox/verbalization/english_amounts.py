@@ -378,7 +378,7 @@ def year(window: Window) -> Reading | None:
 def _span_of_years(start: int, end: str, slash: bool) -> str | None:
     """1914-18, 2008-09, 1999-2003; with a slash only a season, of a year and the next: 2024/25, 1999/00."""
     season = (start + 1) % 100 if len(end) == 2 else start + 1
-    if int(end) != season and (slash or int(end) <= (start if len(end) == 4 else start % 100)):
+    if int(end) != season and (slash or (len(end) == 2 and int(end) <= start % 100)):
         return None
     last = start + 1 if int(end) == season else int(end) if len(end) == 4 else start // 100 * 100 + int(end)
     century = f"{numbers.integer(str(start // 100))} " if len(end) == 2 else ""

@@ -31,7 +31,7 @@ _ANSWERS = as_table("""
 _NOUNS = as_set("emoji emojis emoticon emoticons")
 _ICONS = as_set("badge button buttons flag icon icons menu reaction reactions symbol symbols sign tab")
 """After an emoji they show that the text speaks about it; the second list only after one of `_LEADS`."""
-_LEADS = tables.ARTICLES | as_set("""
+_LEADS = tables.ARTICLES - {"this", "that"} | as_set("""
 add choose click does emoji from hit like mean means of pick press pressing reacted select send sent tap tapping type
 use using with your between
 """)
@@ -103,8 +103,9 @@ def _is_needed(window: Window, noun: str) -> bool:
     if noun in _DEFINED or noun in _SUMS or noun == "is":
         earlier = window.before()
         return window.opens_line or bool(window.tail_before()) or earlier in _JOINING or is_number(earlier)
-    if _lead(window) not in _LEADS:
-        return False
+    lead = _lead(window)
+    if lead not in _LEADS:
+        return lead in {"this", "that"} and noun in _ICONS
     return noun in _ICONS or noun in _ENDS or not noun or name_of(noun) is not None
 
 
