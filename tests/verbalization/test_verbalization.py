@@ -18,6 +18,7 @@ LISTS = {
     "english_replies.tsv": 300,
     "english_chat.tsv": 420,
     "english_kinds.tsv": 490,
+    "english_common.tsv": 180,
 }
 """Files of readings, and the least number of cases in each."""
 ENGLISH = spoken_language("en")

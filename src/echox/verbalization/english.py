@@ -18,6 +18,7 @@ from echox.verbalization import english_tables as tables
 from echox.verbalization.english_addresses import addresses, mentioned
 from echox.verbalization.english_amounts import AMOUNTS
 from echox.verbalization.english_chemistry import formula, ion, symbol
+from echox.verbalization.english_emoji import emoji
 from echox.verbalization.english_maths import factorial, is_open_formula, operators, plain_formula, product, text_of
 from echox.verbalization.english_measures import DASH, NUMBER, unit_names
 from echox.verbalization.english_money import money
@@ -214,6 +215,12 @@ def units(window: Window) -> Reading | None:
     base, slash, below = core.text.partition("/")
     if base in tables.CURRENCIES and below in tables.UNITS:
         return say(f"{tables.CURRENCIES[base][1]} per {tables.UNITS[below][0]}", core)
+    if re.sub("[²³]$", "", core.text) in tables.LETTER_UNITS and window.before() in {"in", "per"}:
+        following = window.joined(1)
+        powered = following is not None and following.text in signs.POWERS.values()
+        names = unit_names(core.text) if powered or _is_quantity(window.before(2)) else None
+        if names is not None:
+            return say(names[window.before() == "in"], core)
     shown = bool(slash) or re.sub("[²³]$", "", base) in tables.BARE_UNITS
     shown = shown or (window.before() == "per" and re.search("[²³]$", base) is not None)
     if shown and (names := unit_names(core.text)):
@@ -225,12 +232,18 @@ def units(window: Window) -> Reading | None:
     return None
 
 
+def _is_quantity(word: str) -> bool:
+    """Whether it is measured: "height in m", "the lengths in m", but not "differ in m"."""
+    return word.lower() in tables.QUANTITIES or word.lower().removesuffix("s") in tables.QUANTITIES
+
+
 def pieces(window: Window) -> Reading:
     """A word of several kinds, piece by piece: letters, numbers, symbols; emoji and punctuation are silent."""
     core = window.first
     said: list[str] = []
     unknown = ""
-    found = [piece for piece in _PIECES.findall(core.text) if piece.strip()]
+    text = re.sub("(?<=[a-z])(?=[A-Z])", " ", core.text) if core.text.startswith("#") else core.text
+    found = [piece for piece in _PIECES.findall(text) if piece.strip()]
     for place, piece in enumerate(found):
         if not piece:
             continue
@@ -278,7 +291,8 @@ def pieces(window: Window) -> Reading:
         elif piece in signs.GREEK or piece in signs.POWERS:
             said.append(signs.GREEK.get(piece) or signs.POWERS[piece])
         elif piece == "#" and place + 1 < len(found) and found[place + 1][0].isalpha():
-            said.append("hashtag" if found[place + 1].lower() != "hashtag" else "")
+            named = found[place + 1].lower() == "hashtag" or window.before().lower() in {"hashtag", "hashtags"}
+            said.append("" if named else "hashtag")
         elif piece == "^" and said and place + 1 < len(found):
             power = {"2": signs.POWERS["²"], "3": signs.POWERS["³"]}.get(found[place + 1])
             said.append(power or "to the power of")
@@ -325,6 +339,7 @@ def _symbol(character: str) -> tuple[str, str]:
 RULES: tuple[Callable[[Window], Reading | None], ...] = (
     mentioned,
     markers,
+    emoji,
     operators,
     factorial,
     links,

@@ -362,10 +362,10 @@ def year(window: Window) -> Reading | None:
         return say(("oh " if text[0] == "0" else "") + numbers.integer(text), first)
     if match := re.fullmatch(r"((?:1[1-9]|20)?\d0)['’]?s", text):
         return say(numbers.decade(int(match[1])), first)
-    if match := re.fullmatch(rf"((?:1[0-9]|20)\d\d){DASH}((?:1[0-9]|20)\d\d|\d\d)", text):
-        start, end = int(match[1]), int(match[2])
-        said_end = numbers.year(end) if end > 99 else numbers.year(start // 100 * 100 + end).split(" ", 1)[1]
-        return say(f"{numbers.year(start)} to {said_end}", first) if end > start or end > start % 100 else None
+    if (match := re.fullmatch(rf"((?:1[0-9]|20)\d\d)({DASH}|/)((?:1[0-9]|20)\d\d|\d\d)", text)) and (
+        spanned := _span_of_years(int(match[1]), match[3], match[2] == "/")
+    ):
+        return say(spanned, first)
     if not re.fullmatch(r"\d{4}", text) or not 1000 <= int(text) <= 2099:
         return None
     if window.before().lower() in tables.YEAR_AFTER or window.before() in tables.MONTH_NAMES or window.tail_before():
@@ -373,6 +373,16 @@ def year(window: Window) -> Reading | None:
     following = window.joined(1) if int(text) >= 1100 else None
     counts = following is not None and _is_counted(following.text)
     return say(numbers.year(int(text)), first) if int(text) >= 1100 and not counts else None
+
+
+def _span_of_years(start: int, end: str, slash: bool) -> str | None:
+    """1914-18, 2008-09, 1999-2003; with a slash only a season, of a year and the next: 2024/25, 1999/00."""
+    season = (start + 1) % 100 if len(end) == 2 else start + 1
+    if int(end) != season and (slash or (len(end) == 2 and int(end) <= start % 100)):
+        return None
+    last = start + 1 if int(end) == season else int(end) if len(end) == 4 else start // 100 * 100 + int(end)
+    century = f"{numbers.integer(str(start // 100))} " if len(end) == 2 else ""
+    return f"{numbers.year(start)} to {numbers.year(last).removeprefix(century)}"
 
 
 def _is_counted(noun: str) -> bool:

@@ -158,6 +158,8 @@ def unit_names(text: str) -> tuple[str, ...] | None:
     """One and many of a unit: km, m², km/h, m/s²."""
     if text in tables.UNITS:
         return tables.UNITS[text]
+    if text.lower() in tables.ANY_CASE:
+        return tables.ANY_CASE[text.lower()]
     if match := re.fullmatch(r"(.+?)(?:\^?([23])|([²³]))", text):
         base, power = tables.UNITS.get(match[1]), match[2] or unicodedata.normalize("NFKC", match[3])
         if base:

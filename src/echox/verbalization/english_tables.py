@@ -100,7 +100,8 @@ nm=nanometer/nanometers; µm=micrometer/micrometers; mi=mile/miles; yd=yard/yard
 kg=kilogram/kilograms; g=gram/grams; mg=milligram/milligrams; µg=microgram/micrograms; lb=pound/pounds;
 lbs=pound/pounds; oz=ounce/ounces; l=liter/liters; L=liter/liters; ml=milliliter/milliliters;
 mL=milliliter/milliliters; cl=centiliter/centiliters; dl=deciliter/deciliters; gal=gallon/gallons;
-tsp=teaspoon/teaspoons; tbsp=tablespoon/tablespoons; s=second/seconds; sec=second/seconds; secs=second/seconds;
+tsp=teaspoon/teaspoons; tbsp=tablespoon/tablespoons; tsps=teaspoon/teaspoons;
+tbsps=tablespoon/tablespoons; tbs=tablespoon/tablespoons; s=second/seconds; sec=second/seconds; secs=second/seconds;
 ms=millisecond/milliseconds; µs=microsecond/microseconds; min=minute/minutes; mins=minute/minutes; h=hour/hours;
 hr=hour/hours; hrs=hour/hours; yr=year/years; yrs=year/years; Hz=hertz/hertz; kHz=kilohertz/kilohertz;
 MHz=megahertz/megahertz; GHz=gigahertz/gigahertz; B=byte/bytes; kB=kilobyte/kilobytes; KB=kilobyte/kilobytes;
@@ -132,6 +133,21 @@ FPS=frame per second/frames per second; MPG=mile per gallon/miles per gallon;
 dL=deciliter/deciliters; fl oz=fluid ounce/fluid ounces
 """)
 """One and many."""
+ANY_CASE = {
+    unit.lower(): UNITS[unit]
+    for unit in as_set("""
+km cm kg ml tsp tsps tbsp tbsps tbs oz lb lbs hrs min mins secs yd yds gal ft kWh
+""")
+}
+"""Units that mean the same in capitals, by their small letters: "2 Tbsp", "5 LBS", "10 KM"."""
+QUANTITIES = as_set("""
+acceleration area current depth diameter distance energy expressed force given height length mass measured power
+pressure radius speed temperature thickness time velocity voltage volume weight width
+""")
+"""After them and "in" a letter is a unit: "your height in m"."""
+LETTER_UNITS = as_set("""
+m g s h l L V W N J K
+""")
 LENGTHS = as_set("""
 km m cm mm µm nm mi yd ft in
 """)

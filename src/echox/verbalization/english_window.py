@@ -96,6 +96,10 @@ class Window:
         """The core of an earlier word, "" if there is none."""
         return self._before[-back].text if back <= len(self._before) else ""
 
+    def raw_before(self, back: int = 1) -> str:
+        """An earlier word as it is written, "" if there is none."""
+        return self._before[-back].raw if back <= len(self._before) else ""
+
     def begins_line_before(self, back: int = 1) -> bool:
         """Whether a line begins with an earlier word."""
         return back <= len(self._before) and self._before[-back].starts_line
