@@ -84,14 +84,14 @@ def run(
     torch.manual_seed(0)
     if isinstance(options.threads, int):
         torch.set_num_threads(options.threads)
-    load_before = load_average()
+    load_before, measured_commit = load_average(), commit()
     measured = measure(options)
     script = Path(sys.argv[0])
     given = sys.argv[1:] if arguments is None else arguments
     record = {
         "benchmark": script.stem,
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        "commit": measured_commit,
         "command": shlex.join(["python", f"benchmarks/{script.name}", *given]),
         "machine": {**machine(options.threads), "load_average_1m": [load_before, load_average()]},
         "torch": torch.__version__,

@@ -149,6 +149,7 @@ def nano_latency(result: Result) -> list[str]:
     rows = [
         [f"end of question to {label}", *(ms(figures[name][key]) for key in ("p50", "p95"))]
         for name, label in names.items()
+        if figures[name] is not None
     ]
     rows.append(["real-time factor (compute per second of speech)", f"{figures['rtf_overall']:.3f}", ""])
     return markdown_table(["milliseconds", "p50", "p95"], rows)
@@ -370,7 +371,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "reference_costs": (("reference_costs",), reference_costs),
     "mini_cascade": (("mini_cascade",), mini_cascade),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
-    "tool_turns": (("tool_turns_nano_openai", "tool_turns_nano_agents"), tool_turns),
+    "tool_turns": (("tool_turns_nano_openai", "tool_turns_nano_agents", "tool_turns_mini_openai"), tool_turns),
     "shard_loading": (("shard_loading",), shard_loading),
     "stage_three": (("stage_three",), stage_three),
     "padding": (("padding",), padding),
