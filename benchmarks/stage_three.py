@@ -36,6 +36,7 @@ from echox.training.batches import seed_everything
 from echox.training.loop import train
 from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_lora
 from echox.training.stages.echo import EchoRecipe, EchoStage
+from echox.training.stages.echo_teacher import OnlineTargets
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano" / "echo.yaml"
 CASES: dict[str, dict[str, Any]] = {
@@ -128,6 +129,7 @@ def cost_of_rows(stage: EchoStage, rows: list[int]) -> dict[str, float]:
     found = {}
     for count in rows:
         targets = objective.targets
+        assert isinstance(targets, OnlineTargets)
         targets.rows_together = count
         began_s = time.process_time()
         made = targets.begin([(batch["said"].segments, batch) for batch in batches])()
