@@ -380,7 +380,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             ),
         )
 
-    def _run(self, embeds: Tensor, attention_mask: Tensor, packed: bool) -> Tensor:
+    def _run(self, embeds: Tensor, attention_mask: Tensor, packed: bool = False) -> Tensor:
         """Last hidden states (B, L, H), after the language model's final norm."""
         if packed:
             if self.config.compatible.masked_token_id is not None:
