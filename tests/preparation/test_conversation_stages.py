@@ -341,6 +341,7 @@ def test_a_voice_is_for_training_or_for_evaluation():
         SpokenQuestionsRecipe("spoken_questions", "d", "o", {"flite/slt": 1.0}, {"flite/slt": 1.0})
 
 
+@pytest.mark.slow
 def test_tool_lessons_call_answer_and_leave_other_questions_alone(tmp_path):
     output = tmp_path / "lessons.jsonl"
     recipe = tmp_path / "recipe.yaml"

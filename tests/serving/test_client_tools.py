@@ -41,6 +41,7 @@ async def say(connection, sound):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_python_client_completes_a_spoken_round_trip(server):
     async def talk():
         client = openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")

@@ -78,6 +78,7 @@ def test_the_student_comes_near_to_the_teacher(teacher):
     assert all(map(torch.equal, weights, teacher.parameters()))
 
 
+@pytest.mark.slow
 def test_the_stage_asks_the_model_and_measures(tmp_path: Path):
     model = tiny_echox()
     model.save_pretrained(tmp_path / "whole")
