@@ -18,7 +18,7 @@ from livekit.plugins import openai
 
 RATE = 24000
 CHUNK = RATE // 50
-LONGEST_S = 300
+LONGEST_S = 120
 
 
 class Microphone(io.AudioInput):

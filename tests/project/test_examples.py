@@ -79,7 +79,7 @@ def test_train_stage_on_a_file_of_the_reader(tmp_path):
 def test_score(tmp_path):
     printed = run("score.py", folder=tmp_path).decode()
     assert "right as written  86% of 7" in printed, "nano knows six of seven; it cannot know the weather"
-    assert "right as heard    86% of 7" in printed
+    assert "right as heard    71% of 7" in printed, "the judge hears one reply otherwise"
     assert len((tmp_path / "out/example/score/qa/items.jsonl").read_text().splitlines()) == 7
 
 
