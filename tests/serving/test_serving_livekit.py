@@ -24,7 +24,7 @@ def talk(server, folder, *options):
 
 @pytest.mark.xfail(
     strict=False,
-    reason="on a quiet machine the client hears only the beginning of the second question as a turn, and no reply to it; "
+    reason="on a quiet machine only the beginning of the second question is heard as a turn, and no reply comes to it; "
     "it passed on a busy one. Whose fault that is was not found (docs/clients.md)",
 )
 def test_a_spoken_turn_that_is_interrupted(tmp_path):
