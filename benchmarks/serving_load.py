@@ -201,7 +201,18 @@ def start_server(threads: int, sessions: int, speculates: bool) -> tuple[subproc
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "echox", "serve", "--port", str(port), "--threads", str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "echox",
+        "serve",
+        "--model",
+        "nano",
+        "--port",
+        str(port),
+        "--threads",
+        str(threads),
+    ]
     command += ["--max-sessions", str(sessions), "--speculate" if speculates else "--no-speculate"]
     server = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     for _ in range(1800):
