@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,6 +33,7 @@ from echox.training.batches import BatchStream, MicroBatch, seed_everything
 from echox.training.checkpoint import TrainingProgress, checkpoint_path, checkpoints, load_checkpoint, newest_whole
 from echox.training.checkpoint_writing import CheckpointWriter
 from echox.training.evaluation import EvaluationsApart
+from echox.training.final import write_final
 from echox.training.health import (
     NonFiniteLossError,
     check_everywhere,
@@ -54,6 +54,7 @@ from echox.training.optim import (
 )
 from echox.training.parallel import gathered, plain, process_group, shard
 from echox.training.record import RECORD_NAME, RunLog, code_state, finished_record, peak_memory_mb, write_record
+from echox.training.schedule import checkpoint_due, due
 from echox.training.stage import Stage
 from echox.training.step_batches import StepSource
 from echox.training.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
@@ -160,19 +161,19 @@ class _Run:
                 progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()
                 self.writer.check()
                 last = progress.step == config.steps
-                if last or progress.step % config.log_every_steps == 0:
+                if last or due(progress.step, config.log_every_steps):
                     self._log_window(window, time.monotonic() - window_began_s)
                     window, window_began_s = [], time.monotonic()
                 evaluated_s = time.monotonic()
                 stops = self.asked != NO and not last  # then time is short
-                evaluates = not last and not stops and _due(progress.step, config.evaluate_every_steps)
-                samples = not stops and _due(progress.step, config.sample_every_steps)
+                evaluates = not last and not stops and due(progress.step, config.evaluate_every_steps)
+                samples = not stops and due(progress.step, config.sample_every_steps)
                 apart = (evaluates or samples) and not last and config.evaluation_device is not None
                 if evaluates and not apart:
                     metrics = self._evaluate()
                 if samples and not apart:
                     self._sample()
-                if last or stops or apart or _due(progress.step, config.save_every_steps):
+                if last or stops or checkpoint_due(progress.step, config):
                     self._save_checkpoint()
                 self._evaluate_apart(apart, samples)
                 if stops:
@@ -209,7 +210,7 @@ class _Run:
         self.module.train()
         totals: dict[str, float] = {}
         # What is compiled is counted once, as it must run uncompiled for that, with its backward pass.
-        counts = self.operations is None if config.compile else _due(number, config.log_every_steps)
+        counts = self.operations is None if config.compile else due(number, config.log_every_steps)
         counted = CountOperations() if counts else None
         items, length = 0, 0.0
         broken: NonFiniteLossError | None = None
@@ -256,7 +257,7 @@ class _Run:
         figures = {"gradient_norm": norm, "learning_rate_factor": factor, "data_wait_s": taken.data_wait_s}
         if counted is not None:
             self.operations = counted.operations / max(length, 1e-9)
-        if self.operations is not None and _due(number, config.log_every_steps):
+        if self.operations is not None and due(number, config.log_every_steps):
             figures["operations"] = self.operations
         return {**totals, **figures, **text_of([micro.tensors for micro in micros]), "items": items, "length": length}
 
@@ -370,40 +371,16 @@ class _Run:
         return load_checkpoint(folder, self.stage.objective, self.optimizer, self.average, self.resolved, state)
 
     def _finish(self, metrics: dict[str, float]) -> None:
-        """Final weights and record, complete or not at all."""
+        """Final weights, then the record."""
         averaged: AbstractContextManager = self.average.applied() if self.average and self.parts else nullcontext()
         whole_weights = plain(self.stage.objective, keep=self.rank == 0) if self.parts else nullcontext()
         with averaged, whole_weights:
-            self._write_final(metrics)
-        self._wait()
-
-    def _write_final(self, metrics: dict[str, float]) -> None:
-        if self.rank == 0:
-            folder = Path(self.config.output_dir)
-            partial = folder / ".partial_final"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            try:
+            if self.rank == 0:
                 with nullcontext() if self.parts else self._resting():
-                    self.stage.save(partial)
-            except BaseException as error:
-                shutil.rmtree(partial, ignore_errors=True)
-                if isinstance(error, SafetensorError):  # how safetensors reports a full disk
-                    raise OSError(
-                        f"{folder}: could not write the final model ({error}); free some space, then run the "
-                        "same command again: it continues from the newest checkpoint"
-                    ) from error
-                raise
-            # The record is last: a run that is killed between two of these files counts as unfinished.
-            (folder / RECORD_NAME).unlink(missing_ok=True)
-            for path in partial.iterdir():
-                target = folder / path.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                path.replace(target)
-            partial.rmdir()
-            details = getattr(self.stage, "record_details", None)
-            write_record(self.stage.name, self.config, self.resolved, self.progress, metrics, self.world, details)
+                    write_final(self.stage, Path(self.config.output_dir))
+                details = getattr(self.stage, "record_details", None)
+                write_record(self.stage.name, self.config, self.resolved, self.progress, metrics, self.world, details)
+        self._wait()
 
     def _wrap(self) -> nn.Module:
         module: nn.Module = self.stage.objective
@@ -423,10 +400,6 @@ class _Run:
     def _wait(self) -> None:
         if self.world > 1:
             dist.barrier()
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 # ------------------------------------------------------------------------------------------------ command

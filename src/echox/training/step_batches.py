@@ -22,6 +22,7 @@ from torch import nn
 from echox.config import TrainingConfig
 from echox.training.batches import BatchStream, MicroBatch, seed_everything
 from echox.training.modules import autocast, on_device
+from echox.training.schedule import checkpoint_due
 
 Batch = Mapping[str, object]
 
@@ -103,20 +104,14 @@ class StepSource:
         if not self._ready:
             self._ready.extend((self._asked or self._ask(self._step))())
             end = self._step + len(self._ready)
-            self._asked = self._ask(end) if self._ahead and end < self._config.steps and not self._saves(end) else None
+            ahead = self._ahead and end < self._config.steps and not checkpoint_due(end, self._config)
+            self._asked = self._ask(end) if ahead else None
         self._step += 1
         return self._ready.popleft()
 
     def close(self) -> None:
         """Stop the workers of the stream."""
         self._stream.close()
-
-    def _saves(self, step: int) -> bool:
-        config = self._config
-        every = [config.save_every_steps]
-        if config.evaluation_device is not None:  # another process evaluates checkpoints, so there is one
-            every += [config.evaluate_every_steps, config.sample_every_steps]
-        return any(steps > 0 and step % steps == 0 for steps in every)
 
     def _taken(self) -> StepBatches:
         began_s = time.monotonic()
@@ -127,7 +122,7 @@ class StepSource:
     def _ask(self, first: int) -> Callable[[], list[StepBatches]]:
         """Prepare the steps of the group that begins after `first` steps, and begin to complete them."""
         last = min(first + self._group, self._config.steps)
-        last = next((step for step in range(first + 1, last) if self._saves(step)), last)
+        last = next((step for step in range(first + 1, last) if checkpoint_due(step, self._config)), last)
         steps = [self._taken() for _ in range(first, last)]
         prepared = []
         for micro, batch in ((m, b) for step in steps for m, b in zip(step.micros, step.batches, strict=True)):
