@@ -5,11 +5,15 @@ import random
 import shutil
 
 import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from test_loop import ToyStage, run
 
-from echox.training.checkpoint import checkpoints
+from echox.training.checkpoint import checkpoints, live_tensors, load_weights
 from echox.training.integrity import DamagedCheckpointError, read_state, write_state
 
 FIELDS = {"step": 0, "wall_s": 0.0}
@@ -87,6 +91,31 @@ def test_a_checkpoint_under_another_step_s_name_is_damage(copied):
     newest.rename(newest.with_name("step_0000013"))
     with pytest.raises(DamagedCheckpointError, match="found step 12"):
         resume(copied)
+
+
+SHARDED = pytest.param(
+    True, marks=pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sharded", [False, SHARDED])
+def test_weights_alone_are_the_averages_and_the_buffers(copied, sharded, dtype):
+    newest = checkpoints(copied)[-1]
+    saved = {name: load_file(newest / f"{name}.safetensors") for name in ("trainable", "average")}
+    assert not torch.equal(saved["trainable"]["head.weight"], saved["average"]["head.weight"])
+    if sharded:
+        state = json.loads((newest / "state.json").read_text())
+        for name in ("trainable.safetensors", "average.safetensors", "optimizer.pt"):
+            (newest / name).unlink()
+        tensors = {f"{kind}.{name}": value for kind, values in saved.items() for name, value in values.items()}
+        dcp.save(tensors, checkpoint_id=newest / "sharded", no_dist=True)
+        write_state(newest, {name: value for name, value in state.items() if name not in ("parts", "sha256")})
+    objective = ToyStage().objective.to(dtype)
+    load_weights(newest, objective)
+    for name, value in live_tensors(objective).items():
+        wanted = saved["average"].get(name, saved["trainable"][name])
+        torch.testing.assert_close(value, wanted.to(value.dtype), rtol=0, atol=0)
 
 
 json_values = st.recursive(

@@ -154,21 +154,19 @@ def load_weights(folder: Path, objective: nn.Module) -> None:
     averaged = bool(state["average_updates"])
     if (folder / "sharded").is_dir():
         _check_names(folder, _shapes(folder), live, remedy)
-        tensors = {f"trainable.{name}": value.detach() for name, value in live.items()}
-        kept = {f"average.{name}": value.detach().float() for name, value in live.items() if _is_trained(value)}
-        dcp.load(tensors | (kept if averaged else {}), checkpoint_id=folder / "sharded", no_dist=True)
-        averages = {name.removeprefix("average."): value for name, value in kept.items()}
-    else:
-        weights = load_file(folder / "trainable.safetensors")
-        _check_names(folder, {name: value.shape for name, value in weights.items()}, live, remedy)
-        averages = load_file(folder / "average.safetensors") if averaged else {}
-        with torch.no_grad():
-            for name, value in weights.items():
-                live[name].copy_(value)
+        wanted = {
+            f"{'average' if averaged and _is_trained(value) else 'trainable'}.{name}": value.detach()
+            for name, value in live.items()
+        }
+        dcp.load(wanted, checkpoint_id=folder / "sharded", no_dist=True)
+        return
+    weights = load_file(folder / "trainable.safetensors")
+    _check_names(folder, {name: value.shape for name, value in weights.items()}, live, remedy)
     if averaged:
-        with torch.no_grad():
-            for name, value in averages.items():
-                live[name].copy_(value)
+        weights |= load_file(folder / "average.safetensors")
+    with torch.no_grad():
+        for name, value in weights.items():
+            live[name].copy_(value)
 
 
 def newest_whole(found: list[Path], skip_damaged: bool) -> tuple[Path, JsonObject] | None:
