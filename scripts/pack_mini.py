@@ -27,7 +27,7 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
-from echox.files import folder_bytes
+from echox.files import folder_bytes, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_BYTES = 64 << 20
@@ -45,7 +45,7 @@ def pack_t2c(source: Path, bundle: Path) -> dict[str, str]:
     model = AutoModelForCausalLM.from_pretrained(source / "language_model", dtype=torch.bfloat16)
     model.config.num_hidden_layers = 1
     model.model.layers = model.model.layers[:1]  # none of them is read
-    model.save_pretrained(bundle / "language_model")
+    save_model(model, bundle / "language_model")
     AutoTokenizer.from_pretrained(source / "language_model").save_pretrained(bundle / "language_model")
     return {**paths, "unit_language": "unit_language", "language_model": "language_model"}
 

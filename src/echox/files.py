@@ -1,4 +1,4 @@
-"""Files: text written completely or not at all, locks, JSON and lines of other programs, journals, checksums."""
+"""Files: written completely or not at all, weights, locks, JSON and lines of other programs, journals, checksums."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 JsonObject = dict[str, Any]
 """A JSON object. Its values are of any type until the code that reads them has checked them."""
@@ -34,6 +39,38 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """`write_text` for bytes."""
     with _written_aside(Path(path)) as partial:
         partial.write_bytes(content)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """`write_text` for tensors, in the format of safetensors; whoever can read new files here can read them.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written; an older file with this name stays.
+    """
+    from safetensors.torch import save_file
+
+    with _written_aside(Path(path)) as partial:
+        save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, partial, metadata)
+        give_usual_mode([partial])
+
+
+def save_model(model: PreTrainedModel, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """The ``save_pretrained`` of transformers, and whoever can read new files here can read the weights.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written.
+    """
+    model.save_pretrained(folder, state_dict=state_dict)
+    give_usual_mode(Path(folder).glob("*.safetensors"))
+
+
+def give_usual_mode(paths: Iterable[Path]) -> None:
+    """Give files the mode of a new one: safetensors lets nobody but the owner read what it writes."""
+    for path in paths:
+        new = path.with_name(f".{path.name}.{os.getpid()}.mode")  # the umask is read by changing it, for all threads
+        new.touch()
+        shutil.copymode(new, path)
+        new.unlink()
 
 
 @contextmanager

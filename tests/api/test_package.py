@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 
 from echox.api import EchoX
 from echox.config import load_recipe
+from echox.files import write_tensors
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
-from echox.models.echox.turn_head import STATES, TurnHead
+from echox.models.echox.turn_head import STATES, TURN_HEAD_FILE, TurnHead
 from tiny_echox import tiny_echox
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -92,7 +93,7 @@ def test_a_package_made_of_a_package_keeps_its_turn_head(parts):
     recipe_in(folder).run()
     assert EchoX.from_pretrained(folder / "package", device="cpu").turn_head is None
     head = TurnHead(torch.ones(STATES * model.model.s2t.config.hidden_size), torch.zeros(()))
-    head.save(folder / "package")
+    write_tensors(folder / "package" / TURN_HEAD_FILE, head.tensors())
     recipe_in(folder, **{"parts.echo": folder / "package", "output_dir": folder / "again"}).run()
     assert torch.equal(EchoX.from_pretrained(folder / "again", device="cpu").turn_head.weight, head.weight)
 

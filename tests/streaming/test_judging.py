@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from echox.api import EchoX
+from echox.files import write_tensors
 from echox.models.echox.turn_head import STATES, TURN_HEAD_FILE, TurnHead, load_turn_head
 from echox.streaming import Finished, Heard, Judged, Scheduler, Session
 from echox.streaming.messages import Audio, Message
@@ -101,7 +102,7 @@ def test_without_a_head_nothing_is_judged(model):
 
 def test_a_head_is_saved_and_loaded(tmp_path):
     head = TurnHead(torch.tensor([1.0, 0.0, -2.0] * STATES), torch.tensor(0.5))
-    head.save(tmp_path)
+    write_tensors(tmp_path / TURN_HEAD_FILE, head.tensors())
     loaded = load_turn_head(tmp_path, 3)
     features = torch.arange(9.0)
     assert loaded(features) == head(features) == pytest.approx(torch.sigmoid(head.weight @ features + 0.5).item())
@@ -117,10 +118,10 @@ def test_a_model_folder_keeps_its_head(model, tmp_path):
 
 def test_a_head_that_does_not_belong_is_refused(tmp_path):
     assert load_turn_head(tmp_path, 3) is None
-    TurnHead(torch.ones(9), torch.zeros(())).save(tmp_path)
+    write_tensors(tmp_path / TURN_HEAD_FILE, TurnHead(torch.ones(9), torch.zeros(())).tensors())
     with pytest.raises(ValueError, match="width 4"):
         load_turn_head(tmp_path, 4)
-    TurnHead(torch.full((9,), float("nan")), torch.zeros(())).save(tmp_path)
+    write_tensors(tmp_path / TURN_HEAD_FILE, TurnHead(torch.full((9,), float("nan")), torch.zeros(())).tensors())
     with pytest.raises(ValueError, match="finite"):
         load_turn_head(tmp_path, 3)
     save_file({"other": torch.ones(1)}, tmp_path / TURN_HEAD_FILE)

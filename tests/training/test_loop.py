@@ -242,15 +242,15 @@ def test_a_checkpoint_in_the_background_is_of_its_moment(tmp_path, monkeypatch):
     """It is written when the run has gone on, and holds what one that was written at once holds."""
     run(tmp_path / "at_once", save_every_steps=3, keep_checkpoints=9)
     stage, seen = ToyStage(), []
-    save_file = checkpoint_writing.save_file
+    write_tensors = checkpoint_writing.write_tensors
 
-    def late(tensors, path):
+    def late(path, tensors):
         if "0000003" in str(path):
             wait_until(lambda: stage.objective.calls >= 5, "two more steps")
         seen.append(stage.objective.calls)
-        save_file(tensors, path)
+        write_tensors(path, tensors)
 
-    monkeypatch.setattr(checkpoint_writing, "save_file", late)
+    monkeypatch.setattr(checkpoint_writing, "write_tensors", late)
     run(tmp_path / "later", stage, save_every_steps=3, keep_checkpoints=9, save_in_background=True)
     assert seen[0] >= 5
     first, second = (checkpoints(tmp_path / name) for name in ("at_once", "later"))

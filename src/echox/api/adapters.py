@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from echox.files import write_tensors
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.pretrained import CausalLM
@@ -69,15 +70,14 @@ def save_adapter(model: Adaptable, folder: str | Path) -> None:
         ValueError: there is none.
     """
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     if not has_adapter(model):
         raise ValueError("expected an adapter that is not merged, found none: load one (from_pretrained(adapter=...))")
     folder, language_model = Path(folder), _language_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(language_model, adapter_name=ADAPTER_NAME)
-    weights = {f"base_model.model.{name}": value.detach().contiguous().cpu() for name, value in state.items()}
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    weights = {f"base_model.model.{name}": value for name, value in state.items()}
+    write_tensors(folder / "adapter_model.safetensors", weights, metadata={"format": "pt"})
     language_model.peft_config[ADAPTER_NAME].save_pretrained(folder)
 
 

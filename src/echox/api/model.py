@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,11 +16,11 @@ from echox.api.adapters import has_adapter, load_adapter, merge_adapter, save_ad
 from echox.api.card import CARD_FILE, folder_card
 from echox.api.loading import TRAINING_RECORD_FILE, find_model, load_folder, training_record
 from echox.device import choose_device
-from echox.files import JsonObject, write_text
+from echox.files import JsonObject, save_model, write_tensors, write_text
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.turn_head import TurnHead, load_turn_head
+from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead, load_turn_head
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
 from echox.models.quantization.low_bits import INT4, LOW_BITS, quantise_on_cpu
@@ -211,16 +210,14 @@ class EchoX:
         elif dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         try:
-            self.model.save_pretrained(folder, state_dict=state)
+            save_model(self.model, folder, state)
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(f"{folder}: could not write the weights ({error}); free some space, try again") from error
         self.processor.save_pretrained(folder)
         self.settings.save(folder)
         self.about.save(folder)
         if self.turn_head is not None:
-            self.turn_head.save(folder)
-        for weights in folder.glob("*.safetensors"):  # safetensors lets nobody else read what it wrote
-            shutil.copymode(folder / "config.json", weights)
+            write_tensors(folder / TURN_HEAD_FILE, self.turn_head.tensors())
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})

@@ -20,12 +20,11 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from echox.config import TrainingConfig
-from echox.files import JsonObject
+from echox.files import JsonObject, write_tensors
 from echox.training.checkpoint import (
     TrainingProgress,
     checkpoint_path,
@@ -138,9 +137,9 @@ class CheckpointWriter:
             }
 
         def write() -> None:
-            save_file(weights, folder / "trainable.safetensors")
+            write_tensors(folder / "trainable.safetensors", weights)
             if average is not None:
-                save_file(averages, folder / "average.safetensors")
+                write_tensors(folder / "average.safetensors", averages)
             torch.save(states, folder / "optimizer.pt")
 
         return write

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from echox.files import write_tensors
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.pretrained import CausalLM
 
@@ -89,12 +90,8 @@ def merged_state_dict(model: S2TForConditionalGeneration) -> dict[str, Tensor]:
 def save_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder: str | Path) -> None:
     """Write the LoRA's weights and settings into ``folder``."""
     folder = Path(folder)
-    weights = {
-        name: value.detach().contiguous().cpu()
-        for name, value in model.language_model.state_dict().items()
-        if ".lora_" in name
-    }
-    save_file(weights, folder / WEIGHTS_FILE)
+    weights = {name: value for name, value in model.language_model.state_dict().items() if ".lora_" in name}
+    write_tensors(folder / WEIGHTS_FILE, weights)
     layer = next(iter(_lora_layers(model).values()))
     base_dtype = str(layer.base_layer.weight.dtype).removeprefix("torch.")
     text = json.dumps({**asdict(settings), "base_dtype": base_dtype})

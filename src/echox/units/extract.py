@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperConfig
 
 from echox.data.features import log_mel, pad_features
+from echox.files import save_model, write_tensors
 from echox.models.conversion.kmeans import read_centroids
 from echox.models.towers.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 from echox.models.towers.whisper import WhisperTower
@@ -309,9 +310,9 @@ class UnitExtractor(nn.Module):
         """Writes encoder, feature extractor, centroids and numbers into one folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.encoder.save_pretrained(folder / ENCODER_FOLDER)
+        save_model(self.encoder, folder / ENCODER_FOLDER)
         self.feature_extractor.save_pretrained(folder / ENCODER_FOLDER)
-        save_file({"centroids": self.centroids.contiguous().cpu()}, folder / CENTROIDS_FILE)
+        write_tensors(folder / CENTROIDS_FILE, {"centroids": self.centroids})
         content = {
             "layer": self.layer,
             "switch_penalty": self.switch_penalty,

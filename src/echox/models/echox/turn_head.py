@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 TURN_HEAD_FILE = "turn_head.safetensors"
@@ -58,9 +57,9 @@ class TurnHead:
         """Probability that the speaker of features (D,) has finished."""
         return float(torch.sigmoid(self.weight @ features.cpu() + self.bias))
 
-    def save(self, folder: Path) -> None:
-        """Write it into a model folder."""
-        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, folder / TURN_HEAD_FILE)
+    def tensors(self) -> dict[str, Tensor]:
+        """What its file in a model folder holds."""
+        return {"weight": self.weight, "bias": self.bias}
 
 
 def load_turn_head(folder: Path, width: int) -> TurnHead | None:

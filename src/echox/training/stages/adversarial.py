@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from echox.data.acoustics import AnalysisConfig, envelope, log_spectral_distance_db
+from echox.files import save_model
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 from echox.models.vocoder.modeling_discriminators import (
     VocoderDiscriminators,
@@ -188,4 +189,4 @@ class AdversarialVocoderStage(CroppedStage):
         """The generator with folded weights, ready for inference; the discriminators stay in the checkpoints."""
         folded = CodeHiFiGAN(copy.deepcopy(self.model.config))
         folded.load_state_dict(self.model.state_dict())
-        folded.fold_weight_norm().save_pretrained(folder)
+        save_model(folded.fold_weight_norm(), folder)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -31,6 +31,7 @@ from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts, same_words
 from echox.data.tower_features import TowerFeatures
+from echox.files import save_model, write_tensors
 from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
@@ -277,9 +278,9 @@ class DirectUnitsStage:
 
     def save(self, folder: Path) -> None:
         """S2T with the changed language model, as stage I saves it; the rows of unit words and their language."""
-        self.model.s2t.save_pretrained(folder)
+        save_model(self.model.s2t, folder)
         own = {name: value for name, value in self.model.state_dict().items() if not name.startswith("s2t.")}
-        save_file({name: value.contiguous() for name, value in own.items()}, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, own)
         recogniser = read_recogniser_tokenizer(self.recipe.model.s2t)
         EchoXProcessor(
             self.tower.extractor, self.tokenizer, self.language, recogniser_tokenizer=recogniser

@@ -23,6 +23,7 @@ from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts
 from echox.data.tower_features import TowerFeatures
+from echox.files import save_model
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -300,7 +301,7 @@ class EchoStage:
         """The whole model with the LoRA merged in, the LoRA beside it, the processor with its unit language."""
         state = {name: value for name, value in self.model.state_dict().items() if not name.startswith("s2t.")}
         state |= {f"s2t.{name}": value for name, value in merged_state_dict(self.model.s2t).items()}
-        self.model.save_pretrained(folder, state_dict=state)
+        save_model(self.model, folder, state)
         if self.lora is not None:
             save_lora(self.model.s2t, self.lora, folder)
         self.processor.save_pretrained(folder)

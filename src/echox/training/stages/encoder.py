@@ -34,6 +34,7 @@ from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
 from echox.data.scoring import edit_counts, word_errors
 from echox.device import choose_device
+from echox.files import save_model
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.echox.ctc import greedy_ctc
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
@@ -270,7 +271,7 @@ class EncoderStage:
 
     def save(self, folder: Path) -> None:
         """Model, feature extractor and tokenizer, loadable by ``from_pretrained``."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
         WhisperFeatureExtractor(feature_size=self.recipe.model.num_mel_bins).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from echox.config import recipe
-from echox.files import JsonObject
+from echox.files import JsonObject, save_model
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.towers.auto import AutoAudioTower
 from echox.training.stages.s2t import S2TModel, join_parts
@@ -53,6 +53,6 @@ class HearingRecipe:
         )
         model, recogniser_tokenizer = join_parts(parts, tokenizer, language_model)
         extractor = AutoAudioTower.feature_extractor(model.config.audio_config)
-        model.save_pretrained(self.output_dir)
+        save_model(model, self.output_dir)
         EchoXProcessor(extractor, tokenizer, recogniser_tokenizer=recogniser_tokenizer).save_pretrained(self.output_dir)
         return {name: sum(value.numel() for value in part.parameters()) for name, part in model.named_children()}

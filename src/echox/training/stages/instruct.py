@@ -28,6 +28,7 @@ from echox.data.manifest import Dialogue
 from echox.data.scoring import same_words
 from echox.data.tool_templates import taught_template
 from echox.data.tower_features import TowerFeatures
+from echox.files import save_model
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
@@ -266,6 +267,6 @@ class InstructStage:
 
     def save(self, folder: Path) -> None:
         """Merged weights that load with transformers alone, the LoRA beside them, the processor."""
-        self.model.save_pretrained(folder, state_dict=merged_state_dict(self.model))
+        save_model(self.model, folder, merged_state_dict(self.model))
         save_lora(self.model, self.recipe.lora, folder)
         self.processor.save_pretrained(folder)

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.data.sampling import spread
-from echox.files import JsonObject
+from echox.files import JsonObject, save_model
 from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.tokenization_text import render_chat, train_text_tokenizer
 from echox.models.pretrained import CausalLM, run_generate
@@ -257,7 +257,7 @@ class LMStage:
 
     def save(self, folder: Path) -> None:
         """Model and tokenizer, as transformers writes them."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
         self.tokenizer.save_pretrained(folder)
 
 

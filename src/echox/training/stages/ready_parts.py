@@ -32,7 +32,7 @@ from transformers import (
 from echox.api.parts import installed_folder
 from echox.config import recipe
 from echox.data.chat_templates import hearing_template
-from echox.files import JsonObject
+from echox.files import JsonObject, save_model
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
 from echox.models.conversion.gguf_file import MAGIC
 from echox.models.conversion.moonshine import open_ort_moonshine
@@ -83,7 +83,7 @@ class LanguageModelRecipe:
         if self.gguf_file is not None:
             model = without_quantization(model)
         make_ready(model, tokenizer)
-        model.save_pretrained(self.output_dir)
+        save_model(model, self.output_dir)
         tokenizer.save_pretrained(self.output_dir)
         return {"vocabulary": len(tokenizer), "parameters": sum(value.numel() for value in model.parameters())}
 
@@ -198,7 +198,7 @@ class RecogniserRecipe:
             raise ValueError(
                 f"{self.model}: expected a recogniser of {', '.join(RECOGNISERS)}, found {model.config.model_type!r}"
             )
-        model.save_pretrained(self.output_dir)
+        save_model(model, self.output_dir)
         tokenizer.save_pretrained(self.output_dir)
         AutoAudioTower.feature_extractor(model.config).save_pretrained(self.output_dir)
         return {"vocabulary": len(tokenizer), "parameters": sum(value.numel() for value in model.parameters())}
@@ -230,5 +230,5 @@ class PublishedVocoderRecipe:
         config, stored = open_vocoder(files)
         model = CodeHiFiGAN(config)
         model.load_state_dict({name: tensor.load() for name, tensor in stored.items()})
-        model.save_pretrained(self.output_dir)
+        save_model(model, self.output_dir)
         return {"units": config.num_units, "parameters": sum(value.numel() for value in model.parameters())}

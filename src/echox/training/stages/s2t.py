@@ -30,7 +30,7 @@ from echox.config import TrainingConfig, recipe
 from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig
 from echox.data.scoring import same_words, word_errors
 from echox.data.tower_features import TowerFeatures
-from echox.files import JsonObject
+from echox.files import JsonObject, save_model
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
@@ -271,7 +271,7 @@ class S2TStage:
 
     def save(self, folder: Path) -> None:
         """Merged weights that load with transformers alone, the LoRA beside them, the processor."""
-        self.model.save_pretrained(folder, state_dict=merged_state_dict(self.model))
+        save_model(self.model, folder, merged_state_dict(self.model))
         save_lora(self.model, self.recipe.lora, folder)
         self.processor.save_pretrained(folder)
 

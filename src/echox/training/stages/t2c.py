@@ -24,7 +24,7 @@ from echox.config import TrainingConfig, recipe
 from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.data.manifest import UnitUtterance, read_unit_utterances
 from echox.data.sampling import spread
-from echox.files import JsonObject
+from echox.files import JsonObject, save_model
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
@@ -309,7 +309,7 @@ class T2CStage:
 
     def save(self, folder: Path) -> None:
         """Model, tokenizer and unit language."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
         self.tokenizer.save_pretrained(folder)
         self.language.save_pretrained(folder)
 

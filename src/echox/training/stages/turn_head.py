@@ -29,8 +29,8 @@ from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
 from echox.data.pauses import cut, detected_pauses, speak_with_pause
 from echox.data.scoring import area_under_curve, normalize_words
-from echox.files import JsonObject, write_text
-from echox.models.echox.turn_head import TurnHead
+from echox.files import JsonObject, write_tensors, write_text
+from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
 from echox.streaming.messages import Audio, Message
 
@@ -107,7 +107,7 @@ class TurnHeadRecipe:
         head = TurnHead(weight, bias)
         output = folder if self.output is None else Path(self.output)
         output.mkdir(parents=True, exist_ok=True)
-        head.save(output)
+        write_tensors(output / TURN_HEAD_FILE, head.tensors())
         write_text(output / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
         return scores
 
