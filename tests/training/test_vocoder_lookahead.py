@@ -9,6 +9,7 @@ from echox.config import TrainingConfig
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
+from echox.training.normalisation import denominators_of_step
 from echox.training.stages.vocoder_lookahead import (
     LookaheadModel,
     QuestionData,
@@ -76,6 +77,23 @@ def test_the_student_comes_near_to_the_teacher(teacher):
         optimizer.step()
     assert distance(student, teacher, units) < before / 2
     assert all(map(torch.equal, weights, teacher.parameters()))
+
+
+def test_the_teacher_is_asked_once_for_batches_that_are_accumulated(teacher, monkeypatch):
+    asked, predict = [], teacher.predict_durations
+    monkeypatch.setattr(teacher, "predict_durations", lambda units: asked.append(len(units)) or predict(units))
+    student = with_lookaheads(teacher, LookaheadModel("", 3, 2, 1)).eval()
+    objective = VocoderLookaheadObjective(student, teacher, VocoderLossWeights())
+    units = torch.randint(0, 9, (3, 30), generator=torch.Generator().manual_seed(0))
+    units[1:, 12:] = -1
+    whole = objective({"units": units})["loss"]
+    asked.clear()
+    parts = [{"units": units[:1]}, {"units": units[1:, :12]}]
+    parts = objective.begin_targets([objective(part, prepare=True) for part in parts], False)()
+    shared = denominators_of_step(objective, parts, torch.device("cpu"))
+    together = sum(objective(part, shared)["loss"] for part in parts)
+    assert asked == [1, 2]
+    torch.testing.assert_close(together, whole)
 
 
 @pytest.mark.slow

@@ -8,6 +8,18 @@ const FALLBACK_FRAMES = 1024;
 /** Whether this page can use a microphone. Browsers require HTTPS or localhost. */
 export const microphoneAllowedHere = () => window.isSecureContext && Boolean(navigator.mediaDevices?.getUserMedia);
 
+/** A node that hands on what it hears, as 24 kHz chunks. @param {(chunk: {pcm: Int16Array, level: number}) => void} onChunk */
+async function captureNode(context, onChunk) {
+  await context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
+  const node = new AudioWorkletNode(context, "echox-capture", {
+    numberOfOutputs: 1,
+    processorOptions: { rate: RATE, chunkMs: CHUNK_MS },
+  });
+  node.port.onmessage = ({ data }) => onChunk(data);
+  node.connect(context.destination); // it writes silence; a node without a connection would not run
+  return node;
+}
+
 /** The microphone as 24 kHz chunks, with the browser's echo cancellation so that a reply does not interrupt itself. */
 export class Microphone {
   /**
@@ -49,14 +61,8 @@ export class Microphone {
 
   async #listen() {
     this.context = new AudioContext({ latencyHint: "interactive" });
-    await this.context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
-    const node = new AudioWorkletNode(this.context, "echox-capture", {
-      numberOfOutputs: 1,
-      processorOptions: { rate: RATE, chunkMs: CHUNK_MS },
-    });
-    node.port.onmessage = ({ data }) => this.running && this.onChunk(data.pcm, data.level);
+    const node = await captureNode(this.context, ({ pcm, level }) => this.running && this.onChunk(pcm, level));
     this.context.createMediaStreamSource(this.stream).connect(node);
-    node.connect(this.context.destination); // it writes silence; a node without a connection would not run
     const [track] = this.stream.getAudioTracks();
     track.onended = () => this.running && this.stop().then(this.onLost);
     await this.context.resume();
@@ -143,16 +149,11 @@ export class Player extends EventTarget {
     await this.open();
     const muted = Object.assign(new Audio(), { srcObject: stream, muted: true }); // without it Chromium gives the context no sound
     muted.play().catch(() => {});
-    await this.context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
+    const capture = await captureNode(this.context, ({ pcm }) => this.#live(pcm));
     const source = this.context.createMediaStreamSource(stream);
-    const capture = new AudioWorkletNode(this.context, "echox-capture", {
-      numberOfOutputs: 1,
-      processorOptions: { rate: RATE, chunkMs: CHUNK_MS },
-    });
-    capture.port.onmessage = ({ data }) => this.#live(data.pcm);
     this.live = new GainNode(this.context, { gain: 1 });
     source.connect(this.live).connect(this.analyser);
-    source.connect(capture).connect(this.context.destination); // it writes silence
+    source.connect(capture);
     stream.getAudioTracks()[0].onended = () => [source, capture, this.live].forEach((node) => node.disconnect());
   }
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from echox.data.acoustics import acoustic_targets, log_spectral_distance_db
-from echox.files import JsonObject
+from echox.files import JsonObject, save_model
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder, LightVocoderFeatures
@@ -189,7 +189,7 @@ class LightVocoderStage(CroppedStage):
         device = next(self.model.parameters()).device
         batch = self._batch([(item, item.row.units, item.row.durations_frames, 0)], random.Random(0))
         batch = {name: value.to(device) for name, value in batch.items()}
-        units, durations, truth, voiced = (batch[name] for name in ("units", "durations_frames", "log_mel", "voiced"))
+        units, durations, truth = (batch[name] for name in ("units", "durations_frames", "log_mel"))
         losses = {f"heldout_{name}": float(value) for name, value in self.acoustics(batch).items()}
         said = self.model.features(units, durations)
         guess = self.model.predict_durations(units)
@@ -205,14 +205,12 @@ class LightVocoderStage(CroppedStage):
         original = self._recording(item, self.model.config)
         return {
             **losses,
-            "mel_error_db": _DB * float((said.log_mel - truth).abs().mean()),
+            **{name: float(value) for name, value in feature_errors(said, batch).items()},
             "mel_error_of_units_db": _DB * float((of_units["true"] - of_units["truth"]).abs().mean()),
             "mel_error_of_units_predicted_durations_db": _DB
             * float((of_units["predicted"] - of_units["truth"]).abs().mean()),
             "duration_error_frames": float((guess - durations).abs().float().mean()),
             "duration_ratio": float(guess.sum() / durations.sum()),
-            "f0_error_hz": float(_mean_where((said.f0_hz - batch["f0_hz"]).abs(), voiced)),
-            "voicing_error": float(((said.voicing > 0) != voiced).float().mean()),
             "log_spectral_distance_db": log_spectral_distance_db(spoken, original, self.geometry, self.recipe.analysis),
         }
 
@@ -223,7 +221,7 @@ class LightVocoderStage(CroppedStage):
 
     def save(self, folder: Path) -> None:
         """The model."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
 
 
 def _started(folder: str, units: int, sizes: JsonObject) -> LightVocoder:
@@ -239,6 +237,20 @@ def _started(folder: str, units: int, sizes: JsonObject) -> LightVocoder:
 
 _DB = 10 / math.log(10)
 """One neper of power in decibels."""
+
+
+def feature_errors(said: LightVocoderFeatures, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of one utterance: mean error of the envelope, of the pitch where the truth is voiced, and share of wrong voicing.
+
+    Args:
+        said: of the vocoder, with the durations of the truth.
+        batch: the truth, with the keys of :class:`LightVocoderObjective`.
+    """
+    return {
+        "mel_error_db": _DB * (said.log_mel - batch["log_mel"]).abs().mean(),
+        "f0_error_hz": _mean_where((said.f0_hz - batch["f0_hz"]).abs(), batch["voiced"]),
+        "voicing_error": ((said.voicing > 0) != batch["voiced"]).float().mean(),
+    }
 
 
 def _mean_where(values: Tensor, where: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ https://arxiv.org/abs/1503.02531.
 from __future__ import annotations
 
 import copy
-import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,10 +25,11 @@ from echox.api import EchoX
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import read_dialogues
 from echox.data.sampling import spread
+from echox.files import save_model
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import ConvNeXtBlock, LightVocoder
-from echox.training.normalisation import Denominators
-from echox.training.stages.light_vocoder import LightVocoderObjective
+from echox.training.normalisation import Denominators, RunningMeans
+from echox.training.stages.light_vocoder import LightVocoderObjective, feature_errors
 from echox.training.stages.vocoder_recipe import VocoderLossWeights
 
 
@@ -87,12 +87,26 @@ class VocoderLookaheadObjective(nn.Module):
         self.acoustics = LightVocoderObjective(student, weights)
 
     def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `LightVocoderObjective`."""
-        return self.acoustics.denominators(self.targets(batch["units"]))
+        """See `LightVocoderObjective`; of a prepared batch."""
+        return self.acoustics.denominators(batch)
 
-    def forward(self, batch: dict[str, Tensor], denominators: Denominators | None = None) -> dict[str, Tensor]:
-        """Losses by name; `loss` is their weighted sum."""
-        return self.acoustics(self.targets(batch["units"]), denominators)  # type: ignore[no-any-return]
+    def forward(
+        self, batch: dict[str, Tensor], denominators: Denominators | None = None, prepare: bool = False
+    ) -> dict[str, Tensor]:
+        """Losses by name; `loss` is their weighted sum.
+
+        Args:
+            batch: prepared, or units alone.
+            denominators: of the whole step.
+            prepare: return the batch with what the teacher says instead (`training/step_batches.py`): its counts are
+                needed before the losses.
+        """
+        complete = batch if "log_mel" in batch else self.targets(batch["units"])
+        return complete if prepare else self.acoustics(complete, denominators)
+
+    def begin_targets(self, batches: Sequence[dict[str, Tensor]], ahead: bool) -> Callable[[], list[dict[str, Tensor]]]:
+        """Prepared batches are complete."""
+        return lambda: list(batches)
 
     @torch.no_grad()
     def targets(self, units: Tensor) -> dict[str, Tensor]:
@@ -163,28 +177,21 @@ class VocoderLookaheadStage:
     def evaluate(self) -> dict[str, float]:
         """Over held-out replies: durations that differ, envelope, pitch where voiced, voicing; against the teacher."""
         device = next(self.model.parameters()).device
-        different = units = mel_db = f0_hz = voicing = frames = voiced = 0.0
+        running = RunningMeans()
         for item in self.evaluation_items:
             batch = self.objective.targets(torch.tensor([item], device=device))
             durations = batch["durations_frames"]
             said = self.model.features(batch["units"], durations)
-            different += float((self.model.predict_durations(batch["units"]) != durations).sum())
-            units += durations.numel()
-            mel_db += 10 / math.log(10) * float((said.log_mel - batch["log_mel"]).abs().mean(-1).sum())
-            f0_hz += float(((said.f0_hz - batch["f0_hz"]).abs() * batch["voiced"]).sum())
-            voicing += float(((said.voicing > 0) != batch["voiced"]).sum())
-            frames += said.voicing.numel()
-            voiced += float(batch["voiced"].sum())
-        return {
-            "durations_that_differ": different / units,
-            "mel_error_db": mel_db / frames,
-            "f0_error_hz": f0_hz / max(voiced, 1.0),
-            "voicing_error": voicing / frames,
-        }
+            different = self.model.predict_durations(batch["units"]) != durations
+            errors = {"durations_that_differ": different.float().mean(), **feature_errors(said, batch)}
+            counts = self.objective.denominators(batch)
+            of = ("duration_loss", "mel_loss", "f0_loss", "voicing_loss")
+            running.add(errors, {name: counts[loss] for name, loss in zip(errors, of, strict=True)})
+        return running.means()
 
     def save(self, folder: Path) -> None:
         """The student."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
 
 
 def with_lookaheads(teacher: LightVocoder, sizes: LookaheadModel) -> LightVocoder:
