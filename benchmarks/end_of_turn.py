@@ -41,7 +41,7 @@ from echox.serving.turn_detection.vad import FRAME_MS, FRAME_SAMPLES, SAMPLING_R
 from echox.speech_detection import MARGIN_AFTER_S
 from echox.streaming import Judged
 from echox.streaming.messages import Audio, Message
-from echox.training.stages.turn_head import pause_places, split_of
+from echox.training.stages.hearing.turn_head import pause_places, split_of
 
 VOICES = ("flite/slt", "flite/rms", "espeak-ng/en-us", "espeak-ng/en-us+Andrea", "piper/en_US-joe-medium")
 SHORTEST_S, LONGEST_S = 0.25, 1.5

@@ -43,7 +43,7 @@ from echox.data.engines.engine import Voice
 from echox.data.pauses import speak_with_pause
 from echox.data.scoring import normalize_words
 from echox.serving.protocol.wire import AudioFormat
-from echox.training.stages.turn_head import pause_places
+from echox.training.stages.hearing.turn_head import pause_places
 
 RATE, CHUNK_S = 24000, 0.04
 PCM = AudioFormat("audio/pcm", RATE)

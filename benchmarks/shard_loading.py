@@ -43,8 +43,8 @@ from echox.preparation.settings import Shards
 from echox.process_memory import peak_resident_bytes
 from echox.training.batches import BatchStream
 from echox.training.checkpoint import TrainingProgress
-from echox.training.stages.dialogue_sources import Dialogues, dialogue_source
-from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch
+from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source
+from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch
 
 DIALOGUE_S, DIALOGUES = 12, 100
 COSTS = ROOT / "scripts" / "paper_costs.py"

@@ -35,8 +35,8 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.training.batches import seed_everything
 from echox.training.loop import train
 from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_lora
-from echox.training.stages.echo import EchoRecipe, EchoStage
-from echox.training.stages.echo_teacher import OnlineTargets
+from echox.training.stages.speaking.echo import EchoRecipe, EchoStage
+from echox.training.stages.speaking.echo_teacher import OnlineTargets
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano" / "echo.yaml"
 CASES: dict[str, dict[str, Any]] = {

@@ -28,7 +28,7 @@ from echox.data.shards.files import names_in, read_bytes
 from echox.data.tower_features import TowerFeatures
 from echox.training.batches import BatchStream
 from echox.training.checkpoint import TrainingProgress
-from echox.training.stages.dialogue_sources import Dialogues, dialogue_source
+from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source
 
 
 class Whole(SimpleHTTPRequestHandler):

@@ -16,7 +16,7 @@ from echox.evaluation.studies.ablations import AblationRunner, Plan
 from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
-from echox.training.stages.echo_targets import cut_replies, without_context
+from echox.training.stages.speaking.echo_targets import cut_replies, without_context
 from echox.units.bpe import learn_bpe_language
 from paths import ROOT
 from tiny_echox import tiny_echox

@@ -5,7 +5,7 @@ import torch
 
 from echox.data.manifest import Dialogue, Turn
 from echox.evaluation.studies.gap import Word, collect_words, draw_gap, gap, read_pairs, similarities
-from echox.training.stages.dialogues import SpokenDialogue
+from echox.training.stages.dialogue.dialogues import SpokenDialogue
 from tiny_echox import tiny_echox
 
 PAIRS = {"meaning": [("Paris", "France")], "sound": [("dog", "cat")]}

@@ -12,8 +12,8 @@ from echox.models.t2c.modeling_unit_decoder import IGNORED, UnitDecoder, UnitSeq
 from echox.models.t2c.unit_stream import Sampling, open_stream
 from echox.streaming.decoding import token_texts
 from echox.streaming.trigger import Trigger
-from echox.training.stages.echo_targets import cut_replies
-from echox.training.stages.echo_teacher import OnlineTargets
+from echox.training.stages.speaking.echo_targets import cut_replies
+from echox.training.stages.speaking.echo_teacher import OnlineTargets
 from tolerance import assert_equal_up_to_rounding
 
 LIMIT = 12

@@ -19,8 +19,8 @@ from echox.data.features import AugmentationConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.models.towers.whisper import WhisperTower
-from echox.training.stages.encoder import EncoderData, EncoderModel, EncoderRecipe
-from echox.training.stages.s2t import S2TData, S2TModel, S2TRecipe
+from echox.training.stages.hearing.encoder import EncoderData, EncoderModel, EncoderRecipe
+from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe
 from tolerance import assert_equal_up_to_rounding
 
 
@@ -160,7 +160,7 @@ def test_a_language_model_without_audio_gets_the_placeholder(parts):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from echox.training.stages.s2t import open_speech_encoder
+    from echox.training.stages.hearing.s2t import open_speech_encoder
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "red": 1, "Paris": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -11,7 +11,7 @@ from echox.evaluation.studies.candidate_policies import CANDIDATE_POLICIES, cand
 from echox.models.echox.tokenization_text import WordCounter, word_index
 from echox.models.echox.word_breaks import WordFinder, split_words, white_space_words, word_spans
 from echox.streaming.trigger import Trigger
-from echox.training.stages.echo_targets import cut_replies
+from echox.training.stages.speaking.echo_targets import cut_replies
 
 CHINESE = "法国的首都是巴黎，它位于塞纳河畔，是欧洲最大的城市之一。"
 JAPANESE = "フランスの首都はパリです。とても美しい街だと思います。"

@@ -26,9 +26,11 @@ FLOORS = (
     "data",
     "data/corpora data/shards evaluation/scoring streaming training units",
     "api evaluation/sets preparation serving/protocol",
-    "evaluation/subjects preparation/conversations serving/access training/stages",
-    "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/memory",
-    "evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime",
+    "evaluation/subjects preparation/conversations serving/access training/stages/dialogue training/stages/recordings "
+    "training/stages/voice",
+    "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/stages "
+    "training/stages/hearing training/stages/speaking",
+    "evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime training/memory",
     "evaluation serving/rest",
     "evaluation/evidence evaluation/interop serving/webrtc",
     "serving",

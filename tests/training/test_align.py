@@ -15,7 +15,7 @@ from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.tokenization_text import AUDIO, train_text_tokenizer
 from echox.training.loop import run_recipe
-from echox.training.stages.align import AlignChunk
+from echox.training.stages.recordings.align import AlignChunk
 
 BLANK = 0
 

@@ -15,8 +15,8 @@ from echox.evaluation.studies.echo_scores import SpokenQuestions, UnitTranscribe
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.health import check_gradients, check_trainable
-from echox.training.stages.direct_units import DirectUnitsModel, DirectUnitsRecipe, UnitWriter
-from echox.training.stages.echo import EchoData
+from echox.training.stages.speaking.direct_units import DirectUnitsModel, DirectUnitsRecipe, UnitWriter
+from echox.training.stages.speaking.echo import EchoData
 
 
 def stage_of(world, **data):

@@ -23,12 +23,12 @@ from echox.streaming.trigger import Trigger
 from echox.training.health import check_gradients, check_trainable
 from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_lora
 from echox.training.stage import Stage
-from echox.training.stages import echo_objective
-from echox.training.stages.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
-from echox.training.stages.echo_targets import RecordedTargets, cut_replies, select
-from echox.training.stages.echo_teacher import OnlineTargets
-from echox.training.stages.label_cache import LabelCache
-from echox.training.stages.t2c import spoken_text
+from echox.training.stages.speaking import echo_objective
+from echox.training.stages.speaking.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
+from echox.training.stages.speaking.echo_targets import RecordedTargets, cut_replies, select
+from echox.training.stages.speaking.echo_teacher import OnlineTargets
+from echox.training.stages.speaking.label_cache import LabelCache
+from echox.training.stages.speaking.t2c import spoken_text
 from tiny_speaker import NUM_UNITS, REPLIES, tiny_echox_config, write_world
 
 TRIGGER = Trigger(min_tokens=3, max_tokens=30, lookahead_tokens=1, threshold=0.2)

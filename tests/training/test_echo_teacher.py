@@ -17,10 +17,10 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.training import loop, step_batches
 from echox.training.batches import seed_everything
 from echox.training.checkpoint import checkpoints
-from echox.training.stages import echo_teacher
-from echox.training.stages.echo import EchoStage, EchoTargets
-from echox.training.stages.echo_targets import cut_replies
-from echox.training.stages.echo_teacher import OnlineTargets
+from echox.training.stages.speaking import echo_teacher
+from echox.training.stages.speaking.echo import EchoStage, EchoTargets
+from echox.training.stages.speaking.echo_targets import cut_replies
+from echox.training.stages.speaking.echo_teacher import OnlineTargets
 
 
 def segments_of(stage: EchoStage, rows: list[int]):

@@ -21,8 +21,8 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.training.lora import LoRASettings, continue_lora, merged_state_dict
-from echox.training.stages.dialogues import dialogue_pieces
-from echox.training.stages.encoder import (
+from echox.training.stages.dialogue.dialogues import dialogue_pieces
+from echox.training.stages.hearing.encoder import (
     EncoderData,
     EncoderModel,
     EncoderRecipe,
@@ -30,7 +30,7 @@ from echox.training.stages.encoder import (
     PhoneLexicon,
     initial_weights,
 )
-from echox.training.stages.s2t import S2TData, S2TModel, S2TRecipe, S2TStage
+from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe, S2TStage
 from tolerance import assert_equal_up_to_rounding
 
 RECIPES = paths.RECIPES / "nano"
@@ -269,7 +269,7 @@ def test_lora_of_another_model_is_refused(s2t, tmp_path):
 
 def test_different_tokenizers_are_refused(s2t, encoder, corpus):
     from echox.models.echox.tokenization_text import train_text_tokenizer
-    from echox.training.stages.s2t import check_same_vocabulary
+    from echox.training.stages.hearing.s2t import check_same_vocabulary
 
     with pytest.raises(ValueError, match="one tokenizer"):
         check_same_vocabulary(train_text_tokenizer(["zebra zebra"], 270), encoder.tokenizer, s2t.recipe.model)

@@ -52,7 +52,7 @@ def test_a_checkpoint_has_the_figures_of_the_run(overrides, tmp_path, capsys):
 
 def slow_steps(monkeypatch, reached) -> None:
     """Every step of a training waits until `reached(step)`."""
-    from echox.training.stages.lm import LMStage
+    from echox.training.stages.dialogue.lm import LMStage
 
     collate, made = LMStage.collate, []
 

@@ -16,8 +16,8 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.tokenization_text import render_chat
 from echox.training.lora import LoRASettings
-from echox.training.stages.continued import load_s2t
-from echox.training.stages.instruct import InstructData, InstructModel, InstructRecipe, InstructStage, Keep
+from echox.training.stages.dialogue.continued import load_s2t
+from echox.training.stages.hearing.instruct import InstructData, InstructModel, InstructRecipe, InstructStage, Keep
 from tiny_echox import tiny_echox
 
 

@@ -13,7 +13,7 @@ from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.training.loop import run_recipe, seed_everything
 from echox.training.record import log_entries
 from echox.training.stage import Stage
-from echox.training.stages.lm import SYSTEM_PROMPT, balance_topics, slip
+from echox.training.stages.dialogue.lm import SYSTEM_PROMPT, balance_topics, slip
 from paths import RECIPES
 from tolerance import assert_equal_up_to_rounding
 

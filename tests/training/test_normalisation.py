@@ -25,8 +25,8 @@ from echox.config import load_recipe, to_dict
 from echox.data import tower_features
 from echox.training.loop import train
 from echox.training.normalisation import RunningMeans, denominators_of_step
-from echox.training.stages import encoder as encoder_module
-from echox.training.stages.units import UnitsRecipe
+from echox.training.stages.hearing import encoder as encoder_module
+from echox.training.stages.recordings.units import UnitsRecipe
 from paths import ROOT
 from tolerance import assert_equal_up_to_rounding
 

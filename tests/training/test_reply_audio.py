@@ -19,7 +19,7 @@ from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.evaluation.sets.heldout import _embed
 from echox.evaluation.sets.nano import messages_of
 from echox.models.echox.ctc import mean_per_symbol
-from echox.training.stages.dialogues import spoken_dialogues
+from echox.training.stages.dialogue.dialogues import spoken_dialogues
 
 
 def with_reply_audio(manifest, name: str):

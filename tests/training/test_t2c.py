@@ -20,7 +20,7 @@ from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.training.health import check_trainable
 from echox.training.stage import Stage
-from echox.training.stages.t2c import T2CData, T2CModel, T2CRecipe
+from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe
 from tiny_speaker import write_world
 from tolerance import assert_equal_up_to_rounding
 

@@ -13,7 +13,7 @@ from echox.config import load_recipe
 from echox.data.manifest import Dialogue, Turn
 from echox.models.echox.turn_head import load_turn_head
 from echox.serving.turn_detection.interjections import WEIGHTS_FILE, InterjectionJudge
-from echox.training.stages.turn_head import TurnTexts, _Table, calibrate, fit, pause_places, split_of
+from echox.training.stages.hearing.turn_head import TurnTexts, _Table, calibrate, fit, pause_places, split_of
 from paths import ROOT
 
 needs_voices = pytest.mark.skipif(

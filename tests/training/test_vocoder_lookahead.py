@@ -10,14 +10,14 @@ from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.training.normalisation import denominators_of_step
-from echox.training.stages.vocoder_lookahead import (
+from echox.training.stages.voice.vocoder_lookahead import (
     LookaheadModel,
     QuestionData,
     VocoderLookaheadObjective,
     VocoderLookaheadRecipe,
     with_lookaheads,
 )
-from echox.training.stages.vocoder_recipe import VocoderLossWeights
+from echox.training.stages.voice.vocoder_recipe import VocoderLossWeights
 from tiny_echox import tiny_echox
 
 

@@ -18,7 +18,7 @@ from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 from echox.models.vocoder.modeling_istft_vocoder import ISTFTVocoder
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.training.loop import train
-from echox.training.stages.spoken_units import cut_frames, cut_units, vocoder_config
+from echox.training.stages.voice.spoken_units import cut_frames, cut_units, vocoder_config
 from tolerance import assert_equal_up_to_rounding
 
 RECIPE = """

@@ -307,7 +307,7 @@ def test_the_stage_learns_phones_and_writes_every_reply_as_units(corpus, tmp_pat
 
 
 def test_an_extractor_made_elsewhere_writes_the_same_kind_of_manifest(corpus, tmp_path):
-    from echox.training.stages.extract_units import ExtractUnitsRecipe
+    from echox.training.stages.recordings.extract_units import ExtractUnitsRecipe
 
     encoder, feature_extractor = tiny_hubert()
     extractor = UnitExtractor(encoder, feature_extractor, torch.randn(4, 16) * 0.3, layer=2)
@@ -322,7 +322,7 @@ def test_an_extractor_made_elsewhere_writes_the_same_kind_of_manifest(corpus, tm
 
 
 def extraction(corpus, tmp_path, **changes):
-    from echox.training.stages.extract_units import ExtractUnitsRecipe
+    from echox.training.stages.recordings.extract_units import ExtractUnitsRecipe
 
     encoder, feature_extractor = tiny_hubert()
     extractor = UnitExtractor(encoder, feature_extractor, torch.randn(4, 16) * 0.3, layer=2)
@@ -334,10 +334,10 @@ def extraction(corpus, tmp_path, **changes):
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_extraction_goes_on_where_it_stopped_and_processes_agree(corpus, tmp_path, monkeypatch, workers):
-    from echox.training.stages.extract_units import ExtractChunk
+    from echox.training.stages.recordings.extract_units import ExtractChunk
 
     recipe = extraction(corpus, tmp_path, batch_size=2)
-    monkeypatch.setattr("echox.training.stages.utterance_stage.BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr("echox.training.stages.recordings.utterance_stage.BATCHES_PER_CHUNK", 1)
     work, seen = ExtractChunk.__call__, []
 
     def stopped(self, rows):

@@ -141,7 +141,7 @@ def gap(
     """Draw the paper's Hi, Hello and High: is each space of a model ordered by meaning or by sound?"""
     set_up_torch(threads)
     from echox.evaluation.studies.gap import draw_gap, measure_gap, read_pairs, tested_gap
-    from echox.training.stages.dialogues import spoken_dialogues
+    from echox.training.stages.dialogue.dialogues import spoken_dialogues
 
     if not model and before is None:
         raise ValueError("expected a model, found none; use --model (a folder, or nano) or --before (an echo recipe)")

@@ -14,8 +14,8 @@ from echox.evaluation.studies.echo_scores import (
     write_replies,
 )
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
-from echox.training.stages.dialogues import dialogue_batch
-from echox.training.stages.direct_units import MAX_UNIT_WORDS, UnitWriter
+from echox.training.stages.dialogue.dialogues import dialogue_batch
+from echox.training.stages.speaking.direct_units import MAX_UNIT_WORDS, UnitWriter
 
 
 def direct_scores(

@@ -43,9 +43,9 @@ from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.streaming.trigger import Trigger
-from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
-from echox.training.stages.echo_targets import Segments, cut_replies
-from echox.training.stages.t2c import spoken_batch, spoken_text
+from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
+from echox.training.stages.speaking.echo_targets import Segments, cut_replies
+from echox.training.stages.speaking.t2c import spoken_batch, spoken_text
 
 T = TypeVar("T")
 NO_CUTS = Trigger(min_tokens=1_000_000, max_tokens=1_000_000)

@@ -39,9 +39,9 @@ from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.streaming.decoding import token_texts
-from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch
-from echox.training.stages.echo import join
-from echox.training.stages.echo_targets import select
+from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch
+from echox.training.stages.speaking.echo import join
+from echox.training.stages.speaking.echo_targets import select
 
 Pairs = dict[str, list[tuple[str, str]]]
 KINDS = ("meaning", "sound")

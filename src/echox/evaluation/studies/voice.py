@@ -24,7 +24,7 @@ from echox.evaluation.judges.asr import JUDGE_RATE_HZ, Judge
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
-from echox.training.stages.t2c import read_batch, spoken_batch, spoken_text
+from echox.training.stages.speaking.t2c import read_batch, spoken_batch, spoken_text
 
 
 class StepScore(TypedDict):

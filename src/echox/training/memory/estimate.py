@@ -30,12 +30,12 @@ from echox.training.lora import LoRASettings, add_lora
 from echox.training.memory.rehearsal import Rehearsal
 from echox.training.modules import autocast, enable_gradient_checkpointing
 from echox.training.parallel import blocks_to_shard
-from echox.training.stages.echo_objective import EchoObjective, EchoWeights
-from echox.training.stages.echo_targets import Asked, Labelled, Segments, Targets
-from echox.training.stages.encoder import EncoderObjective
-from echox.training.stages.lm import LMObjective
-from echox.training.stages.s2t import S2TObjective
-from echox.training.stages.t2c import T2CObjective
+from echox.training.stages.speaking.echo_objective import EchoObjective, EchoWeights
+from echox.training.stages.speaking.echo_targets import Asked, Labelled, Segments, Targets
+from echox.training.stages.hearing.encoder import EncoderObjective
+from echox.training.stages.dialogue.lm import LMObjective
+from echox.training.stages.hearing.s2t import S2TObjective
+from echox.training.stages.speaking.t2c import T2CObjective
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.5}
 """Bytes per weight; int8 and nf4 apply to the language model's linear layers, the rest is float32 or bfloat16."""

@@ -26,8 +26,8 @@ from echox.models.t2c.modeling_letters import letters_of_words, pad_letters
 from echox.models.t2c.modeling_unit_decoder import UnitDecoderOutput
 from echox.streaming.decoding import token_texts
 from echox.streaming.trigger import Trigger
-from echox.training.stages.label_cache import Label
-from echox.training.stages.t2c import SpokenText
+from echox.training.stages.speaking.label_cache import Label
+from echox.training.stages.speaking.t2c import SpokenText
 
 
 def select(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Literal
 from echox.config import TrainingConfig
 from echox.data.acoustics import AnalysisConfig
 from echox.files import JsonObject
-from echox.training.stages.spoken_units import VocoderData
+from echox.training.stages.voice.spoken_units import VocoderData
 
 
 @dataclass

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from echox.config import recipe
-from echox.training.stages.adversarial import AdversarialVocoderStage
-from echox.training.stages.adversarial_istft import AdversarialISTFTStage
-from echox.training.stages.light_vocoder import LightVocoderStage
-from echox.training.stages.vocoder_recipe import VocoderSettings
+from echox.training.stages.voice.adversarial import AdversarialVocoderStage
+from echox.training.stages.voice.adversarial_istft import AdversarialISTFTStage
+from echox.training.stages.voice.light_vocoder import LightVocoderStage
+from echox.training.stages.voice.vocoder_recipe import VocoderSettings
 
 
 @recipe("vocoder")

@@ -39,9 +39,9 @@ from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.training.modules import on_device
 from echox.training.normalisation import Denominators, RunningMeans, share_of_step
-from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, replies
-from echox.training.stages.echo import EchoData, echo_dialogues
-from echox.training.stages.t2c import spoken_text
+from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
+from echox.training.stages.speaking.echo import EchoData, echo_dialogues
+from echox.training.stages.speaking.t2c import spoken_text
 
 WEIGHTS = "unit_head.safetensors"
 MAX_UNIT_WORDS = 400

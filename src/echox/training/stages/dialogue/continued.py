@@ -20,7 +20,7 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
-from echox.training.stages.dialogue_sources import Dialogues
+from echox.training.stages.dialogue.dialogue_sources import Dialogues
 
 
 def load_s2t(folder: str | Path) -> S2TForConditionalGeneration:

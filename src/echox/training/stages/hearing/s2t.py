@@ -42,9 +42,9 @@ from echox.models.packing import check_packing, padding_shares
 from echox.models.pretrained import CausalLM
 from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.normalisation import Denominators, known_rows, share_of_step
-from echox.training.stages.continued import check_one_source, load_s2t, training_items
-from echox.training.stages.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
-from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, question
+from echox.training.stages.dialogue.continued import check_one_source, load_s2t, training_items
+from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
+from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, question
 
 
 @dataclass

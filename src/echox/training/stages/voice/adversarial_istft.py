@@ -29,10 +29,10 @@ from echox.models.vocoder.modeling_discriminators import (
 from echox.models.vocoder.modeling_light_vocoder import LightVocoderFeatures
 from echox.models.vocoder.source_filter import SpectralGeometry
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.adversarial import constant
-from echox.training.stages.light_vocoder import LightVocoderObjective, LightVocoderStage
-from echox.training.stages.spoken_units import SpokenUnits
-from echox.training.stages.vocoder_recipe import AdversarialConfig, VocoderSettings
+from echox.training.stages.voice.adversarial import constant
+from echox.training.stages.voice.light_vocoder import LightVocoderObjective, LightVocoderStage
+from echox.training.stages.voice.spoken_units import SpokenUnits
+from echox.training.stages.voice.vocoder_recipe import AdversarialConfig, VocoderSettings
 
 
 class AdversarialISTFTObjective(nn.Module):

@@ -35,7 +35,7 @@ from echox.models.vocoder.modeling_discriminators import (
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 from echox.models.vocoder.source_filter import SpectralGeometry
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.spoken_units import (
+from echox.training.stages.voice.spoken_units import (
     CroppedStage,
     SpokenUnits,
     cut_frames,
@@ -45,7 +45,7 @@ from echox.training.stages.spoken_units import (
     vocoder_config,
     write_samples,
 )
-from echox.training.stages.vocoder_recipe import AdversarialConfig, VocoderSettings
+from echox.training.stages.voice.vocoder_recipe import AdversarialConfig, VocoderSettings
 
 
 @contextmanager

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.training.stages.echo_targets import Asked, Labelled, Segments, Targets, joined, padded
-from echox.training.stages.label_cache import Label, LabelCache
+from echox.training.stages.speaking.echo_targets import Asked, Labelled, Segments, Targets, joined, padded
+from echox.training.stages.speaking.label_cache import Label, LabelCache
 
 Name = tuple[int, ...]
 """What a segment's target is a function of: its tokens."""

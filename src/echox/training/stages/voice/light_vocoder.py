@@ -23,7 +23,7 @@ from echox.models.vocoder.configuration_vocoder import ISTFTVocoderConfig, Light
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder, LightVocoderFeatures
 from echox.models.vocoder.modeling_unit_vocoder import frame_positions
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.spoken_units import (
+from echox.training.stages.voice.spoken_units import (
     CroppedStage,
     SpokenUnits,
     cut_units,
@@ -33,7 +33,7 @@ from echox.training.stages.spoken_units import (
     vocoder_config,
     write_samples,
 )
-from echox.training.stages.vocoder_recipe import VocoderLossWeights, VocoderSettings
+from echox.training.stages.voice.vocoder_recipe import VocoderLossWeights, VocoderSettings
 
 
 class LightVocoderObjective(nn.Module):

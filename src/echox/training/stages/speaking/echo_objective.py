@@ -25,7 +25,7 @@ from echox.models.packing import padding_shares
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.echo_targets import (
+from echox.training.stages.speaking.echo_targets import (
     EchoBatch,
     MadeTargets,
     Said,
@@ -35,7 +35,7 @@ from echox.training.stages.echo_targets import (
     select,
     without_context,
 )
-from echox.training.stages.t2c import accuracy
+from echox.training.stages.speaking.t2c import accuracy
 
 
 @dataclass

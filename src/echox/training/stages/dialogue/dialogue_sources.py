@@ -19,7 +19,7 @@ from echox.data.sampling import spread
 from echox.data.shards.dialogues import DialogueShards, ShardedDialogue, splits_of
 from echox.data.shards.files import is_remote, joined
 from echox.data.tower_features import TowerFeatures
-from echox.training.stages.dialogues import SpokenDialogue, spoken_dialogues
+from echox.training.stages.dialogue.dialogues import SpokenDialogue, spoken_dialogues
 
 TRAIN = "train"
 SPOKEN_FRAMES_PER_WORD = 40

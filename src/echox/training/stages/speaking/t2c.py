@@ -37,7 +37,7 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.continued import load_unit_decoder
+from echox.training.stages.dialogue.continued import load_unit_decoder
 
 SENTENCE_ENDS = (".", "?", "!")
 _NOT_OF_THE_CONFIGURATION = ("start_from", "options", "attn_implementation")

@@ -21,7 +21,7 @@ import torch
 from echox.config import recipe
 from echox.data.manifest import UnitUtterance, Utterance, read_utterances, write_unit_utterances
 from echox.files import stamp
-from echox.training.stages.utterance_stage import Row, batch_results, kept, work_on, worker_device
+from echox.training.stages.recordings.utterance_stage import Row, batch_results, kept, work_on, worker_device
 from echox.units.extract import UnitExtractor, deduplicate, words_of_units
 
 

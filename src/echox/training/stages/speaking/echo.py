@@ -39,13 +39,13 @@ from echox.streaming.trigger import Trigger
 from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.modules import on_device
 from echox.training.normalisation import RunningMeans
-from echox.training.stages.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
-from echox.training.stages.dialogues import SpokenDialogue, dialogue_batch, replies
-from echox.training.stages.echo_objective import EchoObjective, EchoWeights
-from echox.training.stages.echo_targets import EchoBatch, RecordedTargets, Targets
-from echox.training.stages.echo_teacher import OfflineTargets, OnlineTargets
-from echox.training.stages.label_cache import LabelCache
-from echox.training.stages.t2c import spoken_text, write_unit_samples
+from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
+from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
+from echox.training.stages.speaking.echo_objective import EchoObjective, EchoWeights
+from echox.training.stages.speaking.echo_targets import EchoBatch, RecordedTargets, Targets
+from echox.training.stages.speaking.echo_teacher import OfflineTargets, OnlineTargets
+from echox.training.stages.speaking.label_cache import LabelCache
+from echox.training.stages.speaking.t2c import spoken_text, write_unit_samples
 
 
 @dataclass

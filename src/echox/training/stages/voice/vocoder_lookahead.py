@@ -29,8 +29,8 @@ from echox.files import save_model
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import ConvNeXtBlock, LightVocoder
 from echox.training.normalisation import Denominators, RunningMeans
-from echox.training.stages.light_vocoder import LightVocoderObjective, feature_errors
-from echox.training.stages.vocoder_recipe import VocoderLossWeights
+from echox.training.stages.voice.light_vocoder import LightVocoderObjective, feature_errors
+from echox.training.stages.voice.vocoder_recipe import VocoderLossWeights
 
 
 @dataclass

@@ -42,7 +42,7 @@ from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
 from echox.models.towers.whisper import WhisperTower
 from echox.training.attention import tower_attention
 from echox.training.normalisation import Denominators, known_rows, share_of_step
-from echox.training.stages.lm import dialogue_tokenizer
+from echox.training.stages.dialogue.lm import dialogue_tokenizer
 
 
 @dataclass

@@ -15,7 +15,7 @@ from echox.config import recipe
 from echox.files import JsonObject, save_model
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.towers.auto import AutoAudioTower
-from echox.training.stages.s2t import S2TModel, join_parts
+from echox.training.stages.hearing.s2t import S2TModel, join_parts
 
 
 @recipe("hearing")

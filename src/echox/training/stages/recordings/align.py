@@ -25,7 +25,7 @@ from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
-from echox.training.stages.utterance_stage import Row, batch_results, kept, work_on, worker_device
+from echox.training.stages.recordings.utterance_stage import Row, batch_results, kept, work_on, worker_device
 
 WordEnds = tuple[float, ...] | ValueError
 """End of each word in seconds, or why they could not be found."""

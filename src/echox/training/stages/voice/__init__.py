@@ -1,0 +1,1 @@
+"""Stages that train vocoders: units to speech of the reply voice."""
