@@ -32,8 +32,8 @@ from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.streaming.trigger import Trigger
 from echox.training.loop import run_recipe, train
 from echox.training.lora import LoRASettings
-from echox.training.stages.speaking.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe
+from echox.training.stages.speaking.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
 from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe
 from tiny_echox import tone
 from tiny_speaker import NUM_UNITS, REPLIES, unit_language, unit_utterances

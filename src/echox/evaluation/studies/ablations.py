@@ -49,9 +49,9 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.loop import run_recipe
 from echox.training.record import RECORD_NAME
+from echox.training.stages.hearing.s2t import S2TRecipe
 from echox.training.stages.speaking.direct_units import DirectUnitsRecipe, UnitWriter
 from echox.training.stages.speaking.echo import EchoRecipe, join
-from echox.training.stages.hearing.s2t import S2TRecipe
 from echox.training.stages.speaking.t2c import T2CRecipe
 from echox.units.bpe import learn_bpe_language
 from echox.units.language import learn_unit_language, split_by_word

@@ -30,11 +30,11 @@ from echox.training.lora import LoRASettings, add_lora
 from echox.training.memory.rehearsal import Rehearsal
 from echox.training.modules import autocast, enable_gradient_checkpointing
 from echox.training.parallel import blocks_to_shard
+from echox.training.stages.dialogue.lm import LMObjective
+from echox.training.stages.hearing.encoder import EncoderObjective
+from echox.training.stages.hearing.s2t import S2TObjective
 from echox.training.stages.speaking.echo_objective import EchoObjective, EchoWeights
 from echox.training.stages.speaking.echo_targets import Asked, Labelled, Segments, Targets
-from echox.training.stages.hearing.encoder import EncoderObjective
-from echox.training.stages.dialogue.lm import LMObjective
-from echox.training.stages.hearing.s2t import S2TObjective
 from echox.training.stages.speaking.t2c import T2CObjective
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.5}

@@ -17,9 +17,9 @@ from echox.files import JsonObject
 from echox.training.lora import SETTINGS_FILE
 from echox.training.memory.estimate import BYTES, STAGES, Workload
 from echox.training.stages.dialogue.dialogue_sources import SPOKEN_FRAMES_PER_WORD
-from echox.training.stages.speaking.echo import EchoRecipe
-from echox.training.stages.ready_parts import LanguageModelRecipe
 from echox.training.stages.hearing.s2t import S2TRecipe
+from echox.training.stages.ready_parts import LanguageModelRecipe
+from echox.training.stages.speaking.echo import EchoRecipe
 
 
 def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> tuple[str, Workload]:
