@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -90,6 +93,29 @@ def test_closing_ends_the_workers_and_may_be_repeated(tmp_path):
     for _ in range(2):
         stream.close()
     assert not any(psutil.pid_exists(process) for process in by)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list a process's threads")
+def test_workers_are_forked_when_no_other_thread_computes(tmp_path):
+    """A thread at work may hold a lock of MKL; in the forked process nobody would ever give it back."""
+    begun = threading.Event()
+
+    def work():
+        size = 1000
+        begun.set()
+        until_s = time.monotonic() + 0.2
+        while time.monotonic() < until_s:
+            torch.linalg.svdvals(torch.ones(size, size) + torch.eye(size))  # long, and without Python's lock
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    begun.wait()
+    stream = BatchStream(Items(), [1] * 30, collate, config(tmp_path, workers=1), TrainingProgress())
+    try:
+        assert not worker.is_alive()
+    finally:
+        stream.close()
+        worker.join()
 
 
 def test_training_with_workers_equals_training_without(tmp_path):

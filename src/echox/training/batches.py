@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,6 +214,7 @@ class _Processes(Dataset[MicroBatch | BaseException]):
         if "fork" not in multiprocessing.get_all_start_methods():
             raise ValueError(f"training.workers: expected 0 where the system cannot fork processes, found {workers}")
         self._make, self._tasks = make, tasks
+        _wait_for_threads()
         loader = DataLoader(
             self,
             batch_size=None,
@@ -234,6 +238,28 @@ class _Processes(Dataset[MicroBatch | BaseException]):
 
     def close(self) -> None:
         self._batches = iter(())  # without its iterator the loader ends the processes
+
+
+def _wait_for_threads(limit_s: float = 2.0) -> None:
+    """Wait until no other thread of this process computes; no longer than the limit, as some never rest.
+
+    After `join` has returned, a thread that used torch still frees MKL's memory under a lock, and so do the threads of
+    OpenMP that it had. A process that is forked meanwhile waits for that lock for ever, at its first product.
+    """
+    deadline_s = time.monotonic() + limit_s
+    quiet = 0
+    while quiet < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+        quiet = 0 if _others_compute() else quiet + 1
+
+
+def _others_compute() -> bool:
+    here = threading.get_native_id()
+    for status in Path("/proc/self/task").glob("*/stat"):  # none where the system has no such files
+        with contextlib.suppress(OSError):  # it has ended
+            if int(status.parent.name) != here and status.read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def _unchanged(item: Any) -> Any:
