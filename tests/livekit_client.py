@@ -2,7 +2,8 @@
 
 python tests/livekit_client.py http://localhost:8000/v1 question.wav [interrupt]
 The session has a microphone and a loudspeaker of its own instead of a room. With "interrupt" there are no tools: the
-question is said again over the answer.
+question is said again over the answer. As nothing echoes, LiveKit's warm-up for echo cancellation is off: in the first
+3 s of the first answer it would send silence instead of the microphone.
 """
 
 import asyncio
@@ -93,7 +94,7 @@ async def talk(url, path, interrupt=""):
 
     choice = None if interrupt else "required"
     model = openai.realtime.RealtimeModel(base_url=url, api_key="any", tool_choice=choice, voice="echo")
-    session = AgentSession(llm=model)
+    session = AgentSession(llm=model, aec_warmup_duration=None)
     session.on("error", lambda event: errors.append(str(event.error)))
     microphone, loudspeaker = Microphone(), Loudspeaker()
     session.input.audio, session.output.audio = microphone, loudspeaker

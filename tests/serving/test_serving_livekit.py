@@ -22,18 +22,13 @@ def talk(server, folder, *options):
     return json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="on a quiet machine only the beginning of the second question is heard as a turn, and no reply comes to it; "
-    "it passed on a busy one. Whose fault that is was not found (docs/clients.md)",
-)
 def test_a_spoken_turn_that_is_interrupted(tmp_path):
     with running(nano()) as server:
         told = talk(server, tmp_path, "interrupt")
     assert told["errors"] == []
     assert [one["role"] for one in told["items"]] == ["user", "assistant", "user", "assistant"]
     assert [one.get("interrupted") for one in told["items"] if one["role"] == "assistant"] == [True, False]
-    assert "Brazil" in told["items"][0]["text"]
+    assert all("Brazil" in one["text"] for one in told["items"] if one["role"] == "user")
     assert told["heard_s"] > 1
 
 
