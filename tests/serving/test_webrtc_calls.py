@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("aiortc", reason="aiortc is not installed (pip install 'echox[webrtc]')")
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtcsctptransport import SCTP_DATA_FIRST_FRAG, WEBRTC_STRING, DataChunk, tsn_plus_one
 
 from call_client import RATE, Microphone, called, offer_of, on_loopback, post
 from echox.serving.access.security import AccessPolicy
@@ -273,7 +274,7 @@ def test_a_full_server_refuses_and_takes_the_next_call_when_one_has_ended():
         run(knock(server), 120)
 
 
-def test_events_that_are_too_long_for_the_client_and_messages_that_are_too_long_for_the_server(server):
+def test_events_that_are_too_long_for_the_client_are_replaced_by_an_error(server):
     async def talk():
         quiet = {"input": {"turn_detection": None}}
         async with called(server, audio=quiet) as client:
@@ -286,8 +287,24 @@ def test_events_that_are_too_long_for_the_client_and_messages_that_are_too_long_
             error = (await client.until("error"))["error"]
             assert error["code"] == "event_too_large"
             assert "conversation.item.retrieved" in error["message"]
-            client.peer.sctp._remote_max_message_size = 0  # as a client that does not care
-            await client.send("input_audio_buffer.append", audio="A" * 4_000_000)
+        await freed(server)
+
+    run(talk(), 120)
+
+
+@pytest.mark.parametrize("fragment_bytes", [1160, 1])
+def test_a_message_without_end_ends_the_call(server, fragment_bytes):
+    async def talk():
+        async with called(server) as client:
+            sctp, stream_id = client.peer.sctp, client.socket.channel.id
+            chunk = DataChunk(flags=SCTP_DATA_FIRST_FRAG)
+            chunk.tsn, chunk.stream_id, chunk.stream_seq = sctp._local_tsn, stream_id, 0
+            chunk.protocol, chunk.user_data = WEBRTC_STRING, b"A" * fragment_bytes
+            with contextlib.suppress(ConnectionError):  # it waits for no acknowledgement, and for no window
+                while server.service.sessions:
+                    await sctp._send_chunk(chunk)
+                    chunk.flags, chunk.tsn = 0, tsn_plus_one(chunk.tsn)
+                    await asyncio.sleep(0.001)
             await freed(server)
 
     run(talk(), 120)

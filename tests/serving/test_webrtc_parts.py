@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from echox.serving.protocol.events import EventError
+from echox.serving.protocol.limits import Limits
+from echox.serving.realtime.transport import Disconnected
 from echox.serving.service.outbox import Outbox
 from echox.serving.webrtc.ice import IceSettings
 from echox.serving.webrtc.microphone import FRAME_RATE, MAX_AHEAD_S, Microphone
@@ -289,3 +291,107 @@ def test_opus_sounds_as_it_was():
     spectrum = np.abs(np.fft.rfft(back[9600:33600]))
     assert spectrum.argmax() * 2 == 440
     assert np.abs(back[9600:]).max() == pytest.approx(0.3, abs=0.05)
+
+
+# ---------------------------------------------------------------------------------------------- messages without end
+
+
+def sctp_of_a_server():
+    """SCTP without a network: what it would send is dropped; the messages that it has put together; its excesses."""
+    from aiortc import RTCSctpTransport
+
+    from echox.serving.webrtc.data_guard import DataGuard
+
+    class Nowhere:
+        state = "connected"
+
+        async def _send_data(self, data):
+            pass
+
+    sctp, messages, excesses = RTCSctpTransport(Nowhere()), [], []
+    sctp._remote_port, sctp._last_received_tsn = 5000, 0
+
+    async def keep(stream_id, kind, data):
+        messages.append(data)
+
+    sctp._receive = keep
+    DataGuard(sctp, excesses.append)
+    return sctp, messages, excesses
+
+
+async def give(sctp, tsn, size, flags=0, stream_id=1, sequence=0):
+    """Let a fragment come."""
+    from aiortc.rtcsctptransport import DataChunk, serialize_packet
+
+    chunk = DataChunk(flags=flags)
+    chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol, chunk.user_data = (
+        tsn,
+        stream_id,
+        sequence,
+        51,
+        bytes(size),
+    )
+    await sctp._handle_data(serialize_packet(5000, 5000, sctp._local_verification_tag, chunk))
+
+
+LAST, FIRST, UNORDERED = 1, 2, 4
+WITHOUT_END = {
+    "of full packets": (lambda n: {"tsn": n, "size": 1160, "flags": FIRST * (n == 1)}, 262_144 // 1160 + 1),
+    "of tiny fragments": (lambda n: {"tsn": n, "size": 1, "flags": FIRST * (n == 1)}, 1025),
+    "whose begin is lost": (lambda n: {"tsn": n + 1, "size": 1160}, 262_144 // 1160 + 1),
+    "messages after a lost one": (lambda n: {"tsn": n + 1, "size": 9, "flags": FIRST | LAST, "sequence": n}, 1025),
+    "unordered, with holes": (lambda n: {"tsn": 2 * n, "size": 9, "flags": FIRST | LAST | UNORDERED}, 1025),
+    "on many streams": (lambda n: {"tsn": n, "size": 9, "flags": FIRST, "stream_id": n}, 17),
+}
+
+
+@needs_aiortc
+@pytest.mark.parametrize("name", WITHOUT_END)
+def test_what_never_ends_is_cut_off_while_it_comes(name):
+    fragment, most = WITHOUT_END[name]
+
+    async def receive():
+        sctp, _, excesses = sctp_of_a_server()
+        for count in range(1, 2 * most):
+            await give(sctp, **fragment(count))
+            assert bool(excesses) == (count >= most)
+        assert len(excesses) == 1
+        assert not sctp._inbound_streams  # nothing of it is kept
+
+    asyncio.run(receive())
+
+
+@needs_aiortc
+def test_long_messages_come_whole_also_after_a_lost_packet():
+    async def receive():
+        sctp, messages, excesses = sctp_of_a_server()
+        fragments = 220  # nearly 256 KiB, three times
+        for tsn in range(2, 3 * fragments + 1):
+            place = (tsn - 1) % fragments
+            flags = FIRST * (place == 0) | LAST * (place == fragments - 1)
+            await give(sctp, tsn, 1160, flags, sequence=(tsn - 1) // fragments)
+        assert not messages
+        await give(sctp, 1, 1160, FIRST)
+        assert [len(message) for message in messages] == [1160 * fragments] * 3
+        assert not excesses
+
+    asyncio.run(receive())
+
+
+@needs_aiortc
+@pytest.mark.parametrize("message", ["", "A", b"A", "\U0001f600" * 1000, np.zeros(320, np.float32)])
+def test_what_a_session_has_no_time_for_is_bounded_and_ends_the_call(message):
+    from echox.serving.webrtc.call import Call
+
+    async def flood():
+        call = Call(IceSettings(), Limits(max_message_bytes=100_000))
+        count, most = 0, 100_000 // 30  # the shortest message takes 33 bytes
+        while not call._peer.lost.is_set() and count <= most:
+            call._put(message)
+            count += 1
+        assert count <= most
+        with pytest.raises(Disconnected):
+            await call.receive()
+        await call.close()
+
+    asyncio.run(flood())

@@ -26,14 +26,13 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamError
 
 from echox.serving.realtime.transport import Disconnected
+from echox.serving.webrtc.data_guard import DataGuard
 from echox.serving.webrtc.ice import IceSettings
 from echox.serving.webrtc.offer import Offer
 from echox.serving.webrtc.playback import RATE
 
 log = logging.getLogger("echox.serving")
 EVENTS_CHANNEL = "oai-events"
-MAX_MESSAGE_BYTES = 262_144
-"""Of a client's message; aiortc's answer says so."""
 _UNSENT_BYTES = 256 * 1024  # on the way at once; more waits in the outbox, where it can be dropped
 _PACKETS = 50
 _CLOSE_S = 5.0
@@ -104,6 +103,8 @@ class Peer:
         addresses = await asyncio.to_thread(self._settings.addresses)
         try:
             await self._connection.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+            if self._connection.sctp is not None:
+                DataGuard(self._connection.sctp, self._on_excess)
             await self._gather(addresses)
             await self._connection.setLocalDescription(await self._connection.createAnswer())
         except (InvalidStateError, AssertionError, LookupError, TypeError, AttributeError) as error:
@@ -176,12 +177,6 @@ class Peer:
         report = await self._connection.getStats()
         return sum(found.packetsReceived for found in report.values() if isinstance(found, RTCTransportStats))
 
-    @property
-    def half_received_bytes(self) -> int:
-        """Size of messages that have not come completely."""
-        sctp = self._connection.sctp
-        return 0 if sctp is None else 1024 * 1024 - sctp._advertised_rwnd
-
     async def close(self) -> None:
         """End the connection, after what was sent has left."""
         channel = self._channel
@@ -214,6 +209,10 @@ class Peer:
         channel.on("message", self._on_message)
         channel.on("close", self._end)
         self.opened.set()
+
+    def _on_excess(self, what: str) -> None:
+        log.info("a call ends: its client has sent %s", what)
+        self._end()
 
     def _end(self) -> None:
         self.lost.set()
