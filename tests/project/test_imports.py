@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
 FLOORS = (
     "audio_decoding device errors files models models/decoding models/quantization process_memory "
-    "serving/turn_detection speech_detection template_worker tool_calls verbalization",
+    "serving/turn_detection speech_detection template_worker timeouts tool_calls verbalization",
     "audio config models/t2c models/towers models/vocoder templates",
     "data/engines models/echox",
     "models/conversion",
@@ -54,7 +54,11 @@ HEAVY = {
     "wandb",
 }
 # Made of these libraries' classes, and imported inside functions only.
-SUBCLASSES = {"serving/access/uvicorn_protocols.py": {"uvicorn"}, "serving/webrtc/peer.py": {"aiortc", "av"}}
+SUBCLASSES = {
+    "serving/access/uvicorn_protocols.py": {"uvicorn"},
+    "serving/webrtc/data_guard.py": {"aiortc"},
+    "serving/webrtc/peer.py": {"aiortc", "av"},
+}
 
 
 @functools.cache

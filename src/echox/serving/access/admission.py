@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from echox.serving.access.connections import counts_as_client, share
+from echox.timeouts import within
 
 
 class AdmissionRefused(Exception):
@@ -66,7 +67,7 @@ class AdmissionQueue:
         self._queue.append(admitted)
         self._by_client[client] += 1
         try:
-            await asyncio.wait_for(asyncio.shield(admitted), self._wait_s)
+            await within(self._wait_s, asyncio.shield(admitted))
         except BaseException as error:
             if admitted.done():  # admitted at the same moment: pass it on
                 self.release(client)

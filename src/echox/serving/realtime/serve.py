@@ -18,6 +18,7 @@ from echox.serving.realtime.session import RealtimeSession
 from echox.serving.realtime.transport import Connection, Disconnected
 from echox.serving.service.outbox import SlowReader
 from echox.serving.service.service import Service
+from echox.timeouts import within
 
 log = logging.getLogger("echox.serving")
 _CLOSE_S = 2.0  # time for the last events to be sent
@@ -75,7 +76,7 @@ async def _run(service: Service, session: RealtimeSession, connection: Connectio
             code, reason = 1012, "server restart"
         for task in done:
             task.result()
-        await asyncio.wait_for(session.outbox.wait_until_sent(), _CLOSE_S)
+        await within(_CLOSE_S, session.outbox.wait_until_sent())
     except SlowReader as error:
         code, reason = 1008, "reads too slowly"
         service.metrics.refused.labels("slow_reader").inc()
@@ -89,7 +90,7 @@ async def _run(service: Service, session: RealtimeSession, connection: Connectio
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     try:
-        await asyncio.wait_for(connection.close(code, reason), _CLOSE_S)
+        await within(_CLOSE_S, connection.close(code, reason))
     except (Disconnected, asyncio.TimeoutError):
         log.debug("%s: disconnected before it was closed", session.id)
 
@@ -100,7 +101,7 @@ async def _receive(service: Service, session: RealtimeSession, connection: Conne
         await session.outbox.wait_for_room()
         try:
             left_s = session.active_at + service.limits.idle_s - time.monotonic()
-            message = await asyncio.wait_for(connection.receive(), max(0.0, left_s))
+            message = await within(max(0.0, left_s), connection.receive())
         except asyncio.TimeoutError:
             session.send_error(EventError("no event for too long", "session_idle"))
             return

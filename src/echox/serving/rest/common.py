@@ -23,6 +23,7 @@ from echox.serving.protocol.events import EventError
 from echox.serving.protocol.json_input import JsonObject, parse_json, read_off_loop
 from echox.serving.service.outbox import SlowReader
 from echox.serving.service.service import Service
+from echox.timeouts import within
 
 log = logging.getLogger("echox.serving")
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class ResponseWithCleanup:
 
         async def send_in_time(message: Message) -> None:
             try:
-                await asyncio.wait_for(send(message), self._send_s)
+                await within(self._send_s, send(message))
             except asyncio.TimeoutError as error:
                 raise SlowReader(f"a part was not received within {self._send_s:g} s") from error
 
@@ -215,7 +216,7 @@ async def read_body(request: Request, limit: int, max_s: float, reservation: Upl
         return b"".join(parts)
 
     try:
-        return await asyncio.wait_for(read(), max_s)
+        return await within(max_s, read())
     except asyncio.TimeoutError as error:
         raise RequestError(408, "request_timeout", f"expected the body within {max_s:g} s") from error
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from echox.serving.protocol.events import new_id
 from echox.serving.protocol.json_input import JsonObject
+from echox.timeouts import within
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Outbox:
             self._unsent_bytes -= len(message.text)
             self._taken.set()
             try:
-                await asyncio.wait_for(self._send(message.text), self._send_s)
+                await within(self._send_s, self._send(message.text))
             except asyncio.TimeoutError as error:
                 raise SlowReader(f"a message was not sent within {self._send_s:g} s") from error
             if message.on_sent is not None:

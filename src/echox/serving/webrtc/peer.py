@@ -30,6 +30,7 @@ from echox.serving.webrtc.data_guard import DataGuard
 from echox.serving.webrtc.ice import IceSettings
 from echox.serving.webrtc.offer import Offer
 from echox.serving.webrtc.playback import RATE
+from echox.timeouts import within
 
 log = logging.getLogger("echox.serving")
 EVENTS_CHANNEL = "oai-events"
@@ -163,7 +164,7 @@ class Peer:
             await self.lost.wait()
             raise Disconnected
         try:
-            frame = await asyncio.wait_for(track.recv(), gap_s)
+            frame = await within(gap_s, track.recv())
         except asyncio.TimeoutError:
             return None
         except MediaStreamError as error:
@@ -187,7 +188,7 @@ class Peer:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.05)
         try:
-            await asyncio.wait_for(self._connection.close(), _CLOSE_S)
+            await within(_CLOSE_S, self._connection.close())
         except asyncio.TimeoutError:
             log.warning("a call could not be closed within %g s", _CLOSE_S)
         self._end()
