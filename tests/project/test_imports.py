@@ -194,6 +194,7 @@ def test_serving_sees_only_the_model_and_its_streams():
             "config",
             "errors",
             "process_memory",
+            "timeouts",
             "tool_calls",
         )
     ]
