@@ -91,6 +91,50 @@ def test_speech_over_a_reply_that_may_not_be_interrupted_is_answered_after_it(se
     run(talk(), 120)
 
 
+MEANWHILE = {
+    "cuts the reply": (
+        "conversation.item.truncate",
+        {"content_index": 0, "audio_end_ms": 200},
+        "conversation.item.truncated",
+    ),
+    "cancels the reply": ("response.cancel", {}, "error"),  # it was interrupted already
+    "changes its instructions": ("session.update", {"session": {"instructions": "Be brief."}}, "session.updated"),
+    "is less eager": (
+        "session.update",
+        {"session": {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "low"}}}}},
+        "session.updated",
+    ),
+    "wants slower speech": ("session.update", {"session": {"audio": {"output": {"speed": 0.9}}}}, "session.updated"),
+    "looks at the reply": ("conversation.item.retrieve", {}, "conversation.item.retrieved"),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_a_question_over_a_reply_is_answered_whatever_its_client_does_in_the_middle_of_it(server, what):
+    kind, fields, answer = MEANWHILE[what]
+
+    async def talk():
+        async with connected(server) as client:
+            await client.send("session.update", session=both_transcribed(type="semantic_vad"))
+            await ask(client, user_text("Tell me what you know about France?"))
+            await client.until("response.output_audio.delta")
+            reply_id = client.of("response.output_item.added")[0]["item"]["id"]
+            speech = question(0, lead_s=0.3, tail_s=2.5)
+            cut = int(1.6 * 24000)
+            await client.say(speech[:cut])
+            await client.until("input_audio_buffer.speech_started")
+            changed = {"session": {"type": "realtime", **fields["session"]}} if "session" in fields else fields
+            await client.send(kind, **changed, **({"item_id": reply_id} if ".item." in kind else {}))
+            await client.until(answer)
+            await client.say(speech[cut:], chunk_s=5)
+            item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
+            response = await heard_and_answered(client, item_id)
+            assert response["status"] == "completed"
+            assert "Brazil" in response["output"][0]["content"][0]["transcript"]
+
+    run(talk(), 120)
+
+
 def test_a_waiting_turn_is_answered_when_the_next_one_is_cleared(server):
     async def talk():
         async with connected(server) as client:
