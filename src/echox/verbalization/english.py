@@ -114,10 +114,11 @@ def markers(window: Window) -> Reading | None:
         return _inside(_TAG.sub("", raw).strip("="))
     if re.fullmatch(r"#{1,6}|>+|[-*+•‣▪●○◦·–—]", raw) and window.opens_line:
         return None if raw == "+" and re.fullmatch(NUMBER, text_of(window.at(1))) else Reading(1, "")
-    if window.opens_line and (match := re.fullmatch(r"(\d{1,3})[.)]", raw)):
+    if window.opens_line and (match := re.fullmatch(r"(\d{1,3})[.)]|\(?([ivx]{1,5}|[IVX]{2,5})[.)]", raw)):
         following = window.at(1)
-        if following is not None and not following.starts_line:
-            return Reading(1, f"{numbers.integer(match[1])},")
+        place = match[1] or numbers.roman(match[2].upper())
+        if place is not None and following is not None and not following.starts_line:
+            return Reading(1, f"{numbers.integer(str(place))},")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Addresses in English: mail, web, files and folders, options of commands; and signs that a text speaks about."""
+"""Addresses in English: mail, web, files, options of commands, versions; and signs that a text speaks about."""
 
 from __future__ import annotations
 
@@ -89,3 +89,29 @@ def _spelt(text: str) -> str:
             unsayable = part.isupper() and not re.search("[AEIOUY]", part)
             said.append(" ".join(part) if part == "www" or unsayable else part)
     return " ".join(said)
+
+
+_VERSION = re.compile(rf"([vV]\.?)?(\d+(?:\.\d+)*)(?:[-.]?({'|'.join(tables.PRE_RELEASES)})[-.]?(\d*))?(?::(\d+))?")
+
+
+def version(window: Window) -> Reading | None:
+    """3.10.2, v2.0, 2.0.0-beta.1, Python 3.12, 192.168.0.1, 10.0.0.1:8080."""
+    match = _VERSION.fullmatch(window.first.text)
+    if match is None:
+        return None
+    parts = match[2].split(".")
+    if len(parts) == 3 and (all(len(part) == 3 for part in parts[1:]) or re.fullmatch("(19|20)[0-9]{2}", parts[2])):
+        return None
+    named = window.before().lower() in tables.VERSIONED and len(parts) == 2 and len(parts[1]) == 2
+    released = match[3] is not None and (len(match[3]) > 1 or len(parts) > 2) and len(parts) > 1
+    if not (match[1] or named or released or (len(parts) > 2 and match[3] is None)):
+        return None
+    said = " point ".join(_of_version(part) for part in parts)
+    if match[3] is not None:
+        said += " " + " ".join([tables.PRE_RELEASES[match[3]], *([numbers.integer(match[4])] if match[4] else [])])
+    port = f" colon {numbers.spell_digits(match[5])}" if match[5] else ""
+    return say((f"version {said}" if match[1] else said) + port, window.first)
+
+
+def _of_version(part: str) -> str:
+    return numbers.spell_digits(part) if part.startswith("0") and len(part) > 1 else numbers.integer(part)

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
+from echox.verbalization.english_addresses import version
 from echox.verbalization.english_measures import (
     DASH,
     NUMBER,
     angle,
+    between,
     duration,
     fraction,
     height,
@@ -58,7 +60,7 @@ def phone(window: Window) -> Reading | None:
     digits = first.text
     if re.fullmatch(r"\d{5}", digits) and window.before() in tables.STATES:
         return say(numbers.spell_digits(digits), first)
-    if not re.fullmatch(r"\d{2,}", digits) or (first.head in {"'", "’", "‘"} and len(digits) == 2):
+    if not re.fullmatch(r"\d{2,}", digits) or is_short_year(first):
         return None
     earlier = {window.before(back).lower() for back in (1, 2)}
     if earlier <= tables.LINKS and not window.tail_before():
@@ -111,32 +113,6 @@ def _group(digits: str) -> str:
     return numbers.integer(digits) if digits in {"800", "900"} else numbers.spell_digits(digits, "oh")
 
 
-_VERSION = re.compile(rf"([vV]\.?)?(\d+(?:\.\d+)*)(?:[-.]?({'|'.join(tables.PRE_RELEASES)})[-.]?(\d*))?(?::(\d+))?")
-
-
-def version(window: Window) -> Reading | None:
-    """3.10.2, v2.0, 2.0.0-beta.1, Python 3.12, 192.168.0.1, 10.0.0.1:8080."""
-    match = _VERSION.fullmatch(window.first.text)
-    if match is None:
-        return None
-    parts = match[2].split(".")
-    if len(parts) == 3 and (all(len(part) == 3 for part in parts[1:]) or re.fullmatch("(19|20)[0-9]{2}", parts[2])):
-        return None
-    named = window.before().lower() in tables.VERSIONED and len(parts) == 2 and len(parts[1]) == 2
-    released = match[3] is not None and (len(match[3]) > 1 or len(parts) > 2) and len(parts) > 1
-    if not (match[1] or named or released or (len(parts) > 2 and match[3] is None)):
-        return None
-    said = " point ".join(_of_version(part) for part in parts)
-    if match[3] is not None:
-        said += " " + " ".join([tables.PRE_RELEASES[match[3]], *([numbers.integer(match[4])] if match[4] else [])])
-    port = f" colon {numbers.spell_digits(match[5])}" if match[5] else ""
-    return say((f"version {said}" if match[1] else said) + port, window.first)
-
-
-def _of_version(part: str) -> str:
-    return numbers.spell_digits(part) if part.startswith("0") and len(part) > 1 else numbers.integer(part)
-
-
 def numbered_name(window: Window) -> Reading | None:
     """Boeing 747, error 404, flight AA 2451, A380, F-150, 401(k): a name in two parts."""
     first, text = window.first, window.first.text
@@ -155,7 +131,8 @@ def numbered_name(window: Window) -> Reading | None:
     before = window.before()
     after = before.lower() in tables.NAMED_BY_NUMBER
     flight = window.before(2).lower() == "flight" and re.fullmatch("[A-Z]{2}", before) is not None
-    following = window.joined(1) if after or flight else None
+    counted = after and before.lower() not in tables.NEVER_COUNTING
+    following = window.joined(1) if counted else None
     counts = following is not None and _is_counted(following.text)
     return say(numbers.in_pairs(text), first) if (after or flight) and not counts else None
 
@@ -184,6 +161,8 @@ def date(window: Window) -> Reading | None:
         if month > 12 or ("." in text and day <= 12):
             month, day = day, month
         return _say_date(first, month, day, year + (2000 if year < 50 else 1900) * (year < 100))
+    if match := re.fullmatch(r"(0[1-9]|1[0-2])/((?:19|20)\d\d)", text):
+        return say(f"{list(tables.MONTHS.values())[int(match[1]) - 1]} {numbers.year(int(match[2]))}", first)
     if (match := re.fullmatch(r"(\d{1,2})/(\d{1,2})", text)) and _is_day_of_month(window, int(match[1]), int(match[2])):
         return _say_date(first, int(match[1]), int(match[2]), None)
     return _day_after_month(window) or _day_before_month(window)
@@ -216,7 +195,7 @@ def _day_after_month(window: Window) -> Reading | None:
     if match is None or not (month in tables.MONTH_NAMES or month in tables.MONTHS):
         return None
     days = [int(part) for part in match.groups() if part]
-    if not all(1 <= day <= 31 for day in days):
+    if is_short_year(window.first) or not all(1 <= day <= 31 for day in days):
         return None
     return say(" to ".join(numbers.ordinal(day) for day in days), window.first)
 
@@ -274,13 +253,31 @@ def time(window: Window) -> Reading | None:
     if not _HOUR.fullmatch(ends[-1]) and (marked := _half_day_after(window)):
         half_day, last, count = marked[0], marked[1], 2
     if not any(":" in end or _HOUR.fullmatch(end) for end in ends):
-        if not half_day or not all(re.fullmatch(r"([1-9]|1[0-2])([.]\d\d)?", end) for end in ends):
+        halved = half_day and all(re.fullmatch(r"([1-9]|1[0-2])([.]\d\d)?", end) for end in ends)
+        if not halved and not _are_hours(window, ends):
             return None
         ends = [end.replace(".", ":") for end in ends]
     said = [_clock(end, half_day if place == len(ends) - 1 else "") for place, end in enumerate(ends)]
     if any(part is None for part in said):
         return None
-    return say(" to ".join(part for part in said if part), last, count)
+    spoken = " to ".join(part for part in said if part)
+    if len(said) > 1 and "hundred hours" in spoken:
+        spoken = re.sub(" hours(?= to )", "", spoken.replace("o'clock", "hundred hours"))
+    return say(spoken, last, count)
+
+
+def _are_hours(window: Window, ends: list[str]) -> bool:
+    """Whether numbers with a point are times of day: "open 7.30–10.00", "from 18.00"."""
+    if not all(re.fullmatch(r"(?:1?\d|2[0-4])\.(?:00|15|30|45)", end) for end in ends):
+        return False
+    following = window.joined(1)
+    free = following is None or following.text in tables.FUNCTION_WORDS | tables.DAY_NAMES
+    before = window.before().lower()
+    if len(ends) == 2:
+        return free and (
+            window.tail_before() == ":" or before in {"from", "open", "opens", "between", "daily", "hours"}
+        )
+    return free and float(ends[0]) > 13 and before in {"at", "from", "until", "till"}
 
 
 def _is_by_weight(window: Window) -> bool:
@@ -358,7 +355,7 @@ def ordinal(window: Window) -> Reading | None:
 def year(window: Window) -> Reading | None:
     """1990s, 80s, '60s, 1999-2003, 1939–45, in 1066; 1945 and 2024 unless they count something."""
     first, text = window.first, window.first.text
-    if first.head in {"'", "’", "‘"} and not first.tail.startswith(first.head) and re.fullmatch(r"\d\d", text):
+    if is_short_year(first):
         return say(("oh " if text[0] == "0" else "") + numbers.integer(text), first)
     if match := re.fullmatch(r"((?:1[1-9]|20)?\d0)['’]?s", text):
         return say(numbers.decade(int(match[1])), first)
@@ -373,6 +370,12 @@ def year(window: Window) -> Reading | None:
     following = window.joined(1) if int(text) >= 1100 else None
     counts = following is not None and _is_counted(following.text)
     return say(numbers.year(int(text)), first) if int(text) >= 1100 and not counts else None
+
+
+def is_short_year(core: Core) -> bool:
+    """Whether it is the year '69, with the mark of what is left out."""
+    left_out = core.head in {"'", "’", "‘"} and not core.tail.startswith(core.head)
+    return left_out and re.fullmatch(r"\d\d", core.text) is not None
 
 
 def _span_of_years(start: int, end: str, slash: bool) -> str | None:
@@ -403,15 +406,6 @@ def thousands(window: Window) -> Reading | None:
     if len(groups) < 3 and groups[1:] != ["000"]:
         return None
     return _with_unit(window, numbers.cardinal("".join(groups)), len(groups))
-
-
-def between(window: Window) -> Reading | None:
-    """10-12, 3–1, 52-48."""
-    match = re.fullmatch(rf"(\$?{NUMBER}){DASH}({NUMBER})", window.first.text)
-    if match is None:
-        return None
-    ends = [numbers.spell_digits(end) if re.match(r"0\d", end) else numbers.cardinal(end) for end in match.groups()]
-    return say((" " if ends[0] == ends[1] else " to ").join(ends), window.first)
 
 
 def plain(window: Window) -> Reading | None:

@@ -36,13 +36,20 @@ add choose click does emoji from hit like mean means of pick press pressing reac
 use using with your between
 """)
 """Words that need one after them."""
-_ENDS = as_set("and as at by button for from icon if in instead is mean means on or then to when")
+_ENDS = as_set("and as at by button for from icon if in instead is mean means on or then to today when")
 """Words before which what a lead needs has been said: "tap 🔍 to search", not "the 🔥 best tips"."""
 _DEFINED = as_set("means indicates represents stands symbolizes shows")
 """After an emoji that a sentence explains: "✅ means done"."""
 _SUMS = as_set("+ − × =")
 """Beside them an emoji is a part of a sum or a legend: "🍎 + 🍎 = 10", "✅ = done"."""
 _JOINING = as_set("and or vs / to")
+_ANIMALS = "bear|cat|cow|dog|dragon|fox|frog|hamster|horse|lion|monkey|mouse|panda|pig|rabbit|tiger|unicorn|wolf"
+_GIVING = as_set("bought bring bringing brought buy gave get give giving got made make owe send sending sent")
+_RECEIVERS = as_set("her him me them us you")
+_HAVING = as_set("ate buy buying bought drank drink drinking eat eating ordered some want wants")
+_PAIRING = as_set("and or vs versus")
+_AFTER_A_COLON = frozenset("👇⬇↓👉➡😊🙂😄😀😃😁😉🎉✨🤗💡🚀")
+"""They adorn what a colon announces; others are what it announces: "My mood: 😴"."""
 _PRESENTATION = re.compile("[\u200d\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
 _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]{2}")
 _PLAIN_SIGNS = frozenset(signs.SYMBOLS) | frozenset(signs.SIGN_NAMES)
@@ -75,6 +82,7 @@ def _short_name(character: str) -> str:
     """The name of Unicode without what tells the drawing: LEFT-POINTING MAGNIFYING GLASS is "magnifying glass"."""
     name = unicodedata.name(character, "emoji").lower()
     name = re.sub(r"\b(?:heavy|white|black|large|medium|(?:left|right)-pointing) ", "", name)
+    name = re.sub(rf"^({_ANIMALS}) face$", r"\1", name)
     return re.sub(r" (?:sign|symbol|with rays|with face)$", "", name).replace("-", " ")
 
 
@@ -91,22 +99,55 @@ def emoji(window: Window) -> Reading | None:
     answer = _ANSWERS.get(_PRESENTATION.sub("", core.text))
     if answer and window.raw_before() == "|" and following is not None and following.raw == "|":
         return say(answer, Core("", "", ","))
-    return say(name.removesuffix(f" {noun}"), core) if _is_needed(window, noun) else None
+    if _is_needed(window, noun):
+        return say(name.removesuffix(f" {noun}"), core)
+    return Reading(1, core.intonation) if core.tail and not _closes_nothing(window) else None
+
+
+def _closes_nothing(window: Window) -> bool:
+    """Whether no word before the emoji waits for the mark after it: "Thanks 🎉!", not "Thanks! 🎉"."""
+    back = 1
+    while name_of(window.raw_before(back)):
+        back += 1
+    return not window.before(back) or bool(window.tail_before(back))
 
 
 def _is_needed(window: Window, noun: str) -> bool:
     """Whether the sentence has a hole without the emoji."""
     quoted = re.search("[\"'“‘`]", window.first.head) and re.search("[\"'”’`]", window.first.tail)
     bullet = window.begins_line_before() or not window.raw_before(2)
-    if quoted or noun in _NOUNS or (window.before() in _SUMS and not bullet):
+    if quoted or noun in _NOUNS or (window.before() in _SUMS and not bullet) or _is_one_of_two(window):
         return True
+    if window.tail_before() == ":" and not bullet and window.last_of_line(0):
+        return _PRESENTATION.sub("", window.first.text)[:1] not in _AFTER_A_COLON
     if noun in _DEFINED or noun in _SUMS or noun == "is":
         earlier = window.before()
         return window.opens_line or bool(window.tail_before()) or earlier in _JOINING or is_number(earlier)
+    if _is_thing_after_verb(window, name_of(window.first.text) or "", noun):
+        return True
     lead = _lead(window)
     if lead not in _LEADS:
         return lead in {"this", "that"} and noun in _ICONS
     return noun in _ICONS or noun in _ENDS or not noun or name_of(noun) is not None
+
+
+def _is_thing_after_verb(window: Window, name: str, noun: str) -> bool:
+    """Whether a verb has no other object: "She sent me 💐 for my birthday", "I ate 🍕 today"."""
+    if re.search("face|hand|heart|spark|fire|party|person|sign", name) or not (noun == "" or noun in _ENDS):
+        return False
+    if window.before().lower() in _RECEIVERS:
+        return window.before(2).lower() in _GIVING
+    return not window.tail_before() and window.before().lower() in _HAVING
+
+
+def _is_one_of_two(window: Window) -> bool:
+    """Whether "or", "vs" or "and" joins it with another emoji: "🍎 or 🍌?"."""
+    following = window.joined(1)
+    if following is not None and following.text.lower() in _PAIRING:
+        other = window.joined(2)
+        if other is not None and name_of(other.text):
+            return True
+    return window.before().lower() in _PAIRING and name_of(window.before(2)) is not None
 
 
 def _lead(window: Window) -> str:

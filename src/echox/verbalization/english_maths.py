@@ -100,7 +100,8 @@ def operators(window: Window) -> Reading | None:
     if raw in {"x", "X", "×", "*"} and (reading := _times_or_by(window)):
         return reading
     following = window.at(1) if raw in "|>/·*" else None
-    amounts = is_number(window.before()) and is_number(text_of(following))
+    closed = raw == "/" and window.raw_before().endswith(")") and "(" not in window.raw_before()
+    amounts = (is_number(window.before()) or closed) and is_number(text_of(following))
     compared = raw == ">" and is_number(text_of(following))
     if raw == "|" or not (
         raw not in {">", "/", "·", "*"} or amounts or compared or (raw == "/" and _is_measure(window))
@@ -123,9 +124,11 @@ def _dash(window: Window) -> Reading:
         return Reading(1, "" if raw == "-" else ",")
     if raw == "−":
         return Reading(1, "minus")
-    if following is None or not (_ends_span(before) and _ends_span(following.text)):
+    if window.tail_before() or following is None:
         return Reading(1, ",")
-    if window.tail_before():
+    if _spans_hours(window) or _spans_measures(window):
+        return _TO
+    if not (_ends_span(before) and _ends_span(following.text)):
         return Reading(1, ",")
     if not (is_number(before) and is_number(following.text)):
         months = tables.MONTH_NAMES | tables.MONTHS.keys()
@@ -147,6 +150,26 @@ def _ends_span(text: str) -> bool:
     return named or is_number(text) or text in _NOW or _HALF_DAY.fullmatch(text) is not None
 
 
+def _spans_hours(window: Window) -> bool:
+    """Whether a time of day is before the dash and one after it: "6:30 PM – 9:00 PM", "9:00 – 11 am"."""
+    before, following = window.before(), window.at(1)
+    end = text_of(following)
+    if not (_CLOCK.fullmatch(before) or (_HALF_DAY.fullmatch(before) and window.before(2)[:1].isdigit())):
+        return False
+    return _CLOCK.fullmatch(end) is not None or (
+        end.isdigit() and _HALF_DAY.fullmatch(text_of(window.joined(2))) is not None
+    )
+
+
+def _spans_measures(window: Window) -> bool:
+    """Whether the dash parts two amounts of a unit: "5 kg – 10 kg"."""
+    unit, end = window.before(), window.at(1)
+    if unit_names(unit) is None or not is_number(window.before(2)) or end is None or not is_number(end.text):
+        return False
+    return text_of(window.joined(2)) == unit
+
+
+_CLOCK = re.compile(r"\d{1,2}:\d\d(?:[aApP][mM])?")
 _NOW = frozenset({"present", "Present", "now", "today"})
 _HALF_DAY = re.compile(r"(?:\d{1,2}(?::\d\d)?)?[aApP]\.?[mM]\.?")
 

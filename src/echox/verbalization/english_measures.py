@@ -16,7 +16,6 @@ from echox.verbalization.language import Reading, WrittenWord
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 DASH = "[-–—−]"
-_DETERMINERS = frozenset({"a", "an", "the", "this", "that", "each", "every", "another", "one", "his", "her", "their"})
 _DURATION = re.compile(r"(?:\d{1,4}(?:d|hrs?|h|mins?|m|secs?|s))+|\d{1,2}h[0-5]\d")
 VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
@@ -29,7 +28,7 @@ def is_adjective(window: Window, place: int, mark: str = "") -> bool:
     back = 1
     while window.before(back) in {"x", "×", "by"}:
         back += 2
-    if window.before(back).lower() not in _DETERMINERS or window.tail_before():
+    if not _is_determined(window, back):
         return False
     noun = window.at(place)
     if (
@@ -41,9 +40,21 @@ def is_adjective(window: Window, place: int, mark: str = "") -> bool:
         or not re.fullmatch(r"[^\W\d_]+|f/\d.*", noun.text)
     ):
         return False
-    if noun.text in tables.FUNCTION_WORDS or noun.text in tables.CURRENCY_CODES:
+    if noun.text in tables.FUNCTION_WORDS | tables.NO_THINGS or noun.text in tables.CURRENCY_CODES:
         return False
     return noun.text[:1].islower() or (noun.text.isupper() and len(noun.text) > 1)
+
+
+def _is_determined(window: Window, back: int) -> bool:
+    """Whether "a", "its" or an owner stands before the amount, or before its adjectives: "a four-year, $5 deal"."""
+    compound = window.tail_before(back) == "," and "-" in window.before(back)
+    if not compound and window.tail_before(back):
+        return False
+    if compound or window.before(back).lower() in tables.PRAISING:
+        back += 1
+    owner = window.before(back).lower().replace("’", "'")
+    owned = owner.endswith(("'s", "s'")) and owner not in tables.NO_OWNERS
+    return not window.tail_before(back) and (owned or owner in tables.DETERMINERS)
 
 
 # ------------------------------------------------------------------------------------------ fractions
@@ -152,6 +163,40 @@ def _are_odds(window: Window) -> bool:
 
 
 # ------------------------------------------------------------------------------------------ measures
+
+
+def between(window: Window) -> Reading | None:
+    """10-12, 3–1, 52-48; a team's wins and losses, "a 9-3 record"."""
+    match = re.fullmatch(rf"(\$?{NUMBER}){DASH}({NUMBER})", window.first.text)
+    if match is None:
+        return None
+    ends = [numbers.spell_digits(end) if re.match(r"0\d", end) else numbers.cardinal(end) for end in match.groups()]
+    middle = " and " if _is_record(window) else " " if ends[0] == ends[1] else " to "
+    return say(middle.join(ends), window.first)
+
+
+def _is_record(window: Window) -> bool:
+    """Whether two numbers are wins and losses: "9-3 this season", "went 4-1", "improved to 7-2"."""
+    following, before = window.joined(1), window.before().lower()
+    if any(window.before(back).lower() in tables.OF_SCORES for back in (1, 2)):
+        return False
+    noun = following.text if following is not None else ""
+    if noun in {"record", "overall"} or (before == "of" and window.before(2).lower() == "record"):
+        return True
+    if noun in {"this", "last", "on", "at"}:
+        when = window.joined(2)
+        when = window.joined(3) if when is not None and when.text == "the" else when
+        return when is not None and when.text in {"season", "year", "home", "road"}
+    moved = before == "to" and window.before(2).lower() in {
+        "improve",
+        "improved",
+        "improves",
+        "fell",
+        "falls",
+        "dropped",
+    }
+    ended = before in {"went", "go", "goes"} and noun not in {"up", "down", "ahead", "behind"}
+    return ended or (moved and noun in tables.FUNCTION_WORDS | {""})
 
 
 def unit_names(text: str) -> tuple[str, ...] | None:

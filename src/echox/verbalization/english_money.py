@@ -12,10 +12,11 @@ from echox.verbalization.english_window import Core, Window, say
 from echox.verbalization.language import Reading
 
 _SYMBOLS = re.escape("".join(tables.CURRENCIES))
-_SCALES = "|".join(sorted(tables.SCALES, key=len, reverse=True))
+_SCALES = tables.SCALES | {f"{dash}{word}": word for dash in ("", "-") for word in set(tables.SCALES.values())}
+_SCALE = "|".join(sorted(_SCALES, key=len, reverse=True))
 _AMOUNT = rf"(?:{NUMBER}|\d+,\d\d)"
 """Also with a decimal comma, as prices of Europe are written."""
-_SPAN = rf"(-?{_AMOUNT})({_SCALES})?(?:{DASH}[{_SYMBOLS}]?({_AMOUNT})({_SCALES})?)?(\+)?"
+_SPAN = rf"(-?{_AMOUNT})({_SCALE})?(?:{DASH}[{_SYMBOLS}]?({_AMOUNT})({_SCALE})?)?(\+)?"
 _BEFORE = re.compile(rf"([-−+±~≈<>≤≥])?([A-Z]{{1,2}})?([{_SYMBOLS}]){_SPAN}")
 _AFTER = re.compile(rf"{_SPAN}([{_SYMBOLS}])")
 
@@ -32,7 +33,7 @@ class _Sum(NamedTuple):
     @classmethod
     def of(cls, low: str, low_scale: str | None, high: str | None, high_scale: str | None, more: str | None) -> _Sum:
         """From the groups of `_SPAN`: the last scale counts for both ends, one that differs for its own."""
-        first, last = tables.SCALES.get(low_scale or "", ""), tables.SCALES.get(high_scale or "", "")
+        first, last = _SCALES.get(low_scale or "", ""), _SCALES.get(high_scale or "", "")
         if not high:
             first, last = "", first
         low, high = (re.sub(r"^(-?\d+),(\d\d)$", r"\1.\2", end or "") for end in (low, high))
@@ -53,6 +54,9 @@ def money(window: Window) -> Reading | None:
         found, last, count = _with_scale(window, found, 0)
         names = _names(symbol)
         assert names is not None, "the pattern has signs of the table only"
+        named = window.joined(count)
+        if named is not None and named.text in names:
+            last, count = named, count + 1
         lead = f"{sign_words(sign)} " if sign else "more than " if found.more else ""
         return say(lead + _words(window, found, names, prefix, last, count), last, count)
     if match := _AFTER.fullmatch(first.text):
@@ -103,10 +107,16 @@ def _with_scale(window: Window, found: _Sum, place: int) -> tuple[_Sum, Core, in
     return found._replace(scale=following.text.lower()), following, place + 2
 
 
+def _are_many(noun: Core | None) -> bool:
+    """Whether a word after a sum names things that cost it: "$20 tickets"."""
+    plural = noun is not None and re.fullmatch("[a-z]{2,}[^s]s", noun.text) is not None
+    return noun is not None and plural and noun.text not in tables.NO_THINGS | tables.FUNCTION_WORDS
+
+
 def _words(window: Window, found: _Sum, names: tuple[str, str, str, str], prefix: str, last: Core, count: int) -> str:
     """Say a sum that ends with a word."""
     one, many, part, parts = names
-    if last.tail == "" and is_adjective(window, count):
+    if last.tail == "" and (is_adjective(window, count) or _are_many(window.joined(count))):
         many, parts = one, part
     whole, _, cents = found.low.replace(",", "").partition(".")
     if cents and not int(cents) and not found.high and not found.scale:

@@ -93,7 +93,7 @@ def abbreviations(window: Window) -> Reading | None:
     listed = core.text.split("/")
     if len(listed) > 1 and all(name in tables.DAYS or name in tables.MONTHS for name in listed):
         return _expand(window, ", ".join(tables.DAYS.get(name) or tables.MONTHS[name] for name in listed))
-    ends = [tables.MONTHS.get(end) or tables.DAYS.get(end) for end in re.split("[.]?[-–—]", core.text)]
+    ends = [_calendar_name(end) for end in re.split("[.]?[-–—]", core.text)]
     if len(ends) == 2 and ends[0] and ends[1]:
         return _expand(window, f"{ends[0]} to {ends[1]}")
     if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Fig", "Vol"}):
@@ -112,6 +112,11 @@ def abbreviations(window: Window) -> Reading | None:
         return say("Monday to Friday", core)
     if dotted and core.text in tables.WORDS:
         return _expand(window, tables.WORDS[core.text])
+    if dotted and core.text[:1].isupper() and core.text.lower() in tables.WORDS and len(core.text) > 2:
+        following = window.at(1)
+        if following is not None and not following.starts_line and re.match("[a-z0-9]", following.raw):
+            word = "minimum" if core.text == "Min" else tables.WORDS[core.text.lower()]
+            return _expand(window, word.capitalize())
     if not dotted and core.text in tables.BARE_WORDS:
         return say(tables.BARE_WORDS[core.text], core)
     if re.fullmatch(r"(?:(?:[A-Za-z]|Ph|Ed|Psy|Sc)\.)+(?:[A-Za-z]|Sc|Ed|Eng|Phil)", core.text):
@@ -124,6 +129,11 @@ def abbreviations(window: Window) -> Reading | None:
         if following is not None and following.text[:1].isupper() and not following.starts_line:
             return Reading(1, core.text)
     return None
+
+
+def _calendar_name(text: str) -> str | None:
+    named = text if text in tables.MONTH_NAMES | tables.DAY_NAMES else None
+    return tables.MONTHS.get(text) or tables.DAYS.get(text) or named
 
 
 def _calendar(window: Window) -> Reading | None:
@@ -195,18 +205,66 @@ def roman(window: Window) -> Reading | None:
 
 
 def capitals(window: Window) -> Reading | None:
-    """FBI letter by letter, NASA as a word; words that are only emphasised by capitals stay words."""
+    """FBI and npm letter by letter, NASA as a word; words that are only emphasised by capitals stay words."""
     core = window.first
     ends = re.split("[-–]", core.text)
     if len(ends) == 2 and (set(ends) <= tables.CLOTHES or ends == ["A", "Z"]):
         return say(" to ".join(" ".join(end) for end in ends), core)
+    if marked := _marked_letter(window):
+        return marked
+    if compounded := _compounded(core):
+        return compounded
+    if core.text in tables.SPELT_SMALL or re.fullmatch("[b-df-hj-np-tv-xz]{3,5}", core.text):
+        several = "s" * (core.text.endswith("s") and core.text in tables.SPELT_SMALL)
+        letters = " ".join(core.text.removesuffix(several).upper())
+        return None if core.text in tables.SAID_WITHOUT_VOWELS else say(letters + several, core)
     match = re.fullmatch(r"([A-Z]{2,6})(s|'s|’s)?", core.text)
     if match is None:
         return _mixed_case(core)
     letters, ending = match.groups()
-    if letters in tables.READ_AS_WORDS or letters in tables.SHOUTED or _is_shouted(letters):
+    if not _is_spelt(letters) and not (letters == "IT" and _is_a_field(window)):
         return None
     return say(" ".join(letters) + (ending or "").replace("’", "'"), core)
+
+
+def _is_spelt(letters: str) -> bool:
+    return not (letters in tables.READ_AS_WORDS or letters in tables.SHOUTED or _is_shouted(letters))
+
+
+def _compounded(core: Core) -> Reading | None:
+    """USB-C, HIV-positive, CD-ROM: the parts in capitals letter by letter."""
+    parts = core.text.split("-")
+    if len(parts) < 2 or not all(re.fullmatch("[A-Za-z]+", part) for part in parts):
+        return None
+    if core.text.isupper() and any(_is_shouted(part) or part in tables.SHOUTED for part in parts):
+        return None
+    said = [" ".join(part) if re.fullmatch("[A-Z]{2,6}", part) and _is_spelt(part) else part for part in parts]
+    return say(" ".join(said), core) if said != parts else None
+
+
+def _marked_letter(window: Window) -> Reading | None:
+    """A mark, "a B-", or a group of blood, "AB-", "type O+"."""
+    core = window.first
+    match = re.fullmatch("(AB|[A-FO])([-−–+])", core.text)
+    if match is None:
+        return None
+    following = window.at(1) if not core.tail else None
+    beside = {window.before(back).lower() for back in range(1, 6)} | {following.text if following is not None else ""}
+    sign = "minus" if match[2] != "+" else "plus"
+    if beside & {"blood", "donor", "donors"} or match[1] in {"AB", "O"}:
+        sign = "negative" if sign == "minus" else "positive"
+    elif following is not None and following.text in {"and", "or", "to"}:
+        return None
+    return say(f"{' '.join(match[1])} {sign}", core)
+
+
+def _is_a_field(window: Window) -> bool:
+    """Whether IT is information technology, not a word in capitals: "an IT firm", "works in IT"."""
+    following = window.joined(1)
+    if following is not None and following.text in tables.OF_COMPUTERS:
+        return True
+    loud = following is not None and following.text.isupper()
+    return not loud and window.before() in {"a", "an", "the", "our", "your", "their", "of", "in", "for", "and", "with"}
 
 
 def _mixed_case(core: Core) -> Reading | None:

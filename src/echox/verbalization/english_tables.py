@@ -54,9 +54,11 @@ feat=featuring; hr=hour; hrs=hours; Esq=Esquire
 """)
 """Written with a period."""
 BARE_WORDS = as_table("""
-vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior;
-WWI=World War one; WWII=World War two; aka=A K A; Ave=Avenue; Blvd=Boulevard;
-Ltd=Limited; Dept=Department; dept=department
+vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior; WWI=World War one; WWII=World War two;
+aka=A K A; btw=by the way; pls=please; plz=please; thx=thanks; msg=message; msgs=messages; ppl=people; idk=I don't
+know; tbh=to be honest; bldg=building; mgr=manager; mtg=meeting; qtr=quarter; qty=quantity; Qty=quantity; avg=average;
+Avg=average; std=standard; wknd=weekend; Bldg=building; imo=in my opinion; Ave=Avenue; Blvd=Boulevard; Ltd=Limited;
+Dept=Department; dept=department
 """)
 """... and without one."""
 BEFORE_A_NUMBER = as_table("""
@@ -95,42 +97,44 @@ DKK=Danish krone/Danish kroner; PLN=zloty/zlotys; KRW=won/won; MXN=Mexican peso/
 """)
 
 UNITS = _forms("""
-km=kilometer/kilometers; m=meter/meters; cm=centimeter/centimeters; mm=millimeter/millimeters;
-nm=nanometer/nanometers; µm=micrometer/micrometers; mi=mile/miles; yd=yard/yards; yds=yard/yards; ft=foot/feet;
-kg=kilogram/kilograms; g=gram/grams; mg=milligram/milligrams; µg=microgram/micrograms; lb=pound/pounds;
-lbs=pound/pounds; oz=ounce/ounces; l=liter/liters; L=liter/liters; ml=milliliter/milliliters;
-mL=milliliter/milliliters; cl=centiliter/centiliters; dl=deciliter/deciliters; gal=gallon/gallons;
-tsp=teaspoon/teaspoons; tbsp=tablespoon/tablespoons; tsps=teaspoon/teaspoons;
-tbsps=tablespoon/tablespoons; tbs=tablespoon/tablespoons; s=second/seconds; sec=second/seconds; secs=second/seconds;
-ms=millisecond/milliseconds; µs=microsecond/microseconds; min=minute/minutes; mins=minute/minutes; h=hour/hours;
-hr=hour/hours; hrs=hour/hours; yr=year/years; yrs=year/years; Hz=hertz/hertz; kHz=kilohertz/kilohertz;
-MHz=megahertz/megahertz; GHz=gigahertz/gigahertz; B=byte/bytes; kB=kilobyte/kilobytes; KB=kilobyte/kilobytes;
-MB=megabyte/megabytes; GB=gigabyte/gigabytes; TB=terabyte/terabytes; PB=petabyte/petabytes; MiB=mebibyte/mebibytes;
-GiB=gibibyte/gibibytes; Mbps=megabit per second/megabits per second; Gbps=gigabit per second/gigabits per second;
-kbps=kilobit per second/kilobits per second; W=watt/watts; kW=kilowatt/kilowatts; MW=megawatt/megawatts;
-GW=gigawatt/gigawatts; kWh=kilowatt hour/kilowatt hours; MWh=megawatt hour/megawatt hours; V=volt/volts;
-kV=kilovolt/kilovolts; mA=milliampere/milliamperes; mAh=milliampere hour/milliampere hours; Ω=ohm/ohms;
+km=kilometer/kilometers; m=meter/meters; cm=centimeter/centimeters; mm=millimeter/millimeters; nm=nanometer/nanometers;
+µm=micrometer/micrometers; mi=mile/miles; yd=yard/yards; yds=yard/yards; ft=foot/feet; kg=kilogram/kilograms;
+g=gram/grams; mg=milligram/milligrams; µg=microgram/micrograms; lb=pound/pounds; lbs=pound/pounds; oz=ounce/ounces;
+l=liter/liters; L=liter/liters; ml=milliliter/milliliters; mL=milliliter/milliliters; cl=centiliter/centiliters;
+dl=deciliter/deciliters; gal=gallon/gallons; tsp=teaspoon/teaspoons; tbsp=tablespoon/tablespoons;
+tsps=teaspoon/teaspoons; tbsps=tablespoon/tablespoons; tbs=tablespoon/tablespoons; s=second/seconds;
+sec=second/seconds; secs=second/seconds; ms=millisecond/milliseconds; µs=microsecond/microseconds; min=minute/minutes;
+mins=minute/minutes; h=hour/hours; hr=hour/hours; hrs=hour/hours; yr=year/years; yrs=year/years; Hz=hertz/hertz;
+kHz=kilohertz/kilohertz; MHz=megahertz/megahertz; GHz=gigahertz/gigahertz; B=byte/bytes; kB=kilobyte/kilobytes;
+KB=kilobyte/kilobytes; MB=megabyte/megabytes; GB=gigabyte/gigabytes; TB=terabyte/terabytes; PB=petabyte/petabytes;
+MiB=mebibyte/mebibytes; GiB=gibibyte/gibibytes; Mbps=megabit per second/megabits per second; Gbps=gigabit per
+second/gigabits per second; kbps=kilobit per second/kilobits per second; W=watt/watts; kW=kilowatt/kilowatts;
+MW=megawatt/megawatts; GW=gigawatt/gigawatts; kWh=kilowatt hour/kilowatt hours; MWh=megawatt hour/megawatt hours;
+V=volt/volts; kV=kilovolt/kilovolts; mA=milliampere/milliamperes; mAh=milliampere hour/milliampere hours; Ω=ohm/ohms;
 J=joule/joules; kJ=kilojoule/kilojoules; cal=calorie/calories; kcal=kilocalorie/kilocalories; N=newton/newtons;
 Pa=pascal/pascals; kPa=kilopascal/kilopascals; hPa=hectopascal/hectopascals; bar=bar/bars; psi=P S I/P S I;
 dB=decibel/decibels; ha=hectare/hectares; px=pixel/pixels; pt=point/points; mph=mile per hour/miles per hour;
-kph=kilometer per hour/kilometers per hour; kmh=kilometer per hour/kilometers per hour; mpg=mile per gallon/miles
-per gallon; rpm=revolution per minute/revolutions per minute; bpm=beat per minute/beats per minute; fps=frame per
+kph=kilometer per hour/kilometers per hour; kmh=kilometer per hour/kilometers per hour; mpg=mile per gallon/miles per
+gallon; rpm=revolution per minute/revolutions per minute; bpm=beat per minute/beats per minute; fps=frame per
 second/frames per second; dpi=dot per inch/dots per inch; ppm=part per million/parts per million;
-hp=horsepower/horsepower; °C=degree Celsius/degrees Celsius; °F=degree Fahrenheit/degrees Fahrenheit;
-°=degree/degrees; °N=degree north/degrees north; °S=degree south/degrees south; °E=degree east/degrees east;
-°W=degree west/degrees west; mol=mole/moles; lm=lumen/lumens; lx=lux/lux; eV=electron volt/electron volts;
-keV=kiloelectron volt/kiloelectron volts; MeV=megaelectron volt/megaelectron volts; kN=kilonewton/kilonewtons;
-MPa=megapascal/megapascals; GPa=gigapascal/gigapascals; atm=atmosphere/atmospheres; qt=quart/quarts;
-mcg=microgram/micrograms; nmi=nautical mile/nautical miles; kn=knot/knots; cc=cubic centimeter/cubic centimeters;
-µL=microliter/microliters; Mbit=megabit/megabits; Gbit=gigabit/gigabits; ly=light year/light years;
-cu ft=cubic foot/cubic feet; cu in=cubic inch/cubic inches; N·m=newton meter/newton meters; GJ=gigajoule/gigajoules;
-MJ=megajoule/megajoules; mmHg=millimeter of mercury/millimeters of mercury; K=kelvin/kelvins;
-in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet;
-¢=cent/cents; sq ft=square foot/square feet; sq km=square kilometer/square kilometers; sq mi=square mile/square
-miles; t=tonne/tonnes; Gt=gigatonne/gigatonnes; kt=knot/knots; kts=knot/knots; BPM=beat per minute/beats per minute;
-RPM=revolution per minute/revolutions per minute; MPH=mile per hour/miles per hour; PSI=P S I/P S I;
-FPS=frame per second/frames per second; MPG=mile per gallon/miles per gallon;
-dL=deciliter/deciliters; fl oz=fluid ounce/fluid ounces
+hp=horsepower/horsepower; °C=degree Celsius/degrees Celsius; °F=degree Fahrenheit/degrees Fahrenheit; °=degree/degrees;
+°N=degree north/degrees north; °S=degree south/degrees south; °E=degree east/degrees east; °W=degree west/degrees west;
+mol=mole/moles; lm=lumen/lumens; lx=lux/lux; eV=electron volt/electron volts; keV=kiloelectron volt/kiloelectron volts;
+MeV=megaelectron volt/megaelectron volts; kN=kilonewton/kilonewtons; MPa=megapascal/megapascals;
+GPa=gigapascal/gigapascals; atm=atmosphere/atmospheres; qt=quart/quarts; mcg=microgram/micrograms; nmi=nautical
+mile/nautical miles; kn=knot/knots; cc=cubic centimeter/cubic centimeters; µL=microliter/microliters;
+Mbit=megabit/megabits; Gbit=gigabit/gigabits; ly=light year/light years; cu ft=cubic foot/cubic feet; cu in=cubic
+inch/cubic inches; N·m=newton meter/newton meters; Nm=newton meter/newton meters; pts=point/points; pcs=piece/pieces;
+GJ=gigajoule/gigajoules; MJ=megajoule/megajoules; mmHg=millimeter of mercury/millimeters of mercury; K=kelvin/kelvins;
+in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet; ¢=cent/cents; sq ft=square foot/square feet; sq
+km=square kilometer/square kilometers; sq mi=square mile/square miles; t=tonne/tonnes; Gt=gigatonne/gigatonnes;
+kt=knot/knots; kts=knot/knots; BPM=beat per minute/beats per minute; RPM=revolution per minute/revolutions per minute;
+MPH=mile per hour/miles per hour; PSI=P S I/P S I; FPS=frame per second/frames per second; MPG=mile per gallon/miles
+per gallon; dL=deciliter/deciliters; fl oz=fluid ounce/fluid ounces; wk=week/weeks; wks=week/weeks; GWh=gigawatt
+hour/gigawatt hours; TWh=terawatt hour/terawatt hours; kΩ=kilohm/kilohms; mV=millivolt/millivolts;
+mW=milliwatt/milliwatts; mmol=millimole/millimoles; µmol=micromole/micromoles; nmol=nanomole/nanomoles;
+ng=nanogram/nanograms; pg=picogram/picograms; pkg=package/packages; pkgs=package/packages; pkt=packet/packets;
+pkts=packet/packets
 """)
 """One and many."""
 ANY_CASE = {
@@ -154,7 +158,7 @@ km m cm mm µm nm mi yd ft in
 """Their powers are areas and volumes: "per square meter", but "per second squared"."""
 BARE_UNITS = as_set("""
 km cm mm nm µm kg mg µg lb lbs oz ml mL tsp tbsp yd yds hrs mins secs kHz MHz GHz kB KB MB GB TB MiB GiB Mbps Gbps kW
-kWh MWh kV mAh kJ kcal kPa hPa dB mph kph kmh mpg rpm bpm °C °F mmHg
+mmol pcs pkg pkgs pkt pkts pts wks kWh MWh kV mAh kJ kcal kPa hPa dB mph kph kmh mpg rpm bpm °C °F mmHg
 """)
 """Units that are no words: said in full without a number too."""
 PER = as_table("""
@@ -172,7 +176,7 @@ across by deep diameter high long screen tall thick wide x
 """After them "in" is inches."""
 
 READ_AS_WORDS = as_set("""
-AIDS ASAP ASEAN BASIC CAPTCHA CERN COVID DARPA FIFA GIF IKEA INTERPOL JPEG LASER LEGO NAFTA NASA NASDAQ NATO NIKE
+DOS AIDS ASAP ASEAN BASIC CAPTCHA CERN COVID DARPA FIFA GIF IKEA INTERPOL JPEG LASER LEGO NAFTA NASA NASDAQ NATO NIKE
 OPEC PIN POTUS RADAR RAM ROM SARS SCOTUS SCUBA SIM SIRI SWAT UEFA UNESCO UNICEF YAML ZIP JSON
 """)
 """Acronyms that are spoken as words."""
@@ -180,6 +184,20 @@ SPELT = as_set("""
 AARP ACLU ASPCA HIPAA IEEE NAACP NCAA UCLA UNHCR USAA USAID USDA
 """)
 """... and those that look like words and are spelt."""
+OF_COMPUTERS = as_set("""
+company consultant consultants department departments director firm firms guy help industry infrastructure jobs manager
+managers professional professionals project projects sector security services skills specialist staff support systems
+team teams
+""")
+"""After them IT is information technology."""
+SPELT_SMALL = as_set("""
+api apis cpu cpus gpu gpus pc pcs tv tvs uri url urls
+""")
+"""Short forms that are spelt, written small."""
+SAID_WITHOUT_VOWELS = as_set("""
+brr brrr grr grrr hm hmm hmmm mhm mmm nth pfft phpht psst pst shh shhh tsk zzz
+""")
+"""Words of consonants alone that are no short forms."""
 ONSETS = as_set("""
 BL BR CH CL CR DR DW FL FR GH GL GN GR KN PH PHR PL PR PS QU RH SC SCH SCR SH SHR SK SL SM SN SP SPL SPR SQ ST STR SW
 TH THR TR TW WH WR
@@ -194,9 +212,11 @@ XTHS XTS ZZ
 """)
 """Several that end them."""
 SHOUTED = as_set("""
-AM AN AND ANY ARE AS AT BE BIG BUT BUY BY CAN DAY DID DO DON'T END EVER FOR GET GO GOT HAD HAS HE HER HI HIM HIS HOT
-HOW IF IN IS IT LET MAY ME MY NEW NO NOT NOW OF OFF OH OLD ON ONE OR OUR OUT RED SAY SEE SHE SO THE TO TOP TRY TWO
-UP USE WAS WAY WE WHY WIN WOW YES YET YOU
+AGO ALL AM AN AND ANY ARE AS ASK AT BAD BE BED BIG BOX BOY BUT BUY BY CAN CAR CUT DAY DID DIE DO DOG DON'T EAT END
+EVER EYE FAR FEW FOR FUN GET GO GOD GOT GUN GUY HAD HAS HE HER HEY HI HIM HIS HIT HOT HOW IF IN IS IT JOB JOY KEY KID
+LAW LET LIE LOT LOW MAD MAN MAY ME MEN MOM MY NEW NO NOR NOT NOW ODD OF OFF OH OLD ON ONE OR OUR OUT OWN PAY PUT RED
+RUN SAD SAY SEA SEE SET SHE SHY SIT SIX SKY SO SON SUN TAX TEN THE TO TOO TOP TRY TWO UP USE VIA WAR WAS WAY WE WET
+WHY WIN WON WOW YES YET YOU
 """)
 """Short words that are words even where all is written in capitals."""
 NUMBERED = as_set("""
@@ -227,6 +247,10 @@ NY=New York; OH=Ohio; OK=Oklahoma; OR=Oregon; PA=Pennsylvania; RI=Rhode Island; 
 TN=Tennessee; TX=Texas; UT=Utah; VA=Virginia; VT=Vermont; WA=Washington; WI=Wisconsin; WV=West Virginia; WY=Wyoming
 """)
 """Postal codes of states: after them five digits are a zip code."""
+NEVER_COUNTING = as_set("""
+apartment channel error flight http status studio suite
+""")
+"""After them the number counts nothing: "error 404 means"."""
 NAMED_BY_NUMBER = as_set("""
 airbus apartment area boeing building bus cessna channel error flight gt gtx highway http interstate ferrari porsche
 peugeot room route rtx rx ryzen status studio suite xbox
@@ -244,7 +268,11 @@ alpha=alpha; beta=beta; rc=R C; a=A; b=B; dev=dev; post=post; pre=pre; preview=p
 """Behind a version."""
 HOTLINES = as_set("emergency helpline hotline lifeline line")
 """Near them three digits are a number to call."""
-DESCRIBED_BY_AMOUNT = as_set("bill bills coin coins note notes stamp stamps")
+DESCRIBED_BY_AMOUNT = as_set("""
+adapter bag bags batteries battery bill bills bottle bottles bulb bulbs cans charger chargers charging capsule capsules
+coin coins container containers drive drives dumbbell dumbbells engine jar jars lens lenses motor note notes pack packs
+stamp stamps storage tablet tablets
+""")
 """Before them an amount is in the singular: "two $20 bills"."""
 BOOKS_OF_THE_BIBLE = as_set("""
 Acts Amos Chronicles Colossians Corinthians Daniel Deuteronomy Ecclesiastes Ephesians Esther Exodus Ezekiel Ezra
@@ -279,10 +307,32 @@ billion children different feet fish hundred large men million more new other pe
 women
 """)
 """Before them four digits are none."""
+DETERMINERS = as_set("""
+a an another each every her his its my no one our that the their this your
+""")
+"""Before an amount they show that it describes: "its $3M portfolio"; so does an owner, "Ann's"."""
+NO_OWNERS = as_set("""
+he's here's how's it's let's she's that's there's what's where's who's
+""")
+PRAISING = as_set("""
+additional annual big brand-new cool extra final flat free full fresh generous giant hefty huge initial large latest
+massive measly mere modest monthly new nice one-time proposed record separate single small staggering stunning total
+whole whopping
+""")
+"""Between "a" and an amount that describes: "a record ten dollar fine"."""
+NO_THINGS = as_set("""
+across afterwards always apiece back buys came come comes contains costs covers does each earns equals gets gives go
+goes has helped helps indoors instead keeps lasts less looks makes means minus more needs outdoors overseas paid pays
+perhaps plus produces provides remains requires runs saves seems short sometimes sounds stays takes thus total towards
+upwards versus weighs went works worth yields
+""")
+"""Words after an amount that do not name what it describes: "the $5 went to him", "$20 covers lunch"."""
+OF_SCORES = as_set("beat beats beaten draw drew final lead led leads lose loses lost score tied win wins won")
+"""Before 3-1 they show that it is the score of one game."""
 FUNCTION_WORDS = as_set("""
 a about after again an and are as at away be because been before but by can could down each for from had has have he
 here i'm if in into is it left less may might more not now of off on or out over per she since so than that the then
-there they this to today under until up was we were when while will with would you
+there they this to today tomorrow tonight under until up was we were when while will with would yesterday you
 """)
 """Before them an amount stands alone; before a noun after "a" it describes: "a ten dollar bill"."""
 
