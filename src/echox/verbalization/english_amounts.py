@@ -30,6 +30,7 @@ from echox.verbalization.english_window import Core, Window, say
 from echox.verbalization.language import Reading
 
 _TIME = re.compile(r"(\d{1,2})[:.]([0-5]\d)(?::([0-5]\d))?([aApP]\.?[mM]?\.?)?")
+_POINTED = re.compile(r"\d{1,2}\.[0-5]\d[aApP]\.?[mM]\.?")
 _HOUR = re.compile(r"(\d{1,2})([aApP])\.?[mM]\.?")
 _HALF_DAY = re.compile(r"([aApP])\.?[mM]\.?")
 
@@ -172,8 +173,9 @@ def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     """Whether two numbers parted by a slash are a date: "on 3/4", "is 10/31"; 9/11 has a name, 1/2 is a half."""
     before, following = window.before(), window.joined(1)
     share = (following is not None and following.text == "of") or window.before(2).lower() in tables.CHANGES
-    dated = before.lower() in {"on", "until", "by", "due"} and not (before == "by" and share)
-    named = before in tables.DAY_NAMES or before in tables.DAYS or dated
+    dated = before.lower() in {"on", "until", "by", "due", "since"} and not (before == "by" and share)
+    week = before.lower() == "of" and window.before(2).lower() == "week"
+    named = before in tables.DAY_NAMES or before in tables.DAYS or dated or week
     alone = day > 20 and not share and before not in signs.OPERATORS and before.lower() not in tables.MARKS
     alone = alone and (following is None or following.raw not in signs.OPERATORS)
     alone = alone and window.before(2).lower() not in tables.MARKS
@@ -252,6 +254,8 @@ def time(window: Window) -> Reading | None:
     last, count, half_day = first, 1, ""
     if not _HOUR.fullmatch(ends[-1]) and (marked := _half_day_after(window)):
         half_day, last, count = marked[0], marked[1], 2
+    if _POINTED.fullmatch(ends[-1]):
+        ends = [re.sub(r"^(\d+)\.", r"\1:", end) for end in ends]
     if not any(":" in end or _HOUR.fullmatch(end) for end in ends):
         halved = half_day and all(re.fullmatch(r"([1-9]|1[0-2])([.]\d\d)?", end) for end in ends)
         if not halved and not _are_hours(window, ends):
@@ -274,9 +278,8 @@ def _are_hours(window: Window, ends: list[str]) -> bool:
     free = following is None or following.text in tables.FUNCTION_WORDS | tables.DAY_NAMES
     before = window.before().lower()
     if len(ends) == 2:
-        return free and (
-            window.tail_before() == ":" or before in {"from", "open", "opens", "between", "daily", "hours"}
-        )
+        opened = before in {"from", "open", "opens", "between", "daily", "hours"}
+        return free and (opened or window.tail_before() == ":")
     return free and float(ends[0]) > 13 and before in {"at", "from", "until", "till"}
 
 
@@ -311,7 +314,7 @@ def _clock(text: str, half_day: str) -> str | None:
     if text.isdigit():
         return f"{numbers.integer(text)} {half_day}".rstrip()
     match = _TIME.fullmatch(text)
-    if match is None or ":" not in text or int(match[1]) > 24:
+    if match is None or not (":" in text or match[4]) or int(match[1]) > 24:
         return None
     hour, minute = int(match[1]), int(match[2])
     if match[3] and half_day:

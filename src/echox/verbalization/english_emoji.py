@@ -22,7 +22,8 @@ _NAMES = as_table("""
 ✗=cross; ✘=cross; ⭐=star; ★=star; ☆=star; 🔒=lock; ➕=plus; ➖=minus; 🙏=folded hands; 🍆=eggplant; 🥺=pleading face;
 💩=pile of poo; 🔊=speaker; 🔇=mute; 👉=pointing right; 👈=pointing left; 👆=pointing up; 👇=pointing down;
 ✌=victory hand; 🔴=red circle; 🔵=blue circle; ⬛=black square; ⬜=white square; ⚪=white circle; ⚫=black circle;
-🖤=black heart; 🤍=white heart
+🖤=black heart; 🤍=white heart; 🍕=pizza; ☕=coffee; 🍺=beer; 🍷=wine; 🍎=apple; 🎂=birthday cake; 📞=phone; 🌧=rain;
+☔=rain; 🚗=car
 """)
 _ANSWERS = as_table("""
 ✅=yes; ✔=yes; ☑=yes; ✓=yes; ❌=no; ✖=no; ✗=no; ✘=no; 👍=thumbs up; 👎=thumbs down; 🟢=green; 🟡=yellow; 🔴=red

@@ -156,9 +156,8 @@ def _spans_hours(window: Window) -> bool:
     end = text_of(following)
     if not (_CLOCK.fullmatch(before) or (_HALF_DAY.fullmatch(before) and window.before(2)[:1].isdigit())):
         return False
-    return _CLOCK.fullmatch(end) is not None or (
-        end.isdigit() and _HALF_DAY.fullmatch(text_of(window.joined(2))) is not None
-    )
+    half_day = text_of(window.joined(2)) if end.isdigit() else ""
+    return _CLOCK.fullmatch(end) is not None or _HALF_DAY.fullmatch(half_day) is not None
 
 
 def _spans_measures(window: Window) -> bool:
@@ -201,6 +200,7 @@ def _times_or_by(window: Window) -> Reading | None:
     second = beside[0] if beside else text_of(window.at(1))
     if not is_number(before) or not is_number(second):
         return None
+    size = size or bool(set("\"″”'′") & set(window.tail_before()))
     size = size or (beside is not None and beside[1] in tables.LENGTHS) or window.before(2) in {"x", "×"}
     following = window.joined(2)
     if following is not None:

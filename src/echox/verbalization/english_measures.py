@@ -17,6 +17,7 @@ from echox.verbalization.language import Reading, WrittenWord
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 DASH = "[-–—−]"
 _DURATION = re.compile(r"(?:\d{1,4}(?:d|hrs?|h|mins?|m|secs?|s))+|\d{1,2}h[0-5]\d")
+_SPOONS = {"c": "cup", "T": "tablespoon", "t": "teaspoon"}
 VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
 
@@ -115,6 +116,8 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
             return numbers.mixed(int(match[1]), top, bottom), first, 1, True
         alone = (top, bottom) == (1, 2) and window.before().lower() in {"a", "an", "one", "and", "the"}
         return "half" if alone else numbers.fraction(top, bottom), first, 1, False
+    if match := re.fullmatch(r"(\d)/(\d{1,2})(?:rds|ths|nds)", text):
+        return numbers.fraction(int(match[1]), int(match[2])), first, 1, False
     if match := re.fullmatch(r"(\d{1,3})/(\d{1,4})", text):
         top, bottom = int(match[1]), int(match[2])
         named = top < bottom <= 20 or (top == 1 and bottom in (100, 1000)) or (bottom <= 10 and top <= 20)
@@ -272,6 +275,8 @@ def measure(window: Window) -> Reading | None:
         if following is None:
             return None
         unit, last, count = following.text, following, 2
+        if (whole := _SPOONS.get(unit)) and following.tail == "." and (what := window.at(2)) and what.raw.islower():
+            return say(f"{signed(sign, low, high)} {whole}{'' if low == '1' else 's'}", Core("", "", ""), 2)
         if unit in tables.SCALE_WORDS and not following.tail and (third := window.joined(2)):
             scale, unit, last, count = f" {unit}", third.text, third, 3
         if unit in {"sq", "fl", "cu"} and (third := window.at(count)):
@@ -291,6 +296,8 @@ def measure(window: Window) -> Reading | None:
         return aged
     if attached is not None and re.fullmatch("[A-Za-z]", unit) and window.before().lower() in tables.NUMBERED_THINGS:
         return say(f"{amount} {unit.upper()}", last)
+    if attached in {"K", "B"} and (named_by := _is_part_of_name(window, low)):
+        return say(f"{named_by} {attached}", last)
     if attached in {"k", "K", "M", "bn", "B"}:
         return say(f"{amount} {tables.SCALES[attached]}", last)
     if attached in {"x", "×"}:
@@ -310,6 +317,16 @@ def measure(window: Window) -> Reading | None:
     singular = (low == "1" and not high) or hyphen or turned or (last.tail == "" and is_adjective(window, count))
     last = _without_period(window, last, count) if count > 1 else last
     return say(f"{amount} {one if singular else many}", last, count)
+
+
+def _is_part_of_name(window: Window, digits: str) -> str | None:
+    """The number of a house, a chip or a model with its letter: "221B Baker Street", "i7-12700K", "Llama 3 8B"."""
+    street = window.joined(2) if window.joined(1) is not None else None
+    roads = set(tables.PLACES) | set(tables.PLACES.values())
+    if street is not None and street.text in roads and re.fullmatch(r"\d{1,3}", digits):
+        return numbers.in_pairs(digits) if len(digits) == 3 else numbers.integer(digits)
+    sized = re.fullmatch(r"\d+(\.\d+)?", window.before()) and not window.tail_before() and len(digits) < 4
+    return numbers.cardinal(digits) if sized or re.fullmatch(r"\d{4,}", digits) else None
 
 
 def _age(window: Window, amount: str, unit: str, last: Core, count: int) -> Reading | None:

@@ -57,6 +57,11 @@ def money(window: Window) -> Reading | None:
         named = window.joined(count)
         if named is not None and named.text in names:
             last, count = named, count + 1
+        if (scaled := window.joined(count)) is not None and not found.scale:
+            scale, _, more = scaled.text.partition("-")
+            if more and scale in tables.SCALE_WORDS:
+                said = " ".join([numbers.cardinal(found.low), scale, prefix + names[0], *more.split("-")])
+                return say(f"{sign_words(sign)} {said}".lstrip(), scaled, count + 1)
         lead = f"{sign_words(sign)} " if sign else "more than " if found.more else ""
         return say(lead + _words(window, found, names, prefix, last, count), last, count)
     if match := _AFTER.fullmatch(first.text):

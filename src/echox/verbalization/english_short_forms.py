@@ -145,18 +145,23 @@ def _calendar(window: Window) -> Reading | None:
         following is not None
         and not following.starts_line
         and (
-            re.fullmatch(r"\d{1,2}(st|nd|rd|th)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*", following.text) is not None
+            re.fullmatch(
+                r"\d{1,2}(st|nd|rd|th)?([-–—]\d{1,2}(st|nd|rd|th)?)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*",
+                following.text,
+            )
+            is not None
             or following.text in tables.MONTHS
             or following.text in tables.MONTH_NAMES
-            or (following.text in _THROUGH and _begins_with_day(window.at(2)))
+            or ((following.text in _THROUGH or following.raw == "&") and _begins_with_day(window.at(2)))
         )
     )
     earlier = re.fullmatch(r"\d{1,2}(st|nd|rd|th)?", window.before()) is not None
     earlier = earlier or (core.tail.startswith(".") and window.before().lower() in tables.BEFORE_A_DATE)
-    return _expand(window, name) if dated or earlier else None
+    second = window.raw_before() in _THROUGH and _begins_with_day(Core("", window.before(2), ""))
+    return _expand(window, name) if dated or earlier or second else None
 
 
-_THROUGH = frozenset({"to", "through", "thru", "and", "-", "–", "—"})
+_THROUGH = frozenset({"to", "through", "thru", "and", "or", "&", "-", "–", "—"})
 
 
 def _begins_with_day(core: Core | None) -> bool:

@@ -35,7 +35,8 @@ DAY_NAMES = frozenset(DAYS.values())
 TITLES = as_table("""
 Mr=Mister; Mrs=Missus; Ms=Miss; Dr=Doctor; Prof=Professor; St=Saint; Mt=Mount; Sen=Senator; Gov=Governor;
 Gen=General; Capt=Captain; Lt=Lieutenant; Col=Colonel; Sgt=Sergeant; Rev=Reverend; Pres=President; Hon=Honorable;
-Ft=Fort; Rep=Representative; Maj=Major; Cpl=Corporal; Adm=Admiral; Cmdr=Commander; Supt=Superintendent
+Ft=Fort; Rep=Representative; Maj=Major; Cpl=Corporal; Adm=Admiral; Cmdr=Commander; Drs=Doctors;
+Fr=Father; Pt=Point; Supt=Superintendent
 """)
 """Before a name."""
 PLACES = as_table("""
@@ -50,15 +51,16 @@ max=maximum; incl=including; misc=miscellaneous; tel=telephone; Tel=Telephone; A
 Assn=Association; Bros=Brothers; cf=compare; ca=about; viz=namely; resp=respectively; temp=temperature; avg=average;
 Jan=January; Feb=February; Apr=April; Aug=August; Sep=September; Sept=September; Oct=October; Nov=November;
 Dec=December; Tues=Tuesday; Wed=Wednesday; Thur=Thursday; Thurs=Thursday; Fri=Friday; govt=government;
-feat=featuring; hr=hour; hrs=hours; Esq=Esquire
+Intl=International; Natl=National; Govt=Government; Assoc=Association; Inst=Institute; feat=featuring; hr=hour;
+hrs=hours; Esq=Esquire
 """)
 """Written with a period."""
 BARE_WORDS = as_table("""
-vs=versus; approx=approximately; w/=with; w/o=without; etc=et cetera; Jr=Junior; WWI=World War one; WWII=World War two;
-aka=A K A; btw=by the way; pls=please; plz=please; thx=thanks; msg=message; msgs=messages; ppl=people; idk=I don't
-know; tbh=to be honest; bldg=building; mgr=manager; mtg=meeting; qtr=quarter; qty=quantity; Qty=quantity; avg=average;
-Avg=average; std=standard; wknd=weekend; Bldg=building; imo=in my opinion; Ave=Avenue; Blvd=Boulevard; Ltd=Limited;
-Dept=Department; dept=department
+vs=versus; approx=approximately; b/c=because; attn=attention; Attn=Attention; lg=large; w/=with; w/o=without; etc=et
+cetera; Jr=Junior; WWI=World War one; WWII=World War two; aka=A K A; btw=by the way; pls=please; plz=please;
+thx=thanks; msg=message; msgs=messages; ppl=people; idk=I don't know; tbh=to be honest; bldg=building; mgr=manager;
+mtg=meeting; qtr=quarter; qty=quantity; Qty=quantity; avg=average; Avg=average; std=standard; wknd=weekend;
+Bldg=building; imo=in my opinion; Ave=Avenue; Blvd=Boulevard; Ltd=Limited; Dept=Department; dept=department
 """)
 """... and without one."""
 BEFORE_A_NUMBER = as_table("""
@@ -132,9 +134,10 @@ kt=knot/knots; kts=knot/knots; BPM=beat per minute/beats per minute; RPM=revolut
 MPH=mile per hour/miles per hour; PSI=P S I/P S I; FPS=frame per second/frames per second; MPG=mile per gallon/miles
 per gallon; dL=deciliter/deciliters; fl oz=fluid ounce/fluid ounces; wk=week/weeks; wks=week/weeks; GWh=gigawatt
 hour/gigawatt hours; TWh=terawatt hour/terawatt hours; kΩ=kilohm/kilohms; mV=millivolt/millivolts;
-mW=milliwatt/milliwatts; mmol=millimole/millimoles; µmol=micromole/micromoles; nmol=nanomole/nanomoles;
-ng=nanogram/nanograms; pg=picogram/picograms; pkg=package/packages; pkgs=package/packages; pkt=packet/packets;
-pkts=packet/packets
+kgs=kilogram/kilograms; kms=kilometer/kilometers; cms=centimeter/centimeters; gms=gram/grams; bps=basis point/basis
+points; Ah=ampere hour/ampere hours; mW=milliwatt/milliwatts; mmol=millimole/millimoles; µmol=micromole/micromoles;
+nmol=nanomole/nanomoles; ng=nanogram/nanograms; pg=picogram/picograms; pkg=package/packages; pkgs=package/packages;
+pkt=packet/packets; pkts=packet/packets
 """)
 """One and many."""
 ANY_CASE = {
@@ -252,8 +255,8 @@ apartment channel error flight http status studio suite
 """)
 """After them the number counts nothing: "error 404 means"."""
 NAMED_BY_NUMBER = as_set("""
-airbus apartment area boeing building bus cessna channel error flight gt gtx highway http interstate ferrari porsche
-peugeot room route rtx rx ryzen status studio suite xbox
+airbus apartment area boeing building form rfc bus cessna channel error flight gt gtx highway http interstate ferrari
+porsche peugeot room route rtx rx ryzen status studio suite xbox
 """)
 """After them three or four digits are a name, said in two parts: Boeing 747, error 404, flight 2451."""
 VERSIONED = as_set("""
@@ -270,8 +273,8 @@ HOTLINES = as_set("emergency helpline hotline lifeline line")
 """Near them three digits are a number to call."""
 DESCRIBED_BY_AMOUNT = as_set("""
 adapter bag bags batteries battery bill bills bottle bottles bulb bulbs cans charger chargers charging capsule capsules
-coin coins container containers drive drives dumbbell dumbbells engine jar jars lens lenses motor note notes pack packs
-stamp stamps storage tablet tablets
+coin coins container containers gusts winds drive drives dumbbell dumbbells engine jar jars lens lenses motor note
+notes pack packs stamp stamps storage tablet tablets
 """)
 """Before them an amount is in the singular: "two $20 bills"."""
 BOOKS_OF_THE_BIBLE = as_set("""
