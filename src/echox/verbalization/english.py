@@ -22,7 +22,7 @@ from echox.verbalization.english_emoji import emoji
 from echox.verbalization.english_maths import factorial, is_open_formula, operators, plain_formula, product, text_of
 from echox.verbalization.english_measures import DASH, NUMBER, unit_names
 from echox.verbalization.english_money import money
-from echox.verbalization.english_short_forms import abbreviations, capitals, names, roman, states
+from echox.verbalization.english_short_forms import abbreviations, capitals, is_spelt, names, roman, states
 from echox.verbalization.english_window import NeedsMore, Window, say
 from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord, verbalize
 
@@ -176,7 +176,7 @@ def compound(window: Window) -> Reading | None:
         per = tables.PER.get(part) or tables.UNITS.get(part, (part if part in tables.PER.values() else "",))[0]
         if mark == "/" and not per and re.match("[$€£¥]", earlier) and re.fullmatch("[a-z]{3,}", part):
             per = part
-        if mark == "/" and per and earlier[-1:].isdigit():
+        if mark == "/" and per and re.search(r"\dx?$", earlier):
             said += f" per {per}"
             continue
         span = mark != "/" and _is_amount(earlier) and _is_amount(part)
@@ -223,7 +223,8 @@ def units(window: Window) -> Reading | None:
         if names is not None:
             return say(names[window.before() == "in"], core)
     shown = bool(slash) or re.sub("[²³]$", "", base) in tables.BARE_UNITS
-    shown = shown or (window.before() == "per" and re.search("[²³]$", base) is not None)
+    per = window.before() == "per" and (base in tables.UNITS or re.search("[²³]$", base) is not None)
+    shown = shown or (per and base not in {"A", "bar", "in", "t"})
     if shown and (names := unit_names(core.text)):
         return say(names[0] if window.before().lower() in {"a", "an", "one", "per"} else names[1], core)
     counted, slash, below = core.text.partition("/")
@@ -318,7 +319,8 @@ def _vulgar_fraction(text: str) -> str:
 
 
 def _letters(piece: str, among_others: bool) -> str:
-    spelt = among_others and piece.isupper() and len(piece) <= 4 and piece not in tables.READ_AS_WORDS
+    spelt = among_others and piece.isupper() and piece not in tables.READ_AS_WORDS
+    spelt = spelt and (len(piece) <= 4 or (len(piece) < 7 and is_spelt(piece)))
     return " ".join(piece) if spelt else piece.replace("’", "'")
 
 

@@ -47,7 +47,9 @@ _JOINING = as_set("and or vs / to")
 _ANIMALS = "bear|cat|cow|dog|dragon|fox|frog|hamster|horse|lion|monkey|mouse|panda|pig|rabbit|tiger|unicorn|wolf"
 _GIVING = as_set("bought bring bringing brought buy gave get give giving got made make owe send sending sent")
 _RECEIVERS = as_set("her him me them us you")
-_HAVING = as_set("ate buy buying bought drank drink drinking eat eating ordered some want wants")
+_HAVING = as_set("""
+ate buy buying bought drank drink drinking eat eating like liked likes love loved loves ordered some want wants
+""")
 _PAIRING = as_set("and or vs versus")
 _AFTER_A_COLON = frozenset("👇⬇↓👉➡😊🙂😄😀😃😁😉🎉✨🤗💡🚀")
 """They adorn what a colon announces; others are what it announces: "My mood: 😴"."""
@@ -119,7 +121,7 @@ def _is_needed(window: Window, noun: str) -> bool:
     bullet = window.begins_line_before() or not window.raw_before(2)
     if quoted or noun in _NOUNS or (window.before() in _SUMS and not bullet) or _is_one_of_two(window):
         return True
-    if window.tail_before() == ":" and not bullet and window.last_of_line(0):
+    if window.tail_before() == ":" and window.before().isalpha() and window.last_of_line(0):
         return _PRESENTATION.sub("", window.first.text)[:1] not in _AFTER_A_COLON
     if noun in _DEFINED or noun in _SUMS or noun == "is":
         earlier = window.before()

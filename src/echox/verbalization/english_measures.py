@@ -114,8 +114,7 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
         top, bottom = (int(part) for part in unicodedata.normalize("NFKC", match[2]).split("⁄"))
         if match[1]:
             return numbers.mixed(int(match[1]), top, bottom), first, 1, True
-        alone = (top, bottom) == (1, 2) and window.before().lower() in {"a", "an", "one", "and", "the"}
-        return "half" if alone else numbers.fraction(top, bottom), first, 1, False
+        return _part_of_one(window, top, bottom), first, 1, False
     if match := re.fullmatch(r"(\d)/(\d{1,2})(?:rds|ths|nds)", text):
         return numbers.fraction(int(match[1]), int(match[2])), first, 1, False
     if match := re.fullmatch(r"(\d{1,3})/(\d{1,4})", text):
@@ -127,7 +126,7 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
             return f"{numbers.integer(match[1])} for {numbers.integer(match[2])}", first, 1, True
         halves = top == bottom or top + bottom == 100
         over = f"{numbers.integer(match[1])} {'' if halves else 'over '}{numbers.integer(match[2])}"
-        return numbers.fraction(top, bottom) if named else over, first, 1, top > bottom
+        return _part_of_one(window, top, bottom) if named else over, first, 1, top > bottom
     if re.fullmatch(r"\d{1,3}", text) and (part := window.joined(1)):
         if match := re.fullmatch(r"(\d{1,2})/(\d{1,2})", part.text):
             if int(match[1]) < int(match[2]):
@@ -136,6 +135,13 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
             top, bottom = (int(found) for found in unicodedata.normalize("NFKC", part.text).split("⁄"))
             return numbers.mixed(int(text), top, bottom), part, 2, True
     return None
+
+
+def _part_of_one(window: Window, top: int, bottom: int) -> str:
+    """A fraction; after "a" it is "half" and "quarter mile", not "one half"."""
+    said, before = numbers.fraction(top, bottom), window.before().lower()
+    after = before in {"a", "an"} or ((top, bottom) == (1, 2) and before in {"one", "and", "the"})
+    return said.removeprefix("one ") if after and top == 1 else said
 
 
 def _is_share(window: Window, top: int, bottom: int) -> bool:
@@ -206,6 +212,8 @@ def unit_names(text: str) -> tuple[str, ...] | None:
     """One and many of a unit: km, m², km/h, m/s²."""
     if text in tables.UNITS:
         return tables.UNITS[text]
+    if re.match("(?:sq|cu) ", text):
+        return unit_names(f"{text[3:]}{'²' if text[0] == 's' else '³'}")
     if text.lower() in tables.ANY_CASE:
         return tables.ANY_CASE[text.lower()]
     if match := re.fullmatch(r"(.+?)(?:\^?([23])|([²³]))", text):
@@ -213,7 +221,7 @@ def unit_names(text: str) -> tuple[str, ...] | None:
         if base:
             word = "square" if power == "2" else "cubic"
             return f"{word} {base[0]}", f"{word} {base[1]}"
-    top, slash, bottom = text.partition("/")
+    top, slash, bottom = text.rpartition("/")
     if slash and (names := unit_names(top)):
         match = re.fullmatch(r"(.+?)(?:\^([23])|([²³]))", bottom)
         power = signs.POWERS["³" if match[2] == "3" else match[3] or "²"] if match else ""
@@ -252,7 +260,8 @@ def height(window: Window) -> Reading | None:
     match = re.fullmatch(r"(\d{1,3})['’′](\d{1,2})(?:[\"”″]|'')?", raw)
     if match:
         intonation = Core("", "", window.first.tail[window.first.tail.rfind('"') + 1 :])
-        return say(f"{numbers.integer(match[1])} feet {numbers.integer(match[2])} inches", intonation)
+        inches = f" {numbers.integer(match[2])} inches" if int(match[2]) else ""
+        return say(f"{numbers.integer(match[1])} feet{inches}", intonation)
     if match := re.fullmatch(rf"({NUMBER})([\"″]|'(?!s))", raw):
         one, many = tables.UNITS[match[2]]
         if window.first.head:
@@ -279,7 +288,7 @@ def measure(window: Window) -> Reading | None:
             return say(f"{signed(sign, low, high)} {whole}{'' if low == '1' else 's'}", Core("", "", ""), 2)
         if unit in tables.SCALE_WORDS and not following.tail and (third := window.joined(2)):
             scale, unit, last, count = f" {unit}", third.text, third, 3
-        if unit in {"sq", "fl", "cu"} and (third := window.at(count)):
+        if unit in {"sq", "fl", "cu"} and following.tail in {"", "."} and (third := window.at(count)):
             unit, last, count = f"{unit} {third.text}", third, count + 1
     assert unit is not None
     amount = signed(sign, low, high) + scale
@@ -315,7 +324,7 @@ def measure(window: Window) -> Reading | None:
     noun = window.joined(count) if unit == "°" else None
     turned = noun is not None and noun.text in tables.TURNED
     singular = (low == "1" and not high) or hyphen or turned or (last.tail == "" and is_adjective(window, count))
-    last = _without_period(window, last, count) if count > 1 else last
+    last = _without_period(window, last, count) if count > 1 or hyphen else last
     return say(f"{amount} {one if singular else many}", last, count)
 
 
@@ -331,11 +340,12 @@ def _is_part_of_name(window: Window, digits: str) -> str | None:
 
 def _age(window: Window, amount: str, unit: str, last: Core, count: int) -> Reading | None:
     """12 yo, 5 y/o, 2-3 yr olds, 25-yr-old."""
-    if match := re.fullmatch(r"(?:yo|y/o|y\.o)(s?)|(?:yr|year)-old(s?)", unit):
-        several = match[1] or match[2] or ""
+    if match := re.fullmatch(r"(?:yo|y/o|y\.o)(s?)|(yr|year|mo|month|wk|week)-old(s?)", unit):
+        several = match[1] or match[3] or ""
+        counted = tables.UNITS.get(match[2] or "yr", (match[2],))[0]
         described = several or "-" in unit or window.before().lower() in {"a", "an", "the", "my", "our", "his", "her"}
         tail = Core("", "", last.tail.replace(".", "", 1) if unit == "y.o" else last.tail)
-        return say(f"{amount} year{'' if described else 's'} old{several}", tail, count)
+        return say(f"{amount} {counted}{'' if described else 's'} old{several}", tail, count)
     following = window.joined(count) if unit == "yr" else None
     if following is not None and following.text in {"old", "olds"}:
         return say(f"{amount} year {following.text}", following, count + 1)
@@ -381,7 +391,9 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
     if unit == "in" and not attached:
         if window.before() in {"x", "×", "by", "feet", "foot", "ft"}:
             return True
-        following = window.at(count)
+        following, last = window.at(count), window.at(count - 1)
+        if following is not None and last is not None and last.tail == "." and following.raw.islower():
+            return True
         if window.before() in {"=", "≈"} or (following is not None and following.raw in {"=", "≈", "x", "×"}):
             return True
         return following is not None and (following.text in tables.SIZES or following.text.startswith("x"))
@@ -392,6 +404,8 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
             following = window.joined(1)
             return following is not None and following.text in tables.AFTER_SECONDS
         return not decade or (short and window.before() in {"in", "for", "takes", "took", "wait"})
+    if unit == "A":
+        return bool({window.before(back) for back in range(1, 6)} & tables.ELECTRIC)
     if unit == "B":
         return False
     if unit == "t":

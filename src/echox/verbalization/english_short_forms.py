@@ -10,7 +10,7 @@ import re
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import Reading
+from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
 
 # ------------------------------------------------------------------------------------------ abbreviations
 
@@ -110,15 +110,22 @@ def abbreviations(window: Window) -> Reading | None:
         return Reading(1, "versus")
     if core.text in {"M-F", "M–F"}:
         return say("Monday to Friday", core)
-    if dotted and core.text in tables.WORDS:
+    if dotted and core.text in tables.WORDS.keys() - tables.SHORT_OR_WORDS:
         return _expand(window, tables.WORDS[core.text])
-    if dotted and core.text[:1].isupper() and core.text.lower() in tables.WORDS and len(core.text) > 2:
+    if dotted and core.text.lower() in tables.WORDS and len(core.text) > 2:
         following = window.at(1)
         if following is not None and not following.starts_line and re.match("[a-z0-9]", following.raw):
             word = "minimum" if core.text == "Min" else tables.WORDS[core.text.lower()]
-            return _expand(window, word.capitalize())
-    if not dotted and core.text in tables.BARE_WORDS:
-        return say(tables.BARE_WORDS[core.text], core)
+            return _expand(window, word.capitalize() if core.text[0].isupper() else word)
+    if (part := re.fullmatch("(mid|early|late|pre|post)-([A-Z][a-z]+)", core.text)) and part[2] in tables.MONTHS:
+        return _expand(window, f"{part[1]} {tables.MONTHS[part[2]]}")
+    if core.text == "pp" and re.match("[$€£]", window.before()):
+        return say("per person", core)
+    if core.text in tables.BARE_WORDS:
+        said = tables.BARE_WORDS[core.text]
+        return _expand(window, said) if dotted else say(said, core)
+    if core.text.lower() == "no" and core.tail == "." and (after := window.at(1)) is not None and after.raw == "of":
+        return Reading(1, core.text.replace("o", "umber"))
     if re.fullmatch(r"(?:(?:[A-Za-z]|Ph|Ed|Psy|Sc)\.)+(?:[A-Za-z]|Sc|Ed|Eng|Phil)", core.text):
         letters = " ".join(core.text.replace(".", "").upper())
         return _expand(window, letters) if dotted else say(letters, core)
@@ -145,13 +152,9 @@ def _calendar(window: Window) -> Reading | None:
         following is not None
         and not following.starts_line
         and (
-            re.fullmatch(
-                r"\d{1,2}(st|nd|rd|th)?([-–—]\d{1,2}(st|nd|rd|th)?)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*",
-                following.text,
-            )
-            is not None
+            _DATED.fullmatch(following.text) is not None
             or following.text in tables.MONTHS
-            or following.text in tables.MONTH_NAMES
+            or following.text in tables.MONTH_NAMES | tables.DAYS.keys()
             or ((following.text in _THROUGH or following.raw == "&") and _begins_with_day(window.at(2)))
         )
     )
@@ -161,6 +164,7 @@ def _calendar(window: Window) -> Reading | None:
     return _expand(window, name) if dated or earlier or second else None
 
 
+_DATED = re.compile(r"\d{1,2}(st|nd|rd|th)?([-–—]\d{1,2}(st|nd|rd|th)?)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*")
 _THROUGH = frozenset({"to", "through", "thru", "and", "or", "&", "-", "–", "—"})
 
 
@@ -227,12 +231,13 @@ def capitals(window: Window) -> Reading | None:
     if match is None:
         return _mixed_case(core)
     letters, ending = match.groups()
-    if not _is_spelt(letters) and not (letters == "IT" and _is_a_field(window)):
+    if not is_spelt(letters) and not (letters == "IT" and _is_a_field(window)):
         return None
     return say(" ".join(letters) + (ending or "").replace("’", "'"), core)
 
 
-def _is_spelt(letters: str) -> bool:
+def is_spelt(letters: str) -> bool:
+    """Whether a word in capitals is said letter by letter."""
     return not (letters in tables.READ_AS_WORDS or letters in tables.SHOUTED or _is_shouted(letters))
 
 
@@ -243,13 +248,15 @@ def _compounded(core: Core) -> Reading | None:
         return None
     if core.text.isupper() and any(_is_shouted(part) or part in tables.SHOUTED for part in parts):
         return None
-    said = [" ".join(part) if re.fullmatch("[A-Z]{2,6}", part) and _is_spelt(part) else part for part in parts]
+    said = [" ".join(part) if re.fullmatch("[A-Z]{2,6}", part) and is_spelt(part) else part for part in parts]
     return say(" ".join(said), core) if said != parts else None
 
 
 def _marked_letter(window: Window) -> Reading | None:
     """A mark, "a B-", or a group of blood, "AB-", "type O+"."""
     core = window.first
+    if (starred := re.fullmatch(r"([A-Z])\*([.,!?;:]?)", core.raw)) and not _is_emphasis(window):
+        return say(f"{starred[1]} star", Core("", "", starred[2]))
     match = re.fullmatch("(AB|[A-FO])([-−–+])", core.text)
     if match is None:
         return None
@@ -261,6 +268,12 @@ def _marked_letter(window: Window) -> Reading | None:
     elif following is not None and following.text in {"and", "or", "to"}:
         return None
     return say(f"{' '.join(match[1])} {sign}", core)
+
+
+def _is_emphasis(window: Window) -> bool:
+    """Whether an asterisk that opened before is open still: "*Plan A*"."""
+    marks = "".join(window.raw_before(back) for back in range(1, LOOKAHEAD_WORDS + 1))
+    return marks.count("*") % 2 == 1
 
 
 def _is_a_field(window: Window) -> bool:

@@ -33,10 +33,10 @@ MONTH_NAMES = frozenset(MONTHS.values())
 DAY_NAMES = frozenset(DAYS.values())
 
 TITLES = as_table("""
-Mr=Mister; Mrs=Missus; Ms=Miss; Dr=Doctor; Prof=Professor; St=Saint; Mt=Mount; Sen=Senator; Gov=Governor;
-Gen=General; Capt=Captain; Lt=Lieutenant; Col=Colonel; Sgt=Sergeant; Rev=Reverend; Pres=President; Hon=Honorable;
-Ft=Fort; Rep=Representative; Maj=Major; Cpl=Corporal; Adm=Admiral; Cmdr=Commander; Drs=Doctors;
-Fr=Father; Pt=Point; Supt=Superintendent
+Mr=Mister; Mrs=Missus; Ms=Miss; Dr=Doctor; Prof=Professor; St=Saint; Mt=Mount; Sen=Senator; Gov=Governor; Gen=General;
+Capt=Captain; Lt=Lieutenant; Col=Colonel; Sgt=Sergeant; Rev=Reverend; Pres=President; Hon=Honorable; Ft=Fort;
+Rep=Representative; Maj=Major; Cpl=Corporal; Adm=Admiral; Cmdr=Commander; Drs=Doctors; Fr=Father; Pt=Point;
+Atty=Attorney; Det=Detective; Pvt=Private; Sec=Secretary; Insp=Inspector; Amb=Ambassador; Supt=Superintendent
 """)
 """Before a name."""
 PLACES = as_table("""
@@ -52,21 +52,25 @@ Assn=Association; Bros=Brothers; cf=compare; ca=about; viz=namely; resp=respecti
 Jan=January; Feb=February; Apr=April; Aug=August; Sep=September; Sept=September; Oct=October; Nov=November;
 Dec=December; Tues=Tuesday; Wed=Wednesday; Thur=Thursday; Thurs=Thursday; Fri=Friday; govt=government;
 Intl=International; Natl=National; Govt=Government; Assoc=Association; Inst=Institute; feat=featuring; hr=hour;
-hrs=hours; Esq=Esquire
+hrs=hours; Esq=Esquire;
+apt=apartment
 """)
 """Written with a period."""
 BARE_WORDS = as_table("""
-vs=versus; approx=approximately; b/c=because; attn=attention; Attn=Attention; lg=large; w/=with; w/o=without; etc=et
-cetera; Jr=Junior; WWI=World War one; WWII=World War two; aka=A K A; btw=by the way; pls=please; plz=please;
-thx=thanks; msg=message; msgs=messages; ppl=people; idk=I don't know; tbh=to be honest; bldg=building; mgr=manager;
-mtg=meeting; qtr=quarter; qty=quantity; Qty=quantity; avg=average; Avg=average; std=standard; wknd=weekend;
-Bldg=building; imo=in my opinion; Ave=Avenue; Blvd=Boulevard; Ltd=Limited; Dept=Department; dept=department
+vs=versus; approx=approximately; b/c=because; attn=attention; Attn=Attention; lg=large; w/=with;
+w/o=without; etc=et cetera; Jr=Junior; WWI=World War one; WWII=World War two; aka=A K A; btw=by the way; pls=please;
+plz=please; thx=thanks; msg=message; msgs=messages; ppl=people; idk=I don't know; tbh=to be honest; bldg=building;
+mgr=manager; mtg=meeting; qtr=quarter; qty=quantity; Qty=quantity; avg=average; Avg=average; std=standard;
+wknd=weekend; Bldg=building; imo=in my opinion; Ave=Avenue; Blvd=Boulevard; Ltd=Limited; Dept=Department;
+dept=department
 """)
 """... and without one."""
+SHORT_OR_WORDS = as_set("apt max temp")
+"""Those that are words too: short only before a small letter or a figure."""
 BEFORE_A_NUMBER = as_table("""
 No=number; no=number; Nos=numbers; nos=numbers; Fig=figure; fig=figure; Vol=volume; vol=volume; p=page; pp=pages;
 Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room; c=around;
-ext=extension; Ext=extension; Op=opus; op=opus; Amend=amendment
+ext=extension; Ext=extension; Op=opus; op=opus; Ste=suite; Fl=floor; Bldg=building; Rte=route; Amend=amendment
 """)
 """With a period, before a number."""
 
@@ -127,14 +131,17 @@ GPa=gigapascal/gigapascals; atm=atmosphere/atmospheres; qt=quart/quarts; mcg=mic
 mile/nautical miles; kn=knot/knots; cc=cubic centimeter/cubic centimeters; µL=microliter/microliters;
 Mbit=megabit/megabits; Gbit=gigabit/gigabits; ly=light year/light years; cu ft=cubic foot/cubic feet; cu in=cubic
 inch/cubic inches; N·m=newton meter/newton meters; Nm=newton meter/newton meters; pts=point/points; pcs=piece/pieces;
-GJ=gigajoule/gigajoules; MJ=megajoule/megajoules; mmHg=millimeter of mercury/millimeters of mercury; K=kelvin/kelvins;
-in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet; ′=foot/feet; ¢=cent/cents; sq ft=square foot/square feet; sq
-km=square kilometer/square kilometers; sq mi=square mile/square miles; t=tonne/tonnes; Gt=gigatonne/gigatonnes;
-kt=knot/knots; kts=knot/knots; BPM=beat per minute/beats per minute; RPM=revolution per minute/revolutions per minute;
-MPH=mile per hour/miles per hour; PSI=P S I/P S I; FPS=frame per second/frames per second; MPG=mile per gallon/miles
-per gallon; dL=deciliter/deciliters; fl oz=fluid ounce/fluid ounces; wk=week/weeks; wks=week/weeks; GWh=gigawatt
-hour/gigawatt hours; TWh=terawatt hour/terawatt hours; kΩ=kilohm/kilohms; mV=millivolt/millivolts;
-kgs=kilogram/kilograms; kms=kilometer/kilometers; cms=centimeter/centimeters; gms=gram/grams; bps=basis point/basis
+GJ=gigajoule/gigajoules; MJ=megajoule/megajoules; mmHg=millimeter of mercury/millimeters of mercury; ft-lb=foot
+pound/foot pounds; ft-lbs=foot pound/foot pounds; lb-ft=pound foot/pound feet; sqft=square foot/square feet; sqm=square
+meter/square meters; A=amp/amps; K=kelvin/kelvins; in=inch/inches; "=inch/inches; ″=inch/inches; '=foot/feet;
+′=foot/feet; ¢=cent/cents; sq ft=square foot/square feet; sq km=square kilometer/square kilometers; sq mi=square
+mile/square miles; t=tonne/tonnes; Gt=gigatonne/gigatonnes; kt=knot/knots; kts=knot/knots; BPM=beat per minute/beats
+per minute; RPM=revolution per minute/revolutions per minute; MPH=mile per hour/miles per hour; PSI=P S I/P S I;
+FPS=frame per second/frames per second; MPG=mile per gallon/miles per gallon; dL=deciliter/deciliters; fl oz=fluid
+ounce/fluid ounces; wk=week/weeks; wks=week/weeks; GWh=gigawatt hour/gigawatt hours; TWh=terawatt hour/terawatt hours;
+kΩ=kilohm/kilohms; mV=millivolt/millivolts; kgs=kilogram/kilograms; mo=month/months; mos=month/months;
+qts=quart/quarts; gals=gallon/gallons; mEq=milliequivalent/milliequivalents; mM=millimolar/millimolar;
+µM=micromolar/micromolar; kms=kilometer/kilometers; cms=centimeter/centimeters; gms=gram/grams; bps=basis point/basis
 points; Ah=ampere hour/ampere hours; mW=milliwatt/milliwatts; mmol=millimole/millimoles; µmol=micromole/micromoles;
 nmol=nanomole/nanomoles; ng=nanogram/nanograms; pg=picogram/picograms; pkg=package/packages; pkgs=package/packages;
 pkt=packet/packets; pkts=packet/packets
@@ -147,6 +154,10 @@ km cm kg ml tsp tsps tbsp tbsps tbs oz lb lbs hrs min mins secs yd yds gal ft kW
 """)
 }
 """Units that mean the same in capitals, by their small letters: "2 Tbsp", "5 LBS", "10 KM"."""
+ELECTRIC = as_set("""
+V W amp amps breaker charger current draws fuse output outputs rated volts watts
+""")
+"""Near them "2 A" is amps."""
 QUANTITIES = as_set("""
 acceleration area current depth diameter distance energy expressed force given height length mass measured power
 pressure radius speed temperature thickness time velocity voltage volume weight width
@@ -174,7 +185,7 @@ ahead apart away before behind early faster late later left long longer old shor
 """)
 """Before them "20s" is seconds."""
 SIZES = as_set("""
-across by deep diameter high long screen tall thick wide x
+across apart by deep diameter high long screen tall thick wide x
 """)
 """After them "in" is inches."""
 
@@ -367,7 +378,7 @@ L M S XL XS XXL XXS XXXL
 """)
 """Sizes: "S-XL" is a span of them."""
 BEFORE_A_DATE = as_set("""
-by early every from in last late mid next on since this through till to until
+by closed early every from in last late mid next on since this through till to until
 """)
 """After them "Mar." and "Sun." are short for a month and a day."""
 CHANGES = as_set("""
