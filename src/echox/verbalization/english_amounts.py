@@ -173,7 +173,7 @@ def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     """Whether two numbers parted by a slash are a date: "on 3/4", "is 10/31"; 9/11 has a name, 1/2 is a half."""
     before, following = window.before(), window.joined(1)
     share = (following is not None and following.text == "of") or window.before(2).lower() in tables.CHANGES
-    dated = before.lower() in {"on", "until", "by", "due", "since"} and not (before == "by" and share)
+    dated = before.lower() in {"on", "until", "by", "due"} and not (before == "by" and share)
     week = before.lower() == "of" and window.before(2).lower() == "week"
     named = before in tables.DAY_NAMES or before in tables.DAYS or dated or week
     alone = day > 20 and not share and before not in signs.OPERATORS and before.lower() not in tables.MARKS

@@ -272,8 +272,9 @@ def _marked_letter(window: Window) -> Reading | None:
 
 def _is_emphasis(window: Window) -> bool:
     """Whether an asterisk that opened before is open still: "*Plan A*"."""
-    marks = "".join(window.raw_before(back) for back in range(1, LOOKAHEAD_WORDS + 1))
-    return marks.count("*") % 2 == 1
+    earlier = (window.raw_before(back) for back in range(1, LOOKAHEAD_WORDS + 1))
+    marked = next((word for word in earlier if "*" in word), "")
+    return marked.startswith("*") and not marked.rstrip(".,;:!?").endswith("*")
 
 
 def _is_a_field(window: Window) -> bool:
