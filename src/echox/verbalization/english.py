@@ -169,7 +169,7 @@ def compound(window: Window) -> Reading | None:
     """Parts with digits joined by dashes or slashes, each read alone: mid-1990s, 10%-20%, $5/day, 1st–3rd."""
     core = window.first
     parts = re.split(r"(?<=[\w%°¢$€£])([-–—/])(?=[\w$€£#])", core.text)
-    if len(parts) < 3 or not any(character.isdigit() for character in core.text) or set("()^") & set(core.text):
+    if len(parts) < 3 or not any(character.isdigit() for character in core.text) or set("()^Δ∂π") & set(core.text):
         return None
     said = _part(parts[0])
     for mark, part, earlier in zip(parts[1::2], parts[2::2], parts[:-1:2], strict=True):
@@ -301,6 +301,8 @@ def pieces(window: Window) -> Reading:
             found[place + 1] = "" if power else found[place + 1]
         elif piece in "–—" and said and place + 1 < len(found):
             said[-1] += ","
+        elif piece == "/" and said and re.search("[Δ∂π]", core.text) and place + 1 < len(found):
+            said.append("over")
         elif piece in {"/", "*", "~", "^", "°"} or piece not in signs.SYMBOLS:
             symbol, problem = _symbol(piece)
             said += [symbol or problem] if symbol or problem else []

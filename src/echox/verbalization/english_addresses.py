@@ -38,7 +38,8 @@ def mentioned(window: Window) -> Reading | None:
         return None
     following = window.at(1) if match is None or not match["tail"] else None
     noun = following.text if following is not None and not following.starts_line else ""
-    if match is None and (noun not in signs.SIGN_NOUNS or window.before().lower() not in tables.ARTICLES):
+    named = noun in signs.SIGN_NOUNS and window.before().lower() in tables.ARTICLES
+    if match is None and not named and not _is_object(window, noun):
         return None
     said = said.removesuffix(f" {noun}") if noun else said
     said = said.removesuffix(" sign") if noun in signs.SIGN_NOUNS else said
@@ -46,6 +47,16 @@ def mentioned(window: Window) -> Reading | None:
     if match is not None and window.before().lower() in {names[0], names[-1], f"{names[0]}s", f"{names[-1]}s"}:
         return Reading(1, "")
     return say(said, Core("", "", match["tail"] if match else ""))
+
+
+def _is_object(window: Window, noun: str) -> bool:
+    """Whether a sign is a thing that one types or finds: "press # to confirm or * to go back", "an _ in it"."""
+    if window.first.raw not in signs.TYPED_SIGNS or window.tail_before():
+        return False
+    before = window.before().lower()
+    listed = before == "or" and noun in {"to", "for", "if"}
+    counted = before in {"a", "an"} and len(noun) > 1 and noun.islower()
+    return counted or before in {"press", "pressing", "hit", "dial", "type", "tap"} or listed
 
 
 def addresses(window: Window) -> Reading | None:

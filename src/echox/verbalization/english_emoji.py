@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_maths import is_number
@@ -33,11 +34,16 @@ _NOUNS = as_set("emoji emojis emoticon emoticons")
 _ICONS = as_set("badge button buttons flag icon icons menu reaction reactions symbol symbols sign tab")
 """After an emoji they show that the text speaks about it; the second list only after one of `_LEADS`."""
 _LEADS = tables.ARTICLES - {"this", "that"} | as_set("""
+her his my no your
 add choose click does emoji from hit like mean means of pick press pressing reacted select send sent tap tapping type
 use using with your between
 """)
 """Words that need one after them."""
-_ENDS = as_set("and as at by button for from icon if in instead is mean means on or then to today when")
+_ENDS = as_set("""
+after again ate because before but button by can every fell for from had has here icon if in instead into is mean means
+now of on or over please ran sat saw slept then there to today tomorrow tonight too wants was went were when will with
+and as at
+""")
 """Words before which what a lead needs has been said: "tap 🔍 to search", not "the 🔥 best tips"."""
 _DEFINED = as_set("means indicates represents stands symbolizes shows")
 """After an emoji that a sentence explains: "✅ means done"."""
@@ -48,7 +54,8 @@ _ANIMALS = "bear|cat|cow|dog|dragon|fox|frog|hamster|horse|lion|monkey|mouse|pan
 _GIVING = as_set("bought bring bringing brought buy gave get give giving got made make owe send sending sent")
 _RECEIVERS = as_set("her him me them us you")
 _HAVING = as_set("""
-ate buy buying bought drank drink drinking eat eating like liked likes love loved loves ordered some want wants
+ate buy buying bought craving drank drink drinking get getting grab have having make making eat eating like liked likes
+love loved loves ordered some want wants
 """)
 _PAIRING = as_set("and or vs versus")
 _AFTER_A_COLON = frozenset("👇⬇↓👉➡😊🙂😄😀😃😁😉🎉✨🤗💡🚀")
@@ -103,7 +110,8 @@ def emoji(window: Window) -> Reading | None:
     if answer and window.raw_before() == "|" and following is not None and following.raw == "|":
         return say(answer, Core("", "", ","))
     if _is_needed(window, noun):
-        return say(name.removesuffix(f" {noun}"), core)
+        several = _is_counted(window, noun) and window.before() != "1"
+        return say(numbers.plural(name) if several else name.removesuffix(f" {noun}"), core)
     return Reading(1, core.intonation) if core.tail and not _closes_nothing(window) else None
 
 
@@ -125,8 +133,9 @@ def _is_needed(window: Window, noun: str) -> bool:
         return _PRESENTATION.sub("", window.first.text)[:1] not in _AFTER_A_COLON
     if noun in _DEFINED or noun in _SUMS or noun == "is":
         earlier = window.before()
-        return window.opens_line or bool(window.tail_before()) or earlier in _JOINING or is_number(earlier)
-    if _is_thing_after_verb(window, name_of(window.first.text) or "", noun):
+        begins = window.opens_line or bool(window.tail_before()) or _lead(window) in _LEADS
+        return begins or earlier in _JOINING or is_number(earlier)
+    if _is_thing_after_verb(window, name_of(window.first.text) or "", noun) or _is_counted(window, noun):
         return True
     lead = _lead(window)
     if lead not in _LEADS:
@@ -141,6 +150,12 @@ def _is_thing_after_verb(window: Window, name: str, noun: str) -> bool:
     if window.before().lower() in _RECEIVERS:
         return window.before(2).lower() in _GIVING
     return not window.tail_before() and window.before().lower() in _HAVING
+
+
+def _is_counted(window: Window, noun: str) -> bool:
+    """Whether a number counts it: "Eat 2 🍎 a day"."""
+    counted = re.fullmatch(r"[1-9]\d?", window.before()) is not None and not window.tail_before()
+    return counted and noun in {"a", "each", "every", "for", "left", "per"}
 
 
 def _is_one_of_two(window: Window) -> bool:
