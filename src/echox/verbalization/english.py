@@ -171,12 +171,15 @@ def compound(window: Window) -> Reading | None:
     parts = re.split(r"(?<=[\w%°¢$€£])([-–—/])(?=[\w$€£#])", core.text)
     if len(parts) < 3 or not any(character.isdigit() for character in core.text) or set("()^Δ∂π") & set(core.text):
         return None
-    said = _part(parts[0])
+    said, per = _part(parts[0]), ""
     for mark, part, earlier in zip(parts[1::2], parts[2::2], parts[:-1:2], strict=True):
-        per = tables.PER.get(part) or tables.UNITS.get(part, (part if part in tables.PER.values() else "",))[0]
+        chained, per = (
+            bool(per),
+            tables.PER.get(part) or tables.UNITS.get(part, (part if part in tables.PER.values() else "",))[0],
+        )
         if mark == "/" and not per and re.match("[$€£¥]", earlier) and re.fullmatch("[a-z]{3,}", part):
             per = part
-        if mark == "/" and per and re.search(r"\dx?$", earlier):
+        if mark == "/" and per and (chained or re.search(r"\dx?$", earlier)):
             said += f" per {per}"
             continue
         span = mark != "/" and _is_amount(earlier) and _is_amount(part)
@@ -321,8 +324,7 @@ def _vulgar_fraction(text: str) -> str:
 
 
 def _letters(piece: str, among_others: bool) -> str:
-    spelt = among_others and piece.isupper() and piece not in tables.READ_AS_WORDS
-    spelt = spelt and (len(piece) <= 4 or (len(piece) < 7 and is_spelt(piece)))
+    spelt = among_others and piece.isupper() and (len(piece) == 1 or (len(piece) < 7 and is_spelt(piece)))
     return " ".join(piece) if spelt else piece.replace("’", "'")
 
 

@@ -430,7 +430,10 @@ def _per_amount(window: Window, unit: str, last: Core, count: int) -> tuple[str,
             return None
         below, last, count = following.text, following, count + 1
     of = unit_names(below)
-    return None if of is None else (f"{names[1]} per {numbers.cardinal(match[2])} {of[1]}", last, count)
+    if of is None:
+        return None
+    again = (below in tables.IMPERIAL) != (match[1] in tables.IMPERIAL)
+    return f"{names[1]}{',' if again else ' per'} {numbers.cardinal(match[2])} {of[1]}", last, count
 
 
 def signed(sign: str, low: str, high: str | None) -> str:

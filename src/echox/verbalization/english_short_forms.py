@@ -96,6 +96,8 @@ def abbreviations(window: Window) -> Reading | None:
     ends = [_calendar_name(end) for end in re.split("[.]?[-–—]", core.text)]
     if len(ends) == 2 and ends[0] and ends[1]:
         return _expand(window, f"{ends[0]} to {ends[1]}")
+    if core.text in _LIVED and core.tail == "." and (year := window.at(1)) and re.match(r"\d{4}", year.text):
+        return Reading(1, _LIVED[core.text])
     if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Fig", "Vol"}):
         following = window.at(1)
         if following is not None and re.match(r"\d|[IVX]+\b", following.text) and not following.starts_line:
@@ -164,7 +166,10 @@ def _calendar(window: Window) -> Reading | None:
     return _expand(window, name) if dated or earlier or second else None
 
 
-_DATED = re.compile(r"\d{1,2}(st|nd|rd|th)?([-–—]\d{1,2}(st|nd|rd|th)?)?|\d{4}|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*")
+_DATED = re.compile(
+    r"\d{1,2}(st|nd|rd|th)?([-–—]\d{1,2}(st|nd|rd|th)?)?|\d{4}|\d{1,2}/\d{1,2}(/\d+)?|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*"
+)
+_LIVED = {"b": "born", "d": "died"}
 _THROUGH = frozenset({"to", "through", "thru", "and", "or", "&", "-", "–", "—"})
 
 
@@ -287,7 +292,10 @@ def _is_a_field(window: Window) -> bool:
 
 
 def _mixed_case(core: Core) -> Reading | None:
-    """PhD, BSc: capitals of a degree."""
+    """PhD, BSc, mRNA, iOS: capitals of a degree, or after small letters."""
+    if (match := re.fullmatch("([a-z]{1,3})([A-Z]{2,4})(s?)", core.text)) and is_spelt(match[2]):
+        begin = match[1] if re.search("[aeiouy].", match[1]) else " ".join(match[1])
+        return say(f"{begin} {' '.join(match[2])}{match[3]}", core)
     if re.fullmatch(r"(Ph|B|M)(D|Sc|A|Eng)s?", core.text) and len(core.text) > 2:
         return say(" ".join(core.text.rstrip("s").upper()) + "s" * core.text.endswith("s"), core)
     return None

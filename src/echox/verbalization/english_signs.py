@@ -89,6 +89,9 @@ SYMBOLS = {
     "∀": "for all",
     "∃": "there exists",
     "∴": "therefore",
+    "♭": "flat",
+    "♯": "sharp",
+    "♮": "natural",
     "↑": "up",
     "↓": "down",
     "←": "",
@@ -142,7 +145,7 @@ SIGN_NAMES = {
     "{}": "braces",
 }
 """How signs are called where a text speaks about them."""
-TYPED_SIGNS = frozenset("#*_@/\\^~|;&%")
+TYPED_SIGNS = frozenset("#*_@/\\^~|;")
 """Signs that are named after "press", and after "a"."""
 SIGN_NOUNS = as_set("""
 button character characters key keys mark operator sign signs symbol symbols

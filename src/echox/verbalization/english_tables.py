@@ -36,7 +36,8 @@ TITLES = as_table("""
 Mr=Mister; Mrs=Missus; Ms=Miss; Dr=Doctor; Prof=Professor; St=Saint; Mt=Mount; Sen=Senator; Gov=Governor; Gen=General;
 Capt=Captain; Lt=Lieutenant; Col=Colonel; Sgt=Sergeant; Rev=Reverend; Pres=President; Hon=Honorable; Ft=Fort;
 Rep=Representative; Maj=Major; Cpl=Corporal; Adm=Admiral; Cmdr=Commander; Drs=Doctors; Fr=Father; Pt=Point;
-Atty=Attorney; Det=Detective; Pvt=Private; Sec=Secretary; Insp=Inspector; Amb=Ambassador; Supt=Superintendent
+Atty=Attorney; Bro=Brother; Det=Detective; Pvt=Private; Sec=Secretary; Insp=Inspector; Amb=Ambassador;
+Supt=Superintendent
 """)
 """Before a name."""
 PLACES = as_table("""
@@ -166,6 +167,10 @@ pressure radius speed temperature thickness time velocity voltage volume weight 
 LETTER_UNITS = as_set("""
 m g s h l L V W N J K
 """)
+IMPERIAL = as_set("""
+°F ft gal in lb lbs mi mph oz yd
+""")
+"""After a metric amount and a slash they say it again: "5kg/11lbs"."""
 LENGTHS = as_set("""
 km m cm mm µm nm mi yd ft in
 """)
