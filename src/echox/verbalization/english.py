@@ -173,10 +173,8 @@ def compound(window: Window) -> Reading | None:
         return None
     said, per = _part(parts[0]), ""
     for mark, part, earlier in zip(parts[1::2], parts[2::2], parts[:-1:2], strict=True):
-        chained, per = (
-            bool(per),
-            tables.PER.get(part) or tables.UNITS.get(part, (part if part in tables.PER.values() else "",))[0],
-        )
+        chained, whole = bool(per), part if part in tables.PER.values() else ""
+        per = tables.PER.get(part) or tables.UNITS.get(part, (whole,))[0]
         if mark == "/" and not per and re.match("[$€£¥]", earlier) and re.fullmatch("[a-z]{3,}", part):
             per = part
         if mark == "/" and per and (chained or re.search(r"\dx?$", earlier)):
@@ -324,7 +322,7 @@ def _vulgar_fraction(text: str) -> str:
 
 
 def _letters(piece: str, among_others: bool) -> str:
-    spelt = among_others and piece.isupper() and (len(piece) == 1 or (len(piece) < 7 and is_spelt(piece)))
+    spelt = among_others and piece.isupper() and (len(piece) < 3 or (len(piece) < 7 and is_spelt(piece)))
     return " ".join(piece) if spelt else piece.replace("’", "'")
 
 

@@ -131,8 +131,9 @@ def abbreviations(window: Window) -> Reading | None:
     if re.fullmatch(r"(?:(?:[A-Za-z]|Ph|Ed|Psy|Sc)\.)+(?:[A-Za-z]|Sc|Ed|Eng|Phil)", core.text):
         letters = " ".join(core.text.replace(".", "").upper())
         return _expand(window, letters) if dotted else say(letters, core)
-    if core.text in {"C#", "F#"}:
-        return say(f"{core.text[0]} sharp", core)
+    if chord := re.fullmatch(r"([A-G])#(m?)(\d{0,2})", core.text):
+        kind = [" minor"] * bool(chord[2]) + [f" {numbers.integer(chord[3])}"] * bool(chord[3])
+        return say(f"{chord[1]} sharp{''.join(kind)}", core)
     if re.fullmatch(r"[A-Z]", core.text) and core.tail == "." and core.text != "I":
         following = window.at(1)
         if following is not None and following.text[:1].isupper() and not following.starts_line:
