@@ -177,7 +177,7 @@ def compound(window: Window) -> Reading | None:
         per = tables.PER.get(part) or tables.UNITS.get(part, (whole,))[0]
         if mark == "/" and not per and re.match("[$€£¥]", earlier) and re.fullmatch("[a-z]{3,}", part):
             per = part
-        if mark == "/" and per and (chained or re.search(r"\dx?$", earlier)):
+        if mark == "/" and per and (chained or re.search(r"\d[xkKMB]?$", earlier)):
             said += f" per {per}"
             continue
         span = mark != "/" and _is_amount(earlier) and _is_amount(part)

@@ -59,8 +59,8 @@ def phone(window: Window) -> Reading | None:
     if grouped := _spaced_groups(window):
         return grouped
     digits = first.text
-    if re.fullmatch(r"\d{5}", digits) and window.before() in tables.STATES:
-        return say(numbers.spell_digits(digits), first)
+    if re.fullmatch(r"\d{5}(-\d{4})?", digits) and window.before() in tables.STATES:
+        return say(", ".join(numbers.spell_digits(part) for part in digits.split("-")), first)
     if not re.fullmatch(r"\d{2,}", digits) or is_short_year(first):
         return None
     earlier = {window.before(back).lower() for back in (1, 2)}
@@ -166,6 +166,10 @@ def date(window: Window) -> Reading | None:
         return say(f"{list(tables.MONTHS.values())[int(match[1]) - 1]} {numbers.year(int(match[2]))}", first)
     if (match := re.fullmatch(r"(\d{1,2})/(\d{1,2})", text)) and _is_day_of_month(window, int(match[1]), int(match[2])):
         return _say_date(first, int(match[1]), int(match[2]), None)
+    ends = [re.fullmatch(r"(\d{1,2})/(\d{1,2})", end) for end in re.split(DASH, text)]
+    dates = [_say_date(first, int(end[1]), int(end[2]), None) for end in ends if end]
+    if len(dates) == len(ends) == 2 and all(dates) and any(end and int(end[2]) > 12 for end in ends):
+        return say(" to ".join((one.spoken or "").removesuffix(first.intonation) for one in dates if one), first)
     return _day_after_month(window) or _day_before_month(window)
 
 
@@ -174,7 +178,10 @@ def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     before, following = window.before(), window.joined(1)
     share = (following is not None and following.text == "of") or window.before(2).lower() in tables.CHANGES
     dated = before.lower() in {"on", "until", "by", "due"} and not (before == "by" and share)
-    week = before.lower() == "of" and window.before(2).lower() == "week"
+    week = before.lower() == "of" and window.before(2).lower() in {"week", "wk"}
+    dated = (
+        dated or before in {"ET", "PT", "CT", "EST", "PST", "CST"} or before.lower() in {"ends", "available", "avail"}
+    )
     named = before in tables.DAY_NAMES or before in tables.DAYS or dated or week
     alone = day > 20 and not share and before not in signs.OPERATORS and before.lower() not in tables.MARKS
     alone = alone and (following is None or following.raw not in signs.OPERATORS)

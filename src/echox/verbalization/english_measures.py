@@ -264,7 +264,7 @@ def height(window: Window) -> Reading | None:
         return say(f"{numbers.integer(match[1])} feet{inches}", intonation)
     if match := re.fullmatch(rf"({NUMBER})([\"″]|'(?!s))", raw):
         one, many = tables.UNITS[match[2]]
-        if window.first.head:
+        if window.first.head or window.in_quotes:
             return None
         name = one if match[1] == "1" or is_adjective(window, 1, match[2]) else many
         return say(f"{numbers.cardinal(match[1])} {name}", Core("", "", window.first.tail[1:]))
@@ -320,7 +320,7 @@ def measure(window: Window) -> Reading | None:
     names = unit_names(unit)
     if names is None or not _means_unit(window, unit, attached is not None, count):
         return None
-    one, many = names
+    one, many = tables.UNITS["min"] if attached == "m" and window.before().lower() in tables.TIMED else names
     noun = window.joined(count) if unit == "°" else None
     turned = noun is not None and noun.text in tables.TURNED
     singular = (low == "1" and not high) or hyphen or turned or (last.tail == "" and is_adjective(window, count))
@@ -403,7 +403,7 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
         if decade and short and window.before() in {"is", "was", "by", "about", "only", "just", "after", "another"}:
             following = window.joined(1)
             return following is not None and following.text in tables.AFTER_SECONDS
-        return not decade or (short and window.before() in {"in", "for", "takes", "took", "wait"})
+        return not decade or (short and window.before() in {"in", "for", "of", "takes", "took", "wait", "within"})
     if unit == "A":
         return bool({window.before(back) for back in range(1, 6)} & tables.ELECTRIC)
     if unit == "B":
@@ -421,7 +421,7 @@ def _per_amount(window: Window, unit: str, last: Core, count: int) -> tuple[str,
     """A unit for an amount of another, "L/100 km": its words, and where they end."""
     match = re.fullmatch(rf"(\D+)/({NUMBER})(\D*)", unit)
     names = unit_names(match[1]) if match is not None else None
-    if match is None or names is None:
+    if match is None or names is None or match[1] == "K":
         return None
     below = match[3]
     if not below:

@@ -114,6 +114,8 @@ def _with_scale(window: Window, found: _Sum, place: int) -> tuple[_Sum, Core, in
 
 def _are_many(noun: Core | None) -> bool:
     """Whether a word after a sum names things that cost it: "$20 tickets"."""
+    if noun is not None and noun.text in {"bus", "concert", "gift", "movie", "train"}:
+        return True
     plural = noun is not None and re.fullmatch("[a-z]{2,}[^s]s", noun.text) is not None
     return noun is not None and plural and noun.text not in tables.NO_THINGS | tables.FUNCTION_WORDS
 

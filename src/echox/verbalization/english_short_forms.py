@@ -72,7 +72,7 @@ def states(window: Window) -> Reading | None:
         return None
     following = window.joined(1)
     after_city = window.tail_before() == "," and _is_name(window.before())
-    free = bool(core.tail) or following is None or re.fullmatch(r"\d{5}", following.text) is not None
+    free = bool(core.tail) or following is None or re.fullmatch(r"\d{5}(-\d{4})?", following.text) is not None
     free = free or (following is not None and following.text in tables.FUNCTION_WORDS)
     if after_city and (core.text not in _STATES_OR_WORDS or free):
         return say(name, core)
@@ -98,7 +98,7 @@ def abbreviations(window: Window) -> Reading | None:
         return _expand(window, f"{ends[0]} to {ends[1]}")
     if core.text in _LIVED and core.tail == "." and (year := window.at(1)) and re.match(r"\d{4}", year.text):
         return Reading(1, _LIVED[core.text])
-    if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Fig", "Vol"}):
+    if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Apt", "Bldg", "Fig", "Rm", "Ste", "Vol"}):
         following = window.at(1)
         if following is not None and re.match(r"\d|[IVX]+\b", following.text) and not following.starts_line:
             return Reading(1, tables.BEFORE_A_NUMBER[core.text])
@@ -168,7 +168,7 @@ def _calendar(window: Window) -> Reading | None:
 
 
 _DATED = re.compile(
-    r"\d{1,2}(st|nd|rd|th)?([-–—]\d{1,2}(st|nd|rd|th)?)?|\d{4}|\d{1,2}/\d{1,2}(/\d+)?|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*"
+    r"\d{1,2}(st|nd|rd|th)?([-–—](\d{1,2}(st|nd|rd|th)?|[A-Z][a-z]+))?|\d{4}|\d{1,2}/\d{1,2}(/\d+)?|\d{1,2}:\d\d.*|\d{1,2}[ap]m.*"
 )
 _LIVED = {"b": "born", "d": "died"}
 _THROUGH = frozenset({"to", "through", "thru", "and", "or", "&", "-", "–", "—"})

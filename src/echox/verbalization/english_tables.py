@@ -71,7 +71,8 @@ SHORT_OR_WORDS = as_set("apt max temp")
 BEFORE_A_NUMBER = as_table("""
 No=number; no=number; Nos=numbers; nos=numbers; Fig=figure; fig=figure; Vol=volume; vol=volume; p=page; pp=pages;
 Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room; c=around;
-ext=extension; Ext=extension; Op=opus; op=opus; Ste=suite; Fl=floor; Bldg=building; Rte=route; Amend=amendment
+ext=extension; Ext=extension; Op=opus; op=opus; Ste=suite; Fl=floor; Bldg=building; Rte=route; Apt=Apartment;
+Amend=amendment
 """)
 """With a period, before a number."""
 
@@ -159,6 +160,8 @@ ELECTRIC = as_set("""
 V W amp amps breaker charger current draws fuse output outputs rated volts watts
 """)
 """Near them "2 A" is amps."""
+TIMED = as_set("bake chill cook duration eta prep rest runtime time total wait")
+"""After them "15m" is minutes."""
 QUANTITIES = as_set("""
 acceleration area current depth diameter distance energy expressed force given height length mass measured power
 pressure radius speed temperature thickness time velocity voltage volume weight width

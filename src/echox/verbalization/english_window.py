@@ -109,6 +109,12 @@ class Window:
         return self._before[-back].tail if back <= len(self._before) else ""
 
     @property
+    def in_quotes(self) -> bool:
+        """Whether a quotation mark that opened before is open still, as far as the window goes."""
+        quoted = next((core for core in reversed(self._before) if '"' in core.raw), None)
+        return quoted is not None and '"' in quoted.head and '"' not in quoted.tail
+
+    @property
     def opens_line(self) -> bool:
         """Whether the current word is the first of the text or of a line."""
         return not self._before or self.first.starts_line
