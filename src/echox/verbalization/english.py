@@ -245,7 +245,7 @@ def pieces(window: Window) -> Reading:
     core = window.first
     said: list[str] = []
     unknown = ""
-    text = re.sub("(?<=[a-z])(?=[A-Z])", " ", core.text) if core.text.startswith("#") else core.text
+    text = re.sub("(?<=[a-z])(?=[A-Z])", " ", core.text) if core.text[:1] in {"#", "@"} else core.text
     found = [piece for piece in _PIECES.findall(text) if piece.strip()]
     for place, piece in enumerate(found):
         if not piece:

@@ -8,6 +8,7 @@ from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_maths import is_number
+from echox.verbalization.english_measures import DASH
 from echox.verbalization.english_window import Core, Window, say
 from echox.verbalization.language import Reading
 
@@ -126,3 +127,14 @@ def version(window: Window) -> Reading | None:
 
 def _of_version(part: str) -> str:
     return numbers.spell_digits(part) if part.startswith("0") and len(part) > 1 else numbers.integer(part)
+
+
+def grouped_code(window: Window) -> Reading | None:
+    """978-3-16-148410-0, 123-45-6789: figures in three groups or more; digit by digit if one is long."""
+    groups = re.split(DASH, window.first.text)
+    if len(groups) < 3 or not all(group.isascii() and group.isdigit() for group in groups):
+        return None
+    long = any(len(group) > 2 or group.startswith("0") for group in groups)
+    return say(
+        ", ".join(numbers.spell_digits(group) if long else numbers.integer(group) for group in groups), window.first
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
-from echox.verbalization.english_addresses import version
+from echox.verbalization.english_addresses import grouped_code, version
 from echox.verbalization.english_measures import (
     DASH,
     NUMBER,
@@ -59,6 +59,8 @@ def phone(window: Window) -> Reading | None:
     if grouped := _spaced_groups(window):
         return grouped
     digits = first.text
+    if hour := _hour_of_four_digits(window):
+        return hour
     if re.fullmatch(r"\d{5}(-\d{4})?", digits) and window.before() in tables.STATES:
         return say(", ".join(numbers.spell_digits(part) for part in digits.split("-")), first)
     if not re.fullmatch(r"\d{2,}", digits) or is_short_year(first):
@@ -77,6 +79,17 @@ def phone(window: Window) -> Reading | None:
     if digits.startswith("0") or named or dialled or len(digits) > 10 or _is_hotline(window):
         return say(numbers.spell_digits(digits), first)
     return None
+
+
+def _hour_of_four_digits(window: Window) -> Reading | None:
+    """At 0600, by 0730, 0900 hours."""
+    match = re.fullmatch(r"(0\d)([0-5]\d)", window.first.text)
+    hours = window.joined(1)
+    counted = hours is not None and hours.text in {"hours", "hrs", "UTC", "GMT"}
+    if match is None or not (counted or window.before().lower() in tables.BEFORE_AN_HOUR):
+        return None
+    minutes = "hundred" if match[2] == "00" else numbers.in_pairs(f"1{match[2]}").removeprefix("one ")
+    return say(f"{numbers.spell_digits(match[1], 'oh')} {minutes}", window.first)
 
 
 def _is_hotline(window: Window) -> bool:
@@ -138,17 +151,6 @@ def numbered_name(window: Window) -> Reading | None:
     return say(numbers.in_pairs(text), first) if (after or flight) and not counts else None
 
 
-def grouped_code(window: Window) -> Reading | None:
-    """978-3-16-148410-0, 123-45-6789: figures in three groups or more; digit by digit if one is long."""
-    groups = re.split(DASH, window.first.text)
-    if len(groups) < 3 or not all(group.isascii() and group.isdigit() for group in groups):
-        return None
-    long = any(len(group) > 2 or group.startswith("0") for group in groups)
-    return say(
-        ", ".join(numbers.spell_digits(group) if long else numbers.integer(group) for group in groups), window.first
-    )
-
-
 # ------------------------------------------------------------------------------------------ dates and times
 
 
@@ -179,9 +181,7 @@ def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     share = (following is not None and following.text == "of") or window.before(2).lower() in tables.CHANGES
     dated = before.lower() in {"on", "until", "by", "due"} and not (before == "by" and share)
     week = before.lower() == "of" and window.before(2).lower() in {"week", "wk"}
-    dated = (
-        dated or before in {"ET", "PT", "CT", "EST", "PST", "CST"} or before.lower() in {"ends", "available", "avail"}
-    )
+    dated = dated or before in {"ET", "PT", "CT", "EST", "PST", "ends", "available"}
     named = before in tables.DAY_NAMES or before in tables.DAYS or dated or week
     alone = day > 20 and not share and before not in signs.OPERATORS and before.lower() not in tables.MARKS
     alone = alone and (following is None or following.raw not in signs.OPERATORS)

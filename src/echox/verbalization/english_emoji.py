@@ -41,8 +41,8 @@ use using with your between
 """Words that need one after them."""
 _ENDS = as_set("""
 after again ate because before but button by can every fell for from had has here icon if in instead into is mean means
-now of on or over please ran sat saw slept then there to today tomorrow tonight too wants was went were when will with
-and as at
+now of on or over please ran sat saw slept says then there to today tomorrow tonight too turns wants was went were when
+will with and as at
 """)
 """Words before which what a lead needs has been said: "tap 🔍 to search", not "the 🔥 best tips"."""
 _DEFINED = as_set("means indicates represents stands symbolizes shows")

@@ -42,7 +42,7 @@ Supt=Superintendent
 """Before a name."""
 PLACES = as_table("""
 St=Street; Dr=Drive; Ave=Avenue; Av=Avenue; Blvd=Boulevard; Rd=Road; Ln=Lane; Hwy=Highway; Pl=Place; Sq=Square;
-Ct=Court; Pkwy=Parkway
+Ct=Court; Pkwy=Parkway; Pk=Park; Ter=Terrace; Cres=Crescent; Cir=Circle
 """)
 """After a name."""
 WORDS = as_table("""
@@ -53,8 +53,8 @@ Assn=Association; Bros=Brothers; cf=compare; ca=about; viz=namely; resp=respecti
 Jan=January; Feb=February; Apr=April; Aug=August; Sep=September; Sept=September; Oct=October; Nov=November;
 Dec=December; Tues=Tuesday; Wed=Wednesday; Thur=Thursday; Thurs=Thursday; Fri=Friday; govt=government;
 Intl=International; Natl=National; Govt=Government; Assoc=Association; Inst=Institute; feat=featuring; hr=hour;
-hrs=hours; Esq=Esquire;
-apt=apartment
+hrs=hours; Esq=Esquire; apt=apartment; exec=executive; dir=director; asst=assistant; admin=administrative;
+appt=appointment; appts=appointments; esp=especially; orig=original; ref=reference; tech=technical; pop=population
 """)
 """Written with a period."""
 BARE_WORDS = as_table("""
@@ -66,12 +66,12 @@ wknd=weekend; Bldg=building; imo=in my opinion; Ave=Avenue; Blvd=Boulevard; Ltd=
 dept=department
 """)
 """... and without one."""
-SHORT_OR_WORDS = as_set("apt max temp")
+SHORT_OR_WORDS = as_set("admin apt esp exec max pop ref tech temp")
 """Those that are words too: short only before a small letter or a figure."""
 BEFORE_A_NUMBER = as_table("""
 No=number; no=number; Nos=numbers; nos=numbers; Fig=figure; fig=figure; Vol=volume; vol=volume; p=page; pp=pages;
 Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room; c=around;
-ext=extension; Ext=extension; Op=opus; op=opus; Ste=suite; Fl=floor; Bldg=building; Rte=route; Apt=Apartment;
+ext=extension; Ext=extension; Op=opus; op=opus; Ste=suite; Fl=floor; Bldg=building; Rte=route; v=version; Apt=Apartment;
 Amend=amendment
 """)
 """With a period, before a number."""
@@ -160,6 +160,8 @@ ELECTRIC = as_set("""
 V W amp amps breaker charger current draws fuse output outputs rated volts watts
 """)
 """Near them "2 A" is amps."""
+BEFORE_AN_HOUR = as_set("around at before by departure departs from to until")
+"""After them 0600 is a time of day."""
 TIMED = as_set("bake chill cook duration eta prep rest runtime time total wait")
 """After them "15m" is minutes."""
 QUANTITIES = as_set("""
@@ -203,7 +205,7 @@ NATO NIKE OPEC PIN POTUS RADAR RAM ROM SARS SCOTUS SCUBA SIM SIRI SWAT UEFA UNES
 """)
 """Acronyms that are spoken as words."""
 SPELT = as_set("""
-AARP ACLU ASPCA HIPAA IEEE NAACP NCAA UCLA UNHCR USAA USAID USDA
+AARP ACLU ASPCA HIPAA IEEE NAACP NCAA UCLA UNHCR USAA USAID USDA IAEA EEOC OECD GPIO IUCN YMCA YWCA NYSE USAF AAAS
 """)
 """... and those that look like words and are spelt."""
 OF_COMPUTERS = as_set("""
@@ -330,7 +332,7 @@ women
 """)
 """Before them four digits are none."""
 DETERMINERS = as_set("""
-a an another each every her his its my no one our that the their this your
+a an another each her his its my no one our that the their this your
 """)
 """Before an amount they show that it describes: "its $3M portfolio"; so does an owner, "Ann's"."""
 NO_OWNERS = as_set("""
