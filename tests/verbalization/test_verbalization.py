@@ -19,6 +19,7 @@ LISTS = {
     "english_chat.tsv": 420,
     "english_kinds.tsv": 490,
     "english_common.tsv": 180,
+    "english_sentences.tsv": 1290,
 }
 """Files of readings, and the least number of cases in each."""
 ENGLISH = spoken_language("en")

@@ -252,7 +252,7 @@ def pieces(window: Window) -> Reading:
             continue
         if "/" in piece and len(piece) > 1:
             top, bottom = piece.split("/")
-            named = 0 < int(top) < int(bottom) <= 20
+            named = 0 < int(top) < int(bottom) <= 20 or (int(top) < 10 and 1 < int(bottom) < 10)
             said.append(
                 numbers.fraction(int(top), int(bottom))
                 if named

@@ -99,7 +99,8 @@ def _spelt(text: str) -> str:
             said.append(signs.WEB_MARKS[part])
         elif part.isalpha():
             unsayable = part.isupper() and not re.search("[AEIOUY]", part)
-            said.append(" ".join(part) if part == "www" or unsayable else part)
+            spelt = part in {"www", "id"} or part in tables.SPELT_SMALL or unsayable
+            said.append(" ".join(part) if spelt else part)
     return " ".join(said)
 
 
@@ -130,7 +131,9 @@ def _of_version(part: str) -> str:
 
 
 def grouped_code(window: Window) -> Reading | None:
-    """978-3-16-148410-0, 123-45-6789: figures in three groups or more; digit by digit if one is long."""
+    """978-3-16-148410-0, 123-45-6789: figures in three groups or more, digit by digit if one is long; oil, 5W-30."""
+    if oil := re.fullmatch(r"(\d{1,2})W-(\d{2})", window.first.text):
+        return say(f"{numbers.integer(oil[1])} W {numbers.integer(oil[2])}", window.first)
     groups = re.split(DASH, window.first.text)
     if len(groups) < 3 or not all(group.isascii() and group.isdigit() for group in groups):
         return None

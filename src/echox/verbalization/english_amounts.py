@@ -163,7 +163,7 @@ def date(window: Window) -> Reading | None:
         month, day, year = int(match[1]), int(match[2]), int(match[3])
         if month > 12 or ("." in text and day <= 12):
             month, day = day, month
-        return _say_date(first, month, day, year + (2000 if year < 50 else 1900) * (year < 100))
+        return _say_date(first, month, day, year + (2000 if year < 40 else 1900) * (year < 100))
     if match := re.fullmatch(r"(0[1-9]|1[0-2])/((?:19|20)\d\d)", text):
         return say(f"{list(tables.MONTHS.values())[int(match[1]) - 1]} {numbers.year(int(match[2]))}", first)
     if (match := re.fullmatch(r"(\d{1,2})/(\d{1,2})", text)) and _is_day_of_month(window, int(match[1]), int(match[2])):

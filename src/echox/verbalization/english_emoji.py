@@ -40,7 +40,7 @@ use using with your between
 """)
 """Words that need one after them."""
 _ENDS = as_set("""
-after again ate because before but button by can every fell for from had has here icon if in instead into is mean means
+after again ate because before but button by can every fell for from had has icon if in instead into is mean means
 now of on or over please ran sat saw slept says then there to today tomorrow tonight too turns wants was went were when
 will with and as at
 """)
@@ -51,6 +51,10 @@ _SUMS = as_set("+ − × =")
 """Beside them an emoji is a part of a sum or a legend: "🍎 + 🍎 = 10", "✅ = done"."""
 _JOINING = as_set("and or vs / to")
 _ANIMALS = "bear|cat|cow|dog|dragon|fox|frog|hamster|horse|lion|monkey|mouse|panda|pig|rabbit|tiger|unicorn|wolf"
+_NO_THINGS = "face|hand|heart|spark|fire|party|person|sign"
+"""In the names of emoji that show a feeling."""
+_WITH_THINGS = as_set("fan fans game lover lovers night practice season team")
+"""Things have them: "🏈 season"."""
 _GIVING = as_set("bought bring bringing brought buy gave get give giving got made make owe send sending sent")
 _RECEIVERS = as_set("her him me them us you")
 _HAVING = as_set("""
@@ -131,6 +135,8 @@ def _is_needed(window: Window, noun: str) -> bool:
         return True
     if window.tail_before() == ":" and window.before().isalpha() and window.last_of_line(0):
         return _PRESENTATION.sub("", window.first.text)[:1] not in _AFTER_A_COLON
+    if noun in _WITH_THINGS and not re.search(_NO_THINGS, name_of(window.first.text) or ""):
+        return True
     if noun in _DEFINED or noun in _SUMS or noun == "is":
         earlier = window.before()
         begins = window.opens_line or bool(window.tail_before()) or _lead(window) in _LEADS
@@ -145,7 +151,7 @@ def _is_needed(window: Window, noun: str) -> bool:
 
 def _is_thing_after_verb(window: Window, name: str, noun: str) -> bool:
     """Whether a verb has no other object: "She sent me 💐 for my birthday", "I ate 🍕 today"."""
-    if re.search("face|hand|heart|spark|fire|party|person|sign", name) or not (noun == "" or noun in _ENDS):
+    if re.search(_NO_THINGS, name) or not (noun == "" or noun in _ENDS):
         return False
     if window.before().lower() in _RECEIVERS:
         return window.before(2).lower() in _GIVING

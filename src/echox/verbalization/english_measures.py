@@ -17,6 +17,7 @@ from echox.verbalization.language import Reading, WrittenWord
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 DASH = "[-–—−]"
 _DURATION = re.compile(r"(?:\d{1,4}(?:d|hrs?|h|mins?|m|secs?|s))+|\d{1,2}h[0-5]\d")
+_SIDES = {"W": "wide", "D": "deep", "H": "high", "L": "long"}
 _SPOONS = {"c": "cup", "T": "tablespoon", "t": "teaspoon"}
 VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 
@@ -108,7 +109,7 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
         if out_of or counted or _is_share(window, int(match[1]), int(match[2])):
             middle = "of" if counted else "out of"
             return f"{numbers.integer(match[1])} {middle} {numbers.integer(match[2])}", first, 1, True
-        if _are_odds(window):
+        if _are_odds(window) and int(match[1]) + int(match[2]) != 100:
             return f"{numbers.integer(match[1])} to {numbers.integer(match[2])}", first, 1, True
     if match := re.fullmatch(rf"(\d{{,15}})([{VULGAR}])", text):
         top, bottom = (int(part) for part in unicodedata.normalize("NFKC", match[2]).split("⁄"))
@@ -262,6 +263,9 @@ def height(window: Window) -> Reading | None:
         intonation = Core("", "", window.first.tail[window.first.tail.rfind('"') + 1 :])
         inches = f" {numbers.integer(match[2])} inches" if int(match[2]) else ""
         return say(f"{numbers.integer(match[1])} feet{inches}", intonation)
+    if match := re.fullmatch(rf"({NUMBER})[\"″]([WDHL])", raw):
+        side = _SIDES[match[2]]
+        return say(f"{numbers.cardinal(match[1])} inches {side}", Core("", "", window.first.tail))
     if match := re.fullmatch(rf"({NUMBER})([\"″]|'(?!s))", raw):
         one, many = tables.UNITS[match[2]]
         if window.first.head or window.in_quotes:
@@ -297,7 +301,12 @@ def measure(window: Window) -> Reading | None:
     if unit in {"%", "‰"}:
         return say(f"{amount} {signs.SYMBOLS[unit]}", last, count)
     named = window.joined(1) if attached in {"K", "k"} else None
-    if attached == "K" and (low in {"2", "4", "5", "8"} or (named is not None and named.text.lower() in tables.RACES)):
+    ran = low == "10" and window.before().lower() in tables.DETERMINERS
+    following = window.at(1) if ran and not last.tail else None
+    ran = ran and (following is None or following.starts_line or following.text in tables.FUNCTION_WORDS)
+    if attached == "K" and (
+        ran or low in {"2", "4", "5", "8"} or (named is not None and named.text.lower() in tables.RACES)
+    ):
         return say(f"{amount} K", last)
     if attached in {"p", "i"} and re.fullmatch(r"\d{3,4}", low) and not high:
         return say(f"{numbers.in_pairs(low)} {attached.upper()}", last)
@@ -392,7 +401,7 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
         if window.before() in {"x", "×", "by", "feet", "foot", "ft"}:
             return True
         following, last = window.at(count), window.at(count - 1)
-        if following is not None and last is not None and last.tail == "." and following.raw.islower():
+        if following is not None and last is not None and last.tail[:1] == "." and following.raw.islower():
             return True
         if window.before() in {"=", "≈"} or (following is not None and following.raw in {"=", "≈", "x", "×"}):
             return True

@@ -288,6 +288,8 @@ def _is_a_field(window: Window) -> bool:
     following = window.joined(1)
     if following is not None and following.text in tables.OF_COMPUTERS:
         return True
+    if window.tail_before() == "," and window.before().isupper() and is_spelt(window.before()):
+        return True
     loud = following is not None and following.text.isupper()
     return not loud and window.before() in {"a", "an", "the", "our", "your", "their", "of", "in", "for", "and", "with"}
 
