@@ -224,8 +224,8 @@ def units(window: Window) -> Reading | None:
         if names is not None:
             return say(names[window.before() == "in"], core)
     shown = bool(slash) or re.sub("[²³]$", "", base) in tables.BARE_UNITS
-    per = window.before() == "per" and (base in tables.UNITS or re.search("[²³]$", base) is not None)
-    shown = shown or (per and base not in {"A", "bar", "in", "t"})
+    divided = window.before() == "per" and (base in tables.UNITS or re.search("[²³]$", base) is not None)
+    shown = shown or (divided and base not in {"A", "bar", "in", "t"})
     if shown and (names := unit_names(core.text)):
         return say(names[0] if window.before().lower() in {"a", "an", "one", "per"} else names[1], core)
     counted, slash, below = core.text.partition("/")
