@@ -7,7 +7,7 @@ from echox.api.loading import best_embedded, embedded_folder
 from echox.config import TrainingConfig
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
-from echox.training.stages.dialogue.continued import load_unit_decoder
+from echox.training.stages.dialogue.continued import load_text_embedding, load_unit_decoder
 from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe
 from tiny_echox import tiny_echox
 from tiny_speaker import write_world
@@ -53,6 +53,17 @@ def test_the_echo_decoder_of_a_whole_model_is_continued(tmp_path):
     whole = tiny_echox()
     whole.save_pretrained(tmp_path)
     assert_same_decoder(load_unit_decoder(tmp_path, whole.processor.unit_language), whole.model.echo_decoder)
+
+
+def test_text_embeddings_are_those_of_a_language_model_or_of_a_model_that_has_one(tmp_path):
+    whole = tiny_echox()
+    whole.save_pretrained(tmp_path)
+    expected = whole.model.s2t.get_input_embeddings().weight
+    assert torch.equal(load_text_embedding(tmp_path), expected)
+    whole.model.s2t.save_pretrained(tmp_path / "s2t")
+    assert torch.equal(load_text_embedding(tmp_path / "s2t"), expected)
+    whole.model.s2t.language_model.save_pretrained(tmp_path / "lm")
+    assert torch.equal(load_text_embedding(tmp_path / "lm"), expected)
 
 
 def test_so_is_that_of_a_model_over_published_parts():

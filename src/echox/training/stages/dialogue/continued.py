@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from echox.api.loading import load_folder
 from echox.config import TrainingConfig
 from echox.data.sampling import spread
-from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.text_embeddings import text_embedding_table
@@ -31,6 +32,20 @@ def load_s2t(folder: str | Path) -> S2TForConditionalGeneration:
     """
     model = _finished(folder, S2TForConditionalGeneration)
     return model.s2t if isinstance(model, EchoXForConditionalGeneration) else model
+
+
+def load_text_embedding(folder: str | Path) -> Tensor:
+    """The text embeddings (vocabulary, width) of a language model, of stage "s2t" or of a whole model, in float32.
+
+    Args:
+        folder: of any of them, or a language model's hub id.
+
+    Raises:
+        ValueError: weights are missing, or there are others.
+    """
+    finished = isinstance(AutoConfig.from_pretrained(folder), S2TConfig | EchoXConfig)
+    model = load_s2t(folder) if finished else AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return text_embedding_table(model.get_input_embeddings())
 
 
 def load_unit_decoder(folder: str | Path, language: UnitLanguage) -> UnitDecoder:

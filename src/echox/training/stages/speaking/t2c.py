@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.audio import save_audio
 from echox.config import TrainingConfig, recipe
@@ -25,7 +25,6 @@ from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.data.manifest import UnitUtterance, read_unit_utterances
 from echox.data.sampling import spread
 from echox.files import JsonObject, save_model
-from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import word_index
 from echox.models.echox.word_breaks import white_space_words
 from echox.models.packing import check_packing, padding_shares
@@ -37,7 +36,7 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.normalisation import Denominators, share_of_step
-from echox.training.stages.dialogue.continued import load_unit_decoder
+from echox.training.stages.dialogue.continued import load_text_embedding, load_unit_decoder
 
 SENTENCE_ENDS = (".", "?", "!")
 _NOT_OF_THE_CONFIGURATION = ("start_from", "options", "attn_implementation")
@@ -52,7 +51,7 @@ class T2CData:
         units: manifest of :class:`UnitUtterance`; split "train" is for training, every other split for evaluation.
         unspoken: manifest of texts with units that nobody spoke (stage phone_units), for training too; None: none.
         unit_language: folder of the unit language.
-        language_model: folder of the tokenizer and the token embedding.
+        language_model: folder of the tokenizer and the token embedding: a language model, or a model that has one.
         vocoder: folder of a unit vocoder, to write samples as audio.
         sentences: fraction of the items cut to one or more neighbouring sentences.
         spans: fraction of the items cut to a run of words, of at least `min_span_words`.
@@ -217,8 +216,7 @@ class T2CStage:
         data = recipe.data
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(data.language_model)
         self.language = AutoUnitLanguage.from_pretrained(data.unit_language)
-        language_model = AutoModelForCausalLM.from_pretrained(data.language_model)
-        embedding = text_embedding_table(language_model.get_input_embeddings())
+        embedding = load_text_embedding(data.language_model)
         vocabulary, width = embedding.shape
         torch.manual_seed(recipe.training.seed)
         self.model = T2CForUnitGeneration(recipe.model.configuration(width, vocabulary, len(self.language)))
