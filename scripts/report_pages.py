@@ -26,7 +26,15 @@ from echox.evaluation.sets.sealed import read_openings, seals
 from echox.evaluation.sets.tasks import AVERAGED
 from echox.evaluation.studies.ablation_report import of_runs, renew_tables, values_of
 from echox.evaluation.studies.ablation_report import tables as ablation_tables
-from echox.evaluation.studies.ablation_tests import NEW, SEEN, difference_of_shares, question_interval
+from echox.evaluation.studies.ablation_tests import (
+    NEW,
+    S2T,
+    SEEN,
+    compared,
+    difference_of_shares,
+    question_interval,
+    table_of_tests,
+)
 from echox.evaluation.studies.ablations import Plan
 from echox.files import write_text
 
@@ -125,7 +133,24 @@ def knowledge(sources: Sources) -> list[str]:
         return ["Not measured yet: `runs/evidence.sh` trains and measures it."]
     plan = Plan.read(DOCS.parent / "runs" / "evidence.yaml")
     drawn = ablation_tables(sources.evidence, plan.rows, plan.tests)
-    return [*drawn["knowledge"].splitlines(), "", *drawn["tests"].splitlines()]
+    written = table_of_tests(sources.evidence, plan.tests, S2T)
+    return [*drawn["knowledge"].splitlines(), "", *written.splitlines(), "", *drawn["tests"].splitlines()]
+
+
+def cost_of_speaking(sources: Sources) -> tuple[str, str]:
+    """Whether a language model that learned to write units lost knowledge, and the figure that says so."""
+    if not sources.evidence:
+        return "not tested yet", "not measured: `runs/evidence.sh` trains a language model that writes units itself"
+    figures = []
+    for name in ("direct", "echo"):
+        found = compared(sources.evidence[name], sources.evidence["cascade"], SEEN, S2T)
+        assert found is not None, f"{name}: which questions were right is recorded"
+        figures.append(found.difference)
+    said = [f"{100 * one.mean:+.1f} points [{100 * one.low:+.1f} to {100 * one.high:+.1f}]" for one in figures]
+    return "supported (nano)" if figures[0].high < 0 else "no loss seen (nano)", (
+        f"S2T before {s2t(sources, 'cascade')}; trained to write units itself {said[0]}, by echo training {said[1]} "
+        f"({len(sources.evidence['direct'])} seeds each; [knowledge](#knowledge))"
+    )
 
 
 def difference(sources: Sources, one: str, other: str, split: str = SEEN) -> str:
@@ -154,10 +179,7 @@ def claims(sources: Sources) -> list[str]:
     rows = [
         (
             "Training a language model to speak costs it knowledge",
-            "not tested yet" if not sources.evidence else "see [knowledge](#knowledge)",
-            "not measured: `runs/evidence.sh` trains its baseline, a language model that writes units itself"
-            if not sources.evidence
-            else f"S2T of the cascade {s2t(sources, 'cascade')}, after direct training {s2t(sources, 'direct')}",
+            *cost_of_speaking(sources),
         ),
         (
             "Echo training lets states of meaning be spoken",

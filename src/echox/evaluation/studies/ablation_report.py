@@ -13,7 +13,7 @@ from pathlib import Path
 
 from echox.api.card import markdown_table
 from echox.evaluation.scoring.schema import JsonObject
-from echox.evaluation.studies.ablation_tests import NEW, SEEN, question_interval, tests_table
+from echox.evaluation.studies.ablation_tests import NEW, SEEN, question_interval, table_of_tests
 from echox.files import write_text
 
 Values = list[float]
@@ -62,7 +62,7 @@ def tables(
     drawn = {
         row: _table([(name, by_name[name]) for name in names if name in by_name], row) for row, names in rows.items()
     }
-    return drawn | ({"tests": tests_table(by_name, tests)} if tests else {})
+    return drawn | ({"tests": table_of_tests(by_name, tests)} if tests else {})
 
 
 @dataclass(frozen=True)

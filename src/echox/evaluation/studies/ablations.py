@@ -99,7 +99,7 @@ class Plan:
         runs: by name.
         rows: names of runs that are compared, the reference first.
         measuring_cpu_s: CPU-seconds of one measurement, for the estimate of costs.
-        tests: pairs of runs of the same budget whose difference in S2S is tested.
+        tests: pairs of runs whose difference is tested.
     """
 
     questions: dict[str, int]
