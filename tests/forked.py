@@ -22,21 +22,11 @@ from typing import Any
 
 import torch
 
-IMPORTED = (
-    "echox.cli.main",
-    "echox.api.model",
-    "echox.training.loop",
-    "echox.evaluation.run",
-    "echox.serving.launch",
-    "transformers.models.llama.modeling_llama",
-)
-"""What the process that is forked imports, once for all tests of a file or worker."""
-
 
 def context() -> ForkServerContext:
-    """Of processes forked from the one that has imported."""
+    """Of processes forked from the one that has imported `preloaded`, once for all tests of a file or worker."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(list(IMPORTED))
+    found.set_forkserver_preload(["preloaded"])
     return found
 
 

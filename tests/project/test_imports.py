@@ -97,6 +97,7 @@ def is_type_checking_only(path: Path) -> set[int]:
     return lines
 
 
+@functools.cache
 def file_of(name: str) -> Path | None:
     """The file of this package that an imported dotted name is in; None: another package."""
     parts = name.split(".")

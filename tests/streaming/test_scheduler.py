@@ -97,11 +97,11 @@ def test_conversations_go_on_side_by_side(nano):
     def turns(session: Session, texts: list[str]) -> list[list]:
         return [list(session.stream(ask(text))) for text in texts]
 
-    halves = [TYPED[:3], TYPED[3:]]
+    halves = [TYPED[:2], TYPED[2:4]]
     alone = [turns(nano.session(), texts) for texts in halves]
     scheduler = Scheduler(nano.engine)
     sessions = [Session(scheduler, nano.settings) for _ in halves]
-    for turn in range(3):
+    for turn in range(2):
         tasks = [session.submit(ask(texts[turn])) for session, texts in zip(sessions, halves, strict=True)]
         together(scheduler, tasks)
         for task, events in zip(tasks, alone, strict=True):
@@ -109,16 +109,17 @@ def test_conversations_go_on_side_by_side(nano):
 
 
 def test_a_thread_can_drive(nano):
-    alone = [list(nano.session().stream(ask(text))) for text in TYPED]
+    asked = TYPED[:4]
+    alone = [list(nano.session().stream(ask(text))) for text in asked]
     scheduler = Scheduler(nano.engine)
     scheduler.start()
     try:
         found: dict[int, list] = {}
 
         def client(number: int) -> None:
-            found[number] = list(Session(scheduler, nano.settings).stream(ask(TYPED[number])))
+            found[number] = list(Session(scheduler, nano.settings).stream(ask(asked[number])))
 
-        clients = [threading.Thread(target=client, args=(number,)) for number in range(len(TYPED))]
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(len(asked))]
         for one in clients:
             one.start()
         for one in clients:
