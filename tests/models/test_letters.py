@@ -14,6 +14,7 @@ from echox.streaming.decoding import token_texts
 from echox.streaming.trigger import Trigger
 from echox.training.stages.speaking.echo_targets import cut_replies
 from echox.training.stages.speaking.echo_teacher import OnlineTargets
+from tiny_decoder import tiny_decoder
 from tolerance import assert_equal_up_to_rounding
 
 LIMIT = 12
@@ -21,19 +22,8 @@ TEXTS = ["Photosynthesis, unmet words!", "Zürich", "天気は元気です。 П
 
 
 def tiny(**sizes: object) -> UnitDecoderConfig:
-    return UnitDecoderConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        text_hidden_size=24,
-        text_vocab_size=300,
-        num_unit_words=30,
-        max_unit_words=60,
-        max_unit_words_per_word=7,
-        initializer_range=0.2,
-        **({"max_word_letters": LIMIT} | sizes),
-    )
+    mine = {"text_vocab_size": 300, "num_unit_words": 30, "max_unit_words": 60, "max_unit_words_per_word": 7}
+    return tiny_decoder(**(mine | {"max_word_letters": LIMIT} | sizes))
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModel
 
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.packing import PackedRows, check_packing, padding_shares, rows_of, run
-from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_t2c import build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import IGNORED
+from tiny_decoder import tiny_decoder
 from tiny_speaker import tiny_echox_config
 from tolerance import assert_equal_up_to_rounding
 
@@ -145,20 +145,7 @@ def test_spoken_and_written_dialogues_are_read_alike():
 )
 def test_unit_decoders_learn_alike_with_dropout_and_noise(form, more):
     torch.manual_seed(0)
-    config = UnitDecoderConfig(
-        form=form,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        text_hidden_size=24,
-        text_vocab_size=40,
-        num_unit_words=20,
-        initializer_range=0.2,
-        dropout=0.1,
-        unit_noise=0.2,
-        **more,
-    )
+    config = tiny_decoder(form, dropout=0.1, unit_noise=0.2, **more)
     decoder = build_unit_decoder(config).train()
     check_packing(decoder.backbone, "unit decoder")
     states = torch.randn(4, 7, 24)

@@ -8,11 +8,11 @@ import torch
 from echox.api import EchoX
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.tokenization_text import word_index
-from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_t2c import build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.unit_stream import Sampling, UnitStream, UnitStreamOutput, open_stream
 from echox.models.t2c.unit_word_checks import CHARACTERS_PER_UNIT_WORD, MAX_REPEATS, repeating
+from tiny_decoder import tiny_decoder
 
 FORMS = ("word_synchronous", "prefix")
 WORDS = [3, 3, 4, -1, 6, 6, 6, 7, 8]
@@ -20,19 +20,8 @@ WORDS = [3, 3, 4, -1, 6, 6, 6, 7, 8]
 
 def tiny(form: str, **sizes: object) -> UnitDecoder:
     torch.manual_seed(0)
-    sizes = {"max_unit_words": 40, "max_unit_words_per_word": 30, **sizes}
-    config = UnitDecoderConfig(
-        form=form,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        text_hidden_size=24,
-        text_vocab_size=50,
-        num_unit_words=30,
-        **sizes,
-    )
-    return build_unit_decoder(config).eval()
+    mine = {"text_vocab_size": 50, "num_unit_words": 30, "max_unit_words": 40, "max_unit_words_per_word": 30}
+    return build_unit_decoder(tiny_decoder(form, **(mine | sizes))).eval()
 
 
 @torch.no_grad()

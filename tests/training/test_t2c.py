@@ -21,6 +21,7 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.training.health import check_trainable
 from echox.training.stage import Stage
 from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe
+from tiny_decoder import tiny_decoder
 from tiny_speaker import write_world
 from tolerance import assert_equal_up_to_rounding
 
@@ -28,21 +29,8 @@ FORMS = ("word_synchronous", "prefix")
 
 
 def tiny(form: str, **values) -> UnitDecoderConfig:
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "text_hidden_size": 24,
-        "text_vocab_size": 40,
-        "num_unit_words": 20,
-        "max_unit_words": 60,
-        "max_unit_words_per_word": 9,
-        "initializer_range": 0.2,
-        "num_prefix_vectors": 2,
-    }
-    return UnitDecoderConfig(form=form, **(sizes | values))
+    sizes = {"num_key_value_heads": 2, "max_unit_words": 60, "max_unit_words_per_word": 9, "num_prefix_vectors": 2}
+    return tiny_decoder(form, **(sizes | values))
 
 
 @pytest.fixture(params=FORMS)
