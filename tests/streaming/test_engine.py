@@ -66,7 +66,7 @@ def words_of(text: str) -> set[str]:
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_every_word_is_spoken_or_reported(form, policy, seed):
     echox = tiny_echox(form=form, max_positions=2048)
-    events = list(echox.session().stream(QUESTION, seed=seed, speech_policy=policy, max_new_tokens=60))
+    events = list(echox.session().stream(QUESTION, seed=seed, speech_policy=policy, max_new_tokens=40))
     text = events[-1].text
     assert "".join(event.text for event in of(TextDelta, events)) == text
     chunks, failed = of(AudioChunk, events), of(SpeechFailed, events)

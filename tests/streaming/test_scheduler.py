@@ -1,5 +1,6 @@
 """Many sessions on one model: each is as if alone, when others join, leave, wait, fail or are cancelled."""
 
+import functools
 import gc
 import itertools
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +33,20 @@ MODELS = (
 @pytest.fixture(scope="module", params=MODELS)
 def model(request) -> EchoX:
     make, form = request.param
-    return make(form=form, max_positions=2048, unit_words_per_word=12)
+    made = make(form=form, max_positions=2048, unit_words_per_word=12)
+    made.settings = replace(made.settings, max_new_tokens=14)
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """Events of the reply to a typed question, asked alone; each is made once."""
+
+    @functools.cache
+    def events(text: str, seed: int) -> list:
+        return list(model.session().stream(ask(text), seed=seed))
+
+    return events
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +92,7 @@ def together(scheduler: Scheduler, tasks: list[ReplyTask]) -> None:
 def test_replies_made_together_are_those_made_alone(model, greedy):
     """Questions of different lengths, joining at different rounds, with their own seeds; some after another turn."""
     questions = [tone(0.4 + 0.3 * n, seed=n) for n in range(4)] + [ask("What is the sea?")]
-    choices = [{"seed": n, "max_new_tokens": 8 + 7 * n} for n in range(5)]
+    choices = [{"seed": n, "max_new_tokens": 6 + 5 * n} for n in range(5)]
     if greedy:
         choices = [{**choice, "temperature": 0.0, "echo_temperature": 0.0} for choice in choices]
     alone = [list(model.session().stream(q, **c)) for q, c in zip(questions, choices, strict=True)]
@@ -225,8 +240,7 @@ def test_numbers_out_of_range_are_refused(model, numbers):
 # ---------------------------------------------------------------------------------------------- cancelling, failing
 
 
-def test_cancelling_one_leaves_the_others_untouched(model):
-    alone = [list(model.session().stream(ask("Tell me about the sea."), seed=n)) for n in range(4)]
+def test_cancelling_one_leaves_the_others_untouched(model, alone):
     scheduler = Scheduler(model.engine)
     tasks = [Session(scheduler, model.settings).submit(ask("Tell me about the sea."), seed=n) for n in range(4)]
     for victim, rounds in ((1, 3), (3, 4)):
@@ -238,7 +252,7 @@ def test_cancelling_one_leaves_the_others_untouched(model):
         assert scheduler.num_running == running - 1
     together(scheduler, tasks)
     for number in (0, 2):
-        same(list(tasks[number]), alone[number])
+        same(list(tasks[number]), alone("Tell me about the sea.", number))
     assert not any(isinstance(event, Finished) for event in tasks[1])
 
 
@@ -278,10 +292,9 @@ def test_cancelled_sessions_leave_nothing_behind(model):
     assert scheduler.num_running == scheduler.num_waiting == 0
 
 
-def test_one_failing_reply_does_not_touch_the_others(model, monkeypatch):
+def test_one_failing_reply_does_not_touch_the_others(model, alone, monkeypatch):
     """A batch that fails is made again one by one: only the faulty one fails."""
     questions = ["Tell me about the sea.", "What is the capital?", "A dog barks."]
-    alone = [list(model.session().stream(ask(text), seed=7)) for text in questions]
     scheduler = Scheduler(model.engine)
     tasks = [Session(scheduler, model.settings).submit(ask(text), seed=7) for text in questions]
     advance = scheduler.batch._memory.advance
@@ -297,7 +310,7 @@ def test_one_failing_reply_does_not_touch_the_others(model, monkeypatch):
     with pytest.raises(RuntimeError, match="in the second"):
         list(tasks[1])
     for number in (0, 2):
-        same(list(tasks[number]), alone[number])
+        same(list(tasks[number]), alone(questions[number], 7))
 
 
 def test_a_silent_question_fails_alone(model):
@@ -344,8 +357,7 @@ def test_the_last_event_is_never_lost(model):
 
 
 @pytest.mark.parametrize("kind", [Heard, TextDelta, Finished, type(None)])
-def test_a_listener_that_raises_fails_alone(model, kind):
-    alone = [list(model.session().stream(ask("A dog barks."), seed=n)) for n in range(2)]
+def test_a_listener_that_raises_fails_alone(model, alone, kind):
     scheduler = Scheduler(model.engine)
 
     def listen(event):
@@ -356,16 +368,15 @@ def test_a_listener_that_raises_fails_alone(model, kind):
     tasks = [Session(scheduler, model.settings).submit(ask("A dog barks."), seed=n) for n in range(2)]
     bad.append(Session(scheduler, model.settings).submit(tone(0.4), on_event=listen))
     together(scheduler, [*tasks, *bad])
-    for task, events in zip(tasks, alone, strict=True):
-        same(list(task), events)
+    for number, task in enumerate(tasks):
+        same(list(task), alone("A dog barks.", number))
     assert all(isinstance(task.error, OSError) for task in bad)
     assert not scheduler.batch._text_rows
     assert not scheduler.batch._echo_rows
 
 
 @pytest.mark.parametrize("kind", [Heard, TextDelta, AudioChunk])
-def test_a_listener_may_cancel(model, kind):
-    alone = [list(model.session().stream(ask("A dog barks."), seed=n)) for n in range(2)]
+def test_a_listener_may_cancel(model, alone, kind):
     scheduler = Scheduler(model.engine)
     received = []
 
@@ -379,8 +390,8 @@ def test_a_listener_may_cancel(model, kind):
     together(scheduler, [*tasks, victim])
     assert received.count(None) == 1
     assert received[-1] is None
-    for task, events in zip(tasks, alone, strict=True):
-        same(list(task), events)
+    for number, task in enumerate(tasks):
+        same(list(task), alone("A dog barks.", number))
     assert not scheduler.batch._text_rows
     assert not scheduler.batch._echo_rows
 
@@ -441,9 +452,8 @@ next(other)
 
 
 @pytest.mark.parametrize("place", ["layout", "policy", "speech"])
-def test_a_fault_after_the_common_step_fails_alone(model, place):
+def test_a_fault_after_the_common_step_fails_alone(model, alone, place):
     """What was done for the others in that step is not done twice."""
-    alone = [list(model.session().stream(ask("A dog barks."), seed=n)) for n in range(3)]
     scheduler = Scheduler(model.engine)
     tasks = [Session(scheduler, model.settings).submit(ask("A dog barks."), seed=n) for n in range(3)]
 
@@ -458,7 +468,7 @@ def test_a_fault_after_the_common_step_fails_alone(model, place):
         tasks[1].speech.accept = broken
     together(scheduler, tasks)
     for number in (0, 2):
-        same(list(tasks[number]), alone[number])
+        same(list(tasks[number]), alone("A dog barks.", number))
     with pytest.raises(TypeError, match="broken"):
         list(tasks[1])
 
