@@ -107,4 +107,4 @@ def _points(found: Interval) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "one seed" if value is None else f"{value:.3f}"
+    return "one seed" if value is None else f"{value:.3f}" if value >= 0.001 else "< .001"
