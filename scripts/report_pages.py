@@ -150,12 +150,8 @@ def cost_of_speaking(sources: Sources) -> tuple[str, str]:
             lost[name, figure] = change.high < 0
             told.append(f"it {side} {points(change)}")
         parts.append(f"{what}, {' and '.join(told)}")
-    verdict = {
-        (True, True): "supported (nano)",
-        (True, False): "supported in what it says, not in what it still writes (nano)",
-        (False, True): "supported in what it writes, not in what it says (nano)",
-        (False, False): "no loss seen (nano)",
-    }[lost["direct", S2S], lost["direct", S2T]]
+    seen = {True: "supported by questions, at this budget", False: "no loss seen"}
+    verdict = f"says: {seen[lost['direct', S2S]]}; still writes: {seen[lost['direct', S2T]]} (nano)"
     return verdict, (
         f"of right answers, beside the cascade, {len(sources.evidence['direct'])} trainings each: {'; '.join(parts)} "
         "([knowledge](#knowledge))"
@@ -177,7 +173,7 @@ def own_targets(sources: Sources) -> tuple[str, str]:
         assert found is not None, "which questions were right is recorded"
         changes.append(found.difference)
     better = changes[0].low > 0
-    return "supported (nano)" if better else "not supported: too few seeds", (
+    return "supported by questions, not yet by seeds (nano)" if better else "not supported: too few seeds", (
         f"S2S {points(changes[0])} after 800 steps, {len(sources.evidence['echo'])} trainings each, on new voices "
         f"{points(changes[1])} ([knowledge](#knowledge)); of earlier, shorter trainings {few}"
     )
