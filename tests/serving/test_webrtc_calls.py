@@ -304,7 +304,7 @@ def test_a_message_without_end_ends_the_call(server, fragment_bytes):
                 while server.service.sessions:
                     await sctp._send_chunk(chunk)
                     chunk.flags, chunk.tsn = 0, tsn_plus_one(chunk.tsn)
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0.001)  # fixed time: the pace of a client that sends and sends
             await freed(server)
 
     run(talk(), 120)
