@@ -66,6 +66,11 @@ async def pause(client, server, begins=True, most=14):
     """
     before = outcomes(server).get("begun", 0)
     scheduler = server.service.model.scheduler
+
+    def rests():
+        found = [task for task in [*scheduler._queue, *scheduler.batch.running] if task.speculative]
+        return bool(found) and all(task.begun for task in found)
+
     frames = 0
     while frames < most and outcomes(server).get("begun", 0) == before:
         frames += 1
@@ -75,8 +80,7 @@ async def pause(client, server, begins=True, most=14):
         await wait_until_async(lambda: not looking(server), "the pause was looked at", 60)
     assert (outcomes(server).get("begun", 0) > before) == begins
     if begins:
-        resting = [task for task in scheduler.batch.running if task.speculative]
-        await wait_until_async(lambda: all(task.begun for task in resting), "the reply has begun", 60)
+        await wait_until_async(rests, "the reply has begun", 60)
     assert not client.of("input_audio_buffer.speech_stopped")[len(client.of("response.created")) :]
     return frames
 
