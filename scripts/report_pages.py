@@ -136,6 +136,13 @@ def knowledge(sources: Sources) -> list[str]:
     return [*drawn["knowledge"].splitlines(), "", *written.splitlines(), "", *drawn["tests"].splitlines()]
 
 
+def change_of_evidence(sources: Sources, one: str, other: str, split: str, figure: str) -> Interval:
+    """Difference of two runs of the evidence in a figure, question by question."""
+    found = compared(sources.evidence[one], sources.evidence[other], split, figure)
+    assert found is not None, f"{one}, {other}: which questions were right is recorded"
+    return found.difference
+
+
 def cost_of_speaking(sources: Sources) -> tuple[str, str]:
     """Whether a language model that learned to write units lost knowledge, and the figures that say so."""
     if not sources.evidence:
@@ -144,9 +151,7 @@ def cost_of_speaking(sources: Sources) -> tuple[str, str]:
     for name, what in (("direct", "trained to write units itself"), ("echo", "by echo training")):
         told = []
         for figure, side in ((S2S, "says"), (S2T, "writes")):
-            found = compared(sources.evidence[name], sources.evidence["cascade"], SEEN, figure)
-            assert found is not None, f"{name}: which questions were right is recorded"
-            change = found.difference
+            change = change_of_evidence(sources, name, "cascade", SEEN, figure)
             lost[name, figure] = change.high < 0
             told.append(f"it {side} {points(change)}")
         parts.append(f"{what}, {' and '.join(told)}")
@@ -160,20 +165,16 @@ def cost_of_speaking(sources: Sources) -> tuple[str, str]:
 
 def own_targets(sources: Sources) -> tuple[str, str]:
     """Whether targets made from the model's own reply are better than recordings, and the figures that say so."""
+    too_few = "not supported: too few seeds"
     few = (
         f"{difference(sources, 'echo', 'recorded')} after 100 steps, "
         f"{difference(sources, 'echo_250', 'recorded_250')} after 250; on new voices "
         f"{difference(sources, 'echo', 'recorded', NEW)} and {difference(sources, 'echo_250', 'recorded_250', NEW)}"
     )
     if not sources.evidence:
-        return "not supported: too few seeds", few
-    changes = []
-    for split in (SEEN, NEW):
-        found = compared(sources.evidence["echo"], sources.evidence["recorded"], split, S2S)
-        assert found is not None, "which questions were right is recorded"
-        changes.append(found.difference)
-    better = changes[0].low > 0
-    return "supported by questions, not yet by seeds (nano)" if better else "not supported: too few seeds", (
+        return too_few, few
+    changes = [change_of_evidence(sources, "echo", "recorded", split, S2S) for split in (SEEN, NEW)]
+    return "supported by questions, not yet by seeds (nano)" if changes[0].low > 0 else too_few, (
         f"S2S {points(changes[0])} after 800 steps, {len(sources.evidence['echo'])} trainings each, on new voices "
         f"{points(changes[1])} ([knowledge](#knowledge)); of earlier, shorter trainings {few}"
     )

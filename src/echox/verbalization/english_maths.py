@@ -213,7 +213,7 @@ def _measured(text: str) -> tuple[str, str] | None:
     match = re.fullmatch(rf"({NUMBER})-?([A-Za-zµ\"″]+)", text)
     if match is None:
         return None
-    if match and re.fullmatch('["″][WDHL]', match[2]):
+    if re.fullmatch('["″][WDHL]', match[2]):
         return match[1], "in"
     unit = next((unit for unit, names in tables.UNITS.items() if match[2] in (unit, *names)), None)
     return (match[1], unit) if unit else None

@@ -114,10 +114,12 @@ def _with_scale(window: Window, found: _Sum, place: int) -> tuple[_Sum, Core, in
 
 def _are_many(noun: Core | None) -> bool:
     """Whether a word after a sum names things that cost it: "$20 tickets"."""
-    if noun is not None and noun.text in {"bus", "concert", "gift", "movie", "train"}:
+    if noun is None:
+        return False
+    if noun.text in {"bus", "concert", "gift", "movie", "train"}:
         return True
-    plural = noun is not None and re.fullmatch("[a-z]{2,}[^s]s", noun.text) is not None
-    return noun is not None and plural and noun.text not in tables.NO_THINGS | tables.FUNCTION_WORDS
+    plural = re.fullmatch("[a-z]{2,}[^s]s", noun.text) is not None
+    return plural and noun.text not in tables.NO_THINGS | tables.FUNCTION_WORDS
 
 
 def _words(window: Window, found: _Sum, names: tuple[str, str, str, str], prefix: str, last: Core, count: int) -> str:

@@ -338,6 +338,7 @@ a an another each her his its my no one our that the their this your
 NO_OWNERS = as_set("""
 he's here's how's it's let's she's that's there's what's where's who's
 """)
+"""They end like an owner and own nothing: "it's $5 more"."""
 PRAISING = as_set("""
 additional annual big brand-new cool extra final flat free full fresh generous giant hefty huge initial large latest
 massive measly mere modest monthly new nice one-time proposed record separate single small staggering stunning total
