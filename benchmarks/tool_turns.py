@@ -3,8 +3,8 @@
     python benchmarks/tool_turns.py --model nano --client openai --choice named --template --turns 50
     python benchmarks/tool_turns.py --model out/mini/package_tools --client agents --choice auto --turns 50
 
-Requests for six tools (`echox.data.corpora.tool_requests`), held-out wordings and half of the values new, are spoken by
-a voice and sent to a server in this process; the client runs the tool, returns its output, and hears the answer.
+Requests for six tools (`echox.data.corpora.tools`), held-out wordings and half of the values new, are spoken by a voice
+and sent to a server in this process; the client runs the tool, returns its output, and hears the answer.
 `--client openai` is the Python package (each event is also checked strictly against its types), `--client agents`
 @openai/agents (`--agents-home` holds its node_modules; each event is also parsed by its schemas). `--choice auto`: the
 model decides, and every fifth question wants no tool; "required": it must call one; "named": the one that is right.
@@ -38,7 +38,7 @@ from harness import ROOT, Measured, run
 from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio, resample
-from echox.data.corpora.tool_requests import ToolRequest, taught_tools, tool_requests
+from echox.data.corpora.tools.requests import ToolRequest, taught_tools, tool_requests
 from echox.data.engines.engine import Voice
 from echox.data.synthesis import create_synthesizer
 from echox.data.tool_templates import taught_template

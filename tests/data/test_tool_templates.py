@@ -5,7 +5,7 @@ import json
 import pytest
 
 from echox.data.chat_templates import FAMILIES
-from echox.data.corpora.tool_requests import SPLITS, taught_tools, tool_requests
+from echox.data.corpora.tools.requests import SPLITS, taught_tools, tool_requests
 from echox.data.tool_templates import calls_text, output_text, taught_template, tools_text
 from echox.models.echox.tokenization_text import CHAT_TEMPLATE, train_text_tokenizer
 from echox.streaming.chat_template import ChatTemplate

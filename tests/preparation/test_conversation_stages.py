@@ -1,5 +1,6 @@
 """Questions chosen, answered and spoken: test sets stay out, replies are whole, nothing is done twice."""
 
+import json
 import random
 import shutil
 
@@ -10,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from echox.audio import load_audio
 from echox.config import load_recipe
 from echox.data.corpora.everyday import everyday_requests, invented_topics, with_follow_ups
+from echox.data.corpora.tools.names import other_names
 from echox.data.manifest import Dialogue, Turn, audio_path, read_dialogues, read_utterances, write_dialogues
 from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.preparation.conversations import replies as replies_stage
@@ -357,6 +359,18 @@ def test_tool_lessons_call_answer_and_leave_other_questions_alone(tmp_path):
         assert len(calls) == (0 if one.topic == "no_tool" else 1)
         assert all(f"\n{call.split(chr(34))[3]}(" in system.text for call in calls)  # a tool that is declared
         assert one.split != "train" or not calls or rest[-2].text.startswith("Result: ")
+    text = {split: "\n".join(one.turns[0].text for one in lessons if one.split == split) for split in counts}
+    assert "\ncurrent_time(" in text["train"] or "\nclock(" in text["train"]  # as clients with other names declare them
+    new = {one.tool.name for seed in range(30) for one in other_names("new", random.Random(seed)).values()}
+    assert not any(f"\n{name}(" in text["train"] for name in new)
+    assert any(f"\n{name}(" in text["heldout"] for name in new)
+    renamed = [one for one in lessons if (one.topic or "").startswith("renamed/")]
+    assert {one.split for one in renamed} == {"validation", "heldout"}
+    for one in renamed:
+        name = one.turns[-1].text.split(chr(34))[3]
+        declared = next(line for line in one.turns[0].text.splitlines() if line.startswith(f"{name}("))
+        arguments = json.loads(one.turns[-1].text.partition("<tool>")[2])["arguments"]
+        assert all(f"{parameter}: " in declared for parameter in arguments)
     before = output.read_bytes()
     load_recipe(recipe).run()
     assert output.read_bytes() == before

@@ -10,7 +10,7 @@ import torch
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio, save_audio
 from echox.config import TrainingConfig
-from echox.data.corpora.tool_requests import taught_tools
+from echox.data.corpora.tools.requests import taught_tools
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor

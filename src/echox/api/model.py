@@ -17,9 +17,11 @@ from echox.api.card import CARD_FILE, folder_card
 from echox.api.loading import TRAINING_RECORD_FILE, find_model, load_folder, training_record
 from echox.device import choose_device
 from echox.files import JsonObject, save_model, write_tensors, write_text
+from echox.models.decoding.lean_adapter import LeanAdapter
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.tool_adapter import TOOL_ADAPTER_FOLDER, load_tool_adapter
 from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead, load_turn_head
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
@@ -60,6 +62,7 @@ class EchoX:
         training_record: recipe, commit, seed and metrics of the model's training.
         about: what pages show of the model before the first question; None: nothing.
         turn_head: judges whether a question is complete; None: nothing does.
+        tool_adapter: that the language model has in conversations with tools; None: it needs none.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -73,18 +76,20 @@ class EchoX:
         training_record: JsonObject | None = None,
         about: About | None = None,
         turn_head: TurnHead | None = None,
+        tool_adapter: LeanAdapter | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
         self.about = about or About()
-        self.turn_head = turn_head
+        self.turn_head, self.tool_adapter = turn_head, tool_adapter
         self._start()
 
     def _start(self, compile: bool = False) -> None:
         """Make a new engine and scheduler: needed after every change of the weights."""
-        self.engine = Engine(self.model, self.processor, trigger_of(self.model.config), compile, self.turn_head)
+        trigger = trigger_of(self.model.config)
+        self.engine = Engine(self.model, self.processor, trigger, compile, self.turn_head, self.tool_adapter)
         self.scheduler = Scheduler(self.engine)
 
     def compile(self) -> EchoX:
@@ -169,8 +174,10 @@ class EchoX:
             load_adapter(model, adapter)
         if dtype in LOW_BITS:
             quantise_on_cpu(model.s2t.language_model, place, dtype)
-        width = int(model.s2t.language_model.config.get_text_config().hidden_size)
-        return cls(model, processor, settings, record, About.load(folder), load_turn_head(folder, width))
+        language_model = model.s2t.language_model
+        head = load_turn_head(folder, int(language_model.config.get_text_config().hidden_size))
+        tool_adapter = load_tool_adapter(folder, language_model)
+        return cls(model, processor, settings, record, About.load(folder), head, tool_adapter)
 
     def save_pretrained(
         self,
@@ -218,6 +225,8 @@ class EchoX:
         self.about.save(folder)
         if self.turn_head is not None:
             write_tensors(folder / TURN_HEAD_FILE, self.turn_head.tensors())
+        if self.tool_adapter is not None:
+            self.tool_adapter.save(folder / TOOL_ADAPTER_FOLDER)
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})

@@ -62,6 +62,7 @@ class Context:
         self._encoded: dict[str, EncodedAudio] = {}  # by digest
         self._saved: SavedRow | None = None
         self._remembered: list[Position] = []  # the positions that the memory holds
+        self._remembered_adapted = False  # whether they were run with the adapter
         self._system_turn = SystemTurn()  # that the newest prompt begins with
 
     def fork(self) -> Context:
@@ -70,6 +71,7 @@ class Context:
         copied.tools, copied.messages = self.tools, list(self.messages)
         copied._encoded, copied._system_turn = dict(self._encoded), self._system_turn
         copied._saved, copied._remembered = self._saved, list(self._remembered)
+        copied._remembered_adapted = self._remembered_adapted
         return copied
 
     # ------------------------------------------------------------------------------------------ encoded audio
@@ -222,8 +224,16 @@ class Context:
 
     # ------------------------------------------------------------------------------------------ memory
 
+    @property
+    def adapted(self) -> bool:
+        """Whether the language model has its adapter for tools here: where it reads of some."""
+        return self.engine.tool_adapter is not None and bool(self.tools)
+
     def take_memory(self, positions: list[Position]) -> tuple[SavedRow | None, list[Position]]:
         """Hand over the memory of the first wanted positions, and the positions that are still to be run."""
+        if self._remembered_adapted != self.adapted:
+            self.drop_memory()
+            self._remembered_adapted = self.adapted
         if not self._remembered:
             self._saved, self._remembered = self.engine.system_turns.recall(self._system_turn, positions)
         shared = 0

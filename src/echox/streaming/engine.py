@@ -12,6 +12,7 @@ Source: EchoX (arXiv 2509.09174), section on streaming inference.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from echox.models.decoding.lean_adapter import LeanAdapter
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights, fits_fused, is_plain
 from echox.models.decoding.row_cache import DecoderRows
 from echox.models.decoding.static_llama import StaticSteps, compiled_step
@@ -79,6 +81,7 @@ class Engine:
         trigger: decides where segments end.
         compile: compile the steps that write text; on a GPU they become one graph. The first steps then take a minute.
         turn_head: judges whether a question is complete; None: nothing does.
+        tool_adapter: that the language model has where it reads of tools; None: it needs none.
 
     Raises:
         ValueError: parts that do not belong together, or a language model that cannot be compiled.
@@ -91,6 +94,7 @@ class Engine:
         trigger: Trigger,
         compile: bool = False,
         turn_head: Callable[[Tensor], float] | None = None,
+        tool_adapter: LeanAdapter | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -101,7 +105,7 @@ class Engine:
         audio_token = self.tokenizer.convert_ids_to_tokens(self._audio_token_id)
         self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
         self.trigger = trigger
-        self.turn_head = turn_head
+        self.turn_head, self.tool_adapter = turn_head, tool_adapter
         self.vocoder, self.unit_language = self._speech_parts()
         self._retokenizer = self._checked_retokenizer()
         self.device = next(model.parameters()).device
@@ -128,9 +132,16 @@ class Engine:
         # Small Llamas lose more time around their matrix products than in them.
         self._lean_weights: LeanWeights | None = None
         if is_plain(decoder) and (compile or fits_fused(decoder)):
-            self._lean_weights = LeanWeights(decoder)
+            self._lean_weights = LeanWeights(decoder, tool_adapter)
         elif compile:
             raise ValueError("compile: expected a plain Llama as language model, found another kind; leave it out")
+        if self._lean_weights is None and tool_adapter is not None:
+            warnings.warn(
+                "the tool adapter is left out, since only a small plain Llama can have it beside its weights: calls of "
+                "tools will be worse than they could be",
+                stacklevel=2,
+            )
+            self.tool_adapter = None
         self._step = compiled_step(self._lean_weights) if compile and self._lean_weights is not None else None
 
     def _eos_ids(self) -> frozenset[int]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from echox.files import write_tensors
+from echox.models.decoding.lean_adapter import LeanAdapter
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.pretrained import CausalLM
 
@@ -111,13 +112,8 @@ def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoR
         ValueError: the folder holds no LoRA, or one of another language model.
     """
     folder = Path(folder)
-    if not (folder / WEIGHTS_FILE).exists() or not (folder / SETTINGS_FILE).exists():
-        raise ValueError(f"{folder}: expected {WEIGHTS_FILE} and {SETTINGS_FILE}, as the s2t stage writes; found none")
-    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    base_dtype = getattr(torch, stored.pop("base_dtype", "float32"))
-    settings = LoRASettings(**stored)
+    settings, base_dtype, weights = _read_lora(folder)
     add_lora(model.language_model, settings)
-    weights = load_file(folder / WEIGHTS_FILE)
     wanted = {name for name in model.language_model.state_dict() if ".lora_" in name}
     if set(weights) != wanted:
         raise ValueError(
@@ -132,6 +128,29 @@ def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoR
             if ".lora_" not in name:
                 value.data = value.data.to(base_dtype)
     return settings
+
+
+def lora_beside(folder: str | Path) -> LeanAdapter:
+    """The LoRA in ``folder``, to be kept beside the weights that it was trained on.
+
+    Raises:
+        ValueError: as `continue_lora`.
+    """
+    settings, _, weights = _read_lora(Path(folder))
+    return LeanAdapter(
+        {name.replace(f".{_ADAPTER}.", "."): value for name, value in weights.items()}, settings.alpha / settings.r
+    )
+
+
+def _read_lora(folder: Path) -> tuple[LoRASettings, torch.dtype, dict[str, Tensor]]:
+    """Settings, type of the weights below, and the matrices."""
+    if not (folder / WEIGHTS_FILE).exists() or not (folder / SETTINGS_FILE).exists():
+        raise ValueError(
+            f"{folder}: expected {WEIGHTS_FILE} and {SETTINGS_FILE}, as stages s2t and instruct write; found none"
+        )
+    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    base_dtype: torch.dtype = getattr(torch, stored.pop("base_dtype", "float32"))
+    return LoRASettings(**stored), base_dtype, load_file(folder / WEIGHTS_FILE)
 
 
 def _lora_layers(model: S2TForConditionalGeneration) -> dict[str, LoraLayer]:

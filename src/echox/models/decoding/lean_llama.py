@@ -10,6 +10,7 @@ Its rows are independent: each has its own number of positions, may join or leav
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TypeGuard
 
 import torch
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from echox.models.decoding.lean_adapter import LeanAdapter, LowRankMap
 from echox.models.decoding.row_cache import SavedRow
 
 FUSED_LAYER_WEIGHTS = 16_000_000
@@ -33,9 +35,10 @@ class LeanWeights:
 
     Args:
         backbone: the model; small layers are copied here, so it must not change while this is in use.
+        adapter: that some rows have; None: there is none.
     """
 
-    def __init__(self, backbone: LlamaModel) -> None:
+    def __init__(self, backbone: LlamaModel, adapter: LeanAdapter | None = None) -> None:
         config = backbone.config
         self.width = config.hidden_size
         self.heads = config.num_attention_heads
@@ -46,8 +49,23 @@ class LeanWeights:
         layers = _layers(backbone)
         self.head_width: int = layers[0].self_attn.head_dim
         self.layers = [_LeanLayer(layer) for layer in layers]
+        self.adapter = adapter
 
-    def run(self, inputs: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, update_cache: UpdateCache) -> Tensor:
+    @cached_property
+    def _added(self) -> list[dict[str, LowRankMap]]:
+        """The adapter's maps; made where it is needed first, since most conversations need none."""
+        assert self.adapter is not None, "only with an adapter do rows have it"
+        return self.adapter.layers(self.final_norm)
+
+    def run(
+        self,
+        inputs: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        update_cache: UpdateCache,
+        adapted: Tensor | None = None,
+    ) -> Tensor:
         """All layers.
 
         Args:
@@ -57,14 +75,21 @@ class LeanWeights:
             mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
             update_cache: function of a layer's number and keys and values (B, n, key heads, head width) of the inputs;
                 it stores them and returns all keys and values to attend to, (B, key heads, L, head width) both.
+            adapted: (B, 1), 1 for rows with the adapter, 0 for others; None: none has it.
 
         Returns:
             (B, n, D), after the final norm.
         """
         batch, count, width = inputs.shape
         x = inputs.reshape(batch * count, width)
+        share = None if adapted is None else adapted.repeat_interleave(count, 0)
+
+        def apply(number: int, name: str, x: Tensor) -> Tensor:
+            output: Tensor = getattr(self.layers[number], name)(x)
+            return output if share is None else torch.addcmul(output, self._added[number][name](x), share)
+
         for number, layer in enumerate(self.layers):
-            joint = layer.qkv(F.rms_norm(x, (width,), layer.norm_in, self.eps))
+            joint = apply(number, "qkv", F.rms_norm(x, (width,), layer.norm_in, self.eps))
             joint = joint.view(batch, count, self.heads + 2 * self.key_heads, self.head_width)
             turning, value = joint.split([self.heads + self.key_heads, self.key_heads], 2)
             # Rotary positions, "half" layout: (first, second) cos + (-second, first) sin, the sign in the table.
@@ -74,8 +99,9 @@ class LeanWeights:
             mixed = F.scaled_dot_product_attention(
                 query.transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=self.key_heads != self.heads
             )
-            x = x + layer.out(mixed.transpose(1, 2).reshape(batch * count, -1))
-            x = x + layer.feed_forward(F.rms_norm(x, (width,), layer.norm_ff, self.eps))
+            x = x + apply(number, "out", mixed.transpose(1, 2).reshape(batch * count, -1))
+            gate, up = apply(number, "gate_up", F.rms_norm(x, (width,), layer.norm_ff, self.eps)).chunk(2, -1)
+            x = x + apply(number, "down", layer.activation(gate) * up)
         return F.rms_norm(x, (width,), self.final_norm, self.eps).view(batch, count, width)
 
 
@@ -91,6 +117,7 @@ class LeanSteps:
     def __init__(self, weights: LeanWeights | LlamaModel, rows: int = 0, capacity: int = 256) -> None:
         self.weights = weights if isinstance(weights, LeanWeights) else LeanWeights(weights)
         self.lengths = [0] * rows
+        self.adapted = [False] * rows
         own = self.weights
         self.memory = own.final_norm.new_zeros(
             len(own.layers), 2, max(1, rows), own.key_heads, capacity, own.head_width
@@ -124,13 +151,24 @@ class LeanSteps:
                 values[places] = value
             return keys[:, :, :end], values[:, :, :end]
 
-        hidden = self.weights.run(inputs, cos, sin, mask, update_cache)
+        hidden = self.weights.run(inputs, cos, sin, mask, update_cache, self._adapted(rows))
         self.lengths[rows] = [start + (count if counts is None else counts[row]) for row, start in enumerate(starts)]
         return hidden
 
-    def join(self, saved: SavedRow | None = None) -> int:
-        """Add a row at the end, empty or from a saved one; returns its number."""
+    def _adapted(self, rows: slice) -> Tensor | None:
+        """(B, 1): which of these rows have the adapter; None: none of them."""
+        found = self.adapted[rows]
+        return self.memory.new_tensor(found)[:, None] if any(found) else None
+
+    def join(self, saved: SavedRow | None = None, adapted: bool = False) -> int:
+        """Add a row at the end, empty or from a saved one; returns its number.
+
+        Args:
+            saved: of a row that was `adapted` likewise.
+            adapted: it has the adapter of the weights.
+        """
         row = len(self.lengths)
+        self.adapted.append(adapted)
         if row == self.memory.shape[2]:
             self.memory = F.pad(self.memory, (0, 0, 0, 0, 0, 0, 0, row))
         self.lengths.append(0)
@@ -157,8 +195,9 @@ class LeanSteps:
         if row != last:
             held = self.lengths[last]
             self.memory[:, :, row, :, :held] = self.memory[:, :, last, :, :held]
-            self.lengths[row] = held
+            self.lengths[row], self.adapted[row] = held, self.adapted[last]
         self.lengths.pop()
+        self.adapted.pop()
         return last
 
     def clear(self, row: int) -> None:
@@ -174,6 +213,7 @@ class LeanSteps:
         """Keep only these rows (indices, ascending), so that finished rows cost no more time."""
         self.memory = self.memory[:, :, rows]
         self.lengths = [self.lengths[row] for row in rows.tolist()]
+        self.adapted = [self.adapted[row] for row in rows.tolist()]
 
     def _positions(
         self, starts: Sequence[int], count: int
@@ -222,10 +262,6 @@ class _LeanLayer:
         self.qkv = _Joint([attention.q_proj, attention.k_proj, attention.v_proj], fuse)
         self.gate_up = _Joint([mlp.gate_proj, mlp.up_proj], fuse)
         self.activation = mlp.act_fn
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(self.activation(gate) * up)
 
 
 def is_plain(backbone: torch.nn.Module) -> TypeGuard[LlamaModel]:

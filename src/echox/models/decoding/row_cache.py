@@ -101,8 +101,14 @@ class RowCache(Cache):
         for place, count in enumerate(counts, self.rows.start):
             self.lengths[place] += count
 
-    def join(self, saved: SavedRow | None = None) -> int:
-        """Add a row at the end, empty or from a saved one; returns its number."""
+    def join(self, saved: SavedRow | None = None, adapted: bool = False) -> int:
+        """Add a row at the end, empty or from a saved one; returns its number.
+
+        Raises:
+            ValueError: `adapted`, which only `LeanSteps` can be.
+        """
+        if adapted:
+            raise ValueError("adapted: expected rows without an adapter, found one with it; only LeanSteps has them")
         self.lengths.append(0)
         self.row_capacity = _room(self.row_capacity, len(self.lengths), 1)
         row = len(self.lengths) - 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights
 from echox.models.decoding.row_cache import SavedRow
 
-Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class StaticSteps(LeanSteps):
@@ -30,11 +30,13 @@ class StaticSteps(LeanSteps):
 
     def __init__(self, weights: LeanWeights, rows: int, capacity: int = 1024, step: Step | None = None) -> None:
         super().__init__(weights, rows, capacity)
-        self.lengths = []
+        self.lengths, self.adapted = [], []
         self._places = rows
         self._step = step or static_step(weights)
         self._inputs = self.memory.new_zeros(rows, 1, weights.width)
         self._starts = torch.zeros(rows, dtype=torch.long, device=self.memory.device)
+        # With an adapter all rows compute it, so that the step has one form.
+        self._share = self.memory.new_zeros(rows, 1) if weights.adapter is not None else None
 
     def advance(self, inputs: Tensor, counts: Sequence[int] | None = None, first_row: int = 0) -> Tensor:
         """See `LeanSteps.advance`."""
@@ -46,12 +48,14 @@ class StaticSteps(LeanSteps):
         # Rows outside the batch are computed too; what they write beyond their end is overwritten later.
         self._starts.copy_(torch.tensor(self.lengths + [0] * (self._places - len(self.lengths))))
         self._inputs[first_row : first_row + batch] = inputs
-        hidden = self._step(self._inputs, self._starts, self.memory, self.cos, self.sin)
+        if self._share is not None:
+            self._share[: len(self.adapted), 0] = self._share.new_tensor(self.adapted)
+        hidden = self._step(self._inputs, self._starts, self.memory, self.cos, self.sin, self._share)
         for row in range(batch):
             self.lengths[first_row + row] += 1 if counts is None else counts[row]
         return hidden[first_row : first_row + batch].clone()
 
-    def join(self, saved: SavedRow | None = None) -> int:
+    def join(self, saved: SavedRow | None = None, adapted: bool = False) -> int:
         """See `LeanSteps.join`.
 
         Raises:
@@ -59,17 +63,20 @@ class StaticSteps(LeanSteps):
         """
         if len(self.lengths) == self._places:
             raise ValueError(f"expected at most {self._places} rows, found one more; make the steps with more places")
-        return super().join(saved)
+        return super().join(saved, adapted)
 
 
 def static_step(weights: LeanWeights) -> Step:
     """One step of all rows as a pure function.
 
     It takes inputs (R, 1, D), the position (R,) of each, the memory (layers, 2, R, heads, capacity, head width), which
-    it writes into, and the tables of the rotation; it returns the last states (R, 1, D).
+    it writes into, the tables of the rotation, and (R, 1) which rows have the adapter (None: there is none); it returns
+    the last states (R, 1, D).
     """
 
-    def step(inputs: Tensor, starts: Tensor, memory: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def step(
+        inputs: Tensor, starts: Tensor, memory: Tensor, cos: Tensor, sin: Tensor, adapted: Tensor | None
+    ) -> Tensor:
         row = torch.arange(len(inputs), device=inputs.device)
         mask = (torch.arange(memory.shape[4], device=inputs.device) <= starts[:, None])[:, None, None]
 
@@ -78,7 +85,8 @@ def static_step(weights: LeanWeights) -> Step:
             memory[number, 1, row, :, starts] = value[:, 0]
             return memory[number, 0], memory[number, 1]
 
-        return weights.run(inputs, cos[starts][:, None, None], sin[starts][:, None, None], mask, update_cache)
+        cos, sin = cos[starts][:, None, None], sin[starts][:, None, None]
+        return weights.run(inputs, cos, sin, mask, update_cache, adapted)
 
     return step
 

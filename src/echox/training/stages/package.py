@@ -22,11 +22,13 @@ from echox.files import JsonObject, folder_bytes
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.tool_adapter import load_tool_adapter
 from echox.models.echox.turn_head import load_turn_head
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
 from echox.streaming.trigger import Trigger
+from echox.training.lora import lora_beside
 from echox.training.record import RECORD_NAME, environment
 from echox.training.stages.dialogue.continued import check_same_embeddings, load_s2t
 
@@ -42,6 +44,9 @@ class PackageParts:
             what it judges by.
         s2t: output of a stage "s2t" that continued the S2T inside `echo` (``model.start_from``); it replaces that one.
             None: the one inside `echo`. A chat template with tools (stage "instruct") comes with it.
+        tool_adapter: output of a stage "instruct" that taught the S2T inside `echo` to call tools. What it learned is
+            kept beside the weights, for conversations with tools only, and its chat template comes with it; None: the
+            one inside `echo`, if it has one and `s2t` does not replace what it belongs to.
         vocoder: folder of a unit vocoder; None: the one inside `echo`.
         unit_language: folder; None: the one inside `echo`.
         records: folders of the stages whose ``training_record.json`` is included, in order; of a package, those that
@@ -50,6 +55,7 @@ class PackageParts:
 
     echo: str
     s2t: str | None = None
+    tool_adapter: str | None = None
     vocoder: str | None = None
     unit_language: str | None = None
     records: list[str] = field(default_factory=list)
@@ -101,12 +107,16 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     processor = EchoXProcessor.from_pretrained(settings.parts.echo)
     if settings.parts.unit_language is not None:
         processor.unit_language = AutoUnitLanguage.from_pretrained(settings.parts.unit_language)
-    head = None
-    if settings.parts.s2t is not None:
-        template = EchoXProcessor.from_pretrained(settings.parts.s2t).tokenizer.chat_template
+    parts, head, tool_adapter = settings.parts, None, None
+    if parts.s2t is None:
+        head = load_turn_head(Path(parts.echo), model.s2t.config.hidden_size)
+        tool_adapter = load_tool_adapter(Path(parts.echo), model.s2t.language_model)
+    if parts.tool_adapter is not None:
+        tool_adapter = lora_beside(parts.tool_adapter)
+        tool_adapter.check(model.s2t.language_model)
+    if (taught := parts.tool_adapter or parts.s2t) is not None:
+        template = EchoXProcessor.from_pretrained(taught).tokenizer.chat_template
         processor.tokenizer.chat_template = processor.chat_template = template
-    else:
-        head = load_turn_head(Path(settings.parts.echo), model.s2t.config.hidden_size)
     parameters = sum(value.numel() for value in model.parameters())
     record = {
         "stage": settings.stage,
@@ -122,9 +132,8 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        EchoX(model, processor, settings.generation, record, settings.about, head).save_pretrained(
-            partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
-        )
+        whole = EchoX(model, processor, settings.generation, record, settings.about, head, tool_adapter)
+        whole.save_pretrained(partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts)
         dump_recipe(settings, partial / "recipe.yaml")
         size_mb = folder_bytes(partial) / 1e6
         if size_mb > settings.max_megabytes:

@@ -136,7 +136,7 @@ class InstructObjective(nn.Module):
         kept = chosen & ~learned
         losses = F.cross_entropy(head(states[learned]).float(), targets[learned], reduction="sum")
         with torch.no_grad():
-            states_before = self._states(self.before, inputs, mask)[kept]
+            states_before = self._states_before(inputs, mask, kept)
             expected = head(states_before).float().log_softmax(-1)
         found = head(states[kept]).float().log_softmax(-1)
         distances = (states[kept] - states_before).float().square().sum(-1) / states_before.float().square().sum(-1)
@@ -158,6 +158,13 @@ class InstructObjective(nn.Module):
         inputs, mask, labels = self.model.splice(batch["input_ids"], batch["attention_mask"], audios, batch["labels"])
         assert labels is not None
         return inputs, mask, F.pad(labels[:, 1:], (0, 1), value=-100)
+
+    def _states_before(self, inputs: Tensor, mask: Tensor, kept: Tensor) -> Tensor:
+        """(K, H) of the K kept positions; rows of lessons are not run."""
+        rows = kept.any(1)
+        if not bool(rows.any()):
+            return inputs.new_zeros(0, inputs.shape[2])
+        return self._states(self.before, inputs[rows], mask[rows])[kept[rows]]
 
     @staticmethod
     def _states(language_model: nn.Module, inputs: Tensor, mask: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Requests that want a tool: what people say, the call, what the tool returns, and the answer; six tools, as texts.
 
-Wordings and some values are held out. Source: written for this project (``tool_requests.yaml``).
+Wordings and some values are held out. Source: written for this project (``requests.yaml``).
 """
 
 from __future__ import annotations
@@ -143,6 +143,6 @@ def _schema(parameters: Mapping[str, object]) -> JsonObject:
 
 @functools.cache
 def _content() -> JsonObject:
-    path = resources.files("echox.data.corpora") / "tool_requests.yaml"
+    path = resources.files("echox.data.corpora.tools") / "requests.yaml"
     content: JsonObject = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content

@@ -1,0 +1,1 @@
+"""What people ask of tools, and what clients call them: texts for lessons and measurements."""

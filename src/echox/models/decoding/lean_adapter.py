@@ -1,0 +1,149 @@
+"""A LoRA beside the weights of a small Llama, added for some rows of a step and not for others.
+
+A model may need other weights for one kind of conversation only: to call tools, say. Merged into its weights they would
+change all conversations, and weights of 4 bits could not hold them. Beside the weights, a row without it is computed as
+if there were none. The folder is one of peft: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+Letters: N rows of inputs; r rank.
+
+Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; rows of a batch that differ in it, as in Chen et al. 2023,
+Punica, https://arxiv.org/abs/2310.18547.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from echox.files import json_object, write_tensors, write_text
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+"""Before the names of a language model's modules in files of peft."""
+_MAPS = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+"""The maps that `LeanWeights` computes together."""
+_REMEDY = "copy the folder again, or train the adapter again (stage instruct)"
+
+
+@dataclass(frozen=True)
+class LowRankMap:
+    """What one map of a layer adds."""
+
+    down: Tensor
+    up: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, in) to (N, out)."""
+        return F.linear(F.linear(x, self.down), self.up)
+
+
+class LeanAdapter:
+    """A LoRA on all linear layers of a Llama.
+
+    Args:
+        weights: by peft's names without the prefix, ``model.layers.0.mlp.down_proj.lora_A.weight`` and so on.
+        scale: of the product of both matrices, alpha / r.
+
+    Raises:
+        ValueError: matrices are missing or do not fit each other.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], scale: float) -> None:
+        self.weights, self.scale = dict(weights), scale
+        found = {int(name.split(".")[2]) for name in self.weights if name.startswith("model.layers.")}
+        self.num_layers = len(found)
+        names = {f"{one}.lora_{part}.weight" for layer in found for one in _names(layer) for part in "AB"}
+        if not names or names != set(self.weights) or found != set(range(self.num_layers)):
+            odd = sorted(names ^ set(self.weights))[:3]
+            raise ValueError(
+                f"expected the matrices of all linear layers of a Llama, found others: {odd or 'none'}; {_REMEDY}"
+            )
+        for name, value in self.weights.items():
+            rank = self.weights[name.replace("lora_B", "lora_A")].shape[0]
+            if value.ndim != 2 or value.shape[0 if "lora_A" in name else 1] != rank:
+                raise ValueError(f"{name}: expected a matrix of rank {rank}, found {tuple(value.shape)}; {_REMEDY}")
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name}: expected finite weights, found others; {_REMEDY}")
+
+    @classmethod
+    def load(cls, folder: Path) -> LeanAdapter:
+        """The adapter of a folder.
+
+        Raises:
+            ValueError: there is none, or it is damaged or another kind.
+        """
+        config = json_object(folder / CONFIG_FILE, _REMEDY)
+        rank, alpha = config.get("r"), config.get("lora_alpha")
+        plain = config.get("peft_type") == "LORA" and not config.get("use_rslora") and not config.get("use_dora")
+        if not plain or not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
+            raise ValueError(f"{folder / CONFIG_FILE}: expected a plain LoRA, found {config}; {_REMEDY}")
+        try:
+            stored = load_file(folder / WEIGHTS_FILE)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE}: expected its weights, found: {error}; {_REMEDY}") from error
+        try:
+            return cls({name.removeprefix(_PREFIX): value for name, value in stored.items()}, alpha / rank)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write the folder, in half precision."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rank = next(value.shape[0] for name, value in self.weights.items() if "lora_A" in name)
+        modules = sorted({name.rpartition(".")[2] for name in _names(0)})
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": rank,
+            "lora_alpha": self.scale * rank,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": modules,
+        }
+        weights = {_PREFIX + name: value.to(torch.float16) for name, value in self.weights.items()}
+        write_tensors(folder / WEIGHTS_FILE, weights, metadata={"format": "pt"})
+        write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+    def check(self, language_model: PreTrainedModel) -> None:
+        """Whether it is one of this language model.
+
+        Raises:
+            ValueError: it is of another one.
+        """
+        for name, module in language_model.named_modules():
+            weight = self.weights.get(f"{name}.lora_A.weight")
+            if weight is not None and weight.shape[1] != module.in_features:
+                raise ValueError(f"{name}: expected {module.in_features} inputs, found {weight.shape[1]}; {_REMEDY}")
+        layers = int(language_model.config.get_text_config().num_hidden_layers)
+        if layers != self.num_layers:
+            raise ValueError(f"expected an adapter of {layers} layers, found {self.num_layers}; {_REMEDY}")
+
+    def layers(self, like: Tensor) -> list[dict[str, LowRankMap]]:
+        """By layer and joint map, on the device and in the dtype of a tensor."""
+        return [
+            {name: self._joined(layer, maps, like) for name, maps in _MAPS.items()} for layer in range(self.num_layers)
+        ]
+
+    def _joined(self, layer: int, maps: tuple[str, ...], like: Tensor) -> LowRankMap:
+        names = [f"model.layers.{layer}.{one}" for one in maps]
+        down = torch.cat([self.weights[f"{name}.lora_A.weight"] for name in names])
+        up = torch.block_diag(*(self.weights[f"{name}.lora_B.weight"].float() * self.scale for name in names))
+        return LowRankMap(down.to(like), up.to(like))
+
+
+def _names(layer: int) -> list[str]:
+    return [f"model.layers.{layer}.{one}" for maps in _MAPS.values() for one in maps]

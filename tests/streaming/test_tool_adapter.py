@@ -1,0 +1,120 @@
+"""The tool adapter: conversations with tools have it; all others are what they were, whoever shares their round."""
+
+import warnings
+
+import pytest
+import torch
+
+from echox import EchoX
+from echox.models.decoding.lean_adapter import LeanAdapter
+from echox.models.echox.tool_adapter import TOOL_ADAPTER_FOLDER
+from echox.tool_calls.tools import ToolUse
+from tool_models import TOOLS, tool_model
+
+pytest.importorskip("llguidance")
+QUESTION = {"role": "user", "content": "How is the weather?"}
+MAY_CALL, NONE = ToolUse(TOOLS), ToolUse()
+
+
+def adapter_of(model: EchoX, seed: int = 0, std: float = 0.2) -> LeanAdapter:
+    """A random one."""
+    random = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, module in model.model.s2t.language_model.named_modules():
+        if isinstance(module, torch.nn.Linear) and "layers." in name:
+            weights[f"{name}.lora_A.weight"] = torch.randn(4, module.in_features, generator=random) * std
+            weights[f"{name}.lora_B.weight"] = torch.randn(module.out_features, 4, generator=random) * std
+    return LeanAdapter(weights, 1.0)
+
+
+def with_adapter() -> EchoX:
+    plain = tool_model("qwen")
+    return EchoX(plain.model, plain.processor, plain.settings, tool_adapter=adapter_of(plain))
+
+
+@pytest.fixture(scope="module")
+def plain() -> EchoX:
+    return tool_model("qwen")
+
+
+@pytest.fixture(scope="module")
+def model() -> EchoX:
+    return with_adapter()
+
+
+def said(model: EchoX, use: ToolUse, *questions: object, **settings: object) -> list[tuple[str, object]]:
+    session = model.session(seed=5, max_new_tokens=24, speak=False, **settings)
+    session.tools = use
+    replies = [session.reply(question) for question in questions or (QUESTION,)]
+    return [(reply.text, reply.calls) for reply in replies]
+
+
+def test_conversations_without_tools_are_what_they_were(plain, model):
+    for system in (None, "You are brief."):
+        assert said(model, NONE, QUESTION, QUESTION, system=system) == said(
+            plain, NONE, QUESTION, QUESTION, system=system
+        )
+    assert said(model, ToolUse(TOOLS, allowed=frozenset())) == said(plain, ToolUse(TOOLS, allowed=frozenset()))
+
+
+def test_conversations_with_tools_have_it(plain, model):
+    assert said(model, MAY_CALL) != said(plain, MAY_CALL)
+
+
+def test_speech_without_tools_is_what_it_was_bit_for_bit(plain, model):
+    found, want = (one.session(seed=1, max_new_tokens=8).reply(QUESTION).waveform for one in (model, plain))
+    assert len(found)
+    assert (found == want).all()
+
+
+def test_several_at_once_are_what_each_is_alone(model):
+    uses = [NONE, MAY_CALL, NONE, MAY_CALL]
+
+    def submitted(use, number):
+        session = model.session(seed=number, max_new_tokens=24, speak=False)
+        session.tools = use
+        return session.submit(QUESTION)
+
+    alone = [list(submitted(use, number))[-1].text for number, use in enumerate(uses)]
+    together = [list(task)[-1].text for task in [submitted(use, number) for number, use in enumerate(uses)]]
+    assert together == alone
+
+
+@pytest.mark.parametrize(("first", "then"), [(MAY_CALL, NONE), (NONE, MAY_CALL)])
+def test_tools_that_come_or_go_leave_nothing_in_the_memory(first, then):
+    """The second reply is that of a conversation whose memory is empty."""
+    kept, fresh = (with_adapter().session(seed=2, max_new_tokens=16, speak=False, system="Be brief.") for _ in range(2))
+    for session in (kept, fresh):
+        session.tools = first
+        session.reply(QUESTION)
+        session.tools = then
+    fresh._context.drop_memory()
+    assert kept.reply(QUESTION).text == fresh.reply(QUESTION).text
+
+
+def test_a_shared_system_turn_is_that_of_its_tools(plain):
+    model = with_adapter()
+    for use in (MAY_CALL, NONE, MAY_CALL, NONE):
+        assert said(model, use, system="Be brief.") == said(with_adapter(), use, system="Be brief.")
+
+
+def test_it_is_saved_and_loaded(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / TOOL_ADAPTER_FOLDER / "adapter_config.json").is_file()
+    loaded = EchoX.from_pretrained(tmp_path, device="cpu")
+    model = EchoX(
+        model.model, model.processor, model.settings, tool_adapter=LeanAdapter.load(tmp_path / "tool_adapter")
+    )
+    assert said(loaded, MAY_CALL) == said(model, MAY_CALL)
+    (tmp_path / TOOL_ADAPTER_FOLDER / "adapter_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=TOOL_ADAPTER_FOLDER):
+        EchoX.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_language_model_that_cannot_have_it_says_so(monkeypatch):
+    monkeypatch.setattr("echox.streaming.engine.is_plain", lambda decoder: False)
+    with pytest.warns(UserWarning, match="tool adapter is left out"):
+        model = with_adapter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert said(model, MAY_CALL) == said(tool_model("qwen"), MAY_CALL)
