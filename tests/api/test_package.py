@@ -9,9 +9,14 @@ from safetensors import SafetensorError
 
 from echox.api import EchoX
 from echox.config import load_recipe
+from echox.data.tool_templates import taught_template
 from echox.files import write_tensors
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.turn_head import STATES, TURN_HEAD_FILE, TurnHead
+from echox.tool_calls.tools import Tool, ToolUse
+from echox.training.lora import LoRASettings, add_lora, save_lora
+from echox.training.stages.dialogue.continued import load_s2t
 from tiny_echox import tiny_echox
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -96,6 +101,45 @@ def test_a_package_made_of_a_package_keeps_its_turn_head(parts):
     write_tensors(folder / "package" / TURN_HEAD_FILE, head.tensors())
     recipe_in(folder, **{"parts.echo": folder / "package", "output_dir": folder / "again"}).run()
     assert torch.equal(EchoX.from_pretrained(folder / "again", device="cpu").turn_head.weight, head.weight)
+
+
+def test_what_tools_taught_is_kept_beside_the_weights(parts):
+    """Of a stage "instruct": the weights stay those of the model, the template comes with the adapter."""
+    model, folder = parts
+    taught = load_s2t(folder / "echo")
+    for value in add_lora(taught.language_model, LoRASettings(r=4, alpha=12)):
+        torch.nn.init.normal_(value, std=0.2)
+    (folder / "tools").mkdir()
+    save_lora(taught, LoRASettings(r=4, alpha=12), folder / "tools")
+    template = taught_template(model.processor.tokenizer.chat_template, "<|audio|>")
+    processor = EchoXProcessor.from_pretrained(folder / "echo")
+    processor.tokenizer.chat_template = processor.chat_template = template
+    processor.save_pretrained(folder / "tools")
+
+    recipe_in(folder, **{"parts.tool_adapter": str(folder / "tools")}).run()
+    recipe_in(folder, output_dir=str(folder / "plain")).run()
+    weights = [(folder / name / "model.safetensors").read_bytes() for name in ("package", "plain")]
+    assert weights[0] == weights[1]
+    packaged, plain = (EchoX.from_pretrained(folder / name, device="cpu") for name in ("package", "plain"))
+    assert packaged.engine.call_grammars is not None
+    assert plain.engine.call_grammars is None
+    assert packaged.tool_adapter is not None
+    assert packaged.tool_adapter.scale == 3.0
+    assert packaged.generate(QUESTION, max_new_tokens=8).text == plain.generate(QUESTION, max_new_tokens=8).text
+    tools = [Tool("get_time", "The time.")]
+    found, without = (said_with_tools(one, tools) for one in (packaged, EchoX(packaged.model, packaged.processor)))
+    assert found != without, "the adapter is used"
+
+    again = recipe_in(folder, **{"parts.echo": str(folder / "package"), "parts.vocoder": "null"})
+    again.output_dir = str(folder / "again")
+    again.run()
+    assert EchoX.from_pretrained(folder / "again", device="cpu").tool_adapter is not None
+
+
+def said_with_tools(model: EchoX, tools: list[Tool]) -> str:
+    session = model.session(speak=False, max_new_tokens=12)
+    session.tools = ToolUse(tuple(tools))
+    return session.reply(QUESTION).text
 
 
 def test_the_trigger_can_be_chosen(parts):

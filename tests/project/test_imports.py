@@ -24,7 +24,7 @@ FLOORS = (
     "data/engines models/echox",
     "models/conversion",
     "data",
-    "data/corpora data/shards evaluation/scoring streaming training units",
+    "data/corpora data/corpora/tools data/shards evaluation/scoring streaming training units",
     "api evaluation/sets preparation serving/protocol",
     "evaluation/subjects preparation/conversations serving/access training/stages/dialogue training/stages/recordings "
     "training/stages/voice",

@@ -17,7 +17,7 @@ from echox.api.card import CARD_FILE, folder_card
 from echox.api.loading import TRAINING_RECORD_FILE, find_model, load_folder, training_record
 from echox.device import choose_device
 from echox.files import JsonObject, save_model, write_tensors, write_text
-from echox.models.decoding.lean_adapter import LeanAdapter
+from echox.models.decoding.lean_adapter import CONFIG_FILE, WEIGHTS_FILE, LeanAdapter
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
@@ -226,7 +226,10 @@ class EchoX:
         if self.turn_head is not None:
             write_tensors(folder / TURN_HEAD_FILE, self.turn_head.tensors())
         if self.tool_adapter is not None:
-            self.tool_adapter.save(folder / TOOL_ADAPTER_FOLDER)
+            place = folder / TOOL_ADAPTER_FOLDER
+            place.mkdir(exist_ok=True)
+            write_tensors(place / WEIGHTS_FILE, self.tool_adapter.tensors(), metadata={"format": "pt"})
+            write_text(place / CONFIG_FILE, json.dumps(self.tool_adapter.config(), indent=2) + "\n")
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})

@@ -24,8 +24,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from echox.files import json_object, write_tensors, write_text
-
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 """Before the names of a language model's modules in files of peft."""
@@ -86,7 +84,11 @@ class LeanAdapter:
         Raises:
             ValueError: there is none, or it is damaged or another kind.
         """
-        config = json_object(folder / CONFIG_FILE, _REMEDY)
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{folder / CONFIG_FILE}: expected settings of peft, found: {error}; {_REMEDY}") from error
+        config = config if isinstance(config, dict) else {}
         rank, alpha = config.get("r"), config.get("lora_alpha")
         plain = config.get("peft_type") == "LORA" and not config.get("use_rslora") and not config.get("use_dora")
         if not plain or not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
@@ -100,12 +102,11 @@ class LeanAdapter:
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
-    def save(self, folder: Path) -> None:
-        """Write the folder, in half precision."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def config(self) -> dict[str, object]:
+        """What `CONFIG_FILE` holds."""
         rank = next(value.shape[0] for name, value in self.weights.items() if "lora_A" in name)
         modules = sorted({name.rpartition(".")[2] for name in _names(0)})
-        config = {
+        return {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "r": rank,
@@ -114,9 +115,10 @@ class LeanAdapter:
             "bias": "none",
             "target_modules": modules,
         }
-        weights = {_PREFIX + name: value.to(torch.float16) for name, value in self.weights.items()}
-        write_tensors(folder / WEIGHTS_FILE, weights, metadata={"format": "pt"})
-        write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `WEIGHTS_FILE` holds: half precision."""
+        return {_PREFIX + name: value.to(torch.float16) for name, value in self.weights.items()}
 
     def check(self, language_model: PreTrainedModel) -> None:
         """Whether it is one of this language model.
