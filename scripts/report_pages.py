@@ -5,8 +5,8 @@ python scripts/report_pages.py --check   # fails if a page is not what its sourc
 
 The text is written by hand; what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` comes from the ablations
 (docs/ablations.json), the model cards, which commands write, the gap (docs/gap.json), the agreement of judges
-(docs/agreement.json), runs/evidence.sh (docs/evidence.json), the record of sealed questions, and published results with
-their sources (docs/published_results.json).
+(docs/agreement.json), runs/evidence.sh (docs/evidence.json, docs/unit_language.json), the record of sealed questions,
+and published results with their sources (docs/published_results.json).
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from typing import Any
 
 from echox.api.card import markdown_table
 from echox.evaluation.evidence.agreement import agreement_markdown
-from echox.evaluation.scoring.statistics import Interval
+from echox.evaluation.scoring.statistics import Comparison, Interval
 from echox.evaluation.sets.sealed import read_openings, seals
 from echox.evaluation.sets.tasks import AVERAGED
 from echox.evaluation.studies.ablation_report import of_runs, renew_tables, values_of
 from echox.evaluation.studies.ablation_report import tables as ablation_tables
 from echox.evaluation.studies.ablation_tests import (
     NEW,
+    READ,
     S2S,
     S2T,
     SEEN,
+    WER,
     compared,
     difference_of_shares,
     question_interval,
@@ -41,6 +43,8 @@ from echox.files import write_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("report.md", "leaderboard.md")
+SINGLE = "single_units"
+"""The run of runs/unit_language.yaml that the unit languages are compared with."""
 Row = dict[str, str]
 Json = Any
 
@@ -53,6 +57,7 @@ class Sources:
     nano: dict[str, list[Row]]
     mini: dict[str, list[Row]]
     evidence: dict[str, list[Json]]
+    unit_language: dict[str, list[Json]]
     gap: Json
     agreement: Json
     openings: list[Json]
@@ -60,7 +65,7 @@ class Sources:
 
 
 def read_sources(docs: Path = DOCS) -> Sources:
-    """Read them; what was not measured yet (evidence, agreement, openings) is empty."""
+    """Read them; what was not measured yet (evidence, unit_language, agreement, openings) is empty."""
 
     def read(name: str, missing: Json = None) -> Json:
         path = docs / name
@@ -70,7 +75,8 @@ def read_sources(docs: Path = DOCS) -> Sources:
     openings = read_openings(docs / "sealed_openings.json")
     published = read("published_results.json")
     ablations, evidence = of_runs(read("ablations.json")), of_runs(read("evidence.json", []))
-    return Sources(ablations, nano, mini, evidence, read("gap.json"), read("agreement.json", []), openings, published)
+    words, agreement = of_runs(read("unit_language.json", [])), read("agreement.json", [])
+    return Sources(ablations, nano, mini, evidence, words, read("gap.json"), agreement, openings, published)
 
 
 def tables_of(markdown: str) -> dict[str, list[Row]]:
@@ -138,9 +144,60 @@ def knowledge(sources: Sources) -> list[str]:
 
 def change_of_evidence(sources: Sources, one: str, other: str, split: str, figure: str) -> Interval:
     """Difference of two runs of the evidence in a figure, question by question."""
-    found = compared(sources.evidence[one], sources.evidence[other], split, figure)
+    found = compared(sources.evidence[one], sources.evidence[other], ("segments", split, figure))
     assert found is not None, f"{one}, {other}: which questions were right is recorded"
     return found.difference
+
+
+def unit_languages(sources: Sources) -> list[str]:
+    """Single units beside unit languages, in the published form of the decoder."""
+    runs = sources.unit_language
+    if not runs:
+        return ["Not measured yet: `runs/evidence.sh` trains and measures it."]
+    plan = Plan.read(DOCS.parent / "runs" / "unit_language.yaml")
+    drawn = ablation_tables(runs, plan.rows)["unit_language"].splitlines()
+    commits = sorted({result["commit"] for results in runs.values() for result in results})
+    trained = f"Trained at {', '.join(f'`{commit}`' for commit in commits)}."
+    return [*drawn, "", *table_of_tests(runs, plan.tests, WER).splitlines(), "", trained]
+
+
+def better_speech(sources: Sources) -> tuple[str, str]:
+    """Whether a unit language is spoken better than single units, and the figures that say so."""
+    aligned, single = (mean(sources, f"t2c_{name}_2400", *READ) for name in ("unit_language", "units"))
+    told = (
+        f"WER {100 * aligned:.1f} %, single units {100 * single:.1f} %, after 2,400 steps of the word-synchronous "
+        "form, 1 seed"
+    )
+    runs = sources.unit_language
+    if not runs:
+        return "not supported here", f"{told}; the published (prefix) form with single units was not measured"
+    alone, tests = question_interval(runs[SINGLE], READ), {}
+    for name in [name for name in runs if name != SINGLE]:
+        found = compared(runs[name], runs[SINGLE], READ)
+        assert found is not None, f"{name}: the errors in each text are recorded"
+        tests[runs[name][0]["what"]] = found
+    assert alone is not None, "compared above"
+    seeds = " to ".join(map(str, sorted({len(results) for results in runs.values()})))
+    beside = ", ".join(f"{what} {points(found.difference)}" for what, found in tests.items())
+    return verdict_on_words(list(tests.values())), (
+        f"published (prefix) form, equal CPU-seconds, {seeds} trainings each: WER of single units {percent(alone)}; "
+        f"beside it {beside} ([unit language](#unit-language)). Earlier, {told}"
+    )
+
+
+def verdict_on_words(tests: list[Comparison]) -> str:
+    """What the WER of unit languages less that of single units says: an interval below 0 speaks for a unit language."""
+    helping = [one for one in tests if one.difference.high < 0]
+    harming = [one for one in tests if one.difference.low > 0]
+    if helping and harming:
+        return "depends on the number of words (nano)"
+    found = helping or harming
+    if not found:
+        return "no difference seen (nano)"
+    some = "" if len(found) == len(tests) else f"with {len(found)} of {len(tests)} numbers of words"
+    proven = all(one.p is not None and one.p <= 0.05 for one in found)
+    kind = "(nano)" if proven else "by texts, not yet by seeds (nano)"
+    return " ".join(filter(None, ["supported" if helping else "not supported: single units are clearer", some, kind]))
 
 
 def cost_of_speaking(sources: Sources) -> tuple[str, str]:
@@ -195,7 +252,6 @@ def claims(sources: Sources) -> list[str]:
     """Each claim of the paper: what is found here, and the figure that says so."""
     gap, words = sources.gap, ("t2c", "unit_words_per_word")
     length = {name: mean(sources, name, *words) for name in ("t2c_unit_language_2400", "t2c_units_2400")}
-    wer = {name: mean(sources, name, "t2c", "wer") for name in length}
     mini = row_of(sources.mini, "What hearing and speaking leave", task="llama-questions")
     first = row_of(sources.mini, "Figures", figure="first_audio_tokens")
 
@@ -234,10 +290,7 @@ def claims(sources: Sources) -> list[str]:
         ),
         (
             "A unit language makes better speech",
-            "not supported here",
-            f"WER {100 * wer['t2c_unit_language_2400']:.1f} %, single units {100 * wer['t2c_units_2400']:.1f} %, after "
-            "2,400 steps of the word-synchronous form, 1 seed; the published (prefix) form with single units was not "
-            "measured",
+            *better_speech(sources),
         ),
         (
             "Streaming costs no quality",
@@ -387,6 +440,7 @@ TABLES: dict[str, dict[str, Callable[[Sources], list[str]]]] = {
         "speech": mini_speech,
         "cascade": cascade,
         "knowledge": knowledge,
+        "unit_language": unit_languages,
         "gaps": gaps,
         "judges": judges,
         "sealed": sealed_record,

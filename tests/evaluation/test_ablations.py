@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from test_echo_stage import TRIGGER
 
 from echox import load_recipe
-from echox.evaluation.studies.ablation_report import figure, renew_tables, write_report
+from echox.evaluation.studies.ablation_report import figure, renew_tables, tables, write_report
+from echox.evaluation.studies.ablation_tests import READ, WER, compared, question_interval, table_of_tests
 from echox.evaluation.studies.ablations import AblationRunner, Plan
 from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
@@ -24,6 +25,7 @@ from tiny_speaker import REPLIES, tokenizer
 
 PLAN = ROOT / "runs" / "ablations.yaml"
 EVIDENCE = ROOT / "runs" / "evidence.yaml"
+WORDS = ROOT / "runs" / "unit_language.yaml"
 
 
 def test_every_run_of_the_plan_is_a_recipe(tmp_path):
@@ -40,17 +42,38 @@ def test_every_run_of_the_plan_is_a_recipe(tmp_path):
         assert recipe.training.output_dir.endswith(f"{name}-s{seed}")
 
 
-def test_the_evidence_compares_like_budgets_and_knows_its_cost(tmp_path):
-    plan = Plan.read(EVIDENCE)
+@pytest.mark.parametrize(("path", "most"), [(EVIDENCE, 1.4), (WORDS, 1.1)])
+def test_the_evidence_compares_like_budgets(path, most, tmp_path):
+    plan = Plan.read(path)
     runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
     budgets = {}
     for name, job, seed in plan.jobs():
-        steps = load_recipe(*runner.recipe(name, job, seed)).training.steps
+        steps = load_recipe(*runner.recipe(name, job, seed, languages=False)).training.steps
         budgets.setdefault(name, []).append((job.cpu_s_per_step or 0) * steps)
     trained = {name: values for name, values in budgets.items() if plan.runs[name].train}
     assert all(len(values) == 3 for values in trained.values())
     budgets_s = [value for values in trained.values() for value in values]
-    assert max(budgets_s) <= 1.4 * min(budgets_s)
+    assert max(budgets_s) <= most * min(budgets_s)
+
+
+def test_unit_languages_differ_in_their_words_alone(tmp_path):
+    plan = Plan.read(WORDS)
+    runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
+    recipes = {}
+    for name, job, seed in plan.jobs():
+        recipe = load_recipe(*runner.recipe(name, job, seed, languages=False))
+        assert recipe.model.form == "prefix"
+        recipe.training.steps, recipe.training.output_dir = 0, ""
+        recipes.setdefault(seed, []).append(recipe)
+    for alike in recipes.values():
+        assert all(recipe == alike[0] for recipe in alike)
+    languages = [run.language for run in plan.runs.values()]
+    assert [language["vocabulary_size"] for language in languages] == [200, 300, 1000, 3000]
+
+
+def test_the_evidence_knows_its_cost(tmp_path):
+    plan = Plan.read(EVIDENCE)
+    runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
     cost = runner.cost()
     assert (cost["runs"], cost["not_estimated"]) == (13, [])
     assert cost["cpu_hours"] == pytest.approx((3 * (504 + 546 + 408 + 440) + 13 * 60) / 3600, abs=0.01)
@@ -137,6 +160,32 @@ def test_tables_have_intervals_over_questions_and_tests(tmp_path):
     write_report(known, {"e": ["echo", "prefix"]}, tmp_path, [["echo", "prefix"]])
     text = document.read_text(encoding="utf-8")
     assert re.search(r"\+60\.0 \[\+[12]0\.0 to \+90\.0\] \| not recorded \| 0\.100 \| not recorded", text)
+
+
+def test_speech_of_a_t2c_is_compared_text_by_text():
+    def result(name, seed, errors, **more):
+        read = {"word_errors": errors, "reference_words": [4, 6], "wer": sum(errors) / 10, "unfinished": 0.0}
+        return {"name": name, "seed": seed, "what": name, "steps": 10 + seed, "items": {}, "t2c": read | more}
+
+    first = [result("words", seed, [2, 3]) for seed in range(3)]
+    second = [result("single", seed, [0, 1]) for seed in range(3)]
+    interval = question_interval(first, READ)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.5, 0.5, 0.5))  # half of either text's words
+    found = compared(first, second, READ)
+    assert found.difference.mean == pytest.approx(0.4)  # of all words, not the mean of the texts' .5 and .33
+    assert (found.difference.low, found.difference.high) == pytest.approx((2 / 6, 2 / 4))
+    assert (found.p_items, found.p_seeds, found.p) == (0.5, 0.1, 0.5)
+    by_name = {"words": first, "single": second}
+    table = tables(by_name, {"unit_language": ["single", "words"]})["unit_language"]
+    assert "| `words` | words | 3 | 50.0 % (50.0 to 50.0) [50.0 to 50.0] |" in table
+    assert "| 11 (10 to 12) |" in table
+    tests = table_of_tests(by_name, [["words", "single"]], WER)
+    assert "| `words` | `single` | held-out texts | 3 and 3 | +40.0 [+33.3 to +50.0] | 0.500 | 0.100 | 0.500 |" in tests
+    others = [result("single", seed, [0, 1], reference_words=[5, 5]) for seed in range(3)]
+    assert compared(first, others, READ) is None
+    assert "not recorded" in table_of_tests(by_name | {"single": others}, [["words", "single"]], WER)
+    old = [{"name": "single", "seed": 0, "what": "single", "items": {}, "t2c": {"wer": 0.1}}]
+    assert question_interval(old, READ) is None
 
 
 def test_bpe_words_join_what_is_frequent():
@@ -234,6 +283,8 @@ def test_smoke_of_the_evidence():
     results = json.loads((folder / "knowledge" / "ablations.json").read_text(encoding="utf-8"))
     assert {result["name"] for result in results} == {"cascade", "echo", "gated", "recorded", "direct"}
     assert all("s2s_answer" in result["segments"]["heldout_seen_voices"] for result in results)
+    results = json.loads((folder / "unit_language" / "ablations.json").read_text(encoding="utf-8"))
+    assert [len(result["t2c"]["word_errors"]) for result in results] == [2, 2, 2, 2]
     assert json.loads((folder / "agreement.json").read_text(encoding="utf-8"))[0]["tasks"]
     shutil.rmtree(folder)
 

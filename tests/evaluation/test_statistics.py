@@ -71,6 +71,18 @@ def test_seeds_that_differ_widen_the_interval():
     assert same.high - same.low < 0.2
 
 
+def test_errors_are_counted_per_word_of_all_items():
+    errors, words = [[2.0, 3.0], [0.0, 1.0]], [4, 6]
+    found = bootstrap_crossed(errors, per=words)
+    assert found.mean == pytest.approx(6 / 20)
+    assert (found.low, found.high) == pytest.approx((0.0, 0.5))
+    assert compare_methods(errors, [[0.0, 0.0]], per=words).difference.mean == pytest.approx(6 / 20)
+    assert bootstrap_crossed(errors, per=[1, 1]) == bootstrap_crossed(errors)
+    for wrong in ([4], [4, 0]):
+        with pytest.raises(ValueError, match="a number above 0 for each of 2 items"):
+            bootstrap_crossed(errors, per=wrong)
+
+
 def test_a_difference_is_paired_by_item_where_items_are_known():
     right = [float(number % 2) for number in range(100)]
     other = right[:90] + [0.0] * 10

@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from report_pages import DOCS, PAGES, TABLES, read_sources, renew_page, row_of, tables_of
+from report_pages import DOCS, PAGES, SINGLE, TABLES, better_speech, read_sources, renew_page, row_of, tables_of
 
 SOURCES = read_sources()
 
@@ -28,6 +28,35 @@ def test_another_measurement_gives_another_report():
     gap["nano"]["hidden"]["mean"] = 0.123
     for changed in (replace(SOURCES, ablations=ablations), replace(SOURCES, gap=gap), replace(SOURCES, agreement=[])):
         assert renew_page("report.md", page, changed) != page or not SOURCES.agreement
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict"),
+    [
+        ((0, 0), "supported by texts, not yet by seeds"),
+        ((2, 0), "supported with 1 of 2 numbers of words by texts, not yet by seeds"),
+        ((2, 2), "no difference seen"),
+        ((2, 4), "not supported: single units are clearer with 1 of 2 numbers of words by texts, not yet by seeds"),
+        ((4, 4), "not supported: single units are clearer by texts, not yet by seeds"),
+        ((0, 4), "depends on the number of words"),
+    ],
+)
+def test_the_verdict_on_unit_languages_follows_the_intervals(errors, verdict):
+    def trainings(name, each, seeds=3):
+        read = {"word_errors": [each] * 10, "reference_words": [10] * 10, "wer": each / 10}
+        return [{"name": name, "seed": seed, "what": name, "items": {}, "t2c": read} for seed in range(seeds)]
+
+    def measured(seeds):
+        words = {f"words_{number}": trainings(f"words_{number}", each, seeds) for number, each in enumerate(errors)}
+        return replace(SOURCES, unit_language={SINGLE: trainings(SINGLE, 2, seeds)} | words)
+
+    found, told = better_speech(measured(3))
+    assert found == f"{verdict} (nano)"
+    assert "3 trainings each" in told
+    assert "20.0 % [20.0 to 20.0]" in told
+    proven = verdict.replace(" by texts, not yet by seeds", "")
+    assert better_speech(measured(5))[0] == f"{proven} (nano)"  # five trainings can give p < .05
+    assert better_speech(replace(SOURCES, unit_language={}))[0] == "not supported here"
 
 
 def test_tables_of_a_card_are_read_by_their_headings():

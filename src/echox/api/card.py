@@ -50,7 +50,7 @@ def training_table(record: JsonObject) -> list[str]:
     for stage in record.get("stages", [record]):
         cost, environment = stage.get("cost", {}), stage.get("environment", {})
         minutes = [f"{cost[name] / 60:.0f}" if name in cost else "" for name in ("wall_s", "cpu_s")]
-        commit = str(environment.get("commit") or "")[:9] + ("+" if environment.get("dirty") else "")
+        commit = commit_text(environment)
         rows.append(
             [
                 f"`{run_name(stage)}`",
@@ -67,6 +67,11 @@ def training_table(record: JsonObject) -> list[str]:
         "`training_record.json` beside the weights."
     )
     return [lead, "", *markdown_table(heads, rows)]
+
+
+def commit_text(environment: JsonObject) -> str:
+    """The commit that a record's environment names, with "+" after it for uncommitted changes; "" if none is known."""
+    return str(environment.get("commit") or "")[:9] + ("+" if environment.get("dirty") else "")
 
 
 def size_table(record: JsonObject, megabytes: float) -> list[str]:

@@ -75,7 +75,12 @@ def bootstrap_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
 
 
 def bootstrap_crossed(
-    table: Table, minus: Table | None = None, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    table: Table,
+    minus: Table | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    per: Sequence[float] | None = None,
 ) -> Interval:
     """Mean of a table, or the difference of two, with its interval over items *and* seeds.
 
@@ -89,23 +94,29 @@ def bootstrap_crossed(
         confidence: of the interval.
         resamples: draws.
         seed: of the draws.
+        per: what the scores of each item are counted per, such as its words where the scores are its word errors: then
+            all rates are those of the items together. None: the mean of the scores.
 
     Returns:
         Its ``count`` is the number of items.
 
     Raises:
-        ValueError: an empty table, rows of different lengths, or tables of different items.
+        ValueError: an empty table, rows of different lengths, tables of different items, or a ``per`` that does not
+            have a number above 0 for each item.
     """
     tables = [_checked(one) for one in (table, minus) if one is not None]
     _same_items(tables)
     rng = np.random.default_rng(seed)
     items = tables[0].shape[1]
+    counts = np.ones(items) if per is None else np.asarray(per, float)
+    if len(counts) != items or not (counts > 0).all():
+        raise ValueError(f"expected a number above 0 for each of {items} items, found {counts.tolist()}")
     draws = np.empty(resamples)
     for number in range(resamples):
         chosen = rng.integers(items, size=items)
         means = [one[rng.integers(len(one), size=len(one))][:, chosen].mean() for one in tables]
-        draws[number] = means[0] - sum(means[1:])
-    found = tables[0].mean() - sum(float(one.mean()) for one in tables[1:])
+        draws[number] = (means[0] - sum(means[1:])) / counts[chosen].mean()
+    found = (tables[0].mean() - sum(float(one.mean()) for one in tables[1:])) / counts.mean()
     return Interval(float(found), *_percentiles(draws, confidence), items)
 
 
@@ -166,18 +177,19 @@ class Comparison:
     seeds: tuple[int, int]
 
 
-def compare_methods(one: Table, other: Table, seed: int = 0) -> Comparison:
+def compare_methods(one: Table, other: Table, seed: int = 0, per: Sequence[float] | None = None) -> Comparison:
     """Difference of two methods, with interval and tests.
 
     Args:
         one: (seeds, items).
         other: (seeds, the same items).
         seed: of the draws.
+        per: as of `bootstrap_crossed`.
 
     Raises:
         ValueError: as `bootstrap_crossed`.
     """
-    difference = bootstrap_crossed(one, other, seed=seed)
+    difference = bootstrap_crossed(one, other, seed=seed, per=per)
     first, second = _checked(one), _checked(other)
     p_items = permutation_test(list(first.mean(0)), list(second.mean(0)), seed=seed)
     p_seeds = p = None

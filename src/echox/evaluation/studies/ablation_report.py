@@ -13,7 +13,7 @@ from pathlib import Path
 
 from echox.api.card import markdown_table
 from echox.evaluation.scoring.schema import JsonObject
-from echox.evaluation.studies.ablation_tests import NEW, SEEN, question_interval, table_of_tests
+from echox.evaluation.studies.ablation_tests import NEW, READ, SEEN, question_interval, table_of_tests
 from echox.files import write_text
 
 Values = list[float]
@@ -72,7 +72,7 @@ class Column:
     Attributes:
         heading: its own.
         path: keys that lead to the figure in a result.
-        unit: see `figure`; "q" is a share of the questions, which gets an interval.
+        unit: see `figure`; "q" is a share of the questions or a word error rate, which gets an interval.
     """
 
     heading: str
@@ -125,6 +125,18 @@ COLUMNS: dict[str, list[Column]] = {
         Column("decoding, ms per word", ("t2c", "decode_ms_per_word"), ".2f"),
         Column("CPU-s a step", ("cpu_s_per_step",), ".3f"),
     ],
+    "lengths": [
+        Column("WER of its speech", READ, "q"),
+        Column("nats per unit", ("t2c", "nats_per_unit"), ".3f"),
+        Column("unit words per word", ("t2c", "unit_words_per_word"), ".2f"),
+        Column("unit words of a text", ("t2c", "unit_words_per_text"), ".1f"),
+        Column("steps per s of speech", ("t2c", "steps_per_s"), ".1f"),
+        Column("decoding, CPU-ms per s of speech", ("t2c", "decode_ms_per_s"), ".2f"),
+        Column("without an end", ("t2c", "unfinished"), "%"),
+        Column("training steps", ("steps",), ".0f"),
+        Column("CPU-s a step", ("cpu_s_per_step",), ".3f"),
+        Column("CPU-s of training", ("cpu_s",), ".0f"),
+    ],
     "s2t": [
         *[
             Column(f"{side}{heading}", ("s2t", split, name), unit)
@@ -138,7 +150,7 @@ COLUMNS: dict[str, list[Column]] = {
         Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
     ],
 }
-LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t"}
+LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t", "unit_language": "lengths"}
 """Rows of the plan with another table than echo training: row -> key of `COLUMNS`."""
 
 

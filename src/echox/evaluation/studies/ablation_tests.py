@@ -1,13 +1,14 @@
-"""Intervals and tests of the ablations: over questions and over training seeds.
+"""Intervals and tests of the ablations: over questions, or texts that a T2C reads, and over training seeds.
 
-A measurement holds which questions were right (``right``, since 2026-11-29) or only their share. With the former, two
-runs are compared question by question; with the latter, intervals are the widest that the shares allow, and only
-trainings can be tested against each other.
+A measurement holds which questions were right (``right``, since 2026-11-29) or only their share; of a T2C the word
+errors of each text. With the items, two runs are compared item by item; with shares alone, intervals are the widest
+that they allow, and only trainings can be tested against each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +26,42 @@ from echox.evaluation.scoring.statistics import (
 SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
 SIDES = {SEEN: "known voices", NEW: "new voices"}
 S2T, S2S = "s2t_answer", "s2s_answer"
-FIGURES = {S2T: "S2T", S2S: "S2S"}
+WER = "wer"
+FIGURES = {S2T: "S2T", S2S: "S2S", WER: "WER of its speech"}
+READ = ("t2c", WER)
+"""Path of the word error rate of a T2C's speech in a measurement."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What each training scored on each item.
+
+    Attributes:
+        table: (seeds, items).
+        per: what is counted per item, see `bootstrap_crossed`; None: each item's score counts alike.
+    """
+
+    table: np.ndarray
+    per: list[float] | None = None
+
+
+def places_of(figure: str) -> dict[str, tuple[str, ...]]:
+    """Where a figure is measured: the name of each set of items, and the path to the figure in a measurement."""
+    if figure == WER:
+        return {"held-out texts": READ}
+    return {side: ("segments", split, figure) for split, side in SIDES.items()}
+
+
+def scores_of(results: Sequence[JsonObject], path: Sequence[str]) -> Scores | None:
+    """The scores behind a figure, item by item; None: they are not recorded, or of other items in each training."""
+    if tuple(path) != READ:
+        table = right_table(results, *path)
+        return None if table is None else Scores(table)
+    found = [result.get("t2c", {}) for result in results]
+    rows, words = ([one.get(name) for one in found] for name in ("word_errors", "reference_words"))
+    if None in rows or None in words or any(one != words[0] for one in words):
+        return None
+    return Scores(np.array(rows, float), list(map(float, words[0])))
 
 
 def right_table(results: Sequence[JsonObject], way: str, split: str, name: str) -> np.ndarray | None:
@@ -41,54 +77,60 @@ def right_table(results: Sequence[JsonObject], way: str, split: str, name: str) 
 
 
 def question_interval(results: Sequence[JsonObject], path: Sequence[str]) -> Interval | None:
-    """Mean with its 95 % interval over questions and seeds.
+    """Mean with its 95 % interval over items and seeds.
 
     Args:
         results: a measurement for each seed.
-        path: way, set of questions, name of the figure.
+        path: way, set of questions, name of the figure; or `READ`.
 
     Returns:
-        None: neither the questions nor their number is known.
+        None: neither the items nor their number is known.
     """
+    scores = scores_of(results, path)
+    if scores is not None:
+        return bootstrap_crossed(scores.table.tolist(), per=scores.per)
+    if tuple(path) == READ:
+        return None
     way, split, name = path
-    table = right_table(results, way, split, name)
-    if table is not None:
-        return bootstrap_crossed(table.tolist())
     shares = _shares(results, way, split, name)
     items = results[0].get("items", {}).get(split)
     return bootstrap_shares(shares, items) if shares and items and name != "gap" else None
 
 
 def table_of_tests(by_name: dict[str, list[JsonObject]], pairs: Sequence[Sequence[str]], figure: str = S2S) -> str:
-    """A row for each pair of measured runs and each set of questions: difference in a figure, interval, tests."""
+    """A row for each pair of measured runs and each set of items: difference in a figure, interval, tests."""
+    items = "texts" if figure == WER else "questions"
     lines = []
     for one, other in pairs:
         if one in by_name and other in by_name:
-            lines += [_line(one, other, by_name[one], by_name[other], split, figure) for split in SIDES]
+            first, second = by_name[one], by_name[other]
+            for side, path in places_of(figure).items():
+                names = [f"`{one}`", f"`{other}`", side, f"{len(first)} and {len(second)}"]
+                lines.append([*names, *_tested(first, second, path)])
     difference = f"{FIGURES[figure]}, first less second"
-    heads = ["first", "second", "questions", "seeds", difference, "p, questions", "p, seeds", "p, both"]
+    heads = ["first", "second", items, "seeds", difference, f"p, {items}", "p, seeds", "p, both"]
     return "\n".join(markdown_table(heads, lines)) + "\n"
 
 
-def _line(
-    one: str, other: str, first: list[JsonObject], second: list[JsonObject], split: str, figure: str
-) -> list[str]:
-    names = [f"`{one}`", f"`{other}`", SIDES[split], f"{len(first)} and {len(second)}"]
-    found = compared(first, second, split, figure)
+def _tested(first: list[JsonObject], second: list[JsonObject], path: tuple[str, ...]) -> list[str]:
+    found = compared(first, second, path)
     if found is not None:
-        return [*names, _points(found.difference), *(_p(value) for value in (found.p_items, found.p_seeds, found.p))]
+        return [_points(found.difference), *(_p(value) for value in (found.p_items, found.p_seeds, found.p))]
+    if path == READ:
+        return ["not recorded"] * 4
+    _, split, figure = path
     ours, theirs = (_shares(results, "segments", split, figure) for results in (first, second))
     p_seeds = permutation_of_groups(ours, theirs) if max(len(ours), len(theirs)) > 1 else None
     difference = difference_of_shares(first, second, split, figure)
-    return [*names, _points(difference), "not recorded", _p(p_seeds), "not recorded"]
+    return [_points(difference), "not recorded", _p(p_seeds), "not recorded"]
 
 
-def compared(first: list[JsonObject], second: list[JsonObject], split: str, figure: str) -> Comparison | None:
-    """Two runs in a figure, question by question; None: which questions were right is not recorded."""
-    tables = [right_table(results, "segments", split, figure) for results in (first, second)]
-    if tables[0] is None or tables[1] is None:
+def compared(first: list[JsonObject], second: list[JsonObject], path: Sequence[str]) -> Comparison | None:
+    """Two runs in a figure, item by item; None: the scores of the items are not recorded, or of other items."""
+    ours, theirs = scores_of(first, path), scores_of(second, path)
+    if ours is None or theirs is None or ours.per != theirs.per:
         return None
-    return compare_methods(tables[0].tolist(), tables[1].tolist())
+    return compare_methods(ours.table.tolist(), theirs.table.tolist(), per=ours.per)
 
 
 def difference_of_shares(first: list[JsonObject], second: list[JsonObject], split: str, figure: str = S2S) -> Interval:

@@ -22,6 +22,7 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
+from echox.api.card import commit_text
 from echox.config import load_recipe
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
@@ -212,7 +213,9 @@ class AblationRunner:
             run_recipe(path, overrides)
         if (folder / RECORD_NAME).is_file():
             trained = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-            result |= {"steps": trained["steps"], "cpu_s_per_step": trained["cost"]["cpu_s"] / trained["steps"]}
+            cpu_s = trained["cost"]["cpu_s"]
+            result |= {"steps": trained["steps"], "cpu_s": cpu_s, "cpu_s_per_step": cpu_s / trained["steps"]}
+            result["commit"] = commit_text(trained["environment"])
         with torch.inference_mode():
             result |= self.measure(folder, load_recipe(path, overrides), job)
         record = self._record(name, seed)

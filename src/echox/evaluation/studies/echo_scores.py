@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from echox.data.collate import IGNORE_INDEX
 from echox.data.manifest import UnitUtterance
-from echox.data.scoring import edit_counts, same_words, word_errors
+from echox.data.scoring import WordErrors, edit_counts, same_words, word_errors
 from echox.data.tower_features import TowerFeatures
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.scoring.nano import contains_words
@@ -143,9 +143,13 @@ class UnitTranscriber:
     def __init__(self, vocoder: UnitVocoder, judge: Judge) -> None:
         self.vocoder, self.judge = vocoder, judge
 
-    @torch.inference_mode()
     def transcribe(self, pieces: Sequence[Sequence[Sequence[int]]]) -> list[str]:
-        """The transcript of each reply; a reply is a list of unit sequences, which are spoken one after the other."""
+        """The transcript of each reply of `speak`."""
+        return self.judge.transcribe(self.speak(pieces), self.vocoder.sampling_rate)
+
+    @torch.inference_mode()
+    def speak(self, pieces: Sequence[Sequence[Sequence[int]]]) -> list[np.ndarray]:
+        """Sound of each reply, which is a list of unit sequences that are spoken one after the other."""
         flat = [torch.tensor(units) for piece in pieces for units in piece if len(units)]
         waveforms: list[np.ndarray] = []
         order = sorted(range(len(flat)), key=lambda place: len(flat[place]))
@@ -160,7 +164,7 @@ class UnitTranscriber:
             parts = [spoken_units[number] for number in range(place, place + count)]
             waveforms.append(np.concatenate(parts) if parts else np.zeros(0, np.float32))
             place += count
-        return self.judge.transcribe(waveforms, self.vocoder.sampling_rate)
+        return waveforms
 
 
 @torch.inference_mode()
@@ -383,7 +387,7 @@ def t2c_scores(
     language: UnitLanguage,
     voice: UnitTranscriber,
     utterances: Sequence[UnitUtterance],
-) -> dict[str, float]:
+) -> JsonObject:
     """Scores of one T2C on held-out recordings, in figures that do not depend on its unit language.
 
     Args:
@@ -395,8 +399,10 @@ def t2c_scores(
 
     Returns:
         ``wer`` of its speech, ``nats_per_unit`` (teacher-forced, ends included, over reduced units),
-        ``unit_words_per_word`` of the recordings, ``steps_per_word`` of its speech (ends included, as they cost a step
-        too), ``decode_ms_per_word`` (CPU time, 64 at once), ``unfinished`` (share of the texts).
+        ``unit_words_per_word`` and ``unit_words_per_text`` of the recordings, ``steps_per_word`` and ``steps_per_s`` of
+        its speech (ends included, as they cost a step too), ``decode_ms_per_word`` and ``decode_ms_per_s`` (CPU time,
+        64 at once), ``unfinished`` (share of the texts); ``word_errors`` and ``reference_words`` of each text, so that
+        two models are compared text by text. Per second: None where nothing sounds.
     """
     items = [spoken_text(utterance, tokenizer, language) for utterance in utterances]
     nats = units = 0.0
@@ -409,15 +415,25 @@ def t2c_scores(
     began_s = time.process_time()
     sequences = read_aloud(t2c, batch["input_ids"], batch["word_ids"], batch.get("word_letters"))
     decode_s = time.process_time() - began_s
-    said = voice.transcribe([[language.decode_reduced(sequence.unit_words)] for sequence in sequences])
-    ends = words if t2c.config.form == "word_synchronous" else len(items)
+    waveforms = voice.speak([[language.decode_reduced(sequence.unit_words)] for sequence in sequences])
+    speech_s = sum(map(len, waveforms)) / voice.vocoder.sampling_rate
+    said = voice.judge.transcribe(waveforms, voice.vocoder.sampling_rate)
+    errors = [word_errors([voice.judge.as_heard(item.text)], [heard]) for item, heard in zip(items, said, strict=True)]
+    steps = sum(len(sequence.unit_words) for sequence in sequences)
+    steps += words if t2c.config.form == "word_synchronous" else len(items)
+    said_words = sum(len(item.unit_words) for item in items)
     return {
-        "wer": word_errors([voice.judge.as_heard(item.text) for item in items], said).rate,
+        "wer": sum(errors, WordErrors()).rate,
         "nats_per_unit": nats / units,
-        "unit_words_per_word": sum(len(item.unit_words) for item in items) / words,
-        "steps_per_word": (sum(len(sequence.unit_words) for sequence in sequences) + ends) / words,
+        "unit_words_per_word": said_words / words,
+        "unit_words_per_text": said_words / len(items),
+        "steps_per_word": steps / words,
+        "steps_per_s": steps / speech_s if speech_s else None,
         "decode_ms_per_word": 1000 * decode_s / words,
+        "decode_ms_per_s": 1000 * decode_s / speech_s if speech_s else None,
         "unfinished": float(np.mean([not sequence.finished for sequence in sequences])),
+        "word_errors": [one.errors for one in errors],
+        "reference_words": [one.reference_words for one in errors],
     }
 
 
