@@ -20,6 +20,7 @@ LISTS = {
     "english_kinds.tsv": 490,
     "english_common.tsv": 180,
     "english_sentences.tsv": 1290,
+    "english_blind.tsv": 560,
 }
 """Files of readings, and the least number of cases in each."""
 ENGLISH = spoken_language("en")

@@ -22,7 +22,8 @@ from echox.verbalization.english_emoji import emoji
 from echox.verbalization.english_maths import factorial, is_open_formula, operators, plain_formula, product, text_of
 from echox.verbalization.english_measures import DASH, NUMBER, unit_names
 from echox.verbalization.english_money import money
-from echox.verbalization.english_short_forms import abbreviations, capitals, is_spelt, names, roman, states
+from echox.verbalization.english_places import compass, states
+from echox.verbalization.english_short_forms import abbreviations, capitals, is_spelt, key_name, keys, names, roman
 from echox.verbalization.english_window import NeedsMore, Window, say
 from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord, verbalize
 
@@ -114,12 +115,37 @@ def markers(window: Window) -> Reading | None:
         return _inside(_TAG.sub("", raw).strip("="))
     if re.fullmatch(r"#{1,6}|>+|[-*+•‣▪●○◦·–—]", raw) and window.opens_line:
         return None if raw == "+" and re.fullmatch(NUMBER, text_of(window.at(1))) else Reading(1, "")
+    if numeral := _opening_numeral(window):
+        return Reading(1, f"{numbers.integer(str(numbers.roman(numeral)))},")
     if window.opens_line and (match := re.fullmatch(r"(\d{1,3})[.)]|\(?([ivx]{1,5}|[IVX]{2,5})[.)]", raw)):
         following = window.at(1)
         place = match[1] or numbers.roman(match[2].upper())
         if place is not None and following is not None and not following.starts_line:
             return Reading(1, f"{numbers.integer(str(place))},")
     return None
+
+
+def _opening_numeral(window: Window) -> str | None:
+    """A numeral of one letter that numbers a line, or one of a heading: "I. Causes", "## II. Methods"."""
+    match = re.fullmatch(r"(?:\*\*|__)?([IVX]{1,5})[.)]", window.first.raw)
+    if match is None or numbers.roman(match[1]) is None:
+        return None
+    headed = re.fullmatch(r"#{1,6}|[-*+•>]", window.raw_before()) is not None and not window.before(2)
+    headed = headed or (window.begins_line_before() and re.fullmatch("#{1,6}", window.raw_before()) is not None)
+    following = window.at(1) if window.opens_line or headed else None
+    if following is None or following.starts_line or re.fullmatch(r"[A-Z]\.?", following.text):
+        return None
+    earlier = {"I": "H", "V": "U", "X": "W"}.get(match[1])
+    lettered = any(window.before(back) == earlier and window.tail_before(back)[:1] in {".", ")"} for back in _BACK)
+    if lettered:
+        return None
+    if len(match[1]) > 1 or window.first.starts_line or headed or window.first.raw.endswith(")"):
+        return match[1]
+    later = (window.at(place) for place in _BACK)
+    return match[1] if any(core is not None and core.starts_line and core.text == "II" for core in later) else None
+
+
+_BACK = range(1, LOOKAHEAD_WORDS + 1)
 
 
 def links(window: Window) -> Reading | None:
@@ -280,7 +306,8 @@ def pieces(window: Window) -> Reading:
             argument = place + 1 + (re.fullmatch("[₀-₉]+", "".join(found[place + 1 : place + 2])) is not None)
             called = found[argument : argument + 1] == ["("] and argument + 1 < len(found)
             function = signs.FUNCTIONS.get(piece) if called and found[argument + 1] != ")" else None
-            said.append(function or _letters(piece, len(found) > 1))
+            key = key_name(piece) if "+" in core.text or piece in tables.KEYS else None
+            said.append(function or key or _letters(piece, len(found) > 1))
             if function and argument > place + 1:
                 said.append(f"base {numbers.integer(unicodedata.normalize('NFKC', found[place + 1]))}")
                 found[place + 1] = ""
@@ -353,6 +380,7 @@ RULES: tuple[Callable[[Window], Reading | None], ...] = (
     amounts,
     symbol,
     names,
+    compass,
     states,
     abbreviations,
     units,
@@ -360,6 +388,7 @@ RULES: tuple[Callable[[Window], Reading | None], ...] = (
     formula,
     product,
     identifier,
+    keys,
     capitals,
     plain,
     compound,

@@ -14,7 +14,8 @@ from echox.verbalization.language import Reading
 
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _WEB = re.compile(
-    r"(https?://|www\.)\S+|[\w-]+(\.[\w-]+)*\.(com|org|net|edu|gov|io|dev|ai|co|ly|me|uk|de|info|app)(/\S*)?"
+    r"(https?://|www\.)\S+|[\w-]+(\.[\w-]+)*\."
+    r"(com|org|net|edu|gov|mil|io|dev|ai|co|ly|me|uk|us|eu|de|ca|au|nz|fr|jp|nl|ch|tv|fm|info|app|blog|shop|xyz)(/\S*)?"
 )
 _FILE = re.compile(rf"[\w./-]*\w\.({'|'.join(sorted(tables.FILE_ENDINGS))})|\.[A-Za-z]\w+", re.IGNORECASE)
 _FOLDER = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]*\w)+/?|~/|[A-Za-z]:\\(?:[\w.-]+\\?)*")
@@ -88,7 +89,7 @@ def _is_rate(window: Window, below: str) -> bool:
 
 def _spelt(text: str) -> str:
     """Words, numbers and marks of an address, one after the other."""
-    said = []
+    said: list[str] = []
     for part in re.findall(r"[A-Za-z]+|\d+|[^\w\s]|_", text):
         if re.fullmatch("(19|20)[0-9]{2}", part):
             said.append(numbers.year(int(part)))
@@ -100,7 +101,9 @@ def _spelt(text: str) -> str:
         elif part.isalpha():
             unsayable = part.isupper() and not re.search("[AEIOUY]", part)
             spelt = part in {"www", "id"} or part in tables.SPELT_SMALL or unsayable
-            said.append(" ".join(part) if spelt else part)
+            spelt = spelt or re.fullmatch("[b-df-hj-np-tv-xz]{2,5}", part) is not None
+            spelt = spelt or (part in tables.DOMAINS and said[-1:] == ["dot"])
+            said.append(tables.ADDRESS_WORDS.get(part) or (" ".join(part) if spelt else part))
     return " ".join(said)
 
 

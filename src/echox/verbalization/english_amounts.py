@@ -1,4 +1,4 @@
-"""English words with digits: dates, times, numbers that are names, plain numbers; money and measures have their files.
+"""English words with digits: dates, times, plain numbers; codes, money and measures have their files.
 
 A rule takes a `Window` and gives a reading, or None for what is not its kind. The order of `AMOUNTS` is the precedence.
 """
@@ -12,6 +12,7 @@ from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
 from echox.verbalization.english_addresses import grouped_code, version
+from echox.verbalization.english_codes import numbered_name, phone
 from echox.verbalization.english_measures import (
     DASH,
     NUMBER,
@@ -21,134 +22,20 @@ from echox.verbalization.english_measures import (
     fraction,
     height,
     is_adjective,
+    is_counted,
+    is_short_year,
     measure,
     signed,
     unit_names,
 )
 from echox.verbalization.english_money import money
 from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import Reading
+from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
 
 _TIME = re.compile(r"(\d{1,2})[:.]([0-5]\d)(?::([0-5]\d))?([aApP]\.?[mM]?\.?)?")
 _POINTED = re.compile(r"\d{1,2}\.[0-5]\d[aApP]\.?[mM]\.?")
 _HOUR = re.compile(r"(\d{1,2})([aApP])\.?[mM]\.?")
 _HALF_DAY = re.compile(r"([aApP])\.?[mM]\.?")
-
-
-# ------------------------------------------------------------------------------------------ names made of digits
-
-
-def phone(window: Window) -> Reading | None:
-    """555-0199, (212) 555-0123, +1 212 555 0123; other long or zero-led numbers, and codes, digit by digit."""
-    first, raw = window.first, window.first.raw.rstrip(".,;:!?")
-    if re.fullmatch(r"\(\d{3}\)", raw) and (rest := window.at(1)) and re.fullmatch(r"\d{3}-\d{4}", rest.text):
-        return say(f"{_groups(raw)}, {_groups(rest.text)}", rest, 2)
-    if match := re.fullmatch(r"(?:1-)?([89]\d\d)((?:-[A-Z]{2,}|-\d{3,4})+)", first.text):
-        parts = [part if part.isalpha() else numbers.spell_digits(part, "oh") for part in match[2][1:].split("-")]
-        if not match[2].replace("-", "").isdigit():
-            one = "one, " if first.text.startswith("1-") else ""
-            return say(f"{one}{_group(match[1])}, {', '.join(parts)}", first)
-    if re.fullmatch(r"(\+?\d{1,3}[-.])?(\(?\d{3}\)?[-.])?\d{3}[-.]\d{4}", first.text):
-        return say(_groups(first.text), first)
-    if first.text.startswith("+") and re.fullmatch(r"\+\d{1,3}", first.text):
-        parts, last, count = [first.text], first, 1
-        while (following := window.joined(count)) and re.fullmatch(r"[\d()-]{2,}", following.text) and count < 5:
-            parts, last, count = [*parts, following.text], following, count + 1
-        if count > 1:
-            return say("plus " + ", ".join(_groups(part) for part in parts), last, count)
-    if grouped := _spaced_groups(window):
-        return grouped
-    digits = first.text
-    if hour := _hour_of_four_digits(window):
-        return hour
-    if re.fullmatch(r"\d{5}(-\d{4})?", digits) and window.before() in tables.STATES:
-        return say(", ".join(numbers.spell_digits(part) for part in digits.split("-")), first)
-    if not re.fullmatch(r"\d{2,}", digits) or is_short_year(first):
-        return None
-    earlier = {window.before(back).lower() for back in (1, 2)}
-    if earlier <= tables.LINKS and not window.tail_before():
-        earlier |= {window.before(back).lower() for back in (3, 4)}
-    named = bool(earlier & tables.SPELT_AFTER) and len(digits) >= (3 if earlier & tables.CODES else 4)
-    listed = window.before() in {"or", "and"} and re.fullmatch(r"\d{3}", window.before(2)) is not None
-    dialled = window.before(3 if listed else 1).lower() in tables.DIALLED_AFTER and len(digits) == 3
-    texted = {window.before(back).lower() for back in range(2, 5)} & {"text", "texting", "sms", "send"}
-    if window.before().lower() in tables.DIALLED_AFTER and len(digits) in {5, 6}:
-        following = window.joined(1)
-        dialled = following is None or not _is_counted(following.text)
-    dialled = dialled or (window.before() == "to" and bool(texted) and 5 <= len(digits) <= 6)
-    if digits.startswith("0") or named or dialled or len(digits) > 10 or _is_hotline(window):
-        return say(numbers.spell_digits(digits), first)
-    return None
-
-
-def _hour_of_four_digits(window: Window) -> Reading | None:
-    """At 0600, by 0730, 0900 hours."""
-    match = re.fullmatch(r"(0\d)([0-5]\d)", window.first.text)
-    hours = window.joined(1)
-    counted = hours is not None and hours.text in {"hours", "hrs", "UTC", "GMT"}
-    if match is None or not (counted or window.before().lower() in tables.BEFORE_AN_HOUR):
-        return None
-    minutes = "hundred" if match[2] == "00" else numbers.in_pairs(f"1{match[2]}").removeprefix("one ")
-    return say(f"{numbers.spell_digits(match[1], 'oh')} {minutes}", window.first)
-
-
-def _is_hotline(window: Window) -> bool:
-    """Whether three digits are a number to call: "the crisis line is 988", "the 911 operator"."""
-    if len(window.first.text) != 3 or window.first.head:
-        return False
-    earlier = {window.before(back).lower() for back in range(1, 4)}
-    if earlier & tables.HOTLINES:
-        return True
-    following = window.joined(1) if window.before().lower() in {"a", "the"} else None
-    return following is not None and following.text in {"operator", "dispatcher", "hotline", "lifeline", "call"}
-
-
-def _spaced_groups(window: Window) -> Reading | None:
-    """0800 123 456, 020 7946 0018, 415 555 0132: a telephone number in groups."""
-    groups: list[str] = []
-    last = window.first
-    following: Core | None = last
-    while following is not None and len(groups) < 5 and re.fullmatch(r"\d{2,8}", following.text):
-        groups, last = [*groups, following.text], following
-        following = window.joined(len(groups))
-    lengths = [len(group) for group in groups]
-    zero_led = sum(lengths) > 8 and groups[0].startswith("0") and lengths[0] > 2 and min(lengths[1:]) > 2
-    if not zero_led and lengths != [3, 3, 4]:
-        return None
-    return say(", ".join(numbers.spell_digits(group) for group in groups), last, len(groups))
-
-
-def _groups(text: str) -> str:
-    return ", ".join(_group(part) for part in re.findall(r"\d+", text))
-
-
-def _group(digits: str) -> str:
-    """800 and 900 are hundreds in telephone numbers, other groups are digits."""
-    return numbers.integer(digits) if digits in {"800", "900"} else numbers.spell_digits(digits, "oh")
-
-
-def numbered_name(window: Window) -> Reading | None:
-    """Boeing 747, error 404, flight AA 2451, A380, F-150, 401(k): a name in two parts."""
-    first, text = window.first, window.first.text
-    if match := re.fullmatch(r"(\d{3})\((\w)", text):
-        return say(f"{numbers.in_pairs(match[1])} {match[2].upper()}", first)
-    if match := re.fullmatch(r"(UTC|GMT)([-−–+])(\d{1,2})(?::(\d\d))?", text):
-        sign = "plus" if match[2] == "+" else "minus"
-        minutes = f" {numbers.integer(match[4])}" if match[4] and int(match[4]) else ""
-        return say(f"{' '.join(match[1])} {sign} {numbers.integer(match[3])}{minutes}", first)
-    if match := re.fullmatch(rf"K{DASH}(\d{{1,2}})", text):
-        return say(f"K to {numbers.integer(match[1])}", first)
-    if match := re.fullmatch(r"([A-Z])-?([1-9]\d\d)", text):
-        return say(f"{match[1]} {numbers.in_pairs(match[2])}", first)
-    if not re.fullmatch(r"[1-9]\d{2,3}", text) or window.tail_before():
-        return None
-    before = window.before()
-    after = before.lower() in tables.NAMED_BY_NUMBER
-    flight = window.before(2).lower() == "flight" and re.fullmatch("[A-Z]{2}", before) is not None
-    counted = after and before.lower() not in tables.NEVER_COUNTING
-    following = window.joined(1) if counted else None
-    counts = following is not None and _is_counted(following.text)
-    return say(numbers.in_pairs(text), first) if (after or flight) and not counts else None
 
 
 # ------------------------------------------------------------------------------------------ dates and times
@@ -166,7 +53,9 @@ def date(window: Window) -> Reading | None:
         return _say_date(first, month, day, year + (2000 if year < 40 else 1900) * (year < 100))
     if match := re.fullmatch(r"(0[1-9]|1[0-2])/((?:19|20)\d\d)", text):
         return say(f"{list(tables.MONTHS.values())[int(match[1]) - 1]} {numbers.year(int(match[2]))}", first)
-    if (match := re.fullmatch(r"(\d{1,2})/(\d{1,2})", text)) and _is_day_of_month(window, int(match[1]), int(match[2])):
+    if (match := _DAY.fullmatch(text)) and (
+        _is_day_of_month(window, int(match[1]), int(match[2])) or _is_beside_a_date(window)
+    ):
         return _say_date(first, int(match[1]), int(match[2]), None)
     ends = [re.fullmatch(r"(\d{1,2})/(\d{1,2})", end) for end in re.split(DASH, text)]
     dates = [_say_date(first, int(end[1]), int(end[2]), None) for end in ends if end]
@@ -179,7 +68,7 @@ def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     """Whether two numbers parted by a slash are a date: "on 3/4", "is 10/31"; 9/11 has a name, 1/2 is a half."""
     before, following = window.before(), window.joined(1)
     share = (following is not None and following.text == "of") or window.before(2).lower() in tables.CHANGES
-    dated = before.lower() in {"on", "until", "by", "due"} and not (before == "by" and share)
+    dated = before.lower() in tables.BEFORE_A_DAY and not (before == "by" and share)
     week = before.lower() == "of" and window.before(2).lower() in {"week", "wk"}
     dated = dated or before in {"ET", "PT", "CT", "EST", "PST", "ends", "available"}
     named = before in tables.DAY_NAMES or before in tables.DAYS or dated or week
@@ -187,6 +76,31 @@ def _is_day_of_month(window: Window, month: int, day: int) -> bool:
     alone = alone and (following is None or following.raw not in signs.OPERATORS)
     alone = alone and window.before(2).lower() not in tables.MARKS
     return 1 <= month <= 12 and day <= 31 and (month, day) != (9, 11) and (named or alone)
+
+
+def _is_beside_a_date(window: Window) -> bool:
+    """Whether "and", "or", "to" or a comma join it with a date: "on 12/25 and 1/1", "1/1 through 12/31"."""
+    days, back = [window.first.text], 1
+    while (earlier := window.before(back)) in _JOINING_DATES or _DAY.fullmatch(earlier):
+        day = earlier not in _JOINING_DATES
+        if window.tail_before(back) != ("," if day and back == 1 else "") and window.tail_before(back) != ",":
+            return False
+        days += [earlier] * day
+        back += 1
+    following = window.joined(1)
+    later = window.joined(2) if following is not None and following.text in _JOINING_DATES else None
+    days += [later.text] if later is not None and _DAY.fullmatch(later.text) else []
+    led = window.before(back).lower() in tables.BEFORE_A_DAY and not window.tail_before(back)
+    ratios = {window.before(place).lower() for place in range(1, LOOKAHEAD_WORDS + 1)} & tables.RATIOS
+    if len(days) < 2 or ratios:
+        return False
+    parts = [tuple(int(part) for part in day.split("/")) for day in days]
+    possible = all(1 <= month <= 12 and 1 <= day <= 31 for month, day in parts)
+    return possible and (led or any(day > 20 or (day == 1 < month) for month, day in parts))
+
+
+_DAY = re.compile(r"(\d{1,2})/(\d{1,2})")
+_JOINING_DATES = frozenset({"and", "or", "to", "through", "thru", "until", "&", "-", "–"})
 
 
 def _say_date(core: Core, month: int, day: int, year: int | None) -> Reading | None:
@@ -378,14 +292,8 @@ def year(window: Window) -> Reading | None:
     if window.before().lower() in tables.YEAR_AFTER or window.before() in tables.MONTH_NAMES or window.tail_before():
         return say(numbers.year(int(text)), first) if window.tail_before() != "#" else None
     following = window.joined(1) if int(text) >= 1100 else None
-    counts = following is not None and _is_counted(following.text)
+    counts = following is not None and is_counted(following.text)
     return say(numbers.year(int(text)), first) if int(text) >= 1100 and not counts else None
-
-
-def is_short_year(core: Core) -> bool:
-    """Whether it is the year '69, with the mark of what is left out."""
-    left_out = core.head in {"'", "’", "‘"} and not core.tail.startswith(core.head)
-    return left_out and re.fullmatch(r"\d\d", core.text) is not None
 
 
 def _span_of_years(start: int, end: str, slash: bool) -> str | None:
@@ -396,13 +304,6 @@ def _span_of_years(start: int, end: str, slash: bool) -> str | None:
     last = start + 1 if int(end) == season else int(end) if len(end) == 4 else start // 100 * 100 + int(end)
     century = f"{numbers.integer(str(start // 100))} " if len(end) == 2 else ""
     return f"{numbers.year(start)} to {numbers.year(last).removeprefix(century)}"
-
-
-def _is_counted(noun: str) -> bool:
-    """Whether a word after a number names the things that it counts."""
-    many = noun.endswith("s") and noun not in {"was", "is", "has", "as", "its", "this"}
-    unit = unit_names(noun) is not None and noun not in {"in", "h", "m", "s"}
-    return noun.islower() and (noun in tables.COUNTED or many or unit)
 
 
 def thousands(window: Window) -> Reading | None:

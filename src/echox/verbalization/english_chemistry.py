@@ -25,8 +25,13 @@ def symbol(window: Window) -> Reading | None:
     core = window.first
     if len(core.text) != 2 or core.text not in tables.ELEMENTS:
         return None
+    titled = core.text in tables.TITLES and core.tail == "." and not window.last_of_line(0)
     names = set(tables.ELEMENTS[core.text].split("/"))
-    if core.text in tables.SYMBOLS_ONLY or _before(window) & (_ABOUT | names) or _follows(window, names):
+    if (
+        (core.text in tables.SYMBOLS_ONLY and not titled)
+        or _before(window) & (_ABOUT | names)
+        or _follows(window, names)
+    ):
         return say(" ".join(core.text.upper()), core)
     return None
 

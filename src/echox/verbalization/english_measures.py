@@ -11,8 +11,9 @@ import unicodedata
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_signs as signs
 from echox.verbalization import english_tables as tables
+from echox.verbalization.english_places import is_compass
 from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import Reading, WrittenWord
+from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 DASH = "[-–—−]"
@@ -141,7 +142,9 @@ def _parts_of_one(window: Window) -> tuple[str, Core, int, bool] | None:
 def _part_of_one(window: Window, top: int, bottom: int) -> str:
     """A fraction; after "a" it is "half" and "quarter mile", not "one half"."""
     said, before = numbers.fraction(top, bottom), window.before().lower()
-    after = before in {"a", "an"} or ((top, bottom) == (1, 2) and before in {"one", "and", "the"})
+    after = before in {"a", "an"} or ((top, bottom) == (1, 2) and before in {"one", "the"})
+    if before == "and" and (top, bottom) == (1, 2) and window.before(2)[-1:].isdigit():
+        return "a half"
     return said.removeprefix("one ") if after and top == 1 else said
 
 
@@ -168,7 +171,8 @@ def _is_time_of_music(window: Window) -> bool:
 def _are_odds(window: Window) -> bool:
     """Whether 5/1 is five to one: "odds of 5/1", "at 5/1 odds"."""
     following = window.joined(1)
-    beside = {window.before(back).lower() for back in range(1, 4)} | {following.text if following is not None else ""}
+    beside = {window.before(back).lower() for back in range(1, LOOKAHEAD_WORDS + 1)}
+    beside |= {following.text if following is not None else ""}
     return bool(beside & {"odds", "ratio"})
 
 
@@ -415,7 +419,7 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
         return not decade or (short and window.before() in {"in", "for", "of", "takes", "took", "wait", "within"})
     if unit == "A":
         return bool({window.before(back) for back in range(1, 6)} & tables.ELECTRIC)
-    if unit == "B":
+    if unit == "B" or (unit == "W" and is_compass(window, count - 1)):
         return False
     if unit == "t":
         return not attached
@@ -443,6 +447,19 @@ def _per_amount(window: Window, unit: str, last: Core, count: int) -> tuple[str,
         return None
     again = (below in tables.IMPERIAL) != (match[1] in tables.IMPERIAL)
     return f"{names[1]}{',' if again else ' per'} {numbers.cardinal(match[2])} {of[1]}", last, count
+
+
+def is_counted(noun: str) -> bool:
+    """Whether a word after a number names the things that it counts."""
+    many = noun.endswith("s") and noun not in {"was", "is", "has", "as", "its", "this"}
+    unit = unit_names(noun) is not None and noun not in {"in", "h", "m", "s"}
+    return noun.islower() and (noun in tables.COUNTED or many or unit)
+
+
+def is_short_year(core: Core) -> bool:
+    """Whether it is the year '69, with the mark of what is left out."""
+    left_out = core.head in {"'", "’", "‘"} and not core.tail.startswith(core.head)
+    return left_out and re.fullmatch(r"\d\d", core.text) is not None
 
 
 def signed(sign: str, low: str, high: str | None) -> str:

@@ -9,6 +9,7 @@ import re
 
 from echox.verbalization import english_numbers as numbers
 from echox.verbalization import english_tables as tables
+from echox.verbalization.english_places import is_name
 from echox.verbalization.english_window import Core, Window, say
 from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
 
@@ -22,8 +23,10 @@ def names(window: Window) -> Reading | None:
     if core.text not in tables.TITLES and core.text not in tables.PLACES or not (dotted or core.text in _BARE):
         return None
     following = window.at(1) if not (core.tail.lstrip(".")) else None
+    if core.text in tables.BEFORE_A_NUMBER and following is not None and re.fullmatch("[IVXLC]+", following.text):
+        return None
     name_follows = following is not None and following.text[:1].isupper() and not following.starts_line
-    after_name = _is_name(window.before()) and not window.tail_before() and not window.opens_sentence
+    after_name = is_name(window.before()) and not window.tail_before() and not window.opens_sentence
     if name_follows and core.text in tables.TITLES and _capital_means_nothing(window):
         after_name = False
     place = after_name or _after_ordinal(window) or (dotted and not name_follows and core.text in _ROADS)
@@ -36,10 +39,6 @@ def names(window: Window) -> Reading | None:
 
 _ROADS = frozenset({"Ave", "Blvd", "Rd", "Ln", "Hwy"})
 _BARE = frozenset({"Mr", "Mrs", "Ms", "Dr", "St", "Ave", "Blvd", "Rd", "Prof"})
-
-
-def _is_name(text: str) -> bool:
-    return text[:1].isupper() and text[1:2].islower() and text not in tables.MONTH_NAMES
 
 
 def _capital_means_nothing(window: Window) -> bool:
@@ -64,28 +63,6 @@ def _expand(window: Window, word: str) -> Reading:
     return say(word, rest)
 
 
-def states(window: Window) -> Reading | None:
-    """Postal codes of states: Austin, TX; from FL to ME."""
-    core = window.first
-    name = tables.STATES.get(core.text)
-    if name is None:
-        return None
-    following = window.joined(1)
-    after_city = window.tail_before() == "," and _is_name(window.before())
-    free = bool(core.tail) or following is None or re.fullmatch(r"\d{5}(-\d{4})?", following.text) is not None
-    free = free or (following is not None and following.text in tables.FUNCTION_WORDS)
-    if after_city and (core.text not in _STATES_OR_WORDS or free):
-        return say(name, core)
-    beside = [window.before(2)] if window.before() in _BETWEEN_STATES else []
-    if following is not None and following.text in _BETWEEN_STATES and (third := window.joined(2)):
-        beside.append(third.text)
-    return say(name, core) if any(code in tables.STATES for code in beside) else None
-
-
-_STATES_OR_WORDS = frozenset({"HI", "IN", "ME", "OH", "OK", "OR"})
-_BETWEEN_STATES = frozenset({"and", "or", "to"})
-
-
 def abbreviations(window: Window) -> Reading | None:
     """e.g., etc., vs., approx., No. 5, Dec. 25, Mon, Oct 7, U.S., J. K."""
     core = window.first
@@ -99,7 +76,8 @@ def abbreviations(window: Window) -> Reading | None:
     if core.text in _LIVED and core.tail == "." and (year := window.at(1)) and re.match(r"\d{4}", year.text):
         return Reading(1, _LIVED[core.text])
     if core.text in tables.BEFORE_A_NUMBER and (dotted or core.text in {"Apt", "Bldg", "Fig", "Rm", "Ste", "Vol"}):
-        following = window.at(1)
+        counted = core.text in tables.UNITS and window.before()[-1:].isdigit() and not window.tail_before()
+        following = window.at(1) if not counted else None
         if following is not None and re.match(r"\d|[IVX]+\b", following.text) and not following.starts_line:
             return Reading(1, tables.BEFORE_A_NUMBER[core.text])
     if (core.text in tables.MONTHS and core.text not in tables.MONTH_NAMES) or core.text in tables.DAYS:
@@ -108,7 +86,7 @@ def abbreviations(window: Window) -> Reading | None:
             return reading
     if core.text == "min" and dotted and not window.before()[-1:].isdigit():
         return _expand(window, "minimum")
-    if core.text == "v" and core.tail == "." and _is_name(window.before()) and not window.last_of_line(0):
+    if core.text == "v" and core.tail == "." and is_name(window.before()) and not window.last_of_line(0):
         return Reading(1, "versus")
     if core.text in {"M-F", "M–F"}:
         return say("Monday to Friday", core)
@@ -190,6 +168,8 @@ def roman(window: Window) -> Reading | None:
         small = numbers.roman(core.text.upper()) if re.fullmatch("[ivx]{2,}|[ivx]", core.text) else None
         if small is not None and (len(core.text) > 1 or core.head == "" or core.tail.startswith(")")):
             return say(numbers.integer(str(small)), core)
+    if numbered := _numerals_of_parts(window):
+        return say(numbered, core)
     value = numbers.roman(core.text)
     if value is not None and earlier in tables.BEFORE_A_NUMBER and window.tail_before() in {"", "."}:
         return say(numbers.integer(str(value)), core)
@@ -214,9 +194,55 @@ def roman(window: Window) -> Reading | None:
         following = window.joined(1)
         placed = len(core.text) > 2 or (following is not None and following.text.lower() in tables.HELD_IN_ORDER)
         return say(numbers.ordinal(value), core) if placed else None
-    if not _is_name(earlier):
+    if not is_name(earlier):
         return None
     return say(f"the {numbers.ordinal(value)}", core)
+
+
+def _numerals_of_parts(window: Window) -> str | None:
+    """Numerals of several parts: "Vols. I-III", "stages I and III", "Parts I, II and IV"."""
+    numerals = [numbers.roman(end) for end in re.split("[-–]", window.first.text)]
+    if None in numerals or len(numerals) > 2:
+        return None
+    back = 1
+    while window.before(back) in _THROUGH or numbers.roman(window.before(back)) is not None:
+        back += 1
+    noun, several = window.before(back), back > 1 or len(numerals) > 1
+    if not several:
+        following = window.at(1) if noun.endswith("s") and window.first.tail in {"", ","} else None
+        later = window.at(2) if following is not None and following.text in _THROUGH else following
+        several = following is not None and later is not None and numbers.roman(later.text) is not None
+    named = noun in tables.BEFORE_A_NUMBER or {noun.lower(), noun.lower().removesuffix("s")} & tables.NUMBERED
+    if not (several and named) or window.tail_before(back) not in {"", "."}:
+        return None
+    return " to ".join(numbers.integer(str(value)) for value in numerals)
+
+
+def keys(window: Window) -> Reading | None:
+    """Keys by what is printed on them: "hold Ctrl", "press Del", Ctrl-C (Ctrl+C is read in parts)."""
+    core = window.first
+    if said := tables.KEYS.get(core.text):
+        return say(said, core)
+    if said := tables.SHORT_KEYS.get(core.text):
+        following = window.joined(1)
+        pressed = window.before().lower() in {"press", "pressing", "hit", "hold", "tap"}
+        pressed = pressed or (window.before() in {"and", "or"} and key_name(window.before(2)) is not None)
+        return say(said, core) if pressed or (following is not None and following.text == "key") else None
+    held, *parts = core.text.split("-")
+    if not parts or not (held in tables.KEYS or held in {"Alt", "Shift", "Option"}):
+        return None
+    if not all(re.fullmatch("[A-Z]|F?[0-9]{1,2}", part) or key_name(part) for part in parts):
+        return None
+    return say(" ".join(key_name(part) or _key(part) for part in [held, *parts]), core)
+
+
+def key_name(part: str) -> str | None:
+    """How a key is called; None if a word is not printed on any."""
+    return tables.KEYS.get(part) or tables.SHORT_KEYS.get(part) or (part if part in tables.WHOLE_KEYS else None)
+
+
+def _key(part: str) -> str:
+    return " ".join(numbers.integer(sign) if sign.isdigit() else sign for sign in re.findall("[A-Z]|[0-9]+", part))
 
 
 def capitals(window: Window) -> Reading | None:

@@ -72,7 +72,9 @@ BEFORE_A_NUMBER = as_table("""
 No=number; no=number; Nos=numbers; nos=numbers; Fig=figure; fig=figure; Vol=volume; vol=volume; p=page; pp=pages;
 Ch=chapter; ch=chapter; Sec=section; sec=section; Art=article; Eq=equation; eq=equation; Nr=number; Rm=room; c=around;
 ext=extension; Ext=extension; Op=opus; op=opus; Ste=suite; Fl=floor; Bldg=building; Rte=route; v=version; Apt=Apartment;
-Amend=amendment
+Amend=amendment; Pt=part; pt=part; Pts=parts; Secs=sections; secs=sections; Figs=figures; figs=figures; Chs=chapters;
+chs=chapters; Vols=volumes; vols=volumes; Eqs=equations; eqs=equations; Arts=articles; Chap=chapter; chap=chapter;
+Chaps=chapters; Para=paragraph; para=paragraph; Paras=paragraphs; paras=paragraphs; Bk=book
 """)
 """With a period, before a number."""
 
@@ -290,6 +292,19 @@ PRE_RELEASES = as_table("""
 alpha=alpha; beta=beta; rc=R C; a=A; b=B; dev=dev; post=post; pre=pre; preview=preview; canary=canary; lts=L T S
 """)
 """Behind a version."""
+EMERGENCY_NUMBERS = as_set("000 111 112 911 988 999")
+CALLS = as_set(
+    "call caller callers calls center centers dispatch dispatcher dispatchers hotline lifeline operator operators"
+)
+"""After 911."""
+NAMED_AFTER_NUMBER = as_set("airliner error freeway highway interstate")
+"""Before them three digits are a name: "a 404 error", "the 405 freeway"."""
+HTTP = as_table("""
+200=OK; 201=Created; 204=No; 301=Moved; 302=Found; 304=Not; 400=Bad; 401=Unauthorized; 403=Forbidden; 404=Not;
+405=Method; 408=Request; 409=Conflict; 410=Gone; 418=I'm; 422=Unprocessable; 429=Too; 500=Internal; 501=Not; 502=Bad;
+503=Service; 504=Gateway
+""")
+"""Codes of servers and the word that their name begins with."""
 HOTLINES = as_set("emergency helpline hotline lifeline line")
 """Near them three digits are a number to call."""
 DESCRIBED_BY_AMOUNT = as_set("""
@@ -388,6 +403,8 @@ CLOTHES = as_set("""
 L M S XL XS XXL XXS XXXL
 """)
 """Sizes: "S-XL" is a span of them."""
+BEFORE_A_DAY = as_set("by due on until")
+"""After them 3/4 is a day of a month."""
 BEFORE_A_DATE = as_set("""
 by closed early every from in last late mid next on since this through till to until
 """)
@@ -420,6 +437,37 @@ and because but if or since so that then when whenever where while
 """)
 """After them a clause begins, whose comparison needs a verb: "if x is less than y"."""
 
+COMPASS = as_table("""
+N=north; S=south; E=east; W=west; NE=northeast; NW=northwest; SE=southeast; SW=southwest
+""")
+HALF_LANDS = as_set("""
+Africa African America American Asia Bank Carolina Coast Dakota Germany Ireland Korea Korean Koreans London Sudan Sussex
+Timor Virginia Yorkshire
+""")
+"""After N., S., E. or W. they are a part of a land: "N. Korea"."""
+BEFORE_A_STREET = as_set("Along At Follow From Head Near On Past Take Toward Towards Via")
+"""Words with a capital that are no names: "Take E. Pine St."."""
+KEYS = as_table("""
+Ctrl=control; ctrl=control; CTRL=control; Cmd=command; cmd=command; CMD=command; Esc=escape; ESC=escape; PgUp=page up;
+PgDn=page down
+""")
+"""What is printed on a key, and how it is called."""
+SHORT_KEYS = as_table("""
+Del=delete; DEL=delete; Ins=insert; Opt=option; Fn=function; PrtSc=print screen
+""")
+"""... those that mean it after "press" and beside other keys only."""
+WHOLE_KEYS = as_set("""
+Alt Backspace Click Command Control Delete Down End Enter Escape Home Insert Left Option Return Right Shift Space Tab Up
+Win click
+""")
+"""Names of keys that are words."""
+
+ADDRESS_WORDS = as_table("""
+src=source; tmp=temp; txt=text; img=image; pkg=package; cfg=config
+""")
+"""Words in addresses that are not said letter by letter."""
+DOMAINS = as_set("ai au ca de eu io uk us")
+"""Ends of addresses that are."""
 FILE_ENDINGS = as_set("""
 apk avi bak bib cfg conf cpp cs css csv dll dmg doc docx epub exe flac gif go gz heic html ini ipynb iso jar java
 jpeg jpg js json jsx kt lock log m4a md mkv mov mp3 mp4 odt ogg pdf php png pptx psd py rb rs rtf sh sql svg swift tar
