@@ -354,13 +354,34 @@ def tool_turns(*results: Result) -> list[str]:
         ["calls of tools", *(str(one["calls"]) for one in figures)],
         ["a turn", *(f"{one['cpu_s_per_turn']:.2f} CPU-s" for one in figures)],
     ]
-    return markdown_table(["nano, which calls no tools and says so", "openai (Python)", "@openai/agents"], rows)
+    heads = ["nano, openai (Python)", "nano, @openai/agents", "mini, openai (Python), forced"]
+    return markdown_table(["", *heads], rows)
+
+
+def serving_load(result: Result) -> list[str]:
+    """Conversations in real time on two servers in turn, one of which begins replies in pauses."""
+    figures = result["figures"]
+    sides = [figures["with"], figures["without"]]
+    rows = [
+        ["replies", *(str(one["replies"]) for one in sides)],
+        ["lost, mixed", *(f"{one['lost']}, {one['mixed']}" for one in sides)],
+        ["underruns", *(str(one["underruns"]) for one in sides)],
+    ]
+    for what, name in (("from the decision", "first_audio_s"), ("from the last voice", "first_audio_after_speech_s")):
+        cells = (f"{ms(one[name]['p50'])}, {ms(one[name]['p95'])}" for one in sides)
+        rows.append([f"first audio {what} p50, p95, ms", *cells])
+    memory = (f"{one['memory_mb']['first_quarter']:.0f}, {one['memory_mb']['last_quarter']:.0f}" for one in sides)
+    rows.append(["memory in the first and last quarter, MB", *memory])
+    rows.append(["CPU-s for a second of speech", *(number(one["cpu_s_per_second_of_speech"]) for one in sides)])
+    what = f"{figures['conversations']} conversations, {figures['minutes'] / 2:g} minutes each way"
+    return markdown_table([what, "begun in pauses", "begun after the decision"], rows)
 
 
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "nano_latency": (("nano_latency",), nano_latency),
     "first_audio": (("nano_streaming",), first_audio),
     "many_sessions": (("many_sessions",), many_sessions),
+    "serving_load": (("serving_load",), serving_load),
     "vocoder_lookahead": (("vocoder_lookahead",), vocoder_lookahead),
     "vocoder_durations": (("vocoder_lookahead",), vocoder_durations),
     "vocoder_chunks": (("vocoder_chunks",), vocoder_chunks),

@@ -94,7 +94,14 @@ def run_name(record: JsonObject) -> str:
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Lines of a Markdown table.
+
+    Raises:
+        ValueError: a row with more or fewer cells than the head, which pages would show shifted or not at all.
+    """
+    for row in rows:
+        if len(row) != len(heads):
+            raise ValueError(f"expected rows of {len(heads)} cells, as the head {list(heads)}, found {list(row)}")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
