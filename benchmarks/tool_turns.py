@@ -9,8 +9,9 @@ and sent to a server in this process; the client runs the tool, returns its outp
 @openai/agents (`--agents-home` holds its node_modules; each event is also parsed by its schemas). `--choice auto`: the
 model decides, and every fifth question wants no tool; "required": it must call one; "named": the one that is right.
 `--template`: a model that was taught no tools gets the chat template with tools all the same: then the grammar alone
-makes its calls. Without it such a model says so, and answers. A protocol error is an `error` event, an event that does
-not fit the client's types, deltas that are not the arguments, or a reply that fails.
+makes its calls. Without it such a model says so, and answers. `--renamed`: the client has other names for the tools and
+their parameters than any lesson, so that the model has to read them. A protocol error is an `error` event, an event
+that does not fit the client's types, deltas that are not the arguments, or a reply that fails.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import tempfile
@@ -28,7 +30,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ from harness import ROOT, Measured, run
 from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio, resample
-from echox.data.corpora.tools.requests import ToolRequest, taught_tools, tool_requests
+from echox.data.corpora.tools.names import NamedTool, other_names, taught_names
+from echox.data.corpora.tools.requests import ToolRequest, tool_requests
 from echox.data.engines.engine import Voice
 from echox.data.synthesis import create_synthesizer
 from echox.data.tool_templates import taught_template
@@ -87,6 +90,7 @@ def serving(model: EchoX, wait_s: float) -> Iterator[int]:
 def questions(options: argparse.Namespace) -> list[Turn]:
     """The questions, spoken, tool after tool; with "auto" every fifth is one of nano's that wants no tool."""
     voice = Voice.of_speaker(options.voice)
+    names = declared_names(options)
     requests = tool_requests("heldout", 2, options.seed)
     order = sorted(range(len(requests)), key=lambda n: (n // 2 % 5, n % 2, n // 10))  # tools in turn, then wordings
     ordinary = [pcm16(load_audio(path, RATE)) for path in bundled_questions()]
@@ -98,8 +102,14 @@ def questions(options: argparse.Namespace) -> list[Turn]:
             continue
         request = requests[order[number % len(order)]]
         speech = create_synthesizer(voice.engine).synthesize(request.text, voice)
-        turns.append(Turn(pcm16(resample(speech.waveform, speech.sampling_rate, RATE)), request))
+        sound = pcm16(resample(speech.waveform, speech.sampling_rate, RATE))
+        turns.append(Turn(sound, replace(request, call=names[request.call.name].call(request.call))))
     return turns
+
+
+def declared_names(options: argparse.Namespace) -> dict[str, NamedTool]:
+    """The tools as this client calls them."""
+    return other_names("new", random.Random(options.seed)) if options.renamed else taught_names()
 
 
 def pcm16(samples: np.ndarray) -> bytes:
@@ -114,11 +124,11 @@ def choice_of(turn: Turn, choice: str) -> Any:
     return "required" if choice == "required" else "auto"
 
 
-def declared() -> list[dict[str, Any]]:
+def declared(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The tools as clients declare them."""
+    tools = [one.tool for one in declared_names(options).values()]
     return [
-        {"name": one.name, "description": one.description, "parameters": json.loads(one.parameters)}
-        for one in taught_tools()
+        {"name": one.name, "description": one.description, "parameters": json.loads(one.parameters)} for one in tools
     ]
 
 
@@ -161,7 +171,7 @@ async def with_openai(turns: list[Turn], port: int, options: argparse.Namespace)
 
     for start in range(0, len(turns), PER_SESSION):
         async with client.realtime.connect(model="any") as connection:
-            tools = [{"type": "function", **one} for one in declared()]
+            tools = [{"type": "function", **one} for one in declared(options)]
             await connection.session.update(session={"type": "realtime", "tools": tools})  # type: ignore[arg-type]
             for turn in turns[start : start + PER_SESSION]:
                 choice = {"type": "realtime", "tool_choice": choice_of(turn, options.choice)}
@@ -197,7 +207,7 @@ def with_agents(turns: list[Turn], port: int, options: argparse.Namespace) -> li
         for start in range(0, len(turns), PER_SESSION):
             some = turns[start : start + PER_SESSION]
             outputs = {turn.request.call.name: turn.request.output for turn in some if turn.request}
-            tools = [{**one, "output": outputs.get(one["name"], "{}")} for one in declared()]
+            tools = [{**one, "output": outputs.get(one["name"], "{}")} for one in declared(options)]
             chosen = [choice_of(turn, options.choice) for turn in some]
             settings = {"tools": tools, "choices": chosen, "stepMs": 5, "waitMs": 1000 * options.wait_s}
             path = Path(name) / "options.json"
@@ -222,9 +232,9 @@ def with_agents(turns: list[Turn], port: int, options: argparse.Namespace) -> li
 # ------------------------------------------------------------------------------------------------ figures
 
 
-def is_valid(name: str, arguments: dict[str, Any]) -> bool:
+def is_valid(tools: list[dict[str, Any]], name: str, arguments: dict[str, Any]) -> bool:
     """Whether arguments fit the schema of their tool."""
-    schema = next((one["parameters"] for one in declared() if one["name"] == name), None)
+    schema = next((one["parameters"] for one in tools if one["name"] == name), None)
     if schema is None or arguments.keys() != schema["properties"].keys():
         return False
     return all(
@@ -240,7 +250,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     }
 
 
-def figures_of(turns: list[Turn], errors: list[str]) -> dict[str, Any]:
+def figures_of(turns: list[Turn], tools: list[dict[str, Any]], errors: list[str]) -> dict[str, Any]:
     """Counts of turns."""
     asked = [turn for turn in turns if turn.request is not None]
     plain = [turn for turn in turns if turn.request is None]
@@ -270,7 +280,7 @@ def figures_of(turns: list[Turn], errors: list[str]) -> dict[str, Any]:
         "right_tool_and_arguments": sum(right(turn, True) for turn in asked),
         "right_tool_and_arguments_by_tool": by_tool,
         "calls": len(calls),
-        "valid_calls": sum(is_valid(*call) for call in calls),
+        "valid_calls": sum(is_valid(tools, *call) for call in calls),
         "cut_off_calls": sum(turn.cut_off for turn in turns),
         "wanting_no_tool": len(plain),
         "called_without_need": sum(bool(turn.calls) for turn in plain),
@@ -284,6 +294,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client", choices=["openai", "agents"], default="openai")
     parser.add_argument("--choice", choices=["auto", "required", "named"], default="auto")
     parser.add_argument("--template", action="store_true", help="give it the chat template with tools")
+    parser.add_argument("--renamed", action="store_true", help="tools and parameters under names that no lesson has")
     parser.add_argument("--turns", type=int, default=50)
     parser.add_argument("--voice", default="flite/rms", help="who asks (default: flite/rms)")
     parser.add_argument("--seed", type=int, default=0, help="decides the values in the requests")
@@ -305,7 +316,7 @@ def measure(options: argparse.Namespace) -> Measured:
             errors = asyncio.run(with_openai(turns, port, options))
         else:
             errors = with_agents(turns, port, options)
-    figures = figures_of(turns, errors)
+    figures = figures_of(turns, declared(options), errors)
     figures["tools_supported"] = model.engine.call_grammars is not None
     figures["cpu_s_per_turn"] = round((time.process_time() - began_s) / len(turns), 2)
     return Measured(figures, fingerprint(model.model))
