@@ -46,29 +46,31 @@ def test_every_run_of_the_plan_is_a_recipe(tmp_path):
 def test_the_evidence_compares_like_budgets(path, most, tmp_path):
     plan = Plan.read(path)
     runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
-    budgets = {}
-    for name, job, seed in plan.jobs():
-        steps = load_recipe(*runner.recipe(name, job, seed, languages=False)).training.steps
-        budgets.setdefault(name, []).append((job.cpu_s_per_step or 0) * steps)
-    trained = {name: values for name, values in budgets.items() if plan.runs[name].train}
-    assert all(len(values) == 3 for values in trained.values())
-    budgets_s = [value for values in trained.values() for value in values]
-    assert max(budgets_s) <= most * min(budgets_s)
+    budgets_s = {
+        name: job.cpu_s_per_step * load_recipe(*runner.recipe(name, job, 0, languages=False)).training.steps
+        for name, job in plan.runs.items()
+        if job.train and job.cpu_s_per_step is not None
+    }
+    for pair in plan.tests:
+        compared_s = [budgets_s[name] for name in pair if plan.runs[name].train]
+        assert max(compared_s) <= most * min(compared_s)
+    trained = [name for name, job in plan.runs.items() if job.train]
+    assert set(trained) == set(budgets_s)
+    assert [plan.runs[name].seeds for name in trained].count(3) >= 4
 
 
 def test_unit_languages_differ_in_their_words_alone(tmp_path):
     plan = Plan.read(WORDS)
     runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
-    recipes = {}
-    for name, job, seed in plan.jobs():
-        recipe = load_recipe(*runner.recipe(name, job, seed, languages=False))
+    recipes = []
+    for name, job in plan.runs.items():
+        recipe = load_recipe(*runner.recipe(name, job, 0, languages=False))
         assert recipe.model.form == "prefix"
+        assert job.language["kind"] == "unit_language"
         recipe.training.steps, recipe.training.output_dir = 0, ""
-        recipes.setdefault(seed, []).append(recipe)
-    for alike in recipes.values():
-        assert all(recipe == alike[0] for recipe in alike)
-    languages = [run.language for run in plan.runs.values()]
-    assert [language["vocabulary_size"] for language in languages] == [200, 300, 1000, 3000]
+        recipes.append(recipe)
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert {run.language["vocabulary_size"] for run in plan.runs.values()} == {200, 300, 1000, 3000}
 
 
 def test_the_evidence_knows_its_cost(tmp_path):
@@ -284,7 +286,7 @@ def test_smoke_of_the_evidence():
     assert {result["name"] for result in results} == {"cascade", "echo", "gated", "recorded", "direct"}
     assert all("s2s_answer" in result["segments"]["heldout_seen_voices"] for result in results)
     results = json.loads((folder / "unit_language" / "ablations.json").read_text(encoding="utf-8"))
-    assert [len(result["t2c"]["word_errors"]) for result in results] == [2, 2, 2, 2]
+    assert [len(result["t2c"]["word_errors"]) for result in results] == 6 * [2]
     assert json.loads((folder / "agreement.json").read_text(encoding="utf-8"))[0]["tasks"]
     shutil.rmtree(folder)
 

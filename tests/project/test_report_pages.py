@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from echox.evaluation.studies.ablations import Plan
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -47,7 +48,8 @@ def test_the_verdict_on_unit_languages_follows_the_intervals(errors, verdict):
         return [{"name": name, "seed": seed, "what": name, "items": {}, "t2c": read} for seed in range(seeds)]
 
     def measured(seeds):
-        words = {f"words_{number}": trainings(f"words_{number}", each, seeds) for number, each in enumerate(errors)}
+        names = [one for one, other in Plan.read(ROOT / "runs" / "unit_language.yaml").tests if other == SINGLE]
+        words = {name: trainings(name, each, seeds) for name, each in zip(names, errors)}
         return replace(SOURCES, unit_language={SINGLE: trainings(SINGLE, 2, seeds)} | words)
 
     found, told = better_speech(measured(3))
