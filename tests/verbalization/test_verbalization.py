@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echox.streaming.verbalizer import Verbalizer, WrittenToken
-from echox.verbalization import LOOKAHEAD_WORDS, PlainText, spoken_language, verbalize, written_words
+from echox.verbalization import (
+    LOOKAHEAD_WORDS,
+    PlainText,
+    Reading,
+    english_signs,
+    english_tables,
+    spoken_language,
+    verbalize,
+    written_words,
+)
+from echox.verbalization.english import English, is_plain
 from paths import TESTS
 
 READINGS = TESTS / "readings"
@@ -126,6 +136,36 @@ def test_a_plain_word_does_not_wait():
     assert [len(runs) for runs in found] == [0, 1, 1, 1, 0, 2, 1, 0], "only the figure waits for the word after it"
     assert found[1][0].spoken is None, "and a plain word keeps its states"
     assert found[1][0].tokens, "and a plain word keeps its states"
+
+
+BESIDE = [("", ""), ("Chapter", "5"), ("per", "of"), ("in", "Main St."), ("Henry", "was"), ("5", "II")]
+"""Words before and after a word, that change how some words are read."""
+
+
+def tabled_words() -> set[str]:
+    """Words of letters in the tables of English: the rules look for them."""
+    tables = [table for module in (english_tables, english_signs) for table in vars(module).values()]
+    keys = {key for table in tables if isinstance(table, dict | frozenset) for key in table if isinstance(key, str)}
+    return {form for key in keys if key.isalpha() for form in (key, key.lower(), key.capitalize())}
+
+
+@pytest.mark.parametrize(("before", "after"), BESIDE)
+def test_the_short_way_of_plain_words_leads_where_the_rules_lead(before, after):
+    words = [f"{word}{mark}" for word in sorted(tabled_words()) for mark in ("", ".")]
+    plain = [word for word in words if is_plain(word)]
+    assert len(plain) > 500
+    for word in plain:
+        said = English().read_by_rules(written_words(f"{word} {after}"), written_words(before), True)
+        assert said == Reading(), f"{word!r} after {before!r}: add it to the words that are read otherwise"
+
+
+@pytest.mark.parametrize("name", ["english_blind.tsv", "english_kinds.tsv"])
+def test_in_the_readings_the_short_way_leads_where_the_rules_lead(name):
+    for _, written, _ in cases(name):
+        words = written_words(written)
+        for place in range(len(words)):
+            ahead, before = words[place : place + LOOKAHEAD_WORDS + 1], words[max(0, place - LOOKAHEAD_WORDS) : place]
+            assert ENGLISH.read(ahead, before, True) == English().read_by_rules(ahead, before, True), (written, place)
 
 
 def test_what_cannot_be_said_is_a_problem_and_emoji_are_none():

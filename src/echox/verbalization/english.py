@@ -7,6 +7,7 @@ nearly every word, is left as it is written.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import re
 import unicodedata
@@ -52,13 +53,20 @@ class English:
 
     def read(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> Reading | None:
         """See `echox.verbalization.SpokenLanguage.read`."""
+        after_no_sign = not before or before[-1].text[0].isalnum()
+        if after_no_sign and is_plain(words[0].text):
+            return _AS_WRITTEN
+        return self.read_by_rules(words, before, complete)
+
+    def read_by_rules(
+        self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool
+    ) -> Reading | None:
+        """`read` without the short way for plain words, which gives the same."""
         if is_open_formula(words[0].text):
             return self._formula(words, complete)
-        written = [*before, *words]
-        plain = [_plain_form(word, written[:place]) for place, word in enumerate(written)]
-        if not plain[len(before)].text:
+        window = Window(words, before, complete, _plain_form)
+        if not window.first.raw:
             return Reading(1, "")
-        window = Window(plain[len(before) :], plain[: len(before)], complete)
         try:
             reading = next((found for rule in RULES if (found := rule(window)) is not None), None)
         except NeedsMore:
@@ -76,6 +84,37 @@ class English:
                 plain = plain_formula(WrittenWord(text), ()).text.translate(_NO_BRACES)
                 return Reading(count, verbalize(re.sub("(?<![A-Za-z])-|-(?![A-Za-z])", "−", plain), self))
         return Reading(count, verbalize(text.translate(_NO_BRACES), self)) if complete else None
+
+
+_AS_WRITTEN = Reading()
+_PLAIN_WORD = re.compile("a|A|[A-Za-z][a-z]+(?:'[a-z]+)?[.,?!;:]?")
+_READ_OTHERWISE = frozenset().union(
+    *(
+        tables.MONTHS,
+        tables.DAYS,
+        tables.TITLES,
+        tables.PLACES,
+        tables.WORDS,
+        tables.BARE_WORDS,
+        tables.BEFORE_A_NUMBER,
+    ),
+    *(tables.UNITS, tables.ANY_CASE, tables.CURRENCY_CODES, tables.ELEMENTS, tables.SPELT_SMALL, tables.KEYS),
+    *(tables.SHORT_KEYS, {"no", "pp"}),
+)
+
+
+@functools.lru_cache(maxsize=8192)
+def is_plain(text: str) -> bool:
+    """Whether a word is spoken as it is written wherever it stands but after a sign: nearly every word is.
+
+    The short way of `English.read`: no rule has to be asked.
+    """
+    if not _PLAIN_WORD.fullmatch(text):
+        return False
+    word = text.rstrip(".,?!;:")
+    if word in _READ_OTHERWISE or word.lower() in _READ_OTHERWISE:
+        return False
+    return re.fullmatch("[ivx]+|[b-df-hj-np-tv-xz]+", word) is None
 
 
 _WIDE = re.compile("[\uff01-\uff5e]")
@@ -166,10 +205,13 @@ def _inside(text: str) -> Reading:
 # ------------------------------------------------------------------------------------------ amounts
 
 
+_FIGURE = re.compile(r"\d")
+
+
 def amounts(window: Window) -> Reading | None:
     """Words with digits; see `english_amounts`."""
     text = window.first.text
-    if not any(character.isdigit() or unicodedata.category(character) == "No" for character in text):
+    if not _FIGURE.search(text) and (text.isascii() or not any(unicodedata.category(sign) == "No" for sign in text)):
         return money(window) if text in tables.CURRENCY_CODES or text in tables.CURRENCIES else None
     for rule in AMOUNTS:
         reading = rule(window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from num2words import num2words
@@ -25,12 +26,12 @@ def cardinal(digits: str) -> str:
 def integer(digits: str) -> str:
     """Say a whole number; a long one digit by digit."""
     value = digits.lstrip("0") or "0"
-    return spell_digits(digits) if len(value) > LONGEST_NUMBER else _plain(num2words(int(value)))
+    return spell_digits(digits) if len(value) > LONGEST_NUMBER else _in_words(int(value), "cardinal")
 
 
 def ordinal(value: int) -> str:
     """Say the place in an order: 21 is "twenty first"."""
-    return _plain(num2words(value, to="ordinal"))
+    return _in_words(value, "ordinal")
 
 
 def spell_digits(digits: str, zero: str = "zero") -> str:
@@ -100,6 +101,8 @@ def roman(letters: str) -> int | None:
     return sum(-value if value < following else value for value, following in zip(values, after, strict=True))
 
 
-def _plain(spelt: str) -> str:
-    """Undo num2words' hyphens, commas and British "and": 342 is "three hundred forty two"."""
+@functools.lru_cache(maxsize=4096)
+def _in_words(value: int, kind: str) -> str:
+    """num2words without its hyphens, commas and British "and": 342 is "three hundred forty two"."""
+    spelt = num2words(value, to=kind)
     return " ".join(re.sub(r"[-,]|\band\b", " ", spelt).split())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
@@ -30,14 +31,9 @@ class Core:
     @classmethod
     def of(cls, word: WrittenWord) -> Core:
         """Split a word into marks and core."""
-        match = _PARTS.match(word.text)
-        assert match is not None, "the pattern matches any text"
-        head, text, tail = match.groups()
-        if _ABOUT.search(head + text[:1]) and not tail.endswith("~"):
-            head, text = head[:-1], "~" + text
-        return cls(head, text, tail, word.starts_line)
+        return _split(word.text, word.starts_line)
 
-    @property
+    @functools.cached_property
     def raw(self) -> str:
         """The word as it is written."""
         return self.head + self.text + self.tail
@@ -49,6 +45,16 @@ class Core:
         return "" if found is None else found[0] if len(found[0]) == 1 and found[0] != "…" else ","
 
 
+@functools.lru_cache(maxsize=4096)  # a word is looked at from all its neighbours
+def _split(written: str, starts_line: bool) -> Core:
+    match = _PARTS.match(written)
+    assert match is not None, "the pattern matches any text"
+    head, text, tail = match.groups()
+    if _ABOUT.search(head + text[:1]) and not tail.endswith("~"):
+        head, text = head[:-1], "~" + text
+    return Core(head, text, tail, starts_line)
+
+
 class Window:
     """The current word, the words after it and the words before it.
 
@@ -56,12 +62,32 @@ class Window:
         words: written to their ends, the one at hand first.
         before: read already, newest last.
         complete: no more words come.
+        form: rewrites a word, given the words that were written before it, before it is split.
+
+    Attributes:
+        first: the current word.
     """
 
-    def __init__(self, words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool) -> None:
-        self._words, self._complete = words, complete
-        self._before = [Core.of(word) for word in before]
+    def __init__(
+        self,
+        words: Sequence[WrittenWord],
+        before: Sequence[WrittenWord],
+        complete: bool,
+        form: Callable[[WrittenWord, Sequence[WrittenWord]], WrittenWord] | None = None,
+    ) -> None:
+        self._written, self._complete, self._form = [*before, *words], complete, form
+        self._read = len(before)
         self._cores: dict[int, Core] = {}
+        self.first = self._core(self._read)
+
+    def _core(self, place: int) -> Core:
+        """A word of those that are known, split when it is first asked for."""
+        core = self._cores.get(place)
+        if core is None:
+            word = self._written[place]
+            core = Core.of(self._form(word, self._written[:place]) if self._form else word)
+            self._cores[place] = core
+        return core
 
     def at(self, place: int) -> Core | None:
         """The word that many words later; None at the end of the text.
@@ -69,20 +95,11 @@ class Window:
         Raises:
             NeedsMore: it is not known yet whether there is one.
         """
-        if place >= len(self._words):
-            if self._complete or place > LOOKAHEAD_WORDS:
-                return None
-            raise NeedsMore
-        if place not in self._cores:
-            self._cores[place] = Core.of(self._words[place])
-        return self._cores[place]
-
-    @property
-    def first(self) -> Core:
-        """The current word."""
-        core = self.at(0)
-        assert core is not None, "there is a word to read"
-        return core
+        if self._read + place < len(self._written):
+            return self._core(self._read + place)
+        if self._complete or place > LOOKAHEAD_WORDS:
+            return None
+        raise NeedsMore
 
     def joined(self, place: int) -> Core | None:
         """The word that many words later, if no mark separates it from the one before it."""
@@ -94,30 +111,31 @@ class Window:
 
     def before(self, back: int = 1) -> str:
         """The core of an earlier word, "" if there is none."""
-        return self._before[-back].text if back <= len(self._before) else ""
+        return self._core(self._read - back).text if back <= self._read else ""
 
     def raw_before(self, back: int = 1) -> str:
         """An earlier word as it is written, "" if there is none."""
-        return self._before[-back].raw if back <= len(self._before) else ""
+        return self._core(self._read - back).raw if back <= self._read else ""
 
     def begins_line_before(self, back: int = 1) -> bool:
         """Whether a line begins with an earlier word."""
-        return back <= len(self._before) and self._before[-back].starts_line
+        return back <= self._read and self._core(self._read - back).starts_line
 
     def tail_before(self, back: int = 1) -> str:
         """The marks after an earlier word."""
-        return self._before[-back].tail if back <= len(self._before) else ""
+        return self._core(self._read - back).tail if back <= self._read else ""
 
     @property
     def in_quotes(self) -> bool:
         """Whether a quotation mark that opened before is open still, as far as the window goes."""
-        quoted = next((core for core in reversed(self._before) if '"' in core.raw), None)
+        earlier = map(self._core, reversed(range(self._read)))
+        quoted = next((core for core in earlier if '"' in core.raw), None)
         return quoted is not None and '"' in quoted.head and '"' not in quoted.tail
 
     @property
     def opens_line(self) -> bool:
         """Whether the current word is the first of the text or of a line."""
-        return not self._before or self.first.starts_line
+        return not self._read or self.first.starts_line
 
     @property
     def opens_sentence(self) -> bool:
