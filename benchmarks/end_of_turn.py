@@ -115,7 +115,7 @@ def stops(probabilities: list[float], settings: TurnSettings, hear: Callable[[in
             asked = asked if turns.awaits(pause) else None
             if asked is not None:
                 asked = (float("inf"), pause, answer)
-        events: list[TurnEvent] = turns.push(probability, start_ms, end_ms, False)
+        events: list[TurnEvent] = turns.push(probability, start_ms, end_ms)
         silence_ms = turns.silence_ms(end_ms)
         voiced_ms = voiced_ms if silence_ms is None else end_ms - silence_ms
         for event in events:

@@ -17,9 +17,11 @@ from echox.serving.turn_detection.interjections import (
     bundled_judge,
     interjection_features,
 )
+from echox.serving.turn_detection.turns import NOTICED_MS
 from echox.serving.turn_detection.vad import open_vad
 from moments import noise
-from serving_help import connected, nano, run, running, user_text
+from serving_help import connected, nano, question, run, running, user_text
+from waiting import wait_until_async
 
 COMMANDS = ["Stop.", "No.", "Wait."]
 VOICES = [Voice("flite", "slt"), Voice("flite", "awb"), Voice("espeak-ng", "en-us"), Voice("espeak-ng", "en-us+Andrea")]
@@ -82,6 +84,12 @@ def test_so_they_do_from_a_natural_voice():
     assert not any(judged(alone(speak(text, JOE)[0], rng), vad, judge) for text in ("[[m'mh'm]]", "Yeah.", "Hmm."))
 
 
+async def noticed(server):
+    """Wait until the reply has been played for long enough that somebody may want to stop it."""
+    (session,) = server.service.sessions
+    await wait_until_async(lambda: (session.responder.heard_ms() or 0) >= NOTICED_MS, "the reply is heard")
+
+
 @needs_voices
 @pytest.mark.slow
 @pytest.mark.parametrize(("sound", "interrupts"), [("Stop.", True), ("[[m'mh'm]]", False)])
@@ -97,6 +105,7 @@ def test_a_reply_is_stopped_by_stop_and_not_by_mm_hmm(sound, interrupts):
             asked = {"input": [user_text("Tell me about Spain.")]}
             await client.send("response.create", response=asked)
             await client.until("response.output_audio.delta")
+            await noticed(server)
             await client.say(spoken, rate=16000)
             await client.send("echox.ping")
             await client.until("echox.pong")
@@ -112,3 +121,53 @@ def test_a_reply_is_stopped_by_stop_and_not_by_mm_hmm(sound, interrupts):
     assert len(client.of("response.created")) == 1
     stopped = [one for one in client.of("response.done") if one["response"]["status"] == "cancelled"]
     assert bool(stopped or client.of("conversation.item.truncated")) == interrupts
+    (committed,) = client.of("input_audio_buffer.committed") or [{}]
+    assert committed.get("interjection") == ("stop" if interrupts else None)
+
+
+NEVER_MS = 10**9
+WORD = np.concatenate([np.zeros(4800, np.float32), question(2)[:10_000], np.zeros(36_000, np.float32)])
+"""0.4 s of speech, and the silence that ends a turn; 24 kHz."""
+
+
+@pytest.mark.parametrize(("noticed_ms", "stops"), [(NEVER_MS, False), (0, True)])
+def test_short_speech_that_ends_a_reply_is_answered_or_said_to_be_a_stop(monkeypatch, noticed_ms, stops):
+    """Whatever the judge takes for "stop": over words that nobody noticed yet it is the rest of the question."""
+    monkeypatch.setattr("echox.serving.turn_detection.turns.NOTICED_MS", noticed_ms)
+
+    async def talk(server):
+        async with connected(server) as client:
+            monkeypatch.setattr(server.service, "interjections", lambda samples: 1.0)
+            await client.send("response.create", response={"input": [user_text("Tell me what you know about Brazil.")]})
+            await client.until("response.output_audio.delta")
+            await client.say(WORD)
+            committed = await client.until("input_audio_buffer.committed")
+            await client.send("echox.ping")
+            await client.until("echox.pong")
+            while len(client.of("response.done")) < len(client.of("response.created")):
+                await client.next()
+            return committed, client
+
+    with running(nano()) as server:
+        committed, client = run(talk(server), 120)
+    assert committed.get("interjection") == ("stop" if stops else None)
+    assert len(client.of("response.created")) == (1 if stops else 2)
+    assert not client.of("error")
+
+
+def test_the_model_reads_the_rest_of_a_question_without_the_words_that_it_began_to_answer(monkeypatch):
+    monkeypatch.setattr("echox.serving.turn_detection.turns.NOTICED_MS", NEVER_MS)
+
+    async def talk(server):
+        async with connected(server) as client:
+            monkeypatch.setattr(server.service, "interjections", lambda samples: 1.0)
+            await client.send("conversation.item.create", item=user_text("Tell me what you know about Brazil."))
+            await client.send("response.create")
+            await client.until("response.output_audio.delta")
+            await client.say(WORD)
+            await client.until("input_audio_buffer.committed")
+            (session,) = server.service.sessions
+            return [(item.role, item.forgotten) for item in session.conversation.items[:3]]
+
+    with running(nano()) as server:
+        assert run(talk(server), 120) == [("user", False), ("assistant", True), ("user", False)]

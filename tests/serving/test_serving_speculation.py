@@ -263,7 +263,7 @@ def test_the_end_of_human_speech_is_final_before_the_turn_is_over():
     for number in range(len(samples) // FRAME_SAMPLES):
         frame = samples[number * FRAME_SAMPLES : (number + 1) * FRAME_SAMPLES]
         now_ms = (number + 1) * FRAME_MS
-        for event in detector.push(vad.push(frame), now_ms - FRAME_MS, now_ms, False):
+        for event in detector.push(vad.push(frame), now_ms - FRAME_MS, now_ms):
             if isinstance(event, SpeechStarted):
                 early = None
             elif isinstance(event, SpeechStopped):

@@ -12,6 +12,7 @@ from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.serving.turn_detection.turns import (
     EARLY_MS,
+    NOTICED_MS,
     Duck,
     Interjected,
     Paused,
@@ -26,15 +27,16 @@ from echox.serving.turn_detection.vad import FRAME_SAMPLES, EnergyVad, open_vad
 from moments import INTERRUPTIONS, VOICES, disturbances, in_silence, spoken
 
 FRAME_MS = 32
+HEARD_MS = 2000  # of a reply, when somebody speaks over it
 
 
-def play(script, settings=None, replying=False, taker=None):
-    """Run a script of (probability, frames); the events with the time they came."""
+def play(script, settings=None, heard_ms=None, taker=None):
+    """Run a script of (probability, frames), with what is heard of a reply; the events with the time they came."""
     taker = taker or TurnDetector(settings or TurnSettings())
     now_ms, found = 0, []
     for probability, frames in script:
         for _ in range(frames):
-            events = taker.push(probability, now_ms, now_ms + FRAME_MS, replying)
+            events = taker.push(probability, now_ms, now_ms + FRAME_MS, heard_ms)
             now_ms += FRAME_MS
             found += [(now_ms, event) for event in events]
     return found
@@ -73,13 +75,13 @@ def test_hysteresis_keeps_speech_that_gets_softer():
 
 
 def test_short_speech_over_a_reply_ducks_it_for_a_moment():
-    found = play([(0.0, 5), (0.9, 12), (0.0, 30)], replying=True)
+    found = play([(0.0, 5), (0.9, 12), (0.0, 30)], heard_ms=HEARD_MS)
     assert kinds(found) == [Duck, Unduck]
     assert found[0][0] == 5 * FRAME_MS + 96
 
 
 def test_longer_speech_over_a_reply_interrupts_it():
-    found = play([(0.9, 40), (0.0, 16)], replying=True)
+    found = play([(0.9, 40), (0.0, 16)], heard_ms=HEARD_MS)
     assert kinds(found) == [Duck, Unduck, SpeechStarted, SpeechStopped]
     assert found[2][0] == 640
     assert found[2][1] == SpeechStarted(0, interrupts=True)
@@ -87,20 +89,20 @@ def test_longer_speech_over_a_reply_interrupts_it():
 
 def test_syllables_add_up_to_an_interruption():
     syllables = [(0.9, 6), (0.0, 4)] * 6
-    assert SpeechStarted in kinds(play(syllables, replying=True))
+    assert SpeechStarted in kinds(play(syllables, heard_ms=HEARD_MS))
     far_apart = [(0.9, 6), (0.0, 15)] * 6
-    assert SpeechStarted not in kinds(play(far_apart, replying=True))
+    assert SpeechStarted not in kinds(play(far_apart, heard_ms=HEARD_MS))
 
 
 def test_the_reply_ends_while_the_user_speaks():
     taker = TurnDetector(TurnSettings())
-    assert kinds(play([(0.9, 6)], taker=taker, replying=True)) == [Duck]
-    events = taker.push(0.9, 192, 224, False)
+    assert kinds(play([(0.9, 6)], taker=taker, heard_ms=HEARD_MS)) == [Duck]
+    events = taker.push(0.9, 192, 224)
     assert [type(event) for event in events] == [Unduck, SpeechStarted]
 
 
 def test_interruptions_can_be_turned_off():
-    found = play([(0.9, 10)], TurnSettings(interrupts=False), replying=True)
+    found = play([(0.9, 10)], TurnSettings(interrupts=False), heard_ms=HEARD_MS)
     assert found == [(96, SpeechStarted(0, interrupts=False))]
 
 
@@ -126,7 +128,7 @@ def test_continued_speech_is_not_ended_by_a_late_answer():
     pause = play([(0.9, 20), (0.0, 6), (0.9, 1)], taker=taker)[1][1]
     assert not taker.awaits(pause)
     assert taker.judged(pause, 1.0, 900) == []
-    second = [event for frame in range(27, 34) for event in taker.push(0.0, frame * 32, frame * 32 + 32, False)]
+    second = [event for frame in range(27, 34) for event in taker.push(0.0, frame * 32, frame * 32 + 32)]
     assert [type(event) for event in second] == [Paused]
     assert taker.judged(pause, 1.0, 1100) == []  # what was said of the first pause says nothing of the second
     assert [type(event) for event in taker.judged(second[0], 1.0, 1100)] == [SpeechStopped]
@@ -149,7 +151,7 @@ def test_a_judged_turn_ends_after_the_silence_that_its_judgement_calls_for(compl
     now_ms = pause.at_ms
     events = taker.judged(pause, complete, now_ms, final=True)
     while not events:
-        events = taker.push(0.0, now_ms, now_ms + FRAME_MS, False)
+        events = taker.push(0.0, now_ms, now_ms + FRAME_MS)
         now_ms += FRAME_MS
     assert 0 <= now_ms - 20 * FRAME_MS - settings.wait_ms(complete) < FRAME_MS
     assert events == [SpeechStopped(0, pause.at_ms)]  # what was judged, and not a sample more
@@ -162,16 +164,16 @@ def test_a_second_judgement_of_a_pause_counts():
     assert taker.judged(pause, 1.0, pause.at_ms + 300) == [SpeechStopped(0, pause.at_ms + 300)]
 
 
-def interjection(frames=8, answer=True, rest=()):
+def interjection(frames=8, answer=True, rest=(), heard_ms=HEARD_MS):
     """Short speech over a reply; the events after it is judged, and after what follows."""
     taker = TurnDetector(TurnSettings(judges_interjections=True))
-    found = play([(0.0, 20), (0.9, frames), (0.0, 4)], taker=taker, replying=True)
+    found = play([(0.0, 20), (0.9, frames), (0.0, 4)], taker=taker, heard_ms=heard_ms)
     (asked,) = [event for _, event in found if isinstance(event, Interjected)]
     now_ms = (24 + frames) * FRAME_MS
     events = taker.interjected(asked, answer, now_ms)
     for probability, count in rest:
         for _ in range(count):
-            events = [*events, *taker.push(probability, now_ms, now_ms + FRAME_MS, True)]
+            events = [*events, *taker.push(probability, now_ms, now_ms + FRAME_MS, heard_ms)]
             now_ms += FRAME_MS
     return events
 
@@ -190,17 +192,43 @@ def test_wait_with_a_question_after_it_is_a_turn():
     assert not events[2].only_interrupts
 
 
-def test_mm_hmm_leaves_the_reply_alone():
-    assert [type(one) for one in interjection(answer=False, rest=[(0.0, 20)])] == [Unduck]
+@pytest.mark.parametrize("heard_ms", [0, HEARD_MS])
+def test_mm_hmm_leaves_the_reply_alone(heard_ms):
+    assert [type(one) for one in interjection(answer=False, rest=[(0.0, 20)], heard_ms=heard_ms)] == [Unduck]
+
+
+@pytest.mark.parametrize(("heard_ms", "stops"), [(0, False), (NOTICED_MS - 1, False), (NOTICED_MS, True)])
+def test_short_speech_with_the_first_words_of_a_reply_is_the_rest_of_the_question(heard_ms, stops):
+    events = interjection(rest=[(0.0, 20)], heard_ms=heard_ms)
+    assert [type(one) for one in events] == [Unduck, SpeechStarted, SpeechStopped]
+    assert events[1].unnoticed != stops
+    assert events[2].only_interrupts == stops
+
+
+def test_speech_that_begins_before_a_reply_is_not_about_it():
+    """Its first two frames come before the first sound of the reply, so nobody asks whether it means "stop"."""
+    taker = TurnDetector(TurnSettings(judges_interjections=True))
+    assert play([(0.9, 2)], taker=taker) == []
+    now_ms, events = 2 * FRAME_MS, []
+    for probability in [0.9] * 6 + [0.0] * 20:
+        events += taker.push(probability, now_ms, now_ms + FRAME_MS, now_ms - 2 * FRAME_MS)
+        now_ms += FRAME_MS
+    assert [type(one) for one in events] == [SpeechStarted, SpeechStopped]
+    assert not events[1].only_interrupts
+
+
+def test_longer_speech_over_the_first_words_of_a_reply_is_the_rest_of_the_question_too():
+    (started,) = [one for _, one in play([(0.9, 40)], heard_ms=0) if isinstance(one, SpeechStarted)]
+    assert started == SpeechStarted(0, interrupts=True, unnoticed=True)
 
 
 def test_a_late_answer_about_an_interjection_counts_until_other_speech_begins():
     taker = TurnDetector(TurnSettings(judges_interjections=True))
     script = [(0.9, 8), (0.0, 15)]
-    (first,) = [event for _, event in play(script, taker=taker, replying=True) if isinstance(event, Interjected)]
+    (first,) = [event for _, event in play(script, taker=taker, heard_ms=HEARD_MS) if isinstance(event, Interjected)]
     assert [type(one) for one in taker.interjected(first, True, 23 * FRAME_MS)] == [SpeechStarted]
     taker = TurnDetector(TurnSettings(judges_interjections=True))
-    play([*script, (0.9, 8)], taker=taker, replying=True)
+    play([*script, (0.9, 8)], taker=taker, heard_ms=HEARD_MS)
     assert taker.interjected(first, True, 31 * FRAME_MS) == []
 
 
@@ -214,14 +242,14 @@ def test_a_turn_has_a_longest_duration():
 
 def test_a_commit_by_the_client_resets_detection():
     taker = TurnDetector(TurnSettings())
-    play([(0.9, 6)], taker=taker, replying=True)
+    play([(0.9, 6)], taker=taker, heard_ms=HEARD_MS)
     assert taker.reset(200) == [Unduck(200)]
-    events = [event for step in range(20) for event in taker.push(0.9, 200 + step * 32, 232 + step * 32, False)]
+    events = [event for step in range(20) for event in taker.push(0.9, 200 + step * 32, 232 + step * 32)]
     assert events == [SpeechStarted(200, False)]
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 40), st.booleans()), max_size=30),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 40), st.sampled_from([None, 0, HEARD_MS])), max_size=30),
     st.sampled_from([None, 2000]),
     st.booleans(),
 )
@@ -231,9 +259,9 @@ def test_starts_and_stops_alternate_for_any_input(script, patience_ms, interrupt
     )
     taker, asked = TurnDetector(settings), []
     now_ms, speaking, ducked, last_end_ms = 0, False, False, 0
-    for probability, frames, replying in script:
+    for probability, frames, heard_ms in script:
         for _ in range(frames):
-            events = taker.push(probability, now_ms, now_ms + FRAME_MS, replying)
+            events = taker.push(probability, now_ms, now_ms + FRAME_MS, heard_ms)
             for one in asked[:1] if probability * 100 % 7 < 1 else []:  # an answer, now and then, late or in time
                 judged = taker.judged if isinstance(one, Paused) else taker.interjected
                 events = [*events, *judged(one, probability, now_ms + FRAME_MS)]
@@ -279,12 +307,12 @@ def test_the_playback_clock():
 # ---------------------------------------------------------------------------------------------- with a listener
 
 
-def listen(sound, new_vad, replying):
+def listen(sound, new_vad, heard_ms=None):
     vad, taker, found = new_vad(), TurnDetector(TurnSettings()), []
     for number in range(len(sound) // FRAME_SAMPLES):
         frame = sound[number * FRAME_SAMPLES : (number + 1) * FRAME_SAMPLES]
         start_ms = number * FRAME_MS
-        found += [(start_ms, event) for event in taker.push(vad.push(frame), start_ms, start_ms + FRAME_MS, replying)]
+        found += [(start_ms, event) for event in taker.push(vad.push(frame), start_ms, start_ms + FRAME_MS, heard_ms)]
     return found
 
 
@@ -298,7 +326,7 @@ def test_backchannels_and_noises_do_not_stop_a_reply():
     stops = [
         name
         for name, sound in disturbances(100)
-        if SpeechStarted in kinds(listen(in_silence(sound, rng), new_vad, replying=True))
+        if SpeechStarted in kinds(listen(in_silence(sound, rng), new_vad, heard_ms=HEARD_MS))
     ]
     assert len(stops) <= 5, stops
 
@@ -309,7 +337,7 @@ def test_real_interruptions_do_stop_it():
     rng = np.random.default_rng(3)
     late = []
     for number, text in enumerate(INTERRUPTIONS):
-        found = listen(in_silence(spoken(text, VOICES[number % 4]), rng), new_vad, replying=True)
+        found = listen(in_silence(spoken(text, VOICES[number % 4]), rng), new_vad, heard_ms=HEARD_MS)
         starts = [at_ms for at_ms, event in found if isinstance(event, SpeechStarted)]
         late += [] if starts and starts[0] - 500 < 1200 else [text]
     assert len(late) <= 1, late
@@ -321,7 +349,7 @@ def test_a_spoken_sentence_is_one_turn(name):
     _, new_vad = open_vad(name)
     rng = np.random.default_rng(0)
     sound = in_silence(spoken("what is the capital of France", "slt"), rng, before_s=1.0)
-    found = listen(sound, new_vad, replying=False)
+    found = listen(sound, new_vad)
     assert kinds(found) == [SpeechStarted, SpeechStopped]
     assert 600 < found[0][1].start_ms < 1100
 
@@ -347,7 +375,7 @@ def test_the_default_detector_is_right_in_noise(number, signal_to_noise_db):
     assert name == "silero"
     speech = load_audio(bundled_questions()[number], 16000)
     sound = noisy(speech, np.random.default_rng(number), signal_to_noise_db)
-    assert kinds(listen(sound, new_vad, replying=False)) == [SpeechStarted, SpeechStopped]
+    assert kinds(listen(sound, new_vad)) == [SpeechStarted, SpeechStopped]
 
 
 @pytest.mark.parametrize("choice", ["/nowhere/silero.onnx", "auto", "webrtc"])

@@ -18,7 +18,14 @@ import numpy as np
 from echox.audio import resample
 from echox.data.engines.engine import Voice
 from echox.data.synthesis import create_synthesizer
-from echox.serving.turn_detection.turns import Interjected, Paused, TurnDetector, TurnEvent, TurnSettings
+from echox.serving.turn_detection.turns import (
+    NOTICED_MS,
+    Interjected,
+    Paused,
+    TurnDetector,
+    TurnEvent,
+    TurnSettings,
+)
 from echox.serving.turn_detection.vad import FRAME_SAMPLES, SAMPLING_RATE, Vad
 
 LEAD_S = 0.4
@@ -143,7 +150,7 @@ def alone(waveform: np.ndarray, rng: random.Random, tail_s: float = 0.6) -> np.n
 
 
 def detector_events(
-    waveform: np.ndarray, vad: Vad, settings: TurnSettings, replying: bool = False
+    waveform: np.ndarray, vad: Vad, settings: TurnSettings, heard_ms: int | None = None
 ) -> list[tuple[int, TurnEvent]]:
     """Events of the turn detector for samples (S,) at 16 kHz, with the time of each, ms; nobody answers it."""
     turns, found = TurnDetector(settings), []
@@ -151,7 +158,7 @@ def detector_events(
         start, end = number * FRAME_SAMPLES, (number + 1) * FRAME_SAMPLES
         probability = vad.push(waveform[start:end])
         start_ms, end_ms = (1000 * one // SAMPLING_RATE for one in (start, end))
-        found += [(end_ms, event) for event in turns.push(probability, start_ms, end_ms, replying)]
+        found += [(end_ms, event) for event in turns.push(probability, start_ms, end_ms, heard_ms)]
     return found
 
 
@@ -166,7 +173,7 @@ def detected_pauses(speech: PausedSpeech, vad: Vad) -> list[DetectedPause]:
 
 def detected_interjection(waveform: np.ndarray, vad: Vad) -> Interjected | None:
     """What the server would ask a judge about when this is said over a reply; None: too long, or no speech."""
-    events = detector_events(waveform, vad, TurnSettings(judges_interjections=True), replying=True)
+    events = detector_events(waveform, vad, TurnSettings(judges_interjections=True), NOTICED_MS)
     return next((event for _, event in events if isinstance(event, Interjected)), None)
 
 

@@ -85,13 +85,17 @@ class InputAudioBuffer:
         if self.turns is None:
             self._discard(self._end - int(self._limits.max_buffer_s * SAMPLING_RATE))
 
-    def detect_next(self, replying: Callable[[], bool]) -> list[TurnEvent] | None:
-        """Search the next frame for speech; None if there is no whole frame, or no turn detection."""
+    def detect_next(self, heard_ms: Callable[[], int | None]) -> list[TurnEvent] | None:
+        """Search the next frame for speech; None if there is no whole frame, or no turn detection.
+
+        Args:
+            heard_ms: of the reply that is being played; see `TurnDetector.push`.
+        """
         if self.turns is None or self._end - self._searched < FRAME_SAMPLES:
             return None
         start, self._searched = self._searched, self._searched + FRAME_SAMPLES
         probability = self._vad.push(self._cut(start, self._searched))
-        events = self.turns.push(probability, _ms(start), _ms(self._searched), replying())
+        events = self.turns.push(probability, _ms(start), _ms(self._searched), heard_ms())
         if not self.turns.speaking:  # remove old silence
             max_samples = int(self._limits.max_buffer_s * SAMPLING_RATE)
             self._discard(self._searched - max_samples)

@@ -107,10 +107,11 @@ class Responder:
         """Whether a response that is being made will provide the transcript of this audio."""
         return any(one.untranscribed is content for one in self._all)
 
-    def playing(self) -> bool:
-        """Whether the client is still playing a reply."""
+    def heard_ms(self) -> int | None:
+        """How much was heard of the reply that the client is playing, ms; None: it plays none."""
         now_s = time.monotonic()
-        return any(response.speech.playing(now_s) for response in self._audible)
+        playing = [response.speech for response in self._audible if response.speech.playing(now_s)]
+        return max((round(1000 * speech.heard_s(now_s)) for speech in playing), default=None)
 
     # ------------------------------------------------------------------------------------------ start
 
@@ -346,17 +347,25 @@ class Responder:
                 running.feed.cancel()
             self._finish(running, "cancelled", reason)
 
-    def interrupt(self) -> None:
-        """The user speaks during a reply: stop it, and cut its text to what was heard."""
-        if self._silence("turn_detected"):
+    def interrupt(self, unnoticed: bool = False) -> None:
+        """The user speaks during a reply: stop it, and cut its text to what was heard.
+
+        Args:
+            unnoticed: what is said is the rest of the question: the model reads both as one turn, without the reply.
+        """
+        stopped = self._silence("turn_detected")
+        for response in stopped if unnoticed else []:
+            if response.item is not None:
+                response.item.forgotten = True
+        if stopped:
             self._service.metrics.barge_ins.inc()
 
     def silence(self) -> None:
         """The client wants to hear nothing more: stop all replies, and cut their texts to what was heard."""
         self._silence("client_cancelled")
 
-    def _silence(self, reason: str) -> bool:
-        """Stop what is being said or played; return whether there was anything."""
+    def _silence(self, reason: str) -> list[Response]:
+        """Stop what is being said or played; return what that was."""
         now_s = time.monotonic()
         found = [response for response in self._audible if response.open or response.speech.playing(now_s)]
         for response in found:
@@ -367,7 +376,7 @@ class Responder:
             if playing and not cut and response.item in self._conversation.items:
                 self.truncate(response.item, int(heard_s * 1000))
             response.speech.stop(now_s)
-        return bool(found)
+        return found
 
     def truncate(self, item: ConversationItem, audio_end_ms: int) -> None:
         """Cut a spoken reply to what was heard of it, also for the model."""

@@ -102,7 +102,11 @@ class RealtimeSession:
     @property
     def busy(self) -> bool:
         """Whether a reply is being made, sent or, if the server plays it, played."""
-        return self.responder.busy or self.outbox.waiting or (self._transport.plays and self.responder.playing())
+        return (
+            self.responder.busy
+            or self.outbox.waiting
+            or (self._transport.plays and self.responder.heard_ms() is not None)
+        )
 
     def start(self) -> None:
         """Send ``session.created``."""
@@ -211,7 +215,7 @@ class RealtimeSession:
     async def _detect_turns(self) -> None:
         """Detect turns in the new audio. Other tasks of the event loop run in between."""
         count = 0
-        while (events := self.input_audio.detect_next(self.responder.playing)) is not None:
+        while (events := self.input_audio.detect_next(self.responder.heard_ms)) is not None:
             for found in events:
                 self._handle_turn(found)
             self._speculator.follow(self.options.create_response)
@@ -245,16 +249,14 @@ class RealtimeSession:
             )
             settings = self.options.turn_settings
             if settings is not None and settings.interrupts:
-                self.responder.interrupt()
+                self.responder.interrupt(event.unnoticed)
         elif isinstance(event, SpeechStopped):
             item_id, self._turn_item_id = self._turn_item_id or new_id("item"), None
             self.outbox.put(
                 {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": event.end_ms, "item_id": item_id}
             )
-            item = self._commit_audio(
-                Audio(self.input_audio.take_turn(event.start_ms, event.end_ms), SAMPLING_RATE), item_id
-            )
-            item.forgotten = event.only_interrupts  # "stop" wants silence, and belongs to no later question
+            samples = self.input_audio.take_turn(event.start_ms, event.end_ms)
+            item = self._commit_audio(Audio(samples, SAMPLING_RATE), item_id, event.only_interrupts)
             if self.options.create_response and not event.only_interrupts:
                 self.responder.answer_turn(item)
             else:
@@ -291,16 +293,23 @@ class RealtimeSession:
         self._commit_audio(audio, item_id or new_id("item"))
         self.responder.answer_waiting_turn()
 
-    def _commit_audio(self, audio: Audio, item_id: str) -> ConversationItem:
-        """Add audio to the conversation as an item of the user."""
+    def _commit_audio(self, audio: Audio, item_id: str, only_interrupts: bool = False) -> ConversationItem:
+        """Add audio to the conversation as an item of the user.
+
+        Args:
+            audio: the turn.
+            item_id: id of the item.
+            only_interrupts: it was understood as "stop", which wants silence and belongs to no later question.
+        """
         content = Content("input_audio", audio=audio, sent_text=self._live.end())
-        item = ConversationItem(item_id, "user", [content])
+        item = ConversationItem(item_id, "user", [content], forgotten=only_interrupts)
         items = self.conversation.items
         self.outbox.put(
             {
                 "type": "input_audio_buffer.committed",
                 "previous_item_id": items[-1].id if items else None,
                 "item_id": item_id,
+                **({"interjection": "stop"} if only_interrupts else {}),  # an extension: no response will follow
             }
         )
         self._add_item(item, None)

@@ -3,7 +3,8 @@
 In silence, a turn starts after a short stretch of speech and ends after enough silence. A cough or an "mm-hmm" must not
 stop a reply that is being played. So there, speech first lowers the volume of the reply (duck). It interrupts the reply
 only if it continues, or if it is judged to mean it ("stop"); otherwise the volume is raised again (unduck) and the
-speech is discarded.
+speech is discarded. Nobody wants to stop what was not heard yet: short speech that begins before a reply, or with its
+first words, is the rest of the question, and a turn like any other.
 
 A judge (a turn head in the model, or an ONNX model) makes the silence that ends a turn depend on what was said: short
 after a complete sentence, long in the middle of one.
@@ -21,6 +22,7 @@ MAX_GAP_MS = 256  # longest gap between syllables, before a turn has started
 PAUSE_MS = 96  # silence after which a turn head is asked
 EARLY_MS = 160  # silence that ends a turn which is surely complete
 INTERJECTION_MS = 96  # silence after which short speech over a reply is judged
+NOTICED_MS = 700  # of a reply, sent and played in real time: sooner nobody has heard it, understood it and said "stop"
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,14 @@ class TurnSettings:
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """A turn starts at ``start_ms`` (with padding); ``interrupts``: it interrupts a reply."""
+    """A turn starts at ``start_ms`` (with padding); ``interrupts``: it interrupts a reply.
+
+    ``unnoticed``: it began with the first words of that reply, so it is the rest of the question, and not about them.
+    """
 
     start_ms: int
     interrupts: bool
+    unnoticed: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,16 @@ class Paused:
 
 @dataclass(frozen=True)
 class Interjected:
-    """Short speech over a reply, until ``last_ms``: ask whether it interrupts, then call `TurnDetector.interjected`."""
+    """Short speech over a reply, until ``last_ms``: ask whether it interrupts, then call `TurnDetector.interjected`.
+
+    ``noticed``: it began when the reply had been heard for long enough to be about it.
+    """
 
     start_ms: int
     at_ms: int
     last_ms: int
     voiced_ms: int
+    noticed: bool
 
 
 TurnEvent = SpeechStarted | SpeechStopped | Duck | Unduck | Paused | Interjected
@@ -139,6 +149,7 @@ class TurnDetector:
         self._end_ms: int | None = None  # where the turn ends then; None: where it is noticed
         self._interjection: Interjected | None = None  # that was asked about last
         self._interjected = False  # the turn began as an interjection
+        self._heard_ms: int | None = None  # of the reply that was being played when the speech began
         self._start_ms = self._padded_ms = self._last_ms = self._voiced_ms = 0
 
     @property
@@ -162,14 +173,14 @@ class TurnDetector:
         self._to_silence()
         return events
 
-    def push(self, probability: float, start_ms: int, end_ms: int, replying: bool) -> list[TurnEvent]:
+    def push(self, probability: float, start_ms: int, end_ms: int, heard_ms: int | None = None) -> list[TurnEvent]:
         """Process one frame.
 
         Args:
             probability: probability of speech in the frame.
             start_ms: start of the frame in all audio so far.
             end_ms: end of the frame.
-            replying: whether a reply is being played to the user.
+            heard_ms: how much was heard of the reply that is being played to the user, ms; None: none is being played.
 
         Returns:
             The events, in order.
@@ -185,8 +196,8 @@ class TurnDetector:
             if not speech:
                 return []
             self._state, self._start_ms, self._voiced_ms = _State.POSSIBLE_SPEECH, start_ms, end_ms - start_ms
-            self._interjection = None
-        return self._start_turn(end_ms, replying)
+            self._interjection, self._heard_ms = None, heard_ms
+        return self._start_turn(end_ms, heard_ms is not None)
 
     def awaits(self, pause: Paused) -> bool:
         """Whether this pause goes on: an answer about it still counts."""
@@ -211,10 +222,10 @@ class TurnDetector:
         if not takes_floor or self._state is _State.SPEAKING or self._interjection != asked:
             return []
         events: list[TurnEvent] = [Unduck(now_ms)] if self._ducked else []
-        self._state, self._ducked, self._interjected = _State.SPEAKING, False, True
+        self._state, self._ducked, self._interjected = _State.SPEAKING, False, asked.noticed
         self._padded_ms = max(self._earliest_ms, asked.start_ms)
         self._last_ms, self._voiced_ms = max(self._last_ms, asked.last_ms), max(self._voiced_ms, asked.voiced_ms)
-        return [*events, SpeechStarted(self._padded_ms, True)]
+        return [*events, SpeechStarted(self._padded_ms, True, not asked.noticed)]
 
     def _start_turn(self, now_ms: int, replying: bool) -> list[TurnEvent]:
         events: list[TurnEvent] = []
@@ -224,7 +235,7 @@ class TurnDetector:
             return events
         if self._voiced_ms < MIN_SPEECH_MS:
             return events
-        over_reply = replying and self.settings.interrupts
+        over_reply = replying and self._heard_ms is not None and self.settings.interrupts
         if over_reply and self._voiced_ms < self.settings.interrupt_after_ms:
             if not self._ducked:
                 self._ducked = True
@@ -233,7 +244,7 @@ class TurnDetector:
             silent = now_ms - self._last_ms >= INTERJECTION_MS
             if self.settings.judges_interjections and silent and not asked:
                 start_ms = max(self._earliest_ms, self._start_ms - self.settings.prefix_padding_ms)
-                self._interjection = Interjected(start_ms, now_ms, self._last_ms, self._voiced_ms)
+                self._interjection = Interjected(start_ms, now_ms, self._last_ms, self._voiced_ms, self._noticed)
                 events.append(self._interjection)
             return events
         if self._ducked:
@@ -241,7 +252,12 @@ class TurnDetector:
             events.append(Unduck(now_ms))
         self._state = _State.SPEAKING
         self._padded_ms = max(self._earliest_ms, self._start_ms - self.settings.prefix_padding_ms)
-        return [*events, SpeechStarted(self._padded_ms, over_reply)]
+        return [*events, SpeechStarted(self._padded_ms, over_reply, over_reply and not self._noticed)]
+
+    @property
+    def _noticed(self) -> bool:
+        """Whether the reply had been heard for long enough, when the speech began, to be what it is about."""
+        return self._heard_ms is not None and self._heard_ms >= NOTICED_MS
 
     def _continue_turn(self, speech: bool, now_ms: int) -> list[TurnEvent]:
         if speech:
@@ -267,7 +283,7 @@ class TurnDetector:
     def _to_silence(self) -> None:
         self._state = _State.SILENCE
         self._ducked = self._interjected = False
-        self._pause = self._wait_ms = self._end_ms = None
+        self._pause = self._wait_ms = self._end_ms = self._heard_ms = None
         self._start_ms = self._padded_ms = self._last_ms = self._voiced_ms = 0
 
 
