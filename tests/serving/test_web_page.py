@@ -152,7 +152,7 @@ def test_an_audio_file_is_a_turn(page):
     assert said(reply(page, 0)) == "The capital of Brazil is Brasilia."
     assert "capital" in said(page.locator(".turn.user").first)
     page.locator("#file").set_input_files({"name": "no.wav", "mimeType": "audio/wav", "buffer": b"not a sound"})
-    assert "no.wav cannot be sent" in page.get_by_role("alert").inner_text()
+    page.get_by_role("alert").get_by_text("no.wav cannot be sent").wait_for()
 
 
 def test_sampling_settings_reach_the_server(server, page):

@@ -33,7 +33,7 @@ def test_names_and_landmarks(page):
         "- banner:",
         "- main:",
         'heading "EchoX" [level=1]',
-        "status: Connected",
+        'status "WebSocket: this server takes no calls (WebRTC)"\': Connected',  # how, by its title
         'region "Conversation"',
         'region "Your turn"',
         'button "Talk"',
