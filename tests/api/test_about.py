@@ -56,4 +56,10 @@ def test_a_folder_without_it_says_nothing(tmp_path):
 def test_the_page_gets_it_before_any_key_is_shown():
     with running(nano(), policy=AccessPolicy("secret")) as server:
         found = httpx.get(f"{server.url}/about.json").json()
-    assert found == {"model": "nano", "webrtc": False, "knows": nano().about.knows, "examples": list(ANSWERS)}
+    assert found == {
+        "model": "nano",
+        "webrtc": False,
+        "tools": False,
+        "knows": nano().about.knows,
+        "examples": list(ANSWERS),
+    }

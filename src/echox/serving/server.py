@@ -125,7 +125,8 @@ def create_app(
         return JSONResponse(body, 200 if state == "ready" else 503)
 
     async def about(_: Request) -> Response:  # for the page; needs no key, like the page itself
-        return JSONResponse({"model": service.name, "webrtc": calls.available, **asdict(service.model.about)})
+        can = {"webrtc": calls.available, "tools": service.calls_tools}
+        return JSONResponse({"model": service.name, **can, **asdict(service.model.about)})
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -5,6 +5,8 @@ import { Hearing } from "./hearing.js";
 import { Connection, Refused } from "./realtime.js";
 import { whyRefused } from "./reasons.js";
 import { Settings } from "./settings.js";
+import { Timers } from "./timers.js";
+import { Toolbox } from "./tools.js";
 import { View } from "./view.js";
 
 const LONGEST_FILE_S = 120; // longest turn that the server accepts
@@ -18,8 +20,10 @@ const settings = new Settings(byId("settings"));
 const player = new Player();
 const about = fetch("about.json").then((answer) => answer.json());
 const connection = new Connection(new URL("v1/realtime", location.href), () => settings.key, whyNoCall);
-const dialogue = new Dialogue(connection, player, settings);
 const view = new View(replay);
+const timers = new Timers(byId("timers"), () => player.ring(), (text) => view.announce(text));
+const toolbox = new Toolbox(timers, (on) => chooseTheme(on ? "light" : "dark"));
+const dialogue = new Dialogue(connection, player, settings, toolbox);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
 const hearing = new Hearing(() => couldNotHear("Nothing comes from it."), () => view.removeNotice(UNHEARD));
 let model = "";
@@ -299,9 +303,10 @@ dialogue.addEventListener("problem", ({ detail: { title, text, unheard } }) => {
   if (unheard && microphone.running) couldNotHear("Something came, but no words were found in it.");
   else view.notice(title, text);
 });
-dialogue.addEventListener("said", ({ detail: { role, text, source } }) => {
+dialogue.addEventListener("said", ({ detail: { role, text, source, name, output } }) => {
   if (role === "user" && source !== "text") view.announce(`You said: ${text || "nothing that was understood"}`);
   if (role === "assistant" && settings.announce) view.announce(`EchoX: ${text}`);
+  if (role === "tool" && settings.announce) view.announce(`Tool ${name}: ${output}`);
 });
 connection.addEventListener("open", ({ detail }) => view.model((model = detail.model ?? model)));
 connection.addEventListener("open", useCall);
@@ -348,8 +353,8 @@ function currentPhase() {
     const live = microphone.running && settings.handsFree;
     return { phase: "speaking", words: live ? "Speaking. Talk or type to cut in." : "Speaking. Type to cut in." };
   }
-  if (dialogue.thinking) return { phase: "thinking", words: "Thinking…" };
-  if (microphone.running && settings.handsFree) return { phase: "listening", words: "Listening…" };
+  if (dialogue.thinking) return { phase: "thinking", words: dialogue.calls.busy ? "Using a tool…" : "Thinking…" };
+  if (microphone.running && settings.handsFree) return { phase: "listening", words: dialogue.stoppedByWord ? "Stopped. Listening…" : "Listening…" };
   return { phase: "idle", words: hint || "Ready." };
 }
 
@@ -367,7 +372,9 @@ function frame() {
 
 /** The first view: what the model knows and example questions, from its folder. */
 async function introduce() {
-  const { model: name, knows, examples } = await about;
+  const { model: name, knows, examples, tools } = await about;
+  settings.offerTools(tools);
+  if (settings.tools && connection.state === "open") dialogue.configure(); // it was opened meanwhile
   model ||= name;
   view.model(model);
   view.introduce(knows, examples, say);

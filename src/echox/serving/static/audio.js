@@ -4,6 +4,9 @@ import { JitterBuffer } from "./jitter-buffer.js";
 export const RATE = 24000;
 const CHUNK_MS = 20;
 const FALLBACK_FRAMES = 1024;
+const RING_TONES = 3;
+const RING_S = 0.25;
+const RING_HZ = 880;
 
 /** Whether this page can use a microphone. Browsers require HTTPS or localhost. */
 export const microphoneAllowedHere = () => window.isSecureContext && Boolean(navigator.mediaDevices?.getUserMedia);
@@ -199,6 +202,19 @@ export class Player extends EventTarget {
       this.flushes.push(resolve);
       this.#command({ type: "flush" });
     });
+  }
+
+  /** Three short tones, over whatever is being played. */
+  ring() {
+    for (let n = 0; n < RING_TONES; n++) {
+      const at = this.context.currentTime + n * 2 * RING_S;
+      const tone = new OscillatorNode(this.context, { frequency: RING_HZ });
+      const edge = new GainNode(this.context, { gain: 0 });
+      edge.gain.setValueCurveAtTime([0, 0.25, 0.25, 0.25, 0], at, RING_S); // soft, without a click
+      tone.connect(edge).connect(this.output);
+      tone.start(at);
+      tone.stop(at + RING_S);
+    }
   }
 
   setVolume(volume) {

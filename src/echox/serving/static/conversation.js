@@ -17,6 +17,7 @@ export class Turn {
     this.frames = 0;
     this.state = "open"; // open (still growing), done, interrupted, failed
     this.note = ""; // why it failed
+    this.stops = false; // it was understood as "stop", and is not answered
     this.playedS = 0;
     this.figures = {}; // firstAudioS, rtf, underruns
     this.called = false; // its speech comes by a call, in real time
@@ -66,6 +67,49 @@ export class Turn {
     const all = concatenate(this.audio);
     return this.state === "interrupted" ? all.subarray(0, Math.round(this.playedS * RATE)) : all;
   }
+
+  /** The turn as items of the protocol; none if there is nothing to read in it. */
+  get items() {
+    const text = this.kept ?? this.text;
+    if (!text.trim() || this.stops) return [];
+    const type = this.role === "user" ? "input_text" : "output_text";
+    return [{ type: "message", role: this.role, content: [{ type, text }] }];
+  }
+
+  /** What of it is saved, besides its audio. */
+  get saved() {
+    return {
+      source: this.source,
+      text: this.kept ?? this.text,
+      ...(this.kept !== null && { not_heard: this.text.slice(this.kept.length).trim() }),
+    };
+  }
+}
+
+/** A call of a tool, between the turns. */
+export class Call extends Turn {
+  /** @param {{id: string, call_id: string, name: string}} item of the protocol. */
+  constructor({ id, call_id: callId, name }) {
+    super(id, "tool", "call");
+    this.callId = callId;
+    this.name = name;
+    this.arguments = ""; // JSON, as it is written
+    this.output = null; // JSON, once it is there
+    // Its state: open (being written), running, done, failed, interrupted.
+  }
+
+  get outputItem() {
+    return { type: "function_call_output", call_id: this.callId, output: this.output };
+  }
+
+  get items() {
+    if (this.output === null) return [];
+    return [{ type: "function_call", call_id: this.callId, name: this.name, arguments: this.arguments }, this.outputItem];
+  }
+
+  get saved() {
+    return { name: this.name, arguments: this.arguments, output: this.output };
+  }
 }
 
 export class Conversation {
@@ -80,7 +124,15 @@ export class Conversation {
 
   /** @returns {Turn} */
   add(id, role, source) {
-    const turn = new Turn(id, role, source);
+    return this.#add(new Turn(id, role, source));
+  }
+
+  /** @returns {Call} */
+  addCall(item) {
+    return this.#add(new Call(item));
+  }
+
+  #add(turn) {
     this.turns.push(turn);
     return turn;
   }
@@ -91,14 +143,7 @@ export class Conversation {
 
   /** The turns as items of the protocol, so that a new session can continue the conversation. */
   asItems() {
-    return this.turns
-      .map(({ role, text, kept }) => ({ role, text: kept ?? text }))
-      .filter(({ text }) => text.trim())
-      .map(({ role, text }) => ({
-        type: "message",
-        role,
-        content: [{ type: role === "user" ? "input_text" : "output_text", text }],
-      }));
+    return this.turns.flatMap(({ items }) => items);
   }
 
   /** All audio as one WAV, and the conversation as JSON with the place of each turn in the audio. */
@@ -115,9 +160,7 @@ export class Conversation {
       }
       return {
         role: turn.role,
-        source: turn.source,
-        text: turn.kept ?? turn.text,
-        ...(turn.kept !== null && { not_heard: turn.text.slice(turn.kept.length).trim() }),
+        ...turn.saved,
         state: turn.state,
         ...(sound.length && { audio: { start_s: start / RATE, end_s: (start + sound.length) / RATE } }),
         ...(turn.figures.firstAudioS !== undefined && { first_audio_s: turn.figures.firstAudioS }),

@@ -3,11 +3,13 @@ import { Conversation } from "./conversation.js";
 import { RATE, fromBase64, toBase64 } from "./audio.js";
 import { Refused } from "./realtime.js";
 import { isUnheard, mistake } from "./reasons.js";
+import { ToolCalls } from "./tool-calls.js";
 
 const MICROPHONE_LOG_S = 130; // sent audio that is kept, for saving spoken turns
 const SHORTEST_TURN_S = 0.25;
 const ON_THE_WAY_MS = 300; // sound of a call comes so much later than events
 const NOISE_MS = 1500; // speech that has become no turn by then was noise
+const ANSWERED = "conversation_already_has_active_response"; // a spoken turn has come first
 const newId = () => `item_${crypto.getRandomValues(new Uint32Array(3)).join("")}`.slice(0, 32);
 const isDone = ({ type }) => type === "response.done";
 
@@ -20,14 +22,21 @@ export class Dialogue extends EventTarget {
    * @param {import("./realtime.js").Connection} connection
    * @param {import("./audio.js").Player} player
    * @param {import("./settings.js").Settings} settings
+   * @param {import("./tools.js").Toolbox} toolbox
    */
-  constructor(connection, player, settings) {
+  constructor(connection, player, settings, toolbox) {
     super();
-    Object.assign(this, { connection, player, settings, conversation: new Conversation() });
+    Object.assign(this, { connection, player, settings, toolbox, conversation: new Conversation() });
+    this.calls = new ToolCalls(connection, toolbox, {
+      add: (item) => this.#show(this.conversation.addCall(item)),
+      changed: (call) => this.#callChanged(call),
+      ask: (response) => this.#goOn(response),
+    });
     this.response = null; // {id, turn, createdAt}: the response that the server is making
     this.requested = false; // a reply is requested and has not started
     this.userSpeaking = false;
     this.guessing = false; // a reply is being made in a pause, before the turn is over
+    this.stoppedByWord = false; // what was said last was understood as "stop"
     this.recording = null; // pieces, while the button is held
     this.roundTripMs = null;
     this.stopped = new Set(); // items whose further audio is ignored
@@ -48,7 +57,7 @@ export class Dialogue extends EventTarget {
   }
 
   get thinking() {
-    return this.requested || this.response !== null;
+    return this.requested || this.response !== null || this.calls.busy;
   }
 
   // ------------------------------------------------------------------------------------------ actions of the user
@@ -93,6 +102,24 @@ export class Dialogue extends EventTarget {
   #askForReply() {
     this.turnEndedAt = performance.now();
     this.requested = this.connection.send({ type: "response.create" });
+    this.#emit("change");
+  }
+
+  /** Ask for the reply to the output of tools, unless a turn of the user is answered first. */
+  #goOn(response) {
+    if (this.requested || this.userSpeaking) return;
+    this.requested = true;
+    this.connection.ask({ type: "response.create", response }, ({ type }) => type === "response.created").catch((error) => {
+      this.requested = false;
+      if (error instanceof Refused && error.code !== ANSWERED) this.#emit("problem", { title: "There was no reply", text: error.message });
+      this.#emit("change");
+    });
+    this.#emit("change");
+  }
+
+  #callChanged(call) {
+    this.#show(call);
+    if (call.output !== null) this.#emit("said", call);
     this.#emit("change");
   }
 
@@ -144,6 +171,8 @@ export class Dialogue extends EventTarget {
   /** Stop the reply, here and at the server, which keeps only what was heard. */
   async interrupt() {
     const { response } = this;
+    this.stoppedByWord = false;
+    this.calls.stop();
     if (response?.turn) this.stopped.add(response.turn.id);
     if (response) this.connection.send({ type: "response.cancel", response_id: response.id });
     if (this.connection.call && this.player.voiced) this.connection.send({ type: "output_audio_buffer.clear" });
@@ -198,9 +227,11 @@ export class Dialogue extends EventTarget {
     if (!this.settings.handsFree) this.userSpeaking = false; // from now on the button marks turns
     const asked = performance.now();
     const isUpdated = ({ type }) => type === "session.updated";
-    return this.connection.ask({ type: "session.update", session: this.settings.session() }, isUpdated).then(
-      () => {
+    const session = { ...this.settings.session(), ...(this.settings.offersTools && { tools: this.settings.tools ? this.toolbox.declared : [] }) };
+    return this.connection.ask({ type: "session.update", session }, isUpdated).then(
+      ({ session: { tools_supported: supported } }) => {
         this.roundTripMs = performance.now() - asked;
+        if (supported === false) this.settings.offerTools(false); // another model answers now
         this.#emit("change");
       },
       (error) => error instanceof Refused && this.#emit("problem", { title: "A setting was refused", text: error.message }),
@@ -208,6 +239,7 @@ export class Dialogue extends EventTarget {
   }
 
   async restart() {
+    this.calls.lose();
     this.connection.close();
     await this.player.flush();
     this.conversation = new Conversation();
@@ -223,6 +255,7 @@ export class Dialogue extends EventTarget {
   }
 
   #lost() {
+    this.calls.lose();
     if (this.response?.turn?.state === "open") {
       this.response.turn.note = "The connection broke here.";
       this.player.end(this.response.turn.id);
@@ -237,6 +270,8 @@ export class Dialogue extends EventTarget {
   #on = {
     "input_audio_buffer.speech_started": async ({ item_id: id, audio_start_ms: startMs }) => {
       this.userSpeaking = true;
+      this.stoppedByWord = false;
+      this.calls.stop();
       this.settings.flush();
       this.startMs = startMs ?? 0;
       this.#userTurn(id);
@@ -254,11 +289,12 @@ export class Dialogue extends EventTarget {
       setTimeout(() => turn?.state === "open" && !turn.text && this.#remove(turn), NOISE_MS);
       this.#emit("change");
     },
-    "input_audio_buffer.committed": ({ item_id: id }) => {
+    "input_audio_buffer.committed": ({ item_id: id, interjection }) => {
       this.guessing = false;
       const turn = this.#userTurn(id);
       turn.state = "done";
-      this.requested = this.settings.handsFree;
+      turn.stops = this.stoppedByWord = interjection === "stop";
+      this.requested = this.settings.handsFree && !turn.stops;
       this.#emit("turn", turn);
       this.#emit("change");
     },
@@ -284,13 +320,17 @@ export class Dialogue extends EventTarget {
       this.response = { id: response.id, turn: null, createdAt: performance.now() };
       this.#emit("change");
     },
-    "response.output_item.added": ({ item }) => {
+    "response.output_item.added": (event) => {
+      const { item } = event;
+      if (item.type === "function_call") this.calls.begin(event);
       if (!this.response || item.role !== "assistant") return;
       this.response.turn = this.conversation.add(item.id, "assistant", "voice");
       this.response.turn.called = Boolean(this.connection.call);
       this.voices.set(this.response.id, this.response.turn);
       this.#emit("turn", this.response.turn);
     },
+    "response.function_call_arguments.delta": (event) => this.calls.write(event),
+    "response.function_call_arguments.done": (event) => this.calls.run(event),
     "response.output_audio_transcript.delta": (event) => this.#write(event),
     "response.output_text.delta": (event) => this.#write(event),
     "response.output_audio.delta": ({ item_id: id, delta }) => {
@@ -333,6 +373,7 @@ export class Dialogue extends EventTarget {
     const { turn } = this.response;
     this.response = null;
     this.requested = false;
+    this.calls.end({ id, status });
     if (turn) {
       if (!turn.called) this.player.end(turn.id);
       if (status === "failed") {
@@ -376,7 +417,10 @@ export class Dialogue extends EventTarget {
   // ------------------------------------------------------------------------------------------ helpers
 
   #userTurn(id) {
-    const turn = this.conversation.find(id) ?? this.conversation.add(id, "user", "voice");
+    return this.#show(this.conversation.find(id) ?? this.conversation.add(id, "user", "voice"));
+  }
+
+  #show(turn) {
     this.#emit("turn", turn);
     return turn;
   }

@@ -72,6 +72,20 @@ export class Settings extends EventTarget {
     return this.#value("key").trim();
   }
 
+  /** Whether the model can be given tools, so that there is a choice. */
+  get offersTools() {
+    return !document.getElementById("tools-choice").hidden;
+  }
+
+  /** The server's model calls tools, or not: show the choice. */
+  offerTools(supported) {
+    document.getElementById("tools-choice").hidden = !supported;
+  }
+
+  get tools() {
+    return this.offersTools && this.form.elements.tools.checked;
+  }
+
   get announce() {
     return this.form.elements.announce.checked || this.volume === 0 || !this.speak;
   }

@@ -1,5 +1,5 @@
 /** Draws the page: turns with captions that follow the voice, notices, measurements, the voice line. */
-const NAMES = { user: "You", assistant: "EchoX" };
+const NAMES = { user: "You", assistant: "EchoX", tool: "Tool" };
 const byId = (id) => document.getElementById(id);
 const seconds = (s) => `${s.toFixed(s < 10 ? 2 : 1)} s`;
 
@@ -31,13 +31,13 @@ export class View {
     let row = this.rows.get(turn.id);
     if (!row) {
       row = element("li", { className: `turn ${turn.role}` }, element("h2", { textContent: NAMES[turn.role] }));
-      row.append(element("p", { className: "said" }), element("p", { className: "meta" }));
+      row.append(element("p", { className: turn.role === "tool" ? "call" : "said" }), element("p", { className: "meta" }));
       row.dataset.item = turn.id;
       byId("turns").append(row);
       this.rows.set(turn.id, row);
     }
     row.dataset.state = turn.state;
-    row.querySelector(".said").replaceChildren(...this.#said(turn));
+    row.querySelector("p").replaceChildren(...(turn.role === "tool" ? this.#call(turn) : this.#said(turn)));
     this.#meta(row.querySelector(".meta"), turn);
     byId("download").hidden = false;
     if (this.following) this.#toEnd();
@@ -65,12 +65,23 @@ export class View {
     return [turn.text.slice(0, spoken), element("span", { className: "coming", textContent: turn.text.slice(spoken) })];
   }
 
+  /** A call as it is written, and its output. */
+  #call({ name, arguments: given, output, state }) {
+    const shown = [element("code", { className: "name", textContent: name }), " ", element("code", { textContent: given })];
+    if (state === "running") shown.push(element("span", { className: "output waiting", textContent: "running…" }));
+    if (output === null) return shown;
+    const { error } = JSON.parse(output);
+    const found = error ? element("span", { className: "problem", textContent: error }) : element("code", { textContent: output });
+    return [...shown, element("span", { className: "output" }, "→ ", found)];
+  }
+
   #meta(line, turn) {
     const { firstAudioS, rtf } = turn.figures;
     const facts = [
       turn.source === "file" && turn.role === "user" && `file, ${seconds(turn.durationS)}`,
       turn.role === "assistant" && turn.frames > 0 && `${turn.playedS.toFixed(1)} of ${turn.durationS.toFixed(1)} s`,
       turn.state === "interrupted" && "interrupted",
+      turn.stops && "understood as “stop”",
     ].filter(Boolean);
     const figures = [
       firstAudioS !== undefined && `first audio ${seconds(firstAudioS)}`,
