@@ -16,6 +16,7 @@ export class CallSocket {
     this.readyState = WebSocket.CONNECTING;
     this.onopen = this.onmessage = this.onclose = null;
     this.why = null; // {text, again}: why it did not open
+    this.answered = false; // the server has answered the request, whatever becomes of the sound
     this.stream = new Promise((resolve) => (this.#gotStream = resolve)); // the voice of the server
     this.peer = new RTCPeerConnection();
     this.sender = this.peer.addTransceiver("audio", { direction: "sendrecv" }).sender;
@@ -58,6 +59,7 @@ export class CallSocket {
     });
     const headers = { "Content-Type": "application/sdp", ...(key && { Authorization: `Bearer ${key}` }) };
     const answer = await fetch(url, { method: "POST", headers, body: this.peer.localDescription.sdp });
+    this.answered = true;
     if (answer.status !== 201) {
       const { error } = await answer.json().catch(() => ({}));
       throw new NoCall(error?.message ?? `The server answered ${answer.status}.`, [401, 403, 503].includes(answer.status));

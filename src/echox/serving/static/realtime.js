@@ -125,7 +125,7 @@ export class Connection extends EventTarget {
         clearInterval(this.beating);
         this.#setSilent(false);
         const wasOpen = this.state === "open";
-        if (!wasOpen && this.call) {
+        if (!wasOpen && this.call && (this.call.answered || !unanswered)) {
           socket.why ??= { text: "There was no answer in time.", again: false };
           return reject(new Unreachable(socket.why.text)); // a WebSocket is tried
         }
