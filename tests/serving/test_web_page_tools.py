@@ -13,7 +13,7 @@ import pytest
 
 from browser import browser_tests, chromium, microphone_file, opened
 from echox import EchoX
-from echox.data.corpora.tool_requests import taught_tools, tool_requests
+from echox.data.corpora.tools.requests import taught_tools, tool_requests
 from tool_models import tool_model
 from web_page import SPOKEN, ask, heard_s, reply, serving
 
