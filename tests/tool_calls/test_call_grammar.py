@@ -15,6 +15,7 @@ from echox.tool_calls.tools import Tool, ToolUse
 
 pytest.importorskip("llguidance")
 MARKED = CallFormat('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n")
+SPELT = CallFormat('<tool>{"name": "', '", "arguments": ', "}", " ")  # its marker is ordinary tokens
 BARE = CallFormat('{"name": "', '", "parameters": ', "}", None)
 SCHEMA = {
     "type": "object",
@@ -43,10 +44,10 @@ END, TAG, OPEN = (TOKENIZER.token_to_id(one) for one in ("<|end|>", "<|python_ta
 NUM_TOKENS = TOKENIZER.get_vocab_size() + 6  # padded, as models have it
 
 
-@pytest.fixture(scope="module", params=["marked", "bare"])
+@pytest.fixture(scope="module", params=["marked", "spelt", "bare"])
 def grammars(request):
-    if request.param == "marked":
-        return CallGrammars(TOKENIZER, MARKED, NUM_TOKENS, [END])
+    if request.param != "bare":
+        return CallGrammars(TOKENIZER, MARKED if request.param == "marked" else SPELT, NUM_TOKENS, [END])
     return CallGrammars(TOKENIZER, BARE, NUM_TOKENS, [END], TAG)
 
 
@@ -106,6 +107,20 @@ def test_text_may_come_first_and_calls_are_whole(grammars):
         _, parser = sampled(grammars, ToolUse(TOOLS), seed, call_weight=40.0)
         for call in parser.calls:
             check(call)
+
+
+@pytest.mark.parametrize("text", ["", "Wait. ", "a < b, <tool and </tool>, <<", "1\n\n"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_what_a_template_writes_is_allowed_token_by_token(grammars, text, number):
+    form = grammars.form
+    if not form.marker and (text or number > 1):
+        pytest.skip("this form has no call after text, and one call at most")
+    call = f'{form.before}get_weather{form.between}{{"city": "Rome", "days": 1}}{form.after}'
+    constraint = grammars.constraint(ToolUse(TOOLS))
+    for token in TOKENIZER.encode(text + (form.separator or "").join([call] * number), add_special_tokens=False).ids:
+        assert constraint.allowed()[token], TOKENIZER.decode([token], skip_special_tokens=False)
+        constraint.take(token)
+    assert constraint.ended or constraint.allowed()[END]
 
 
 def test_no_call_without_a_tool_to_call(grammars):

@@ -161,35 +161,62 @@ class CallGrammars:
         lines = [f"start: {self._start(use)}", self._text_rule()]
         if not use.callable:
             return "\n".join(lines)
-        lines.append(f"calls: {self._calls(use)}")
-        names = [f"call_{number}" for number in range(len(use.callable))]
-        lines.append("call: " + " | ".join(names))
-        for name, tool in zip(names, use.callable, strict=True):
-            before, after = self._literal(form.before + tool.name + form.between), self._literal(form.after)
-            lines.append(f"{name}: {before} {name}_arguments {after}")
-            lines.append(f"{name}_arguments: %json {json.dumps(_schema(tool.parameters))}")
+        lines.append(f"calls: {self._calls(use, 'call')}")
+        lines.append(self._one_of("call", form.before, use))
+        if self._marked:
+            lines += [f"marked: MARKED {self._calls(use, 'begun')}", self._marked_rule()]
+            lines.append(self._one_of("begun", form.before.partition(form.marker)[2], use))
+        for number, tool in enumerate(use.callable):
+            lines.append(f"arguments_{number}: %json {json.dumps(_schema(tool.parameters))}")
         return "\n".join(lines)
+
+    def _one_of(self, name: str, before: str, use: ToolUse) -> str:
+        """A call of any tool; ``before``: what stands before its name."""
+        form, after = self.form, self._literal(self.form.after)
+        calls = [
+            f"{self._literal(before + tool.name + form.between)} arguments_{number} {after}"
+            for number, tool in enumerate(use.callable)
+        ]
+        return f"{name}: " + " | ".join(calls)
+
+    @property
+    def _marked(self) -> bool:
+        """Whether text and the marker after it are one part of the grammar.
+
+        Where the marker is written with ordinary tokens, its first ones are text as well, until the last one is there:
+        a part of the grammar that began in the middle of the text would then never be found.
+        """
+        return bool(self.form.marker) and not any(token in self.form.marker for token in self._added)
 
     def _start(self, use: ToolUse) -> str:
         if not use.callable:
             return "TEXT?"
         if use.required:
             return "calls"
+        if self._marked:
+            return "TEXT? | marked"
         return "TEXT? calls?" if self.form.marker else "TEXT? | calls"
 
-    def _calls(self, use: ToolUse) -> str:
+    def _calls(self, use: ToolUse, first: str) -> str:
         before = "" if self._before_calls is None else f"<[{self._before_calls}]>? "
         if not use.parallel or self.form.separator is None:
-            return f"{before}call"
+            return f"{before}{first}"
         separator = self._literal(self.form.separator)
-        return f"{before}call ({separator} call){{0,{MAX_CALLS - 1}}}"
+        return f"{before}{first} ({separator} call){{0,{MAX_CALLS - 1}}}"
 
     def _text_rule(self) -> str:
         """Text that holds no call, and does not begin as one."""
         if not self.form.marker:
             return r"TEXT: /[ \t\r\n]*[^ \t\r\n{](.|\n)*/"
-        marker = "".join(f"\\x{ord(one):02x}" if one.isascii() else one for one in self.form.marker)
-        return rf"TEXT: /(.|\n)+/ & ~/(.|\n)*{marker}(.|\n)*/"
+        return rf"TEXT: /(.|\n)+/ & ~/(.|\n)*{self._marker_pattern}(.|\n)*/"
+
+    def _marked_rule(self) -> str:
+        """Text to the end of its first marker."""
+        return rf"MARKED: /(.|\n)*{self._marker_pattern}/ & ~/(.|\n)*{self._marker_pattern}(.|\n)+/"
+
+    @property
+    def _marker_pattern(self) -> str:
+        return "".join(f"\\x{ord(one):02x}" if one.isascii() else one for one in self.form.marker)
 
     def _literal(self, text: str) -> str:
         """Fixed text as a sequence of strings, and of tokens of their own."""
