@@ -21,7 +21,7 @@ from echox.tool_calls.tools import Tool
 
 NO_TOOL = "no_tool"
 """Topic of questions that want no tool."""
-_ALL_TOOLS, _FEW_TOOLS = 0.25, 3
+_ALL_TOOLS, _FEW_TOOLS = 0.4, 3
 """Share of lessons in which all tools are declared; in the others so many at most: they are read sooner."""
 _OTHER_NAMES = 0.5
 """Share of the lessons of training in which tools and parameters have other names, as with other clients."""
