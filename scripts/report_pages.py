@@ -43,8 +43,8 @@ from echox.files import write_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("report.md", "leaderboard.md")
-SINGLE = "single_units_2000"
-"""The run of runs/unit_language.yaml that the unit languages are compared with, for the verdict."""
+ENOUGH = 3
+"""Trainings of each run that a verdict on unit languages asks for."""
 Row = dict[str, str]
 Json = Any
 
@@ -168,22 +168,22 @@ def better_speech(sources: Sources) -> tuple[str, str]:
         f"WER {100 * aligned:.1f} %, single units {100 * single:.1f} %, after 2,400 steps of the word-synchronous "
         "form, 1 seed"
     )
-    runs = sources.unit_language
-    pairs = Plan.read(DOCS.parent / "runs" / "unit_language.yaml").tests
-    names = [one for one, other in pairs if other == SINGLE and one in runs and other in runs]
-    if not names:
+    runs, tests, parts = sources.unit_language, [], []
+    for one, other in Plan.read(DOCS.parent / "runs" / "unit_language.yaml").tests:
+        if one not in runs or other not in runs:
+            continue
+        found = compared(runs[one], runs[other], READ)
+        assert found is not None, f"{one}, {other}: the errors in each text are recorded"
+        steps = " against ".join(f"{runs[name][0]['steps']:,}" for name in (one, other))
+        seeds = " and ".join(map(str, found.seeds))
+        parts.append(f"{runs[one][0]['what']} {points(found.difference)} ({steps} steps, {seeds} trainings)")
+        if min(found.seeds) >= ENOUGH:
+            tests.append(found)
+    if not parts:
         return "not supported here", f"{told}; the published (prefix) form with single units was not measured"
-    alone, tests = question_interval(runs[SINGLE], READ), {}
-    for name in names:
-        found = compared(runs[name], runs[SINGLE], READ)
-        assert found is not None, f"{name}: the errors in each text are recorded"
-        tests[runs[name][0]["what"]] = found
-    assert alone is not None, "compared above"
-    seeds = " to ".join(map(str, sorted({len(runs[name]) for name in (SINGLE, *names)})))
-    beside = ", ".join(f"{what} {points(found.difference)}" for what, found in tests.items())
-    return verdict_on_words(list(tests.values())), (
-        f"published (prefix) form, equal CPU-seconds, {seeds} trainings each: WER of single units {percent(alone)}; "
-        f"beside it {beside} ([unit language](#unit-language)). Earlier, {told}"
+    return verdict_on_words(tests), (
+        f"published (prefix) form, equal CPU-seconds, WER beside single units: {', '.join(parts)} "
+        f"([unit language](#unit-language)). Earlier, {told}"
     )
 
 
@@ -191,12 +191,14 @@ def verdict_on_words(tests: list[Comparison]) -> str:
     """What the WER of unit languages less that of single units says: an interval below 0 speaks for a unit language."""
     helping = [one for one in tests if one.difference.high < 0]
     harming = [one for one in tests if one.difference.low > 0]
+    if not tests:
+        return "not shown: too few trainings"
     if helping and harming:
-        return "depends on the number of words (nano)"
+        return "depends on the number of words and the budget (nano)"
     found = helping or harming
     if not found:
         return "no difference seen (nano)"
-    some = "" if len(found) == len(tests) else f"with {len(found)} of {len(tests)} numbers of words"
+    some = "" if len(found) == len(tests) else f"in {len(found)} of {len(tests)} comparisons"
     proven = all(one.p is not None and one.p <= 0.05 for one in found)
     kind = "(nano)" if proven else "by texts, not yet by seeds (nano)"
     return " ".join(filter(None, ["supported" if helping else "not supported: single units are clearer", some, kind]))

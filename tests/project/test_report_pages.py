@@ -11,7 +11,7 @@ from echox.evaluation.studies.ablations import Plan
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from report_pages import DOCS, PAGES, SINGLE, TABLES, better_speech, read_sources, renew_page, row_of, tables_of
+from report_pages import DOCS, PAGES, TABLES, better_speech, read_sources, renew_page, row_of, tables_of
 
 SOURCES = read_sources()
 
@@ -35,29 +35,32 @@ def test_another_measurement_gives_another_report():
     ("errors", "verdict"),
     [
         ((0, 0), "supported by texts, not yet by seeds"),
-        ((2, 0), "supported with 1 of 2 numbers of words by texts, not yet by seeds"),
+        ((2, 0), "supported in 1 of 2 comparisons by texts, not yet by seeds"),
         ((2, 2), "no difference seen"),
-        ((2, 4), "not supported: single units are clearer with 1 of 2 numbers of words by texts, not yet by seeds"),
+        ((2, 4), "not supported: single units are clearer in 1 of 2 comparisons by texts, not yet by seeds"),
         ((4, 4), "not supported: single units are clearer by texts, not yet by seeds"),
-        ((0, 4), "depends on the number of words"),
+        ((0, 4), "depends on the number of words and the budget"),
     ],
 )
 def test_the_verdict_on_unit_languages_follows_the_intervals(errors, verdict):
-    def trainings(name, each, seeds=3):
-        read = {"word_errors": [each] * 10, "reference_words": [10] * 10, "wer": each / 10}
-        return [{"name": name, "seed": seed, "what": name, "items": {}, "t2c": read} for seed in range(seeds)]
+    tests = Plan.read(ROOT / "runs" / "unit_language.yaml").tests[:2]
+    wrong = {tests[0][1]: 2, tests[1][1]: 2} | {one: each for (one, _), each in zip(tests, errors)}
 
     def measured(seeds):
-        names = [one for one, other in Plan.read(ROOT / "runs" / "unit_language.yaml").tests if other == SINGLE]
-        words = {name: trainings(name, each, seeds) for name, each in zip(names, errors)}
-        return replace(SOURCES, unit_language={SINGLE: trainings(SINGLE, 2, seeds)} | words)
+        runs = {}
+        for name, each in wrong.items():
+            read = {"word_errors": [each] * 10, "reference_words": [10] * 10, "wer": each / 10}
+            one = {"name": name, "what": name, "steps": 1000, "items": {}, "t2c": read}
+            runs[name] = [one | {"seed": seed} for seed in range(seeds)]
+        return better_speech(replace(SOURCES, unit_language=runs))
 
-    found, told = better_speech(measured(3))
+    found, told = measured(3)
     assert found == f"{verdict} (nano)"
-    assert "3 trainings each" in told
-    assert "20.0 % [20.0 to 20.0]" in told
+    assert f"{10 * errors[0] - 20:+.1f} points" in told
+    assert "(1,000 against 1,000 steps, 3 and 3 trainings)" in told
     proven = verdict.replace(" by texts, not yet by seeds", "")
-    assert better_speech(measured(5))[0] == f"{proven} (nano)"  # five trainings can give p < .05
+    assert measured(5)[0] == f"{proven} (nano)"  # five trainings can give p < .05
+    assert measured(1)[0] == "not shown: too few trainings"
     assert better_speech(replace(SOURCES, unit_language={}))[0] == "not supported here"
 
 
