@@ -3,6 +3,7 @@
 The model is tiny and random: each call is forced, and its arguments are left one choice, so nothing depends on its wit.
 """
 
+import importlib.util
 import json
 import re
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ import pytest
 from browser import browser_tests, chromium, microphone_file, opened
 from echox import EchoX
 from echox.data.corpora.tools.requests import taught_tools, tool_requests
+from echox.serving.webrtc.ice import IceSettings
 from tool_models import tool_model
-from web_page import SPOKEN, ask, heard_s, reply, serving
+from web_page import SPOKEN, ask, heard_s, played_s, reply, serving
 
 pytest.importorskip("llguidance")
 pytestmark = [*browser_tests, pytest.mark.timeout(600)]
@@ -23,9 +25,11 @@ pytestmark = [*browser_tests, pytest.mark.timeout(600)]
 FORCE = """
 window.sent = [];  // events of the page
 window.only = {};  // tool -> the only arguments that its schema allows, on this connection
-const send = WebSocket.prototype.send;
-WebSocket.prototype.send = function (text) {
-  const event = JSON.parse(text);
+for (const { prototype } of [WebSocket, RTCDataChannel]) {
+  const { send } = prototype;
+  prototype.send = function (text) { send.call(this, changed(JSON.parse(text))); };
+}
+function changed(event) {
   const { session, item } = event;
   for (const { name, parameters } of session?.tools ?? []) {
     for (const [key, value] of Object.entries(window.only[name] ?? {})) parameters.properties[key] = { enum: [value] };
@@ -39,8 +43,8 @@ WebSocket.prototype.send = function (text) {
     event.response = { ...how, ...event.response };
   }
   window.sent.push(event);
-  send.call(this, JSON.stringify(event));
-};
+  return JSON.stringify(event);
+}
 """
 SLOW = """async () => {
   const { Toolbox } = await import("./tools.js");
@@ -246,6 +250,47 @@ def test_a_timer_can_be_cancelled(server):
 
 
 # ------------------------------------------------------------------------------------------------ interruptions
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aiortc") is None, reason="aiortc is not installed")
+def test_tools_in_a_call_too():
+    with (
+        serving(tool_model("qwen"), ice=IceSettings()) as server,
+        chromium() as browser,
+        opened(browser, server.address()) as page,
+    ):
+        prepare(page, calculate={"first": 6, "operation": "times", "second": 7})
+        ask(page, "What is six times seven?")
+        assert '{"result": 42}' in call(page, 0).inner_text()
+        turn = reply(page, 0)
+        assert page.locator("#connection").get_attribute("title") == "WebRTC"
+        assert played_s(turn)[1] > 0
+        assert page.locator("#phase").inner_text() == "Ready."
+
+
+def test_calls_are_saved_and_given_to_the_next_session(server):
+    with chromium() as browser, opened(browser, server.address()) as page:
+        saved, items = page.evaluate("""async () => {
+          const { Conversation } = await import("./conversation.js");
+          const conversation = new Conversation();
+          conversation.add("a", "user", "text").text = "What is six times seven?";
+          const call = conversation.addCall({ id: "b", call_id: "c", name: "calculate" });
+          Object.assign(call, { arguments: "{}", output: '{"result": 42}', state: "done" });
+          conversation.addCall({ id: "d", call_id: "e", name: "set_timer" }).state = "interrupted";
+          Object.assign(conversation.add("f", "user", "voice"), { text: "Stop.", stops: true });
+          const saved = JSON.parse(await conversation.save("nano").json.text());
+          return [saved.turns, conversation.asItems()];
+        }""")
+        assert [turn["role"] for turn in saved] == ["user", "tool", "tool", "user"]
+        assert saved[1] == {
+            "role": "tool",
+            "name": "calculate",
+            "arguments": "{}",
+            "output": '{"result": 42}',
+            "state": "done",
+        }
+        assert [item["type"] for item in items] == ["message", "function_call", "function_call_output"]
+        assert items[1]["call_id"] == items[2]["call_id"] == "c"
 
 
 @pytest.mark.parametrize("how", ["typing", "Esc", "speaking"])

@@ -25,7 +25,7 @@ const timers = new Timers(byId("timers"), () => player.ring(), (text) => view.an
 const toolbox = new Toolbox(timers, (on) => chooseTheme(on ? "light" : "dark"));
 const dialogue = new Dialogue(connection, player, settings, toolbox);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
-const hearing = new Hearing(() => couldNotHear("Nothing comes from it."), () => view.removeNotice(UNHEARD));
+const hearing = new Hearing(() => couldNotHear("No sound comes from"), () => view.removeNotice(UNHEARD));
 let model = "";
 byId("unstarted").remove(); // the notice that the script was not loaded
 let held = false; // whether the talk button is held, in push-to-talk
@@ -128,10 +128,10 @@ function heard(pcm, level) {
   if (settings.handsFree || dialogue.recording) view.microphone(Math.min(1, level * 5));
 }
 
-/** Say which microphone is used, and show its level, so that the user sees what is wrong. */
+/** Say which microphone is used, and show its level, so that the user sees what is wrong. @param {string} why goes before its name. */
 function couldNotHear(why) {
   const name = microphone.track?.label || "the microphone";
-  const text = `${why} The page listens to “${name}”. Speak: the bar should move. If it does not, choose another microphone.`;
+  const text = `${why} “${name}”. Speak: the bar should move. If it does not, choose another microphone.`;
   view.notice(UNHEARD, text, { label: "Choose a microphone", run: chooseMicrophone }, true);
 }
 
@@ -300,7 +300,7 @@ dialogue.addEventListener("turn", ({ detail }) => view.turn(detail));
 dialogue.addEventListener("removed", ({ detail }) => view.remove(detail));
 dialogue.addEventListener("change", refresh);
 dialogue.addEventListener("problem", ({ detail: { title, text, unheard } }) => {
-  if (unheard && microphone.running) couldNotHear("Something came, but no words were found in it.");
+  if (unheard && microphone.running) couldNotHear("No words were found in what came from");
   else view.notice(title, text);
 });
 dialogue.addEventListener("said", ({ detail: { role, text, source, name, output } }) => {
