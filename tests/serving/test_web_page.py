@@ -78,7 +78,7 @@ def test_speaking_over_the_reply_interrupts_it(server, tmp_path):
 
 
 def test_short_speech_lowers_the_reply_and_does_not_end_it(server, tmp_path):
-    recording = microphone_file(tmp_path, 1.0, "brazil", 4.3, ("cow", 0.0, 0.4))
+    recording = microphone_file(tmp_path, 1.0, "brazil", 5.0, ("cow", 0.0, 0.4))
     with chromium(recording) as browser, opened(browser, server.address()) as page:
         levels = []
         page.expose_function("tell", lambda on: levels.append(on))

@@ -72,7 +72,7 @@ def test_a_chosen_microphone_is_heard_too(server, tmp_path):
 
 def test_stop_ends_the_reply_and_the_page_says_so(server, tmp_path, monkeypatch):
     monkeypatch.setattr(server.service, "interjections", lambda samples: 1.0)  # whatever short is said means "stop"
-    recording = microphone_file(tmp_path, 1.0, "brazil", 4.3, ("cow", 0.0, 0.4))
+    recording = microphone_file(tmp_path, 1.0, "brazil", 5.0, ("cow", 0.0, 0.4))
     with chromium(recording) as browser, opened(browser, server.address()) as page:
         page.get_by_role("button", name="Talk").click()
         cut = reply(page, 0, "interrupted")
