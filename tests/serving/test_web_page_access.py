@@ -123,8 +123,9 @@ def test_choices_are_kept_and_invalid_storage_is_ignored(server):
         assert page.get_by_role("button", name="Theme: light").is_visible()
 
 
-def test_the_first_view_of_a_phone_shows_example_questions(server):
-    with chromium() as browser, opened(browser, server.address(), viewport={"width": 360, "height": 640}) as page:
+@pytest.mark.parametrize("width", [320, 360])
+def test_the_first_view_of_a_phone_shows_example_questions(server, width):
+    with chromium() as browser, opened(browser, server.address(), viewport={"width": width, "height": 640}) as page:
         about = server.service.model.about
         assert page.locator("#knows").inner_text() == about.knows
         stage = page.locator("#stage").bounding_box()
