@@ -19,10 +19,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
 FLOORS = (
     "audio_decoding device errors files models models/decoding models/quantization process_memory "
-    "serving/turn_detection speech_detection template_worker timeouts tool_calls verbalization",
-    "audio config models/t2c models/towers models/vocoder templates",
-    "data/engines models/echox",
-    "models/conversion",
+    "serving/turn_detection speech_detection template_worker timeouts tool_calls "
+    "verbalization/english/words verbalization/reading",
+    "audio config models/t2c models/towers models/vocoder templates verbalization/english/rules",
+    "data/engines models/echox verbalization/english",
+    "models/conversion verbalization",
     "data",
     "data/corpora data/corpora/tools data/shards evaluation/scoring streaming training units",
     "api evaluation/sets preparation serving/protocol",

@@ -12,13 +12,13 @@ from echox.verbalization import (
     LOOKAHEAD_WORDS,
     PlainText,
     Reading,
-    english_signs,
-    english_tables,
     spoken_language,
     verbalize,
     written_words,
 )
-from echox.verbalization.english import English, is_plain
+from echox.verbalization.english.english import English, is_plain
+from echox.verbalization.english.words import signs as english_signs
+from echox.verbalization.english.words import tables as english_tables
 from paths import TESTS
 
 READINGS = TESTS / "readings"

@@ -1,6 +1,7 @@
 """Written text to spoken words: numbers, abbreviations and signs, by the rules of one language, word by word."""
 
-from echox.verbalization.language import (
+from echox.verbalization.languages import LANGUAGES, spoken_language
+from echox.verbalization.reading.language import (
     LOOKAHEAD_WORDS,
     PlainText,
     Reading,
@@ -9,7 +10,6 @@ from echox.verbalization.language import (
     verbalize,
     written_words,
 )
-from echox.verbalization.languages import LANGUAGES, spoken_language
 
 __all__ = [
     "LANGUAGES",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from echox.verbalization.english import English
-from echox.verbalization.language import PlainText, SpokenLanguage
+from echox.verbalization.english.english import English
+from echox.verbalization.reading.language import PlainText, SpokenLanguage
 
 LANGUAGES: dict[str, Callable[[], SpokenLanguage]] = {"en": English}
 """Languages with rules, by ISO 639-1 code. To add one, see docs/speaking-text.md."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_signs as signs
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_maths import is_number
-from echox.verbalization.english_tables import as_set, as_table
-from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import Reading
+from echox.verbalization.english.rules.maths import is_number
+from echox.verbalization.english.words import numbers, signs, tables
+from echox.verbalization.english.words.tables import as_set, as_table
+from echox.verbalization.reading.language import Reading
+from echox.verbalization.reading.window import Core, Window, say
 
 _NAMES = as_table("""
 ☰=menu; ⋮=three dots; ⋯=three dots; ▶=play; ⏸=pause; ⏹=stop; ⏺=record; ⏏=eject; 🗑=trash can;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from echox.verbalization.english_tables import as_set, as_table
+from echox.verbalization.english.words.tables import as_set, as_table
 
 OPERATORS = {
     "+": "plus",

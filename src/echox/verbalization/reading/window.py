@@ -1,4 +1,4 @@
-"""The words that an English rule reads, split into marks and core, and an error for words that are not written yet."""
+"""The words that a rule reads, split into marks and core, and an error for words that are not written yet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
+from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading, WrittenWord
 
 _PARTS = re.compile(r"""^(["'“‘«‹(\[{*_~`|¿¡]*)(.*?)([.,!?;:…)\]}"'”’»›*_~`|]*)$""", re.DOTALL)
 _ABOUT = re.compile(r"(?<!~)~[\d$€£.]$")

@@ -13,20 +13,33 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_signs as signs
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_addresses import addresses, mentioned
-from echox.verbalization.english_amounts import AMOUNTS
-from echox.verbalization.english_chemistry import formula, ion, symbol
-from echox.verbalization.english_emoji import emoji
-from echox.verbalization.english_maths import factorial, is_open_formula, operators, plain_formula, product, text_of
-from echox.verbalization.english_measures import DASH, NUMBER, unit_names
-from echox.verbalization.english_money import money
-from echox.verbalization.english_places import compass, states
-from echox.verbalization.english_short_forms import abbreviations, capitals, is_spelt, key_name, keys, names, roman
-from echox.verbalization.english_window import NeedsMore, Window, say
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord, verbalize
+from echox.verbalization.english.rules.addresses import addresses, mentioned
+from echox.verbalization.english.rules.amounts import AMOUNTS
+from echox.verbalization.english.rules.chemistry import formula, ion, symbol
+from echox.verbalization.english.rules.emoji import emoji
+from echox.verbalization.english.rules.maths import (
+    factorial,
+    is_open_formula,
+    operators,
+    plain_formula,
+    product,
+    text_of,
+)
+from echox.verbalization.english.rules.measures import DASH, NUMBER, unit_names
+from echox.verbalization.english.rules.money import money
+from echox.verbalization.english.rules.places import compass, states
+from echox.verbalization.english.rules.short_forms import (
+    abbreviations,
+    capitals,
+    is_spelt,
+    key_name,
+    keys,
+    names,
+    roman,
+)
+from echox.verbalization.english.words import numbers, signs, tables
+from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading, WrittenWord, verbalize
+from echox.verbalization.reading.window import NeedsMore, Window, say
 
 _LETTER = r"A-Za-zÀ-ÖØ-öø-ɏ"
 _WORD = rf"[{_LETTER}]+(?:['’][{_LETTER}]+)*"
@@ -209,7 +222,7 @@ _FIGURE = re.compile(r"\d")
 
 
 def amounts(window: Window) -> Reading | None:
-    """Words with digits; see `english_amounts`."""
+    """Words with digits; see `rules/amounts.py`."""
     text = window.first.text
     if not _FIGURE.search(text) and (text.isascii() or not any(unicodedata.category(sign) == "No" for sign in text)):
         return money(window) if text in tables.CURRENCY_CODES or text in tables.CURRENCIES else None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_measures import DASH, NUMBER, is_adjective, sign_words
-from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import Reading
+from echox.verbalization.english.rules.measures import DASH, NUMBER, is_adjective, sign_words
+from echox.verbalization.english.words import numbers, tables
+from echox.verbalization.reading.language import Reading
+from echox.verbalization.reading.window import Core, Window, say
 
 _SYMBOLS = re.escape("".join(tables.CURRENCIES))
 _SCALES = tables.SCALES | {f"{dash}{word}": word for dash in ("", "-") for word in set(tables.SCALES.values())}

@@ -9,11 +9,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_signs as signs
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_window import Window, say
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.english.words import numbers, signs, tables
+from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.reading.window import Window, say
 
 _ABOUT = {"symbol", "symbols", "abbreviated", "abbreviation"}
 _PART = re.compile(r"([A-Z][a-z]?)(\d*)")

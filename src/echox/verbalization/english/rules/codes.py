@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_measures import DASH, is_counted, is_short_year
-from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.english.rules.measures import DASH, is_counted, is_short_year
+from echox.verbalization.english.words import numbers, tables
+from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.reading.window import Core, Window, say
 
 
 def phone(window: Window) -> Reading | None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_signs as signs
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_addresses import grouped_code, version
-from echox.verbalization.english_codes import numbered_name, phone
-from echox.verbalization.english_measures import (
+from echox.verbalization.english.rules.addresses import grouped_code, version
+from echox.verbalization.english.rules.codes import numbered_name, phone
+from echox.verbalization.english.rules.measures import (
     DASH,
     NUMBER,
     angle,
@@ -28,9 +25,10 @@ from echox.verbalization.english_measures import (
     signed,
     unit_names,
 )
-from echox.verbalization.english_money import money
-from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.english.rules.money import money
+from echox.verbalization.english.words import numbers, signs, tables
+from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.reading.window import Core, Window, say
 
 _TIME = re.compile(r"(\d{1,2})[:.]([0-5]\d)(?::([0-5]\d))?([aApP]\.?[mM]?\.?)?")
 _POINTED = re.compile(r"\d{1,2}\.[0-5]\d[aApP]\.?[mM]\.?")

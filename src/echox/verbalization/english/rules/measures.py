@@ -8,12 +8,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_signs as signs
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_places import is_compass
-from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading, WrittenWord
+from echox.verbalization.english.rules.places import is_compass
+from echox.verbalization.english.words import numbers, signs, tables
+from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading, WrittenWord
+from echox.verbalization.reading.window import Core, Window, say
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 DASH = "[-–—−]"

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 
-from echox.verbalization import english_numbers as numbers
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_places import is_name
-from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.english.rules.places import is_name
+from echox.verbalization.english.words import numbers, tables
+from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading
+from echox.verbalization.reading.window import Core, Window, say
 
 # ------------------------------------------------------------------------------------------ abbreviations
 

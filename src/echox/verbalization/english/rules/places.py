@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from echox.verbalization import english_tables as tables
-from echox.verbalization.english_window import Core, Window, say
-from echox.verbalization.language import Reading
+from echox.verbalization.english.words import tables
+from echox.verbalization.reading.language import Reading
+from echox.verbalization.reading.window import Core, Window, say
 
 
 def compass(window: Window) -> Reading | None:

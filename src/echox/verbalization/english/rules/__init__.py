@@ -1,0 +1,1 @@
+"""How English reads what is not a plain word: a file for each kind."""

@@ -1,0 +1,1 @@
+"""English words for numbers, signs and short forms: tables, without rules."""
