@@ -28,7 +28,7 @@ from harness import Measured, run
 
 from echox import AudioChunk, EchoX
 from echox.data.corpora.everyday import everyday_requests
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import read_dialogues
 from echox.data.pauses import PausedSpeech, cut, speak, speak_with_pause

@@ -38,7 +38,7 @@ from harness import Measured, run
 from serving_load import start_server
 
 from echox.audio import load_audio
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.pauses import speak_with_pause
 from echox.data.scoring import normalize_words

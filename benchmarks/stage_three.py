@@ -27,7 +27,7 @@ from harness import Measured, run
 
 from echox.api.loading import find_model, load_folder
 from echox.config import load_recipe, to_dict
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import write_dialogues
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.text_embeddings import text_embedding_table

@@ -30,7 +30,7 @@ import yaml
 from echox.files import JsonObject, write_text
 
 STAGE_MODULES: dict[str, str] = {
-    "corpus": "echox.data.corpora.nano_speech",
+    "corpus": "echox.data.corpora.nano.speech",
     "bilingual_corpus": "echox.data.corpora.bilingual",
     "prepare_data": "echox.preparation.prepare",
     "questions": "echox.preparation.conversations.questions",

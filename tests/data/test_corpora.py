@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from echox.audio import encode_audio, save_audio
-from echox.data.corpora.catalog import CORPORA, open_corpus
 from echox.data.corpora.fetch import fetch_url
 from echox.data.corpora.layouts import unpack
+from echox.data.corpora.public.catalog import CORPORA, open_corpus
 from echox.data.corpora.table import Table
 from echox.data.manifest import audio_path, read_dialogues, read_utterances
 from paths import ROOT

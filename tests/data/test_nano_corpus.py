@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from echox.config import load_recipe
-from echox.data.corpora import nano, nano_speech
-from echox.data.corpora.nano import build_dialogues, load_facts, reply_sentences, spoken_words
+from echox.data.corpora.nano import speech, world
+from echox.data.corpora.nano.world import build_dialogues, load_facts, reply_sentences, spoken_words
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +71,21 @@ def test_articles_names_and_numbers():
     assert "The Netherlands is in Europe." in replies
     assert "Yes is spelled Y, E, S." in replies
     assert "Seven times six is forty two." in replies
-    assert nano.number_words(342) == "three hundred forty two"
+    assert world.number_words(342) == "three hundred forty two"
 
 
 def test_carriers_keep_names_and_punctuation():
     rng = random.Random(0)
-    wrapped = {nano.with_carrier("France, what is its capital?", rng) for _ in range(60)}
+    wrapped = {world.with_carrier("France, what is its capital?", rng) for _ in range(60)}
     assert all("France" in text and text.endswith("?") for text in wrapped)
-    assert "Hey Echo, what is a key?" in {nano.with_carrier("What is a key?", rng) for _ in range(200)}
+    assert "Hey Echo, what is a key?" in {world.with_carrier("What is a key?", rng) for _ in range(200)}
     assert all(text[0].isupper() for text in wrapped)
 
 
 def test_questions_plan_covers_facts_words_and_voices(dialogues):
     sentences = reply_sentences(dialogues)
-    lines = nano_speech.plan_questions(dialogues, sentences, nano_speech.Sizes(), random.Random(0))
-    again = nano_speech.plan_questions(dialogues, sentences, nano_speech.Sizes(), random.Random(0))
+    lines = speech.plan_questions(dialogues, sentences, speech.Sizes(), random.Random(0))
+    again = speech.plan_questions(dialogues, sentences, speech.Sizes(), random.Random(0))
     assert lines == again
     assert len({line.id for line in lines}) == len(lines)
     train = [line for line in lines if line.split == "train"]
@@ -107,13 +107,13 @@ def test_questions_plan_covers_facts_words_and_voices(dialogues):
 
 def test_replies_plan_puts_each_word_in_many_contexts(dialogues):
     sentences = reply_sentences(dialogues)
-    lines = nano_speech.plan_replies(dialogues, sentences, nano_speech.Sizes(), random.Random(0))
+    lines = speech.plan_replies(dialogues, sentences, speech.Sizes(), random.Random(0))
     train = [line.text for line in lines if line.split == "train"]
     heldout = [line.text for line in lines if line.split == "heldout"]
     assert set(sentences) <= set(train)
     assert len(heldout) == len(set(heldout)) == 150
     assert not set(heldout) & set(train)
-    assert {line.voice for line in lines} == {nano_speech.REPLY_VOICE}
+    assert {line.voice for line in lines} == {speech.REPLY_VOICE}
     contexts = Counter(word.strip(".,?!").lower() for text in train for word in text.split())
     assert min(contexts[word.lower()] for word in spoken_words(sentences)) >= 30
 

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from echox.data.corpora import nano_speech
-from echox.data.corpora.nano import build_dialogues, reply_sentences, spoken_words
-from echox.data.corpora.nano_greetings import OTHERS, TOPIC, build_greetings, spoken_requests
+from echox.data.corpora.nano import speech
+from echox.data.corpora.nano.greetings import OTHERS, TOPIC, build_greetings, spoken_requests
+from echox.data.corpora.nano.world import build_dialogues, reply_sentences, spoken_words
 
 SPLITS = ("train", "validation", "heldout")
 
@@ -88,8 +88,8 @@ def test_other_instructions_are_answered_by_no_greeting(greetings):
 
 
 def test_only_requests_alone_are_spoken_and_held_out_ones_in_new_voices_too(greetings):
-    lines = nano_speech.plan_greetings(greetings, nano_speech.Sizes(), random.Random(0))
-    assert lines == nano_speech.plan_greetings(greetings, nano_speech.Sizes(), random.Random(0))
+    lines = speech.plan_greetings(greetings, speech.Sizes(), random.Random(0))
+    assert lines == speech.plan_greetings(greetings, speech.Sizes(), random.Random(0))
     by_split = defaultdict(list)
     for line in lines:
         by_split[line.split].append(line)

@@ -13,8 +13,8 @@ import soundfile
 
 from echox.audio import load_audio
 from echox.data import synthesis
-from echox.data.corpora import nano
-from echox.data.corpora.nano_speech import Sizes, write_corpus
+from echox.data.corpora.nano import world
+from echox.data.corpora.nano.speech import Sizes, write_corpus
 from echox.data.engines.engine import Voice
 from echox.data.engines.espeak_ng import EspeakNg
 from echox.data.engines.speech_server import OpenAICompatible
@@ -172,10 +172,10 @@ def test_speaking_resumes_and_notices_changed_texts(tmp_path, monkeypatch):
 @needs_flite
 @needs_espeak
 def test_a_tiny_corpus_is_whole(tmp_path, monkeypatch):
-    every = nano.build_dialogues(seed=0, multi_turn=20)
+    every = world.build_dialogues(seed=0, multi_turn=20)
     some = [d for d in every if d.topic in ("capital", "color") and int(d.id.split("-")[1]) % 20 == 0]
     some += [d for d in every if len(d.turns) > 2][:2]
-    monkeypatch.setattr(nano, "build_dialogues", lambda seed: some)
+    monkeypatch.setattr(world, "build_dialogues", lambda seed: some)
     sizes = Sizes(0.002, 0.001, 1, 2, multi_turn=1, greetings=2, heldout_greetings=1, max_sentences=1)
     report = write_corpus(tmp_path, sizes, seed=0, workers=1)
     assert report["questions_hours"] > 0

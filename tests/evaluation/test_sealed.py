@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.evaluation.sets import nano, sealed
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.evaluation.sets.items import read_items

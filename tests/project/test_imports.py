@@ -25,10 +25,10 @@ FLOORS = (
     "data/engines models/echox verbalization/english",
     "models/conversion verbalization",
     "data",
-    "data/corpora data/corpora/tools data/shards evaluation/scoring streaming training units",
-    "api evaluation/sets preparation serving/protocol",
-    "evaluation/subjects preparation/conversations serving/access training/stages/dialogue training/stages/recordings "
-    "training/stages/voice",
+    "data/corpora data/corpora/nano data/corpora/tools data/shards evaluation/scoring streaming training units",
+    "api data/corpora/public/spoken data/corpora/public/texts evaluation/sets preparation serving/protocol",
+    "data/corpora/public evaluation/subjects preparation/conversations serving/access training/stages/dialogue "
+    "training/stages/recordings training/stages/voice",
     "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/stages "
     "training/stages/hearing training/stages/speaking",
     "evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime training/memory",

@@ -23,7 +23,7 @@ Licence = Annotated[str, typer.Option(help="For 'table': its licence, which the 
 @guarded
 def corpora(debug: Debug = False) -> None:
     """List the corpora: name, licence, home."""
-    from echox.data.corpora.catalog import CORPORA
+    from echox.data.corpora.public.catalog import CORPORA
 
     for name, corpus in CORPORA.items():
         origin = corpus.provenance
@@ -99,7 +99,7 @@ def index(
 
 
 def _corpus(name: str, columns: list[str] | None, hub: str | None, licence: str) -> "Corpus":
-    from echox.data.corpora.catalog import open_corpus
+    from echox.data.corpora.public.catalog import open_corpus
     from echox.data.corpora.table import Table
 
     if name != Table.name:

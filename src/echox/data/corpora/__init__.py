@@ -1,1 +1,1 @@
-"""Public corpora: one file for each, which downloads it, checks it and writes its manifests."""
+"""Corpora: what importers share, and texts of this project; ``public/`` has a file for each public corpus."""

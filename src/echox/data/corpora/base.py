@@ -2,7 +2,7 @@
 
 A corpus declares its source and the layout of its files; the rest is here:
 
-    corpus = open_corpus("librispeech")          # echox.data.corpora.catalog
+    corpus = open_corpus("librispeech")          # echox.data.corpora.public.catalog
     corpus.download(folder)                      # if the licence allows it; resumes
     prepared = corpus.prepare(folder, output)    # utterances.jsonl, dialogues.jsonl, provenance.json
     corpus.validate(output)

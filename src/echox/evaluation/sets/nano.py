@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject

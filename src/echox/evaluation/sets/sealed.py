@@ -21,8 +21,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from echox.data.corpora.nano import build_dialogues, reply_sentences
-from echox.data.corpora.nano_speech import Sizes, plan_multi_turn, plan_questions
+from echox.data.corpora.nano.speech import Sizes, plan_multi_turn, plan_questions
+from echox.data.corpora.nano.world import build_dialogues, reply_sentences
 from echox.data.manifest import Dialogue
 from echox.data.sampling import spread
 from echox.data.scoring import normalize_words

@@ -18,7 +18,7 @@ from typing import Literal
 
 from echox.config import dump_recipe, recipe
 from echox.data.corpora.everyday import everyday_requests, invented_topics, with_follow_ups
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.scoring import normalize_words
 from echox.files import JsonObject, journal_entries, open_journal, text_lines

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from echox.config import dump_recipe, recipe
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.corpora.tools.names import NamedTool, other_names, taught_names
 from echox.data.corpora.tools.requests import SPLITS, ToolRequest, system_prompts, tool_requests
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues

@@ -24,7 +24,7 @@ from echox.api import EchoX
 from echox.api.loading import find_model
 from echox.config import recipe
 from echox.data.corpora.everyday import everyday_requests
-from echox.data.corpora.nano import build_dialogues
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
 from echox.data.pauses import cut, detected_pauses, speak_with_pause

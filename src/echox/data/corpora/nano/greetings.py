@@ -15,7 +15,7 @@ import random
 import re
 from collections.abc import Iterable
 
-from echox.data.corpora import nano
+from echox.data.corpora.nano import world
 from echox.data.manifest import Dialogue, Turn
 from echox.files import JsonObject
 
@@ -46,7 +46,7 @@ def build_greetings(seed: int = 0) -> list[Dialogue]:
         "others/system" (instructions that nano cannot follow).
     """
     rng = random.Random(f"nano greetings {seed}")
-    content = nano.read_facts_file("greetings")
+    content = world.read_facts_file("greetings")
     prompts: dict[str, list[str]] = content["system"]
     kept_out = {
         text.lower() for item in content["items"] for split in ("validation", "heldout") for text in item[split]
@@ -56,7 +56,7 @@ def build_greetings(seed: int = 0) -> list[Dialogue]:
         for split in prompts:
             for index, written in enumerate(item[split]):
                 name = f"{TOPIC}-{number:02d}-{split[0]}{index:03d}"
-                request, reply = nano.sentence(written), _sentences(item["reply"])
+                request, reply = world.sentence(written), _sentences(item["reply"])
                 variants = [("", TOPIC, None, request), ("-i", f"{TOPIC}/instructions", request, request)]
                 variants += [("-s", f"{TOPIC}/system", rng.choice(prompts[split]), request)]
                 if split == "train":
@@ -75,7 +75,7 @@ def build_greetings(seed: int = 0) -> list[Dialogue]:
             name, reply = f"{TOPIC}-p-{split[0]}{index:03d}", _sentences(hello["reply"])
             topic = f"{TOPIC}/instructions"
             dialogues.append(_dialogue(name, split, topic, prompt, prompt, reply, hello["answer"]))
-    facts = nano.load_facts()
+    facts = world.load_facts()
     for split, count in _QUESTIONS.items():
         for index in range(count):
             fact = rng.choice(facts)
@@ -128,7 +128,7 @@ def _as_instructions(
     """Each text as instructions, and a second time alone or under another system prompt."""
     dialogues = []
     for index, text in enumerate(texts):
-        request, reply = nano.sentence(text), _sentences(item["reply"])
+        request, reply = world.sentence(text), _sentences(item["reply"])
         system = rng.choice([None, rng.choice(content["system"][split])])
         second = topic if system is None else f"{topic}/system"
         for suffix, topic_, system_ in (("-i", f"{topic}/instructions", request), ("", second, system)):
@@ -138,7 +138,7 @@ def _as_instructions(
     return dialogues
 
 
-def _more(dialogues: list[Dialogue], facts: list[nano.Fact], rng: random.Random) -> list[Dialogue]:
+def _more(dialogues: list[Dialogue], facts: list[world.Fact], rng: random.Random) -> list[Dialogue]:
     """Requests as instructions after a first exchange; other questions as system prompt and question at once."""
     more = []
     small_talk = [fact for fact in facts if fact.topic == "small_talk"]
@@ -171,10 +171,10 @@ def _reworded(request: str, kept_out: set[str], rng: random.Random) -> str:
     """The request in a carrier phrase, which makes it none of validation or held-out."""
     if request.split()[0] == "Please":
         return request
-    while (text := nano.with_carrier(request, rng)).lower() in kept_out:
+    while (text := world.with_carrier(request, rng)).lower() in kept_out:
         pass
     return text
 
 
 def _sentences(text: str) -> str:
-    return " ".join(nano.sentence(part) for part in nano.split_sentences(text))
+    return " ".join(world.sentence(part) for part in world.split_sentences(text))

@@ -1,13 +1,13 @@
 """Magpie-Pro-Speech+: instructions answered by Llama 3.3, rewritten for speech and spoken (327 h; 1,413 h in Plus).
 
-The layout is that of EchoX-Dialogues: :mod:`echox.data.corpora.echox_dialogues`.
+The layout is that of EchoX-Dialogues: `echox_dialogues.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from echox.data.corpora.echox_dialogues import EchoXDialogues
+from echox.data.corpora.public.spoken.echox_dialogues import EchoXDialogues
 
 
 class MagpieProSpeech(EchoXDialogues):

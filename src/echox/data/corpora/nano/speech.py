@@ -5,7 +5,7 @@
     speech/replies.jsonl        the reply voice, with word ends (units, vocoder, text to units)
     speech/dialogues.jsonl      single questions as audio, with the reply as text
     speech/multi_turn.jsonl     the same with two or three spoken turns
-    text/greetings.jsonl        requests to greet, also under system prompts (see `nano_greetings.py`)
+    text/greetings.jsonl        requests to greet, also under system prompts (see `greetings.py`)
     speech/greetings.jsonl      requests to greet as audio, with the reply as text
     phones.json                 {"phones": inventory, "lexicon": word -> phones}
 
@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from echox.config import dump_recipe, recipe
-from echox.data.corpora import nano, nano_greetings
+from echox.data.corpora.nano import greetings as nano_greetings
+from echox.data.corpora.nano import world
 from echox.data.engines.engine import Voice
 from echox.data.engines.flite import Flite
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
@@ -124,10 +125,10 @@ def write_corpus(folder: Path, sizes: Sizes, seed: int = 0, workers: int | None 
     Returns:
         Measured sizes: hours and counts of each part, and the real-time factor of synthesis.
     """
-    dialogues = nano.build_dialogues(seed)
+    dialogues = world.build_dialogues(seed)
     write_dialogues(folder / "text" / "dialogues.jsonl", dialogues)
     log.info("%d text dialogues written to %s", len(dialogues), folder / "text")
-    sentences = nano.reply_sentences(dialogues)
+    sentences = world.reply_sentences(dialogues)
     _write_phones(folder / "phones.json", dialogues)
 
     questions = plan_questions(dialogues, sentences, sizes, random.Random(f"nano questions {seed}"))
@@ -215,11 +216,11 @@ def plan_replies(dialogues: list[Dialogue], sentences: list[str], sizes: Sizes, 
     whole = {turn.text or "" for dialogue in dialogues for turn in dialogue.turns if turn.role == "assistant"}
     texts = dict.fromkeys(known)
     if sizes.max_sentences is None:
-        texts.update(dict.fromkeys(sorted(text for text in whole if len(nano.split_sentences(text)) > 1)))
+        texts.update(dict.fromkeys(sorted(text for text in whole if len(world.split_sentences(text)) > 1)))
     remaining = max(0.0, sizes.replies_hours * 3600 - sum(_seconds(text) for text in texts))
     heldout = _unseen_sentences(dialogues, set(sentences), sizes.heldout_replies, rng)
     taken = set(sentences) | set(heldout)
-    splices = (text for text in iter(lambda: nano.spliced_fragments(sentences, rng), None) if text not in taken)
+    splices = (text for text in iter(lambda: world.spliced_fragments(sentences, rng), None) if text not in taken)
     texts.update(dict.fromkeys(_take_texts(splices, 0.42 * remaining)))
     words = _salad_words([], sentences)
     salads = (_as_sentence(text, rng) if rng.random() < 0.5 else text for text in _salads(words, rng))
@@ -237,13 +238,13 @@ def _unseen_sentences(dialogues: list[Dialogue], known: set[str], count: int, rn
     topics, unseen = sorted(by_topic), dict[str, None]()
     while len(unseen) < count * 2 // 3:
         first, second = rng.sample(by_topic[rng.choice(topics)], 2)
-        text = rng.choice(nano.split_sentences(first.turns[1].text or ""))
+        text = rng.choice(world.split_sentences(first.turns[1].text or ""))
         swapped = text.replace(f" {first.answer}.", f" {second.answer}.")
         if swapped not in known:
             unseen[swapped] = None
     sentences = sorted(known)
     while len(unseen) < count:
-        text = nano.spliced_fragments(sentences, rng)
+        text = world.spliced_fragments(sentences, rng)
         if text not in known and text.endswith("."):
             unseen[text] = None
     return list(unseen)
@@ -284,7 +285,7 @@ def _balanced(dialogues: list[Dialogue], count: int, rng: random.Random) -> list
 def _salad_words(dialogues: list[Dialogue], sentences: list[str]) -> list[str]:
     """Return the words of salads; without "A", which is spoken as the article and not as the letter."""
     texts = [turn.text or "" for dialogue in dialogues for turn in dialogue.turns] + sentences
-    return [word for word in nano.spoken_words(texts) if word != "A"]
+    return [word for word in world.spoken_words(texts) if word != "A"]
 
 
 def _salads(words: list[str], rng: random.Random) -> Iterable[str]:
@@ -404,7 +405,7 @@ def _spoken_multi_turn(
 def _write_phones(path: Path, dialogues: list[Dialogue]) -> None:
     """Write the pronunciation of each word: for the judge's lexicon and the encoder's phone targets."""
     engine = Flite()
-    words = nano.spoken_words([turn.text or "" for dialogue in dialogues for turn in dialogue.turns])
+    words = world.spoken_words([turn.text or "" for dialogue in dialogues for turn in dialogue.turns])
     lexicon = {word: list(engine.pronounce(word)) for word in words}
     phones = sorted({phone for said in lexicon.values() for phone in said})
     write_text(path, json.dumps({"phones": phones, "lexicon": lexicon}, indent=0))

@@ -1,13 +1,13 @@
 """HH-RLHF-Speech: dialogues of the HH-RLHF texts, spoken by the makers of EchoX (656 h, stage II).
 
-The layout is that of EchoX-Dialogues: :mod:`echox.data.corpora.echox_dialogues`.
+The layout is that of EchoX-Dialogues: `echox_dialogues.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from echox.data.corpora.echox_dialogues import EchoXDialogues
+from echox.data.corpora.public.spoken.echox_dialogues import EchoXDialogues
 
 
 class HHRLHFSpeech(EchoXDialogues):

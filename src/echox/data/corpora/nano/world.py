@@ -2,11 +2,11 @@
 
 The nano model is small enough to train on a laptop, so its knowledge is small too: countries, animals, opposites,
 colours, the calendar, times tables, definitions, spelling and small talk. Every fact is asked in many ways (the
-paraphrases of ``nano_facts/*.yaml``); some phrasings are kept out of training, to measure whether the model understands
+paraphrases of ``facts/*.yaml``); some phrasings are kept out of training, to measure whether the model understands
 questions or only remembers them. The reply to a fact is always the same sentence, so that greedy answers can be
 compared exactly.
 
-Nothing here touches audio: :mod:`echox.data.corpora.nano_speech` speaks these texts.
+Nothing here touches audio: `speech.py` speaks these texts.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _fact(relation: JsonObject, slots: Mapping[str, str], key: str) -> Fact:
     answer = _SLOT.sub(lambda m: slots[m[2]], relation["answer"])
     reply = fill(relation["reply"])
     if answer.lower() not in reply.lower():
-        raise ValueError(f"expected the answer inside the reply, found {answer!r} and {reply!r}: correct nano_facts")
+        raise ValueError(f"expected the answer inside the reply, found {answer!r} and {reply!r}: correct nano/facts")
     train = tuple(fill(template) for template in relation["train"])
     heldout = tuple(fill(template) for template in relation["heldout"])
     return Fact(relation["topic"], key, reply, answer, train, heldout)
@@ -261,7 +261,7 @@ def _names() -> frozenset[str]:
 
 @functools.cache
 def read_facts_file(name: str) -> JsonObject:
-    """Return ``nano_facts/<name>.yaml``, every scalar as a string: "yes", "true" and "no" are words here."""
-    text = (resources.files("echox.data.corpora") / "nano_facts" / f"{name}.yaml").read_text(encoding="utf-8")
+    """Return ``facts/<name>.yaml``, every scalar as a string: "yes", "true" and "no" are words here."""
+    text = (resources.files("echox.data.corpora.nano") / "facts" / f"{name}.yaml").read_text(encoding="utf-8")
     content: JsonObject = yaml.load(text, Loader=yaml.BaseLoader)
     return content

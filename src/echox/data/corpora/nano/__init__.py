@@ -1,0 +1,1 @@
+"""The nano corpus: its facts as dialogues, and their speech."""
