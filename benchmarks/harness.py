@@ -36,7 +36,7 @@ from echox import EchoX
 from echox.evaluation.latency.probe import processor_name
 from echox.evaluation.scoring.records import fingerprint
 from echox.files import write_text
-from echox.training.record import environment
+from echox.training.records.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve", "bf16", "i8mm")

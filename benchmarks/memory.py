@@ -45,8 +45,8 @@ from echox.training.memory.estimate import (
     training_bytes,
     written_batch,
 )
-from echox.training.modules import autocast, enable_gradient_checkpointing
-from echox.training.optim import WeightAverage, build_optimizer, clip_gradients
+from echox.training.networks.modules import autocast, enable_gradient_checkpointing
+from echox.training.networks.optim import WeightAverage, build_optimizer, clip_gradients
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 CASES: dict[str, tuple[dict[str, Any], bool, dict[str, Any]]] = {

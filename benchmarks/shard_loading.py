@@ -41,8 +41,8 @@ from echox.preparation.dialogue_shards import FOLDER, write_dialogue_shards
 from echox.preparation.execute import Workers
 from echox.preparation.settings import Shards
 from echox.process_memory import peak_resident_bytes
-from echox.training.batches import BatchStream
-from echox.training.checkpoint import TrainingProgress
+from echox.training.batches.stream import BatchStream
+from echox.training.checkpoints.checkpoint import TrainingProgress
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch
 

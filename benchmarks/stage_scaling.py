@@ -19,7 +19,7 @@ from harness import Measured, run
 
 from echox import load_recipe
 from echox.training.loop import seed_everything
-from echox.training.modules import autocast
+from echox.training.networks.modules import autocast
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "nano"
 

@@ -32,9 +32,9 @@ from echox.data.manifest import write_dialogues
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.training.batches import seed_everything
+from echox.training.batches.stream import seed_everything
 from echox.training.loop import train
-from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_lora
+from echox.training.networks.lora import LoRASettings, add_lora, merged_state_dict, save_lora
 from echox.training.stages.speaking.echo import EchoRecipe, EchoStage
 from echox.training.stages.speaking.echo_teacher import OnlineTargets
 

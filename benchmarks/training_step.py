@@ -32,7 +32,7 @@ from echox.models.echox.processing_echox import EchoXProcessor
 from echox.process_memory import peak_resident_bytes
 from echox.training.memory.estimate import Workload, build_objective, random_batch
 from echox.training.memory.of_recipe import workload_of
-from echox.training.modules import compile_blocks, enable_gradient_checkpointing, on_device
+from echox.training.networks.modules import compile_blocks, enable_gradient_checkpointing, on_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
-from echox.training.record import RECORD_NAME, log_entries
+from echox.training.records.record import RECORD_NAME, log_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE, NUM_UNITS, STEPS = 16_000, 12, {"s2t": 40, "t2c": 60, "echo": 6}

@@ -108,7 +108,7 @@ class TrainingConfig:
         skip_damaged: continue from the newest undamaged checkpoint; else a damaged one stops the run with an error.
         threads: CPU threads of torch (None = leave as it is).
         workers: processes that read and collate batches; 0: a thread. prefetch_batches: how many they make ahead.
-        tracker: "trackio" or "wandb" is told of every log entry too (`training/trackers.py`).
+        tracker: "trackio" or "wandb" is told of every log entry too (`training/records/trackers.py`).
         peak_tflop_per_s: of each device in this precision, for `flops_utilisation` in the log; None: by a GPU's name.
         parallel: each of several processes holds all weights ("ddp"), a shard of every weight ("fsdp"), or a shard of
             what its machine holds whole ("hybrid").

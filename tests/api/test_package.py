@@ -15,7 +15,7 @@ from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.turn_head import STATES, TURN_HEAD_FILE, TurnHead
 from echox.tool_calls.tools import Tool, ToolUse
-from echox.training.lora import LoRASettings, add_lora, save_lora
+from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.training.stages.dialogue.continued import load_s2t
 from tiny_echox import tiny_echox
 

@@ -15,7 +15,7 @@ from transformers import WhisperFeatureExtractor
 import echox
 from echox.files import write_tensors
 from echox.models.echox.turn_head import STATES, TurnHead
-from echox.training.lora import LoRASettings, add_lora, save_lora
+from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.units.extract import UnitExtractor
 from tiny_echox import tiny_echox
 

@@ -31,7 +31,7 @@ from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.streaming.trigger import Trigger
 from echox.training.loop import run_recipe, train
-from echox.training.lora import LoRASettings
+from echox.training.networks.lora import LoRASettings
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe
 from echox.training.stages.speaking.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
 from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe

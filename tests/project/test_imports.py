@@ -23,10 +23,11 @@ FLOORS = (
     "verbalization/english/words verbalization/reading",
     "audio config models/t2c models/towers models/vocoder templates verbalization/english/rules",
     "data/engines models/echox verbalization/english",
-    "models/conversion verbalization",
-    "data",
-    "data/corpora data/corpora/nano data/corpora/tools data/shards evaluation/scoring streaming training units",
-    "api data/corpora/public/spoken data/corpora/public/texts evaluation/sets preparation serving/protocol",
+    "models/conversion training/control training/networks verbalization",
+    "data training/checkpoints",
+    "data/corpora data/corpora/nano data/corpora/tools data/shards evaluation/scoring streaming training/batches "
+    "training/records units",
+    "api data/corpora/public/spoken data/corpora/public/texts evaluation/sets preparation serving/protocol training",
     "data/corpora/public evaluation/subjects preparation/conversations serving/access training/stages/dialogue "
     "training/stages/recordings training/stages/voice",
     "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/stages "

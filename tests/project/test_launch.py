@@ -14,8 +14,8 @@ import pytest
 import torch.distributed as dist
 
 from echox.data.manifest import Dialogue, Turn, write_dialogues
-from echox.training.checkpoint import checkpoints
-from echox.training.record import log_entries
+from echox.training.checkpoints.checkpoint import checkpoints
+from echox.training.records.record import log_entries
 from paths import RECIPES, ROOT
 from waiting import wait_until
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from echox.training.attention import SHORT_AUDIO_MEL_FRAMES, tower_attention
+from echox.training.networks.attention import SHORT_AUDIO_MEL_FRAMES, tower_attention
 
 
 @pytest.mark.parametrize(

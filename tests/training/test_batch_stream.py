@@ -14,8 +14,8 @@ import pytest
 import torch
 from test_loop import ToyStage, config, run, same
 
-from echox.training.batches import BatchStream
-from echox.training.checkpoint import TrainingProgress
+from echox.training.batches.stream import BatchStream
+from echox.training.checkpoints.checkpoint import TrainingProgress
 
 
 class Items:

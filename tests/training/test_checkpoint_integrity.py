@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_loop import ToyStage, run
 
-from echox.training.checkpoint import checkpoints, live_tensors, load_weights
-from echox.training.integrity import DamagedCheckpointError, read_state, write_state
+from echox.training.checkpoints.checkpoint import checkpoints, live_tensors, load_weights
+from echox.training.checkpoints.integrity import DamagedCheckpointError, read_state, write_state
 
 FIELDS = {"step": 0, "wall_s": 0.0}
 

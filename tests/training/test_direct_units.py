@@ -14,7 +14,7 @@ from echox.evaluation.studies.direct_scores import direct_scores
 from echox.evaluation.studies.echo_scores import SpokenQuestions, UnitTranscriber
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
-from echox.training.health import check_gradients, check_trainable
+from echox.training.control.health import check_gradients, check_trainable
 from echox.training.stages.speaking.direct_units import DirectUnitsModel, DirectUnitsRecipe, UnitWriter
 from echox.training.stages.speaking.echo import EchoData
 

@@ -20,8 +20,8 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.streaming.trigger import Trigger
-from echox.training.health import check_gradients, check_trainable
-from echox.training.lora import LoRASettings, add_lora, merged_state_dict, save_lora
+from echox.training.control.health import check_gradients, check_trainable
+from echox.training.networks.lora import LoRASettings, add_lora, merged_state_dict, save_lora
 from echox.training.stage import Stage
 from echox.training.stages.speaking import echo_objective
 from echox.training.stages.speaking.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights

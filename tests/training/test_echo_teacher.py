@@ -14,9 +14,10 @@ from test_echo_stage import world as world
 
 from echox.config import to_dict
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.training import loop, step_batches
-from echox.training.batches import seed_everything
-from echox.training.checkpoint import checkpoints
+from echox.training import loop
+from echox.training.batches import step_batches
+from echox.training.batches.stream import seed_everything
+from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.stages.speaking import echo_teacher
 from echox.training.stages.speaking.echo import EchoStage, EchoTargets
 from echox.training.stages.speaking.echo_targets import cut_replies

@@ -20,7 +20,7 @@ from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, writ
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.training.lora import LoRASettings, continue_lora, merged_state_dict
+from echox.training.networks.lora import LoRASettings, continue_lora, merged_state_dict
 from echox.training.stages.dialogue.dialogues import dialogue_pieces
 from echox.training.stages.hearing.encoder import (
     EncoderData,

@@ -14,10 +14,10 @@ from test_lm import overrides as overrides
 
 import forked
 from echox.training import evaluation
-from echox.training.checkpoint import checkpoint_path, checkpoints
+from echox.training.checkpoints.checkpoint import checkpoint_path, checkpoints
 from echox.training.evaluation import evaluate_checkpoint, main
 from echox.training.loop import run_recipe
-from echox.training.record import log_entries
+from echox.training.records.record import log_entries
 from waiting import wait_until
 
 CPU = torch.device("cpu")

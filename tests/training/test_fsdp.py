@@ -16,7 +16,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 import forked
 from echox.config import to_dict
-from echox.training.checkpoint import checkpoints
+from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.loop import train
 from tolerance import assert_equal_up_to_rounding
 

@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import forked
 from echox.config import load_recipe, to_dict
 from echox.models.echox import chunked_loss
-from echox.training.batches import seed_everything
-from echox.training.checkpoint import checkpoints
+from echox.training.batches.stream import seed_everything
+from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.loop import train
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")

@@ -15,7 +15,7 @@ from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.tokenization_text import render_chat
-from echox.training.lora import LoRASettings
+from echox.training.networks.lora import LoRASettings
 from echox.training.stages.dialogue.continued import load_s2t
 from echox.training.stages.hearing.instruct import InstructData, InstructModel, InstructRecipe, InstructStage, Keep
 from tiny_echox import tiny_echox

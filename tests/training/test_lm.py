@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from echox.config import load_recipe
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.training.loop import run_recipe, seed_everything
-from echox.training.record import log_entries
+from echox.training.records.record import log_entries
 from echox.training.stage import Stage
 from echox.training.stages.dialogue.lm import SYSTEM_PROMPT, balance_topics, slip
 from paths import RECIPES

@@ -18,17 +18,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from echox.config import TrainingConfig, recipe, to_dict
-from echox.training import checkpoint_writing
-from echox.training.batches import BatchStream
-from echox.training.checkpoint import TrainingProgress, checkpoints
-from echox.training.health import NonFiniteLossError
-from echox.training.lock import output_lock
+from echox.training.batches.normalisation import share_of_step
+from echox.training.batches.stream import BatchStream
+from echox.training.checkpoints import writing as checkpoint_writing
+from echox.training.checkpoints.checkpoint import TrainingProgress, checkpoints
+from echox.training.control.health import NonFiniteLossError
+from echox.training.control.lock import output_lock
+from echox.training.control.stopping import STOP_FILE, STOPPED
 from echox.training.loop import main, run_loaded, train
-from echox.training.normalisation import share_of_step
-from echox.training.optim import WeightAverage, build_optimizer, learning_rate_factor
-from echox.training.record import code_state, environment, finished_record
+from echox.training.networks.optim import WeightAverage, build_optimizer, learning_rate_factor
+from echox.training.records.record import code_state, environment, finished_record
 from echox.training.stage import Stage
-from echox.training.stopping import STOP_FILE, STOPPED
 from waiting import wait_until
 
 
@@ -132,7 +132,8 @@ def test_a_record_names_the_code_that_was_loaded_not_what_is_checked_out_at_the_
         """A stage during which somebody commits."""
 
         def run(self):
-            monkeypatch.setattr("echox.training.record.subprocess.run", lambda *_, **__: SimpleNamespace(stdout="new"))
+            later = SimpleNamespace(stdout="new")
+            monkeypatch.setattr("echox.training.records.record.subprocess.run", lambda *_, **__: later)
             return environment()
 
     code_state.cache_clear()
@@ -558,7 +559,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, capsys, monkeypatch):
 
 def test_a_killed_run_gives_its_folder_up(tmp_path):
     script = (
-        "import sys, time\nfrom echox.training.lock import output_lock\n"
+        "import sys, time\nfrom echox.training.control.lock import output_lock\n"
         "with output_lock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(600)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -32,7 +32,7 @@ from echox.training.memory.estimate import (
     weight_bytes,
 )
 from echox.training.memory.of_recipe import workload_of
-from echox.training.modules import enable_gradient_checkpointing
+from echox.training.networks.modules import enable_gradient_checkpointing
 
 SMALL = LlamaConfig(
     vocab_size=64,

@@ -23,8 +23,8 @@ from test_loop import config
 
 from echox.config import load_recipe, to_dict
 from echox.data import tower_features
+from echox.training.batches.normalisation import RunningMeans, denominators_of_step
 from echox.training.loop import train
-from echox.training.normalisation import RunningMeans, denominators_of_step
 from echox.training.stages.hearing import encoder as encoder_module
 from echox.training.stages.recordings.units import UnitsRecipe
 from paths import ROOT

@@ -14,8 +14,8 @@ from test_loop import config, same
 
 import forked
 from echox.config import to_dict
-from echox.training.checkpoint import checkpoints
-from echox.training.health import NonFiniteLossError
+from echox.training.checkpoints.checkpoint import checkpoints
+from echox.training.control.health import NonFiniteLossError
 from echox.training.loop import train
 from tolerance import assert_equal_up_to_rounding
 

@@ -16,7 +16,7 @@ from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.data.sampling import BucketBatchSampler
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.speech_detection import find_speech, speech_for_model
-from echox.training.lora import LoRASettings
+from echox.training.networks.lora import LoRASettings
 from echox.training.stages.dialogue.continued import load_s2t
 from echox.training.stages.dialogue.dialogues import spoken_dialogues
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe, S2TStage, open_model

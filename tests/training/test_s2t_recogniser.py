@@ -19,7 +19,7 @@ from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.models.towers.auto import AutoAudioTower
 from echox.training.loop import run_recipe
-from echox.training.lora import LoRASettings
+from echox.training.networks.lora import LoRASettings
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe, S2TStage
 from tiny_echox import TEXTS, tone
 from tiny_recogniser import tiny_moonshine

@@ -19,7 +19,7 @@ from echox.preparation.dialogue_shards import write_dialogue_shards
 from echox.preparation.execute import Workers
 from echox.preparation.settings import Shards
 from echox.training.loop import train
-from echox.training.lora import LoRASettings
+from echox.training.networks.lora import LoRASettings
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe, S2TStage
 from tiny_echox import tiny_echox
 

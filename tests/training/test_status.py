@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from echox.cli.main import app
 from echox.config import to_dict
-from echox.training.checkpoint import checkpoints
-from echox.training.lock import HOLDER_NAME, output_lock
+from echox.training.checkpoints.checkpoint import checkpoints
+from echox.training.control.lock import HOLDER_NAME, output_lock
 from echox.training.loop import train
-from echox.training.record import RECORD_NAME
-from echox.training.status import lines_of, run_folders, status_of
+from echox.training.records.record import RECORD_NAME
+from echox.training.records.status import lines_of, run_folders, status_of
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from test_loop import ToyStage, config, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from echox.config import TrainingConfig
-from echox.training import trackers
-from echox.training.arithmetic import CountOperations
 from echox.training.loop import run_loaded
-from echox.training.record import log_entries
+from echox.training.networks.arithmetic import CountOperations
+from echox.training.records import trackers
+from echox.training.records.record import log_entries
 
 
 class Kept:

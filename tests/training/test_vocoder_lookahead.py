@@ -9,7 +9,7 @@ from echox.config import TrainingConfig
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
-from echox.training.normalisation import denominators_of_step
+from echox.training.batches.normalisation import denominators_of_step
 from echox.training.stages.voice.vocoder_lookahead import (
     LookaheadModel,
     QuestionData,

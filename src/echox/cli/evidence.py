@@ -44,7 +44,7 @@ def open_sealed(
     """Open a sealed set, once, and record when, at which commit and for what. Commit the record with the figures."""
     from echox.evaluation.sets.nano import open_nano_seal
     from echox.files import write_text
-    from echox.training.record import code_state
+    from echox.training.records.record import code_state
 
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     rows = open_nano_seal(name, purpose, code_state(), now, register, again)

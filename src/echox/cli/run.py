@@ -61,7 +61,7 @@ def status(
     """How runs in the background do: step, loss, speed, time left, newest checkpoint and evaluation."""
     from dataclasses import asdict
 
-    from echox.training.status import lines_of, run_folders, status_of
+    from echox.training.records.status import lines_of, run_folders, status_of
 
     for one in run_folders(folder):
         found = status_of(one, checksums)

@@ -13,7 +13,7 @@ from echox.api.card import markdown_table, run_name, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.studies.conditions import conditions_table
 from echox.files import folder_bytes, write_text
-from echox.training.record import RECORD_NAME, log_entries
+from echox.training.records.record import RECORD_NAME, log_entries
 
 Score = JsonObject | float
 """A number, or a mean with its interval and count."""

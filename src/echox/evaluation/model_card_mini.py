@@ -11,7 +11,7 @@ from echox.api.card import markdown_table, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.summary import figures_table, ratios_table, read_summary
 from echox.files import folder_bytes, write_text
-from echox.training.record import RECORD_NAME
+from echox.training.records.record import RECORD_NAME
 
 PURPOSE = """\
 Mini listens to people and answers aloud. A published recogniser (Moonshine tiny) hears, a published language model

@@ -45,7 +45,7 @@ from echox.evaluation.sets.nano import METRICS_FILE, SPOKEN_SETS, metrics_of
 from echox.evaluation.sets.tasks import AVERAGED, KINDS, TYPED_SUFFIX, Task
 from echox.evaluation.subjects.subject import Subject
 from echox.files import write_text
-from echox.training.lock import output_lock
+from echox.training.control.lock import output_lock
 
 T = TypeVar("T")
 

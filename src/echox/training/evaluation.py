@@ -25,9 +25,9 @@ from echox.config import TrainingConfig, load_recipe
 from echox.device import choose_device
 from echox.errors import one_line
 from echox.files import write_text
-from echox.training.batches import seed_everything
-from echox.training.checkpoint import load_weights, step_of
-from echox.training.modules import autocast
+from echox.training.batches.stream import seed_everything
+from echox.training.checkpoints.checkpoint import load_weights, step_of
+from echox.training.networks.modules import autocast
 from echox.training.stage import Stage
 
 LOG_NAME = "evaluation.log"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from echox.training.record import RECORD_NAME
+from echox.training.records.record import RECORD_NAME
 from echox.training.stage import Stage
 
 

@@ -28,13 +28,18 @@ from torch.nn.parallel import DistributedDataParallel
 from echox.config import TrainingConfig, dump_recipe, load_recipe, to_dict
 from echox.errors import one_line
 from echox.files import JsonObject
-from echox.training.arithmetic import CountOperations, peak_tflop_per_s
-from echox.training.batches import BatchStream, MicroBatch, seed_everything
-from echox.training.checkpoint import TrainingProgress, checkpoint_path, checkpoints, load_checkpoint, newest_whole
-from echox.training.checkpoint_writing import CheckpointWriter
-from echox.training.evaluation import EvaluationsApart
-from echox.training.final import write_final
-from echox.training.health import (
+from echox.training.batches.normalisation import denominators_of_step
+from echox.training.batches.step_batches import StepSource
+from echox.training.batches.stream import BatchStream, MicroBatch, seed_everything
+from echox.training.checkpoints.checkpoint import (
+    TrainingProgress,
+    checkpoint_path,
+    checkpoints,
+    load_checkpoint,
+    newest_whole,
+)
+from echox.training.checkpoints.writing import CheckpointWriter
+from echox.training.control.health import (
     NonFiniteLossError,
     check_everywhere,
     check_gradients,
@@ -42,24 +47,25 @@ from echox.training.health import (
     check_norm,
     check_trainable,
 )
-from echox.training.lock import output_lock
-from echox.training.modules import autocast, compile_blocks, enable_gradient_checkpointing
-from echox.training.normalisation import denominators_of_step
-from echox.training.optim import (
+from echox.training.control.lock import output_lock
+from echox.training.control.schedule import checkpoint_due, due
+from echox.training.control.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
+from echox.training.evaluation import EvaluationsApart
+from echox.training.final import write_final
+from echox.training.networks.arithmetic import CountOperations, peak_tflop_per_s
+from echox.training.networks.modules import autocast, compile_blocks, enable_gradient_checkpointing
+from echox.training.networks.optim import (
     WeightAverage,
     build_optimizer,
     clip_gradients,
     learning_rate_factor,
     set_learning_rates,
 )
-from echox.training.parallel import gathered, plain, process_group, shard
-from echox.training.record import RECORD_NAME, RunLog, code_state, finished_record, peak_memory_mb, write_record
-from echox.training.schedule import checkpoint_due, due
+from echox.training.networks.parallel import gathered, plain, process_group, shard
+from echox.training.records.record import RECORD_NAME, RunLog, code_state, finished_record, peak_memory_mb, write_record
+from echox.training.records.trackers import check_tracker
+from echox.training.records.window import figures_of, sums_of, text_of
 from echox.training.stage import Stage
-from echox.training.step_batches import StepSource
-from echox.training.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
-from echox.training.trackers import check_tracker
-from echox.training.window import figures_of, sums_of, text_of
 
 NOTHING_HELD_OUT = (
     "{stage}: WARNING: expected held-out items for the evaluation, found none: give some items of the manifests "
@@ -79,7 +85,7 @@ def train(stage: Stage, config: TrainingConfig, resolved: JsonObject) -> dict[st
         ValueError: wrong trainable parameters or groups, a checkpoint that does not fit, a wrong return value of the
             objective, a non-finite loss.
         OSError: a checkpoint could not be written.
-        SystemExit: it was asked to stop, and has written a checkpoint (`training/stopping.py`).
+        SystemExit: it was asked to stop, and has written a checkpoint (`training/control/stopping.py`).
     """
     with process_group(config) as (rank, world, device):
         run = _Run(stage, config, resolved, rank, world, device)

@@ -20,7 +20,7 @@ class Stage(Protocol):
         objective: ``forward(batch) -> {"loss": scalar, named parts...}``; wrapped in DDP. Holds every trainable
             parameter. The loop moves model and objective to the device and switches between training and evaluation
             mode. To accumulate, or to train on several processes, it also has `denominators`
-            (`training/normalisation.py`).
+            (`training/batches/normalisation.py`).
     """
 
     name: str

@@ -49,7 +49,7 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.loop import run_recipe
-from echox.training.record import RECORD_NAME
+from echox.training.records.record import RECORD_NAME
 from echox.training.stages.hearing.s2t import S2TRecipe
 from echox.training.stages.speaking.direct_units import DirectUnitsRecipe, UnitWriter
 from echox.training.stages.speaking.echo import EchoRecipe, join

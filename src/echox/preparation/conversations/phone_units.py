@@ -33,7 +33,7 @@ from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_pronouncer
 from echox.data.text import normalize_for_speech
 from echox.files import journal_entries, open_journal
-from echox.training.record import write_stage_record
+from echox.training.records.record import write_stage_record
 from echox.units.inventory import read_phone_units, write_phone_units
 from echox.units.phones import check_duration
 

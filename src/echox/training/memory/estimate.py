@@ -25,11 +25,11 @@ from echox.models.pretrained import CausalLM
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.towers.auto import AutoAudioTower
 from echox.streaming.trigger import Trigger
-from echox.training.attention import tower_attention
-from echox.training.lora import LoRASettings, add_lora
 from echox.training.memory.rehearsal import Rehearsal
-from echox.training.modules import autocast, enable_gradient_checkpointing
-from echox.training.parallel import blocks_to_shard
+from echox.training.networks.attention import tower_attention
+from echox.training.networks.lora import LoRASettings, add_lora
+from echox.training.networks.modules import autocast, enable_gradient_checkpointing
+from echox.training.networks.parallel import blocks_to_shard
 from echox.training.stages.dialogue.lm import LMObjective
 from echox.training.stages.hearing.encoder import EncoderObjective
 from echox.training.stages.hearing.s2t import S2TObjective

@@ -14,8 +14,8 @@ from pathlib import Path
 from echox.config import TrainingConfig, load_recipe
 from echox.data.features import MEL_FRAMES_PER_S
 from echox.files import JsonObject
-from echox.training.lora import SETTINGS_FILE
 from echox.training.memory.estimate import BYTES, STAGES, Workload
+from echox.training.networks.lora import SETTINGS_FILE
 from echox.training.stages.dialogue.dialogue_sources import SPOKEN_FRAMES_PER_WORD
 from echox.training.stages.hearing.s2t import S2TRecipe
 from echox.training.stages.ready_parts import LanguageModelRecipe

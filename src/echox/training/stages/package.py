@@ -28,8 +28,8 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
 from echox.streaming.trigger import Trigger
-from echox.training.lora import lora_beside
-from echox.training.record import RECORD_NAME, environment
+from echox.training.networks.lora import lora_beside
+from echox.training.records.record import RECORD_NAME, environment
 from echox.training.stages.dialogue.continued import check_same_embeddings, load_s2t
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}

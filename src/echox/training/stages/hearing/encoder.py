@@ -40,8 +40,8 @@ from echox.models.echox.ctc import greedy_ctc
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
 from echox.models.towers.whisper import WhisperTower
-from echox.training.attention import tower_attention
-from echox.training.normalisation import Denominators, known_rows, share_of_step
+from echox.training.batches.normalisation import Denominators, known_rows, share_of_step
+from echox.training.networks.attention import tower_attention
 from echox.training.stages.dialogue.lm import dialogue_tokenizer
 
 

@@ -31,8 +31,8 @@ from echox.data.tower_features import TowerFeatures
 from echox.files import save_model
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
-from echox.training.normalisation import Denominators, share_of_step
+from echox.training.batches.normalisation import Denominators, share_of_step
+from echox.training.networks.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.stages.dialogue.continued import items_of_run, load_s2t, shared_out
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.dialogue.lm import answer_dialogues, balance_topics, vary

@@ -40,8 +40,8 @@ from echox.models.echox.text_embeddings import weight_of
 from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
 from echox.models.packing import check_packing, padding_shares
 from echox.models.pretrained import CausalLM
-from echox.training.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
-from echox.training.normalisation import Denominators, known_rows, share_of_step
+from echox.training.batches.normalisation import Denominators, known_rows, share_of_step
+from echox.training.networks.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.stages.dialogue.continued import check_one_source, load_s2t, training_items
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, question
@@ -163,7 +163,7 @@ class S2TStage:
             part.requires_grad_(True)
         for value in add_lora(self.model.language_model, recipe.lora):
             value.requires_grad_(True)
-        self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
+        self.model.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/networks/attention.py`
         if recipe.training.packing:
             check_packing(self.model.language_model.base_model, "language model")
         self.objective = S2TObjective(self.model, self.processor.retokenizer, recipe.training.packing)

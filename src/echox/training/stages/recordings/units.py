@@ -40,8 +40,8 @@ from echox.files import JsonObject
 from echox.models.echox.configuration_echox import PHONE_BLANK_ID, whisper_config
 from echox.models.echox.ctc import ctc_loss_per_symbol
 from echox.models.towers.whisper import WhisperTower
-from echox.training.normalisation import Denominators, RunningMeans, known_rows, share_of_step
-from echox.training.record import write_stage_record
+from echox.training.batches.normalisation import Denominators, RunningMeans, known_rows, share_of_step
+from echox.training.records.record import write_stage_record
 from echox.units.extract import (
     UnitExtractor,
     deduplicate,

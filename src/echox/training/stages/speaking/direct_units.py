@@ -37,8 +37,8 @@ from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.training.modules import on_device
-from echox.training.normalisation import Denominators, RunningMeans, share_of_step
+from echox.training.batches.normalisation import Denominators, RunningMeans, share_of_step
+from echox.training.networks.modules import on_device
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.speaking.echo import EchoData, echo_dialogues
 from echox.training.stages.speaking.t2c import spoken_text
@@ -212,7 +212,7 @@ class DirectUnitsStage:
         for values in self.parameter_groups().values():
             for value in values:
                 value.requires_grad_(True)
-        s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
+        s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/networks/attention.py`
         self.objective = DirectUnitsObjective(self.model)
         self.tower = TowerFeatures(s2t.config.audio_config)
         recordings = [spoken_text(one, self.tokenizer, self.language) for one in read_unit_utterances(data.recordings)]

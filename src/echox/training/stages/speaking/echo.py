@@ -36,9 +36,9 @@ from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming.trigger import Trigger
-from echox.training.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
-from echox.training.modules import on_device
-from echox.training.normalisation import RunningMeans
+from echox.training.batches.normalisation import RunningMeans
+from echox.training.networks.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.networks.modules import on_device
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.speaking.echo_objective import EchoObjective, EchoWeights
@@ -172,7 +172,7 @@ class EchoStage:
         for values in self.parameter_groups().values():
             for value in values:
                 value.requires_grad_(True)
-        self.model.s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/attention.py`
+        self.model.s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/networks/attention.py`
         self.tower = TowerFeatures(s2t.config.audio_config)
         self.processor = EchoXProcessor(
             self.tower.extractor,

@@ -24,7 +24,7 @@ from echox.models.echox.text_embeddings import weight_of
 from echox.models.packing import padding_shares
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.streaming.trigger import Trigger
-from echox.training.normalisation import Denominators, share_of_step
+from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.speaking.echo_targets import (
     EchoBatch,
     MadeTargets,
@@ -79,7 +79,7 @@ class EchoObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.packed = packed
-        self.steps_together, self.ahead = steps_together, ahead  # read by training/step_batches.py
+        self.steps_together, self.ahead = steps_together, ahead  # read by training/batches/step_batches.py
         self.context_words, self.allow_silence = context_words, allow_silence
         self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
         self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
@@ -93,7 +93,7 @@ class EchoObjective(nn.Module):
 
         Args:
             batch: with its targets, or without: they are then made here.
-            denominators: of the whole step (`training/normalisation.py`); the batch then has its targets.
+            denominators: of the whole step (`training/batches/normalisation.py`); the batch then has its targets.
             prepare: return the batch with what the model says instead, for `begin_targets`: the number of targets must
                 be known before the losses are computed.
 

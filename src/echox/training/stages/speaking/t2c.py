@@ -35,7 +35,7 @@ from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
-from echox.training.normalisation import Denominators, share_of_step
+from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.dialogue.continued import load_text_embedding, load_unit_decoder
 
 SENTENCE_ENDS = (".", "?", "!")

@@ -34,7 +34,7 @@ from echox.models.vocoder.modeling_discriminators import (
 )
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 from echox.models.vocoder.source_filter import SpectralGeometry
-from echox.training.normalisation import Denominators, share_of_step
+from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.voice.spoken_units import (
     CroppedStage,
     SpokenUnits,

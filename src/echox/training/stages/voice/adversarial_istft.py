@@ -28,7 +28,7 @@ from echox.models.vocoder.modeling_discriminators import (
 )
 from echox.models.vocoder.modeling_light_vocoder import LightVocoderFeatures
 from echox.models.vocoder.source_filter import SpectralGeometry
-from echox.training.normalisation import Denominators, share_of_step
+from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.voice.adversarial import constant
 from echox.training.stages.voice.light_vocoder import LightVocoderObjective, LightVocoderStage
 from echox.training.stages.voice.spoken_units import SpokenUnits

@@ -22,7 +22,7 @@ from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder, LightVocoderFeatures
 from echox.models.vocoder.modeling_unit_vocoder import frame_positions
-from echox.training.normalisation import Denominators, share_of_step
+from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.voice.spoken_units import (
     CroppedStage,
     SpokenUnits,

@@ -28,7 +28,7 @@ from echox.data.sampling import spread
 from echox.files import save_model
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import ConvNeXtBlock, LightVocoder
-from echox.training.normalisation import Denominators, RunningMeans
+from echox.training.batches.normalisation import Denominators, RunningMeans
 from echox.training.stages.voice.light_vocoder import LightVocoderObjective, feature_errors
 from echox.training.stages.voice.vocoder_recipe import VocoderLossWeights
 
@@ -98,8 +98,8 @@ class VocoderLookaheadObjective(nn.Module):
         Args:
             batch: prepared, or units alone.
             denominators: of the whole step.
-            prepare: return the batch with what the teacher says instead (`training/step_batches.py`): its counts are
-                needed before the losses.
+            prepare: return the batch with what the teacher says instead (`training/batches/step_batches.py`): its
+                counts are needed before the losses.
         """
         complete = batch if "log_mel" in batch else self.targets(batch["units"])
         return complete if prepare else self.acoustics(complete, denominators)

@@ -15,10 +15,10 @@ from pathlib import Path
 import yaml
 
 from echox.files import JsonObject
-from echox.training.checkpoint import checkpoints, newest_whole, step_of
-from echox.training.integrity import DamagedCheckpointError
-from echox.training.lock import HOLDER_NAME, holder_of
-from echox.training.record import METRICS_NAME, RECORD_NAME, log_entries
+from echox.training.checkpoints.checkpoint import checkpoints, newest_whole, step_of
+from echox.training.checkpoints.integrity import DamagedCheckpointError
+from echox.training.control.lock import HOLDER_NAME, holder_of
+from echox.training.records.record import METRICS_NAME, RECORD_NAME, log_entries
 
 RECENT_ENTRIES = 5
 """Log entries whose median step tells the time left."""

@@ -81,7 +81,8 @@ def denominators_of_step(
     if count is None:
         raise ValueError(
             f"objective: expected {type(objective).__name__}.denominators(batch), found none: to accumulate, or to "
-            "train on several processes, the loop must know what each loss is a mean over (training/normalisation.py)"
+            "train on several processes, the loop must know what each loss is a mean over "
+            "(training/batches/normalisation.py)"
         )
     counted = [count(batch) for batch in batches]
     names = sorted(set().union(*counted))  # the same in all processes: every batch has all names

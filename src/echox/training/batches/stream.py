@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from echox.config import TrainingConfig
 from echox.data.sampling import BucketBatchSampler
-from echox.training.checkpoint import TrainingProgress
-from echox.training.stopping import ignore_signals
+from echox.training.checkpoints.checkpoint import TrainingProgress
+from echox.training.control.stopping import ignore_signals
 
 
 def seed_everything(seed: int, place: int = 0) -> None:

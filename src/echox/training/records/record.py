@@ -19,8 +19,8 @@ import torch
 from echox.config import TrainingConfig
 from echox.files import JsonObject, write_text
 from echox.process_memory import peak_resident_bytes
-from echox.training.checkpoint import TrainingProgress, check_same_recipe
-from echox.training.trackers import Tracker, open_tracker
+from echox.training.checkpoints.checkpoint import TrainingProgress, check_same_recipe
+from echox.training.records.trackers import Tracker, open_tracker
 
 if TYPE_CHECKING:
     import rich.progress

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from echox.config import TrainingConfig
 from echox.files import JsonObject, write_tensors
-from echox.training.checkpoint import (
+from echox.training.checkpoints.checkpoint import (
     TrainingProgress,
     checkpoint_path,
     checkpoints,
@@ -33,8 +33,8 @@ from echox.training.checkpoint import (
     micro_batches,
     sharded_state,
 )
-from echox.training.integrity import write_state
-from echox.training.optim import WeightAverage
+from echox.training.checkpoints.integrity import write_state
+from echox.training.networks.optim import WeightAverage
 
 WAIT = timedelta(hours=2)
 """For the processes that write one checkpoint together in the background."""

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from echox.config import TrainingConfig
-from echox.training.batches import BatchStream, MicroBatch, seed_everything
-from echox.training.modules import autocast, on_device
-from echox.training.schedule import checkpoint_due
+from echox.training.batches.stream import BatchStream, MicroBatch, seed_everything
+from echox.training.control.schedule import checkpoint_due
+from echox.training.networks.modules import autocast, on_device
 
 Batch = Mapping[str, object]
 

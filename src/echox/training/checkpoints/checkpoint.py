@@ -33,9 +33,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from echox.files import JsonObject
 from echox.models.conversion.torch_file import check_torch_file
-from echox.training.integrity import DamagedCheckpointError, read_state
-from echox.training.optim import WeightAverage
-from echox.training.parallel import copy_in, is_sharded, local
+from echox.training.checkpoints.integrity import DamagedCheckpointError, read_state
+from echox.training.networks.optim import WeightAverage
+from echox.training.networks.parallel import copy_in, is_sharded, local
 
 _NAME = re.compile(r"step_(\d+)$")
 MAY_DIFFER = {

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from echox.config import TrainingConfig
 from echox.device import choose_device
-from echox.training.modules import transformer_blocks
+from echox.training.networks.modules import transformer_blocks
 
 READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c")
 """Parts whose blocks' weights are read directly (`LeanSteps`), so they cannot be gathered block by block."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from echox.config import TrainingConfig
-from echox.training.parallel import local, whole
+from echox.training.networks.parallel import local, whole
 
 
 def build_optimizer(groups: dict[str, list[nn.Parameter]], config: TrainingConfig) -> torch.optim.AdamW:

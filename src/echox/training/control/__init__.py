@@ -1,0 +1,1 @@
+"""When a run may start, what is due after a step, and what ends it."""

@@ -1,0 +1,1 @@
+"""The networks in training: precision, attention, LoRA, several processes, the optimizer, arithmetic."""

@@ -1,0 +1,1 @@
+"""What a run writes down and says: logs, trackers, its record, its status."""
