@@ -7,6 +7,7 @@
 #   runs/evidence.sh              prints its CPU-hours, then trains and measures; stop it at any time and call it again: finished
 #                                 trainings, replies and transcripts are not repeated
 #   runs/evidence.sh --only NAME  this study alone; the pages are made again
+#   runs/evidence.sh --measured   trains nothing: draws the pages with what is finished of the studies
 #   runs/evidence.sh --embedded   from the embedded model instead of the outputs of runs/nano.sh: its hearing and its language
 #                                 model, and a T2C and a vocoder that are trained first, on 3 h of replies; in out/embedded
 #   runs/evidence.sh --cost       only prints the CPU-hours that are left
@@ -21,11 +22,12 @@ set -euo pipefail
 
 source "$(dirname "$0")/stages.sh"
 begin out/nano out/smoke
-output=$repository/out/evidence few=() options=() only_cost=false embedded=false only=
-usage() { echo "usage: runs/evidence.sh [--cost] [--only knowledge|unit_language] [--embedded | --smoke]" >&2; exit 2; }
+output=$repository/out/evidence few=() options=() only_cost=false measured=false embedded=false only=
+usage() { echo "usage: runs/evidence.sh [--cost | --measured] [--only knowledge|unit_language] [--embedded | --smoke]" >&2; exit 2; }
 while [ $# -gt 0 ]; do
   case $1 in
     --cost) only_cost=true ;;
+    --measured) measured=true options+=(--measured) ;;
     --embedded) embedded=true ;;
     --smoke) smoke=true ;;
     --only) only=${2:-}; [[ $only == @(knowledge|unit_language) ]] || usage; shift ;;
@@ -38,7 +40,7 @@ if $smoke; then
   output=$repository/out/smoke/evidence
   [ -d out/smoke/out/nano/echo ] && cd out/smoke  # recipes name their folders relative to where they are run
   rm -rf "$output"
-  options=(--limit 2 --seeds 1)
+  options+=(--limit 2 --seeds 1)
   few=(training.steps=2 training.batch_size=4 training.warmup_steps=1)
 elif $embedded; then
   output=$repository/out/embedded/evidence
@@ -57,7 +59,7 @@ for name in "${studies[@]}"; do
   study "$name" --cost
 done
 $only_cost && exit
-if $embedded; then
+if $embedded && ! $measured; then
   echo "== what they start from: .5 CPU-hours, if it is not there"
   stage corpus nano/corpus questions_hours=1.5 replies_hours=3.0
   # The LoRA that echo training continues, at rates that change little.
@@ -75,7 +77,7 @@ for name in "${studies[@]}"; do
   study "$name" --report "$output/$name"
   $smoke || cp "$output/$name/ablations.json" "$repository/docs/$(plan "$name").json"
 done
-if [ -n "$only" ]; then
+if [ -n "$only" ] || $measured; then
   $smoke || (cd "$repository" && "$python" scripts/report_pages.py)
   exit
 fi

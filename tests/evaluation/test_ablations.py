@@ -13,7 +13,7 @@ from test_echo_stage import TRIGGER
 from echox import load_recipe
 from echox.evaluation.studies.ablation_report import figure, renew_tables, tables, write_report
 from echox.evaluation.studies.ablation_tests import READ, WER, compared, question_interval, table_of_tests
-from echox.evaluation.studies.ablations import AblationRunner, Plan
+from echox.evaluation.studies.ablations import AblationRunner, Plan, main
 from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
@@ -106,6 +106,21 @@ def test_a_result_on_other_items_is_measured_again(tmp_path):
     assert runner.known("echo", plan.runs["echo"], 1) is None
     plan.utterances += 1
     assert runner.known("echo", plan.runs["echo"], 0) is None
+
+
+def test_what_is_finished_is_reported_and_nothing_is_no_report(tmp_path, capsys):
+    output, report = tmp_path / "out", tmp_path / "report"
+    asked = [str(WORDS), "--data", str(tmp_path), "--output", str(output), "--report", str(report), "--measured"]
+    assert main(asked) == 1
+    assert "expected finished measurements" in capsys.readouterr().err
+    assert not report.exists()
+    plan = Plan.read(WORDS)
+    items = AblationRunner(plan, ROOT, tmp_path, output).items
+    kept = {"name": "single_units", "seed": 0, "what": "", "items": items}
+    (output / "results").mkdir(parents=True)
+    (output / "results" / "single_units-s0.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert main(asked) == 0
+    assert json.loads((report / "ablations.json").read_text(encoding="utf-8")) == [kept]
 
 
 def test_report_renews_tables_and_draws(tmp_path):

@@ -349,6 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(runner.cost()))
             return 0
         jobs = [job for job in plan.jobs() if not options.measured or runner.known(*job) is not None]
+        if not jobs:
+            raise ValueError(f"--measured: expected finished measurements in {options.output}, found none: train first")
         results = [runner.run(*job) for job in jobs]
         if options.report is not None:
             options.report.mkdir(parents=True, exist_ok=True)
