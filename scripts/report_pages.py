@@ -182,7 +182,7 @@ def better_speech(sources: Sources) -> tuple[str, str]:
     if not parts:
         return "not supported here", f"{told}; the published (prefix) form with single units was not measured"
     return verdict_on_words(tests), (
-        f"published (prefix) form, equal CPU-seconds, WER beside single units: {', '.join(parts)} "
+        f"published (prefix) form, about equal CPU-seconds, WER beside single units: {', '.join(parts)} "
         f"([unit language](#unit-language)). Earlier, {told}"
     )
 
@@ -192,7 +192,7 @@ def verdict_on_words(tests: list[Comparison]) -> str:
     helping = [one for one in tests if one.difference.high < 0]
     harming = [one for one in tests if one.difference.low > 0]
     if not tests:
-        return "not shown: too few trainings"
+        return "not shown in the published form: too few trainings"
     if helping and harming:
         return "depends on the number of words and the budget (nano)"
     found = helping or harming

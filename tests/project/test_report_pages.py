@@ -60,7 +60,7 @@ def test_the_verdict_on_unit_languages_follows_the_intervals(errors, verdict):
     assert "(1,000 against 1,000 steps, 3 and 3 trainings)" in told
     proven = verdict.replace(" by texts, not yet by seeds", "")
     assert measured(5)[0] == f"{proven} (nano)"  # five trainings can give p < .05
-    assert measured(1)[0] == "not shown: too few trainings"
+    assert measured(1)[0] == "not shown in the published form: too few trainings"
     assert better_speech(replace(SOURCES, unit_language={}))[0] == "not supported here"
 
 
