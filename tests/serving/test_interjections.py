@@ -9,6 +9,8 @@ import pytest
 
 from echox.data.engines.engine import Voice
 from echox.data.pauses import alone, cut, detected_interjection, hum, speak
+from echox.serving.realtime.response import Response
+from echox.serving.realtime.speech_events import SpeechEvents
 from echox.serving.turn_detection.interjections import (
     BANDS,
     STRETCHES,
@@ -21,6 +23,7 @@ from echox.serving.turn_detection.turns import NOTICED_MS
 from echox.serving.turn_detection.vad import open_vad
 from moments import noise
 from serving_help import connected, nano, question, run, running, user_text
+from tool_models import WEATHER, tool_model
 from waiting import wait_until_async
 
 COMMANDS = ["Stop.", "No.", "Wait."]
@@ -171,3 +174,44 @@ def test_the_model_reads_the_rest_of_a_question_without_the_words_that_it_began_
 
     with running(nano()) as server:
         assert run(talk(server), 120) == [("user", False), ("assistant", True), ("user", False)]
+
+
+async def answered(client, **request):
+    """The id of the next response, once it is done."""
+    await client.send("response.create", response={"max_output_tokens": 40, **request})
+    done = (await client.until("response.done"))["response"]
+    assert done["status"] in ("completed", "incomplete")
+    return done["id"]
+
+
+def test_a_gap_in_the_sound_is_part_of_the_reply_and_what_was_heard_before_a_call_of_the_answer(monkeypatch):
+    pytest.importorskip("llguidance")
+    heard_ms, add_audio = {}, Response.add_audio
+
+    def add(self, chunk):
+        add_audio(self, chunk)
+        if self.speech.sent_s > 0:
+            (session,) = server.service.sessions
+            heard_ms[self.id] = session.responder.heard_ms()
+
+    monkeypatch.setattr(Response, "add_audio", add)
+    monkeypatch.setattr(SpeechEvents, "heard_s", lambda self, now_s: 0.5)
+    monkeypatch.setattr(SpeechEvents, "playing", lambda self, now_s: False)
+
+    async def talk():
+        async with connected(server) as client:
+            tools = [{"type": "function", "name": "get_weather", "parameters": WEATHER}]
+            session = {"type": "realtime", "tools": tools, "tool_choice": "none"}
+            await client.send("session.update", session=session)
+            call = {"type": "function_call", "call_id": "c", "name": "get_weather", "arguments": "{}"}
+            output = {"type": "function_call_output", "call_id": "c", "output": "{}"}
+            ids = []
+            for items in ([user_text("How is the weather?")], [call, output], [user_text("And now?")]):
+                for item in items:
+                    await client.send("conversation.item.create", item=item)
+                ids.append(await answered(client))
+            (session,) = server.service.sessions
+            return [heard_ms[one] for one in ids], session.responder.heard_ms()
+
+    with running(tool_model("qwen")) as server:
+        assert run(talk(), 120) == ([500, 1000, 500], None)

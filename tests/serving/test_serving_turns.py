@@ -214,6 +214,8 @@ def test_speech_that_begins_before_a_reply_is_not_about_it():
         events += taker.push(probability, now_ms, now_ms + FRAME_MS, now_ms - 2 * FRAME_MS)
         now_ms += FRAME_MS
     assert [type(one) for one in events] == [SpeechStarted, SpeechStopped]
+    assert events[0].interrupts
+    assert events[0].unnoticed
     assert not events[1].only_interrupts
 
 

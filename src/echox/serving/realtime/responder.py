@@ -86,6 +86,7 @@ class Responder:
         self._current: _RunningResponse | None = None  # the newest one in the conversation
         self._out_of_band: list[_RunningResponse] = []
         self._audible: list[Response] = []  # what may be playing: some that have ended, too
+        self._answer: list[Response] = []  # to the last turn of the user: more than one if it calls tools
         self._waiting_turn: ConversationItem | None = None  # a detected turn that is not answered yet
         self.speculator: Speculator | None = None
 
@@ -108,10 +109,17 @@ class Responder:
         return any(one.untranscribed is content for one in self._all)
 
     def heard_ms(self) -> int | None:
-        """How much was heard of the reply that the client is playing, ms; None: it plays none."""
+        """How much was heard of the answer that the client is playing, ms; None: it plays none.
+
+        A reply that has begun and not ended plays, even while the client waits for more of it. What was heard before a
+        call of a tool belongs to the same answer.
+        """
         now_s = time.monotonic()
-        playing = [response.speech for response in self._audible if response.speech.playing(now_s)]
-        return max((round(1000 * speech.heard_s(now_s)) for speech in playing), default=None)
+        playing = [one for one in self._audible if one.speech.playing(now_s) or (one.open and one.speech.sent_s > 0)]
+        if not playing:
+            return None
+        before_s = sum(one.speech.heard_s(now_s) for one in self._answer if one not in playing)
+        return round(1000 * (before_s + max(one.speech.heard_s(now_s) for one in playing)))
 
     # ------------------------------------------------------------------------------------------ start
 
@@ -221,6 +229,7 @@ class Responder:
         else:
             before = None if self._current is None else self._current.task
             self._current = running
+            self._answer = [*([] if request.messages[-1].role == "user" else self._answer), running.response]
             if self.speculator is not None:
                 running.speculation = self.speculator.take()
             if any(item is self._waiting_turn for item in request.items):

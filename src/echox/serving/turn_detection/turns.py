@@ -3,8 +3,8 @@
 In silence, a turn starts after a short stretch of speech and ends after enough silence. A cough or an "mm-hmm" must not
 stop a reply that is being played. So there, speech first lowers the volume of the reply (duck). It interrupts the reply
 only if it continues, or if it is judged to mean it ("stop"); otherwise the volume is raised again (unduck) and the
-speech is discarded. Nobody wants to stop what was not heard yet: short speech that begins before a reply, or with its
-first words, is the rest of the question, and a turn like any other.
+speech is discarded. Nobody wants to stop what was not heard yet: speech that begins before a reply, or with its first
+words, and ends it is the rest of the question, and never a "stop". Shorter speech is discarded there, too.
 
 A judge (a turn head in the model, or an ONNX model) makes the silence that ends a turn depend on what was said: short
 after a complete sentence, long in the middle of one.
@@ -67,7 +67,8 @@ class TurnSettings:
 class SpeechStarted:
     """A turn starts at ``start_ms`` (with padding); ``interrupts``: it interrupts a reply.
 
-    ``unnoticed``: it began with the first words of that reply, so it is the rest of the question, and not about them.
+    ``unnoticed``: it began before that reply or with its first words, so it is the rest of the question, and not about
+    them.
     """
 
     start_ms: int
@@ -235,8 +236,8 @@ class TurnDetector:
             return events
         if self._voiced_ms < MIN_SPEECH_MS:
             return events
-        over_reply = replying and self._heard_ms is not None and self.settings.interrupts
-        if over_reply and self._voiced_ms < self.settings.interrupt_after_ms:
+        interrupts = replying and self.settings.interrupts
+        if interrupts and self._heard_ms is not None and self._voiced_ms < self.settings.interrupt_after_ms:
             if not self._ducked:
                 self._ducked = True
                 events.append(Duck(now_ms))
@@ -252,7 +253,7 @@ class TurnDetector:
             events.append(Unduck(now_ms))
         self._state = _State.SPEAKING
         self._padded_ms = max(self._earliest_ms, self._start_ms - self.settings.prefix_padding_ms)
-        return [*events, SpeechStarted(self._padded_ms, over_reply, over_reply and not self._noticed)]
+        return [*events, SpeechStarted(self._padded_ms, interrupts, interrupts and not self._noticed)]
 
     @property
     def _noticed(self) -> bool:
