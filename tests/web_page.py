@@ -10,6 +10,26 @@ from waiting import wait_until
 
 SPOKEN = 30_000  # ms: a question at the speed of speech, its answer, and a busy machine
 BRAZIL = "Brazil is a country in South America. Its capital is Brasilia. It is known for football and the rain forest."
+HOLD = """
+window.held = [];  // events of the server that have not arrived yet, in order, from the first that `holds` names
+window.holds = () => false;
+const onmessage = Object.getOwnPropertyDescriptor(WebSocket.prototype, "onmessage");
+Object.defineProperty(WebSocket.prototype, "onmessage", { ...onmessage, set(handle) {
+  onmessage.set.call(this, handle && ((message) => {
+    const event = JSON.parse(message.data);
+    if (!window.held.length && !window.holds(event)) return handle(message);
+    window.held.push({ event, arrive: () => handle(message) });
+  }));
+  if (handle) window.heard = (event) => handle({ data: JSON.stringify(event) });
+} });
+window.letGo = async () => {
+  window.holds = () => false;
+  for (; window.held.length; window.held.shift()) {
+    window.held[0].arrive();
+    await new Promise((later) => setTimeout(later));
+  }
+};
+"""
 
 
 class Server:
@@ -110,3 +130,13 @@ def until_played(page, turn, seconds):
 
 def heard_s(page):
     return page.evaluate("window.heardS")
+
+
+def hold(page, condition):
+    """From the next event of the server on that is so, nothing arrives until `window.letGo()`."""
+    page.evaluate(f"void (window.holds = ({{ type }}) => {condition})")
+
+
+def is_held(page, kind):
+    """Wait until an event of the server is on its way."""
+    page.wait_for_function("(kind) => window.held.some(({ event }) => event.type === kind)", arg=kind, timeout=SPOKEN)

@@ -169,6 +169,7 @@ def test_the_model_reads_the_rest_of_a_question_without_the_words_that_it_began_
             await client.until("response.output_audio.delta")
             await client.say(WORD)
             await client.until("input_audio_buffer.committed")
+            assert [event.get("continues") for event in client.of("input_audio_buffer.speech_started")] == [True]
             (session,) = server.service.sessions
             return [(item.role, item.forgotten) for item in session.conversation.items[:3]]
 

@@ -6,7 +6,8 @@ import pytest
 from browser import QUESTIONS, SAMPLING_RATE, browser_tests, chromium, microphone_file, opened
 from echox import EchoX
 from echox.audio import load_audio
-from web_page import BRAZIL, SPOKEN, kept_of, reply, said, serving
+from waiting import wait_until
+from web_page import BRAZIL, HOLD, SPOKEN, ask, kept_of, reply, said, serving, until_played
 
 pytestmark = browser_tests
 WORKLETS = """
@@ -82,3 +83,23 @@ def test_stop_ends_the_reply_and_the_page_says_so(server, tmp_path, monkeypatch)
         page.wait_for_timeout(1500)  # fixed time: a reply would begin, or "Thinking…" be shown
         assert page.locator("#phase").inner_text() == "Stopped. Listening…"
         assert page.locator(".turn.assistant").count() == 1
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_words_that_the_model_forgot_are_not_given_to_the_next_session(server, continues):
+    """The server says that what somebody says is the rest of the question, while the reply is being played."""
+    with chromium() as browser, opened(browser, server.address()) as page:
+        page.add_init_script(HOLD)
+        page.reload()
+        ask(page, "Tell me what you know about Brazil?")
+        until_played(page, page.locator(".turn.assistant").first, 0.5)
+        event = {"type": "input_audio_buffer.speech_started", "item_id": "spoken", "audio_start_ms": 0}
+        page.evaluate("(event) => window.heard(event)", {**event, "continues": True} if continues else event)
+        reply(page, 0, "interrupted")
+        page.locator(".turn.assistant del").wait_for(timeout=SPOKEN)  # the server has said what it keeps
+        session = max(server.service.sessions, key=lambda one: one._expires_at)
+        server.loop.call_soon_threadsafe(session.shut_down)
+        page.locator("#connection:not([data-state=open])").wait_for(timeout=SPOKEN)
+        page.locator("#connection[data-state=open]").wait_for(timeout=SPOKEN)
+        roles = ["user"] if continues else ["user", "assistant"]
+        wait_until(lambda: [role for role, _ in server.items] == roles, "the conversation is given on", 20)

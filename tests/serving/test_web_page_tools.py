@@ -17,7 +17,7 @@ from echox import EchoX
 from echox.data.corpora.tools.requests import taught_tools, tool_requests
 from echox.serving.webrtc.ice import IceSettings
 from tool_models import tool_model
-from web_page import SPOKEN, ask, heard_s, played_s, reply, serving
+from web_page import HOLD, SPOKEN, ask, heard_s, hold, is_held, played_s, reply, serving
 
 pytest.importorskip("llguidance")
 pytestmark = [*browser_tests, pytest.mark.timeout(600)]
@@ -61,6 +61,7 @@ def server():
 def prepare(page, **only):
     """Tools on; each of `only` (name=its arguments) is what the model has to call."""
     page.add_init_script(FORCE)
+    page.add_init_script(HOLD)
     page.reload()
     page.evaluate("(only) => (window.only = only)", only)
     page.get_by_role("button", name="Settings").click()
@@ -277,11 +278,12 @@ def test_calls_are_saved_and_given_to_the_next_session(server):
           const call = conversation.addCall({ id: "b", call_id: "c", name: "calculate" });
           Object.assign(call, { arguments: "{}", output: '{"result": 42}', state: "done" });
           conversation.addCall({ id: "d", call_id: "e", name: "set_timer" }).state = "interrupted";
+          Object.assign(conversation.add("g", "assistant", "voice"), { text: "A cow", kept: "A", forgotten: true });
           Object.assign(conversation.add("f", "user", "voice"), { text: "Stop.", stops: true });
           const saved = JSON.parse(await conversation.save("nano").json.text());
           return [saved.turns, conversation.asItems()];
         }""")
-        assert [turn["role"] for turn in saved] == ["user", "tool", "tool", "user"]
+        assert [turn["role"] for turn in saved] == ["user", "tool", "tool", "assistant", "user"]
         assert saved[1] == {
             "role": "tool",
             "name": "calculate",
@@ -340,6 +342,56 @@ def test_a_call_that_is_interrupted_while_it_is_written_is_not_run(server):
         page.wait_for_function("() => document.querySelector('#phase').textContent === 'Ready.'")
         assert page.locator("#timers li").count() == 0
         assert len(sent(page, "response.create")) == 1
+
+
+def interrupt(page, how):
+    """Do what makes the reply unwanted."""
+    page.evaluate("window.only = {}")
+    if how == "typing":
+        ask(page, "Never mind.")
+    elif how == "Esc":
+        page.keyboard.press("Escape")
+    else:
+        page.evaluate(
+            "window.heard({ type: 'input_audio_buffer.speech_started', item_id: 'spoken', audio_start_ms: 0 })"
+        )
+
+
+@pytest.mark.parametrize("how", ["typing", "Esc"])
+def test_a_call_that_was_on_its_way_when_the_reply_was_stopped_is_not_run(server, how):
+    with calling(server, set_timer={"minutes": 5}) as page:
+        hold(page, "type === 'response.output_item.added'")
+        ask(page, "Set a timer for five minutes.")
+        is_held(page, "response.done")
+        interrupt(page, how)
+        page.evaluate("window.letGo()")
+        call(page, 0, "interrupted")
+        assert outputs(page) == [{"error": "The user interrupted it."}]
+        if how == "typing":
+            reply(page, 0)
+        page.locator("#phase").get_by_text("Ready.").wait_for(timeout=SPOKEN)
+        assert page.locator("#timers li").count() == 0
+        assert page.locator("#notices").inner_text() == ""
+        assert len(sent(page, "response.create")) == (2 if how == "typing" else 1)
+
+
+@pytest.mark.parametrize("how", ["typing", "Esc", "speaking"])
+def test_a_reply_that_was_asked_for_and_is_unwanted_before_it_begins_is_cancelled(server, how):
+    with calling(server, get_time={"city": "Oslo"}) as page:
+        hold(page, "type === 'response.created' && window.answered")
+        ask(page, "What time is it in Oslo?")
+        is_held(page, "response.done")
+        unwanted = page.evaluate("window.held[0].event.response.id")
+        interrupt(page, how)
+        page.evaluate("window.letGo()")
+        reply(page, 0, "interrupted")
+        assert unwanted in [event["response_id"] for event in sent(page, "response.cancel")]
+        if how == "typing":
+            reply(page, 1)
+        else:
+            assert heard_s(page) == 0
+            page.wait_for_function("() => window.sent.some(({ type }) => type === 'conversation.item.retrieve')")
+        assert page.locator("#notices").inner_text() == ""
 
 
 def test_a_lost_connection_while_a_tool_runs_ends_the_call(server):
@@ -409,7 +461,14 @@ def test_a_call_and_timers_fit_a_small_window_and_twice_the_size(server, viewpor
           const { Timers } = await import("./timers.js");
           const timers = new Timers(document.getElementById("timers"), () => {}, () => {});
           for (const minutes of [1, 90, 1440]) timers.add(minutes);
+          const now = Date.now;
+          Date.now = () => now() + 1440 * 60_000;
+          const isOver = () => !document.querySelector("#timers li:not([data-over])");
+          await new Promise((over) => (timers.ring = () => isOver() && over()));
+          Date.now = now;
+          for (const minutes of [1, 90, 1440]) timers.full || timers.add(minutes);
         }""")
+        assert page.locator("#timers li").count() == 5  # those that are over count
         reply(page, 0)
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         assert page.evaluate("document.documentElement.scrollHeight") <= viewport["height"]

@@ -245,6 +245,7 @@ class RealtimeSession:
                     "type": "input_audio_buffer.speech_started",
                     "audio_start_ms": event.start_ms,
                     "item_id": self._turn_item_id,
+                    **({"continues": True} if event.unnoticed else {}),
                 }
             )
             settings = self.options.turn_settings

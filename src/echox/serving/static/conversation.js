@@ -18,6 +18,7 @@ export class Turn {
     this.state = "open"; // open (still growing), done, interrupted, failed
     this.note = ""; // why it failed
     this.stops = false; // it was understood as "stop", and is not answered
+    this.forgotten = false; // it began to answer a question that went on: the model reads it no more
     this.playedS = 0;
     this.figures = {}; // firstAudioS, rtf, underruns
     this.called = false; // its speech comes by a call, in real time
@@ -71,7 +72,7 @@ export class Turn {
   /** The turn as items of the protocol; none if there is nothing to read in it. */
   get items() {
     const text = this.kept ?? this.text;
-    if (!text.trim() || this.stops) return [];
+    if (!text.trim() || this.stops || this.forgotten) return [];
     const type = this.role === "user" ? "input_text" : "output_text";
     return [{ type: "message", role: this.role, content: [{ type, text }] }];
   }

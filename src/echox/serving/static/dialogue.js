@@ -34,6 +34,7 @@ export class Dialogue extends EventTarget {
     });
     this.response = null; // {id, turn, createdAt}: the response that the server is making
     this.requested = false; // a reply is requested and has not started
+    this.asked = null; // {id, answered, unwanted}: what this page has asked for, until the server begins it
     this.userSpeaking = false;
     this.guessing = false; // a reply is being made in a pause, before the turn is over
     this.stoppedByWord = false; // what was said last was understood as "stop"
@@ -101,20 +102,49 @@ export class Dialogue extends EventTarget {
 
   #askForReply() {
     this.turnEndedAt = performance.now();
-    this.requested = this.connection.send({ type: "response.create" });
-    this.#emit("change");
+    this.#request({});
   }
 
   /** Ask for the reply to the output of tools, unless a turn of the user is answered first. */
   #goOn(response) {
-    if (this.requested || this.userSpeaking) return;
+    if (!this.requested && !this.userSpeaking) this.#request(response, ANSWERED);
+  }
+
+  #request(response, tolerated) {
+    const asked = { id: newId(), answered: null, unwanted: false };
+    const isBegun = ({ type, response: begun }) => type === "response.created" && begun.metadata?.asked === asked.id;
     this.requested = true;
-    this.connection.ask({ type: "response.create", response }, ({ type }) => type === "response.created").catch((error) => {
+    this.asked = asked;
+    const event = { type: "response.create", response: { ...response, metadata: { asked: asked.id } } };
+    asked.answered = this.connection.ask(event, isBegun).catch((error) => {
+      if (this.asked !== asked) return;
+      this.asked = null;
       this.requested = false;
-      if (error instanceof Refused && error.code !== ANSWERED) this.#emit("problem", { title: "There was no reply", text: error.message });
+      if (error instanceof Refused && error.code !== tolerated) this.#emit("problem", { title: "There was no reply", text: error.message });
       this.#emit("change");
     });
     this.#emit("change");
+  }
+
+  /** The user does something else: nothing more of the reply, nor one that is asked for and has not begun, is wanted. */
+  #unwant() {
+    if (this.asked) this.asked.unwanted = true;
+    if (this.response) this.response.unwanted = true;
+    this.calls.stop(this.response?.id);
+  }
+
+  /** The turn of a reply that was unwanted before it began, once it is over. */
+  async #late(asked) {
+    await asked?.answered;
+    const { response } = this;
+    if (asked && response?.unwanted) await this.connection.next(isDone).catch(() => {});
+    return asked && response?.unwanted ? response.turn : null;
+  }
+
+  #cancel() {
+    const { id } = this.response;
+    const isCancelled = ({ response, ...event }) => isDone(event) && response.id === id && response.status === "cancelled";
+    this.connection.ask({ type: "response.cancel", response_id: id }, isCancelled).catch(() => {}); // refused: it was over already
   }
 
   #callChanged(call) {
@@ -170,16 +200,17 @@ export class Dialogue extends EventTarget {
 
   /** Stop the reply, here and at the server, which keeps only what was heard. */
   async interrupt() {
-    const { response } = this;
+    const { asked } = this;
     this.stoppedByWord = false;
-    this.calls.stop();
-    if (response?.turn) this.stopped.add(response.turn.id);
-    if (response) this.connection.send({ type: "response.cancel", response_id: response.id });
+    this.#unwant();
+    if (this.response?.turn) this.stopped.add(this.response.turn.id);
+    if (this.response) this.#cancel();
     if (this.connection.call && this.player.voiced) this.connection.send({ type: "output_audio_buffer.clear" });
+    const { response: stopped } = this;
     const cut = await this.#silence();
-    if (response) await this.connection.next(isDone).catch(() => {}); // a lost connection is reported elsewhere
-    if (response?.turn && !cut.includes(response.turn)) cut.push(response.turn);
-    await Promise.all(cut.map((turn) => this.#truncate(turn)));
+    if (stopped && stopped === this.response) await this.connection.next(isDone).catch(() => {}); // a lost connection is reported elsewhere
+    const turns = new Set([...cut, stopped?.turn, await this.#late(asked)].filter(Boolean));
+    await Promise.all([...turns].map((turn) => this.#truncate(turn)));
   }
 
   /** Stop the sound. @returns {Promise<import("./conversation.js").Turn[]>} replies that were cut. */
@@ -208,7 +239,7 @@ export class Dialogue extends EventTarget {
     const where = { item_id: turn.id, content_index: 0, audio_end_ms: Math.floor(turn.playedS * 1000) };
     const isTruncated = ({ type, item_id: id }) => type === "conversation.item.truncated" && id === turn.id;
     try {
-      if (turn.frames && !turn.called) await this.connection.ask({ type: "conversation.item.truncate", ...where }, isTruncated);
+      if ((turn.frames || this.stopped.has(turn.id)) && !turn.called) await this.connection.ask({ type: "conversation.item.truncate", ...where }, isTruncated);
     } catch (error) {
       if (!(error instanceof Refused)) return; // no connection; a refusal means that the server has cut it already
     }
@@ -268,16 +299,20 @@ export class Dialogue extends EventTarget {
   }
 
   #on = {
-    "input_audio_buffer.speech_started": async ({ item_id: id, audio_start_ms: startMs }) => {
+    "input_audio_buffer.speech_started": async ({ item_id: id, audio_start_ms: startMs, continues }) => {
       this.userSpeaking = true;
       this.stoppedByWord = false;
-      this.calls.stop();
+      const { asked } = this;
+      const begun = this.response?.turn;
+      this.#unwant();
       this.settings.flush();
       this.startMs = startMs ?? 0;
       this.#userTurn(id);
       this.#emit("change");
       const cut = await this.#silence();
-      await Promise.all(cut.map((turn) => this.#truncate(turn)));
+      if (continues) for (const turn of [begun, ...cut]) if (turn) turn.forgotten = true;
+      const turns = [...cut, await this.#late(asked)].filter(Boolean);
+      await Promise.all(turns.map((turn) => this.#truncate(turn)));
     },
     "input_audio_buffer.speech_stopped": ({ item_id: id, audio_end_ms: endMs }) => {
       this.userSpeaking = false;
@@ -316,8 +351,15 @@ export class Dialogue extends EventTarget {
       this.#emit("said", turn);
     },
     "response.created": ({ response }) => {
+      const asked = this.asked?.id === response.metadata?.asked ? this.asked : null;
       this.requested = false;
-      this.response = { id: response.id, turn: null, createdAt: performance.now() };
+      if (asked) this.asked = null;
+      this.response = { id: response.id, turn: null, createdAt: performance.now(), unwanted: false };
+      if (asked?.unwanted) {
+        this.#unwant();
+        this.#cancel();
+        if (this.connection.call) this.connection.send({ type: "output_audio_buffer.clear" });
+      }
       this.#emit("change");
     },
     "response.output_item.added": (event) => {
@@ -326,6 +368,7 @@ export class Dialogue extends EventTarget {
       if (!this.response || item.role !== "assistant") return;
       this.response.turn = this.conversation.add(item.id, "assistant", "voice");
       this.response.turn.called = Boolean(this.connection.call);
+      if (this.response.unwanted) this.stopped.add(item.id);
       this.voices.set(this.response.id, this.response.turn);
       this.#emit("turn", this.response.turn);
     },

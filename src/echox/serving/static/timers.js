@@ -21,9 +21,9 @@ export class Timers {
     this.ticking = 0;
   }
 
-  /** Whether no more can be started. */
+  /** Whether no more can be started; those that are over stay until they are dismissed, and count. */
   get full() {
-    return this.running.size >= MOST;
+    return this.place.children.length >= MOST;
   }
 
   add(minutes) {

@@ -16,6 +16,7 @@ export class ToolCalls {
     Object.assign(this, { connection, toolbox, dialogue });
     this.group = null; // the calls of one response: {id, calls, ended, stopped}
     this.rounds = 0; // responses in a row that called tools
+    this.stopped = new Set(); // ids of responses: calls in them that are still on their way are not run
   }
 
   /** Whether a call is being written or run. */
@@ -25,7 +26,7 @@ export class ToolCalls {
 
   /** An item of a call begins. */
   begin({ response_id: id, item }) {
-    if (this.group?.id !== id) this.group = { id, calls: [], ended: false, stopped: false };
+    if (this.group?.id !== id) this.group = { id, calls: [], ended: false, stopped: this.stopped.has(id) };
     this.group.calls.push(this.dialogue.add(item));
   }
 
@@ -59,9 +60,10 @@ export class ToolCalls {
     this.#goOn(group);
   }
 
-  /** The user speaks, types or stops it: no reply to these calls is wanted any more. */
-  stop() {
+  /** The user speaks, types or stops it: no reply to these calls is wanted any more, nor calls of this response. */
+  stop(id) {
     this.rounds = 0;
+    if (id) this.stopped.add(id);
     const { group } = this;
     if (!group) return;
     group.stopped = true;

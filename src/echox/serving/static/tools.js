@@ -70,7 +70,7 @@ function calculate(first, operation, second) {
 
 function startTimer(timers, minutes) {
   if (!(minutes > 0 && minutes <= LONGEST_MINUTES)) throw new ToolError("A timer here runs for up to 24 hours.");
-  if (timers.full) throw new ToolError("There are too many timers. Cancel one first.");
+  if (timers.full) throw new ToolError("There are too many timers. Cancel or dismiss one first.");
   timers.add(minutes);
 }
 
