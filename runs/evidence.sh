@@ -71,7 +71,7 @@ if $embedded && ! $measured; then
   stage vocoder nano/vocoder training.steps=4000
 fi
 [ -d out/nano/t2c ] || { echo "error: expected out/nano/t2c, found none; run runs/nano.sh or add --embedded" >&2; exit 1; }
-$smoke || renice -n 15 -p $$ > /dev/null  # for hours beside other work
+$smoke || $measured || renice -n 15 -p $$ > /dev/null  # for hours beside other work
 for name in "${studies[@]}"; do
   echo "== $name"
   study "$name" --report "$output/$name"
