@@ -35,6 +35,8 @@ LIMITS = """\
 - **English only**; one voice, synthetic, without emotion: the melody of a sentence is guessed from its phones.
 - **One or two sentences.** Its system prompt asks for one short sentence; another prompt changes that.
 - **Small talk** is its weak side under that prompt.
+- **Tools** are called by what it learned of six (docs/performance.md has how often rightly); a client's own tools less
+  surely. Check the arguments before anything is done that matters.
 - **Names and rare words** may be pronounced as a stranger would read them.
 - **Its voice was learned from one that was fine-tuned from another** (Piper's lessac), whose recordings are those of
   the Blizzard Challenge 2013, under a licence for research: read it before commercial use (docs/data_card_mini.md).
