@@ -170,7 +170,11 @@ def test_one_of_another_language_model_is_refused(folder):
         adapter.check(llama(layers=3))
     config = llama().config
     config.hidden_size, config.head_dim = 32, 8
-    with pytest.raises(ValueError, match="expected 32 inputs, found 64"):
+    with pytest.raises(ValueError, match="expected 32 inputs and 32 outputs, found 64 and 64"):
+        adapter.check(LlamaForCausalLM(config))
+    config = llama().config
+    config.num_key_value_heads = 4
+    with pytest.raises(ValueError, match="k_proj: expected 64 inputs and 64 outputs, found 64 and 32"):
         adapter.check(LlamaForCausalLM(config))
 
 

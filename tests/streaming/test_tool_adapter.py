@@ -1,14 +1,17 @@
 """The tool adapter: conversations with tools have it; all others are what they were, whoever shares their round."""
 
+import json
 import warnings
 
 import pytest
 import torch
 
 from echox import EchoX
+from echox.api.loading import best_embedded
+from echox.data.corpora.tools.requests import taught_tools
 from echox.models.decoding.lean_adapter import LeanAdapter
 from echox.models.echox.tool_adapter import TOOL_ADAPTER_FOLDER
-from echox.tool_calls.tools import ToolUse
+from echox.tool_calls.tools import Tool, ToolUse
 from tool_models import TOOLS, tool_model
 
 pytest.importorskip("llguidance")
@@ -118,3 +121,20 @@ def test_a_language_model_that_cannot_have_it_says_so(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert said(model, MAY_CALL) == said(tool_model("qwen"), MAY_CALL)
+
+
+@pytest.mark.skipif(best_embedded() != "mini", reason="needs the two packages of mini (requirements/mini.txt)")
+def test_mini_calls_a_tool_of_two_clients_and_says_what_came_of_it():
+    """In words and under names that it was taught, and that it was not."""
+    mini = EchoX.from_pretrained("mini", device="cpu")
+    timer = next(tool for tool in taught_tools() if tool.name == "set_timer")
+    other = Tool("start_clock", "Starts a countdown.", timer.parameters.replace("minutes", "number_of_minutes"))
+    for tool in (timer, other):
+        session = mini.session()
+        session.tools = ToolUse((tool,))
+        (call,) = session.reply({"role": "user", "content": "Please set a timer for ten minutes."}).calls
+        assert (call.name, list(json.loads(call.arguments).values())) == (tool.name, [10])
+        reply = session.reply({"role": "tool", "content": '{"state": "started"}'})
+        assert "timer" in reply.text.lower()
+        assert "ten" in reply.text.lower() or "10" in reply.text
+        assert reply.duration_s > 1

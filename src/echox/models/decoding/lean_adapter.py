@@ -127,9 +127,14 @@ class LeanAdapter:
             ValueError: it is of another one.
         """
         for name, module in language_model.named_modules():
-            weight = self.weights.get(f"{name}.lora_A.weight")
-            if weight is not None and weight.shape[1] != module.in_features:
-                raise ValueError(f"{name}: expected {module.in_features} inputs, found {weight.shape[1]}; {_REMEDY}")
+            if (down := self.weights.get(f"{name}.lora_A.weight")) is None:
+                continue
+            found = down.shape[1], self.weights[f"{name}.lora_B.weight"].shape[0]
+            if found != (module.in_features, module.out_features):
+                raise ValueError(
+                    f"{name}: expected {module.in_features} inputs and {module.out_features} outputs, found {found[0]} "
+                    f"and {found[1]}; {_REMEDY}"
+                )
         layers = int(language_model.config.get_text_config().num_hidden_layers)
         if layers != self.num_layers:
             raise ValueError(f"expected an adapter of {layers} layers, found {self.num_layers}; {_REMEDY}")
