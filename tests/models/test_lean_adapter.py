@@ -144,7 +144,6 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (lambda config, weights: config.update(r="four"), "expected a plain LoRA"),
         (lambda config, weights: weights.pop(FIRST), "all linear layers"),
         (lambda config, weights: weights.update({FIRST: weights[FIRST][:2]}), "rank 2"),
-        (lambda config, weights: weights.update({FIRST: weights[FIRST] * torch.nan}), "finite"),
         (lambda config, weights: weights.update({"extra": torch.zeros(1)}), "found others: .'extra'"),
     ],
 )
@@ -162,6 +161,15 @@ def test_a_missing_or_cut_file_is_refused(folder, tmp_path):
     (place / WEIGHTS_FILE).write_bytes((place / WEIGHTS_FILE).read_bytes()[:-40])
     with pytest.raises(ValueError, match=WEIGHTS_FILE):
         LeanAdapter.load(place)
+
+
+def test_weights_that_are_not_finite_are_refused_when_they_are_read(folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "adapter")
+    damaged(place, lambda config, weights: weights.update({FIRST: weights[FIRST] * torch.nan}))
+    steps = LeanSteps(LeanWeights(llama().model, LeanAdapter.load(place)))
+    steps.join(adapted=True)
+    with pytest.raises(ValueError, match="finite"):
+        steps.advance(torch.zeros(1, 1, WIDTH))
 
 
 def test_one_of_another_language_model_is_refused(folder):

@@ -27,7 +27,7 @@ def adapter_of(model: EchoX, seed: int = 0, std: float = 0.2) -> LeanAdapter:
         if isinstance(module, torch.nn.Linear) and "layers." in name:
             weights[f"{name}.lora_A.weight"] = torch.randn(4, module.in_features, generator=random) * std
             weights[f"{name}.lora_B.weight"] = torch.randn(module.out_features, 4, generator=random) * std
-    return LeanAdapter(weights, 1.0)
+    return LeanAdapter.of(weights, 1.0)
 
 
 def with_adapter() -> EchoX:

@@ -13,13 +13,13 @@ Punica, https://arxiv.org/abs/2310.18547.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -53,33 +53,39 @@ class LeanAdapter:
     """A LoRA on all linear layers of a Llama.
 
     Args:
-        weights: by peft's names without the prefix, ``model.layers.0.mlp.down_proj.lora_A.weight`` and so on.
+        shapes: of the matrices, by peft's names without the prefix: ``model.layers.0.mlp.down_proj.lora_A.weight`` ...
         scale: of the product of both matrices, alpha / r.
+        read: gives the matrices; called when they are needed.
 
     Raises:
         ValueError: matrices are missing or do not fit each other.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], scale: float) -> None:
-        self.weights, self.scale = dict(weights), scale
-        found = {int(name.split(".")[2]) for name in self.weights if name.startswith("model.layers.")}
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], scale: float, read: Callable[[], Mapping[str, Tensor]]
+    ) -> None:
+        self.shapes, self.scale, self._read = dict(shapes), scale, read
+        found = {int(name.split(".")[2]) for name in self.shapes if name.startswith("model.layers.")}
         self.num_layers = len(found)
         names = {f"{one}.lora_{part}.weight" for layer in found for one in _names(layer) for part in "AB"}
-        if not names or names != set(self.weights) or found != set(range(self.num_layers)):
-            odd = sorted(names ^ set(self.weights))[:3]
+        if not names or names != set(self.shapes) or found != set(range(self.num_layers)):
+            odd = sorted(names ^ set(self.shapes))[:3]
             raise ValueError(
                 f"expected the matrices of all linear layers of a Llama, found others: {odd or 'none'}; {_REMEDY}"
             )
-        for name, value in self.weights.items():
-            rank = self.weights[name.replace("lora_B", "lora_A")].shape[0]
-            if value.ndim != 2 or value.shape[0 if "lora_A" in name else 1] != rank:
-                raise ValueError(f"{name}: expected a matrix of rank {rank}, found {tuple(value.shape)}; {_REMEDY}")
-            if not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{name}: expected finite weights, found others; {_REMEDY}")
+        for name, shape in self.shapes.items():
+            rank = self.shapes[name.replace("lora_B", "lora_A")][0]
+            if len(shape) != 2 or shape[0 if "lora_A" in name else 1] != rank:
+                raise ValueError(f"{name}: expected a matrix of rank {rank}, found {tuple(shape)}; {_REMEDY}")
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], scale: float) -> LeanAdapter:
+        """One of matrices in memory."""
+        return cls({name: value.shape for name, value in weights.items()}, scale, lambda: weights)
 
     @classmethod
     def load(cls, folder: Path) -> LeanAdapter:
-        """The adapter of a folder.
+        """The adapter of a folder; its matrices are read when they are needed first.
 
         Raises:
             ValueError: there is none, or it is damaged or another kind.
@@ -93,18 +99,24 @@ class LeanAdapter:
         plain = config.get("peft_type") == "LORA" and not config.get("use_rslora") and not config.get("use_dora")
         if not plain or not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
             raise ValueError(f"{folder / CONFIG_FILE}: expected a plain LoRA, found {config}; {_REMEDY}")
+        path = folder / WEIGHTS_FILE
         try:
-            stored = load_file(folder / WEIGHTS_FILE)
+            with safe_open(path, "pt") as stored:
+                shapes = {name.removeprefix(_PREFIX): stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{folder / WEIGHTS_FILE}: expected its weights, found: {error}; {_REMEDY}") from error
+            raise ValueError(f"{path}: expected its weights, found: {error}; {_REMEDY}") from error
+
+        def read() -> Mapping[str, Tensor]:
+            return {name.removeprefix(_PREFIX): value for name, value in load_file(path).items()}
+
         try:
-            return cls({name.removeprefix(_PREFIX): value for name, value in stored.items()}, alpha / rank)
+            return cls(shapes, alpha / rank, read)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
     def config(self) -> dict[str, object]:
         """What `CONFIG_FILE` holds."""
-        rank = next(value.shape[0] for name, value in self.weights.items() if "lora_A" in name)
+        rank = next(shape[0] for name, shape in self.shapes.items() if "lora_A" in name)
         modules = sorted({name.rpartition(".")[2] for name in _names(0)})
         return {
             "peft_type": "LORA",
@@ -118,7 +130,7 @@ class LeanAdapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """What `WEIGHTS_FILE` holds: half precision."""
-        return {_PREFIX + name: value.to(torch.float16) for name, value in self.weights.items()}
+        return {_PREFIX + name: value.to(torch.float16) for name, value in self._read().items()}
 
     def check(self, language_model: PreTrainedModel) -> None:
         """Whether it is one of this language model.
@@ -127,9 +139,9 @@ class LeanAdapter:
             ValueError: it is of another one.
         """
         for name, module in language_model.named_modules():
-            if (down := self.weights.get(f"{name}.lora_A.weight")) is None:
+            if (down := self.shapes.get(f"{name}.lora_A.weight")) is None:
                 continue
-            found = down.shape[1], self.weights[f"{name}.lora_B.weight"].shape[0]
+            found = down[1], self.shapes[f"{name}.lora_B.weight"][0]
             if found != (module.in_features, module.out_features):
                 raise ValueError(
                     f"{name}: expected {module.in_features} inputs and {module.out_features} outputs, found {found[0]} "
@@ -140,16 +152,23 @@ class LeanAdapter:
             raise ValueError(f"expected an adapter of {layers} layers, found {self.num_layers}; {_REMEDY}")
 
     def layers(self, like: Tensor) -> list[dict[str, LowRankMap]]:
-        """By layer and joint map, on the device and in the dtype of a tensor."""
-        return [
-            {name: self._joined(layer, maps, like) for name, maps in _MAPS.items()} for layer in range(self.num_layers)
-        ]
+        """By layer and joint map, on the device and in the dtype of a tensor.
 
-    def _joined(self, layer: int, maps: tuple[str, ...], like: Tensor) -> LowRankMap:
-        names = [f"model.layers.{layer}.{one}" for one in maps]
-        down = torch.cat([self.weights[f"{name}.lora_A.weight"] for name in names])
-        up = torch.block_diag(*(self.weights[f"{name}.lora_B.weight"].float() * self.scale for name in names))
-        return LowRankMap(down.to(like), up.to(like))
+        Raises:
+            ValueError: weights that are not finite.
+        """
+        weights = self._read()
+        for name, value in weights.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name}: expected finite weights, found others; {_REMEDY}")
+
+        def joined(layer: int, maps: tuple[str, ...]) -> LowRankMap:
+            names = [f"model.layers.{layer}.{one}" for one in maps]
+            down = torch.cat([weights[f"{name}.lora_A.weight"] for name in names])
+            up = torch.block_diag(*(weights[f"{name}.lora_B.weight"].float() * self.scale for name in names))
+            return LowRankMap(down.to(like), up.to(like))
+
+        return [{name: joined(layer, maps) for name, maps in _MAPS.items()} for layer in range(self.num_layers)]
 
 
 def _names(layer: int) -> list[str]:

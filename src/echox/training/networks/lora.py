@@ -137,7 +137,7 @@ def lora_beside(folder: str | Path) -> LeanAdapter:
         ValueError: as `continue_lora`.
     """
     settings, _, weights = _read_lora(Path(folder))
-    return LeanAdapter(
+    return LeanAdapter.of(
         {name.replace(f".{_ADAPTER}.", "."): value for name, value in weights.items()}, settings.alpha / settings.r
     )
 
