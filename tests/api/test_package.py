@@ -130,6 +130,10 @@ def test_what_tools_taught_is_kept_beside_the_weights(parts):
     found, without = (said_with_tools(one, tools) for one in (packaged, EchoX(packaged.model, packaged.processor)))
     assert found != without, "the adapter is used"
 
+    both = {"parts.s2t": str(folder / "echo"), "parts.tool_adapter": str(folder / "tools")}
+    with pytest.raises(ValueError, match="expected s2t or tool_adapter, found both"):
+        recipe_in(folder, **both).run()
+
     again = recipe_in(folder, **{"parts.echo": str(folder / "package"), "parts.vocoder": "null"})
     again.output_dir = str(folder / "again")
     again.run()

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from echox.models.decoding.lean_adapter import CONFIG_FILE, WEIGHTS_FILE, LeanAdapter
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights
 from echox.models.decoding.row_cache import DecoderRows
-from echox.models.decoding.static_llama import StaticSteps
+from echox.models.decoding.static_llama import StaticSteps, static_step
 from echox.models.quantization.int4_linear import Int4Linear
 from tolerance import assert_equal_up_to_rounding
 
@@ -78,14 +78,40 @@ def test_each_row_equals_its_model(folder, kind):
 
 @torch.inference_mode()
 def test_rows_without_it_are_not_touched_by_a_single_bit(folder):
-    model, inputs = llama(), torch.randn(2, 5, WIDTH)
-    alone = LeanSteps(LeanWeights(model.model), 2).advance(inputs)
+    model, inputs = llama(), torch.randn(3, 5, WIDTH)
+    alone = LeanSteps(LeanWeights(model.model), 3).advance(inputs)
     beside = LeanSteps(LeanWeights(model.model, LeanAdapter.load(folder)), 2)
-    assert torch.equal(beside.advance(inputs), alone)
     beside.join(adapted=True)
-    mixed = beside.advance(torch.randn(1, 5, WIDTH), first_row=2)
-    assert mixed.isfinite().all()
-    assert beside.lengths == [5, 5, 5]
+    mixed = beside.advance(inputs)
+    assert torch.equal(mixed[:2], alone[:2])
+    assert (mixed[2] - alone[2]).abs().max() > 0.1
+
+
+@torch.inference_mode()
+def test_what_overflows_in_one_row_stays_there(folder):
+    adapter = LeanAdapter.load(folder)
+    shapes = adapter.shapes
+    huge = {name: torch.full(tuple(shape), 3e38) for name, shape in shapes.items()}
+    steps = LeanSteps(LeanWeights(llama().model, LeanAdapter.of(huge, 1.0)))
+    assert [steps.join(), steps.join(adapted=True)] == [0, 1]
+    found = steps.advance(torch.randn(2, 3, WIDTH))
+    assert found[0].isfinite().all()
+    assert not found[1].isfinite().all()
+
+
+@torch.inference_mode()
+def test_a_compiled_step_has_it(folder):
+    """Nothing is read or decided inside the graph."""
+    weights = LeanWeights(llama().model, LeanAdapter.load(folder))
+    compiled = torch.compile(static_step(weights), backend="eager", fullgraph=True)
+    static, lean = StaticSteps(weights, rows=2, step=compiled), LeanSteps(weights)
+    inputs = torch.randn(2, 4, WIDTH)
+    for steps in (static, lean):
+        steps.join()
+        steps.join(adapted=True)
+    for place in range(4):
+        one = inputs[:, place : place + 1]
+        assert_equal_up_to_rounding(static.advance(one), lean.advance(one))
 
 
 @torch.inference_mode()
@@ -142,6 +168,8 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (lambda config, weights: config.update(peft_type="LOHA"), "expected a plain LoRA"),
         (lambda config, weights: config.update(use_rslora=True), "expected a plain LoRA"),
         (lambda config, weights: config.update(r="four"), "expected a plain LoRA"),
+        (lambda config, weights: config.update(alpha_pattern={"q_proj": 3}), "expected a plain LoRA"),
+        (lambda config, weights: weights.update({FIRST: torch.tensor(1.0)}), "expected a matrix of rank"),
         (lambda config, weights: weights.pop(FIRST), "all linear layers"),
         (lambda config, weights: weights.update({FIRST: weights[FIRST][:2]}), "rank 2"),
         (lambda config, weights: weights.update({"extra": torch.zeros(1)}), "found others: .'extra'"),
@@ -161,6 +189,18 @@ def test_a_missing_or_cut_file_is_refused(folder, tmp_path):
     (place / WEIGHTS_FILE).write_bytes((place / WEIGHTS_FILE).read_bytes()[:-40])
     with pytest.raises(ValueError, match=WEIGHTS_FILE):
         LeanAdapter.load(place)
+
+
+def test_a_folder_that_changes_after_loading_is_an_error(folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "adapter")
+    adapter = LeanAdapter.load(place)
+    (place / WEIGHTS_FILE).unlink()
+    with pytest.raises(ValueError, match=WEIGHTS_FILE):
+        LeanWeights(llama().model, adapter).prepare_adapter()
+    shutil.copy(folder / WEIGHTS_FILE, place)
+    damaged(place, lambda config, weights: weights.pop(FIRST))
+    with pytest.raises(ValueError, match="found another"):
+        LeanWeights(llama().model, adapter).prepare_adapter()
 
 
 def test_weights_that_are_not_finite_are_refused_when_they_are_read(folder, tmp_path):

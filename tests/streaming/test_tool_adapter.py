@@ -11,6 +11,8 @@ from echox.api.loading import best_embedded
 from echox.data.corpora.tools.requests import taught_tools
 from echox.models.decoding.lean_adapter import LeanAdapter
 from echox.models.echox.tool_adapter import TOOL_ADAPTER_FOLDER
+from echox.serving.protocol.limits import Limits
+from echox.serving.service.service import Service
 from echox.tool_calls.tools import Tool, ToolUse
 from tool_models import TOOLS, tool_model
 
@@ -105,13 +107,22 @@ def test_it_is_saved_and_loaded(model, tmp_path):
     model.save_pretrained(tmp_path)
     assert (tmp_path / TOOL_ADAPTER_FOLDER / "adapter_config.json").is_file()
     loaded = EchoX.from_pretrained(tmp_path, device="cpu")
-    model = EchoX(
-        model.model, model.processor, model.settings, tool_adapter=LeanAdapter.load(tmp_path / "tool_adapter")
-    )
-    assert said(loaded, MAY_CALL) == said(model, MAY_CALL)
+    stored = LeanAdapter.load(tmp_path / TOOL_ADAPTER_FOLDER)  # in half precision
+    same = EchoX(model.model, model.processor, model.settings, tool_adapter=stored)
+    assert said(loaded, MAY_CALL) == said(same, MAY_CALL)
+    with pytest.raises(ValueError, match="finite"):
+        damaged = {name: torch.full(tuple(shape), torch.nan) for name, shape in stored.shapes.items()}
+        Service(EchoX(model.model, model.processor, tool_adapter=LeanAdapter.of(damaged, 1.0)), "echox", Limits())
     (tmp_path / TOOL_ADAPTER_FOLDER / "adapter_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=TOOL_ADAPTER_FOLDER):
         EchoX.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_model_without_it_leaves_none_in_its_folder(model, plain, tmp_path):
+    model.save_pretrained(tmp_path)
+    plain.save_pretrained(tmp_path)
+    assert EchoX.from_pretrained(tmp_path, device="cpu").tool_adapter is None
+    assert not (tmp_path / TOOL_ADAPTER_FOLDER).exists()
 
 
 def test_a_language_model_that_cannot_have_it_says_so(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -223,18 +224,26 @@ class EchoX:
         self.processor.save_pretrained(folder)
         self.settings.save(folder)
         self.about.save(folder)
-        if self.turn_head is not None:
-            write_tensors(folder / TURN_HEAD_FILE, self.turn_head.tensors())
-        if self.tool_adapter is not None:
-            place = folder / TOOL_ADAPTER_FOLDER
-            place.mkdir(exist_ok=True)
-            write_tensors(place / WEIGHTS_FILE, self.tool_adapter.tensors(), metadata={"format": "pt"})
-            write_text(place / CONFIG_FILE, json.dumps(self.tool_adapter.config(), indent=2) + "\n")
+        self._save_additions(folder)
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})
         name = str(head.pop("name", folder.name))
         write_text(folder / CARD_FILE, folder_card(name, self.training_record, folder, head))
+
+    def _save_additions(self, folder: Path) -> None:
+        """Turn head and tool adapter; those of another model that was in the folder are removed."""
+        if self.turn_head is not None:
+            write_tensors(folder / TURN_HEAD_FILE, self.turn_head.tensors())
+        else:
+            (folder / TURN_HEAD_FILE).unlink(missing_ok=True)
+        place = folder / TOOL_ADAPTER_FOLDER
+        if self.tool_adapter is not None:
+            place.mkdir(exist_ok=True)
+            write_tensors(place / WEIGHTS_FILE, self.tool_adapter.tensors(), metadata={"format": "pt"})
+            write_text(place / CONFIG_FILE, json.dumps(self.tool_adapter.config(), indent=2) + "\n")
+        elif place.is_dir():
+            shutil.rmtree(place)
 
     def push_to_hub(
         self,

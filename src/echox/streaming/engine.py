@@ -329,6 +329,15 @@ class Engine:
         num_tokens = int(self._lm.config.get_text_config().vocab_size)
         return CallGrammars(backend, form, num_tokens, self.eos_ids, before)
 
+    def prepare_tools(self) -> None:
+        """Read the tool adapter now, and not for the first conversation with tools.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        if self._lean_weights is not None:
+            self._lean_weights.prepare_adapter()
+
     def call_constraint(self, use: ToolUse) -> CallConstraint:
         """The constraint of a new reply; the first one for these tools takes up to a second.
 

@@ -74,9 +74,9 @@ class LeanAdapter:
                 f"expected the matrices of all linear layers of a Llama, found others: {odd or 'none'}; {_REMEDY}"
             )
         for name, shape in self.shapes.items():
-            rank = self.shapes[name.replace("lora_B", "lora_A")][0]
-            if len(shape) != 2 or shape[0 if "lora_A" in name else 1] != rank:
-                raise ValueError(f"{name}: expected a matrix of rank {rank}, found {tuple(shape)}; {_REMEDY}")
+            down = self.shapes[name.replace("lora_B", "lora_A")]
+            if len(shape) != 2 or len(down) != 2 or shape[0 if "lora_A" in name else 1] != down[0]:
+                raise ValueError(f"{name}: expected a matrix of rank {[*down, 0][0]}, found {tuple(shape)}; {_REMEDY}")
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], scale: float) -> LeanAdapter:
@@ -96,7 +96,8 @@ class LeanAdapter:
             raise ValueError(f"{folder / CONFIG_FILE}: expected settings of peft, found: {error}; {_REMEDY}") from error
         config = config if isinstance(config, dict) else {}
         rank, alpha = config.get("r"), config.get("lora_alpha")
-        plain = config.get("peft_type") == "LORA" and not config.get("use_rslora") and not config.get("use_dora")
+        other = any(config.get(name) for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern"))
+        plain = config.get("peft_type") == "LORA" and not other
         if not plain or not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
             raise ValueError(f"{folder / CONFIG_FILE}: expected a plain LoRA, found {config}; {_REMEDY}")
         path = folder / WEIGHTS_FILE
@@ -107,7 +108,13 @@ class LeanAdapter:
             raise ValueError(f"{path}: expected its weights, found: {error}; {_REMEDY}") from error
 
         def read() -> Mapping[str, Tensor]:
-            return {name.removeprefix(_PREFIX): value for name, value in load_file(path).items()}
+            try:
+                found = {name.removeprefix(_PREFIX): value for name, value in load_file(path).items()}
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{path}: expected its weights, found: {error}; {_REMEDY}") from error
+            if {name: list(value.shape) for name, value in found.items()} != shapes:
+                raise ValueError(f"{path}: expected the file that was there, found another; load the model again")
+            return found
 
         try:
             return cls(shapes, alpha / rank, read)

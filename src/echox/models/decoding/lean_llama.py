@@ -10,7 +10,6 @@ Its rows are independent: each has its own number of positions, may join or leav
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TypeGuard
 
 import torch
@@ -50,12 +49,23 @@ class LeanWeights:
         self.head_width: int = layers[0].self_attn.head_dim
         self.layers = [_LeanLayer(layer) for layer in layers]
         self.adapter = adapter
+        self._maps: list[dict[str, LowRankMap]] = []  # of the adapter, once they are read
 
-    @cached_property
+    def prepare_adapter(self) -> None:
+        """Read the adapter now, if there is one, and not for the first row that has it.
+
+        Raises:
+            ValueError: as `LeanAdapter.layers`.
+        """
+        if self.adapter is not None and not self._maps:
+            self._maps = self.adapter.layers(self.final_norm)
+
+    @property
     def _added(self) -> list[dict[str, LowRankMap]]:
-        """The adapter's maps; made where it is needed first, since most conversations need none."""
-        assert self.adapter is not None, "only with an adapter do rows have it"
-        return self.adapter.layers(self.final_norm)
+        """The adapter's maps by layer."""
+        if not self._maps:
+            self.prepare_adapter()
+        return self._maps
 
     def run(
         self,
@@ -75,18 +85,18 @@ class LeanWeights:
             mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
             update_cache: function of a layer's number and keys and values (B, n, key heads, head width) of the inputs;
                 it stores them and returns all keys and values to attend to, (B, key heads, L, head width) both.
-            adapted: (B, 1), 1 for rows with the adapter, 0 for others; None: none has it.
+            adapted: (B, 1) bool, which rows have the adapter; None: none has it.
 
         Returns:
             (B, n, D), after the final norm.
         """
         batch, count, width = inputs.shape
         x = inputs.reshape(batch * count, width)
-        share = None if adapted is None else adapted.repeat_interleave(count, 0)
+        chosen = None if adapted is None else adapted.repeat_interleave(count, 0)
 
         def apply(number: int, name: str, x: Tensor) -> Tensor:
             output: Tensor = getattr(self.layers[number], name)(x)
-            return output if share is None else torch.addcmul(output, self._added[number][name](x), share)
+            return output if chosen is None else torch.where(chosen, output + self._added[number][name](x), output)
 
         for number, layer in enumerate(self.layers):
             joint = apply(number, "qkv", F.rms_norm(x, (width,), layer.norm_in, self.eps))
@@ -156,9 +166,9 @@ class LeanSteps:
         return hidden
 
     def _adapted(self, rows: slice) -> Tensor | None:
-        """(B, 1): which of these rows have the adapter; None: none of them."""
+        """(B, 1) bool: which of these rows have the adapter; None: none of them."""
         found = self.adapted[rows]
-        return self.memory.new_tensor(found)[:, None] if any(found) else None
+        return torch.tensor(found, device=self.memory.device)[:, None] if any(found) else None
 
     def join(self, saved: SavedRow | None = None, adapted: bool = False) -> int:
         """Add a row at the end, empty or from a saved one; returns its number.

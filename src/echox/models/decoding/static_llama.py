@@ -32,11 +32,14 @@ class StaticSteps(LeanSteps):
         super().__init__(weights, rows, capacity)
         self.lengths, self.adapted = [], []
         self._places = rows
+        weights.prepare_adapter()  # nothing is read inside a compiled step
         self._step = step or static_step(weights)
         self._inputs = self.memory.new_zeros(rows, 1, weights.width)
         self._starts = torch.zeros(rows, dtype=torch.long, device=self.memory.device)
         # With an adapter all rows compute it, so that the step has one form.
-        self._share = self.memory.new_zeros(rows, 1) if weights.adapter is not None else None
+        self._chosen = None
+        if weights.adapter is not None:
+            self._chosen = torch.zeros(rows, 1, dtype=torch.bool, device=self.memory.device)
 
     def advance(self, inputs: Tensor, counts: Sequence[int] | None = None, first_row: int = 0) -> Tensor:
         """See `LeanSteps.advance`."""
@@ -48,9 +51,9 @@ class StaticSteps(LeanSteps):
         # Rows outside the batch are computed too; what they write beyond their end is overwritten later.
         self._starts.copy_(torch.tensor(self.lengths + [0] * (self._places - len(self.lengths))))
         self._inputs[first_row : first_row + batch] = inputs
-        if self._share is not None:
-            self._share[: len(self.adapted), 0] = self._share.new_tensor(self.adapted)
-        hidden = self._step(self._inputs, self._starts, self.memory, self.cos, self.sin, self._share)
+        if self._chosen is not None:
+            self._chosen[: len(self.adapted), 0] = torch.tensor(self.adapted, device=self._chosen.device)
+        hidden = self._step(self._inputs, self._starts, self.memory, self.cos, self.sin, self._chosen)
         for row in range(batch):
             self.lengths[first_row + row] += 1 if counts is None else counts[row]
         return hidden[first_row : first_row + batch].clone()
@@ -70,8 +73,8 @@ def static_step(weights: LeanWeights) -> Step:
     """One step of all rows as a pure function.
 
     It takes inputs (R, 1, D), the position (R,) of each, the memory (layers, 2, R, heads, capacity, head width), which
-    it writes into, the tables of the rotation, and (R, 1) which rows have the adapter (None: there is none); it returns
-    the last states (R, 1, D).
+    it writes into, the tables of the rotation, and (R, 1) bool, which rows have the adapter (None: there is none); it
+    returns the last states (R, 1, D).
     """
 
     def step(

@@ -108,6 +108,11 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     if settings.parts.unit_language is not None:
         processor.unit_language = AutoUnitLanguage.from_pretrained(settings.parts.unit_language)
     parts, head, tool_adapter = settings.parts, None, None
+    if parts.s2t is not None and parts.tool_adapter is not None:
+        raise ValueError(
+            f"parts: expected s2t or tool_adapter, found both ({parts.s2t}, {parts.tool_adapter}): a tool adapter "
+            "belongs to the weights that it was trained on, those inside parts.echo"
+        )
     if parts.s2t is None:
         head = load_turn_head(Path(parts.echo), model.s2t.config.hidden_size)
         tool_adapter = load_tool_adapter(Path(parts.echo), model.s2t.language_model)

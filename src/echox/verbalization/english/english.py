@@ -39,7 +39,7 @@ from echox.verbalization.english.rules.short_forms import (
 )
 from echox.verbalization.english.words import numbers, signs, tables
 from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading, WrittenWord, verbalize
-from echox.verbalization.reading.window import NeedsMore, Window, say
+from echox.verbalization.reading.window import LONGEST_KEPT, NeedsMore, Window, say
 
 _LETTER = r"A-Za-zÀ-ÖØ-öø-ɏ"
 _WORD = rf"[{_LETTER}]+(?:['’][{_LETTER}]+)*"
@@ -116,12 +116,16 @@ _READ_OTHERWISE = frozenset().union(
 )
 
 
-@functools.lru_cache(maxsize=8192)
 def is_plain(text: str) -> bool:
     """Whether a word is spoken as it is written wherever it stands but after a sign: nearly every word is.
 
     The short way of `English.read`: no rule has to be asked.
     """
+    return len(text) <= LONGEST_KEPT and _is_plain(text)
+
+
+@functools.lru_cache(maxsize=8192)
+def _is_plain(text: str) -> bool:
     if not _PLAIN_WORD.fullmatch(text):
         return False
     word = text.rstrip(".,?!;:")

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading, WrittenWord
 
+LONGEST_KEPT = 32
+"""Characters of the longest words that are kept in memory when they were read: texts of clients have longer ones."""
+
 _PARTS = re.compile(r"""^(["'“‘«‹(\[{*_~`|¿¡]*)(.*?)([.,!?;:…)\]}"'”’»›*_~`|]*)$""", re.DOTALL)
 _ABOUT = re.compile(r"(?<!~)~[\d$€£.]$")
 """One tilde before an amount is a sign ("~50%"); two, or one on each side, mark text ("~~gone~~")."""
@@ -45,14 +48,21 @@ class Core:
         return "" if found is None else found[0] if len(found[0]) == 1 and found[0] != "…" else ","
 
 
-@functools.lru_cache(maxsize=4096)  # a word is looked at from all its neighbours
 def _split(written: str, starts_line: bool) -> Core:
+    """The word apart from its signs; short words are kept, as each is looked at from all its neighbours."""
+    return (_kept_split if len(written) <= LONGEST_KEPT else _split_anew)(written, starts_line)
+
+
+def _split_anew(written: str, starts_line: bool) -> Core:
     match = _PARTS.match(written)
     assert match is not None, "the pattern matches any text"
     head, text, tail = match.groups()
     if _ABOUT.search(head + text[:1]) and not tail.endswith("~"):
         head, text = head[:-1], "~" + text
     return Core(head, text, tail, starts_line)
+
+
+_kept_split = functools.lru_cache(maxsize=4096)(_split_anew)
 
 
 class Window:
