@@ -137,8 +137,9 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        whole = EchoX(model, processor, settings.generation, record, settings.about, head, tool_adapter)
-        whole.save_pretrained(partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts)
+        EchoX(model, processor, settings.generation, record, settings.about, head, tool_adapter).save_pretrained(
+            partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
+        )
         dump_recipe(settings, partial / "recipe.yaml")
         size_mb = folder_bytes(partial) / 1e6
         if size_mb > settings.max_megabytes:
