@@ -51,7 +51,6 @@ from echox.serving.server import create_app, make_server
 from echox.serving.service.service import Service
 
 RATE = 24000
-PER_SESSION = 10
 STEP_S = 0.1
 KINDS = {"string": str, "integer": int}
 
@@ -169,11 +168,11 @@ async def with_openai(turns: list[Turn], port: int, options: argparse.Namespace)
                 turn.statuses.append(event.response.status)
                 return [item for item in event.response.output if item.type == "function_call"]
 
-    for start in range(0, len(turns), PER_SESSION):
+    for start in range(0, len(turns), options.per_session):
         async with client.realtime.connect(model="any") as connection:
             tools = [{"type": "function", **one} for one in declared(options)]
             await connection.session.update(session={"type": "realtime", "tools": tools})  # type: ignore[arg-type]
-            for turn in turns[start : start + PER_SESSION]:
+            for turn in turns[start : start + options.per_session]:
                 choice = {"type": "realtime", "tool_choice": choice_of(turn, options.choice)}
                 await connection.session.update(session=choice)  # type: ignore[arg-type]
                 data = turn.sound + bytes(2 * RATE)  # a second of silence ends the turn
@@ -204,8 +203,8 @@ def with_agents(turns: list[Turn], port: int, options: argparse.Namespace) -> li
     script = ROOT / "tests" / "js" / "agents_tools.cjs"
     environment = {**os.environ, "AGENTS_HOME": str(options.agents_home)}
     with tempfile.TemporaryDirectory() as name:
-        for start in range(0, len(turns), PER_SESSION):
-            some = turns[start : start + PER_SESSION]
+        for start in range(0, len(turns), options.per_session):
+            some = turns[start : start + options.per_session]
             outputs = {turn.request.call.name: turn.request.output for turn in some if turn.request}
             tools = [{**one, "output": outputs.get(one["name"], "{}")} for one in declared(options)]
             chosen = [choice_of(turn, options.choice) for turn in some]
@@ -296,6 +295,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", action="store_true", help="give it the chat template with tools")
     parser.add_argument("--renamed", action="store_true", help="tools and parameters under names that no lesson has")
     parser.add_argument("--turns", type=int, default=50)
+    parser.add_argument("--per-session", type=int, default=10, help="turns of one conversation (default: 10)")
     parser.add_argument("--voice", default="flite/rms", help="who asks (default: flite/rms)")
     parser.add_argument("--seed", type=int, default=0, help="decides the values in the requests")
     parser.add_argument("--wait-s", type=float, default=600, help="longest wait for an event")
