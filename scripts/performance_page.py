@@ -351,10 +351,20 @@ def tool_turns(*results: Result) -> list[str]:
         ["spoken turns, of which want a tool", *(f"{one['turns']}, {one['wanting_a_tool']}" for one in figures)],
         ["protocol errors", *(str(one["protocol_errors"]) for one in figures)],
         ["answered aloud", *(str(one["answered_aloud"]) for one in figures)],
-        ["calls of tools", *(str(one["calls"]) for one in figures)],
+        ["calls, of which valid", *(f"{one['calls']}, {one['valid_calls']}" for one in figures)],
+        ["right tool", *(f"{one['right_tool']} of {one['wanting_a_tool']}" for one in figures)],
+        ["and right arguments", *(f"{one['right_tool_and_arguments']}" for one in figures)],
+        ["called without need", *(f"{one['called_without_need']} of {one['wanting_no_tool']}" for one in figures)],
         ["a turn", *(f"{one['cpu_s_per_turn']:.2f} CPU-s" for one in figures)],
     ]
-    heads = ["nano, openai (Python)", "nano, @openai/agents", "mini, openai (Python), forced"]
+    heads = [
+        "mini, openai (Python), one question a conversation",
+        "mini, openai, ten",
+        "mini, @openai/agents, ten",
+        "mini, openai, ten, new names",
+        "nano, openai, ten",
+        "nano, @openai/agents, ten",
+    ]
     return markdown_table(["", *heads], rows)
 
 
@@ -392,7 +402,17 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "reference_costs": (("reference_costs",), reference_costs),
     "mini_cascade": (("mini_cascade",), mini_cascade),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
-    "tool_turns": (("tool_turns_nano_openai", "tool_turns_nano_agents", "tool_turns_mini_openai"), tool_turns),
+    "tool_turns": (
+        (
+            "tool_turns_mini_single",
+            "tool_turns_mini_openai",
+            "tool_turns_mini_agents",
+            "tool_turns_mini_renamed",
+            "tool_turns_nano_openai",
+            "tool_turns_nano_agents",
+        ),
+        tool_turns,
+    ),
     "shard_loading": (("shard_loading",), shard_loading),
     "stage_three": (("stage_three",), stage_three),
     "padding": (("padding",), padding),
