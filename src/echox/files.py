@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -175,6 +176,19 @@ def json_object(path: Path, remedy: str) -> JsonObject:
         raise ValueError(f"{path}: expected JSON, found {reason}; {remedy}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}; {remedy}")
+    return content
+
+
+def packaged_yaml(package: str, name: str) -> JsonObject:
+    """The object in a YAML file that comes with this package, beside its modules.
+
+    Args:
+        package: dotted name of the folder.
+        name: of the file.
+    """
+    import yaml
+
+    content: JsonObject = yaml.safe_load((resources.files(package) / name).read_text(encoding="utf-8"))
     return content
 
 

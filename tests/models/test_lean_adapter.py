@@ -196,11 +196,11 @@ def test_a_folder_that_changes_after_loading_is_an_error(folder, tmp_path):
     adapter = LeanAdapter.load(place)
     (place / WEIGHTS_FILE).unlink()
     with pytest.raises(ValueError, match=WEIGHTS_FILE):
-        LeanWeights(llama().model, adapter).prepare_adapter()
+        LeanWeights(llama().model, adapter).read_adapter()
     shutil.copy(folder / WEIGHTS_FILE, place)
     damaged(place, lambda config, weights: weights.pop(FIRST))
     with pytest.raises(ValueError, match="found another"):
-        LeanWeights(llama().model, adapter).prepare_adapter()
+        LeanWeights(llama().model, adapter).read_adapter()
 
 
 def test_weights_that_are_not_finite_are_refused_when_they_are_read(folder, tmp_path):

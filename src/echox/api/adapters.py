@@ -11,12 +11,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from echox.files import write_tensors
+from echox.models.decoding.lean_adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.pretrained import CausalLM
 
 ADAPTER_NAME = "default"
-CONFIG_FILE = "adapter_config.json"
 
 Adaptable = EchoXForConditionalGeneration | S2TForConditionalGeneration
 """A model whose language model can have an adapter."""
@@ -76,8 +76,8 @@ def save_adapter(model: Adaptable, folder: str | Path) -> None:
     folder, language_model = Path(folder), _language_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(language_model, adapter_name=ADAPTER_NAME)
-    weights = {f"base_model.model.{name}": value for name, value in state.items()}
-    write_tensors(folder / "adapter_model.safetensors", weights, metadata={"format": "pt"})
+    weights = {PREFIX + name: value for name, value in state.items()}
+    write_tensors(folder / WEIGHTS_FILE, weights, metadata={"format": "pt"})
     language_model.peft_config[ADAPTER_NAME].save_pretrained(folder)
 
 

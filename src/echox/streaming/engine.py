@@ -336,7 +336,7 @@ class Engine:
             ValueError: it is damaged.
         """
         if self._lean_weights is not None:
-            self._lean_weights.prepare_adapter()
+            self._lean_weights.read_adapter()
 
     def call_constraint(self, use: ToolUse) -> CallConstraint:
         """The constraint of a new reply; the first one for these tools takes up to a second.

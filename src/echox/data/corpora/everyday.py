@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import functools
 import random
-from importlib import resources
-
-import yaml
 
 from echox.data.manifest import Dialogue, Turn
-from echox.files import JsonObject
+from echox.files import JsonObject, packaged_yaml
 
 
 def everyday_requests() -> list[Dialogue]:
@@ -57,6 +54,4 @@ def with_follow_ups(dialogues: list[Dialogue], share: float, rng: random.Random)
 
 @functools.cache
 def _content() -> JsonObject:
-    path = resources.files("echox.data.corpora") / "everyday_requests.yaml"
-    content: JsonObject = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content
+    return packaged_yaml("echox.data.corpora", "everyday_requests.yaml")

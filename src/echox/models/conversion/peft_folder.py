@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from echox.models.conversion.checkpoint import JsonObject, StoredTensor, find_file, open_weights, read_json
+from echox.models.decoding.lean_adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 
-_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_FILES = (WEIGHTS_FILE, "adapter_model.bin")
 _UNSUPPORTED = ("use_dora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
 
 
@@ -27,19 +28,17 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
     Raises:
         ValueError: no LoRA, one of an unknown kind, or one that does not fit; the message lists all names.
     """
-    config_path = find_file(folder_or_id, "adapter_config.json")
+    config_path = find_file(folder_or_id, CONFIG_FILE)
     weights = next((path for name in _FILES if (path := find_file(folder_or_id, name)) is not None), None)
     if config_path is None or weights is None:
-        raise ValueError(
-            f"{folder_or_id}: expected adapter_config.json and {' or '.join(_FILES)}, found neither or one"
-        )
+        raise ValueError(f"{folder_or_id}: expected {CONFIG_FILE} and {' or '.join(_FILES)}, found neither or one")
     config = read_json(config_path)
     if config.get("peft_type") != "LORA" or any(config.get(name) for name in _UNSUPPORTED):
         found = [config.get("peft_type"), *(name for name in _UNSUPPORTED if config.get(name))]
         raise ValueError(
             f"{config_path}: expected a plain LoRA, found {', '.join(map(str, found))}; merge it with peft"
         )
-    adapters = {name.removeprefix("base_model.model."): tensor for name, tensor in open_weights(weights).items()}
+    adapters = {name.removeprefix(PREFIX): tensor for name, tensor in open_weights(weights).items()}
     downs = {name.removesuffix(".lora_A.weight") for name in adapters if name.endswith(".lora_A.weight")}
     merged, used, misfits = dict(stored), set(), []
     for module in sorted(downs):

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 """Before the names of a language model's modules in files of peft."""
 _MAPS = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -103,13 +103,13 @@ class LeanAdapter:
         path = folder / WEIGHTS_FILE
         try:
             with safe_open(path, "pt") as stored:
-                shapes = {name.removeprefix(_PREFIX): stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
+                shapes = {name.removeprefix(PREFIX): stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: expected its weights, found: {error}; {_REMEDY}") from error
 
         def read() -> Mapping[str, Tensor]:
             try:
-                found = {name.removeprefix(_PREFIX): value for name, value in load_file(path).items()}
+                found = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{path}: expected its weights, found: {error}; {_REMEDY}") from error
             if {name: list(value.shape) for name, value in found.items()} != shapes:
@@ -137,7 +137,7 @@ class LeanAdapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """What `WEIGHTS_FILE` holds: half precision."""
-        return {_PREFIX + name: value.to(torch.float16) for name, value in self._read().items()}
+        return {PREFIX + name: value.to(torch.float16) for name, value in self._read().items()}
 
     def check(self, language_model: PreTrainedModel) -> None:
         """Whether it is one of this language model.

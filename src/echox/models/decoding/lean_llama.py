@@ -49,23 +49,17 @@ class LeanWeights:
         self.head_width: int = layers[0].self_attn.head_dim
         self.layers = [_LeanLayer(layer) for layer in layers]
         self.adapter = adapter
-        self._maps: list[dict[str, LowRankMap]] = []  # of the adapter, once they are read
+        self._added: list[dict[str, LowRankMap]] = []  # of the adapter, once it is read
 
-    def prepare_adapter(self) -> None:
-        """Read the adapter now, if there is one, and not for the first row that has it.
+    def read_adapter(self) -> list[dict[str, LowRankMap]]:
+        """What the adapter adds, by layer and map; read at the first call. Empty where there is none.
 
         Raises:
             ValueError: as `LeanAdapter.layers`.
         """
-        if self.adapter is not None and not self._maps:
-            self._maps = self.adapter.layers(self.final_norm)
-
-    @property
-    def _added(self) -> list[dict[str, LowRankMap]]:
-        """The adapter's maps by layer."""
-        if not self._maps:
-            self.prepare_adapter()
-        return self._maps
+        if self.adapter is not None and not self._added:
+            self._added = self.adapter.layers(self.final_norm)
+        return self._added
 
     def run(
         self,
@@ -92,11 +86,13 @@ class LeanWeights:
         """
         batch, count, width = inputs.shape
         x = inputs.reshape(batch * count, width)
-        chosen = None if adapted is None else adapted.repeat_interleave(count, 0)
+        chosen, added = None, []
+        if adapted is not None:
+            chosen, added = adapted.repeat_interleave(count, 0), self.read_adapter()
 
         def apply(number: int, name: str, x: Tensor) -> Tensor:
             output: Tensor = getattr(self.layers[number], name)(x)
-            return output if chosen is None else torch.where(chosen, output + self._added[number][name](x), output)
+            return output if chosen is None else torch.where(chosen, output + added[number][name](x), output)
 
         for number, layer in enumerate(self.layers):
             joint = apply(number, "qkv", F.rms_norm(x, (width,), layer.norm_in, self.eps))

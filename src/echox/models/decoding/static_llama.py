@@ -32,7 +32,7 @@ class StaticSteps(LeanSteps):
         super().__init__(weights, rows, capacity)
         self.lengths, self.adapted = [], []
         self._places = rows
-        weights.prepare_adapter()  # nothing is read inside a compiled step
+        weights.read_adapter()  # nothing is read inside a compiled step
         self._step = step or static_step(weights)
         self._inputs = self.memory.new_zeros(rows, 1, weights.width)
         self._starts = torch.zeros(rows, dtype=torch.long, device=self.memory.device)

@@ -11,12 +11,9 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
-import yaml
-
-from echox.data.corpora.tools.requests import taught_tools
-from echox.files import JsonObject
+from echox.data.corpora.tools.requests import taught_tools, tool_schema
+from echox.files import JsonObject, packaged_yaml
 from echox.tool_calls.tools import Tool, ToolCall
 
 KINDS = ("known", "new")
@@ -62,8 +59,7 @@ def other_names(kind: str, rng: random.Random) -> dict[str, NamedTool]:
 
 def _renamed(tool: Tool, choices: JsonObject, kind: str, rng: random.Random) -> NamedTool:
     names = {name: rng.choice(choices["parameters"][name][kind]) for name in _properties(tool)}
-    properties = {names[name]: schema for name, schema in _properties(tool).items()}
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    schema = tool_schema({names[name]: one for name, one in _properties(tool).items()})
     declared = Tool(rng.choice(choices[kind]), rng.choice(choices["descriptions"]), json.dumps(schema))
     return NamedTool(declared, names)
 
@@ -75,7 +71,5 @@ def _properties(tool: Tool) -> JsonObject:
 
 @functools.cache
 def _content() -> JsonObject:
-    path = resources.files("echox.data.corpora.tools") / "names.yaml"
-    content: JsonObject = yaml.safe_load(path.read_text(encoding="utf-8"))
-    tools: JsonObject = content["tools"]
+    tools: JsonObject = packaged_yaml("echox.data.corpora.tools", "names.yaml")["tools"]
     return tools

@@ -12,12 +12,10 @@ import random
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
-import yaml
 from num2words import num2words
 
-from echox.files import JsonObject
+from echox.files import JsonObject, packaged_yaml
 from echox.tool_calls.tools import Tool, ToolCall
 
 SPLITS = ("train", "validation", "heldout")
@@ -54,7 +52,7 @@ class ToolRequest:
 def taught_tools() -> tuple[Tool, ...]:
     """The tools."""
     return tuple(
-        Tool(one["name"], one["description"], json.dumps(_schema(one["parameters"]))) for one in _content()["tools"]
+        Tool(one["name"], one["description"], json.dumps(tool_schema(one["parameters"]))) for one in _content()["tools"]
     )
 
 
@@ -137,12 +135,11 @@ def _with_new_values() -> frozenset[str]:
     return frozenset(found | {"subject"})
 
 
-def _schema(parameters: Mapping[str, object]) -> JsonObject:
+def tool_schema(parameters: Mapping[str, object]) -> JsonObject:
+    """Schema of a tool's arguments, all of which are needed; ``parameters``: the schema of each, by name."""
     return {"type": "object", "properties": dict(parameters), "required": list(parameters)}
 
 
 @functools.cache
 def _content() -> JsonObject:
-    path = resources.files("echox.data.corpora.tools") / "requests.yaml"
-    content: JsonObject = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content
+    return packaged_yaml("echox.data.corpora.tools", "requests.yaml")

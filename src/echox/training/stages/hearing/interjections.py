@@ -11,12 +11,10 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +23,7 @@ from echox.data.engines.engine import Voice
 from echox.data.pauses import alone, cough, cut, detected_interjection, hum, speak
 from echox.data.scoring import area_under_curve
 from echox.data.surroundings import SurroundingsConfig, draw_surroundings
-from echox.files import JsonObject, write_text
+from echox.files import JsonObject, packaged_yaml, write_text
 from echox.serving.turn_detection.interjections import TAKES_FLOOR, WEIGHTS_FILE, interjection_features
 from echox.serving.turn_detection.vad import Vad, open_vad
 
@@ -72,7 +70,7 @@ class InterjectionsRecipe:
         """
         rng = random.Random(f"interjections {self.seed}")
         new_vad = open_vad(self.vad)[1]
-        words = yaml.safe_load((resources.files("echox.data.corpora") / "interjections.yaml").read_text("utf-8"))
+        words = packaged_yaml("echox.data.corpora", "interjections.yaml")
         sets = {}
         for split, wordings, voices, count in (
             ("train", "train", self.voices, self.count),
