@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from echox.api.card import size_table, training_table
+from echox.api.loading import EMBEDDED_MODELS, embedded_folder, training_record
 from echox.evaluation.model_card_mini import write_mini_card
+from echox.files import folder_bytes
+from paths import ROOT
 
 SHARE = {"mean": 0.32, "low": 0.25, "high": 0.4, "count": 150}
 RATIO = {"mean": 0.981, "low": 0.93, "high": 1.0, "count": 150}
@@ -61,3 +65,14 @@ def test_the_cascade_stands_beside_it(measured, tmp_path):
 def test_a_folder_without_records_is_refused(measured, tmp_path):
     with pytest.raises(ValueError, match="expected training_record.json, found none"):
         write_mini_card(tmp_path, [measured[1]], None, tmp_path / "card.md")
+
+
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_the_cards_have_the_stages_and_the_size_of_what_ships(name):
+    folder = embedded_folder(name)
+    record = training_record(folder)
+    card = (ROOT / "docs" / f"model_card_{name}.md").read_text("utf-8").splitlines()
+    tables = [*training_table(record), *size_table(record, folder_bytes(folder) / 1e6)]
+    rows = [line for line in tables if line.startswith("| ") or " MB in one folder" in line]
+    assert len(rows) > 5
+    assert not set(rows) - set(card)

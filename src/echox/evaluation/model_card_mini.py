@@ -15,8 +15,9 @@ from echox.training.records.record import RECORD_NAME
 
 PURPOSE = """\
 Mini listens to people and answers aloud. A published recogniser (Moonshine tiny) hears, a published language model
-(SmolLM2-135M-Instruct, 4 bits) thinks, both unchanged; what EchoX trains is what speaks: from the language model's
-hidden states and words to units, and from units to sound. It needs no GPU: every figure here is of two CPU cores."""
+(SmolLM2-135M-Instruct, 4 bits) thinks, both unchanged but for an adapter (9.8 MB) in conversations with tools; what
+EchoX trains is what speaks: from the language model's hidden states and words to units, and from units to sound. It
+needs no GPU: every figure here is of two CPU cores, and of conversations without tools."""
 
 PARTS = (
     ("hears", "Moonshine tiny, from `moonshine-voice==0.0.73` or the hub", "MIT"),
