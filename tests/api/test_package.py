@@ -123,21 +123,28 @@ def test_what_tools_taught_is_kept_beside_the_weights(parts):
     packaged, plain = (EchoX.from_pretrained(folder / name, device="cpu") for name in ("package", "plain"))
     assert packaged.engine.call_grammars is not None
     assert plain.engine.call_grammars is None
-    assert packaged.tool_adapter is not None
-    assert packaged.tool_adapter.scale == 3.0
+    assert packaged.adapters["tools"].scale == 3.0
     assert packaged.generate(QUESTION, max_new_tokens=8).text == plain.generate(QUESTION, max_new_tokens=8).text
     tools = [Tool("get_time", "The time.")]
     found, without = (said_with_tools(one, tools) for one in (packaged, EchoX(packaged.model, packaged.processor)))
     assert found != without, "the adapter is used"
 
     both = {"parts.s2t": str(folder / "echo"), "parts.tool_adapter": str(folder / "tools")}
-    with pytest.raises(ValueError, match="expected s2t or tool_adapter, found both"):
+    with pytest.raises(ValueError, match="expected s2t or adapters, found both"):
         recipe_in(folder, **both).run()
 
     again = recipe_in(folder, **{"parts.echo": str(folder / "package"), "parts.vocoder": "null"})
     again.output_dir = str(folder / "again")
     again.run()
-    assert EchoX.from_pretrained(folder / "again", device="cpu").tool_adapter is not None
+    assert list(EchoX.from_pretrained(folder / "again", device="cpu").adapters) == ["tools"]
+
+    # The same to talk by: it is used where no tools are declared, and what is there stays.
+    again.parts.talk_adapter, again.parts.records = str(folder / "tools"), []
+    again.run()
+    both_kinds = EchoX.from_pretrained(folder / "again", device="cpu")
+    assert list(both_kinds.adapters) == ["talk", "tools"]
+    assert both_kinds.generate(QUESTION, max_new_tokens=8).text != plain.generate(QUESTION, max_new_tokens=8).text
+    assert said_with_tools(both_kinds, tools) == found
 
 
 def said_with_tools(model: EchoX, tools: list[Tool]) -> str:

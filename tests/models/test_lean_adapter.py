@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 def test_each_row_equals_its_model(folder, kind):
     model, adapter = llama(), LeanAdapter.load(folder)
     adapter.check(model)
-    steps = kind(LeanWeights(model.model, adapter))
+    steps = kind(LeanWeights(model.model, {"one": adapter}))
     inputs = torch.randn(3, 6, WIDTH)
     plain = model.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
     adapted_model = peft.PeftModel.from_pretrained(llama(), folder).base_model.model.model
@@ -61,7 +61,7 @@ def test_each_row_equals_its_model(folder, kind):
     assert (plain - adapted).abs().max() > 0.1
     want = [plain[0], adapted[1], plain[2]]
 
-    assert [steps.join(), steps.join(adapted=True), steps.join()] == [0, 1, 2]
+    assert [steps.join(), steps.join(adapter="one"), steps.join()] == [0, 1, 2]
     found = steps.advance(inputs[:, :4])
     for row in range(3):
         assert_equal_up_to_rounding(found[row], want[row][:4])
@@ -71,7 +71,7 @@ def test_each_row_equals_its_model(folder, kind):
     assert_equal_up_to_rounding(found[0], want[2][4:5])
     assert_equal_up_to_rounding(found[1], want[1][4:5])
     assert steps.leave(1) == 1
-    assert steps.join(saved, adapted=True) == 1  # the next turn
+    assert steps.join(saved, adapter="one") == 1  # the next turn
     found = steps.advance(inputs[1:2, 4:5], first_row=1)
     assert_equal_up_to_rounding(found[0], want[1][4:5])
 
@@ -80,11 +80,38 @@ def test_each_row_equals_its_model(folder, kind):
 def test_rows_without_it_are_not_touched_by_a_single_bit(folder):
     model, inputs = llama(), torch.randn(3, 5, WIDTH)
     alone = LeanSteps(LeanWeights(model.model), 3).advance(inputs)
-    beside = LeanSteps(LeanWeights(model.model, LeanAdapter.load(folder)), 2)
-    beside.join(adapted=True)
+    beside = LeanSteps(LeanWeights(model.model, {"one": LeanAdapter.load(folder)}), 2)
+    beside.join(adapter="one")
     mixed = beside.advance(inputs)
     assert torch.equal(mixed[:2], alone[:2])
     assert (mixed[2] - alone[2]).abs().max() > 0.1
+
+
+def other_adapter(adapter: LeanAdapter) -> LeanAdapter:
+    """Another one of the same model."""
+    random = torch.Generator().manual_seed(1)
+    weights = {name: torch.randn(tuple(shape), generator=random) * 0.3 for name, shape in adapter.shapes.items()}
+    return LeanAdapter.of(weights, 1.0)
+
+
+@pytest.mark.parametrize("kind", [LeanSteps, lambda weights: StaticSteps(weights, rows=4)])
+@torch.inference_mode()
+def test_rows_with_several_adapters_are_what_each_is_alone(folder, kind):
+    one = LeanAdapter.load(folder)
+    weights = LeanWeights(llama().model, {"one": one, "two": other_adapter(one)})
+    names, inputs = ["two", None, "one", "two"], torch.randn(4, 5, WIDTH)
+    together = kind(weights)
+    for name in names:
+        together.join(adapter=name)
+    prompt, step = together.advance(inputs[:, :4]), together.advance(inputs[:, 4:])
+    for row, name in enumerate(names):
+        alone = LeanSteps(weights)
+        alone.join(adapter=name)
+        assert_equal_up_to_rounding(prompt[row], alone.advance(inputs[row : row + 1, :4])[0])
+        assert_equal_up_to_rounding(step[row], alone.advance(inputs[row : row + 1, 4:])[0])
+    assert (prompt[0] - prompt[2]).abs().max() > 0.1
+    with pytest.raises(ValueError, match="expected one of \\['one', 'two'\\] or None, found 'three'"):
+        LeanSteps(weights).join(adapter="three")
 
 
 @torch.inference_mode()
@@ -92,8 +119,8 @@ def test_what_overflows_in_one_row_stays_there(folder):
     adapter = LeanAdapter.load(folder)
     shapes = adapter.shapes
     huge = {name: torch.full(tuple(shape), 3e38) for name, shape in shapes.items()}
-    steps = LeanSteps(LeanWeights(llama().model, LeanAdapter.of(huge, 1.0)))
-    assert [steps.join(), steps.join(adapted=True)] == [0, 1]
+    steps = LeanSteps(LeanWeights(llama().model, {"one": LeanAdapter.of(huge, 1.0)}))
+    assert [steps.join(), steps.join(adapter="one")] == [0, 1]
     found = steps.advance(torch.randn(2, 3, WIDTH))
     assert found[0].isfinite().all()
     assert not found[1].isfinite().all()
@@ -102,13 +129,13 @@ def test_what_overflows_in_one_row_stays_there(folder):
 @torch.inference_mode()
 def test_a_compiled_step_has_it(folder):
     """Nothing is read or decided inside the graph."""
-    weights = LeanWeights(llama().model, LeanAdapter.load(folder))
+    weights = LeanWeights(llama().model, {"one": LeanAdapter.load(folder)})
     compiled = torch.compile(static_step(weights), backend="eager", fullgraph=True)
     static, lean = StaticSteps(weights, rows=2, step=compiled), LeanSteps(weights)
     inputs = torch.randn(2, 4, WIDTH)
     for steps in (static, lean):
         steps.join()
-        steps.join(adapted=True)
+        steps.join(adapter="one")
     for place in range(4):
         one = inputs[:, place : place + 1]
         assert_equal_up_to_rounding(static.advance(one), lean.advance(one))
@@ -132,8 +159,8 @@ def test_it_stands_beside_weights_of_four_bits(folder):
     inputs = torch.randn(2, 8, WIDTH)
     found, want = [], []
     for memory, out in ((model, found), (floats, want)):
-        steps = LeanSteps(LeanWeights(memory.model, adapter))
-        steps.join(adapted=True)
+        steps = LeanSteps(LeanWeights(memory.model, {"one": adapter}))
+        steps.join(adapter="one")
         steps.join()
         out.append(steps.advance(inputs))
     assert torch.nn.functional.cosine_similarity(found[0], want[0], dim=-1).min() > 0.995  # bfloat16 inside
@@ -196,18 +223,18 @@ def test_a_folder_that_changes_after_loading_is_an_error(folder, tmp_path):
     adapter = LeanAdapter.load(place)
     (place / WEIGHTS_FILE).unlink()
     with pytest.raises(ValueError, match=WEIGHTS_FILE):
-        LeanWeights(llama().model, adapter).read_adapter()
+        LeanWeights(llama().model, {"one": adapter}).read_adapter("one")
     shutil.copy(folder / WEIGHTS_FILE, place)
     damaged(place, lambda config, weights: weights.pop(FIRST))
     with pytest.raises(ValueError, match="found another"):
-        LeanWeights(llama().model, adapter).read_adapter()
+        LeanWeights(llama().model, {"one": adapter}).read_adapter("one")
 
 
 def test_weights_that_are_not_finite_are_refused_when_they_are_read(folder, tmp_path):
     place = shutil.copytree(folder, tmp_path / "adapter")
     damaged(place, lambda config, weights: weights.update({FIRST: weights[FIRST] * torch.nan}))
-    steps = LeanSteps(LeanWeights(llama().model, LeanAdapter.load(place)))
-    steps.join(adapted=True)
+    steps = LeanSteps(LeanWeights(llama().model, {"one": LeanAdapter.load(place)}))
+    steps.join(adapter="one")
     with pytest.raises(ValueError, match="finite"):
         steps.advance(torch.zeros(1, 1, WIDTH))
 
@@ -227,5 +254,5 @@ def test_one_of_another_language_model_is_refused(folder):
 
 
 def test_decoders_of_other_kinds_have_no_adapted_rows():
-    with pytest.raises(ValueError, match="only LeanSteps"):
-        DecoderRows(llama().model).join(adapted=True)
+    with pytest.raises(ValueError, match="only rows of LeanSteps"):
+        DecoderRows(llama().model).join(adapter="one")

@@ -20,9 +20,9 @@ from echox.device import choose_device
 from echox.files import JsonObject, save_model, write_tensors, write_text
 from echox.models.decoding.lean_adapter import CONFIG_FILE, WEIGHTS_FILE, LeanAdapter
 from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS, load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tool_adapter import TOOL_ADAPTER_FOLDER, load_tool_adapter
 from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead, load_turn_head
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
@@ -63,7 +63,7 @@ class EchoX:
         training_record: recipe, commit, seed and metrics of the model's training.
         about: what pages show of the model before the first question; None: nothing.
         turn_head: judges whether a question is complete; None: nothing does.
-        tool_adapter: that the language model has in conversations with tools; None: it needs none.
+        adapters: of the language model, by kind of conversation (`models.echox.conversation_adapters`); None: none.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -77,20 +77,20 @@ class EchoX:
         training_record: JsonObject | None = None,
         about: About | None = None,
         turn_head: TurnHead | None = None,
-        tool_adapter: LeanAdapter | None = None,
+        adapters: Mapping[str, LeanAdapter] | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
         self.about = about or About()
-        self.turn_head, self.tool_adapter = turn_head, tool_adapter
+        self.turn_head, self.adapters = turn_head, dict(adapters or {})
         self._start()
 
     def _start(self, compile: bool = False) -> None:
         """Make a new engine and scheduler: needed after every change of the weights."""
         trigger = trigger_of(self.model.config)
-        self.engine = Engine(self.model, self.processor, trigger, compile, self.turn_head, self.tool_adapter)
+        self.engine = Engine(self.model, self.processor, trigger, compile, self.turn_head, self.adapters)
         self.scheduler = Scheduler(self.engine)
 
     def compile(self) -> EchoX:
@@ -177,8 +177,8 @@ class EchoX:
             quantise_on_cpu(model.s2t.language_model, place, dtype)
         language_model = model.s2t.language_model
         head = load_turn_head(folder, int(language_model.config.get_text_config().hidden_size))
-        tool_adapter = load_tool_adapter(folder, language_model)
-        return cls(model, processor, settings, record, About.load(folder), head, tool_adapter)
+        adapters = load_adapters(folder, language_model)
+        return cls(model, processor, settings, record, About.load(folder), head, adapters)
 
     def save_pretrained(
         self,
@@ -232,18 +232,19 @@ class EchoX:
         write_text(folder / CARD_FILE, folder_card(name, self.training_record, folder, head))
 
     def _save_additions(self, folder: Path) -> None:
-        """Turn head and tool adapter; those of another model that was in the folder are removed."""
+        """Turn head and adapters; those of another model that was in the folder are removed."""
         if self.turn_head is not None:
             write_tensors(folder / TURN_HEAD_FILE, self.turn_head.tensors())
         else:
             (folder / TURN_HEAD_FILE).unlink(missing_ok=True)
-        place = folder / TOOL_ADAPTER_FOLDER
-        if self.tool_adapter is not None:
-            place.mkdir(exist_ok=True)
-            write_tensors(place / WEIGHTS_FILE, self.tool_adapter.tensors(), metadata={"format": "pt"})
-            write_text(place / CONFIG_FILE, json.dumps(self.tool_adapter.config(), indent=2) + "\n")
-        elif place.is_dir():
-            shutil.rmtree(place)
+        for kind, name in ADAPTER_FOLDERS.items():
+            place = folder / name
+            if (adapter := self.adapters.get(kind)) is not None:
+                place.mkdir(exist_ok=True)
+                write_tensors(place / WEIGHTS_FILE, adapter.tensors(), metadata={"format": "pt"})
+                write_text(place / CONFIG_FILE, json.dumps(adapter.config(), indent=2) + "\n")
+            elif place.is_dir():
+                shutil.rmtree(place)
 
     def push_to_hub(
         self,

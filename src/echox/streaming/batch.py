@@ -220,7 +220,7 @@ class ReplyBatch:
                     task.emit(task.context.heard(task.new[-1]))
                 saved, task.positions = task.context.take_memory(positions)
                 task.timings.num_cached_tokens = len(positions) - len(task.positions)
-                task.text_row = self._memory.join(saved, task.context.adapted)
+                task.text_row = self._memory.join(saved, task.context.adapter)
                 self._text_rows.append(task)
 
     def _prefill(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from echox.models.decoding.row_cache import SavedRow
+from echox.models.echox.conversation_adapters import kind_of
 from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import Heard, HeardWord
 from echox.streaming.messages import Audio, Message, join_system, system_text
@@ -62,7 +63,7 @@ class Context:
         self._encoded: dict[str, EncodedAudio] = {}  # by digest
         self._saved: SavedRow | None = None
         self._remembered: list[Position] = []  # the positions that the memory holds
-        self._remembered_adapted = False  # whether they were run with the adapter
+        self._remembered_adapter: str | None = None  # that they were run with
         self._system_turn = SystemTurn()  # that the newest prompt begins with
 
     def fork(self) -> Context:
@@ -71,7 +72,7 @@ class Context:
         copied.tools, copied.messages = self.tools, list(self.messages)
         copied._encoded, copied._system_turn = dict(self._encoded), self._system_turn
         copied._saved, copied._remembered = self._saved, list(self._remembered)
-        copied._remembered_adapted = self._remembered_adapted
+        copied._remembered_adapter = self._remembered_adapter
         return copied
 
     # ------------------------------------------------------------------------------------------ encoded audio
@@ -225,15 +226,16 @@ class Context:
     # ------------------------------------------------------------------------------------------ memory
 
     @property
-    def adapted(self) -> bool:
-        """Whether the language model has its adapter for tools here: where it reads of some."""
-        return self.engine.tool_adapter is not None and bool(self.tools)
+    def adapter(self) -> str | None:
+        """The conversation adapter that the language model has here; None: it has none for this kind."""
+        kind = kind_of(tools=bool(self.tools))
+        return kind if kind in self.engine.adapters else None
 
     def take_memory(self, positions: list[Position]) -> tuple[SavedRow | None, list[Position]]:
         """Hand over the memory of the first wanted positions, and the positions that are still to be run."""
-        if self._remembered_adapted != self.adapted:
+        if self._remembered_adapter != self.adapter:
             self.drop_memory()
-            self._remembered_adapted = self.adapted
+            self._remembered_adapter = self.adapter
         if not self._remembered:
             self._saved, self._remembered = self.engine.system_turns.recall(self._system_turn, positions)
         shared = 0

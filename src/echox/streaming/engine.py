@@ -81,7 +81,7 @@ class Engine:
         trigger: decides where segments end.
         compile: compile the steps that write text; on a GPU they become one graph. The first steps then take a minute.
         turn_head: judges whether a question is complete; None: nothing does.
-        tool_adapter: that the language model has where it reads of tools; None: it needs none.
+        adapters: of the language model, by kind of conversation (`models.echox.conversation_adapters`); None: none.
 
     Raises:
         ValueError: parts that do not belong together, or a language model that cannot be compiled.
@@ -94,7 +94,7 @@ class Engine:
         trigger: Trigger,
         compile: bool = False,
         turn_head: Callable[[Tensor], float] | None = None,
-        tool_adapter: LeanAdapter | None = None,
+        adapters: Mapping[str, LeanAdapter] | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -105,7 +105,7 @@ class Engine:
         audio_token = self.tokenizer.convert_ids_to_tokens(self._audio_token_id)
         self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
         self.trigger = trigger
-        self.turn_head, self.tool_adapter = turn_head, tool_adapter
+        self.turn_head, self.adapters = turn_head, dict(adapters or {})
         self.vocoder, self.unit_language = self._speech_parts()
         self._retokenizer = self._checked_retokenizer()
         self.device = next(model.parameters()).device
@@ -132,16 +132,16 @@ class Engine:
         # Small Llamas lose more time around their matrix products than in them.
         self._lean_weights: LeanWeights | None = None
         if is_plain(decoder) and (compile or fits_fused(decoder)):
-            self._lean_weights = LeanWeights(decoder, tool_adapter)
+            self._lean_weights = LeanWeights(decoder, self.adapters)
         elif compile:
             raise ValueError("compile: expected a plain Llama as language model, found another kind; leave it out")
-        if self._lean_weights is None and tool_adapter is not None:
+        if self._lean_weights is None and self.adapters:
             warnings.warn(
-                "the tool adapter is left out, since only a small plain Llama can have it beside its weights: calls of "
-                "tools will be worse than they could be",
+                f"adapters ({', '.join(self.adapters)}) are left out, since only a small plain Llama can have them "
+                "beside its weights: replies will be worse than they could be",
                 stacklevel=2,
             )
-            self.tool_adapter = None
+            self.adapters = {}
         self._step = compiled_step(self._lean_weights) if compile and self._lean_weights is not None else None
 
     def _eos_ids(self) -> frozenset[int]:
@@ -329,14 +329,15 @@ class Engine:
         num_tokens = int(self._lm.config.get_text_config().vocab_size)
         return CallGrammars(backend, form, num_tokens, self.eos_ids, before)
 
-    def prepare_tools(self) -> None:
-        """Read the tool adapter now, and not for the first conversation with tools.
+    def read_adapters(self) -> None:
+        """Read the conversation adapters now, and not for the first conversation that needs one.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: one is damaged.
         """
         if self._lean_weights is not None:
-            self._lean_weights.read_adapter()
+            for kind in self.adapters:
+                self._lean_weights.read_adapter(kind)
 
     def call_constraint(self, use: ToolUse) -> CallConstraint:
         """The constraint of a new reply; the first one for these tools takes up to a second.

@@ -9,7 +9,7 @@ Its rows are independent: each has its own number of positions, may join or leav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeGuard
 
 import torch
@@ -34,10 +34,10 @@ class LeanWeights:
 
     Args:
         backbone: the model; small layers are copied here, so it must not change while this is in use.
-        adapter: that some rows have; None: there is none.
+        adapters: that rows may have, one each, by name; None: there are none.
     """
 
-    def __init__(self, backbone: LlamaModel, adapter: LeanAdapter | None = None) -> None:
+    def __init__(self, backbone: LlamaModel, adapters: Mapping[str, LeanAdapter] | None = None) -> None:
         config = backbone.config
         self.width = config.hidden_size
         self.heads = config.num_attention_heads
@@ -48,18 +48,18 @@ class LeanWeights:
         layers = _layers(backbone)
         self.head_width: int = layers[0].self_attn.head_dim
         self.layers = [_LeanLayer(layer) for layer in layers]
-        self.adapter = adapter
-        self._added: list[dict[str, LowRankMap]] = []  # of the adapter, once it is read
+        self.adapters = dict(adapters or {})
+        self._added: dict[str, list[dict[str, LowRankMap]]] = {}  # of each adapter, once it is read
 
-    def read_adapter(self) -> list[dict[str, LowRankMap]]:
-        """What the adapter adds, by layer and map; read at the first call. Empty where there is none.
+    def read_adapter(self, name: str) -> list[dict[str, LowRankMap]]:
+        """What an adapter adds, by layer and map; read at the first call.
 
         Raises:
             ValueError: as `LeanAdapter.layers`.
         """
-        if self.adapter is not None and not self._added:
-            self._added = self.adapter.layers(self.final_norm)
-        return self._added
+        if name not in self._added:
+            self._added[name] = self.adapters[name].layers(self.final_norm)
+        return self._added[name]
 
     def run(
         self,
@@ -68,7 +68,7 @@ class LeanWeights:
         sin: Tensor,
         mask: Tensor | None,
         update_cache: UpdateCache,
-        adapted: Tensor | None = None,
+        adapted: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """All layers.
 
@@ -79,20 +79,22 @@ class LeanWeights:
             mask: to broadcast over (B, heads, n, L), True where a position may be seen; None for everywhere.
             update_cache: function of a layer's number and keys and values (B, n, key heads, head width) of the inputs;
                 it stores them and returns all keys and values to attend to, (B, key heads, L, head width) both.
-            adapted: (B, 1) bool, which rows have the adapter; None: none has it.
+            adapted: (B, 1) bool by adapter, which rows have it; None: none has any.
 
         Returns:
             (B, n, D), after the final norm.
         """
         batch, count, width = inputs.shape
         x = inputs.reshape(batch * count, width)
-        chosen, added = None, []
-        if adapted is not None:
-            chosen, added = adapted.repeat_interleave(count, 0), self.read_adapter()
+        chosen = [
+            (rows.repeat_interleave(count, 0), self.read_adapter(adapter)) for adapter, rows in (adapted or {}).items()
+        ]
 
         def apply(number: int, name: str, x: Tensor) -> Tensor:
             output: Tensor = getattr(self.layers[number], name)(x)
-            return output if chosen is None else torch.where(chosen, output + added[number][name](x), output)
+            for rows, added in chosen:
+                output = torch.where(rows, output + added[number][name](x), output)
+            return output
 
         for number, layer in enumerate(self.layers):
             joint = apply(number, "qkv", F.rms_norm(x, (width,), layer.norm_in, self.eps))
@@ -123,7 +125,7 @@ class LeanSteps:
     def __init__(self, weights: LeanWeights | LlamaModel, rows: int = 0, capacity: int = 256) -> None:
         self.weights = weights if isinstance(weights, LeanWeights) else LeanWeights(weights)
         self.lengths = [0] * rows
-        self.adapted = [False] * rows
+        self.adapters: list[str | None] = [None] * rows
         own = self.weights
         self.memory = own.final_norm.new_zeros(
             len(own.layers), 2, max(1, rows), own.key_heads, capacity, own.head_width
@@ -161,20 +163,29 @@ class LeanSteps:
         self.lengths[rows] = [start + (count if counts is None else counts[row]) for row, start in enumerate(starts)]
         return hidden
 
-    def _adapted(self, rows: slice) -> Tensor | None:
-        """(B, 1) bool: which of these rows have the adapter; None: none of them."""
-        found = self.adapted[rows]
-        return torch.tensor(found, device=self.memory.device)[:, None] if any(found) else None
+    def _adapted(self, rows: slice) -> dict[str, Tensor]:
+        """(B, 1) bool by adapter: which of these rows have it; only those that some row has."""
+        found = self.adapters[rows]
+        return {
+            name: torch.tensor([one == name for one in found], device=self.memory.device)[:, None]
+            for name in self.weights.adapters
+            if name in found
+        }
 
-    def join(self, saved: SavedRow | None = None, adapted: bool = False) -> int:
+    def join(self, saved: SavedRow | None = None, adapter: str | None = None) -> int:
         """Add a row at the end, empty or from a saved one; returns its number.
 
         Args:
-            saved: of a row that was `adapted` likewise.
-            adapted: it has the adapter of the weights.
+            saved: of a row with the same adapter.
+            adapter: the one of the weights that it has; None: none.
+
+        Raises:
+            ValueError: the weights have no such adapter.
         """
+        if adapter is not None and adapter not in self.weights.adapters:
+            raise ValueError(f"adapter: expected one of {list(self.weights.adapters)} or None, found {adapter!r}")
         row = len(self.lengths)
-        self.adapted.append(adapted)
+        self.adapters.append(adapter)
         if row == self.memory.shape[2]:
             self.memory = F.pad(self.memory, (0, 0, 0, 0, 0, 0, 0, row))
         self.lengths.append(0)
@@ -201,9 +212,9 @@ class LeanSteps:
         if row != last:
             held = self.lengths[last]
             self.memory[:, :, row, :, :held] = self.memory[:, :, last, :, :held]
-            self.lengths[row], self.adapted[row] = held, self.adapted[last]
+            self.lengths[row], self.adapters[row] = held, self.adapters[last]
         self.lengths.pop()
-        self.adapted.pop()
+        self.adapters.pop()
         return last
 
     def clear(self, row: int) -> None:
@@ -219,7 +230,7 @@ class LeanSteps:
         """Keep only these rows (indices, ascending), so that finished rows cost no more time."""
         self.memory = self.memory[:, :, rows]
         self.lengths = [self.lengths[row] for row in rows.tolist()]
-        self.adapted = [self.adapted[row] for row in rows.tolist()]
+        self.adapters = [self.adapters[row] for row in rows.tolist()]
 
     def _positions(
         self, starts: Sequence[int], count: int

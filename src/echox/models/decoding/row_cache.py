@@ -101,14 +101,14 @@ class RowCache(Cache):
         for place, count in enumerate(counts, self.rows.start):
             self.lengths[place] += count
 
-    def join(self, saved: SavedRow | None = None, adapted: bool = False) -> int:
+    def join(self, saved: SavedRow | None = None, adapter: str | None = None) -> int:
         """Add a row at the end, empty or from a saved one; returns its number.
 
         Raises:
-            ValueError: `adapted`, which only `LeanSteps` can be.
+            ValueError: an adapter, which only rows of `LeanSteps` have.
         """
-        if adapted:
-            raise ValueError("adapted: expected rows without an adapter, found one with it; only LeanSteps has them")
+        if adapter is not None:
+            raise ValueError(f"adapter: expected none, found {adapter!r}; only rows of LeanSteps have one")
         self.lengths.append(0)
         self.row_capacity = _room(self.row_capacity, len(self.lengths), 1)
         row = len(self.lengths) - 1

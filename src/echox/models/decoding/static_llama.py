@@ -15,7 +15,7 @@ from torch import Tensor
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights
 from echox.models.decoding.row_cache import SavedRow
 
-Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]], Tensor]
 
 
 class StaticSteps(LeanSteps):
@@ -30,16 +30,17 @@ class StaticSteps(LeanSteps):
 
     def __init__(self, weights: LeanWeights, rows: int, capacity: int = 1024, step: Step | None = None) -> None:
         super().__init__(weights, rows, capacity)
-        self.lengths, self.adapted = [], []
+        self.lengths, self.adapters = [], []
         self._places = rows
-        weights.read_adapter()  # nothing is read inside a compiled step
+        for name in weights.adapters:
+            weights.read_adapter(name)  # nothing is read inside a compiled step
         self._step = step or static_step(weights)
         self._inputs = self.memory.new_zeros(rows, 1, weights.width)
         self._starts = torch.zeros(rows, dtype=torch.long, device=self.memory.device)
-        # With an adapter all rows compute it, so that the step has one form.
-        self._chosen = None
-        if weights.adapter is not None:
-            self._chosen = torch.zeros(rows, 1, dtype=torch.bool, device=self.memory.device)
+        # All rows compute all adapters, so that the step has one form.
+        self._chosen = {
+            name: torch.zeros(rows, 1, dtype=torch.bool, device=self.memory.device) for name in weights.adapters
+        }
 
     def advance(self, inputs: Tensor, counts: Sequence[int] | None = None, first_row: int = 0) -> Tensor:
         """See `LeanSteps.advance`."""
@@ -51,34 +52,34 @@ class StaticSteps(LeanSteps):
         # Rows outside the batch are computed too; what they write beyond their end is overwritten later.
         self._starts.copy_(torch.tensor(self.lengths + [0] * (self._places - len(self.lengths))))
         self._inputs[first_row : first_row + batch] = inputs
-        if self._chosen is not None:
-            self._chosen[: len(self.adapted), 0] = torch.tensor(self.adapted, device=self._chosen.device)
+        for name, chosen in self._chosen.items():
+            chosen[: len(self.adapters), 0] = torch.tensor([one == name for one in self.adapters], device=chosen.device)
         hidden = self._step(self._inputs, self._starts, self.memory, self.cos, self.sin, self._chosen)
         for row in range(batch):
             self.lengths[first_row + row] += 1 if counts is None else counts[row]
         return hidden[first_row : first_row + batch].clone()
 
-    def join(self, saved: SavedRow | None = None, adapted: bool = False) -> int:
+    def join(self, saved: SavedRow | None = None, adapter: str | None = None) -> int:
         """See `LeanSteps.join`.
 
         Raises:
-            ValueError: all places are taken.
+            ValueError: all places are taken, or the weights have no such adapter.
         """
         if len(self.lengths) == self._places:
             raise ValueError(f"expected at most {self._places} rows, found one more; make the steps with more places")
-        return super().join(saved, adapted)
+        return super().join(saved, adapter)
 
 
 def static_step(weights: LeanWeights) -> Step:
     """One step of all rows as a pure function.
 
     It takes inputs (R, 1, D), the position (R,) of each, the memory (layers, 2, R, heads, capacity, head width), which
-    it writes into, the tables of the rotation, and (R, 1) bool, which rows have the adapter (None: there is none); it
+    it writes into, the tables of the rotation, and (R, 1) bool by adapter, which rows have it; it
     returns the last states (R, 1, D).
     """
 
     def step(
-        inputs: Tensor, starts: Tensor, memory: Tensor, cos: Tensor, sin: Tensor, adapted: Tensor | None
+        inputs: Tensor, starts: Tensor, memory: Tensor, cos: Tensor, sin: Tensor, adapted: dict[str, Tensor]
     ) -> Tensor:
         row = torch.arange(len(inputs), device=inputs.device)
         mask = (torch.arange(memory.shape[4], device=inputs.device) <= starts[:, None])[:, None, None]

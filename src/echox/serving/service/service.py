@@ -82,7 +82,7 @@ class Service:
         self.input_rate = int(model.sampling_rate)
         self.output_rate = int(model.engine.output_sampling_rate)
         self.calls_tools = model.engine.call_grammars is not None
-        model.engine.prepare_tools()
+        model.engine.read_adapters()
         self.executor = ThreadPoolExecutor(4, "echox-audio")  # speech detection and end-of-turn model
         self.decoders = DecoderPool(self.limits.max_decoders)
         self.decoding = ThreadPoolExecutor(self.limits.max_decoders, "echox-decoding")  # one thread per decoder process

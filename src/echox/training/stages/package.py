@@ -20,9 +20,9 @@ from echox.api.loading import load_folder
 from echox.config import dump_recipe, recipe, to_dict
 from echox.files import JsonObject, folder_bytes
 from echox.models.echox.configuration_echox import EchoXConfig
+from echox.models.echox.conversation_adapters import load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tool_adapter import load_tool_adapter
 from echox.models.echox.turn_head import load_turn_head
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
@@ -47,6 +47,7 @@ class PackageParts:
         tool_adapter: output of a stage "instruct" that taught the S2T inside `echo` to call tools. What it learned is
             kept beside the weights, for conversations with tools only, and its chat template comes with it; None: the
             one inside `echo`, if it has one and `s2t` does not replace what it belongs to.
+        talk_adapter: likewise of one that taught it to talk, for conversations without tools.
         vocoder: folder of a unit vocoder; None: the one inside `echo`.
         unit_language: folder; None: the one inside `echo`.
         records: folders of the stages whose ``training_record.json`` is included, in order; of a package, those that
@@ -56,6 +57,7 @@ class PackageParts:
     echo: str
     s2t: str | None = None
     tool_adapter: str | None = None
+    talk_adapter: str | None = None
     vocoder: str | None = None
     unit_language: str | None = None
     records: list[str] = field(default_factory=list)
@@ -107,18 +109,20 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     processor = EchoXProcessor.from_pretrained(settings.parts.echo)
     if settings.parts.unit_language is not None:
         processor.unit_language = AutoUnitLanguage.from_pretrained(settings.parts.unit_language)
-    parts, head, tool_adapter = settings.parts, None, None
-    if parts.s2t is not None and parts.tool_adapter is not None:
+    parts, head, adapters = settings.parts, None, {}
+    apart = {"talk": parts.talk_adapter, "tools": parts.tool_adapter}
+    learned = {kind: folder for kind, folder in apart.items() if folder is not None}
+    if parts.s2t is not None and learned:
         raise ValueError(
-            f"parts: expected s2t or tool_adapter, found both ({parts.s2t}, {parts.tool_adapter}): a tool adapter "
+            f"parts: expected s2t or adapters, found both ({parts.s2t}, {', '.join(learned.values())}): an adapter "
             "belongs to the weights that it was trained on, those inside parts.echo"
         )
     if parts.s2t is None:
         head = load_turn_head(Path(parts.echo), model.s2t.config.hidden_size)
-        tool_adapter = load_tool_adapter(Path(parts.echo), model.s2t.language_model)
-    if parts.tool_adapter is not None:
-        tool_adapter = lora_beside(parts.tool_adapter)
-        tool_adapter.check(model.s2t.language_model)
+        adapters = load_adapters(Path(parts.echo), model.s2t.language_model)
+    for kind, folder in learned.items():
+        adapters[kind] = lora_beside(folder)
+        adapters[kind].check(model.s2t.language_model)
     if (taught := parts.tool_adapter or parts.s2t) is not None:
         template = EchoXProcessor.from_pretrained(taught).tokenizer.chat_template
         processor.tokenizer.chat_template = processor.chat_template = template
@@ -137,7 +141,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        EchoX(model, processor, settings.generation, record, settings.about, head, tool_adapter).save_pretrained(
+        EchoX(model, processor, settings.generation, record, settings.about, head, adapters).save_pretrained(
             partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
         )
         dump_recipe(settings, partial / "recipe.yaml")

@@ -1,4 +1,4 @@
-"""The tool adapter: conversations with tools have it; all others are what they were, whoever shares their round."""
+"""Conversation adapters: each kind of conversation has its own, or is what it was, whoever shares its round."""
 
 import json
 import warnings
@@ -10,7 +10,7 @@ from echox import EchoX
 from echox.api.loading import best_embedded
 from echox.data.corpora.tools.requests import taught_tools
 from echox.models.decoding.lean_adapter import LeanAdapter
-from echox.models.echox.tool_adapter import TOOL_ADAPTER_FOLDER
+from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS
 from echox.serving.protocol.limits import Limits
 from echox.serving.service.service import Service
 from echox.tool_calls.tools import Tool, ToolUse
@@ -32,9 +32,11 @@ def adapter_of(model: EchoX, seed: int = 0, std: float = 0.2) -> LeanAdapter:
     return LeanAdapter.of(weights, 1.0)
 
 
-def with_adapter() -> EchoX:
+def with_adapter(*kinds: str) -> EchoX:
+    """For these kinds of conversation, each another one."""
     plain = tool_model("qwen")
-    return EchoX(plain.model, plain.processor, plain.settings, tool_adapter=adapter_of(plain))
+    adapters = {kind: adapter_of(plain, seed) for seed, kind in enumerate(kinds or ("tools",))}
+    return EchoX(plain.model, plain.processor, plain.settings, adapters=adapters)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,15 @@ def test_speech_without_tools_is_what_it_was_bit_for_bit(plain, model):
     assert (found == want).all()
 
 
-def test_several_at_once_are_what_each_is_alone(model):
+def test_each_kind_of_conversation_has_its_own(plain, model):
+    both = with_adapter("tools", "talk")
+    assert said(both, MAY_CALL) == said(model, MAY_CALL)
+    assert said(both, NONE) == said(with_adapter("other", "talk"), NONE) != said(plain, NONE)
+
+
+@pytest.mark.parametrize("kinds", [("tools",), ("talk",), ("tools", "talk")])
+def test_several_at_once_are_what_each_is_alone(kinds):
+    model = with_adapter(*kinds)
     uses = [NONE, MAY_CALL, NONE, MAY_CALL]
 
     def submitted(use, number):
@@ -85,10 +95,13 @@ def test_several_at_once_are_what_each_is_alone(model):
     assert together == alone
 
 
+@pytest.mark.parametrize("kinds", [("tools",), ("talk",), ("tools", "talk")])
 @pytest.mark.parametrize(("first", "then"), [(MAY_CALL, NONE), (NONE, MAY_CALL)])
-def test_tools_that_come_or_go_leave_nothing_in_the_memory(first, then):
+def test_tools_that_come_or_go_leave_nothing_in_the_memory(first, then, kinds):
     """The second reply is that of a conversation whose memory is empty."""
-    kept, fresh = (with_adapter().session(seed=2, max_new_tokens=16, speak=False, system="Be brief.") for _ in range(2))
+    kept, fresh = (
+        with_adapter(*kinds).session(seed=2, max_new_tokens=16, speak=False, system="Be brief.") for _ in range(2)
+    )
     for session in (kept, fresh):
         session.tools = first
         session.reply(QUESTION)
@@ -105,29 +118,31 @@ def test_a_shared_system_turn_is_that_of_its_tools(plain):
 
 def test_it_is_saved_and_loaded(model, tmp_path):
     model.save_pretrained(tmp_path)
-    assert (tmp_path / TOOL_ADAPTER_FOLDER / "adapter_config.json").is_file()
+    assert (tmp_path / ADAPTER_FOLDERS["tools"] / "adapter_config.json").is_file()
     loaded = EchoX.from_pretrained(tmp_path, device="cpu")
-    stored = LeanAdapter.load(tmp_path / TOOL_ADAPTER_FOLDER)  # in half precision
-    same = EchoX(model.model, model.processor, model.settings, tool_adapter=stored)
+    stored = LeanAdapter.load(tmp_path / ADAPTER_FOLDERS["tools"])  # in half precision
+    same = EchoX(model.model, model.processor, model.settings, adapters={"tools": stored})
     assert said(loaded, MAY_CALL) == said(same, MAY_CALL)
     with pytest.raises(ValueError, match="finite"):
         damaged = {name: torch.full(tuple(shape), torch.nan) for name, shape in stored.shapes.items()}
-        Service(EchoX(model.model, model.processor, tool_adapter=LeanAdapter.of(damaged, 1.0)), "echox", Limits())
-    (tmp_path / TOOL_ADAPTER_FOLDER / "adapter_model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=TOOL_ADAPTER_FOLDER):
+        Service(
+            EchoX(model.model, model.processor, adapters={"tools": LeanAdapter.of(damaged, 1.0)}), "echox", Limits()
+        )
+    (tmp_path / ADAPTER_FOLDERS["tools"] / "adapter_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=ADAPTER_FOLDERS["tools"]):
         EchoX.from_pretrained(tmp_path, device="cpu")
 
 
 def test_a_model_without_it_leaves_none_in_its_folder(model, plain, tmp_path):
     model.save_pretrained(tmp_path)
     plain.save_pretrained(tmp_path)
-    assert EchoX.from_pretrained(tmp_path, device="cpu").tool_adapter is None
-    assert not (tmp_path / TOOL_ADAPTER_FOLDER).exists()
+    assert EchoX.from_pretrained(tmp_path, device="cpu").adapters == {}
+    assert not (tmp_path / ADAPTER_FOLDERS["tools"]).exists()
 
 
 def test_a_language_model_that_cannot_have_it_says_so(monkeypatch):
     monkeypatch.setattr("echox.streaming.engine.is_plain", lambda decoder: False)
-    with pytest.warns(UserWarning, match="tool adapter is left out"):
+    with pytest.warns(UserWarning, match="adapters \\(tools\\) are left out"):
         model = with_adapter()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
