@@ -34,7 +34,7 @@ from transformers.utils import logging
 
 from echox import EchoX
 from echox.evaluation.latency.probe import processor_name
-from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.scoring.records import model_fingerprint
 from echox.files import write_text
 from echox.training.records.record import environment
 
@@ -117,7 +117,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, questions: int) -> None
 def load_model(options: argparse.Namespace) -> tuple[EchoX, str]:
     """The model that ``--model`` names, on ``--device``, and the hash of its weights."""
     model = EchoX.from_pretrained(options.model, device=options.device)
-    return model, fingerprint(model.model)
+    return model, model_fingerprint(model)
 
 
 def machine(threads: object) -> dict[str, Any]:

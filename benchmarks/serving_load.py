@@ -39,7 +39,7 @@ from harness import Measured, run
 from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
-from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.scoring.records import model_fingerprint
 from echox.speech_detection import MARGIN_AFTER_S, find_speech
 
 RATE = 16000  # in: the sound comes back from `conversation.item.retrieve` bit by bit as it was heard
@@ -315,7 +315,7 @@ def measure(options: argparse.Namespace) -> Measured:
         "speculation": options.speculation,
     }
     figures = {"with": found["on"], "without": found["off"]} if len(found) > 1 else found[options.speculation]
-    return Measured({**figures, **shared}, fingerprint(model.model))
+    return Measured({**figures, **shared}, model_fingerprint(model))
 
 
 def figures_of(figures: Figures, memory_mb: list[float]) -> dict[str, Any]:

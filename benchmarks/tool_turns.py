@@ -45,7 +45,7 @@ from echox.data.corpora.tools.requests import ToolRequest, tool_requests
 from echox.data.engines.engine import Voice
 from echox.data.synthesis import create_synthesizer
 from echox.data.tool_templates import taught_template
-from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.scoring.records import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
 from echox.serving.service.service import Service
@@ -319,7 +319,7 @@ def measure(options: argparse.Namespace) -> Measured:
     figures = figures_of(turns, declared(options), errors)
     figures["tools_supported"] = model.engine.call_grammars is not None
     figures["cpu_s_per_turn"] = round((time.process_time() - began_s) / len(turns), 2)
-    return Measured(figures, fingerprint(model.model))
+    return Measured(figures, model_fingerprint(model, tools=True))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ STAGE_MODULES: dict[str, str] = {
     "replies": "echox.preparation.conversations.replies",
     "spoken_replies": "echox.preparation.conversations.speech",
     "tool_lessons": "echox.preparation.conversations.tool_lessons",
+    "talk_lessons": "echox.preparation.conversations.talk_lessons",
     "phone_units": "echox.preparation.conversations.phone_units",
     "spoken_questions": "echox.preparation.conversations.speech",
     "encoder": "echox.training.stages.hearing.encoder",

@@ -14,13 +14,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from echox.evaluation.scoring.schema import JsonObject
 from echox.files import open_journal, text_lines
+from echox.models.echox.conversation_adapters import kind_of
+
+if TYPE_CHECKING:
+    from echox.api import EchoX
 
 
 class _HasId(Protocol):
@@ -32,16 +36,26 @@ HasIdT = TypeVar("HasIdT", bound=_HasId)
 T = TypeVar("T")
 
 
-def fingerprint(module: nn.Module, *details: object) -> str:
-    """Twelve hexadecimal digits that depend on all weights of ``module`` and on the text of all details."""
+def fingerprint(module: nn.Module, *details: object, beside: Mapping[str, Tensor] | None = None) -> str:
+    """Twelve hexadecimal digits that depend on all weights of ``module``, on those beside them, and on the text of all
+    details.
+    """
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted({**module.state_dict(), **(beside or {})}.items()):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(raw.numpy().tobytes())
     for detail in details:
         digest.update(str(detail).encode())
     return digest.hexdigest()[:12]
+
+
+def model_fingerprint(model: EchoX, *details: object, tools: bool = False) -> str:
+    """`fingerprint` of a model with the adapter that it has in conversations with, or without, tools."""
+    adapter = model.adapters.get(kind_of(tools))
+    if adapter is None:
+        return fingerprint(model.model, *details)
+    return fingerprint(model.model, adapter.scale, *details, beside=adapter.tensors())
 
 
 def recorded(

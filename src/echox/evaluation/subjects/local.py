@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from echox.api import EchoX
-from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.scoring.records import model_fingerprint
 from echox.evaluation.sets.items import ChatMessage
 from echox.streaming.events import Reply
 
@@ -21,7 +21,7 @@ class LocalSubject:
 
     def __init__(self, model: EchoX, name: str = "model", folder: str | None = None) -> None:
         self.model, self.name, self.folder = model, name, folder
-        self.key = fingerprint(model.model, model.model.config.to_json_string(), model.settings)
+        self.key = model_fingerprint(model, model.model.config.to_json_string(), model.settings)
 
     def answer(self, messages: Sequence[ChatMessage], speak: bool = True) -> Reply:
         """See :class:`echox.evaluation.subjects.subject.Subject`."""
