@@ -91,3 +91,10 @@ stage package mini/package -- published_parts=null
 #     Into it, the turn head: when is a question complete? 5 CPU-min.
 stage turn_head mini/turn_head model=out/mini/package output=null -- model=nano output=out/mini/turn_head \
   "texts={corpora: {nano: 60}}" "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"
+# 12. Tools: conversations with six of them, many as this recogniser hears them; a LoRA learns from them, and stays beside the
+#     weights. 5 and 40 CPU-min. Then the folder that ships.
+stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 \
+  "hearing.voices={flite/slt: 1}" "hearing.new_voices={flite/kal: 1}"
+stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}" training.batch_size=2
+stage package_tools mini/package parts.echo=out/mini/package parts.vocoder=null parts.tool_adapter=out/mini/tools \
+  "parts.records=[out/mini/package,out/mini/tools]" output_dir=out/mini/package_tools -- published_parts=null

@@ -1,6 +1,5 @@
 """Questions chosen, answered and spoken: test sets stay out, replies are whole, nothing is done twice."""
 
-import json
 import random
 import shutil
 
@@ -11,7 +10,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from echox.audio import load_audio
 from echox.config import load_recipe
 from echox.data.corpora.everyday import everyday_requests, invented_topics, with_follow_ups
-from echox.data.corpora.tools.names import other_names
 from echox.data.manifest import Dialogue, Turn, audio_path, read_dialogues, read_utterances, write_dialogues
 from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.preparation.conversations import replies as replies_stage
@@ -341,36 +339,3 @@ def test_questions_are_spoken_by_voices_and_some_voices_only_in_evaluation(tmp_p
 def test_a_voice_is_for_training_or_for_evaluation():
     with pytest.raises(ValueError, match="flite/slt"):
         SpokenQuestionsRecipe("spoken_questions", "d", "o", {"flite/slt": 1.0}, {"flite/slt": 1.0})
-
-
-@pytest.mark.slow
-def test_tool_lessons_call_answer_and_leave_other_questions_alone(tmp_path):
-    output = tmp_path / "lessons.jsonl"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"stage: tool_lessons\noutput: {output}\nper_wording: 2\n", encoding="utf-8")
-    counts = load_recipe(recipe).run()
-    lessons = read_dialogues(output)
-    assert {split: sum(one.split == split for one in lessons) for split in counts} == counts
-    assert len({one.id for one in lessons}) == len(lessons)
-    for one in lessons:
-        system, *rest = one.turns
-        assert "Tools:\n" in system.text
-        calls = [turn.text for turn in rest if turn.role == "assistant" and "<tool>" in turn.text]
-        assert len(calls) == (0 if one.topic == "no_tool" else 1)
-        assert all(f"\n{call.split(chr(34))[3]}(" in system.text for call in calls)  # a tool that is declared
-        assert one.split != "train" or not calls or rest[-2].text.startswith("Result: ")
-    text = {split: "\n".join(one.turns[0].text for one in lessons if one.split == split) for split in counts}
-    assert "\ncurrent_time(" in text["train"] or "\nclock(" in text["train"]  # as clients with other names declare them
-    new = {one.tool.name for seed in range(30) for one in other_names("new", random.Random(seed)).values()}
-    assert not any(f"\n{name}(" in text["train"] for name in new)
-    assert any(f"\n{name}(" in text["heldout"] for name in new)
-    renamed = [one for one in lessons if (one.topic or "").startswith("renamed/")]
-    assert {one.split for one in renamed} == {"validation", "heldout"}
-    for one in renamed:
-        name = one.turns[-1].text.split(chr(34))[3]
-        declared = next(line for line in one.turns[0].text.splitlines() if line.startswith(f"{name}("))
-        arguments = json.loads(one.turns[-1].text.partition("<tool>")[2])["arguments"]
-        assert all(f"{parameter}: " in declared for parameter in arguments)
-    before = output.read_bytes()
-    load_recipe(recipe).run()
-    assert output.read_bytes() == before

@@ -16,7 +16,7 @@ import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Template
+from jinja2 import Environment, Template
 
 from echox.data.chat_templates import FAMILIES, NO_THOUGHT, OPENED, SAID, TurnMarkers
 from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE
@@ -79,6 +79,7 @@ _CHATML = ToolForm(
     tool_role="user",
     joins_outputs=True,
 )
+_CALL = '<tool>{"name": "'
 _SIGNATURES = ToolForm(
     "",
     "",
@@ -92,7 +93,7 @@ _SIGNATURES = ToolForm(
     "{{- (', ' if not loop.first else '') + name + ': ' + kind(schema) -}}{%- endfor -%}"
     "{{- ')' + (': ' + one['description'] if one['description'] else '') -}}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
     "{%- macro called(text, calls) -%}{{- text -}}{%- for call in calls -%}"
-    "{{- (' ' if text or not loop.first else '') + '<tool>{\"name\": \"' + call['function']['name'] "
+    "{{- (' ' if text or not loop.first else '') + '" + _CALL + "' + call['function']['name'] "
     "+ '\", \"arguments\": ' + (call['function']['arguments'] | tojson) + '}' -}}{%- endfor -%}{%- endmacro -%}"
     "{%- macro output(content) -%}{{- 'Result: ' + content -}}{%- endmacro -%}",
     tool_role="user",
@@ -202,15 +203,25 @@ def calls_text(text: str, calls: Sequence[ToolCall]) -> str:
     return _macro("called(text, calls)", text=text, calls=[call.for_template() for call in calls])
 
 
+def has_call(reply: str) -> bool:
+    """Whether a reply that `taught_template` writes holds a call."""
+    return _CALL in reply
+
+
 def output_text(content: str) -> str:
     """The turn with the output of a tool, as `taught_template` writes it; it is a user's."""
     return _macro("output(content)", content=content)
 
 
 def _macro(expression: str, **variables: object) -> str:
-    found = Template(_SIGNATURES.macros + "{{- " + expression + " -}}")
-    found.environment.filters["tojson"] = json.dumps  # as transformers has it: no escapes of HTML
-    return found.render(**variables)
+    return _compiled(expression).render(**variables)
+
+
+@functools.cache
+def _compiled(expression: str) -> Template:
+    environment = Environment()
+    environment.filters["tojson"] = json.dumps  # as transformers has it: no escapes of HTML; before it is compiled
+    return environment.from_string(_SIGNATURES.macros + "{{- " + expression + " -}}")
 
 
 def _form_in_turns(form: ToolForm) -> str:

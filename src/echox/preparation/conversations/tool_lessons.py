@@ -1,33 +1,42 @@
 """Stage "tool_lessons": typed lessons from which stage "instruct" teaches a finished model to call tools.
 
-Each lesson is a conversation whose system turn declares some of the tools: a request, the reply that calls a tool, its
-output, and the answer; or a question that wants no tool, and its reply. They are written out as the model's template
-with tools will write them (`data.tool_templates.taught_template`), so to training they are texts.
+Each lesson is a conversation of one or several exchanges whose system turn declares tools: requests, the reply that
+calls a tool, its output (an error too), the answer; requests whose tool is not declared; and questions that want no
+tool, in between. They are written out as the model's template with tools will write them
+(`data.tool_templates.taught_template`), so to training they are texts.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from echox.config import dump_recipe, recipe
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.corpora.tools.names import NamedTool, other_names, taught_names
-from echox.data.corpora.tools.requests import SPLITS, ToolRequest, system_prompts, tool_requests
+from echox.data.corpora.tools.requests import SPLITS, ToolRequest, failed, system_prompts, tool_requests
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.tool_templates import calls_text, output_text, tools_text
+from echox.preparation.conversations.heard_requests import HearingConfig, heard_requests
 from echox.tool_calls.tools import Tool
 
 NO_TOOL = "no_tool"
 """Topic of questions that want no tool."""
-_ALL_TOOLS, _FEW_TOOLS = 0.4, 3
+_ALL_TOOLS, _FEW_TOOLS = 0.75, 4
 """Share of lessons in which all tools are declared; in the others so many at most: they are read sooner."""
 _OTHER_NAMES = 0.5
 """Share of the lessons of training in which tools and parameters have other names, as with other clients."""
-
-_AS_HEARD = 0.2
+_FAILS = 0.1
+"""Share of the calls whose tool returns an error."""
+_UNDECLARED = 0.3
+"""Of the requests of a lesson that declares few tools, and not theirs: the share that is asked all the same."""
+_AS_HEARD = 0.1
 """Share of the requests of training without capitals and marks."""
+_REPLY_WORDS = 22
+"""Questions with longer replies are left out where shorter ones suffice: they are most of a lesson's cost."""
+_BEFORE = 4
+"""Exchanges before the request of a late call, in lessons for figures, at most."""
 
 
 @recipe("tool_lessons")
@@ -36,12 +45,17 @@ class ToolLessonsRecipe:
     """Recipe of stage "tool_lessons" (it has `run`, not `build`).
 
     Attributes:
-        output: manifest to write; split "heldout" is for figures. Topics: "call/..." and "reply/..." by tool (then
-            "/new": a value that training has not), "renamed/..." (names that training has not), "no_tool".
+        output: manifest to write. Split "train" has conversations, of topic "talk". In the others ("heldout" is for
+            figures) the last turn is what counts, by topic: "call/..." and "reply/..." by tool (then "/new": a value
+            that training has not), "error/..." (how an error is answered), "renamed/..." (names that training has
+            not), "late/..." (a call late in a conversation), "late_renamed/...", "heard/..." (as a model hears it),
+            "undeclared/...", "no_tool", "late_no_tool".
         others: manifests of dialogues with the model's own replies (stage "replies"), whose first question wants no
             tool; empty: the nano corpus.
-        per_wording: requests of each wording for training, with other values; a quarter of them for other splits.
-        no_tool: questions that want no tool, as a share of the requests.
+        per_wording: requests of each wording for training, with other values; of the other splits a tenth.
+        exchanges: how many a lesson has, and the weight of that.
+        no_tool: share of the exchanges that want no tool.
+        hearing: who speaks some of the requests, and who hears them; null: all are as they are written.
         seed: decides values, tools and questions.
     """
 
@@ -49,32 +63,180 @@ class ToolLessonsRecipe:
     output: str
     others: list[str] = field(default_factory=list)
     per_wording: int = 12
-    no_tool: float = 0.5
+    exchanges: dict[int, float] = field(default_factory=lambda: {1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 1})
+    no_tool: float = 0.35
+    hearing: HearingConfig | None = None
     seed: int = 0
 
     def run(self) -> dict[str, float]:
         """Writes the manifest; returns how many dialogues each split has.
 
         Raises:
-            ValueError: a manifest cannot be read, or holds no question.
+            ValueError: a manifest cannot be read, or holds no question; no such model or voice.
         """
         rng = random.Random(f"tool lessons {self.seed}")
         found = [dialogue for path in self.others for dialogue in read_dialogues(path)] or build_dialogues(self.seed)
         lessons: list[Dialogue] = []
         for split in SPLITS:
-            count = self.per_wording if split == "train" else max(1, self.per_wording // 4)
+            count = self.per_wording if split == "train" else max(1, self.per_wording // 10)
             requests = tool_requests(split, count, self.seed)
-            for number, request in enumerate(requests):
-                lessons += _lessons(f"{split[0]}{number:04d}", request, _names(split, rng), rng)
-                if split != "train":
-                    lessons.append(_renamed(f"{split[0]}{number:04d}-n", request, rng))
-            wanted = _questions(found, "train" if split == "train" else "heldout", split, rng)
-            for number, (question, reply) in enumerate(wanted[: round(self.no_tool * len(requests))]):
-                turns = (_system(_some(_names(split, rng), None, rng), rng), question, reply)
-                lessons.append(Dialogue(f"o{split[0]}{number:04d}", turns, split, topic=NO_TOOL))
+            spoken = self._spoken(requests, rng)
+            questions = _Questions(found, split, rng)
+            if split == "train":
+                lessons += self._conversations(requests, spoken, questions, rng)
+            else:
+                lessons += _for_figures(requests, list(spoken.values()), questions, rng)
         write_dialogues(self.output, lessons)
         dump_recipe(self, Path(self.output).with_suffix(".yaml"))
         return {split: float(sum(one.split == split for one in lessons)) for split in SPLITS}
+
+    def _spoken(self, requests: list[ToolRequest], rng: random.Random) -> dict[ToolRequest, ToolRequest]:
+        if self.hearing is None:
+            return {}
+        output = Path(self.output)
+        return heard_requests(requests, self.hearing, output.with_name(f".{output.stem}_heard_journal.jsonl"), rng)
+
+    def _conversations(
+        self,
+        requests: list[ToolRequest],
+        spoken: dict[ToolRequest, ToolRequest],
+        questions: _Questions,
+        rng: random.Random,
+    ) -> list[Dialogue]:
+        """Lessons of training: all requests, in random order."""
+        left = [spoken.get(one) or _varied(one, rng) for one in rng.sample(requests, len(requests))]
+        lessons: list[Dialogue] = []
+        while left:
+            talk = _Talk(_names("train", rng), rng)
+            (length,) = rng.choices(list(self.exchanges), list(self.exchanges.values()))
+            for _ in range(length):
+                if rng.random() < self.no_tool or not left:
+                    talk.add(*questions.next())
+                else:
+                    talk.ask(left.pop())
+            lessons.append(talk.dialogue(f"t{len(lessons):04d}", "train", "talk"))
+        return lessons
+
+
+class _Questions:
+    """First questions with their replies, of one split, in random order and again; each other split has its own."""
+
+    def __init__(self, dialogues: list[Dialogue], split: str, rng: random.Random) -> None:
+        source = "train" if split == "train" else "heldout"
+        found: list[tuple[Turn, Turn]] = []
+        for dialogue in dialogues:
+            turns = [turn for turn in dialogue.turns if turn.role != "system"]
+            if dialogue.split == source and len(turns) > 1 and not (dialogue.topic or "").startswith("times"):
+                found.append((Turn("user", turns[0].text), Turn("assistant", turns[1].text)))
+        if not found:
+            raise ValueError(f"others: expected dialogues of split {source} with a question and its reply, found none")
+        short = [one for one in found if len((one[1].text or "").split()) <= _REPLY_WORDS] or found
+        shuffled = rng.sample(short, len(short))
+        self._all = shuffled if split == "train" else shuffled[SPLITS.index(split) - 1 :: 2] or shuffled
+        self._given = 0
+
+    def next(self) -> tuple[Turn, Turn]:
+        """The next question and its reply."""
+        self._given += 1
+        return self._all[(self._given - 1) % len(self._all)]
+
+
+class _Talk:
+    """A conversation that grows.
+
+    Args:
+        names: the tools as the client declares them.
+        rng: decides which of them it declares, the system prompt, and which calls fail.
+        needed: a tool that is declared for sure, by the name that it is taught with.
+    """
+
+    def __init__(self, names: dict[str, NamedTool], rng: random.Random, needed: str | None = None) -> None:
+        self.names, self.rng = names, rng
+        count = len(names) if rng.random() < _ALL_TOOLS else rng.randint(1, _FEW_TOOLS)
+        order = sorted(rng.sample(list(names), len(names)), key=lambda name: name != needed)[:count]
+        self.declared = rng.sample(order, count)
+        self.turns: list[Turn] = []
+
+    def add(self, *turns: Turn) -> None:
+        """Turns as they are."""
+        self.turns += turns
+
+    def ask(self, request: ToolRequest) -> None:
+        """A request, the call, its output, the answer; or, if its tool is not declared, perhaps only words."""
+        if request.call.name not in self.declared:
+            if self.rng.random() < _UNDECLARED:
+                self.add(Turn("user", request.text), Turn("assistant", request.without))
+                return
+            self.declared.append(request.call.name)
+        self.call(request)
+        self.answer(failed(request, self.rng) if self.rng.random() < _FAILS else request)
+
+    def call(self, request: ToolRequest) -> None:
+        """A request and the call."""
+        call = self.names[request.call.name].call(request.call)
+        self.add(Turn("user", request.text), Turn("assistant", calls_text(request.lead_in, [call])))
+
+    def answer(self, request: ToolRequest) -> None:
+        """The output and what is said then."""
+        self.add(Turn("user", output_text(request.output)), Turn("assistant", request.reply))
+
+    def dialogue(self, name: str, split: str, topic: str) -> Dialogue:
+        """The conversation so far."""
+        tools: list[Tool] = [self.names[name].tool for name in self.declared]
+        system = Turn("system", tools_text(tools, self.rng.choice(system_prompts())))
+        return Dialogue(name, (system, *self.turns), split, topic=topic)
+
+
+def _for_figures(
+    requests: list[ToolRequest], spoken: list[ToolRequest], questions: _Questions, rng: random.Random
+) -> list[Dialogue]:
+    """Lessons whose last reply counts."""
+    split = requests[0].split
+    lessons: list[Dialogue] = []
+
+    def add(talk: _Talk, topic: str) -> None:
+        lessons.append(talk.dialogue(f"{split[0]}{len(lessons):04d}", split, topic))
+
+    def before(talk: _Talk) -> _Talk:
+        for _ in range(rng.randint(2, _BEFORE)):
+            if rng.random() < 0.3:  # as often as in a conversation that is about tools
+                talk.add(*questions.next())
+            else:
+                talk.ask(rng.choice(requests))
+        return talk
+
+    for number, request in enumerate(requests):
+        tool = request.call.name
+        kinds = {
+            "call": _Talk(_names(split, rng), rng, tool),
+            "renamed": _Talk(other_names("new", rng), rng, tool),
+            "late": before(_Talk(_names(split, rng), rng, tool)),
+            "late_renamed": before(_Talk(other_names("new", rng), rng, tool)),
+        }
+        for kind, talk in kinds.items():
+            talk.call(request)
+            add(talk, f"{kind}/{tool}" + ("/new" if request.new else ""))
+        if number % 2 == 0:
+            kind = "error" if number % 4 else "reply"
+            talk = _Talk(_names(split, rng), rng, tool)
+            talk.call(request)
+            talk.answer(failed(request, rng) if kind == "error" else request)
+            add(talk, f"{kind}/{tool}")
+            talk = _Talk({name: one for name, one in _names(split, rng).items() if name != tool}, rng)
+            talk.add(Turn("user", request.text), Turn("assistant", request.without))
+            add(talk, f"undeclared/{tool}")
+        if number % 3 == 0:
+            for kind, talk in (
+                (NO_TOOL, _Talk(_names(split, rng), rng)),
+                (f"late_{NO_TOOL}", before(_Talk(_names(split, rng), rng))),
+            ):
+                talk.add(*questions.next())
+                add(talk, kind)
+    for request in spoken:
+        talk = _Talk(_names(split, rng), rng, request.call.name)
+        talk.call(request)
+        add(talk, f"heard/{request.call.name}")
+    return lessons
 
 
 def _names(split: str, rng: random.Random) -> dict[str, NamedTool]:
@@ -82,53 +244,6 @@ def _names(split: str, rng: random.Random) -> dict[str, NamedTool]:
     return other_names("known", rng) if split == "train" and rng.random() < _OTHER_NAMES else taught_names()
 
 
-def _lessons(name: str, request: ToolRequest, names: dict[str, NamedTool], rng: random.Random) -> list[Dialogue]:
-    """The whole conversation; for figures as two, so that the call is a last reply too."""
-    asked = _asked(request, names, rng)
-    whole = (*asked, Turn("user", output_text(request.output)), Turn("assistant", request.reply))
-    topic = request.call.name + ("/new" if request.new else "")
-    answered = Dialogue(f"{name}-r", whole, request.split, topic=f"reply/{topic}")
-    if request.split == "train":
-        return [answered]
-    return [Dialogue(name, asked, request.split, topic=f"call/{topic}"), answered]
-
-
-def _renamed(name: str, request: ToolRequest, rng: random.Random) -> Dialogue:
-    """The request where the tools have names that no lesson of training has."""
-    return Dialogue(
-        name, _asked(request, other_names("new", rng), rng), request.split, topic=f"renamed/{request.call.name}"
-    )
-
-
-def _asked(request: ToolRequest, names: dict[str, NamedTool], rng: random.Random) -> tuple[Turn, Turn, Turn]:
-    """System turn, request and call."""
-    system = _system(_some(names, request.call.name, rng), rng)
-    call = names[request.call.name].call(request.call)
-    said = request.text
-    if request.split == "train" and rng.random() < _AS_HEARD:
-        said = said.lower().rstrip(".?")
-    return system, Turn("user", said), Turn("assistant", calls_text(request.lead_in, [call]))
-
-
-def _system(tools: list[Tool], rng: random.Random) -> Turn:
-    return Turn("system", tools_text(tools, rng.choice(system_prompts())))
-
-
-def _some(names: dict[str, NamedTool], needed: str | None, rng: random.Random) -> list[Tool]:
-    """All tools, or some with the one that is needed, in random order."""
-    count = len(names) if rng.random() < _ALL_TOOLS else rng.randint(1, _FEW_TOOLS)
-    order = sorted(rng.sample(list(names), len(names)), key=lambda name: name != needed)[:count]
-    return [names[name].tool for name in rng.sample(order, count)]
-
-
-def _questions(dialogues: list[Dialogue], split: str, place: str, rng: random.Random) -> list[tuple[Turn, Turn]]:
-    """First questions with their replies, of one split, in random order; each place takes other held-out ones."""
-    found: list[tuple[Turn, Turn]] = []
-    for dialogue in dialogues:
-        turns = [turn for turn in dialogue.turns if turn.role != "system"]
-        if dialogue.split == split and len(turns) > 1 and not (dialogue.topic or "").startswith("times"):
-            found.append((Turn("user", turns[0].text), Turn("assistant", turns[1].text)))
-    if not found:
-        raise ValueError(f"others: expected dialogues of split {split} with a question and its reply, found none")
-    shuffled = rng.sample(found, len(found))
-    return shuffled if split == "train" else shuffled[SPLITS.index(place) - 1 :: 2]
+def _varied(request: ToolRequest, rng: random.Random) -> ToolRequest:
+    """A written request of training, as people write in haste."""
+    return replace(request, text=request.text.lower().rstrip(".?")) if rng.random() < _AS_HEARD else request

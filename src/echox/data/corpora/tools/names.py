@@ -17,6 +17,8 @@ from echox.files import JsonObject, packaged_yaml
 from echox.tool_calls.tools import Tool, ToolCall
 
 KINDS = ("known", "new")
+_MADE = 0.15
+"""Share of the tools of other clients in training whose names say nothing: only descriptions tell what they do."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,21 @@ def other_names(kind: str, rng: random.Random) -> dict[str, NamedTool]:
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, found {kind!r}")
-    return {tool.name: _renamed(tool, _content()[tool.name], kind, rng) for tool in taught_tools()}
+    made = rng.sample(_content()["made"], len(taught_tools())) if kind == "known" else []
+    found: dict[str, NamedTool] = {}
+    for number, tool in enumerate(taught_tools()):
+        says_nothing = made[number] if made and rng.random() < _MADE else None
+        found[tool.name] = _renamed(tool, _content()["tools"][tool.name], kind, says_nothing, rng)
+    return found
 
 
-def _renamed(tool: Tool, choices: JsonObject, kind: str, rng: random.Random) -> NamedTool:
+def _renamed(tool: Tool, choices: JsonObject, kind: str, says_nothing: str | None, rng: random.Random) -> NamedTool:
     names = {name: rng.choice(choices["parameters"][name][kind]) for name in _properties(tool)}
     schema = tool_schema({names[name]: one for name, one in _properties(tool).items()})
-    declared = Tool(rng.choice(choices[kind]), rng.choice(choices["descriptions"]), json.dumps(schema))
-    return NamedTool(declared, names)
+    name, descriptions = rng.choice(choices[kind]), choices["descriptions"][kind]
+    if says_nothing is not None:
+        name, descriptions = says_nothing, [one for one in descriptions if one]
+    return NamedTool(Tool(name, rng.choice(descriptions), json.dumps(schema)), names)
 
 
 def _properties(tool: Tool) -> JsonObject:
@@ -71,5 +80,4 @@ def _properties(tool: Tool) -> JsonObject:
 
 @functools.cache
 def _content() -> JsonObject:
-    tools: JsonObject = packaged_yaml("echox.data.corpora.tools", "names.yaml")["tools"]
-    return tools
+    return packaged_yaml("echox.data.corpora.tools", "names.yaml")

@@ -11,7 +11,8 @@ import operator
 import random
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from num2words import num2words
 
@@ -36,6 +37,7 @@ class ToolRequest:
         lead_in: what it says before the call; "": nothing.
         output: what the tool returns.
         reply: what the model says then.
+        without: what it says instead where the tool is not declared.
         split: "train", "validation" or "heldout": of the wording.
         new: a value in it is in no training request.
     """
@@ -45,6 +47,7 @@ class ToolRequest:
     lead_in: str
     output: str
     reply: str
+    without: str
     split: str
     new: bool = False
 
@@ -78,13 +81,25 @@ def tool_requests(split: str, per_wording: int, seed: int = 0) -> list[ToolReque
     ]
 
 
+def failed(request: ToolRequest, rng: random.Random) -> ToolRequest:
+    """The request whose tool returns an error, and how that is answered; messages of held-out requests are new."""
+    errors = _content()["errors"]
+    messages = errors["messages"]["known" if request.split == "train" else "new"]
+    if rng.random() < 1 / (1 + len(messages)):
+        output, reply = errors["empty"]
+        return replace(request, output=output, reply=reply)
+    message = rng.choice(messages)
+    output = rng.choice(errors["outputs"]).format(message=message)
+    return replace(request, output=output, reply=errors["reply"].format(message=message))
+
+
 def system_prompts() -> list[str]:
     """System prompts of training, "" among them."""
     return list(_content()["slots"]["system"]["known"])
 
 
 def _request(tool: JsonObject, wording: str, split: str, new: bool, rng: random.Random) -> ToolRequest:
-    values = _values(new, rng)
+    values = _values(split, new, rng)
     in_words = rng.random() < _SPOKEN_NUMBERS
     said = {
         name: num2words(value).replace("-", " ") if in_words and isinstance(value, int) else value
@@ -100,19 +115,26 @@ def _request(tool: JsonObject, wording: str, split: str, new: bool, rng: random.
         tool["lead_in"],
         tool["output"].format(**values),
         tool["reply"].format(**values, **words),
+        tool["without"],
         split,
         new and bool(gaps & _with_new_values()),
     )
 
 
-def _values(new: bool, rng: random.Random) -> dict[str, str | int]:
+def _values(split: str, new: bool, rng: random.Random) -> dict[str, str | int]:
     """A value for every gap of a wording."""
+
+    def of(choices: JsonObject) -> Any:
+        found = choices["new"] if new and "new" in choices else choices["known"]
+        # The order of what is drawn from decides what is: held-out requests stay as they were.
+        return found if split != "train" or "more" not in choices else _together(found, choices["more"])
+
     values: dict[str, str | int] = {name: rng.randint(1, largest) for name, largest in _LARGEST.items()}
     for name, choices in _content()["slots"].items():
         if name == "fact":
             continue
-        values[name] = rng.choice(choices["new"] if new and "new" in choices else choices["known"])
-    facts = _content()["slots"]["fact"]["new" if new else "known"]
+        values[name] = rng.choice(of(choices))
+    facts = of(_content()["slots"]["fact"])
     values["subject"] = rng.choice(list(facts))
     values["fact"] = facts[values["subject"]]
     first, second = int(values["first"]), int(values["second"])
@@ -122,6 +144,11 @@ def _values(new: bool, rng: random.Random) -> dict[str, str | int]:
         second = 1 + second % 12
     values |= {"first": first, "second": second, "result": _OPERATIONS[str(values["operation"])](first, second)}
     return values
+
+
+def _together(some: Any, more: Any) -> Any:
+    """Two lists, or two objects, as one."""
+    return {**some, **more} if isinstance(some, dict) else [*some, *more]
 
 
 def _is_number(value: object) -> bool:

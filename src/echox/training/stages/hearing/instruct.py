@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue
 from echox.data.scoring import same_words
-from echox.data.tool_templates import taught_template
+from echox.data.tool_templates import has_call, taught_template
 from echox.data.tower_features import TowerFeatures
 from echox.files import save_model
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -263,14 +263,21 @@ class InstructStage:
         return replace(dialogue, turns=tuple(turns))
 
     def evaluate(self) -> dict[str, float]:
-        """Fraction of exact greedy replies to the lessons' validation dialogues, all together and by topic."""
+        """Fraction of exact greedy replies to the lessons' validation dialogues, all together and by topic.
+
+        With `model.tools`: also the fraction that calls a tool of those where the lesson calls none.
+        """
         replies = answer_dialogues(self.model.language_model, self.tokenizer, self.evaluation_items)
         right: dict[str, list[bool]] = defaultdict(list)
+        needless: list[bool] = []
         for dialogue, reply in zip(self.evaluation_items, replies, strict=True):
             right[dialogue.topic or "none"].append(same_words(dialogue.turns[-1].text or "", reply))
+            if self.recipe.model.tools and not has_call(dialogue.turns[-1].text or ""):
+                needless.append(has_call(reply))
         topics = {f"exact/{topic}": sum(found) / len(found) for topic, found in sorted(right.items())}
         exact = sum(map(sum, right.values())) / max(1, len(self.evaluation_items))
-        return {"exact_validation": exact, **topics}
+        called = {"called_without_need": sum(needless) / len(needless)} if needless else {}
+        return {"exact_validation": exact, **called, **topics}
 
     def save(self, folder: Path) -> None:
         """Merged weights that load with transformers alone, the LoRA beside them, the processor."""
