@@ -27,8 +27,8 @@ from echox.data.scoring import same_words
 from echox.data.synthesis import create_synthesizer
 from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.scoring.nano import contains_words
-from echox.evaluation.scoring.records import model_fingerprint
 from echox.evaluation.sets.nano import nano_questions
+from echox.evaluation.subjects.local import model_fingerprint
 
 QUESTIONS = 200
 """Of nano's held-out ones, as they are asked in task nano-questions."""

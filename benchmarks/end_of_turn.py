@@ -33,7 +33,7 @@ from echox.data.engines.engine import Voice
 from echox.data.manifest import read_dialogues
 from echox.data.pauses import PausedSpeech, cut, speak, speak_with_pause
 from echox.data.scoring import normalize_words
-from echox.evaluation.scoring.records import model_fingerprint
+from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import Judge, SessionOptions
 from echox.serving.turn_detection.turns import Paused, SpeechStopped, TurnDetector, TurnEvent, TurnSettings

@@ -34,7 +34,7 @@ from transformers.utils import logging
 
 from echox import EchoX
 from echox.evaluation.latency.probe import processor_name
-from echox.evaluation.scoring.records import model_fingerprint
+from echox.evaluation.subjects.local import model_fingerprint
 from echox.files import write_text
 from echox.training.records.record import environment
 

@@ -39,7 +39,7 @@ from harness import Measured, run
 from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
-from echox.evaluation.scoring.records import model_fingerprint
+from echox.evaluation.subjects.local import model_fingerprint
 from echox.speech_detection import MARGIN_AFTER_S, find_speech
 
 RATE = 16000  # in: the sound comes back from `conversation.item.retrieve` bit by bit as it was heard

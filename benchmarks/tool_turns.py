@@ -45,7 +45,7 @@ from echox.data.corpora.tools.requests import ToolRequest, tool_requests
 from echox.data.engines.engine import Voice
 from echox.data.synthesis import create_synthesizer
 from echox.data.tool_templates import taught_template
-from echox.evaluation.scoring.records import model_fingerprint
+from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
 from echox.serving.service.service import Service

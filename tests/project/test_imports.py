@@ -25,8 +25,8 @@ FLOORS = (
     "data/engines models/echox verbalization/english",
     "models/conversion training/control training/networks verbalization",
     "data training/checkpoints",
-    "data/corpora data/corpora/nano data/corpora/talk data/corpora/tools data/shards evaluation/scoring streaming training/batches "
-    "training/records units",
+    "data/corpora data/corpora/nano data/corpora/talk data/corpora/tools data/shards evaluation/scoring streaming "
+    "training/batches training/records units",
     "api data/corpora/public/spoken data/corpora/public/texts evaluation/sets preparation serving/protocol training",
     "data/corpora/public evaluation/subjects preparation/conversations serving/access training/stages/dialogue "
     "training/stages/recordings training/stages/voice",

@@ -14,17 +14,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from echox.evaluation.scoring.schema import JsonObject
 from echox.files import open_journal, text_lines
-from echox.models.echox.conversation_adapters import kind_of
-
-if TYPE_CHECKING:
-    from echox.api import EchoX
 
 
 class _HasId(Protocol):
@@ -48,14 +44,6 @@ def fingerprint(module: nn.Module, *details: object, beside: Mapping[str, Tensor
     for detail in details:
         digest.update(str(detail).encode())
     return digest.hexdigest()[:12]
-
-
-def model_fingerprint(model: EchoX, *details: object, tools: bool = False) -> str:
-    """`fingerprint` of a model with the adapter that it has in conversations with, or without, tools."""
-    adapter = model.adapters.get(kind_of(tools))
-    if adapter is None:
-        return fingerprint(model.model, *details)
-    return fingerprint(model.model, adapter.scale, *details, beside=adapter.tensors())
 
 
 def recorded(

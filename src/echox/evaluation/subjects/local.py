@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from echox.api import EchoX
-from echox.evaluation.scoring.records import model_fingerprint
+from echox.evaluation.scoring.records import fingerprint
 from echox.evaluation.sets.items import ChatMessage
+from echox.models.echox.conversation_adapters import kind_of
 from echox.streaming.events import Reply
+
+
+def model_fingerprint(model: EchoX, *details: object, tools: bool = False) -> str:
+    """`fingerprint` of a model with the adapter that it has in conversations with, or without, tools."""
+    adapter = model.adapters.get(kind_of(tools))
+    if adapter is None:
+        return fingerprint(model.model, *details)
+    return fingerprint(model.model, adapter.scale, *details, beside=adapter.tensors())
 
 
 class LocalSubject:
