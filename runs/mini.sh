@@ -95,6 +95,6 @@ stage turn_head mini/turn_head model=out/mini/package output=null -- model=nano 
 #     weights. 5 and 40 CPU-min. Then the folder that ships.
 stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 \
   "hearing.voices={flite/slt: 1}" "hearing.new_voices={flite/kal: 1}"
-stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}" training.batch_size=2
+stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}"
 stage package_tools mini/package parts.echo=out/mini/package parts.vocoder=null parts.tool_adapter=out/mini/tools \
   "parts.records=[out/mini/package,out/mini/tools]" output_dir=out/mini/package_tools -- published_parts=null

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from echox.data import tool_templates
 from echox.data.chat_templates import FAMILIES
 from echox.data.corpora.tools.requests import SPLITS, taught_tools, tool_requests
 from echox.data.tool_templates import calls_text, output_text, taught_template, tools_text
@@ -71,6 +72,12 @@ def test_lessons_are_what_the_template_writes(tokenizer):
     ]
     assert write(tokenizer, after, live, TOOLS, False) == write(tokenizer, before, lesson, (), False)
     assert "set_light(room: string, state: on|off): Switches the light of a room." in lesson[0]["content"]
+
+
+def test_arguments_are_written_as_they_are_whatever_is_written_first():
+    tool_templates._compiled.cache_clear()
+    call = ToolCall("note", '{"text": "<b> & \'c\'"}')
+    assert calls_text("", [call]) == '<tool>{"name": "note", "arguments": {"text": "<b> & \'c\'"}}'
 
 
 def test_the_form_of_calls_is_found(tokenizer):

@@ -12,11 +12,14 @@ from echox.audio import load_audio, save_audio
 from echox.config import TrainingConfig
 from echox.data.corpora.tools.requests import taught_tools
 from echox.data.manifest import Dialogue, Turn, write_dialogues
+from echox.data.tool_templates import calls_text
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.tokenization_text import render_chat
+from echox.tool_calls.tools import ToolCall
 from echox.training.networks.lora import LoRASettings
 from echox.training.stages.dialogue.continued import load_s2t
+from echox.training.stages.hearing import instruct
 from echox.training.stages.hearing.instruct import InstructData, InstructModel, InstructRecipe, InstructStage, Keep
 from tiny_echox import tiny_echox
 
@@ -154,10 +157,33 @@ def test_the_result_is_the_old_model_but_for_its_language_model(folder, tmp_path
     assert all(name.startswith("language_model.") and ".layers." in name for name in changed)
 
 
+def test_a_lora_is_continued(folder, tmp_path):
+    first = stage_in(folder)
+    trained(first, 2)
+    first.save(tmp_path)
+    model = InstructModel(first.recipe.model.start_from, lora=str(tmp_path))
+    second = replace(first.recipe, model=model).build()
+    found = second.model.language_model.state_dict()
+    for name, value in first.model.language_model.state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="expected a LoRA of this language model with r=3 and alpha=8"):
+        replace(first.recipe, model=model, lora=LoRASettings(r=3, alpha=8)).build()
+
+
 def test_it_answers_validation_lessons(folder):
     metrics = stage_in(folder).evaluate()
     assert set(metrics) == {"exact_validation", "exact/none"}
     assert 0 <= metrics["exact_validation"] <= 1
+
+
+def test_calls_where_the_lesson_calls_none_are_counted(folder, monkeypatch):
+    plain = stage_in(folder)
+    stage = replace(plain.recipe, model=InstructModel(str(folder / "whole"), tools=True)).build()
+    call = calls_text("", [ToolCall("get_time", '{"city": "Rome"}')])
+    monkeypatch.setattr(instruct, "answer_dialogues", lambda _, __, dialogues: [call] * len(dialogues))
+    assert stage.evaluate()["called_without_need"] == 1.0
+    monkeypatch.setattr(instruct, "answer_dialogues", lambda _, __, dialogues: ["Hello."] * len(dialogues))
+    assert stage.evaluate()["called_without_need"] == 0.0
 
 
 def test_shares_that_do_not_fit_are_refused(folder):

@@ -99,6 +99,29 @@ def save_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder
     (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
+def load_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder: str | Path) -> None:
+    """Give the LoRA of a model, which `add_lora` has put on it, the matrices of one in ``folder``.
+
+    Args:
+        model: with the weights that the LoRA in the folder was trained on, not merged.
+        settings: of the model's LoRA.
+        folder: what `save_lora` wrote.
+
+    Raises:
+        ValueError: the folder holds no LoRA, one of another language model, or one with other settings.
+    """
+    found, _, weights = _read_lora(Path(folder))
+    own = {name: value for name, value in model.language_model.named_parameters() if ".lora_" in name}
+    if (found.r, found.alpha) != (settings.r, settings.alpha) or own.keys() != weights.keys():
+        raise ValueError(
+            f"{folder}: expected a LoRA of this language model with r={settings.r} and alpha={settings.alpha}, found "
+            f"{len(weights)} matrices with r={found.r} and alpha={found.alpha}; name the folder of its stage"
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
+
+
 def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoRASettings:
     """Subtract the LoRA in ``folder`` from a model that was saved with it merged, and add it as a LoRA again.
 

@@ -32,7 +32,14 @@ from echox.files import save_model
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.training.batches.normalisation import Denominators, share_of_step
-from echox.training.networks.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.networks.lora import (
+    LoRASettings,
+    add_lora,
+    load_lora,
+    lora_parameters,
+    merged_state_dict,
+    save_lora,
+)
 from echox.training.stages.dialogue.continued import items_of_run, load_s2t, shared_out
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.dialogue.lm import answer_dialogues, balance_topics, vary
@@ -69,10 +76,12 @@ class InstructModel:
     Attributes:
         start_from: a finished model (of "s2t", "echo" or "package", also in 8 bits).
         tools: it learns to call tools: its chat template becomes `data.tool_templates.taught_template`.
+        lora: folder of this stage with the LoRA to continue, which was trained on `start_from`; None: a new one.
     """
 
     start_from: str
     tools: bool = False
+    lora: str | None = None
 
 
 @dataclass
@@ -193,6 +202,8 @@ class InstructStage:
         before = copy.deepcopy(self.model.language_model)
         for value in add_lora(self.model.language_model, recipe.lora):
             value.requires_grad_(True)
+        if recipe.model.lora is not None:
+            load_lora(self.model, recipe.lora, recipe.model.lora)
         self.objective = InstructObjective(self.model, before, recipe.keep)
         data, tower = recipe.data, TowerFeatures(self.model.config.audio_config)
         lessons = [spoken_dialogues(path, None) for path in data.lessons]
