@@ -91,8 +91,11 @@ stage package mini/package -- published_parts=null
 #     Into it, the turn head: when is a question complete? 5 CPU-min.
 stage turn_head mini/turn_head model=out/mini/package output=null -- model=nano output=out/mini/turn_head \
   "texts={corpora: {nano: 60}}" "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"
-# 12. Tools: conversations with six of them, many as this recogniser hears them; a LoRA learns from them, and stays beside the
-#     weights. 5 and 40 CPU-min. Then the folder that ships.
+# 12. Tools: a LoRA learns to call six of them, which stays beside the weights: calls first, then conversations with calls, errors
+#     and other talk, many as this recogniser hears them. 39, 4 and 15 CPU-min. Then the folder that ships.
+stage first_tool_lessons mini/tool_lessons output=out/mini/text/first_tool_lessons.jsonl "exchanges={1: 1}" hearing=null \
+  -- per_wording=1
+stage first_tools mini/first_tools model.start_from=out/mini/package -- "${few[@]}"
 stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 \
   "hearing.voices={flite/slt: 1}" "hearing.new_voices={flite/kal: 1}"
 stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}"

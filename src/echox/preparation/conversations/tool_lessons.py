@@ -52,7 +52,7 @@ class ToolLessonsRecipe:
             "undeclared/...", "no_tool", "late_no_tool".
         others: manifests of dialogues with the model's own replies (stage "replies"), whose first question wants no
             tool; empty: the nano corpus.
-        per_wording: requests of each wording for training, with other values; of the other splits a tenth.
+        per_wording: requests of each wording for training, with other values; of the other splits a twentieth.
         exchanges: how many a lesson has, and the weight of that.
         no_tool: share of the exchanges that want no tool.
         hearing: who speaks some of the requests, and who hears them; null: all are as they are written.
@@ -78,7 +78,7 @@ class ToolLessonsRecipe:
         found = [dialogue for path in self.others for dialogue in read_dialogues(path)] or build_dialogues(self.seed)
         lessons: list[Dialogue] = []
         for split in SPLITS:
-            count = self.per_wording if split == "train" else max(1, self.per_wording // 10)
+            count = self.per_wording if split == "train" else max(1, self.per_wording // 20)
             requests = tool_requests(split, count, self.seed)
             spoken = self._spoken(requests, rng)
             questions = _Questions(found, split, rng)
