@@ -13,7 +13,16 @@ from pathlib import Path
 
 from echox.api.card import markdown_table
 from echox.evaluation.scoring.schema import JsonObject
-from echox.evaluation.studies.ablation_tests import NEW, READ, SEEN, question_interval, table_of_tests
+from echox.evaluation.studies.ablation_tests import (
+    LLAMA,
+    NEW,
+    READ,
+    SEEN,
+    T2T,
+    WEB,
+    question_interval,
+    table_of_tests,
+)
 from echox.files import write_text
 
 Values = list[float]
@@ -137,6 +146,18 @@ COLUMNS: dict[str, list[Column]] = {
         Column("CPU-s a step", ("cpu_s_per_step",), ".3f"),
         Column("CPU-s of training", ("cpu_s",), ".0f"),
     ],
+    "asked": [
+        Column("Llama Questions: T2T", ("typed", LLAMA, T2T), "q"),
+        Column("S2T", ("segments", LLAMA, "s2t_answer"), "q"),
+        Column("S2S", ("segments", LLAMA, "s2s_answer"), "q"),
+        Column("gap, points", ("segments", LLAMA, "gap"), "p"),
+        Column("Web Questions: T2T", ("typed", WEB, T2T), "q"),
+        Column("nats per token of held-out replies", ("reply_nats",), ".3f"),
+        Column("reply WER", ("segments", LLAMA, "reply_wer"), "%"),
+        Column("unit error", ("segments", LLAMA, "unit_error"), "%"),
+        Column("steps", ("steps",), ".0f"),
+        Column("CPU-s of training", ("cpu_s",), ".0f"),
+    ],
     "s2t": [
         *[
             Column(f"{side}{heading}", ("s2t", split, name), unit)
@@ -150,7 +171,7 @@ COLUMNS: dict[str, list[Column]] = {
         Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
     ],
 }
-LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t", "unit_language": "lengths"}
+LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t", "unit_language": "lengths", "knowledge_mini": "asked"}
 """Rows of the plan with another table than echo training: row -> key of `COLUMNS`."""
 
 

@@ -24,10 +24,11 @@ from echox.evaluation.scoring.statistics import (
 )
 
 SEEN, NEW = "heldout_seen_voices", "heldout_new_voices"
-SIDES = {SEEN: "known voices", NEW: "new voices"}
-S2T, S2S = "s2t_answer", "s2s_answer"
+LLAMA, WEB = "llama-questions", "web-questions"
+SIDES = {SEEN: "known voices", NEW: "new voices", LLAMA: "Llama Questions", WEB: "Web Questions"}
+S2T, S2S, T2T = "s2t_answer", "s2s_answer", "t2t_answer"
 WER = "wer"
-FIGURES = {S2T: "S2T", S2S: "S2S", WER: "WER of its speech"}
+FIGURES = {S2T: "S2T", S2S: "S2S", T2T: "T2T", WER: "WER of its speech"}
 READ = ("t2c", WER)
 """Path of the word error rate of a T2C's speech in a measurement."""
 
@@ -45,11 +46,12 @@ class Scores:
     per: list[float] | None = None
 
 
-def places_of(figure: str) -> dict[str, tuple[str, ...]]:
-    """Where a figure is measured: the name of each set of items, and the path to the figure in a measurement."""
+def places_of(figure: str, result: JsonObject) -> dict[str, tuple[str, ...]]:
+    """Where a figure is in a measurement: the name of each set of items that it has, and the path to the figure."""
     if figure == WER:
         return {"held-out texts": READ}
-    return {side: ("segments", split, figure) for split, side in SIDES.items()}
+    way = "typed" if figure == T2T else "segments"
+    return {side: (way, split, figure) for split, side in SIDES.items() if split in result.get(way, {})}
 
 
 def scores_of(results: Sequence[JsonObject], path: Sequence[str]) -> Scores | None:
@@ -104,7 +106,7 @@ def table_of_tests(by_name: dict[str, list[JsonObject]], pairs: Sequence[Sequenc
     for one, other in pairs:
         if one in by_name and other in by_name:
             first, second = by_name[one], by_name[other]
-            for side, path in places_of(figure).items():
+            for side, path in places_of(figure, first[0]).items():
                 names = [f"`{one}`", f"`{other}`", side, f"{len(first)} and {len(second)}"]
                 lines.append([*names, *_tested(first, second, path)])
     difference = f"{FIGURES[figure]}, first less second"

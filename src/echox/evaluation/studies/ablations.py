@@ -13,14 +13,14 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
 import yaml
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.api.card import commit_text
 from echox.config import load_recipe
@@ -29,27 +29,26 @@ from echox.data.sampling import spread
 from echox.data.tower_features import TowerFeatures
 from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge, nano_judge, open_judge
+from echox.evaluation.scoring.records import fingerprint
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.heldout import LEXICON
+from echox.evaluation.sets.items import EvalItem
+from echox.evaluation.sets.tasks import TYPED_SUFFIX, open_tasks
 from echox.evaluation.studies.ablation_report import write_report
 from echox.evaluation.studies.direct_scores import direct_scores
-from echox.evaluation.studies.echo_scores import (
-    NO_CUTS,
-    SpokenQuestions,
-    UnitTranscriber,
-    echo_scores,
-    s2t_scores,
-    t2c_scores,
-)
+from echox.evaluation.studies.echo_scores import NO_CUTS, UnitTranscriber, echo_scores, s2t_scores, t2c_scores
+from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_replies
 from echox.files import write_text
-from echox.models.echox.configuration_echox import S2TConfig
+from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.loop import run_recipe
 from echox.training.records.record import RECORD_NAME
+from echox.training.stages.dialogue.continued import load_s2t, load_t2c, load_vocoder
+from echox.training.stages.dialogue.dialogues import spoken_dialogues
 from echox.training.stages.hearing.s2t import S2TRecipe
 from echox.training.stages.speaking.direct_units import DirectUnitsRecipe, UnitWriter
 from echox.training.stages.speaking.echo import EchoRecipe, join
@@ -67,7 +66,8 @@ class Ablation:
     Attributes:
         what: in words.
         stage: whose recipe is run (a key of ``stages``).
-        overrides: of that recipe; "{runs}" is the folder of the trainings, each in "NAME-sSEED".
+        overrides: of that recipe; "{runs}" is the folder of the trainings, each in "NAME-sSEED", "{start_from}" that of
+            the plan.
         seeds: number of trainings.
         train: False measures the model without training.
         folder: measure this trained model.
@@ -94,13 +94,18 @@ class Plan:
     """The content of ``runs/ablations.yaml``.
 
     Attributes:
-        questions: number of questions of each held-out set.
+        questions: number of questions of each held-out set that are asked aloud; with `start_from`, of each task.
         utterances: number of held-out texts that a T2C reads aloud.
         stages: recipe and common overrides of each stage.
         runs: by name.
         rows: names of runs that are compared, the reference first.
         measuring_cpu_s: CPU-seconds of one measurement, for the estimate of costs.
         tests: pairs of runs whose difference is tested.
+        start_from: a finished model whose parts the trainings begin with, asked the questions of tasks
+            (`evaluation.sets.tasks`); None: the outputs of ``runs/nano.sh`` and nano's own held-out questions.
+        typed: with `start_from`, number of questions of each task that are asked in writing.
+        system: prompt of these conversations.
+        judge: see `open_judge`; None: nano's.
     """
 
     questions: dict[str, int]
@@ -110,6 +115,10 @@ class Plan:
     runs: dict[str, Ablation]
     tests: list[list[str]] = field(default_factory=list)
     measuring_cpu_s: float = 60.0
+    start_from: str | None = None
+    typed: dict[str, int] = field(default_factory=dict)
+    system: str = ""
+    judge: str | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
@@ -149,27 +158,59 @@ class AblationRunner:
         data: outputs of ``runs/nano.sh``.
         output: folder of trainings and measurements.
         more: overrides of every training, after its own.
+        tasks: where the questions of each task are; see `open_tasks`.
     """
 
-    def __init__(self, plan: Plan, recipes: Path, data: Path, output: Path, more: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        recipes: Path,
+        data: Path,
+        output: Path,
+        more: Sequence[str] = (),
+        tasks: Mapping[str, Path] | None = None,
+    ) -> None:
         self.plan, self.recipes, self.data, self.output, self.more = plan, recipes, data, output, list(more)
+        self.tasks = tasks or {}
 
     @cached_property
     def judge(self) -> Judge:
         """The judge; the same for every run."""
-        return open_judge(nano_judge(self.data), self.data / LEXICON)
+        return open_judge(self.plan.judge or nano_judge(self.data), self.data / LEXICON)
 
     @cached_property
-    def questions(self) -> dict[str, SpokenQuestions]:
-        """The held-out questions, by set."""
-        manifest = self.data / "speech" / "dialogues.jsonl"
-        tower = TowerFeatures(S2TConfig.from_pretrained(self.data / "s2t").audio_config)
-        return {split: SpokenQuestions(manifest, split, limit, tower) for split, limit in self.plan.questions.items()}
+    def questions(self) -> dict[str, QuestionSet]:
+        """The questions that are asked aloud, by set."""
+        start, asked = self.plan.start_from, self.plan.questions
+        if start is None:
+            manifest = self.data / "speech" / "dialogues.jsonl"
+            tower = TowerFeatures(S2TConfig.from_pretrained(self.data / "s2t").audio_config)
+            return {split: QuestionSet.of_manifest(manifest, split, limit, tower) for split, limit in asked.items()}
+        tower = TowerFeatures(EchoXConfig.from_pretrained(start).s2t_config.audio_config)
+        retokenizer = EchoXProcessor.from_pretrained(start).retokenizer
+        kept = self.output / "questions"
+        return {
+            name: QuestionSet.of_task(self._task(name, limit), self.plan.system, tower, kept / name, retokenizer)
+            for name, limit in asked.items()
+        }
+
+    @cached_property
+    def typed(self) -> dict[str, QuestionSet]:
+        """The questions that are asked in writing, by task."""
+        return {
+            name: QuestionSet.of_task(self._task(name, limit), self.plan.system)
+            for name, limit in self.plan.typed.items()
+        }
+
+    def _task(self, name: str, limit: int) -> Sequence[EvalItem]:
+        (task,) = open_tasks(name, self.tasks.get(name), limit)
+        return task.items
 
     @property
     def items(self) -> dict[str, int]:
         """Numbers of questions and texts; results of different numbers are not mixed."""
-        return self.plan.questions | {"utterances": self.plan.utterances}
+        typed = {name + TYPED_SUFFIX: limit for name, limit in self.plan.typed.items()}
+        return self.plan.questions | typed | {"utterances": self.plan.utterances}
 
     def known(self, name: str, job: Ablation, seed: int) -> JsonObject | None:
         """The result of a job that was measured before, with the same numbers of items; None: it was not."""
@@ -227,9 +268,11 @@ class AblationRunner:
     def recipe(self, name: str, job: Ablation, seed: int, languages: bool = True) -> tuple[Path, list[str]]:
         """A job's recipe file and all its overrides; ``languages`` also learns the unit language that it may need."""
         stage = self.plan.stages[job.stage]
-        chosen = [override.replace("{runs}", str(self.output / "runs")) for override in job.overrides]
+        places = {"{runs}": str(self.output / "runs"), "{start_from}": str(self.plan.start_from)}
+        chosen = [*stage["overrides"], *job.overrides]
+        for name_of, place in places.items():
+            chosen = [override.replace(name_of, place) for override in chosen]
         overrides = [
-            *stage["overrides"],
             *chosen,
             f"training.seed={seed}",
             f"training.output_dir={self.output / 'runs' / f'{name}-s{seed}'}",
@@ -257,17 +300,17 @@ class AblationRunner:
         if isinstance(recipe, EchoRecipe):
             return self.measure_echo(folder, recipe, job)
         if isinstance(recipe, DirectUnitsRecipe):
-            return self.measure_direct(folder)
+            return self.measure_direct(folder, recipe)
         return self.measure_s2t(folder) if isinstance(recipe, S2TRecipe) else self.measure_t2c(folder, recipe)
 
     def measure_echo(self, folder: Path, recipe: EchoRecipe, job: Ablation) -> JsonObject:
         """Scores by set of questions; replies are spoken in segments, and also whole if the job says so."""
         parts = recipe.model
-        t2c = T2CForUnitGeneration.from_pretrained(parts.t2c, dtype=torch.float32).eval()
+        t2c = load_t2c(parts.t2c).eval()
         if (folder / RECORD_NAME).is_file():
             model = EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         else:
-            model = join(S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32), t2c, recipe)
+            model = join(load_s2t(parts.s2t), t2c, recipe)
         tokenizer, language = AutoTokenizer.from_pretrained(parts.s2t), AutoUnitLanguage.from_pretrained(parts.t2c)
         assert model.vocoder is not None, "an echo recipe names a vocoder"
         voice = UnitTranscriber(model.vocoder, self.judge)
@@ -276,24 +319,46 @@ class AblationRunner:
         ways = {"segments": (shipped, 0)} | ({"whole": (NO_CUTS, 0)} if job.whole else {})
         if recipe.targets.context_words:
             ways["continued"] = (shipped, recipe.targets.context_words)
-        return {
+        scores: JsonObject = {
             way: {
                 name: echo_scores(model.eval(), tokenizer, language, t2c, voice, questions, *cut)
                 for name, questions in self.questions.items()
             }
             for way, cut in ways.items()
         }
+        return scores | self.measure_writing(model.s2t, tokenizer, recipe)
 
-    def measure_direct(self, folder: Path) -> JsonObject:
+    def measure_writing(
+        self,
+        s2t: S2TForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: EchoRecipe | DirectUnitsRecipe,
+    ) -> JsonObject:
+        """Answers to typed questions, and nats per token of the recipe's held-out replies; empty without a task."""
+        if not self.plan.typed:
+            return {}
+        scores, weights = {}, fingerprint(s2t.language_model)
+        for name, questions in self.typed.items():
+            # Models whose language model was not trained write the same.
+            file = self.output / "written" / f"{name}-{len(questions.items)}-{weights}.json"
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_text(file, json.dumps(write_replies(s2t, tokenizer, questions).texts, indent=0))
+            scores[name] = typed_scores(questions, json.loads(file.read_text(encoding="utf-8")))
+        found = [item for path in recipe.data.text for item in spoken_dialogues(path, None)]
+        heldout = [item for item in found if item.dialogue.split != "train"]
+        return {"typed": scores, "reply_nats": reply_loss(s2t, tokenizer, heldout)}
+
+    def measure_direct(self, folder: Path, recipe: DirectUnitsRecipe) -> JsonObject:
         """Scores of a language model that writes units itself, by set of questions: aloud, and what it still writes."""
         writer, tokenizer = UnitWriter.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         language = AutoUnitLanguage.from_pretrained(folder)
-        voice = UnitTranscriber(AutoUnitVocoder.from_pretrained(self.data / "vocoder"), self.judge)
+        voice = UnitTranscriber(load_vocoder(self.plan.start_from or self.data / "vocoder"), self.judge)
         scores = {
             name: direct_scores(writer, tokenizer, language, voice, questions)
             for name, questions in self.questions.items()
         }
-        return {"segments": scores}
+        return {"segments": scores} | self.measure_writing(writer.s2t, tokenizer, recipe)
 
     def measure_s2t(self, folder: Path) -> JsonObject:
         """Scores by set of questions."""
@@ -304,11 +369,18 @@ class AblationRunner:
     def measure_t2c(self, folder: Path, recipe: T2CRecipe) -> JsonObject:
         """Scores on held-out texts."""
         t2c = T2CForUnitGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-        vocoder = AutoUnitVocoder.from_pretrained(self.data / "vocoder")
+        vocoder = load_vocoder(self.data / "vocoder")
         utterances = [row for row in read_unit_utterances(recipe.data.units) if row.split != "train"]
         tokenizer, language = AutoTokenizer.from_pretrained(folder), AutoUnitLanguage.from_pretrained(folder)
         voice = UnitTranscriber(vocoder, self.judge)
         return {"t2c": t2c_scores(t2c, tokenizer, language, voice, spread(utterances, self.plan.utterances))}
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not path:
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, found {text!r}")
+    return name, Path(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -317,6 +389,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("plan", type=Path, help="runs/ablations.yaml")
     parser.add_argument("overrides", nargs="*", help="for every training, for example training.steps=2")
     parser.add_argument("--data", type=Path, default=Path("out/nano"), help="outputs of runs/nano.sh")
+    parser.add_argument("--start-from", help="a finished model, instead of the plan's")
+    parser.add_argument("--judge", help="instead of the plan's")
+    parser.add_argument(
+        "--task", action="append", default=[], type=_named_path, help="NAME=PATH: where the questions of a task are"
+    )
     parser.add_argument("--output", type=Path, default=Path("out/ablations"))
     parser.add_argument("--report", type=Path, help="folder for ablations.json and images/")
     parser.add_argument("--measured", action="store_true", help="train nothing: report the finished measurements")
@@ -331,6 +408,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.limit is not None:
             plan.utterances = options.limit
             plan.questions = dict.fromkeys(plan.questions, options.limit)
+            plan.typed = dict.fromkeys(plan.typed, options.limit)
+        plan.start_from = options.start_from or plan.start_from
+        plan.judge = options.judge or plan.judge
         if options.redraw:
             if options.report is None or not (options.report / RESULTS_FILE).is_file():
                 raise ValueError(f"--redraw: expected --report, a folder with {RESULTS_FILE}, found {options.report}")
@@ -344,7 +424,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in plan.runs.values():
             run.seeds = min(run.seeds, options.seeds or run.seeds)
         recipes = options.plan.resolve().parent.parent
-        runner = AblationRunner(plan, recipes, options.data, options.output, options.overrides)
+        tasks = dict(options.task)
+        runner = AblationRunner(plan, recipes, options.data, options.output, options.overrides, tasks)
         if options.cost:
             print(json.dumps(runner.cost()))
             return 0

@@ -6,13 +6,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from echox.evaluation.scoring.schema import JsonObject
-from echox.evaluation.studies.echo_scores import (
-    SpokenQuestions,
-    UnitTranscriber,
-    batches,
-    reply_scores,
-    write_replies,
-)
+from echox.evaluation.studies.echo_scores import UnitTranscriber
+from echox.evaluation.studies.questions import QuestionSet, batches, reply_scores, write_replies
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.training.stages.dialogue.dialogues import dialogue_batch
 from echox.training.stages.speaking.direct_units import MAX_UNIT_WORDS, UnitWriter
@@ -23,7 +18,7 @@ def direct_scores(
     tokenizer: PreTrainedTokenizerBase,
     language: UnitLanguage,
     voice: UnitTranscriber,
-    questions: SpokenQuestions,
+    questions: QuestionSet,
 ) -> JsonObject:
     """Scores of a language model that writes units itself: those of `echo_scores` that it can have.
 

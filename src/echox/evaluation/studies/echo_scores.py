@@ -9,12 +9,8 @@ Letters: B questions, R reply tokens, S segments, H width of the language model.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,18 +20,22 @@ from transformers import PreTrainedTokenizerBase
 
 from echox.data.collate import IGNORE_INDEX
 from echox.data.manifest import UnitUtterance
-from echox.data.scoring import WordErrors, edit_counts, same_words, word_errors
-from echox.data.tower_features import TowerFeatures
+from echox.data.scoring import WordErrors, edit_counts, word_errors
 from echox.evaluation.judges.asr import Judge
-from echox.evaluation.scoring.nano import contains_words
-from echox.evaluation.scoring.records import balanced_order, fingerprint
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.studies.questions import (
+    QuestionSet,
+    WrittenReplies,
+    batches,
+    reply_loss,
+    reply_scores,
+    write_replies,
+)
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.text_embeddings import weight_of
 from echox.models.echox.tokenization_text import decode_text, word_index
-from echox.models.pretrained import run_generate
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
@@ -43,93 +43,11 @@ from echox.models.t2c.text_words import TextWords
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.streaming.trigger import Trigger
-from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
 from echox.training.stages.speaking.echo_targets import Segments, cut_replies
 from echox.training.stages.speaking.t2c import spoken_batch, spoken_text
 
-T = TypeVar("T")
 NO_CUTS = Trigger(min_tokens=1_000_000, max_tokens=1_000_000)
 """A trigger that never cuts: replies are spoken whole, after they are written."""
-MAX_REPLY_TOKENS = 96
-
-
-@dataclass
-class WrittenReplies:
-    """Replies that a model wrote.
-
-    Attributes:
-        token_ids: (B, R) without the end of turn, -1 = padding.
-        states: (B, R, H) the states that predict them.
-        texts: B replies.
-    """
-
-    token_ids: Tensor
-    states: Tensor
-    texts: list[str]
-
-
-class SpokenQuestions:
-    """Held-out spoken questions in an order balanced over topics; each speech encoder encodes them once.
-
-    Args:
-        manifest: of dialogues with one spoken question each.
-        split: of the manifest.
-        limit: number of questions.
-        tower: features of the speech encoder's audio tower.
-    """
-
-    def __init__(self, manifest: Path, split: str, limit: int, tower: TowerFeatures) -> None:
-        items = [item for item in spoken_dialogues(manifest, tower) if item.dialogue.split == split]
-        self.items: list[SpokenDialogue] = balanced_order(items, lambda item: str(item.dialogue.topic), 0)[:limit]
-        # Questions of similar length are encoded and answered in one batch.
-        self.items.sort(key=lambda item: item.frames)
-        self.tower = tower
-        self._encoded: dict[str, tuple[list[Tensor], list[list[int]]]] = {}
-
-    def encoded(self, s2t: S2TForConditionalGeneration) -> tuple[list[Tensor], list[list[int]]]:
-        """Input states (K, H) and CTC transcript (token ids) of each question; kept while the encoder is the same."""
-        parts = s2t.hearing_parts().values()
-        encoder = " ".join(fingerprint(part, s2t.config.compatibility) for part in parts)
-        if encoder not in self._encoded:
-            embeds: list[Tensor] = []
-            transcripts: list[list[int]] = []
-            for part in batches(self.items, 32):
-                states, texts = s2t.encode(*self.tower.batch(_features(part)))
-                embeds += states
-                transcripts += texts
-            self._encoded = {encoder: (embeds, transcripts)}
-        return self._encoded[encoder]
-
-
-def _features(items: Sequence[SpokenDialogue]) -> list[Tensor]:
-    return [item.features(turn) for item in items for turn in sorted(item.rows)]
-
-
-@torch.inference_mode()
-def write_replies(
-    s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: SpokenQuestions
-) -> WrittenReplies:
-    """Greedy replies, with the states that predict their tokens."""
-    settings = copy.deepcopy(s2t.generation_config)
-    settings.update(
-        do_sample=False, max_new_tokens=MAX_REPLY_TOKENS, return_dict_in_generate=True, output_hidden_states=True
-    )
-    rows: list[Tensor] = []
-    states: list[Tensor] = []
-    encoded = iter(questions.encoded(s2t)[0])
-    for part in batches(questions.items, 32):
-        batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], [], last_reply=False)
-        audios = [next(encoded) for item in part for _ in item.rows]
-        embeds, mask, _ = s2t.splice(batch["input_ids"], batch["attention_mask"], audios, padding_side="left")
-        output = run_generate(s2t.language_model, inputs_embeds=embeds, attention_mask=mask, generation_config=settings)
-        predicting = torch.stack([layers[-1][:, -1] for layers in output.hidden_states], 1)  # (B, R, H)
-        special = torch.tensor(tokenizer.all_special_ids)
-        ended = torch.isin(output.sequences, special).cumsum(1) > 0
-        for tokens, row_states, end in zip(output.sequences, predicting, ended, strict=True):
-            rows.append(tokens[~end])
-            states.append(row_states[: len(tokens)][~end])
-    texts = [decode_text(tokenizer, row) for row in rows]
-    return WrittenReplies(pad_sequence(rows, True, -1), pad_sequence(states, True), texts)
 
 
 class UnitTranscriber:
@@ -265,7 +183,7 @@ def echo_scores(
     language: UnitLanguage,
     teacher: T2CForUnitGeneration,
     voice: UnitTranscriber,
-    questions: SpokenQuestions,
+    questions: QuestionSet,
     trigger: Trigger,
     context_words: int = 0,
 ) -> JsonObject:
@@ -320,33 +238,9 @@ def echo_scores(
     }
 
 
-def reply_scores(questions: SpokenQuestions, replies: Sequence[str], said: Sequence[str], judge: Judge) -> JsonObject:
-    """Shares of right answers in writing and aloud, and the words that differ between the two."""
-    items = [item.dialogue for item in questions.items]
-    references = [item.turns[-1].text or "" for item in items]
-    answers = [item.answer or reference for item, reference in zip(items, references, strict=True)]
-    right = {
-        "s2t_answer": [contains_words(reply, answer) for reply, answer in zip(replies, answers, strict=True)],
-        "s2s_answer": [
-            contains_words(heard, judge.as_heard(answer)) for heard, answer in zip(said, answers, strict=True)
-        ],
-    }
-    shares = {name: float(np.mean(flags)) for name, flags in right.items()}
-    pairs = list(zip(references, replies, said, strict=True))
-    return {
-        **shares,
-        "gap": shares["s2t_answer"] - shares["s2s_answer"],
-        "s2t_exact": float(np.mean([same_words(reference, reply) for reference, reply, _ in pairs])),
-        "s2s_exact": float(np.mean([same_words(judge.as_heard(reference), heard) for reference, _, heard in pairs])),
-        "reply_wer": word_errors([judge.as_heard(reply) for reply in replies], list(said)).rate,
-        "unspoken": float(np.mean([not heard for heard in said])),
-        "right": {name: "".join(str(int(flag)) for flag in flags) for name, flags in right.items()},
-    }
-
-
 @torch.inference_mode()
 def s2t_scores(
-    s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: SpokenQuestions
+    s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: QuestionSet
 ) -> dict[str, float]:
     """Scores of transcripts and written replies.
 
@@ -361,22 +255,11 @@ def s2t_scores(
     """
     embeds, transcripts = questions.encoded(s2t)
     replies = write_replies(s2t, tokenizer, questions).texts
-    items = [item.dialogue for item in questions.items]
-    asked = [item.turns[-2].text or "" for item in items]
-    loss = tokens = 0.0
-    for part in batches(questions.items, 32):
-        batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], _features(part))
-        batch.pop("ctc_labels")
-        count = float((batch["labels"] != IGNORE_INDEX).sum())
-        loss, tokens = loss + float(s2t(**batch).s2t_loss) * count, tokens + count
-    right = [
-        contains_words(reply, item.answer or item.turns[-1].text or "")
-        for reply, item in zip(replies, items, strict=True)
-    ]
+    asked = [item.dialogue.turns[-2].text or "" for item in questions.items]
     return {
         "ctc_wer": word_errors(asked, [decode_text(tokenizer, row) for row in transcripts]).rate,
-        "s2t_answer": float(np.mean(right)),
-        "s2t_loss": loss / tokens,
+        "s2t_answer": float(np.mean(questions.right(replies))),
+        "s2t_loss": reply_loss(s2t, tokenizer, questions.items),
         "frames_per_question": float(np.mean([len(row) for row in embeds])),
     }
 
@@ -483,8 +366,3 @@ def _trigger_scores(model: EchoXForConditionalGeneration, tokenizer: PreTrainedT
     period = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
     row = weight_of(model.get_output_embeddings())[period]
     return torch.cosine_similarity(states.float(), row.float(), dim=-1)
-
-
-def batches(items: Sequence[T], size: int) -> list[list[T]]:
-    """The items in lists of `size`; the last one may be shorter."""
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -1,4 +1,4 @@
-"""How stages "s2t" and "t2c" train a finished model further: its parts; new and old dialogues in fixed proportions."""
+"""How stages train a finished model further: its parts; new and old dialogues in fixed proportions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.vocoder.auto import AutoUnitVocoder
+from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.training.stages.dialogue.dialogue_sources import Dialogues
 
 
@@ -58,14 +60,53 @@ def load_unit_decoder(folder: str | Path, language: UnitLanguage) -> UnitDecoder
     Raises:
         ValueError: weights are missing, there are others, or the unit language is another.
     """
+    _check_language(folder, language)
+    model = _finished(folder, T2CForUnitGeneration)
+    return model.echo_decoder if isinstance(model, EchoXForConditionalGeneration) else model.decoder
+
+
+def _check_language(folder: str | Path, language: UnitLanguage) -> None:
     theirs = AutoUnitLanguage.from_pretrained(folder)
     if theirs.to_dict() != language.to_dict():
         raise ValueError(
             f"{folder}: expected a decoder of the recipe's unit language ({len(language)} words), found one of "
             f"another ({len(theirs)}); set data.unit_language to the language that it was trained with"
         )
+
+
+def load_t2c(folder: str | Path, language: UnitLanguage | None = None) -> T2CForUnitGeneration:
+    """The T2C of a folder of stage "t2c", in float32; of a whole model, its echo decoder as a T2C that reads its text.
+
+    Args:
+        folder: of either.
+        language: the unit language that it is expected to speak; None: any.
+
+    Raises:
+        ValueError: weights are missing, there are others, or the unit language is another.
+    """
+    if language is not None:
+        _check_language(folder, language)
     model = _finished(folder, T2CForUnitGeneration)
-    return model.echo_decoder if isinstance(model, EchoXForConditionalGeneration) else model.decoder
+    if not isinstance(model, EchoXForConditionalGeneration):
+        return model
+    t2c = T2CForUnitGeneration(model.config.echo_decoder_config)
+    t2c.copy_text_embedding(text_embedding_table(model.s2t.get_input_embeddings()))
+    t2c.decoder = model.echo_decoder
+    return t2c
+
+
+def load_vocoder(folder: str | Path) -> UnitVocoder:
+    """A vocoder's folder, or the vocoder inside a whole model, in evaluation mode.
+
+    Raises:
+        ValueError: a whole model without one, or whose weights are not those of its configuration.
+    """
+    if not isinstance(AutoConfig.from_pretrained(folder), EchoXConfig):
+        return AutoUnitVocoder.from_pretrained(folder)
+    vocoder = load_folder(Path(folder), torch.device("cpu"), torch.float32, None)[0].vocoder
+    if vocoder is None:
+        raise ValueError(f"{folder}: expected a model with a vocoder, found none; name a vocoder's folder")
+    return vocoder.eval()
 
 
 def _finished(folder: str | Path, part: type[Model]) -> Model | EchoXForConditionalGeneration:

@@ -27,25 +27,29 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.config import TrainingConfig, recipe
 from echox.data.collate import IGNORE_INDEX, pad_sequences
-from echox.data.manifest import read_unit_utterances
+from echox.data.manifest import UnitUtterance, read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts, same_words
 from echox.data.tower_features import TowerFeatures
 from echox.files import save_model, write_tensors
 from echox.models.echox.chunked_loss import token_losses
-from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, positions_of
 from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
+from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.training.batches.normalisation import Denominators, RunningMeans, share_of_step
 from echox.training.networks.modules import on_device
+from echox.training.stages.dialogue.continued import load_s2t, load_t2c
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.speaking.echo import EchoData, echo_dialogues
-from echox.training.stages.speaking.t2c import spoken_text
+from echox.training.stages.speaking.t2c import read_batch, spoken_batch, spoken_text
 
 WEIGHTS = "unit_head.safetensors"
 MAX_UNIT_WORDS = 400
 """Of a reply in evaluation."""
+_TOGETHER = 32
+"""Replies that are written at a time."""
 
 
 class DirectBatch(TypedDict):
@@ -57,16 +61,21 @@ class DirectBatch(TypedDict):
 
 @dataclass
 class DirectUnitsModel:
-    """Parts: folders of stage I (``s2t``) and of a unit language."""
+    """Parts: folders of stage I (``s2t``) and of a unit language; either may be a whole model, which has it.
+
+    Attributes:
+        t2c: of stage II, or a whole model: what it reads of the replies is learned, instead of ``data.recordings``.
+    """
 
     s2t: str
     unit_language: str
+    t2c: str | None = None
 
 
 @recipe("direct_units")
 @dataclass
 class DirectUnitsRecipe:
-    """The recipe of this stage; of ``data``, ``recordings`` is needed."""
+    """The recipe of this stage; ``data.recordings`` or ``model.t2c`` is needed."""
 
     stage: str
     data: EchoData
@@ -76,7 +85,7 @@ class DirectUnitsRecipe:
     def build(self) -> DirectUnitsStage:
         """Load S2T, add rows for unit words, read dialogues and recordings.
 
-        Raises: ValueError without recordings of the dialogues' replies.
+        Raises: ValueError without recordings of the dialogues' replies, or with a T2C of another unit language.
         """
         return DirectUnitsStage(self)
 
@@ -87,10 +96,14 @@ class UnitWriter(nn.Module):
     Args:
         s2t: its language model is changed by training.
         unit_words: V; one more embedding and score is the end.
+        retokenizer: of the processor; aligner "recogniser" needs it with audio.
     """
 
-    def __init__(self, s2t: S2TForConditionalGeneration, unit_words: int) -> None:
+    def __init__(
+        self, s2t: S2TForConditionalGeneration, unit_words: int, retokenizer: Retokenizer | None = None
+    ) -> None:
         super().__init__()
+        self.retokenizer = retokenizer
         table = text_embedding_table(s2t.get_input_embeddings())
         width = table.shape[1]
         self.s2t, self.end_id = s2t, unit_words
@@ -105,7 +118,8 @@ class UnitWriter(nn.Module):
         """From the output of this stage."""
         s2t = S2TForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         weights = load_file(Path(folder) / WEIGHTS)
-        model = cls(s2t, len(weights["unit_head.weight"]) - 1)
+        retokenizer = EchoXProcessor.from_pretrained(folder).retokenizer
+        model = cls(s2t, len(weights["unit_head.weight"]) - 1, retokenizer)
         model.load_state_dict(weights, strict=False)
         return model.eval()
 
@@ -114,7 +128,9 @@ class UnitWriter(nn.Module):
         audios: list[Tensor] = []
         if "input_features" in inputs:
             with torch.no_grad():  # hearing is frozen
-                audios = self.s2t.encode_audio(inputs["input_features"], inputs["input_features_mask"]).embeds
+                audios = self.s2t.encode_audio(
+                    inputs["input_features"], inputs["input_features_mask"], retokenizer=self.retokenizer
+                ).embeds
         embeds, mask, _ = self.s2t.splice(inputs["input_ids"], inputs["attention_mask"], audios)
         return embeds, mask
 
@@ -151,19 +167,42 @@ class UnitWriter(nn.Module):
             mask: of the prompts.
             limit: unit words of a reply.
         """
-        return [self._write(row[seen.bool()], limit) for row, seen in zip(embeds, mask, strict=True)]
+        prompts = [row[seen.bool()] for row, seen in zip(embeds, mask, strict=True)]
+        parts = [prompts[start : start + _TOGETHER] for start in range(0, len(prompts), _TOGETHER)]
+        return [said for part in parts for said in self._write(part, limit)]
 
-    def _write(self, prompt: Tensor, limit: int) -> list[int]:
-        said: list[int] = []
-        memory, inputs = None, prompt[None]
-        while len(said) < limit:
-            output = self.s2t.language_model.base_model(inputs_embeds=inputs, past_key_values=memory, use_cache=True)
+    def _write(self, prompts: Sequence[Tensor], limit: int) -> list[list[int]]:
+        """Of prompts (L, H) of any lengths; a row that has ended is not run any more."""
+        inputs = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True, padding_side="left")
+        seen = nn.utils.rnn.pad_sequence(
+            [torch.ones(len(prompt), dtype=torch.long, device=inputs.device) for prompt in prompts],
+            batch_first=True,
+            padding_side="left",
+        )
+        positions, memory = positions_of(seen), None
+        said: list[list[int]] = [[] for _ in prompts]
+        speaking = torch.arange(len(prompts))
+        for _ in range(limit):
+            output = self.s2t.language_model.base_model(
+                inputs_embeds=inputs,
+                attention_mask=seen,
+                position_ids=positions,
+                past_key_values=memory,
+                use_cache=True,
+            )
             memory = output.past_key_values
-            word = int(self.unit_head(output.last_hidden_state[0, -1]).argmax())
-            if word == self.end_id:
+            words = self.unit_head(output.last_hidden_state[:, -1]).argmax(-1)
+            going = (words != self.end_id).nonzero().flatten()
+            if not len(going):
                 break
-            said.append(word)
-            inputs = self.unit_embedding(torch.tensor([[word]], device=prompt.device))
+            if len(going) < len(words):
+                memory.batch_select_indices(going)
+                words, seen, positions = words[going], seen[going], positions[going]
+                speaking = speaking[going.cpu()]
+            for row, word in zip(speaking.tolist(), words.tolist(), strict=True):
+                said[row].append(word)
+            inputs = self.unit_embedding(words)[:, None]
+            seen, positions = torch.cat([seen, seen.new_ones(len(seen), 1)], 1), positions[:, -1:] + 1
         return said
 
 
@@ -201,35 +240,61 @@ class DirectUnitsStage:
     def __init__(self, recipe: DirectUnitsRecipe) -> None:
         self.recipe = recipe
         parts, data = recipe.model, recipe.data
-        if data.recordings is None:
-            raise ValueError("data.recordings: expected a manifest of units (stage units), found none")
+        if (data.recordings is None) == (parts.t2c is None):
+            raise ValueError(
+                "data.recordings: expected a manifest of units (stage units), or model.t2c to read the replies, found "
+                f"{data.recordings!r} and {parts.t2c!r}"
+            )
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.s2t)
         self.language = AutoUnitLanguage.from_pretrained(parts.unit_language)
-        s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32)
+        s2t = load_s2t(parts.s2t)
+        self.tower = TowerFeatures(s2t.config.audio_config)
+        self.processor = EchoXProcessor(
+            self.tower.extractor,
+            self.tokenizer,
+            self.language,
+            recogniser_tokenizer=read_recogniser_tokenizer(parts.s2t),
+        )
         torch.manual_seed(recipe.training.seed)
-        self.model = UnitWriter(s2t, len(self.language.words))
+        self.model = UnitWriter(s2t, len(self.language.words), self.processor.retokenizer)
         s2t.requires_grad_(False)
         for values in self.parameter_groups().values():
             for value in values:
                 value.requires_grad_(True)
         s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/networks/attention.py`
         self.objective = DirectUnitsObjective(self.model)
-        self.tower = TowerFeatures(s2t.config.audio_config)
-        recordings = [spoken_text(one, self.tokenizer, self.language) for one in read_unit_utterances(data.recordings)]
+        utterances = [] if data.recordings is None else read_unit_utterances(data.recordings)
+        recordings = [spoken_text(one, self.tokenizer, self.language) for one in utterances]
         self._recorded = {one.text: list(one.unit_words) for one in recordings}
+        self._t2c = None if parts.t2c is None else load_t2c(parts.t2c, self.language).eval()
         train, held_out = echo_dialogues(data, self.tower)
-        self.train_items = train.chosen([place for place, item in enumerate(train) if self._target(item)])
+        self.train_items = train.chosen([place for place, item in enumerate(train) if self._has_target(item)])
         if not self.train_items:
             raise ValueError(
                 f"{data.recordings}: expected recordings of the replies of {len(train)} training dialogues, found none"
             )
-        kept = {split: [item for item in items if self._target(item)] for split, items in held_out.items()}
+        kept = {split: [item for item in items if self._has_target(item)] for split, items in held_out.items()}
         self.evaluation_items = {split: items for split, items in kept.items() if items}
 
-    def _target(self, item: SpokenDialogue) -> list[int] | None:
-        """Unit words of a dialogue's only reply; None: it has several, or no recording."""
+    def _has_target(self, item: SpokenDialogue) -> bool:
+        """Whether a dialogue has one reply, and that a recording or a reader."""
         texts = replies(item)
-        return self._recorded.get(texts[0]) if len(texts) == 1 else None
+        return len(texts) == 1 and (self._t2c is not None or bool(self._recorded.get(texts[0])))
+
+    def _targets(self, items: Sequence[SpokenDialogue]) -> list[list[int]]:
+        """Unit words of each dialogue's reply; what the T2C read once is remembered."""
+        texts = [replies(item)[0] for item in items]
+        unread = [text for text in dict.fromkeys(texts) if text not in self._recorded]
+        if unread:
+            assert self._t2c is not None, "dialogues without a target were left out"
+            written = [UnitUtterance(text, text, (), (), ()) for text in unread]
+            batch = spoken_batch(
+                [spoken_text(one, self.tokenizer, self.language) for one in written], self._t2c.config.max_word_letters
+            )
+            with torch.inference_mode():
+                read = read_batch(self._t2c, batch)
+            self._recorded |= {text: list(said.unit_words) for text, said in zip(unread, read, strict=True)}
+        return [self._recorded[text] for text in texts]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All of the language model; the rows of unit words."""
@@ -252,8 +317,7 @@ class DirectUnitsStage:
         heard = [item.features(turn) for item in items for turn in sorted(item.rows)]
         prompt = dialogue_batch(self.tokenizer, items, [set(item.rows) for item in items], heard, last_reply=False)
         kept = {name: value for name, value in prompt.items() if not name.endswith("labels")}
-        targets = [self._target(item) or [] for item in items]
-        return {"prompt": kept, "unit_words": pad_sequences(targets, IGNORE_INDEX)}
+        return {"prompt": kept, "unit_words": pad_sequences(self._targets(items), IGNORE_INDEX)}
 
     def evaluate(self) -> dict[str, float]:
         """By held-out split: the losses, unit edits per recorded unit of greedy speech, and exact replies in text."""
@@ -265,11 +329,15 @@ class DirectUnitsStage:
                 running.add(*self.objective.measure(on_device(self._batch(part), device)))
             few = spread(items, 16)
             batch = on_device(self._batch(few), device)
-            for item, said in zip(few, self.model.write(*self.model.prompts(batch["prompt"])), strict=True):
-                wanted = self.language.decode(self._target(item) or [])
+            for target, said in zip(
+                self._targets(few), self.model.write(*self.model.prompts(batch["prompt"])), strict=True
+            ):
+                wanted = self.language.decode(target)
                 errors += edit_counts(wanted, self.language.decode(said)).errors
                 units += len(wanted)
-            written = self.model.s2t.generate(**batch["prompt"], do_sample=False, max_new_tokens=96)
+            written = self.model.s2t.generate(
+                **batch["prompt"], retokenizer=self.model.retokenizer, do_sample=False, max_new_tokens=96
+            )
             texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
             exact = sum(same_words(replies(item)[0], text) for item, text in zip(few, texts, strict=True))
             metrics |= {f"{split}_{name}": value for name, value in running.means().items()}
@@ -281,7 +349,4 @@ class DirectUnitsStage:
         save_model(self.model.s2t, folder)
         own = {name: value for name, value in self.model.state_dict().items() if not name.startswith("s2t.")}
         write_tensors(folder / WEIGHTS, own)
-        recogniser = read_recogniser_tokenizer(self.recipe.model.s2t)
-        EchoXProcessor(
-            self.tower.extractor, self.tokenizer, self.language, recogniser_tokenizer=recogniser
-        ).save_pretrained(folder)
+        self.processor.save_pretrained(folder)

@@ -34,11 +34,11 @@ from echox.models.packing import check_packing
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming.trigger import Trigger
 from echox.training.batches.normalisation import RunningMeans
 from echox.training.networks.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.networks.modules import on_device
+from echox.training.stages.dialogue.continued import load_s2t, load_t2c, load_vocoder
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.speaking.echo_objective import EchoObjective, EchoWeights
@@ -73,7 +73,8 @@ class EchoModel:
     """Parts and options.
 
     Attributes:
-        s2t: folder of stage I. t2c: folder of stage II. vocoder: folder of a unit vocoder, saved with the model.
+        s2t: folder of stage I. t2c: folder of stage II. vocoder: folder of a unit vocoder, saved with the model. Each
+            may be a whole model, which has it as a part.
         train_lora: continue the LoRA of stage I; False: the language model stays as it is.
         fuse_text_embeddings: see :class:`EchoXConfig`.
         denoising_intermediate_size: inner width of the denoising adapter (None: that of the language model).
@@ -162,8 +163,7 @@ class EchoStage:
         parts = recipe.model
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parts.s2t)
         self.language = AutoUnitLanguage.from_pretrained(parts.t2c)
-        s2t = S2TForConditionalGeneration.from_pretrained(parts.s2t, dtype=torch.float32)
-        t2c = T2CForUnitGeneration.from_pretrained(parts.t2c)
+        s2t, t2c = load_s2t(parts.s2t), load_t2c(parts.t2c)
         check_same_embedding(s2t, t2c, parts)
         self.model = join(s2t, t2c, recipe)
         self.model.requires_grad_(False)
@@ -348,7 +348,7 @@ def join(
         raise ValueError(
             "model.denoise: expected false with model.hear_states=false (no state is left to denoise), found true"
         )
-    vocoder = AutoUnitVocoder.from_pretrained(parts.vocoder) if parts.vocoder is not None else None
+    vocoder = load_vocoder(parts.vocoder) if parts.vocoder is not None else None
     config = EchoXConfig(
         s2t_config=s2t.config,
         echo_decoder_config=t2c.config,
