@@ -61,7 +61,7 @@ if [ $of = mini ]; then
     printf '%s\n' '{"id": "1", "question": "What is the capital of Brazil?", "answers": ["Brasilia"], "audio": "'"$questions"'/1_brazil.wav"}' \
       '{"id": "2", "question": "What does a cow say?", "answers": ["moo"], "audio": "'"$questions"'/3_cow.wav"}' > out/asked.jsonl
     LLAMA_QUESTIONS=out/asked.jsonl WEB_QUESTIONS=out/asked.jsonl
-    options+=(--start-from out/mini/echo --judge embedded)
+    options+=(--start-from out/mini/echo --judge embedded --data "$repository/src/echox/assets/heldout")
   fi
   [ -n "${LLAMA_QUESTIONS:-}" ] && options+=(--task "llama-questions=$LLAMA_QUESTIONS")
   [ -n "${WEB_QUESTIONS:-}" ] && options+=(--task "web-questions=$WEB_QUESTIONS")

@@ -5,8 +5,8 @@ python scripts/report_pages.py --check   # fails if a page is not what its sourc
 
 The text is written by hand; what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` comes from the ablations
 (docs/ablations.json), the model cards, which commands write, the gap (docs/gap.json), the agreement of judges
-(docs/agreement.json), runs/evidence.sh (docs/evidence.json, docs/unit_language.json), the record of sealed questions,
-and published results with their sources (docs/published_results.json).
+(docs/agreement.json), runs/evidence.sh (docs/evidence.json, docs/unit_language.json, docs/knowledge_mini.json), the
+record of sealed questions, and published results with their sources (docs/published_results.json).
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ from echox.evaluation.sets.tasks import AVERAGED
 from echox.evaluation.studies.ablation_report import of_runs, renew_tables, values_of
 from echox.evaluation.studies.ablation_report import tables as ablation_tables
 from echox.evaluation.studies.ablation_tests import (
+    FIGURES,
+    LLAMA,
     NEW,
     READ,
     S2S,
     S2T,
     SEEN,
+    SIDES,
+    T2T,
+    WEB,
     WER,
     compared,
     difference_of_shares,
@@ -58,6 +63,7 @@ class Sources:
     mini: dict[str, list[Row]]
     evidence: dict[str, list[Json]]
     unit_language: dict[str, list[Json]]
+    knowledge_mini: dict[str, list[Json]]
     gap: Json
     agreement: Json
     openings: list[Json]
@@ -65,7 +71,7 @@ class Sources:
 
 
 def read_sources(docs: Path = DOCS) -> Sources:
-    """Read them; what was not measured yet (evidence, unit_language, agreement, openings) is empty."""
+    """Read them; what was not measured yet (the studies of runs/evidence.sh, agreement, openings) is empty."""
 
     def read(name: str, missing: Json = None) -> Json:
         path = docs / name
@@ -75,8 +81,9 @@ def read_sources(docs: Path = DOCS) -> Sources:
     openings = read_openings(docs / "sealed_openings.json")
     published = read("published_results.json")
     ablations, evidence = of_runs(read("ablations.json")), of_runs(read("evidence.json", []))
-    words, agreement = of_runs(read("unit_language.json", [])), read("agreement.json", [])
-    return Sources(ablations, nano, mini, evidence, words, read("gap.json"), agreement, openings, published)
+    words, of_mini = (of_runs(read(f"{study}.json", [])) for study in ("unit_language", "knowledge_mini"))
+    agreement = read("agreement.json", [])
+    return Sources(ablations, nano, mini, evidence, words, of_mini, read("gap.json"), agreement, openings, published)
 
 
 def tables_of(markdown: str) -> dict[str, list[Row]]:
@@ -140,6 +147,47 @@ def knowledge(sources: Sources) -> list[str]:
     drawn = ablation_tables(sources.evidence, plan.rows, plan.tests)
     written = table_of_tests(sources.evidence, plan.tests, S2T)
     return [*drawn["knowledge"].splitlines(), "", *written.splitlines(), "", *drawn["tests"].splitlines()]
+
+
+def knowledge_of_mini(sources: Sources) -> list[str]:
+    """The same of mini, whose language model knows more than it is trained on."""
+    runs = sources.knowledge_mini
+    if not runs:
+        return ["Not measured yet: `runs/evidence.sh --only knowledge_mini` trains and measures it."]
+    plan = Plan.read(DOCS.parent / "runs" / "knowledge_mini.yaml")
+    lines = ablation_tables(runs, plan.rows)["knowledge_mini"].splitlines()
+    if any(set(pair) <= set(runs) for pair in plan.tests):
+        for figure in (T2T, S2T, S2S):
+            lines += ["", *table_of_tests(runs, plan.tests, figure).splitlines()]
+    return lines
+
+
+def kept_knowledge(sources: Sources) -> tuple[str, str]:
+    """Whether mini still knows what its language model knew, and the figures that say so."""
+    runs = sources.knowledge_mini
+    mini = row_of(sources.mini, "What hearing and speaking leave", task="llama-questions")
+    shipped = (
+        f"mini as it ships, Llama Questions: S2T over T2T {mini['S2T over T2T']}, S2S over S2T {mini['S2S over S2T']}: "
+        "what hearing and speaking lose"
+    )
+    if not {"direct", "cascade"} <= set(runs):
+        return "not tested: mini's language model is not trained", shipped
+    parts, lost = [], False
+    for name, what in (("direct", "trained, all of it, to write units"), ("echo", "by echo training, frozen")):
+        if name not in runs:
+            continue
+        told = []
+        for way, task, figure in (("typed", WEB, T2T), ("typed", LLAMA, T2T), ("segments", LLAMA, S2S)):
+            found = compared(runs[name], runs["cascade"], (way, task, figure))
+            assert found is not None, f"{name}: which questions were right is recorded"
+            told.append(f"{FIGURES[figure]} of {SIDES[task]} {points(found.difference)}")
+            lost |= name == "direct" and figure == T2T and found.difference.high < 0
+        seeds = len(runs[name])
+        parts.append(f"{what} ({seeds} {'training' if seeds == 1 else 'trainings'}): {', '.join(told)}")
+    verdict = "still writes: loss seen by questions" if lost else "still writes: no loss seen"
+    return f"trained to write units, it {verdict} (mini); in echo training its language model is frozen", (
+        f"of right answers, beside the cascade, {'; '.join(parts)} ([mini](#knowledge-of-mini)). {shipped}"
+    )
 
 
 def change_of_evidence(sources: Sources, one: str, other: str, split: str, figure: str) -> Interval:
@@ -256,7 +304,6 @@ def claims(sources: Sources) -> list[str]:
     """Each claim of the paper: what is found here, and the figure that says so."""
     gap, words = sources.gap, ("t2c", "unit_words_per_word")
     length = {name: mean(sources, name, *words) for name in ("t2c_unit_language_2400", "t2c_units_2400")}
-    mini = row_of(sources.mini, "What hearing and speaking leave", task="llama-questions")
     first = row_of(sources.mini, "Figures", figure="first_audio_tokens")
 
     def space(model: str, name: str) -> str:
@@ -316,9 +363,7 @@ def claims(sources: Sources) -> list[str]:
         ),
         (
             "A speech model keeps what its language model knows",
-            "not tested: mini's language model is not trained",
-            f"mini, Llama Questions: S2T over T2T {mini['S2T over T2T']}, S2S over S2T {mini['S2S over S2T']}: what "
-            "hearing and speaking lose",
+            *kept_knowledge(sources),
         ),
         (
             "With 3B and 8B it stands beside the best models of its day",
@@ -444,6 +489,7 @@ TABLES: dict[str, dict[str, Callable[[Sources], list[str]]]] = {
         "speech": mini_speech,
         "cascade": cascade,
         "knowledge": knowledge,
+        "knowledge_mini": knowledge_of_mini,
         "unit_language": unit_languages,
         "gaps": gaps,
         "judges": judges,

@@ -12,7 +12,7 @@ from test_echo_stage import TRIGGER
 
 from echox import load_recipe
 from echox.evaluation.studies.ablation_report import figure, renew_tables, tables, write_report
-from echox.evaluation.studies.ablation_tests import READ, WER, compared, question_interval, table_of_tests
+from echox.evaluation.studies.ablation_tests import READ, T2T, WER, compared, question_interval, table_of_tests
 from echox.evaluation.studies.ablations import AblationRunner, Plan, main
 from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
@@ -26,6 +26,7 @@ from tiny_speaker import REPLIES, tokenizer
 PLAN = ROOT / "runs" / "ablations.yaml"
 EVIDENCE = ROOT / "runs" / "evidence.yaml"
 WORDS = ROOT / "runs" / "unit_language.yaml"
+MINI = ROOT / "runs" / "knowledge_mini.yaml"
 
 
 def test_every_run_of_the_plan_is_a_recipe(tmp_path):
@@ -42,7 +43,7 @@ def test_every_run_of_the_plan_is_a_recipe(tmp_path):
         assert recipe.training.output_dir.endswith(f"{name}-s{seed}")
 
 
-@pytest.mark.parametrize(("path", "most"), [(EVIDENCE, 1.4), (WORDS, 1.1)])
+@pytest.mark.parametrize(("path", "most"), [(EVIDENCE, 1.4), (WORDS, 1.1), (MINI, 1.1)])
 def test_the_evidence_compares_like_budgets(path, most, tmp_path):
     plan = Plan.read(path)
     runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
@@ -85,6 +86,38 @@ def test_the_evidence_knows_its_cost(tmp_path):
     assert runner.cost()["runs"] == 12
     plan.runs["direct"].cpu_s_per_step = None
     assert runner.cost()["not_estimated"] == ["direct"]
+
+
+def test_mini_is_compared_from_one_finished_model(tmp_path):
+    plan = Plan.read(MINI)
+    plan.start_from = "folder"
+    runner = AblationRunner(plan, ROOT, tmp_path, tmp_path)
+    assert [name for name, _, _ in runner.plan.jobs()][:5] == ["cascade", "direct", "echo", "direct", "echo"]
+    for name, job, seed in plan.jobs():
+        model = load_recipe(*runner.recipe(name, job, seed)).model
+        assert (model.s2t, model.t2c) == ("folder", "folder")
+    assert runner.items == {
+        "llama-questions": 150,
+        "llama-questions-typed": 150,
+        "web-questions-typed": 500,
+        "utterances": 0,
+    }
+
+
+def test_typed_questions_are_compared_too():
+    def result(name, seed, right):
+        scores = {"t2t_answer": right.count("1") / len(right), "right": {"t2t_answer": right}}
+        return {"name": name, "seed": seed, "what": name, "items": {}, "typed": {"web-questions": scores}}
+
+    first = [result("direct", seed, "1000000000") for seed in range(3)]
+    second = [result("cascade", 0, "1111100000")]
+    by_name = {"direct": first, "cascade": second}
+    table = table_of_tests(by_name, [["direct", "cascade"]], T2T)
+    assert "T2T, first less second" in table
+    assert re.search(r"Web Questions \| 3 and 1 \| -40\.0 \[-\d0\.0 to -10\.0\]", table)
+    assert "direct" not in table_of_tests(by_name, [["direct", "cascade"]]).split("\n", 2)[2]  # nobody spoke
+    drawn = tables(by_name, {"knowledge_mini": ["cascade", "direct"]})["knowledge_mini"]
+    assert re.search(r"\| 10\.0 % \(10\.0 to 10\.0\) \[0\.0 to 30\.0\] \|", drawn)
 
 
 def test_a_row_of_unknown_runs_is_refused(tmp_path):
@@ -303,6 +336,20 @@ def test_smoke_of_the_evidence():
     results = json.loads((folder / "unit_language" / "ablations.json").read_text(encoding="utf-8"))
     assert [len(result["t2c"]["word_errors"]) for result in results] == 6 * [2]
     assert json.loads((folder / "agreement.json").read_text(encoding="utf-8"))[0]["tasks"]
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(960)
+def test_smoke_of_the_evidence_on_mini():
+    if not (ROOT / "out/smoke_mini/out/mini/echo").is_dir():
+        pytest.skip("expected the outputs of runs/mini.sh --smoke")
+    subprocess.run([str(ROOT / "runs" / "evidence.sh"), "--smoke", "--only", "knowledge_mini"], check=True, timeout=900)
+    folder = ROOT / "out" / "smoke" / "evidence"
+    results = json.loads((folder / "knowledge_mini" / "ablations.json").read_text(encoding="utf-8"))
+    assert {result["name"] for result in results} == {"cascade", "echo", "gated", "offline", "direct"}
+    assert all("s2s_answer" in result["segments"]["llama-questions"] for result in results)
+    assert all(len(result["typed"]["web-questions"]["right"]["t2t_answer"]) == 2 for result in results)
     shutil.rmtree(folder)
 
 

@@ -11,7 +11,18 @@ from echox.evaluation.studies.ablations import Plan
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from report_pages import DOCS, PAGES, TABLES, better_speech, read_sources, renew_page, row_of, tables_of
+from report_pages import (
+    DOCS,
+    PAGES,
+    TABLES,
+    better_speech,
+    kept_knowledge,
+    knowledge_of_mini,
+    read_sources,
+    renew_page,
+    row_of,
+    tables_of,
+)
 
 SOURCES = read_sources()
 
@@ -62,6 +73,29 @@ def test_the_verdict_on_unit_languages_follows_the_intervals(errors, verdict):
     assert measured(5)[0] == f"{proven} (nano)"  # five trainings can give p < .05
     assert measured(1)[0] == "not shown in the published form: too few trainings"
     assert better_speech(replace(SOURCES, unit_language={}))[0] == "not supported here"
+
+
+@pytest.mark.parametrize(
+    ("direct", "verdict"),
+    [("1111111111", "still writes: no loss seen"), ("0" * 10, "still writes: loss seen by questions")],
+)
+def test_the_verdict_on_what_is_kept_follows_the_typed_questions(direct, verdict):
+    def measured(name, right):
+        typed = {
+            task: {"t2t_answer": 0.5, "right": {"t2t_answer": right}} for task in ("llama-questions", "web-questions")
+        }
+        aloud = {"llama-questions": {"right": {"s2t_answer": right, "s2s_answer": "0" * len(right)}}}
+        return [{"name": name, "seed": 0, "what": name, "items": {}, "typed": typed, "segments": aloud}]
+
+    runs = {"cascade": measured("cascade", "1111100000")}
+    assert kept_knowledge(replace(SOURCES, knowledge_mini=runs))[0].startswith("not tested")
+    runs["direct"] = measured("direct", direct)
+    found, told = kept_knowledge(replace(SOURCES, knowledge_mini=runs))
+    assert verdict in found
+    assert "(1 training): T2T of Web Questions" in told
+    assert "| `direct` | `cascade` | Web Questions | 1 and 1 |" in "\n".join(
+        knowledge_of_mini(replace(SOURCES, knowledge_mini=runs))
+    )
 
 
 def test_tables_of_a_card_are_read_by_their_headings():

@@ -10,16 +10,19 @@ from test_echo_stage import echo_recipe
 from test_echo_stage import world as world
 
 from echox.config import TrainingConfig
+from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.studies.direct_scores import direct_scores
-from echox.evaluation.studies.echo_scores import SpokenQuestions, UnitTranscriber
+from echox.evaluation.studies.echo_scores import UnitTranscriber
+from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_replies
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.control.health import check_gradients, check_trainable
 from echox.training.stages.speaking.direct_units import DirectUnitsModel, DirectUnitsRecipe, UnitWriter
 from echox.training.stages.speaking.echo import EchoData
+from tiny_speaker import REPLIES
 
 
-def stage_of(world, **data):
+def stage_of(world, t2c=None, **data):
     options = {
         "text": [str(world / "dialogues.jsonl")],
         "audio_fraction": 0.0,
@@ -28,7 +31,7 @@ def stage_of(world, **data):
     return DirectUnitsRecipe(
         "direct_units",
         EchoData(**options),
-        DirectUnitsModel(str(world / "s2t"), str(world / "unit_language")),
+        DirectUnitsModel(str(world / "s2t"), str(world / "unit_language"), t2c),
         TrainingConfig(
             output_dir=str(world / "direct"),
             steps=2,
@@ -98,13 +101,56 @@ def test_spoken_questions_are_scored_aloud_and_in_writing(world):
             return text
 
     voice = UnitTranscriber(AutoUnitVocoder.from_pretrained(world / "vocoder"), Deaf())
-    questions = SpokenQuestions(world / "speech" / "dialogues.jsonl", "heldout_seen_voices", 1, stage.tower)
+    questions = QuestionSet.of_manifest(world / "speech" / "dialogues.jsonl", "heldout_seen_voices", 1, stage.tower)
     found = direct_scores(stage.model.eval(), stage.tokenizer, language, voice, questions)
     assert found["s2s_answer"] == 0.0
     assert found["right"] == {"s2t_answer": str(int(found["s2t_answer"])), "s2s_answer": "0"}
     assert 0 <= found["unfinished"] <= 1
     json.dumps(found)
     assert not np.isnan(found["reply_wer"])
+
+
+def test_questions_of_a_task_are_asked_in_writing_and_aloud(world, tmp_path):
+    stage = stage_of(world)
+    (spoken,) = sorted((world / "speech").rglob("*.wav"))[:1]
+    reply = REPLIES[1]
+    items = [
+        EvalItem("right", [{"role": "user", "content": "Tell me 1."}], "Tell me 1.", ("no", reply.split()[0])),
+        EvalItem("wrong", [{"role": "user", "content": "Tell me 1."}], "Tell me 1.", ("never said",)),
+    ]
+    asked = QuestionSet.of_task(items, "Be short.")
+    assert [turn.role for turn in asked.items[0].dialogue.turns] == ["system", "user", "assistant"]
+    scores = typed_scores(asked, [reply, reply])
+    assert (scores["t2t_answer"], sorted(scores["right"]["t2t_answer"])) == (0.5, ["0", "1"])
+    assert len(write_replies(stage.model.s2t, stage.tokenizer, asked).texts) == 2
+    assert reply_loss(stage.model.s2t, stage.tokenizer, asked.items) > 0
+    with pytest.raises(ValueError, match="expected words and accepted answers of every question, found none of 'bad'"):
+        QuestionSet.of_task([EvalItem("bad", items[0].messages, "Tell me 1.")], "")
+    for audio in (spoken, spoken.read_bytes()):
+        aloud = EvalItem("aloud", [{"role": "user", "content": [{"type": "audio", "audio": audio}]}], "", ("x",))
+        heard = QuestionSet.of_task(
+            [aloud], "Be short." if audio is spoken else "", stage.tower, tmp_path / type(audio).__name__
+        )
+        (embeds,), _ = heard.encoded(stage.model.s2t)
+        assert len(embeds)
+    again = heard.encoded(stage.model.s2t)[0][0]
+    assert again is embeds
+    with torch.no_grad():  # another language model's embeddings: nothing kept is used for it
+        stage.model.s2t.get_input_embeddings().weight += 1
+    assert heard.encoded(stage.model.s2t)[0][0] is not embeds
+
+
+def test_a_t2c_reads_what_nobody_recorded(world):
+    stage = stage_of(world, t2c=str(world / "t2c"), recordings=None)
+    items = list(stage.dataset())[:3]
+    first = stage.collate(items, random.Random(0))["unit_words"]
+    alone = [stage.collate([item], random.Random(0))["unit_words"][0].tolist() for item in items]
+    assert [[word for word in row if word >= 0] for row in first.tolist()] == alone
+    assert any(alone)
+    fresh = stage_of(world, t2c=str(world / "t2c"), recordings=None)  # what is remembered is what is read
+    assert torch.equal(fresh.collate(items[1:], random.Random(0))["unit_words"], stage._batch(items[1:])["unit_words"])
+    with pytest.raises(ValueError, match=r"expected a manifest of units \(stage units\), or model.t2c"):
+        stage_of(world, t2c=str(world / "t2c"))
 
 
 def test_without_recordings_of_the_replies_there_is_nothing_to_learn(world):

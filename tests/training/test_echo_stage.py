@@ -23,6 +23,7 @@ from echox.streaming.trigger import Trigger
 from echox.training.control.health import check_gradients, check_trainable
 from echox.training.networks.lora import LoRASettings, add_lora, merged_state_dict, save_lora
 from echox.training.stage import Stage
+from echox.training.stages.dialogue.continued import load_vocoder
 from echox.training.stages.speaking import echo_objective
 from echox.training.stages.speaking.echo import EchoData, EchoModel, EchoRecipe, EchoTargets, EchoWeights
 from echox.training.stages.speaking.echo_targets import RecordedTargets, cut_replies, select
@@ -418,6 +419,22 @@ def test_saves_one_folder_that_speaks(world, tmp_path):
     folder = tmp_path / "samples" / "text_heldout"
     assert json.loads((folder / "units.jsonl").read_text().splitlines()[0])["text"].strip() == "A dog says woof."
     assert (folder / "00.wav").exists()
+
+
+def test_a_whole_model_gives_all_its_parts(world, tmp_path):
+    stage = echo_recipe(world, model={"train_lora": False, "vocoder": str(world / "vocoder")}).build()
+    whole = str(tmp_path / "echo")
+    stage.save(tmp_path / "echo")
+    again = echo_recipe(world, model={"train_lora": False, "s2t": whole, "t2c": whole, "vocoder": whole}).build()
+    for name, value in stage.objective.t2c.state_dict().items():  # untrained, the echo decoder is the T2C's
+        assert torch.equal(again.objective.t2c.state_dict()[name], value)
+    for part in ("s2t", "vocoder", "echo_decoder"):
+        ours, theirs = (one.model.get_submodule(part).state_dict() for one in (stage, again))
+        assert all(torch.equal(theirs[name], value) for name, value in ours.items())
+    without = echo_recipe(world, model={"train_lora": False}).build()
+    without.save(tmp_path / "mute")
+    with pytest.raises(ValueError, match="expected a model with a vocoder, found none"):
+        load_vocoder(tmp_path / "mute")
 
 
 def test_another_language_models_t2c_is_refused(world, tmp_path):

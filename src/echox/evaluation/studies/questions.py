@@ -100,7 +100,7 @@ class QuestionSet:
 
         Args:
             items: each with one question.
-            system: prompt of every conversation.
+            system: prompt of every conversation; "" for none.
             tower: ask aloud; None: in writing.
             folder: where features of the audio are kept; needed with a tower.
             retokenizer: of the model's processor.
@@ -116,7 +116,7 @@ class QuestionSet:
             assert folder is not None, "with a tower, a folder is named"
             files = [_audio_file(item, folder) for item in items]
             store = tower.store(files, folder, "asked", as_served=True)
-            rows = [{1: row} for row in range(len(files))]
+            rows = [{len(one.turns) - 2: row} for row, one in enumerate(dialogues)]
         asked = [SpokenDialogue(one, store, row, tower) for one, row in zip(dialogues, rows, strict=True)]
         # Questions of similar length are encoded and answered in one batch.
         order = sorted(range(len(asked)), key=lambda place: (asked[place].frames, len(items[place].question)))
@@ -154,8 +154,8 @@ def _has_words(reply: str, answers: Sequence[str]) -> bool:
 
 def _dialogue(item: EvalItem, system: str) -> Dialogue:
     """System prompt, question, and an accepted answer in the place of the reply."""
-    turns = (Turn("system", system), Turn("user", item.question or item.id), Turn("assistant", item.answers[0]))
-    return Dialogue(item.id, turns)
+    turns = [Turn("user", item.question or item.id), Turn("assistant", item.answers[0])]
+    return Dialogue(item.id, tuple([Turn("system", system), *turns] if system else turns))
 
 
 def _audio_file(item: EvalItem, folder: Path) -> Path:
