@@ -72,7 +72,7 @@ def figures_of(model: EchoX, played: list[list[Exchange]], voice: Voice | None) 
         **{f"{kind}_right": int(sum(found)) for kind, found in sorted(right.items())},
         **{f"{kind}_asked": len(found) for kind, found in sorted(right.items())},
         "reply_words": {"p50": float(np.median(lengths)), "p95": float(np.percentile(lengths, 95))},
-        "cpu_s_per_exchange": round(seconds / max(1, len(lengths)), 3),
+        "cpu_s_per_turn": round(seconds / max(1, len(lengths)), 3),
     }
 
 
