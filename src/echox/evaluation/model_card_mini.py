@@ -57,9 +57,10 @@ HOW = """\
 judge heard of the spoken one (S2S). The judge is Moonshine tiny run by ONNX runtime, which was not trained on any
 speech of ours. `control` is Piper's own voice that says the same texts to the same judge: how harsh the judge is.
 Intervals are 95 % bootstrap intervals over items; they do not cover the spread over training seeds. Training taught no
-answers: what is asked of the world was answered by the language model itself, and questions of these sets, with what is
-nearly the same, were left out (docs/data_card_mini.md); the texts from which pronunciation was learned were not compared
-with them. Nano's questions are asked in Piper's voice, and have one accepted wording, which mini does not know."""
+answers: what is asked of the world was answered by the language model itself, and questions of these sets, with what
+is nearly the same, were left out (docs/data_card_mini.md); the texts from which pronunciation was learned were not
+compared with them. Nano's questions are asked in Piper's voice, and have one accepted wording, which mini does not
+know."""
 
 
 def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, output: Path) -> Path:
