@@ -96,7 +96,7 @@ def test_sums_are_right():
 
 def test_the_stage_writes_conversations_and_cuts_its_own_replies(tmp_path):
     questions = [
-        ("train", "What is a lake?", "A lake is water. It is large. It has fish."),
+        ("train", "What is a lake?", "A lake is water. It is large. It has zebras."),
         ("train", "Why?", "Because " + " ".join(["very"] * 40) + " long."),
         ("heldout", "What is a hill?", "A hill is a small mountain."),
         ("heldout", "What is a bee?", "A bee is an insect."),
@@ -117,7 +117,7 @@ def test_the_stage_writes_conversations_and_cuts_its_own_replies(tmp_path):
     lessons = read_dialogues(output)
     text = {split: [turn.text for one in lessons if one.split == split for turn in one.turns] for split in SPLITS}
     assert "A lake is water. It is large." in text["train"]
-    assert not any("very very" in one or "fish" in one for one in text["train"])
+    assert not any("very very" in one or "zebras" in one for one in text["train"])
     assert all(one.turns[0] == Turn("system", "Be brief.") for one in lessons if one.split != "train")
     assert 100 < sum(one.turns[0].text == "Be brief." for one in lessons if one.split == "train") < 190
     before = output.read_bytes()

@@ -31,6 +31,7 @@ class TalkLessonsRecipe:
             its kind, "/" and its topic.
         others: manifests of dialogues with the model's own replies (stage "replies").
         count: conversations for training; a twentieth of them for each other split.
+        often: how many times as often as others the topics occur that people speak of most.
         system: system prompt that the model is used with.
         max_sentences, max_words: own replies are cut to so many at most; one whose first sentence is longer is left
             out.
@@ -41,6 +42,7 @@ class TalkLessonsRecipe:
     output: str
     others: list[str] = field(default_factory=list)
     count: int = 3000
+    often: float = 6.0
     system: str = ""
     max_sentences: int = 2
     max_words: int = 30
@@ -58,7 +60,7 @@ class TalkLessonsRecipe:
         for split in SPLITS:
             count = self.count if split == "train" else max(1, self.count // 20)
             knowledge = self._knowledge(found, split)
-            for number, exchanges in enumerate(conversations(split, count, knowledge, self.seed)):
+            for number, exchanges in enumerate(conversations(split, count, knowledge, self.seed, self.often)):
                 other = split == "train" and rng.random() < _OTHER_SYSTEM
                 system = rng.choice(system_prompts()) if other else self.system
                 lessons.append(_lesson(f"{split[0]}{number:05d}", system, exchanges, split))

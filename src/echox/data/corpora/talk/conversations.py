@@ -26,7 +26,7 @@ KINDS = ("talk", "told", "unknown", "sums", "knowledge")
 
 _LENGTHS = (4, 3, 3, 2, 2, 2)
 """How often conversations have 1, 2, 3 ... exchanges."""
-_SHARES = {"talk": 0.5, "told": 0.2, "unknown": 0.05, "sums": 0.05, "knowledge": 0.2}
+_SHARES = {"talk": 0.6, "told": 0.15, "unknown": 0.05, "sums": 0.05, "knowledge": 0.15}
 _ASKED_NOW = 0.4
 """Probability that a told fact is asked for next; else another exchange comes before."""
 _LARGEST_SUMMAND, _LARGEST_FACTOR = 20, 10
@@ -56,7 +56,9 @@ class Exchange:
     key: str = ""
 
 
-def conversations(split: str, count: int, knowledge: list[Exchange], seed: int = 0) -> Iterator[list[Exchange]]:
+def conversations(
+    split: str, count: int, knowledge: list[Exchange], seed: int = 0, often: float = 6.0
+) -> Iterator[list[Exchange]]:
     """Yield conversations of some exchanges.
 
     Args:
@@ -64,6 +66,7 @@ def conversations(split: str, count: int, knowledge: list[Exchange], seed: int =
         count: of conversations.
         knowledge: other questions that occur among the rest; empty: none do.
         seed: decides all that is drawn.
+        often: how many times as often as others the topics occur that people speak of most.
 
     Raises:
         ValueError: another split.
@@ -72,7 +75,7 @@ def conversations(split: str, count: int, knowledge: list[Exchange], seed: int =
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, found {split!r}")
     rng = random.Random(f"talk {split} {seed}")
     for _ in range(count):
-        yield _conversation(split, knowledge, rng)
+        yield _conversation(split, knowledge, often, rng)
 
 
 def topics(kind: str) -> list[str]:
@@ -80,7 +83,7 @@ def topics(kind: str) -> list[str]:
     return [one["topic"] for one in _content()[kind]]
 
 
-def _conversation(split: str, knowledge: list[Exchange], rng: random.Random) -> list[Exchange]:
+def _conversation(split: str, knowledge: list[Exchange], often: float, rng: random.Random) -> list[Exchange]:
     wanted = rng.choices(range(1, len(_LENGTHS) + 1), _LENGTHS)[0]
     shares = {kind: share for kind, share in _SHARES.items() if knowledge or kind != "knowledge"}
     facts = rng.sample(_content()["told"], len(_content()["told"]))  # each is told, or asked for in vain, once at most
@@ -102,7 +105,8 @@ def _conversation(split: str, knowledge: list[Exchange], rng: random.Random) -> 
         elif kind == "knowledge":
             found.append(rng.choice(knowledge))
         else:
-            topic = rng.choice([one for one in _content()["talk"] if not (found and one.get("first"))])
+            fitting = [one for one in _content()["talk"] if not (found and one.get("first"))]
+            (topic,) = rng.choices(fitting, [often if one.get("often") else 1.0 for one in fitting])
             found.append(_talk(topic, split, rng))
     return found
 
