@@ -427,7 +427,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "reference_costs": (("reference_costs",), reference_costs),
     "mini_cascade": (("mini_cascade",), mini_cascade),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
-    "conversation": (("conversation", "conversation_spoken"), conversation),
+    # "conversation": (("conversation", "conversation_spoken"), conversation),
     "tool_turns": (
         (
             "tool_turns_mini_single",
