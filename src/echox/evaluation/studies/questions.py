@@ -5,7 +5,6 @@ Letters: B questions, R reply tokens, K positions of an audio, H width of the la
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +26,10 @@ from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order, fingerprint
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.items import EvalItem
+from echox.models.decoding.greedy_rows import WrittenRow, write_rows
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.tokenization_text import decode_text
-from echox.models.pretrained import run_generate
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
 
 T = TypeVar("T")
@@ -181,26 +180,23 @@ def write_replies(
     s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: QuestionSet
 ) -> WrittenReplies:
     """Greedy replies, with the states that predict their tokens."""
-    settings = copy.deepcopy(s2t.generation_config)
-    settings.update(
-        do_sample=False, max_new_tokens=MAX_REPLY_TOKENS, return_dict_in_generate=True, output_hidden_states=True
-    )
-    rows: list[Tensor] = []
-    states: list[Tensor] = []
+    rows: list[WrittenRow] = []
     encoded = iter(questions.encoded(s2t)[0])
     for part in batches(questions.items, 32):
         batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], [], last_reply=False)
         audios = [next(encoded) for item in part for _ in item.rows]
-        embeds, mask, _ = s2t.splice(batch["input_ids"], batch["attention_mask"], audios, padding_side="left")
-        output = run_generate(s2t.language_model, inputs_embeds=embeds, attention_mask=mask, generation_config=settings)
-        predicting = torch.stack([layers[-1][:, -1] for layers in output.hidden_states], 1)  # (B, R, H)
-        special = torch.tensor(tokenizer.all_special_ids)
-        ended = torch.isin(output.sequences, special).cumsum(1) > 0
-        for tokens, row_states, end in zip(output.sequences, predicting, ended, strict=True):
-            rows.append(tokens[~end])
-            states.append(row_states[: len(tokens)][~end])
-    texts = [decode_text(tokenizer, row) for row in rows]
-    return WrittenReplies(pad_sequence(rows, True, -1), pad_sequence(states, True), texts)
+        embeds, mask, _ = s2t.splice(batch["input_ids"], batch["attention_mask"], audios)
+        rows += write_rows(
+            s2t.language_model,
+            [row[seen.bool()] for row, seen in zip(embeds, mask, strict=True)],
+            s2t.get_output_embeddings(),
+            s2t.get_input_embeddings(),
+            tokenizer.all_special_ids,
+            MAX_REPLY_TOKENS,
+        )
+    token_ids = [torch.tensor(row.token_ids, dtype=torch.long) for row in rows]
+    texts = [decode_text(tokenizer, row) for row in token_ids]
+    return WrittenReplies(pad_sequence(token_ids, True, -1), pad_sequence([row.states for row in rows], True), texts)
 
 
 def reply_scores(questions: QuestionSet, replies: Sequence[str], said: Sequence[str], judge: Judge) -> JsonObject:

@@ -32,8 +32,9 @@ from echox.data.sampling import spread
 from echox.data.scoring import edit_counts, same_words
 from echox.data.tower_features import TowerFeatures
 from echox.files import save_model, write_tensors
+from echox.models.decoding.greedy_rows import write_rows
 from echox.models.echox.chunked_loss import token_losses
-from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, positions_of
+from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
@@ -168,41 +169,17 @@ class UnitWriter(nn.Module):
             limit: unit words of a reply.
         """
         prompts = [row[seen.bool()] for row, seen in zip(embeds, mask, strict=True)]
-        parts = [prompts[start : start + _TOGETHER] for start in range(0, len(prompts), _TOGETHER)]
-        return [said for part in parts for said in self._write(part, limit)]
-
-    def _write(self, prompts: Sequence[Tensor], limit: int) -> list[list[int]]:
-        """Of prompts (L, H) of any lengths; a row that has ended is not run any more."""
-        inputs = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True, padding_side="left")
-        seen = nn.utils.rnn.pad_sequence(
-            [torch.ones(len(prompt), dtype=torch.long, device=inputs.device) for prompt in prompts],
-            batch_first=True,
-            padding_side="left",
-        )
-        positions, memory = positions_of(seen), None
-        said: list[list[int]] = [[] for _ in prompts]
-        speaking = torch.arange(len(prompts))
-        for _ in range(limit):
-            output = self.s2t.language_model.base_model(
-                inputs_embeds=inputs,
-                attention_mask=seen,
-                position_ids=positions,
-                past_key_values=memory,
-                use_cache=True,
+        said: list[list[int]] = []
+        for start in range(0, len(prompts), _TOGETHER):
+            rows = write_rows(
+                self.s2t.language_model,
+                prompts[start : start + _TOGETHER],
+                self.unit_head,
+                self.unit_embedding,
+                [self.end_id],
+                limit,
             )
-            memory = output.past_key_values
-            words = self.unit_head(output.last_hidden_state[:, -1]).argmax(-1)
-            going = (words != self.end_id).nonzero().flatten()
-            if not len(going):
-                break
-            if len(going) < len(words):
-                memory.batch_select_indices(going)
-                words, seen, positions = words[going], seen[going], positions[going]
-                speaking = speaking[going.cpu()]
-            for row, word in zip(speaking.tolist(), words.tolist(), strict=True):
-                said[row].append(word)
-            inputs = self.unit_embedding(words)[:, None]
-            seen, positions = torch.cat([seen, seen.new_ones(len(seen), 1)], 1), positions[:, -1:] + 1
+            said += [row.token_ids for row in rows]
         return said
 
 
