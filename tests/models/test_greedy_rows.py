@@ -12,10 +12,10 @@ def test_rows_are_written_as_alone(limit):
     model = tiny_echox(seed=3).model.eval().s2t.language_model
     embed, head = model.get_input_embeddings(), model.get_output_embeddings()
     prompts = [embed(torch.randint(5, 30, (length,))).detach() for length in (3, 9, 1, 6)]
-    free = write_rows(model, prompts, head, embed, [], limit)
+    free = write_rows(model.base_model, prompts, head, embed, [], limit)
     assert all(len(row.token_ids) == limit and not row.ended for row in free)
     ends = {row.token_ids[place] for row, place in zip(free[:2], (0, limit // 2))}
-    rows = write_rows(model, prompts, head, embed, ends, limit)
+    rows = write_rows(model.base_model, prompts, head, embed, ends, limit)
     assert rows[0].ended
     assert rows[0].states.shape == (0, embed.weight.shape[1])
     for row, prompt, whole in zip(rows, prompts, free, strict=True):

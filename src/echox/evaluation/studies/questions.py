@@ -187,7 +187,7 @@ def write_replies(
         audios = [next(encoded) for item in part for _ in item.rows]
         embeds, mask, _ = s2t.splice(batch["input_ids"], batch["attention_mask"], audios)
         rows += write_rows(
-            s2t.language_model,
+            s2t.language_model.base_model,
             [row[seen.bool()] for row, seen in zip(embeds, mask, strict=True)],
             s2t.get_output_embeddings(),
             s2t.get_input_embeddings(),

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from echox.models.pretrained import CausalLM
-
 
 @dataclass
 class WrittenRow:
@@ -31,7 +29,7 @@ class WrittenRow:
 
 @torch.inference_mode()
 def write_rows(
-    language_model: CausalLM,
+    base: nn.Module,
     prompts: Sequence[Tensor],
     head: nn.Module,
     embedding: Callable[[Tensor], Tensor],
@@ -41,14 +39,13 @@ def write_rows(
     """Continue prompts greedily.
 
     Args:
-        language_model: reads embeddings.
+        base: a causal language model of transformers without its head.
         prompts: (L, H) of each row, of any lengths.
         head: states (B, H) to scores of tokens.
         embedding: token ids (B,) to inputs (B, H) of the language model.
         ends: token ids that end a row.
         limit: tokens of a row.
     """
-    base: nn.Module = language_model.base_model  # type: ignore[assignment]  # of every causal model of transformers
     inputs = pad_sequence(list(prompts), batch_first=True, padding_side="left")
     ones = [torch.ones(len(prompt), dtype=torch.long, device=inputs.device) for prompt in prompts]
     seen = pad_sequence(ones, batch_first=True, padding_side="left")

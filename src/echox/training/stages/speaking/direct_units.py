@@ -172,7 +172,7 @@ class UnitWriter(nn.Module):
         said: list[list[int]] = []
         for start in range(0, len(prompts), _TOGETHER):
             rows = write_rows(
-                self.s2t.language_model,
+                self.s2t.language_model.base_model,
                 prompts[start : start + _TOGETHER],
                 self.unit_head,
                 self.unit_embedding,
