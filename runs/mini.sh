@@ -91,12 +91,12 @@ stage package mini/package -- published_parts=null
 # 12. What the language model learns besides, each in a LoRA that stays beside the weights. To hold a conversation: 42
 #     and 36 CPU-min.
 #     To call six tools: calls first, then conversations with calls, errors and other talk, many as this recogniser hears them;
-#     39, 4 and 15 CPU-min.
+#     39, 4 and 13 CPU-min.
 stage first_talk_lessons mini/talk_lessons output=out/mini/text/first_talk_lessons.jsonl often=1.0 -- count=20
 stage first_talk mini/first_talk model.start_from=out/mini/package -- "${few[@]}"
 stage talk_lessons mini/talk_lessons -- count=20
 stage talk mini/talk model.start_from=out/mini/package -- "${few[@]}"
-stage first_tool_lessons mini/tool_lessons output=out/mini/text/first_tool_lessons.jsonl "exchanges={1: 1}" hearing=null \
+stage first_tool_lessons mini/tool_lessons output=out/mini/text/first_tool_lessons.jsonl "exchanges=[1]" hearing=null \
   -- per_wording=1
 stage first_tools mini/first_tools model.start_from=out/mini/package -- "${few[@]}"
 stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 \

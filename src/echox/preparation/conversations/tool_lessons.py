@@ -53,7 +53,7 @@ class ToolLessonsRecipe:
         others: manifests of dialogues with the model's own replies (stage "replies"), whose first question wants no
             tool; empty: the nano corpus.
         per_wording: requests of each wording for training, with other values; of the other splits a twentieth.
-        exchanges: how many a lesson has, and the weight of that.
+        exchanges: weights of lessons of one exchange, of two, and so on.
         no_tool: share of the exchanges that want no tool.
         hearing: who speaks some of the requests, and who hears them; null: all are as they are written.
         seed: decides values, tools and questions.
@@ -63,7 +63,7 @@ class ToolLessonsRecipe:
     output: str
     others: list[str] = field(default_factory=list)
     per_wording: int = 12
-    exchanges: dict[int, float] = field(default_factory=lambda: {1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 1})
+    exchanges: list[float] = field(default_factory=lambda: [2, 2, 2, 2, 2, 1])
     no_tool: float = 0.35
     hearing: HearingConfig | None = None
     seed: int = 0
@@ -108,8 +108,8 @@ class ToolLessonsRecipe:
         lessons: list[Dialogue] = []
         while left:
             talk = _Talk(_names("train", rng), rng)
-            (length,) = rng.choices(list(self.exchanges), list(self.exchanges.values()))
-            for _ in range(length):
+            (more,) = rng.choices(range(len(self.exchanges)), self.exchanges)
+            for _ in range(1 + more):
                 if rng.random() < self.no_tool or not left:
                     talk.add(*questions.next())
                 else:
