@@ -5,13 +5,14 @@
 
 Questions that no part of the model was trained on are spoken by several voices, with a pause after some of their words.
 Every question so has two labelled pauses: one inside (0.25 to 1.5 s), where a reply would be a false start, and one at
-its end. The server's own turn detector runs over them frame by frame, once as `server_vad` (500 ms) and once as
-`semantic_vad` with each eagerness. What the model does is really done, and takes the processor time that it takes; all
-other time is that of the audio. So the figures do not depend on what else the machine does. Not in them: the network,
-and a client that collects audio before it sends it.
+its end. The server's own turn detector runs over them frame by frame: as `server_vad` with the silence left to the
+server, and with 500 ms asked for; as `semantic_vad` with each eagerness. What the model does is really done, and takes
+the processor time that it takes; all other time is that of the audio. So the figures do not depend on what else the
+machine does. Not in them: the network, and a client that collects audio before it sends it.
 
 A false start is a turn that is ended inside a question; it is audible if the first sound of its reply would be sent
-before the speaker goes on.
+before the speaker goes on. Counted apart: those audible ones after less than 500 ms of a labelled pause, in which the
+turn head was mistaken, and those in pauses that the voice made itself, as before a "please".
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import read_dialogues
 from echox.data.pauses import PausedSpeech, cut, speak, speak_with_pause
-from echox.data.scoring import normalize_words
 from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import Judge, SessionOptions
@@ -41,10 +41,12 @@ from echox.serving.turn_detection.vad import FRAME_MS, FRAME_SAMPLES, SAMPLING_R
 from echox.speech_detection import MARGIN_AFTER_S
 from echox.streaming import Judged
 from echox.streaming.messages import Audio, Message
-from echox.training.stages.hearing.turn_head import pause_places, split_of
+from echox.training.stages.hearing.heard_texts import key, pause_places
+from echox.training.stages.hearing.turn_head import split_of
 
 VOICES = ("flite/slt", "flite/rms", "espeak-ng/en-us", "espeak-ng/en-us+Andrea", "piper/en_US-joe-medium")
 SHORTEST_S, LONGEST_S = 0.25, 1.5
+SILENCE_MS = 500  # of server_vad
 HELDOUT_SHARE = 0.25  # as in the recipes of stage turn_head
 TRAINING_SEED = 0  # likewise: their held-out questions are asked here
 
@@ -60,10 +62,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Stop:
-    """The end of a turn, and the first sound of its reply, ms in the time of the audio."""
+    """The end of a turn, the first sound of its reply, and the silence before, ms in the time of the audio."""
 
     decided_ms: float
     sound_ms: float
+    silence_ms: float
 
 
 def ask(model: EchoX, samples: np.ndarray) -> Answer:
@@ -101,7 +104,7 @@ def stops(probabilities: list[float], settings: TurnSettings, hear: Callable[[in
             begun_ms, answer = float(asked[1].at_ms), asked[2]
         else:  # begun when the margin was complete, or, if the turn ended before, then
             begun_ms, answer = min(decided_ms, voiced_ms + 1000 * MARGIN_AFTER_S), hear(event.start_ms, event.end_ms)
-        return Stop(decided_ms, max(decided_ms, begun_ms + answer.sound_ms))
+        return Stop(decided_ms, max(decided_ms, begun_ms + answer.sound_ms), decided_ms - voiced_ms)
 
     voiced_ms = 0
     for number, probability in enumerate(probabilities):
@@ -171,11 +174,12 @@ def measure(options: argparse.Namespace) -> Measured:
     rng = random.Random(f"end of turn {options.seed}")
     found = questions(options)
     chosen = rng.sample(found, min(options.questions, len(found)))
-    known = {" ".join(normalize_words(text)) for text in found}
+    known = {key(text) for text in found}
     voices = usable_voices()
-    arms = {"server_vad": settings_of(None, {"type": "server_vad"})}
+    judge = None if model.turn_head is None else Judge.MODEL
+    arms = {"server_vad": settings_of(judge, {"type": "server_vad"})}
+    arms["server_vad 500 ms"] = settings_of(judge, {"type": "server_vad", "silence_duration_ms": 500})
     for eagerness in ("high", "auto", "low"):
-        judge = None if model.turn_head is None else Judge.MODEL
         arms[f"semantic_vad {eagerness}"] = settings_of(judge, {"type": "semantic_vad", "eagerness": eagerness})
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for number, text in enumerate(chosen):
@@ -226,12 +230,16 @@ def spoken(text: str, voice: Voice, known: set[str], rng: random.Random) -> Paus
 
 def outcome(speech: PausedSpeech, found: list[Stop]) -> dict[str, Any]:
     """What came of one question."""
-    end_ms, ((_, resumes_s),) = 1000 * speech.end_s, speech.pauses
+    end_ms, ((pauses_s, resumes_s),) = 1000 * speech.end_s, speech.pauses
     early = [one for one in found if one.decided_ms < end_ms]
+    labelled = [one for one in early if 1000 * pauses_s <= one.decided_ms < 1000 * resumes_s]
+    hurried = [one for one in labelled if one.silence_ms < SILENCE_MS]
     late = [one for one in found if one.decided_ms >= end_ms]
     return {
         "false_start": bool(early),
         "audible": any(one.sound_ms < 1000 * resumes_s for one in early),
+        "hurried": any(one.sound_ms < 1000 * resumes_s for one in hurried),
+        "elsewhere": len(labelled) < len(early),
         "decided_s": (late[0].decided_ms - end_ms) / 1000 if late else None,
         "first_audio_s": (late[0].sound_ms - end_ms) / 1000 if late else None,
     }
@@ -248,6 +256,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "false_starts": sum(row["false_start"] for row in rows),
         "audible_false_starts": sum(row["audible"] for row in rows),
+        "audible_after_less_than_500_ms": sum(row["hurried"] for row in rows),
+        "false_starts_elsewhere": sum(row["elsewhere"] for row in rows),
         "not_answered": sum(row["decided_s"] is None for row in rows),
         "decided_s": quantiles("decided_s"),
         "first_audio_s": quantiles("first_audio_s"),

@@ -108,4 +108,4 @@ stage package_taught mini/package parts.echo=out/mini/package parts.vocoder=null
   output_dir=out/mini/package_taught -- published_parts=null
 #     Into it, the turn head: when is a question complete? 5 CPU-min.
 stage turn_head mini/turn_head model=out/mini/package_taught output=null -- model=nano output=out/mini/turn_head \
-  "texts={corpora: {nano: 60}}" "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"
+  "texts={corpora: {nano: 60}}" steps=50 "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"

@@ -180,9 +180,10 @@ def end_of_turn(result: Result) -> list[str]:
     for name, row in result["figures"].items():
         if isinstance(row, dict):
             times = [f"{row['first_audio_s'][level]:.2f} s" for level in ("p50", "p75", "p95")]
-            counts = [str(row[count]) for count in ("false_starts", "audible_false_starts")]
+            kinds = ("false_starts", "audible_false_starts", "audible_after_less_than_500_ms")
+            counts = [str(row[count]) for count in kinds]
             rows.append([name, *counts, *times, str(row["not_answered"])])
-    heads = ["nano", "false starts", "audible", "first audio after the last word p50", "p75", "p95", "no answer in 3 s"]
+    heads = ["nano", "false starts", "audible", "of these after less than 500 ms", "first audio after the last word p50", "p75", "p95", "no answer in 3 s"]
     return markdown_table(heads, rows)
 
 

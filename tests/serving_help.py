@@ -62,8 +62,9 @@ class Running:
         vad: str = "silero",
         end_of_turn: str | None = None,
         ice: IceSettings | None = None,
+        ends_early: bool = True,
     ) -> None:
-        self.service = Service(model, "nano", limits, vad, end_of_turn)
+        self.service = Service(model, "nano", limits, vad, end_of_turn, ends_early)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -13,7 +13,7 @@ from echox.data.tool_templates import taught_template
 from echox.files import write_tensors
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.turn_head import STATES, TURN_HEAD_FILE, TurnHead
+from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead
 from echox.tool_calls.tools import Tool, ToolUse
 from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.training.stages.dialogue.continued import load_s2t
@@ -97,10 +97,11 @@ def test_a_package_made_of_a_package_keeps_its_turn_head(parts):
     model, folder = parts
     recipe_in(folder).run()
     assert EchoX.from_pretrained(folder / "package", device="cpu").turn_head is None
-    head = TurnHead(torch.ones(STATES * model.model.s2t.config.hidden_size), torch.zeros(()))
-    write_tensors(folder / "package" / TURN_HEAD_FILE, head.tensors())
+    head = TurnHead(model.model.s2t.config.hidden_size)
+    write_tensors(folder / "package" / TURN_HEAD_FILE, head.state_dict())
     recipe_in(folder, **{"parts.echo": folder / "package", "output_dir": folder / "again"}).run()
-    assert torch.equal(EchoX.from_pretrained(folder / "again", device="cpu").turn_head.weight, head.weight)
+    kept = EchoX.from_pretrained(folder / "again", device="cpu").turn_head
+    assert torch.equal(kept.answer.weight, head.answer.weight)
 
 
 def test_what_tools_taught_is_kept_beside_the_weights(parts):

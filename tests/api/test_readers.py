@@ -14,7 +14,7 @@ from transformers import WhisperFeatureExtractor
 
 import echox
 from echox.files import write_tensors
-from echox.models.echox.turn_head import STATES, TurnHead
+from echox.models.echox.turn_head import TurnHead
 from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.units.extract import UnitExtractor
 from tiny_echox import tiny_echox
@@ -41,7 +41,7 @@ def tensors(folder: Path) -> None:
 
 def whole_model(folder: Path) -> None:
     model = tiny_echox()
-    model.turn_head = TurnHead(torch.ones(STATES * model.model.s2t.config.hidden_size), torch.zeros(()))
+    model.turn_head = TurnHead(model.model.s2t.config.hidden_size)
     model.save_pretrained(folder)
 
 

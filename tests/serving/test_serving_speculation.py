@@ -1,4 +1,7 @@
-"""Speculative turns: nobody can tell but by the time; what was begun in vain leaves nothing behind."""
+"""Speculative turns: nobody can tell but by the time; what was begun in vain leaves nothing behind.
+
+Here silence alone ends turns; test_serving_turn_head.py has those that the model ends.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,13 +24,13 @@ HUMAN = find_spec("moonshine_voice")
 
 @pytest.fixture(scope="module")
 def server():
-    with running(nano()) as found:
+    with running(nano(), ends_early=False) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def without():
-    with running(nano(), Limits(max_speculations=0)) as found:
+    with running(nano(), Limits(max_speculations=0), ends_early=False) as found:
         yield found
 
 

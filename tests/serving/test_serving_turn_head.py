@@ -1,4 +1,7 @@
-"""Turns whose end the model judges: sooner after a whole question, later inside one, and the same reply as ever."""
+"""Turns whose end the model judges: sooner after a whole question, later inside one, and the same reply as ever.
+
+With server_vad a turn ends sooner too where the client names no silence, and never later.
+"""
 
 import asyncio
 
@@ -20,12 +23,8 @@ def verdicts():
 @pytest.fixture(scope="module")
 def server(verdicts):
     model = nano()
-    judged = EchoX(
-        model.model,
-        model.processor,
-        model.settings,
-        turn_head=lambda features: verdicts.pop(0) if len(verdicts) > 1 else verdicts[0],
-    )
+    judged = EchoX(model.model, model.processor, model.settings)
+    judged.engine.turn_head = lambda inputs: verdicts.pop(0) if len(verdicts) > 1 else verdicts[0]
     with running(judged) as found:
         yield found
 
@@ -140,10 +139,49 @@ def test_sessions_without_responses_are_judged_too(server, verdicts):
     assert 0 <= after_ms < 450
 
 
+async def detecting(client, **detection):
+    audio = {"input": {"turn_detection": {"type": "server_vad", **detection}}}
+    await client.send("session.update", session={"type": "realtime", "audio": audio})
+    return (await client.until("session.updated"))["session"]["audio"]["input"]["turn_detection"]
+
+
 @pytest.mark.slow
-def test_server_vad_asks_nobody(server, verdicts):
+def test_server_vad_ends_a_turn_that_is_surely_complete_early_and_answers_it_as_ever(server, verdicts):
     async def talk():
         async with connected(server) as client:
+            verdicts[:] = [1.0]
+            said = await ask(client, then_s=0.4)
+            done = await answered(client)
+            return ended(client, said), done["response"]["output"][0]["content"][0]["transcript"]
+
+    (after_ms,), text = run(talk(), 240)
+    assert 0 <= after_ms < 300
+    assert text == nano().generate(question(1, 16000)).text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verdict", [0.9, 0.5, 0.0])
+def test_server_vad_never_waits_for_longer_than_it_says(server, verdicts, verdict):
+    async def talk():
+        async with connected(server) as client:
+            shown = await detecting(client)
+            verdicts[:] = [verdict]
+            said = await ask(client, then_s=0.7)
+            await answered(client)
+            return shown, ended(client, said)
+
+    shown, (after_ms,) = run(talk(), 240)
+    assert shown["silence_duration_ms"] == 500
+    assert after_ms < 700
+
+
+@pytest.mark.slow
+def test_a_silence_that_the_client_names_is_what_counts(server, verdicts):
+    async def talk():
+        async with connected(server) as client:
+            await detecting(client, silence_duration_ms=500)
+            await detecting(client)  # what is left out keeps its value
+            verdicts[:] = [1.0]
             before = server.service.metrics.text().decode().count("judged_pauses_total{")
             said = await ask(client, then_s=0.7)
             await answered(client)

@@ -139,8 +139,17 @@ def test_the_wait_grows_with_the_doubt():
     waits = [settings.wait_ms(complete) for complete in (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)]
     assert waits == sorted(waits)
     assert (waits[0], waits[1], waits[-1]) == (EARLY_MS, EARLY_MS, 2000)
+    assert min(waits[2:]) > 600  # what is not sure is waited for longer than where nobody judges
     assert settings.wait_ms(None) == 600  # nobody can say
     assert TurnSettings(silence_ms=500).wait_ms(1.0) == 500  # and nobody is asked
+
+
+def test_a_judge_with_no_more_patience_than_silence_only_shortens_it():
+    settings = TurnSettings(patience_ms=500, silence_ms=500, sure=0.97)
+    waits = [settings.wait_ms(complete) for complete in (1.0, 0.97, 0.96, 0.5, 0.0, None)]
+    assert waits == [EARLY_MS, EARLY_MS, 500, 500, 500, 500]
+    impatient = TurnSettings(patience_ms=100, silence_ms=100)
+    assert [impatient.wait_ms(complete) for complete in (1.0, 0.0)] == [100, 100]
 
 
 @pytest.mark.parametrize("complete", [1.0, 0.5, 0.0, None])

@@ -1,4 +1,4 @@
-"""The turn head: what it is asked, who hears its answer, and that nothing is left of what was only judged."""
+"""The turn head: what it reads, who hears its answer, and that nothing is left of what was only judged."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from echox.api import EchoX
 from echox.files import write_tensors
-from echox.models.echox.turn_head import STATES, TURN_HEAD_FILE, TurnHead, load_turn_head
+from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead, load_turn_head, turn_inputs
 from echox.streaming import Finished, Heard, Judged, Scheduler, Session
 from echox.streaming.messages import Audio, Message
 from tiny_echox import tiny_echox, tone
@@ -19,12 +19,12 @@ def model() -> EchoX:
 
 @pytest.fixture
 def asked(model, monkeypatch):
-    """The features that the head was asked about; it answers 0.25."""
+    """The inputs that the head was asked about; it answers 0.25."""
     model.engine.clear_encoded()
     found = []
 
-    def head(features):
-        found.append(features)
+    def head(inputs):
+        found.append(inputs)
         return 0.25
 
     monkeypatch.setattr(model.engine, "turn_head", head)
@@ -40,7 +40,7 @@ def question(model, seed=0):
 
 
 def width(model):
-    return STATES * model.model.s2t.config.text_config.hidden_size
+    return model.model.s2t.config.text_config.hidden_size
 
 
 def test_a_question_is_only_judged(model, asked):
@@ -48,7 +48,9 @@ def test_a_question_is_only_judged(model, asked):
     events = list(talk.fork().judge(question(model)))
     assert [type(event) for event in events] == [Heard, Judged, Finished]
     assert events[1] == Judged(0.25)
-    assert [tuple(one.shape) for one in asked] == [(width(model),)]
+    (inputs,) = asked
+    assert inputs.shape == (events[0].num_text_tokens, width(model) + 1)
+    assert bool((inputs[:, -1] >= 0).all())
     assert not model.engine._encoded
     assert talk.messages == []
 
@@ -76,14 +78,14 @@ def test_questions_that_are_judged_together_do_not_see_each_other(model, asked):
     tasks = [Session(scheduler, model.settings).judge(question(model, seed)) for seed in range(3)]
     for task in tasks:
         list(task)
-    torch.testing.assert_close(torch.stack(asked), torch.stack(alone))
+    torch.testing.assert_close(asked, alone)
 
 
 def test_a_judgement_that_fails_does_so_alone(model, asked, monkeypatch):
     head, scheduler, heard = model.engine.turn_head, Scheduler(model.engine), []
 
-    def fails_once(features):
-        if head(features) and len(asked) == 1:
+    def fails_once(inputs):
+        if head(inputs) and len(asked) == 1:
             raise RuntimeError("out of memory")
         return 0.25
 
@@ -100,32 +102,65 @@ def test_without_a_head_nothing_is_judged(model):
     assert [type(event) for event in session(model).judge(question(model))] == [Heard, Finished]
 
 
+def head_of(width, hidden_size=8):
+    torch.manual_seed(0)
+    return TurnHead(width, hidden_size).eval()
+
+
+def test_inputs_say_what_was_heard_and_when():
+    inputs = turn_inputs(torch.arange(6.0).reshape(3, 2), [0.25, 0.5, 4.0])
+    assert inputs[:, :2].flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert inputs[:, 2].tolist() == [0.25, 0.25, 1.0]  # longer gaps say no more
+
+
+def test_of_a_model_whose_inputs_are_no_tokens_nothing_is_said():
+    assert turn_inputs(torch.ones(3, 2), [0.1, 0.2]) is None
+    assert turn_inputs(torch.ones(0, 2), []) is None
+
+
+def test_what_a_head_says_does_not_depend_on_what_is_judged_beside_it():
+    head, short, long = head_of(4), torch.randn(3, 5), torch.randn(9, 5)
+    together = head(torch.nn.utils.rnn.pad_sequence([short, long], batch_first=True), torch.tensor([3, 9]))
+    alone = [head.probability(one) for one in (short, long)]
+    assert torch.sigmoid(together).tolist() == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_calibrated_head_says_the_same_on_another_scale():
+    head, inputs = head_of(4), torch.randn(1, 6, 5)
+    before = head(inputs, torch.tensor([6]))
+    head.calibrate(torch.tensor(2.0), torch.tensor(-1.0))
+    torch.testing.assert_close(head(inputs, torch.tensor([6])), 2 * before - 1)
+
+
 def test_a_head_is_saved_and_loaded(tmp_path):
-    head = TurnHead(torch.tensor([1.0, 0.0, -2.0] * STATES), torch.tensor(0.5))
-    write_tensors(tmp_path / TURN_HEAD_FILE, head.tensors())
-    loaded = load_turn_head(tmp_path, 3)
-    features = torch.arange(9.0)
-    assert loaded(features) == head(features) == pytest.approx(torch.sigmoid(head.weight @ features + 0.5).item())
+    head = head_of(3)
+    write_tensors(tmp_path / TURN_HEAD_FILE, head.state_dict())
+    inputs = torch.randn(5, 4)
+    assert load_turn_head(tmp_path, 3).probability(inputs) == head.probability(inputs)
 
 
 def test_a_model_folder_keeps_its_head(model, tmp_path):
-    head = TurnHead(torch.ones(width(model)), torch.zeros(()))
+    head = head_of(width(model))
     EchoX(model.model, model.processor, model.settings, turn_head=head).save_pretrained(tmp_path)
-    assert torch.equal(EchoX.from_pretrained(tmp_path).turn_head.weight, head.weight)
+    assert torch.equal(EchoX.from_pretrained(tmp_path).turn_head.answer.weight, head.answer.weight)
     (tmp_path / TURN_HEAD_FILE).unlink()
     assert EchoX.from_pretrained(tmp_path).turn_head is None
 
 
 def test_a_head_that_does_not_belong_is_refused(tmp_path):
     assert load_turn_head(tmp_path, 3) is None
-    write_tensors(tmp_path / TURN_HEAD_FILE, TurnHead(torch.ones(9), torch.zeros(())).tensors())
+    head = head_of(3)
+    write_tensors(tmp_path / TURN_HEAD_FILE, head.state_dict())
     with pytest.raises(ValueError, match="width 4"):
         load_turn_head(tmp_path, 4)
-    write_tensors(tmp_path / TURN_HEAD_FILE, TurnHead(torch.full((9,), float("nan")), torch.zeros(())).tensors())
+    weights = {**head.state_dict(), "answer.bias": torch.tensor([float("nan")])}
+    write_tensors(tmp_path / TURN_HEAD_FILE, weights)
     with pytest.raises(ValueError, match="finite"):
         load_turn_head(tmp_path, 3)
-    save_file({"other": torch.ones(1)}, tmp_path / TURN_HEAD_FILE)
+    for older in ({"weight": torch.ones(9), "bias": torch.zeros(())}, {"reading.bias": torch.tensor(1.0)}):
+        save_file(older, tmp_path / TURN_HEAD_FILE)
+        with pytest.raises(ValueError, match="train it again"):
+            load_turn_head(tmp_path, 3)
+    (tmp_path / TURN_HEAD_FILE).write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="copy the model folder again"):
         load_turn_head(tmp_path, 3)
-    with pytest.raises(ValueError, match="train it again"):
-        TurnHead(torch.ones(2, 9), torch.zeros(2))

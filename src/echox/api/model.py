@@ -90,7 +90,8 @@ class EchoX:
     def _start(self, compile: bool = False) -> None:
         """Make a new engine and scheduler: needed after every change of the weights."""
         trigger = trigger_of(self.model.config)
-        self.engine = Engine(self.model, self.processor, trigger, compile, self.turn_head, self.adapters)
+        judge = None if self.turn_head is None else self.turn_head.probability
+        self.engine = Engine(self.model, self.processor, trigger, compile, judge, self.adapters)
         self.scheduler = Scheduler(self.engine)
 
     def compile(self) -> EchoX:
@@ -234,7 +235,7 @@ class EchoX:
     def _save_additions(self, folder: Path) -> None:
         """Turn head and adapters; those of another model that was in the folder are removed."""
         if self.turn_head is not None:
-            write_tensors(folder / TURN_HEAD_FILE, self.turn_head.tensors())
+            write_tensors(folder / TURN_HEAD_FILE, self.turn_head.state_dict())
         else:
             (folder / TURN_HEAD_FILE).unlink(missing_ok=True)
         for kind, name in ADAPTER_FOLDERS.items():

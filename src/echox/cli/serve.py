@@ -29,6 +29,10 @@ def serve(
     end_of_turn: Annotated[
         str | None, typer.Option(help="ONNX file of an end-of-turn model (smart-turn v3), for semantic_vad.")
     ] = None,
+    early_ends: Annotated[
+        bool,
+        typer.Option(help="With server_vad, end a turn before 500 ms of silence if the model is sure that it is over."),
+    ] = True,
     speculate: Annotated[
         bool, typer.Option(help="Begin replies in pauses, and throw them away if the user goes on.")
     ] = True,
@@ -93,7 +97,7 @@ def serve(
     model = model or best_embedded()
     shown = name or Path(model).name
     options = ServerOptions(
-        model, shown, device, threads, access_policy, limits, vad, end_of_turn, dtype, quantization, ice
+        model, shown, device, threads, access_policy, limits, vad, end_of_turn, early_ends, dtype, quantization, ice
     )
     if ray:
         run_on_ray(

@@ -58,12 +58,17 @@ class DetectedPause:
 
     Attributes:
         start_ms: where the turn begins. at_ms: when it was reported.
-        complete: nothing of the speech follows.
+        left_s: time until the speech ends; 0: nothing of it follows.
     """
 
     start_ms: int
     at_ms: int
-    complete: bool
+    left_s: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of the speech follows."""
+        return self.left_s == 0.0
 
 
 def speak(text: str, voice: Voice) -> tuple[np.ndarray, tuple[float, ...] | None]:
@@ -168,7 +173,7 @@ def detected_pauses(speech: PausedSpeech, vad: Vad) -> list[DetectedPause]:
     events = detector_events(speech.waveform, vad, settings)
     pauses = [event for _, event in events if isinstance(event, Paused)]
     # A detector keeps hearing a voice for some frames after it: only a pause after the last word is complete.
-    return [DetectedPause(one.start_ms, one.at_ms, one.at_ms > 1000 * speech.end_s) for one in pauses]
+    return [DetectedPause(one.start_ms, one.at_ms, max(0.0, speech.end_s - one.at_ms / 1000)) for one in pauses]
 
 
 def detected_interjection(waveform: np.ndarray, vad: Vad) -> Interjected | None:

@@ -34,6 +34,7 @@ class ServerOptions:
         limits: limits of the server.
         vad: voice activity detector; see `open_vad`.
         end_of_turn: path of an end-of-turn model (ONNX), for ``semantic_vad``; None: there is none.
+        ends_early: whether turns that are surely complete end early also with ``server_vad``.
         dtype, quantization: names of `named_precision`.
         ice: addresses and servers for the media of calls (WebRTC); None: no calls.
     """
@@ -46,6 +47,7 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     vad: str = "silero"
     end_of_turn: str | None = None
+    ends_early: bool = True
     dtype: str | None = None
     quantization: str | None = None
     ice: IceSettings | None = None
@@ -68,7 +70,7 @@ class ServerOptions:
             torch.set_num_threads(self.threads)
         precision = named_precision(self.dtype, self.quantization)
         model = EchoX.from_pretrained(self.model, device=self.device, **precision)
-        service = Service(model, self.name, self.limits, self.vad, self.end_of_turn)
+        service = Service(model, self.name, self.limits, self.vad, self.end_of_turn, self.ends_early)
         freeze_loaded_objects()
         return service
 

@@ -218,6 +218,11 @@ class ReplyBatch:
                 task.timings.num_prompt_audio_tokens = sum(not isinstance(one, int) for one in positions)
                 if task.new[-1].audios:
                     task.emit(task.context.heard(task.new[-1]))
+                if task.judges:
+                    task.judge()
+                if task.only_judges:
+                    task.finish_text("end")
+                    continue
                 saved, task.positions = task.context.take_memory(positions)
                 task.timings.num_cached_tokens = len(positions) - len(task.positions)
                 task.text_row = self._memory.join(saved, task.context.adapter)
@@ -237,15 +242,9 @@ class ReplyBatch:
         for task, part, row in zip(tasks, parts, states, strict=True):
             task.context.mark_run(part)
             task.positions = task.positions[len(part) :]
-            if task.judging is not None:
-                task.judging.follow(part, row)
             if not task.positions:
                 task.state = row[len(part) - 1]
-                with self._fails_alone(task):
-                    task.judge(task.state)
-                if task.only_judges:
-                    self._leave_text(task, keep=False)
-                elif not task.speculative:  # of that it is shared when the reply is kept and has ended
+                if not task.speculative:  # of that it is shared when the reply is kept and has ended
                     task.context.share_system_turn(partial(self._memory.save, required(task.text_row)))
 
     # ------------------------------------------------------------------------------------------ write

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from echox.models.decoding.row_cache import SavedRow
 from echox.models.echox.conversation_adapters import kind_of
+from echox.models.echox.turn_head import turn_inputs
 from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import Heard, HeardWord
 from echox.streaming.messages import Audio, Message, join_system, system_text
@@ -112,9 +113,12 @@ class Context:
             sum(encoded.num_text_tokens for encoded in found),
         )
 
-    def last_embeds(self, message: Message) -> Tensor | None:
-        """(K, H) inputs of the language model for the last audio of a message; None: it has none."""
-        return self._encoded[message.audios[-1].digest].embeds if message.audios else None
+    def turn_inputs(self, message: Message) -> Tensor | None:
+        """What a turn head reads of the last audio of a message; None: nothing. See `echox.models.echox.turn_head`."""
+        if not message.audios:
+            return None
+        encoded = self._encoded[message.audios[-1].digest]
+        return turn_inputs(encoded.embeds, encoded.begins_s)
 
     # ------------------------------------------------------------------------------------------ prompt
 

@@ -63,6 +63,7 @@ class EncodedAudio:
         text: the greedy transcript, of ``num_text_tokens`` tokens; "" if no word was recognised.
         digest: of the audio.
         words: the words of the transcript, with their times.
+        begins_s: when each token of it begins in what the model hears, s.
     """
 
     embeds: Tensor
@@ -70,6 +71,7 @@ class EncodedAudio:
     digest: str
     words: tuple[HeardWord, ...] = ()
     num_text_tokens: int = 0
+    begins_s: tuple[float, ...] = ()
 
 
 class Engine:
@@ -80,7 +82,7 @@ class Engine:
         processor: feature extractor, tokenizer and unit language.
         trigger: decides where segments end.
         compile: compile the steps that write text; on a GPU they become one graph. The first steps then take a minute.
-        turn_head: judges whether a question is complete; None: nothing does.
+        turn_head: the probability that a question is complete, by its `turn_inputs`; None: nothing judges it.
         adapters: of the language model, by kind of conversation (`models.echox.conversation_adapters`); None: none.
 
     Raises:
@@ -234,7 +236,8 @@ class Engine:
         assert (speech := audio.speech) is not None  # the first frame is where its margin begins
         begin_s = (speech.start - speech.lead) / audio.sampling_rate
         words = heard_words(self.tokenizer, tokens, frame_s, audio.duration_s, begin_s, aligner.token_reach_s)
-        self._encoded[audio.digest] = EncodedAudio(embeds.clone(), text, audio.digest, words, len(ids))
+        begins_s = tuple(first * frame_s for _, first, _ in tokens)
+        self._encoded[audio.digest] = EncodedAudio(embeds.clone(), text, audio.digest, words, len(ids), begins_s)
         self._encoded_bytes += embeds.nbytes
 
     def forget(self, audios: Sequence[Audio]) -> None:

@@ -14,7 +14,6 @@ from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import Mark, Reply, ReplyBuilder, heard_text
-from echox.streaming.judging import Judging
 from echox.streaming.messages import Audio, Message, Question, read_messages
 from echox.streaming.policies import Policy
 from echox.streaming.scheduler import Scheduler
@@ -190,14 +189,9 @@ class Session:
                 settings,
                 release,
                 on_event,
-                judging=self._judging(),
                 only_judges=True,
             )
         )
-
-    def _judging(self) -> Judging | None:
-        head = self.engine.turn_head
-        return None if head is None else Judging(head)
 
     def speak(self, text: str, *, on_event: EventCallback | None = None, **changes: object) -> ReplyTask:
         """Speak a given text; it becomes the newest reply of the conversation.
@@ -252,7 +246,7 @@ class Session:
             speech,
             calling=calling,
             speculative=speculative,
-            judging=self._judging() if speculative else None,
+            judges=speculative,
         )
 
     def _begin(self, task: ReplyTask) -> ReplyTask:

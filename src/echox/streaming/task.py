@@ -15,8 +15,7 @@ from echox.streaming.calling import Calling, WrittenPiece
 from echox.streaming.context import Context
 from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
 from echox.streaming.engine import Engine, Position
-from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, TextDelta, Timings
-from echox.streaming.judging import Judging
+from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Judged, TextDelta, Timings
 from echox.streaming.messages import Message
 from echox.streaming.speech import ReplySpeech
 from echox.tool_calls.tools import ToolCall
@@ -71,7 +70,7 @@ class ReplyTask(Iterator[Event]):
         calling: its calls of tools; None: there are no tools.
         speculative: nobody has asked for it yet, and it may be dropped at any time. It is made as far as its first
             sound (or text, if it is not spoken), after replies that are wanted, and then rests until it is kept.
-        judging: judges the question as soon as its prompt was run; None: nothing does.
+        judges: whether the turn head judges the question as soon as it was heard.
         only_judges: it ends with that judgement, without a reply.
 
     Attributes:
@@ -92,12 +91,12 @@ class ReplyTask(Iterator[Event]):
         only_hears: bool = False,
         calling: Calling | None = None,
         speculative: bool = False,
-        judging: Judging | None = None,
+        judges: bool = False,
         only_judges: bool = False,
     ) -> None:
         self.context, self.new, self.settings, self.given = context, new, settings, given
         self.only_hears, self.only_judges = only_hears, only_judges
-        self.judging = judging
+        self.judges = judges or only_judges
         self.calling = calling
         self.speculative = speculative
         self.error: BaseException | None = None
@@ -178,14 +177,11 @@ class ReplyTask(Iterator[Event]):
         """Whether it makes a reply, and does not only hear or judge."""
         return not (self.only_hears or self.only_judges)
 
-    def judge(self, state: Tensor) -> None:
-        """The prompt was run: tell the listener what is thought of the question; state (H,) is that of its end."""
-        if self.judging is not None:
-            judged = self.judging.judge(state, self.context.last_embeds(self.new[-1]))
-            if judged is not None:
-                self.emit(judged)
-        if self.only_judges:
-            self.finish_text("end")
+    def judge(self) -> None:
+        """The question was heard: tell the listener what the turn head thinks of it, if it can tell."""
+        head, inputs = self.context.engine.turn_head, self.context.turn_inputs(self.new[-1])
+        if head is not None and inputs is not None:
+            self.emit(Judged(head(inputs)))
 
     @property
     def begun(self) -> bool:

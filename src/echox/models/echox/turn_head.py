@@ -1,65 +1,82 @@
 """The turn head: has a speaker finished, or will more follow?
 
-A logistic unit on what the language model makes of a question so far. It has heard the pause anyway, where the reply
-is begun in it, so the answer costs one product of a vector and a matrix. A model folder may hold one
+A small recurrent network reads what the language model is about to read of a question so far, an input per token that
+was heard, and when each was said. So it knows the words, and where something was said that was not understood. It has
+read texts cut at every word, and then speech with pauses (stage "turn_head"). It needs no state of the language model:
+the answer is there as soon as the speech is encoded, before the reply is begun. A model folder may hold one
 (``turn_head.safetensors``); without it only the length of silence decides.
 
-Letters: H width of the language model; D = 3 H features.
+Letters: B questions, K inputs of a question, H width of the language model.
 
-Source: the idea that the language model of an assistant knows best when a sentence is complete, as in
-https://github.com/livekit/agents (turn detector); form, data and weights are ours.
+Source: that the words say best when a sentence is complete is the idea of https://github.com/livekit/agents (turn
+detector); form, data and weights are ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 TURN_HEAD_FILE = "turn_head.safetensors"
-STATES = 3
-"""States in the features: at the end of the prompt, at the last position of the audio, the mean input of the audio."""
+_LONGEST_GAP_S = 1.0  # longer ones say no more
 
 
-def turn_features(end: Tensor, last_heard: Tensor, heard: Tensor) -> Tensor:
-    """(D,) float32 features.
-
-    Args:
-        end: (H,) state at the last position of the prompt: it predicts the first token of the reply.
-        last_heard: (H,) state at the last position of the audio: it predicts how the sentence goes on.
-        heard: (K, H) inputs of the language model for the audio.
-    """
-    return torch.cat([end.float(), last_heard.float(), heard.float().mean(0)])
-
-
-class TurnHead:
-    """A logistic unit.
+def turn_inputs(embeds: Tensor, begins_s: Sequence[float]) -> Tensor | None:
+    """(K, H + 1) float32: the inputs of the language model for a question, and the time since the one before, s.
 
     Args:
-        weight: (D,).
-        bias: ().
+        embeds: (K, H) inputs of the language model for the audio.
+        begins_s: when the token of each begins, s. If there are others than inputs, nothing can be said: None.
+    """
+    if not begins_s or len(begins_s) != len(embeds):
+        return None
+    begins = torch.tensor([0.0, *begins_s])
+    gaps = (begins[1:] - begins[:-1]).clamp(0.0, _LONGEST_GAP_S)
+    return torch.cat([embeds.detach().float().cpu(), gaps[:, None]], dim=1)
 
-    Raises:
-        ValueError: other shapes.
+
+class TurnHead(nn.Module):
+    """A gated recurrent network over `turn_inputs`, and what its last state says.
+
+    Args:
+        width: H.
+        hidden_size: units.
+        dropout: in training.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        if weight.ndim != 1 or bias.ndim:
-            raise ValueError(
-                f"turn head: expected weights (D,) and (), found {tuple(weight.shape)} and {tuple(bias.shape)}; "
-                "train it again (stage turn_head)"
-            )
-        self.weight, self.bias = weight.float(), bias.float()
+    scale: Tensor
 
-    def __call__(self, features: Tensor) -> float:
-        """Probability that the speaker of features (D,) has finished."""
-        return float(torch.sigmoid(self.weight @ features.cpu() + self.bias))
+    def __init__(self, width: int, hidden_size: int = 64, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))  # of the inputs: their root mean square is 1 afterwards
+        self.reading = nn.Linear(width + 1, hidden_size)
+        self.recurrence = nn.GRU(hidden_size, hidden_size, batch_first=True)
+        self.deciding = nn.Linear(hidden_size, hidden_size // 2)
+        self.answer = nn.Linear(hidden_size // 2, 1)
+        self.dropout = nn.Dropout(dropout)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What its file in a model folder holds."""
-        return {"weight": self.weight, "bias": self.bias}
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """(B,) log odds that the speakers have finished, by inputs (B, K, H + 1), of which lengths (B,) count."""
+        scaled = torch.cat([inputs[..., :-1] * self.scale, inputs[..., -1:]], dim=-1)
+        states, _ = self.recurrence(self.dropout(self.reading(scaled).relu()))
+        last = states[torch.arange(len(states)), lengths - 1]
+        return self.answer(self.dropout(self.deciding(self.dropout(last)).relu()))[:, 0]
+
+    @torch.inference_mode()
+    def probability(self, inputs: Tensor) -> float:
+        """Probability that the speaker of inputs (K, H + 1) has finished."""
+        return float(torch.sigmoid(self(inputs[None], torch.tensor([len(inputs)]))))
+
+    @torch.no_grad()
+    def calibrate(self, scale: Tensor, shift: Tensor) -> None:
+        """Multiply the log odds by ``scale`` () and add ``shift`` ()."""
+        self.answer.weight.mul_(scale)
+        self.answer.bias.copy_(self.answer.bias * scale + shift)
 
 
 def load_turn_head(folder: Path, width: int) -> TurnHead | None:
@@ -70,19 +87,23 @@ def load_turn_head(folder: Path, width: int) -> TurnHead | None:
         width: H of its language model.
 
     Raises:
-        ValueError: a damaged file, or the head of another language model.
+        ValueError: a damaged file, or the head of another language model or of an older version.
     """
     path = folder / TURN_HEAD_FILE
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as stored:
-            head = TurnHead(stored.get_tensor("weight"), stored.get_tensor("bias"))
+        stored = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: expected a turn head, found: {error}; copy the model folder again") from error
-    if head.weight.shape[0] != STATES * width or not bool(torch.isfinite(head.weight).all()):
+    head = TurnHead(width, max(2, stored.get("reading.bias", torch.ones(0)).numel())).eval()
+    expected = {name: value.shape for name, value in head.state_dict().items()}
+    found = {name: value.shape for name, value in stored.items()}
+    if found != expected or not all(bool(torch.isfinite(value).all()) for value in stored.values()):
         raise ValueError(
-            f"{path}: expected finite weights for a language model of width {width}, found {tuple(head.weight.shape)}; "
-            "remove the file (the length of silence then decides), or train it again (stage turn_head)"
+            f"{path}: expected finite weights of a turn head for a language model of width {width}, found "
+            f"{', '.join(f'{name} {tuple(shape)}' for name, shape in sorted(found.items()))}; remove the file (the "
+            "length of silence then decides), or train it again (stage turn_head)"
         )
-    return head
+    head.load_state_dict({name: value.float() for name, value in stored.items()})
+    return head.requires_grad_(False)

@@ -26,6 +26,8 @@ _EAGERNESS_PATIENCE_MS = {"high": 2000, "auto": 4000, "medium": 4000, "low": 800
 _HEAD_PATIENCE_MS = {"high": 1200, "auto": 2000, "medium": 2000, "low": 4000}
 # Probability of a complete sentence from which on a turn ends early.
 _SURE = {"high": 0.7, "auto": 0.9, "medium": 0.9, "low": 0.97}
+# Likewise with ``server_vad``, where a client that names no silence expects this one, or a shorter one, but no error.
+_SERVER_VAD_SURE, _SERVER_VAD_SILENCE_MS = 0.97, 500
 _ONNX_PAUSE_MS = 192  # silence that an end-of-turn model wants to hear
 # Flat name of the beta protocol -> the object that it belongs to now, and its name there.
 _BETA_NAMES = {
@@ -86,6 +88,7 @@ class SessionOptions:
         model: name of the model for clients.
         limits: limits of the server.
         judge: who judges, with ``semantic_vad``, if a sentence is complete; None: the length of silence.
+        ends_early: whether a turn head also judges with ``server_vad``, where the client names no silence.
         calls_tools: whether the model calls tools.
     """
 
@@ -95,9 +98,11 @@ class SessionOptions:
         limits: Limits,
         judge: Judge | None = None,
         calls_tools: bool = False,
+        ends_early: bool = True,
     ) -> None:
         self.type = "realtime"
         self._limits, self.judge = limits, judge
+        self._ends_early = ends_early and judge is Judge.MODEL
         self.input_format = AudioFormat()
         self.output_format = AudioFormat()
         self.turn_detection: TurnDetection | None = _read_turn_detection({"type": "server_vad"}, None, "")
@@ -121,25 +126,29 @@ class SessionOptions:
         found = self.turn_detection
         if found is None:
             return None
-        semantic = found["type"] == "semantic_vad"
-        eagerness = found.get("eagerness", "auto")
+        silence_ms, patience_ms, sure = self._waits(found)
         return TurnSettings(
             threshold=found.get("threshold", 0.5),
             prefix_padding_ms=found.get("prefix_padding_ms", 300),
-            silence_ms=_EAGERNESS_SILENCE_MS[eagerness] if semantic else found["silence_duration_ms"],
-            patience_ms=self._patience_ms(eagerness) if semantic else None,
+            silence_ms=silence_ms,
+            patience_ms=patience_ms,
             pause_ms=_ONNX_PAUSE_MS if self.judge is Judge.ONNX else PAUSE_MS,
-            sure=_SURE[eagerness],
+            sure=sure,
             judges_interjections=True,
             interrupt_after_ms=found["interrupt_after_ms"],
             max_speech_ms=int(self._limits.max_buffer_s * 1000),
             interrupts=found["interrupt_response"],
         )
 
-    def _patience_ms(self, eagerness: str) -> int | None:
-        if self.judge is None:
-            return None
-        return (_HEAD_PATIENCE_MS if self.judge is Judge.MODEL else _EAGERNESS_PATIENCE_MS)[eagerness]
+    def _waits(self, found: TurnDetection) -> tuple[int, int | None, float]:
+        """``silence_ms``, ``patience_ms`` and ``sure`` of `TurnSettings`."""
+        if found["type"] == "server_vad":
+            silence_ms = found.get("silence_duration_ms", _SERVER_VAD_SILENCE_MS)
+            asks = self._ends_early and "silence_duration_ms" not in found
+            return silence_ms, silence_ms if asks else None, _SERVER_VAD_SURE
+        eagerness = found["eagerness"]
+        patience = {None: {}, Judge.MODEL: _HEAD_PATIENCE_MS, Judge.ONNX: _EAGERNESS_PATIENCE_MS}[self.judge]
+        return _EAGERNESS_SILENCE_MS[eagerness], patience.get(eagerness), _SURE[eagerness]
 
     @property
     def create_response(self) -> bool:
@@ -169,7 +178,7 @@ class SessionOptions:
             "format": self.input_format.to_dict(),
             "transcription": copy.deepcopy(self.transcription),
             "noise_reduction": None,
-            "turn_detection": copy.deepcopy(self.turn_detection),
+            "turn_detection": _shown(self.turn_detection),
         }
         if self.makes_no_responses:
             return {"type": self.type, "object": "realtime.transcription_session", "audio": {"input": listening}}
@@ -450,10 +459,17 @@ def _read_turn_detection(change: JsonObject, before: TurnDetection | None, where
         return found
     found["threshold"] = float(take(merged, "threshold", float, where, default=0.5, at_least=0, at_most=1))
     found["prefix_padding_ms"] = take(merged, "prefix_padding_ms", int, where, default=300, at_least=0, at_most=5000)
-    found["silence_duration_ms"] = take(
-        merged, "silence_duration_ms", int, where, default=500, at_least=32, at_most=10000
-    )
+    silence_ms = take(merged, "silence_duration_ms", int, where, default=None, at_least=32, at_most=10000)
+    if silence_ms is not None:  # kept only where a client names it: then it counts, and nothing else
+        found["silence_duration_ms"] = silence_ms
     return found
+
+
+def _shown(found: TurnDetection | None) -> TurnDetection | None:
+    """Turn detection as a client sees it: with the silence, also where it is ours."""
+    if found is None or found["type"] == "semantic_vad":
+        return copy.deepcopy(found)
+    return {"silence_duration_ms": _SERVER_VAD_SILENCE_MS, **found}
 
 
 def convert_beta_names(change: JsonObject, where: str) -> JsonObject:

@@ -60,6 +60,7 @@ class Service:
         limits: limits of the server.
         vad: voice activity detector; see `open_vad`.
         end_of_turn: path of an end-of-turn model; None: there is none.
+        ends_early: whether turns that are surely complete end early also with ``server_vad`` (`SessionOptions`).
 
     Raises:
         ValueError: there is no such voice activity detector or end-of-turn model.
@@ -72,8 +73,9 @@ class Service:
         limits: Limits | None = None,
         vad: str = "silero",
         end_of_turn: str | None = None,
+        ends_early: bool = True,
     ) -> None:
-        self.model, self.name = model, name
+        self.model, self.name, self._ends_early = model, name, ends_early
         limits = self.limits = limits or Limits()
         self.vad_name, self.new_vad = open_vad(vad)
         self.end_of_turn = None if end_of_turn is None else EndOfTurn(end_of_turn)
@@ -132,7 +134,7 @@ class Service:
             judge = Judge.ONNX
         elif self.model.engine.turn_head is not None:
             judge = Judge.MODEL
-        return SessionOptions(self.name, self.limits, judge, self.calls_tools)
+        return SessionOptions(self.name, self.limits, judge, self.calls_tools, self._ends_early)
 
     async def prepare_tools(self, use: ToolUse, param: str) -> None:
         """Make the grammar of calls, in another thread, so that a reply does not wait for it in the event loop.

@@ -7,7 +7,8 @@ speech is discarded. Nobody wants to stop what was not heard yet: speech that be
 words, and ends it is the rest of the question, and never a "stop". Shorter speech is discarded there, too.
 
 A judge (a turn head in the model, or an ONNX model) makes the silence that ends a turn depend on what was said: short
-after a complete sentence, long in the middle of one.
+after a sentence that is surely complete, long in the middle of one. Without `TurnSettings.patience_ms` beyond
+`silence_ms` it can only make it shorter.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class TurnSettings:
     Attributes:
         threshold: probability from which on a frame is speech.
         prefix_padding_ms: audio before the detected start that belongs to the turn.
-        silence_ms: silence that ends a turn.
+        silence_ms: silence that ends a turn; with a judge: of which it does not know whether it is complete.
         patience_ms: with a judge: silence that ends the turn whatever it says; None: it is not asked.
         pause_ms: with a judge: silence after which it is asked.
         sure: probability of a complete sentence from which on the turn ends early.
@@ -60,7 +61,9 @@ class TurnSettings:
         sure = math.log(self.sure / (1.0 - self.sure))
         odds = math.log(max(complete, 1e-9) / max(1.0 - complete, 1e-9))
         doubt = min(1.0, max(0.0, (sure - odds) / (2.0 * sure)))  # 0: surely complete, 1: surely not
-        return round(EARLY_MS + doubt * max(0, self.patience_ms - EARLY_MS))
+        if doubt == 0.0:
+            return min(EARLY_MS, self.silence_ms)
+        return round(self.silence_ms + doubt * max(0, self.patience_ms - self.silence_ms))
 
 
 @dataclass(frozen=True)

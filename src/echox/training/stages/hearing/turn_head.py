@@ -1,9 +1,10 @@
-"""Stage "turn_head": teach a finished model to tell a pause inside a sentence from its end; seconds of fitting.
+"""Stage "turn_head": teach a finished model to tell a pause inside a sentence from its end, in minutes.
 
-Questions are spoken with a pause after some of their words. The detector that the server uses reports the pauses; the
-model hears the speech up to each, as the server lets it, and a logistic unit is fitted to its states
-(`models/echox/turn_head.py`): does more follow? Held-out wordings and other voices calibrate the probability and
-measure it. Nothing of the model itself is changed.
+A turn head (`models/echox/turn_head.py`) first reads questions cut at every word, as they might be heard
+(`heard_texts.py`). Then it also reads speech: questions are spoken with a pause after some of their words, the detector
+that the server uses reports the pauses, and the model hears the speech up to each, as the server lets it. Held-out
+wordings, in those and in other voices, calibrate the probability and measure it. Nothing of the model itself is
+changed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from echox.api import EchoX
 from echox.api.loading import find_model
@@ -28,15 +30,20 @@ from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
 from echox.data.pauses import cut, detected_pauses, speak_with_pause
-from echox.data.scoring import area_under_curve, normalize_words
+from echox.data.scoring import area_under_curve
 from echox.files import JsonObject, write_tensors, write_text
 from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
 from echox.streaming.messages import Audio, Message
+from echox.training.stages.hearing.heard_texts import CutText, HeardTexts, cut_texts, key, pause_places, without_address
 
 log = logging.getLogger(__name__)
 SCORES_FILE = "turn_head.json"
 _CORPORA = {"nano": build_dialogues, "everyday": everyday_requests}
+_LEAST_LEFT_S = 0.35  # less of a question is the rest of its last sound
+_BATCH, _RATE = 128, 3e-3
+_FIRST_STEPS, _FIRST_TEXT_SHARE = 0.2, 0.9  # share of the steps that read nearly only texts
+_SPEECH_NOISE = 0.4  # at most, in what was heard, relative to it
 
 
 @dataclass
@@ -72,8 +79,8 @@ class TurnHeadRecipe:
         voices: shares of voices in training, by "engine/name".
         new_voices: shares of voices that only measure.
         pauses: of each question, at most.
-        history_share: questions asked after another one, where the corpus has replies.
-        decay: of the weights (L2), relative to the loss.
+        steps: of training.
+        text_share: of the examples that are texts, when speech is read too.
         vad: voice activity detector (`open_vad`).
         output: folder of the head; None: the model's own.
     """
@@ -84,8 +91,8 @@ class TurnHeadRecipe:
     voices: dict[str, float]
     new_voices: dict[str, float]
     pauses: int = 1
-    history_share: float = 0.25
-    decay: float = 0.2
+    steps: int = 1500
+    text_share: float = 0.4
     vad: str = "silero"
     output: str | None = None
     seed: int = 0
@@ -99,65 +106,52 @@ class TurnHeadRecipe:
         folder = find_model(self.model)
         rng = random.Random(f"turn head {self.seed}")
         collector = _Collector(EchoX.from_pretrained(self.model, device="cpu"), open_vad(self.vad)[1])
-        table = _Table.of(self._pause_rows(collector, rng))
-        weight, bias = fit(table.where("train"), self.decay)
-        scale, shift = calibrate(table.where("calibrate"), weight, bias)
-        weight, bias = weight * scale, bias * scale + shift
-        scores = {split: table.where(split).scores(weight, bias) for split in ("calibrate", "test")}
-        head = TurnHead(weight, bias)
+        corpora = {name: _CORPORA[name]() for name in self.texts.corpora}
+        corpora |= {path: read_dialogues(path) for path in self.texts.dialogues}
+        asked = {name: [one for one in map(_until_question, found) if one] for name, found in corpora.items()}
+        texts = [(one.turns[-1].text or "", self._split(one)) for found in asked.values() for one in found]
+        known = {key(one) for text, _ in texts for one in (text, without_address(text))}
+        rows = list(self._rows(collector, self._chosen(asked, rng), known, rng))
+        to_read = cut_texts((text for text, split in texts if split == "train"), known)
+        torch.manual_seed(self.seed)
+        head = TurnHead(collector.width)
+        fit(head, _of(rows, "train"), to_read, collector.heard_texts(rng), self.steps, self.text_share, rng)
+        calibrate(head, _of(rows, "calibrate"))
+        scores = {split: measure(head, _of(rows, split)) for split in ("calibrate", "test")}
         output = folder if self.output is None else Path(self.output)
         output.mkdir(parents=True, exist_ok=True)
-        write_tensors(output / TURN_HEAD_FILE, head.tensors())
+        write_tensors(output / TURN_HEAD_FILE, head.state_dict())
         write_text(output / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
         return scores
 
-    # ------------------------------------------------------------------------------------------ examples
+    def _split(self, dialogue: Dialogue) -> str:
+        return split_of(dialogue, self.texts.heldout_share, self.seed)
 
-    def _pause_rows(self, collector: _Collector, rng: random.Random) -> Iterator[_Row]:
-        corpora = {name: _CORPORA[name]() for name in self.texts.corpora}
-        chosen = list(self._chosen(corpora, rng))
-        asked = [one for dialogues in corpora.values() for one in dialogues] + [one for one, _ in chosen]
-        known = {_key(turn.text or "") for one in asked for turn in one.turns if turn.role == "user"}
+    def _chosen(self, asked: Mapping[str, list[Dialogue]], rng: random.Random) -> list[Dialogue]:
+        counts = {**self.texts.corpora, **self.texts.dialogues}
+        return [one for name, found in asked.items() for one in rng.sample(found, min(counts[name], len(found)))]
+
+    def _rows(
+        self, collector: _Collector, chosen: Sequence[Dialogue], known: set[str], rng: random.Random
+    ) -> Iterator[Row]:
+        """Speech up to a pause, of each pause that the detector reports."""
         vad = collector.new_vad()
         voices = {"train": self.voices, "test": self.new_voices, "calibrate": {**self.voices, **self.new_voices}}
-        for number, (dialogue, split) in enumerate(chosen):
-            text = dialogue.turns[-1].text or ""
+        for number, dialogue in enumerate(chosen):
+            text, split = dialogue.turns[-1].text or "", self._split(dialogue)
             places = pause_places(text, known)
             cuts = [(one, rng.uniform(0.3, 0.6)) for one in sorted(rng.sample(places, min(len(places), self.pauses)))]
             speech = speak_with_pause(text, _voice(voices[split], rng), cuts, rng)
-            history = [Message(turn.role, (turn.text or "",)) for turn in dialogue.turns[:-1]]
+            addressed = without_address(text) != text.rstrip(".?!")
             vad.reset()
             for pause in detected_pauses(speech, vad):
-                found = collector.hear(cut(speech.waveform, pause.start_ms, pause.at_ms), history)
-                if found is not None:
-                    yield _Row(split, found, pause.complete)
+                # The last sound of a word, or a "please", may follow a question that is complete.
+                unclear = not pause.complete and (addressed or pause.left_s < _LEAST_LEFT_S)
+                inputs = None if unclear else collector.hear(cut(speech.waveform, pause.start_ms, pause.at_ms))
+                if inputs is not None:
+                    yield Row(split, inputs, pause.complete)
             if number % 200 == 199:
                 log.info("%d of %d questions were heard", number + 1, len(chosen))
-
-    def _chosen(self, corpora: Mapping[str, list[Dialogue]], rng: random.Random) -> Iterator[tuple[Dialogue, str]]:
-        sources = [(corpora[name], count) for name, count in self.texts.corpora.items()]
-        sources += [(read_dialogues(path), count) for path, count in self.texts.dialogues.items()]
-        for dialogues, count in sources:
-            asked = [one for one in map(_until_question, dialogues) if one is not None]
-            replied = [one for one in dialogues if len(one.turns) == 2 and one.turns[1].text]
-            for dialogue in rng.sample(asked, min(count, len(asked))):
-                split = split_of(dialogue, self.texts.heldout_share, self.seed)
-                if len(dialogue.turns) == 1 and replied and rng.random() < self.history_share:
-                    dialogue = Dialogue(dialogue.id, rng.choice(replied).turns + dialogue.turns, dialogue.split)
-                yield dialogue, split
-
-
-def pause_places(text: str, known: Collection[str]) -> list[int]:
-    """Numbers of words after which a pause leaves a text incomplete.
-
-    A beginning that is a question of its own says nothing, and neither does one that ends a sentence.
-
-    Args:
-        text: a question.
-        known: questions, without punctuation (`normalize_words`).
-    """
-    words = text.split()
-    return [n for n in range(1, len(words)) if words[n - 1][-1] not in ".?!" and _key(" ".join(words[:n])) not in known]
 
 
 def split_of(dialogue: Dialogue, heldout_share: float, seed: int) -> str:
@@ -184,124 +178,165 @@ def _until_question(dialogue: Dialogue) -> Dialogue | None:
     return Dialogue(dialogue.id, tuple(Turn(one.role, one.text) for one in turns), dialogue.split)
 
 
-def _key(text: str) -> str:
-    return " ".join(normalize_words(text))
-
-
 def _voice(shares: dict[str, float], rng: random.Random) -> Voice:
     (name,) = rng.choices(list(shares), list(shares.values()))
     return Voice.of_speaker(name, rng.uniform(0.85, 1.15), rng.uniform(0.92, 1.08))
 
 
-# ---------------------------------------------------------------------------------------------- features
+# ---------------------------------------------------------------------------------------------- examples
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """Inputs (K, H + 1) of a turn head for speech up to a pause; ``complete``: nothing follows."""
+
     split: str
-    features: Tensor
-    label: bool
+    inputs: Tensor
+    complete: bool
+
+
+def _of(rows: Sequence[Row], split: str) -> list[Row]:
+    found = [row for row in rows if row.split == split]
+    if not found:
+        raise ValueError(f"expected speech with pauses for {split!r}, found none; name more texts")
+    return found
 
 
 class _Collector:
-    """Lets the model hear speech as the server does, and keeps the features that its head would get."""
+    """Lets the model hear speech as the server does, and keeps what its head would get."""
 
     def __init__(self, model: EchoX, new_vad: Callable[[], Vad]) -> None:
         self._model, self.new_vad = model, new_vad
         self._last: Tensor | None = None
         model.engine.turn_head = self._take
 
-    def _take(self, features: Tensor) -> float:
-        self._last = features.clone()
+    @property
+    def width(self) -> int:
+        """H of the language model."""
+        return int(self._model.model.s2t.config.hidden_size)
+
+    def _take(self, inputs: Tensor) -> float:
+        self._last = inputs.clone()
         return 0.0
 
-    def hear(self, samples: np.ndarray, history: Sequence[Message]) -> Tensor | None:
-        """Features (D,) of speech (S,) at 16 kHz after a history; None: the model hears nothing in it."""
-        session = self._model.session()
-        session.messages = list(history)
+    def hear(self, samples: np.ndarray) -> Tensor | None:
+        """Inputs of a turn head for speech (S,) at 16 kHz; None: the model hears nothing in it."""
         self._last = None
         try:
-            list(session.judge([Message("user", (Audio(samples, SAMPLING_RATE),))]))
+            list(self._model.session().judge([Message("user", (Audio(samples, SAMPLING_RATE),))]))
         except ValueError as error:  # a part of a word may be no word to the model
             log.info("left out: %s", error)
         return self._last
 
-
-@dataclass(frozen=True)
-class _Table:
-    splits: list[str]
-    features: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, rows: Iterator[_Row]) -> _Table:
-        found = list(rows)
-        if not found:
-            raise ValueError("expected speech with pauses, found none; name more texts")
-        labels = torch.tensor([float(row.label) for row in found])
-        return cls([row.split for row in found], torch.stack([row.features for row in found]), labels)
-
-    def where(self, split: str) -> _Table:
-        keep = [index for index, one in enumerate(self.splits) if one == split]
-        if not keep:
-            raise ValueError(f"expected examples for {split!r}, found none; name more texts")
-        return _Table([split] * len(keep), self.features[keep], self.labels[keep])
-
-    def scores(self, weight: Tensor, bias: Tensor) -> JsonObject:
-        """How well the labels are told apart."""
-        logits, positive = self.features @ weight + bias, self.labels > 0.5
-        probabilities = torch.sigmoid(logits)
-        found: JsonObject = {
-            "examples": len(logits),
-            "auc": round(area_under_curve(logits.numpy(), positive.numpy()), 4),
-            "right": round(float(((logits > 0) == positive).float().mean()), 4),
-            "brier": round(float((probabilities - self.labels).square().mean()), 4),
-        }
-        for sure in (0.7, 0.9, 0.97):
-            over = probabilities >= sure
-            found[f"found_at_{sure}"] = round(float(over[positive].float().mean()), 4)
-            found[f"false_at_{sure}"] = round(float(over[~positive].float().mean()), 4)
-        return found
+    def heard_texts(self, rng: random.Random) -> HeardTexts:
+        """What makes the same of texts."""
+        tokenizer = self._model.engine.tokenizer
+        embeddings = self._model.model.s2t.language_model.get_input_embeddings().weight.detach().float()
+        return HeardTexts(
+            lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
+            lambda token: str(tokenizer.decode([token])),
+            embeddings,
+            rng,
+        )
 
 
 # ---------------------------------------------------------------------------------------------- fitting
 
 
-def fit(table: _Table, decay: float) -> tuple[Tensor, Tensor]:
-    """Weight (D,) and bias () of a logistic unit; both labels weigh the same."""
-    mean, std = table.features.mean(0), table.features.std(0).clamp_min(1e-4)
-    inputs = (table.features - mean) / std
-    share = table.labels.mean()
-    weights = torch.where(table.labels > 0.5, 0.5 / share, 0.5 / (1 - share))
-    weight, bias = torch.zeros(inputs.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+def fit(
+    head: TurnHead,
+    rows: Sequence[Row],
+    texts: Sequence[CutText],
+    heard: HeardTexts,
+    steps: int,
+    text_share: float,
+    rng: random.Random,
+) -> None:
+    """Train a turn head: first nearly on texts alone, then on texts and speech.
 
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = F.binary_cross_entropy_with_logits(inputs @ weight + bias, table.labels, weights)
-        value = value + decay * weight.square().sum()
-        value.backward()
-        return value
+    Args:
+        head: to be trained.
+        rows: speech.
+        texts: as many complete ones are read as others.
+        heard: makes inputs of texts.
+        steps: of `_BATCH` examples.
+        text_share: of the examples, after the first steps.
+        rng: chooses examples.
+    """
+    complete, other = [one for one in texts if one.complete], [one for one in texts if not one.complete]
+    head.scale.copy_(1.0 / torch.cat([row.inputs[:, :-1] for row in rows]).square().mean().sqrt())
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=0.01)
+    warm, decaying = 50, 0.7 * steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warm, (steps - step) / decaying)
+    )
+    head.train()
+    for step in range(steps):
+        num_texts = round(_BATCH * (_FIRST_TEXT_SHARE if step < _FIRST_STEPS * steps else text_share))
+        chosen = [rng.choice(complete if rng.random() < 0.5 else other) for _ in range(num_texts)]
+        batch = [(heard(one.text), one.complete) for one in chosen]
+        spoken = rng.choices(rows, k=_BATCH - num_texts)
+        blurred = (_SPEECH_NOISE / head.scale).item()
+        batch += [(_blurred(row.inputs, rng.random() * blurred), row.complete) for row in spoken]
+        labels = torch.tensor([float(label) for _, label in batch])
+        loss = F.binary_cross_entropy_with_logits(_logits(head, [inputs for inputs, _ in batch]), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 99:
+            log.info("step %d of %d: loss %.3f", step + 1, steps, loss.item())
+    head.eval()
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    weight, bias = weight.detach() / std, bias.detach()
-    return weight, bias - mean @ weight
+
+def _blurred(inputs: Tensor, noise: float) -> Tensor:
+    """With noise in the embeddings; the times stay."""
+    return torch.cat([inputs[:, :-1] + noise * torch.randn_like(inputs[:, :-1]), inputs[:, -1:]], dim=1)
 
 
-def calibrate(table: _Table, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of the logits that fit speech which was not trained on.
+def _logits(head: TurnHead, inputs: Sequence[Tensor]) -> Tensor:
+    return head(pad_sequence(list(inputs), batch_first=True), torch.tensor([len(one) for one in inputs]))
+
+
+@torch.no_grad()
+def _answers(head: TurnHead, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Log odds and labels (N,)."""
+    logits = torch.cat([_logits(head, [row.inputs for row in rows[at : at + 256]]) for at in range(0, len(rows), 256)])
+    return logits, torch.tensor([float(row.complete) for row in rows])
+
+
+def calibrate(head: TurnHead, rows: Sequence[Row]) -> None:
+    """Scale and shift the log odds so that they fit speech which was not trained on.
 
     Source: Platt 1999, "Probabilistic outputs for support vector machines".
     """
-    logits = table.features @ weight + bias
+    logits, labels = _answers(head, rows)
     scale, shift = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
     optimiser = torch.optim.LBFGS([scale, shift], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = F.binary_cross_entropy_with_logits(logits * scale + shift, table.labels)
+        value = F.binary_cross_entropy_with_logits(logits * scale + shift, labels)
         value.backward()
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return scale.detach().clamp(1e-4, 2.0), shift.detach()
+    head.calibrate(scale.detach().clamp(1e-4, 2.0), shift.detach())
+
+
+def measure(head: TurnHead, rows: Sequence[Row]) -> JsonObject:
+    """How well the labels are told apart; ``found_at_``, ``false_at_``: shares taken for ends from a probability on."""
+    logits, labels = _answers(head, rows)
+    probabilities, positive = torch.sigmoid(logits), labels > 0.5
+    found: JsonObject = {
+        "examples": len(logits),
+        "auc": round(area_under_curve(logits.numpy(), positive.numpy()), 4),
+        "right": round(float(((logits > 0) == positive).float().mean()), 4),
+        "brier": round(float((probabilities - labels).square().mean()), 4),
+    }
+    for sure in (0.7, 0.9, 0.97):
+        over = probabilities >= sure
+        found[f"found_at_{sure}"] = round(float(over[positive].float().mean()), 4)
+        found[f"false_at_{sure}"] = round(float(over[~positive].float().mean()), 4)
+    return found
