@@ -1,10 +1,11 @@
 """The end of a turn: how soon after the last word a reply is heard, and how often it begins inside a sentence.
 
     python benchmarks/end_of_turn.py --questions 100 --output benchmarks/results/end_of_turn_nano.json
+    python benchmarks/end_of_turn.py --questions 100 --longest-s 0.45 --output benchmarks/results/end_of_turn_fluent.json
     python benchmarks/end_of_turn.py --model mini --questions 100 --dialogues out/mini/text/opentriviaqa/dialogues.jsonl
 
 Questions that no part of the model was trained on are spoken by several voices, with a pause after some of their words.
-Every question so has two labelled pauses: one inside (0.25 to 1.5 s), where a reply would be a false start, and one at
+Every question so has two labelled pauses: one inside (0.25 s to `--longest-s`), where a reply would be a false start, and one at
 its end. The server's own turn detector runs over them frame by frame: as `server_vad` with the silence left to the
 server, and with 500 ms asked for; as `semantic_vad` with each eagerness. What the model does is really done, and takes
 the processor time that it takes; all other time is that of the audio. So the figures do not depend on what else the
@@ -45,7 +46,7 @@ from echox.training.stages.hearing.heard_texts import key, pause_places
 from echox.training.stages.hearing.turn_head import split_of
 
 VOICES = ("flite/slt", "flite/rms", "espeak-ng/en-us", "espeak-ng/en-us+Andrea", "piper/en_US-joe-medium")
-SHORTEST_S, LONGEST_S = 0.25, 1.5
+SHORTEST_S = 0.25
 SILENCE_MS = 500  # of server_vad
 HELDOUT_SHARE = 0.25  # as in the recipes of stage turn_head
 TRAINING_SEED = 0  # likewise: their held-out questions are asked here
@@ -164,6 +165,9 @@ def usable_voices() -> list[Voice]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument(
+        "--longest-s", type=float, default=1.5, help="Of the pauses inside; over 0.5 server_vad ends turns."
+    )
     parser.add_argument("--dialogues", help="manifest of questions; default: held-out ones of the package")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -183,7 +187,7 @@ def measure(options: argparse.Namespace) -> Measured:
         arms[f"semantic_vad {eagerness}"] = settings_of(judge, {"type": "semantic_vad", "eagerness": eagerness})
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for number, text in enumerate(chosen):
-        speech = spoken(text, voices[number % len(voices)], known, rng)
+        speech = spoken(text, voices[number % len(voices)], known, options.longest_s, rng)
         if speech is None:
             continue
         answers: dict[tuple[int, int], Answer] = {}
@@ -206,7 +210,7 @@ def measure(options: argparse.Namespace) -> Measured:
     figures |= {
         "questions": len(results["server_vad"]),
         "voices": [f"{one.engine}/{one.name}" for one in voices],
-        "pause_s": [SHORTEST_S, LONGEST_S],
+        "pause_s": [SHORTEST_S, options.longest_s],
     }
     return Measured(figures, model_fingerprint(model))
 
@@ -219,13 +223,13 @@ def settings_of(judge: Judge | None, detection: dict[str, Any]) -> TurnSettings:
     return settings
 
 
-def spoken(text: str, voice: Voice, known: set[str], rng: random.Random) -> PausedSpeech | None:
+def spoken(text: str, voice: Voice, known: set[str], longest_s: float, rng: random.Random) -> PausedSpeech | None:
     """A question with a pause inside; None: it has no place for one."""
     places = pause_places(text, known)
     if not places:
         return None
     voice = Voice(voice.engine, voice.name, rng.uniform(0.9, 1.1))
-    return speak_with_pause(text, voice, [(rng.choice(places), rng.uniform(SHORTEST_S, LONGEST_S))], rng, tail_s=3.0)
+    return speak_with_pause(text, voice, [(rng.choice(places), rng.uniform(SHORTEST_S, longest_s))], rng, tail_s=3.0)
 
 
 def outcome(speech: PausedSpeech, found: list[Stop]) -> dict[str, Any]:
