@@ -1,15 +1,15 @@
 """The end of a turn: how soon after the last word a reply is heard, and how often it begins inside a sentence.
 
     python benchmarks/end_of_turn.py --questions 100 --output benchmarks/results/end_of_turn_nano.json
-    python benchmarks/end_of_turn.py --questions 100 --longest-s 0.45 --output benchmarks/results/end_of_turn_fluent.json
+    python benchmarks/end_of_turn.py --questions 100 --longest-s 0.45 --output results/end_of_turn_fluent.json
     python benchmarks/end_of_turn.py --model mini --questions 100 --dialogues out/mini/text/opentriviaqa/dialogues.jsonl
 
 Questions that no part of the model was trained on are spoken by several voices, with a pause after some of their words.
-Every question so has two labelled pauses: one inside (0.25 s to `--longest-s`), where a reply would be a false start, and one at
-its end. The server's own turn detector runs over them frame by frame: as `server_vad` with the silence left to the
-server, and with 500 ms asked for; as `semantic_vad` with each eagerness. What the model does is really done, and takes
-the processor time that it takes; all other time is that of the audio. So the figures do not depend on what else the
-machine does. Not in them: the network, and a client that collects audio before it sends it.
+Every question so has two labelled pauses: one inside (0.25 s to `--longest-s`), where a reply would be a false start,
+and one at its end. The server's own turn detector runs over them frame by frame: as `server_vad` with the silence left
+to the server, and with 500 ms asked for; as `semantic_vad` with each eagerness. What the model does is really done, and
+takes the processor time that it takes; all other time is that of the audio. So the figures do not depend on what else
+the machine does. Not in them: the network, and a client that collects audio before it sends it.
 
 A false start is a turn that is ended inside a question; it is audible if the first sound of its reply would be sent
 before the speaker goes on. Counted apart: those audible ones after less than 500 ms of a labelled pause, in which the

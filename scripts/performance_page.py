@@ -183,7 +183,9 @@ def end_of_turn(result: Result) -> list[str]:
             kinds = ("false_starts", "audible_false_starts", "audible_after_less_than_500_ms")
             counts = [str(row[count]) for count in kinds]
             rows.append([name, *counts, *times, str(row["not_answered"])])
-    heads = ["nano", "false starts", "audible", "of these after less than 500 ms", "first audio after the last word p50", "p75", "p95", "no answer in 3 s"]
+    first = "first audio after the last word p50"
+    counted = ["false starts", "audible", "of these after less than 500 ms"]
+    heads = ["nano", *counted, first, "p75", "p95", "no answer in 3 s"]
     return markdown_table(heads, rows)
 
 
@@ -429,6 +431,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "mini_cascade": (("mini_cascade",), mini_cascade),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
     # "conversation": (("conversation", "conversation_spoken"), conversation),
+    "end_of_turn_fluent": (("end_of_turn_fluent",), end_of_turn),
     "tool_turns": (
         (
             "tool_turns_mini_single",

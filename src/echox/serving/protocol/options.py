@@ -27,7 +27,7 @@ _HEAD_PATIENCE_MS = {"high": 1200, "auto": 2000, "medium": 2000, "low": 4000}
 # Probability of a complete sentence from which on a turn ends early.
 _SURE = {"high": 0.7, "auto": 0.9, "medium": 0.9, "low": 0.97}
 # Likewise with ``server_vad``, where a client that names no silence expects this one, or a shorter one, but no error.
-_SERVER_VAD_SURE, _SERVER_VAD_SILENCE_MS = 0.97, 500
+_SERVER_VAD_SURE, _SERVER_VAD_SILENCE_MS = 0.95, 500
 _ONNX_PAUSE_MS = 192  # silence that an end-of-turn model wants to hear
 # Flat name of the beta protocol -> the object that it belongs to now, and its name there.
 _BETA_NAMES = {
