@@ -61,9 +61,9 @@ def pause_places(text: str, known: Collection[str]) -> list[int]:
 
 
 def cut_texts(texts: Iterable[str], known: Collection[str]) -> list[CutText]:
-    """All beginnings of questions, and themselves."""
+    """All beginnings of questions, and themselves; in capitals as a model writes them."""
     found = []
-    for text in dict.fromkeys(texts):
+    for text in dict.fromkeys(text[:1].upper() + text[1:] for text in texts):
         words = text.split()
         found += [CutText(one, True) for one in dict.fromkeys((text.rstrip(".?!"), without_address(text)))]
         found += [CutText(" ".join(words[:n]).rstrip(","), False) for n in pause_places(text, known)]
