@@ -237,12 +237,12 @@ def outcome(speech: PausedSpeech, found: list[Stop]) -> dict[str, Any]:
     end_ms, ((pauses_s, resumes_s),) = 1000 * speech.end_s, speech.pauses
     early = [one for one in found if one.decided_ms < end_ms]
     labelled = [one for one in early if 1000 * pauses_s <= one.decided_ms < 1000 * resumes_s]
-    hurried = [one for one in labelled if one.silence_ms < SILENCE_MS]
+    hasty = [one for one in labelled if one.silence_ms < SILENCE_MS]
     late = [one for one in found if one.decided_ms >= end_ms]
     return {
         "false_start": bool(early),
         "audible": any(one.sound_ms < 1000 * resumes_s for one in early),
-        "hurried": any(one.sound_ms < 1000 * resumes_s for one in hurried),
+        "hasty": any(one.sound_ms < 1000 * resumes_s for one in hasty),
         "elsewhere": len(labelled) < len(early),
         "decided_s": (late[0].decided_ms - end_ms) / 1000 if late else None,
         "first_audio_s": (late[0].sound_ms - end_ms) / 1000 if late else None,
@@ -260,8 +260,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "false_starts": sum(row["false_start"] for row in rows),
         "audible_false_starts": sum(row["audible"] for row in rows),
-        "audible_after_less_than_500_ms": sum(row["hurried"] for row in rows),
-        "false_starts_elsewhere": sum(row["elsewhere"] for row in rows),
+        "hasty_false_starts": sum(row["hasty"] for row in rows),
+        "unlabelled_false_starts": sum(row["elsewhere"] for row in rows),
         "not_answered": sum(row["decided_s"] is None for row in rows),
         "decided_s": quantiles("decided_s"),
         "first_audio_s": quantiles("first_audio_s"),

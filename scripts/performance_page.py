@@ -180,7 +180,7 @@ def end_of_turn(result: Result) -> list[str]:
     for name, row in result["figures"].items():
         if isinstance(row, dict):
             times = [f"{row['first_audio_s'][level]:.2f} s" for level in ("p50", "p75", "p95")]
-            kinds = ("false_starts", "audible_false_starts", "audible_after_less_than_500_ms")
+            kinds = ("false_starts", "audible_false_starts", "hasty_false_starts")
             counts = [str(row[count]) for count in kinds]
             rows.append([name, *counts, *times, str(row["not_answered"])])
     first = "first audio after the last word p50"

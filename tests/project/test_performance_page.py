@@ -26,7 +26,7 @@ COUNTS = re.compile(
     r"|shards|dialogues|hours|segments|still_said|items_of_a_batch|\w*padding_share|cores_for_one_h200"
     r"|turns|protocol_errors|answered_aloud|called_without_need|\w+_calls|calls|with_a_call|wanting_(a|no)_tool"
     r"|right_tool\w*|order|sessions_in_real_time|unspoken|warm_up|underruns|unspoken_replies|stalled_replies"
-    r"|(audible_)?false_starts|not_answered|exchanges|\w+_(right|asked)|reply_words)$"
+    r"|(\w+_)?false_starts|not_answered|exchanges|\w+_(right|asked)|reply_words)$"
 )
 
 
