@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from echox.api import EchoX
+from echox.serving.protocol.limits import Limits
+from echox.serving.protocol.options import Judge, SessionOptions
 from serving_help import connected, nano, question, run, running
 
 RATE = 24000
@@ -137,6 +139,33 @@ def test_sessions_without_responses_are_judged_too(server, verdicts):
 
     (after_ms,) = run(talk(), 240)
     assert 0 <= after_ms < 450
+
+
+def options(*changes, judge=Judge.MODEL, ends_early=True):
+    found = SessionOptions("nano", Limits(), judge, ends_early=ends_early)
+    for detection in changes:
+        found = found.changed({"audio": {"input": {"turn_detection": detection}}})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "asks"),
+    [
+        (options(), True),
+        (options({"type": "server_vad"}), True),
+        (options({"type": "server_vad", "silence_duration_ms": 500}), False),
+        (options({"silence_duration_ms": 500}, {"threshold": 0.6}), False),
+        (options({"silence_duration_ms": 300}, {"type": "semantic_vad"}, {"type": "server_vad"}), True),
+        (options(ends_early=False), False),
+        (options(judge=None), False),
+        (options(judge=Judge.ONNX), False),
+    ],
+)
+def test_the_head_is_asked_where_the_client_names_no_silence(found, asks):
+    settings = found.turn_settings
+    assert settings.patience_ms == (settings.silence_ms if asks else None)
+    assert max(settings.wait_ms(complete) for complete in (1.0, 0.5, 0.0, None)) == settings.silence_ms
+    assert found.to_dict()["audio"]["input"]["turn_detection"]["silence_duration_ms"] == settings.silence_ms
 
 
 async def detecting(client, **detection):
