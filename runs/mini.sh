@@ -91,7 +91,7 @@ stage package mini/package -- published_parts=null
 # 12. What the language model learns besides, each in a LoRA that stays beside the weights. To hold a conversation: 42
 #     and 36 CPU-min.
 #     To call six tools: calls first, then conversations with calls, errors and other talk, many as this recogniser hears them;
-#     39, 4 and 13 CPU-min.
+#     39, 4 and 13 CPU-min. (What ships has the first of both, of lessons at 2b9debf: docs/experiments.md, 2026-11-30.)
 stage first_talk_lessons mini/talk_lessons output=out/mini/text/first_talk_lessons.jsonl often=1.0 -- count=20
 stage first_talk mini/first_talk model.start_from=out/mini/package -- "${few[@]}"
 stage talk_lessons mini/talk_lessons -- count=20
