@@ -104,6 +104,20 @@ def test_mini_is_compared_from_one_finished_model(tmp_path):
     }
 
 
+def test_what_was_measured_of_the_same_weights_is_not_measured_again(tmp_path):
+    runner = AblationRunner(Plan.read(MINI), ROOT, tmp_path, tmp_path)
+    counted = iter(range(9))
+    layer = torch.nn.Linear(2, 2)
+
+    def measured(*details):
+        return runner._once("set-2", layer, lambda: next(counted), *details)
+
+    assert [measured(), measured(), measured("fused"), measured("fused")] == [0, 0, 1, 1]
+    with torch.no_grad():
+        layer.weight += 1
+    assert measured() == 2
+
+
 def test_typed_questions_are_compared_too():
     def result(name, seed, right):
         scores = {"t2t_answer": right.count("1") / len(right), "right": {"t2t_answer": right}}

@@ -13,7 +13,7 @@ from echox.config import TrainingConfig
 from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.studies.direct_scores import direct_scores
 from echox.evaluation.studies.echo_scores import UnitTranscriber
-from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_replies
+from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_texts
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.control.health import check_gradients, check_trainable
@@ -122,7 +122,9 @@ def test_questions_of_a_task_are_asked_in_writing_and_aloud(world, tmp_path):
     assert [turn.role for turn in asked.items[0].dialogue.turns] == ["system", "user", "assistant"]
     scores = typed_scores(asked, [reply, reply])
     assert (scores["t2t_answer"], sorted(scores["right"]["t2t_answer"])) == (0.5, ["0", "1"])
-    assert len(write_replies(stage.model.s2t, stage.tokenizer, asked).texts) == 2
+    texts = write_texts(stage.model.s2t, stage.tokenizer, asked)
+    halves = [write_texts(stage.model.s2t, stage.tokenizer, part)[0] for part in asked.parts(1)]
+    assert texts == halves
     assert reply_loss(stage.model.s2t, stage.tokenizer, asked.items) > 0
     with pytest.raises(ValueError, match="expected words and accepted answers of every question, found none of 'bad'"):
         QuestionSet.of_task([EvalItem("bad", items[0].messages, "Tell me 1.")], "")

@@ -13,13 +13,15 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.api.card import commit_text
@@ -37,7 +39,7 @@ from echox.evaluation.sets.tasks import TYPED_SUFFIX, open_tasks
 from echox.evaluation.studies.ablation_report import write_report
 from echox.evaluation.studies.direct_scores import direct_scores
 from echox.evaluation.studies.echo_scores import NO_CUTS, UnitTranscriber, echo_scores, s2t_scores, t2c_scores
-from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_replies
+from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_texts
 from echox.files import write_text
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -56,6 +58,7 @@ from echox.training.stages.speaking.t2c import T2CRecipe
 from echox.units.bpe import learn_bpe_language
 from echox.units.language import learn_unit_language, split_by_word
 
+T = TypeVar("T")
 RESULTS_FILE = "ablations.json"
 
 
@@ -321,7 +324,12 @@ class AblationRunner:
             ways["continued"] = (shipped, recipe.targets.context_words)
         scores: JsonObject = {
             way: {
-                name: echo_scores(model.eval(), tokenizer, language, t2c, voice, questions, *cut)
+                name: self._once(
+                    f"{way}-{name}-{len(questions.items)}",
+                    model,
+                    partial(echo_scores, model.eval(), tokenizer, language, t2c, voice, questions, *cut),
+                    model.config.to_json_string(),
+                )
                 for name, questions in self.questions.items()
             }
             for way, cut in ways.items()
@@ -337,17 +345,26 @@ class AblationRunner:
         """Answers to typed questions, and nats per token of the recipe's held-out replies; empty without a task."""
         if not self.plan.typed:
             return {}
-        scores, weights = {}, fingerprint(s2t.language_model)
+        scores = {}
         for name, questions in self.typed.items():
-            # Models whose language model was not trained write the same.
-            file = self.output / "written" / f"{name}-{len(questions.items)}-{weights}.json"
-            if not file.is_file():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, json.dumps(write_replies(s2t, tokenizer, questions).texts, indent=0))
-            scores[name] = typed_scores(questions, json.loads(file.read_text(encoding="utf-8")))
+            replies: list[str] = []
+            for part in questions.parts(100):
+                # Models whose language model was not trained write the same.
+                what = f"typed-{name}-{len(questions.items)}-{len(replies)}"
+                replies += self._once(what, s2t.language_model, partial(write_texts, s2t, tokenizer, part))
+            scores[name] = typed_scores(questions, replies)
         found = [item for path in recipe.data.text for item in spoken_dialogues(path, None)]
         heldout = [item for item in found if item.dialogue.split != "train"]
         return {"typed": scores, "reply_nats": reply_loss(s2t, tokenizer, heldout)}
+
+    def _once(self, what: str, model: nn.Module, measure: Callable[[], T], *details: object) -> T:
+        """What was measured of these weights and details; read from the output folder if it was measured before."""
+        file = self.output / "measured" / f"{what}-{fingerprint(model, *details)}.json"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(measure(), indent=0))
+        found: T = json.loads(file.read_text(encoding="utf-8"))
+        return found
 
     def measure_direct(self, folder: Path, recipe: DirectUnitsRecipe) -> JsonObject:
         """Scores of a language model that writes units itself, by set of questions: aloud, and what it still writes."""
@@ -355,7 +372,11 @@ class AblationRunner:
         language = AutoUnitLanguage.from_pretrained(folder)
         voice = UnitTranscriber(load_vocoder(self.plan.start_from or self.data / "vocoder"), self.judge)
         scores = {
-            name: direct_scores(writer, tokenizer, language, voice, questions)
+            name: self._once(
+                f"segments-{name}-{len(questions.items)}",
+                writer,
+                partial(direct_scores, writer, tokenizer, language, voice, questions),
+            )
             for name, questions in self.questions.items()
         }
         return {"segments": scores} | self.measure_writing(writer.s2t, tokenizer, recipe)

@@ -6,7 +6,7 @@ Letters: B questions, R reply tokens, K positions of an audio, H width of the la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,6 +122,11 @@ class QuestionSet:
         answers = [items[place].answers for place in order]
         return cls([asked[place] for place in order], answers, exist_match, None, tower, retokenizer)
 
+    def parts(self, size: int) -> list[QuestionSet]:
+        """The questions in sets of `size`, in order; the last one may be smaller. Of those that are typed."""
+        starts = range(0, len(self.items), size)
+        return [replace(self, items=self.items[at : at + size], answers=self.answers[at : at + size]) for at in starts]
+
     def right(self, replies: Sequence[str], spelled: Callable[[str], str] = str) -> list[bool]:
         """Whether each reply is right; answers are spelled as the writer of the replies would."""
         return [
@@ -197,6 +202,13 @@ def write_replies(
     token_ids = [torch.tensor(row.token_ids, dtype=torch.long) for row in rows]
     texts = [decode_text(tokenizer, row) for row in token_ids]
     return WrittenReplies(pad_sequence(token_ids, True, -1), pad_sequence([row.states for row in rows], True), texts)
+
+
+def write_texts(
+    s2t: S2TForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, questions: QuestionSet
+) -> list[str]:
+    """The texts alone."""
+    return write_replies(s2t, tokenizer, questions).texts
 
 
 def reply_scores(questions: QuestionSet, replies: Sequence[str], said: Sequence[str], judge: Judge) -> JsonObject:
