@@ -163,14 +163,14 @@ def test_a_judged_turn_ends_after_the_silence_that_its_judgement_calls_for(compl
         events = taker.push(0.0, now_ms, now_ms + FRAME_MS)
         now_ms += FRAME_MS
     assert 0 <= now_ms - 20 * FRAME_MS - settings.wait_ms(complete) < FRAME_MS
-    assert events == [SpeechStopped(0, pause.at_ms)]  # what was judged, and not a sample more
+    assert events == [SpeechStopped(0, pause.at_ms, 20 * FRAME_MS)]  # what was judged, and not a sample more
 
 
 def test_a_second_judgement_of_a_pause_counts():
     taker = TurnDetector(TurnSettings(patience_ms=2000))
     pause = play([(0.9, 20), (0.0, 4)], taker=taker)[1][1]
     assert taker.judged(pause, 0.0, pause.at_ms) == []
-    assert taker.judged(pause, 1.0, pause.at_ms + 300) == [SpeechStopped(0, pause.at_ms + 300)]
+    assert taker.judged(pause, 1.0, pause.at_ms + 300) == [SpeechStopped(0, pause.at_ms + 300, 20 * FRAME_MS)]
 
 
 def interjection(frames=8, answer=True, rest=(), heard_ms=HEARD_MS):

@@ -254,7 +254,12 @@ class RealtimeSession:
         elif isinstance(event, SpeechStopped):
             item_id, self._turn_item_id = self._turn_item_id or new_id("item"), None
             self.outbox.put(
-                {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": event.end_ms, "item_id": item_id}
+                {
+                    "type": "input_audio_buffer.speech_stopped",
+                    "audio_end_ms": event.end_ms,
+                    "voice_end_ms": event.voice_end_ms,  # an extension: the silence after it varies
+                    "item_id": item_id,
+                }
             )
             samples = self.input_audio.take_turn(event.start_ms, event.end_ms)
             item = self._commit_audio(Audio(samples, SAMPLING_RATE), item_id, event.only_interrupts)

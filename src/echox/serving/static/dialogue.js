@@ -314,10 +314,9 @@ export class Dialogue extends EventTarget {
       const turns = [...cut, await this.#late(asked)].filter(Boolean);
       await Promise.all(turns.map((turn) => this.#truncate(turn)));
     },
-    "input_audio_buffer.speech_stopped": ({ item_id: id, audio_end_ms: endMs }) => {
+    "input_audio_buffer.speech_stopped": ({ item_id: id, audio_end_ms: endMs, voice_end_ms: voiceEndMs }) => {
       this.userSpeaking = false;
-      const silenceMs = this.settings.silenceMs; // the end was noticed later by this time
-      const late = this.sentFrames / RATE - (endMs - silenceMs) / 1000;
+      const late = this.sentFrames / RATE - voiceEndMs / 1000;
       this.turnEndedAt = this.sentAt - late * 1000;
       const turn = this.conversation.find(id);
       turn?.addAudio(this.#logged(this.startMs, endMs));

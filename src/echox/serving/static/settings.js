@@ -108,7 +108,15 @@ export class Settings extends EventTarget {
         input: {
           format,
           transcription: { model: "echox" },
-          turn_detection: this.handsFree ? { type: "server_vad", silence_duration_ms: this.silenceMs, duck_events: true, speculation_events: true } : null,
+          turn_detection: this.handsFree
+            ? {
+                type: "server_vad",
+                // Unnamed, the server may end a turn sooner that is surely complete.
+                ...(this.touched.has("silence") && { silence_duration_ms: this.silenceMs }),
+                duck_events: true,
+                speculation_events: true,
+              }
+            : null,
         },
         output: { format, ...(voice && { voice }) },
       },

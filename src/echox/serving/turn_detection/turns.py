@@ -81,13 +81,14 @@ class SpeechStarted:
 
 @dataclass(frozen=True)
 class SpeechStopped:
-    """The turn has ended; its audio is from ``start_ms`` to ``end_ms``.
+    """The turn has ended; its audio is from ``start_ms`` to ``end_ms``, and nothing was said after ``voice_end_ms``.
 
     ``only_interrupts``: it is a word or two that stopped a reply, and nothing followed.
     """
 
     start_ms: int
     end_ms: int
+    voice_end_ms: int
     only_interrupts: bool = False
 
 
@@ -281,8 +282,9 @@ class TurnDetector:
         end_ms = now_ms if self._end_ms is None else self._end_ms
         start_ms, self._earliest_ms = self._padded_ms, end_ms
         short = self._interjected and self._voiced_ms < self.settings.interrupt_after_ms
+        stopped = SpeechStopped(start_ms, end_ms, self._last_ms, short)
         self._to_silence()
-        return [SpeechStopped(start_ms, end_ms, short)]
+        return [stopped]
 
     def _to_silence(self) -> None:
         self._state = _State.SILENCE
