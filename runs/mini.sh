@@ -101,6 +101,6 @@ stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}"
 stage package_taught mini/package parts.echo=out/mini/package parts.vocoder=null parts.tool_adapter=out/mini/tools \
   "parts.records=[out/mini/package,out/mini/first_tools,out/mini/tools]" output_dir=out/mini/package_taught \
   -- published_parts=null
-#     Into it, the turn head: when is a question complete? 5 CPU-min.
+#     Into it, the turn head: when is a question complete? 8 CPU-min.
 stage turn_head mini/turn_head model=out/mini/package_taught output=null -- model=nano output=out/mini/turn_head \
   "texts={corpora: {nano: 60}}" steps=50 "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"

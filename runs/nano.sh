@@ -45,7 +45,7 @@ stage package_before nano/package output_dir=out/nano/package_before
 stage vocoder_lookahead nano/vocoder_lookahead -- "${few[@]}" data.replies=4 data.heldout_replies=2 model.start_from=nano
 stage package nano/package parts.vocoder=out/nano/vocoder_lookahead \
   "parts.records=[out/nano/package_before,out/nano/vocoder_lookahead]" -- parts.vocoder=out/nano/vocoder
-#     Into it, the turn head: when is a question complete? And what every server has: "stop" told from "mm-hmm". 3 CPU-min.
+#     Into it, the turn head: when is a question complete? And what every server has: "stop" told from "mm-hmm". 6 CPU-min.
 stage turn_head nano/turn_head model=out/nano/package output=null -- model=nano output=out/nano/turn_head "texts.corpora={nano: 60}" steps=50
 stage interjections nano/interjections -- count=60 "voices={flite/slt: 1, espeak-ng/en-us: 1}"
 # 11. Measured: the scorecard, the voice step by step, latency on one thread, what surrounds a question;

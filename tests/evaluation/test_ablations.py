@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from test_echo_stage import TRIGGER
 
 from echox import load_recipe
+from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.studies.ablation_report import figure, renew_tables, tables, write_report
 from echox.evaluation.studies.ablation_tests import READ, T2T, WER, compared, question_interval, table_of_tests
 from echox.evaluation.studies.ablations import AblationRunner, Plan, main
 from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
+from echox.evaluation.studies.questions import QuestionSet
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.training.stages.speaking.echo_targets import cut_replies, without_context
@@ -109,13 +111,19 @@ def test_what_was_measured_of_the_same_weights_is_not_measured_again(tmp_path):
     counted = iter(range(9))
     layer = torch.nn.Linear(2, 2)
 
+    questions = QuestionSet([], [("Paris",)], exist_match)
+
     def measured(*details):
-        return runner._once("set-2", layer, lambda: next(counted), *details)
+        return runner._once("set", layer, questions, lambda: next(counted), *details)
 
     assert [measured(), measured(), measured("fused"), measured("fused")] == [0, 0, 1, 1]
     with torch.no_grad():
         layer.weight += 1
     assert measured() == 2
+    questions.answers = [("Rome",)]
+    assert [measured(), measured()] == [3, 3]
+    runner.plan.judge = "another"
+    assert measured() == 4
 
 
 def test_typed_questions_are_compared_too():

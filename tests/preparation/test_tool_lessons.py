@@ -50,6 +50,16 @@ def test_calls_are_of_declared_tools_and_fit_their_signatures(made):
 
 
 @pytest.mark.slow
+def test_no_lesson_refuses_a_tool_that_it_declares(made):
+    refusals = {one.call.name: one.without for one in tool_requests("train", 1)}
+    assert len(set(refusals.values())) == len(refusals)
+    for one in made[3]:
+        replies = [turn.text for turn in one.turns if turn.role == "assistant"]
+        for name, refusal in refusals.items():
+            assert not (f"\n{name}(" in one.turns[0].text and refusal in replies), one.id
+
+
+@pytest.mark.slow
 def test_lessons_have_several_exchanges_with_errors_and_tools_that_are_not_there(made):
     lessons = [one for one in made[3] if one.split == "train"]
     outputs = [turn.text for one in lessons for turn in one.turns if turn.text.startswith("Result: ")]

@@ -179,8 +179,8 @@ class ReplyTask(Iterator[Event]):
 
     def judge(self) -> None:
         """The question was heard: tell the listener what the turn head thinks of it, if it can tell."""
-        head, inputs = self.context.engine.turn_head, self.context.turn_inputs(self.new[-1])
-        if head is not None and inputs is not None:
+        head = self.context.engine.turn_head
+        if head is not None and (inputs := self.context.turn_inputs(self.new[-1])) is not None:
             self.emit(Judged(head(inputs)))
 
     @property

@@ -325,10 +325,12 @@ class AblationRunner:
         scores: JsonObject = {
             way: {
                 name: self._once(
-                    f"{way}-{name}-{len(questions.items)}",
+                    f"{way}-{name}",
                     model,
+                    questions,
                     partial(echo_scores, model.eval(), tokenizer, language, t2c, voice, questions, *cut),
                     model.config.to_json_string(),
+                    fingerprint(t2c),
                 )
                 for name, questions in self.questions.items()
             }
@@ -350,16 +352,22 @@ class AblationRunner:
             replies: list[str] = []
             for part in questions.parts(100):
                 # Models whose language model was not trained write the same.
-                what = f"typed-{name}-{len(questions.items)}-{len(replies)}"
-                replies += self._once(what, s2t.language_model, partial(write_texts, s2t, tokenizer, part))
+                write = partial(write_texts, s2t, tokenizer, part)
+                replies += self._once(f"typed-{name}-{len(replies)}", s2t.language_model, part, write)
             scores[name] = typed_scores(questions, replies)
         found = [item for path in recipe.data.text for item in spoken_dialogues(path, None)]
         heldout = [item for item in found if item.dialogue.split != "train"]
         return {"typed": scores, "reply_nats": reply_loss(s2t, tokenizer, heldout)}
 
-    def _once(self, what: str, model: nn.Module, measure: Callable[[], T], *details: object) -> T:
-        """What was measured of these weights and details; read from the output folder if it was measured before."""
-        file = self.output / "measured" / f"{what}-{fingerprint(model, *details)}.json"
+    def _once(
+        self, what: str, model: nn.Module, questions: QuestionSet, measure: Callable[[], T], *details: object
+    ) -> T:
+        """What was measured of these weights, questions and details by the plan's judge; read from the output folder if
+        it was measured before.
+        """
+        asked = [one.dialogue for one in questions.items]
+        key = fingerprint(model, self.plan.judge, self.plan.system, asked, questions.answers, *details)
+        file = self.output / "measured" / f"{what}-{key}.json"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(measure(), indent=0))
@@ -373,8 +381,9 @@ class AblationRunner:
         voice = UnitTranscriber(load_vocoder(self.plan.start_from or self.data / "vocoder"), self.judge)
         scores = {
             name: self._once(
-                f"segments-{name}-{len(questions.items)}",
+                f"segments-{name}",
                 writer,
+                questions,
                 partial(direct_scores, writer, tokenizer, language, voice, questions),
             )
             for name, questions in self.questions.items()

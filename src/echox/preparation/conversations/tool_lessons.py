@@ -155,6 +155,7 @@ class _Talk:
         count = len(names) if rng.random() < _ALL_TOOLS else rng.randint(1, _FEW_TOOLS)
         order = sorted(rng.sample(list(names), len(names)), key=lambda name: name != needed)[:count]
         self.declared = rng.sample(order, count)
+        self.refused: set[str] = set()
         self.turns: list[Turn] = []
 
     def add(self, *turns: Turn) -> None:
@@ -163,11 +164,13 @@ class _Talk:
 
     def ask(self, request: ToolRequest) -> None:
         """A request, the call, its output, the answer; or, if its tool is not declared, perhaps only words."""
-        if request.call.name not in self.declared:
-            if self.rng.random() < _UNDECLARED:
+        name = request.call.name
+        if name not in self.declared:
+            if name in self.refused or self.rng.random() < _UNDECLARED:
+                self.refused.add(name)
                 self.add(Turn("user", request.text), Turn("assistant", request.without))
                 return
-            self.declared.append(request.call.name)
+            self.declared.append(name)
         self.call(request)
         self.answer(failed(request, self.rng) if self.rng.random() < _FAILS else request)
 
@@ -197,12 +200,14 @@ def _for_figures(
     def add(talk: _Talk, topic: str) -> None:
         lessons.append(talk.dialogue(f"{split[0]}{len(lessons):04d}", split, topic))
 
-    def before(talk: _Talk) -> _Talk:
+    def before(talk: _Talk, asked: ToolRequest | None = None) -> _Talk:
+        """With exchanges, none of which is the one that counts."""
+        others = [one for one in requests if one != asked]
         for _ in range(rng.randint(2, _BEFORE)):
             if rng.random() < 0.3:  # as often as in a conversation that is about tools
                 talk.add(*questions.next())
             else:
-                talk.ask(rng.choice(requests))
+                talk.ask(rng.choice(others))
         return talk
 
     for number, request in enumerate(requests):
@@ -210,8 +215,8 @@ def _for_figures(
         kinds = {
             "call": _Talk(_names(split, rng), rng, tool),
             "renamed": _Talk(other_names("new", rng), rng, tool),
-            "late": before(_Talk(_names(split, rng), rng, tool)),
-            "late_renamed": before(_Talk(other_names("new", rng), rng, tool)),
+            "late": before(_Talk(_names(split, rng), rng, tool), request),
+            "late_renamed": before(_Talk(other_names("new", rng), rng, tool), request),
         }
         for kind, talk in kinds.items():
             talk.call(request)

@@ -210,6 +210,7 @@ class Speculator:
         """More will follow: discard the reply that was begun to judge the pause. One that hears more may follow it."""
         if self._early:
             self._early = False
+            self._begun -= 1  # it was for the judgement, of which a turn has `MAX_JUDGED`
             self.discard()
 
     def discard(self) -> None:

@@ -112,7 +112,8 @@ def load_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder
     """
     found, _, weights = _read_lora(Path(folder))
     own = {name: value for name, value in model.language_model.named_parameters() if ".lora_" in name}
-    if (found.r, found.alpha) != (settings.r, settings.alpha) or own.keys() != weights.keys():
+    fits = {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in weights.items()}
+    if (found.r, found.alpha) != (settings.r, settings.alpha) or not fits:
         raise ValueError(
             f"{folder}: expected a LoRA of this language model with r={settings.r} and alpha={settings.alpha}, found "
             f"{len(weights)} matrices with r={found.r} and alpha={found.alpha}; name the folder of its stage"

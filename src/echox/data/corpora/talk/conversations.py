@@ -78,11 +78,6 @@ def conversations(
         yield _conversation(split, knowledge, often, rng)
 
 
-def topics(kind: str) -> list[str]:
-    """The topics of kind "talk" or "told"."""
-    return [one["topic"] for one in _content()[kind]]
-
-
 def _conversation(split: str, knowledge: list[Exchange], often: float, rng: random.Random) -> list[Exchange]:
     wanted = rng.choices(range(1, len(_LENGTHS) + 1), _LENGTHS)[0]
     shares = {kind: share for kind, share in _SHARES.items() if knowledge or kind != "knowledge"}
@@ -158,6 +153,8 @@ def _sum(split: str, rng: random.Random) -> Exchange:
 
 
 def _split_of_sum(first: int, second: int, operation: str) -> str:
+    if operation != "minus":
+        first, second = sorted((first, second))  # the same sum
     place = (7 * first + 3 * second + len(operation)) % 10
     return {0: "validation", 1: "heldout"}.get(place, "train")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from echox.data.scoring import normalize_words
+from echox.models.echox.turn_head import turn_inputs
 
 _ADDRESS = re.compile(r",\s+\S+(\s\S+)?$")
 _NOISE = 0.5  # of an embedding, relative to it
@@ -107,6 +108,6 @@ class HeardTexts:
                 heard.append((self._comma, now_s + _COMMA_S))
         heard.append((rng.choice(self._marks), now_s + rng.uniform(*_END_S)))
         embeds = self._embeddings[torch.tensor([token for token, _ in heard])] * rng.uniform(*_LOUDNESS)
-        begins = torch.tensor([0.0, *(begin_s for _, begin_s in heard)])
-        gaps = (begins[1:] - begins[:-1]).clamp(0.0, 1.0)
-        return torch.cat([embeds + self._noise * torch.randn(embeds.shape), gaps[:, None]], dim=1)
+        inputs = turn_inputs(embeds + self._noise * torch.randn(embeds.shape), [begin_s for _, begin_s in heard])
+        assert inputs is not None, "as many times as inputs"
+        return inputs

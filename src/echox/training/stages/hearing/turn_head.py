@@ -335,7 +335,7 @@ def measure(head: TurnHead, rows: Sequence[Row]) -> JsonObject:
         "right": round(float(((logits > 0) == positive).float().mean()), 4),
         "brier": round(float((probabilities - labels).square().mean()), 4),
     }
-    for sure in (0.7, 0.9, 0.97):
+    for sure in (0.7, 0.9, 0.95, 0.97):
         over = probabilities >= sure
         found[f"found_at_{sure}"] = round(float(over[positive].float().mean()), 4)
         found[f"false_at_{sure}"] = round(float(over[~positive].float().mean()), 4)
