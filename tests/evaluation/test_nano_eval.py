@@ -51,7 +51,7 @@ class Parrot:
         self.waveform = np.ones(8000, np.float32) * 0.1 if waveform is None else waveform
         self.model = torch.nn.Linear(1, 1)
         self.model.config = SimpleNamespace(to_json_string=lambda: text)
-        self.settings = GenerationSettings()
+        self.settings, self.adapters = GenerationSettings(), {}
         self.engine = SimpleNamespace(output_sampling_rate=16000)
 
     def generate(self, question, **settings) -> Reply:
