@@ -69,7 +69,8 @@ def test_three_spoken_turns_with_an_interruption(server):
         async with client.realtime.connect(model="gpt-realtime") as connection:
             talker = Talker(connection)
             listener = asyncio.create_task(talker.listen())
-            audio = {"input": {"transcription": {"model": "gpt-4o-mini-transcribe"}}}
+            turns = {"type": "server_vad", "silence_duration_ms": 500}  # named: no turn ends before
+            audio = {"input": {"transcription": {"model": "gpt-4o-mini-transcribe"}, "turn_detection": turns}}
             await connection.session.update(session={"type": "realtime", "audio": audio})
             await talker.until("session.updated")
             await talker.say(question(2, lead_s=0.3, tail_s=0.7))
