@@ -5,9 +5,10 @@ import itertools
 import pytest
 
 from echox.config import load_recipe
-from echox.data.corpora.talk.conversations import KINDS, SPLITS, Exchange, conversations, gaps
+from echox.data.corpora.talk.conversations import KINDS, Exchange, conversations, gaps
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.scoring import normalize_words
+from echox.data.splits import SPLITS
 from echox.files import packaged_yaml
 
 CONTENT = packaged_yaml("echox.data.corpora.talk", "talk.yaml")

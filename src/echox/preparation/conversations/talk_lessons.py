@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from echox.config import dump_recipe, recipe
-from echox.data.corpora.talk.conversations import SPLITS, Exchange, conversations
+from echox.data.corpora.talk.conversations import Exchange, conversations
 from echox.data.corpora.tools.requests import system_prompts
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
+from echox.data.splits import SPLITS, held_out_share
+from echox.preparation.conversations.own_replies import first_exchanges
 from echox.preparation.conversations.writer import whole_sentences
 
 _OTHER_SYSTEM = 0.25
@@ -70,15 +72,12 @@ class TalkLessonsRecipe:
 
     def _knowledge(self, dialogues: list[Dialogue], split: str) -> list[Exchange]:
         """First questions of one split with their replies; every second held-out one is for each other split."""
-        found = []
-        for dialogue in dialogues:
-            turns = [turn for turn in dialogue.turns if turn.role != "system"]
-            if dialogue.split != ("train" if split == "train" else "heldout") or len(turns) < 2:
-                continue
-            reply = whole_sentences(turns[1].text or "", self.max_sentences, self.max_words)
-            if reply is not None:
-                found.append(Exchange(turns[0].text or "", reply, "knowledge", dialogue.topic or "none"))
-        return found if split == "train" else found[SPLITS.index(split) - 1 :: 2]
+        found = [
+            Exchange(question, reply, "knowledge", dialogue.topic or "none")
+            for dialogue, question, whole in first_exchanges(dialogues, split)
+            if (reply := whole_sentences(whole, self.max_sentences, self.max_words)) is not None
+        ]
+        return found if split == "train" else held_out_share(found, split)
 
 
 def _lesson(name: str, system: str, exchanges: list[Exchange], split: str) -> Dialogue:

@@ -15,10 +15,12 @@ from pathlib import Path
 from echox.config import dump_recipe, recipe
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.corpora.tools.names import NamedTool, other_names, taught_names
-from echox.data.corpora.tools.requests import SPLITS, ToolRequest, failed, system_prompts, tool_requests
+from echox.data.corpora.tools.requests import ToolRequest, failed, system_prompts, tool_requests
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
+from echox.data.splits import SPLITS, held_out_share
 from echox.data.tool_templates import calls_text, output_text, tools_text
 from echox.preparation.conversations.heard_requests import HearingConfig, heard_requests
+from echox.preparation.conversations.own_replies import first_exchanges
 from echox.tool_calls.tools import Tool
 
 NO_TOOL = "no_tool"
@@ -122,17 +124,16 @@ class _Questions:
     """First questions with their replies, of one split, in random order and again; each other split has its own."""
 
     def __init__(self, dialogues: list[Dialogue], split: str, rng: random.Random) -> None:
-        source = "train" if split == "train" else "heldout"
-        found: list[tuple[Turn, Turn]] = []
-        for dialogue in dialogues:
-            turns = [turn for turn in dialogue.turns if turn.role != "system"]
-            if dialogue.split == source and len(turns) > 1 and not (dialogue.topic or "").startswith("times"):
-                found.append((Turn("user", turns[0].text), Turn("assistant", turns[1].text)))
+        found = [
+            (Turn("user", question), Turn("assistant", reply))
+            for dialogue, question, reply in first_exchanges(dialogues, split)
+            if not (dialogue.topic or "").startswith("times")
+        ]
         if not found:
-            raise ValueError(f"others: expected dialogues of split {source} with a question and its reply, found none")
+            raise ValueError(f"others: expected dialogues for split {split} with a question and its reply, found none")
         short = [one for one in found if len((one[1].text or "").split()) <= _REPLY_WORDS] or found
         shuffled = rng.sample(short, len(short))
-        self._all = shuffled if split == "train" else shuffled[SPLITS.index(split) - 1 :: 2] or shuffled
+        self._all = shuffled if split == "train" else held_out_share(shuffled, split) or shuffled
         self._given = 0
 
     def next(self) -> tuple[Turn, Turn]:

@@ -110,17 +110,14 @@ def load_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder
     Raises:
         ValueError: the folder holds no LoRA, one of another language model, or one with other settings.
     """
-    found, _, weights = _read_lora(Path(folder))
-    own = {name: value for name, value in model.language_model.named_parameters() if ".lora_" in name}
-    fits = {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in weights.items()}
-    if (found.r, found.alpha) != (settings.r, settings.alpha) or not fits:
+    folder = Path(folder)
+    found, _, weights = _read_lora(folder)
+    if (found.r, found.alpha) != (settings.r, settings.alpha):
         raise ValueError(
             f"{folder}: expected a LoRA of this language model with r={settings.r} and alpha={settings.alpha}, found "
-            f"{len(weights)} matrices with r={found.r} and alpha={found.alpha}; name the folder of its stage"
+            f"r={found.r} and alpha={found.alpha}; name the folder of its stage"
         )
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(weights[name])
+    _fill(model, weights, folder)
 
 
 def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoRASettings:
@@ -138,13 +135,7 @@ def continue_lora(model: S2TForConditionalGeneration, folder: str | Path) -> LoR
     folder = Path(folder)
     settings, base_dtype, weights = _read_lora(folder)
     add_lora(model.language_model, settings)
-    wanted = {name for name in model.language_model.state_dict() if ".lora_" in name}
-    if set(weights) != wanted:
-        raise ValueError(
-            f"{folder / WEIGHTS_FILE}: expected the {len(wanted)} LoRA tensors of this language model, found "
-            f"{len(weights)} of which {len(wanted & set(weights))} fit: use the LoRA saved beside these weights"
-        )
-    model.language_model.load_state_dict(weights, strict=False)
+    _fill(model, weights, folder)
     with torch.no_grad():
         for layer in _lora_layers(model).values():
             layer.base_layer.weight -= layer.get_delta_weight(_ADAPTER).to(layer.base_layer.weight)
@@ -164,6 +155,22 @@ def lora_beside(folder: str | Path) -> LeanAdapter:
     return LeanAdapter.of(
         {name.replace(f".{_ADAPTER}.", "."): value for name, value in weights.items()}, settings.alpha / settings.r
     )
+
+
+def _fill(model: S2TForConditionalGeneration, weights: dict[str, Tensor], folder: Path) -> None:
+    """Give the LoRA that is on a model the matrices of a folder.
+
+    Raises:
+        ValueError: they are of another language model.
+    """
+    own = {name: value for name, value in model.language_model.state_dict().items() if ".lora_" in name}
+    fitting = [name for name, value in own.items() if name in weights and weights[name].shape == value.shape]
+    if not len(own) == len(weights) == len(fitting):
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE}: expected the {len(own)} LoRA tensors of this language model, found "
+            f"{len(weights)} of which {len(fitting)} fit: use the LoRA saved beside these weights"
+        )
+    model.language_model.load_state_dict(weights, strict=False)
 
 
 def _read_lora(folder: Path) -> tuple[LoRASettings, torch.dtype, dict[str, Tensor]]:

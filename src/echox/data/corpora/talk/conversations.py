@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from num2words import num2words
 
+from echox.data.splits import check_split, held_out_share
 from echox.files import JsonObject, packaged_yaml
 
-SPLITS = ("train", "validation", "heldout")
 KINDS = ("talk", "told", "unknown", "sums", "knowledge")
 """Of exchanges: a topic of ``talk``; a told fact that is asked for; one that was never told; a sum; other questions."""
 
@@ -71,8 +71,7 @@ def conversations(
     Raises:
         ValueError: another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, found {split!r}")
+    check_split(split)
     rng = random.Random(f"talk {split} {seed}")
     for _ in range(count):
         yield _conversation(split, knowledge, often, rng)
@@ -160,10 +159,8 @@ def _split_of_sum(first: int, second: int, operation: str) -> str:
 
 
 def _of_split(topic: JsonObject, split: str) -> list[str]:
-    """Wordings; every second held-out one is for each of both other splits."""
-    if split == "train":
-        return list(topic["asked"])
-    return list(topic["held_out"][SPLITS.index(split) - 1 :: 2])
+    """Wordings."""
+    return list(topic["asked"]) if split == "train" else held_out_share(topic["held_out"], split)
 
 
 def _values(split: str, rng: random.Random) -> dict[str, str]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from num2words import num2words
 
+from echox.data.splits import check_split
 from echox.files import JsonObject, packaged_yaml
 from echox.tool_calls.tools import Tool, ToolCall
 
-SPLITS = ("train", "validation", "heldout")
 _LARGEST = {"minutes": 60, "first": 99, "second": 99, "degrees": 35}
 """Numbers are drawn up to these."""
 _OPERATIONS = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
@@ -70,8 +70,7 @@ def tool_requests(split: str, per_wording: int, seed: int = 0) -> list[ToolReque
     Raises:
         ValueError: another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, found {split!r}")
+    check_split(split)
     rng = random.Random(f"tool requests {split} {seed}")
     return [
         _request(tool, wording, split, new=split == "heldout" and bool(number % 2), rng=rng)

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from echox.api.loading import load_folder
 from echox.config import TrainingConfig
 from echox.data.sampling import spread
+from echox.data.tower_features import TowerFeatures
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
+from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.pretrained import Model, load_with_report
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
@@ -34,6 +36,14 @@ def load_s2t(folder: str | Path) -> S2TForConditionalGeneration:
     """
     model = _finished(folder, S2TForConditionalGeneration)
     return model.s2t if isinstance(model, EchoXForConditionalGeneration) else model
+
+
+def speaking_processor(
+    tower: TowerFeatures, tokenizer: PreTrainedTokenizerBase, language: UnitLanguage, s2t: str
+) -> EchoXProcessor:
+    """The processor of a model that speaks: what it hears with is that of the folder of its S2T."""
+    recogniser = read_recogniser_tokenizer(s2t)
+    return EchoXProcessor(tower.extractor, tokenizer, language, recogniser_tokenizer=recogniser)
 
 
 def load_text_embedding(folder: str | Path) -> Tensor:

@@ -35,13 +35,13 @@ from echox.files import save_model, write_tensors
 from echox.models.decoding.greedy_rows import write_rows
 from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
-from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
+from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.training.batches.normalisation import Denominators, RunningMeans, share_of_step
 from echox.training.networks.modules import on_device
-from echox.training.stages.dialogue.continued import load_s2t, load_t2c
+from echox.training.stages.dialogue.continued import load_s2t, load_t2c, speaking_processor
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.speaking.echo import EchoData, echo_dialogues
 from echox.training.stages.speaking.t2c import read_batch, spoken_batch, spoken_text
@@ -226,12 +226,7 @@ class DirectUnitsStage:
         self.language = AutoUnitLanguage.from_pretrained(parts.unit_language)
         s2t = load_s2t(parts.s2t)
         self.tower = TowerFeatures(s2t.config.audio_config)
-        self.processor = EchoXProcessor(
-            self.tower.extractor,
-            self.tokenizer,
-            self.language,
-            recogniser_tokenizer=read_recogniser_tokenizer(parts.s2t),
-        )
+        self.processor = speaking_processor(self.tower, self.tokenizer, self.language, parts.s2t)
         torch.manual_seed(recipe.training.seed)
         self.model = UnitWriter(s2t, len(self.language.words), self.processor.retokenizer)
         s2t.requires_grad_(False)

@@ -27,7 +27,6 @@ from echox.files import save_model
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
-from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
 from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.echox.tokenization_text import decode_text
 from echox.models.packing import check_packing
@@ -38,7 +37,7 @@ from echox.streaming.trigger import Trigger
 from echox.training.batches.normalisation import RunningMeans
 from echox.training.networks.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.networks.modules import on_device
-from echox.training.stages.dialogue.continued import load_s2t, load_t2c, load_vocoder
+from echox.training.stages.dialogue.continued import load_s2t, load_t2c, load_vocoder, speaking_processor
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, replies
 from echox.training.stages.speaking.echo_objective import EchoObjective, EchoWeights
@@ -174,12 +173,7 @@ class EchoStage:
                 value.requires_grad_(True)
         self.model.s2t.audio_tower.set_attn_implementation("sdpa")  # frozen: `training/networks/attention.py`
         self.tower = TowerFeatures(s2t.config.audio_config)
-        self.processor = EchoXProcessor(
-            self.tower.extractor,
-            self.tokenizer,
-            self.language,
-            recogniser_tokenizer=read_recogniser_tokenizer(parts.s2t),
-        )
+        self.processor = speaking_processor(self.tower, self.tokenizer, self.language, parts.s2t)
         if recipe.training.packing:
             check_packing(self.model.s2t.language_model.base_model, "language model")
             check_packing(self.model.echo_decoder.backbone, "echo decoder")
