@@ -6,7 +6,8 @@ import pytest
 
 from echox.data import tool_templates
 from echox.data.chat_templates import FAMILIES
-from echox.data.corpora.tools.requests import SPLITS, taught_tools, tool_requests
+from echox.data.corpora.tools.requests import taught_tools, tool_requests
+from echox.data.splits import SPLITS
 from echox.data.tool_templates import calls_text, output_text, taught_template, tools_text
 from echox.models.echox.tokenization_text import CHAT_TEMPLATE, train_text_tokenizer
 from echox.streaming.chat_template import ChatTemplate

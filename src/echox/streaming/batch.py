@@ -209,8 +209,11 @@ class ReplyBatch:
             # It fails with no words in it, or no room for a reply.
             with self._fails_alone(task), suppress(LayoutCancelled):
                 task.context.add_encoded(found)
-                if task.only_hears:
-                    task.emit(task.context.heard(task.new[-1]))
+                if not task.replies:  # it needs no prompt
+                    if task.new[-1].audios:
+                        task.emit(task.context.heard(task.new[-1]))
+                    if task.judges:
+                        task.judge()
                     task.finish_text("end")
                     continue
                 positions = task.lay_out()
@@ -220,9 +223,6 @@ class ReplyBatch:
                     task.emit(task.context.heard(task.new[-1]))
                 if task.judges:
                     task.judge()
-                if task.only_judges:
-                    task.finish_text("end")
-                    continue
                 saved, task.positions = task.context.take_memory(positions)
                 task.timings.num_cached_tokens = len(positions) - len(task.positions)
                 task.text_row = self._memory.join(saved, task.context.adapter)

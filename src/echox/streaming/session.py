@@ -164,7 +164,7 @@ class Session:
             self._running = None
 
         new, settings = [Message("user", (audio,))], self.settings.replaced({"speak": False})
-        return self._begin(ReplyTask(self.scheduler, self._context, new, settings, release, on_event, only_hears=True))
+        return self._begin(ReplyTask(self.scheduler, self._context, new, settings, release, on_event, replies=False))
 
     def judge(self, question: Question | list[Message], *, on_event: EventCallback | None = None) -> ReplyTask:
         """Only judge whether a question is complete: the events are `Heard`, `Judged` and `Finished`. Use a `fork`.
@@ -189,7 +189,8 @@ class Session:
                 settings,
                 release,
                 on_event,
-                only_judges=True,
+                replies=False,
+                judges=True,
             )
         )
 

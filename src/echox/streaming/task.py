@@ -66,12 +66,11 @@ class ReplyTask(Iterator[Event]):
             return at once. An exception of it cancels the reply and is its `error`. None: events are iterated over.
         given: text to speak as it is; None: the language model writes the reply.
         speech: of this reply; None: it is written only.
-        only_hears: it ends with the transcript of its question, without a reply.
+        replies: False: it ends when its question was heard (and judged), without a reply.
         calling: its calls of tools; None: there are no tools.
         speculative: nobody has asked for it yet, and it may be dropped at any time. It is made as far as its first
             sound (or text, if it is not spoken), after replies that are wanted, and then rests until it is kept.
         judges: whether the turn head judges the question as soon as it was heard.
-        only_judges: it ends with that judgement, without a reply.
 
     Attributes:
         error: why the reply failed, if it did.
@@ -88,15 +87,13 @@ class ReplyTask(Iterator[Event]):
         on_event: EventCallback | None = None,
         given: str | None = None,
         speech: ReplySpeech | None = None,
-        only_hears: bool = False,
+        replies: bool = True,
         calling: Calling | None = None,
         speculative: bool = False,
         judges: bool = False,
-        only_judges: bool = False,
     ) -> None:
         self.context, self.new, self.settings, self.given = context, new, settings, given
-        self.only_hears, self.only_judges = only_hears, only_judges
-        self.judges = judges or only_judges
+        self.replies, self.judges = replies, judges
         self.calling = calling
         self.speculative = speculative
         self.error: BaseException | None = None
@@ -171,11 +168,6 @@ class ReplyTask(Iterator[Event]):
         timings.queued_s = 0.0
         timings.first_text_s = None if timings.first_text_s is None else 0.0
         timings.ttfa_s = None if timings.ttfa_s is None else 0.0
-
-    @property
-    def replies(self) -> bool:
-        """Whether it makes a reply, and does not only hear or judge."""
-        return not (self.only_hears or self.only_judges)
 
     def judge(self) -> None:
         """The question was heard: tell the listener what the turn head thinks of it, if it can tell."""
