@@ -1,8 +1,9 @@
 """Tests of the server wait for conditions with a deadline, not for fixed times, which fail on a busy machine."""
 
-import ast
 import asyncio
+import io
 import threading
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,12 @@ REASON = "# fixed time: "
 def fixed_waits(source):
     """Lines that wait for a fixed time (more than 0) without a reason behind `REASON`."""
     lines = source.splitlines()
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     found = []
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call) or not node.args:
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        time_s = node.args[0]
-        if name in WAITS and isinstance(time_s, ast.Constant) and time_s.value and REASON not in lines[node.lineno - 1]:
-            found.append(f"line {node.lineno}: {lines[node.lineno - 1].strip()}")
+    for name, opening, time_s in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        waits = name.string in WAITS and opening.string == "(" and time_s.type == tokenize.NUMBER
+        if waits and float(time_s.string) and REASON not in name.line:
+            found.append(f"line {name.start[0]}: {lines[name.start[0] - 1].strip()}")
     return found
 
 

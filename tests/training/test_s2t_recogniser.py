@@ -20,6 +20,7 @@ from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.models.towers.auto import AutoAudioTower
 from echox.training.loop import run_recipe
 from echox.training.networks.lora import LoRASettings
+from echox.training.stages.hearing.instruct import InstructData, InstructModel, InstructRecipe
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe, S2TStage
 from tiny_echox import TEXTS, tone
 from tiny_recogniser import tiny_moonshine
@@ -106,6 +107,20 @@ def test_evaluation_and_saved_weights(stage, tmp_path):
         found, expected = (model(**inputs, retokenizer=processor.retokenizer).logits for model in (loaded, stage.model))
     assert_equal_up_to_rounding(found, expected)
     assert AutoAudioTower.spec(loaded.config.audio_config).num_mel_bins is None
+
+
+def test_what_it_says_to_speech_can_be_kept_while_it_learns_lessons(stage, tmp_path):
+    stage.save(tmp_path / "finished")
+    lesson = Dialogue("lesson", (Turn("user", TEXTS[0]), Turn("assistant", TEXTS[2])))
+    write_dialogues(tmp_path / "lessons.jsonl", [lesson])
+    data = InstructData([str(tmp_path / "lessons.jsonl")], stage.recipe.data.manifests, [0.5, 0.5])
+    settings = training(tmp_path / "instruct", {"lora": 1e-3})
+    learning = InstructRecipe("instruct", data, InstructModel(str(tmp_path / "finished")), settings).build()
+    chosen = {item.lesson: item for item in learning.dataset()}
+    batch = learning.collate([chosen[True], chosen[False]], random.Random(0))
+    losses = {name: value.detach() for name, value in learning.objective.train()(batch).items()}
+    assert float(losses["lesson_loss"]) > 0
+    assert float(losses["logits_distance"]) == pytest.approx(0, abs=1e-5)  # nothing is learned yet
 
 
 def test_waveforms_are_varied_as_the_settings_say():

@@ -31,6 +31,7 @@ from echox.data.tower_features import TowerFeatures
 from echox.files import save_model
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.retokenization import Retokenizer
 from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.networks.lora import (
     LoRASettings,
@@ -120,9 +121,16 @@ class Item:
 class InstructObjective(nn.Module):
     """See the module."""
 
-    def __init__(self, model: S2TForConditionalGeneration, before: nn.Module, keep: Keep) -> None:
+    def __init__(
+        self,
+        model: S2TForConditionalGeneration,
+        before: nn.Module,
+        keep: Keep,
+        retokenizer: Retokenizer | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.before, self.keep = model, before, keep
+        self.retokenizer = retokenizer
 
     def train(self, mode: bool = True) -> InstructObjective:
         """Only the language model that is trained has dropout."""
@@ -163,7 +171,8 @@ class InstructObjective(nn.Module):
         """Embeddings (B, L, H), mask (B, L), and the token that each position is to predict (B, L), -100 for none."""
         audios = None
         if "input_features" in batch:
-            audios = self.model.encode_audio(batch["input_features"], batch["input_features_mask"]).embeds
+            features, features_mask = batch["input_features"], batch["input_features_mask"]
+            audios = self.model.encode_audio(features, features_mask, retokenizer=self.retokenizer).embeds
         inputs, mask, labels = self.model.splice(batch["input_ids"], batch["attention_mask"], audios, batch["labels"])
         assert labels is not None
         return inputs, mask, F.pad(labels[:, 1:], (0, 1), value=-100)
@@ -204,7 +213,7 @@ class InstructStage:
             value.requires_grad_(True)
         if recipe.model.lora is not None:
             load_lora(self.model, recipe.lora, recipe.model.lora)
-        self.objective = InstructObjective(self.model, before, recipe.keep)
+        self.objective = InstructObjective(self.model, before, recipe.keep, self.processor.retokenizer)
         data, tower = recipe.data, TowerFeatures(self.model.config.audio_config)
         lessons = [spoken_dialogues(path, None) for path in data.lessons]
         kept = [spoken_dialogues(path, tower, as_served=True) for path in data.kept]
