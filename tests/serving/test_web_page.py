@@ -170,6 +170,26 @@ def test_sampling_settings_reach_the_server(server, page):
     assert (shown["temperature"], shown["seed"], shown["output_modalities"]) == (0.8, 7, ["text"])
 
 
+def test_choices_can_be_undone(server, page):
+    """Also those that the server once got, and with the conversation."""
+    ask(page, "What does a cow say?")
+    reply(page, 0)
+    page.get_by_role("button", name="Settings").click()
+    for name, value in [("Temperature", "0.8"), ("A pause ends your turn", "700")]:
+        page.get_by_role("slider", name=name).fill(value)
+    page.get_by_role("button", name="Close").click()
+    page.wait_for_function("JSON.parse(localStorage['echox-settings']).silence === '700'")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Use the defaults").click()
+    page.get_by_role("button", name="Close").click()
+    ask(page, "What is the capital of France?")
+    assert said(reply(page, 1)) == "The capital of France is Paris."
+    assert [text for _, text in server.items[:2]] == ["What does a cow say?", "A cow says moo."]
+    (session,) = server.service.sessions
+    assert "temperature" not in session.options.to_dict()
+    assert page.evaluate("JSON.parse(localStorage['echox-settings'])") == {}
+
+
 def test_the_conversation_can_be_downloaded(page, tmp_path):
     ask(page, "What does a cow say?")
     reply(page, 0)

@@ -286,6 +286,12 @@ byId("download").addEventListener("click", () => {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
 });
+byId("defaults").addEventListener("click", async () => {
+  await microphone.stop();
+  settings.reset();
+  await dialogue.restart(dialogue.conversation); // a session keeps what it was once given
+  refresh();
+});
 byId("restart").addEventListener("click", async () => {
   await microphone.stop();
   await dialogue.restart();

@@ -269,11 +269,12 @@ export class Dialogue extends EventTarget {
     );
   }
 
-  async restart() {
+  /** End the session; the next turn opens another, with a new conversation or this one. */
+  async restart(conversation = new Conversation()) {
     this.calls.lose();
     this.connection.close();
     await this.player.flush();
-    this.conversation = new Conversation();
+    this.conversation = conversation;
   }
 
   // ------------------------------------------------------------------------------------------ events of the server

@@ -35,6 +35,18 @@ export class Settings extends EventTarget {
     this.#label();
   }
 
+  /** Undo every choice but the key: what is not chosen follows the model and the server again. */
+  reset() {
+    const { key } = this;
+    this.form.reset();
+    this.form.elements.key.value = key;
+    for (const name of this.touched) this.changed.add(name);
+    this.touched.clear();
+    this.#save();
+    this.#label();
+    this.flush();
+  }
+
   /** Report pending changes now: before a turn is sent, so that they apply to its reply. */
   flush() {
     clearTimeout(this.timer);
