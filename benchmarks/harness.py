@@ -22,7 +22,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,18 +175,22 @@ def milliseconds(values_s: Sequence[float]) -> dict[str, float]:
     }
 
 
-def fresh_process(arguments: Sequence[str], script: str | Path | None = None) -> dict[str, Any]:
+def fresh_process(
+    arguments: Sequence[str], script: str | Path | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a benchmark in a process of its own, so that its peak memory is its own; returns its figures.
 
     Args:
         arguments: of the command line.
         script: the benchmark; None: the one that runs.
+        environment: variables beside those of this process.
 
     Raises:
         RuntimeError: it failed.
     """
     command = [sys.executable, str(script or sys.argv[0]), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])["figures"]

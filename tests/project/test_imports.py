@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
 FLOORS = (
-    "audio_decoding device errors files models models/decoding models/quantization process_memory "
+    "audio_decoding device errors files models models/decoding models/quantization process_memory process_threads "
     "serving/turn_detection speech_detection template_worker timeouts tool_calls "
     "verbalization/english/words verbalization/reading",
     "audio config models/t2c models/towers models/vocoder templates verbalization/english/rules",
@@ -197,6 +197,7 @@ def test_serving_sees_only_the_model_and_its_streams():
             "config",
             "errors",
             "process_memory",
+            "process_threads",
             "timeouts",
             "tool_calls",
         )

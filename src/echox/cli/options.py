@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 import typer
 
 from echox.errors import one_line
+from echox.process_threads import set_threads, wait_asleep
 
 if TYPE_CHECKING:
     from echox.api import EchoX
@@ -25,7 +26,9 @@ TalkingModel = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="WAV file of the spoken reply.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads (default: all; one for replies of a small model).")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[
     str | None,
@@ -76,11 +79,14 @@ def load_model(
     from echox.api.loading import best_embedded
     from echox.api.precision import named_precision
 
-    return EchoX.from_pretrained(model or best_embedded(), device=device, **named_precision(dtype, quantization))
+    echox = EchoX.from_pretrained(model or best_embedded(), device=device, **named_precision(dtype, quantization))
+    set_threads(threads, echox.model)
+    return echox
 
 
 def set_up_torch(threads: int | None) -> None:
-    """Threads of torch (None: all), and no progress bars of other libraries."""
+    """Import torch: its threads (None: all) sleep while they wait, and no progress bars of other libraries."""
+    wait_asleep()
     import torch
     from transformers.utils import logging
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from echox.process_memory import freeze_loaded_objects, limit_kernel_cache
+from echox.process_threads import set_threads, wait_asleep
 from echox.serving.access.connections import BACKLOG, files_needed, raise_open_file_limit
 from echox.serving.access.ports import bind
 from echox.serving.access.security import AccessMiddleware, AccessPolicy
@@ -29,7 +30,7 @@ class ServerOptions:
         model: folder, hub id, or "nano".
         name: name of the model for clients.
         device: device of the model.
-        threads: threads of torch; None: all.
+        threads: threads of torch; None: see `set_threads`.
         access_policy: the access policy.
         limits: limits of the server.
         vad: voice activity detector; see `open_vad`.
@@ -58,7 +59,7 @@ class ServerOptions:
         Raises:
             ValueError: a part is missing or wrong.
         """
-        import torch
+        wait_asleep()
         from transformers.utils import logging as transformers_logging
 
         from echox.api import EchoX
@@ -66,10 +67,9 @@ class ServerOptions:
 
         transformers_logging.disable_progress_bar()
         limit_kernel_cache()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
         precision = named_precision(self.dtype, self.quantization)
         model = EchoX.from_pretrained(self.model, device=self.device, **precision)
+        set_threads(self.threads, model.model)
         service = Service(model, self.name, self.limits, self.vad, self.end_of_turn, self.ends_early)
         freeze_loaded_objects()
         return service
