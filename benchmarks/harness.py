@@ -92,7 +92,7 @@ def run(
         "benchmark": script.stem,
         "date": datetime.date.today().isoformat(),
         "commit": measured_commit,
-        "command": shlex.join(["python", f"benchmarks/{script.name}", *given]),
+        "command": " ".join([*of_openmp(), shlex.join(["python", f"benchmarks/{script.name}", *given])]),
         "machine": {**machine(options.threads), "load_average_1m": [load_before, load_average()]},
         "torch": torch.__version__,
         "weights": measured.weights,
@@ -130,6 +130,12 @@ def machine(threads: object) -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def of_openmp() -> list[str]:
+    """What the environment says of threads that wait, as a shell has it."""
+    waiting = os.environ.get("OMP_WAIT_POLICY")
+    return [] if waiting is None else [f"OMP_WAIT_POLICY={waiting}"]
 
 
 def processor_flags() -> list[str]:

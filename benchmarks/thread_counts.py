@@ -55,12 +55,15 @@ def answers(options: argparse.Namespace) -> Measured:
     return Measured({**counted, "weights": weights}, weights)
 
 
-def ways(options: argparse.Namespace) -> list[tuple[str, int, str]]:
-    """(name, threads, how they wait); a single thread has nobody to wait for."""
-    several = [count for count in options.threads if count > 1]
-    alone = [("1_thread", 1, "PASSIVE")] if 1 in options.threads else []
-    waiting = {"awake": "ACTIVE", "asleep": "PASSIVE"}
-    return alone + [(f"{count}_threads_{name}", count, policy) for count in several for name, policy in waiting.items()]
+def ways(options: argparse.Namespace) -> list[tuple[str, int, dict[str, str]]]:
+    """(name, threads, environment); a single thread has nobody to wait for."""
+    found: list[tuple[str, int, dict[str, str]]] = []
+    for count in options.threads:
+        name = "1_thread" if count == 1 else f"{count}_threads"
+        found.append((name, count, {}))
+        if count > 1:
+            found.append((f"{name}_asleep", count, {"OMP_WAIT_POLICY": "PASSIVE"}))
+    return found
 
 
 @contextmanager
@@ -82,9 +85,8 @@ def measure(options: argparse.Namespace) -> Measured:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with busy(options.busy):
         for _ in range(options.rounds):
-            for name, threads, policy in ways(options):
+            for name, threads, environment in ways(options):
                 arguments = ["--alone", "--model", options.model, "--questions", str(options.questions)]
-                environment = {"OMP_WAIT_POLICY": policy}
                 found[name].append(fresh_process([*arguments, "--threads", str(threads)], environment=environment))
     figures = {
         name: {
