@@ -371,6 +371,23 @@ def tool_turns(*results: Result) -> list[str]:
     return markdown_table(["", *heads], rows)
 
 
+def thread_counts(*results: Result) -> list[str]:
+    """First audio by threads, on an idle machine and beside other work."""
+    names = {
+        "1_thread": "1 thread, as `echox` has it for small models",
+        "2_threads": "2 threads, as torch has them",
+        "2_threads_asleep": "2 threads that sleep while they wait, as `echox --threads 2` has them",
+    }
+
+    def cell(figures: dict[str, float]) -> str:
+        wall = ", ".join(ms(figures[f"ttfa_s_{part}"]) for part in ("p50", "p95"))
+        return f"{wall} ms; {ms(figures['ttfa_cpu_s_p50'])} CPU-ms"
+
+    rows = [[text, *(cell(one["figures"][name]) for one in results)] for name, text in names.items()]
+    heads = [f"{'beside other work' if one['figures']['busy'] else 'alone'}" for one in results]
+    return markdown_table(["first audio p50, p95; processor time p50", *heads], rows)
+
+
 def serving_load(result: Result) -> list[str]:
     """Conversations in real time on two servers in turn, one of which begins replies in pauses."""
     figures = result["figures"]
@@ -404,6 +421,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "audio_decoding": (("audio_decoding",), audio_decoding),
     "reference_costs": (("reference_costs",), reference_costs),
     "mini_cascade": (("mini_cascade",), mini_cascade),
+    "thread_counts": (("thread_counts_mini", "thread_counts_mini_busy"), thread_counts),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
     "end_of_turn_fluent": (("end_of_turn_fluent",), end_of_turn),
     "tool_turns": (
