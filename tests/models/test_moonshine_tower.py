@@ -76,6 +76,49 @@ def test_batch_equals_single_under_padding(tmp_path):
         assert [one.frames for one in alone_heard] == [heard[index].frames for index in mine]
 
 
+def counted(steps):
+    """The result of a computation in steps, and their number."""
+    number = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value, number
+        number += 1
+
+
+@torch.inference_mode()
+def test_a_draft_changes_nothing_but_the_steps(tmp_path):
+    _, tower, recogniser = parts(tmp_path)
+    windows = tower.encode_windows(noise(20_000)[0], None)
+    (wanted,) = finish(recogniser.transcribe_gradually(windows, [12]))
+    ids = wanted.token_ids
+    assert len(ids) > 4
+    other = (ids[2] + 1) % len(recogniser.embed_tokens.weight)
+    steps = {}
+    for name, draft in {
+        "none": [],
+        "all": ids,
+        "beginning": ids[:3],
+        "wrong at once": [other, *ids],
+        "wrong later": [*ids[:2], other, *ids[3:]],
+        "longer": [*ids, other, other],
+        "longer than the limit": ids * 4,
+    }.items():
+        (heard,), steps[name] = counted(recogniser.transcribe_gradually(windows, [12], draft))
+        assert heard.token_ids == ids, name
+        assert heard.frames == wanted.frames, name
+        assert_equal_up_to_rounding(heard.states, wanted.states)
+    assert steps["wrong at once"] == steps["none"]
+    assert steps["beginning"] == steps["none"] - 3
+    assert steps["wrong later"] == steps["none"] - 2
+    assert steps["all"] <= 2
+    several = tower.encode_windows(*noise(20_000, 21_000))
+    one, other_window = finish(recogniser.transcribe_gradually(several, [12, 12], ids))
+    assert one.token_ids == finish(recogniser.transcribe_gradually(several, [12, 12]))[0].token_ids
+    assert other_window.token_ids
+
+
 def test_long_audio_is_cut_in_its_pauses_and_loses_no_frame(tmp_path):
     _, tower, _ = parts(tmp_path)
     samples, mask = noise(4 * WINDOW_FRAMES * FRAME_SAMPLES + 1000)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -168,9 +168,15 @@ class Recogniser(ABC):
 
     @abstractmethod
     def transcribe_gradually(
-        self, windows: EncodedWindows, max_tokens: list[int]
+        self, windows: EncodedWindows, max_tokens: Sequence[int], draft: Sequence[int] = ()
     ) -> Generator[None, None, list[Recognised]]:
-        """Greedy transcripts of windows, in steps of one token; at most ``max_tokens`` of each window."""
+        """Greedy transcripts of windows, in steps of one token.
+
+        Args:
+            windows: of the tower.
+            max_tokens: most tokens of each window.
+            draft: tokens that a single window probably has; those that it has cost one step together.
+        """
 
 
 def finish(steps: Generator[None, None, Result]) -> Result:

@@ -1,8 +1,12 @@
 """Moonshine's decoder as a recogniser: greedy, batched over windows, with key-value memories, one token a step.
 
+A draft of a single window, such as what was heard before a little more audio came, is checked in one step: of its
+tokens those stay that the decoder would have written itself, and it goes on after them.
+
 Letters: W windows, F frames, N tokens, D width, J heads, E width of a head.
 
-Source: Moonshine (https://arxiv.org/abs/2410.15608); transformers' implementation.
+Source: Moonshine (https://arxiv.org/abs/2410.15608); transformers' implementation; of checking drafts Leviathan et al.
+2023 (https://arxiv.org/abs/2211.17192), here greedy.
 """
 
 from __future__ import annotations
@@ -40,13 +44,14 @@ class MoonshineRecogniser(MoonshineDecoder, Recogniser):
         return int(self.config.hidden_size)
 
     def transcribe_gradually(
-        self, windows: EncodedWindows, max_tokens: Sequence[int]
+        self, windows: EncodedWindows, max_tokens: Sequence[int], draft: Sequence[int] = ()
     ) -> Generator[None, None, list[Recognised]]:
         """See `Recogniser`."""
         memory = [_Memory.of(layer, windows.states) for layer in self._decoder_layers()]
         rows, device = len(max_tokens), windows.states.device
         hidden_frames = None if bool(windows.mask.all()) else ~windows.mask[:, None, None]
-        tokens = torch.full((rows,), self.config.decoder_start_token_id, device=device)
+        start = torch.full((rows, 1), self.config.decoder_start_token_id, device=device)
+        block = torch.cat([start, torch.tensor([list(draft)], device=device)], 1) if draft and rows == 1 else start
         ends = torch.tensor(sorted(self.end_ids), device=device)
         limits = torch.tensor(max_tokens, device=device)
         lengths = torch.zeros(rows, dtype=torch.long, device=device)
@@ -56,14 +61,23 @@ class MoonshineRecogniser(MoonshineDecoder, Recogniser):
         seen: list[Tensor] = []
         while bool(going.any()):
             yield
-            state, attention = self._step(tokens, len(written), memory, hidden_frames)
-            tokens = F.linear(state, self.embed_tokens.weight).argmax(dim=-1)
-            going = going & ~torch.isin(tokens, ends)
-            written.append(tokens)
-            states.append(state)
-            seen.append(attention)
-            lengths += going
-            going = going & (lengths < limits)
+            state, attention = self._step(block, len(written), memory, hidden_frames)
+            found = F.linear(state, self.embed_tokens.weight).argmax(dim=-1)  # (W, N)
+            right = int((block[0, 1:] == found[0, :-1]).cumprod(0).sum())
+            for place in range(1 + right):
+                tokens = found[:, place]
+                going = going & ~torch.isin(tokens, ends)
+                written.append(tokens)
+                states.append(state[:, place])
+                seen.append(attention[:, place])
+                lengths += going
+                going = going & (lengths < limits)
+                if not bool(going.any()):
+                    break
+            if 1 + right < block.shape[1]:
+                for own in memory:
+                    own.keep(len(written))
+            block = written[-1][:, None]
         return _recognised(written, states, seen, lengths.tolist(), windows.mask.sum(dim=1).tolist())
 
     def _decoder_layers(self) -> list[MoonshineDecoderLayer]:
@@ -72,9 +86,13 @@ class MoonshineRecogniser(MoonshineDecoder, Recogniser):
     def _step(
         self, tokens: Tensor, place: int, memory: list[_Memory], hidden_frames: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The state (W, D) after one token (W,) at a place, and how much each frame was attended to (W, F)."""
-        hidden = self.embed_tokens(tokens)[:, None]
-        rotary = self.rotary_emb(hidden, position_ids=torch.tensor([[place]], device=hidden.device))
+        """The states (W, N, D) after tokens (W, N) from a place on, and how much each frame was attended to (W, N, F).
+
+        Several tokens only at the beginning.
+        """
+        hidden = self.embed_tokens(tokens)
+        places = torch.arange(place, place + tokens.shape[1], device=hidden.device)
+        rotary = self.rotary_emb(hidden, position_ids=places[None])
         attended = []
         for layer, own in zip(self._decoder_layers(), memory, strict=True):
             hidden = hidden + _attend_to_tokens(layer.self_attn, layer.input_layernorm(hidden), rotary, own)
@@ -84,7 +102,7 @@ class MoonshineRecogniser(MoonshineDecoder, Recogniser):
             hidden = hidden + seen
             hidden = hidden + layer.mlp(layer.final_layernorm(hidden))
             attended.append(weights)
-        return self.norm(hidden)[:, 0], torch.stack(attended).mean(dim=0)
+        return self.norm(hidden), torch.stack(attended).mean(dim=0)
 
 
 @dataclass
@@ -107,6 +125,12 @@ class _Memory:
         self.values = values if self.values is None else torch.cat([self.values, values], dim=2)
         return self.keys, self.values
 
+    def keep(self, tokens: int) -> None:
+        """Forget the tokens after the first ones."""
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys, self.values = self.keys[:, :, :tokens], self.values[:, :, :tokens]
+
 
 def _heads(attention: MoonshineAttention, projected: Tensor) -> Tensor:
     """(W, L, J * E) -> (W, J, L, E)."""
@@ -119,7 +143,9 @@ def _attend_to_tokens(
     query, key = (_heads(attention, project(hidden)) for project in (attention.q_proj, attention.k_proj))
     query, key = apply_rotary_pos_emb(query, key, *rotary)
     keys, values = memory.add(key, _heads(attention, attention.v_proj(hidden)))
-    seen = F.scaled_dot_product_attention(query, keys, values, scale=attention.scaling, enable_gqa=True)
+    seen = F.scaled_dot_product_attention(
+        query, keys, values, is_causal=query.shape[2] > 1, scale=attention.scaling, enable_gqa=True
+    )
     output: Tensor = attention.o_proj(seen.transpose(1, 2).flatten(2))
     return output
 
@@ -127,14 +153,14 @@ def _attend_to_tokens(
 def _attend_to_frames(
     attention: MoonshineAttention, hidden: Tensor, memory: _Memory, hidden_frames: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The output (W, 1, D), and the weights of the frames (W, F), averaged over heads."""
+    """The output (W, N, D), and the weights of the frames (W, N, F), averaged over heads."""
     query = _heads(attention, attention.q_proj(hidden))
-    scores = query @ memory.frame_keys.transpose(2, 3) * attention.scaling  # (W, J, 1, F)
+    scores = query @ memory.frame_keys.transpose(2, 3) * attention.scaling  # (W, J, N, F)
     if hidden_frames is not None:
         scores = scores.masked_fill(hidden_frames, float("-inf"))
     weights = scores.float().softmax(dim=-1)
     seen = weights.to(query.dtype) @ memory.frame_values
-    return attention.o_proj(seen.transpose(1, 2).flatten(2)), weights.mean(dim=1)[:, 0]
+    return attention.o_proj(seen.transpose(1, 2).flatten(2)), weights.mean(dim=1)
 
 
 def _recognised(
