@@ -14,6 +14,8 @@ from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.tokenization_text import decode_text, render_chat
 from echox.models.towers.base import finish
+from echox.streaming import drafts
+from echox.streaming.messages import Audio
 from tiny_echox import TEXTS, tone
 from tiny_recogniser import tiny_hearer, tiny_tokens
 from tolerance import assert_equal_up_to_rounding
@@ -45,6 +47,50 @@ def test_batch_equals_single_and_step_by_step(echox):
         gradual, again = finish(steps)
         assert again == tokens
         assert_equal_up_to_rounding(gradual, alone)
+
+
+def test_audio_that_is_heard_again_costs_fewer_steps_and_says_the_same(echox, monkeypatch):
+    """Again, with more at its end; and whether a draft was right does not matter."""
+    monkeypatch.setattr(drafts, "SAME_S", 0.2)
+    engine, recogniser = echox.engine, echox.model.s2t.aligner.recogniser
+    step, steps = recogniser._step, []
+    monkeypatch.setattr(recogniser, "_step", lambda block, *rest: steps.append(block.shape[1]) or step(block, *rest))
+
+    def hear(waveform):
+        steps.clear()
+        audio = Audio(waveform, RATE)
+        (encoded,) = engine.encode([audio])
+        engine.forget([audio])
+        return encoded, len(steps)
+
+    whole = tone(0.6, 1)
+    part = whole[: round(0.5 * RATE)]
+    engine.clear_encoded()
+    part_first, _ = hear(part)
+    engine.clear_encoded()
+    first, alone = hear(whole)
+    assert alone > 4
+    again, with_draft = hear(whole)
+    assert with_draft <= 2
+    part_again, _ = hear(part)
+    grown, _ = hear(whole)
+    for found, wanted in [(again, first), (part_again, part_first), (grown, first)]:
+        assert (found.text, found.begins_s) == (wanted.text, wanted.begins_s)
+        assert_equal_up_to_rounding(found.embeds, wanted.embeds)
+    engine.clear_encoded()
+    assert hear(whole)[1] == alone, "nothing is left of what was heard"
+
+
+def test_few_drafts_are_kept_and_none_of_short_audio(monkeypatch):
+    monkeypatch.setattr(drafts, "MAX_DRAFTS", 2)
+    kept = drafts.Drafts()
+    audios = [Audio(tone(drafts.SAME_S, seed), RATE) for seed in range(3)]
+    for number, audio in enumerate(audios):
+        kept.of(audio).token_ids = [number]
+    assert [kept.of(audio).token_ids for audio in audios[::-1]] == [[2], [1], []]
+    short = Audio(tone(drafts.SAME_S - 0.1), RATE)
+    kept.of(short).token_ids = [9]
+    assert kept.of(short).token_ids == []
 
 
 def test_times_are_in_order_and_within_the_audio(echox):

@@ -36,6 +36,7 @@ from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.streaming.chat_template import ChatTemplate
 from echox.streaming.decoding import GenerationSettings
+from echox.streaming.drafts import Drafts
 from echox.streaming.events import HeardWord
 from echox.streaming.messages import Audio, Message
 from echox.streaming.policies import Policy, make_policy
@@ -126,6 +127,7 @@ class Engine:
         self._period_row = self._head.weight[period].detach().float()
         self._encoded: OrderedDict[str, EncodedAudio] = OrderedDict()
         self._encoded_bytes = 0
+        self._drafts = Drafts()
         self._score = fast_head(self._lm)
         most = MAX_BYTES if self.device.type == "cpu" else MAX_BYTES_ON_GPU
         self.system_turns = SystemTurns(lambda messages, tools: self.lay_out(messages, {}, tools), most)
@@ -194,8 +196,9 @@ class Engine:
         keys = [audio.digest for audio in audios]
         new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self._encoded}
         if new:
+            drafts = [self._drafts.of(audio) for audio in new.values()]
             states, transcripts = self.model.s2t.encode_and_transcribe(
-                **self._features(list(new.values())), retokenizer=self._retokenizer
+                **self._features(list(new.values())), retokenizer=self._retokenizer, drafts=drafts
             )
             for audio, embeds, tokens in zip(new.values(), states, transcripts, strict=True):
                 self._keep_encoded(audio, embeds, tokens)
@@ -248,9 +251,10 @@ class Engine:
                 self._encoded_bytes -= encoded.embeds.nbytes
 
     def clear_encoded(self) -> None:
-        """Empty the cache of encoded audios."""
+        """Empty the cache of encoded audios, and of drafts."""
         self._encoded.clear()
         self._encoded_bytes = 0
+        self._drafts.clear()
 
     def lay_out(
         self, messages: Sequence[Message], encoded: Mapping[str, EncodedAudio], tools: Sequence[Tool] = ()

@@ -9,8 +9,8 @@ Letters: A audios, T inputs of the tower, C frames of the transcript, K position
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -37,6 +37,17 @@ class EncodedAudio(ABC):
     @abstractmethod
     def transcripts(self) -> list[list[TimedToken]]:
         """What was heard in each audio."""
+
+
+@dataclass
+class Draft:
+    """What was heard of an audio so far, which more of the same audio probably begins with. It costs nothing but time.
+
+    Attributes:
+        token_ids: of a recogniser, in one window; empty: nothing is known.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
 
 
 class Aligner(ABC):
@@ -75,6 +86,7 @@ class Aligner(ABC):
         ctc_labels: Tensor | None = None,
         audios_together: int = 1,
         retokenizer: Retokenizer | None = None,
+        drafts: Sequence[Draft] = (),
     ) -> EncodedAudio:
         """Audios, see `AudioTower.forward`, to inputs of the language model.
 
@@ -84,13 +96,14 @@ class Aligner(ABC):
             ctc_labels: (A, M) transcripts, -100 padded, for the CTC loss.
             audios_together: see `AlignmentAdapter.forward`.
             retokenizer: of the processor; aligner "recogniser" needs it.
+            drafts: of each audio; aligner "recogniser" uses them, and puts what it heard in their place.
         """
 
     @abstractmethod
     def encode_gradually(
         self, input_features: Tensor, input_features_mask: Tensor, retokenizer: Retokenizer | None = None
     ) -> Generator[None, None, EncodedAudio]:
-        """`encode` for one audio of any length, in steps of bounded time and memory."""
+        """`encode`, without drafts, for one audio of any length, in steps of bounded time and memory."""
 
     @abstractmethod
     def transcribe(

@@ -7,13 +7,13 @@ Source: EchoX (https://arxiv.org/abs/2509.09174, section 3); Soundwave (https://
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from echox.models.echox.aligner import Aligner, EncodedAudio, TimedToken
+from echox.models.echox.aligner import Aligner, Draft, EncodedAudio, TimedToken
 from echox.models.echox.chunked_loss import ctc_losses
 from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.ctc import best_labels, collapse_ctc, mean_per_symbol, timed_ctc
@@ -116,6 +116,7 @@ class CTCAligner(Aligner):
         ctc_labels: Tensor | None = None,
         audios_together: int = 1,
         retokenizer: Retokenizer | None = None,
+        drafts: Sequence[Draft] = (),
     ) -> CTCEncodedAudio:
         """See `Aligner`."""
         encoded = self.audio_tower(input_features, input_features_mask)

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from echox.models.echox.aligner import Aligner, EncodedAudio, TimedToken
+from echox.models.echox.aligner import Aligner, Draft, EncodedAudio, TimedToken
 from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.retokenization import Retokenized, Retokenizer
 from echox.models.towers.auto import AutoRecogniser
@@ -102,12 +102,17 @@ class RecogniserAligner(Aligner):
         ctc_labels: Tensor | None = None,
         audios_together: int = 1,
         retokenizer: Retokenizer | None = None,
+        drafts: Sequence[Draft] = (),
     ) -> RecognisedAudio:
         """See `Aligner`; there is no CTC loss."""
         audios = len(input_features)
         with torch.no_grad():
             windows = self.audio_tower.encode_windows(input_features, input_features_mask)
-            heard = finish(self.recogniser.transcribe_gradually(windows, self._limits(windows)))
+            draft = drafts[0].token_ids if len(drafts) == len(windows.audio_of) == 1 else ()
+            heard = finish(self.recogniser.transcribe_gradually(windows, self._limits(windows), draft))
+        for audio, one in enumerate(drafts):
+            mine = [found for found, owner in zip(heard, windows.audio_of, strict=True) if owner == audio]
+            one.token_ids = mine[0].token_ids if len(mine) == 1 else []
         return self._read(windows, heard, audios, checked(retokenizer))
 
     def encode_gradually(

@@ -11,7 +11,7 @@ Source: EchoX (https://arxiv.org/abs/2509.09174, section 3); Soundwave (https://
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTr
 from transformers.utils import ModelOutput
 
 from echox.models import packing
-from echox.models.echox.aligner import Aligner, EncodedAudio, TimedToken
+from echox.models.echox.aligner import Aligner, Draft, EncodedAudio, TimedToken
 from echox.models.echox.aligner_ctc import CTCAligner
 from echox.models.echox.aligner_recogniser import RecogniserAligner
 from echox.models.echox.chunked_loss import token_losses
@@ -202,9 +202,11 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         ctc_labels: Tensor | None = None,
         audios_together: int = 1,
         retokenizer: Retokenizer | None = None,
+        drafts: Sequence[Draft] = (),
     ) -> EncodedAudio:
         """Audios to inputs of the language model; see `Aligner.encode`."""
-        return self.aligner.encode(input_features, input_features_mask, ctc_labels, audios_together, retokenizer)
+        inputs = (input_features, input_features_mask)
+        return self.aligner.encode(*inputs, ctc_labels, audios_together, retokenizer, drafts)
 
     @torch.inference_mode()
     def encode(
@@ -223,9 +225,13 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         input_features: Tensor,
         input_features_mask: Tensor | None = None,
         retokenizer: Retokenizer | None = None,
+        drafts: Sequence[Draft] = (),
     ) -> tuple[list[Tensor], list[list[TimedToken]]]:
-        """As `encode`, with times in frames of the transcript (`Aligner.transcript_frames_per_s`)."""
-        heard = self.encode_audio(input_features, input_features_mask, retokenizer=retokenizer)
+        """As `encode`, with times in frames of the transcript (`Aligner.transcript_frames_per_s`).
+
+        ``drafts``: see `Aligner.encode`.
+        """
+        heard = self.encode_audio(input_features, input_features_mask, retokenizer=retokenizer, drafts=drafts)
         return heard.embeds, heard.transcripts()
 
     @torch.inference_mode()
