@@ -20,12 +20,12 @@ from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.sealed import OPENED, refuse_sealed
 from echox.files import decoded, text_lines
 
-AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path")
+AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path", "file_name")
 QUESTION_COLUMNS = ("question", "Questions", "Question", "questions", "prompt")
 ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "references")
 ID_COLUMNS = ("id", "index", "key")
-QUESTION_FILES = ("questions.jsonl", "questions.csv", "questions.tsv")
-"""Names of the file of items in a folder."""
+QUESTION_FILES = ("questions.jsonl", "questions.csv", "questions.tsv", "metadata.jsonl", "metadata.csv")
+"""Names of the file of items in a folder: ours, and those of the hub's folders of audio files."""
 
 
 class ContentPart(TypedDict, total=False):
@@ -104,7 +104,7 @@ def read_items(
     path: str | Path, answer_columns: Sequence[str] = ANSWER_COLUMNS, instruction: str | None = None
 ) -> list[EvalItem]:
     """Items of a ``.jsonl``, ``.csv`` or ``.tsv`` file, or of a folder with ``.parquet`` files (a data set of the hub)
-    or with its questions in ``questions.tsv``, ``.csv`` or ``.jsonl``.
+    or with its questions in a file of `QUESTION_FILES`.
 
     Args:
         path: audio in it is relative to the file.

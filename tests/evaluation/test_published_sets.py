@@ -1,0 +1,228 @@
+"""Test sets in the layout in which others publish them: read, asked, scored and exported, and their mistakes named."""
+
+import io
+
+import pytest
+import soundfile
+
+from echox.audio import load_audio
+from echox.evaluation.interop.export import export_run
+from echox.evaluation.run import run_tasks
+from echox.evaluation.scoring.choices import known_answer, names_only
+from echox.evaluation.scoring.records import read_lines, write_lines
+from echox.evaluation.sets.tasks import open_tasks, typed_task
+from echox.evaluation.summary import render
+from echox.streaming.events import Reply
+from tiny_echox import tone
+
+BIG_BENCH = [
+    ("formal_fallacies", "valid"),
+    ("formal_fallacies", "invalid"),
+    ("navigate", "Yes"),
+    ("navigate", "No"),
+    ("object_counting", "18"),
+    ("object_counting", "3"),
+    ("web_of_lies", "Yes"),
+    ("web_of_lies", "No"),
+]
+"""Category and answer of two questions of each category, as published."""
+
+
+class Scripted:
+    """Gives each reply in turn, aloud as a tone."""
+
+    name, key, folder = "scripted", "scripted", None
+
+    def __init__(self, replies):
+        self.replies = list(replies)
+
+    def answer(self, messages, speak=True):
+        if isinstance(messages[-1]["content"], list):
+            load_audio(messages[-1]["content"][0]["audio"], 16000)
+        return Reply(self.replies.pop(0), tone(0.1), 16000, "", {})
+
+
+class Listener:
+    """A judge that has one transcript after another ready."""
+
+    name, sampling_rate = "listener", 16000
+
+    def __init__(self, heard):
+        self.heard = list(heard)
+
+    def as_heard(self, text):
+        return text
+
+    def unknown_words(self, text):
+        return 0
+
+    def transcribe(self, waveforms, sampling_rate):
+        return [self.heard.pop(0)]
+
+
+@pytest.fixture
+def big_bench(tmp_path):
+    """Eight questions as the hub has them: metadata.jsonl, and MP3 files in data/."""
+    folder = tmp_path / "big_bench_audio"
+    (folder / "data").mkdir(parents=True)
+    rows = []
+    for number, (category, answer) in enumerate(BIG_BENCH):
+        file_name = f"data/question_{number}.mp3"
+        soundfile.write(folder / file_name, tone(0.3, seed=number), 24000, format="MP3")
+        rows.append({"category": category, "official_answer": answer, "file_name": file_name, "id": number})
+    write_lines(folder / "metadata.jsonl", rows)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference", "right"),
+    [
+        ("The argument is deductively valid.", "valid", True),
+        ("The argument is invalid.", "valid", False),
+        ("The argument is valid.", "invalid", False),
+        ("It is in valid.", "invalid", True),
+        ("The argument is not deductively valid.", "invalid", True),
+        ("That isn\N{RIGHT SINGLE QUOTATION MARK}t a valid argument.", "invalid", True),
+        ("Not valid.", "valid", False),
+        ("Either valid or invalid.", "valid", False),
+        ("It would be valid if all were. The answer is: invalid", "invalid", True),
+        ("The answer is valid, no, invalid.", "valid", False),
+        ("Yes.", "Yes", True),
+        ("Yeah, you do.", "Yes", True),
+        ("Yes and no.", "Yes", False),
+        ("I do not know.", "No", False),
+        ("**Answer:** No", "No", True),
+        ("You have eighteen fruits.", "18", True),
+        ("You have 18 fruits.", "18", True),
+        ("You have 180 fruits.", "18", False),
+        ("twenty-one", "21", True),
+        ("One.", "1", True),
+        ("Three apples, two pears.", "32", False),
+        ("Three apples and two pears, so the answer is five.", "5", True),
+        ("Three apples and two pears make five.", "5", False),
+        ("1,000 of them.", "1000", True),
+        ("", "No", False),
+    ],
+)
+def test_a_reply_is_right_if_it_names_the_answer_and_no_other(reply, reference, right):
+    assert names_only(reply, reference) is right
+
+
+def test_an_answer_of_another_kind_is_no_choice():
+    assert known_answer(" Invalid ") == "invalid"
+    for odd in ("maybe", "1.5", "seven", ""):
+        with pytest.raises(ValueError, match="expected an answer of valid, invalid, yes, no or a whole number"):
+            known_answer(odd)
+
+
+def test_big_bench_audio_is_scored_by_category(big_bench, tmp_path):
+    written = ["It is valid.", "It is valid.", "Yes.", "Yes and no.", "Eighteen.", "3", "Yes.", "Who knows?"]
+    heard = ["it is valid", "it is valid", "yes", "no", "eighteen", "free", "yes", "who knows"]
+    (task,) = open_tasks("big-bench-audio", big_bench)
+    assert [item.id for item in task.items] == [str(number) for number in range(8)]
+    assert task.speaks
+    summary = run_tasks([task], Scripted(written), Listener(heard), tmp_path / "run")
+    found = summary["tasks"]["big-bench-audio"]
+    assert (found["errors"], found["s2t"]["acc_strict"]["mean"], found["s2s"]["acc_strict"]["mean"]) == (
+        0,
+        5 / 8,
+        5 / 8,
+    )
+    assert found["s2t_by_category"] == {
+        "formal_fallacies": {"mean": 0.5, "count": 2},
+        "navigate": {"mean": 0.5, "count": 2},
+        "object_counting": {"mean": 1.0, "count": 2},
+        "web_of_lies": {"mean": 0.5, "count": 2},
+    }
+    assert found["s2s_by_category"]["navigate"]["mean"] == 1.0
+    assert found["s2s_by_category"]["object_counting"]["mean"] == 0.5
+    assert found["s2t"]["unclear"] == 2 / 8  # "Yes and no." and "Who knows?"
+    assert "acc_ultraeval" not in found["s2t"]
+    text = render(summary)
+    assert "| big-bench-audio | navigate | 2 | 50.0 % | 100.0 % |" in text
+    assert "| big-bench-audio | unclear, of all | 8 | 25.0 % | 25.0 % |" in text
+
+
+def test_without_a_judge_speech_is_not_measured(big_bench, tmp_path):
+    summary = run_tasks(open_tasks("big_bench_audio", big_bench), Scripted(["Yes."] * 8), None, tmp_path / "run")
+    found = summary["tasks"]["big-bench-audio"]
+    assert "not_measured" in found["s2s"]
+    assert "s2s_by_category" not in found
+    assert "| big-bench-audio | web_of_lies | 2 | 50.0 % | not measured |" in render(summary)
+
+
+def test_a_limited_set_has_all_categories(big_bench):
+    (task,) = open_tasks("big-bench-audio", big_bench, limit=4)
+    assert len({item.columns["category"] for item in task.items}) == 4
+
+
+def test_big_bench_audio_as_parquet_and_in_writing(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    sound = io.BytesIO()
+    soundfile.write(sound, tone(0.2), 16000, format="WAV")
+    row = {
+        "category": "navigate",
+        "official_answer": "No",
+        "file_name": "data/question_0.mp3",
+        "id": 0,
+        "audio": {"bytes": sound.getvalue(), "path": "question_0.mp3"},
+        "question": "Turn right. Do you return to the starting point?",
+    }
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "train-00000-of-00001.parquet")
+    (task,) = open_tasks("big-bench-audio", tmp_path)
+    assert task.items[0].audios == [sound.getvalue()]
+    typed = typed_task(task)
+    summary = run_tasks([task, typed], Scripted(["No.", "Yes or no?"]), None, tmp_path / "run")
+    assert summary["tasks"]["big-bench-audio"]["s2t"]["acc_strict"]["mean"] == 1.0
+    assert summary["tasks"]["big-bench-audio-typed"]["t2t"]["acc_strict"]["mean"] == 0.0  # the set's rule, not a match
+    assert summary["tasks"]["big-bench-audio"]["t2t"]["acc_strict"]["mean"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"official_answer": None}, "'0': expected one answer, found 0"),
+        ({"official_answer": 7}, "quote numbers"),
+        ({"official_answer": "perhaps"}, "found 'perhaps'; ask tables with other answers as --task qa"),
+        ({"category": ""}, "expected a column category"),
+        ({"file_name": ""}, "expected a question"),
+    ],
+)
+def test_mistakes_in_big_bench_audio_are_named(big_bench, change, message):
+    rows = read_lines(big_bench / "metadata.jsonl")
+    write_lines(big_bench / "metadata.jsonl", [{**rows[0], **change}, *rows[1:]])
+    with pytest.raises(ValueError, match=message):
+        open_tasks("big-bench-audio", big_bench)
+
+
+def test_a_missing_recording_is_named_before_anything_is_asked(big_bench, tmp_path):
+    (big_bench / "data" / "question_3.mp3").unlink()
+    with pytest.raises(ValueError, match=r"question_3\.mp3: expected the spoken question of '3'"):
+        run_tasks(open_tasks("big-bench-audio", big_bench), Scripted([]), None, tmp_path / "run")
+
+
+def test_a_language_model_can_judge(big_bench, tmp_path):
+    heard = ["so {question} is valid", *["no"] * 7]
+    run_tasks(open_tasks("big-bench-audio", big_bench), Scripted(["Valid."] * 8), Listener(heard), tmp_path / "run")
+    bare = export_run(tmp_path / "run", "llm-judge", tmp_path / "bare")
+    assert [path.name for path in bare] == ["big-bench-audio-written.jsonl", "big-bench-audio-spoken.jsonl"]
+    first = read_lines(bare[0])[0]
+    assert first == {
+        "id": "0",
+        "category": "formal_fallacies",
+        "question": "",
+        "official_answer": "valid",
+        "candidate_answer": "Valid.",
+    }
+    template = tmp_path / "prompt.txt"
+    template.write_text("{question}\nOFFICIAL: {official_answer}\nCANDIDATE: {candidate_answer} {json}")
+    _, spoken = export_run(tmp_path / "run", "llm-judge", tmp_path / "filled", template)
+    assert read_lines(spoken)[0]["prompt"] == "\nOFFICIAL: valid\nCANDIDATE: so {question} is valid {json}"
+    template.write_text("Judge {candidate_answer}.")
+    with pytest.raises(ValueError, match=r"expected the places \{official_answer\} in the prompt"):
+        export_run(tmp_path / "run", "llm-judge", tmp_path / "filled", template)
+    with pytest.raises(ValueError, match="found none"):
+        export_run(tmp_path / "run", "llm-judge", tmp_path / "filled", tmp_path / "absent.txt")
+    with pytest.raises(ValueError, match="--prompt with --format llm-judge only"):
+        export_run(tmp_path / "run", "voicebench", tmp_path / "filled", template)
