@@ -226,3 +226,95 @@ def test_a_language_model_can_judge(big_bench, tmp_path):
         export_run(tmp_path / "run", "llm-judge", tmp_path / "filled", tmp_path / "absent.txt")
     with pytest.raises(ValueError, match="--prompt with --format llm-judge only"):
         export_run(tmp_path / "run", "voicebench", tmp_path / "filled", template)
+
+
+@pytest.fixture
+def uro(tmp_path):
+    """A single-round set of URO-Bench as its archive has it: <track>/<set>/test.jsonl and recordings beside it."""
+    folder = tmp_path / "URO-Bench-data" / "basic" / "Repeat"
+    (folder / "audio").mkdir(parents=True)
+    rows = [
+        {
+            "id": 7,
+            "source_wav": "audio/7.wav",
+            "source_text": "Repeat: one two three.",
+            "target_text": "Cats like fish.",
+        },
+        {"id": 8, "source_wav": "audio/8.wav", "source_text": "Say it again."},
+        {"id": 9, "source_wav": "audio/9.wav", "source_text": "A or B?", "target_text": ["A", "B"], "style": "calm"},
+        {"id": 10, "source_wav": "audio/10.wav", "source_text": "Five and three?", "target_text": 8},
+    ]
+    for row in rows:
+        soundfile.write(folder / row["source_wav"], tone(0.2, seed=row["id"]), 16000)
+    write_lines(folder / "test.jsonl", rows)
+    return folder
+
+
+REPEATED = ["Cats like red fish.", "Say it again!", "C", "8"]
+REPEATED_ALOUD = ["cats like red fish", "say it", "", "ate"]
+
+
+def test_uro_bench_is_scored_as_published(uro, tmp_path):
+    (task,) = open_tasks("uro-repeat", uro)
+    assert [item.answers for item in task.items] == [("Cats like fish.",), (), ("A", "B"), ("8",)]
+    summary = run_tasks([task], Scripted(REPEATED), Listener(REPEATED_ALOUD), tmp_path / "run")
+    found = summary["tasks"]["uro-repeat"]
+    # One word of four is too many: the published rate divides by the reply's words. The third says something else.
+    assert found["text_repeat"]["mean"] == pytest.approx((0.75 + 1 + 0 + 1) / 4)
+    assert found["text_repeat"]["ok_rate"] == 0.75
+    assert found["asr_repeat"]["mean"] == pytest.approx((0.75 + 0.5 + 0 + 0) / 4)
+    assert found["uro_wer"]["mean"] == pytest.approx((0 + 1 / 3 + 1 + 1) / 4)  # a mean over replies
+    assert found["reply_wer"]["mean"] == pytest.approx(3 / 9)  # over words
+    assert "| asr_repeat | 31.2 % (" in render(summary)
+
+
+def test_uro_bench_needs_a_judge_that_spells(uro, tmp_path):
+    summary = run_tasks(open_tasks("uro-repeat", uro), Scripted(REPEATED), None, tmp_path / "run")
+    assert "not_measured" in summary["tasks"]["uro-repeat"]["asr_repeat"]
+    listener = Listener(REPEATED_ALOUD)
+    listener.name, listener.as_heard = "phones", str.upper
+    summary = run_tasks(open_tasks("uro-bench", uro), Scripted(REPEATED), listener, tmp_path / "run")
+    assert summary["tasks"]["uro-bench"]["uro_wer"]["not_measured"] == "the judge does not spell as people do"
+
+
+def test_uro_bench_finds_our_replies(uro, tmp_path):
+    replies, heard = ["One.", "Two.", "Three.", "Four."], ["one", "", "three", "four"]
+    run_tasks(open_tasks("uro-bench", uro), Scripted(replies), Listener(heard), tmp_path / "run")
+    paths = export_run(tmp_path / "run", "uro-bench", tmp_path / "export")
+    place = tmp_path / "export" / "eval" / "basic" / "Repeat"
+    assert [path.parent for path in paths] == [place] * 4
+    lines = {path.stem: read_lines(path) for path in paths}
+    assert lines["pred_text"] == [{f"{number:04d}": text} for number, text in enumerate(replies)]
+    assert lines["asr_text"][1] == {"0001": " "}
+    assert [next(iter(line.values())) for line in lines["gt_text"]] == [
+        "Cats like fish.",
+        "Say it again.",
+        "A / B",
+        "8",
+    ]
+    assert lines["question_text"][2] == {"0002": "A or B?"}
+    assert sorted(path.name for path in (place / "audio").iterdir()) == [f"{number:04d}.wav" for number in range(4)]
+
+
+def test_uro_bench_without_a_judge_has_no_transcripts_and_a_failure_no_speech(uro, tmp_path):
+    (uro / "audio" / "9.wav").write_text("no audio")
+    run_tasks(open_tasks("uro-bench", uro / "test.jsonl"), Scripted(REPEATED), None, tmp_path / "run")
+    paths = export_run(tmp_path / "run", "uro-bench", tmp_path / "export")
+    assert [path.stem for path in paths] == ["question_text", "gt_text", "pred_text"]
+    assert read_lines(paths[2])[2] == {"0002": ""}
+    assert not (paths[0].parent / "audio" / "0002.wav").exists()
+
+
+def test_a_set_elsewhere_is_exported_under_its_task(uro, tmp_path):
+    elsewhere = tmp_path / "mine"
+    uro.rename(elsewhere)
+    run_tasks(open_tasks("uro-bench", elsewhere), Scripted(REPEATED), None, tmp_path / "run")
+    paths = export_run(tmp_path / "run", "uro-bench", tmp_path / "export")
+    assert paths[0].parent == tmp_path / "export" / "eval" / "uro-bench"
+
+
+def test_conversations_of_uro_bench_are_refused(uro):
+    turns = [{"round": 0, "source_wav": "audio/7.wav", "source_text": "Hi.", "target_text": "Hello."}]
+    write_lines(uro / "test.jsonl", [{"id": 0, "num_round": 1, "dialogue": turns}])
+    with pytest.raises(ValueError, match="one question a row, found a conversation"):
+        open_tasks("uro-bench", uro)

@@ -48,8 +48,8 @@ def run(
         typer.Option(
             "--task",
             "-t",
-            help="nano, nano-questions, llama-questions, web-questions, triviaqa, qa, big-bench-audio, consistency, "
-            "asr, translation, voicebench; several names with commas.",
+            help="nano, nano-questions, llama-questions, web-questions, triviaqa, qa, big-bench-audio, uro-bench, "
+            "uro-repeat, consistency, asr, translation, voicebench; several names with commas.",
         ),
     ] = "nano",
     data: Annotated[
@@ -190,7 +190,7 @@ def latency(
 @guarded
 def export(
     folder: RunFolder,
-    format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval, voicebench or llm-judge.")],
+    format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval, voicebench, uro-bench or llm-judge.")],
     prompt: Annotated[
         Path | None,
         typer.Option(help="Of llm-judge: file with the prompt, {official_answer} and {candidate_answer} in it."),

@@ -1,5 +1,5 @@
-"""A run in the formats of other tools: records and registry of UltraEval-Audio, response files of VoiceBench, prompts
-for a language model as judge.
+"""A run in the formats of other tools: records and registry of UltraEval-Audio, response files of VoiceBench, what
+URO-Bench's scripts read, prompts for a language model as judge.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import yaml
 
 from echox.audio import load_audio, save_audio
 from echox.evaluation.interop.judge_prompts import read_template, write_judge_prompts
+from echox.evaluation.interop.uro_bench import write_uro_bench
 from echox.evaluation.run_files import read_rows, read_run
 from echox.evaluation.scoring.records import write_lines
-from echox.evaluation.scoring.schema import JsonObject, Row, RunFile
+from echox.evaluation.scoring.schema import JsonObject, Row, RunFile, TaskEntry
 from echox.files import write_text
 
 QUESTION_RATE_HZ = 16000
@@ -52,15 +53,16 @@ def export_run(folder: Path, kind: str, output: Path, prompt: Path | None = None
         if kind == LLM_JUDGE:
             written += write_judge_prompts(task["name"], rows, template, output)
         else:
-            written += EXPORTS[kind](run, task["name"], rows, folder, output)
+            written += EXPORTS[kind](run, task, rows, folder, output)
     return written
 
 
-def _ultraeval(run: RunFile, task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
+def _ultraeval(run: RunFile, entry: TaskEntry, rows: list[Row], folder: Path, output: Path) -> list[Path]:
     """A data set (``<task>.jsonl``, questions as WAV), its registry entries, and the replies as their records.
 
     With ``--inf_file`` their scorer reads the replies; without, it asks a model that it is given.
     """
+    task = entry["name"]
     lines, records = [], []
     for number, row in enumerate(rows):
         if row["question_audio"] is None:
@@ -96,12 +98,12 @@ def _ultraeval(run: RunFile, task: str, rows: list[Row], folder: Path, output: P
     return [items, replies, registry]
 
 
-def _voicebench(run: RunFile, task: str, rows: list[Row], folder: Path, output: Path) -> list[Path]:
+def _voicebench(run: RunFile, task: TaskEntry, rows: list[Row], folder: Path, output: Path) -> list[Path]:
     """``{model}-{subset}-{split}-audio.jsonl``: the data set's columns and the response, for their scorers."""
     model = re.sub(r"[^A-Za-z0-9.]+", "_", run["subject"]["name"])
     files: dict[str, list[JsonObject]] = {}
     for row in rows:
-        subset, split = row["columns"].get("subset") or task, row["columns"].get("split") or "test"
+        subset, split = row["columns"].get("subset") or task["name"], row["columns"].get("split") or "test"
         files.setdefault(f"{model}-{subset}-{split}-audio.jsonl", []).append(
             {**row["columns"], "response": row["text"]}
         )
@@ -110,7 +112,12 @@ def _voicebench(run: RunFile, task: str, rows: list[Row], folder: Path, output: 
     return [output / name for name in files]
 
 
-EXPORTS: dict[str, Callable[[RunFile, str, list[Row], Path, Path], list[Path]]] = {
+def _uro_bench(run: RunFile, task: TaskEntry, rows: list[Row], folder: Path, output: Path) -> list[Path]:
+    return write_uro_bench(task, rows, folder, output)
+
+
+EXPORTS: dict[str, Callable[[RunFile, TaskEntry, list[Row], Path, Path], list[Path]]] = {
     "ultraeval": _ultraeval,
     "voicebench": _voicebench,
+    "uro-bench": _uro_bench,
 }

@@ -55,6 +55,10 @@ DEFINITIONS = {
     "asr_wer": "word error rate of the written reply against the reference",
     "asr_bleu": "BLEU of the judge's transcript against the reference translation, both without capitals and "
     "punctuation; text_bleu: of the written reply, cased",
+    "uro_wer": "of URO-Bench's sets, its ASR-WER: mean over replies of the transcript's word error rate against the "
+    "reply's own text, by Whisper's normaliser",
+    "text_repeat, asr_repeat": "of URO-Bench's Repeat: mean over replies of one minus the word error rate, none where "
+    "it is over one half (ok_rate: the others); written, and as the judge heard it, which is the published score",
     "utmos, dnsmos, dnsmos_p808": "mean opinion score that a model predicts for each spoken reply (dnsmos: the overall "
     "score of P.835); mean over replies; control_...: of the control's speech",
 }
@@ -218,6 +222,12 @@ def judged(row: Row) -> JudgeSpelling:
     return spelled
 
 
+def why_not_spelled(rows: Sequence[Row]) -> str | None:
+    """Why transcripts of these judged replies cannot be compared with texts as people write them; None: they can."""
+    other = any(judged(row)["reply"] != row["text"] for row in rows)  # a phone judge, which has its own spelling
+    return "the judge does not spell as people do" if other else None
+
+
 def not_measured(reason: str) -> dict[str, str]:
     """What is recorded in the place of a figure."""
     return {"not_measured": reason}
@@ -284,8 +294,9 @@ def _reply_wer(rows: Sequence[Row]) -> JsonObject:
         "median": float(np.median(rates)),
         "share_above_half": sum(rate > 0.5 for rate in rates) / len(rates),
     }
-    if any(judged(row)["reply"] != row["text"] for row in kept):  # a phone judge, which has its own spelling
-        return {"reply_wer": found, "reply_wer_whisper": not_measured("the judge does not spell as people do")}
+    other_spelling = why_not_spelled(kept)
+    if other_spelling is not None:
+        return {"reply_wer": found, "reply_wer_whisper": not_measured(other_spelling)}
     return {"reply_wer": found, "reply_wer_whisper": error_rate([row["text"] for row in kept], said, whisper=True)}
 
 

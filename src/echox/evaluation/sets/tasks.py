@@ -22,6 +22,7 @@ from echox.evaluation.scoring.scores import (
     score_translation,
     score_typed_answers,
 )
+from echox.evaluation.scoring.uro import score_uro, score_uro_repeat
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.evaluation.sets.items import ANSWER_COLUMNS, ChatMessage, EvalItem, read_items
 from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items, nano_questions
@@ -38,6 +39,7 @@ class Kind:
     Attributes:
         score: figures of its rows.
         answer_columns: names of columns that may hold the reference.
+        numbers: whether a reference that is a number stands for its text.
         hub: id of the data set on the Hugging Face hub; None: it is not there.
         hub_files: patterns of its files.
         check: raises ValueError if items are not what ``score`` needs.
@@ -49,6 +51,7 @@ class Kind:
 
     score: Callable[[Sequence[Row]], JsonObject]
     answer_columns: Sequence[str] = ANSWER_COLUMNS
+    numbers: bool = False
     hub: str | None = None
     hub_files: Sequence[str] = ("*.parquet",)
     check: Callable[[Sequence[EvalItem]], None] | None = None
@@ -84,6 +87,8 @@ KINDS = {
         group=CATEGORY,
         typed=TYPED_CHOICES,
     ),
+    "uro-bench": Kind(score_uro, ("target_text",), numbers=True),
+    "uro-repeat": Kind(score_uro_repeat, ("target_text",), numbers=True),
     "consistency": Kind(score_speech),
     "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, speaks=False),
     "translation": Kind(score_translation, TRANSLATION_COLUMNS),
@@ -147,7 +152,7 @@ def open_tasks(
         raise ValueError(f"expected a task of {known}; found {name!r}")
     kind = KINDS[name]
     path = _find(name, data) if data is not None else _from_hub(name, kind)
-    items = read_items(path, kind.answer_columns, instruction)
+    items = read_items(path, kind.answer_columns, instruction, kind.numbers)
     if kind.check is not None:
         try:
             kind.check(items)
