@@ -237,7 +237,7 @@ def uro(tmp_path):
         {
             "id": 7,
             "source_wav": "audio/7.wav",
-            "source_text": "Repeat: one two three.",
+            "source_text": "Repeat: cats like fish.",
             "target_text": "Cats like fish.",
         },
         {"id": 8, "source_wav": "audio/8.wav", "source_text": "Say it again."},
@@ -318,3 +318,24 @@ def test_conversations_of_uro_bench_are_refused(uro):
     write_lines(uro / "test.jsonl", [{"id": 0, "num_round": 1, "dialogue": turns}])
     with pytest.raises(ValueError, match="one question a row, found a conversation"):
         open_tasks("uro-bench", uro)
+
+
+def test_sets_of_uro_bench_with_short_answers_can_be_matched(uro):
+    rows = [row for row in read_lines(uro / "test.jsonl") if isinstance(row.get("target_text"), str)]
+    write_lines(uro / "test.jsonl", rows)
+    (task,) = open_tasks("qa", uro)
+    assert [item.answers for item in task.items] == [("Cats like fish.",)]
+    assert typed_task(task).items[0].messages == [{"role": "user", "content": "Repeat: cats like fish."}]
+
+
+def test_texts_alone_are_asked_in_writing_and_spoken_by_any_voice(tmp_path):
+    """BIG-Bench Hard's texts as a table of Big Bench Audio, and IFEval's prompts as one of VoiceBench."""
+    reasoning = {"id": "navigate-0", "category": "navigate", "question": "Options: - Yes - No", "official_answer": "No"}
+    write_lines(tmp_path / "bba.jsonl", [reasoning])
+    (task,) = open_tasks("big-bench-audio", tmp_path / "bba.jsonl")
+    assert task.items[0].messages == [{"role": "user", "content": "Options: - Yes - No"}]
+    ifeval = {"key": 1000, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    write_lines(tmp_path / "input_data.jsonl", [ifeval])
+    run_tasks(open_tasks("voicebench", tmp_path / "input_data.jsonl"), Scripted(["None."]), None, tmp_path / "run")
+    (responses,) = export_run(tmp_path / "run", "voicebench", tmp_path / "export")
+    assert read_lines(responses) == [{**ifeval, "response": "None."}]  # what their ifeval evaluator reads

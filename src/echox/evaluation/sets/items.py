@@ -22,7 +22,7 @@ from echox.files import decoded, text_lines
 
 AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path", "file_name", "source_wav")
 QUESTION_COLUMNS = ("question", "Questions", "Question", "questions", "prompt", "source_text")
-ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "references")
+ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "references", "target_text")
 ID_COLUMNS = ("id", "index", "key")
 QUESTION_FILES = ("questions.jsonl", "questions.csv", "questions.tsv", "metadata.jsonl", "metadata.csv", "test.jsonl")
 """Names of the file of items in a folder: ours, those of the hub's folders of audio files, and URO-Bench's."""

@@ -29,7 +29,7 @@ from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items, nano_ques
 from echox.evaluation.sets.published import check_choices
 
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", *ANSWER_COLUMNS)
-TRANSLATION_COLUMNS = ("translation", "target_text", "tgt_text", *ANSWER_COLUMNS)
+TRANSLATION_COLUMNS = ("translation", "tgt_text", "target_text", *ANSWER_COLUMNS)
 
 
 @dataclass(frozen=True)
