@@ -32,8 +32,8 @@ FLOORS = (
     "training/stages/recordings training/stages/voice",
     "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/stages "
     "training/stages/hearing training/stages/speaking",
-    "evaluation/studies evaluation/interop/plugins/ultraeval serving/realtime training/memory",
-    "evaluation serving/rest",
+    "evaluation/studies evaluation/interop/plugins/isolated serving/realtime training/memory",
+    "evaluation evaluation/interop/plugins/ultraeval serving/rest",
     "evaluation/evidence evaluation/interop serving/webrtc",
     "serving",
     "cli",

@@ -48,8 +48,8 @@ def run(
         typer.Option(
             "--task",
             "-t",
-            help="nano, nano-questions, llama-questions, web-questions, triviaqa, qa, consistency, asr, translation, "
-            "voicebench; several names with commas.",
+            help="nano, nano-questions, llama-questions, web-questions, triviaqa, qa, big-bench-audio, uro-bench, "
+            "uro-repeat, consistency, asr, translation, voicebench; several names with commas.",
         ),
     ] = "nano",
     data: Annotated[
@@ -190,14 +190,18 @@ def latency(
 @guarded
 def export(
     folder: RunFolder,
-    format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval or voicebench.")],
+    format_: Annotated[str, typer.Option("--format", "-f", help="ultraeval, voicebench, uro-bench or llm-judge.")],
+    prompt: Annotated[
+        Path | None,
+        typer.Option(help="Of llm-judge: file with the prompt, {official_answer} and {candidate_answer} in it."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: export/ in the run's folder.")] = None,
     debug: Debug = False,
 ) -> None:
     """Write the replies of a run in the format of another tool, which then scores the same replies."""
     from echox.evaluation.interop.export import export_run
 
-    for path in export_run(folder, format_, output or folder / "export" / format_):
+    for path in export_run(folder, format_, output or folder / "export" / format_, prompt):
         typer.echo(str(path))
 
 

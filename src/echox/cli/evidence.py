@@ -42,13 +42,13 @@ def open_sealed(
     debug: Debug = False,
 ) -> None:
     """Open a sealed set, once, and record when, at which commit and for what. Commit the record with the figures."""
+    from echox.evaluation.scoring.records import write_lines
     from echox.evaluation.sets.nano import open_nano_seal
-    from echox.files import write_text
     from echox.training.records.record import code_state
 
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     rows = open_nano_seal(name, purpose, code_state(), now, register, again)
-    write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(output, rows)
     typer.echo(f"{output}: {len(rows)} questions; {register} says that they were opened: commit it")
 
 

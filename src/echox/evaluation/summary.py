@@ -36,6 +36,9 @@ FIGURES = (
     "transcription_wer",
     "text_bleu",
     "asr_bleu",
+    "text_repeat",
+    "asr_repeat",
+    "uro_wer",
     "reply_wer",
     "reply_wer_whisper",
     "control_wer",
@@ -88,6 +91,9 @@ def render(summary: JsonObject) -> str:
     answered = {name: task for name, task in summary["tasks"].items() if "s2t" in task}
     if answered:
         lines += ["## Answers", "", *answers_table(answered, summary.get("average")), ""]
+    divided = {name: task for name, task in answered.items() if "s2t_by_category" in task}
+    if divided:
+        lines += ["## By category", "", *category_table(divided), ""]
     compared = {name: task for name, task in answered.items() if "t2t" in task}
     if compared:
         lines += ["## What hearing and speaking leave", "", *ratios_table(compared), ""]
@@ -161,6 +167,19 @@ def answers_table(tasks: JsonObject, average: dict[str, float] | None) -> list[s
     return lines
 
 
+def category_table(tasks: JsonObject) -> list[str]:
+    """Strict accuracies of each category, and the share of replies whose answer was unclear."""
+    rows = []
+    for name, task in tasks.items():
+        spoken = task.get("s2s_by_category")
+        for category, written in task["s2t_by_category"].items():
+            aloud = _percent(spoken[category]["mean"]) if spoken else "not measured"
+            rows.append([name, category, str(written["count"]), _percent(written["mean"]), aloud])
+        unclear = [_percent(task[side]["unclear"]) if "unclear" in task[side] else "" for side in ("s2t", "s2s")]
+        rows.append([name, "unclear, of all", str(task["items"]), *unclear])
+    return markdown_table(["task", "category", "items", "S2T strict", "S2S strict"], rows)
+
+
 def _p(gap: JsonObject) -> str:
     """The test's value; runs that were scored by older versions have none."""
     return f"; p {max(gap['p'], 0.001):.3f}" if "p" in gap else ""
@@ -212,6 +231,8 @@ def _accuracy(side: JsonObject | None, rule: str = "acc_strict") -> str:
         return ""
     if "not_measured" in side:
         return "not measured"
+    if rule not in side:
+        return ""
     value = side[rule]
     if value is None:
         return "no item left"

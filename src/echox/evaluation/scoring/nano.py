@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from echox.data.scoring import normalize_words, same_words
 from echox.evaluation.scoring.metrics import agreement_table, exist_match
 from echox.evaluation.scoring.schema import JsonObject, Row
-from echox.evaluation.scoring.scores import counts, error_rate, judged, score_answers, score_rates
+from echox.evaluation.scoring.scores import by_column, counts, error_rate, judged, score_answers, score_rates
 from echox.evaluation.scoring.statistics import bootstrap
 
 
@@ -28,7 +27,7 @@ def score_typed(rows: Sequence[Row]) -> JsonObject:
     return {
         "t2t_exact": _mean(exact),
         "t2t_answer": _mean(answered),
-        "t2t_exact_by_topic": _by(rows, exact),
+        "t2t_exact_by_topic": by_column(rows, exact, "topic"),
     }
 
 
@@ -42,8 +41,8 @@ def score_spoken(rows: Sequence[Row]) -> JsonObject:
         "s2t_answer": _mean(s2t_answer),
         "s2t_ultraeval": _mean([exist_match(row["text"], row["answers"]) for row in rows]),
         "reply_s": sum(row["reply_s"] for row in rows),
-        "s2t_exact_by_topic": _by(rows, s2t),
-        "s2t_exact_by_speaker": _by(rows, s2t, key="speaker"),
+        "s2t_exact_by_topic": by_column(rows, s2t, "topic"),
+        "s2t_exact_by_speaker": by_column(rows, s2t, "speaker"),
     }
     failures = counts(rows)
     scores |= score_rates(rows)
@@ -62,7 +61,7 @@ def score_spoken(rows: Sequence[Row]) -> JsonObject:
         "s2t_against_s2s_exact": agreement_table(s2t, s2s),
         "s2t_against_s2s_answer": agreement_table(s2t_answer, s2s_answer),
         "reply_wer": error_rate([one["reply"] for one in spelled], said),
-        "s2s_exact_by_topic": _by(rows, s2s),
+        "s2s_exact_by_topic": by_column(rows, s2s, "topic"),
     }
 
 
@@ -72,15 +71,8 @@ def score_questions(rows: Sequence[Row]) -> JsonObject:
     right = {"s2t": [row["s2t"] for row in rows]}
     if "not_measured" not in scores["s2s"]:
         right["s2s"] = [row["s2s"] for row in rows]
-    return scores | {f"{side}_by_topic": _by(rows, flags) for side, flags in right.items()}
+    return scores | {f"{side}_by_topic": by_column(rows, flags, "topic") for side, flags in right.items()}
 
 
 def _mean(right: Sequence[bool]) -> dict[str, float]:
     return asdict(bootstrap([float(value) for value in right]))
-
-
-def _by(rows: Sequence[Row], right: Sequence[bool], key: str = "topic") -> dict[str, dict[str, float]]:
-    groups: dict[str, list[bool]] = defaultdict(list)
-    for row, value in zip(rows, right, strict=True):
-        groups[str(row["columns"][key])].append(value)
-    return {name: {"mean": sum(group) / len(group), "count": len(group)} for name, group in sorted(groups.items())}

@@ -6,6 +6,7 @@ each figure means; every report prints it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -28,6 +29,8 @@ DEFINITIONS = {
     "qa-exist-match); items that failed are left out, as there, and counted in fail_rate",
     "acc_strict": "the same over all items: a failure, an empty reply and a reply without speech are wrong",
     "s2t, s2s": "the rule on the written reply, and on the judge's transcript of the same reply's speech",
+    "unclear": "of big-bench-audio: share of replies that name no answer, or more than one; they count as wrong. A "
+    "language model as judge, as the set's authors have it, decides them, so its figures may be higher",
     "t2t": "the rule on the reply to the same question in writing (--typed)",
     "s2t_over_t2t, s2s_over_s2t": "ratios of acc_strict over the same questions: what is left of the language model's "
     "knowledge after hearing, and after speaking; 95 % bootstrap over items",
@@ -52,23 +55,42 @@ DEFINITIONS = {
     "asr_wer": "word error rate of the written reply against the reference",
     "asr_bleu": "BLEU of the judge's transcript against the reference translation, both without capitals and "
     "punctuation; text_bleu: of the written reply, cased",
+    "uro_wer": "of URO-Bench's sets, its ASR-WER: mean over replies of the transcript's word error rate against the "
+    "reply's own text, by Whisper's normaliser",
+    "text_repeat, asr_repeat": "of URO-Bench's Repeat: mean over replies of one minus the word error rate, none where "
+    "it is over one half (ok_rate: the others); written, and as the judge heard it, which is the published score",
     "utmos, dnsmos, dnsmos_p808": "mean opinion score that a model predicts for each spoken reply (dnsmos: the overall "
     "score of P.835); mean over replies; control_...: of the control's speech",
 }
 
 
+Rule = Callable[[str, Row], bool]
+"""Whether a text, a row's reply or the transcript of it, is right."""
+
+
 def score_answers(rows: Sequence[Row]) -> JsonObject:
     """Questions with accepted answers: S2T, S2S, the gap between them, and the speech."""
+    return score_by_rule(rows, _exist_match, as_ultraeval=True)
+
+
+def score_by_rule(rows: Sequence[Row], rule: Rule, as_ultraeval: bool = False) -> JsonObject:
+    """S2T, S2S, the gap between them, and the speech, by any rule.
+
+    Args:
+        rows: replies; ``s2t`` and, if they are judged, ``s2s`` are set in them.
+        rule: what is right.
+        as_ultraeval: whether ``acc_ultraeval`` is given too.
+    """
     said = why_unjudged(rows)
-    written = [exist_match(row["text"], row["answers"]) for row in rows]
+    written = [rule(row["text"], row) for row in rows]
     s2t_failed = [row["error"] is not None for row in rows]
     s2t_right = _strict(rows, written, s2t_failed, lambda row: bool(row["text"].strip()))
-    scores: JsonObject = {"s2t": _accuracy(written, s2t_failed, s2t_right)}
+    scores: JsonObject = {"s2t": _accuracy(written, s2t_failed, s2t_right, as_ultraeval)}
     for row, right in zip(rows, s2t_right, strict=True):
         row["s2t"] = right
     if said is not None:
         return scores | {"s2s": not_measured(said), "gap": not_measured(said), **score_speech(rows)}
-    spoken = [exist_match(row["said"] or "", row["answers"]) for row in rows]
+    spoken = [rule(row["said"] or "", row) for row in rows]
     s2s_failed = [row["error"] is not None or not row["audio"] or row["judge_error"] is not None for row in rows]
     s2s_right = _strict(rows, spoken, s2s_failed, lambda row: bool((row["said"] or "").strip()))
     differences = [float(one) - float(other) for one, other in zip(s2t_right, s2s_right, strict=True)]
@@ -76,7 +98,7 @@ def score_answers(rows: Sequence[Row]) -> JsonObject:
     for row, right in zip(rows, s2s_right, strict=True):
         row["s2s"] = right
     return scores | {
-        "s2s": _accuracy(spoken, s2s_failed, s2s_right),
+        "s2s": _accuracy(spoken, s2s_failed, s2s_right, as_ultraeval),
         "gap": asdict(bootstrap(differences)) | {"p": p_value},
         "s2s_over_s2t": ratio_of(s2s_right, s2t_right),
         "table": agreement_table(s2t_right, s2s_right),
@@ -86,12 +108,25 @@ def score_answers(rows: Sequence[Row]) -> JsonObject:
 
 def score_typed_answers(rows: Sequence[Row]) -> JsonObject:
     """The same questions in writing (T2T)."""
-    written = [exist_match(row["text"], row["answers"]) for row in rows]
+    return score_typed_by_rule(rows, _exist_match, as_ultraeval=True)
+
+
+def score_typed_by_rule(rows: Sequence[Row], rule: Rule, as_ultraeval: bool = False) -> JsonObject:
+    """Questions in writing (T2T) by any rule; ``t2t`` is set in the rows. Arguments as of `score_by_rule`."""
+    written = [rule(row["text"], row) for row in rows]
     failed = [row["error"] is not None for row in rows]
     right = _strict(rows, written, failed, lambda row: bool(row["text"].strip()))
     for row, one in zip(rows, right, strict=True):
         row["t2t"] = one
-    return {"t2t": _accuracy(written, failed, right)}
+    return {"t2t": _accuracy(written, failed, right, as_ultraeval)}
+
+
+def by_column(rows: Sequence[Row], right: Sequence[bool], column: str) -> dict[str, dict[str, float]]:
+    """Share and number of what is right, by the value of a column of the data set."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for row, value in zip(rows, right, strict=True):
+        groups[str(row["columns"][column])].append(value)
+    return {name: {"mean": sum(group) / len(group), "count": len(group)} for name, group in sorted(groups.items())}
 
 
 def ratio_of(over: Sequence[bool], under: Sequence[bool]) -> JsonObject:
@@ -187,6 +222,12 @@ def judged(row: Row) -> JudgeSpelling:
     return spelled
 
 
+def why_not_spelled(rows: Sequence[Row]) -> str | None:
+    """Why transcripts of these judged replies cannot be compared with texts as people write them; None: they can."""
+    other = any(judged(row)["reply"] != row["text"] for row in rows)  # a phone judge, which has its own spelling
+    return "the judge does not spell as people do" if other else None
+
+
 def not_measured(reason: str) -> dict[str, str]:
     """What is recorded in the place of a figure."""
     return {"not_measured": reason}
@@ -216,13 +257,19 @@ def error_rate(references: Sequence[str], hypotheses: Sequence[str], whisper: bo
     return asdict(interval) | {"word_errors": asdict(sum(pairs, WordErrors()))} | name
 
 
-def _accuracy(matched: Sequence[bool], failed: Sequence[bool], right: Sequence[bool]) -> JsonObject:
-    kept = [float(match) for match, fails in zip(matched, failed, strict=True) if not fails]
-    return {
-        "acc_ultraeval": sum(kept) / len(kept) if kept else None,
+def _exist_match(text: str, row: Row) -> bool:
+    return exist_match(text, row["answers"])
+
+
+def _accuracy(matched: Sequence[bool], failed: Sequence[bool], right: Sequence[bool], as_ultraeval: bool) -> JsonObject:
+    strict: JsonObject = {
         "fail_rate": sum(failed) / len(failed),
         "acc_strict": asdict(bootstrap([float(value) for value in right])),
     }
+    if not as_ultraeval:
+        return strict
+    kept = [float(match) for match, fails in zip(matched, failed, strict=True) if not fails]
+    return {"acc_ultraeval": sum(kept) / len(kept) if kept else None} | strict
 
 
 def _strict(
@@ -247,8 +294,9 @@ def _reply_wer(rows: Sequence[Row]) -> JsonObject:
         "median": float(np.median(rates)),
         "share_above_half": sum(rate > 0.5 for rate in rates) / len(rates),
     }
-    if any(judged(row)["reply"] != row["text"] for row in kept):  # a phone judge, which has its own spelling
-        return {"reply_wer": found, "reply_wer_whisper": not_measured("the judge does not spell as people do")}
+    other_spelling = why_not_spelled(kept)
+    if other_spelling is not None:
+        return {"reply_wer": found, "reply_wer_whisper": not_measured(other_spelling)}
     return {"reply_wer": found, "reply_wer_whisper": error_rate([row["text"] for row in kept], said, whisper=True)}
 
 

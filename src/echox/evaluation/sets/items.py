@@ -20,12 +20,12 @@ from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.sealed import OPENED, refuse_sealed
 from echox.files import decoded, text_lines
 
-AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path")
-QUESTION_COLUMNS = ("question", "Questions", "Question", "questions", "prompt")
-ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "references")
+AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path", "file_name", "source_wav")
+QUESTION_COLUMNS = ("question", "Questions", "Question", "questions", "prompt", "source_text")
+ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "references", "target_text")
 ID_COLUMNS = ("id", "index", "key")
-QUESTION_FILES = ("questions.jsonl", "questions.csv", "questions.tsv")
-"""Names of the file of items in a folder."""
+QUESTION_FILES = ("questions.jsonl", "questions.csv", "questions.tsv", "metadata.jsonl", "metadata.csv", "test.jsonl")
+"""Names of the file of items in a folder: ours, those of the hub's folders of audio files, and URO-Bench's."""
 
 
 class ContentPart(TypedDict, total=False):
@@ -101,15 +101,19 @@ class EvalItem:
 
 
 def read_items(
-    path: str | Path, answer_columns: Sequence[str] = ANSWER_COLUMNS, instruction: str | None = None
+    path: str | Path,
+    answer_columns: Sequence[str] = ANSWER_COLUMNS,
+    instruction: str | None = None,
+    numbers: bool = False,
 ) -> list[EvalItem]:
     """Items of a ``.jsonl``, ``.csv`` or ``.tsv`` file, or of a folder with ``.parquet`` files (a data set of the hub)
-    or with its questions in ``questions.tsv``, ``.csv`` or ``.jsonl``.
+    or with its questions in a file of `QUESTION_FILES`.
 
     Args:
         path: audio in it is relative to the file.
         answer_columns: names of columns that may hold the reference, in order of preference.
         instruction: text that is sent beside every audio.
+        numbers: whether a reference that is a number stands for its text.
 
     Raises:
         ValueError: no such data, an item without question, a reference that is not text, an id twice, or sealed
@@ -122,7 +126,7 @@ def read_items(
             break
     rows = _rows(path)
     items = [
-        _item(row, f"{path}: item {number}", number, path.parent, answer_columns, instruction)
+        _item(row, f"{path}: item {number}", number, path.parent, answer_columns, instruction, numbers)
         for number, row in enumerate(rows)
     ]
     refuse_sealed([(item.question, item.columns.get(OPENED)) for item in items], path)
@@ -190,6 +194,7 @@ def _item(
     folder: Path,
     answer_columns: Sequence[str],
     instruction: str | None,
+    numbers: bool,
 ) -> EvalItem:
     audio_column, audio = _first(row, AUDIO_COLUMNS)
     _, question = _first(row, [name for name in QUESTION_COLUMNS if name not in answer_columns])
@@ -200,6 +205,8 @@ def _item(
         content: str | list[ContentPart] = [{"type": "audio", "audio": _audio(audio, folder, place)}, *text]
     elif question:
         content = str(question)
+    elif "dialogue" in row:
+        raise ValueError(f"{place}: expected one question a row, found a conversation (column dialogue)")
     else:
         raise ValueError(
             f"{place}: expected a question, found neither audio ({', '.join(AUDIO_COLUMNS)}) nor text "
@@ -209,7 +216,7 @@ def _item(
         id=str(number) if name is None else str(name).replace("/", "_"),
         messages=[{"role": "user", "content": content}],
         question=str(question or ""),
-        answers=_answers(answers, place, answer_column),
+        answers=_answers(answers, place, answer_column, numbers),
         columns={key: value for key, value in row.items() if key != audio_column},
     )
 
@@ -234,10 +241,12 @@ def _audio(value: object, folder: Path, place: str) -> Path | bytes:
     return folder / value
 
 
-def _answers(value: object, place: str, column: str | None) -> tuple[str, ...]:
+def _answers(value: object, place: str, column: str | None, numbers: bool) -> tuple[str, ...]:
     if value is None:
         return ()
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+    values = value if isinstance(value, list) else [value]
+    if numbers:
+        values = [str(one) if isinstance(one, int | float) and not isinstance(one, bool) else one for one in values]
+    if not all(isinstance(one, str) for one in values):
         raise ValueError(f"{place}: {column}: expected text or a list of texts, found {value!r}: quote numbers")
     return tuple(values)

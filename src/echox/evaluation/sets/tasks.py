@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from echox.evaluation.scoring.choices import CATEGORY, score_choices, score_typed_choices
 from echox.evaluation.scoring.nano import score_questions, score_spoken, score_typed
+from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject, Row
 from echox.evaluation.scoring.scores import (
     score_answers,
@@ -20,12 +22,14 @@ from echox.evaluation.scoring.scores import (
     score_translation,
     score_typed_answers,
 )
+from echox.evaluation.scoring.uro import score_uro, score_uro_repeat
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.evaluation.sets.items import ANSWER_COLUMNS, ChatMessage, EvalItem, read_items
 from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items, nano_questions
+from echox.evaluation.sets.published import check_choices
 
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", *ANSWER_COLUMNS)
-TRANSLATION_COLUMNS = ("translation", "target_text", "tgt_text", *ANSWER_COLUMNS)
+TRANSLATION_COLUMNS = ("translation", "tgt_text", "target_text", *ANSWER_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,24 @@ class Kind:
     Attributes:
         score: figures of its rows.
         answer_columns: names of columns that may hold the reference.
+        numbers: whether a reference that is a number stands for its text.
         hub: id of the data set on the Hugging Face hub; None: it is not there.
+        hub_files: patterns of its files.
+        check: raises ValueError if items are not what ``score`` needs.
+        group: column over whose values a limited number of items is balanced; None: the first ones are taken.
+        typed: kind of the same questions in writing; None: they are not asked so.
         speaks: whether the replies are spoken.
         paper: percentages that arXiv 2509.09174 reports for it, by model.
     """
 
     score: Callable[[Sequence[Row]], JsonObject]
     answer_columns: Sequence[str] = ANSWER_COLUMNS
+    numbers: bool = False
     hub: str | None = None
+    hub_files: Sequence[str] = ("*.parquet",)
+    check: Callable[[Sequence[EvalItem]], None] | None = None
+    group: str | None = None
+    typed: str | None = None
     speaks: bool = True
     paper: tuple[tuple[str, float], ...] = ()
 
@@ -52,21 +66,35 @@ def _no_scores(rows: Sequence[Row]) -> JsonObject:
     return {}
 
 
+TYPED_ANSWERS, TYPED_CHOICES = "typed-answers", "typed-choices"
+_QUESTIONS = Kind(score_answers, typed=TYPED_ANSWERS)
 KINDS = {
-    "llama-questions": Kind(
-        score_answers, hub="TwinkStart/llama-questions", paper=(("EchoX-3B", 54.0), ("EchoX-8B", 63.3))
+    "llama-questions": replace(
+        _QUESTIONS, hub="TwinkStart/llama-questions", paper=(("EchoX-3B", 54.0), ("EchoX-8B", 63.3))
     ),
-    "web-questions": Kind(
-        score_answers, hub="TwinkStart/speech-web-questions", paper=(("EchoX-3B", 31.6), ("EchoX-8B", 40.6))
+    "web-questions": replace(
+        _QUESTIONS, hub="TwinkStart/speech-web-questions", paper=(("EchoX-3B", 31.6), ("EchoX-8B", 40.6))
     ),
-    "triviaqa": Kind(score_answers, hub="TwinkStart/speech-triavia-qa", paper=(("EchoX-3B", 25.8), ("EchoX-8B", 35.0))),
-    "qa": Kind(score_answers),
-    "nano-questions": Kind(score_questions),
+    "triviaqa": replace(_QUESTIONS, hub="TwinkStart/speech-triavia-qa", paper=(("EchoX-3B", 25.8), ("EchoX-8B", 35.0))),
+    "qa": _QUESTIONS,
+    "nano-questions": Kind(score_questions, typed=TYPED_ANSWERS),
+    "big-bench-audio": Kind(
+        score_choices,
+        ("official_answer",),
+        hub="ArtificialAnalysis/big_bench_audio",
+        hub_files=("metadata.jsonl", "data/*"),
+        check=check_choices,
+        group=CATEGORY,
+        typed=TYPED_CHOICES,
+    ),
+    "uro-bench": Kind(score_uro, ("target_text",), numbers=True),
+    "uro-repeat": Kind(score_uro_repeat, ("target_text",), numbers=True),
     "consistency": Kind(score_speech),
     "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, speaks=False),
     "translation": Kind(score_translation, TRANSLATION_COLUMNS),
     "voicebench": Kind(_no_scores, answer_columns=(), hub="hlt-lab/voicebench", speaks=False),
-    "typed-answers": Kind(score_typed_answers, speaks=False),
+    TYPED_ANSWERS: Kind(score_typed_answers, speaks=False),
+    TYPED_CHOICES: Kind(score_typed_choices, speaks=False),
     TYPED: Kind(score_typed, speaks=False),
     **{name: Kind(score_spoken) for name in SPOKEN_SETS},
 }
@@ -75,7 +103,7 @@ NANO = "nano"
 """All of nano's held-out sets."""
 NANO_QUESTIONS = "nano-questions"
 """Nano's held-out questions as any model may be asked them: scored by their answers, not by nano's own sentences."""
-_NOT_BY_NAME = ("typed-answers", TYPED, *SPOKEN_SETS)
+_NOT_BY_NAME = (TYPED_ANSWERS, TYPED_CHOICES, TYPED, *SPOKEN_SETS)
 TYPED_SUFFIX = "-typed"
 """Of the name of a task whose questions are those of another task, in writing."""
 AVERAGED = ("llama-questions", "web-questions", "triviaqa")
@@ -107,7 +135,7 @@ def open_tasks(
         data: a file or folder of items, or a folder that holds ``<name>.jsonl`` or ``<name>/``; None: the embedded
             questions for nano, the hub's data set for those that have one.
         limit: items (of each set); None: all.
-        seed: of nano's balanced order.
+        seed: of balanced orders.
         instruction: text that is sent beside every audio.
 
     Raises:
@@ -124,7 +152,15 @@ def open_tasks(
         raise ValueError(f"expected a task of {known}; found {name!r}")
     kind = KINDS[name]
     path = _find(name, data) if data is not None else _from_hub(name, kind)
-    items = read_items(path, kind.answer_columns, instruction)
+    items = read_items(path, kind.answer_columns, instruction, kind.numbers)
+    if kind.check is not None:
+        try:
+            kind.check(items)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if limit is not None and kind.group is not None:
+        column = kind.group
+        items = balanced_order(items, lambda item: str(item.columns.get(column)), seed)
     return [Task(name, name, items[:limit], str(data or kind.hub))]
 
 
@@ -134,7 +170,8 @@ def typed_task(task: Task) -> Task:
     Raises:
         ValueError: a task without answers, or a question whose words are not known.
     """
-    if KINDS[task.kind].score not in (score_answers, score_questions):
+    kind = KINDS[task.kind].typed
+    if kind is None:
         raise ValueError(f"{task.name}: expected questions with answers to be asked in writing too, found {task.kind}")
     silent = [item.id for item in task.items if not item.question]
     if silent:
@@ -143,7 +180,7 @@ def typed_task(task: Task) -> Task:
             "more; add a column question"
         )
     items = [replace(item, messages=[{"role": "user", "content": item.question}]) for item in task.items]
-    return Task(task.name + TYPED_SUFFIX, "typed-answers", items, task.source)
+    return Task(task.name + TYPED_SUFFIX, kind, items, task.source)
 
 
 def with_system(task: Task, system: str) -> Task:
@@ -170,7 +207,7 @@ def _from_hub(name: str, kind: Kind) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(kind.hub, repo_type="dataset", allow_patterns="*.parquet"))
+        return Path(snapshot_download(kind.hub, repo_type="dataset", allow_patterns=list(kind.hub_files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
