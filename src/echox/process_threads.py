@@ -30,14 +30,15 @@ def set_threads(threads: int | None, model: nn.Module) -> None:
     """Set the threads of torch.
 
     Args:
-        threads: their number; None: one for a small model on a CPU (`SMALL_BYTES`), for others what torch has.
+        threads: their number; None: what the environment says (``OMP_NUM_THREADS``), else one for a small model on a CPU
+            (`SMALL_BYTES`), and for others what torch has.
         model: that answers.
     """
     import torch
 
     weights = list(chain(model.parameters(), model.buffers()))
     small = all(one.device.type == "cpu" for one in weights) and sum(one.nbytes for one in weights) < SMALL_BYTES
-    if threads is None and small:
+    if threads is None and small and "OMP_NUM_THREADS" not in os.environ:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)

@@ -19,8 +19,12 @@ def same_threads_after():
     torch.set_num_threads(before)
 
 
-def test_a_small_model_has_one_thread_unless_the_user_names_more():
+def test_a_small_model_has_one_thread_unless_the_user_names_more(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     torch.set_num_threads(3)
+    set_threads(None, tiny_echox().model)
+    assert torch.get_num_threads() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
     set_threads(None, tiny_echox().model)
     assert torch.get_num_threads() == 1
     set_threads(2, tiny_echox().model)
@@ -28,8 +32,9 @@ def test_a_small_model_has_one_thread_unless_the_user_names_more():
 
 
 @pytest.mark.parametrize(("numbers", "device"), [(SMALL_BYTES // 4, "cpu"), (1, "meta")])
-def test_others_keep_the_threads_of_torch(numbers, device):
+def test_others_keep_the_threads_of_torch(numbers, device, monkeypatch):
     """A large model, and one that is not on the CPU."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     model = torch.nn.Module()
     model.register_buffer("weights", torch.empty(numbers, device=device))
     torch.set_num_threads(3)
