@@ -30,8 +30,8 @@ def set_threads(threads: int | None, model: nn.Module) -> None:
     """Set the threads of torch.
 
     Args:
-        threads: their number; None: what the environment says (``OMP_NUM_THREADS``), else one for a small model on a CPU
-            (`SMALL_BYTES`), and for others what torch has.
+        threads: their number; None: what the environment says (``OMP_NUM_THREADS``), else one for a small model on a
+            CPU (`SMALL_BYTES`), and for others what torch has.
         model: that answers.
     """
     import torch
