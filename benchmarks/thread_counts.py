@@ -90,9 +90,11 @@ def measure(options: argparse.Namespace) -> Measured:
                 found[name].append(fresh_process([*arguments, "--threads", str(threads)], environment=environment))
     figures = {
         name: {
-            f"{figure}_{part}": round(float(np.percentile([s for one in runs for s in one[figure]], percent)), 3)
+            figure: {
+                f"p{percent}": round(float(np.percentile([s for one in runs for s in one[figure]], percent)), 3)
+                for percent in (50, 95)
+            }
             for figure in ("ttfa_s", "ttfa_cpu_s")
-            for part, percent in (("p50", 50), ("p95", 95))
         }
         for name, runs in found.items()
     }

@@ -255,19 +255,26 @@ def audio_decoding(result: Result) -> list[str]:
 def mini_cascade(result: Result) -> list[str]:
     """A model and the cascade of its ready parts."""
     figures = result["figures"]
-    by_threads = {run["threads"]: run for run in figures["runs"]}
-    quick, single = by_threads[max(by_threads)], by_threads[min(by_threads)]
+    runs = sorted(figures["runs"], key=lambda run: run["threads"])
+    single, quick = runs[0], runs[-1]
     names = ("model", "cascade")
 
     def row(label: str, cell: Callable[[str], str]) -> list[str]:
         return [label, *(cell(name) for name in names)]
 
-    rows = [
-        row(
-            f"first audio p50, p95, {quick['threads']} threads",
-            lambda name: f"{ms(quick[name]['ttfa_s']['p50'])}, {ms(quick[name]['ttfa_s']['p95'])} ms",
-        ),
-        row("first text p50", lambda name: f"{ms(quick[name]['first_text_s']['p50'])} ms"),
+    rows = []
+    for run in runs:
+        with_threads = f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"
+
+        def first_audio(name: str, run: Result = run) -> str:
+            return f"{ms(run[name]['ttfa_s']['p50'])}, {ms(run[name]['ttfa_s']['p95'])} ms"
+
+        def first_text(name: str, run: Result = run) -> str:
+            return f"{ms(run[name]['first_text_s']['p50'])} ms"
+
+        rows.append(row(f"first audio p50, p95, {with_threads}", first_audio))
+        rows.append(row(f"first text p50, {with_threads}", first_text))
+    rows += [
         row(f"rtf, {single['threads']} thread", lambda name: f"{single[name]['rtf']:.3f}"),
         row("rtf, processor time", lambda name: f"{single[name]['rtf_cpu']:.3f}"),
         row("peak memory", lambda name: f"{figures[f'{name}_peak_mb']:.0f} MB"),
@@ -279,7 +286,8 @@ def mini_cascade(result: Result) -> list[str]:
         row("replies that stalled", lambda name: f"{quick[name]['stalled_replies']} of {quick[name]['replies']}"),
     ]
     table = markdown_table([f"{figures['questions']} questions", "mini", "cascade"], rows)
-    return [*table, "", f"The model's first audio comes {quick['gain']['p50']:.1f} times sooner (median of pairs)."]
+    gains = " and ".join(f"{run['gain']['p50']:.1f} times sooner with {run['threads']}" for run in runs)
+    return [*table, "", f"The model's first audio comes {gains} (threads; median of pairs)."]
 
 
 def reference_costs(result: Result) -> list[str]:
@@ -379,9 +387,9 @@ def thread_counts(*results: Result) -> list[str]:
         "2_threads_asleep": "2 threads that sleep while they wait, as `echox --threads 2` has them",
     }
 
-    def cell(figures: dict[str, float]) -> str:
-        wall = ", ".join(ms(figures[f"ttfa_s_{part}"]) for part in ("p50", "p95"))
-        return f"{wall} ms; {ms(figures['ttfa_cpu_s_p50'])} CPU-ms"
+    def cell(figures: Result) -> str:
+        wall = ", ".join(ms(figures["ttfa_s"][part]) for part in ("p50", "p95"))
+        return f"{wall} ms; {ms(figures['ttfa_cpu_s']['p50'])} CPU-ms"
 
     rows = [[text, *(cell(one["figures"][name]) for one in results)] for name, text in names.items()]
     heads = [f"{'beside other work' if one['figures']['busy'] else 'alone'}" for one in results]

@@ -1,8 +1,9 @@
 """Threads of a process that answers on a CPU: how many compute, and what they do while they wait.
 
 The matrix products of a small model take microseconds each, so several threads wait for each other more than they
-work; and the threads of OpenMP wait by running, which keeps the processor from whoever has work. Measured by
-`benchmarks/thread_counts.py` (docs/performance.md).
+work; and the threads of OpenMP wait by running, which keeps the processor from whoever has work. Alone on a machine two
+threads are a little sooner than one, beside other work three times later. Measured by `benchmarks/thread_counts.py`
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SMALL_BYTES = 2**29
-"""Weights of a model that is faster, or hardly slower, with one thread than with several."""
+"""Weights of a model that needs no second thread."""
 
 
 def wait_asleep() -> None:
