@@ -20,13 +20,13 @@ MACHINE = {"processor", "flags", "cores", "threads", "memory_gb", "gpu", "load_a
 UNIT = re.compile(r"_(s|ms|mb|gb|percent|units|b|1m)$|ms_per_s$|_s_per_turn$|_s_per_second_of_speech$")
 # Counts and ratios, which have no unit; p50 and the like have that of the name above them.
 COUNTS = re.compile(
-    r"^(units|frames|threads|rounds|sessions|replies|questions|stalled|not_as_alone|queued|cancelled|still_running|width"
+    r"^(units|frames|threads|sessions|replies|questions|stalled|not_as_alone|queued|cancelled|still_running|width"
     r"|lost|mixed|conversations|minutes|replies_with_underruns|exit_status|server_cores"
     r"|vocabulary|rtf\w*|gain\w*|share_of_limit|furthest_sample|ttfa_tokens|before|after"
     r"|shards|dialogues|hours|segments|still_said|items_of_a_batch|\w*padding_share|cores_for_one_h200"
     r"|turns|protocol_errors|answered_aloud|called_without_need|\w+_calls|calls|with_a_call|wanting_(a|no)_tool"
     r"|right_tool\w*|order|sessions_in_real_time|unspoken|warm_up|underruns|unspoken_replies|stalled_replies"
-    r"|(\w+_)?false_starts|not_answered|exchanges|\w+_(right|asked)|reply_words)$"
+    r"|(\w+_)?false_starts|not_answered|rounds|exchanges|\w+_(right|asked)|reply_words)$"
 )
 
 
