@@ -60,6 +60,7 @@ STAGE_MODULES: dict[str, str] = {
     "direct_units": "echox.training.stages.speaking.direct_units",
     "package": "echox.training.stages.package",
     "turn_head": "echox.training.stages.hearing.turn_head",
+    "talk_head": "echox.training.stages.hearing.talk_head",
     "interjections": "echox.training.stages.hearing.interjections",
 }
 """Stage name -> the module whose import registers its recipe dataclass."""

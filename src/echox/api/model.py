@@ -23,6 +23,7 @@ from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS, load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.talk_head import TALK_HEAD_FILE, TalkHead, load_talk_head
 from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead, load_turn_head
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
@@ -63,7 +64,8 @@ class EchoX:
         training_record: recipe, commit, seed and metrics of the model's training.
         about: what pages show of the model before the first question; None: nothing.
         turn_head: judges whether a question is complete; None: nothing does.
-        adapters: of the language model, by kind of conversation (`models.echox.conversation_adapters`); None: none.
+        adapters: of the language model, by kind of turn (`models.echox.conversation_adapters`); None: none.
+        talk_head: tells talk from questions of knowledge; None: all is talk.
 
     Raises:
         ValueError: parts that do not belong together.
@@ -78,20 +80,21 @@ class EchoX:
         about: About | None = None,
         turn_head: TurnHead | None = None,
         adapters: Mapping[str, LeanAdapter] | None = None,
+        talk_head: TalkHead | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.settings = settings or GenerationSettings()
         self.training_record = training_record
         self.about = about or About()
-        self.turn_head, self.adapters = turn_head, dict(adapters or {})
+        self.turn_head, self.talk_head, self.adapters = turn_head, talk_head, dict(adapters or {})
         self._start()
 
     def _start(self, compile: bool = False) -> None:
         """Make a new engine and scheduler: needed after every change of the weights."""
         trigger = trigger_of(self.model.config)
-        judge = None if self.turn_head is None else self.turn_head.probability
-        self.engine = Engine(self.model, self.processor, trigger, compile, judge, self.adapters)
+        judge, tell_talk = (head.probability if head is not None else None for head in (self.turn_head, self.talk_head))
+        self.engine = Engine(self.model, self.processor, trigger, compile, judge, self.adapters, tell_talk)
         self.scheduler = Scheduler(self.engine)
 
     def compile(self) -> EchoX:
@@ -177,9 +180,10 @@ class EchoX:
         if dtype in LOW_BITS:
             quantise_on_cpu(model.s2t.language_model, place, dtype)
         language_model = model.s2t.language_model
-        head = load_turn_head(folder, int(language_model.config.get_text_config().hidden_size))
-        adapters = load_adapters(folder, language_model)
-        return cls(model, processor, settings, record, About.load(folder), head, adapters)
+        width = int(language_model.config.get_text_config().hidden_size)
+        head, adapters = load_turn_head(folder, width), load_adapters(folder, language_model)
+        about, tell_talk = About.load(folder), load_talk_head(folder, width)
+        return cls(model, processor, settings, record, about, head, adapters, tell_talk)
 
     def save_pretrained(
         self,
@@ -233,11 +237,12 @@ class EchoX:
         write_text(folder / CARD_FILE, folder_card(name, self.training_record, folder, head))
 
     def _save_additions(self, folder: Path) -> None:
-        """Turn head and adapters; those of another model that was in the folder are removed."""
-        if self.turn_head is not None:
-            write_tensors(folder / TURN_HEAD_FILE, self.turn_head.state_dict())
-        else:
-            (folder / TURN_HEAD_FILE).unlink(missing_ok=True)
+        """Heads and adapters; those of another model that was in the folder are removed."""
+        for file, part in ((TURN_HEAD_FILE, self.turn_head), (TALK_HEAD_FILE, self.talk_head)):
+            if part is not None:
+                write_tensors(folder / file, part.state_dict())
+            else:
+                (folder / file).unlink(missing_ok=True)
         for kind, name in ADAPTER_FOLDERS.items():
             place = folder / name
             if (adapter := self.adapters.get(kind)) is not None:

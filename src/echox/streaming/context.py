@@ -65,6 +65,7 @@ class Context:
         self._saved: SavedRow | None = None
         self._remembered: list[Position] = []  # the positions that the memory holds
         self._remembered_adapter: str | None = None  # that they were run with
+        self._talks = True  # in the turn that is being answered, as far as that is known
         self._system_turn = SystemTurn()  # that the newest prompt begins with
 
     def fork(self) -> Context:
@@ -73,7 +74,7 @@ class Context:
         copied.tools, copied.messages = self.tools, list(self.messages)
         copied._encoded, copied._system_turn = dict(self._encoded), self._system_turn
         copied._saved, copied._remembered = self._saved, list(self._remembered)
-        copied._remembered_adapter = self._remembered_adapter
+        copied._remembered_adapter, copied._talks = self._remembered_adapter, self._talks
         return copied
 
     # ------------------------------------------------------------------------------------------ encoded audio
@@ -141,7 +142,9 @@ class Context:
             ValueError: the newest turn alone is too long, or text holds special tokens.
             LayoutCancelled: it was cancelled.
         """
-        self._system_turn = SystemTurn(system_text(join_system(self._opening, [*self.messages, *new])), self.tools)
+        self._talks = self._is_talk(new)
+        text = system_text(join_system(self._opening, [*self.messages, *new]))
+        self._system_turn = SystemTurn(text, self.tools, self.adapter)
         limit = self.engine.max_positions
         if limit is None:
             return Layout(self._positions([*self.messages, *new], cancelled))
@@ -231,9 +234,22 @@ class Context:
 
     @property
     def adapter(self) -> str | None:
-        """The conversation adapter that the language model has here; None: it has none for this kind."""
-        kind = kind_of(tools=bool(self.tools))
+        """The conversation adapter that the language model has in this turn; None: it has none for this kind."""
+        kind = kind_of(tools=bool(self.tools), talk=self._talks)
         return kind if kind in self.engine.adapters else None
+
+    def _is_talk(self, new: Sequence[Message]) -> bool:
+        """Whether the newest words of the user are talk."""
+        messages = [*self.messages, *new]
+        place = next((n for n in range(len(messages) - 1, -1, -1) if messages[n].role == "user"), None)
+        if place is None:
+            return True
+        reply = messages[place - 1] if place and messages[place - 1].role == "assistant" else None
+        replied = " ".join(part for part in reply.parts if isinstance(part, str)) if reply else ""
+        said = messages[place].parts
+        return self.engine.is_talk(
+            replied, [part if isinstance(part, str) else self._encoded[part.digest].embeds for part in said]
+        )
 
     def take_memory(self, positions: list[Position]) -> tuple[SavedRow | None, list[Position]]:
         """Hand over the memory of the first wanted positions, and the positions that are still to be run."""

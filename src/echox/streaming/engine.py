@@ -30,6 +30,7 @@ from echox.models.decoding.static_llama import StaticSteps, compiled_step
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import RECOGNISER_TOKENIZER_FILE, EchoXProcessor
 from echox.models.echox.retokenization import Retokenizer
+from echox.models.echox.talk_head import talk_inputs
 from echox.models.echox.tokenization_text import WordCounter, decode_text, word_index
 from echox.models.quantization.low_bits import fast_head
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
@@ -84,7 +85,8 @@ class Engine:
         trigger: decides where segments end.
         compile: compile the steps that write text; on a GPU they become one graph. The first steps then take a minute.
         turn_head: the probability that a question is complete, by its `turn_inputs`; None: nothing judges it.
-        adapters: of the language model, by kind of conversation (`models.echox.conversation_adapters`); None: none.
+        talk_head: the probability that what a user says is talk, by `talk_inputs`; None: all is.
+        adapters: of the language model, by kind of turn (`models.echox.conversation_adapters`); None: none.
 
     Raises:
         ValueError: parts that do not belong together, or a language model that cannot be compiled.
@@ -98,6 +100,7 @@ class Engine:
         compile: bool = False,
         turn_head: Callable[[Tensor], float] | None = None,
         adapters: Mapping[str, LeanAdapter] | None = None,
+        talk_head: Callable[[Tensor], float] | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -108,7 +111,7 @@ class Engine:
         audio_token = self.tokenizer.convert_ids_to_tokens(self._audio_token_id)
         self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
         self.trigger = trigger
-        self.turn_head, self.adapters = turn_head, dict(adapters or {})
+        self.turn_head, self.talk_head, self.adapters = turn_head, talk_head, dict(adapters or {})
         self.vocoder, self.unit_language = self._speech_parts()
         self._retokenizer = self._checked_retokenizer()
         self.device = next(model.parameters()).device
@@ -318,6 +321,26 @@ class Engine:
             states = torch.stack([encoded[digest].embeds[frame] for _, (digest, frame) in frames])
             embeds[torch.tensor([index for index, _ in frames], device=self.device)] = states.to(embeds)
         return embeds
+
+    def is_talk(self, reply: str, said: Sequence[Tensor | str]) -> bool:
+        """Whether what a user says is talk, and no question of knowledge; without a talk head everything is.
+
+        Args:
+            reply: the last one; "": there is none.
+            said: its parts in order, as texts or as inputs (K, H) of the language model.
+        """
+        if self.talk_head is None:
+            return True
+        parts = [self.text_embeds(part) if isinstance(part, str) else part for part in said]
+        newest = torch.cat([part.to(self.device, torch.float32) for part in parts])
+        return not len(newest) or self.talk_head(talk_inputs(self.text_embeds(reply), newest)) >= 0.5
+
+    @torch.no_grad()
+    def text_embeds(self, text: str) -> Tensor:
+        """(n, H) float32 inputs of a text alone."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        embeds: Tensor = self._lm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device))
+        return embeds.float()
 
     # ------------------------------------------------------------------------------------------ tools
 

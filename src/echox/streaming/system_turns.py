@@ -32,10 +32,14 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class SystemTurn:
-    """What a prompt begins with: the text of the system turn ("": there is none), and the tools of the model."""
+    """What a prompt begins with: the text of the system turn ("": there is none), and the tools of the model.
+
+    Its memory also depends on the adapter that the language model has.
+    """
 
     text: str = ""
     tools: tuple[Tool, ...] = ()
+    adapter: str | None = None
 
 
 class SystemTurns:
@@ -68,7 +72,7 @@ class SystemTurns:
 
     def awaited(self, system: SystemTurn, positions: Sequence[object]) -> bool:
         """Whether a row that holds these positions should be given to `keep`."""
-        return system != SystemTurn() and system not in self._saved and self._fits(system, positions)
+        return bool(system.text or system.tools) and system not in self._saved and self._fits(system, positions)
 
     def keep(self, system: SystemTurn, row: SavedRow) -> None:
         """Copy the system turn's part of a row."""

@@ -12,11 +12,14 @@ from echox.streaming.events import Reply
 
 
 def model_fingerprint(model: EchoX, *details: object, tools: bool = False) -> str:
-    """`fingerprint` of a model with the adapter that it has in conversations with, or without, tools."""
+    """`fingerprint` of a model with what it has beside its weights in conversations with, or without, tools."""
     adapter = model.adapters.get(kind_of(tools))
     if adapter is None:
         return fingerprint(model.model, *details)
-    return fingerprint(model.model, adapter.scale, *details, beside=adapter.tensors())
+    beside = adapter.tensors()
+    if not tools and model.talk_head is not None:
+        beside |= {f"talk_head.{name}": value for name, value in model.talk_head.state_dict().items()}
+    return fingerprint(model.model, adapter.scale, *details, beside=beside)
 
 
 class LocalSubject:

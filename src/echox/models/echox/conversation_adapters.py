@@ -1,9 +1,9 @@
-"""Conversation adapters: LoRAs that the language model has in one kind of conversation, and not in others.
+"""Conversation adapters: LoRAs that the language model has in one kind of turn, and not in others.
 
 What a published language model was not trained for it can learn (stage "instruct"): to call tools (lessons of stage
 "tool_lessons"), to hold a conversation aloud (stage "talk_lessons"). A model folder may hold what it learned apart from
-its weights, a folder of peft for each kind: then the weights stay as they were published, and each kind of conversation
-has what it needs.
+its weights, a folder of peft for each kind: then the weights stay as they were published, and each kind of turn has
+what it needs. A talk head (`talk_head.py`) tells talk from questions of knowledge, which no adapter answers.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from transformers import PreTrainedModel
 from echox.models.decoding.lean_adapter import LeanAdapter
 
 ADAPTER_FOLDERS = {"talk": "talk_adapter", "tools": "tool_adapter"}
-"""Where a model folder holds the adapter of conversations without tools, and that of conversations with tools."""
+"""Where a model folder holds the adapter of talk without tools, and that of conversations with tools."""
+KNOWLEDGE = "knowledge"
+"""Kind of a turn that the language model answers as it was published."""
 
 
-def kind_of(tools: bool) -> str:
-    """The kind of a conversation, a key of `ADAPTER_FOLDERS`.
+def kind_of(tools: bool, talk: bool = True) -> str:
+    """The kind of a turn: a key of `ADAPTER_FOLDERS`, or `KNOWLEDGE`.
 
     Args:
-        tools: whether it declares tools.
+        tools: whether the conversation declares tools.
+        talk: whether what the user says is talk, as far as that is known.
     """
-    return "tools" if tools else "talk"
+    return "tools" if tools else "talk" if talk else KNOWLEDGE
 
 
 def load_adapters(folder: Path, language_model: PreTrainedModel) -> dict[str, LeanAdapter]:

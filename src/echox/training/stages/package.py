@@ -23,6 +23,7 @@ from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.conversation_adapters import load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.talk_head import load_talk_head
 from echox.models.echox.turn_head import load_turn_head
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
@@ -109,7 +110,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     processor = EchoXProcessor.from_pretrained(settings.parts.echo)
     if settings.parts.unit_language is not None:
         processor.unit_language = AutoUnitLanguage.from_pretrained(settings.parts.unit_language)
-    parts, head, adapters = settings.parts, None, {}
+    parts, head, talk_head, adapters = settings.parts, None, None, {}
     apart = {"talk": parts.talk_adapter, "tools": parts.tool_adapter}
     learned = {kind: folder for kind, folder in apart.items() if folder is not None}
     if parts.s2t is not None and learned:
@@ -119,6 +120,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
         )
     if parts.s2t is None:
         head = load_turn_head(Path(parts.echo), model.s2t.config.hidden_size)
+        talk_head = load_talk_head(Path(parts.echo), model.s2t.config.hidden_size)
         adapters = load_adapters(Path(parts.echo), model.s2t.language_model)
     for kind, folder in learned.items():
         adapters[kind] = lora_beside(folder)
@@ -141,7 +143,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        EchoX(model, processor, settings.generation, record, settings.about, head, adapters).save_pretrained(
+        EchoX(model, processor, settings.generation, record, settings.about, head, adapters, talk_head).save_pretrained(
             partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
         )
         dump_recipe(settings, partial / "recipe.yaml")

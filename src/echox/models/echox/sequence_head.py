@@ -1,0 +1,87 @@
+"""A small recurrent network that reads inputs of the language model, and says yes or no: what a turn means.
+
+It needs no state of the language model, so its answer is there before the reply is begun. A model folder may hold some:
+`turn_head.py` and `talk_head.py` say what each reads, and what it answers.
+
+Letters: B sequences, K inputs of a sequence, H width of the language model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+Head = TypeVar("Head", bound="SequenceHead")
+
+
+class SequenceHead(nn.Module):
+    """A gated recurrent network over inputs with one number more each, and what its last state says.
+
+    Args:
+        width: H.
+        hidden_size: units.
+        dropout: in training.
+    """
+
+    scale: Tensor
+
+    def __init__(self, width: int, hidden_size: int = 64, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))  # of the inputs: their root mean square is 1 afterwards
+        self.reading = nn.Linear(width + 1, hidden_size)
+        self.recurrence = nn.GRU(hidden_size, hidden_size, batch_first=True)
+        self.deciding = nn.Linear(hidden_size, hidden_size // 2)
+        self.answer = nn.Linear(hidden_size // 2, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """(B,) log odds of yes, by inputs (B, K, H + 1), of which lengths (B,) count."""
+        scaled = torch.cat([inputs[..., :-1] * self.scale, inputs[..., -1:]], dim=-1)
+        states, _ = self.recurrence(self.dropout(self.reading(scaled).relu()))
+        last = states[torch.arange(len(states)), lengths - 1]
+        return self.answer(self.dropout(self.deciding(self.dropout(last)).relu()))[:, 0]
+
+    @torch.inference_mode()
+    def probability(self, inputs: Tensor) -> float:
+        """Probability of yes for inputs (K, H + 1)."""
+        return float(torch.sigmoid(self(inputs[None], torch.tensor([len(inputs)]))))
+
+    @torch.no_grad()
+    def calibrate(self, scale: Tensor, shift: Tensor) -> None:
+        """Multiply the log odds by ``scale`` () and add ``shift`` ()."""
+        self.answer.weight.mul_(scale)
+        self.answer.bias.copy_(self.answer.bias * scale + shift)
+
+    @classmethod
+    def load(cls: type[Head], path: Path, width: int, without: str) -> Head | None:
+        """The head of a file; None: there is no file.
+
+        Args:
+            path: of the file.
+            width: H of the language model.
+            without: what a user does who has no such head, for errors.
+
+        Raises:
+            ValueError: a damaged file, or the head of another language model or of an older version.
+        """
+        if not path.is_file():
+            return None
+        try:
+            stored = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: expected a head, found: {error}; copy the model folder again") from error
+        head = cls(width, max(2, stored.get("reading.bias", torch.ones(0)).numel())).eval()
+        expected = {name: value.shape for name, value in head.state_dict().items()}
+        found = {name: value.shape for name, value in stored.items()}
+        if found != expected or not all(bool(torch.isfinite(value).all()) for value in stored.values()):
+            raise ValueError(
+                f"{path}: expected finite weights of a head for a language model of width {width}, found "
+                f"{', '.join(f'{name} {tuple(shape)}' for name, shape in sorted(found.items()))}; {without}"
+            )
+        head.load_state_dict({name: value.float() for name, value in stored.items()})
+        return head.requires_grad_(False)
