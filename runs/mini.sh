@@ -88,9 +88,11 @@ stage t2c_more_names mini/t2c_names model.start_from=out/mini/t2c_names data.uns
 stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
 # 11. One folder that stands on the two packages. Seconds.
 stage package mini/package -- published_parts=null
-# 12. Tools: a LoRA learns to call six of them, which stays beside the weights: calls first, then conversations with calls, errors
-#     and other talk, many as this recogniser hears them. 39, 4 and 13 CPU-min. (What ships has the first of both, of lessons at
-#     2b9debf: docs/experiments.md, 2026-11-30.)
+# 12. What the language model learns besides, each in a LoRA that stays beside the weights. To hold a conversation: 63 CPU-min.
+#     To call six tools: calls first, then conversations with calls, errors and other talk, many as this recogniser hears them;
+#     39, 4 and 13 CPU-min. (What ships has the first of both, of lessons at 2b9debf: docs/experiments.md, 2026-11-30.)
+stage talk_lessons mini/talk_lessons -- count=20
+stage talk mini/talk model.start_from=out/mini/package -- "${few[@]}"
 stage first_tool_lessons mini/tool_lessons output=out/mini/text/first_tool_lessons.jsonl "exchanges=[1]" hearing=null \
   -- per_wording=1
 stage first_tools mini/first_tools model.start_from=out/mini/package -- "${few[@]}"
@@ -98,9 +100,11 @@ stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.m
   "hearing.voices={flite/slt: 1}" "hearing.new_voices={flite/kal: 1}"
 stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}"
 # 13. The folder that ships. Seconds.
-stage package_taught mini/package parts.echo=out/mini/package parts.vocoder=null parts.tool_adapter=out/mini/tools \
-  "parts.records=[out/mini/package,out/mini/first_tools,out/mini/tools]" output_dir=out/mini/package_taught \
-  -- published_parts=null
-#     Into it, the turn head: when is a question complete? 8 CPU-min.
+stage package_taught mini/package parts.echo=out/mini/package parts.vocoder=null parts.talk_adapter=out/mini/talk \
+  parts.tool_adapter=out/mini/tools "parts.records=[out/mini/package,out/mini/talk,out/mini/first_tools,out/mini/tools]" \
+  output_dir=out/mini/package_taught -- published_parts=null
+#     Into it, two heads: is it talk, which the adapter answers, or a question of knowledge? Half a minute.
+stage talk_head mini/talk_head -- steps=20
+#     And when is a question complete? 8 CPU-min.
 stage turn_head mini/turn_head model=out/mini/package_taught output=null -- model=nano output=out/mini/turn_head \
   "texts={corpora: {nano: 60}}" steps=50 "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"

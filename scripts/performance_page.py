@@ -396,6 +396,31 @@ def thread_counts(*results: Result) -> list[str]:
     return markdown_table(["first audio p50, p95; processor time p50", *heads], rows)
 
 
+def conversation(*results: Result) -> list[str]:
+    """Conversations on held-out wordings, with the talk adapter and without it; typed, then spoken."""
+    sides = [one["figures"][side] for one in results for side in ("with", "without") if side in one["figures"]]
+    what = {
+        "talk": "small talk answered as taught",
+        "told": "what the user told of before, given back",
+        "unknown": "what was never told, said to be unknown",
+        "sums": "sums right",
+        "knowledge": "nano's questions in between, right",
+    }
+    rows = [
+        [text, *(f"{one[f'{kind}_right']} of {one[f'{kind}_asked']}" for one in sides)] for kind, text in what.items()
+    ]
+    words = (f"{one['reply_words']['p50']:.0f}, {one['reply_words']['p95']:.0f}" for one in sides)
+    rows.append(["words of a reply p50, p95", *words])
+    rows.append(["a turn", *(f"{one['cpu_s_per_turn']:.2f} CPU-s" for one in sides)])
+    heads = [
+        f"{'spoken' if '--voice' in one['command'] else 'typed'}, {name}"
+        for one in results
+        for side, name in (("with", "mini"), ("without", "without the adapter"))
+        if side in one["figures"]
+    ]
+    return markdown_table(["", *heads], rows)
+
+
 def serving_load(result: Result) -> list[str]:
     """Conversations in real time on two servers in turn, one of which begins replies in pauses."""
     figures = result["figures"]
@@ -431,6 +456,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "mini_cascade": (("mini_cascade",), mini_cascade),
     "thread_counts": (("thread_counts_mini", "thread_counts_mini_busy"), thread_counts),
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
+    "conversation": (("conversation", "conversation_spoken"), conversation),
     "end_of_turn_fluent": (("end_of_turn_fluent",), end_of_turn),
     "tool_turns": (
         (

