@@ -15,10 +15,11 @@ from echox.training.records.record import RECORD_NAME
 
 PURPOSE = """\
 Mini listens to people and answers aloud. A published recogniser (Moonshine tiny) hears, a published language model
-(SmolLM2-135M-Instruct, 4 bits) thinks. Beside its weights stand two adapters (LoRA) that EchoX trains, one to hold a
-conversation and one to call tools where a client declares some; and EchoX trains what speaks: from the language model's
-hidden states and words to units, and from units to sound. It needs no GPU: every figure here is of two CPU cores, and
-of conversations without tools."""
+(SmolLM2-135M-Instruct, 4 bits) thinks. Beside its weights stand two adapters (LoRA) that EchoX trains: one to talk,
+which it has where a small network takes what is said for talk and not for a question of knowledge, and one to call
+tools where a client declares some. And EchoX trains what speaks: from the language model's hidden states and words to
+units, and from units to sound. It needs no GPU: every figure here is of two CPU cores, and of conversations without
+tools."""
 
 PARTS = (
     ("hears", "Moonshine tiny, from `moonshine-voice==0.0.73` or the hub", "MIT"),
@@ -42,7 +43,8 @@ LIMITS = """\
 - **English only**; one voice, synthetic, without emotion: the melody of a sentence is guessed from its phones.
 - **One or two sentences.** Its system prompt asks for one short sentence; another prompt changes that.
 - **Small talk** was learned on some 230 topics ([performance.md](performance.md#a-conversation) has how well it does
-  on other wordings); what lies outside them is answered by a small language model, and may be made up.
+  on other wordings); what lies outside them is answered by a small language model, and may be made up. One turn of talk
+  in twenty is taken for a question of knowledge, and one question in fifty for talk.
 - **It cannot know** the time, the weather, the news or where it is, and mostly says so. It forgets a conversation when
   that ends.
 - **Tools** are called by what it learned of six (docs/performance.md has how often rightly); a client's own tools less
