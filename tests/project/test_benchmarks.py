@@ -74,6 +74,7 @@ def threads():
 
 
 def test_a_result_says_where_and_how_it_was_measured(tmp_path, monkeypatch, capsys, threads):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)  # a command that ran in this process may have set it
     arguments = ["--repeats", "2", "--width", "8", "--vocabulary", "512", "--output", str(tmp_path / "costs.json")]
     run_benchmark("reference_costs", arguments, monkeypatch)
     result = json.loads((tmp_path / "costs.json").read_text(encoding="utf-8"))
