@@ -13,7 +13,7 @@ from echox.data.tool_templates import taught_template
 from echox.files import write_tensors
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead
+from echox.models.echox.turn_head import TurnHead
 from echox.tool_calls.tools import Tool, ToolUse
 from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.training.stages.dialogue.continued import load_s2t
@@ -98,7 +98,7 @@ def test_a_package_made_of_a_package_keeps_its_turn_head(parts):
     recipe_in(folder).run()
     assert EchoX.from_pretrained(folder / "package", device="cpu").turn_head is None
     head = TurnHead(model.model.s2t.config.hidden_size)
-    write_tensors(folder / "package" / TURN_HEAD_FILE, head.state_dict())
+    write_tensors(folder / "package" / TurnHead.file, head.state_dict())
     recipe_in(folder, **{"parts.echo": folder / "package", "output_dir": folder / "again"}).run()
     kept = EchoX.from_pretrained(folder / "again", device="cpu").turn_head
     assert torch.equal(kept.answer.weight, head.answer.weight)

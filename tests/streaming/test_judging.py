@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from echox.api import EchoX
 from echox.files import write_tensors
-from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead, load_turn_head, turn_inputs
+from echox.models.echox.turn_head import TurnHead, turn_inputs
 from echox.streaming import Finished, Heard, Judged, Scheduler, Session
 from echox.streaming.messages import Audio, Message
 from tiny_echox import tiny_echox, tone
@@ -134,33 +134,33 @@ def test_a_calibrated_head_says_the_same_on_another_scale():
 
 def test_a_head_is_saved_and_loaded(tmp_path):
     head = head_of(3)
-    write_tensors(tmp_path / TURN_HEAD_FILE, head.state_dict())
+    write_tensors(tmp_path / TurnHead.file, head.state_dict())
     inputs = torch.randn(5, 4)
-    assert load_turn_head(tmp_path, 3).probability(inputs) == head.probability(inputs)
+    assert TurnHead.load(tmp_path, 3).probability(inputs) == head.probability(inputs)
 
 
 def test_a_model_folder_keeps_its_head(model, tmp_path):
     head = head_of(width(model))
     EchoX(model.model, model.processor, model.settings, turn_head=head).save_pretrained(tmp_path)
     assert torch.equal(EchoX.from_pretrained(tmp_path).turn_head.answer.weight, head.answer.weight)
-    (tmp_path / TURN_HEAD_FILE).unlink()
+    (tmp_path / TurnHead.file).unlink()
     assert EchoX.from_pretrained(tmp_path).turn_head is None
 
 
 def test_a_head_that_does_not_belong_is_refused(tmp_path):
-    assert load_turn_head(tmp_path, 3) is None
+    assert TurnHead.load(tmp_path, 3) is None
     head = head_of(3)
-    write_tensors(tmp_path / TURN_HEAD_FILE, head.state_dict())
+    write_tensors(tmp_path / TurnHead.file, head.state_dict())
     with pytest.raises(ValueError, match="width 4"):
-        load_turn_head(tmp_path, 4)
+        TurnHead.load(tmp_path, 4)
     weights = {**head.state_dict(), "answer.bias": torch.tensor([float("nan")])}
-    write_tensors(tmp_path / TURN_HEAD_FILE, weights)
+    write_tensors(tmp_path / TurnHead.file, weights)
     with pytest.raises(ValueError, match="finite"):
-        load_turn_head(tmp_path, 3)
+        TurnHead.load(tmp_path, 3)
     for older in ({"weight": torch.ones(9), "bias": torch.zeros(())}, {"reading.bias": torch.tensor(1.0)}):
-        save_file(older, tmp_path / TURN_HEAD_FILE)
+        save_file(older, tmp_path / TurnHead.file)
         with pytest.raises(ValueError, match="train it again"):
-            load_turn_head(tmp_path, 3)
-    (tmp_path / TURN_HEAD_FILE).write_bytes(b"no tensors")
+            TurnHead.load(tmp_path, 3)
+    (tmp_path / TurnHead.file).write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="copy the model folder again"):
-        load_turn_head(tmp_path, 3)
+        TurnHead.load(tmp_path, 3)

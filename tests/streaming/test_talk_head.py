@@ -11,7 +11,7 @@ from echox import EchoX
 from echox.config import load_recipe
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.evaluation.subjects.local import model_fingerprint
-from echox.models.echox.talk_head import TALK_HEAD_FILE, TalkHead, load_talk_head, talk_inputs
+from echox.models.echox.talk_head import TalkHead, talk_inputs
 from echox.tool_calls.tools import ToolUse
 from tiny_echox import tone
 from tiny_recogniser import tiny_hearer
@@ -134,8 +134,8 @@ def test_it_is_saved_loaded_and_part_of_the_fingerprint(always, tmp_path):
     assert model_fingerprint(model, tools=True) == model_fingerprint(always, tools=True)
     always.save_pretrained(tmp_path)
     assert EchoX.from_pretrained(tmp_path, device="cpu").talk_head is None
-    (tmp_path / TALK_HEAD_FILE).write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="expected a head"):
+    (tmp_path / TalkHead.file).write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="expected a talk head"):
         EchoX.from_pretrained(tmp_path, device="cpu")
 
 
@@ -165,7 +165,7 @@ def test_a_head_is_trained_and_says_how_well(tmp_path):
     assert scores["heldout"]["knowledge_taken_for_talk"] < 0.2
     assert scores["heldout"]["knowledge_turns"] > 10 + 3  # lessons, and some of the questions
     nano = EchoX.from_pretrained("nano", device="cpu")
-    assert load_talk_head(tmp_path / "made", nano.engine.text_embeds("").shape[1]) is not None
+    assert TalkHead.load(tmp_path / "made", nano.engine.text_embeds("").shape[1]) is not None
     recipe.lessons = [str(tmp_path / "questions.jsonl")]
     recipe.questions = []
     with pytest.raises(ValueError, match="questions: expected some"):

@@ -14,7 +14,7 @@ from echox.config import load_recipe
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import Dialogue, Turn
 from echox.data.scoring import area_under_curve
-from echox.models.echox.turn_head import TurnHead, load_turn_head
+from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.interjections import WEIGHTS_FILE, InterjectionJudge
 from echox.training.stages.hearing.heard_texts import HeardTexts, cut_texts, key, pause_places, without_address
 from echox.training.stages.hearing.turn_head import Row, TurnTexts, calibrate, fit, measure, split_of
@@ -142,7 +142,7 @@ def test_a_head_is_fitted_and_used(tmp_path):
     assert scores["test"]["auc"] > 0.6
     assert json.loads((tmp_path / "turn_head.json").read_text()) == scores
     width = EchoX.from_pretrained("nano").model.s2t.config.text_config.hidden_size
-    assert load_turn_head(tmp_path, width) is not None
+    assert TurnHead.load(tmp_path, width) is not None
 
 
 @needs_voices

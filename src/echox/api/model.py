@@ -23,8 +23,8 @@ from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS, load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.talk_head import TALK_HEAD_FILE, TalkHead, load_talk_head
-from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead, load_turn_head
+from echox.models.echox.talk_head import TalkHead
+from echox.models.echox.turn_head import TurnHead
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
 from echox.models.quantization.low_bits import INT4, LOW_BITS, quantise_on_cpu
@@ -93,7 +93,8 @@ class EchoX:
     def _start(self, compile: bool = False) -> None:
         """Make a new engine and scheduler: needed after every change of the weights."""
         trigger = trigger_of(self.model.config)
-        judge, tell_talk = (head.probability if head is not None else None for head in (self.turn_head, self.talk_head))
+        judge = None if self.turn_head is None else self.turn_head.probability
+        tell_talk = None if self.talk_head is None else self.talk_head.probability
         self.engine = Engine(self.model, self.processor, trigger, compile, judge, self.adapters, tell_talk)
         self.scheduler = Scheduler(self.engine)
 
@@ -181,9 +182,9 @@ class EchoX:
             quantise_on_cpu(model.s2t.language_model, place, dtype)
         language_model = model.s2t.language_model
         width = int(language_model.config.get_text_config().hidden_size)
-        head, adapters = load_turn_head(folder, width), load_adapters(folder, language_model)
-        about, tell_talk = About.load(folder), load_talk_head(folder, width)
-        return cls(model, processor, settings, record, about, head, adapters, tell_talk)
+        turn_head, talk_head = TurnHead.load(folder, width), TalkHead.load(folder, width)
+        adapters = load_adapters(folder, language_model)
+        return cls(model, processor, settings, record, About.load(folder), turn_head, adapters, talk_head)
 
     def save_pretrained(
         self,
@@ -238,11 +239,11 @@ class EchoX:
 
     def _save_additions(self, folder: Path) -> None:
         """Heads and adapters; those of another model that was in the folder are removed."""
-        for file, part in ((TURN_HEAD_FILE, self.turn_head), (TALK_HEAD_FILE, self.talk_head)):
-            if part is not None:
-                write_tensors(folder / file, part.state_dict())
+        for kind_of_head, head in ((TurnHead, self.turn_head), (TalkHead, self.talk_head)):
+            if head is not None:
+                write_tensors(folder / head.file, head.state_dict())
             else:
-                (folder / file).unlink(missing_ok=True)
+                (folder / kind_of_head.file).unlink(missing_ok=True)
         for kind, name in ADAPTER_FOLDERS.items():
             place = folder / name
             if (adapter := self.adapters.get(kind)) is not None:

@@ -9,7 +9,7 @@ Letters: B sequences, K inputs of a sequence, H width of the language model.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -26,8 +26,16 @@ class SequenceHead(nn.Module):
         width: H.
         hidden_size: units.
         dropout: in training.
+
+    Attributes:
+        file: its name in a model folder, after the stage that trains it.
+        what: it is, for errors.
+        without: what happens in a folder without it, for errors.
     """
 
+    file: ClassVar[str]
+    what: ClassVar[str]
+    without: ClassVar[str]
     scale: Tensor
 
     def __init__(self, width: int, hidden_size: int = 64, dropout: float = 0.2) -> None:
@@ -58,30 +66,31 @@ class SequenceHead(nn.Module):
         self.answer.bias.copy_(self.answer.bias * scale + shift)
 
     @classmethod
-    def load(cls: type[Head], path: Path, width: int, without: str) -> Head | None:
-        """The head of a file; None: there is no file.
+    def load(cls: type[Head], folder: Path, width: int) -> Head | None:
+        """The head of a model folder; None: it has none.
 
         Args:
-            path: of the file.
-            width: H of the language model.
-            without: what a user does who has no such head, for errors.
+            folder: of the model.
+            width: H of its language model.
 
         Raises:
             ValueError: a damaged file, or the head of another language model or of an older version.
         """
+        path = folder / cls.file
         if not path.is_file():
             return None
         try:
             stored = load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: expected a head, found: {error}; copy the model folder again") from error
+            raise ValueError(f"{path}: expected a {cls.what}, found: {error}; copy the model folder again") from error
         head = cls(width, max(2, stored.get("reading.bias", torch.ones(0)).numel())).eval()
         expected = {name: value.shape for name, value in head.state_dict().items()}
         found = {name: value.shape for name, value in stored.items()}
         if found != expected or not all(bool(torch.isfinite(value).all()) for value in stored.values()):
             raise ValueError(
-                f"{path}: expected finite weights of a head for a language model of width {width}, found "
-                f"{', '.join(f'{name} {tuple(shape)}' for name, shape in sorted(found.items()))}; {without}"
+                f"{path}: expected finite weights of a {cls.what} for a language model of width {width}, found "
+                f"{', '.join(f'{name} {tuple(shape)}' for name, shape in sorted(found.items()))}; remove the file "
+                f"({cls.without}), or train it again (stage {path.stem})"
             )
         head.load_state_dict({name: value.float() for name, value in stored.items()})
         return head.requires_grad_(False)

@@ -11,20 +11,20 @@ Letters: N tokens of the last reply's end, K inputs of the newest words, H width
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from echox.models.echox.sequence_head import SequenceHead
 
-TALK_HEAD_FILE = "talk_head.safetensors"
 REPLY_TOKENS, NEWEST_INPUTS = 24, 48
 """Most tokens of the last reply's end, and most inputs of the newest words, that are read."""
 
 
 class TalkHead(SequenceHead):
     """Yes: it is talk. It reads `talk_inputs`."""
+
+    file, what = "talk_head.safetensors", "talk head"
+    without = "the talk adapter is then used in every turn"
 
 
 def talk_inputs(reply: Tensor, newest: Tensor) -> Tensor:
@@ -37,17 +37,3 @@ def talk_inputs(reply: Tensor, newest: Tensor) -> Tensor:
     parts = [(reply[-REPLY_TOKENS:], 0.0), (newest[:NEWEST_INPUTS], 1.0)]
     rows = [torch.cat([part.detach().float().cpu(), torch.full((len(part), 1), flag)], 1) for part, flag in parts]
     return torch.cat(rows)
-
-
-def load_talk_head(folder: Path, width: int) -> TalkHead | None:
-    """The talk head of a model folder; None: it has none.
-
-    Args:
-        folder: of the model.
-        width: H of its language model.
-
-    Raises:
-        ValueError: a damaged file, or the head of another language model or of an older version.
-    """
-    without = "remove the file (the talk adapter is then used in every turn), or train it again (stage talk_head)"
-    return TalkHead.load(folder / TALK_HEAD_FILE, width, without)

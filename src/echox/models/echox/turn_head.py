@@ -14,19 +14,20 @@ detector); form, data and weights are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from echox.models.echox.sequence_head import SequenceHead
 
-TURN_HEAD_FILE = "turn_head.safetensors"
 _LONGEST_GAP_S = 1.0  # longer ones say no more
 
 
 class TurnHead(SequenceHead):
     """Yes: the speaker has finished. It reads `turn_inputs`."""
+
+    file, what = "turn_head.safetensors", "turn head"
+    without = "the length of silence then decides"
 
 
 def turn_inputs(embeds: Tensor, begins_s: Sequence[float]) -> Tensor | None:
@@ -41,17 +42,3 @@ def turn_inputs(embeds: Tensor, begins_s: Sequence[float]) -> Tensor | None:
     begins = torch.tensor([0.0, *begins_s])
     gaps = (begins[1:] - begins[:-1]).clamp(0.0, _LONGEST_GAP_S)
     return torch.cat([embeds.detach().float().cpu(), gaps[:, None]], dim=1)
-
-
-def load_turn_head(folder: Path, width: int) -> TurnHead | None:
-    """The turn head of a model folder; None: it has none.
-
-    Args:
-        folder: of the model.
-        width: H of its language model.
-
-    Raises:
-        ValueError: a damaged file, or the head of another language model or of an older version.
-    """
-    without = "remove the file (the length of silence then decides), or train it again (stage turn_head)"
-    return TurnHead.load(folder / TURN_HEAD_FILE, width, without)

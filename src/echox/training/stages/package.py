@@ -23,8 +23,8 @@ from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.conversation_adapters import load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.talk_head import load_talk_head
-from echox.models.echox.turn_head import load_turn_head
+from echox.models.echox.talk_head import TalkHead
+from echox.models.echox.turn_head import TurnHead
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
@@ -119,8 +119,8 @@ def write_package(settings: PackageRecipe) -> JsonObject:
             "belongs to the weights that it was trained on, those inside parts.echo"
         )
     if parts.s2t is None:
-        head = load_turn_head(Path(parts.echo), model.s2t.config.hidden_size)
-        talk_head = load_talk_head(Path(parts.echo), model.s2t.config.hidden_size)
+        width = model.s2t.config.hidden_size
+        head, talk_head = TurnHead.load(Path(parts.echo), width), TalkHead.load(Path(parts.echo), width)
         adapters = load_adapters(Path(parts.echo), model.s2t.language_model)
     for kind, folder in learned.items():
         adapters[kind] = lora_beside(folder)

@@ -23,7 +23,7 @@ from echox.api.loading import find_model
 from echox.config import recipe
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.files import JsonObject, write_tensors, write_text
-from echox.models.echox.talk_head import TALK_HEAD_FILE, TalkHead, talk_inputs
+from echox.models.echox.talk_head import TalkHead, talk_inputs
 from echox.streaming.engine import Engine
 from echox.training.stages.dialogue.lm import vary
 
@@ -87,7 +87,7 @@ class TalkHeadRecipe:
         scores = {split: measure(head, engine, held_out, split) for split in sorted({one.split for one in held_out})}
         output = folder if self.output is None else Path(self.output)
         output.mkdir(parents=True, exist_ok=True)
-        write_tensors(output / TALK_HEAD_FILE, head.state_dict())
+        write_tensors(output / head.file, head.state_dict())
         write_text(output / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
         return scores
 

@@ -32,7 +32,7 @@ from echox.data.manifest import Dialogue, Turn, read_dialogues
 from echox.data.pauses import cut, detected_pauses, speak_with_pause
 from echox.data.scoring import area_under_curve
 from echox.files import JsonObject, write_tensors, write_text
-from echox.models.echox.turn_head import TURN_HEAD_FILE, TurnHead
+from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
 from echox.streaming.messages import Audio, Message
 from echox.training.stages.hearing.heard_texts import CutText, HeardTexts, cut_texts, key, pause_places, without_address
@@ -120,7 +120,7 @@ class TurnHeadRecipe:
         scores = {split: measure(head, _of(rows, split)) for split in ("calibrate", "test")}
         output = folder if self.output is None else Path(self.output)
         output.mkdir(parents=True, exist_ok=True)
-        write_tensors(output / TURN_HEAD_FILE, head.state_dict())
+        write_tensors(output / head.file, head.state_dict())
         write_text(output / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
         return scores
 
