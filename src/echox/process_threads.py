@@ -37,9 +37,12 @@ def set_threads(threads: int | None, model: nn.Module) -> None:
     """
     import torch
 
-    weights = list(chain(model.parameters(), model.buffers()))
-    small = all(one.device.type == "cpu" for one in weights) and sum(one.nbytes for one in weights) < SMALL_BYTES
-    if threads is None and small and "OMP_NUM_THREADS" not in os.environ:
+    if threads is None and "OMP_NUM_THREADS" not in os.environ and _is_small(model):
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def _is_small(model: nn.Module) -> bool:
+    weights = list(chain(model.parameters(), model.buffers()))
+    return all(one.device.type == "cpu" for one in weights) and sum(one.nbytes for one in weights) < SMALL_BYTES

@@ -97,6 +97,15 @@ def test_a_conversation_with_tools_is_not_told_apart(plain):
     assert replies(model, TALK, tools=ToolUse(TOOLS)) == replies(plain, TALK, tools=ToolUse(TOOLS))
 
 
+def test_it_reads_nothing_that_is_too_long_or_has_tools():
+    model = routed()
+    longest = model.engine.max_positions * model.engine.longest_token
+    with pytest.raises(ValueError, match="the question is too long"):
+        replies(model, "a" * (longest + 1))
+    replies(model, TALK, tools=ToolUse(TOOLS))
+    assert model.read == []
+
+
 def test_it_reads_the_end_of_the_last_reply_and_the_newest_words():
     model = routed()
     said = model.session(seed=1, max_new_tokens=8, speak=False)
@@ -109,11 +118,10 @@ def test_it_reads_the_end_of_the_last_reply_and_the_newest_words():
 
 
 def test_what_is_heard_is_read_as_the_language_model_reads_it():
-    model = tiny_hearer()
-    model.engine.talk_head, read = told_by(torch.zeros(0))
+    model = routed(tiny_hearer())
     model.session(speak=False, max_new_tokens=2).reply({"array": tone(0.6, 1), "sampling_rate": 16_000})
     (encoded,) = model.engine._encoded.values()
-    assert torch.equal(read[-1][:, :-1], encoded.embeds.float())
+    assert torch.equal(model.read[-1][:, :-1], encoded.embeds.float())
 
 
 def test_long_texts_are_read_in_part():

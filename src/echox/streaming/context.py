@@ -65,7 +65,6 @@ class Context:
         self._saved: SavedRow | None = None
         self._remembered: list[Position] = []  # the positions that the memory holds
         self._remembered_adapter: str | None = None  # that they were run with
-        self._talks = True  # in the turn that is being answered, as far as that is known
         self._system_turn = SystemTurn()  # that the newest prompt begins with
 
     def fork(self) -> Context:
@@ -74,7 +73,7 @@ class Context:
         copied.tools, copied.messages = self.tools, list(self.messages)
         copied._encoded, copied._system_turn = dict(self._encoded), self._system_turn
         copied._saved, copied._remembered = self._saved, list(self._remembered)
-        copied._remembered_adapter, copied._talks = self._remembered_adapter, self._talks
+        copied._remembered_adapter = self._remembered_adapter
         return copied
 
     # ------------------------------------------------------------------------------------------ encoded audio
@@ -142,13 +141,13 @@ class Context:
             ValueError: the newest turn alone is too long, or text holds special tokens.
             LayoutCancelled: it was cancelled.
         """
-        self._talks = self._is_talk(new)
-        text = system_text(join_system(self._opening, [*self.messages, *new]))
-        self._system_turn = SystemTurn(text, self.tools, self.adapter)
         limit = self.engine.max_positions
+        if limit is not None:
+            self._check_length(new, limit)
+        text = system_text(join_system(self._opening, [*self.messages, *new]))
+        self._system_turn = SystemTurn(text, self.tools, self._adapter_for(new))
         if limit is None:
             return Layout(self._positions([*self.messages, *new], cancelled))
-        self._check_length(new, limit)
         # Room for the reply, or at least for a quarter of all positions.
         room = limit - min(max_new_tokens, limit // 4)
         system = [message for message in self.messages[:1] if message.role == "system"]  # never dropped
@@ -234,9 +233,15 @@ class Context:
 
     @property
     def adapter(self) -> str | None:
-        """The conversation adapter that the language model has in this turn; None: it has none for this kind."""
-        kind = kind_of(tools=bool(self.tools), talk=self._talks)
-        return kind if kind in self.engine.adapters else None
+        """The conversation adapter that the language model has in the turn that was laid out; None: none."""
+        return self._system_turn.adapter
+
+    def _adapter_for(self, new: Sequence[Message]) -> str | None:
+        """The conversation adapter that the language model has in a turn; None: it has none for this kind."""
+        kind = kind_of(tools=bool(self.tools))
+        if kind not in self.engine.adapters:
+            return None
+        return kind if self.tools or self._is_talk(new) else None
 
     def _is_talk(self, new: Sequence[Message]) -> bool:
         """Whether the newest words of the user are talk."""

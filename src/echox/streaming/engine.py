@@ -199,7 +199,7 @@ class Engine:
         keys = [audio.digest for audio in audios]
         new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self._encoded}
         if new:
-            drafts = [self._drafts.of(audio) for audio in new.values()]
+            drafts = [] if self._retokenizer is None else [self._drafts.of(audio) for audio in new.values()]
             states, transcripts = self.model.s2t.encode_and_transcribe(
                 **self._features(list(new.values())), retokenizer=self._retokenizer, drafts=drafts
             )
@@ -315,7 +315,7 @@ class Engine:
         """(n, H) inputs of positions, given the encoded audios by their digests."""
         table = self._lm.get_input_embeddings()
         tokens = [one if isinstance(one, int) else 0 for one in positions]
-        embeds: Tensor = table(torch.tensor(tokens, device=self.device))
+        embeds: Tensor = table(torch.tensor(tokens, dtype=torch.long, device=self.device))
         frames = [(index, one) for index, one in enumerate(positions) if not isinstance(one, int)]
         if frames:  # all at once: on a GPU each assignment is a launch
             states = torch.stack([encoded[digest].embeds[frame] for _, (digest, frame) in frames])
@@ -339,8 +339,7 @@ class Engine:
     def text_embeds(self, text: str) -> Tensor:
         """(n, H) float32 inputs of a text alone."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        embeds: Tensor = self._lm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device))
-        return embeds.float()
+        return self.embed(ids, {}).float()
 
     # ------------------------------------------------------------------------------------------ tools
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from echox.models.decoding.row_cache import SavedRow
@@ -88,7 +88,8 @@ class SystemTurns:
         return bool(begins) and list(positions[: len(begins)]) == begins
 
     def _begins(self, system: SystemTurn) -> list[object]:
-        """What every prompt with this system prompt begins with."""
+        """What every prompt with this system prompt begins with, whatever the adapter."""
+        system = replace(system, adapter=None)
         if system not in self._positions:
             before = [Message("system", (system.text,))] if system.text else []
             first, second = (

@@ -16,18 +16,15 @@ from echox.models.decoding.lean_adapter import LeanAdapter
 
 ADAPTER_FOLDERS = {"talk": "talk_adapter", "tools": "tool_adapter"}
 """Where a model folder holds the adapter of talk without tools, and that of conversations with tools."""
-KNOWLEDGE = "knowledge"
-"""Kind of a turn that the language model answers as it was published."""
 
 
-def kind_of(tools: bool, talk: bool = True) -> str:
-    """The kind of a turn: a key of `ADAPTER_FOLDERS`, or `KNOWLEDGE`.
+def kind_of(tools: bool) -> str:
+    """The kind of a conversation, a key of `ADAPTER_FOLDERS`.
 
     Args:
-        tools: whether the conversation declares tools.
-        talk: whether what the user says is talk, as far as that is known.
+        tools: whether it declares tools.
     """
-    return "tools" if tools else "talk" if talk else KNOWLEDGE
+    return "tools" if tools else "talk"
 
 
 def load_adapters(folder: Path, language_model: PreTrainedModel) -> dict[str, LeanAdapter]:
