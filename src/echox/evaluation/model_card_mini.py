@@ -44,7 +44,7 @@ LIMITS = """\
 - **One or two sentences.** Its system prompt asks for one short sentence; another prompt changes that.
 - **Small talk** was learned on some 230 topics ([performance.md](performance.md#a-conversation) has how well it does
   on other wordings); what lies outside them is answered by a small language model, and may be made up. One turn of talk
-  in twenty is taken for a question of knowledge, and one question in fifty for talk.
+  in twenty is taken for a question of knowledge, and one question in ninety for talk.
 - **It cannot know** the time, the weather, the news or where it is, and mostly says so. It forgets a conversation when
   that ends.
 - **Tools** are called by what it learned of six (docs/performance.md has how often rightly); a client's own tools less
