@@ -192,6 +192,11 @@ def packaged_yaml(package: str, name: str) -> JsonObject:
     return content
 
 
+def write_lines(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a JSON object a line; an older file is replaced whole."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def text_lines(path: str | Path) -> Iterator[tuple[int, str | ValueError]]:
     """Lines of a UTF-8 file that are not empty, with their numbers from 1; an error in place of one that is not UTF-8.
 

@@ -9,9 +9,10 @@ from echox.audio import load_audio
 from echox.evaluation.interop.export import export_run
 from echox.evaluation.run import run_tasks
 from echox.evaluation.scoring.choices import known_answer, names_only
-from echox.evaluation.scoring.records import read_lines, write_lines
+from echox.evaluation.scoring.records import read_lines
 from echox.evaluation.sets.tasks import open_tasks, typed_task
 from echox.evaluation.summary import render
+from echox.files import write_lines
 from echox.streaming.events import Reply
 from tiny_echox import tone
 

@@ -42,8 +42,8 @@ def open_sealed(
     debug: Debug = False,
 ) -> None:
     """Open a sealed set, once, and record when, at which commit and for what. Commit the record with the figures."""
-    from echox.evaluation.scoring.records import write_lines
     from echox.evaluation.sets.nano import open_nano_seal
+    from echox.files import write_lines
     from echox.training.records.record import code_state
 
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")

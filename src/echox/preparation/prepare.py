@@ -22,7 +22,7 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
-from echox.files import JsonObject, write_text
+from echox.files import JsonObject, write_lines, write_text
 from echox.preparation.clips import Clip, Dropped, read_inputs
 from echox.preparation.dialogue_shards import write_dialogue_shards
 from echox.preparation.duplicates import find_duplicates
@@ -332,8 +332,7 @@ def _dialogue(dialogue: Dialogue, kept: dict[str, Row], speaking: Collection[str
 def _write_dropped(state: _State, output: Path) -> str:
     """Write the dropped clips; details name folders of this machine, so they are not part of the hash."""
     rows = sorted(state.dropped, key=lambda item: item.id)
-    content = [json.dumps(to_dict(item), ensure_ascii=False) + "\n" for item in rows]
-    write_text(output / "dropped.jsonl", "".join(content))
+    write_lines(output / "dropped.jsonl", map(to_dict, rows))
     return hashlib.sha256(json.dumps([[item.id, item.reason] for item in rows]).encode()).hexdigest()
 
 

@@ -35,7 +35,7 @@ from echox.data.manifest import (
     write_dialogues,
     write_utterances,
 )
-from echox.files import JsonObject, journal_entries, open_journal, write_text
+from echox.files import JsonObject, journal_entries, open_journal, write_lines, write_text
 
 SAMPLING_RATE = 16_000
 MAX_HELD_OUT = 500
@@ -287,7 +287,7 @@ class Corpus(ABC):
             write_dialogues(output / "dialogues.jsonl", dialogues)
         for name, rows in (("units.jsonl", units), ("damaged.jsonl", prepared.damaged)):
             if rows:
-                write_text(output / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                write_lines(output / name, rows)
         prepared.utterances, prepared.dialogues = len(utterances), len(dialogues)
         record = {
             "corpus": self.name,

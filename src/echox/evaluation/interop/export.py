@@ -15,9 +15,8 @@ from echox.audio import load_audio, save_audio
 from echox.evaluation.interop.judge_prompts import read_template, write_judge_prompts
 from echox.evaluation.interop.uro_bench import write_uro_bench
 from echox.evaluation.run_files import read_rows, read_run
-from echox.evaluation.scoring.records import write_lines
 from echox.evaluation.scoring.schema import JsonObject, Row, RunFile, TaskEntry
-from echox.files import write_text
+from echox.files import write_lines, write_text
 
 QUESTION_RATE_HZ = 16000
 LLM_JUDGE = "llm-judge"

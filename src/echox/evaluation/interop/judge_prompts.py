@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from echox.evaluation.scoring.records import write_lines
 from echox.evaluation.scoring.schema import JsonObject, Row
-from echox.files import decoded
+from echox.files import decoded, write_lines
 
 PLACES = ("question", "official_answer", "candidate_answer")
 """Names in braces that a template may have; the last two it must have."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from echox.audio import load_audio, save_audio
-from echox.evaluation.scoring.records import write_lines
 from echox.evaluation.scoring.schema import Row, TaskEntry
 from echox.evaluation.scoring.uro import uro_reference
+from echox.files import write_lines
 
 TRACKS = ("basic", "pro")
 AUDIO_RATE_HZ = 24000

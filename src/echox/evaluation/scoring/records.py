@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from echox.evaluation.scoring.schema import JsonObject
-from echox.files import open_journal, text_lines, write_text
+from echox.files import open_journal, text_lines
 
 
 class _HasId(Protocol):
@@ -113,11 +113,6 @@ def read_lines(path: Path) -> list[JsonObject]:
                 continue  # written half when the process was killed
             raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error
     return found
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """A JSON object a line, as `read_lines` reads them; an older file is replaced whole."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def balanced_order(items: Sequence[T], group_of: Callable[[T], str], seed: int) -> list[T]:
