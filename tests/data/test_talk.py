@@ -68,6 +68,14 @@ def test_splits_share_no_wording_and_no_sum():
         assert sums[one]
 
 
+def test_beside_tools_nothing_is_said_that_a_tool_could_do():
+    refused = [one for one in CONTENT["talk"] if one.get("tool")]
+    assert {"weather", "alarm_timer", "lights", "search_internet"} <= {one["topic"] for one in refused}
+    kept = {one.topic for played in conversations("train", 400, [], beside_tools=True) for one in played}
+    assert {"joke", "told_pet"} <= kept
+    assert not kept & {*(one["topic"] for one in refused), "plus", "minus", "times", "say_again_nothing"}
+
+
 def test_what_is_asked_for_was_told_before_and_what_was_not_is_unknown():
     kinds = set()
     for played in itertools.chain(*PLAYED.values()):

@@ -13,6 +13,7 @@ from echox.data.corpora.tools.names import other_names
 from echox.data.corpora.tools.requests import tool_requests
 from echox.data.manifest import read_dialogues
 from echox.data.tool_templates import has_call
+from echox.files import packaged_yaml
 from echox.preparation.conversations import heard_requests as hearing
 from echox.preparation.conversations.heard_requests import HearingConfig, heard_requests, still_told
 
@@ -84,6 +85,29 @@ def replies_by_kind(one):
         if turn.role == "assistant" and not before.text.startswith("Result: "):
             kinds.append(has_call(turn.text))
     return kinds
+
+
+@pytest.mark.slow
+def test_small_talk_is_among_the_calls_and_says_nothing_that_a_tool_could_do(made):
+    topics = {one["topic"]: one for one in packaged_yaml("echox.data.corpora.talk", "talk.yaml")["talk"]}
+    lessons = [one for one in made[3] if one.split == "train"]
+    said = {turn.text for one in lessons for turn in one.turns if turn.role == "user"}
+    assert said & {*topics["joke"]["asked"], *topics["thanks"]["asked"], *topics["name"]["asked"]}
+    replies = {turn.text for one in lessons for turn in one.turns if turn.role == "assistant"}
+    assert not replies & {
+        *topics["alarm_timer"]["replies"],
+        *topics["date"]["replies"],
+        *topics["play_music"]["replies"],
+    }
+    assert not said & set(topics["say_again_nothing"]["asked"])  # fits the beginning of a conversation only
+    asked = [turns for one in lessons for turns in zip(one.turns, one.turns[1:], strict=False)]
+    assert not any(
+        has_call(reply.text)
+        for turn, reply in asked
+        if turn.text in topics["joke"]["asked"] + topics["thanks"]["asked"]
+    )
+    held_out = {one.split for one in made[3] if topic_of(one) in ("small_talk", "late_small_talk")}
+    assert held_out == {"validation", "heldout"}
 
 
 @pytest.mark.slow

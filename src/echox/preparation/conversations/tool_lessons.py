@@ -1,19 +1,23 @@
 """Stage "tool_lessons": typed lessons from which stage "instruct" teaches a finished model to call tools.
 
 Each lesson is a conversation of one or several exchanges whose system turn declares tools: requests, the reply that
-calls a tool, its output (an error too), the answer; requests whose tool is not declared; and questions that want no
-tool, in between. They are written out as the model's template with tools will write them
+calls a tool, its output (an error too), the answer; requests whose tool is not declared; and questions and small talk
+that want no tool, in between. They are written out as the model's template with tools will write them
 (`data.tool_templates.taught_template`), so to training they are texts.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from echox.config import dump_recipe, recipe
 from echox.data.corpora.nano.world import build_dialogues
+from echox.data.corpora.talk.conversations import conversations
 from echox.data.corpora.tools.names import NamedTool, other_names, taught_names
 from echox.data.corpora.tools.requests import ToolRequest, failed, system_prompts, tool_requests
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
@@ -25,6 +29,8 @@ from echox.tool_calls.tools import Tool
 
 NO_TOOL = "no_tool"
 """Topic of questions that want no tool."""
+SMALL_TALK = "small_talk"
+"""Topic of what else wants no tool."""
 _ALL_TOOLS, _FEW_TOOLS = 0.75, 4
 """Share of lessons in which all tools are declared; in the others so many at most: they are read sooner."""
 _OTHER_NAMES = 0.5
@@ -51,12 +57,14 @@ class ToolLessonsRecipe:
             figures) the last turn is what counts, by topic: "call/..." and "reply/..." by tool (then "/new": a value
             that training has not), "error/..." (how an error is answered), "renamed/..." (names that training has
             not), "late/..." (a call late in a conversation), "late_renamed/...", "heard/..." (as a model hears it),
-            "undeclared/...", "no_tool", "late_no_tool".
+            "undeclared/...", "no_tool", "late_no_tool", "small_talk", "late_small_talk" (which have other right
+            replies too).
         others: manifests of dialogues with the model's own replies (stage "replies"), whose first question wants no
             tool; empty: the nano corpus.
         per_wording: requests of each wording for training, with other values; of the other splits a twentieth.
         exchanges: weights of lessons of one exchange, of two, and so on.
         no_tool: share of the exchanges that want no tool.
+        talk: of these, the share that is small talk (`data.corpora.talk`); the others are questions.
         hearing: who speaks some of the requests, and who hears them; null: all are as they are written.
         seed: decides values, tools and questions.
     """
@@ -67,6 +75,7 @@ class ToolLessonsRecipe:
     per_wording: int = 12
     exchanges: list[float] = field(default_factory=lambda: [2, 2, 2, 2, 2, 1])
     no_tool: float = 0.35
+    talk: float = 0.5
     hearing: HearingConfig | None = None
     seed: int = 0
 
@@ -83,11 +92,11 @@ class ToolLessonsRecipe:
             count = self.per_wording if split == "train" else max(1, self.per_wording // 20)
             requests = tool_requests(split, count, self.seed)
             spoken = self._spoken(requests, rng)
-            questions = _Questions(found, split, rng)
+            questions, small_talk = _Questions(found, split, rng), _SmallTalk(split, self.seed)
             if split == "train":
-                lessons += self._conversations(requests, spoken, questions, rng)
+                lessons += self._conversations(requests, spoken, questions, small_talk, rng)
             else:
-                lessons += _for_figures(requests, list(spoken.values()), questions, rng)
+                lessons += _for_figures(requests, list(spoken.values()), questions, small_talk, rng)
         write_dialogues(self.output, lessons)
         dump_recipe(self, Path(self.output).with_suffix(".yaml"))
         return {split: float(sum(one.split == split for one in lessons)) for split in SPLITS}
@@ -103,6 +112,7 @@ class ToolLessonsRecipe:
         requests: list[ToolRequest],
         spoken: dict[ToolRequest, ToolRequest],
         questions: _Questions,
+        small_talk: _SmallTalk,
         rng: random.Random,
     ) -> list[Dialogue]:
         """Lessons of training: all requests, in random order."""
@@ -110,10 +120,11 @@ class ToolLessonsRecipe:
         lessons: list[Dialogue] = []
         while left:
             talk = _Talk(_names("train", rng), rng)
+            said = small_talk.conversation()
             (more,) = rng.choices(range(len(self.exchanges)), self.exchanges)
             for _ in range(1 + more):
                 if rng.random() < self.no_tool or not left:
-                    talk.add(*questions.next())
+                    talk.add(*(next(said) if rng.random() < self.talk else questions.next()))
                 else:
                     talk.ask(left.pop())
             lessons.append(talk.dialogue(f"t{len(lessons):04d}", "train", "talk"))
@@ -140,6 +151,18 @@ class _Questions:
         """The next question and its reply."""
         self._given += 1
         return self._all[(self._given - 1) % len(self._all)]
+
+
+class _SmallTalk:
+    """Small talk of one split beside tools."""
+
+    def __init__(self, split: str, seed: int) -> None:
+        self._conversations = conversations(split, sys.maxsize, [], seed, beside_tools=True)
+
+    def conversation(self) -> Iterator[tuple[Turn, Turn]]:
+        """What is said in a conversation that nobody held yet, and the replies; then in the next ones."""
+        for one in itertools.chain.from_iterable(self._conversations):
+            yield Turn("user", one.said), Turn("assistant", one.reply)
 
 
 class _Talk:
@@ -192,7 +215,11 @@ class _Talk:
 
 
 def _for_figures(
-    requests: list[ToolRequest], spoken: list[ToolRequest], questions: _Questions, rng: random.Random
+    requests: list[ToolRequest],
+    spoken: list[ToolRequest],
+    questions: _Questions,
+    small_talk: _SmallTalk,
+    rng: random.Random,
 ) -> list[Dialogue]:
     """Lessons whose last reply counts."""
     split = requests[0].split
@@ -242,6 +269,13 @@ def _for_figures(
         talk = _Talk(_names(split, rng), rng, request.call.name)
         talk.call(request)
         add(talk, f"heard/{request.call.name}")
+    for _ in range(len(requests) // 3):
+        for kind, talk in (
+            (SMALL_TALK, _Talk(_names(split, rng), rng)),
+            (f"late_{SMALL_TALK}", before(_Talk(_names(split, rng), rng))),
+        ):
+            talk.add(*next(small_talk.conversation()))
+            add(talk, kind)
     return lessons
 
 

@@ -57,7 +57,12 @@ class Exchange:
 
 
 def conversations(
-    split: str, count: int, knowledge: list[Exchange], seed: int = 0, often: float = 6.0
+    split: str,
+    count: int,
+    knowledge: list[Exchange],
+    seed: int = 0,
+    often: float = 6.0,
+    beside_tools: bool = False,
 ) -> Iterator[list[Exchange]]:
     """Yield conversations of some exchanges.
 
@@ -67,19 +72,32 @@ def conversations(
         knowledge: other questions that occur among the rest; empty: none do.
         seed: decides all that is drawn.
         often: how many times as often as others the topics occur that people speak of most.
+        beside_tools: they occur among calls of tools: nothing in them is what a tool could do, and none has to come
+            first.
 
     Raises:
         ValueError: another split.
     """
     check_split(split)
     rng = random.Random(f"talk {split} {seed}")
-    for _ in range(count):
-        yield _conversation(split, knowledge, often, rng)
-
-
-def _conversation(split: str, knowledge: list[Exchange], often: float, rng: random.Random) -> list[Exchange]:
-    wanted = rng.choices(range(1, len(_LENGTHS) + 1), _LENGTHS)[0]
     shares = {kind: share for kind, share in _SHARES.items() if knowledge or kind != "knowledge"}
+    topics = list(_content()["talk"])
+    if beside_tools:
+        del shares["sums"]
+        topics = [one for one in topics if not (one.get("tool") or one.get("first"))]
+    for _ in range(count):
+        yield _conversation(split, shares, topics, knowledge, often, rng)
+
+
+def _conversation(
+    split: str,
+    shares: dict[str, float],
+    topics: list[JsonObject],
+    knowledge: list[Exchange],
+    often: float,
+    rng: random.Random,
+) -> list[Exchange]:
+    wanted = rng.choices(range(1, len(_LENGTHS) + 1), _LENGTHS)[0]
     facts = rng.sample(_content()["told"], len(_content()["told"]))  # each is told, or asked for in vain, once at most
     found: list[Exchange] = []
     open_ends: list[Exchange] = []  # told facts that are still to be asked for
@@ -99,7 +117,7 @@ def _conversation(split: str, knowledge: list[Exchange], often: float, rng: rand
         elif kind == "knowledge":
             found.append(rng.choice(knowledge))
         else:
-            fitting = [one for one in _content()["talk"] if not (found and one.get("first"))]
+            fitting = [one for one in topics if not (found and one.get("first"))]
             (topic,) = rng.choices(fitting, [often if one.get("often") else 1.0 for one in fitting])
             found.append(_talk(topic, split, rng))
     return found
