@@ -102,9 +102,9 @@ def test_without_a_head_nothing_is_judged(model):
     assert [type(event) for event in session(model).judge(question(model))] == [Heard, Finished]
 
 
-def head_of(width, hidden_size=8):
+def head_of(width, hidden_size=8, reads_states=False):
     torch.manual_seed(0)
-    return TurnHead(width, hidden_size).eval()
+    return TurnHead(width, hidden_size, reads_states=reads_states).eval()
 
 
 def test_inputs_say_what_was_heard_and_when():
@@ -116,6 +116,29 @@ def test_inputs_say_what_was_heard_and_when():
 def test_of_a_model_whose_inputs_are_no_tokens_nothing_is_said():
     assert turn_inputs(torch.ones(3, 2), [0.1, 0.2]) is None
     assert turn_inputs(torch.ones(0, 2), []) is None
+
+
+def test_a_head_may_read_the_states_of_what_was_heard(model, asked, monkeypatch):
+    list(session(model).judge(question(model)))
+    monkeypatch.setattr(model.engine, "turn_states", True)
+    list(session(model).judge(question(model)))
+    inputs, states = asked
+    assert torch.equal(states[:, -1], inputs[:, -1])
+    lm = model.model.s2t.language_model
+    begin = lm.get_input_embeddings()(torch.tensor([model.engine.tokenizer.bos_token_id]))
+    whole = torch.cat([begin, inputs[:, :-1]])[None]
+    with torch.no_grad():
+        expected = lm.base_model(inputs_embeds=whole).last_hidden_state[0, 1:]
+    torch.testing.assert_close(states[:, :-1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_of_a_long_question_the_newest_words_are_read(model, monkeypatch):
+    embeds, begins_s = torch.randn(200, width(model)), [0.1 * n for n in range(200)]
+    monkeypatch.setattr(model.engine, "turn_states", True)
+    read = model.engine.turn_inputs(embeds, begins_s)
+    assert len(read) == 48
+    torch.testing.assert_close(read[:, :-1], model.engine.states_alone(embeds[-48:]))
+    assert model.engine.turn_inputs(embeds, begins_s[1:]) is None
 
 
 def test_what_a_head_says_does_not_depend_on_what_is_judged_beside_it():
@@ -132,17 +155,27 @@ def test_a_calibrated_head_says_the_same_on_another_scale():
     torch.testing.assert_close(head(inputs, torch.tensor([6])), 2 * before - 1)
 
 
-def test_a_head_is_saved_and_loaded(tmp_path):
-    head = head_of(3)
+@pytest.mark.parametrize("reads_states", [False, True])
+def test_a_head_is_saved_and_loaded(tmp_path, reads_states):
+    head = head_of(3, reads_states=reads_states)
     write_tensors(tmp_path / TurnHead.file, head.state_dict())
-    inputs = torch.randn(5, 4)
-    assert TurnHead.load(tmp_path, 3).probability(inputs) == head.probability(inputs)
+    inputs, loaded = torch.randn(5, 4), TurnHead.load(tmp_path, 3)
+    assert loaded.probability(inputs) == head.probability(inputs)
+    assert loaded.reads_states is reads_states
+
+
+def test_a_head_of_an_older_version_reads_inputs(tmp_path):
+    older = {name: value for name, value in head_of(3).state_dict().items() if name != "of_states"}
+    write_tensors(tmp_path / TurnHead.file, older)
+    assert TurnHead.load(tmp_path, 3).reads_states is False
 
 
 def test_a_model_folder_keeps_its_head(model, tmp_path):
-    head = head_of(width(model))
+    head = head_of(width(model), reads_states=True)
     EchoX(model.model, model.processor, model.settings, turn_head=head).save_pretrained(tmp_path)
-    assert torch.equal(EchoX.from_pretrained(tmp_path).turn_head.answer.weight, head.answer.weight)
+    again = EchoX.from_pretrained(tmp_path)
+    assert torch.equal(again.turn_head.answer.weight, head.answer.weight)
+    assert again.engine.turn_states
     (tmp_path / TurnHead.file).unlink()
     assert EchoX.from_pretrained(tmp_path).turn_head is None
 

@@ -17,7 +17,7 @@ from echox.data.scoring import area_under_curve
 from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.interjections import WEIGHTS_FILE, InterjectionJudge
 from echox.training.stages.hearing.heard_texts import HeardTexts, cut_texts, key, pause_places, without_address
-from echox.training.stages.hearing.turn_head import Row, TurnTexts, calibrate, fit, measure, split_of
+from echox.training.stages.hearing.turn_head import Row, TextRows, TurnTexts, calibrate, fit, measure, split_of
 from paths import ROOT
 
 needs_voices = pytest.mark.skipif(
@@ -48,7 +48,8 @@ def rows_of(heard, texts, count):
     return [Row("train", heard(one.text), one.complete) for one in random.Random(0).choices(texts, k=count)]
 
 
-def test_a_head_learns_where_questions_end_from_texts_alone():
+@pytest.mark.parametrize("count", [None, 200])
+def test_a_head_learns_where_questions_end_from_texts_alone(count):
     asked = [
         f"{one} is the {what} of {place}?"
         for one in ("What", "Where")
@@ -58,7 +59,8 @@ def test_a_head_learns_where_questions_end_from_texts_alone():
     heard, texts = heard_texts(), cut_texts(asked[1:], set())
     silence = [Row("train", torch.randn(3, 13), complete) for complete in (True, False)]  # says nothing
     head = TurnHead(12, 24)
-    fit(head, silence, texts, heard, steps=120, text_share=0.95, rng=random.Random(0))
+    text_rows = TextRows(texts, heard, count, random.Random(0))
+    fit(head, silence, text_rows, steps=120, text_share=0.95, rng=random.Random(0))
     held_out = cut_texts(asked[:1], set())
     rows = rows_of(heard, held_out, 200)
     assert measure(head, rows)["auc"] > 0.95
@@ -130,19 +132,25 @@ def test_the_use_of_a_question_depends_on_its_words_alone():
 def test_texts_are_named():
     with pytest.raises(ValueError, match="corpora or dialogues"):
         TurnTexts()
-    with pytest.raises(ValueError, match="nano or everyday"):
+    with pytest.raises(ValueError, match="nano or everyday or talk"):
         TurnTexts(corpora={"other": 3})
+
+
+def test_what_a_head_reads_is_named():
+    with pytest.raises(ValueError, match="reads: expected inputs or states, found 'words'"):
+        load_recipe(ROOT / "recipes/nano/turn_head.yaml", ["reads=words"])
 
 
 @needs_voices
 @pytest.mark.slow
-def test_a_head_is_fitted_and_used(tmp_path):
-    overrides = ["texts.corpora={nano: 70}", f"output={tmp_path}", "steps=120"]
+@pytest.mark.parametrize("reads", ["inputs", "states"])
+def test_a_head_is_fitted_and_used(tmp_path, reads):
+    overrides = ["texts.corpora={nano: 70}", f"output={tmp_path}", "steps=120", f"reads={reads}", "read_texts=300"]
     scores = load_recipe(ROOT / "recipes/nano/turn_head.yaml", overrides).run()
     assert scores["test"]["auc"] > 0.6
     assert json.loads((tmp_path / "turn_head.json").read_text()) == scores
     width = EchoX.from_pretrained("nano").model.s2t.config.text_config.hidden_size
-    assert TurnHead.load(tmp_path, width) is not None
+    assert TurnHead.load(tmp_path, width).reads_states is (reads == "states")
 
 
 @needs_voices

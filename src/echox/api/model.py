@@ -94,8 +94,9 @@ class EchoX:
         """Make a new engine and scheduler: needed after every change of the weights."""
         trigger = trigger_of(self.model.config)
         judge = None if self.turn_head is None else self.turn_head.probability
+        of_states = self.turn_head is not None and self.turn_head.reads_states
         tell_talk = None if self.talk_head is None else self.talk_head.probability
-        self.engine = Engine(self.model, self.processor, trigger, compile, judge, self.adapters, tell_talk)
+        self.engine = Engine(self.model, self.processor, trigger, compile, judge, self.adapters, tell_talk, of_states)
         self.scheduler = Scheduler(self.engine)
 
     def compile(self) -> EchoX:

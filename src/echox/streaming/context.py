@@ -13,7 +13,6 @@ from torch import Tensor
 
 from echox.models.decoding.row_cache import SavedRow
 from echox.models.echox.conversation_adapters import kind_of
-from echox.models.echox.turn_head import turn_inputs
 from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import Heard, HeardWord
 from echox.streaming.messages import Audio, Message, join_system, system_text
@@ -118,7 +117,7 @@ class Context:
         if not message.audios:
             return None
         encoded = self._encoded[message.audios[-1].digest]
-        return turn_inputs(encoded.embeds, encoded.begins_s)
+        return self.engine.turn_inputs(encoded.embeds, encoded.begins_s)
 
     # ------------------------------------------------------------------------------------------ prompt
 

@@ -32,6 +32,7 @@ from echox.models.echox.processing_echox import RECOGNISER_TOKENIZER_FILE, EchoX
 from echox.models.echox.retokenization import Retokenizer
 from echox.models.echox.talk_head import talk_inputs
 from echox.models.echox.tokenization_text import WordCounter, decode_text, word_index
+from echox.models.echox.turn_head import turn_inputs
 from echox.models.quantization.low_bits import fast_head
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
@@ -51,6 +52,9 @@ from echox.verbalization import SpokenLanguage, spoken_language
 
 MAX_ENCODED_BYTES = 256 * 1024 * 1024
 """Size of the cache of encoded audios; an hour of speech at the width of the 8B model is about 100 MB."""
+
+_TURN_STATES = 48
+"""Of so many inputs of a question, its newest, a turn head has states: a bound of the time that they take."""
 
 Position = int | tuple[str, int]
 """A position of a prompt by name: a token id, or the digest of an audio and the number of a frame."""
@@ -87,6 +91,7 @@ class Engine:
         turn_head: the probability that a question is complete, by its `turn_inputs`; None: nothing judges it.
         talk_head: the probability that what a user says is talk, by `talk_inputs`; None: all is.
         adapters: of the language model, by kind of turn (`models.echox.conversation_adapters`); None: none.
+        turn_states: the turn head reads states of the language model, and not its inputs.
 
     Raises:
         ValueError: parts that do not belong together, or a language model that cannot be compiled.
@@ -101,6 +106,7 @@ class Engine:
         turn_head: Callable[[Tensor], float] | None = None,
         adapters: Mapping[str, LeanAdapter] | None = None,
         talk_head: Callable[[Tensor], float] | None = None,
+        turn_states: bool = False,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -112,6 +118,7 @@ class Engine:
         self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
         self.trigger = trigger
         self.turn_head, self.talk_head, self.adapters = turn_head, talk_head, dict(adapters or {})
+        self.turn_states = turn_states
         self.vocoder, self.unit_language = self._speech_parts()
         self._retokenizer = self._checked_retokenizer()
         self.device = next(model.parameters()).device
@@ -321,6 +328,27 @@ class Engine:
             states = torch.stack([encoded[digest].embeds[frame] for _, (digest, frame) in frames])
             embeds[torch.tensor([index for index, _ in frames], device=self.device)] = states.to(embeds)
         return embeds
+
+    def turn_inputs(self, embeds: Tensor, begins_s: Sequence[float]) -> Tensor | None:
+        """What the turn head reads of a question: see `models.echox.turn_head.turn_inputs`.
+
+        Args:
+            embeds: (K, H) inputs of the language model for it.
+            begins_s: when the token of each begins, s.
+        """
+        if not self.turn_states or len(begins_s) != len(embeds):
+            return turn_inputs(embeds, begins_s)
+        first = max(0, len(embeds) - _TURN_STATES)
+        return turn_inputs(self.states_alone(embeds[first:]), begins_s[first:])
+
+    @torch.no_grad()
+    def states_alone(self, embeds: Tensor) -> Tensor:
+        """(K, H) last states for inputs (K, H) of the language model that stand alone, in no conversation."""
+        bos = self.tokenizer.bos_token_id
+        begin = self.embed([] if bos is None else [bos], {})
+        memory = self.new_memory(1)
+        memory.join()
+        return memory.advance(torch.cat([begin, embeds.to(begin)])[None])[0, len(begin) :]
 
     def is_talk(self, reply: str, said: Sequence[Tensor | str]) -> bool:
         """Whether what a user says is talk, and no question of knowledge; without a talk head everything is.

@@ -1,13 +1,14 @@
-"""A small recurrent network that reads inputs of the language model, and says yes or no: what a turn means.
+"""A small recurrent network that reads what the language model reads of a turn, and says yes or no: what it means.
 
-It needs no state of the language model, so its answer is there before the reply is begun. A model folder may hold some:
-`turn_head.py` and `talk_head.py` say what each reads, and what it answers.
+Its answer is there before the reply is begun. A model folder may hold some: `turn_head.py` and `talk_head.py` say what
+each reads, and what it answers.
 
 Letters: B sequences, K inputs of a sequence, H width of the language model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -31,11 +32,13 @@ class SequenceHead(nn.Module):
         file: its name in a model folder, after the stage that trains it.
         what: it is, for errors.
         without: what happens in a folder without it, for errors.
+        lacking: entries that files of older versions lack, with the values that they then have.
     """
 
     file: ClassVar[str]
     what: ClassVar[str]
     without: ClassVar[str]
+    lacking: ClassVar[Mapping[str, Tensor]] = {}
     scale: Tensor
 
     def __init__(self, width: int, hidden_size: int = 64, dropout: float = 0.2) -> None:
@@ -80,7 +83,7 @@ class SequenceHead(nn.Module):
         if not path.is_file():
             return None
         try:
-            stored = load_file(path)
+            stored = {**cls.lacking, **load_file(path)}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: expected a {cls.what}, found: {error}; copy the model folder again") from error
         head = cls(width, max(2, stored.get("reading.bias", torch.ones(0)).numel())).eval()

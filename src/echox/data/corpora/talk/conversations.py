@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from num2words import num2words
 
-from echox.data.splits import check_split, held_out_share
+from echox.data.manifest import Dialogue, Turn
+from echox.data.splits import SPLITS, check_split, held_out_share
 from echox.files import JsonObject, packaged_yaml
 
 KINDS = ("talk", "told", "unknown", "sums", "knowledge")
@@ -87,6 +88,23 @@ def conversations(
         topics = [one for one in topics if not (one.get("tool") or one.get("first"))]
     for _ in range(count):
         yield _conversation(split, shares, topics, knowledge, often, rng)
+
+
+def said_in_talk() -> list[Dialogue]:
+    """What users say in talk, each as a dialogue of one turn: every wording, with one of its values in each gap.
+
+    Half of the held-out ones are of split "validation", the others of "heldout".
+    """
+    rng = random.Random("said in talk")
+    found: list[Dialogue] = []
+    for topic in _content()["talk"]:
+        for split in SPLITS:
+            texts = [_filled(text, _values(split, rng)) for text in _of_split(topic, split)]
+            found += [
+                Dialogue(f"{topic['topic']}-{split}-{number}", (Turn("user", text),), split)
+                for number, text in enumerate(texts)
+            ]
+    return found
 
 
 def _conversation(

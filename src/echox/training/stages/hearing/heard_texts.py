@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,8 @@ from echox.data.scoring import normalize_words
 from echox.models.echox.turn_head import turn_inputs
 
 _ADDRESS = re.compile(r",\s+\S+(\s\S+)?$")
-_NOISE = 0.5  # of an embedding, relative to it
+NOISE = 0.5
+"""Of an embedding, relative to it: its direction is that of what was heard, and little else is."""
 _LOUDNESS = (0.8, 1.2)  # of the embeddings of a question
 _LETTER_S = (0.05, 0.08)  # time that a letter takes, of slow and fast speakers
 _BEGINS_S = 0.25  # margin before the speech
@@ -79,6 +80,8 @@ class HeardTexts:
         decode: a token as text.
         embeddings: (V, H) of the language model.
         rng: decides what is misheard.
+        noise: in the embeddings, relative to them.
+        read: makes of embeddings and their times what the head reads.
     """
 
     def __init__(
@@ -87,9 +90,11 @@ class HeardTexts:
         decode: Callable[[int], str],
         embeddings: Tensor,
         rng: random.Random,
+        noise: float = NOISE,
+        read: Callable[[Tensor, Sequence[float]], Tensor | None] = turn_inputs,
     ) -> None:
         self._token_ids, self._decode, self._embeddings, self._rng = token_ids, decode, embeddings, rng
-        self._noise = _NOISE * float(embeddings.std())
+        self._noise, self._read = noise * float(embeddings.std()), read
         self._comma, self._marks = token_ids("So,")[-1], [token_ids(one)[-1] for one in ("So.", "So?")]
 
     def __call__(self, text: str) -> Tensor:
@@ -108,6 +113,6 @@ class HeardTexts:
                 heard.append((self._comma, now_s + _COMMA_S))
         heard.append((rng.choice(self._marks), now_s + rng.uniform(*_END_S)))
         embeds = self._embeddings[torch.tensor([token for token, _ in heard])] * rng.uniform(*_LOUDNESS)
-        inputs = turn_inputs(embeds + self._noise * torch.randn(embeds.shape), [begin_s for _, begin_s in heard])
+        inputs = self._read(embeds + self._noise * torch.randn(embeds.shape), [begin_s for _, begin_s in heard])
         assert inputs is not None, "as many times as inputs"
         return inputs

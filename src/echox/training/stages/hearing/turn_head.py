@@ -2,9 +2,9 @@
 
 A turn head (`models/echox/turn_head.py`) first reads questions cut at every word, as they might be heard
 (`heard_texts.py`). Then it also reads speech: questions are spoken with a pause after some of their words, the detector
-that the server uses reports the pauses, and the model hears the speech up to each, as the server lets it. Held-out
-wordings, in those and in other voices, calibrate the probability and measure it. Nothing of the model itself is
-changed.
+that the server uses reports the pauses, and the model hears the speech up to each, as the server lets it. What is read
+are inputs of the language model, or its states. Held-out wordings, in those and in other voices, calibrate the
+probability and measure it. Nothing of the model itself is changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from echox.api.loading import find_model
 from echox.config import recipe
 from echox.data.corpora.everyday import everyday_requests
 from echox.data.corpora.nano.world import build_dialogues
+from echox.data.corpora.talk.conversations import said_in_talk
 from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
 from echox.data.pauses import cut, detected_pauses, speak_with_pause
@@ -35,15 +36,26 @@ from echox.files import JsonObject, write_tensors, write_text
 from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
 from echox.streaming.messages import Audio, Message
-from echox.training.stages.hearing.heard_texts import CutText, HeardTexts, cut_texts, key, pause_places, without_address
+from echox.training.stages.hearing.heard_texts import (
+    NOISE,
+    CutText,
+    HeardTexts,
+    cut_texts,
+    key,
+    pause_places,
+    without_address,
+)
 
 log = logging.getLogger(__name__)
 SCORES_FILE = "turn_head.json"
-_CORPORA = {"nano": build_dialogues, "everyday": everyday_requests}
+_CORPORA = {"nano": build_dialogues, "everyday": everyday_requests, "talk": said_in_talk}
+INPUTS, STATES = "inputs", "states"
+"""What a head reads of the language model."""
 _LEAST_LEFT_S = 0.35  # less of a question is the rest of its last sound
 _BATCH, _RATE = 128, 3e-3
 _FIRST_STEPS, _FIRST_TEXT_SHARE = 0.2, 0.9  # share of the steps that read nearly only texts
-_SPEECH_NOISE = 0.4  # at most, in what was heard, relative to it
+_BLUR = 0.4  # at most: noise in what is read again and again, relative to it
+_STATES_NOISE = 0.1  # of the embeddings of texts, relative to them, of which there are states
 
 
 @dataclass
@@ -51,7 +63,7 @@ class TurnTexts:
     """Which questions.
 
     Attributes:
-        corpora: number of questions from "nano" (its world) and "everyday".
+        corpora: number of questions from "nano" (its world), "everyday", and "talk" (what is said in conversations).
         dialogues: number of questions from manifests of dialogues, by path.
         heldout_share: of those without a split: wordings that only calibrate and measure.
     """
@@ -78,6 +90,8 @@ class TurnHeadRecipe:
         texts: what is spoken.
         voices: shares of voices in training, by "engine/name".
         new_voices: shares of voices that only measure.
+        reads: "inputs" of the language model, or its "states", which know the language and take some tokens' time.
+        read_texts: with states: number of texts, complete and cut, of which there are some.
         pauses: of each question, at most.
         steps: of training.
         text_share: of the examples that are texts, when speech is read too.
@@ -90,12 +104,19 @@ class TurnHeadRecipe:
     texts: TurnTexts
     voices: dict[str, float]
     new_voices: dict[str, float]
+    reads: str = INPUTS
+    read_texts: int = 8000
     pauses: int = 1
     steps: int = 1500
     text_share: float = 0.4
     vad: str = "silero"
     output: str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError if it reads something else."""
+        if self.reads not in (INPUTS, STATES):
+            raise ValueError(f"reads: expected {INPUTS} or {STATES}, found {self.reads!r}")
 
     def run(self) -> JsonObject:
         """Write the head and its scores; returns them.
@@ -105,7 +126,8 @@ class TurnHeadRecipe:
         """
         folder = find_model(self.model)
         rng = random.Random(f"turn head {self.seed}")
-        collector = _Collector(EchoX.from_pretrained(self.model, device="cpu"), open_vad(self.vad)[1])
+        of_states = self.reads == STATES
+        collector = _Collector(EchoX.from_pretrained(self.model, device="cpu"), open_vad(self.vad)[1], of_states)
         corpora = {name: _CORPORA[name]() for name in self.texts.corpora}
         corpora |= {path: read_dialogues(path) for path in self.texts.dialogues}
         asked = {name: [one for one in map(_until_question, found) if one] for name, found in corpora.items()}
@@ -114,8 +136,9 @@ class TurnHeadRecipe:
         rows = list(self._rows(collector, self._chosen(asked, rng), known, rng))
         to_read = cut_texts((text for text, split in texts if split == "train"), known)
         torch.manual_seed(self.seed)
-        head = TurnHead(collector.width)
-        fit(head, _of(rows, "train"), to_read, collector.heard_texts(rng), self.steps, self.text_share, rng)
+        head = TurnHead(collector.width, reads_states=of_states)
+        text_rows = TextRows(to_read, collector.heard_texts(rng), self.read_texts if of_states else None, rng)
+        fit(head, _of(rows, "train"), text_rows, self.steps, self.text_share, rng)
         calibrate(head, _of(rows, "calibrate"))
         scores = {split: measure(head, _of(rows, split)) for split in ("calibrate", "test")}
         output = folder if self.output is None else Path(self.output)
@@ -188,7 +211,7 @@ def _voice(shares: dict[str, float], rng: random.Random) -> Voice:
 
 @dataclass(frozen=True)
 class Row:
-    """Inputs (K, H + 1) of a turn head for speech up to a pause; ``complete``: nothing follows."""
+    """Inputs (K, H + 1) of a turn head for speech up to a pause, or for a text; ``complete``: nothing follows."""
 
     split: str
     inputs: Tensor
@@ -205,10 +228,10 @@ def _of(rows: Sequence[Row], split: str) -> list[Row]:
 class _Collector:
     """Lets the model hear speech as the server does, and keeps what its head would get."""
 
-    def __init__(self, model: EchoX, new_vad: Callable[[], Vad]) -> None:
+    def __init__(self, model: EchoX, new_vad: Callable[[], Vad], of_states: bool) -> None:
         self._model, self.new_vad = model, new_vad
         self._last: Tensor | None = None
-        model.engine.turn_head = self._take
+        model.engine.turn_head, model.engine.turn_states = self._take, of_states
 
     @property
     def width(self) -> int:
@@ -230,40 +253,65 @@ class _Collector:
 
     def heard_texts(self, rng: random.Random) -> HeardTexts:
         """What makes the same of texts."""
-        tokenizer = self._model.engine.tokenizer
+        engine = self._model.engine
         embeddings = self._model.model.s2t.language_model.get_input_embeddings().weight.detach().float()
         return HeardTexts(
-            lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
-            lambda token: str(tokenizer.decode([token])),
+            engine.tokenize,
+            lambda token: str(engine.tokenizer.decode([token])),
             embeddings,
             rng,
+            _STATES_NOISE if engine.turn_states else NOISE,
+            engine.turn_inputs,
         )
+
+
+class TextRows:
+    """What a head reads of texts, as many complete ones as others.
+
+    Args:
+        texts: of which some are drawn.
+        heard: makes what is read of each.
+        count: so many are made once, since it takes time, and drawn again and again; None: each is made anew.
+        rng: draws.
+    """
+
+    def __init__(self, texts: Sequence[CutText], heard: HeardTexts, count: int | None, rng: random.Random) -> None:
+        self._heard, self._rng = heard, rng
+        self._texts = {label: [one for one in texts if one.complete is label] for label in (True, False)}
+        self._made: dict[bool, list[Row]] | None = None
+        if count is not None:
+            self._made = {
+                label: [self._new(one) for one in rng.sample(found, min(len(found), count // 2))]
+                for label, found in self._texts.items()
+            }
+
+    def draw(self, blurred: float) -> Row:
+        """One; ``blurred``: most noise in what was read before."""
+        complete = self._rng.random() < 0.5
+        if self._made is None:
+            return self._new(self._rng.choice(self._texts[complete]))
+        return _blurred(self._rng.choice(self._made[complete]), blurred, self._rng)
+
+    def _new(self, text: CutText) -> Row:
+        return Row("train", self._heard(text.text), text.complete)
 
 
 # ---------------------------------------------------------------------------------------------- fitting
 
 
 def fit(
-    head: TurnHead,
-    rows: Sequence[Row],
-    texts: Sequence[CutText],
-    heard: HeardTexts,
-    steps: int,
-    text_share: float,
-    rng: random.Random,
+    head: TurnHead, rows: Sequence[Row], texts: TextRows, steps: int, text_share: float, rng: random.Random
 ) -> None:
     """Train a turn head: first nearly on texts alone, then on texts and speech.
 
     Args:
         head: to be trained.
         rows: speech.
-        texts: as many complete ones are read as others.
-        heard: makes inputs of texts.
+        texts: read besides.
         steps: of `_BATCH` examples.
         text_share: of the examples, after the first steps.
         rng: chooses examples.
     """
-    complete, other = [one for one in texts if one.complete], [one for one in texts if not one.complete]
     head.scale.copy_(1.0 / torch.cat([row.inputs[:, :-1] for row in rows]).square().mean().sqrt())
     optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=0.01)
     warm, decaying = 50, 0.7 * steps
@@ -273,13 +321,11 @@ def fit(
     head.train()
     for step in range(steps):
         num_texts = round(_BATCH * (_FIRST_TEXT_SHARE if step < _FIRST_STEPS * steps else text_share))
-        chosen = [rng.choice(complete if rng.random() < 0.5 else other) for _ in range(num_texts)]
-        batch = [(heard(one.text), one.complete) for one in chosen]
-        spoken = rng.choices(rows, k=_BATCH - num_texts)
-        blurred = (_SPEECH_NOISE / head.scale).item()
-        batch += [(_blurred(row.inputs, rng.random() * blurred), row.complete) for row in spoken]
-        labels = torch.tensor([float(label) for _, label in batch])
-        loss = F.binary_cross_entropy_with_logits(_logits(head, [inputs for inputs, _ in batch]), labels)
+        blurred = (_BLUR / head.scale).item()
+        batch = [texts.draw(blurred) for _ in range(num_texts)]
+        batch += [_blurred(row, blurred, rng) for row in rng.choices(rows, k=_BATCH - num_texts)]
+        labels = torch.tensor([float(row.complete) for row in batch])
+        loss = F.binary_cross_entropy_with_logits(_logits(head, [row.inputs for row in batch]), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -290,9 +336,10 @@ def fit(
     head.eval()
 
 
-def _blurred(inputs: Tensor, noise: float) -> Tensor:
-    """With noise in the embeddings; the times stay."""
-    return torch.cat([inputs[:, :-1] + noise * torch.randn_like(inputs[:, :-1]), inputs[:, -1:]], dim=1)
+def _blurred(row: Row, most: float, rng: random.Random) -> Row:
+    """With noise, at most so much, in what is read; the times stay."""
+    read, times = row.inputs[:, :-1], row.inputs[:, -1:]
+    return replace(row, inputs=torch.cat([read + most * rng.random() * torch.randn_like(read), times], dim=1))
 
 
 def _logits(head: TurnHead, inputs: Sequence[Tensor]) -> Tensor:
