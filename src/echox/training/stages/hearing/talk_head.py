@@ -7,7 +7,6 @@ of the model itself is changed.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,12 +21,11 @@ from echox.api import EchoX
 from echox.api.loading import find_model
 from echox.config import recipe
 from echox.data.manifest import Dialogue, read_dialogues
-from echox.files import JsonObject, write_tensors, write_text
+from echox.files import JsonObject
 from echox.models.echox.talk_head import TalkHead, talk_inputs
 from echox.streaming.engine import Engine
 from echox.training.stages.dialogue.lm import vary
 
-SCORES_FILE = "talk_head.json"
 NO_TALK = "knowledge"
 """Kind of lessons whose last turn is a question of knowledge."""
 _BATCH, _RATE, _DECAY = 64, 2e-3, 0.05
@@ -85,10 +83,7 @@ class TalkHeadRecipe:
         fit(head, engine, [one for one in examples if one.split == "train"], self.steps, rng)
         held_out = [one for one in examples if one.split != "train"]
         scores = {split: measure(head, engine, held_out, split) for split in sorted({one.split for one in held_out})}
-        output = folder if self.output is None else Path(self.output)
-        output.mkdir(parents=True, exist_ok=True)
-        write_tensors(output / head.file, head.state_dict())
-        write_text(output / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
+        head.save(folder if self.output is None else Path(self.output), scores)
         return scores
 
     def _examples(self, rng: random.Random) -> list[Said]:

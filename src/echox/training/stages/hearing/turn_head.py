@@ -9,7 +9,6 @@ probability and measure it. Nothing of the model itself is changed.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
 from echox.data.pauses import cut, detected_pauses, speak_with_pause
 from echox.data.scoring import area_under_curve
-from echox.files import JsonObject, write_tensors, write_text
+from echox.files import JsonObject
 from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
 from echox.streaming.messages import Audio, Message
@@ -47,14 +46,12 @@ from echox.training.stages.hearing.heard_texts import (
 )
 
 log = logging.getLogger(__name__)
-SCORES_FILE = "turn_head.json"
 _CORPORA = {"nano": build_dialogues, "everyday": everyday_requests, "talk": said_in_talk}
 INPUTS, STATES = "inputs", "states"
 """What a head reads of the language model."""
 _LEAST_LEFT_S = 0.35  # less of a question is the rest of its last sound
 _BATCH, _RATE = 128, 3e-3
 _FIRST_STEPS, _FIRST_TEXT_SHARE = 0.2, 0.9  # share of the steps that read nearly only texts
-_BLUR = 0.4  # at most: noise in what is read again and again, relative to it
 _STATES_NOISE = 0.1  # of the embeddings of texts, relative to them, of which there are states
 
 
@@ -95,6 +92,8 @@ class TurnHeadRecipe:
         pauses: of each question, at most.
         steps: of training.
         text_share: of the examples that are texts, when speech is read too.
+        noise: at most so much is in what is read again and again, relative to it.
+        dropout: in training.
         vad: voice activity detector (`open_vad`).
         output: folder of the head; None: the model's own.
     """
@@ -109,6 +108,8 @@ class TurnHeadRecipe:
     pauses: int = 1
     steps: int = 1500
     text_share: float = 0.4
+    noise: float = 0.4
+    dropout: float = 0.2
     vad: str = "silero"
     output: str | None = None
     seed: int = 0
@@ -136,15 +137,12 @@ class TurnHeadRecipe:
         rows = list(self._rows(collector, self._chosen(asked, rng), known, rng))
         to_read = cut_texts((text for text, split in texts if split == "train"), known)
         torch.manual_seed(self.seed)
-        head = TurnHead(collector.width, reads_states=of_states)
+        head = TurnHead(collector.width, dropout=self.dropout, reads_states=of_states)
         text_rows = TextRows(to_read, collector.heard_texts(rng), self.read_texts if of_states else None, rng)
-        fit(head, _of(rows, "train"), text_rows, self.steps, self.text_share, rng)
+        fit(head, _of(rows, "train"), text_rows, self.steps, self.text_share, self.noise, rng)
         calibrate(head, _of(rows, "calibrate"))
         scores = {split: measure(head, _of(rows, split)) for split in ("calibrate", "test")}
-        output = folder if self.output is None else Path(self.output)
-        output.mkdir(parents=True, exist_ok=True)
-        write_tensors(output / head.file, head.state_dict())
-        write_text(output / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
+        head.save(folder if self.output is None else Path(self.output), scores)
         return scores
 
     def _split(self, dialogue: Dialogue) -> str:
@@ -300,7 +298,13 @@ class TextRows:
 
 
 def fit(
-    head: TurnHead, rows: Sequence[Row], texts: TextRows, steps: int, text_share: float, rng: random.Random
+    head: TurnHead,
+    rows: Sequence[Row],
+    texts: TextRows,
+    steps: int,
+    text_share: float,
+    noise: float,
+    rng: random.Random,
 ) -> None:
     """Train a turn head: first nearly on texts alone, then on texts and speech.
 
@@ -310,6 +314,7 @@ def fit(
         texts: read besides.
         steps: of `_BATCH` examples.
         text_share: of the examples, after the first steps.
+        noise: in what is read again and again, at most, relative to it.
         rng: chooses examples.
     """
     head.scale.copy_(1.0 / torch.cat([row.inputs[:, :-1] for row in rows]).square().mean().sqrt())
@@ -321,7 +326,7 @@ def fit(
     head.train()
     for step in range(steps):
         num_texts = round(_BATCH * (_FIRST_TEXT_SHARE if step < _FIRST_STEPS * steps else text_share))
-        blurred = (_BLUR / head.scale).item()
+        blurred = (noise / head.scale).item()
         batch = [texts.draw(blurred) for _ in range(num_texts)]
         batch += [_blurred(row, blurred, rng) for row in rng.choices(rows, k=_BATCH - num_texts)]
         labels = torch.tensor([float(row.complete) for row in batch])
