@@ -3,9 +3,11 @@
     python benchmarks/end_of_turn.py --questions 100 --output benchmarks/results/end_of_turn_nano.json
     python benchmarks/end_of_turn.py --questions 100 --longest-s 0.45 --output results/end_of_turn_fluent.json
     python benchmarks/end_of_turn.py --model mini --questions 100 --dialogues out/mini/text/opentriviaqa/dialogues.jsonl
+    python benchmarks/end_of_turn.py --model mini --questions 60 --recordings data/llama_questions --longest-s 0.45
 
-Questions that no part of the model was trained on are spoken by several voices, with a pause after some of their words.
-Every question so has two labelled pauses: one inside (0.25 s to `--longest-s`), where a reply would be a false start,
+Questions that no part of the model was trained on are spoken by several voices, with a pause after some of their words;
+or a pause is put into recorded ones (`--recordings`: a folder with ``questions.tsv``), where the model hears a word
+end. Every question so has two labelled pauses: one inside (0.25 s to `--longest-s`), where a reply would be a false start,
 and one at its end. The server's own turn detector runs over them frame by frame: as `server_vad` with the silence left
 to the server, and with 500 ms asked for; as `semantic_vad` with each eagerness. What the model does is really done, and
 takes the processor time that it takes; all other time is that of the audio. So the figures do not depend on what else
@@ -21,21 +23,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from harness import Measured, run
 
 from echox import AudioChunk, EchoX
+from echox.audio import load_audio
 from echox.data.corpora.everyday import everyday_requests
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import read_dialogues
-from echox.data.pauses import PausedSpeech, cut, speak, speak_with_pause
+from echox.data.pauses import PausedSpeech, cut, cut_with_pause, speak, speak_with_pause
 from echox.errors import NoSpeech
 from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
@@ -152,6 +157,29 @@ def until_question(dialogue: Any) -> Any:
     return type(dialogue)(dialogue.id, dialogue.turns[:1], dialogue.split)
 
 
+def recorded(model: EchoX, options: argparse.Namespace, rng: random.Random) -> Iterator[PausedSpeech]:
+    """Recordings with a pause inside."""
+    with (options.recordings / "questions.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for row in rng.sample(rows, min(options.questions, len(rows))):
+        waveform = load_audio(options.recordings / row["audio"], SAMPLING_RATE)
+        (encoded,) = model.engine.encode([Audio(waveform, SAMPLING_RATE)])
+        places = [place for place in pause_places(encoded.text, set()) if place < len(encoded.words)]
+        if places:
+            cuts = [(encoded.words[rng.choice(places) - 1].end_s, rng.uniform(SHORTEST_S, options.longest_s))]
+            yield cut_with_pause(encoded.text, waveform, cuts, rng, tail_s=3.0)
+
+
+def synthesized(options: argparse.Namespace, voices: list[Voice], rng: random.Random) -> Iterator[PausedSpeech]:
+    """Questions in voices, with a pause inside."""
+    found = questions(options)
+    chosen, known = rng.sample(found, min(options.questions, len(found))), {key(text) for text in found}
+    for number, text in enumerate(chosen):
+        speech = spoken(text, voices[number % len(voices)], known, options.longest_s, rng)
+        if speech is not None:
+            yield speech
+
+
 def usable_voices() -> list[Voice]:
     """Those that are installed."""
     found = []
@@ -173,6 +201,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--longest-s", type=float, default=1.5, help="Of the pauses inside; over 0.5 server_vad ends turns."
     )
     parser.add_argument("--dialogues", help="manifest of questions; default: held-out ones of the package")
+    parser.add_argument("--recordings", type=Path, help="folder of recorded questions, instead of spoken ones")
     parser.add_argument(
         "--live-transcripts", action="store_true", help="as for clients that want them: the newest was not long ago"
     )
@@ -183,20 +212,15 @@ def measure(options: argparse.Namespace) -> Measured:
     model = EchoX.from_pretrained(options.model)
     new_vad = open_vad("silero")[1]
     rng = random.Random(f"end of turn {options.seed}")
-    found = questions(options)
-    chosen = rng.sample(found, min(options.questions, len(found)))
-    known = {key(text) for text in found}
-    voices = usable_voices()
+    voices = [] if options.recordings else usable_voices()
+    speeches = recorded(model, options, rng) if options.recordings else synthesized(options, voices, rng)
     judge = None if model.turn_head is None else Judge.MODEL
     arms = {"server_vad": settings_of(judge, {"type": "server_vad"})}
     arms["server_vad 500 ms"] = settings_of(judge, {"type": "server_vad", "silence_duration_ms": 500})
     for eagerness in ("high", "auto", "low"):
         arms[f"semantic_vad {eagerness}"] = settings_of(judge, {"type": "semantic_vad", "eagerness": eagerness})
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    for number, text in enumerate(chosen):
-        speech = spoken(text, voices[number % len(voices)], known, options.longest_s, rng)
-        if speech is None:
-            continue
+    for number, speech in enumerate(speeches):
 
         def hear(start_ms: int, at_ms: int, waveform: np.ndarray = speech.waveform) -> Answer:
             if options.live_transcripts and at_ms - start_ms > 1000 * STEP_S:
@@ -210,14 +234,14 @@ def measure(options: argparse.Namespace) -> Measured:
             vad.push(speech.waveform[one * FRAME_SAMPLES : (one + 1) * FRAME_SAMPLES]) for one in range(frames)
         ]
         if number % 10 == 9:
-            print(f"{number + 1} of {len(chosen)} questions", flush=True)
+            print(f"{number + 1} of {options.questions} questions", flush=True)
         for name, settings in arms.items():
             model.engine.clear_encoded()  # of one way to hear a turn, what was heard before is a draft; not of another
             results[name].append(outcome(speech, list(stops(probabilities, settings, hear))))
     figures: dict[str, Any] = {name: summary(rows) for name, rows in results.items()}
     figures |= {
         "questions": len(results["server_vad"]),
-        "voices": [f"{one.engine}/{one.name}" for one in voices],
+        "voices": [f"{one.engine}/{one.name}" for one in voices] or ["recordings"],
         "pause_s": [SHORTEST_S, options.longest_s],
     }
     return Measured(figures, model_fingerprint(model))

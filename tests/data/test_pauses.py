@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from echox.data.engines.engine import Voice
-from echox.data.pauses import alone, cough, cut, detected_interjection, detected_pauses, hum, speak_with_pause
+from echox.data.pauses import (
+    alone,
+    cough,
+    cut,
+    cut_with_pause,
+    detected_interjection,
+    detected_pauses,
+    hum,
+    speak_with_pause,
+)
 from echox.serving.turn_detection.vad import EnergyVad, open_vad
 
 needs_flite = pytest.mark.skipif(not shutil.which("flite"), reason="needs flite")
@@ -40,6 +49,27 @@ def test_a_cut_that_is_not_between_words_is_refused():
     for cuts in ([(0, 0.3)], [(3, 0.3)], [(2, 0.3), (1, 0.3)]):
         with pytest.raises(ValueError, match="between 1 and 2"):
             speak_with_pause("What is that?", SLT, cuts, random.Random(0))
+
+
+def tones(*lengths_s):
+    """A sound without a silence inside: tones of these lengths."""
+    time_s = [np.arange(round(16000 * length)) / 16000 for length in lengths_s]
+    return np.concatenate([0.3 * np.sin(2000 * (1 + n) * one) for n, one in enumerate(time_s)]).astype(np.float32)
+
+
+def test_pauses_are_put_into_a_recording_and_nothing_of_it_is_lost():
+    speech = cut_with_pause("one two three", tones(0.5, 0.3, 0.4), [(0.5, 0.4), (0.8, 0.6)], random.Random(0))
+    assert [round(end - start, 3) for start, end in speech.pauses] == [0.4, 0.6]
+    assert speech.pauses[0][0] == pytest.approx(0.4 + 0.5, abs=0.01)
+    assert speech.end_s == pytest.approx(0.4 + 1.2 + 1.0, abs=0.03)
+    for start, end in speech.pauses:
+        assert np.abs(speech.waveform[int(16000 * start) : int(16000 * end)]).max() < 0.01
+
+
+def test_a_cut_outside_a_recording_is_refused():
+    for cuts in ([(0.0, 0.3)], [(2.0, 0.3)], [(0.4, 0.3), (0.2, 0.3)]):
+        with pytest.raises(ValueError, match="ascending times with sound between them in 1.00 s"):
+            cut_with_pause("one", tones(1.0), cuts, random.Random(0))
 
 
 def test_hums_and_coughs_are_short_and_audible():

@@ -1,7 +1,8 @@
 """Speech with pauses, labelled, and what a turn detector makes of it: to train and to measure the end of turns.
 
-`speak_with_pause` speaks a text with a silence after some of its words; `detected_pauses` runs the detector that the
-server uses over it, and labels each pause that it reports: does speech follow?
+`speak_with_pause` speaks a text with a silence after some of its words, `cut_with_pause` puts silences into a
+recording; `detected_pauses` runs the detector that the server uses over it, and labels each pause that it reports: does
+speech follow?
 
 Source of the hum (`hum`): a glottal pulse train through the poles of a nasal murmur, Fant 1960, "Acoustic Theory of
 Speech Production".
@@ -102,14 +103,50 @@ def speak_with_pause(
     places = [cut for cut, _ in cuts]
     if sorted(set(places)) != places or any(not 0 < cut < len(words) for cut in places):
         raise ValueError(f"cuts: expected ascending numbers between 1 and {len(words) - 1}, found {places}")
-    parts = _parts(words, places, voice, rng)
+    return _with_silences(text, _parts(words, places, voice, rng), [silence_s for _, silence_s in cuts], rng, tail_s)
+
+
+def cut_with_pause(
+    text: str,
+    waveform: np.ndarray,
+    cuts: Sequence[tuple[float, float]],
+    rng: random.Random,
+    tail_s: float = 1.0,
+) -> PausedSpeech:
+    """Put pauses into a recording.
+
+    Args:
+        text: that is said in it.
+        waveform: float32 (S,) at 16 kHz.
+        cuts: where each pause is put, s, ascending, and its length, s.
+        rng: decides the noise.
+        tail_s: silence at the end.
+
+    Raises:
+        ValueError: a cut that leaves no sound before or behind it.
+    """
+    at = [0, *(round(place_s * SAMPLING_RATE) for place_s, _ in cuts), len(waveform)]
+    parts = [_trimmed(_faded(waveform[start:end])) for start, end in zip(at, at[1:], strict=False)]
+    if sorted(at) != at or not all(len(part) for part in parts):
+        found = [place_s for place_s, _ in cuts]
+        raise ValueError(
+            f"cuts: expected ascending times with sound between them in {len(waveform) / SAMPLING_RATE:.2f} s, "
+            f"found {found}"
+        )
+    return _with_silences(text, parts, [silence_s for _, silence_s in cuts], rng, tail_s)
+
+
+def _with_silences(
+    text: str, parts: Sequence[np.ndarray], silences_s: Sequence[float], rng: random.Random, tail_s: float
+) -> PausedSpeech:
+    """Parts with silences between them, one before and one behind."""
     pieces, pauses, now = [np.zeros(round(LEAD_S * SAMPLING_RATE), np.float32)], [], LEAD_S
     for number, part in enumerate(parts):
         pieces.append(part)
         now += len(part) / SAMPLING_RATE
-        silence_s = cuts[number][1] if number < len(cuts) else tail_s
+        silence_s = silences_s[number] if number < len(silences_s) else tail_s
         pieces.append(np.zeros(round(silence_s * SAMPLING_RATE), np.float32))
-        if number < len(cuts):
+        if number < len(silences_s):
             pauses.append((now, now + silence_s))
             now += silence_s
     return PausedSpeech(text, _in_a_room(np.concatenate(pieces), rng), tuple(pauses), now)
