@@ -7,11 +7,11 @@
 
 Questions that no part of the model was trained on are spoken by several voices, with a pause after some of their words;
 or a pause is put into recorded ones (`--recordings`: a folder with ``questions.tsv``), where the model hears a word
-end. Every question so has two labelled pauses: one inside (0.25 s to `--longest-s`), where a reply would be a false start,
-and one at its end. The server's own turn detector runs over them frame by frame: as `server_vad` with the silence left
-to the server, and with 500 ms asked for; as `semantic_vad` with each eagerness. What the model does is really done, and
-takes the processor time that it takes; all other time is that of the audio. So the figures do not depend on what else
-the machine does. Not in them: the network, and a client that collects audio before it sends it.
+end. Every question so has two labelled pauses: one inside (0.25 s to `--longest-s`), where a reply would be a false
+start, and one at its end. The server's own turn detector runs over them frame by frame: as `server_vad` with the
+silence left to the server, and with 500 ms asked for; as `semantic_vad` with each eagerness. What the model does is
+really done, and takes the processor time that it takes; all other time is that of the audio. So the figures do not
+depend on what else the machine does. Not in them: the network, and a client that collects audio before it sends it.
 
 A false start is a turn that is ended inside a question; it is audible if the first sound of its reply would be sent
 before the speaker goes on. Counted apart: those audible ones after less than 500 ms of a labelled pause, in which the
