@@ -283,6 +283,7 @@ def figures_of(turns: list[Turn], tools: list[dict[str, Any]], errors: list[str]
         "cut_off_calls": sum(turn.cut_off for turn in turns),
         "wanting_no_tool": len(plain),
         "called_without_need": sum(bool(turn.calls) for turn in plain),
+        "needless_calls": dict(Counter(name for turn in plain for name, _ in turn.calls)),
         "answered_aloud": sum(turn.audio_s > 0 for turn in turns),
     }
 
