@@ -185,7 +185,8 @@ def end_of_turn(result: Result) -> list[str]:
             rows.append([name, *counts, *times, str(row["not_answered"])])
     first = "first audio after the last word p50"
     counted = ["false starts", "audible", "of these after less than 500 ms"]
-    heads = ["nano", *counted, first, "p75", "p95", "no answer in 3 s"]
+    model = "mini" if "--model mini" in result["command"] else "nano"
+    heads = [model, *counted, first, "p75", "p95", "no answer in 3 s"]
     return markdown_table(heads, rows)
 
 
@@ -370,6 +371,7 @@ def tool_turns(*results: Result) -> list[str]:
     ]
     heads = [
         "mini, openai (Python), one question a conversation",
+        "the same in Piper's voice",
         "mini, openai, ten",
         "mini, @openai/agents, ten",
         "mini, openai, ten, new names",
@@ -458,9 +460,11 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
     "end_of_turn": (("end_of_turn_nano",), end_of_turn),
     "conversation": (("conversation", "conversation_spoken"), conversation),
     "end_of_turn_fluent": (("end_of_turn_fluent",), end_of_turn),
+    "end_of_turn_mini": (("end_of_turn_mini",), end_of_turn),
     "tool_turns": (
         (
             "tool_turns_mini_single",
+            "tool_turns_mini_neural",
             "tool_turns_mini_openai",
             "tool_turns_mini_agents",
             "tool_turns_mini_renamed",
