@@ -94,9 +94,9 @@ stage package mini/package -- published_parts=null
 stage talk_lessons mini/talk_lessons -- count=20
 stage talk mini/talk model.start_from=out/mini/package -- "${few[@]}"
 stage first_tool_lessons mini/tool_lessons output=out/mini/text/first_tool_lessons.jsonl "exchanges=[1]" talk=0 \
-  hearing=null -- per_wording=1
+  other_tools=0 hearing=null -- per_wording=1
 stage first_tools mini/first_tools model.start_from=out/mini/package -- "${few[@]}"
-stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 \
+stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 other_tools=1 \
   "hearing.voices={flite/slt: 1}" "hearing.new_voices={flite/kal: 1}"
 stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}"
 # 13. The folder that ships. Seconds.

@@ -10,8 +10,10 @@ import pytest
 
 from echox.config import load_recipe
 from echox.data.corpora.tools.names import other_names
+from echox.data.corpora.tools.others import other_requests, other_tools
 from echox.data.corpora.tools.requests import tool_requests
 from echox.data.manifest import read_dialogues
+from echox.data.splits import SPLITS
 from echox.data.tool_templates import has_call
 from echox.files import packaged_yaml
 from echox.preparation.conversations import heard_requests as hearing
@@ -45,7 +47,7 @@ def test_calls_are_of_declared_tools_and_fit_their_signatures(made):
             declared = next(line for line in system.text.splitlines() if line.startswith(f"{written['name']}("))
             assert re.findall(r"(\w+): ", declared.partition(")")[0]) == list(written["arguments"])
         last = rest[-1].text
-        assert has_call(last) == (topic_of(one) in ("call", "renamed", "late", "late_renamed", "heard")) or (
+        assert has_call(last) == (topic_of(one) in ("call", "renamed", "late", "late_renamed", "heard", "foreign")) or (
             one.split == "train"
         )
 
@@ -122,6 +124,21 @@ def test_new_names_are_in_no_lesson_of_training(made):
 
 
 @pytest.mark.slow
+def test_tools_of_other_clients_are_called_and_some_are_met_in_figures_only(made):
+    called = {split: set() for split in made[2]}
+    for one in made[3]:
+        for turn in one.turns:
+            if turn.role == "assistant" and has_call(turn.text):
+                called[one.split].add(json.loads(turn.text.partition("<tool>")[2])["name"])
+    known = {one.tool.name for seed in range(30) for one in other_tools("train", random.Random(seed)).values()}
+    assert len(known & called["train"]) > 100
+    for split in ("validation", "heldout"):
+        held_out = {one.tool.name for seed in range(30) for one in other_tools(split, random.Random(seed)).values()}
+        assert held_out & called[split]
+        assert not held_out & (called["train"] | known)
+
+
+@pytest.mark.slow
 def test_the_same_recipe_writes_the_same_lessons(made):
     recipe, output, *_ = made
     before = output.read_bytes()
@@ -136,6 +153,30 @@ def test_tools_of_one_client_have_different_names():
             assert len(set(names)) == len(names)
             for one in other_names(kind, random.Random(seed)).values():
                 assert len(set(one.parameters.values())) == len(one.parameters)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_requests_for_other_tools_fit_what_they_declare(split):
+    tools = other_tools(split, random.Random(0))
+    requests = other_requests(split, 2)
+    assert {one.call.name for one in requests} == set(tools)
+    for one in requests:
+        schema = json.loads(tools[one.call.name].tool.parameters)
+        arguments = json.loads(one.call.arguments)
+        assert list(arguments) == schema["required"] == list(schema["properties"])
+        for name, value in arguments.items():
+            kind = schema["properties"][name]
+            assert isinstance(value, int if kind["type"] == "integer" else str)
+            assert value in kind.get("enum", [value])
+        assert one.text[0].isupper() or one.text[0].isdigit()
+        assert "{" not in one.text + one.reply
+    assert other_requests(split, 2) == requests != other_requests(split, 2, seed=1)
+
+
+def test_every_tool_of_other_clients_has_a_name_of_its_own():
+    for seed in range(50):
+        names = [one.tool.name for split in SPLITS for one in other_tools(split, random.Random(seed)).values()]
+        assert len(names) == len(set(names)) > 60
 
 
 def request_for(tool, **arguments):

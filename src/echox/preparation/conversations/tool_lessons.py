@@ -1,9 +1,9 @@
 """Stage "tool_lessons": typed lessons from which stage "instruct" teaches a finished model to call tools.
 
-Each lesson is a conversation of one or several exchanges whose system turn declares tools: requests, the reply that
-calls a tool, its output (an error too), the answer; requests whose tool is not declared; and questions and small talk
-that want no tool, in between. They are written out as the model's template with tools will write them
-(`data.tool_templates.taught_template`), so to training they are texts.
+Each lesson is a conversation of one or several exchanges whose system turn declares tools, six that are taught well or
+some of seventy others: requests, the reply that calls a tool, its output (an error too), the answer; requests whose
+tool is not declared; and questions and small talk that want no tool, in between. They are written out as the model's
+template with tools will write them (`data.tool_templates.taught_template`), so to training they are texts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from echox.config import dump_recipe, recipe
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.corpora.talk.conversations import conversations
 from echox.data.corpora.tools.names import NamedTool, other_names, taught_names
+from echox.data.corpora.tools.others import other_requests, other_tools
 from echox.data.corpora.tools.requests import ToolRequest, failed, system_prompts, tool_requests
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.splits import SPLITS, held_out_share
@@ -39,6 +40,8 @@ _FAILS = 0.1
 """Share of the calls whose tool returns an error."""
 _UNDECLARED = 0.3
 """Of the requests of a lesson that declares few tools, and not theirs: the share that is asked all the same."""
+_OTHER_TOOLS, _OTHER_EXCHANGES = (1, 5), (3, 2, 1)
+"""Of a lesson with tools of other clients: how many it declares, and how often it has one exchange, two, three."""
 _AS_HEARD = 0.1
 """Share of the requests of training without capitals and marks."""
 _REPLY_WORDS = 22
@@ -58,10 +61,11 @@ class ToolLessonsRecipe:
             that training has not), "error/..." (how an error is answered), "renamed/..." (names that training has
             not), "late/..." (a call late in a conversation), "late_renamed/...", "heard/..." (as a model hears it),
             "undeclared/...", "no_tool", "late_no_tool", "small_talk", "late_small_talk" (which have other right
-            replies too).
+            replies too), "foreign/..." (a tool that training has not).
         others: manifests of dialogues with the model's own replies (stage "replies"), whose first question wants no
             tool; empty: the nano corpus.
         per_wording: requests of each wording for training, with other values; of the other splits a twentieth.
+        other_tools: likewise, of each wording for tools of other clients (`data.corpora.tools.others`); 0: none.
         exchanges: weights of lessons of one exchange, of two, and so on.
         no_tool: share of the exchanges that want no tool.
         talk: of these, the share that is small talk (`data.corpora.talk`); the others are questions.
@@ -73,6 +77,7 @@ class ToolLessonsRecipe:
     output: str
     others: list[str] = field(default_factory=list)
     per_wording: int = 12
+    other_tools: int = 3
     exchanges: list[float] = field(default_factory=lambda: [2, 2, 2, 2, 2, 1])
     no_tool: float = 0.35
     talk: float = 0.5
@@ -89,14 +94,18 @@ class ToolLessonsRecipe:
         found = [dialogue for path in self.others for dialogue in read_dialogues(path)] or build_dialogues(self.seed)
         lessons: list[Dialogue] = []
         for split in SPLITS:
-            count = self.per_wording if split == "train" else max(1, self.per_wording // 20)
+            train = split == "train"
+            count = self.per_wording if train else max(1, self.per_wording // 20)
             requests = tool_requests(split, count, self.seed)
             spoken = self._spoken(requests, rng)
             questions, small_talk = _Questions(found, split, rng), _SmallTalk(split, self.seed)
-            if split == "train":
+            others = other_requests(split, self.other_tools if train else min(1, self.other_tools), self.seed)
+            if train:
                 lessons += self._conversations(requests, spoken, questions, small_talk, rng)
+                lessons += self._with_other_tools(others, questions, small_talk, rng)
             else:
                 lessons += _for_figures(requests, list(spoken.values()), questions, small_talk, rng)
+                lessons += _foreign(others, rng)
         write_dialogues(self.output, lessons)
         dump_recipe(self, Path(self.output).with_suffix(".yaml"))
         return {split: float(sum(one.split == split for one in lessons)) for split in SPLITS}
@@ -128,6 +137,28 @@ class ToolLessonsRecipe:
                 else:
                     talk.ask(left.pop())
             lessons.append(talk.dialogue(f"t{len(lessons):04d}", "train", "talk"))
+        return lessons
+
+    def _with_other_tools(
+        self, requests: list[ToolRequest], questions: _Questions, small_talk: _SmallTalk, rng: random.Random
+    ) -> list[Dialogue]:
+        """Lessons with tools of other clients: all requests, in random order."""
+        left = rng.sample(requests, len(requests))
+        lessons: list[Dialogue] = []
+        while left:
+            first, tools = left[-1].call.name, other_tools("train", rng)
+            beside = rng.sample([name for name in tools if name != first], rng.randint(*_OTHER_TOOLS) - 1)
+            talk = _Talk({name: tools[name] for name in (first, *beside)}, rng, first)
+            said = small_talk.conversation()
+            (more,) = rng.choices(range(len(_OTHER_EXCHANGES)), _OTHER_EXCHANGES)
+            for _ in range(1 + more):
+                fitting = [one for one in left[-100:] if one.call.name in talk.names]
+                if rng.random() < self.no_tool or not fitting:
+                    talk.add(*(next(said) if rng.random() < self.talk else questions.next()))
+                else:
+                    left.remove(fitting[-1])
+                    talk.ask(_varied(fitting[-1], rng))
+            lessons.append(talk.dialogue(f"o{len(lessons):04d}", "train", "talk"))
         return lessons
 
 
@@ -176,7 +207,7 @@ class _Talk:
 
     def __init__(self, names: dict[str, NamedTool], rng: random.Random, needed: str | None = None) -> None:
         self.names, self.rng = names, rng
-        count = len(names) if rng.random() < _ALL_TOOLS else rng.randint(1, _FEW_TOOLS)
+        count = len(names) if rng.random() < _ALL_TOOLS else rng.randint(1, min(_FEW_TOOLS, len(names)))
         order = sorted(rng.sample(list(names), len(names)), key=lambda name: name != needed)[:count]
         self.declared = rng.sample(order, count)
         self.refused: set[str] = set()
@@ -276,6 +307,18 @@ def _for_figures(
         ):
             talk.add(*next(small_talk.conversation()))
             add(talk, kind)
+    return lessons
+
+
+def _foreign(requests: list[ToolRequest], rng: random.Random) -> list[Dialogue]:
+    """Lessons whose last reply, which counts, calls a tool that training has not."""
+    lessons: list[Dialogue] = []
+    for number, request in enumerate(requests):
+        tools = other_tools(request.split, rng)
+        talk = _Talk(tools, rng, request.call.name)
+        talk.call(request)
+        name = f"{request.split[0]}o{number:03d}"
+        lessons.append(talk.dialogue(name, request.split, f"foreign/{request.call.name}"))
     return lessons
 
 

@@ -23,7 +23,7 @@ from echox.tool_calls.tools import Tool, ToolCall
 _LARGEST = {"minutes": 60, "first": 99, "second": 99, "degrees": 35}
 """Numbers are drawn up to these."""
 _OPERATIONS = {"plus": operator.add, "minus": operator.sub, "times": operator.mul}
-_SPOKEN_NUMBERS = 0.7
+SPOKEN_NUMBERS = 0.7
 """Share of requests whose numbers are in words, as people write down what they hear; the others are in figures."""
 
 
@@ -99,7 +99,7 @@ def system_prompts() -> list[str]:
 
 def _request(tool: JsonObject, wording: str, split: str, new: bool, rng: random.Random) -> ToolRequest:
     values = _values(split, new, rng)
-    in_words = rng.random() < _SPOKEN_NUMBERS
+    in_words = rng.random() < SPOKEN_NUMBERS
     said = {
         name: num2words(value).replace("-", " ") if in_words and isinstance(value, int) else value
         for name, value in values.items()
