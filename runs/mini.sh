@@ -89,15 +89,15 @@ stage echo mini/echo -- "${few[@]}" targets.allow_silence=true
 # 11. One folder that stands on the two packages. Seconds.
 stage package mini/package -- published_parts=null
 # 12. What the language model learns besides, each in a LoRA that stays beside the weights. To hold a conversation: 63 CPU-min.
-#     To call six tools: calls first, then conversations with calls, errors and other talk, many as this recogniser hears them;
-#     39, 4 and 13 CPU-min. (What ships has the first of both, of lessons at 2b9debf: docs/experiments.md, 2026-11-30.)
+#     To call tools: calls of six first, then conversations with calls of these and of sixty others, errors and other talk, many as
+#     this recogniser hears them; 39, 4 and 40 CPU-min. (What ships had more parts: docs/experiments.md, 2026-11-30.)
 stage talk_lessons mini/talk_lessons -- count=20
 stage talk mini/talk model.start_from=out/mini/package -- "${few[@]}"
 stage first_tool_lessons mini/tool_lessons output=out/mini/text/first_tool_lessons.jsonl "exchanges=[1]" talk=0 \
   other_tools=0 hearing=null -- per_wording=1
 stage first_tools mini/first_tools model.start_from=out/mini/package -- "${few[@]}"
-stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 other_tools=1 \
-  "hearing.voices={flite/slt: 1}" "hearing.new_voices={flite/kal: 1}"
+stage tool_lessons mini/tool_lessons hearing.model=out/mini/package -- hearing.model=nano hearing.requests=4 per_wording=1 \
+  other_tools=1 "hearing.voices={flite/slt: 1}" "hearing.new_voices={flite/kal: 1}"
 stage tools mini/tools model.start_from=out/mini/package -- "${few[@]}"
 # 13. The folder that ships. Seconds.
 stage package_taught mini/package parts.echo=out/mini/package parts.vocoder=null parts.talk_adapter=out/mini/talk \
