@@ -101,8 +101,9 @@ class ToolLessonsRecipe:
             questions, small_talk = _Questions(found, split, rng), _SmallTalk(split, self.seed)
             others = other_requests(split, self.other_tools if train else min(1, self.other_tools), self.seed)
             if train:
-                lessons += self._conversations(requests, spoken, questions, small_talk, rng)
-                lessons += self._with_other_tools(others, questions, small_talk, rng)
+                no_tool = _NoTool(questions, small_talk, self.talk, rng)
+                lessons += self._conversations(requests, spoken, no_tool, rng)
+                lessons += self._with_other_tools(others, no_tool, rng)
             else:
                 lessons += _for_figures(requests, list(spoken.values()), questions, small_talk, rng)
                 lessons += _foreign(others, rng)
@@ -120,8 +121,7 @@ class ToolLessonsRecipe:
         self,
         requests: list[ToolRequest],
         spoken: dict[ToolRequest, ToolRequest],
-        questions: _Questions,
-        small_talk: _SmallTalk,
+        no_tool: _NoTool,
         rng: random.Random,
     ) -> list[Dialogue]:
         """Lessons of training: all requests, in random order."""
@@ -129,19 +129,17 @@ class ToolLessonsRecipe:
         lessons: list[Dialogue] = []
         while left:
             talk = _Talk(_names("train", rng), rng)
-            said = small_talk.conversation()
+            said = no_tool.conversation()
             (more,) = rng.choices(range(len(self.exchanges)), self.exchanges)
             for _ in range(1 + more):
                 if rng.random() < self.no_tool or not left:
-                    talk.add(*(next(said) if rng.random() < self.talk else questions.next()))
+                    talk.add(*next(said))
                 else:
                     talk.ask(left.pop())
             lessons.append(talk.dialogue(f"t{len(lessons):04d}", "train", "talk"))
         return lessons
 
-    def _with_other_tools(
-        self, requests: list[ToolRequest], questions: _Questions, small_talk: _SmallTalk, rng: random.Random
-    ) -> list[Dialogue]:
+    def _with_other_tools(self, requests: list[ToolRequest], no_tool: _NoTool, rng: random.Random) -> list[Dialogue]:
         """Lessons with tools of other clients: all requests, in random order."""
         left = rng.sample(requests, len(requests))
         lessons: list[Dialogue] = []
@@ -149,12 +147,12 @@ class ToolLessonsRecipe:
             first, tools = left[-1].call.name, other_tools("train", rng)
             beside = rng.sample([name for name in tools if name != first], rng.randint(*_OTHER_TOOLS) - 1)
             talk = _Talk({name: tools[name] for name in (first, *beside)}, rng, first)
-            said = small_talk.conversation()
+            said = no_tool.conversation()
             (more,) = rng.choices(range(len(_OTHER_EXCHANGES)), _OTHER_EXCHANGES)
             for _ in range(1 + more):
                 fitting = [one for one in left[-100:] if one.call.name in talk.names]
                 if rng.random() < self.no_tool or not fitting:
-                    talk.add(*(next(said) if rng.random() < self.talk else questions.next()))
+                    talk.add(*next(said))
                 else:
                     left.remove(fitting[-1])
                     talk.ask(_varied(fitting[-1], rng))
@@ -194,6 +192,25 @@ class _SmallTalk:
         """What is said in a conversation that nobody held yet, and the replies; then in the next ones."""
         for one in itertools.chain.from_iterable(self._conversations):
             yield Turn("user", one.said), Turn("assistant", one.reply)
+
+
+class _NoTool:
+    """Questions and small talk, mixed.
+
+    Args:
+        questions, small_talk: of which they are.
+        talk: share of small talk.
+        rng: mixes.
+    """
+
+    def __init__(self, questions: _Questions, small_talk: _SmallTalk, talk: float, rng: random.Random) -> None:
+        self._questions, self._small_talk, self._talk, self._rng = questions, small_talk, talk, rng
+
+    def conversation(self) -> Iterator[tuple[Turn, Turn]]:
+        """Without end, for one conversation."""
+        said = self._small_talk.conversation()
+        while True:
+            yield next(said) if self._rng.random() < self._talk else self._questions.next()
 
 
 class _Talk:
