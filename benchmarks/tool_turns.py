@@ -10,8 +10,9 @@ and sent to a server in this process; the client runs the tool, returns its outp
 model decides, and every fifth question wants no tool; "required": it must call one; "named": the one that is right.
 `--template`: a model that was taught no tools gets the chat template with tools all the same: then the grammar alone
 makes its calls. Without it such a model says so, and answers. `--renamed`: the client has other names for the tools and
-their parameters than any lesson, so that the model has to read them. A protocol error is an `error` event, an event
-that does not fit the client's types, deltas that are not the arguments, or a reply that fails.
+their parameters than any lesson, so that the model has to read them; `--foreign`: it has five tools that no lesson has.
+A protocol error is an `error` event, an event that does not fit the client's types, deltas that are not the arguments,
+or a reply that fails.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio, resample
 from echox.data.corpora.tools.names import NamedTool, other_names, taught_names
+from echox.data.corpora.tools.others import other_requests, other_tools
 from echox.data.corpora.tools.requests import ToolRequest, tool_requests
 from echox.data.engines.engine import Voice
 from echox.data.synthesis import create_synthesizer
@@ -90,8 +92,7 @@ def questions(options: argparse.Namespace) -> list[Turn]:
     """The questions, spoken, tool after tool; with "auto" every fifth is one of nano's that wants no tool."""
     voice = Voice.of_speaker(options.voice)
     names = declared_names(options)
-    requests = tool_requests("heldout", 2, options.seed)
-    order = sorted(range(len(requests)), key=lambda n: (n // 2 % 5, n % 2, n // 10))  # tools in turn, then wordings
+    requests = requests_of(options)
     ordinary = [pcm16(load_audio(path, RATE)) for path in bundled_questions()]
     turns: list[Turn] = []
     while len(turns) < options.turns:
@@ -99,15 +100,27 @@ def questions(options: argparse.Namespace) -> list[Turn]:
         if options.choice == "auto" and number % 5 == 4:
             turns.append(Turn(ordinary[number // 5 % len(ordinary)]))
             continue
-        request = requests[order[number % len(order)]]
+        request = requests[number % len(requests)]
         speech = create_synthesizer(voice.engine).synthesize(request.text, voice)
         sound = pcm16(resample(speech.waveform, speech.sampling_rate, RATE))
         turns.append(Turn(sound, replace(request, call=names[request.call.name].call(request.call))))
     return turns
 
 
+def requests_of(options: argparse.Namespace) -> list[ToolRequest]:
+    """What is asked, in this order."""
+    if options.foreign:
+        requests = other_requests("heldout", 3, options.seed)
+        return random.Random(options.seed).sample(requests, len(requests))
+    requests = tool_requests("heldout", 2, options.seed)
+    order = sorted(range(len(requests)), key=lambda n: (n // 2 % 5, n % 2, n // 10))  # tools in turn, then wordings
+    return [requests[place] for place in order]
+
+
 def declared_names(options: argparse.Namespace) -> dict[str, NamedTool]:
     """The tools as this client calls them."""
+    if options.foreign:
+        return other_tools("heldout", random.Random(options.seed))
     return other_names("new", random.Random(options.seed)) if options.renamed else taught_names()
 
 
@@ -295,6 +308,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--choice", choices=["auto", "required", "named"], default="auto")
     parser.add_argument("--template", action="store_true", help="give it the chat template with tools")
     parser.add_argument("--renamed", action="store_true", help="tools and parameters under names that no lesson has")
+    parser.add_argument("--foreign", action="store_true", help="five tools that no lesson has")
     parser.add_argument("--turns", type=int, default=50)
     parser.add_argument("--per-session", type=int, default=10, help="turns of one conversation (default: 10)")
     parser.add_argument("--voice", default="flite/rms", help="who asks (default: flite/rms)")

@@ -375,6 +375,7 @@ def tool_turns(*results: Result) -> list[str]:
         "mini, openai, ten",
         "mini, @openai/agents, ten",
         "mini, openai, ten, new names",
+        "mini, openai, ten, five tools that no lesson has",
         "nano, openai, ten",
         "nano, @openai/agents, ten",
     ]
@@ -468,6 +469,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {
             "tool_turns_mini_openai",
             "tool_turns_mini_agents",
             "tool_turns_mini_renamed",
+            "tool_turns_mini_foreign",
             "tool_turns_nano_openai",
             "tool_turns_nano_agents",
         ),
