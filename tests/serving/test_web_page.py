@@ -10,6 +10,7 @@ import pytest
 from browser import QUESTIONS, browser_tests, chromium, microphone_file, opened
 from echox import EchoX
 from echox.audio import load_audio
+from waiting import wait_until
 from web_page import BRAZIL, SPOKEN, ask, heard_s, kept_of, played_s, reply, said, serving, until_played
 
 pytestmark = browser_tests
@@ -179,6 +180,9 @@ def test_choices_can_be_undone(server, page):
         page.get_by_role("slider", name=name).fill(value)
     page.get_by_role("button", name="Close").click()
     page.wait_for_function("JSON.parse(localStorage['echox-settings']).silence === '700'")
+    (session,) = server.service.sessions
+    wait_until(lambda: session.options.turn_detection.get("silence_duration_ms") == 700, "the pause is asked for")
+    assert session.options.turn_detection["type"] == "server_vad"
     page.get_by_role("button", name="Settings").click()
     page.get_by_role("button", name="Use the defaults").click()
     page.get_by_role("button", name="Close").click()
@@ -186,6 +190,8 @@ def test_choices_can_be_undone(server, page):
     assert said(reply(page, 1)) == "The capital of France is Paris."
     assert [text for _, text in server.items[:2]] == ["What does a cow say?", "A cow says moo."]
     (session,) = server.service.sessions
+    assert session.options.turn_detection["type"] == "semantic_vad"
+    assert session.options.turn_detection["eagerness"] == "auto"
     assert "temperature" not in session.options.to_dict()
     assert page.evaluate("JSON.parse(localStorage['echox-settings'])") == {}
 

@@ -125,7 +125,7 @@ def create_app(
         return JSONResponse(body, 200 if state == "ready" else 503)
 
     async def about(_: Request) -> Response:  # for the page; needs no key, like the page itself
-        can = {"webrtc": calls.available, "tools": service.calls_tools}
+        can = {"webrtc": calls.available, "tools": service.calls_tools, "judges_turns": service.turn_judge is not None}
         return JSONResponse({"model": service.name, **can, **asdict(service.model.about)})
 
     async def metrics(_: Request) -> Response:

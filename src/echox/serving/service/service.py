@@ -127,14 +127,16 @@ class Service:
             code = "server_shutting_down" if self.draining else "session_limit_reached"
             raise EventError("the server has no free session; try again later", code, kind="server_error") from error
 
+    @property
+    def turn_judge(self) -> Judge | None:
+        """Who judges whether a sentence is complete; None: nobody."""
+        if self.end_of_turn is not None:
+            return Judge.ONNX
+        return None if self.model.engine.turn_head is None else Judge.MODEL
+
     def session_options(self) -> SessionOptions:
         """The options of a new realtime session."""
-        judge = None
-        if self.end_of_turn is not None:
-            judge = Judge.ONNX
-        elif self.model.engine.turn_head is not None:
-            judge = Judge.MODEL
-        return SessionOptions(self.name, self.limits, judge, self.calls_tools, self._ends_early)
+        return SessionOptions(self.name, self.limits, self.turn_judge, self.calls_tools, self._ends_early)
 
     async def prepare_tools(self, use: ToolUse, param: str) -> None:
         """Make the grammar of calls, in another thread, so that a reply does not wait for it in the event loop.

@@ -378,9 +378,10 @@ function frame() {
 
 /** The first view: what the model knows and example questions, from its folder. */
 async function introduce() {
-  const { model: name, knows, examples, tools } = await about;
+  const { model: name, knows, examples, tools, judges_turns: judgesTurns } = await about;
   settings.offerTools(tools);
-  if (settings.tools && connection.state === "open") dialogue.configure(); // it was opened meanwhile
+  settings.offerJudgement(judgesTurns);
+  if ((settings.tools || settings.endsWhenComplete) && connection.state === "open") dialogue.configure(); // it was opened meanwhile
   model ||= name;
   view.model(model);
   view.introduce(knows, examples, say);

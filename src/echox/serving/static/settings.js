@@ -4,7 +4,8 @@ import { forBrowser, forTab } from "./storage.js";
 const KEPT = "echox-settings";
 const KEY = "echox-key";
 const SAVE_DELAY_MS = 250;
-const UNITS = { silence: (v) => `${v} ms`, volume: (v) => `${Math.round(v * 100)} %`, temperature: twoDigits, top_p: twoDigits };
+const JUDGED_PAUSE_MS = 4000; // the longest that a server waits which judges whether a sentence is complete
+const UNITS = { volume: (v) => `${Math.round(v * 100)} %`, temperature: twoDigits, top_p: twoDigits };
 
 function twoDigits(value) {
   return Number(value).toFixed(2);
@@ -21,6 +22,7 @@ export class Settings extends EventTarget {
     this.tab = forTab();
     this.touched = new Set(); // settings that the user has changed; the others follow the model
     this.changed = new Set(); // changed and not reported yet
+    this.turnsAreJudged = false; // by the server: whether a sentence is complete
     this.#load();
     this.form.addEventListener("input", ({ target }) => {
       this.touched.add(target.name);
@@ -102,8 +104,19 @@ export class Settings extends EventTarget {
     return this.form.elements.announce.checked || this.volume === 0 || !this.speak;
   }
 
+  /** The server can judge, or not, whether what was said is complete: unless a pause is chosen, that ends a turn. */
+  offerJudgement(supported) {
+    this.turnsAreJudged = supported;
+    this.#label();
+  }
+
+  get endsWhenComplete() {
+    return this.turnsAreJudged && !this.touched.has("silence");
+  }
+
+  /** The silence that ends a turn for sure. */
   get silenceMs() {
-    return Number(this.#value("silence"));
+    return this.endsWhenComplete ? JUDGED_PAUSE_MS : Number(this.#value("silence"));
   }
 
   /** The session object of the protocol. */
@@ -122,8 +135,7 @@ export class Settings extends EventTarget {
           transcription: { model: "echox" },
           turn_detection: this.handsFree
             ? {
-                type: "server_vad",
-                // Unnamed, the server may end a turn sooner that is surely complete.
+                type: this.endsWhenComplete ? "semantic_vad" : "server_vad",
                 ...(this.touched.has("silence") && { silence_duration_ms: this.silenceMs }),
                 duck_events: true,
                 speculation_events: true,
@@ -164,10 +176,14 @@ export class Settings extends EventTarget {
   #label() {
     for (const output of this.form.querySelectorAll("output")) {
       const name = output.htmlFor.value;
-      output.value = UNITS[name](this.#value(name));
+      output.value = name === "silence" ? this.#pause() : UNITS[name](this.#value(name));
       this.form.elements[name].setAttribute("aria-valuetext", output.value);
     }
     this.form.elements.silence.disabled = !this.handsFree;
+  }
+
+  #pause() {
+    return this.endsWhenComplete ? "when you have finished" : `after ${this.silenceMs} ms`;
   }
 
   #load() {
