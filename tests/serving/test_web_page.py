@@ -176,7 +176,7 @@ def test_choices_can_be_undone(server, page):
     ask(page, "What does a cow say?")
     reply(page, 0)
     page.get_by_role("button", name="Settings").click()
-    for name, value in [("Temperature", "0.8"), ("A pause ends your turn", "700")]:
+    for name, value in [("Temperature", "0.8"), ("Your turn ends", "700")]:
         page.get_by_role("slider", name=name).fill(value)
     page.get_by_role("button", name="Close").click()
     page.wait_for_function("JSON.parse(localStorage['echox-settings']).silence === '700'")
