@@ -50,6 +50,7 @@ from echox.serving.turn_detection.turns import Paused, SpeechStopped, TurnDetect
 from echox.serving.turn_detection.vad import FRAME_MS, FRAME_SAMPLES, SAMPLING_RATE, open_vad
 from echox.speech_detection import MARGIN_AFTER_S
 from echox.streaming import Judged
+from echox.streaming.events import Event
 from echox.streaming.messages import Audio, Message
 from echox.training.stages.hearing.heard_texts import key, pause_places
 from echox.training.stages.hearing.turn_head import split_of
@@ -80,22 +81,23 @@ class Stop:
 
 
 def ask(model: EchoX, samples: np.ndarray) -> Answer:
-    """Begin a reply to a turn, as the server does in a pause."""
+    """Begin a reply to a turn, as the server does in a pause: its events come within the round that makes them."""
     began_s = time.process_time()
-    task = model.session().speculate([Message("user", (Audio(samples, SAMPLING_RATE),))])
-    complete, judged_ms = None, 0.0
-    try:
-        for event in task:
-            now_ms = 1000 * (time.process_time() - began_s)
-            if isinstance(event, Judged):
-                complete, judged_ms = event.complete, now_ms
-            elif isinstance(event, AudioChunk):
-                break
-    except ValueError:  # nothing was heard
-        pass
-    finally:
-        task.cancel()
-    return Answer(complete, judged_ms, 1000 * (time.process_time() - began_s))
+    complete, judged_ms, sound_ms = None, 0.0, None
+
+    def take(event: Event | None) -> None:
+        nonlocal complete, judged_ms, sound_ms
+        now_ms = 1000 * (time.process_time() - began_s)
+        if isinstance(event, Judged):
+            complete, judged_ms = event.complete, now_ms
+        elif isinstance(event, AudioChunk) and sound_ms is None:
+            sound_ms = now_ms
+
+    task = model.session().speculate([Message("user", (Audio(samples, SAMPLING_RATE),))], on_event=take)
+    while sound_ms is None and not task.done:  # it fails where nothing was heard
+        model.scheduler.step()
+    task.cancel()
+    return Answer(complete, judged_ms, 1000 * (time.process_time() - began_s) if sound_ms is None else sound_ms)
 
 
 def stops(probabilities: list[float], settings: TurnSettings, hear: Callable[[int, int], Answer]) -> Iterator[Stop]:
