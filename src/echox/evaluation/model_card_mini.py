@@ -47,8 +47,8 @@ LIMITS = """\
   in twenty is taken for a question of knowledge, and one question in ninety for talk.
 - **It cannot know** the time, the weather, the news or where it is, and mostly says so. It forgets a conversation when
   that ends.
-- **Tools** are called by what it learned of six (docs/performance.md has how often rightly); a client's own tools less
-  surely. Check the arguments before anything is done that matters.
+- **Tools** are called by what it learned of six, and less surely of sixty others (docs/performance.md has how often
+  rightly, and for tools that it never met). Check the arguments before anything is done that matters.
 - **Names and rare words** may be pronounced as a stranger would read them.
 - **Its voice was learned from one that was fine-tuned from another** (Piper's lessac), whose recordings are those of
   the Blizzard Challenge 2013, under a licence for research: read it before commercial use (docs/data_card_mini.md).

@@ -8,7 +8,6 @@ Letters: B sequences, K inputs of a sequence, H width of the language model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -17,8 +16,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from echox.files import JsonObject, write_tensors, write_text
 
 Head = TypeVar("Head", bound="SequenceHead")
 
@@ -70,13 +67,6 @@ class SequenceHead(nn.Module):
         """Multiply the log odds by ``scale`` () and add ``shift`` ()."""
         self.answer.weight.mul_(scale)
         self.answer.bias.copy_(self.answer.bias * scale + shift)
-
-    def save(self, folder: Path, scores: JsonObject) -> None:
-        """Write it into a folder, which is made, with its scores beside it: the same name with ``.json``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / self.file
-        write_tensors(path, self.state_dict())
-        write_text(path.with_suffix(".json"), json.dumps(scores, indent=2) + "\n")
 
     @classmethod
     def load(cls: type[Head], folder: Path, width: int) -> Head | None:

@@ -25,6 +25,7 @@ from echox.files import JsonObject
 from echox.models.echox.talk_head import TalkHead, talk_inputs
 from echox.streaming.engine import Engine
 from echox.training.stages.dialogue.lm import vary
+from echox.training.stages.hearing.heads import write_head
 
 NO_TALK = "knowledge"
 """Kind of lessons whose last turn is a question of knowledge."""
@@ -83,7 +84,7 @@ class TalkHeadRecipe:
         fit(head, engine, [one for one in examples if one.split == "train"], self.steps, rng)
         held_out = [one for one in examples if one.split != "train"]
         scores = {split: measure(head, engine, held_out, split) for split in sorted({one.split for one in held_out})}
-        head.save(folder if self.output is None else Path(self.output), scores)
+        write_head(head, folder if self.output is None else Path(self.output), scores)
         return scores
 
     def _examples(self, rng: random.Random) -> list[Said]:

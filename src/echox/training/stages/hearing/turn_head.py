@@ -35,6 +35,7 @@ from echox.files import JsonObject
 from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
 from echox.streaming.messages import Audio, Message
+from echox.training.stages.hearing.heads import write_head
 from echox.training.stages.hearing.heard_texts import (
     NOISE,
     CutText,
@@ -142,7 +143,7 @@ class TurnHeadRecipe:
         fit(head, _of(rows, "train"), text_rows, self.steps, self.text_share, self.noise, rng)
         calibrate(head, _of(rows, "calibrate"))
         scores = {split: measure(head, _of(rows, split)) for split in ("calibrate", "test")}
-        head.save(folder if self.output is None else Path(self.output), scores)
+        write_head(head, folder if self.output is None else Path(self.output), scores)
         return scores
 
     def _split(self, dialogue: Dialogue) -> str:
