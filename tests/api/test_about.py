@@ -60,6 +60,7 @@ def test_the_page_gets_it_before_any_key_is_shown():
         "model": "nano",
         "webrtc": False,
         "tools": False,
+        "judges_turns": True,
         "knows": nano().about.knows,
         "examples": list(ANSWERS),
     }
