@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from echox.data.engines.engine import Voice
 from echox.data.manifest import read_dialogues
 from echox.data.pauses import PausedSpeech, cut, cut_with_pause, speak, speak_with_pause
 from echox.errors import NoSpeech
+from echox.evaluation.sets.items import read_items
 from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import Judge, SessionOptions
@@ -94,9 +94,11 @@ def ask(model: EchoX, samples: np.ndarray) -> Answer:
             sound_ms = now_ms
 
     task = model.session().speculate([Message("user", (Audio(samples, SAMPLING_RATE),))], on_event=take)
-    while sound_ms is None and not task.done:  # it fails where nothing was heard
+    while sound_ms is None and not task.done:
         model.scheduler.step()
     task.cancel()
+    if task.error is not None and not isinstance(task.error, ValueError):  # which says that nothing was heard
+        raise task.error
     return Answer(complete, judged_ms, 1000 * (time.process_time() - began_s) if sound_ms is None else sound_ms)
 
 
@@ -161,10 +163,9 @@ def until_question(dialogue: Any) -> Any:
 
 def recorded(model: EchoX, options: argparse.Namespace, rng: random.Random) -> Iterator[PausedSpeech]:
     """Recordings with a pause inside."""
-    with (options.recordings / "questions.tsv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    for row in rng.sample(rows, min(options.questions, len(rows))):
-        waveform = load_audio(options.recordings / row["audio"], SAMPLING_RATE)
+    items = read_items(options.recordings)
+    for item in rng.sample(items, min(options.questions, len(items))):
+        waveform = load_audio(item.audios[0], SAMPLING_RATE)
         (encoded,) = model.engine.encode([Audio(waveform, SAMPLING_RATE)])
         places = [place for place in pause_places(encoded.text, set()) if place < len(encoded.words)]
         if places:

@@ -105,6 +105,6 @@ stage package_taught mini/package parts.echo=out/mini/package parts.vocoder=null
   output_dir=out/mini/package_taught -- published_parts=null
 #     Into it, two heads: is it talk, which the adapter answers, or a question of knowledge? Half a minute.
 stage talk_head mini/talk_head -- steps=20
-#     And when is a question complete? 8 CPU-min.
+#     And when is a question complete? 11 CPU-min.
 stage turn_head mini/turn_head model=out/mini/package_taught output=null -- model=nano output=out/mini/turn_head \
   "texts={corpora: {nano: 60}}" steps=50 "voices={flite/slt: 1}" "new_voices={flite/rms: 1}"

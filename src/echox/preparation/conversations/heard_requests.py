@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from num2words import num2words
-
 from echox.api import EchoX
 from echox.audio import resample
 from echox.data.corpora.tools.requests import ToolRequest, taught_tools
 from echox.data.engines.engine import Voice
+from echox.data.numbers import said_number
 from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_synthesizer
 from echox.files import JsonObject, journal_entries, open_journal
@@ -28,7 +27,7 @@ _ALIKE = 0.7
 """Least likeness of an argument to words that were heard (`SequenceMatcher.ratio`, without spaces)."""
 _TOGETHER = 8
 """Recordings that are heard at once."""
-_NUMBER_WORDS = frozenset(word for number in range(101) for word in num2words(number).replace("-", " ").split())
+_NUMBER_WORDS = frozenset(word for number in range(101) for word in said_number(number).split())
 
 
 @dataclass
@@ -121,7 +120,7 @@ def still_told(request: ToolRequest) -> bool:
 def _has_number(words: list[str], number: int) -> bool:
     """Whether the number stands there, and is no part of a longer one ("for fifty" may be heard as "four fifty")."""
     prepositions = ("four", "two") if number > 9 else ()
-    for form in ([str(number)], num2words(number).replace("-", " ").split()):
+    for form in ([str(number)], said_number(number).split()):
         for start in range(len(words) - len(form) + 1):
             end = start + len(form)
             around = [word for word in words[max(0, start - 1) : start] if word not in prepositions]

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 import yaml
-from num2words import num2words
 
 from echox.data.manifest import Dialogue, Turn
+from echox.data.numbers import said_number
 from echox.data.text import normalize_for_speech
 from echox.files import JsonObject
 
@@ -140,7 +140,7 @@ def spliced_fragments(sentences: list[str], rng: random.Random) -> str:
 
 def number_words(number: int) -> str:
     """Spell a number as separate words: 42 is "forty two"."""
-    return str(num2words(number)).replace("-", " ").replace(" and ", " ").replace(",", "")
+    return said_number(number).replace(" and ", " ").replace(",", "")
 
 
 def _dialogue(name: str, exchanges: list[tuple[str, Fact]], split: str) -> Dialogue:

@@ -16,9 +16,8 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from num2words import num2words
-
 from echox.data.manifest import Dialogue, Turn
+from echox.data.numbers import said_number
 from echox.data.splits import SPLITS, check_split, held_out_share
 from echox.files import JsonObject, packaged_yaml
 
@@ -179,9 +178,9 @@ def _sum(split: str, rng: random.Random) -> Exchange:
             first, second = max(first, second), min(first, second)
         if _split_of_sum(first, second, operation) == split:
             break
-    words = [num2words(number).replace("-", " ") for number in (first, second)]
+    words = [said_number(number) for number in (first, second)]
     said = words if rng.random() < _IN_WORDS else [str(first), str(second)]
-    result = num2words(_OPERATIONS[operation](first, second)).replace("-", " ")
+    result = said_number(_OPERATIONS[operation](first, second))
     text = _filled(rng.choice(_content()["sums"]), {"first": said[0], "second": said[1], "operation": operation})
     reply = f"{words[0].capitalize()} {operation} {words[1]} is {result}."
     return Exchange(text, reply, "sums", operation, (reply,), result)

@@ -11,10 +11,9 @@ import json
 import random
 from collections.abc import Iterator
 
-from num2words import num2words
-
 from echox.data.corpora.tools.names import NamedTool
 from echox.data.corpora.tools.requests import SPOKEN_NUMBERS, ToolRequest, tool_schema
+from echox.data.numbers import said_number
 from echox.data.splits import check_split, held_out_share
 from echox.files import JsonObject, packaged_yaml
 from echox.tool_calls.tools import Tool, ToolCall
@@ -85,7 +84,7 @@ def _schema(tool: JsonObject) -> JsonObject:
 
 def _request(tool: JsonObject, wording: str, fixed: JsonObject, split: str, rng: random.Random) -> ToolRequest:
     values = {name: fixed.get(name) or _value(name, kind, rng) for name, kind in tool["parameters"].items()}
-    words = {name: num2words(value).replace("-", " ") for name, value in values.items() if isinstance(value, int)}
+    words = {name: said_number(value) for name, value in values.items() if isinstance(value, int)}
     said = wording.format(**{**values, **(words if rng.random() < SPOKEN_NUMBERS else {})})
     done = tool["done"].format(**{**values, **words})
     return ToolRequest(

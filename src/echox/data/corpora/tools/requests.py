@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from num2words import num2words
-
+from echox.data.numbers import said_number
 from echox.data.splits import check_split
 from echox.files import JsonObject, packaged_yaml
 from echox.tool_calls.tools import Tool, ToolCall
@@ -101,10 +100,9 @@ def _request(tool: JsonObject, wording: str, split: str, new: bool, rng: random.
     values = _values(split, new, rng)
     in_words = rng.random() < SPOKEN_NUMBERS
     said = {
-        name: num2words(value).replace("-", " ") if in_words and isinstance(value, int) else value
-        for name, value in values.items()
+        name: said_number(value) if in_words and isinstance(value, int) else value for name, value in values.items()
     }
-    words = {f"{name}_words": num2words(value).replace("-", " ") for name, value in values.items() if _is_number(value)}
+    words = {f"{name}_words": said_number(value) for name, value in values.items() if isinstance(value, int)}
     text = wording.format(**said)
     arguments = {name: values[name] for name in tool["parameters"]}
     gaps = {name for _, name, _, _ in string.Formatter().parse(wording) if name}
@@ -148,10 +146,6 @@ def _values(split: str, new: bool, rng: random.Random) -> dict[str, str | int]:
 def _together(some: Any, more: Any) -> Any:
     """Two lists, or two objects, as one."""
     return {**some, **more} if isinstance(some, dict) else [*some, *more]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int)
 
 
 @functools.cache
