@@ -23,7 +23,8 @@ class DecodeLimits:
 
     Attributes:
         cpu_s: computing time.
-        wall_s: clock time, with the time that the process waits for a busy machine.
+        wall_s: clock time, with the time that the worker waits for a busy machine. While this process is stopped, it
+            does not go on.
         memory_bytes: address space beyond what an idle worker has.
     """
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from echox.audio_decoding.limits import DecodeLimits
 from echox.audio_decoding.protocol import ANSWER, FAILED, READY, REFUSED, REQUEST, SAMPLES, TOO_MUCH_MEMORY
+from echox.timeouts import waits
 
 log = logging.getLogger(__name__)
 
@@ -308,24 +309,31 @@ class _Worker:
         if self._reason == "cancelled":
             return DecodingCancelled()
         status = self._process.returncode
-        if self._reason == "time" or status == -signal.SIGXCPU:
+        if status == -signal.SIGXCPU:
             return _too_costly(limits)
+        if self._reason == "time":
+            found = "found a file that takes longer; convert it to WAV"
+            return ValueError(f"expected audio that decodes within {limits.wall_s:g} s, {found}")
         log.warning("the audio decoder ended (%s, exit status %s) on a file", self._reason, status)
         return ValueError("expected audio, found a file that the decoder crashes on; convert it to WAV")
 
 
 class _Alarm:
-    """Kills a worker after some seconds, unless it is left before."""
+    """Kills a worker after some seconds in which this process runs, unless it is left before."""
 
     def __init__(self, seconds: float, worker: _Worker) -> None:
-        self._timer = threading.Timer(seconds, worker.kill, ("time",))
-        self._timer.daemon = True
+        self._seconds, self._worker = seconds, worker
+        self._left = threading.Event()
 
     def __enter__(self) -> None:
-        self._timer.start()
+        threading.Thread(target=self._wait, daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        self._left.set()
+
+    def _wait(self) -> None:
+        if not any(self._left.wait(wait_s) for wait_s in waits(self._seconds)):
+            self._worker.kill("time")
 
 
 def _too_costly(limits: DecodeLimits) -> ValueError:

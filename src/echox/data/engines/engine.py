@@ -13,6 +13,7 @@ import numpy as np
 
 from echox.audio import load_audio
 from echox.data.engines.word_ends import Phone
+from echox.timeouts import waits
 
 SAMPLING_RATE = 16_000
 TIMEOUT_S = 60.0
@@ -106,15 +107,34 @@ def program(name: str, package: str) -> str:
 
 def run_program(command: list[str], text: str, voice: Voice, stdin: str | None = None) -> str:
     """Standard output of an engine's program. Raises ValueError or TimeoutError with the text it could not speak."""
-    try:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT_S, check=True
-        )
-    except subprocess.CalledProcessError as error:
-        raise ValueError(f"{voice.speaker}: could not speak {text[:60]!r}: {error.stderr.strip()[:200]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"{voice.speaker}: no speech for {text[:60]!r} in {TIMEOUT_S:g} s; try again") from error
-    return done.stdout
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        try:
+            found = _outputs(process, stdin)
+        finally:
+            process.kill()  # does nothing if it has ended
+    if found is None:
+        raise TimeoutError(f"{voice.speaker}: no speech for {text[:60]!r} in {TIMEOUT_S:g} s; try again")
+    output, errors = found
+    if process.returncode:
+        raise ValueError(f"{voice.speaker}: could not speak {text[:60]!r}: {errors.strip()[:200]}")
+    return output
+
+
+def _outputs(process: subprocess.Popen[str], stdin: str | None) -> tuple[str, str] | None:
+    """Standard output and errors of a program when it has ended; None: it takes too long."""
+    for wait_s in waits(TIMEOUT_S):
+        try:
+            return process.communicate(stdin, timeout=wait_s)
+        except subprocess.TimeoutExpired:
+            stdin = None  # it was given
+    return None
 
 
 def load_speech(path: Path, text: str, voice: Voice) -> np.ndarray:
