@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from echox.api import EchoX
 from echox.config import load_recipe
 from echox.data.tool_templates import taught_template
-from echox.files import write_tensors
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.turn_head import TurnHead
 from echox.tool_calls.tools import Tool, ToolUse
 from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.training.stages.dialogue.continued import load_s2t
+from echox.training.stages.hearing.heads import write_head
 from tiny_echox import tiny_echox
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -98,10 +98,14 @@ def test_a_package_made_of_a_package_keeps_its_turn_head(parts):
     recipe_in(folder).run()
     assert EchoX.from_pretrained(folder / "package", device="cpu").turn_head is None
     head = TurnHead(model.model.s2t.config.hidden_size)
-    write_tensors(folder / "package" / TurnHead.file, head.state_dict())
+    for steps in (1, 2):  # the second one replaces the first
+        write_head(head, folder / "package", {"stage": "turn_head", "steps": steps, "metrics": {"auc": 0.5}})
     recipe_in(folder, **{"parts.echo": folder / "package", "output_dir": folder / "again"}).run()
-    kept = EchoX.from_pretrained(folder / "again", device="cpu").turn_head
-    assert torch.equal(kept.answer.weight, head.answer.weight)
+    again = EchoX.from_pretrained(folder / "again", device="cpu")
+    assert torch.equal(again.turn_head.answer.weight, head.answer.weight)
+    assert again.training_record["stages"] == [{"stage": "echo", "steps": 7}]
+    assert again.training_record["heads"] == {"turn_head": {"stage": "turn_head", "steps": 2, "metrics": {"auc": 0.5}}}
+    assert "| `turn_head` |  |  | 2 |  |  | auc 0.5 |" in (folder / "again" / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_tools_taught_is_kept_beside_the_weights(parts):

@@ -168,7 +168,11 @@ def test_a_head_is_trained_and_says_how_well(tmp_path):
     )
     recipe = load_recipe(tmp_path / "recipe.yaml")
     scores = recipe.run()
-    assert json.loads((tmp_path / "made" / "talk_head.json").read_text()) == scores
+    record = json.loads((tmp_path / "made" / "training_record.json").read_text())["heads"]["talk_head"]
+    assert record["details"]["scores"] == scores
+    assert (record["metrics"], record["seed"], record["steps"]) == (scores["heldout"], 0, 60)
+    assert record["environment"]["commit"]
+    assert record["cost"]["wall_s"] > 0
     assert scores["heldout"]["talk_taken_for_talk"] > 0.8
     assert scores["heldout"]["knowledge_taken_for_talk"] < 0.2
     assert scores["heldout"]["knowledge_turns"] > 10 + 3  # lessons, and some of the questions

@@ -148,7 +148,8 @@ def test_a_head_is_fitted_and_used(tmp_path, reads):
     overrides = ["texts.corpora={nano: 70}", f"output={tmp_path}", "steps=120", f"reads={reads}", "read_texts=300"]
     scores = load_recipe(ROOT / "recipes/nano/turn_head.yaml", overrides).run()
     assert scores["test"]["auc"] > 0.6
-    assert json.loads((tmp_path / "turn_head.json").read_text()) == scores
+    record = json.loads((tmp_path / "training_record.json").read_text())["heads"]["turn_head"]
+    assert record["details"]["scores"] == scores
     width = EchoX.from_pretrained("nano").model.s2t.config.text_config.hidden_size
     assert TurnHead.load(tmp_path, width).reads_states is (reads == "states")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from echox.api.loading import HEADS
 from echox.files import JsonObject
 
 CARD_FILE = "README.md"
@@ -45,9 +46,10 @@ def folder_card(name: str, record: JsonObject | None, folder: Path, metadata: Js
 
 
 def training_table(record: JsonObject) -> list[str]:
-    """Every stage with commit, seed, cost and its first held-out figures."""
+    """Every stage, then the heads beside the weights, with commit, seed, cost and first held-out figures."""
     rows = []
-    for stage in record.get("stages", [record]):
+    stages = record.get("stages", [record] if "stage" in record else [])
+    for stage in [*stages, *record.get(HEADS, {}).values()]:
         cost, environment = stage.get("cost", {}), stage.get("environment", {})
         minutes = [f"{cost[name] / 60:.0f}" if name in cost else "" for name in ("wall_s", "cpu_s")]
         commit = commit_text(environment)

@@ -31,6 +31,8 @@ EMBEDDED_MODEL = "nano"
 EMBEDDED_MODELS = (EMBEDDED_MODEL, "mini")
 """Models inside this package: complete, or over published parts (`parts.json`, requirements/mini.txt)."""
 TRAINING_RECORD_FILE = "training_record.json"
+HEADS = "heads"
+"""In a training record: those of the heads beside the weights, by stage."""
 
 
 def find_model(folder_or_id: str | Path | None = None) -> Path:

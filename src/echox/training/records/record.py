@@ -171,9 +171,32 @@ def write_stage_record(
     stage: str, folder: Path, recipe: JsonObject, metrics: dict[str, float], details: JsonObject | None = None
 ) -> None:
     """Write ``training_record.json`` of a stage that makes no steps: recipe, metrics, environment, and details."""
-    record = {"stage": stage, "recipe": recipe, "metrics": metrics, "environment": environment()}
-    record |= {} if details is None else {"details": details}
+    record = stage_record(stage, recipe, metrics, details)
     write_text(folder / RECORD_NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def stage_record(
+    stage: str, recipe: JsonObject, metrics: JsonObject, details: JsonObject | None, watch: Stopwatch | None = None
+) -> JsonObject:
+    """The record of a stage without checkpoints; with its seed if the recipe has one, and its cost if it was timed."""
+    record: JsonObject = {"stage": stage, "recipe": recipe}
+    record |= {name: recipe[name] for name in ("seed", "steps") if name in recipe}
+    record |= {"metrics": metrics}
+    record |= {} if watch is None else {"cost": watch.cost()}
+    record |= {"environment": environment()}
+    return record | ({} if details is None else {"details": details})
+
+
+class Stopwatch:
+    """What a stage costs, from now on: clock time and CPU-time, with that of the programs that it starts."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._cpu_s = time.monotonic(), sum(os.times()[:4])
+
+    def cost(self) -> JsonObject:
+        """``wall_s`` and ``cpu_s``."""
+        wall_s, cpu_s = time.monotonic() - self._wall_s, sum(os.times()[:4]) - self._cpu_s
+        return {"wall_s": round(wall_s, 1), "cpu_s": round(cpu_s, 1)}
 
 
 def finished_record(config: TrainingConfig, recipe: JsonObject) -> JsonObject | None:

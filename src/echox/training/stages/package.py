@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import torch
 
 from echox.api import EchoX
 from echox.api.about import About
-from echox.api.loading import load_folder
+from echox.api.loading import HEADS, load_folder, training_record
 from echox.config import dump_recipe, recipe, to_dict
 from echox.files import JsonObject, folder_bytes
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.conversation_adapters import load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.echox.sequence_head import SequenceHead
 from echox.models.echox.talk_head import TalkHead
 from echox.models.echox.turn_head import TurnHead
 from echox.models.t2c.tokenization_auto import AutoUnitLanguage
@@ -138,6 +140,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
             name: sum(value.numel() for value in part.parameters()) for name, part in model.parts().items()
         },
         "stages": records,
+        HEADS: _head_records(Path(parts.echo), [one for one in (head, talk_head) if one is not None]),
     }
     final = Path(settings.output_dir)
     partial = final.with_name(f".{final.name}.partial")
@@ -203,6 +206,13 @@ def _read_records(folder: Path) -> list[JsonObject]:
         raise ValueError(f"{path}: expected the record of a finished stage, found {error}; run the stage") from error
     stages: list[JsonObject] | None = record.get("stages")
     return [record] if stages is None else stages
+
+
+def _head_records(folder: Path, heads: Sequence[SequenceHead]) -> JsonObject:
+    """Those of the heads of a model folder that are kept, as far as it has records of them."""
+    known = (training_record(folder) or {}).get(HEADS, {})
+    stages = [Path(head.file).stem for head in heads]
+    return {stage: known[stage] for stage in stages if stage in known}
 
 
 def _swap(new: Path, final: Path) -> None:

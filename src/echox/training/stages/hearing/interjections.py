@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from echox.config import recipe
+from echox.config import recipe, to_dict
 from echox.data.engines.engine import Voice
 from echox.data.pauses import alone, cough, cut, detected_interjection, hum, speak
 from echox.data.scoring import area_under_curve
@@ -26,8 +26,9 @@ from echox.data.surroundings import SurroundingsConfig, draw_surroundings
 from echox.files import JsonObject, packaged_yaml, write_text
 from echox.serving.turn_detection.interjections import TAKES_FLOOR, WEIGHTS_FILE, interjection_features
 from echox.serving.turn_detection.vad import Vad, open_vad
+from echox.training.records.record import Stopwatch, stage_record
 
-SCORES_FILE = "interjections.json"
+RECORD_FILE = "interjections.json"
 _FLOOR, _LISTENING = "floor", "listening"
 
 
@@ -37,7 +38,7 @@ class InterjectionsRecipe:
     """Recipe of this stage (it has `run`, not `build`).
 
     Attributes:
-        output: folder for the weights and the scores.
+        output: folder for the weights and their record.
         voices: shares of voices in training, by "engine/name".
         new_voices: shares of voices that only measure.
         count: words, hums and coughs in training; a third as many measure.
@@ -63,12 +64,12 @@ class InterjectionsRecipe:
     seed: int = 0
 
     def run(self) -> JsonObject:
-        """Write weights and scores; returns the scores.
+        """Write weights and their record; returns the scores of each set.
 
         Raises:
             ValueError: a voice or a detector is not installed.
         """
-        rng = random.Random(f"interjections {self.seed}")
+        rng, watch = random.Random(f"interjections {self.seed}"), Stopwatch()
         new_vad = open_vad(self.vad)[1]
         words = packaged_yaml("echox.data.corpora", "interjections.yaml")
         sets = {}
@@ -95,7 +96,8 @@ class InterjectionsRecipe:
             out=weights["2.weight"][0],
             out_bias=weights["2.bias"][0],
         )
-        write_text(folder / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
+        record = stage_record(self.stage, to_dict(self), scores["new_voices"], {"scores": scores}, watch)
+        write_text(folder / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return scores
 
     def _examples(

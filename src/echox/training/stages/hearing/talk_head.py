@@ -19,11 +19,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echox.api import EchoX
 from echox.api.loading import find_model
-from echox.config import recipe
+from echox.config import recipe, to_dict
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.files import JsonObject
 from echox.models.echox.talk_head import TalkHead, talk_inputs
 from echox.streaming.engine import Engine
+from echox.training.records.record import Stopwatch, stage_record
 from echox.training.stages.dialogue.lm import vary
 from echox.training.stages.hearing.heads import write_head
 
@@ -75,7 +76,7 @@ class TalkHeadRecipe:
         Raises:
             ValueError: no such model, or a manifest cannot be read or holds nothing of one kind for training.
         """
-        folder = find_model(self.model)
+        folder, watch = find_model(self.model), Stopwatch()
         engine = EchoX.from_pretrained(self.model, device="cpu").engine
         rng = random.Random(f"talk head {self.seed}")
         examples = self._examples(rng)
@@ -84,7 +85,8 @@ class TalkHeadRecipe:
         fit(head, engine, [one for one in examples if one.split == "train"], self.steps, rng)
         held_out = [one for one in examples if one.split != "train"]
         scores = {split: measure(head, engine, held_out, split) for split in sorted({one.split for one in held_out})}
-        write_head(head, folder if self.output is None else Path(self.output), scores)
+        record = stage_record(self.stage, to_dict(self), scores.get("heldout", {}), {"scores": scores}, watch)
+        write_head(head, folder if self.output is None else Path(self.output), record)
         return scores
 
     def _examples(self, rng: random.Random) -> list[Said]:

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from echox.api import EchoX
 from echox.api.loading import find_model
-from echox.config import recipe
+from echox.config import recipe, to_dict
 from echox.data.corpora.everyday import everyday_requests
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.corpora.talk.conversations import said_in_talk
@@ -35,6 +35,7 @@ from echox.files import JsonObject
 from echox.models.echox.turn_head import TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
 from echox.streaming.messages import Audio, Message
+from echox.training.records.record import Stopwatch, stage_record
 from echox.training.stages.hearing.heads import write_head
 from echox.training.stages.hearing.heard_texts import (
     NOISE,
@@ -126,7 +127,7 @@ class TurnHeadRecipe:
         Raises:
             ValueError: no such model, or a part of the recipe does not fit.
         """
-        folder = find_model(self.model)
+        folder, watch = find_model(self.model), Stopwatch()
         rng = random.Random(f"turn head {self.seed}")
         of_states = self.reads == STATES
         collector = _Collector(EchoX.from_pretrained(self.model, device="cpu"), open_vad(self.vad)[1], of_states)
@@ -143,7 +144,8 @@ class TurnHeadRecipe:
         fit(head, _of(rows, "train"), text_rows, self.steps, self.text_share, self.noise, rng)
         calibrate(head, _of(rows, "calibrate"))
         scores = {split: measure(head, _of(rows, split)) for split in ("calibrate", "test")}
-        write_head(head, folder if self.output is None else Path(self.output), scores)
+        record = stage_record(self.stage, to_dict(self), scores["test"], {"scores": scores}, watch)
+        write_head(head, folder if self.output is None else Path(self.output), record)
         return scores
 
     def _split(self, dialogue: Dialogue) -> str:
