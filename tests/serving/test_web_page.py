@@ -84,7 +84,7 @@ def test_short_speech_lowers_the_reply_and_does_not_end_it(server, tmp_path):
         levels = []
         page.expose_function("tell", lambda on: levels.append(on))
         page.evaluate("""async () => {
-          const { Player } = await import("./audio.js");
+          const { Player } = await import("./sound/audio.js");
           const duck = Player.prototype.duck;
           Player.prototype.duck = function (on) { tell(on); return duck.call(this, on); };
         }""")

@@ -216,7 +216,7 @@ def test_requests_to_other_machines_are_detected():
 
 def test_the_jitter_buffer_counts_what_it_plays(page):
     found = page.evaluate("""async () => {
-      const { JitterBuffer } = await import("./jitter-buffer.js");
+      const { JitterBuffer } = await import("./sound/jitter-buffer.js");
       const events = [];
       const buffer = new JitterBuffer(1000, (event) => events.push(event), { startMs: 60, fadeMs: 5 });
       const block = new Float32Array(20);
@@ -263,7 +263,7 @@ def test_the_jitter_buffer_counts_what_it_plays(page):
 def test_the_resampler_keeps_the_audio_without_aliasing(page, rate):
     found = page.evaluate(
         """async (rate) => {
-          const { Resampler } = await import("./resampler.js");
+          const { Resampler } = await import("./sound/resampler.js");
           const tone = (hz) => {
             const resampler = new Resampler(rate, 24000);
             const out = [];

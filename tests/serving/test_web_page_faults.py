@@ -159,7 +159,7 @@ def test_the_end_of_a_session_is_explained(server, reason):
 
 
 def test_the_page_knows_only_codes_that_the_server_sends():
-    reasons = (STATIC / "reasons.js").read_text(encoding="utf-8")
+    reasons = (STATIC / "connection/reasons.js").read_text(encoding="utf-8")
     codes = set(re.findall(r"^  ([a-z]+(?:_[a-z]+)+):", reasons, re.MULTILINE))
     assert codes
     source = "".join(path.read_text(encoding="utf-8") for path in STATIC.parent.rglob("*.py"))

@@ -47,7 +47,7 @@ function changed(event) {
 }
 """
 SLOW = """async () => {
-  const { Toolbox } = await import("./tools.js");
+  const { Toolbox } = await import("./tools/tools.js");
   Toolbox.prototype.run = () => new Promise((resolve) => (window.finish = () => resolve({ late: true })));
 }"""
 
@@ -157,7 +157,7 @@ def run_tool(page, name, arguments):
     """What a tool of the page returns."""
     return page.evaluate(
         """async ([name, given]) => {
-          const { Toolbox } = await import("./tools.js");
+          const { Toolbox } = await import("./tools/tools.js");
           return new Toolbox({ full: false, add() {} }, () => {}).run(name, given);
         }""",
         [name, json.dumps(arguments)],
@@ -272,7 +272,7 @@ def test_tools_in_a_call_too():
 def test_calls_are_saved_and_given_to_the_next_session(server):
     with chromium() as browser, opened(browser, server.address()) as page:
         saved, items = page.evaluate("""async () => {
-          const { Conversation } = await import("./conversation.js");
+          const { Conversation } = await import("./dialogue/conversation.js");
           const conversation = new Conversation();
           conversation.add("a", "user", "text").text = "What is six times seven?";
           const call = conversation.addCall({ id: "b", call_id: "c", name: "calculate" });
@@ -330,7 +330,7 @@ def test_an_interruption_while_a_tool_runs_leaves_nothing_hanging(server, tmp_pa
 def test_a_call_that_is_interrupted_while_it_is_written_is_not_run(server):
     with calling(server, set_timer={"minutes": 5}) as page:
         page.evaluate("""async () => {
-          const { ToolCalls } = await import("./tool-calls.js");
+          const { ToolCalls } = await import("./tools/tool-calls.js");
           const { write } = ToolCalls.prototype;
           ToolCalls.prototype.write = function (event) {
             write.call(this, event);
@@ -458,7 +458,7 @@ def test_a_call_and_timers_fit_a_small_window_and_twice_the_size(server, viewpor
         ask(page, "What time is it there?")
         call(page, 0, "failed")
         page.evaluate("""async () => {
-          const { Timers } = await import("./timers.js");
+          const { Timers } = await import("./tools/timers.js");
           const timers = new Timers(document.getElementById("timers"), () => {}, () => {});
           for (const minutes of [1, 90, 1440]) timers.add(minutes);
           const now = Date.now;

@@ -21,7 +21,7 @@ import numpy as np
 
 from echox.audio_decoding.limits import DecodeLimits
 from echox.audio_decoding.protocol import ANSWER, FAILED, READY, REFUSED, REQUEST, SAMPLES, TOO_MUCH_MEMORY
-from echox.timeouts import waits
+from echox.audio_decoding.waiting import waits
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -24,7 +23,7 @@ from starlette.websockets import WebSocket
 from echox.serving.access.client_secrets import lifetime_s
 from echox.serving.access.connections import BACKLOG, Connections
 from echox.serving.access.log_limit import limited_logging
-from echox.serving.access.security import AccessMiddleware, AccessPolicy, send_refusal
+from echox.serving.access.security import STATIC, AccessMiddleware, AccessPolicy, send_refusal
 from echox.serving.protocol.events import OBJECT, new_id, take
 from echox.serving.rest.chat import completions
 from echox.serving.rest.common import endpoint, error_response, json_object
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from echox.serving.access.uvicorn_protocols import DrainingServer
 
 log = logging.getLogger("echox.serving")
-STATIC = Path(__file__).parent / "static"
 _PAGE_HEADERS = {
     # Nothing from other origins, no inline code, and no other page may put this one into a frame.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from echox.audio import load_audio
+from echox.audio_decoding.waiting import waits
 from echox.data.engines.word_ends import Phone
-from echox.timeouts import waits
 
 SAMPLING_RATE = 16_000
 TIMEOUT_S = 60.0

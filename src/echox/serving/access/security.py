@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,7 +24,9 @@ OPTIONS_KEY = "echox.session_options"
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # browsers send the key of a WebSocket as a subprotocol with this prefix
 _SECRET_USES = (("WEBSOCKET", "/v1/realtime"), ("POST", "/v1/realtime/calls"))
 _PUBLIC_PATHS = ("/health", "/ready")
-_PAGE_PATH = re.compile(r"/([\w-]+\.(html|js|css|svg|png|ico|json))?", re.ASCII)
+STATIC = Path(__file__).parents[1] / "static"
+"""The files of the page."""
+_PAGE_PATHS = {"/", "/about.json", *(f"/{file.relative_to(STATIC).as_posix()}" for file in STATIC.rglob("*.*"))}
 """The page and its files. Not a list of the other paths: a router may read paths less strictly."""
 
 
@@ -84,7 +86,7 @@ class AccessPolicy:
         if origin is not None and not self._origin_fits(origin, host):
             message = "this page's origin is not allowed; see --allow-origin"
             return AccessRefusal(403, "origin_not_allowed", message)
-        is_page = method in ("GET", "HEAD") and _PAGE_PATH.fullmatch(path) is not None
+        is_page = method in ("GET", "HEAD") and path in _PAGE_PATHS
         if self.api_key is None or is_page or has_secret or method == "OPTIONS":
             return None
         if not hmac.compare_digest(presented_key(headers).encode(), self.api_key.encode()):

@@ -1,12 +1,12 @@
 /** The page: buttons, keys and files on one side, the running dialogue on the other. */
-import { Microphone, Player, RATE, decodeFile, microphoneAllowedHere } from "./audio.js";
-import { Dialogue } from "./dialogue.js";
-import { Hearing } from "./hearing.js";
-import { Connection, Refused } from "./realtime.js";
-import { whyRefused } from "./reasons.js";
+import { Microphone, Player, RATE, decodeFile, microphoneAllowedHere } from "./sound/audio.js";
+import { Dialogue } from "./dialogue/dialogue.js";
+import { Hearing } from "./sound/hearing.js";
+import { Connection, Refused } from "./connection/realtime.js";
+import { whyRefused } from "./connection/reasons.js";
 import { Settings } from "./settings.js";
-import { Timers } from "./timers.js";
-import { Toolbox } from "./tools.js";
+import { Timers } from "./tools/timers.js";
+import { Toolbox } from "./tools/tools.js";
 import { View } from "./view.js";
 
 const LONGEST_FILE_S = 120; // longest turn that the server accepts

@@ -1,11 +1,11 @@
 /** The running dialogue: events of the server become turns and sound, actions of the user become events. */
 import { Conversation } from "./conversation.js";
-import { RATE, fromBase64, toBase64 } from "./audio.js";
-import { Refused } from "./realtime.js";
-import { isUnheard, mistake } from "./reasons.js";
-import { ToolCalls } from "./tool-calls.js";
+import { RATE, fromBase64, toBase64 } from "../sound/audio.js";
+import { SentAudio } from "../sound/sent-audio.js";
+import { Refused } from "../connection/realtime.js";
+import { isUnheard, mistake } from "../connection/reasons.js";
+import { ToolCalls } from "../tools/tool-calls.js";
 
-const MICROPHONE_LOG_S = 130; // sent audio that is kept, for saving spoken turns
 const SHORTEST_TURN_S = 0.25;
 const ON_THE_WAY_MS = 300; // sound of a call comes so much later than events
 const NOISE_MS = 1500; // speech that has become no turn by then was noise
@@ -19,10 +19,10 @@ const isDone = ({ type }) => type === "response.done";
  */
 export class Dialogue extends EventTarget {
   /**
-   * @param {import("./realtime.js").Connection} connection
-   * @param {import("./audio.js").Player} player
-   * @param {import("./settings.js").Settings} settings
-   * @param {import("./tools.js").Toolbox} toolbox
+   * @param {import("../connection/realtime.js").Connection} connection
+   * @param {import("../sound/audio.js").Player} player
+   * @param {import("../settings.js").Settings} settings
+   * @param {import("../tools/tools.js").Toolbox} toolbox
    */
   constructor(connection, player, settings, toolbox) {
     super();
@@ -42,7 +42,7 @@ export class Dialogue extends EventTarget {
     this.roundTripMs = null;
     this.stopped = new Set(); // items whose further audio is ignored
     this.voices = new Map(); // response -> its turn, which a call will voice
-    this.#forgetMicrophone();
+    this.sent = new SentAudio(); // of this session
     connection.addEventListener("open", ({ detail }) => this.#opened(detail));
     connection.addEventListener("server", ({ detail }) => this.#on[detail.type]?.(detail));
     connection.addEventListener("state", ({ detail }) => detail.state !== "open" && this.#lost());
@@ -159,11 +159,7 @@ export class Dialogue extends EventTarget {
     if (!this.recording && !this.settings.handsFree) return;
     const { call, state } = this.connection; // a call takes the sound itself
     if (call ? state !== "open" : !this.connection.send({ type: "input_audio_buffer.append", audio: toBase64(pcm) })) return;
-    this.sentFrames += pcm.length;
-    this.sentAt = performance.now();
-    this.log.push(pcm);
-    this.logFrames += pcm.length;
-    while (this.logFrames > MICROPHONE_LOG_S * RATE) this.logFrames -= this.log.shift().length;
+    this.sent.add(pcm);
   }
 
   /** Send silence after the microphone is switched off, so that the server ends the turn. */
@@ -281,7 +277,7 @@ export class Dialogue extends EventTarget {
 
   #opened(session) {
     this.settings.show(session);
-    this.#forgetMicrophone();
+    this.sent = new SentAudio();
     this.configure();
     for (const item of this.conversation.asItems()) this.connection.send({ type: "conversation.item.create", item });
   }
@@ -317,10 +313,9 @@ export class Dialogue extends EventTarget {
     },
     "input_audio_buffer.speech_stopped": ({ item_id: id, audio_end_ms: endMs, voice_end_ms: voiceEndMs }) => {
       this.userSpeaking = false;
-      const late = this.sentFrames / RATE - voiceEndMs / 1000;
-      this.turnEndedAt = this.sentAt - late * 1000;
+      this.turnEndedAt = this.sent.sentAt(voiceEndMs);
       const turn = this.conversation.find(id);
-      turn?.addAudio(this.#logged(this.startMs, endMs));
+      turn?.addAudio(this.sent.between(this.startMs, endMs));
       setTimeout(() => turn?.state === "open" && !turn.text && this.#remove(turn), NOISE_MS);
       this.#emit("change");
     },
@@ -471,25 +466,6 @@ export class Dialogue extends EventTarget {
   #remove(turn) {
     this.conversation.remove(turn.id);
     this.#emit("removed", turn.id);
-  }
-
-  #forgetMicrophone() {
-    this.log = [];
-    this.logFrames = this.sentFrames = 0;
-    this.sentAt = performance.now();
-  }
-
-  /** The audio that the microphone sent between two times of the session. */
-  #logged(startMs, endMs) {
-    const first = this.sentFrames - this.logFrames;
-    const frames = new Int16Array(this.logFrames);
-    let done = 0;
-    for (const piece of this.log) {
-      frames.set(piece, done);
-      done += piece.length;
-    }
-    const at = (ms) => Math.max(0, Math.round((ms / 1000) * RATE) - first);
-    return frames.slice(at(startMs), at(endMs));
   }
 
   #emit(type, detail) {

@@ -1,5 +1,5 @@
 /** The conversation as data: turns with their text, audio and measurements. The view draws it, the page saves it. */
-import { RATE, concatenate, wavFile } from "./audio.js";
+import { RATE, concatenate, wavFile } from "../sound/audio.js";
 
 const GAP_S = 0.4; // of silence between turns in the saved recording
 const LETTERS_PER_S = 15; // of speech in a call, whose text comes long before its sound

@@ -7,9 +7,9 @@ const written = (output) => `{${Object.entries(output).map((pair) => pair.map((p
 
 export class ToolCalls {
   /**
-   * @param {import("./realtime.js").Connection} connection
+   * @param {import("../connection/realtime.js").Connection} connection
    * @param {import("./tools.js").Toolbox} toolbox
-   * @param {{add: (item: object) => import("./conversation.js").Call, changed: (call: object) => void, ask: (response: object) => void}} dialogue
+   * @param {{add: (item: object) => import("../dialogue/conversation.js").Call, changed: (call: object) => void, ask: (response: object) => void}} dialogue
    * adds a call to the conversation; is told when it has changed; asks for the reply to its output.
    */
   constructor(connection, toolbox, dialogue) {
