@@ -369,8 +369,11 @@ def test_smoke_of_the_evidence_on_mini():
     subprocess.run([str(ROOT / "runs" / "evidence.sh"), "--smoke", "--only", "knowledge_mini"], check=True, timeout=900)
     folder = ROOT / "out" / "smoke" / "evidence"
     results = json.loads((folder / "knowledge_mini" / "ablations.json").read_text(encoding="utf-8"))
-    assert {result["name"] for result in results} == {"cascade", "echo", "gated", "offline", "direct"}
+    assert {result["name"] for result in results} == {"cascade", "echo", "gated", "offline", "direct", "shipped"}
     assert all("s2s_answer" in result["segments"]["llama-questions"] for result in results)
+    (shipped,) = (result for result in results if "whole" in result)
+    assert shipped["name"] == "shipped"
+    assert "s2s_answer" in shipped["whole"]["llama-questions"]
     assert all(len(result["typed"]["web-questions"]["right"]["t2t_answer"]) == 2 for result in results)
     shutil.rmtree(folder)
 

@@ -126,6 +126,14 @@ COLUMNS: dict[str, list[Column]] = {
         Column("in segments, tokens", ("segments", SEEN, "first_audio_tokens"), ".0f"),
         Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
     ],
+    "asked_whole": [
+        *[
+            Column(f"{heading}, {way}", (way, LLAMA, name), unit)
+            for way in ("segments", "whole")
+            for heading, name, unit in (("S2S", "s2s_answer", "q"), ("reply WER", "reply_wer", "%"))
+        ],
+        Column("segments of a reply", ("segments", LLAMA, "segments"), ".2f"),
+    ],
     "t2c": [
         Column("WER of its speech", ("t2c", "wer"), "%"),
         Column("nats per unit", ("t2c", "nats_per_unit"), ".3f"),
@@ -171,7 +179,14 @@ COLUMNS: dict[str, list[Column]] = {
         Column("CPU-s a step", ("cpu_s_per_step",), ".2f"),
     ],
 }
-LAYOUTS = {"c": "t2c", "d": "whole", "f": "s2t", "unit_language": "lengths", "knowledge_mini": "asked"}
+LAYOUTS = {
+    "c": "t2c",
+    "d": "whole",
+    "f": "s2t",
+    "unit_language": "lengths",
+    "knowledge_mini": "asked",
+    "whole_mini": "asked_whole",
+}
 """Rows of the plan with another table than echo training: row -> key of `COLUMNS`."""
 
 

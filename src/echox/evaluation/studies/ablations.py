@@ -25,6 +25,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.api.card import commit_text
+from echox.api.loading import load_folder
 from echox.config import load_recipe
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
@@ -73,7 +74,7 @@ class Ablation:
             the plan.
         seeds: number of trainings.
         train: False measures the model without training.
-        folder: measure this trained model.
+        folder: measure this model, which is finished ("{start_from}": the plan's).
         reference: train all its seeds first: the others are compared with their spread.
         whole: also measure replies that are spoken whole, after they are written.
         cpu_s_per_step: CPU-seconds of a training step as measured before, for the estimate of costs.
@@ -244,7 +245,8 @@ class AblationRunner:
         if known is not None:
             return known
         print(f"== {name}, seed {seed}: {job.what}", flush=True)
-        folder = Path(job.folder) if job.folder else self.output / "runs" / f"{name}-s{seed}"
+        finished = job.folder and job.folder.replace("{start_from}", str(self.plan.start_from))
+        folder = Path(finished) if finished else self.output / "runs" / f"{name}-s{seed}"
         path, overrides = self.recipe(name, job, seed)
         result: JsonObject = {
             "name": name,
@@ -257,8 +259,9 @@ class AblationRunner:
             run_recipe(path, overrides)
         if (folder / RECORD_NAME).is_file():
             trained = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-            cpu_s = trained["cost"]["cpu_s"]
-            result |= {"steps": trained["steps"], "cpu_s": cpu_s, "cpu_s_per_step": cpu_s / trained["steps"]}
+            if "steps" in trained:  # a package has many stages
+                cpu_s = trained["cost"]["cpu_s"]
+                result |= {"steps": trained["steps"], "cpu_s": cpu_s, "cpu_s_per_step": cpu_s / trained["steps"]}
             result["commit"] = commit_text(trained["environment"])
         with torch.inference_mode():
             result |= self.measure(folder, load_recipe(path, overrides), job)
@@ -310,7 +313,9 @@ class AblationRunner:
         """Scores by set of questions; replies are spoken in segments, and also whole if the job says so."""
         parts = recipe.model
         t2c = load_t2c(parts.t2c).eval()
-        if (folder / RECORD_NAME).is_file():
+        if job.folder is not None:
+            model, _ = load_folder(folder, torch.device("cpu"), torch.float32, None)
+        elif (folder / RECORD_NAME).is_file():
             model = EchoXForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         else:
             model = join(load_s2t(parts.s2t), t2c, recipe)
