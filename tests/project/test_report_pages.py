@@ -11,18 +11,9 @@ from echox.evaluation.studies.ablations import Plan
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from report_pages import (
-    DOCS,
-    PAGES,
-    TABLES,
-    better_speech,
-    kept_knowledge,
-    knowledge_of_mini,
-    read_sources,
-    renew_page,
-    row_of,
-    tables_of,
-)
+from report_claims import better_speech, kept_knowledge
+from report_pages import PAGES, TABLES, knowledge_of_mini, renew_page
+from report_sources import DOCS, read_sources, row_of, tables_of
 
 SOURCES = read_sources()
 
