@@ -71,7 +71,7 @@ class TalkHeadRecipe:
     seed: int = 0
 
     def run(self) -> JsonObject:
-        """Write the head and its scores; returns them: of each split, the shares of both kinds taken for talk.
+        """Write the head and its record; returns its scores: of each split, the shares of both kinds taken for talk.
 
         Raises:
             ValueError: no such model, or a manifest cannot be read or holds nothing of one kind for training.

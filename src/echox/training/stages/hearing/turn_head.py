@@ -122,7 +122,7 @@ class TurnHeadRecipe:
             raise ValueError(f"reads: expected {INPUTS} or {STATES}, found {self.reads!r}")
 
     def run(self) -> JsonObject:
-        """Write the head and its scores; returns them.
+        """Write the head and its record; returns its scores.
 
         Raises:
             ValueError: no such model, or a part of the recipe does not fit.
