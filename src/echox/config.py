@@ -18,10 +18,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import itertools
+import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -222,6 +224,43 @@ def to_dict(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [to_dict(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def changed_settings(saved: JsonObject, current: JsonObject) -> dict[str, tuple[object, object]]:
+    """Settings of two recipes of one stage, as plain dicts, that differ: dotted key -> its value then, and now.
+
+    A setting that the saved recipe lacks is newer than it, and had its default value; one that the stage has no more is
+    left out. Mappings whose keys are free (learning rates, options) are one setting, and so is a part that is not used.
+    """
+    stage, now = str(current.get("stage")), json.loads(json.dumps(current))
+    if stage in _RECIPES or stage in STAGE_MODULES:
+        return dict(_changed(recipe_class(stage), saved, now, ""))
+    parts = {"training": TrainingConfig}  # of a stage that is registered nowhere
+    found = (_changed(parts.get(name), saved[name], now[name], name) for name in now.keys() & saved.keys())
+    return dict(itertools.chain.from_iterable(found))
+
+
+def _changed(cls: type | None, saved: object, current: object, key: str) -> Iterator[tuple[str, tuple[object, object]]]:
+    if cls is None or not isinstance(saved, dict) or not isinstance(current, dict):
+        if saved != current:
+            yield key, (saved, current)
+        return
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = field.name
+        if name not in current:
+            continue
+        if name in saved:
+            yield from _changed(_part(hints[name]), saved[name], current[name], _join(key, name))
+        elif field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING:
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            yield from _changed(None, json.loads(json.dumps(to_dict(default))), current[name], _join(key, name))
+
+
+def _part(hint: object) -> type | None:
+    """The dataclass of a part of a recipe, which may be optional; None: it is no such part, or one of several."""
+    options = [one for one in (typing.get_args(hint) or (hint,)) if dataclasses.is_dataclass(one)]
+    return typing.cast(type, options[0]) if len(options) == 1 else None
 
 
 def dump_recipe(value: object, path: str | Path) -> None:

@@ -144,6 +144,25 @@ def test_stopped_and_started_again_is_as_if_never_stopped(questions, tmp_path):
     assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
 
 
+def test_items_that_failed_once_are_as_if_they_never_had(questions, tmp_path):
+    """A server that was down for some of the questions: they are asked, and what is said is heard, by the next call."""
+
+    class Failing(Asked):
+        failing = (0, 3)
+
+        def answer(self, messages, speak=True):
+            self.asked += 1
+            if self.asked - 1 in self.failing:
+                raise OSError("the server is down")
+            return LocalSubject.answer(self, messages, speak)
+
+    run_tasks(open_tasks("qa", questions), Asked(), FixedJudge(), tmp_path / "whole")
+    run_tasks(open_tasks("qa", questions), Failing(), FixedJudge(), tmp_path / "run")
+    assert figures(tmp_path / "run") != figures(tmp_path / "whole")
+    run_tasks(open_tasks("qa", questions), Asked(), FixedJudge(), tmp_path / "run")
+    assert figures(tmp_path / "run") == figures(tmp_path / "whole")
+
+
 def test_scored_again_without_model_or_judge(run_of_five, tmp_path):
     questions, run = run_of_five
     judge = FixedJudge()

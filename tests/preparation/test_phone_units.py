@@ -233,10 +233,27 @@ def test_phones_keep_the_numbers_of_another_run(spoken):
 
 
 @needs_espeak
+def test_speech_with_a_phone_without_a_number_can_be_left_out(spoken):
+    """A large corpus has phones that a small one never met."""
+    run(spoken)
+    first = read_utterances(spoken / "speech.jsonl")[0]
+    rows = {row.id: row for row in read_unit_utterances(spoken / "units" / "replies.jsonl")}
+    names = json.loads((spoken / "units" / "phone_units.json").read_text("utf-8"))["phones"]
+    (spoken / "small").mkdir()
+    write_phone_units(spoken / "small", [names[unit] for unit in sorted({0, *rows[first.id].units})])
+    figures = run(spoken, output_dir=f"{spoken}/kept", numbers_of=f"{spoken}/small", keep_going=True)
+    kept = {row.id for row in read_unit_utterances(spoken / "kept" / "replies.jsonl")}
+    assert first.id in kept
+    assert kept < rows.keys()
+    assert figures["left_out"] >= len(rows) - len(kept)
+
+
+@needs_espeak
 def test_a_phone_without_a_number_is_refused(spoken):
     (spoken / "other").mkdir()
     write_phone_units(spoken / "other", [PAUSE, "a"])
     with pytest.raises(ValueError, match="expected all phones of .* found none of .* leave out numbers_of"):
         run(spoken, numbers_of=f"{spoken}/other")
+    assert not (spoken / "units" / "replies.jsonl").exists()
     with pytest.raises(ValueError, match="phone_units"):
         run(spoken, numbers_of=f"{spoken}/nowhere")

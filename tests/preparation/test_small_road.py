@@ -14,7 +14,7 @@ NAMES = (
     "language_model",
     "replies",
     "spoken_replies",
-    "extract_units",
+    "phone_units",
     "unit_language",
     "s2t",
     "t2c",
@@ -28,18 +28,19 @@ def test_the_road_hands_on_what_it_makes():
     assert lm.output_dir == replies.language_model == s2t.model.language_model == t2c.data.language_model
     assert replies.output == spoken.dialogues
     assert [replies.output] == s2t.data.manifests == echo.data.speech
-    assert spoken.output == units.utterances
-    assert units.output == language.data.units == t2c.data.units
+    assert spoken.output == units.speech
+    assert units.output_dir == language.data.extractor
+    assert f"{units.output_dir}/replies.jsonl" == language.data.units == t2c.data.units
     assert language.output_dir == t2c.data.unit_language
     assert (s2t.training.output_dir, t2c.training.output_dir) == (echo.model.s2t, echo.model.t2c)
     assert (echo.training.output_dir, echo.model.vocoder) == (package.parts.echo, package.parts.vocoder)
 
 
 def test_units_and_vocoder_are_those_of_mini():
-    units, spoken, echo = (load_recipe(SMALL / f"{name}.yaml") for name in ("extract_units", "spoken_replies", "echo"))
-    mini_language, mini_echo = (load_recipe(RECIPES / "mini" / f"{name}.yaml") for name in ("unit_language", "echo"))
+    units, spoken, echo = (load_recipe(SMALL / f"{name}.yaml") for name in ("phone_units", "spoken_replies", "echo"))
+    mini_units, mini_echo = (load_recipe(RECIPES / "mini" / f"{name}.yaml") for name in ("phone_units", "echo"))
     assert spoken.voice == load_recipe(RECIPES / "mini" / "spoken_replies.yaml").voice
-    assert units.extractor == mini_language.data.extractor
+    assert units.numbers_of == mini_units.output_dir
     assert echo.model.vocoder == mini_echo.model.vocoder
 
 

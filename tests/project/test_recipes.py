@@ -47,14 +47,32 @@ def test_recipe_refuses_an_unknown_key(path):
         load_recipe(path, overrides=["no_such_key=1"])
 
 
+def header_of(path: Path) -> str:
+    """The comment at its top."""
+    return re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))[0]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_files_that_a_header_names_exist(path):
+    for name in re.findall(r"(?<![\w/.*:-])[\w/.-]+\.(?:yaml|sh|md|py)\b", header_of(path)):
+        places = (ROOT, path.parent, ROOT / "src/echox")
+        assert name.startswith("out/") or any((place / name).is_file() for place in places), name
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_an_extractor_is_one_that_a_recipe_makes(path):
+    """Units can also be phones, which nothing extracts from sound (stage phone_units)."""
+    recipe = load(path)
+    if recipe.stage != "extract_units" or recipe.extractor is None:
+        return
+    made = [one for one in map(load, RECIPES) if one.stage in ("units", "extract_units")]
+    makers = {getattr(one, "save_extractor", None) or getattr(one, "output_dir", None) for one in made}
+    assert recipe.extractor in makers
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_header_says_what_needs_run_override_measured(path):
-    comments = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        comments.append(line)
-    missing = [field for field in HEADER if not re.search(rf"^#\s*{field}\b", "\n".join(comments), re.MULTILINE)]
+    missing = [field for field in HEADER if not re.search(rf"^#\s*{field}\b", header_of(path), re.MULTILINE)]
     assert not missing, f"{name_of(path)}: the comment at its top lacks {', '.join(missing)}"
 
 

@@ -32,6 +32,7 @@ from echox.evaluation.run_files import (
     SUMMARY_FILE,
     VERSION,
     RecordedReply,
+    heard_key,
     read_rows,
     read_run,
     recorded_replies,
@@ -211,7 +212,7 @@ def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[JsonObje
     return recorded(
         replies,
         folder / HEARD,
-        lambda reply: f"{reply.record['key']} {judge.name}",
+        lambda reply: heard_key(reply.record, judge.name),
         transcript_of,
         retry=lambda record: bool(record["error"]),
     )

@@ -58,7 +58,7 @@ def read_rows(output: Path, run: RunFile, task: TaskEntry) -> list[Row]:
             "unjudged": judge.get("unjudged"),
         }
         if speaks and judge.get("name"):
-            found = transcripts.get((record["id"], f"{record['key']} {judge['name']}"))
+            found = transcripts.get((record["id"], heard_key(record, judge["name"])))
             if found is None:
                 raise ValueError(
                     f"{folder}: expected the judge's transcript of {record['id']!r}, found none; finish the run first: "
@@ -68,6 +68,11 @@ def read_rows(output: Path, run: RunFile, task: TaskEntry) -> list[Row]:
             row["unknown_words"], row["judge_error"] = found["unknown_words"], found["error"]
         rows.append(row)
     return rows
+
+
+def heard_key(record: ReplyRecord, judge: str) -> str:
+    """Key of what a judge heard of a reply; of a reply that failed another one, since it is asked for again."""
+    return f"{record['key']} {judge}{' failed' if record['error'] else ''}"
 
 
 class RecordedReply:

@@ -69,6 +69,7 @@ class PhoneUnitsRecipe:
             that was met once is not yet known. 0: no lists.
         numbers_of: folder of another run of this stage whose phones keep their numbers, so that what was trained on
             them fits (other replies may lack a rare phone, and every later number would be another); None: new numbers.
+        keep_going: leave out, and count, speech with a phone that the run of `numbers_of` lacks, instead of stopping.
         workers: texts at a time; null: one per CPU.
     """
 
@@ -81,6 +82,7 @@ class PhoneUnitsRecipe:
     word_count: int = 2
     name_count: int = 0
     numbers_of: str | None = None
+    keep_going: bool = False
     workers: int | None = None
 
     def run(self) -> dict[str, float]:
@@ -88,7 +90,7 @@ class PhoneUnitsRecipe:
 
         Raises:
             ValueError: an engine that does not report phones, several voices, speech of another length than its text
-                has now, or a phone that the run of `numbers_of` lacks.
+                has now, or (without `keep_going`) a phone that the run of `numbers_of` lacks.
         """
         began_s = time.monotonic()
         utterances = read_utterances(self.speech)
@@ -115,17 +117,18 @@ class PhoneUnitsRecipe:
                 check_duration(item, (pronunciation.ends_s or (0.0,))[-1], "speak it again (stage spoken_replies)")
             names = self._numbered({name for row in spoken for name in _names(row)})
             index = {name: unit for unit, name in enumerate(names)}
+            has_numbers = [index.keys() >= set(_names(row)) for row in spoken]
             heldout = {item.text for item in utterances if item.split != "train"}
             texts, lists = self._unspoken(heldout)
             pronunciations = enumerate(zip([*texts, *lists], said([*texts, *lists], timed=False), strict=True))
             unspoken = {
                 number: _as_units(f"text-{number}", text, "train", pronunciation, index)
                 for number, (text, pronunciation) in pronunciations
-                if all(name in index for name in _names(pronunciation))
+                if index.keys() >= set(_names(pronunciation))
             }
         rows = [
             _as_units(item.id, item.text, item.split, pronunciation, index, item.written)
-            for item, pronunciation in zip(utterances, spoken, strict=True)
+            for item, pronunciation in itertools.compress(zip(utterances, spoken, strict=True), has_numbers)
         ]
         write_unit_utterances(folder / "replies.jsonl", rows)
         write_unit_utterances(folder / "texts.jsonl", unspoken.values())
@@ -138,7 +141,7 @@ class PhoneUnitsRecipe:
             "units": float(len(names)),
             "utterances": float(len(rows)),
             "texts": float(len(unspoken)),
-            "left_out": float(len(texts) + len(lists) - len(unspoken)),
+            "left_out": float(len(utterances) + len(texts) + len(lists) - len(rows) - len(unspoken)),
             "units_per_s": sum(len(row.units) for row in rows) * FRAME_RATE_HZ / max(frames, 1),
             "wall_s": time.monotonic() - began_s,
         }
@@ -150,16 +153,16 @@ class PhoneUnitsRecipe:
         """Names of the units, by number: the pause, then phones; or those of the run that is to be followed.
 
         Raises:
-            ValueError: that run has no such phone.
+            ValueError: that run has no such phone, and `keep_going` is off.
         """
         if self.numbers_of is None:
             return [PAUSE, *sorted(spoken - {PAUSE})]
         names = read_phone_units(self.numbers_of)
         missing = sorted(spoken.difference(names))
-        if missing:
+        if missing and not self.keep_going:
             raise ValueError(
                 f"{self.numbers_of}: expected all phones of {self.speech}, found none of {missing[:8]}; leave out "
-                "numbers_of, and train again what depends on the units"
+                "numbers_of, and train again what depends on the units, or set keep_going=true"
             )
         return names
 

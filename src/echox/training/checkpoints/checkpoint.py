@@ -13,7 +13,6 @@ The random state is not stored because it is a function of the step (see `loop.s
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from echox.config import changed_settings
 from echox.files import JsonObject
 from echox.models.conversion.torch_file import check_torch_file
 from echox.training.checkpoints.integrity import DamagedCheckpointError, read_state
@@ -327,19 +327,11 @@ def check_same_recipe(saved: JsonObject, current: JsonObject, folder: Path) -> N
     """
     if not isinstance(saved, dict) or not saved:
         raise ValueError(f"expected a recipe, found {str(saved)[:40]}")
-    before, now = _flatten(saved), _flatten(json.loads(json.dumps(current)))
-    skip = {f"training.{name}" for name in MAY_DIFFER}
-    # A setting that is newer than the saved run (absent in `before`) has its default value: the recipe is the same.
-    wrong = [key for key in sorted(before) if key not in skip and key in now and before[key] != now[key]]
+    changed = changed_settings(saved, current)
+    wrong = sorted(changed.keys() - {f"training.{name}" for name in MAY_DIFFER})
     if wrong:
-        listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in wrong[:3])
+        listed = "; ".join(f"{key} was {changed[key][0]!r}, is {changed[key][1]!r}" for key in wrong[:3])
         raise WrongCheckpointError(
             f"{folder}: holds a run of another recipe ({listed}); start again with "
             "training.resume=false, or choose another training.output_dir"
         )
-
-
-def _flatten(value: object, key: str = "") -> JsonObject:
-    if not isinstance(value, dict):
-        return {key: value}
-    return {k: v for name, item in value.items() for k, v in _flatten(item, f"{key}.{name}" if key else name).items()}
