@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Collection, Iterator
@@ -84,7 +85,7 @@ def read_inputs(inputs: list[Input], output: Path, speaking: Collection[str] = (
         ValueError: a manifest is damaged, or an id occurs twice.
     """
     found = Clips([], [], [])
-    for number, source in enumerate(inputs):
+    for source in inputs:
         if source.utterances is not None:
             found.clips += _of_utterances(Path(source.utterances), source)
         elif source.dialogues is not None:
@@ -92,7 +93,9 @@ def read_inputs(inputs: list[Input], output: Path, speaking: Collection[str] = (
                 found.clips += clip
                 found.dialogues.append(dialogue)
         else:
-            _of_shards(Path(str(source.shards)), output / "unpacked" / str(number), source, found)
+            shards = Path(str(source.shards))
+            name = hashlib.sha256(str(shards.resolve()).encode()).hexdigest()[:12]
+            _of_shards(shards, output / "unpacked" / name, source, found)
     found.clips.sort(key=lambda clip: clip.id)
     for one, two in zip(found.clips, found.clips[1:], strict=False):
         if one.id == two.id:

@@ -35,7 +35,7 @@ from echox.data.manifest import (
     write_dialogues,
     write_utterances,
 )
-from echox.files import JsonObject, journal_entries, open_journal, write_lines, write_text
+from echox.files import JsonObject, journal_entries, open_journal, stamp, write_lines, write_text
 
 SAMPLING_RATE = 16_000
 MAX_HELD_OUT = 500
@@ -167,7 +167,9 @@ class Corpus(ABC):
         limit: int | None = None,
         hold_out: float = 0.01,
     ) -> Prepared:
-        """Read the corpus, check every item, write manifests; items finished before an interruption are not read again.
+        """Read the corpus, check every item, write manifests.
+
+        Called again, after an interruption or with other texts, it measures only audio that is new or has changed.
 
         Args:
             folder: The corpus.
@@ -195,10 +197,10 @@ class Corpus(ABC):
             for count, row in enumerate(self.rows(folder)):
                 if limit is not None and count >= limit:
                     break
-                entry = done.get(row.place)
+                known = done.get(row.place, {})
                 try:
-                    if entry is None:
-                        entry = {"place": row.place, **self._entry(row, output)}
+                    entry = {"place": row.place, **self._entry(row, output, known)}
+                    if entry != known:
                         log.write(json.dumps(entry, ensure_ascii=False) + "\n")
                         log.flush()
                     _claim_names(entry, places)
@@ -231,16 +233,26 @@ class Corpus(ABC):
             read_dialogues(Path(output) / "dialogues.jsonl")
         return len(items)
 
-    def _entry(self, row: Row, output: Path) -> JsonObject:
-        """One journal entry: the item with its audio measured and, where needed, stored."""
+    def _entry(self, row: Row, output: Path, known: JsonObject) -> JsonObject:
+        """One journal entry: the item with its audio measured and, where needed, stored.
+
+        Args:
+            row: the item as it is now.
+            output: folder of the manifests.
+            known: the entry of its place before, whose audio is not measured again where it is the same; {}: none.
+        """
         if isinstance(row.value, ValueError):
             raise row.value
         found = self.parse(row)
-        said = []
+        said, stamps = [], [None if part.audio is None else _audio_stamp(part.audio) for part in found.turns]
+        same = known.get("id") == found.id and len(known.get("stamps", ())) == len(stamps)
         for index, part in enumerate(found.turns):
             text = self.fix(part.text) if part.text else None
             audio, duration_s = None, None
-            if part.audio is not None:
+            before = known["said"][index] if same and known["stamps"][index] == stamps[index] else None
+            if part.audio is not None and before is not None and (output / before["audio"]).is_file():
+                audio, duration_s = before["audio"], before["duration_s"]
+            elif part.audio is not None:
                 path = part.audio if isinstance(part.audio, Path) else self._store(part.audio, output, found.id, index)
                 duration_s = round(_duration_s(path), 4)
                 audio = os.path.relpath(path.resolve(), output.resolve())
@@ -253,10 +265,10 @@ class Corpus(ABC):
                     "audio": audio,
                     "duration_s": duration_s,
                     "speaker": part.speaker,
-                    "units": part.units,
+                    "units": None if part.units is None else list(part.units),
                 }
             )
-        return {"id": found.id, "split": found.split, "said": said}
+        return {"id": found.id, "split": found.split, "said": said, "stamps": stamps}
 
     def _store(self, content: bytes, output: Path, name: str, index: int) -> Path:
         suffix = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}.get(content[:4], ".mp3")
@@ -288,6 +300,9 @@ class Corpus(ABC):
         for name, rows in (("units.jsonl", units), ("damaged.jsonl", prepared.damaged)):
             if rows:
                 write_lines(output / name, rows)
+        written = {"dialogues.jsonl": dialogues, "units.jsonl": units, "damaged.jsonl": prepared.damaged}
+        for name in (name for name, rows in written.items() if not rows):
+            (output / name).unlink(missing_ok=True)  # of what the corpus was before
         prepared.utterances, prepared.dialogues = len(utterances), len(dialogues)
         record = {
             "corpus": self.name,
@@ -324,6 +339,11 @@ def hold_out_items(entries: Sequence[JsonObject], part: float) -> list[JsonObjec
 def identifier(value: object, default: str) -> str:
     """An id, name or split of a row as text; the default if it has none. 0 is an id like any other."""
     return default if value is None or value == "" else str(value)
+
+
+def _audio_stamp(audio: Path | bytes) -> str:
+    """Of a file its size and time, of bytes their digest: another one when the sound is another one."""
+    return hashlib.sha256(audio).hexdigest() if isinstance(audio, bytes) else stamp(audio)
 
 
 def _names(entry: JsonObject) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from echox.data.corpora.base import Row, safe_name
-from echox.files import decoded, text_lines
+from echox.files import decoded, stamp, text_lines
 
 _DONE = ".unpacked"
 
@@ -83,18 +83,21 @@ def any_table(path: Path, root: Path) -> Iterator[Row]:
 
 
 def unpack(archives: Iterable[Path], folder: Path) -> Iterator[tuple[Path, Path, str | None]]:
-    """Unpack tar archives, each into its own folder, once; yields (archive, its folder, the problem or None).
+    """Unpack tar archives, each into its own folder; yields (archive, its folder, the problem or None).
 
-    Of a truncated archive the members before the cut are unpacked. Only plain files without holes, inside the folder,
-    are written.
+    What was unpacked before is kept, unless the archive has been written again since. Of a truncated archive the
+    members before the cut are unpacked. Only plain files without holes, inside the folder, are written.
     """
     for archive in archives:
         target = folder / safe_name(archive.name).removesuffix(".gz").removesuffix(".tar")
         note = target / _DONE
-        if not note.exists():
-            target.mkdir(parents=True, exist_ok=True)
-            note.write_text(_unpack(archive, target) or "", encoding="utf-8")
-        yield archive, target, note.read_text(encoding="utf-8") or None
+        of, _, problem = note.read_text(encoding="utf-8").partition("\n") if note.exists() else ("", "", "")
+        if of != stamp(archive):
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            of, problem = stamp(archive), _unpack(archive, target) or ""
+            note.write_text(f"{of}\n{problem}", encoding="utf-8")
+        yield archive, target, problem or None
 
 
 def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
