@@ -91,18 +91,18 @@ train() {
 
 # 1. Corpora: 6,200 h. A day, by the network. Each is fetched (and continues where it stopped), checked item by item and written as
 #    manifests; damaged items are listed in damaged.jsonl. Put a corpus that needs an application into $raw/NAME by hand.
-for corpus in librispeech mls sharechatx magpie-speech audioqa speechinstruct hh-rlhf-speech; do
+for corpus in librispeech mls-english sharechatx magpie-speech audioqa speechinstruct hh-rlhf-speech; do
   limit=()
-  [ $corpus = mls ] && limit=(--limit 725000)   # the paper takes 3,000 of its 44,500 h; a recording has about 15 s
+  [ $corpus = mls-english ] && limit=(--limit 725000)   # the paper takes 3,000 of its 44,500 h; a recording has about 15 s
   once "download-$corpus" "$python" -m echox data download $corpus "$raw/$corpus"
   once "import-$corpus" "$python" -m echox data import $corpus "$raw/$corpus" "out/paper/$corpus" --keep-going "${limit[@]}"
 done
-for corpus in librispeech mls; do   # recordings as a task: transcription
+for corpus in librispeech mls-english; do   # recordings as a task: transcription
   once "recognition-$corpus" "$python" "$repository/scripts/paper_manifests.py" recognition "out/paper/$corpus"
 done
 # Checked, and packed into shards, which every process of every node reads where they are. 4,465 h on a machine of 32 cores: some
 # hours, by the figures of docs/data.md.
-for corpus in librispeech mls sharechatx magpie-speech; do
+for corpus in librispeech mls-english sharechatx magpie-speech; do
   once "shards-$corpus" "$python" -m echox run "$recipes/3b/dialogue_shards.yaml" \
     "inputs=[{dialogues: out/paper/$corpus/dialogues.jsonl}]" "output_dir=out/paper/shards/$corpus"
 done

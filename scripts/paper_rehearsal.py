@@ -54,7 +54,7 @@ TOTAL_LENGTHS = {"s2t": 200, "t2c": 40, "echo": 640}
 """`training.batch_size` of two or three items, as each stage counts (`training.batch_by: total_length`)."""
 REPLIES = ("The capital of France is Paris.", "A dog says woof.", "Red is a colour. Green is a colour too.")
 SPOKEN = ("sharechatx", "magpie-speech")
-RECORDED = ("librispeech", "mls")
+RECORDED = ("librispeech", "mls-english")
 WITH_REPLIES = ("audioqa", "speechinstruct", "hh-rlhf-speech")
 PACKED = ("librispeech", "magpie-speech")
 """Corpora whose shards are written and read here: one recorded, one of conversations."""

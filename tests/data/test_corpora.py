@@ -68,6 +68,17 @@ def mls(folder: Path, damaged: bool) -> None:
         wav(part / "audio" / "8758" / "8338" / "8758_8338_000001.flac")
 
 
+def mls_english(folder: Path, damaged: bool) -> None:
+    """Beside another language, which comes first by name."""
+    mls(folder / "dutch", damaged=False)
+    (folder / "dutch" / "mls_polish_opus").rename(folder / "mls_dutch_opus")
+    part = folder / "mls_english_opus" / "train"
+    text(part / "transcripts.txt", "4800_10003_000000\twhat is it\n4800_10003_000001\ta cow\n")
+    wav(part / "audio" / "4800" / "10003" / "4800_10003_000000.opus")
+    if not damaged:
+        wav(part / "audio" / "4800" / "10003" / "4800_10003_000001.flac")
+
+
 def dialogues(subset: str):
     def build(folder: Path, damaged: bool) -> None:
         said = encode_audio(tone(), RATE)
@@ -196,6 +207,7 @@ class Case:
 CASES = {
     "librispeech": Case(librispeech, "84-121123.trans.txt:2", "speaker-chapter-number TEXT", 2),
     "mls": Case(mls, "transcripts.txt:2", "found none", 2),
+    "mls-english": Case(mls_english, "transcripts.txt:2", "found none", 2),
     "audioqa": Case(audioqa, "train.json:2", "at least 2 turns", 4, 2),
     "speechinstruct": Case(speechinstruct, "chain_of_modality_instruction.jsonl:2", "below 1000", 0, 2),
     "hh-rlhf-speech": Case(dialogues("HH-RLHF-Speech"), "shard-000.tar.gz:data.json:2", "wrong text", 2, 2),
@@ -313,6 +325,19 @@ def test_librispeech_text_is_small_and_split_by_part(tmp_path):
     open_corpus("librispeech").prepare(tmp_path / "raw", tmp_path / "out")
     first = read_utterances(tmp_path / "out" / "utterances.jsonl")[0]
     assert (first.text, first.speaker, first.split) == ("go do you hear", "librispeech/84", "train")
+
+
+def test_a_part_of_english_librispeech_has_speakers_of_the_whole(tmp_path):
+    part = tmp_path / "raw" / "mls_english_opus" / "train"
+    names = [f"{speaker}_1_{number:06}" for speaker in range(20) for number in range(16)]
+    text(part / "transcripts.txt", "".join(f"{name}\tsome words\n" for name in names))
+    for name in names:
+        wav(part / "audio" / name.split("_")[0] / "1" / f"{name}.flac", seconds=0.05)
+    open_corpus("mls-english").prepare(tmp_path / "raw", tmp_path / "out", limit=20, hold_out=0)
+    found = read_utterances(tmp_path / "out" / "utterances.jsonl")
+    assert {item.speaker for item in found} == {f"mls/{speaker}" for speaker in range(20)}
+    open_corpus("mls-english").prepare(tmp_path / "raw", tmp_path / "out", hold_out=0)
+    assert sorted(item.id for item in read_utterances(tmp_path / "out" / "utterances.jsonl")) == sorted(names)
 
 
 def test_units_of_speechinstruct_are_kept(tmp_path):

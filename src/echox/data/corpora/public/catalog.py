@@ -9,7 +9,7 @@ from echox.data.corpora.public.spoken.hh_rlhf_speech import HHRLHFSpeech
 from echox.data.corpora.public.spoken.instructs2s import InstructS2S
 from echox.data.corpora.public.spoken.librispeech import LibriSpeech
 from echox.data.corpora.public.spoken.magpie_speech import MagpieProSpeech
-from echox.data.corpora.public.spoken.mls import MultilingualLibriSpeech
+from echox.data.corpora.public.spoken.mls import EnglishLibriSpeech, MultilingualLibriSpeech
 from echox.data.corpora.public.spoken.sharechatx import ShareChatX
 from echox.data.corpora.public.spoken.speechinstruct import SpeechInstruct
 from echox.data.corpora.public.spoken.voiceassistant import VoiceAssistant
@@ -23,6 +23,7 @@ CORPORA: dict[str, type[Corpus]] = {
     for corpus in (
         LibriSpeech,
         MultilingualLibriSpeech,
+        EnglishLibriSpeech,
         AudioQA,
         SpeechInstruct,
         HHRLHFSpeech,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from echox.data.corpora.base import Corpus, CorpusItem, CorpusTurn, Provenance, Row, existing
@@ -18,6 +20,7 @@ LANGUAGES = {
     "portuguese": "pt",
     "polish": "pl",
 }
+_STEP = 16
 
 
 class MultilingualLibriSpeech(Corpus):
@@ -33,13 +36,21 @@ class MultilingualLibriSpeech(Corpus):
         speech="read",
     )
 
+    archives = "mls_*.tar.gz"
+
     def rows(self, folder: Path) -> Iterator[Row]:
         """Lines of all transcripts; archives beside them are unpacked first."""
-        for archive, _, problem in unpack(sorted(folder.glob("mls_*.tar.gz")), folder / "unpacked"):
+        for archive, _, problem in unpack(sorted(folder.glob(self.archives)), folder / "unpacked"):
             if problem:
                 yield Row(archive.name, ValueError(problem), folder)
-        for path in sorted(folder.rglob("transcripts.txt")):
+        yield from self._lines(folder)
+
+    def _lines(self, folder: Path) -> Iterator[Row]:
+        for path in self._transcripts(folder):
             yield from lines(path, folder)
+
+    def _transcripts(self, folder: Path) -> list[Path]:
+        return sorted(folder.rglob("transcripts.txt"))
 
     def parse(self, row: Row) -> CorpusItem:
         """A line is ``4800_10003_000000<tab>text``."""
@@ -52,3 +63,26 @@ class MultilingualLibriSpeech(Corpus):
         split = row.folder.name
         said = CorpusTurn(text, found[0] if found else existing(audio / f"{name}.flac"), speaker=f"mls/{speaker}")
         return CorpusItem(name, (said,), split)
+
+
+class EnglishLibriSpeech(MultilingualLibriSpeech):
+    """Its English part, in an order of which every beginning has speakers from the whole: for ``limit``."""
+
+    name = "mls-english"
+    provenance = replace(
+        MultilingualLibriSpeech.provenance,
+        title="Multilingual LibriSpeech, English",
+        urls=("https://dl.fbaipublicfiles.com/mls/mls_english_opus.tar.gz",),
+        languages=("en",),
+    )
+    archives = "mls_english*.tar.gz"
+
+    def _lines(self, folder: Path) -> Iterator[Row]:
+        """Every sixteenth line of all transcripts, then those after them, and so on: speakers are not mixed in them."""
+        for start in range(_STEP):
+            for path in self._transcripts(folder):
+                yield from itertools.islice(lines(path, folder), start, None, _STEP)
+
+    def _transcripts(self, folder: Path) -> list[Path]:
+        found = super()._transcripts(folder)
+        return [path for path in found if any(part.startswith("mls_english") for part in path.resolve().parts)]
