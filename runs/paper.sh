@@ -10,7 +10,7 @@
 #
 # It was never run as a whole: there was no such cluster. Each stage is the one that trains nano, with other numbers. The
 # GPU-hours below are a model, not a measurement (scripts/paper_costs.py, docs/scaling.md): 8 H100, 35 % of the peak in the
-# language model, 0.1 s besides for each micro-batch.
+# language model, 0.03 to 0.15 s besides for each micro-batch.
 #   storage   0.4 TB of recordings (FLAC; several times that while archives are unpacked), 0.3 TB of shards (FLAC again) on
 #             a disk that all nodes read, or in an object store, 2 GB of units, 6 GB for each checkpoint of stage I
 #   network   0.4 to 1 TB of downloads; in training gradients of 0.5 G weights a step (2 GB: NVLink, or 100 Gb/s between nodes)
@@ -130,7 +130,7 @@ prepare 3b/published_vocoder
 train "$size/s2t" ${PARALLEL:+training.parallel=$PARALLEL}
 # 5. Stage II, T2C: text to codec. Model: 19 GPU-hours (8b: 21), mostly kernel launches: a larger batch takes no longer.
 train "$size/t2c"
-# 6. Stage III, Echo: speech to speech. Model: 27 GPU-hours (8b: 54), three quarters of them the T2C's decoding of pseudo-labels.
+# 6. Stage III, Echo: speech to speech. Model: 12 GPU-hours (8b: 21), 5 (8b: 7) of them the T2C's decoding of pseudo-labels.
 # LABELS=/local/disk/labels.db keeps them on each machine, by what the model said: later epochs and restarts find them.
 train "$size/echo" ${PARALLEL:+training.parallel=$PARALLEL} ${LABELS:+targets.cache=$LABELS}
 # The other nodes are finished: the following steps run on the first.

@@ -45,7 +45,7 @@ def kept_knowledge(sources: Sources) -> tuple[str, str]:
         "what hearing and speaking lose"
     )
     if not {"direct", "cascade"} <= set(runs):
-        return "not tested: mini's language model is not trained", shipped
+        return "not tested: learning to speak leaves mini's language model as it is", shipped
     parts, lost = [], False
     for name, what in (("direct", "trained, all of it, to write units"), ("echo", "by echo training, frozen")):
         if name not in runs:

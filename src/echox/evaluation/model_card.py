@@ -37,8 +37,8 @@ LIMITS = """\
 - **One short question at a time.** It was trained on single questions of one to five seconds. Two in a row are
   transcribed badly, longer speech worse (docs/experiments.md); nothing is cut, but little is understood.
 - **One voice**, flite's `slt`, through a small source-filter vocoder: intelligible, not natural.
-- **Synthetic speech only.** All training questions were spoken by flite or espeak-ng. Human voices, rooms, noise and
-  accents were neither trained nor measured.
+- **Synthetic speech only.** All training questions were spoken by flite or espeak-ng, some with noise or an accent.
+  Rooms were neither trained nor measured; of telephone prompts by a person it hears 3 % of the words.
 - **No safety training.** Do not build a product on it."""
 
 HOW = """\
