@@ -76,3 +76,18 @@ def test_the_cards_have_the_stages_and_the_size_of_what_ships(name):
     rows = [line for line in tables if line.startswith("| ") or " MB in one folder" in line]
     assert len(rows) > 5
     assert not set(rows) - set(card)
+
+
+def test_all_of_mini_was_made_by_committed_code():
+    """Every weight that ships has a record: its stage, or its head, and the commit that made it."""
+    folder = embedded_folder("mini")
+    record = training_record(folder)
+    heads = {path.name.removesuffix(".safetensors") for path in folder.glob("*_head.safetensors")}
+    assert set(record["heads"]) == heads != set()
+    for made in (record, *record["stages"], *record["heads"].values()):
+        environment = made["environment"]
+        assert environment["commit"], made["stage"]
+        assert environment["dirty"] is False, made["stage"]
+    trained = [made for made in (*record["stages"], *record["heads"].values()) if "steps" in made]
+    assert all(made["cost"]["cpu_s"] > 0 and made["seed"] == 0 for made in trained)
+    assert len(trained) >= 10
