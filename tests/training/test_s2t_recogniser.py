@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,18 @@ def test_evaluation_and_saved_weights(stage, tmp_path):
         found, expected = (model(**inputs, retokenizer=processor.retokenizer).logits for model in (loaded, stage.model))
     assert_equal_up_to_rounding(found, expected)
     assert AutoAudioTower.spec(loaded.config.audio_config).num_mel_bins is None
+
+
+def test_only_questions_that_are_heard_count_as_heard(stage, monkeypatch):
+    """Typed ones have no transcript, and recordings without words no reference."""
+    items = stage.evaluation_items["heldout"]
+    expected = stage.evaluate()["recogniser_wer_heldout"]
+    silent = (replace(items[0].dialogue.turns[0], text=None), *items[0].dialogue.turns[1:])
+    more = [replace(items[0], rows={}), replace(items[0], dialogue=replace(items[0].dialogue, turns=silent))]
+    monkeypatch.setattr(stage, "evaluation_items", {"heldout": [*items, *more]})
+    assert stage.evaluate()["recogniser_wer_heldout"] == expected
+    monkeypatch.setattr(stage, "evaluation_items", {"heldout": more[:1]})
+    assert "recogniser_wer_heldout" not in stage.evaluate()
 
 
 def test_what_it_says_to_speech_can_be_kept_while_it_learns_lessons(stage, tmp_path):

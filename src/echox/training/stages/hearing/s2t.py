@@ -219,13 +219,17 @@ class S2TStage:
         return item.dialogue.turns[turn].text is not None and rng.random() < data.text_turns
 
     def evaluate(self) -> dict[str, float]:
-        """By split: word error rate of the transcript (by the aligner's name), exact replies to speech and text."""
+        """By split: word error rate of the transcript (by the aligner's name), exact replies to speech and text.
+
+        The rate is of dialogues whose last question was spoken and is known in words; without any, there is none.
+        """
         metrics = {}
         aligner = self.model.config.aligner
         for split, items in self.evaluation_items.items():
             heard, replies = self.answer(items)
             _, read = self.answer(items, as_text=True)
-            metrics[f"{aligner}_wer_{split}"] = word_errors([question(item) for item in items], heard).rate
+            if pairs := [(question(item), said) for item, said in zip(items, heard, strict=True) if _is_heard(item)]:
+                metrics[f"{aligner}_wer_{split}"] = word_errors(*zip(*pairs, strict=True)).rate
             metrics[f"s2t_exact_{split}"] = _exact(items, replies)
             metrics[f"t2t_exact_{split}"] = _exact(items, read)
         return metrics
@@ -274,6 +278,12 @@ class S2TStage:
         save_model(self.model, folder, merged_state_dict(self.model))
         save_lora(self.model, self.recipe.lora, folder)
         self.processor.save_pretrained(folder)
+
+
+def _is_heard(item: SpokenDialogue) -> bool:
+    """Whether the last question is speech, and its words are known."""
+    last = max(turn for turn, said in enumerate(item.dialogue.turns) if said.role == "user")
+    return last in item.rows and bool(question(item))
 
 
 def _exact(items: Sequence[SpokenDialogue], replies: Sequence[str]) -> float:
