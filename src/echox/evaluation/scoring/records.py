@@ -46,6 +46,11 @@ def fingerprint(module: nn.Module, *details: object, beside: Mapping[str, Tensor
     return digest.hexdigest()[:12]
 
 
+def digest_of(details: object) -> str:
+    """Twelve hexadecimal digits that depend on the text of the details."""
+    return fingerprint(nn.Identity(), details)
+
+
 def recorded(
     items: Iterable[HasIdT],
     path: Path,

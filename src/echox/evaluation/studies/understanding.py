@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from echox.data.scoring import WordErrors, word_errors
 from echox.evaluation.scoring.metrics import exist_match
+from echox.evaluation.scoring.records import digest_of, fingerprint, read_lines
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.statistics import bootstrap, bootstrap_ratio
 from echox.evaluation.sets.items import EvalItem
-from echox.files import journal_entries, open_journal, write_text
+from echox.files import open_journal, write_text
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, positions_of
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.echox.tokenization_text import decode_text, render_chat
@@ -65,6 +67,13 @@ class Listener:
         self.processor = EchoXProcessor.from_pretrained(folder)
         self.system, self.max_new_tokens = system, max_new_tokens
         self.retokenizer = self.processor.retokenizer
+
+    @cached_property
+    def key(self) -> str:
+        """Digits that depend on all that decides what it hears and replies."""
+        features, template = self.processor.feature_extractor.to_json_string(), self.processor.chat_template
+        config = self.model.config.to_json_string()
+        return fingerprint(self.model, config, features, template, [self.system, self.max_new_tokens, MAX_AUDIO_S])
 
     @torch.inference_mode()
     def hear(self, audio: Audio) -> tuple[Tensor, str]:
@@ -141,19 +150,28 @@ def ask_all(
     progress: Callable[[int, int], None] | None = None,
     together: int = 8,
 ) -> list[Answered]:
-    """Ask every question, some together; answers go to a file of JSON lines, and those in it are not asked again."""
-    known = {row["id"]: Answered(**{**row, "answers": tuple(row["answers"])}) for row in journal_entries(file)}
+    """Ask every question, some together; answers go to a file of JSON lines, and those in it are not asked again.
+
+    Answers of another listener, to other questions, or without the replies that are asked for, are none.
+    """
+    keys = {item.id: digest_of([listener.key, replies, item.digest, item.question, item.answers]) for item in items}
+    known = {row["id"]: _answered(row) for row in read_lines(file) if row.get("key", "") == keys.get(row["id"])}
     rate = int(listener.processor.feature_extractor.sampling_rate)
     left = [item for item in items if item.id not in known]
     with open_journal(file) as sink:
         for start in range(0, len(left), together):
             for row in listener.answer(left[start : start + together], rate, replies):
                 known[row.id] = row
-                sink.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+                sink.write(json.dumps({"key": keys[row.id], **asdict(row)}, ensure_ascii=False) + "\n")
             sink.flush()
             if progress is not None:
                 progress(len(known), len(items))
     return [known[item.id] for item in items]
+
+
+def _answered(row: JsonObject) -> Answered:
+    values = {name: value for name, value in row.items() if name != "key"}
+    return Answered(**{**values, "answers": tuple(values["answers"])})
 
 
 def understanding_scores(answered: Sequence[Answered]) -> JsonObject:
