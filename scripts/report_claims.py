@@ -6,6 +6,7 @@ from report_sources import DOCS, Sources, percent, points, row_of, signed
 
 from echox.api.card import markdown_table
 from echox.evaluation.scoring.statistics import Comparison, Interval
+from echox.evaluation.studies.ablation_plan import Plan
 from echox.evaluation.studies.ablation_report import values_of
 from echox.evaluation.studies.ablation_tests import (
     FIGURES,
@@ -22,7 +23,6 @@ from echox.evaluation.studies.ablation_tests import (
     difference_of_shares,
     question_interval,
 )
-from echox.evaluation.studies.ablations import Plan
 
 ENOUGH = 3
 """Trainings of each run that a verdict on unit languages asks for."""

@@ -22,6 +22,7 @@ from echox.api.card import markdown_table
 from echox.evaluation.evidence.agreement import agreement_markdown
 from echox.evaluation.sets.sealed import seals
 from echox.evaluation.sets.tasks import AVERAGED
+from echox.evaluation.studies.ablation_plan import Plan
 from echox.evaluation.studies.ablation_report import renew_tables
 from echox.evaluation.studies.ablation_report import tables as ablation_tables
 from echox.evaluation.studies.ablation_tests import (
@@ -31,7 +32,6 @@ from echox.evaluation.studies.ablation_tests import (
     WER,
     table_of_tests,
 )
-from echox.evaluation.studies.ablations import Plan
 from echox.files import write_text
 
 PAGES = ("report.md", "leaderboard.md")

@@ -144,6 +144,21 @@ def stamp(path: str | Path) -> str:
     return " ".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
 
 
+def content_digest(path: str | Path) -> str:
+    """Twelve hexadecimal digits of the names and contents of the files of a folder (or of one file), wherever it lies.
+
+    Notes (Markdown) do not count. A path that does not exist (a name, the id of a repository) is returned unchanged.
+    """
+    path = Path(path)
+    if not path.exists():
+        return str(path)
+    digest = hashlib.sha256()
+    found = [file for file in path.rglob("*") if file.is_file() and file.suffix != ".md"] if path.is_dir() else [path]
+    for file in sorted(found):
+        digest.update(f"{file.relative_to(path)} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
 def decoded(content: bytes) -> str:
     """UTF-8 text without the byte order mark that some editors put first.
 

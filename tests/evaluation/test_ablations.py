@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from test_echo_stage import TRIGGER
 
 from echox import load_recipe
+from echox.config import to_dict
 from echox.evaluation.scoring.metrics import exist_match
+from echox.evaluation.studies import ablations
+from echox.evaluation.studies.ablation_plan import Plan
 from echox.evaluation.studies.ablation_report import figure, renew_tables, tables, write_report
 from echox.evaluation.studies.ablation_tests import READ, T2T, WER, compared, question_interval, table_of_tests
-from echox.evaluation.studies.ablations import AblationRunner, Plan, main
+from echox.evaluation.studies.ablations import AblationRunner, main
 from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
 from echox.evaluation.studies.questions import QuestionSet
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
+from echox.training.loop import run_recipe
 from echox.training.stages.speaking.echo_targets import cut_replies, without_context
 from echox.units.bpe import learn_bpe_language
 from paths import ROOT
@@ -161,6 +165,91 @@ def test_a_result_on_other_items_is_measured_again(tmp_path):
     assert runner.known("echo", plan.runs["echo"], 1) is None
     plan.utterances += 1
     assert runner.known("echo", plan.runs["echo"], 0) is None
+
+
+def study_in(path, monkeypatch):
+    """A plan on a model and questions of two tasks in files, and a runner whose trainings are noted, not run."""
+    trained = []
+    monkeypatch.setattr(ablations, "run_recipe", lambda path, overrides: trained.append(overrides))
+    monkeypatch.setattr(AblationRunner, "measure", lambda *_: {"measured": len(trained)})
+    (path / "recipes" / "mini").mkdir(parents=True)
+    for name in ("echo", "direct_units"):
+        shutil.copy(ROOT / "recipes" / "mini" / f"{name}.yaml", path / "recipes" / "mini")
+    tasks = {}
+    for name in ("llama-questions", "web-questions"):
+        tasks[name] = path / f"{name}.tsv"
+        tasks[name].write_text("question\tanswer\taudio\nWho?\tme\t1.wav\n", encoding="utf-8")
+    (path / "1.wav").write_bytes(b"sound")
+    for folder in ("model", "judge"):
+        (path / folder).mkdir()
+        (path / folder / "config.json").write_text("{}", encoding="utf-8")
+    plan = Plan.read(MINI)
+    plan.start_from, plan.judge = str(path / "model"), str(path / "judge")
+    plan.questions, plan.typed = {"llama-questions": 1}, {"llama-questions": 1, "web-questions": 1}
+
+    def runner(*more):
+        return AblationRunner(plan, path, path / "data", path / "out", more, tasks)
+
+    return plan, runner, tasks, trained
+
+
+CHANGES = {
+    "overrides": lambda path, plan, tasks: plan.runs["echo"].overrides.append("training.steps=7"),
+    "stage": lambda path, plan, tasks: plan.stages["echo"]["overrides"].append("training.steps=7"),
+    "whole": lambda path, plan, tasks: setattr(plan.runs["echo"], "whole", True),
+    "system": lambda path, plan, tasks: setattr(plan, "system", "Be kind."),
+    "judge": lambda path, plan, tasks: setattr(plan, "judge", "pocketsphinx"),
+    "judge_trained_again": lambda path, plan, tasks: (path / "judge" / "config.json").write_text('{"a": 1}'),
+    "start_from": lambda path, plan, tasks: setattr(plan, "start_from", "other"),
+    "start_from_trained_again": lambda path, plan, tasks: (path / "model" / "config.json").write_text('{"a": 1}'),
+    "question": lambda path, plan, tasks: tasks["web-questions"].write_text("question\tanswer\nWhy?\tme\n"),
+    "answer": lambda path, plan, tasks: tasks["web-questions"].write_text("question\tanswer\nWho?\tyou\n"),
+    "audio": lambda path, plan, tasks: (path / "1.wav").write_bytes(b"another sound"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_result_under_other_conditions_is_measured_again(change, tmp_path, monkeypatch):
+    plan, runner, tasks, trained = study_in(tmp_path, monkeypatch)
+    job = plan.runs["echo"]
+    first = runner().run("echo", job, 0)
+    assert runner().run("echo", job, 0) == first
+    assert len(trained) == 1
+    (tmp_path / "model" / "README.md").write_text("a note", encoding="utf-8")
+    assert runner().known("echo", job, 0) == first
+    CHANGES[change](tmp_path, plan, tasks)
+    assert runner().known("echo", job, 0) is None
+    assert runner().run("echo", job, 0) != first
+    assert len(trained) == 2  # what was trained under other settings is not taken for this
+
+
+def test_overrides_of_all_trainings_are_conditions_and_older_results_stay(tmp_path, monkeypatch):
+    plan, runner, _, trained = study_in(tmp_path, monkeypatch)
+    job = plan.runs["echo"]
+    new = runner().run("echo", job, 0)
+    assert runner("training.steps=9").known("echo", job, 0) is None
+    old = {field: value for field, value in new.items() if field != "conditions"}
+    (tmp_path / "out" / "results" / "echo-s0.json").write_text(json.dumps(old), encoding="utf-8")
+    assert runner("training.steps=9").run("echo", job, 0) == old
+    job.overrides = ["training.steps=7"]
+    assert runner().known("echo", job, 0) is None
+    assert len(trained) == 1
+
+
+def test_a_finished_training_of_another_recipe_is_refused(tmp_path, monkeypatch):
+    plan, runner, _, _ = study_in(tmp_path, monkeypatch)
+    monkeypatch.setattr(ablations, "run_recipe", run_recipe)
+    job = plan.runs["direct"]
+    recipe = load_recipe(*runner().recipe("direct", job, 0))
+    folder = tmp_path / "out" / "runs" / "direct-s0"
+    folder.mkdir(parents=True)
+    code = {"commit": None, "dirty": None}
+    finished = {"steps": recipe.training.steps, "metrics": {}, "cost": {"cpu_s": 1.0}, "environment": code}
+    (folder / "training_record.json").write_text(json.dumps(finished | {"recipe": to_dict(recipe)}), encoding="utf-8")
+    monkeypatch.setattr(type(recipe), "build", None)  # a finished one loads nothing
+    assert runner().run("direct", job, 0)["steps"] == recipe.training.steps
+    with pytest.raises(ValueError, match=r"training\.learning_rate|training\.weight_decay"):
+        runner("training.weight_decay=0.5").run("direct", job, 0)
 
 
 def test_what_is_finished_is_reported_and_nothing_is_no_report(tmp_path, capsys):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from echox.evaluation.studies.ablations import Plan
+from echox.evaluation.studies.ablation_plan import Plan
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))

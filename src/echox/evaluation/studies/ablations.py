@@ -13,14 +13,12 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-import yaml
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -32,16 +30,17 @@ from echox.data.sampling import spread
 from echox.data.tower_features import TowerFeatures
 from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge, nano_judge, open_judge
-from echox.evaluation.scoring.records import fingerprint
+from echox.evaluation.scoring.records import digest_of, fingerprint
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.heldout import LEXICON
 from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.sets.tasks import TYPED_SUFFIX, open_tasks
+from echox.evaluation.studies.ablation_plan import Ablation, Plan
 from echox.evaluation.studies.ablation_report import write_report
 from echox.evaluation.studies.direct_scores import direct_scores
 from echox.evaluation.studies.echo_scores import NO_CUTS, UnitTranscriber, echo_scores, s2t_scores, t2c_scores
 from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_texts
-from echox.files import write_text
+from echox.files import content_digest, write_text
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -61,96 +60,6 @@ from echox.units.language import learn_unit_language, split_by_word
 
 T = TypeVar("T")
 RESULTS_FILE = "ablations.json"
-
-
-@dataclass
-class Ablation:
-    """One ablation: a training that differs from its recipe in one thing.
-
-    Attributes:
-        what: in words.
-        stage: whose recipe is run (a key of ``stages``).
-        overrides: of that recipe; "{runs}" is the folder of the trainings, each in "NAME-sSEED", "{start_from}" that of
-            the plan.
-        seeds: number of trainings.
-        train: False measures the model without training.
-        folder: measure this model, which is finished ("{start_from}": the plan's).
-        reference: train all its seeds first: the others are compared with their spread.
-        whole: also measure replies that are spoken whole, after they are written.
-        cpu_s_per_step: CPU-seconds of a training step as measured before, for the estimate of costs.
-        language: of a T2C: ``{kind: unit_language or bpe, vocabulary_size: ...}``, learned from the training units.
-    """
-
-    what: str
-    stage: str = "echo"
-    overrides: list[str] = field(default_factory=list)
-    seeds: int = 1
-    train: bool = True
-    folder: str | None = None
-    reference: bool = False
-    whole: bool = False
-    language: JsonObject | None = None
-    cpu_s_per_step: float | None = None
-
-
-@dataclass
-class Plan:
-    """The content of ``runs/ablations.yaml``.
-
-    Attributes:
-        questions: number of questions of each held-out set that are asked aloud; with `start_from`, of each task.
-        utterances: number of held-out texts that a T2C reads aloud.
-        stages: recipe and common overrides of each stage.
-        runs: by name.
-        rows: names of runs that are compared, the reference first.
-        measuring_cpu_s: CPU-seconds of one measurement, for the estimate of costs.
-        tests: pairs of runs whose difference is tested.
-        start_from: a finished model whose parts the trainings begin with, asked the questions of tasks
-            (`evaluation.sets.tasks`); None: the outputs of ``runs/nano.sh`` and nano's own held-out questions.
-        typed: with `start_from`, number of questions of each task that are asked in writing.
-        system: prompt of these conversations.
-        judge: see `open_judge`; None: nano's.
-    """
-
-    questions: dict[str, int]
-    utterances: int
-    stages: dict[str, JsonObject]
-    rows: dict[str, list[str]]
-    runs: dict[str, Ablation]
-    tests: list[list[str]] = field(default_factory=list)
-    measuring_cpu_s: float = 60.0
-    start_from: str | None = None
-    typed: dict[str, int] = field(default_factory=dict)
-    system: str = ""
-    judge: str | None = None
-
-    @classmethod
-    def read(cls, path: str | Path) -> Plan:
-        """From YAML.
-
-        Raises:
-            ValueError: a row or test that names no run, or a run of no stage.
-        """
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        plan = cls(**values | {"runs": {name: Ablation(**run) for name, run in values["runs"].items()}})
-        for row, names in plan.rows.items():
-            missing = [name for name in names if name not in plan.runs]
-            if missing:
-                raise ValueError(f"{path}: row {row}: expected names of runs, found {', '.join(missing)}")
-        for pair in plan.tests:
-            if len(pair) != 2 or not set(pair) <= set(plan.runs):
-                raise ValueError(f"{path}: tests: expected pairs of names of runs, found {pair}")
-        for name, run in plan.runs.items():
-            if run.stage not in plan.stages:
-                raise ValueError(f"{path}: {name}.stage: expected one of {', '.join(plan.stages)}, found {run.stage}")
-        return plan
-
-    def jobs(self) -> Iterator[tuple[str, Ablation, int]]:
-        """(name, run, seed): all seeds of the references, then seed by seed."""
-        for reference in (True, False):
-            runs = {name: run for name, run in self.runs.items() if run.reference == reference}
-            for seed in range(max((run.seeds for run in runs.values()), default=0)):
-                yield from ((name, run, seed) for name, run in runs.items() if seed < run.seeds)
 
 
 class AblationRunner:
@@ -180,7 +89,11 @@ class AblationRunner:
     @cached_property
     def judge(self) -> Judge:
         """The judge; the same for every run."""
-        return open_judge(self.plan.judge or nano_judge(self.data), self.data / LEXICON)
+        return open_judge(self._judge, self.data / LEXICON)
+
+    @property
+    def _judge(self) -> str | Path:
+        return self.plan.judge or nano_judge(self.data)
 
     @cached_property
     def questions(self) -> dict[str, QuestionSet]:
@@ -217,10 +130,42 @@ class AblationRunner:
         return self.plan.questions | typed | {"utterances": self.plan.utterances}
 
     def known(self, name: str, job: Ablation, seed: int) -> JsonObject | None:
-        """The result of a job that was measured before, with the same numbers of items; None: it was not."""
+        """The result of a job that was measured before, under the same conditions; None: it was not.
+
+        A result of an older form may lack a condition, which counts as the same.
+        """
         record = self._record(name, seed)
-        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-        return found if found is not None and found["items"] == self.items else None
+        if not record.is_file():
+            return None
+        found: JsonObject = json.loads(record.read_text(encoding="utf-8"))
+        now = {"items": lambda: self.items, "overrides": lambda: job.overrides}
+        same = all(found[field] == value() for field, value in now.items() if field in found)
+        kept = found.get("conditions", {})
+        same = same and all(kept[field] == value() for field, value in self.conditions(job).items() if field in kept)
+        return found if same else None
+
+    def conditions(self, job: Ablation) -> dict[str, Callable[[], object]]:
+        """What a result depends on beside its name, overrides and numbers of items, each found when it is called."""
+        more, start = [*self.plan.stages[job.stage]["overrides"], *self.more], self.plan.start_from
+        return {
+            "more_overrides": lambda: more,
+            "job": lambda: job.conditions,
+            "judge": lambda: content_digest(self._judge),
+            "start_from": lambda: start and content_digest(start),
+            "questions": lambda: self._asked,
+        }
+
+    @cached_property
+    def _asked(self) -> str:
+        """A digest of what is asked and read."""
+        start, asked = self.plan.start_from, self.plan.questions
+        read: list[object] = [self.plan.system]
+        if start is None:
+            manifests = [("speech", "dialogues")] * bool(asked) + [("units", "replies")] * bool(self.plan.utterances)
+            read += [content_digest(self.data / folder / f"{file}.jsonl") for folder, file in manifests]
+        for name, limit in [*(asked.items() if start else ()), *self.plan.typed.items()]:
+            read += [(one.digest, one.question, one.answers) for one in self._task(name, limit)]
+        return digest_of(read)
 
     def _record(self, name: str, seed: int) -> Path:
         return self.output / "results" / f"{name}-s{seed}.json"
@@ -240,7 +185,11 @@ class AblationRunner:
         return {"runs": len(left), "cpu_hours": round(cpu_s / 3600, 2), "not_estimated": sorted(unknown)}
 
     def run(self, name: str, job: Ablation, seed: int) -> JsonObject:
-        """Train, measure and record one job, or read its record."""
+        """Train, measure and record one job, or read its record.
+
+        Raises:
+            ValueError: what was trained in its folder is of another recipe.
+        """
         known = self.known(name, job, seed)
         if known is not None:
             return known
@@ -254,9 +203,10 @@ class AblationRunner:
             "what": job.what,
             "overrides": job.overrides,
             "items": self.items,
+            "conditions": {field: value() for field, value in self.conditions(job).items()},
         }
-        if job.train and not job.folder and not (folder / RECORD_NAME).is_file():
-            run_recipe(path, overrides)
+        if job.train and not job.folder:
+            run_recipe(path, overrides)  # what is finished returns at once, and of another recipe is refused
         if (folder / RECORD_NAME).is_file():
             trained = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
             if "steps" in trained:  # a package has many stages
@@ -371,7 +321,8 @@ class AblationRunner:
         it was measured before.
         """
         asked = [one.dialogue for one in questions.items]
-        key = fingerprint(model, self.plan.judge, self.plan.system, asked, questions.answers, *details)
+        judge = content_digest(self._judge)
+        key = fingerprint(model, judge, self.plan.system, asked, questions.answers, *details)
         file = self.output / "measured" / f"{what}-{key}.json"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
