@@ -259,6 +259,53 @@ def test_invented_questions_are_drawn_once(tmp_path, language_model, monkeypatch
     assert recipe.run()["drawn"] == 4
 
 
+class Drawn:
+    """A language model whose texts depend on the prompts beside each, which counts its batches."""
+
+    batches = 0
+
+    def __init__(self, *_: object) -> None: ...
+
+    def write(self, conversations, max_new_tokens, sampling_seed=None):
+        Drawn.batches += 1
+        prompts = [messages[-1]["content"] for messages in conversations]
+        return [f"What is it about {prompt[-9:]} {len(prompts)} {sampling_seed}?" for prompt in prompts]
+
+
+@pytest.mark.parametrize("first", [{"max_topics": 1}, {"per_topic": 5}, {"batch_size": 7}, {"prompt": "{topic}!"}, {}])
+def test_a_trial_changes_nothing_of_the_full_run(first, tmp_path, monkeypatch):
+    monkeypatch.setattr("echox.preparation.conversations.questions.ChatWriter", Drawn)
+
+    def drawn(folder, **settings):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path = tmp_path / folder / "invented.jsonl"
+        settings = {"per_topic": 2, "batch_size": 8} | settings
+        figures = InventedQuestionsRecipe("invented_questions", "none", str(path), **settings).run()
+        return figures, path.read_text(encoding="utf-8")
+
+    full = drawn("full")
+    drawn("trial", **first)
+    assert drawn("trial") == full
+    assert full[0]["drawn"] == 2 * len(invented_topics())
+
+
+def test_a_model_that_is_written_again_draws_and_answers_again(tmp_path, monkeypatch, answers):
+    monkeypatch.setattr("echox.preparation.conversations.questions.ChatWriter", Drawn)
+    model = tmp_path / "lm" / "model.safetensors"
+    model.parent.mkdir()
+    write_dialogues(tmp_path / "q.jsonl", [question("a", "Who?")])
+    invented = InventedQuestionsRecipe("invented_questions", str(model.parent), str(tmp_path / "i.jsonl"), max_topics=1)
+    replied = replies_recipe(tmp_path)
+    replied.language_model = str(model.parent)
+    monkeypatch.setattr(Drawn, "batches", 0)
+    for times in (1, 2):
+        model.write_bytes(bytes(times))
+        for _ in range(2):
+            invented.run()
+            replied.run()
+            assert (Drawn.batches, len(answers.asked)) == (times, times)
+
+
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 def test_replies_are_spoken_once_each(tmp_path):
     def dialogue(name: str, text: str) -> Dialogue:

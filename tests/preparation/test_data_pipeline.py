@@ -32,7 +32,7 @@ from echox.preparation.duplicates import find_duplicates
 from echox.preparation.execute import ProgressReport, Workers, cluster, in_chunks, stage_results
 from echox.preparation.prepare import PrepareDataRecipe, prepare
 from echox.preparation.rewrite import Rewriter
-from echox.preparation.settings import Duplicates, Filter, Input, Shards, TextSettings
+from echox.preparation.settings import Duplicates, Filter, Input, Shards, TextSettings, Units
 from echox.preparation.shards import content_hash, shards_hold
 from echox.preparation.stages import estimated_word_ends_s, silence_ratio
 from paths import RECIPES, TESTS
@@ -203,6 +203,68 @@ def test_a_stopped_stage_goes_on_where_it_stopped(tmp_path):
     assert log.read_text().split("\n")[:-1] == ["a b", "c d", "e f", "g h"]
     list(stage_results("x", make, "other settings", chunks[:1], Workers(), journal))
     assert log.read_text().split("\n")[-2] == "a b"
+
+
+class Made:
+    """In place of a stage: notes its chunks, and keeps or drops nothing."""
+
+    chunks: list[str] = []
+
+    def __init__(self, name: str, more: dict, *_: object) -> None:
+        self.name, self.more = name, more
+
+    def __call__(self, rows):
+        Made.chunks.append(self.name)
+        return [{"id": row["id"], **self.more} for row in rows]
+
+
+def test_what_is_named_and_written_again_is_read_again(tmp_path, monkeypatch):
+    """Of every journaled stage: the same results while nothing changes, new ones where a file that it reads does."""
+    wav, judge, lexicon = tmp_path / "a.wav", tmp_path / "judge", tmp_path / "phones.json"
+    extractor, encoder = tmp_path / "extractor", tmp_path / "encoder"
+    for folder in (judge, extractor, encoder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"")
+    lexicon.write_text("{}", encoding="utf-8")
+    save_audio(wav, np.zeros(RATE, np.float32), RATE)
+    write_dialogues(
+        tmp_path / "d.jsonl", [Dialogue("a", (Turn("user", "Yes.", "a.wav", 1.0), Turn("assistant", "No.")))]
+    )
+    checked = {"text": "Yes.", "audio": str(wav), "speaker": "s", "split": "train", "duration_s": 1.0}
+    checked |= {"word_ends_s": [1.0], "recording": "same", "written": None, "words_per_s": 1.0, "silence_ratio": 0.0}
+    units = {"units": [1], "durations_frames": [50], "word_of_unit": [0]}
+    monkeypatch.setattr("echox.preparation.prepare.CheckClips", functools.partial(Made, "check", checked))
+    monkeypatch.setattr("echox.preparation.prepare.ExtractUnits", functools.partial(Made, "units", units))
+    written = functools.partial(Made, "dialogues", {"files": {}})
+    monkeypatch.setattr("echox.preparation.dialogue_shards.WriteDialogueShard", written)
+    monkeypatch.setattr("echox.preparation.dialogue_shards.index_dialogues", str)
+    settings = recipe_of(
+        tmp_path,
+        tmp_path / "out",
+        inputs=[Input(dialogues=str(tmp_path / "d.jsonl"))],
+        filter=Filter(judge=str(judge), lexicon=str(lexicon)),
+        units=Units(str(extractor), str(encoder)),
+        shards=Shards(clips=False),
+    )
+    settings.voices.assistant = None
+
+    def made() -> list[str]:
+        Made.chunks = []
+        prepare(settings, lambda: None)
+        return Made.chunks
+
+    assert made() == ["check", "units", "dialogues"]
+    assert made() == []
+    for file, again in {
+        judge / "model.safetensors": ["check"],
+        lexicon: ["check"],
+        extractor / "model.safetensors": ["units"],
+        encoder / "model.safetensors": ["units"],
+        wav: ["check", "units", "dialogues"],
+    }.items():
+        file.write_bytes(file.read_bytes() + b"\0")
+        assert made() == again
+        assert made() == []
 
 
 def test_shards_that_come_in_cut_give_what_is_whole(source, tmp_path):

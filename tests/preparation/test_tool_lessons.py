@@ -209,6 +209,19 @@ def test_what_was_heard_is_kept_while_its_meaning_can_be_told(tool, arguments, h
     assert still_told(replace(request_for(tool, **arguments), text=heard)) is told
 
 
+def test_a_model_that_is_trained_again_hears_again(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hearing.EchoX, "from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(hearing, "_heard", lambda _, said: [asked.append(one) or one[1] for one in said])
+    config = HearingConfig(str(tmp_path / "model"), {"flite/slt": 1}, {"flite/kal": 1}, requests=3)
+    (tmp_path / "model").mkdir()
+    for times in (1, 2):
+        (tmp_path / "model" / "config.json").write_text("{}" + times * " ", encoding="utf-8")
+        for _ in range(2):
+            heard_requests(tool_requests("train", 1), config, tmp_path / "heard.jsonl", random.Random(0))
+        assert len(asked) == 3 * times
+
+
 def test_requests_are_heard_once(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(hearing.EchoX, "from_pretrained", lambda *_, **__: None)

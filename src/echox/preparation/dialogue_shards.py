@@ -15,7 +15,7 @@ from echox.audio import load_audio
 from echox.data.manifest import Dialogue, dialogue_of_row, row_of
 from echox.data.shards.dialogues import dialogue_cut, index_dialogues
 from echox.data.shards.index import INDEX_SUFFIX
-from echox.files import JsonObject
+from echox.files import JsonObject, stamp
 from echox.preparation.execute import Workers, in_chunks, stage_results
 from echox.preparation.settings import Shards
 from echox.preparation.shards import drop_other_files, shard_folder, shards_hold, write_shard
@@ -65,6 +65,9 @@ def write_dialogue_shards(
                 "split": split,
                 "number": number,
                 "dialogues": part,
+                "recordings": [
+                    stamp(output / turn["audio"]) for row in part for turn in row["turns"] if "audio" in turn
+                ],
                 "expected_s": sum(turn.get("duration_s", 0.0) for row in part for turn in row["turns"]),
             }
         ]

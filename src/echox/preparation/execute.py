@@ -1,8 +1,8 @@
 """Processes chunks of rows in this process, in several, or in the actors of a Ray cluster, with one journal for all.
 
-The journal holds a line per finished chunk under a key made of the stage's settings and the chunk itself, so a stopped
-run continues where it stopped, and changed settings start from scratch. If a worker dies, its chunk is given to another
-worker alone; a clip with which three workers die in a row is dropped.
+The journal holds a line per finished chunk under a key made of the stage's settings, the chunk itself and the state of
+its audio files, so a stopped run continues where it stopped, and changed settings start from scratch. If a worker dies,
+its chunk is given to another worker alone; a clip with which three workers die in a row is dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from echox.files import JsonObject
+from echox.files import JsonObject, stamp
 
 Row = JsonObject
 Make = Callable[[], Callable[[Sequence[Row]], list[Row]]]
@@ -97,8 +97,9 @@ def stage_results(
     Args:
         name: Of the stage, for journal and progress.
         make: Returns the function that processes a chunk; pickled, and called once in every worker.
-        settings: Everything that the results depend on besides the chunk; needs a stable repr.
-        chunks: Rows; "expected_s" is their share of the progress.
+        settings: Everything that the results depend on besides the chunk; needs a stable repr. Of a folder or file
+            that is named, also its `stamp`.
+        chunks: Rows; "expected_s" is their share of the progress, "audio" a file that they are made from.
         workers: See :class:`Workers`.
         journal: File to append to.
         valid: Whether journaled results are still valid (files that they name may be missing).
@@ -271,7 +272,8 @@ def _on_ray(make: Make, pending: list[tuple[int, list[Row]]], workers: Workers) 
 
 
 def _key(name: str, settings: object, chunk: list[Row]) -> str:
-    content = json.dumps([name, repr(settings), chunk], sort_keys=True, ensure_ascii=False)
+    recordings = [stamp(row["audio"]) for row in chunk if row.get("audio")]
+    content = json.dumps([name, repr(settings), chunk, recordings], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

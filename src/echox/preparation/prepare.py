@@ -22,7 +22,7 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
-from echox.files import JsonObject, write_lines, write_text
+from echox.files import JsonObject, stamp, write_lines, write_text
 from echox.preparation.clips import Clip, Dropped, read_inputs
 from echox.preparation.dialogue_shards import write_dialogue_shards
 from echox.preparation.duplicates import find_duplicates
@@ -106,8 +106,9 @@ def _prepare(
     if settings.units is not None:
         rows = list(state.kept.values())
         make = functools.partial(ExtractUnits, settings.units)
+        chosen = (settings.units, _stamps(settings.units.extractor, settings.units.encoder))
         chunks = in_chunks(rows, settings.chunk_clips)
-        state.take(stage_results("units", make, settings.units, chunks, workers, output / ".work" / "units.jsonl"))
+        state.take(stage_results("units", make, chosen, chunks, workers, output / ".work" / "units.jsonl"))
         _drop_parts_of_groups(inputs.clips, state)
     if not state.kept:
         raise ValueError(f"{output}: expected clips to keep, found none of {len(inputs.clips)} passed; see the filters")
@@ -166,12 +167,17 @@ def _check(
     rows = sorted(state.kept.values(), key=lambda row: (row["expected_s"], row["id"]))
     chunks = in_chunks(rows, settings.chunk_clips)
     # Results do not depend on the place of the output: a moved folder is not processed again.
-    chosen = replace(given, output=Path())
+    chosen = (replace(given, output=Path()), _stamps(settings.filter.judge, settings.filter.lexicon))
 
     def still_there(results: list[Row]) -> bool:
         return all("dropped" in row or Path(row["audio"]).is_file() for row in results)
 
     state.take(stage_results("check", make, chosen, chunks, workers, output / ".work" / "check.jsonl", still_there))
+
+
+def _stamps(*named: str | None) -> list[str | None]:
+    """Of models and files that a recipe names: what they made is made again when they are written again."""
+    return [None if name is None else stamp(name) for name in named]
 
 
 def _drop_parts_of_groups(clips: Sequence[Clip], state: _State) -> None:

@@ -6,6 +6,7 @@ still tell it from what was heard: every argument is there, or nearly (`still_to
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -14,13 +15,14 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from echox.api import EchoX
+from echox.api.loading import find_model
 from echox.audio import resample
 from echox.data.corpora.tools.requests import ToolRequest, taught_tools
 from echox.data.engines.engine import Voice
 from echox.data.numbers import said_number
 from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_synthesizer
-from echox.files import JsonObject, journal_entries, open_journal
+from echox.files import JsonObject, journal_entries, open_journal, stamp
 from echox.streaming.messages import Audio
 
 _ALIKE = 0.7
@@ -65,21 +67,22 @@ def heard_requests(
     chosen = rng.sample(requests, min(config.requests, len(requests))) if training else list(requests)
     weights = config.voices if training else config.new_voices
     voices = rng.choices(list(weights), list(weights.values()), k=len(chosen))
+    hearer = hashlib.sha256(stamp(find_model(config.model)).encode()).hexdigest()[:24]
     known = {(one["model"], one["voice"], one["text"]): str(one["heard"]) for one in journal_entries(journal)}
     said = dict.fromkeys((voice, request.text) for voice, request in zip(voices, chosen, strict=True))
-    pending = [(voice, text) for voice, text in said if (config.model, voice, text) not in known]
+    pending = [(voice, text) for voice, text in said if (hearer, voice, text) not in known]
     if pending:
         model = EchoX.from_pretrained(config.model, device="cpu")
         with open_journal(journal) as entries:
             for start in range(0, len(pending), _TOGETHER):
                 some = pending[start : start + _TOGETHER]
                 for (voice, text), heard in zip(some, _heard(model, some), strict=True):
-                    known[config.model, voice, text] = heard
-                    entry = {"model": config.model, "voice": voice, "text": text, "heard": heard}
+                    known[hearer, voice, text] = heard
+                    entry = {"model": hearer, "voice": voice, "text": text, "heard": heard}
                     entries.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 entries.flush()
     found = {
-        request: replace(request, text=known[config.model, voice, request.text])
+        request: replace(request, text=known[hearer, voice, request.text])
         for voice, request in zip(voices, chosen, strict=True)
     }
     return {request: heard for request, heard in found.items() if still_told(heard)}

@@ -7,6 +7,7 @@ Questions of test sets, and what is nearly the same, are left out. Source of the
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import random
@@ -21,7 +22,7 @@ from echox.data.corpora.everyday import everyday_requests, invented_topics, with
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.scoring import normalize_words
-from echox.files import JsonObject, journal_entries, open_journal, text_lines
+from echox.files import JsonObject, journal_entries, open_journal, stamp, text_lines
 from echox.preparation.conversations.writer import ChatWriter, sentences
 from echox.preparation.duplicates import NearDuplicates
 from echox.preparation.settings import Duplicates
@@ -221,16 +222,16 @@ class InventedQuestionsRecipe:
         output = Path(self.output)
         journal = output.with_name(f".{output.stem}_journal.jsonl")
         done = {(row["settings"], row["start"]): row["texts"] for row in journal_entries(journal)}
-        settings = [self.language_model, self.per_topic, self.prompt, self.seed, self.batch_size]
-        key = json.dumps(settings)
+        settings = [stamp(self.language_model), self.dtype, self.seed]
         writer: ChatWriter | None = None
         texts: list[str] = []
         with open_journal(journal) as entries:
             for start in range(0, len(prompts), self.batch_size):
+                batch = prompts[start : start + self.batch_size]
+                key = hashlib.sha256(json.dumps([settings, batch]).encode()).hexdigest()[:24]
                 part = done.get((key, start))
                 if part is None:
                     writer = writer or ChatWriter(self.language_model, self.dtype, self.batch_size, self.device)
-                    batch = prompts[start : start + self.batch_size]
                     told = [[{"role": "user", "content": text}] for text in batch]
                     part = writer.write(told, max_new_tokens=24, sampling_seed=self.seed + start)
                     row = {"settings": key, "start": start, "texts": part}
