@@ -1,11 +1,14 @@
 """Speech engines, word boundaries and resumable synthesis."""
 
+import contextlib
 import http.server
 import io
 import json
+import random
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +170,44 @@ def test_speaking_resumes_and_notices_changed_texts(tmp_path, monkeypatch):
     (tmp_path / "wav" / "b.wav").unlink()
     list(speak_all([job("b", "Two.")], journal, workers=1))
     assert spoken[-1] == "b"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_was_spoken_before_the_last_settings_count(seed, tmp_path, monkeypatch):
+    """Other settings, interruptions, and then these to the end: files and results are those of a fresh run."""
+    rng = random.Random(seed)
+    left = [0]  # half jobs until the interruption, which comes before a file is written, or after it
+
+    def speak(job):
+        for written in (False, True):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            if not written:
+                Path(job.path).write_text(f"{job.text} {job.voice.name}", encoding="utf-8")
+        return synthesis.SpokenJob(job.id, float(len(job.text + job.voice.name)), None)
+
+    monkeypatch.setattr(synthesis, "_speak", speak)
+    settings = [("One.", "slt"), ("One.", "kal16"), ("Two words.", "slt")]
+
+    def speech(folder, chosen):
+        text, voice = chosen
+        jobs = [SpeechJob(str(n), text, Voice("flite", voice), str(folder / f"{n}.wav")) for n in range(5)]
+        found = list(speak_all(jobs, folder / "journal.jsonl", workers=1))
+        return found, [(folder / f"{n}.wav").read_text(encoding="utf-8") for n in range(5)]
+
+    for _ in range(6):
+        left[0] = rng.randrange(12)
+        with contextlib.suppress(KeyboardInterrupt):
+            speech(tmp_path / "used", rng.choice(settings))
+    last = rng.choice(settings)
+    found = []
+    for folder in ("used", "fresh"):
+        left[0] = 10
+        found.append(speech(tmp_path / folder, last))
+    assert found[0] == found[1]
+    left[0] = 0
+    assert speech(tmp_path / "used", last) == found[1]  # nothing is spoken twice
 
 
 @needs_flite

@@ -231,7 +231,14 @@ def test_what_is_named_and_written_again_is_read_again(tmp_path, monkeypatch):
         tmp_path / "d.jsonl", [Dialogue("a", (Turn("user", "Yes.", "a.wav", 1.0), Turn("assistant", "No.")))]
     )
     checked = {"text": "Yes.", "audio": str(wav), "speaker": "s", "split": "train", "duration_s": 1.0}
-    checked |= {"word_ends_s": [1.0], "recording": "same", "written": None, "words_per_s": 1.0, "silence_ratio": 0.0}
+    checked |= {
+        "spoken": None,
+        "word_ends_s": [1.0],
+        "recording": "same",
+        "written": None,
+        "words_per_s": 1.0,
+        "silence_ratio": 0.0,
+    }
     units = {"units": [1], "durations_frames": [50], "word_of_unit": [0]}
     monkeypatch.setattr("echox.preparation.prepare.CheckClips", functools.partial(Made, "check", checked))
     monkeypatch.setattr("echox.preparation.prepare.ExtractUnits", functools.partial(Made, "units", units))
@@ -303,6 +310,21 @@ def test_dialogues_are_spoken_and_kept_whole(tmp_path):
         "no text": 1,
         "its dialogue lost a turn": 1,
     }
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+def test_speech_of_other_settings_in_the_same_files_is_spoken_again(tmp_path):
+    write_dialogues(tmp_path / "d.jsonl", [Dialogue("a", (Turn("user", "Who is it?"), Turn("assistant", "Me.")))])
+
+    def spoken(folder: str, *voices: str) -> list[bytes]:
+        for voice in voices:
+            inputs = [Input(dialogues=str(tmp_path / "d.jsonl"))]
+            settings = recipe_of(tmp_path, tmp_path / folder, inputs=inputs, filter=Filter(max_wer=None))
+            settings.voices.user, settings.voices.assistant = [voice], None
+            run(settings)
+        return [path.read_bytes() for path in sorted((tmp_path / folder / "audio").rglob("*.wav"))]
+
+    assert spoken("used", "flite/kal", "flite/slt", "flite/kal") == spoken("fresh", "flite/kal")
 
 
 def test_near_duplicates_are_found_and_confirmed():

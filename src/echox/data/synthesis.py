@@ -105,7 +105,9 @@ class SpokenJob:
 def speak_all(jobs: Sequence[SpeechJob], journal: Path, workers: int | None = None) -> Iterator[SpokenJob]:
     """Speak every job into its file, in parallel processes, and yield the results in the order of ``jobs``.
 
-    A journal (JSONL) remembers finished jobs: called again after an interruption, only the rest is spoken.
+    A journal (JSONL) remembers finished jobs: called again after an interruption, only the rest is spoken. A file holds
+    what was spoken last, so only the last entry of an id counts; one without fingerprint says that its file is being
+    written.
 
     Args:
         jobs: Texts to speak.
@@ -113,20 +115,23 @@ def speak_all(jobs: Sequence[SpeechJob], journal: Path, workers: int | None = No
         workers: Processes; default: one per CPU.
     """
     done = _read_journal(journal)
-    pending = [job for job in jobs if (job.id, job.fingerprint) not in done or not Path(job.path).exists()]
+    pending = [job for job in jobs if done.get(job.id, ("",))[0] != job.fingerprint or not Path(job.path).exists()]
     if pending:
         for folder in {Path(job.path).parent for job in pending}:
             folder.mkdir(parents=True, exist_ok=True)
         with open_journal(journal) as entries:
+            stale = (job.id for job in pending if job.id in done)
+            entries.writelines(json.dumps({"id": name, "fingerprint": None}) + "\n" for name in stale)
+            entries.flush()
             results = _map(pending, workers or os.cpu_count() or 1)
             for count, (job, spoken) in enumerate(zip(pending, results, strict=True), start=1):
-                done[job.id, job.fingerprint] = spoken
+                done[job.id] = job.fingerprint, spoken
                 entries.write(json.dumps({"fingerprint": job.fingerprint, **asdict(spoken)}) + "\n")
                 entries.flush()
                 if count % 500 == 0:
                     log.info("%s: %d of %d spoken", journal.stem.strip("."), count, len(pending))
     for job in jobs:
-        yield done[job.id, job.fingerprint]
+        yield done[job.id][1]
 
 
 def _map(jobs: Sequence[SpeechJob], workers: int) -> Iterable[SpokenJob]:
@@ -152,10 +157,14 @@ def _speak(job: SpeechJob) -> SpokenJob:
     return SpokenJob(job.id, round(len(waveform) / speech.sampling_rate, 4), ends_s)
 
 
-def _read_journal(journal: Path) -> dict[tuple[str, str], SpokenJob]:
-    done: dict[tuple[str, str], SpokenJob] = {}
+def _read_journal(journal: Path) -> dict[str, tuple[str, SpokenJob]]:
+    """Fingerprint and result of what each file holds, by id."""
+    done: dict[str, tuple[str, SpokenJob]] = {}
     for entry in journal_entries(journal):
+        if entry["fingerprint"] is None:
+            done.pop(entry["id"], None)
+            continue
         ends = entry["word_ends_s"]
         spoken = SpokenJob(entry["id"], entry["duration_s"], tuple(ends) if ends is not None else None)
-        done[entry["id"], entry["fingerprint"]] = spoken
+        done[entry["id"]] = entry["fingerprint"], spoken
     return done

@@ -169,10 +169,13 @@ def _check(
     # Results do not depend on the place of the output: a moved folder is not processed again.
     chosen = (replace(given, output=Path()), _stamps(settings.filter.judge, settings.filter.lexicon))
 
-    def still_there(results: list[Row]) -> bool:
-        return all("dropped" in row or Path(row["audio"]).is_file() for row in results)
+    def still_there(results: list[Row]) -> bool:  # other settings may have spoken into the same files
+        spoken = [row for row in results if row.get("spoken") is not None]
+        return all(row["spoken"] == stamp(row["audio"]) for row in spoken)
 
     state.take(stage_results("check", make, chosen, chunks, workers, output / ".work" / "check.jsonl", still_there))
+    for row in state.kept.values():
+        del row["spoken"]
 
 
 def _stamps(*named: str | None) -> list[str | None]:

@@ -22,7 +22,7 @@ from echox.data.engines.engine import Voice
 from echox.data.scoring import edit_counts, normalize_words
 from echox.data.synthesis import create_synthesizer
 from echox.data.text import normalize_for_speech
-from echox.files import JsonObject
+from echox.files import JsonObject, stamp
 from echox.preparation.rewrite import Rewriter
 from echox.preparation.settings import Filter, TextSettings, Units, Voices
 
@@ -117,6 +117,7 @@ class CheckClips:
             "id": row["id"],
             "text": text,
             "audio": audio,
+            "spoken": stamp(audio) if row["audio"] is None else None,
             "speaker": speaker,
             "split": row["split"],
             "word_ends_s": None if ends is None else list(ends),
