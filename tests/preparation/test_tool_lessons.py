@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from echox.config import load_recipe
+from echox.data.corpora.nano.world import build_dialogues
 from echox.data.corpora.tools.names import other_names
 from echox.data.corpora.tools.others import other_requests, other_tools
 from echox.data.corpora.tools.requests import tool_requests
@@ -18,6 +19,7 @@ from echox.data.tool_templates import has_call
 from echox.files import packaged_yaml
 from echox.preparation.conversations import heard_requests as hearing
 from echox.preparation.conversations.heard_requests import HearingConfig, heard_requests, still_told
+from echox.preparation.conversations.tool_lessons import _Questions
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +179,19 @@ def test_every_tool_of_other_clients_has_a_name_of_its_own():
     for seed in range(50):
         names = [one.tool.name for split in SPLITS for one in other_tools(split, random.Random(seed)).values()]
         assert len(names) == len(set(names)) > 60
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_questions_of_the_splits_are_different_ones(seed):
+    def asked(split):
+        questions = _Questions(build_dialogues(0), split, random.Random(f"{seed} {split}"))
+        return {questions.next()[0].text for _ in range(5000)}
+
+    train, validation, heldout = map(asked, SPLITS)
+    assert validation
+    assert heldout
+    assert not validation & heldout
+    assert not train & (validation | heldout)
 
 
 def request_for(tool, **arguments):

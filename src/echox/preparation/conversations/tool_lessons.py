@@ -171,9 +171,10 @@ class _Questions:
         ]
         if not found:
             raise ValueError(f"others: expected dialogues for split {split} with a question and its reply, found none")
+        if split != "train":
+            found = held_out_share(found, split) or found
         short = [one for one in found if len((one[1].text or "").split()) <= _REPLY_WORDS] or found
-        shuffled = rng.sample(short, len(short))
-        self._all = shuffled if split == "train" else held_out_share(shuffled, split) or shuffled
+        self._all = rng.sample(short, len(short))
         self._given = 0
 
     def next(self) -> tuple[Turn, Turn]:
