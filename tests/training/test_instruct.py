@@ -81,6 +81,16 @@ def test_a_run_reads_lessons_and_kept_dialogues_in_their_shares(folder):
     assert "l5" not in ids  # of validation
 
 
+def test_several_processes_share_the_items_of_their_run(folder, monkeypatch):
+    stage = stage_in(folder)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    several = [item.spoken.dialogue.id for item in stage.recipe.build().dataset()]
+    monkeypatch.delenv("WORLD_SIZE")
+    stage.recipe.training.accumulation_steps = 3
+    assert several == [item.spoken.dialogue.id for item in stage.recipe.build().dataset()]
+    assert len(several) == 120
+
+
 def test_a_topic_is_read_more_often_on_request(folder):
     def talk(**data):
         ids = [item.spoken.dialogue.id for item in stage_in(folder, **data).dataset()]

@@ -16,6 +16,8 @@ from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.data.sampling import BucketBatchSampler
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.speech_detection import find_speech, speech_for_model
+from echox.training.batches.stream import BatchStream
+from echox.training.checkpoints.checkpoint import TrainingProgress
 from echox.training.networks.lora import LoRASettings
 from echox.training.stages.dialogue.continued import load_s2t
 from echox.training.stages.dialogue.dialogues import spoken_dialogues
@@ -42,12 +44,12 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def stage_in(folder: Path, shares: list[float] | None = None) -> S2TStage:
+def stage_in(folder: Path, shares: list[float] | None = None, **training: object) -> S2TStage:
     data = S2TData([str(folder / "typed.jsonl"), str(folder / "spoken.jsonl")], shares, as_served=True, text_turns=0.0)
     rates = {"adapters": 1e-3, "lora": 1e-3}
-    training = TrainingConfig(str(folder / "s2t"), steps=5, batch_size=4, learning_rates=rates)
+    chosen = TrainingConfig(str(folder / "s2t"), steps=5, batch_size=4, learning_rates=rates, **training)
     model = S2TModel(start_from=str(folder / "whole"))
-    return S2TRecipe("s2t", data, model, training, LoRASettings(r=2, alpha=4)).build()
+    return S2TRecipe("s2t", data, model, chosen, LoRASettings(r=2, alpha=4)).build()
 
 
 def test_a_finished_model_is_where_training_begins(folder):
@@ -65,6 +67,29 @@ def test_shares_are_of_the_whole_run(folder):
     assert len(ids) == 20
     assert ids.count("s0") == 5
     assert {ids.count(f"t{number}") for number in range(10)} == {1, 2}
+
+
+def batches_of(stage: S2TStage, world: int) -> list[list[str]]:
+    """Dialogues of the batches of a whole run, as its processes take them in turn."""
+    training = stage.recipe.training
+    count = training.steps * training.accumulation_steps
+    ranks = []
+    for rank in range(world):
+        items, names = stage.dataset(), lambda items, rng: [item.dialogue.id for item in items]
+        stream = BatchStream(items, stage.lengths(), names, training, TrainingProgress(), rank, world)
+        ranks.append([next(stream).tensors for _ in range(count)])
+        stream.close()
+    return [batch for step in zip(*ranks, strict=True) for batch in step]
+
+
+def test_several_processes_read_what_one_reads_that_accumulates(folder, monkeypatch):
+    shares = [0.75, 0.25]
+    alone = batches_of(stage_in(folder, shares, accumulation_steps=4), 1)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert batches_of(stage_in(folder, shares), 4) == alone
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert batches_of(stage_in(folder, shares, accumulation_steps=2), 2) == alone
+    assert sum(batch.count("s0") for batch in alone) == 20  # a quarter, of the whole run
 
 
 def test_batches_hold_typed_and_spoken_dialogues(folder):

@@ -30,6 +30,11 @@ READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c")
 """Parts whose blocks' weights are read directly (`LeanSteps`), so they cannot be gathered block by block."""
 
 
+def number_of_processes() -> int:
+    """Of this training, as torchrun says; also before they have met in `process_group`."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 @contextmanager
 def process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.device]]:
     """(rank, world size, device); joins the group when started by torchrun, leaves it at the end."""
@@ -38,7 +43,7 @@ def process_group(config: TrainingConfig) -> Iterator[tuple[int, int, torch.devi
         torch.cuda.set_device(device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = number_of_processes()
     if world == 1:
         yield 0, 1, device
         return
@@ -53,7 +58,7 @@ def _join(device: torch.device) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     # The others wait while the first process evaluates and saves: with a large model longer than nccl's ten minutes.
     timeout = timedelta(hours=2)
-    world, attempt = int(os.environ["WORLD_SIZE"]), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    world, attempt = number_of_processes(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not shared or attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != str(world):
         dist.init_process_group(backend, timeout=timeout)

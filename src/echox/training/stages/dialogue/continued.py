@@ -25,6 +25,7 @@ from echox.models.t2c.tokenization_auto import AutoUnitLanguage
 from echox.models.t2c.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
+from echox.training.networks.parallel import number_of_processes
 from echox.training.stages.dialogue.dialogue_sources import Dialogues
 
 
@@ -165,7 +166,7 @@ def check_one_source(start_from: str | None, speech_encoder: str, language_model
 
 
 def training_items(sources: Sequence[Dialogues], shares: Sequence[float] | None, training: TrainingConfig) -> Dialogues:
-    """All dialogues once, or with shares those that a run (in one process) reads; see `shared_out`.
+    """All dialogues once, or with shares those that a run reads; see `shared_out`.
 
     Raises:
         ValueError: with shares, as `items_of_run` and `shared_out`.
@@ -177,14 +178,15 @@ def training_items(sources: Sequence[Dialogues], shares: Sequence[float] | None,
 
 
 def items_of_run(training: TrainingConfig) -> int:
-    """How many items a run (in one process) reads.
+    """How many items a run reads, all its processes together.
 
     Raises:
         ValueError: batches that are not counted by items.
     """
     if training.batch_by != "items":
         raise ValueError(f"data.shares: expected training.batch_by items, found {training.batch_by}")
-    return int(training.steps * training.accumulation_steps * training.batch_size)
+    batches = training.steps * training.accumulation_steps * number_of_processes()
+    return int(batches * training.batch_size)
 
 
 def shared_out(sizes: Sequence[int], shares: Sequence[float], total: int) -> list[int]:
