@@ -17,10 +17,8 @@
 # Licences: several corpora do not state one, Llama has its own. `echox data corpora` lists them: read them first.
 set -euo pipefail
 
-repository=$(cd "$(dirname "$0")/.." && pwd)
+source "$(dirname "$0")/stages.sh"
 cd "${WORK:-$repository}"
-python=${PYTHON:-python3}
-[ -x "$repository/.venv/bin/python" ] && python=${PYTHON:-$repository/.venv/bin/python}
 size=${SIZE:-3b}
 recipes=${RECIPES:-$repository/recipes}
 [ -d "$recipes/$size" ] || { echo "SIZE: expected 3b or 8b, found $size" >&2; exit 2; }
@@ -46,6 +44,7 @@ once() {
   if [ -e "$mark" ]; then echo "== $name: finished before"; return; fi
   echo "== $name: $*"
   "$@" || { echo "$name" > out/paper/.failed; echo "== $name: failed" >&2; exit 1; }
+  stop_if_asked
   touch "$mark"
 }
 wait_for() {
@@ -56,6 +55,7 @@ wait_for() {
       echo "== $(cat out/paper/.failed): failed on the first node" >&2
       exit 1
     fi
+    stop_if_asked
     [ $((waited_s % 600)) != 0 ] || echo "== $name: waiting for the first node (${waited_s} s)"
     sleep "${POLL_S:-10}"
     waited_s=$((waited_s + ${POLL_S:-10}))
@@ -87,6 +87,7 @@ train() {
   if $dry; then echo "${command[*]}"; return; fi
   echo "== ${command[*]}"
   "${command[@]}"
+  stop_if_asked
 }
 
 # 1. Corpora: 6,200 h. A day, by the network. Each is fetched (and continues where it stopped), checked item by item and written as

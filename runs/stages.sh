@@ -23,6 +23,14 @@ begin() {
   mkdir -p "$out"
 }
 
+# stop_if_asked: ends the script where the file appeared that asks runs to stop: under torchrun they end without an error, and what
+# follows would take what they left for finished.
+stop_if_asked() {
+  [ -n "${ECHOX_STOP_FILE:-}" ] && [ -e "$ECHOX_STOP_FILE" ] || return 0
+  echo "asked to stop ($ECHOX_STOP_FILE): run it again to continue" >&2
+  exit 75
+}
+
 # stage NAME RECIPE [overrides ...] [-- overrides for the smoke run ...]: runs one recipe unless its mark says it is finished.
 stage() {
   local name=$1 recipe=$2 mark=$out/.done-$1 chosen=() small=false
@@ -34,6 +42,7 @@ stage() {
   echo "== $name"
   local started=$SECONDS
   "$python" -m echox run "$repository/recipes/$recipe.yaml" ${chosen[@]+"${chosen[@]}"}
+  stop_if_asked
   echo "== $name: $((SECONDS - started)) s"
   touch "$mark"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -72,6 +73,28 @@ def test_it_tries_again_and_gives_up(launch):
     assert failed.stderr.count("all start again") == 2
     assert launch(HOSTS="one").returncode == 2
     assert "expected host names" in launch("recipe.yaml", HOSTS="").stderr
+
+
+@pytest.mark.parametrize("appears", [False, True])
+def test_a_stage_that_was_asked_to_stop_is_not_finished_and_none_follows(appears, tmp_path):
+    (tmp_path / "runs").mkdir()
+    shutil.copy(RUNS / "stages.sh", tmp_path / "runs")
+    stops = '[ -e again ] || touch "$ECHOX_STOP_FILE"' if appears else "true"
+    put_on_path(tmp_path / "bin", {"python": f'echo "$4" >> calls; {stops}'})
+    script = "source runs/stages.sh; set -e; begin out/x out/smoke; stage one a; stage two b; echo the end"
+    known = {"PYTHON": str(tmp_path / "bin" / "python"), "ECHOX_STOP_FILE": str(tmp_path / "stop")}
+
+    def run() -> tuple[int, list[str], list[str]]:
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env={**os.environ, **known}, capture_output=True)
+        calls = [Path(line).stem for line in (tmp_path / "calls").read_text().splitlines()]
+        return done.returncode, calls, sorted(path.name for path in (tmp_path / "out" / "x").iterdir())
+
+    if appears:
+        assert run() == (75, ["a"], [])
+        (tmp_path / "stop").unlink()
+        (tmp_path / "again").touch()
+        (tmp_path / "calls").unlink()
+    assert run() == (0, ["a", "b"], [".done-one", ".done-two"])
 
 
 SCONTROL = 'case "$1" in requeue) echo "$2" >>requeued;; *) echo 127.0.0.1; esac'

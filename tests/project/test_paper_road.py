@@ -210,6 +210,17 @@ def test_other_nodes_wait_until_the_first_has_prepared(tmp_path):
     assert "waiting for the first node" in outputs[0]
 
 
+def test_a_training_that_was_asked_to_stop_is_followed_by_none(tmp_path):
+    fake_python(tmp_path, prepare_s=0)
+    (tmp_path / "stop").touch()
+    (tmp_path / "out" / "paper").mkdir(parents=True)
+    node = start_node(tmp_path, 0, ECHOX_STOP_FILE=str(tmp_path / "stop"))
+    assert "asked to stop" in node.communicate(timeout=60)[0]
+    assert node.returncode == 75
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    assert not list((tmp_path / "out" / "paper").glob(".done-*"))
+
+
 def test_a_failure_on_the_first_node_ends_the_others(tmp_path):
     fake_python(tmp_path, prepare_s=0, fails="import*audioqa")
     (tmp_path / "out" / "paper").mkdir(parents=True)

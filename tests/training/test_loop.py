@@ -297,13 +297,16 @@ def test_a_run_that_is_told_to_stop_continues_as_if_it_had_not(tmp_path, backgro
     assert same(cut.model, whole.model)
 
 
-def test_a_file_tells_a_run_to_stop(tmp_path, monkeypatch):
-    """Without an error: torchrun would start it again."""
+@pytest.mark.parametrize(("torchrun", "status"), [(False, STOPPED), (True, 0)])
+def test_a_file_tells_a_run_to_stop(torchrun, status, tmp_path, monkeypatch):
+    """Under torchrun without an error: it would start it again."""
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     (tmp_path / "stop").touch()
     monkeypatch.setenv(STOP_FILE, str(tmp_path / "stop"))
     with pytest.raises(SystemExit) as ended:
         run(tmp_path / "run")
-    assert ended.value.code == 0
+    assert ended.value.code == status
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step_0000001"]
     (tmp_path / "stop").unlink()
     assert run(tmp_path / "run")[0].objective.calls == 11

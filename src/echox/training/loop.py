@@ -49,7 +49,7 @@ from echox.training.control.health import (
 )
 from echox.training.control.lock import output_lock
 from echox.training.control.schedule import checkpoint_due, due
-from echox.training.control.stopping import BY_SIGNAL, NO, STOPPED, StopRequests
+from echox.training.control.stopping import NO, StopRequests, exit_status
 from echox.training.evaluation import EvaluationsApart
 from echox.training.final import write_final
 from echox.training.networks.arithmetic import CountOperations, peak_tflop_per_s
@@ -185,7 +185,7 @@ class _Run:
                 if stops:
                     self._complete_checkpoints()
                     self._say(f"{self.stage.name}: asked to stop, after step {progress.step}; run it again to continue")
-                    raise SystemExit(STOPPED if self.asked == BY_SIGNAL else 0)
+                    raise SystemExit(exit_status(self.asked))
                 window_began_s += time.monotonic() - evaluated_s
             metrics = self._evaluate()
             progress.wall_s, progress.cpu_s = wall_before + time.monotonic(), cpu_before + time.process_time()

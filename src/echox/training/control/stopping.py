@@ -1,8 +1,9 @@
 """A run that is asked to stop finishes its step, writes a checkpoint, and ends; the same command continues it.
 
 It is asked by a signal to one of its processes (SIGTERM, as Kubernetes and machines on sale send it, or SIGUSR1), or by
-a file that appears where the variable ``ECHOX_STOP_FILE`` says, as `runs/launch/slurm.sh` does it. torchrun starts a
-process again that ends with an error, so a run that a file has stopped ends without one.
+a file that appears where the variable ``ECHOX_STOP_FILE`` says, as `runs/launch/slurm.sh` does it. Its exit status says
+that it is not finished. But torchrun starts a process again that ends with an error, so a run under torchrun that a
+file has stopped ends without one, and its script has to look for the file.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from types import FrameType
 STOP_FILE = "ECHOX_STOP_FILE"
 """Environment variable: a path, which must be seen by the first process."""
 STOPPED = 75
-"""Exit status of a run that a signal has stopped: EX_TEMPFAIL, try again (https://man.openbsd.org/sysexits)."""
+"""Exit status of a run that was asked to stop: EX_TEMPFAIL, try again (https://man.openbsd.org/sysexits)."""
 NO, BY_FILE, BY_SIGNAL = 0, 1, 2
 """How a process was asked; of several, the largest counts."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+def exit_status(asked: int) -> int:
+    """Of a run that was asked to stop."""
+    return 0 if asked == BY_FILE and "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
 
 
 class StopRequests:
