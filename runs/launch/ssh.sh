@@ -17,7 +17,7 @@ arguments=$(printf ' %q' "$@")
 # -tt: the remote processes end when their connection does.
 start() {
   ssh -tt -o BatchMode=yes -o ServerAliveInterval=15 "$1" \
-    "cd $(printf '%q' "$repository") && OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 \
+    "cd $(printf '%q' "$repository") && OMP_NUM_THREADS=${OMP_NUM_THREADS:-4} ECHOX_RESTART_COUNT=$((try - 1)) TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 \
      $torchrun --nnodes ${#hosts[@]} --nproc-per-node ${GPUS:-8} --rdzv-backend c10d --rdzv-id echox-$$-$try \
      --rdzv-endpoint ${hosts[0]}:${PORT:-29500} --max-restarts ${RESTARTS:-5} -m echox.training.loop$arguments" \
     < /dev/null

@@ -108,7 +108,8 @@ class TrainingConfig:
             (`training/evaluation.py`); None: the run evaluates, and processes without a part in that wait.
         *_every_steps: 0 = never (the last step always evaluates and saves).
         save_in_background: checkpoints are copied to memory, and written from there while the training goes on.
-        resume: continue from the newest checkpoint in `output_dir`, if there is one.
+        resume: continue from the newest checkpoint in `output_dir`, if there is one; False: only when a launcher starts
+            this run again.
         skip_damaged: continue from the newest undamaged checkpoint; else a damaged one stops the run with an error.
         threads: CPU threads of torch (None = leave as it is).
         workers: processes that read and collate batches; 0: a thread. prefetch_batches: how many they make ahead.

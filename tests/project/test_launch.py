@@ -44,7 +44,7 @@ def launch(tmp_path):
     """Run the launcher with an `ssh` that stays here and a `torchrun` that writes down its arguments."""
     programs = {
         "ssh": 'exec bash -c "${@: -1}"',
-        "torchrun": 'echo "$(printf "<%s>" "$@")"; exit ${CODE:-0}',  # a line in one write
+        "torchrun": 'echo "$ECHOX_RESTART_COUNT: $(printf "<%s>" "$@")"; exit ${CODE:-0}',  # a line in one write
     }
     path = put_on_path(tmp_path, programs)
 
@@ -71,6 +71,7 @@ def test_it_tries_again_and_gives_up(launch):
     failed = launch("recipe.yaml", HOSTS="one two", TRIES="2", CODE="3")
     assert failed.returncode == 1
     assert failed.stderr.count("all start again") == 2
+    assert sorted({line.split(":")[0] for line in failed.stdout.splitlines()}) == ["0", "1"]  # a run knows its try
     assert launch(HOSTS="one").returncode == 2
     assert "expected host names" in launch("recipe.yaml", HOSTS="").stderr
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 import forked
 from echox.config import to_dict
 from echox.training.checkpoints.checkpoint import checkpoints
+from echox.training.control.attempts import first_attempt
 from echox.training.loop import train
+from echox.training.networks.parallel import process_group
 from tolerance import assert_equal_up_to_rounding
 
 
@@ -34,6 +37,23 @@ def run(folder: str, accumulation_steps: int) -> None:
         batch_size=7,
     )
     train(LayerNormStage(), settings, {"stage": "toy", "training": to_dict(settings)})
+
+
+def note_attempts(folder: str) -> None:
+    """Of two torchruns the second has started its process again; the other's was started again by nothing it counts."""
+    rank, found = os.environ["RANK"], []
+    with process_group(config(folder)) as (_, _, device):
+        for count in ("0", rank):
+            os.environ["TORCHELASTIC_RESTART_COUNT"] = count
+            found.append(first_attempt(device))
+    Path(folder, rank).write_text(str(found))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
+def test_processes_agree_whether_this_is_their_first_attempt(tmp_path: Path):
+    forked.two(note_attempts, str(tmp_path))
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["[True, False]"] * 2
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from echox.training.batches.normalisation import share_of_step
 from echox.training.batches.stream import BatchStream
 from echox.training.checkpoints import writing as checkpoint_writing
 from echox.training.checkpoints.checkpoint import TrainingProgress, checkpoints
+from echox.training.control.attempts import LAUNCHER_COUNT
 from echox.training.control.health import NonFiniteLossError
 from echox.training.control.lock import output_lock
 from echox.training.control.stopping import STOP_FILE, STOPPED
@@ -209,6 +210,23 @@ def test_resume_false_starts_again(tmp_path):
     second, _ = run(tmp_path, resume=False)
     assert second.objective.calls == 12
     assert same(first.model, second.model)
+
+
+COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT", LAUNCHER_COUNT)
+
+
+@pytest.mark.parametrize("variable", COUNTS)
+def test_resume_false_starts_again_only_once(variable, tmp_path, monkeypatch):
+    """What a launcher starts again goes on; the old run is gone all the same, and a new call starts again."""
+    for name in COUNTS:
+        monkeypatch.setenv(name, "0")
+    run(tmp_path)
+    assert stopped(tmp_path, resume=False) == STOPPED  # in its sixth step
+    monkeypatch.setenv(variable, "1")
+    assert run(tmp_path, resume=False)[0].objective.calls == 6
+    assert run(tmp_path, resume=False)[0].objective.calls == 0  # only the end is done again
+    monkeypatch.setenv(variable, "0")
+    assert run(tmp_path, resume=False)[0].objective.calls == 12
 
 
 def test_another_recipe_is_not_continued(tmp_path):

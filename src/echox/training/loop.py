@@ -39,6 +39,7 @@ from echox.training.checkpoints.checkpoint import (
     newest_whole,
 )
 from echox.training.checkpoints.writing import CheckpointWriter
+from echox.training.control.attempts import first_attempt
 from echox.training.control.health import (
     NonFiniteLossError,
     check_everywhere,
@@ -363,7 +364,8 @@ class _Run:
 
     def _resume(self) -> TrainingProgress:
         found = checkpoints(self.config.output_dir)
-        if not self.config.resume:
+        # A later attempt continues what the first one has begun anew.
+        if not self.config.resume and first_attempt(self.device):
             self._wait()
             if self.rank == 0:  # otherwise a later resume would continue the old run, or take it for finished
                 shutil.rmtree(Path(self.config.output_dir) / "checkpoints", ignore_errors=True)
