@@ -139,7 +139,7 @@ def test_models_and_health(client, server):
 
 
 def test_the_page_has_security_headers(server):
-    for path in ("/", "/index.html", "/app.js", "/capture-worklet.js"):
+    for path in ("/", "/index.html", "/app.js", "/sound/capture-worklet.js"):
         found = httpx.get(server.url + path)
         assert found.status_code == 200
         policy = found.headers["content-security-policy"]
