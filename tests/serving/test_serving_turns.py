@@ -313,6 +313,9 @@ def test_the_playback_clock():
     assert clock.heard_s(14.25) == 3.25
     clock.stop(14.5)
     assert not clock.playing(14.6)
+    assert clock.heard_s(20.0) == 3.5  # the rest is never heard
+    clock.add(15.0, 1.0)  # it was on its way
+    assert (clock.playing(15.1), clock.heard_s(15.1), clock.sent_s, clock.underruns) == (False, 3.5, 5.0, 1)
 
 
 # ---------------------------------------------------------------------------------------------- with a listener

@@ -383,14 +383,22 @@ class Responder:
                 self.cancel(reason, response.id)
             cut = was_open and reason == "turn_detected"
             if playing and not cut and response.item in self._conversation.items:
-                self.truncate(response.item, int(heard_s * 1000))
+                self._cut(response.item, int(heard_s * 1000))
             response.speech.stop(now_s)
         return found
 
     def truncate(self, item: ConversationItem, audio_end_ms: int) -> None:
-        """Cut a spoken reply to what was heard of it, also for the model."""
+        """The client has stopped playing a spoken reply: cut it to what was heard of it, also for the model."""
         if self.active is not None and self.active.item is item:
             self.cancel()
+        if not self._transport.plays:
+            for response in self._audible:
+                if response.item is item:
+                    response.speech.stop(time.monotonic())
+        self._cut(item, audio_end_ms)
+
+    def _cut(self, item: ConversationItem, audio_end_ms: int) -> None:
+        """Cut the text of a spoken reply to what was said until then, and tell the client."""
         if item.spoken is not None:
             item.content[0].text = item.spoken.heard_text(audio_end_ms / 1000)
         self._outbox.put(

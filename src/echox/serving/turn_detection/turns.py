@@ -302,23 +302,30 @@ class PlaybackClock:
     def __init__(self) -> None:
         self.sent_s = 0.0
         self._ends_at_s = float("-inf")
+        self._unheard_s = 0.0  # length of what was sent and is never played
+        self._stopped = False
         self.underruns = 0
 
     def add(self, now_s: float, duration_s: float) -> None:
         """A chunk was sent."""
-        if self.sent_s > 0 and now_s > self._ends_at_s:
+        self.sent_s += duration_s
+        if self._stopped:
+            self._unheard_s += duration_s
+            return
+        if self.sent_s > duration_s and now_s > self._ends_at_s:
             self.underruns += 1
         self._ends_at_s = max(self._ends_at_s, now_s) + duration_s
-        self.sent_s += duration_s
 
     def heard_s(self, now_s: float) -> float:
         """The length of the reply that was played, s."""
-        return max(0.0, self.sent_s - max(0.0, self._ends_at_s - now_s))
+        return max(0.0, self.sent_s - self._unheard_s - max(0.0, self._ends_at_s - now_s))
 
     def playing(self, now_s: float) -> bool:
         """Whether the client is still playing."""
         return now_s < self._ends_at_s
 
     def stop(self, now_s: float) -> None:
-        """The client has stopped playing."""
+        """The client has stopped playing, for good."""
+        self._unheard_s += max(0.0, self._ends_at_s - now_s)
         self._ends_at_s = min(self._ends_at_s, now_s)
+        self._stopped = True
