@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line, without a traceback; an unexpected kind of error is marked as such."""
@@ -15,7 +17,20 @@ def one_line(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {text or 'no message'} (run again with --debug and report it)"
 
 
-class NoSpeech(ValueError):
+class NotHeard(ValueError):
+    """No words were recognised in audio.
+
+    Args:
+        message: for users.
+        digests: of the audios of a conversation that it concerns.
+    """
+
+    def __init__(self, message: str, digests: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.digests = frozenset(digests)
+
+
+class NoSpeech(NotHeard):
     """The audio holds no speech, only silence or noise."""
 
 

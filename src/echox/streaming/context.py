@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from echox.errors import NotHeard
 from echox.models.decoding.row_cache import SavedRow
 from echox.models.echox.conversation_adapters import kind_of
 from echox.streaming.engine import EncodedAudio, Engine, Position
@@ -86,15 +87,16 @@ class Context:
         """Add encoded audios.
 
         Raises:
-            ValueError: the transcript of one of them is empty, though it holds speech.
+            NotHeard: the transcripts of some are empty, though they hold speech.
         """
-        for audio, encoded in found.items():
-            if not encoded.text:
-                raise ValueError(
-                    "expected words, found none: the model's speech encoder wrote only blanks for "
-                    f"{audio.duration_s:.1f} s of audio that hold a voice. If it does so for clear speech, it is "
-                    "undertrained (see wer or ctc_wer in its training log): train it longer, or load another model"
-                )
+        unheard = [audio for audio, encoded in found.items() if not encoded.text]
+        if unheard:
+            raise NotHeard(
+                "expected words, found none: the model's speech encoder wrote only blanks for "
+                f"{unheard[0].duration_s:.1f} s of audio that hold a voice. If it does so for clear speech, it is "
+                "undertrained (see wer or ctc_wer in its training log): train it longer, or load another model",
+                (audio.digest for audio in unheard),
+            )
         self._encoded.update((audio.digest, encoded) for audio, encoded in found.items())
 
     def heard(self, message: Message) -> Heard:

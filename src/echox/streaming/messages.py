@@ -70,7 +70,8 @@ class Audio:
         if self.speech is None:
             raise NoSpeech(
                 f"expected speech, found no speech in {self.duration_s:.1f} s of audio, only silence or noise; record "
-                "the question again"
+                "the question again",
+                (self.digest,),
             )
         return speech_for_model(self.waveform, self.speech)
 

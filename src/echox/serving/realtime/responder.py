@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from echox.errors import QueueFull
+from echox.errors import NotHeard, QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem
 from echox.serving.protocol.events import EventError, new_id
 from echox.serving.protocol.json_input import JsonObject
@@ -240,28 +240,27 @@ class Responder:
 
     async def _run(self, running: _RunningResponse, before: asyncio.Task[None] | None) -> None:
         """Let the model answer and send its events. First wait until the model has stopped the previous reply."""
-        request, response = running.request, running.response
-        given = ReplyInput.of(request, self._conversation)
+        response = running.response
         try:
             if before is not None:
                 await asyncio.wait([before])
-            speculation = await self._kept(running, given)
-            if not response.open:
-                return
-            if speculation is not None:
-                self._model_session, running.feed = speculation.session, speculation.feed
-            else:
-                separate = request.out_of_band or request.own_input
-                running.feed = given.begin(self._service.model.session() if separate else self._model_session)
-            async for event in running.feed.events():
-                self._forward(running, event)
+            while True:
+                try:
+                    await self._answer_request(running)
+                    break
+                except NotHeard as error:  # a noise beside the question, perhaps: answer what is left
+                    left = running.request.without(error.digests)
+                    if left is None:
+                        raise
+                    running.request = left
         except SlowReader:
             # The task that sends events has noticed it too, and ends the session.
             log.debug("%s: the client does not read it", response.id)
         except QueueFull:
             self._fail(running, "server_error", "server_busy", "too many replies are waiting; try again in a moment")
         except ValueError as error:  # a question that the model refuses, with a message for the client
-            if request.turns and not request.out_of_band:
+            request = running.request
+            if request.turns and not request.out_of_band and not isinstance(error, NotHeard):
                 for item in request.turns[-1]:  # so that it does not fail the following turns too
                     item.forgotten = True
             self._fail(running, "invalid_request_error", "not_answerable", " ".join(str(error).split()))
@@ -273,11 +272,27 @@ class Responder:
             if running in self._out_of_band:
                 self._out_of_band.remove(running)
             if audio is not None and audio.text is None:
-                self._on_transcript(_item_of(request.turns, audio), audio, None)
+                self._on_transcript(_item_of(running.request, audio), audio, None)
+
+    async def _answer_request(self, running: _RunningResponse) -> None:
+        """Ask the model, unless the reply was begun before, and send its events."""
+        request = running.request
+        given = ReplyInput.of(request, self._conversation)
+        speculation = await self._kept(running, given)
+        if not running.response.open:
+            return
+        if speculation is not None:
+            self._model_session, running.feed = speculation.session, speculation.feed
+        else:
+            separate = request.out_of_band or request.own_input
+            running.feed = given.begin(self._service.model.session() if separate else self._model_session)
+        async for event in running.feed.events():
+            self._forward(running, event)
 
     async def _kept(self, running: _RunningResponse, given: ReplyInput) -> Speculation | None:
         """The reply that was begun before, if it is the one that is wanted now; None: there is none."""
-        speculation, speculator, request = running.speculation, self.speculator, running.request
+        speculation, running.speculation = running.speculation, None
+        speculator, request = self.speculator, running.request
         if speculation is None or speculator is None:
             return None
 
@@ -290,7 +305,7 @@ class Responder:
         response, turns = running.response, running.request.turns
         if isinstance(event, Heard):
             if running.untranscribed is not None:
-                self._on_transcript(_item_of(turns, running.untranscribed), running.untranscribed, event)
+                self._on_transcript(_item_of(running.request, running.untranscribed), running.untranscribed, event)
         elif isinstance(event, ContextDropped):
             if not (running.request.own_input or running.request.out_of_band):
                 for item in (item for turn in turns[: event.messages] for item in turn):
@@ -427,5 +442,5 @@ class Responder:
             await self.speculator.close()
 
 
-def _item_of(turns: list[list[ConversationItem]], content: Content) -> ConversationItem:
-    return next(item for turn in turns for item in turn if any(part is content for part in item.content))
+def _item_of(request: ResponseRequest, content: Content) -> ConversationItem:
+    return next(item for item in request.items if any(part is content for part in item.content))

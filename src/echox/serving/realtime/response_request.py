@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from echox.serving.protocol.conversation import (
     Content,
@@ -48,6 +49,7 @@ class ResponseRequest:
         turns: the items as turns.
         messages: the turns as messages for the model. If the last one is neither from the user nor the output of a
             tool, there is nothing to answer.
+        instructions: of this request alone; they are answered if nothing else is.
     """
 
     options: SessionOptions
@@ -58,11 +60,12 @@ class ResponseRequest:
     items: list[ConversationItem]
     turns: list[list[ConversationItem]]
     messages: list[Message]
+    instructions: str | None = None
 
     @property
     def answerable(self) -> bool:
         """Whether there is speech or text of the user after the last reply."""
-        return bool(self.messages) and self.messages[-1].role in ANSWERED_ROLES
+        return _answerable(self.messages)
 
     @property
     def only_inaudible(self) -> bool:
@@ -75,6 +78,38 @@ class ResponseRequest:
         last = self.turns[-1] if self.turns and self.turns[-1][0].role == "user" else []
         recordings = [part for item in last for part in item.content if part.audible]
         return recordings[0] if len(recordings) == 1 and recordings[0].text is None else None
+
+    def without(self, digests: Collection[str]) -> ResponseRequest | None:
+        """The same request after audio in its items was found to be inaudible, which is noted in the items.
+
+        Args:
+            digests: of that audio.
+
+        Returns:
+            What is left of it; None: nothing that can be answered, or the model was given no such audio.
+        """
+        given = [audio for message in self.messages for audio in message.audios]
+        inaudible = [audio for audio in given if audio.digest in digests]
+        for part in (part for item in self.items for part in item.content):
+            part.inaudible = part.inaudible or any(part.audio is audio for audio in inaudible)
+        turns, messages = _read_turns(self.items, self.options, self.instructions)
+        left = replace(self, turns=turns, messages=messages)
+        return left if inaudible and left.answerable else None
+
+
+def _answerable(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[-1].role in ANSWERED_ROLES
+
+
+def _read_turns(
+    items: list[ConversationItem], options: SessionOptions, instructions: str | None
+) -> tuple[list[list[ConversationItem]], list[Message]]:
+    """The turns of a request, and its messages for the model."""
+    turns = turns_of(items, options.calls_tools)
+    messages = model_messages(turns, options.calls_tools)
+    if instructions and not _answerable(messages):  # "greet the user": the model reads it as a question, once
+        messages.append(Message("user", (instructions,)))
+    return turns, messages
 
 
 def read_request(
@@ -103,8 +138,9 @@ def read_request(
     out_of_band = take(source, "conversation", str, "response", default="auto", choices=("auto", "none")) == "none"
     options = _options(source, session, limits)
     items = list(conversation.items) if own_items is None else own_items
-    turns = turns_of(items, options.calls_tools)
-    request = ResponseRequest(
+    instructions = take(source, "instructions", str, "response", default=None)
+    turns, messages = _read_turns(items, options, instructions)
+    return ResponseRequest(
         options,
         _settings(source, options, limits, max_new_tokens),
         read_metadata(source, "response"),
@@ -112,12 +148,9 @@ def read_request(
         own_items is not None,
         items,
         turns,
-        model_messages(turns, options.calls_tools),
+        messages,
+        instructions,
     )
-    instructions = take(source, "instructions", str, "response", default=None)
-    if instructions and not request.answerable:  # "greet the user": the model reads it as a question, once
-        request.messages.append(Message("user", (instructions,)))
-    return request
 
 
 def _options(source: JsonObject, session: SessionOptions, limits: Limits) -> SessionOptions:

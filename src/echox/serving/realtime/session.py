@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 
 import numpy as np
 
-from echox.errors import QueueFull
+from echox.errors import NotHeard, QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, read_item
 from echox.serving.protocol.events import OBJECT, EventError, client_event_id, new_id, read_event, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
@@ -394,7 +394,7 @@ class RealtimeSession:
         try:
             heard = await self._service.transcribe(content.audio)
         except (ValueError, QueueFull) as error:
-            content.inaudible = isinstance(error, ValueError)
+            content.inaudible = isinstance(error, NotHeard)
             self.outbox.put(
                 {
                     "type": "conversation.item.input_audio_transcription.failed",
