@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from echox.errors import NotHeard, QueueFull
@@ -88,6 +89,7 @@ class Responder:
         self._audible: list[Response] = []  # what may be playing: some that have ended, too
         self._answer: list[Response] = []  # to the last turn of the user: more than one if it calls tools
         self._waiting_turn: ConversationItem | None = None  # a detected turn that is not answered yet
+        self._editing = False  # the conversation is being changed
         self.speculator: Speculator | None = None
 
     @property
@@ -159,7 +161,7 @@ class Responder:
         """
         if self._waiting_turn is not None and self._waiting_turn not in self._conversation.items:
             self._waiting_turn = None  # the client has deleted it
-        if self._waiting_turn is None or self.active is not None or self._user_speaking():
+        if self._waiting_turn is None or self.active is not None or self._editing or self._user_speaking():
             return
         self._waiting_turn = None
         request = self._read({})
@@ -345,6 +347,16 @@ class Responder:
 
     # ------------------------------------------------------------------------------------------ stop
 
+    @contextmanager
+    def editing(self) -> Iterator[None]:
+        """Change the conversation: a waiting turn is not answered before all is changed, whatever is cancelled."""
+        within, self._editing = self._editing, True
+        try:
+            yield
+        finally:
+            self._editing = within
+            self.answer_waiting_turn()
+
     def cancel(self, reason: str = "client_cancelled", response_id: str | None = None) -> None:
         """Cancel a response: nothing more of it is sent; its item keeps the text that was spoken.
 
@@ -377,10 +389,11 @@ class Responder:
         Args:
             unnoticed: what is said is the rest of the question: the model reads both as one turn, without the reply.
         """
-        stopped = self._silence("turn_detected")
-        for response in stopped if unnoticed else []:
-            if response.item is not None:
-                response.item.forgotten = True
+        with self.editing():
+            stopped = self._silence("turn_detected")
+            for response in stopped if unnoticed else []:
+                if response.item is not None:
+                    response.item.forgotten = True
         if stopped:
             self._service.metrics.barge_ins.inc()
 
@@ -392,25 +405,36 @@ class Responder:
         """Stop what is being said or played; return what that was."""
         now_s = time.monotonic()
         found = [response for response in self._audible if response.open or response.speech.playing(now_s)]
-        for response in found:
-            heard_s, playing, was_open = response.speech.heard_s(now_s), response.speech.playing(now_s), response.open
-            if was_open:
-                self.cancel(reason, response.id)
-            cut = was_open and reason == "turn_detected"
-            if playing and not cut and response.item in self._conversation.items:
-                self._cut(response.item, int(heard_s * 1000))
-            response.speech.stop(now_s)
+        with self.editing():
+            for response in found:
+                speech, was_open = response.speech, response.open
+                heard_s, playing = speech.heard_s(now_s), speech.playing(now_s)
+                if was_open:
+                    self.cancel(reason, response.id)
+                cut = was_open and reason == "turn_detected"
+                if playing and not cut and response.item in self._conversation.items:
+                    self._cut(response.item, int(heard_s * 1000))
+                speech.stop(now_s)
         return found
 
     def truncate(self, item: ConversationItem, audio_end_ms: int) -> None:
         """The client has stopped playing a spoken reply: cut it to what was heard of it, also for the model."""
-        if self.active is not None and self.active.item is item:
-            self.cancel()
-        if not self._transport.plays:
-            for response in self._audible:
-                if response.item is item:
-                    response.speech.stop(time.monotonic())
-        self._cut(item, audio_end_ms)
+        with self.editing():
+            if self.active is not None and self.active.item is item:
+                self.cancel()
+            if not self._transport.plays:
+                for response in self._audible:
+                    if response.item is item:
+                        response.speech.stop(time.monotonic())
+            self._cut(item, audio_end_ms)
+
+    def delete(self, item: ConversationItem) -> None:
+        """Remove an item from the conversation, and end the response that is making it."""
+        with self.editing():
+            if self.active is not None and self.active.item is item:
+                self.cancel()
+            self._conversation.remove(item)
+            self._outbox.put({"type": "conversation.item.deleted", "item_id": item.id})
 
     def _cut(self, item: ConversationItem, audio_end_ms: int) -> None:
         """Cut the text of a spoken reply to what was said until then, and tell the client."""

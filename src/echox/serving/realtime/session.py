@@ -430,11 +430,7 @@ class RealtimeSession:
             self.outbox.put({"type": "conversation.item.deleted", "item_id": old.id})
 
     async def _delete_item(self, event: JsonObject) -> None:
-        item = self.conversation.find(take(event, "item_id", str))
-        if self.responder.active is not None and self.responder.active.item is item:
-            self.responder.cancel()
-        self.conversation.remove(item)
-        self.outbox.put({"type": "conversation.item.deleted", "item_id": item.id})
+        self.responder.delete(self.conversation.find(take(event, "item_id", str)))
 
     async def _retrieve_item(self, event: JsonObject) -> None:
         item = self.conversation.find(take(event, "item_id", str))
