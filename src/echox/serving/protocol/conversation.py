@@ -261,11 +261,6 @@ class Conversation:
         place = self.items.index(item)
         return self.items[place - 1].id if place else None
 
-    def system_prompt(self, instructions: str) -> str | None:
-        """Instructions and system items as one system prompt (models are trained with one, at the start)."""
-        texts = [instructions, *(part for item in self.items if item.role == "system" for part in item.model_parts)]
-        return "\n".join(text for text in texts if isinstance(text, str) and text.strip()) or None
-
 
 def check_together(items: Sequence[ConversationItem], where: str, limits: Limits) -> None:
     """Check what all items of a request hold together; `where` is the place of the newest.
@@ -299,6 +294,12 @@ def turns_of(items: list[ConversationItem], calls_tools: bool = False) -> list[l
         else:
             turns.append([item])
     return turns
+
+
+def system_prompt(instructions: str, items: Sequence[ConversationItem]) -> str | None:
+    """Instructions and system items as one system prompt (models are trained with one, at the start)."""
+    texts = [instructions, *(part for item in items if item.role == "system" for part in item.model_parts)]
+    return "\n".join(text for text in texts if isinstance(text, str) and text.strip()) or None
 
 
 def model_messages(turns: list[list[ConversationItem]], calls_tools: bool = False) -> list[Message]:

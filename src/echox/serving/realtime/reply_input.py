@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from echox.serving.protocol.conversation import Conversation
+from echox.serving.protocol.conversation import system_prompt
 from echox.serving.protocol.options import NewReplySettings
 from echox.serving.realtime.response_request import ResponseRequest
 from echox.serving.service.replies import ReplyFeed
@@ -32,11 +32,10 @@ class ReplyInput:
     settings: NewReplySettings
 
     @classmethod
-    def of(cls, request: ResponseRequest, conversation: Conversation) -> ReplyInput:
-        """The input for a response in, or beside, a conversation."""
-        options = request.options
-        system = conversation.system_prompt(options.instructions)
-        return cls(system, options.tools.use, request.messages, request.settings)
+    def of(cls, request: ResponseRequest) -> ReplyInput:
+        """The input for a response: of the request's own items, if it has some, nothing else of the conversation."""
+        system = system_prompt(request.options.instructions, request.items)
+        return cls(system, request.options.tools.use, request.messages, request.settings)
 
     def search_audio(self) -> None:
         """Search the audio for speech, unless that was done: milliseconds per second, so not in the event loop."""

@@ -183,7 +183,7 @@ class Responder:
         supposed.add(ConversationItem(new_id("item"), "user", [Content("input_audio", audio=audio)]))
         supposed.remove_overflow()
         request = self._read({}, conversation=supposed)
-        return (self._model_session.fork(), ReplyInput.of(request, supposed)) if request.answerable else None
+        return (self._model_session.fork(), ReplyInput.of(request)) if request.answerable else None
 
     def _read(
         self,
@@ -279,7 +279,7 @@ class Responder:
     async def _answer_request(self, running: _RunningResponse) -> None:
         """Ask the model, unless the reply was begun before, and send its events."""
         request = running.request
-        given = ReplyInput.of(request, self._conversation)
+        given = ReplyInput.of(request)
         speculation = await self._kept(running, given)
         if not running.response.open:
             return
