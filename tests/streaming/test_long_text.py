@@ -7,7 +7,7 @@ import pytest
 
 from echox.api import EchoX
 from echox.streaming import AudioChunk
-from echox.streaming.messages import Message
+from echox.streaming.messages import Message, UnreadableMessage
 from tiny_echox import tiny_echox
 
 
@@ -83,8 +83,24 @@ def test_what_can_never_fit_is_not_tokenised(monkeypatch):
     monkeypatch.setattr(model.engine, "lay_out", lambda *args: pytest.fail("it was laid out"))
     with pytest.raises(ValueError, match="characters.*shorter turns"):
         model.session().reply(ask("word " * 200_000))
-    with pytest.raises(ValueError, match="characters.*shorter turns"):
+    with pytest.raises(ValueError, match="characters.*shorten them"):
         model.session(system="word " * 200_000).reply(ask("And?"))
+
+
+@pytest.mark.parametrize(
+    ("system", "question", "blamed"),
+    [
+        ("Hi.", 170, "question"),
+        ("word " * 30, 120, "question"),
+        ("word " * 150, 4, "system"),
+        ("word " * 170, 120, "system"),
+    ],
+)
+def test_what_is_too_long_is_named(system, question, blamed):
+    model = tiny_echox(max_positions=160)
+    with pytest.raises(ValueError, match=f"the {blamed}.* too long") as raised:
+        model.session(system=system).reply(ask("word " * question))
+    assert isinstance(raised.value, UnreadableMessage) == (blamed == "question")
 
 
 def test_no_special_token_hides_on_the_border_of_two_parts(nano):

@@ -16,7 +16,7 @@ from echox.models.decoding.row_cache import SavedRow
 from echox.models.echox.conversation_adapters import kind_of
 from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import Heard, HeardWord
-from echox.streaming.messages import Audio, Message, join_system, system_text
+from echox.streaming.messages import Audio, Message, UnreadableMessage, join_system, system_text
 from echox.streaming.system_turns import SystemTurn
 from echox.tool_calls.tools import Tool
 
@@ -43,6 +43,21 @@ class Layout:
     positions: list[Position]
     dropped: int = 0
     room: int | None = None
+
+
+def _too_long(new: Sequence[Message], question: int, opening: int, most: int, expected: str) -> ValueError:
+    """The error of a prompt that is too long without any history.
+
+    Args:
+        new: the messages of this turn.
+        question: their length.
+        opening: length of what every prompt begins with, the system prompt and the tools.
+        most: longest prompt.
+        expected: what was expected and found, for users.
+    """
+    if question > most // 4 and opening < most:
+        return UnreadableMessage(f"the question is too long: {expected}; ask in shorter turns", new[-1])
+    return ValueError(f"the system prompt and tools are too long: {expected}; shorten them")
 
 
 class Context:
@@ -139,7 +154,8 @@ class Context:
             cancelled: whether the reply was cancelled; called before each pass over the text.
 
         Raises:
-            ValueError: the newest turn alone is too long, or text holds special tokens.
+            UnreadableMessage: the newest turn alone is too long, or text holds special tokens.
+            ValueError: the system prompt and the tools are too long, or a tool holds special tokens.
             LayoutCancelled: it was cancelled.
         """
         limit = self.engine.max_positions
@@ -155,10 +171,9 @@ class Context:
         turns = self.messages[len(system) :]
         dropped, positions = self._fit(system, turns, new, room, cancelled)
         if len(positions) >= limit:
-            raise ValueError(
-                f"the question is too long: expected fewer than {limit} positions, found {len(positions)}; ask in "
-                "shorter turns"
-            )
+            opening = len(self._positions([*system, Message("user", ("a",))], cancelled))
+            expected = f"expected fewer than {limit} positions, found {len(positions)}"
+            raise _too_long(new, len(positions) - opening, opening, limit, expected)
         if dropped:
             self.messages = [*system, *turns[dropped:]]
             self.drop_unused_audio(new)
@@ -170,14 +185,14 @@ class Context:
         Raises:
             ValueError: more characters than the longest tokens could hold.
         """
-        texts = [self._opening or "", *(part for message in new for part in message.parts if isinstance(part, str))]
-        characters = sum(map(len, texts)) + sum(tool.num_chars for tool in self.tools)
+        opening = len(self._opening or "") + sum(tool.num_chars for tool in self.tools)
+        question = sum(len(part) for message in new for part in message.parts if isinstance(part, str))
         most = limit * self.engine.longest_token
-        if characters > most:
-            raise ValueError(
-                f"the question is too long: expected at most {most} characters, more than {limit} positions can hold, "
-                f"found {characters}; ask in shorter turns"
+        if opening + question > most:
+            expected = (
+                f"expected at most {most} characters, more than {limit} positions can hold, found {opening + question}"
             )
+            raise _too_long(new, question, opening, most, expected)
 
     def _fit(
         self,

@@ -40,7 +40,7 @@ from echox.streaming.chat_template import ChatTemplate
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.drafts import Drafts
 from echox.streaming.events import HeardWord
-from echox.streaming.messages import Audio, Message
+from echox.streaming.messages import Audio, Message, UnreadableMessage
 from echox.streaming.policies import Policy, make_policy
 from echox.streaming.system_turns import MAX_BYTES, MAX_BYTES_ON_GPU, SystemTurns
 from echox.streaming.trigger import Trigger
@@ -279,7 +279,8 @@ class Engine:
             tools: that the model reads of.
 
         Raises:
-            ValueError: text that holds special tokens (the model would take them for the start of another turn).
+            UnreadableMessage: text that holds special tokens (the model would take them for the start of another turn).
+            ValueError: a tool that does.
         """
         for message in messages:
             self._check_text(message)
@@ -309,14 +310,16 @@ class Engine:
         # Adjacent text parts are one text for the template: a token must not hide across their border.
         groups = groupby(message.parts, lambda part: isinstance(part, str))
         for text in ("".join(map(str, parts)) for is_text, parts in groups if is_text):
-            self._check_plain(f"{message.role} message", text)
+            self._check_plain(f"{message.role} message", text, message)
         for call in message.calls:
-            self._check_plain(f"call of {call.name}", call.arguments)
+            self._check_plain(f"call of {call.name}", call.arguments, message)
 
-    def _check_plain(self, what: str, text: str) -> None:
-        found = [token for token in self._control_tokens if token in text]
-        if found:
-            raise ValueError(f"{what}: expected plain text, found the special token {found[0]}; take it out")
+    def _check_plain(self, what: str, text: str, message: Message | None = None) -> None:
+        found = next((token for token in self._control_tokens if token in text), None)
+        if found is None:
+            return
+        error = f"{what}: expected plain text, found the special token {found}; take it out"
+        raise ValueError(error) if message is None else UnreadableMessage(error, message, found)
 
     def embed(self, positions: Sequence[Position], encoded: Mapping[str, EncodedAudio]) -> Tensor:
         """(n, H) inputs of positions, given the encoded audios by their digests."""

@@ -119,6 +119,20 @@ class Message:
         return {"role": self.role, "content": content}
 
 
+class UnreadableMessage(ValueError):
+    """A message of a conversation that the model cannot read, whatever is asked.
+
+    Args:
+        error: for users.
+        message: the message; a system prompt counts as one.
+        found: the text in it that is at fault; "": all of it.
+    """
+
+    def __init__(self, error: str, message: Message, found: str = "") -> None:
+        super().__init__(error)
+        self.message, self.found = message, found
+
+
 def read_messages(
     source: object, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None
 ) -> list[Message]:

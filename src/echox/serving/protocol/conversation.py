@@ -180,6 +180,11 @@ class ConversationItem:
                 parts.append(part.text)
         return tuple(parts)
 
+    @property
+    def model_text(self) -> str:
+        """The text in it that the model reads."""
+        return "".join(part for part in self.model_parts if isinstance(part, str))
+
 
 class Conversation:
     """The items of a conversation, in order.

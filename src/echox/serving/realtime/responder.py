@@ -23,7 +23,7 @@ from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, SpeechFailed, TextDelta
-from echox.streaming.messages import Audio
+from echox.streaming.messages import Audio, UnreadableMessage
 from echox.streaming.session import Session
 from echox.tool_calls.tools import ToolCallDelta
 
@@ -262,8 +262,8 @@ class Responder:
             self._fail(running, "server_error", "server_busy", "too many replies are waiting; try again in a moment")
         except ValueError as error:  # a question that the model refuses, with a message for the client
             request = running.request
-            if request.turns and not request.out_of_band and not isinstance(error, NotHeard):
-                for item in request.turns[-1]:  # so that it does not fail the following turns too
+            if isinstance(error, UnreadableMessage) and not (request.own_input or request.out_of_band):
+                for item in request.unreadable(error):  # so that it does not fail the following turns too
                     item.forgotten = True
             self._fail(running, "invalid_request_error", "not_answerable", " ".join(str(error).split()))
         except Exception:

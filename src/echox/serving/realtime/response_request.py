@@ -32,7 +32,7 @@ from echox.serving.protocol.options import (
 )
 from echox.serving.protocol.parameters import RESPONSE
 from echox.serving.protocol.wire import AudioFormat
-from echox.streaming.messages import ANSWERED_ROLES, Message
+from echox.streaming.messages import ANSWERED_ROLES, Message, UnreadableMessage
 
 
 @dataclass
@@ -95,6 +95,14 @@ class ResponseRequest:
         turns, messages = _read_turns(self.items, self.options, self.instructions)
         left = replace(self, turns=turns, messages=messages)
         return left if inaudible and left.answerable else None
+
+    def unreadable(self, error: UnreadableMessage) -> list[ConversationItem]:
+        """The items that an error of the model concerns; none if it concerns the system prompt."""
+        found: list[ConversationItem] = []
+        for turn, message in zip(self.turns, self.messages, strict=False):  # instructions that are answered are no turn
+            if message.reads_as(error.message):
+                found += [item for item in turn if error.found and error.found in item.model_text] or turn
+        return found
 
 
 def _answerable(messages: Sequence[Message]) -> bool:
