@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import json
 
+import numpy as np
 import pytest
 
 from echox.serving.protocol.conversation import Content, ConversationItem
 from echox.serving.realtime.reply_input import ReplyInput
 from echox.serving.realtime.session import RealtimeSession
 from echox.serving.realtime.speech_events import SpeechEvents
+from echox.streaming.events import AudioChunk, Finished, TextDelta, Timings
+from echox.tool_calls.tools import ToolCallDelta
 from serving_help import check_event, connected, nano, question, run, running, user_text
 from waiting import wait_until_async
 
@@ -133,3 +136,96 @@ def test_a_waiting_turn_is_answered_after_the_edit_that_ends_the_reply_before_it
     if not said or not said[0][1]:
         asked = [("user", f"{LONG}\nWhat is the capital of France?")]
     assert read[1:] == [asked]
+
+
+class Script:
+    """A reply of the model that says what a test wants, and then waits until it is cancelled or told to end."""
+
+    def __init__(self, *events, ends=False):
+        self._script, self._end = events, asyncio.Event()
+        self.timings, self.timeline = Timings(), ()
+        self.cancelled = False
+        if ends:
+            self._end.set()
+
+    def cancel(self):
+        self.cancelled = True
+        self._end.set()
+
+    async def events(self):
+        for event in self._script:
+            yield event
+        await self._end.wait()
+        if not self.cancelled:
+            yield Finished("", "end", self.timings)
+
+
+SOUND = AudioChunk(np.zeros(2400, np.float32), 24000, "Hello", 0.0)
+CALL = ToolCallDelta(0, "stop", '{"a": 1')
+WRITTEN = {
+    "a reply": [TextDelta("Hello")],
+    "a spoken reply": [TextDelta("Hello"), SOUND],
+    "a call": [CALL],
+    "a whole call": [CALL, ToolCallDelta(0, "stop", "}", done=True)],
+}
+ENDS = ["is written", "is cancelled", "is finished"]
+GIVEN = {
+    "a question": user_text("Why?"),
+    "an empty question": user_text(""),
+    "sound": {"role": "user", "content": [{"type": "input_audio", "audio": "AAAA" * 200}]},
+    "a system item": {"role": "system", "content": [{"type": "input_text", "text": "Be brief."}]},
+    "a text": {"role": "assistant", "content": [{"type": "output_text", "text": "Yes."}]},
+    "a transcript": {"role": "assistant", "content": [{"type": "output_audio", "transcript": "Yes."}]},
+    "a call from the client": {"type": "function_call", "call_id": "c", "name": "stop", "arguments": "{}"},
+    "an output": {"type": "function_call_output", "call_id": "c", "output": "1"},
+}
+ITEM_EVENTS = {
+    "conversation.item.retrieve": lambda found: {"item_id": found},
+    "conversation.item.delete": lambda found: {"item_id": found},
+    "conversation.item.truncate": lambda found: {"item_id": found, "content_index": 0, "audio_end_ms": 20},
+    "conversation.item.create": lambda found: {"item": user_text("And?"), "previous_item_id": found},
+    "response.create": lambda found: {"response": {"input": [{"type": "item_reference", "id": found}]}},
+}
+
+
+async def put(session, line, monkeypatch, state):
+    """Bring an item into a state, and return its id."""
+    if state in GIVEN:
+        await send(session, "conversation.item.create", item=GIVEN[state])
+        return session.conversation.items[-1].id
+    what, end = state
+    monkeypatch.setattr(ReplyInput, "begin", lambda *args, **options: Script(*WRITTEN[what], ends=end == ENDS[2]))
+    await send(session, "conversation.item.create", item=user_text("Why?"))
+    await send(session, "response.create")
+    await wait_until_async(lambda: len(session.conversation.items) == 2, "it is written")
+    if end == ENDS[1]:
+        await send(session, "response.cancel")
+    if end == ENDS[2]:
+        await wait_until_async(lambda: "response.done" in line.kinds(), "it is finished")
+    return session.conversation.items[-1].id
+
+
+@pytest.mark.parametrize("kind", ITEM_EVENTS)
+@pytest.mark.parametrize("plays", [False, True])
+def test_every_event_about_an_item_is_understood_in_every_state_of_it(server, monkeypatch, kind, plays):
+    async def talk(state):
+        async with session_of(server, plays) as (session, line):
+            item_id = await put(session, line, monkeypatch, state)
+            being_written = session.responder.active is not None
+            monkeypatch.setattr(ReplyInput, "begin", lambda *args, **options: Script(TextDelta("Yes"), ends=True))
+            await send(session, kind, **ITEM_EVENTS[kind](item_id))
+            await send(session, "echox.ping")
+            await wait_until_async(lambda: "echox.pong" in line.kinds(), "all is handled")
+            codes = [event["error"]["code"] for event in line.events if event["type"] == "error"]
+            assert "internal_error" not in codes, state
+            if kind == "conversation.item.delete":
+                assert session.responder.active is None
+                assert line.kinds().count("response.done") == line.kinds().count("response.created")
+                assert not codes
+            elif kind == "conversation.item.retrieve":
+                assert not codes
+            return being_written
+
+    states = [*GIVEN, *((what, end) for what in WRITTEN for end in ENDS)]
+    written = [run(talk(state)) for state in states]
+    assert sum(written) == len(WRITTEN)

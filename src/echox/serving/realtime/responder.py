@@ -431,7 +431,7 @@ class Responder:
     def delete(self, item: ConversationItem) -> None:
         """Remove an item from the conversation, and end the response that is making it."""
         with self.editing():
-            if self.active is not None and self.active.item is item:
+            if self.active is not None and any(one is item for one in self.active.items):
                 self.cancel()
             self._conversation.remove(item)
             self._outbox.put({"type": "conversation.item.deleted", "item_id": item.id})

@@ -103,7 +103,7 @@ class Response:
             "id": self.id,
             "object": "realtime.response",
             "status": self.status,
-            "output": [item.to_dict() for item in self._items],
+            "output": [item.to_dict() for item in self.items],
             "output_modalities": self._modalities,
             "max_output_tokens": self._max_output_tokens,
             "status_details": self._details,
@@ -221,7 +221,7 @@ class Response:
         return item
 
     @property
-    def _items(self) -> list[ConversationItem]:
+    def items(self) -> list[ConversationItem]:
         """The items of the response, in order."""
         said = [] if self.item is None else [self.item]
         return said + [item for item, _ in self._calls]
@@ -230,7 +230,7 @@ class Response:
         """Send that an item begins, and add it to the conversation."""
         self._put({"type": "response.output_item.added", "response_id": self.id, "output_index": index, "item": shown})
         if self._conversation is not None:
-            before = [*self._after, *(one.id for one in self._items if one is not item)]
+            before = [*self._after, *(one.id for one in self.items if one is not item)]
             previous = self._conversation.add(item, self._conversation.last_present(before))
             self._put({"type": "conversation.item.added", "previous_item_id": previous, "item": shown})
             for old in self._conversation.remove_overflow():
@@ -241,7 +241,7 @@ class Response:
         item = ConversationItem(new_id("item"), "assistant", [], "in_progress", call=call)
         self._open_call = len(self._calls)
         self._calls.append((item, call))
-        self._add_item(item, {**item.to_dict()}, len(self._items) - 1)
+        self._add_item(item, {**item.to_dict()}, len(self.items) - 1)
 
     def _end_open_call(self, complete: bool) -> None:
         """Send that the newest call has ended.
@@ -263,7 +263,7 @@ class Response:
         self._send_item_done(item)
 
     def _call_place(self, item: ConversationItem, call: ItemObject) -> JsonObject:
-        index = self._items.index(item)
+        index = self.items.index(item)
         return {"response_id": self.id, "item_id": item.id, "output_index": index, "call_id": call["call_id"]}
 
     def _end_item(self, item: ConversationItem, status: str) -> None:
@@ -282,7 +282,7 @@ class Response:
         if self._conversation is not None and item in self._conversation.items:
             previous = self._conversation.previous_id(item)
             self._put({"type": "conversation.item.done", "previous_item_id": previous, "item": item.to_dict()})
-        done = {"response_id": self.id, "output_index": self._items.index(item), "item": item.to_dict()}
+        done = {"response_id": self.id, "output_index": self.items.index(item), "item": item.to_dict()}
         self._put({"type": "response.output_item.done", **done})
 
     def _part(self, text: str) -> dict[str, str]:

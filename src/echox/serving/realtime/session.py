@@ -441,7 +441,7 @@ class RealtimeSession:
         item = self.conversation.find(take(event, "item_id", str))
         take(event, "content_index", int, at_least=0, at_most=0)
         audio_end_ms = take(event, "audio_end_ms", int, at_least=0, at_most=2**31 - 1)
-        if item.role != "assistant" or item.content[0].type != "output_audio":
+        if not any(part.type == "output_audio" for part in item.content[:1]):  # a call has no content while it is made
             raise EventError("item_id: expected a spoken reply, found another item", "invalid_value", "item_id")
         self.responder.truncate(item, audio_end_ms)
 
