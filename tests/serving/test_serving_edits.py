@@ -1,19 +1,14 @@
 """What a client changes in a conversation while replies are made and played: truncated, deleted, cleared."""
 
-import asyncio
-import contextlib
-import json
-
 import numpy as np
 import pytest
 
 from echox.serving.protocol.conversation import Content, ConversationItem
 from echox.serving.realtime.reply_input import ReplyInput
-from echox.serving.realtime.session import RealtimeSession
-from echox.serving.realtime.speech_events import SpeechEvents
-from echox.streaming.events import AudioChunk, Finished, TextDelta, Timings
+from echox.streaming.events import AudioChunk, TextDelta
 from echox.tool_calls.tools import ToolCallDelta
-from serving_help import check_event, connected, nano, question, run, running, user_text
+from scripted_session import Script, send, session_of
+from serving_help import connected, nano, question, run, running, user_text
 from waiting import wait_until_async
 
 LONG = "Tell me what you know about Brazil."
@@ -61,40 +56,6 @@ def test_what_is_said_after_the_client_has_stopped_a_reply_is_a_turn_like_any_ot
     run(talk(), 120)
 
 
-class Line:
-    """A transport without a network; `plays` as in a call."""
-
-    def __init__(self, plays=False):
-        self.plays, self.events = plays, []
-
-    async def send(self, text):
-        self.events.append(check_event(text))
-
-    def speech(self, *args):
-        return SpeechEvents(*args)
-
-    def kinds(self):
-        return [event["type"] for event in self.events]
-
-
-@contextlib.asynccontextmanager
-async def session_of(server, plays=False):
-    """A session in this event loop, and its line."""
-    line = Line(plays)
-    session = RealtimeSession(server.service, line)
-    sending = asyncio.create_task(session.outbox.run())
-    try:
-        yield session, line
-    finally:
-        await session.close()
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
-
-
-async def send(session, kind, **fields):
-    await session.receive(json.dumps({"type": kind, **fields}))
-
-
 EDITS = {
     "conversation.item.truncate": ({"content_index": 0, "audio_end_ms": 400}, "conversation.item.truncated", False),
     "conversation.item.delete": ({}, "conversation.item.deleted", False),
@@ -136,28 +97,6 @@ def test_a_waiting_turn_is_answered_after_the_edit_that_ends_the_reply_before_it
     if not said or not said[0][1]:
         asked = [("user", f"{LONG}\nWhat is the capital of France?")]
     assert read[1:] == [asked]
-
-
-class Script:
-    """A reply of the model that says what a test wants, and then waits until it is cancelled or told to end."""
-
-    def __init__(self, *events, ends=False):
-        self._script, self._end = events, asyncio.Event()
-        self.timings, self.timeline = Timings(), ()
-        self.cancelled = False
-        if ends:
-            self._end.set()
-
-    def cancel(self):
-        self.cancelled = True
-        self._end.set()
-
-    async def events(self):
-        for event in self._script:
-            yield event
-        await self._end.wait()
-        if not self.cancelled:
-            yield Finished("", "end", self.timings)
 
 
 SOUND = AudioChunk(np.zeros(2400, np.float32), 24000, "Hello", 0.0)

@@ -1,9 +1,19 @@
 """What the model gets for a reply, and what a session keeps of the replies that it made."""
 
+import gc
+
+import numpy as np
 import pytest
 
+from echox.serving.protocol.options import SessionOptions
 from echox.serving.realtime.reply_input import ReplyInput
-from serving_help import connected, nano, run, running, user_text
+from echox.serving.realtime.response import Response
+from echox.serving.realtime.speech_events import SpeechEvents
+from echox.streaming.events import AudioChunk, TextDelta
+from echox.tool_calls.tools import ToolCallDelta
+from scripted_session import Script, send, session_of
+from serving_help import Limits, connected, nano, run, running, user_text
+from waiting import wait_until_async
 
 QUESTION = user_text("What is the capital of France?")
 OTHER = user_text("What is the capital of Spain?")
@@ -66,3 +76,44 @@ def test_a_response_with_items_of_its_own_reads_these_and_no_others(server, give
 
     run(talk())
     assert given == [(prompt, messages)]
+
+
+CALL = (ToolCallDelta(0, "look"), ToolCallDelta(0, "look", "{}"), ToolCallDelta(0, "look", "", done=True))
+
+
+@pytest.mark.parametrize("speaks", [False, True])
+def test_an_answer_of_many_calls_keeps_no_response_and_knows_how_much_was_heard(server, monkeypatch, speaks):
+    rounds, rate = 200, nano().session().output_sampling_rate
+    said = (TextDelta("Let me see."), AudioChunk(np.zeros(rate // 10, np.float32), rate, "Let me see.", 0.0))
+    script = (*said, *CALL) if speaks else CALL
+    monkeypatch.setattr(ReplyInput, "begin", lambda *args, **options: Script(*script, ends=True))
+    monkeypatch.setattr(SpeechEvents, "playing", lambda self, now_s: False)
+    monkeypatch.setattr(SpeechEvents, "heard_s", lambda self, now_s: self.sent_s)
+
+    async def talk():
+        async with session_of(server, options=SessionOptions("nano", Limits(), calls_tools=True)) as (session, line):
+            await send(session, "conversation.item.create", item=QUESTION)
+            await send(session, "response.create")
+            for number in range(rounds):
+                await wait_until_async(lambda: session.responder.active is None, "the call is made")
+                call_id = session.conversation.items[-1].call["call_id"]
+                output = {"type": "function_call_output", "call_id": call_id, "output": str(number)}
+                await send(session, "conversation.item.create", item=output)
+                await send(session, "response.create")
+            await wait_until_async(lambda: session.responder.active is None, "the last call is made")
+            assert not [event for event in line.events if event["type"] == "error"]
+            line.events.clear()
+            gc.collect()
+            kept = sum(isinstance(one, Response) for one in gc.get_objects())
+            # One more that is being made: all that was heard before it is part of the answer.
+            monkeypatch.setattr(ReplyInput, "begin", lambda *args, **options: Script(*said))
+            output = {"type": "function_call_output", "call_id": "last", "output": "0"}
+            await send(session, "conversation.item.create", item=output)
+            await send(session, "response.create")
+            await wait_until_async(lambda: session.responder.heard_ms() is not None, "it speaks")
+            return kept, session.responder.heard_ms()
+
+    kept, heard_ms = run(talk(), 240)
+    assert kept <= 4
+    before_ms = 100 * (rounds + 1) if speaks else 0
+    assert before_ms < heard_ms <= before_ms + 101

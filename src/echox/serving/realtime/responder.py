@@ -87,7 +87,8 @@ class Responder:
         self._current: _RunningResponse | None = None  # the newest one in the conversation
         self._out_of_band: list[_RunningResponse] = []
         self._audible: list[Response] = []  # what may be playing: some that have ended, too
-        self._answer: list[Response] = []  # to the last turn of the user: more than one if it calls tools
+        self._answer: list[Response] = []  # to the last turn of the user, without those that `_heard_before_s` counts
+        self._heard_before_s = 0.0  # of that answer, of responses that have been played: it may call tools for hours
         self._waiting_turn: ConversationItem | None = None  # a detected turn that is not answered yet
         self._editing = False  # the conversation is being changed
         self.speculator: Speculator | None = None
@@ -121,7 +122,7 @@ class Responder:
         if not playing:
             return None
         before_s = sum(one.speech.heard_s(now_s) for one in self._answer if one not in playing)
-        return round(1000 * (before_s + max(one.speech.heard_s(now_s) for one in playing)))
+        return round(1000 * (self._heard_before_s + before_s + max(one.speech.heard_s(now_s) for one in playing)))
 
     # ------------------------------------------------------------------------------------------ start
 
@@ -231,7 +232,10 @@ class Responder:
         else:
             before = None if self._current is None else self._current.task
             self._current = running
-            self._answer = [*([] if request.messages[-1].role == "user" else self._answer), running.response]
+            if request.messages[-1].role == "user":
+                self._answer, self._heard_before_s = [], 0.0
+            self._heard_before_s += sum(one.speech.heard_s(now_s) for one in self._answer if one not in self._audible)
+            self._answer = [*(one for one in self._answer if one in self._audible), running.response]
             if self.speculator is not None:
                 running.speculation = self.speculator.take()
             if any(item is self._waiting_turn for item in request.items):
