@@ -1,18 +1,23 @@
 """What cannot be answered fails alone: no question is lost by a noise beside it, or by what else the model reads."""
 
+import base64
 import dataclasses
 
 import numpy as np
 import pytest
 
 import echox.streaming.messages
+from echox.serving.realtime.reply_input import ReplyInput
 from echox.streaming.engine import Engine
-from serving_help import connected, nano, question, run, running, user_text
+from echox.streaming.events import AudioChunk, TextDelta
+from scripted_session import Script, send, session_of
+from serving_help import connected, nano, pcm16, question, run, running, user_text
 from tool_models import tool_model
+from waiting import wait_until_async
 
 NOISE = np.concatenate([np.zeros(7200, np.float32), question(2)[:10_000], np.zeros(20_000, np.float32)])
 """Sound that turn detection takes for speech, and which the fixture `noises` makes unheard."""
-MOST_S = 1.6
+MOST_S = 1.9
 """Noises are shorter than this, questions longer."""
 ASKED = "What is the capital of France?"
 
@@ -103,6 +108,32 @@ def test_a_noise_after_a_question_that_has_no_answer_yet_lets_it_be_answered(ser
             assert "Paris" in response["output"][0]["content"][0]["transcript"]
             (session,) = server.service.sessions
             assert not any(item.forgotten for item in session.conversation.items)
+
+    run(talk(), 120)
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_noise_that_ends_a_reply_nobody_noticed_lets_the_question_be_answered(server, noises, monkeypatch, said):
+    """Before the first sound of a reply, and with its first sound."""
+    begin, rate = ReplyInput.begin, nano().session().output_sampling_rate
+    sound = AudioChunk(np.zeros(rate // 2, np.float32), rate, "Well,", 0.0)
+    begun = [Script(TextDelta("Well,"), sound) if said else Script()]
+    monkeypatch.setattr(ReplyInput, "begin", lambda *args, **options: begun.pop() if begun else begin(*args, **options))
+    monkeypatch.setattr("echox.serving.turn_detection.turns.NOTICED_MS", 10**9)  # whatever this machine's pace
+
+    async def talk():
+        async with session_of(server) as (session, line):
+            await send(session, "conversation.item.create", item=user_text(ASKED))
+            await send(session, "response.create")
+            await wait_until_async(lambda: not begun and (session.responder.heard_ms() is not None) == said, "it waits")
+            noise = np.concatenate([question(2, lead_s=0.3)[:27_000], np.zeros(20_000, np.float32)])
+            await send(session, "input_audio_buffer.append", audio=base64.b64encode(pcm16(noise)).decode())
+            await wait_until_async(lambda: line.kinds().count("response.done") == 2, "the question is answered", 30)
+            first, second = (event["response"] for event in line.events if event["type"] == "response.done")
+            assert first["status_details"]["reason"] == "turn_detected"
+            assert "Paris" in second["output"][0]["content"][0]["transcript"]
+            question_item = session.conversation.items[0]
+            assert not question_item.forgotten
 
     run(talk(), 120)
 

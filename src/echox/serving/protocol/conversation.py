@@ -117,7 +117,7 @@ class ConversationItem:
         content: parts of the item.
         status: "in_progress", "completed" or "incomplete".
         spoken: text and times of a spoken reply, used to cut the text to what was heard.
-        forgotten: the model no longer reads it, because its memory is full or because it could not be answered.
+        forgotten: the model no longer reads it, because its memory is full or because it cannot read it.
         call: fields of a tool call, or of its output, besides id and status.
     """
 
