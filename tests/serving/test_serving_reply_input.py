@@ -81,6 +81,11 @@ def test_a_response_with_items_of_its_own_reads_these_and_no_others(server, give
 CALL = (ToolCallDelta(0, "look"), ToolCallDelta(0, "look", "{}"), ToolCallDelta(0, "look", "", done=True))
 
 
+def ended(session, line):
+    """Whether the client has all of the response."""
+    return session.responder.active is None and line.events[-1]["type"] == "rate_limits.updated"
+
+
 @pytest.mark.parametrize("speaks", [False, True])
 def test_an_answer_of_many_calls_keeps_no_response_and_knows_how_much_was_heard(server, monkeypatch, speaks):
     rounds, rate = 200, nano().session().output_sampling_rate
@@ -95,12 +100,12 @@ def test_an_answer_of_many_calls_keeps_no_response_and_knows_how_much_was_heard(
             await send(session, "conversation.item.create", item=QUESTION)
             await send(session, "response.create")
             for number in range(rounds):
-                await wait_until_async(lambda: session.responder.active is None, "the call is made")
+                await wait_until_async(lambda: ended(session, line), "the call is made")
                 call_id = session.conversation.items[-1].call["call_id"]
                 output = {"type": "function_call_output", "call_id": call_id, "output": str(number)}
                 await send(session, "conversation.item.create", item=output)
                 await send(session, "response.create")
-            await wait_until_async(lambda: session.responder.active is None, "the last call is made")
+            await wait_until_async(lambda: ended(session, line), "the last call is made")
             assert not [event for event in line.events if event["type"] == "error"]
             line.events.clear()
             gc.collect()
