@@ -47,7 +47,11 @@ def kept_knowledge(sources: Sources) -> tuple[str, str]:
     if not {"direct", "cascade"} <= set(runs):
         return "not tested: learning to speak leaves mini's language model as it is", shipped
     parts, lost = [], False
-    for name, what in (("direct", "trained, all of it, to write units"), ("echo", "by echo training, frozen")):
+    for name, what in (
+        ("direct", "trained, all of it, to write units"),
+        ("direct_slow", "the same at a tenth of the rate"),
+        ("echo", "by echo training, frozen"),
+    ):
         if name not in runs:
             continue
         told = []

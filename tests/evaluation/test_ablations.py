@@ -458,7 +458,15 @@ def test_smoke_of_the_evidence_on_mini():
     subprocess.run([str(ROOT / "runs" / "evidence.sh"), "--smoke", "--only", "knowledge_mini"], check=True, timeout=900)
     folder = ROOT / "out" / "smoke" / "evidence"
     results = json.loads((folder / "knowledge_mini" / "ablations.json").read_text(encoding="utf-8"))
-    assert {result["name"] for result in results} == {"cascade", "echo", "gated", "offline", "direct", "shipped"}
+    assert {result["name"] for result in results} == {
+        "cascade",
+        "echo",
+        "gated",
+        "offline",
+        "direct",
+        "direct_slow",
+        "shipped",
+    }
     assert all("s2s_answer" in result["segments"]["llama-questions"] for result in results)
     (shipped,) = (result for result in results if "whole" in result)
     assert shipped["name"] == "shipped"
