@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
+from echox.data.tool_templates import taught_template
+from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.streaming.events import AudioChunk, Finished, TextDelta
 from echox.streaming.messages import Message
 from echox.tool_calls.tools import Tool, ToolCall, ToolCallDelta, ToolUse
-from tiny_echox import of, tiny_echox
-from tool_models import REQUIRED, TOOLS, fits_weather, tool_model
+from tiny_echox import TEXTS, of, tiny_echox
+from tool_models import REQUIRED, TOOLS, family_tokenizer, fits_weather, tool_model
 
 pytest.importorskip("llguidance")
 QUESTION = {"role": "user", "content": "How is the weather?"}
@@ -141,6 +144,79 @@ def test_special_tokens_in_tools_are_refused(model):
     session.messages = [Message("user", ("x",)), Message("assistant", ("",), (ToolCall("f", json.dumps({"a": end})),))]
     with pytest.raises(ValueError, match="found the special token"):
         session.reply({"role": "tool", "content": "y"})
+
+
+def escaped(text):
+    return "".join(f"\\u{ord(letter):04x}" for letter in text)
+
+
+def declared(name="f", description="", fields=None):
+    schema = {"type": "object", "properties": {"a": {"type": "string", **(fields or {})}}}
+    return [Message("user", ("Hi.",))], (Tool(name, description, json.dumps(schema)),)
+
+
+def called(name="f", arguments="{}", text="", output="Done."):
+    made = Message("assistant", (text,), (ToolCall(name, arguments),))
+    return [Message("user", ("Hi.",)), made, Message("tool", (output,))], (Tool("f"),)
+
+
+PLACES = {
+    "system prompt": lambda text: ([Message("system", (text,)), Message("user", ("Hi.",))], ()),
+    "user": lambda text: ([Message("user", (text,))], ()),
+    "user, in two parts": lambda text: ([Message("user", (text[:2], text[2:]))], ()),
+    "assistant": lambda text: ([Message("user", ("Hi.",)), Message("assistant", (text,))], ()),
+    "assistant, with a call": lambda text: called(text=text),
+    "tool name": lambda text: declared(f"f{text}"),
+    "tool description": lambda text: declared(description=text),
+    "parameter name": lambda text: (
+        [Message("user", ("Hi.",))],
+        (Tool("f", "", json.dumps({"properties": {text: 1}})),),
+    ),
+    "parameter type": lambda text: declared(fields={"type": text}),
+    "parameter description": lambda text: declared(fields={"description": text}),
+    "enum": lambda text: declared(fields={"enum": ["x", text]}),
+    "enum, in pieces": lambda text: declared(fields={"enum": text.split("|")}),
+    "enum, of an object": lambda text: declared(fields={"enum": dict.fromkeys(text.split("|"))}),
+    "schema, escaped": lambda text: (
+        [Message("user", ("Hi.",))],
+        (Tool("f", "", f'{{"properties": {{"{escaped(text)}": {{"enum": ["{escaped(text)}"]}}}}}}'),),
+    ),
+    "call name": lambda text: called(name=f"f{text}"),
+    "argument": lambda text: called(arguments=json.dumps({"a": [text]}, ensure_ascii=False)),
+    "argument, escaped": lambda text: called(arguments=f'{{"a": [{{"b": "{escaped(text)}"}}]}}'),
+    "argument name, escaped": lambda text: called(arguments=f'{{"{escaped(text)}": 1}}'),
+    "output": lambda text: called(output=text),
+}
+"""Where text of a client gets into a prompt: messages and tools with it there."""
+
+
+@pytest.fixture(scope="module", params=["qwen", "llama", "taught"])
+def prompts(request):
+    """The engine of a family whose prompts have tools, with a special token that is not ASCII, too."""
+    if request.param == "taught":
+        tokenizer = train_text_tokenizer(TEXTS, vocab_size=340)
+        tokenizer.chat_template = taught_template(tokenizer.chat_template, "<|audio|>")
+    else:
+        tokenizer = family_tokenizer(request.param)
+    tokenizer.add_tokens([AddedToken("<｜end▁of▁turn｜>", special=True, normalized=False)], special_tokens=True)
+    return tiny_echox(tokenizer=tokenizer, max_positions=4096).engine
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_text_of_a_client_becomes_a_special_token(prompts, place):
+    special = set(prompts.tokenizer.all_special_ids)
+
+    def controls(text):
+        return [one for one in prompts.lay_out(PLACES[place](text)[0], {}, PLACES[place](text)[1]) if one in special]
+
+    expected = controls("plain")  # and text that is no special token is taken
+    for token in prompts.tokenizer.all_special_tokens:
+        try:
+            found = controls(token)
+        except ValueError as error:
+            assert f"found the special token {token}" in str(error)
+        else:
+            assert found == expected, token
 
 
 def test_a_model_without_tools_says_so():

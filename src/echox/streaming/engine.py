@@ -285,7 +285,7 @@ class Engine:
         for message in messages:
             self._check_text(message)
         for tool in tools:
-            self._check_plain(f"tool {tool.name}", f"{tool.description} {tool.parameters}")
+            self._check_plain(f"tool {tool.name}", tool.written)
         audios = iter([audio for message in messages for audio in message.audios])
         ids = self.chat_template.token_ids(
             [message.for_template() for message in messages], self.model.config.compatible.repeated_bos, tools
@@ -312,7 +312,7 @@ class Engine:
         for text in ("".join(map(str, parts)) for is_text, parts in groups if is_text):
             self._check_plain(f"{message.role} message", text, message)
         for call in message.calls:
-            self._check_plain(f"call of {call.name}", call.arguments, message)
+            self._check_plain(f"call of {call.name}", call.written, message)
 
     def _check_plain(self, what: str, text: str, message: Message | None = None) -> None:
         found = next((token for token in self._control_tokens if token in text), None)

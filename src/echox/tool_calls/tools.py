@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 NO_PARAMETERS = '{"type": "object", "properties": {}}'
 """Schema of a tool without parameters."""
@@ -33,6 +34,11 @@ class Tool:
         """Length of its text in a prompt, about."""
         return len(self.name) + len(self.description) + len(self.parameters)
 
+    @cached_property
+    def written(self) -> str:
+        """All that templates may write of it, a line each."""
+        return "\n".join((self.name, self.description, *_texts(self.parameters)))
+
 
 @dataclass(frozen=True)
 class ToolCall:
@@ -44,6 +50,11 @@ class ToolCall:
     def for_template(self) -> dict[str, object]:
         """The call as chat templates expect it."""
         return {"type": "function", "function": {"name": self.name, "arguments": json.loads(self.arguments)}}
+
+    @cached_property
+    def written(self) -> str:
+        """All that templates may write of it, a line each."""
+        return "\n".join((self.name, *_texts(self.arguments)))
 
 
 @dataclass(frozen=True)
@@ -88,3 +99,24 @@ class ToolUse:
     def shown(self) -> tuple[Tool, ...]:
         """The tools that the model reads of: all of them, or none if it may call none."""
         return self.tools if self.callable else ()
+
+
+def _texts(source: str) -> list[str]:
+    """What templates may write of JSON text: they get its values, where no character is hidden by an escape.
+
+    They write all of it as JSON, a text alone, or values with a bar between (so signatures write an enum: bars are in
+    special tokens, too).
+    """
+    left = [json.loads(source)]
+    texts = [source, json.dumps(left[0], ensure_ascii=False)]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            texts.append(value)
+        if isinstance(value, str | list | dict):
+            texts.append("|".join(map(str, value)))
+        if isinstance(value, list | dict):
+            left.extend(value)
+        if isinstance(value, dict):
+            left.extend(value.values())
+    return texts
