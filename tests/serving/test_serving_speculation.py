@@ -303,3 +303,58 @@ def test_a_client_that_asks_for_it_is_told(server):
     told = run(talk(), 200)
     assert told[:2] == ["echox.speculation.begun", "echox.speculation.discarded"]
     assert told.count("echox.speculation.begun") == told.count("echox.speculation.discarded") + 1  # the last was kept
+
+
+def detection(**fields):
+    """A change of turn detection: with all events of ours, and speech over a reply takes long to interrupt it."""
+    asked = {"type": "server_vad", "speculation_events": True, "duck_events": True, "interrupt_after_ms": 5000}
+    return {"type": "realtime", "audio": {"input": {"turn_detection": {**asked, **fields}}}}
+
+
+async def guess(client, server):
+    """A reply is begun in a pause."""
+    await client.say(words(0, lead_s=0.3), chunk_s=5)
+    await pause(client, server)
+
+
+async def duck(client, server):
+    """Somebody speaks over a reply."""
+    await client.send("response.create", response={"input": [user_text("Tell me about Brazil.")]})
+    await client.until("response.done")
+    (session,) = server.service.sessions
+    await wait_until_async(lambda: session.responder.heard_ms(), "the reply is heard")
+    await client.say(words(0)[: RATE // 2])
+    await client.until("echox.output_audio.duck")
+
+
+PAIRS = {
+    ("echox.speculation.begun", "echox.speculation.discarded"): guess,
+    ("echox.output_audio.duck", "echox.output_audio.unduck"): duck,
+}
+"""What begins and what ends it, of the events of ours, and what makes it begin."""
+ENDS = {
+    "off": ("session.update", {"session": {**detection(), "audio": {"input": {"turn_detection": None}}}}),
+    "no events": ("session.update", {"session": detection(speculation_events=False, duck_events=False)}),
+    "transcription": ("session.update", {"session": {"type": "transcription"}}),
+    "clear": ("input_audio_buffer.clear", {}),
+    "commit": ("input_audio_buffer.commit", {}),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_what_was_told_to_begin_is_told_to_end(server, pair, end):
+    async def talk():
+        async with connected(server) as client:
+            await client.send("session.update", session=detection())
+            await client.until("session.updated")
+            await PAIRS[pair](client, server)
+            kind, fields = ENDS[end]
+            await client.send(kind, **fields)
+            if end in ("no events", "transcription"):  # turn detection goes on
+                await client.say(np.zeros(RATE, np.float32), chunk_s=0.1)
+            await client.send("echox.ping")
+            await client.until("echox.pong")
+            return [event["type"] for event in client.events if event["type"] in pair]
+
+    assert run(talk(), 200) == list(pair)

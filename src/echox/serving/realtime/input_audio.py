@@ -38,12 +38,14 @@ class InputAudioBuffer:
         self._searched = 0  # position up to which the audio was searched for speech
         self.turns = None if settings is None else TurnDetector(settings)
 
-    def configure(self, audio_format: AudioFormat, settings: TurnSettings | None) -> None:
-        """Apply new options. Audio that was sent before keeps its format."""
+    def configure(self, audio_format: AudioFormat, settings: TurnSettings | None) -> list[TurnEvent]:
+        """Apply new options; returns what ends with the old ones. Audio that was sent before keeps its format."""
+        ended: list[TurnEvent] = []
         if audio_format != self._reader.audio_format:
             self._keep(self._reader.flush())
             self._reader = WireReader(audio_format, SAMPLING_RATE)
         if settings is None:
+            ended = [] if self.turns is None else self.turns.reset(self.now_ms)
             self.turns = None
         elif self.turns is None:
             self.turns = TurnDetector(settings)
@@ -52,6 +54,7 @@ class InputAudioBuffer:
             self._searched = self._end
         else:
             self.turns.settings = settings
+        return ended
 
     @property
     def now_ms(self) -> int:

@@ -80,6 +80,7 @@ class RealtimeSession:
         self._live = LiveTranscript(service, self.input_audio, self._send_live, self._spawn)
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # item of the turn that the user is speaking
+        self._told_duck = False  # and not yet that it is over
         self._tasks: set[asyncio.Task[None]] = set()
         self._transcription_lock = asyncio.Lock()  # one at a time: many recordings must not fill the shared queue
         self.closing = asyncio.Event()
@@ -175,7 +176,8 @@ class RealtimeSession:
         await self._service.prepare_tools(changed.tools.use, "session.tools")
         self.options.become(changed)
         detected = self.input_audio.turns is not None
-        self.input_audio.configure(self.options.input_format, self.options.turn_settings)
+        for found in self.input_audio.configure(self.options.input_format, self.options.turn_settings):
+            self._handle_turn(found)
         self._speculator.discard()  # it was begun with the old options
         if self.options.transcription is None:
             self._live.end()
@@ -224,16 +226,21 @@ class RealtimeSession:
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    def _tell_speculation(self, what: str) -> None:
-        """A reply was begun in a pause, or discarded: only clients that ask for it are told."""
-        if self.options.speculation_events:
+    def _tell_speculation(self, what: str) -> bool:
+        """Tell a client that wants to know that a reply is begun in a pause; or that one it knows of is discarded."""
+        told = what == "discarded" or self.options.speculation_events
+        if told:
             self.outbox.put({"type": f"echox.speculation.{what}"})
+        return told
 
     def _handle_turn(self, event: TurnEvent) -> None:
         """Handle an event of turn detection."""
         if isinstance(event, Duck | Unduck):
-            if self.options.duck_events:
-                kind = "duck" if isinstance(event, Duck) else "unduck"
+            ducks = isinstance(event, Duck)
+            # What was told has an end, whatever has changed since.
+            if self.options.duck_events if ducks else self._told_duck:
+                self._told_duck = ducks
+                kind = "duck" if ducks else "unduck"
                 self.outbox.put({"type": f"echox.output_audio.{kind}", "audio_ms": event.at_ms})
         elif isinstance(event, SpeechStarted):
             self._turn_item_id = new_id("item")

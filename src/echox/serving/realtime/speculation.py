@@ -49,11 +49,13 @@ class Speculation:
         session: the fork of the conversation that it is made in.
         given: what the model got for it.
         feed: its events wait here.
+        told: the client knows of it, and is told if it is discarded.
     """
 
     session: Session
     given: ReplyInput
     feed: ReplyFeed
+    told: bool
 
 
 class Speculator:
@@ -65,7 +67,7 @@ class Speculator:
         suppose: a fork of the conversation and the input of the reply, if the audio were a turn; None: it would not be
             answered now.
         spawn: starts a task that ends with the session.
-        tell: told "begun" and "discarded".
+        tell: told "begun" and "discarded"; whether the client wants to know of this beginning.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Speculator:
         audio: InputAudioBuffer,
         suppose: Callable[[Audio], tuple[Session, ReplyInput] | None],
         spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
-        tell: Callable[[str], None],
+        tell: Callable[[str], bool],
     ) -> None:
         self._service, self._audio, self._suppose, self._spawn = service, audio, suppose, spawn
         self._tell = tell
@@ -170,9 +172,8 @@ class Speculator:
         except (ValueError, QueueFull):  # the turn will tell, or the model has other work
             return False
         self._begun += 1
-        self._running = Speculation(session, given, feed)
         self._service.metrics.speculations.labels("begun").inc()
-        self._tell("begun")
+        self._running = Speculation(session, given, feed, self._tell("begun"))
         return True
 
     # ------------------------------------------------------------------------------------------ the end
@@ -226,7 +227,8 @@ class Speculator:
     def _end(self, speculation: Speculation) -> None:
         metrics, feed = self._service.metrics, speculation.feed
         metrics.speculations.labels("discarded").inc()
-        self._tell("discarded")
+        if speculation.told:
+            self._tell("discarded")
         feed.cancel()
 
         async def count() -> None:
