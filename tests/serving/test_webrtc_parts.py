@@ -256,13 +256,30 @@ def test_lost_frames_are_silence_of_the_same_length():
     assert sound[30000:38000].min() > 0.45
 
 
-def test_a_client_that_sends_nothing_is_silent_and_its_time_is_counted_once():
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_client_that_sends_nothing_is_silent_and_its_time_is_counted_once(counts):
+    """Whether its timestamps go on meanwhile, or not (Chromium), and however late the server notices."""
+    microphone, sound, now_s, at = Microphone(0.0), 0, 10.0, 0
+    assert not len(microphone.miss(10.0))  # nothing has come at all
+    for _ in range(3):
+        for frame, _ in frames(50):
+            now_s += FRAME_S
+            sound += len(microphone.hear(frame, at, now_s))
+            at += len(frame)
+        for _ in range(290):  # half a minute
+            now_s += 0.103
+            sound += len(microphone.miss(now_s))
+        now_s += 0.09
+        at += counts * int((290 * 0.103 + 0.09) * FRAME_RATE)
+        assert sound / 16000 == pytest.approx(now_s - 10.0, abs=0.15)
+
+
+def test_a_server_that_was_stopped_catches_up_in_steps():
     microphone = Microphone(0.0)
-    assert not len(microphone.miss(0.1))  # nothing has come at all
-    sound = [received(microphone, *frames(50), now_s=1.0)]
-    sound += [microphone.miss(0.1) for _ in range(5)]
-    sound.append(received(microphone, *frames(50, begin=80), now_s=2.6))
-    assert sum(map(len, sound)) / 16000 == pytest.approx(2.6, abs=0.05)
+    received(microphone, *frames(50), now_s=1.0)
+    steps = [len(microphone.miss(3601.0)) / 16000 for _ in range(1300)]
+    assert max(steps) <= 3.1
+    assert sum(steps) == pytest.approx(3600, abs=0.1)
 
 
 def test_more_sound_than_time_is_dropped():

@@ -129,7 +129,8 @@ class Call:
         microphone = Microphone(time.monotonic())
         while True:
             heard = await self._peer.hear(_GAP_S)
-            samples = microphone.miss(_GAP_S) if heard is None else microphone.hear(*heard, time.monotonic())
+            now_s = time.monotonic()
+            samples = microphone.miss(now_s) if heard is None else microphone.hear(*heard, now_s)
             if len(samples):
                 self._put(samples)
 

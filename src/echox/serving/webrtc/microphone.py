@@ -1,7 +1,8 @@
 """The microphone of a call: frames as they come over the network become one recording without holes.
 
 What was lost or not sent (a client may leave silence out) is silence, so that turn detection hears how long it lasts.
-Time is passed in.
+Some clients count timestamps on while they send nothing, others (Chromium) do not: so the clock counts, too. Time is
+passed in.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ FRAME_RATE = 48000
 """Rate of decoded Opus, and of RTP timestamps of Opus whatever its bandwidth (RFC 7587 section 4.1), Hz."""
 MAX_AHEAD_S = 3.0
 """How much more sound than time may have come: what is beyond it is dropped."""
+_SILENCE_S = 3.0  # most silence at once: a server that was stopped for an hour catches up step by step
 
 
 class Microphone:
@@ -28,7 +30,8 @@ class Microphone:
         self._began_s = now_s
         self._resampler = StreamingResampler(FRAME_RATE, SAMPLING_RATE)
         self._next: int | None = None  # timestamp that follows the last frame; None: none has come
-        self._filled = 0  # samples of silence since the last frame
+        self._heard_s = now_s  # when it came
+        self._filled = 0  # samples of silence since then
         self._total = 0  # samples so far
 
     def hear(self, frame: np.ndarray, timestamp: int, now_s: float) -> np.ndarray:
@@ -43,20 +46,27 @@ class Microphone:
             The samples float32 (S,) at 16 kHz that are ready.
         """
         missing = 0 if self._next is None else max(0, timestamp - self._next - self._filled)
-        self._next, self._filled = timestamp + len(frame), 0
+        if self._filled:
+            missing = max(missing, self._silent(now_s) - len(frame))
+        self._next, self._filled, self._heard_s = timestamp + len(frame), 0, now_s
         room = int((now_s - self._began_s + MAX_AHEAD_S) * FRAME_RATE) - self._total
         if len(frame) > room:
             return np.zeros(0, np.float32)
         silence = np.zeros(min(missing, room - len(frame)), np.float32)
         return self._process(np.concatenate([silence, frame]))
 
-    def miss(self, duration_s: float) -> np.ndarray:
-        """Nothing has come for so long: silence, once there was a frame."""
+    def miss(self, now_s: float) -> np.ndarray:
+        """Nothing has come for a while: silence, once there was a frame."""
         if self._next is None:
             return np.zeros(0, np.float32)
-        silence = np.zeros(int(duration_s * FRAME_RATE), np.float32)
+        silence = np.zeros(self._silent(now_s), np.float32)
         self._filled += len(silence)
         return self._process(silence)
+
+    def _silent(self, now_s: float) -> int:
+        """Samples since the last frame that are not filled yet."""
+        missing = int((now_s - self._heard_s) * FRAME_RATE) - self._filled
+        return min(max(0, missing), int(_SILENCE_S * FRAME_RATE))
 
     def _process(self, samples: np.ndarray) -> np.ndarray:
         self._total += len(samples)
