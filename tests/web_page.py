@@ -1,11 +1,13 @@
 """The server's own page for tests: the real application in a thread, and actions on the page."""
 
 import asyncio
+import json
 import re
 import threading
 import time
 from contextlib import contextmanager
 
+from echox.audio import load_audio
 from waiting import wait_until
 
 SPOKEN = 30_000  # ms: a question at the speed of speech, its answer, and a busy machine
@@ -119,6 +121,19 @@ def played_s(turn):
     """(seconds heard, seconds in all), as the page shows them."""
     found = re.search(r"([\d.]+) of ([\d.]+) s", turn.locator(".meta").inner_text())
     return (float(found[1]), float(found[2])) if found else (0.0, 0.0)
+
+
+def downloaded(page):
+    """The conversation as it is saved: its JSON, and its sound."""
+    saved = []
+    page.on("download", lambda download: saved.append(download))
+    page.get_by_role("button", name="Download the conversation").click()
+    deadline = time.monotonic() + 10
+    while len(saved) < 2 and time.monotonic() < deadline:
+        page.wait_for_timeout(50)  # fixed time: a step of the loop
+    paths = {download.suggested_filename.rsplit(".", 1)[1]: download.path() for download in saved}
+    data = json.loads(paths["json"].read_text(encoding="utf-8"))
+    return data, load_audio(paths["wav"], data["sampling_rate"])
 
 
 def until_played(page, turn, seconds):

@@ -1,7 +1,5 @@
 """The server's own page in a real browser, with the real server and the nano model: conversations and errors."""
 
-import json
-import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +9,7 @@ from browser import QUESTIONS, browser_tests, chromium, microphone_file, opened
 from echox import EchoX
 from echox.audio import load_audio
 from waiting import wait_until
-from web_page import BRAZIL, SPOKEN, ask, heard_s, kept_of, played_s, reply, said, serving, until_played
+from web_page import BRAZIL, SPOKEN, ask, downloaded, heard_s, kept_of, played_s, reply, said, serving, until_played
 
 pytestmark = browser_tests
 
@@ -201,20 +199,12 @@ def test_the_conversation_can_be_downloaded(page, tmp_path):
     reply(page, 0)
     page.locator("#file").set_input_files(QUESTIONS["cow"])
     reply(page, 1)
-    saved = []
-    page.on("download", lambda download: saved.append(download))
-    page.get_by_role("button", name="Download the conversation").click()
-    deadline = time.monotonic() + 10
-    while len(saved) < 2 and time.monotonic() < deadline:
-        page.wait_for_timeout(50)  # fixed time: a step of the loop
-    paths = {download.suggested_filename.rsplit(".", 1)[1]: download.path() for download in saved}
-    data = json.loads(paths["json"].read_text(encoding="utf-8"))
+    data, recording = downloaded(page)
     assert data["model"] == "nano"
     assert [turn["role"] for turn in data["turns"]] == ["user", "assistant"] * 2
     assert [turn["source"] for turn in data["turns"]][::2] == ["text", "file"]
     assert data["turns"][1]["text"] == data["turns"][3]["text"] == "A cow says moo."
     rate = data["sampling_rate"]
-    recording = load_audio(paths["wav"], rate)
     for turn in data["turns"][1:]:
         start_s, end_s = turn["audio"]["start_s"], turn["audio"]["end_s"]
         sound = recording[int(start_s * rate) : int(end_s * rate)]

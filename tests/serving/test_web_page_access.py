@@ -287,3 +287,47 @@ def test_the_resampler_keeps_the_audio_without_aliasing(page, rate):
     assert np.sqrt(np.mean(rest**2)) < 1e-3 * np.sqrt(0.5)  # 60 dB
     if found["high"] is not None:
         assert np.abs(np.array(found["high"])[2000:20000]).max() < 1e-2
+
+
+@pytest.mark.parametrize("call", [True, False])
+def test_times_of_the_session_are_found_in_what_was_sent(page, call):
+    """The microphone is off twice. In a call the server hears silence then; else its time stands still."""
+    found = page.evaluate(
+        """async (call) => {
+          const { SentAudio } = await import("./sound/sent-audio.js");
+          const sent = new SentAudio(call);
+          let now = 1000;
+          const talk = (seconds, value) => {
+            for (let i = 0; i < seconds * 50; i++) sent.add(new Int16Array(480).fill(value), (now += 20));
+          };
+          const off = (seconds) => (sent.pause(), (now += 1000 * seconds));
+          off(5);                    // before the first sound there is no time
+          talk(1, 1);
+          off(30);
+          talk(1, 2);
+          const at = call ? [900, 31_100, 31_900] : [900, 1100, 1900];
+          const times = at.map((ms) => sent.sentAt(ms, now));
+          const turn = [...sent.between(at[1], at[2])];
+          const before = [...sent.between(0, 1000)];
+          off(3600);
+          talk(1, 3);
+          const end = (sent.frames / 24000) * 1000;
+          sent.add(new Int16Array(24000).fill(4), now);  // a second at once, as after Mute
+          const most = Math.max(...sent.pieces.map(({ pcm }) => pcm.length));
+          return {
+            times, turn, before, end, most, kept: sent.keptFrames,
+            last: [...sent.between(end - 500, end)],
+            sentAt: sent.sentAt(end, now) - now,
+            future: sent.sentAt(1e9, now) - now,
+          };
+        }""",
+        call,
+    )
+    assert found["times"] == pytest.approx([6900, 37_100, 37_900])
+    assert found["turn"] == [2] * int(0.8 * 24000)
+    assert found["before"] == [1] * 24000
+    assert found["end"] == pytest.approx(3_633_000 if call else 3000)
+    assert found["last"] == [3] * 12_000
+    assert (found["sentAt"], found["future"]) == (0, 0)
+    assert found["kept"] <= 130 * 24000
+    assert found["most"] <= 24000  # so that little more than the oldest is dropped

@@ -2,12 +2,14 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 
-from browser import browser_tests, chromium, microphone_file, opened
+from browser import QUESTIONS, browser_tests, chromium, microphone_file, opened
 from echox import EchoX
+from echox.audio import load_audio
 from echox.serving.webrtc.ice import IceSettings
-from web_page import BRAZIL, SPOKEN, ask, heard_s, kept_of, played_s, reply, said, serving, until_played
+from web_page import BRAZIL, SPOKEN, ask, downloaded, heard_s, kept_of, played_s, reply, said, serving, until_played
 
 pytestmark = [
     *browser_tests,
@@ -44,6 +46,31 @@ def test_a_spoken_question_is_answered_in_a_call(server, tmp_path):
         assert heard == whole == pytest.approx(1.5, abs=0.4)  # what came over the track while it was voiced
         assert heard_s(page) > 0.25 * whole  # it really came out; a busy machine looks seldom
         assert [text for _, text in server.items] == [said(page.locator(".turn.user").first), "A cow says moo."]
+
+
+def test_what_is_said_after_mute_has_its_sound_and_its_times(server, tmp_path):
+    with (
+        chromium(microphone_file(tmp_path, 1.0, "cow", 8.0, "cow")) as browser,
+        opened(browser, server.address()) as page,
+    ):
+        for number in range(2):
+            page.get_by_role("button", name="Talk").click()
+            assert said(reply(page, number)) == "A cow says moo."
+            page.get_by_role("button", name="Mute").click()
+            page.wait_for_timeout(3000)  # fixed time: the server hears silence
+        data, recording = downloaded(page)
+    rate, asked = data["sampling_rate"], data["turns"]
+
+    def spoken_s(samples):
+        loud = np.flatnonzero(np.abs(samples) > 0.1 * np.abs(samples).max())
+        return (loud[-1] - loud[0]) / rate
+
+    places = [turn["audio"] for turn in asked if turn["role"] == "user"]
+    heard = [recording[int(one["start_s"] * rate) : int(one["end_s"] * rate)] for one in places]
+    question = load_audio(QUESTIONS["cow"], rate)
+    assert [spoken_s(one) for one in heard] == pytest.approx([spoken_s(question)] * 2, abs=0.2)
+    first_s = [turn["first_audio_s"] for turn in asked if turn["role"] == "assistant"]
+    assert all(0.1 < one < 5 for one in first_s), first_s
 
 
 def test_speaking_over_the_reply_interrupts_it(server, tmp_path):

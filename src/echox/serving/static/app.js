@@ -121,8 +121,8 @@ async function letGo() {
   refresh();
 }
 
-function heard(pcm, level) {
-  dialogue.hear(pcm);
+function heard(pcm, level, first) {
+  dialogue.hear(pcm, first);
   hearing.hear(level);
   view.meter(Math.min(1, level * 5));
   if (settings.handsFree || dialogue.recording) view.microphone(Math.min(1, level * 5));

@@ -153,10 +153,12 @@ export class Dialogue extends EventTarget {
     this.#emit("change");
   }
 
-  /** One chunk of the microphone. */
-  hear(pcm) {
+  /** One chunk of the microphone; `first`: it was off before. */
+  hear(pcm, first = false) {
     if (this.recording) this.recording.push(pcm);
-    if (!this.recording && !this.settings.handsFree) return;
+    const listens = this.recording || this.settings.handsFree;
+    if (first || !listens) this.sent.pause();
+    if (!listens) return;
     const { call, state } = this.connection; // a call takes the sound itself
     if (call ? state !== "open" : !this.connection.send({ type: "input_audio_buffer.append", audio: toBase64(pcm) })) return;
     this.sent.add(pcm);
@@ -277,7 +279,7 @@ export class Dialogue extends EventTarget {
 
   #opened(session) {
     this.settings.show(session);
-    this.sent = new SentAudio();
+    this.sent = new SentAudio(Boolean(this.connection.call));
     this.configure();
     for (const item of this.conversation.asItems()) this.connection.send({ type: "conversation.item.create", item });
   }

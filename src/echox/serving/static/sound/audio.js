@@ -26,7 +26,7 @@ async function captureNode(context, onChunk) {
 /** The microphone as 24 kHz chunks, with the browser's echo cancellation so that a reply does not interrupt itself. */
 export class Microphone {
   /**
-   * @param {(pcm: Int16Array, level: number) => void} onChunk
+   * @param {(pcm: Int16Array, level: number, first: boolean) => void} onChunk `first`: since it was started.
    * @param {() => void} onLost called when the device is disconnected.
    */
   constructor(onChunk, onLost) {
@@ -64,7 +64,12 @@ export class Microphone {
 
   async #listen() {
     this.context = new AudioContext({ latencyHint: "interactive" });
-    const node = await captureNode(this.context, ({ pcm, level }) => this.running && this.onChunk(pcm, level));
+    let first = true;
+    const node = await captureNode(this.context, ({ pcm, level }) => {
+      if (!this.running) return;
+      this.onChunk(pcm, level, first);
+      first = false;
+    });
     this.context.createMediaStreamSource(this.stream).connect(node);
     const [track] = this.stream.getAudioTracks();
     track.onended = () => this.running && this.stop().then(this.onLost);
