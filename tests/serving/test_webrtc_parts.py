@@ -274,9 +274,30 @@ def test_a_client_that_sends_nothing_is_silent_and_its_time_is_counted_once(coun
         assert sound / 16000 == pytest.approx(now_s - 10.0, abs=0.15)
 
 
+def test_sound_that_comes_late_does_not_put_a_call_ahead_of_its_time():
+    microphone, sound, now_s, found = Microphone(0.0), 0, 10.0, iter(frames(1000))
+
+    def talk(count, step_s=FRAME_S):
+        nonlocal sound, now_s
+        for _ in range(count):
+            now_s += step_s
+            sound += len(microphone.hear(*next(found), now_s))
+
+    for _ in range(5):
+        talk(50)
+        for _ in range(5):  # the network, or the server, stands still
+            now_s += 0.1
+            sound += len(microphone.miss(now_s))
+        talk(25, 0.0)
+        for _ in range(10):  # nothing was sent
+            now_s += 0.1
+            sound += len(microphone.miss(now_s))
+        assert sound / 16000 == pytest.approx(now_s - 10.0, abs=0.05)
+
+
 def test_a_server_that_was_stopped_catches_up_in_steps():
     microphone = Microphone(0.0)
-    received(microphone, *frames(50), now_s=1.0)
+    received(microphone, *frames(1), now_s=1.0)
     steps = [len(microphone.miss(3601.0)) / 16000 for _ in range(1300)]
     assert max(steps) <= 3.1
     assert sum(steps) == pytest.approx(3600, abs=0.1)

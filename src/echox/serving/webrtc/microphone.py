@@ -1,8 +1,8 @@
 """The microphone of a call: frames as they come over the network become one recording without holes.
 
 What was lost or not sent (a client may leave silence out) is silence, so that turn detection hears how long it lasts.
-Some clients count timestamps on while they send nothing, others (Chromium) do not: so the clock counts, too. Time is
-passed in.
+Some clients count timestamps on while they send nothing, others (Chromium) do not: so the clock counts then. What comes
+late, after silence was put in its place, is not lost; the next silence is shorter for it. Time is passed in.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Microphone:
         self._began_s = now_s
         self._resampler = StreamingResampler(FRAME_RATE, SAMPLING_RATE)
         self._next: int | None = None  # timestamp that follows the last frame; None: none has come
-        self._heard_s = now_s  # when it came
-        self._filled = 0  # samples of silence since then
+        self._first_s = now_s  # when the first frame began
+        self._filled = 0  # samples of silence since the last frame
         self._total = 0  # samples so far
 
     def hear(self, frame: np.ndarray, timestamp: int, now_s: float) -> np.ndarray:
@@ -45,10 +45,10 @@ class Microphone:
         Returns:
             The samples float32 (S,) at 16 kHz that are ready.
         """
-        missing = 0 if self._next is None else max(0, timestamp - self._next - self._filled)
-        if self._filled:
-            missing = max(missing, self._silent(now_s) - len(frame))
-        self._next, self._filled, self._heard_s = timestamp + len(frame), 0, now_s
+        if self._next is None:
+            self._first_s, self._next = now_s - len(frame) / FRAME_RATE, timestamp
+        missing = max(0, self._missing(now_s) - len(frame) if self._filled else timestamp - self._next)
+        self._next, self._filled = timestamp + len(frame), 0
         room = int((now_s - self._began_s + MAX_AHEAD_S) * FRAME_RATE) - self._total
         if len(frame) > room:
             return np.zeros(0, np.float32)
@@ -59,13 +59,13 @@ class Microphone:
         """Nothing has come for a while: silence, once there was a frame."""
         if self._next is None:
             return np.zeros(0, np.float32)
-        silence = np.zeros(self._silent(now_s), np.float32)
+        silence = np.zeros(self._missing(now_s), np.float32)
         self._filled += len(silence)
         return self._process(silence)
 
-    def _silent(self, now_s: float) -> int:
-        """Samples since the last frame that are not filled yet."""
-        missing = int((now_s - self._heard_s) * FRAME_RATE) - self._filled
+    def _missing(self, now_s: float) -> int:
+        """Samples that should have come by now, and have not."""
+        missing = int((now_s - self._first_s) * FRAME_RATE) - self._total
         return min(max(0, missing), int(_SILENCE_S * FRAME_RATE))
 
     def _process(self, samples: np.ndarray) -> np.ndarray:
