@@ -16,6 +16,7 @@ from echox.files import file_sha256
 from echox.models.conversion.gguf_file import llama_state, open_gguf
 from echox.models.quantization.group_int4 import from_group_int4, to_group_int4
 from echox.models.quantization.int4_linear import Int4Linear, int4_kernel
+from echox.models.quantization.low_bits import INT4
 from paths import ROOT
 from tiny_echox import tiny_echox
 
@@ -126,6 +127,21 @@ def test_parts_in_4_bits_stay_so_on_a_cpu(packed):
     torch.testing.assert_close(found.weight, original, atol=1e-6, rtol=1e-6)
     assert torch.equal(found.weight_codes, to_group_int4(original).codes)
     assert quick.generate(TYPED, max_new_tokens=8).text
+
+
+@pytest.mark.parametrize("stored", [None, torch.float16, torch.int8], ids=str)
+def test_what_was_loaded_over_parts_is_saved_without_them(stored, packed, package, tmp_path, monkeypatch):
+    monkeypatch.setattr("echox.models.quantization.int8_linear.best_kernel", lambda: "weight_only")
+    model, folder = packed
+    EchoX.from_pretrained(folder, device="cpu", dtype=INT4).save_pretrained(tmp_path / "whole", dtype=stored)
+    (package / FILE).unlink()  # no longer needed
+    ids = torch.tensor([[5, 60, 70, 80, 90, 100]])
+    with torch.inference_mode():
+        expected = model.model.s2t.language_model(ids).logits
+        for loaded in (None, torch.float32, torch.int8, INT4):
+            again = EchoX.from_pretrained(tmp_path / "whole", device="cpu", dtype=loaded)
+            found = again.model.s2t.language_model(ids).logits
+            assert (found - expected).norm() / expected.norm() < 0.3, loaded
 
 
 def test_what_is_missing_or_damaged_is_said(packed, package, monkeypatch):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from echox.models.quantization.row_int8 import SCALE_SUFFIX, from_row_int8, holds_row_int8, to_row_int8
+from echox.models.quantization.row_int8 import SCALE_SUFFIX, from_row_int8, to_row_int8
+from echox.models.quantization.stored import holds_few_bits
 
 
 @given(st.integers(0, 1000), st.sampled_from([(3, 5), (4, 2, 3), (1, 1)]), st.floats(1e-6, 1e4))
@@ -31,9 +32,9 @@ def test_zero_rows_and_vectors_and_integers_survive():
 def test_the_format_is_recognised(tmp_path):
     save_file(to_row_int8({"w": torch.ones(2, 2)}), tmp_path / "small.safetensors")
     save_file({"w": torch.ones(2, 2)}, tmp_path / "plain.safetensors")
-    assert holds_row_int8(tmp_path / "small.safetensors")
-    assert not holds_row_int8(tmp_path / "plain.safetensors")
-    assert not holds_row_int8(tmp_path / "absent.safetensors")
+    assert holds_few_bits(tmp_path / "small.safetensors")
+    assert not holds_few_bits(tmp_path / "plain.safetensors")
+    assert not holds_few_bits(tmp_path / "absent.safetensors")
     assert SCALE_SUFFIX.startswith(".")
 
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from echox.files import JsonObject, json_object
 from echox.models.quantization.group_int4 import from_group_int4, held_in_int4
 from echox.models.quantization.low_bits import loading_options
-from echox.models.quantization.row_int8 import from_row_int8
+from echox.models.quantization.stored import holds_group_int4, read_weights
 from echox.process_memory import release_free_memory
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ EMBEDDED_MODEL = "nano"
 EMBEDDED_MODELS = (EMBEDDED_MODEL, "mini")
 """Models inside this package: complete, or over published parts (`parts.json`, requirements/mini.txt)."""
 TRAINING_RECORD_FILE = "training_record.json"
+WEIGHTS_FILE = "model.safetensors"
 HEADS = "heads"
 """In a training record: those of the heads beside the weights, by stage."""
 
@@ -121,7 +121,7 @@ def load_folder(
         device: where it is to be.
         dtype: of weights in memory; None: as stored.
         quantization_config: of transformers; None: none.
-        in_int4: weights of `parts.json` that are in 4 bits stay so; else they become floats.
+        in_int4: weights of the folder or its parts that are in 4 bits stay so; else they become floats.
 
     Raises:
         ValueError: a part is missing or damaged, or the quantisation is not possible here.
@@ -137,12 +137,14 @@ def load_folder(
     check_folder(folder)  # transformers would follow its paths anywhere
     with _broken_means(folder, device, quantization_config):
         config = EchoXConfig.from_pretrained(folder)
-    weights = joined_state(folder, parts, config, in_int4) if (parts := read_parts(folder)) else None
+    parts, in_int4 = read_parts(folder), in_int4 and quantization_config is None  # whose layers take floats
+    packed = bool(parts) or holds_group_int4(folder / WEIGHTS_FILE)
+    weights = joined_state(folder, parts, config, in_int4) if packed else None
     with _broken_means(folder, device, quantization_config):
         if dtype is not None:  # else a language model whose own config has a dtype keeps it
             config.s2t_config.text_config.dtype = dtype
         kind = EchoXForConditionalGeneration
-        if weights is not None and quantization_config is None:
+        if weights is not None and parts and quantization_config is None:
             stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
             model, found = from_weights(kind, config, weights, dtype or stored, in_int4=held_in_int4(weights))
         else:
@@ -182,8 +184,7 @@ def joined_state(folder: Path, parts: list[Part], config: EchoXConfig, in_int4: 
     """
     from echox.api.parts import with_parts
 
-    own = from_row_int8(load_file(folder / "model.safetensors"))
-    state = with_parts(own, parts, config)
+    state = with_parts(read_weights(folder / WEIGHTS_FILE), parts, config)
     return state if in_int4 else from_group_int4(state)
 
 

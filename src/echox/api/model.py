@@ -28,7 +28,7 @@ from echox.models.echox.turn_head import TurnHead
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
 from echox.models.quantization.low_bits import INT4, LOW_BITS, quantise_on_cpu
-from echox.models.quantization.row_int8 import to_row_int8
+from echox.models.quantization.stored import to_stored
 from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Reply, ReplyBuilder, SpeechFailed, TextDelta
@@ -198,8 +198,8 @@ class EchoX:
 
         Args:
             folder: created if it does not exist.
-            dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row) halves it again;
-                None: as in memory.
+            dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row; those that are in
+                4 bits stay so) halves it again; None: as in memory.
             card: additions to the metadata of the card (license, language, base_model ...); ``name`` is its title.
             parts: a ``parts.json`` (`api/parts.py`): weights that those parts hold are left out, and the
                 file is copied; None: all weights are written.
@@ -220,10 +220,7 @@ class EchoX:
 
             state = without_parts(from_group_int4(state), read_parts(Path(parts).parent), self.model.config)
             write_text(folder / PARTS_FILE, Path(parts).read_text(encoding="utf-8"))
-        if dtype == torch.int8:
-            state = to_row_int8(state)
-        elif dtype is not None:
-            state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        state = to_stored(state, dtype)
         try:
             save_model(self.model, folder, state)
         except SafetensorError as error:  # how safetensors reports a full disk

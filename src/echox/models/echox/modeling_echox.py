@@ -15,16 +15,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, S2TOutput
 from echox.models.pretrained import Model, TypedPreTrainedModel
-from echox.models.quantization.group_int4 import held_in_int4
+from echox.models.quantization.group_int4 import from_group_int4, held_in_int4
 from echox.models.quantization.int4_linear import hold_in_int4
-from echox.models.quantization.row_int8 import from_row_int8, holds_row_int8
+from echox.models.quantization.stored import holds_few_bits, read_weights
 from echox.models.t2c.modeling_t2c import build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.vocoder.auto import AutoUnitVocoder
@@ -132,14 +131,14 @@ class EchoXForConditionalGeneration(TypedPreTrainedModel):
     def from_pretrained(  # type: ignore[override]  # transformers names each argument
         cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> Model:
-        """As in transformers; also loads folders with matrices in 8 bits (`row_int8.py`).
+        """As in transformers; folders with matrices in 8 or 4 bits (`stored.py`) become floats.
 
         A ``state_dict`` may hold weights in 4 bits; they stay so (on a CPU, for inference).
         """
         folder = Path(str(pretrained_model_name_or_path))
         file = folder / "model.safetensors"
-        if "state_dict" not in kwargs and holds_row_int8(file):
-            kwargs["state_dict"] = from_row_int8(load_file(file))
+        if "state_dict" not in kwargs and holds_few_bits(file):
+            kwargs["state_dict"] = from_group_int4(read_weights(file))
             if "config" not in kwargs:
                 kwargs["config"] = EchoXConfig.from_pretrained(folder)
             return super().from_pretrained(None, *args, **kwargs)

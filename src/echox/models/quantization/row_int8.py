@@ -7,10 +7,8 @@ largest weight in its row; docs/model_card_nano.md has its effect on the accurac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from echox.models.quantization.group_int4 import MINIMUM, SCALE
@@ -56,11 +54,3 @@ def from_row_int8(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
             value = value.float() * scale.view(-1, *[1] * (value.ndim - 1))
         state[name] = value
     return state
-
-
-def holds_row_int8(file: Path) -> bool:
-    """Whether a safetensors file was written with :func:`to_row_int8`; reads its header only."""
-    if not file.is_file():
-        return False
-    with safe_open(file, framework="pt") as content:
-        return any(name.endswith(SCALE_SUFFIX) for name in content.keys())  # noqa: SIM118 - not a dict
