@@ -200,6 +200,8 @@ class Hub(BaseHTTPRequestHandler):
                     path = self.folder / line["value"]["path"]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(base64.b64decode(line["value"]["content"]))
+                elif line["key"] == "deletedFile":
+                    (self.folder / line["value"]["path"]).unlink()
             self.answer(
                 {"success": True, "commitOid": "c" * 40, "commitUrl": f"{self.server.address}/me/tiny/commit/c"}
             )
@@ -207,9 +209,17 @@ class Hub(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_GET(self):
-        self.answer({"id": "me/tiny", "sha": "0" * 40, "siblings": [], "private": False, "tags": []})
+        if "/tree/" in self.path:
+            paths = [path for path in self.folder.rglob("*") if path.is_file()]
+            return self.answer(
+                [
+                    {"type": "file", "path": str(path.relative_to(self.folder)), "size": 1, "oid": "0" * 40}
+                    for path in paths
+                ]
+            )
+        return self.answer({"id": "me/tiny", "sha": "0" * 40, "siblings": [], "private": False, "tags": []})
 
-    def answer(self, content: dict) -> None:
+    def answer(self, content: dict | list) -> None:
         body = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -223,6 +233,9 @@ class Hub(BaseHTTPRequestHandler):
 
 def test_push_to_hub_uploads_a_folder_that_loads(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the tests' own guard; this server is here
+    for name in ("parts.json", "turn_head.safetensors", "tool_adapter/adapter_config.json", "notes/mine.txt"):
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name).write_text("of the model before")
     handler = type("Hub", (Hub,), {"folder": tmp_path / "hub", "created": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.address = f"http://127.0.0.1:{server.server_port}"
@@ -236,6 +249,9 @@ def test_push_to_hub_uploads_a_folder_that_loads(saved, tmp_path, monkeypatch):
         server.server_close()
     assert "commit" in url
     assert handler.created[0]["name"] == "tiny"
+    names = {str(path.relative_to(tmp_path / "hub")) for path in (tmp_path / "hub").rglob("*") if path.is_file()}
+    assert names == {path.name for path in saved[0].iterdir()} | {"notes/mine.txt"}
+    (tmp_path / "hub" / "tool_adapter").rmdir()  # the hub has no empty folders
     uploaded = EchoX.from_pretrained(tmp_path / "hub", device="cpu")
     assert torch.equal(logits(uploaded), logits(model))
     assert "license: apache-2.0" in (tmp_path / "hub" / "README.md").read_text()

@@ -144,6 +144,43 @@ def test_what_was_loaded_over_parts_is_saved_without_them(stored, packed, packag
             assert (found - expected).norm() / expected.norm() < 0.3, loaded
 
 
+@pytest.mark.parametrize("over", ["parts", "whole", "nothing"])
+@pytest.mark.parametrize("changed", ["in a part", "elsewhere", "nothing"])
+@pytest.mark.parametrize("again_over_parts", [False, True], ids=["whole", "over parts"])
+def test_a_changed_model_is_saved_over_itself(over, changed, again_over_parts, packed, tmp_path):
+    """The weights of the parts do not come back."""
+    model, folder = packed
+    if over == "whole":
+        model.save_pretrained(folder)
+    elif over == "nothing":
+        folder = tmp_path / "new"
+    lm = model.model.s2t.language_model
+    with torch.no_grad():
+        if changed == "in a part":
+            lm.model.layers[1].mlp.up_proj.weight.add_(0.1)
+        elif changed == "elsewhere":
+            model.model.denoising_adapter.up_proj.weight.add_(0.1)
+    parts = (folder if over == "parts" else tmp_path) / PARTS_FILE
+    if again_over_parts and changed == "in a part":
+        with pytest.raises(ValueError, match="expected the weight of the part as it was published"):
+            model.save_pretrained(folder, parts=parts)
+        return
+    model.save_pretrained(folder, parts=parts if again_over_parts else None)
+    assert (folder / PARTS_FILE).is_file() == again_over_parts
+    again = EchoX.from_pretrained(folder, device="cpu", dtype=torch.float32).model.state_dict()
+    for name, value in model.model.state_dict().items():
+        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_weight_in_the_folder_and_in_a_part_is_refused(packed):
+    model, folder = packed
+    parts = (folder / PARTS_FILE).read_text()
+    model.save_pretrained(folder)
+    (folder / PARTS_FILE).write_text(parts)
+    with pytest.raises(ValueError, match="expected it in the folder or in a part, found both"):
+        EchoX.from_pretrained(folder, device="cpu")
+
+
 def test_what_is_missing_or_damaged_is_said(packed, package, monkeypatch):
     _, folder = packed
     content = (package / FILE).read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from echox.api.about import About
 from echox.api.adapters import has_adapter, load_adapter, merge_adapter, save_adapter
 from echox.api.card import CARD_FILE, folder_card
-from echox.api.loading import TRAINING_RECORD_FILE, find_model, load_folder, training_record
+from echox.api.folder_files import HUB_PATTERNS, INDEX_FILE, remove_optional
+from echox.api.loading import TRAINING_RECORD_FILE, WEIGHTS_FILE, find_model, load_folder, training_record
+from echox.api.parts import PARTS_FILE, read_parts, without_parts
 from echox.device import choose_device
 from echox.files import JsonObject, save_model, write_tensors, write_text
-from echox.models.decoding.lean_adapter import CONFIG_FILE, WEIGHTS_FILE, LeanAdapter
+from echox.models.decoding.lean_adapter import CONFIG_FILE, LeanAdapter
+from echox.models.decoding.lean_adapter import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS, load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -196,6 +199,8 @@ class EchoX:
     ) -> None:
         """Write everything into one folder, with a model card; `from_pretrained` reads it back.
 
+        What another model left in the folder (heads, adapters, parts, a training record) is removed.
+
         Args:
             folder: created if it does not exist.
             dtype: of the stored weights: float16 halves the size, int8 (matrices, a scale per row; those that are in
@@ -214,42 +219,42 @@ class EchoX:
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = self.model.state_dict()
+        state, published = self.model.state_dict(), None
         if parts is not None:
-            from echox.api.parts import PARTS_FILE, read_parts, without_parts
-
+            published = Path(parts).read_text(encoding="utf-8")  # perhaps that of this folder
             state = without_parts(from_group_int4(state), read_parts(Path(parts).parent), self.model.config)
-            write_text(folder / PARTS_FILE, Path(parts).read_text(encoding="utf-8"))
         state = to_stored(state, dtype)
+        matrices = {kind: adapter.tensors() for kind, adapter in self.adapters.items()}  # perhaps files of this folder
+        (folder / INDEX_FILE).unlink(missing_ok=True)
         try:
             save_model(self.model, folder, state)
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(f"{folder}: could not write the weights ({error}); free some space, try again") from error
+        if (folder / INDEX_FILE).is_file():
+            (folder / WEIGHTS_FILE).unlink(missing_ok=True)
+        remove_optional(folder)
+        if published is not None:
+            write_text(folder / PARTS_FILE, published)
         self.processor.save_pretrained(folder)
         self.settings.save(folder)
         self.about.save(folder)
-        self._save_additions(folder)
+        self._save_additions(folder, matrices)
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})
         name = str(head.pop("name", folder.name))
         write_text(folder / CARD_FILE, folder_card(name, self.training_record, folder, head))
 
-    def _save_additions(self, folder: Path) -> None:
-        """Heads and adapters; those of another model that was in the folder are removed."""
-        for kind_of_head, head in ((TurnHead, self.turn_head), (TalkHead, self.talk_head)):
+    def _save_additions(self, folder: Path, matrices: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Heads, and adapters with their matrices by kind."""
+        for head in (self.turn_head, self.talk_head):
             if head is not None:
                 write_tensors(folder / head.file, head.state_dict())
-            else:
-                (folder / kind_of_head.file).unlink(missing_ok=True)
-        for kind, name in ADAPTER_FOLDERS.items():
-            place = folder / name
-            if (adapter := self.adapters.get(kind)) is not None:
-                place.mkdir(exist_ok=True)
-                write_tensors(place / WEIGHTS_FILE, adapter.tensors(), metadata={"format": "pt"})
-                write_text(place / CONFIG_FILE, json.dumps(adapter.config(), indent=2) + "\n")
-            elif place.is_dir():
-                shutil.rmtree(place)
+        for kind, adapter in self.adapters.items():
+            place = folder / ADAPTER_FOLDERS[kind]
+            place.mkdir(exist_ok=True)
+            write_tensors(place / ADAPTER_WEIGHTS, matrices[kind], metadata={"format": "pt"})
+            write_text(place / CONFIG_FILE, json.dumps(adapter.config(), indent=2) + "\n")
 
     def push_to_hub(
         self,
@@ -260,6 +265,8 @@ class EchoX:
         api: HfApi | None = None,
     ) -> str:
         """Save the model and upload the folder; returns the address of the commit.
+
+        What another model left in the repository goes, as in `save_pretrained`; other files stay.
 
         Args:
             repo_id: ``owner/name``; created if it does not exist.
@@ -278,7 +285,10 @@ class EchoX:
             self.save_pretrained(folder, dtype, {"name": repo_id, **(card or {})})
             api = api or HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="EchoX model"))
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message="EchoX model", delete_patterns=list(HUB_PATTERNS)
+            )
+            return str(commit)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the language model's adapter alone, in the format of peft; see `api/adapters.py`."""

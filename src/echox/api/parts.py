@@ -149,11 +149,17 @@ def with_parts(own: Mapping[str, Tensor], parts: list[Part], config: EchoXConfig
     """A folder's own weights and those of its parts, as one state dict.
 
     Raises:
-        ValueError: as `Part.load`; or rows are added to what no part has.
+        ValueError: as `Part.load`; or rows are added to what no part has, or a weight is in the folder and in a part.
     """
     state: dict[str, Tensor] = {}
     for part in parts:
         state |= part.load(config)
+    both = {name.removesuffix(CODES) for name in own} & {name.removesuffix(CODES) for name in state}
+    if both:
+        raise ValueError(
+            f"{min(both)}: expected it in the folder or in a part, found both, which is ambiguous: save the model "
+            "again, or copy the folder again"
+        )
     for name, value in own.items():
         whole = name.removesuffix(ADDED_ROWS)
         if whole != name and whole not in state:
