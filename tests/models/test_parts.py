@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from echox import EchoX
+from echox.api.adapters import load_adapter
 from echox.api.loading import best_embedded, find_model
 from echox.api.parts import ADDED_ROWS, PARTS_FILE, Part, read_parts
 from echox.files import file_sha256
@@ -179,6 +181,26 @@ def test_a_weight_in_the_folder_and_in_a_part_is_refused(packed):
     (folder / PARTS_FILE).write_text(parts)
     with pytest.raises(ValueError, match="expected it in the folder or in a part, found both"):
         EchoX.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.int8, INT4], ids=str)
+def test_an_adapter_is_put_on_a_model_over_parts(dtype, packed, tmp_path, monkeypatch):
+    peft = pytest.importorskip("peft")
+    monkeypatch.setattr("echox.models.quantization.int8_linear.best_kernel", lambda: "weight_only")
+    model, folder = packed
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(copy.deepcopy(model.model.s2t.language_model), config).eval()
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    ids = torch.tensor([[5, 60, 70, 80, 90, 100]])
+    with torch.inference_mode():
+        expected, without = tuned(ids).logits, model.model.s2t.language_model(ids).logits
+        loaded = EchoX.from_pretrained(folder, device="cpu", dtype=dtype, adapter=tmp_path / "adapter")
+        error = (loaded.model.s2t.language_model(ids).logits - expected).norm() / (without - expected).norm()
+    assert error < (1e-3 if dtype in (None, torch.float32) else 0.3)
+    if dtype in (torch.int8, INT4):
+        plain = EchoX.from_pretrained(folder, device="cpu", dtype=dtype)
+        with pytest.raises(ValueError, match=r"load the model with dtype=torch\.float32"):
+            load_adapter(plain.model, tmp_path / "adapter")
 
 
 def test_what_is_missing_or_damaged_is_said(packed, package, monkeypatch):

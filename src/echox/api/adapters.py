@@ -6,6 +6,7 @@ with peft. peft and transformers do the work; this file adds errors that say wha
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,8 +16,12 @@ from echox.models.decoding.lean_adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.pretrained import CausalLM
+from echox.models.quantization.int4_linear import Int4Linear
+from echox.models.quantization.int8_linear import Int8Linear
 
 ADAPTER_NAME = "default"
+IN_FEW_BITS = (Int8Linear, Int4Linear)
+"""Layers whose weights are rounded: nothing can be added to them."""
 
 Adaptable = EchoXForConditionalGeneration | S2TForConditionalGeneration
 """A model whose language model can have an adapter."""
@@ -24,7 +29,13 @@ Adaptable = EchoXForConditionalGeneration | S2TForConditionalGeneration
 
 def has_adapter(model: Adaptable) -> bool:
     """Whether the model's language model carries an adapter that is not merged."""
-    return any(".lora_" in name for name, _ in _language_model(model).named_parameters())
+    if "peft" not in sys.modules:  # it takes a second to import, and without it there is no adapter
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    return any(isinstance(layer, kinds) for layer in _language_model(model).modules())
 
 
 def load_adapter(model: Adaptable, source: str | Path) -> None:
@@ -39,6 +50,11 @@ def load_adapter(model: Adaptable, source: str | Path) -> None:
     """
     if has_adapter(model):
         raise ValueError("expected a model without an adapter, found one: merge it first (merge_adapter)")
+    if any(isinstance(layer, IN_FEW_BITS) for layer in _language_model(model).modules()):
+        raise ValueError(
+            "expected weights in floats to put an adapter on, found 8 or 4 bits: load the model with "
+            "dtype=torch.float32, or name the adapter when it is loaded (from_pretrained(adapter=...))"
+        )
     folder = Path(source)
     if folder.exists() and not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{source}: expected {CONFIG_FILE} and its weights, as peft writes them, found none")

@@ -144,9 +144,9 @@ class EchoX:
         Args:
             folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
             device: "auto" (a GPU if there is one), "cpu", "cuda" ...
-            dtype: of the weights in memory; None: float32 on CPU (parts published in 4 bits: as they are), and on a GPU
-                the folder's own. Folders may store float16 to be small. ``torch.int8`` and ``torch.int4`` on a CPU: the
-                language model computes with weights in 8 or 4 bits, the rest in float32.
+            dtype: of the weights in memory; None: float32 on CPU (weights stored in 4 bits: as they are, without an
+                adapter), and on a GPU the folder's own. Folders may store float16 to be small. ``torch.int8`` and
+                ``torch.int4`` on a CPU: the language model computes with weights in 8 or 4 bits, the rest in float32.
             adapter: folder or hub id of a PEFT adapter of the language model; `merge_adapter` makes it permanent.
             quantization_config: of transformers, for its language model: ``BitsAndBytesConfig(load_in_4bit=True)``,
                 ``TorchAoConfig`` ...; needs their libraries and hardware.
@@ -174,8 +174,9 @@ class EchoX:
         elif official:
             raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
         else:
-            # Weights that were published in 4 bits are computed with as they are, where the CPU can.
-            in_int4 = place.type == "cpu" and (dtype == INT4 or (dtype is None and int4_kernel()))
+            # Weights that were published in 4 bits are computed with as they are, where the CPU can. An adapter is put
+            # on floats, before anything is rounded.
+            in_int4 = place.type == "cpu" and adapter is None and (dtype == INT4 or (dtype is None and int4_kernel()))
             model, processor = load_folder(folder, place, in_memory, quantization_config, in_int4)
             settings, record = GenerationSettings.load(folder), training_record(folder)
         if model.vocoder is not None:

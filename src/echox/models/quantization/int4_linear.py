@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echox.models.quantization.group_int4 import GROUP, GroupInt4, fits, to_group_int4
+from echox.models.quantization.linear_layers import linear_layers
 
 _MANY_ROWS = 96
 """From this number of rows on, a float product with expanded weights is faster."""
@@ -158,11 +159,10 @@ def to_int4_linears(model: nn.Module, keep: nn.Module | None = None) -> int:
         ValueError: weights that are not finite.
     """
     count = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child is not keep and fits(child.weight):
-                setattr(parent, name, Int4Linear.of(child))
-                count += 1
+    for parent, name, layer in linear_layers(model, keep):
+        if fits(layer.weight):
+            setattr(parent, name, Int4Linear.of(layer))
+            count += 1
     return count
 
 

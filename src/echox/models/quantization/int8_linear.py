@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from echox.models.quantization.linear_layers import linear_layers
 from echox.models.quantization.row_int8 import SCALE_SUFFIX, from_row_int8, to_row_int8
 
 Kernel = Literal["integer", "weight_only"]
@@ -176,9 +177,7 @@ def to_int8_linears(model: nn.Module, keep: nn.Module | None = None, kernel: Ker
         ValueError: weights elsewhere than on the CPU, or not finite.
     """
     count = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child is not keep:
-                setattr(parent, name, Int8Linear(child, kernel))
-                count += 1
+    for parent, name, layer in linear_layers(model, keep):
+        setattr(parent, name, Int8Linear(layer, kernel))
+        count += 1
     return count
