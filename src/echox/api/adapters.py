@@ -7,9 +7,15 @@ with peft. peft and transformers do the work; this file adds errors that say wha
 from __future__ import annotations
 
 import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedConfig
 
 from echox.files import write_tensors
 from echox.models.decoding.lean_adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE
@@ -31,11 +37,7 @@ def has_adapter(model: Adaptable) -> bool:
     """Whether the model's language model carries an adapter that is not merged."""
     if "peft" not in sys.modules:  # it takes a second to import, and without it there is no adapter
         return False
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    return any(isinstance(layer, kinds) for layer in _language_model(model).modules())
+    return any(_layers_of_peft(_language_model(model)))
 
 
 def load_adapter(model: Adaptable, source: str | Path) -> None:
@@ -91,7 +93,10 @@ def save_adapter(model: Adaptable, folder: str | Path) -> None:
         raise ValueError("expected an adapter that is not merged, found none: load one (from_pretrained(adapter=...))")
     folder, language_model = Path(folder), _language_model(model)
     folder.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(language_model, adapter_name=ADAPTER_NAME)
+    with warnings.catch_warnings():
+        # Embeddings and heads that have a LoRA are written with it: an adapter may have brought its own.
+        warnings.filterwarnings("ignore", message=".*save_embedding_layers")
+        state = get_peft_model_state_dict(language_model, adapter_name=ADAPTER_NAME)
     weights = {PREFIX + name: value for name, value in state.items()}
     write_tensors(folder / WEIGHTS_FILE, weights, metadata={"format": "pt"})
     language_model.peft_config[ADAPTER_NAME].save_pretrained(folder)
@@ -100,21 +105,73 @@ def save_adapter(model: Adaptable, folder: str | Path) -> None:
 def merge_adapter(model: Adaptable) -> None:
     """Add the adapter to the weights permanently; names and sizes are then those of a plain model.
 
-    Raises:
-        ValueError: there is none.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    Parts that the adapter holds whole (``modules_to_save``) take the place of those of the model.
 
+    Raises:
+        ValueError: there is none; or it stands on weights in 8 or 4 bits, where merging would round it away.
+    """
     if not has_adapter(model):
         raise ValueError("expected an adapter that is not merged, found none")
     language_model = _language_model(model)
-    for parent in list(language_model.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, BaseTunerLayer):
-                layer.merge(safe_merge=True)
-                setattr(parent, name, layer.get_base_layer())
+    layers = list(_layers_of_peft(language_model))
+    within = [part for _, _, layer in layers for part in layer.modules()]
+    if any(isinstance(part, IN_FEW_BITS) for part in within):
+        raise ValueError(
+            "expected weights in floats to merge the adapter into, found 8 or 4 bits: load both with "
+            "dtype=torch.float32, merge_adapter(), then save_pretrained(folder, dtype=torch.int8)"
+        )
+    _separate(language_model, within)
+    for parent, name, layer in layers:
+        if hasattr(layer, "unload_and_optionally_merge_module"):
+            plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+        else:
+            layer.merge(safe_merge=True)
+            plain = layer.get_base_layer()
+        setattr(parent, name, plain)
     language_model._hf_peft_config_loaded = False
     del language_model.peft_config
+    _note_ties(model)
+
+
+def _layers_of_peft(module: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Parent, name and layer of each layer that an adapter is on: the outermost ones."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for name, child in module.named_children():
+        if isinstance(child, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            yield module, name, child
+        else:
+            yield from _layers_of_peft(child)
+
+
+def _separate(language_model: nn.Module, within: list[nn.Module]) -> None:
+    """Give layers under an adapter weights of their own: what is merged into a head must not change the embeddings.
+
+    Args:
+        language_model: whose head may be tied to its embeddings.
+        within: parts of layers that an adapter is on.
+    """
+    owners = Counter(id(one) for part in language_model.modules() for one in part.parameters(recurse=False))
+    for part in within:
+        for name, value in list(part.named_parameters(recurse=False)):
+            if owners[id(value)] > 1:
+                setattr(part, name, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
+
+
+def _note_ties(model: Adaptable) -> None:
+    """Say in the configurations if head and embeddings are two matrices now, so that both are saved and loaded."""
+    language_model = _language_model(model)
+    head, embeddings = language_model.get_output_embeddings(), language_model.get_input_embeddings()
+    if head is None or head.weight is embeddings.weight:
+        return
+    configs: list[PreTrainedConfig] = [language_model.config]
+    if isinstance(model, EchoXForConditionalGeneration):
+        configs += [model.config, model.config.s2t_config, model.config.s2t_config.text_config, model.s2t.config]
+    else:
+        configs += [model.config, model.config.text_config]
+    for config in configs:
+        config.tie_word_embeddings = False
 
 
 def _language_model(model: Adaptable) -> CausalLM:

@@ -15,7 +15,7 @@ from torch import Tensor
 from echox.api.about import About
 from echox.api.adapters import has_adapter, load_adapter, merge_adapter, save_adapter
 from echox.api.card import CARD_FILE, folder_card
-from echox.api.folder_files import HUB_PATTERNS, INDEX_FILE, remove_optional
+from echox.api.folder_files import HUB_PATTERNS, INDEX_FILE, check_state, remove_optional
 from echox.api.loading import TRAINING_RECORD_FILE, WEIGHTS_FILE, find_model, load_folder, training_record
 from echox.api.parts import PARTS_FILE, read_parts, without_parts
 from echox.device import choose_device
@@ -212,20 +212,22 @@ class EchoX:
 
         Raises:
             OSError: the folder cannot be written.
-            ValueError: the model carries an adapter that is not merged; or a part is missing, or was trained.
+            ValueError: the model carries an adapter that is not merged, or has other layers than its configuration
+                says; or a part is missing, or was trained.
         """
         if has_adapter(self.model):
             raise ValueError(
                 "expected a model without an adapter, found one: call merge_adapter() first, or save_adapter(folder)"
             )
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state, published = self.model.state_dict(), None
+        check_state(self.model, state)
         if parts is not None:
             published = Path(parts).read_text(encoding="utf-8")  # perhaps that of this folder
             state = without_parts(from_group_int4(state), read_parts(Path(parts).parent), self.model.config)
         state = to_stored(state, dtype)
         matrices = {kind: adapter.tensors() for kind, adapter in self.adapters.items()}  # perhaps files of this folder
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX_FILE).unlink(missing_ok=True)
         try:
             save_model(self.model, folder, state)
