@@ -119,6 +119,19 @@ def test_an_adapter_on_few_bits_is_saved_apart_and_never_lost(kind, dtype, made,
     assert torch.equal(logits(model), found), "as it was"
 
 
+def test_a_model_and_an_adapter_have_folders_of_their_own(made):
+    """An adapter that lies beside a model is put on it by transformers, whatever it belongs to."""
+    folder, adapter, _, _ = made("lora", False)
+    model = EchoX.from_pretrained(folder, device="cpu", adapter=adapter)
+    with pytest.raises(ValueError, match="expected a folder for an adapter, found one of a model"):
+        model.save_adapter(folder)
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="expected a folder for a model, found one of an adapter"):
+        model.save_pretrained(adapter)
+    assert {path.name for path in adapter.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not (adapter / "config.json").exists()
+
+
 def other_layer(model: EchoX) -> None:
     model.model.s2t.language_model.model.norm = torch.nn.Sequential(model.model.s2t.language_model.model.norm)
 

@@ -85,13 +85,18 @@ def save_adapter(model: Adaptable, folder: str | Path) -> None:
     """Write the adapter alone, in the format of peft.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or the folder is one of a model.
     """
     from peft import get_peft_model_state_dict
 
     if not has_adapter(model):
         raise ValueError("expected an adapter that is not merged, found none: load one (from_pretrained(adapter=...))")
     folder, language_model = Path(folder), _language_model(model)
+    if (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder}: expected a folder for an adapter, found one of a model, which would have it from then on; name "
+            "another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # Embeddings and heads that have a LoRA are written with it: an adapter may have brought its own.

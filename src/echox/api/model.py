@@ -213,11 +213,17 @@ class EchoX:
         Raises:
             OSError: the folder cannot be written.
             ValueError: the model carries an adapter that is not merged, or has other layers than its configuration
-                says; or a part is missing, or was trained.
+                says; the folder is one of an adapter; or a part is missing, or was trained.
         """
         if has_adapter(self.model):
             raise ValueError(
                 "expected a model without an adapter, found one: call merge_adapter() first, or save_adapter(folder)"
+            )
+        folder = Path(folder)
+        if (folder / CONFIG_FILE).is_file():
+            raise ValueError(
+                f"{folder}: expected a folder for a model, found one of an adapter ({CONFIG_FILE}), which would be put "
+                "on whatever is loaded from it; name another folder"
             )
         state, published = self.model.state_dict(), None
         check_state(self.model, state)
@@ -226,7 +232,6 @@ class EchoX:
             state = without_parts(from_group_int4(state), read_parts(Path(parts).parent), self.model.config)
         state = to_stored(state, dtype)
         matrices = {kind: adapter.tensors() for kind, adapter in self.adapters.items()}  # perhaps files of this folder
-        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX_FILE).unlink(missing_ok=True)
         try:
