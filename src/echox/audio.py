@@ -82,7 +82,7 @@ def save_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> No
             f"{path}: expected a file name ending in .wav or .flac, found {path.suffix!r}; rename the output"
         )
     content = encode_audio(waveform, sampling_rate, kind)
-    part = _part_path(path)
+    part = part_path(path)
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -134,7 +134,7 @@ class WavWriter:
         _check_rate(sampling_rate)
         self.sampling_rate = sampling_rate
         self.samples = 0
-        self.part_path = _part_path(self.path)
+        self.part_path = part_path(self.path)
         self._file: BinaryIO | None = None
         try:
             self._file = self.part_path.open("wb")
@@ -319,7 +319,7 @@ def _wav_header(samples: int, sampling_rate: int) -> bytes:
     return riff + form + struct.pack("<4sI", b"data", data_bytes)
 
 
-def _part_path(path: Path) -> Path:
+def part_path(path: Path) -> Path:
     """Where a file is written before it is renamed: in the same folder (renaming is atomic), with the same suffix."""
     return path.with_name(f"{path.stem}.part{path.suffix}")
 

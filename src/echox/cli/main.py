@@ -31,6 +31,7 @@ from echox.cli.options import (
     Threads,
     TopP,
     guarded,
+    keep_inputs,
     load_model,
 )
 from echox.cli.renamed import add_old_names
@@ -87,6 +88,7 @@ def reply(
         raise ValueError("expected a question, found none; name an audio file or use --text '...'")
     content: list[dict[str, object]] = [] if question is None else [{"type": "audio", "audio": question}]
     content += [] if text is None else [{"type": "text", "text": text}]
+    keep_inputs([] if question is None else [question], [output])
     echox = load_model(model, device, threads, dtype, quantization)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
     _answer(session, {"role": "user", "content": content}, output, as_json)
@@ -109,13 +111,15 @@ def talk(
     debug: Debug = False,
 ) -> None:
     """Hold a conversation of several turns: audio files one after the other, or the microphone."""
+    turns = [(file, output_dir / f"reply-{number}.wav") for number, file in enumerate(files or [], start=1)]
+    keep_inputs([file for file, _ in turns], [output for _, output in turns])
     microphone = None if files else _sounddevice()
     output_dir.mkdir(parents=True, exist_ok=True)
     echox = load_model(model, device, threads, dtype, quantization)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
     if microphone is None:
-        for number, file in enumerate(files or [], start=1):
-            _answer(session, file, output_dir / f"reply-{number}.wav")
+        for file, output in turns:
+            _answer(session, file, output)
         return
     number = 0
     while True:
@@ -144,6 +148,7 @@ def demo(
     from echox.api.loading import bundled_questions
 
     question = audio if audio is not None else bundled_questions()[0]
+    keep_inputs([question], [output])
     typer.echo(f"question  {question}")
     _answer(load_model(model, "auto", threads).session(), question, output)
 

@@ -1,7 +1,8 @@
 """Shared by the commands: common options, errors in one line, loading of models and judges."""
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
@@ -65,6 +66,33 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Refuse outputs that would replace a recording that is asked, under whatever name; for use before any work.
+
+    Raises:
+        ValueError: an output, or the file that it is while it grows, is one of the inputs.
+    """
+    from echox.audio import part_path
+
+    asked = list(inputs)
+    for output in outputs:
+        written = [output, part_path(output)] if output.name else [output]
+        lost = [one for one in asked if any(_same_file(one, path) for path in written)]
+        if lost:
+            raise ValueError(
+                f"{output}: expected a file for the reply that is none of the questions, found that it would be "
+                f"written over {lost[0]}; name another one with -o"
+            )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file; of a file that is still to be written, by the place they name."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def load_model(
