@@ -6,9 +6,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -69,51 +67,6 @@ def test_talk_answers_every_file(folder, question, tmp_path):
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reply-1.wav", "reply-2.wav"]
     assert result.stdout.count("reply ") == 2
-
-
-def test_talk_without_files_or_microphone_says_so(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    result = run("talk", "--model", folder)
-    assert result.exit_code == 1
-    assert "microphone" in result.stderr
-
-
-def test_talk_through_a_microphone(folder, tmp_path, monkeypatch):
-    class Microphone:
-        played: list[np.ndarray] = []
-
-        class InputStream:
-            def __init__(self, sampling_rate, channels, callback):
-                callback(tone(1.0, sampling_rate=sampling_rate)[:, None])
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
-                pass
-
-        def play(self, waveform, sampling_rate, blocking):
-            self.played.append(waveform)
-
-    monkeypatch.setitem(sys.modules, "sounddevice", Microphone())
-    result = CliRunner().invoke(app, ["talk", "-o", str(tmp_path), "--model", str(folder)], input="\n\nq\n")
-    assert result.exit_code == 0, result.output
-    assert len(Microphone.played) == 1
-    assert (tmp_path / "reply-1.wav").is_file()
-
-
-def test_a_silent_turn_does_not_end_the_conversation(folder, tmp_path, monkeypatch):
-    turns = iter([np.zeros(16000, np.float32), tone(1.0)])
-    played: list[np.ndarray] = []
-    monkeypatch.setattr("echox.cli.main._record", lambda *_: next(turns, None))
-    monkeypatch.setitem(
-        sys.modules, "sounddevice", SimpleNamespace(play=lambda waveform, *_, **__: played.append(waveform))
-    )
-    result = run("talk", "-o", tmp_path, "--model", folder)
-    assert result.exit_code == 0, result.output
-    assert "warning: audio samples: no speech found" in result.stderr
-    assert len(played) == 1
-    assert [path.name for path in tmp_path.glob("*.wav")] == ["reply-2.wav"]
 
 
 def test_demo_is_the_same_program(folder, question, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,6 @@ import functools
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +17,7 @@ from echox.cli.convert import convert
 from echox.cli.data import data_app
 from echox.cli.doctor import doctor, estimate_memory
 from echox.cli.eval import eval_app
+from echox.cli.microphone import Microphone
 from echox.cli.options import (
     Debug,
     Device,
@@ -41,8 +41,6 @@ from echox.cli.ui import ui
 from echox.errors import one_line
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from echox.streaming import Reply, Session
     from echox.streaming.messages import Question
 
@@ -113,7 +111,7 @@ def talk(
     """Hold a conversation of several turns: audio files one after the other, or the microphone."""
     turns = [(file, output_dir / f"reply-{number}.wav") for number, file in enumerate(files or [], start=1)]
     keep_inputs([file for file, _ in turns], [output for _, output in turns])
-    microphone = None if files else _sounddevice()
+    microphone = None if files else Microphone()
     output_dir.mkdir(parents=True, exist_ok=True)
     echox = load_model(model, device, threads, dtype, quantization)
     session = echox.session(system=system, **_given(temperature=temperature, top_p=top_p, seed=seed))
@@ -123,16 +121,17 @@ def talk(
         return
     number = 0
     while True:
-        question = _record(microphone, echox.sampling_rate)
+        question = microphone.record()
         if question is None:
             return
         number += 1
         try:
-            spoken = _answer(session, question, output_dir / f"reply-{number}.wav")
+            output = output_dir / f"reply-{number}.wav"
+            spoken = _answer(session, question, output, sampling_rate=microphone.sampling_rate)
         except ValueError as error:  # for example, no speech was found: the conversation continues
             typer.echo(f"warning: {one_line(error)}", err=True)
             continue
-        microphone.play(spoken.waveform, spoken.sampling_rate, blocking=True)
+        microphone.play(spoken.waveform, spoken.sampling_rate)
 
 
 @app.command()
@@ -158,15 +157,17 @@ def _given(**options: float | None) -> dict[str, float]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _answer(session: "Session", question: "Question", output: Path, as_json: bool = False) -> "Reply":
-    """Stream one reply: text to the terminal, speech to a file; then the figures."""
+def _answer(
+    session: "Session", question: "Question", output: Path, as_json: bool = False, sampling_rate: int | None = None
+) -> "Reply":
+    """Stream one reply, to bare samples at this rate: text to the terminal, speech to a file; then the figures."""
     from echox.audio import WavWriter
     from echox.streaming.events import AudioChunk, Heard, ReplyBuilder, SpeechFailed, TextDelta
 
     builder = ReplyBuilder(session.output_sampling_rate)
     show = functools.partial(typer.echo, nl=False) if not as_json else (lambda text: None)
     with WavWriter(output, session.output_sampling_rate) as wav:
-        for event in session.stream(question):
+        for event in session.stream(question, sampling_rate=sampling_rate):
             builder.add(event)
             if isinstance(event, Heard):
                 show(f"heard     {event.text}\n")
@@ -190,33 +191,6 @@ def _answer(session: "Session", question: "Question", output: Path, as_json: boo
         figures = f"ttfa {times['ttfa_s']:.2f} s   rtf {times['rtf']:.2f}   {spoken.duration_s:.1f} s of speech"
         show(f"\n{figures}   {output}\n")
     return spoken
-
-
-def _sounddevice() -> ModuleType:
-    """The optional microphone library."""
-    try:
-        import sounddevice
-    except (ImportError, OSError) as error:  # OSError: the package is there, PortAudio is not
-        raise ValueError(
-            f"expected audio files or a microphone, found neither ({error}); name files: echox talk a.wav b.wav, or "
-            "pip install sounddevice"
-        ) from error
-    return sounddevice
-
-
-def _record(microphone: ModuleType, sampling_rate: int) -> "np.ndarray | None":
-    """One turn from the microphone, between two presses of Enter: float32 (S,); None: the user ends."""
-    import numpy as np
-
-    try:
-        if input("Enter to speak, q to end: ").strip().lower() == "q":
-            return None
-    except EOFError:  # Ctrl-D
-        return None
-    blocks: list[np.ndarray] = []
-    with microphone.InputStream(sampling_rate, channels=1, callback=lambda data, *_: blocks.append(data[:, 0].copy())):
-        input("speaking ... Enter to stop")
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def main() -> None:
