@@ -40,7 +40,7 @@ FLOORS = (
     "__main__",
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "numpy", "tokenizers", "budoux"}
+MODEL_LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "tokenizers", "budoux"}
 HEAVY = {
     "aiortc",
     "av",

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.utils import cached_file
 
+from echox.models.conversion.hub_files import find_file, find_first
 from echox.models.conversion.torch_file import check_tensor, check_torch_file
 
 JsonObject = dict[str, Any]
@@ -76,20 +76,6 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def find_file(folder_or_id: str | os.PathLike[str], name: str) -> Path | None:
-    """A file of a local folder or of a hub repository; None if there is no such file.
-
-    Raises:
-        ValueError: there is no such folder or repository.
-    """
-    try:
-        found = cached_file(str(folder_or_id), name, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder_or_id}: expected a folder or a hub id, found neither ({reason})") from error
-    return Path(found) if found else None
-
-
 def read_json(path: Path) -> JsonObject:
     """The JSON object in a file.
 
@@ -112,13 +98,9 @@ def open_checkpoint(folder_or_id: str | os.PathLike[str]) -> dict[str, StoredTen
         ValueError: no weights, a shard that is missing or truncated, or an index that does not fit its shards or names
             files elsewhere.
     """
-    for name in WEIGHT_FILES:
-        index = find_file(folder_or_id, f"{name}.index.json")
-        if index is not None:
-            return _open_shards(folder_or_id, index)
-        single = find_file(folder_or_id, name)
-        if single is not None:
-            return open_weights(single)
+    found = find_first(folder_or_id, [one for name in WEIGHT_FILES for one in (f"{name}.index.json", name)])
+    if found is not None:
+        return _open_shards(folder_or_id, found) if found.suffix == ".json" else open_weights(found)
     raise ValueError(f"{folder_or_id}: expected {' or '.join(WEIGHT_FILES)} (or an index of shards), found neither")
 
 

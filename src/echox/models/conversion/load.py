@@ -7,7 +7,8 @@ import os
 import torch
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
-from echox.models.conversion.checkpoint import find_file, read_json
+from echox.models.conversion.checkpoint import read_json
+from echox.models.conversion.hub_files import find_file
 from echox.models.conversion.materialise import DeviceMap, materialise
 from echox.models.conversion.official import open_official
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration

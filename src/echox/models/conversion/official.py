@@ -23,11 +23,11 @@ from echox.models.conversion.checkpoint import (
     JsonObject,
     StoredTensor,
     check_names,
-    find_file,
     open_checkpoint,
     read_json,
 )
 from echox.models.conversion.code_hifigan import PUBLIC_VOCODER, VocoderFiles, find_vocoder, open_vocoder
+from echox.models.conversion.hub_files import find_file
 from echox.models.conversion.peft_folder import merge_peft
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -126,9 +126,15 @@ class OfficialCheckpoint:
 
 
 def is_official(folder_or_id: str | os.PathLike[str]) -> bool:
-    """Whether a folder (or hub id) holds the official release, not a model of this package."""
+    """Whether a folder (or hub id) holds the official release, not a model of this package.
+
+    Raises:
+        ValueError: it holds no model, or cannot be asked.
+    """
     path = find_file(folder_or_id, "config.json")
-    return path is not None and _names_release(read_json(path))
+    if path is None:
+        raise ValueError(f"{folder_or_id}: expected a model, found no config.json; correct the folder or hub id")
+    return _names_release(read_json(path))
 
 
 def _names_release(values: JsonObject) -> bool:

@@ -11,7 +11,8 @@ import re
 import torch
 from torch import Tensor
 
-from echox.models.conversion.checkpoint import JsonObject, StoredTensor, find_file, open_weights, read_json
+from echox.models.conversion.checkpoint import JsonObject, StoredTensor, open_weights, read_json
+from echox.models.conversion.hub_files import find_file, find_first
 from echox.models.decoding.lean_adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 
 _FILES = (WEIGHTS_FILE, "adapter_model.bin")
@@ -29,7 +30,7 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
         ValueError: no LoRA, one of an unknown kind, or one that does not fit; the message lists all names.
     """
     config_path = find_file(folder_or_id, CONFIG_FILE)
-    weights = next((path for name in _FILES if (path := find_file(folder_or_id, name)) is not None), None)
+    weights = find_first(folder_or_id, _FILES)
     if config_path is None or weights is None:
         raise ValueError(f"{folder_or_id}: expected {CONFIG_FILE} and {' or '.join(_FILES)}, found neither or one")
     config = read_json(config_path)
