@@ -15,6 +15,7 @@ from echox.cli.options import (
     WordPenalty,
     guarded,
     load_model,
+    refuse_given,
     set_up_torch,
 )
 from echox.cli.progress import progress_bars
@@ -43,6 +44,7 @@ ServerModel = Annotated[str | None, typer.Option(help="The model's name at the s
 @eval_app.command()
 @guarded
 def run(
+    context: typer.Context,
     task: Annotated[
         str,
         typer.Option(
@@ -103,6 +105,7 @@ def run(
     from echox.evaluation.sets.tasks import NANO, open_tasks, typed_task, with_system
     from echox.evaluation.summary import render
 
+    _check_subject(context, server)
     if workers > 1 and server is None:
         raise ValueError("expected --server with --workers: a model in this process answers one question at a time")
     names = [name.strip() for name in task.split(",")]
@@ -160,6 +163,7 @@ def score(
 @eval_app.command()
 @guarded
 def latency(
+    context: typer.Context,
     data: Annotated[
         Path | None, typer.Option(help="Nano corpus, or a .jsonl of items (default: the embedded questions).")
     ] = None,
@@ -177,6 +181,7 @@ def latency(
     """Measure time to first audio and speed of replies. It is a run of its own: nothing is scored meanwhile."""
     from echox.evaluation.latency.run import run_latency
 
+    _check_subject(context, server)
     at_once = [int(number) for number in concurrency.split(",")]
     if at_once != [1] and server is None:
         raise ValueError(
@@ -236,6 +241,7 @@ def plugins(debug: Debug = False) -> None:
 @eval_app.command("card")
 @guarded
 def model_card(
+    context: typer.Context,
     model: Annotated[Path, typer.Option("--model", "-m", help="The packaged model's folder.")],
     metrics: Annotated[Path | None, typer.Option(help="Of nano: metrics.json of 'echox eval run --task nano'.")] = None,
     run: Annotated[list[Path] | None, typer.Option(help="Of mini: folder of a scored run; may be repeated.")] = None,
@@ -244,7 +250,9 @@ def model_card(
     conditions: Annotated[Path | None, typer.Option(help="JSON of benchmarks/hearing_conditions.py --output.")] = None,
     voice: Annotated[Path | None, typer.Option(help="voice.json of 'echox eval voice'.")] = None,
     agreement: Annotated[Path | None, typer.Option(help="JSON of 'echox eval agreement'.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Markdown file.")] = Path("docs/model_card_nano.md"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Markdown file (default: docs/model_card_nano.md, or _mini).")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write the model card from measured figures and the records of training."""
@@ -254,9 +262,20 @@ def model_card(
     if (metrics is None) == (not run):
         raise ValueError("expected --metrics (nano) or --run (mini), found both or none")
     if metrics is None:
-        typer.echo(str(write_mini_card(model, run or [], cascade, output)))
+        refuse_given(context, ("latency", "conditions", "voice", "agreement"), "with --metrics (nano's card)")
+        typer.echo(str(write_mini_card(model, run or [], cascade, output or Path("docs/model_card_mini.md"))))
         return
-    typer.echo(str(write_model_card(model, metrics, latency, output, voice, conditions, agreement)))
+    refuse_given(context, ("cascade",), "with --run (mini's card)")
+    path = output or Path("docs/model_card_nano.md")
+    typer.echo(str(write_model_card(model, metrics, latency, path, voice, conditions, agreement)))
+
+
+def _check_subject(context: typer.Context, server: str | None) -> None:
+    """Refuse options of a model in this process for a server, and the other way round."""
+    if server is None:
+        refuse_given(context, ("server_model",), "with --server")
+    else:
+        refuse_given(context, ("model", "device"), "without --server (its model: --server-model)")
 
 
 def _subject(model: str, server: str | None, server_model: str | None, device: str, threads: int | None) -> "Subject":

@@ -68,6 +68,27 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+def refuse_given(context: typer.Context, names: Iterable[str], reason: str) -> None:
+    """Refuse options of another mode of a command that are on the command line: nothing is ignored without a word.
+
+    Args:
+        context: of the command.
+        names: of its parameters.
+        reason: what the options belong to, as in "expected only REASON".
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    asked = set(names)
+    given = [
+        max(one.opts, key=len)
+        for one in context.command.params
+        if one.name in asked and (source := context.get_parameter_source(one.name)) and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(f"{', '.join(given)}: expected only {reason}, found otherwise; leave it out")
+
+
 def keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     """Refuse outputs that would replace a recording that is asked, under whatever name; for use before any work.
 

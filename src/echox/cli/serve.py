@@ -5,11 +5,16 @@ from typing import Annotated
 
 import typer
 
-from echox.cli.options import Debug, Device, Dtype, Quantization, TalkingModel, Threads, guarded
+from echox.cli.options import Debug, Device, Dtype, Quantization, TalkingModel, Threads, guarded, refuse_given
+
+_OF_RAY = ("ray_address", "min_replicas", "max_replicas", "gpus")
+_OF_TURN = ("turn_username", "turn_password")
+_OF_CALLS = ("media_host", "ice_server", *_OF_TURN)
 
 
 @guarded
 def serve(
+    context: typer.Context,
     model: TalkingModel = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other machines need a key.")] = "127.0.0.1",
     port: Annotated[
@@ -63,7 +68,9 @@ def serve(
         str | None, typer.Option(help="Address of a Ray cluster (default: start one on this machine).")
     ] = None,
     min_replicas: Annotated[int, typer.Option(min=1, help="With --ray: copies of the model, at least.")] = 1,
-    max_replicas: Annotated[int, typer.Option(min=1, help="With --ray: copies of the model, at most.")] = 1,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: copies of the model, at most (default: --min-replicas).")
+    ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each copy.")] = 0,
     debug: Debug = False,
 ) -> None:
@@ -81,6 +88,18 @@ def serve(
             f"--host {host}: expected an API key for an address that others can reach, found none; use --api-key (or "
             "ECHOX_API_KEY), or --no-api-key if something else controls the access"
         )
+    if not ray:
+        refuse_given(context, _OF_RAY, "with --ray")
+    elif max_replicas is not None and max_replicas < min_replicas:
+        raise ValueError(
+            f"--max-replicas: expected at least --min-replicas ({min_replicas}), found {max_replicas}; raise it"
+        )
+    if ray:
+        refuse_given(context, _OF_CALLS, "for calls (WebRTC), which --ray does not take")
+    if not webrtc:
+        refuse_given(context, _OF_CALLS, "for calls, without --no-webrtc")
+    if not any(server.startswith("turn") for server in ice_server or ()):
+        refuse_given(context, _OF_TURN, "with --ice-server turn:HOST:PORT")
     hosts = tuple(media_host or (host,))
     ice = IceSettings(hosts, tuple(ice_server or ()), turn_username, turn_password) if webrtc else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -101,7 +120,7 @@ def serve(
     )
     if ray:
         run_on_ray(
-            options, Replicas(min_replicas, max(min_replicas, max_replicas), num_gpus=gpus), host, port, ray_address
+            options, Replicas(min_replicas, max_replicas or min_replicas, num_gpus=gpus), host, port, ray_address
         )
     else:
         run_local(options, host, port)
