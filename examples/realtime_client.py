@@ -27,7 +27,8 @@ async def ask(question: str, url: str) -> None:
             session={"type": "realtime", "audio": {"input": {"transcription": {"model": "nano"}}}}
         )
         for start in range(0, len(waveform), BLOCK):
-            samples = (waveform[start : start + BLOCK] * 32767).astype("<i2").tobytes()
+            block = np.clip(waveform[start : start + BLOCK], -1, 1)  # beyond full scale, numbers would wrap: clicks
+            samples = (block * 32767).astype("<i2").tobytes()
             await connection.input_audio_buffer.append(audio=base64.b64encode(samples).decode())
             await asyncio.sleep(0.1)
         answer = b""

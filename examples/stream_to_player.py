@@ -15,6 +15,7 @@ with model.stream(sys.argv[1]) as stream:
             print(event.text, end="", flush=True, file=sys.stderr)
         elif isinstance(event, AudioChunk):
             assert event.sampling_rate == 16000, "the player is told 16,000 samples a second"
-            sys.stdout.buffer.write((event.waveform * 32767).astype("<i2").tobytes())
+            samples = event.waveform.clip(-1, 1)  # beyond full scale, numbers would wrap: clicks
+            sys.stdout.buffer.write((samples * 32767).astype("<i2").tobytes())
             sys.stdout.flush()  # the player waits for sound, so hand it over at once
 print(file=sys.stderr)

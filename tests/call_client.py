@@ -46,7 +46,9 @@ class Microphone(AudioStreamTrack):
     async def recv(self) -> av.AudioFrame:
         await asyncio.sleep(max(0.0, self._began_s + self._count * 0.02 - time.monotonic()))
         samples = self._frames.popleft() if self._frames else np.zeros(FRAME, np.float32)
-        frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            (samples.clip(-1, 1) * 32767).astype(np.int16)[None], format="s16", layout="mono"
+        )
         frame.sample_rate, frame.pts, frame.time_base = RATE, self._count * FRAME, Fraction(1, RATE)
         self._count += 1
         return frame

@@ -1,14 +1,21 @@
 """Every file in examples/ is run as a reader would run it, and what it prints is looked at."""
 
+import base64
+import contextlib
+import io
 import json
 import re
+import runpy
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import forked
+from echox import AudioChunk, EchoX
 from echox.api.loading import bundled_questions
-from echox.audio import load_audio
+from echox.audio import load_audio, save_audio
 from markdown_commands import ROOT
 from serving_help import nano, running
 
@@ -57,6 +64,72 @@ def test_realtime_client(question, tmp_path):
     assert "heard  Do you know the sound of a cow?" in printed
     assert "reply  A cow says moo." in printed
     assert len(load_audio(tmp_path / "answer.wav", 16000)) > 8000
+
+
+class LoudModel:
+    """Replies with one waveform, whatever it is asked."""
+
+    def __init__(self, waveform):
+        self.waveform = waveform
+
+    @contextlib.contextmanager
+    def stream(self, _):
+        yield iter([AudioChunk(self.waveform, 16000, "", 0.0)])
+
+
+class DeafServer:
+    """Of the openai library, what the example uses; it keeps the sound that is sent and answers with a silence."""
+
+    def __init__(self):
+        self.sent = b""
+        self.realtime = self.session = self.input_audio_buffer = self
+
+    def connect(self, model):
+        return self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def update(self, session):
+        pass
+
+    async def append(self, audio):
+        self.sent += base64.b64decode(audio)
+
+    async def __aiter__(self):
+        yield SimpleNamespace(type="response.output_audio.delta", delta=base64.b64encode(bytes(200)).decode())
+        yield SimpleNamespace(type="response.done")
+
+
+def loud(name, tmp_path, monkeypatch, waveform):
+    """What an example makes of a waveform at full scale, as 16-bit numbers, and what it should be, as floats."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, "loud.wav"])
+    save_audio("loud.wav", waveform, 16000)
+    if name == "stream_to_player.py":
+        played = io.TextIOWrapper(io.BytesIO())
+        monkeypatch.setattr(EchoX, "from_pretrained", lambda *_: LoudModel(waveform))
+        monkeypatch.setattr(sys, "stdout", played)
+        runpy.run_path(str(EXAMPLES / name))
+        return np.frombuffer(played.buffer.getvalue(), "<i2"), waveform
+    server = DeafServer()
+    monkeypatch.setitem(sys.modules, "openai", SimpleNamespace(AsyncOpenAI=lambda **_: server))
+    runpy.run_path(str(EXAMPLES / name))
+    sent = np.frombuffer(server.sent, "<i2")
+    expected = load_audio("loud.wav", 24000)
+    return sent[: len(expected)], expected
+
+
+@pytest.mark.parametrize("name", ["stream_to_player.py", "realtime_client.py"])
+@pytest.mark.parametrize("peak", [1.0, 1.6])
+def test_loud_sound_is_clipped_and_does_not_wrap(name, peak, tmp_path, monkeypatch):
+    square = peak * np.sign(np.sin(2 * np.pi * 200 * np.arange(4800) / 16000 + 0.1))  # resampled, it overshoots
+    made, expected = loud(name, tmp_path, monkeypatch, square.astype(np.float32))
+    assert np.abs(made / 32767 - np.clip(expected, -1, 1)).max() < 1e-3
+    assert np.abs(made).max() >= 32766
 
 
 @pytest.mark.slow
