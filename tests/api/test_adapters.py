@@ -14,10 +14,13 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
 from echox.api import EchoX
+from echox.api.adapters import load_adapter
+from echox.models.conversion import hub_files
 from echox.models.quantization.int8_linear import Int8Linear, best_kernel
 from echox.models.quantization.row_int8 import from_row_int8, to_row_int8
 from tiny_echox import tiny_echox
@@ -255,3 +258,16 @@ def test_push_to_hub_uploads_a_folder_that_loads(saved, tmp_path, monkeypatch):
     uploaded = EchoX.from_pretrained(tmp_path / "hub", device="cpu")
     assert torch.equal(logits(uploaded), logits(model))
     assert "license: apache-2.0" in (tmp_path / "hub" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_network_an_adapter_of_the_hub_is_not_said_to_be_another_one(offline, monkeypatch):
+    def lost(*_):
+        raise LocalEntryNotFoundError("no connection, nothing in the cache")
+
+    monkeypatch.setattr(hub_files.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(hub_files, "hf_hub_download", lost)
+    found = "HF_HUB_OFFLINE is set" if offline else "no answer of"
+    expected = f"nobody/nothing: expected adapter_config.json of this hub id, found that {found}"
+    with pytest.raises(ValueError, match=expected):
+        load_adapter(tiny_echox().model, "nobody/nothing")

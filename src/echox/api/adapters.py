@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from echox.files import write_tensors
+from echox.models.conversion.hub_files import find_file
 from echox.models.decoding.lean_adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
@@ -57,8 +58,7 @@ def load_adapter(model: Adaptable, source: str | Path) -> None:
             "expected weights in floats to put an adapter on, found 8 or 4 bits: load the model with "
             "dtype=torch.float32, or name the adapter when it is loaded (from_pretrained(adapter=...))"
         )
-    folder = Path(source)
-    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+    if find_file(source, CONFIG_FILE) is None:
         raise ValueError(f"{source}: expected {CONFIG_FILE} and its weights, as peft writes them, found none")
     try:
         found = _language_model(model).load_adapter(str(source), adapter_name=ADAPTER_NAME)
