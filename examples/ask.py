@@ -5,11 +5,15 @@ python examples/ask.py question.wav                       a spoken one: any audi
 """
 
 import sys
+from pathlib import Path
 
 from echox import EchoX
 from echox.audio import save_audio
 
 question = sys.argv[1] if len(sys.argv) > 1 else {"role": "user", "content": "What is the capital of France?"}
+
+if Path(sys.argv[-1]).resolve() == Path("answer.wav").resolve():
+    sys.exit("answer.wav: expected another question, found the file that the answer is written to; rename it")
 
 model = EchoX.from_pretrained("nano")
 reply = model.generate(question)

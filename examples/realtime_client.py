@@ -8,6 +8,7 @@ python examples/realtime_client.py question.wav           and the server's addre
 import asyncio
 import base64
 import sys
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -45,4 +46,6 @@ async def ask(question: str, url: str) -> None:
     print(f"sound  answer.wav, {len(answer) / 2 / RATE_HZ:.1f} s")
 
 
+if Path(sys.argv[1]).resolve() == Path("answer.wav").resolve():
+    sys.exit("answer.wav: expected another question, found the file that the answer is written to; rename it")
 asyncio.run(ask(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "http://localhost:8000/v1"))

@@ -132,6 +132,20 @@ def test_loud_sound_is_clipped_and_does_not_wrap(name, peak, tmp_path, monkeypat
     assert np.abs(made).max() >= 32766
 
 
+@pytest.mark.parametrize("name", ["ask.py", "realtime_client.py"])
+@pytest.mark.parametrize("spelling", ["answer.wav", "folder/../answer.wav", "link.wav"])
+def test_an_answer_is_not_written_over_its_question(name, spelling, question, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.wav").symlink_to("answer.wav")
+    (tmp_path / "answer.wav").write_bytes(question.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, spelling])
+    monkeypatch.setitem(sys.modules, "openai", SimpleNamespace())
+    with pytest.raises(SystemExit, match=r"answer\.wav: expected another question"):
+        runpy.run_path(str(EXAMPLES / name))
+    assert (tmp_path / "answer.wav").read_bytes() == question.read_bytes()
+
+
 @pytest.mark.slow
 def test_train_stage(tmp_path):
     printed = run("train_stage.py", folder=tmp_path).decode()
