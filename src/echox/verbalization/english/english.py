@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from echox.verbalization.english.rules.addresses import addresses, mentioned
 from echox.verbalization.english.rules.amounts import AMOUNTS
+from echox.verbalization.english.rules.arithmetic import formula_words, opens_in_dollars, operator_sign
 from echox.verbalization.english.rules.chemistry import formula, ion, symbol
 from echox.verbalization.english.rules.emoji import emoji
 from echox.verbalization.english.rules.maths import (
@@ -77,16 +78,36 @@ class English:
         """`read` without the short way for plain words, which gives the same."""
         if is_open_formula(words[0].text):
             return self._formula(words, complete)
-        window = Window(words, before, complete, _plain_form)
-        if not window.first.raw:
-            return Reading(1, "")
         try:
+            window = Window(words, before, complete, _plain_form)
+            if not window.first.raw:
+                return Reading(1, "")
+            if parts := formula_words(words[0], window.first.raw, before, window.later):
+                return self._parts(parts, words, before, complete)
             reading = next((found for rule in RULES if (found := rule(window)) is not None), None)
         except NeedsMore:
             return None
         reading = reading or pieces(window)
         changed = reading.spoken is None and window.first.raw != words[0].text
         return dataclasses.replace(reading, spoken=window.first.raw) if changed else reading
+
+    def _parts(
+        self, parts: Sequence[str], words: Sequence[WrittenWord], before: Sequence[WrittenWord], complete: bool
+    ) -> Reading | None:
+        """The first word in the parts that it is made of: ``2x-4=10`` as ``2x − 4 = 10``."""
+        written = [*(WrittenWord(part, words[0].space if not place else " ") for place, part in enumerate(parts))]
+        written += words[1:]
+        said, place, problem = [], 0, None
+        while place < len(parts):
+            earlier = [*before, *written[:place]][-LOOKAHEAD_WORDS:]
+            reading = self.read(written[place : place + LOOKAHEAD_WORDS + 1], earlier, complete)
+            if reading is None:
+                return None
+            same = " ".join(word.text for word in written[place : place + reading.num_words])
+            said.append(same if reading.spoken is None else reading.spoken)
+            place, problem = place + reading.num_words, problem or reading.problem
+        spoken = re.sub(r" +([.,?!;:](?= |$))", r"\1", " ".join(part for part in said if part))
+        return Reading(1 + place - len(parts), spoken, problem)
 
     def _formula(self, words: Sequence[WrittenWord], complete: bool) -> Reading | None:
         r"""Words up to the one where the braces of a LaTeX command close: ``\frac{x + 1}{2}``."""
@@ -138,11 +159,17 @@ _WIDE = re.compile("[\uff01-\uff5e]")
 _NO_BRACES = str.maketrans("", "", "{}\\")
 
 
-def _plain_form(word: WrittenWord, before: Sequence[WrittenWord]) -> WrittenWord:
-    """Full-width signs, entities of HTML and LaTeX as plain signs."""
+def _plain_form(
+    word: WrittenWord, before: Sequence[WrittenWord], later: Callable[[int], WrittenWord | None]
+) -> WrittenWord:
+    """Full-width signs, entities of HTML, LaTeX and operators typed on a keyboard as plain signs."""
     text = word.text
+    if len(text) == 1 and (sign := operator_sign(word, before, later)):
+        return WrittenWord(sign, word.space)
+    if "$" in text and opens_in_dollars(word, later):
+        text = text.replace("$", "")
     if text.isascii() and not any(sign in text for sign in "$\\&{"):
-        return word
+        return WrittenWord(text, word.space) if text != word.text else word
     if not text.isascii():
         text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     if "&" in text and ";" in text:

@@ -72,7 +72,8 @@ class Window:
         words: written to their ends, the one at hand first.
         before: read already, newest last.
         complete: no more words come.
-        form: rewrites a word, given the words that were written before it, before it is split.
+        form: rewrites a word before it is split, given the words that were written before it, and a function that
+            gives the word that many words after it.
 
     Attributes:
         first: the current word.
@@ -83,7 +84,8 @@ class Window:
         words: Sequence[WrittenWord],
         before: Sequence[WrittenWord],
         complete: bool,
-        form: Callable[[WrittenWord, Sequence[WrittenWord]], WrittenWord] | None = None,
+        form: Callable[[WrittenWord, Sequence[WrittenWord], Callable[[int], WrittenWord | None]], WrittenWord]
+        | None = None,
     ) -> None:
         self._written, self._complete, self._form = [*before, *words], complete, form
         self._read = len(before)
@@ -95,7 +97,9 @@ class Window:
         core = self._cores.get(place)
         if core is None:
             word = self._written[place]
-            core = Core.of(self._form(word, self._written[:place]) if self._form else word)
+            if self._form is not None:
+                word = self._form(word, self._written[:place], functools.partial(self._after, place))
+            core = Core.of(word)
             self._cores[place] = core
         return core
 
@@ -105,11 +109,20 @@ class Window:
         Raises:
             NeedsMore: it is not known yet whether there is one.
         """
-        if self._read + place < len(self._written):
-            return self._core(self._read + place)
-        if self._complete or place > LOOKAHEAD_WORDS:
+        written = self._after(self._read, place)
+        return self._core(self._read + place) if written is not None else None
+
+    def _after(self, place: int, count: int) -> WrittenWord | None:
+        """The written word that many words after one; None at the end of the text."""
+        if place + count < len(self._written):
+            return self._written[place + count]
+        if self._complete or place + count - self._read > LOOKAHEAD_WORDS:
             return None
         raise NeedsMore
+
+    def later(self, count: int) -> WrittenWord | None:
+        """`at` of the word as it is written."""
+        return self._after(self._read, count)
 
     def joined(self, place: int) -> Core | None:
         """The word that many words later, if no mark separates it from the one before it."""

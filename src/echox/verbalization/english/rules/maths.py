@@ -59,9 +59,32 @@ def _without_dollars(text: str, before: Sequence[WrittenWord]) -> str:
     opened = _OPENING.sub("", text)
     if opened != text or not text.rstrip(".,;:!?)").endswith("$"):
         return opened
-    inside = bool(before) and before[-1].text in signs.OPERATORS
+    operators = [word.text for word in before if word.text == "-" or word.text in signs.OPERATORS]
+    inside = bool(before) and before[-1].text in operators and (len(operators) > 1 or operators != ["-"])
     inside = inside or "^" in text or any(_OPENING.search(word.text) for word in before)
     return re.sub(r"\$+([.,;:!?)]*)$", r"\1", text) if inside else text
+
+
+def in_delimiters(text: str, before: Sequence[WrittenWord]) -> bool:
+    r"""Whether a word is in a formula that LaTeX encloses: ``\(x - 3\)``, ``$x - 3$``, as far as the words go back."""
+    opened = False
+    for place, word in enumerate(before):
+        opened = _encloses(word.text, before[:place], opened)[1]
+    return _encloses(text, before, opened)[0]
+
+
+def _encloses(text: str, before: Sequence[WrittenWord], opened: bool) -> tuple[bool, bool]:
+    """Whether a word is in a formula, and whether the formula goes on after it."""
+    if "\\" not in text and "$" not in text:
+        return opened, opened
+    begins = [match.start() for match in re.finditer(r"\\[(\[]", text)]
+    ends = [match.start() for match in re.finditer(r"\\[)\]]", text)]
+    if begins or ends:
+        return True, max(begins, default=-1) > max(ends, default=-1)
+    if "$" in text and _without_dollars(text, before) != text:
+        bare = text.strip('(["“.,;:!?)]”*_')
+        return True, bare.startswith("$") and not bare.endswith("$")
+    return opened, opened
 
 
 def _plain_commands(text: str) -> str:
@@ -199,11 +222,27 @@ def _times_or_by(window: Window) -> Reading | None:
     if not is_number(before) or not is_number(second):
         return None
     size = size or bool(set("\"″”'′") & set(window.tail_before()))
-    size = size or (beside is not None and beside[1] in tables.LENGTHS) or window.before(2) in {"x", "×"}
+    size = size or (beside is not None and beside[1] in tables.LENGTHS)
     following = window.joined(2)
     if following is not None:
-        size = size or following.text in {"x", "×"} or unit_names(following.text) is not None
+        size = size or unit_names(following.text) is not None
+        chained = following.text in {"x", "×"}
+    else:
+        chained = False
+    size = size or ((chained or window.before(2) in {"x", "×"}) and not _is_beside_operators(window, chained))
     return Reading(1, "by" if size else "times")
+
+
+def _is_beside_operators(window: Window, chained: bool) -> bool:
+    """Whether letters of algebra or other operators show that a chain of crosses is no size: "2 × 3 × 4 = 24"."""
+    others = signs.OPERATORS.keys() - {"×", "*"}
+    terms = [window.before(), text_of(window.at(1)), window.before(3), text_of(window.at(3)) if chained else ""]
+    if any(re.search("[a-zπθ]", term) for term in terms if is_number(term)):
+        return True
+    if any(window.before(back) in others for back in range(2, LOOKAHEAD_WORDS + 1)):
+        return True
+    ahead = (2, 4) if chained else (2,)
+    return any(core is not None and core.raw in others for core in map(window.at, ahead))
 
 
 def _measured(text: str) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ OPERATORS = {
     "−": "minus",
     "=": "equals",
     "×": "times",
+    "∗": "times",
     "·": "times",
     "÷": "divided by",
     "∕": "over",
