@@ -26,7 +26,7 @@ from echox.verbalization.english.rules.maths import (
     product,
     text_of,
 )
-from echox.verbalization.english.rules.measures import DASH, NUMBER, unit_names
+from echox.verbalization.english.rules.measures import DASH, NUMBER, is_pair_of_letters, unit_names
 from echox.verbalization.english.rules.money import money
 from echox.verbalization.english.rules.places import compass, states
 from echox.verbalization.english.rules.short_forms import (
@@ -335,6 +335,8 @@ def units(window: Window) -> Reading | None:
         names = unit_names(core.text) if powered or _is_quantity(window.before(2)) else None
         if names is not None:
             return say(names[window.before() == "in"], core)
+    if is_pair_of_letters(window, 0):
+        return say(" ".join(core.text.split("/")), core)
     shown = bool(slash) or re.sub("[²³]$", "", base) in tables.BARE_UNITS
     divided = window.before() == "per" and (base in tables.UNITS or re.search("[²³]$", base) is not None)
     shown = shown or (divided and base not in {"A", "bar", "in", "t"})

@@ -331,6 +331,8 @@ def measure(window: Window) -> Reading | None:
     names = unit_names(unit)
     if names is None or not _means_unit(window, unit, attached is not None, count):
         return None
+    if attached is None and is_pair_of_letters(window, count - 1):
+        return None
     one, many = tables.UNITS["min"] if attached == "m" and window.before().lower() in tables.TIMED else names
     noun = window.joined(count) if unit == "°" else None
     turned = noun is not None and noun.text in tables.TURNED
@@ -426,6 +428,23 @@ def _means_unit(window: Window, unit: str, attached: bool, count: int) -> bool:
         ends = following is None or following.text.lower() in tables.FUNCTION_WORDS or bool(following.head)
         return (last is not None and bool(last.tail)) or ends
     return attached or unit not in {"N", "J", "pt", "bar", "'", '"'}
+
+
+def is_pair_of_letters(window: Window, place: int) -> bool:
+    """Whether capitals parted by a slash are letters: N/A, "an A/B test".
+
+    After a number, "in" or "per" they are a unit, "5 V/A"; but never N/A, nor with B.
+    """
+    core = window.at(place)
+    if core is None or not re.fullmatch("[A-Z](?:/[A-Z])+", core.text):
+        return False
+    if core.text == "N/A" or "B" in core.text:
+        return True
+    if place:
+        return False
+    noun = window.joined(1) if window.before() == "in" else None
+    named = noun is not None and noun.text not in tables.FUNCTION_WORDS
+    return named or not (window.before() in {"in", "per"} or window.before()[-1:].isdigit())
 
 
 def _per_amount(window: Window, unit: str, last: Core, count: int) -> tuple[str, Core, int] | None:

@@ -1,0 +1,31 @@
+"""Letters, marks and nouns that look like units, marks or plurals of others."""
+
+import re
+from string import ascii_uppercase
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echox.verbalization import spoken_language, verbalize
+
+ENGLISH = spoken_language("en")
+
+
+def heard(text: str) -> str:
+    return " ".join(re.sub(r"[^\w' ]", " ", verbalize(text, ENGLISH)).split())
+
+
+@pytest.mark.parametrize("first", ascii_uppercase)
+@pytest.mark.parametrize("around", ["{}", "The {} cable is new.", "an {} test", "({})", "**{}**, please"])
+def test_pairs_of_capitals_are_letters(first, around):
+    for second in ascii_uppercase:
+        assert f"{first} {second}" in heard(around.format(f"{first}/{second}"))
+
+
+@given(st.integers(2, 900), st.sampled_from(["V", "W", "J"]), st.sampled_from(["A", "K"]))
+def test_pairs_of_capitals_after_a_number_are_units(number, above, below):
+    many = {"V": "volts", "W": "watts", "J": "joules"}[above]
+    per = {"A": "amp", "K": "kelvin"}[below]
+    assert heard(f"{number} {above}/{below}").endswith(f"{many} per {per}")
+    assert heard(f"It is given in {above}/{below}.") == f"It is given in {many} per {per}"
