@@ -23,6 +23,17 @@ def test_pairs_of_capitals_are_letters(first, around):
         assert f"{first} {second}" in heard(around.format(f"{first}/{second}"))
 
 
+@given(
+    st.integers(1901, 2099),
+    st.sampled_from(["Copyright", "copyright", "COPYRIGHT"]),
+    st.sampled_from(["{0} © {1}", "{0} ©{1}", "© {0} {1}", "{0} (c) {1}", "{0} (C) {1}", "© {1}", "©{1}"]),
+)
+def test_the_mark_of_copyright_is_said_once(year, word, form):
+    said = heard(f"{form.format(word, year)} Ann Lee").lower()
+    assert said.split().count("copyright") == 1
+    assert said == f"copyright {heard(f'in {year}').removeprefix('in ').lower()} ann lee"
+
+
 @given(st.integers(2, 900), st.sampled_from(["V", "W", "J"]), st.sampled_from(["A", "K"]))
 def test_pairs_of_capitals_after_a_number_are_units(number, above, below):
     many = {"V": "volts", "W": "watts", "J": "joules"}[above]

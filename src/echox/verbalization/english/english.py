@@ -82,7 +82,10 @@ class English:
             window = Window(words, before, complete, _plain_form)
             if not window.first.raw:
                 return Reading(1, "")
-            if parts := formula_words(words[0], window.first.raw, before, window.later):
+            parts = formula_words(words[0], window.first.raw, before, window.later)
+            if re.match(r"©[\w'’]", window.first.raw):
+                parts = ["©", window.first.raw[1:]]
+            if parts:
                 return self._parts(parts, words, before, complete)
             reading = next((found for rule in RULES if (found := rule(window)) is not None), None)
         except NeedsMore:

@@ -118,6 +118,8 @@ def operators(window: Window) -> Reading | None:
     raw = window.first.raw
     if raw in {"-", "–", "—", "--", "−"}:
         return _dash(window)
+    if raw in {"©", "(c)", "(C)"} and _is_beside_copyright(window):
+        return Reading(1, "")
     if raw in {"x", "X", "×", "*"} and (reading := _times_or_by(window)):
         return reading
     following = window.at(1) if raw in "|>/·*" else None
@@ -136,6 +138,13 @@ def operators(window: Window) -> Reading | None:
         return None
     said = signs.SYMBOLS[raw]
     return Reading(1, said.removeprefix("is ") if _has_a_verb(window) or window.opens_line else said)
+
+
+def _is_beside_copyright(window: Window) -> bool:
+    """Whether the mark repeats the word beside it: "Copyright © 2024", "© Copyright 2024"."""
+    if window.before().lower() == "copyright" and not window.tail_before():
+        return True
+    return window.first.raw == "©" and text_of(window.at(1)).lower() == "copyright"
 
 
 def _dash(window: Window) -> Reading:
