@@ -40,3 +40,20 @@ def test_pairs_of_capitals_after_a_number_are_units(number, above, below):
     per = {"A": "amp", "K": "kelvin"}[below]
     assert heard(f"{number} {above}/{below}").endswith(f"{many} per {per}")
     assert heard(f"It is given in {above}/{below}.") == f"It is given in {many} per {per}"
+
+
+ONES = "census bus crisis virus thesis glass class congress campus business process bias gas atlas lens canvas analysis"
+MANY = "people buses copies cases glasses classes menus taxis lenses tickets viruses crises students gases"
+YEAR = st.integers(1901, 2099).filter(lambda year: year % 100 > 9)
+
+
+@given(YEAR, st.sampled_from(ONES.split()), st.sampled_from(["The {} {}", "a {} {} boycott", "Ann's {} {} was good."]))
+def test_a_year_before_one_thing_is_a_year(year, noun, form):
+    said = heard(f"in {year}").removeprefix("in ")
+    assert f" {said} {noun}" in heard(form.format(year, noun))
+
+
+@given(YEAR, st.sampled_from(MANY.split()), st.sampled_from(["", "bus ", "glass ", "virus "]))
+def test_a_number_of_things_is_no_year(number, things, kind):
+    said = heard(f"{number // 1000},{number % 1000:03}")
+    assert heard(f"We saw {number} {kind}{things} there.") == f"We saw {said} {kind}{things} there"

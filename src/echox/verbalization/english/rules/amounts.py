@@ -290,8 +290,37 @@ def year(window: Window) -> Reading | None:
     if window.before().lower() in tables.YEAR_AFTER or window.before() in tables.MONTH_NAMES or window.tail_before():
         return say(numbers.year(int(text)), first) if window.tail_before() != "#" else None
     following = window.joined(1) if int(text) >= 1100 else None
-    counts = following is not None and is_counted(following.text)
+    counts = following is not None and is_counted(following.text) and not _describes_one(window, following.text)
     return say(numbers.year(int(text)), first) if int(text) >= 1100 and not counts else None
+
+
+_ENDS_LIKE_ONE = re.compile("[a-z]{2,}(?:ss|us|is)|[a-z]{1,2}us")
+_ONE_THING = tables.as_set("""
+alias atlas bias canvas chaos christmas cosmos economics ethos gas gymnastics lens mathematics news physics pancreas
+politics
+""")
+_MANY_THINGS = tables.as_set("""
+across alibis bikinis emus gnus gurus haikus kiwis less menus minus plus rabbis safaris skis taxis thus tsunamis unless
+us versus yetis
+""")
+"""They end like a noun of one thing, and are many, or no noun."""
+
+
+def _is_one_thing(noun: str) -> bool:
+    """Whether a noun that ends in -s is no plural: census, bus, crisis, glass, gas."""
+    return noun not in _MANY_THINGS and (noun in _ONE_THING or _ENDS_LIKE_ONE.fullmatch(noun) is not None)
+
+
+def _describes_one(window: Window, noun: str) -> bool:
+    """Whether the number is the year of one thing: "the 2020 census", "a 1955 bus boycott"; not "2000 bus tickets"."""
+    if not (_is_one_thing(noun) or noun == "series"):
+        return False
+    before = window.before().lower().replace("’", "'")
+    determined = before in tables.DETERMINERS - {"no", "one"} or before.endswith(("'s", "s'"))
+    if determined and (before in {"a", "an"} or int(window.first.text) >= 1900):
+        return True
+    thing = window.joined(2)
+    return noun != "series" and (thing is None or _is_one_thing(thing.text) or not is_counted(thing.text))
 
 
 def _span_of_years(start: int, end: str, slash: bool) -> str | None:
