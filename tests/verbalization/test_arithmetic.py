@@ -1,6 +1,7 @@
 """Sums and algebra: one reading, however they are typed; what only looks like them stays what it is."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -112,6 +113,29 @@ def test_a_span_of_numbers_is_no_sum(low, more, around):
     assert "minus" not in said
     if "{} kg" in around:
         assert "minus" not in heard(f"{low} kg - {low + more} kg")
+
+
+NAMES = st.sampled_from(["profit", "revenue", "costs", "length", "width", "total_cost", "force", "mass", "rate"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(NAMES, min_size=3, max_size=4), st.lists(st.sampled_from("-*/"), min_size=2, max_size=2), st.booleans())
+def test_operators_between_names_are_said(names, operators, first):
+    operators = [
+        "*" if "/" in both and not {"length", "width", "mass", "rate", "force"} & set(pair) else both
+        for both, pair in zip(operators, pairwise(names[1:]), strict=False)
+    ]
+    tokens = [names[1], operators[0], names[2]] + ([operators[1], names[3]] if len(names) > 3 else [])
+    tokens = [names[0], "=", *tokens] if first or len(names) > 3 else [*tokens, "=", names[0]]
+    said = heard(f"Here {written(tokens, TYPED, ' ')}.")
+    assert said == heard(f"Here {written(tokens, PRINTED, ' ')}.")
+    for operator, words in SAID.items():
+        assert said.count(f" {words} ") == tokens.count(operator)
+
+
+@pytest.mark.parametrize("question", ["What is {}?", "What's {}?", "Calculate {}.", "So {} equals 18."])
+def test_a_sum_that_is_asked_for_is_one(question):
+    assert "twenty five minus seven" in heard(question.format("25-7"))
 
 
 PROSE = """

@@ -17,10 +17,10 @@ from echox.verbalization.reading.language import LOOKAHEAD_WORDS, WrittenWord
 Later = Callable[[int], WrittenWord | None]
 """The word that many words later, None at the end; raises NeedsMore."""
 
-_SIGNS = {"-": "−", "*": "∗", "/": "÷", "x": "×", "X": "×"}
+_SIGNS = {"-": "−", "–": "−", "*": "∗", "/": "÷", "x": "×", "X": "×"}
 _RELATIONS = "=≠≈≤≥<>≡∝"
-_BINARY = rf"{_RELATIONS}+\-−*/×÷·±∗∕"
-_LETTER = "A-Za-zα-ωΔ"
+_BINARY = rf"{_RELATIONS}+\-−–*/×÷·±∗∕"
+_LETTER = "A-Za-zα-ωΑ-Ω"
 _CHARACTERS = re.compile(rf"[{_LETTER}0-9.,%$€£²³⁰-⁹°½¼¾!^√∛()\[\]|{_BINARY}]+")
 _SCIENTIFIC = re.compile(r"\d[eE][-+]\d|->|=>|<-|--[A-Za-z]|[<>=!]{3}|(?<![\w)])/|/(?![\w(√-])|//")
 _LETTERS = re.compile(rf"[{_LETTER}]+")
@@ -29,11 +29,11 @@ _HEAD, _TAIL = "\"'“‘*_`", "\"'”’*_`"
 _MELODY = re.compile(r"[.,!?;:…]+$")
 _MARKS = re.compile(r"^[\"'“‘*_`]+|[\"'”’*_`.,!?;:…]+$")
 _SURE = re.compile(
-    r"[\w)\]²³%] ?[×÷±·∗∕√∛^] ?[\w(√−-]|[\w)\]²³%](?: \+ |\+)[\w(√−-]|[√∛^]|\S [-−*/] \S+ [-−*/] \S"
-    rf"|(?<![{_LETTER}])[a-cxyznrpqt][²³](?![{_LETTER}/])"
+    r"[\w)\]²³%] ?[×÷±·∗∕√∛^] ?[\w(√−-]|[\w)\]²³%](?: \+ |\+)[\w(√−-]|[√∛^]|(?<![\w/])[xyzn]/\d|\S [-−*/] \S+ [-−*/] \S"
+    rf"|(?<![{_LETTER}])[a-cxyznrpqt][²³](?![{_LETTER}/])|(?:sin|cos|tan|log|ln|exp|sqrt)\("
 )
 _EQUATION = re.compile(rf"[\w)\]²³%!°] ?(?:==|!=|<=|>=|[{_RELATIONS}]) ?[\w(√$−.-]")
-_CALLED = re.compile(r"(\w?)\(([^()]*[-+*/−][^()]*)\)([*/^(²³]?)")
+_CALLED = re.compile(r"([\w*/^]?)\(([^()]*[-+*/−][^()]*)\)([*/^(²³]?)")
 _COEFFICIENT = re.compile(
     rf"(?<![\w.-])(?:{NUMBER})?[xyznij] ?[-−] ?{NUMBER}(?![\w-])|\b[xyz]\d ?[-−] ?[xyz]\d\b"
     rf"|{NUMBER}([xyzn]) ?[-−] ?{NUMBER}(?!\1)[xyzn]\b"
@@ -44,11 +44,21 @@ _SPAN = re.compile(rf"(?<![\w.)^²³−-])({NUMBER})(?P<unit> ?[A-Za-z%]*[²³]?
 _CODE = re.compile(rf"{NUMBER}(/{NUMBER}){{2,}}|0\d*([-/]\d+)+|#.*|\d+(-\d+){{2,}}|")
 """Dates, versions and telephone numbers."""
 _LONGEST = 80
+_QUANTITIES = tables.QUANTITIES | tables.as_set("""
+amount cost count days density distance duration energy force hours mass minutes people price rate speed time total
+velocity voltage volume years
+""")
+"""Names of which one shows that a slash between names divides; it parts others: "answer = yes / maybe"."""
+_NAME = re.compile(r"[A-Za-z]{3,}(?:[_-][A-Za-z]+)*")
 
 
 def operator_sign(word: WrittenWord, before: Sequence[WrittenWord], later: Later) -> str | None:
     """The sign for which a - * / or x stands that is a word of its own; None if it is none, or a mark of prose."""
-    if word.text not in _SIGNS or word.starts_line or not before or not _is_term(before, len(before) - 1):
+    if word.text not in _SIGNS or word.starts_line or not before:
+        return None
+    if word.text not in "xX" and _is_among_names(word.text, before, later):
+        return _SIGNS[word.text]
+    if not _is_term(before, len(before) - 1):
         return None
     if _MELODY.search(before[-1].text.rstrip(_TAIL)) or (following := later(1)) is None:
         return None
@@ -66,6 +76,24 @@ def operator_sign(word: WrittenWord, before: Sequence[WrittenWord], later: Later
     if word.text == "/" and not (beside or _EQUATION.search(run) or _SURE.search(run)):
         return None
     return _SIGNS[word.text] if _is_formula(run, place) else None
+
+
+def _is_among_names(sign: str, before: Sequence[WrittenWord], later: Later) -> bool:
+    """Whether an operator is in a formula of words: "Profit = revenue - costs", "length * width = area"."""
+    if not _NAME.fullmatch(before[-1].text) or (following := later(1)) is None or following.starts_line:
+        return False
+    ends = _MELODY.search(following.text) is not None
+    if not _NAME.fullmatch(_MELODY.sub("", following.text)):
+        return False
+    back = 2
+    while back < len(before) and before[-back].text in _SIGNS and _NAME.fullmatch(before[-back - 1].text):
+        back += 2
+    after = None if ends else later(2)
+    last = after is None or after.starts_line or after.text in _SIGNS or after.text == "="
+    earlier = len(before) >= back and before[-back].text == "="
+    if sign == "/" and not _QUANTITIES & {before[-1].text.lower(), _MELODY.sub("", following.text).lower()}:
+        return False
+    return last and earlier != (after is not None and after.text == "=")
 
 
 def opens_in_dollars(word: WrittenWord, later: Later) -> bool:
@@ -90,7 +118,7 @@ def formula_words(word: WrittenWord, plain: str, before: Sequence[WrittenWord], 
         later: gives the words after it.
     """
     core = _MARKS.sub("", plain)
-    if re.search(r"[-+\−*/×÷·±^]|\d[xX]\d", core) is None or not _is_term([WrittenWord(core)], 0):
+    if re.search(r"[-+\−–*/×÷·±^]|\d[xX]\d", core) is None or not _is_term([WrittenWord(core)], 0):
         return None
     if not in_delimiters(word.text, before) and not _is_shown(core, WrittenWord(plain, word.space), before, later):
         return None
@@ -102,7 +130,7 @@ def formula_words(word: WrittenWord, plain: str, before: Sequence[WrittenWord], 
 
 def _is_shown(core: str, word: WrittenWord, before: Sequence[WrittenWord], later: Later) -> bool:
     """Whether the word itself or the words beside it show that it is a formula."""
-    own = core.rstrip(".,;:!?")
+    own = core.rstrip(".,;:!?").replace("–", "-")
     if len(own) > _LONGEST or _CODE.fullmatch(own.strip("()[]")):
         return False
     if re.fullmatch(r"\(?\d[\d.]*(?:\*\d[\d.]*)+\)?", own) and not word.text.startswith("*"):
@@ -115,6 +143,8 @@ def _is_shown(core: str, word: WrittenWord, before: Sequence[WrittenWord], later
     if named and (measured or unit[0].isdigit()):
         return False
     run, place = _run(WrittenWord(word.text, word.space), before, later)
+    if _is_asked(own, word, before):
+        return True
     bare = re.fullmatch(rf"({NUMBER})/({NUMBER})", unit)
     if bare is not None:
         return _EQUATION.search(run) is not None and _divides_well(bare[1], bare[2])
@@ -126,6 +156,16 @@ def _is_shown(core: str, word: WrittenWord, before: Sequence[WrittenWord], later
         low, high = (_value(end) for end in unit.split("-"))
         return abs(low - high - result) < 1e-9
     return _is_formula(run, place)
+
+
+def _is_asked(own: str, word: WrittenWord, before: Sequence[WrittenWord]) -> bool:
+    """Whether the text asks for the value: "What is 25-7?", "Calculate 12/4."."""
+    match = re.fullmatch(rf"({NUMBER})([-/])({NUMBER})", own)
+    if match is None or not before or _MELODY.search(word.text.rstrip(_TAIL)) is None:
+        return False
+    words = [one.text.lower().replace("’", "'") for one in before[-2:]]
+    asked = words[-1] in {"what's", "calculate", "compute", "evaluate"} or words == ["what", "is"]
+    return asked and _value(match[1]) > _value(match[3]) and own != "24/7"
 
 
 def _divides_well(top: str, bottom: str) -> bool:
@@ -144,7 +184,7 @@ def _is_exact_product(run: str, size: str) -> bool:
 def _after_is(before: Sequence[WrittenWord], word: WrittenWord, later: Later) -> float | None:
     """The number after "is": "25-7 is 18"."""
     verb = later(1)
-    if verb is None or verb.text not in {"is", "makes", "gives"} or verb.starts_line:
+    if verb is None or verb.text not in {"is", "makes", "gives", "equals"} or verb.starts_line:
         return None
     result = later(2)
     found = re.fullmatch(rf"([-−]?)({NUMBER})[.,;:!?]*", result.text.strip(_TAIL)) if result is not None else None
@@ -174,6 +214,7 @@ def _run(word: WrittenWord, before: Sequence[WrittenWord], later: Later) -> tupl
     if cut:
         words, place = [_EARLIER, *words], place + 1
     texts = [_MELODY.sub("", one.text.strip(_HEAD) or one.text) for one in words]
+    texts = [text.replace("–", "-") for text in texts]
     return " ".join(texts), len(" ".join(texts[:place])) + (place > 0)
 
 
@@ -236,6 +277,8 @@ def _is_called(found: re.Match[str]) -> bool:
     name, inside, after = found.groups()
     ends = re.fullmatch(r"(\w+)[-−](\w+)", inside)
     listed = ends is not None and ends[1].isdigit() == ends[2].isdigit() and ends[1] < ends[2]
+    if name in {"*", "/", "^"}:
+        return True
     if name and (not listed or name.islower() and not ends):
         return True
     return bool(after) and not (ends is not None and ends[1].isdigit() and ends[2].isdigit() and not after)
@@ -259,7 +302,7 @@ def _has_unknown(run: str, span: re.Match[str]) -> bool:
 
 def _parted(core: str) -> list[str]:
     """The words of a formula, with spaces around its operators; powers and proper fractions stay together."""
-    text = re.sub(r"(?<=\d)[xX](?=\d)", "×", core)
+    text = re.sub(r"(?<=\d)[xX](?=\d)", "×", core.replace("–", "-"))
     text = re.sub(r"(?<=[\w)])\*\*(?=[\w(−-])", "^", text)
     text = re.sub(rf"(?<![\w.)/^])({NUMBER})/({NUMBER})(?![\w.(/^²³])", _fraction, text)
     parted, end = "", 0
