@@ -18,10 +18,12 @@ Later = Callable[[int], WrittenWord | None]
 """The word that many words later, None at the end; raises NeedsMore."""
 
 _SIGNS = {"-": "−", "–": "−", "*": "∗", "/": "÷", "x": "×", "X": "×"}
+_CROSS_IN_LATEX = {"×": "∗"}
+"""In a formula of LaTeX a cross is no "by" of sizes."""
 _RELATIONS = "=≠≈≤≥<>≡∝"
 _BINARY = rf"{_RELATIONS}+\-−–*/×÷·±∗∕"
 _LETTER = "A-Za-zα-ωΑ-Ω"
-_CHARACTERS = re.compile(rf"[{_LETTER}0-9.,%$€£²³⁰-⁹°½¼¾!^√∛()\[\]|{_BINARY}]+")
+_CHARACTERS = re.compile(rf"[{_LETTER}0-9₀-₉_.,%$€£²³⁰-⁹°½¼¾!^√∛()\[\]|{_BINARY}]+")
 _SCIENTIFIC = re.compile(r"\d[eE][-+]\d|->|=>|<-|--[A-Za-z]|[<>=!]{3}|(?<![\w)])/|/(?![\w(√-])|//")
 _LETTERS = re.compile(rf"[{_LETTER}]+")
 _OPERATOR = re.compile(rf"[<>=!]=|[{_BINARY}]")
@@ -29,8 +31,9 @@ _HEAD, _TAIL = "\"'“‘*_`", "\"'”’*_`"
 _MELODY = re.compile(r"[.,!?;:…]+$")
 _MARKS = re.compile(r"^[\"'“‘*_`]+|[\"'”’*_`.,!?;:…]+$")
 _SURE = re.compile(
-    r"[\w)\]²³%] ?[×÷±·∗∕√∛^] ?[\w(√−-]|[\w)\]²³%](?: \+ |\+)[\w(√−-]|[√∛^]|(?<![\w/])[xyzn]/\d|\S [-−*/] \S+ [-−*/] \S"
-    rf"|(?<![{_LETTER}])[a-cxyznrpqt][²³](?![{_LETTER}/])|(?:sin|cos|tan|log|ln|exp|sqrt)\("
+    r"[\w)\]²³%] ?[×÷±·∗∕√∛^] ?[\w(√−-]|[\w)\]²³%](?: \+ |\+)[\w(√−-]|[√∛^]|\)\(|\S [-−*/] \S+ [-−*/] \S"
+    r"|(?<![\w/])[xyzn]/\d|(?<![\w/])\d/[xyzn](?!\w)|(?:sin|cos|tan|log|ln|exp|sqrt)[(²³^]"
+    rf"|(?<![{_LETTER}])[a-cxyznrpqt][²³](?![{_LETTER}/])"
 )
 _EQUATION = re.compile(rf"[\w)\]²³%!°] ?(?:==|!=|<=|>=|[{_RELATIONS}]) ?[\w(√$−.-]")
 _CALLED = re.compile(r"([\w*/^]?)\(([^()]*[-+*/−][^()]*)\)([*/^(²³]?)")
@@ -39,11 +42,15 @@ _COEFFICIENT = re.compile(
     rf"|{NUMBER}([xyzn]) ?[-−] ?{NUMBER}(?!\1)[xyzn]\b"
 )
 _ALGEBRA = re.compile(r"[+−√yz]| - |(?<! )x|x(?! )| [-*/÷∗] \S+ [-*/÷∗] ")
-_SPAN = re.compile(rf"(?<![\w.)^²³−-])({NUMBER})(?P<unit> ?[A-Za-z%]*[²³]?)( ?)[-−]\3({NUMBER})(?P=unit)(?![\w.(^²³-])")
+_SPAN = re.compile(
+    rf"(?<![\w.)^²³−/-])({NUMBER})(?P<unit> ?[A-Za-z%]*[²³]?)( ?)[-−]\3({NUMBER})(?P=unit)(?![\w.(^²³/-])"
+)
 
 _CODE = re.compile(rf"{NUMBER}(/{NUMBER}){{2,}}|0\d*([-/]\d+)+|#.*|\d+(-\d+){{2,}}|")
 """Dates, versions and telephone numbers."""
 _LONGEST = 80
+_FACTORS = re.compile(r"[\"'“‘*_`]*(?:[b-df-hj-np-tv-z]{2}|a[bcxyz])(?:[²³]|\^\d)?")
+"""Two letters that are no word: bx, cd, ab."""
 _QUANTITIES = tables.QUANTITIES | tables.as_set("""
 amount cost count days density distance duration energy force hours mass minutes people price rate speed time total
 velocity voltage volume years
@@ -54,6 +61,8 @@ _NAME = re.compile(r"[A-Za-z]{3,}(?:[_-][A-Za-z]+)*")
 
 def operator_sign(word: WrittenWord, before: Sequence[WrittenWord], later: Later) -> str | None:
     """The sign for which a - * / or x stands that is a word of its own; None if it is none, or a mark of prose."""
+    if word.text == "×" and in_delimiters(word.text, before):
+        return _CROSS_IN_LATEX["×"]
     if word.text not in _SIGNS or word.starts_line or not before:
         return None
     if word.text not in "xX" and _is_among_names(word.text, before, later):
@@ -62,7 +71,7 @@ def operator_sign(word: WrittenWord, before: Sequence[WrittenWord], later: Later
         return None
     if _MELODY.search(before[-1].text.rstrip(_TAIL)) or (following := later(1)) is None:
         return None
-    if following.starts_line or not _is_term([following], 0) or not _begins_term(following.text):
+    if following.starts_line or not _is_term([word, following], 1) or not _begins_term(following.text):
         return None
     noun = later(2) if following.text in {"a", "A", "I"} else None
     if noun is not None and not noun.starts_line and re.match("[A-Za-z]{2}", noun.text):
@@ -120,10 +129,11 @@ def formula_words(word: WrittenWord, plain: str, before: Sequence[WrittenWord], 
     core = _MARKS.sub("", plain)
     if re.search(r"[-+\−–*/×÷·±^]|\d[xX]\d", core) is None or not _is_term([WrittenWord(core)], 0):
         return None
-    if not in_delimiters(word.text, before) and not _is_shown(core, WrittenWord(plain, word.space), before, later):
+    enclosed = in_delimiters(word.text, before)
+    if not enclosed and not _is_shown(core, WrittenWord(plain, word.space), before, later):
         return None
     start = plain.index(core)
-    words = _parted(core)
+    words = [_CROSS_IN_LATEX.get(part, part) if enclosed else part for part in _parted(core)]
     words[0], words[-1] = plain[:start] + words[0], words[-1] + plain[start + len(core) :]
     return words if words != [plain] else None
 
@@ -236,7 +246,12 @@ def _is_term(words: Sequence[WrittenWord], place: int) -> bool:
         return True
     if re.search(r"[\w)]", text) is None:
         return False
-    if place and words[place - 1].text == "=" and re.fullmatch(r"[a-z]{2}([²³]|\^\d)?", text):
+    sign = words[place - 1].text if place else ""
+    if re.fullmatch(r"[a-z]{2}(?:[²³]|\^\d)", text) and text[:2] not in tables.UNITS:
+        return True
+    if (sign in signs.OPERATORS or sign in _SIGNS) and re.fullmatch(_FACTORS, text):
+        return text not in tables.UNITS and text not in tables.BARE_WORDS and text not in tables.WORDS
+    if sign == "=" and re.fullmatch(r"[a-z]{2}([²³]|\^\d)?", text):
         return text not in tables.FUNCTION_WORDS
     return all(_is_factor(text, found) for found in _LETTERS.finditer(text))
 
@@ -263,7 +278,8 @@ def _is_formula(run: str, place: int) -> bool:
     span = next(
         (found for found in _SPAN.finditer(run) if found.start() <= place < found.end() or found.start() == place), None
     )
-    if span is not None and _value(span[1]) <= _value(span[4]) and not _is_exact(run, span):
+    rising = span is not None and _value(span[1]) <= _value(span[4]) and not _is_exact(run, span)
+    if span is not None and rising and not (span["unit"].strip() in {*"xyzn"} and _EQUATION.search(run)):
         others = f"{run[: span.start()]}0{run[span.end() :]}"
         sure = _SURE.search(others) is not None and (_EQUATION.search(run) or _ALGEBRA.search(others))
         return bool(sure) or _has_unknown(run, span)

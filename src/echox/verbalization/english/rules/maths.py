@@ -223,7 +223,7 @@ def _times_or_by(window: Window) -> Reading | None:
     """A cross between two numbers: times in a product, by in a size ("8.5 x 11 in", "4m x 5.5m", "9 x 13-inch")."""
     before, size = window.before(), False
     if unit_names(before) is not None and is_number(window.before(2)):
-        size, before = True, window.before(2)
+        size, before = before in tables.LENGTHS, window.before(2)
     beside = _measured(text_of(window.at(1)))
     if own := _measured(before):
         size, before = size or own[1] in tables.LENGTHS, own[0]
