@@ -111,6 +111,8 @@ def test_a_span_of_numbers_is_no_sum(low, more, around):
     said = heard(around.format(f"{low}-{low + more}"))
     assert " to " in said
     assert "minus" not in said
+    if around in {"{} days", "{} kg"}:
+        assert heard(around.format(f"{low} - {low + more}")) == said
     if "{} kg" in around:
         assert "minus" not in heard(f"{low} kg - {low + more} kg")
 
@@ -155,6 +157,7 @@ def test_a_sum_that_is_asked_for_is_one(question):
         ("$5 - 3 = 2$", "five minus three equals two"),
         ("It costs $5 - 3 is free.", "It costs five dollars minus three is free"),
         ("**10-3** = 7", "ten minus three equals seven"),
+        ("5 - 7 kg = -2 kg", "five minus seven kilograms equals minus two kilograms"),
         ("7–4=3", "seven minus four equals three"),
     ],
 )

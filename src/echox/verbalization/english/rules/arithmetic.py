@@ -303,7 +303,7 @@ def _is_called(found: re.Match[str]) -> bool:
 def _is_exact(run: str, span: re.Match[str]) -> bool:
     """Whether the difference of two numbers stands on the other side of the equals sign."""
     unit = re.escape(span["unit"])
-    after = re.match(rf" ?= ?([-−]?)({NUMBER}){unit}", run[span.end() :])
+    after = re.match(rf"(?: ?[A-Za-z%]+[²³]?)? ?= ?([-−]?)({NUMBER}){unit}", run[span.end() :])
     earlier = re.search(rf"([-−]?)({NUMBER}){unit} ?= ?$", run[: span.start()])
     found = after or earlier
     if found is None:

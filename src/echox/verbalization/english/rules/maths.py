@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from echox.verbalization.english.rules.measures import NUMBER, VULGAR, unit_names
+from echox.verbalization.english.rules.measures import NUMBER, VULGAR, is_counted, unit_names
 from echox.verbalization.english.words import numbers, signs, tables
 from echox.verbalization.reading.language import LOOKAHEAD_WORDS, Reading, WrittenWord
 from echox.verbalization.reading.window import Core, Window, say
@@ -168,7 +168,17 @@ def _dash(window: Window) -> Reading:
         return _TO if same or dated or hours else Reading(1, ",")
     years = all(re.fullmatch(r"(1\d|20)\d\d", word) for word in (before, following.text))
     span = years or raw in {"–", "—"} or window.before(2).lower() in {"page", "pages", "chapters", "from"}
-    return _TO if span else Reading(1, "minus")
+    return _TO if span or _counts_a_rising_span(window) else Reading(1, "minus")
+
+
+def _counts_a_rising_span(window: Window) -> bool:
+    """Whether two rising numbers count what is named after them: "5 - 7 days", "10 - 12 kg"."""
+    ends = [window.before(), text_of(window.at(1))]
+    if not all(re.fullmatch(NUMBER, end) for end in ends) or window.before(2) in signs.OPERATORS:
+        return False
+    low, high = (float(end.replace(",", "")) for end in ends)
+    noun = window.joined(2) if low < high else None
+    return noun is not None and is_counted(noun.text)
 
 
 _TO = Reading(1, "to")
