@@ -101,7 +101,7 @@ def test_workers_are_forked_when_no_other_thread_computes(tmp_path):
     begun = threading.Event()
 
     def work():
-        size = 1000
+        size = 500
         begun.set()
         until_s = time.monotonic() + 0.2
         while time.monotonic() < until_s:
