@@ -297,12 +297,13 @@ class Corpus(ABC):
         write_utterances(output / "utterances.jsonl", utterances)
         if dialogues:
             write_dialogues(output / "dialogues.jsonl", dialogues)
+        else:
+            (output / "dialogues.jsonl").unlink(missing_ok=True)  # of what the corpus was before
         for name, rows in (("units.jsonl", units), ("damaged.jsonl", prepared.damaged)):
             if rows:
                 write_lines(output / name, rows)
-        written = {"dialogues.jsonl": dialogues, "units.jsonl": units, "damaged.jsonl": prepared.damaged}
-        for name in (name for name, rows in written.items() if not rows):
-            (output / name).unlink(missing_ok=True)  # of what the corpus was before
+            else:
+                (output / name).unlink(missing_ok=True)
         prepared.utterances, prepared.dialogues = len(utterances), len(dialogues)
         record = {
             "corpus": self.name,

@@ -91,12 +91,13 @@ def unpack(archives: Iterable[Path], folder: Path) -> Iterator[tuple[Path, Path,
     for archive in archives:
         target = folder / safe_name(archive.name).removesuffix(".gz").removesuffix(".tar")
         note = target / _DONE
-        of, _, problem = note.read_text(encoding="utf-8").partition("\n") if note.exists() else ("", "", "")
-        if of != stamp(archive):
+        now = stamp(archive)
+        before, _, problem = note.read_text(encoding="utf-8").partition("\n") if note.exists() else ("", "", "")
+        if before != now:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
-            of, problem = stamp(archive), _unpack(archive, target) or ""
-            note.write_text(f"{of}\n{problem}", encoding="utf-8")
+            problem = _unpack(archive, target) or ""
+            note.write_text(f"{now}\n{problem}", encoding="utf-8")
         yield archive, target, problem or None
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from echox.api.loading import HEADS, training_record
+from echox.api.loading import HEADS, TRAINING_RECORD_FILE, training_record
 from echox.files import JsonObject, write_tensors, write_text
 from echox.models.echox.sequence_head import SequenceHead
-from echox.training.records.record import RECORD_NAME
 
 
 def write_head(head: SequenceHead, folder: Path, record: JsonObject) -> None:
@@ -27,4 +26,4 @@ def write_head(head: SequenceHead, folder: Path, record: JsonObject) -> None:
     known = training_record(folder) or {}
     known[HEADS] = known.get(HEADS, {}) | {record["stage"]: record}
     write_tensors(folder / head.file, head.state_dict())
-    write_text(folder / RECORD_NAME, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / TRAINING_RECORD_FILE, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
