@@ -125,13 +125,14 @@ def test_a_conversation_interrupted_twice_goes_on_after_the_network_was_gone_for
             ".map((event) => event.transcript)"
         )
         assert len(said) == 4
-        assert "moo" in said[2]
+        assert "moo" in said[2]  # said clearly; the browser's gain control distorts the first question
         assert count(page, "error") == 0
         (session,) = server.service.sessions
         kept = [item.content[0].text for item in session.conversation.items if item.role == "assistant"]
-        whole = "Brazil is a country in South America."
-        assert all(text is not None and len(text) < 80 for text in kept[:2]), kept
-        assert kept[0].startswith(whole[: len(kept[0])]) or whole in kept[0]
+        assert len(kept) == 4
+        for text, spoken in zip(kept, said, strict=True):  # of the interrupted, what was heard; of the others, all
+            assert text and spoken.startswith(text.rstrip(" .")), (kept, said)
+        assert kept[2:] == said[2:]
         page.evaluate("window.peer.close()")
         page.wait_for_timeout(1000)  # fixed time: its farewell arrives
     assert not server.service.sessions
