@@ -39,20 +39,20 @@ from echox.data.corpora.everyday import everyday_requests
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import read_dialogues
-from echox.data.pauses import PausedSpeech, cut, cut_with_pause, speak, speak_with_pause
 from echox.errors import NoSpeech
 from echox.evaluation.sets.items import read_items
 from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import Judge, SessionOptions
-from echox.serving.realtime.live_transcript import STEP_S
+from echox.serving.realtime.listening.live_transcript import STEP_S
 from echox.serving.turn_detection.turns import Paused, SpeechStopped, TurnDetector, TurnEvent, TurnSettings
 from echox.serving.turn_detection.vad import FRAME_MS, FRAME_SAMPLES, SAMPLING_RATE, open_vad
 from echox.speech_detection import MARGIN_AFTER_S
 from echox.streaming import Judged
 from echox.streaming.events import Event
-from echox.streaming.messages import Audio, Message
+from echox.streaming.prompt.messages import Audio, Message
 from echox.training.stages.hearing.heard_texts import key, pause_places
+from echox.training.stages.hearing.pauses import PausedSpeech, cut, cut_with_pause, speak, speak_with_pause
 from echox.training.stages.hearing.turn_head import split_of
 
 VOICES = ("flite/slt", "flite/rms", "espeak-ng/en-us", "espeak-ng/en-us+Andrea", "piper/en_US-joe-medium")

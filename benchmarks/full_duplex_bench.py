@@ -40,9 +40,9 @@ from serving_load import start_server
 from echox.audio import load_audio
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
-from echox.data.pauses import speak_with_pause
 from echox.data.scoring import normalize_words
 from echox.serving.protocol.wire import AudioFormat
+from echox.training.stages.hearing.pauses import speak_with_pause
 from echox.training.stages.hearing.turn_head import pause_places
 
 RATE, CHUNK_S = 24000, 0.04

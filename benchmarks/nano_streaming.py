@@ -23,7 +23,7 @@ from echox import EchoX
 from echox.audio import load_audio
 from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import choose_questions, spread
-from echox.evaluation.studies.policy_comparison import policy_questions
+from echox.evaluation.studies.speech_policies.policy_comparison import policy_questions
 from echox.process_memory import peak_resident_bytes
 from echox.streaming import AudioChunk
 

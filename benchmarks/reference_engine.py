@@ -27,11 +27,11 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, LogitsProcessor, StoppingCriteria
 
 from echox import EchoX
-from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
-from echox.streaming.policies import REFERENCE_TRIGGER
-from echox.streaming.trigger import Segment
+from echox.models.text.tokenization_text import word_index
+from echox.streaming.reply_text.policies import REFERENCE_TRIGGER
+from echox.streaming.reply_text.trigger import Segment
 
 WINDOW_S = 30
 PARTS = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")

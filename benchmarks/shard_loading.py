@@ -32,10 +32,10 @@ from transformers import WhisperConfig
 from echox.api.loading import bundled_questions, find_model
 from echox.audio import load_audio, save_audio
 from echox.config import TrainingConfig
-from echox.data.features import AugmentationConfig
+from echox.data.features.corpus_features import AugmentationConfig
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.manifest import Dialogue, Turn
 from echox.data.shards.dialogues import index_dialogues
-from echox.data.tower_features import TowerFeatures
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.preparation.dialogue_shards import FOLDER, write_dialogue_shards
 from echox.preparation.execute import Workers

@@ -30,8 +30,8 @@ from echox.config import load_recipe, to_dict
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import write_dialogues
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
+from echox.models.text.text_embeddings import text_embedding_table
 from echox.training.batches.stream import seed_everything
 from echox.training.loop import train
 from echox.training.networks.lora import LoRASettings, add_lora, merged_state_dict, save_lora

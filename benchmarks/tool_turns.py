@@ -46,7 +46,7 @@ from echox.data.corpora.tools.others import other_requests, other_tools
 from echox.data.corpora.tools.requests import ToolRequest, tool_requests
 from echox.data.engines.engine import Voice
 from echox.data.synthesis import create_synthesizer
-from echox.data.tool_templates import taught_template
+from echox.data.templates.tool_templates import taught_template
 from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server

@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from echox.data.manifest import UnitUtterance
 from echox.data.scoring import edit_counts
-from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.text.text_embeddings import text_embedding_table
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.training.stages.speaking.t2c import T2CModel, read_batch, spoken_batch, spoken_text
 
 HELD_OUT, ROW = 500, 6

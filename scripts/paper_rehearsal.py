@@ -42,8 +42,8 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
-from echox.models.echox.tokenization_text import train_text_tokenizer
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.text.tokenization_text import train_text_tokenizer
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.training.records.record import RECORD_NAME, log_entries

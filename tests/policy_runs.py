@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from echox.streaming.policies import Policy, Release
-from echox.streaming.trigger import Trigger
+from echox.streaming.reply_text.policies import Policy, Release
+from echox.streaming.reply_text.trigger import Trigger
 
 NANO = Trigger(4, 30, 2, 0.45)
 TOKENS = st.tuples(

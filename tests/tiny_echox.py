@@ -10,9 +10,9 @@ from echox.api import EchoX
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, whisper_config
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tokenization_text import train_text_tokenizer
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.text.tokenization_text import train_text_tokenizer
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.streaming import GenerationSettings
 

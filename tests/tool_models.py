@@ -8,8 +8,8 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from echox.api import EchoX
-from echox.data.chat_templates import FAMILIES
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.data.templates.chat_templates import FAMILIES
+from echox.models.text.tokenization_text import train_text_tokenizer
 from echox.tool_calls.tools import Tool, ToolUse
 from tiny_echox import TEXTS, tiny_echox
 

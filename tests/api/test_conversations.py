@@ -5,7 +5,7 @@ import pytest
 from echox.api import EchoX
 from echox.models.decoding.sampling import nucleus
 from echox.streaming import AudioChunk, ContextDropped, Finished, GenerationSettings, Heard, rows
-from echox.streaming.messages import Audio, Message
+from echox.streaming.prompt.messages import Audio, Message
 from tiny_echox import WINDOW_S, of, tiny_echox, tone
 from tiny_recogniser import tiny_hearer
 from tolerance import assert_equal_up_to_rounding

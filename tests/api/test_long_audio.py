@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from echox.models.echox.modeling_speech_encoder import AlignmentAdapter
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 from echox.streaming.scheduler import Scheduler
 from serving_help import nano, question
 

@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 
 from echox.api import EchoX
 from echox.config import load_recipe
-from echox.data.tool_templates import taught_template
+from echox.data.templates.tool_templates import taught_template
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.turn_head import TurnHead
+from echox.models.turns.turn_head import TurnHead
 from echox.tool_calls.tools import Tool, ToolUse
 from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.training.stages.dialogue.continued import load_s2t

@@ -10,7 +10,7 @@ from echox import EchoX
 from echox.api.loading import bundled_questions
 from echox.audio import encode_audio, load_audio
 from echox.errors import NoSpeech
-from echox.streaming.samples import mono_samples
+from echox.streaming.prompt.samples import mono_samples
 
 
 @pytest.fixture(scope="module")

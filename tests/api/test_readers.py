@@ -14,7 +14,7 @@ from transformers import WhisperFeatureExtractor
 
 import echox
 from echox.files import write_tensors
-from echox.models.echox.turn_head import TurnHead
+from echox.models.turns.turn_head import TurnHead
 from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.units.extract import UnitExtractor
 from tiny_echox import tiny_echox

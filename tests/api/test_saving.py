@@ -14,10 +14,10 @@ from echox.api.about import About
 from echox.api.folder_files import OPTIONAL_FILES, OPTIONAL_FOLDERS
 from echox.models.decoding.lean_adapter import LeanAdapter
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
-from echox.models.echox.talk_head import TalkHead
-from echox.models.echox.turn_head import TurnHead
 from echox.models.quantization.group_int4 import to_group_int4
 from echox.models.quantization.low_bits import INT4
+from echox.models.turns.talk_head import TalkHead
+from echox.models.turns.turn_head import TurnHead
 from tiny_echox import tiny_echox
 from tiny_recogniser import tiny_hearer
 

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from echox import EchoX
-from echox.data.chat_templates import FAMILIES, own_templates
+from echox.data.templates.chat_templates import FAMILIES, own_templates
 from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE
-from echox.models.echox.tokenization_text import CHAT_TEMPLATE
+from echox.models.text.tokenization_text import CHAT_TEMPLATE
 from echox.templates import TemplateWorker, template_variables
 
 HOSTILE = {

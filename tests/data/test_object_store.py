@@ -24,8 +24,8 @@ from test_dialogue_shards import corpus, written
 from transformers import WhisperConfig
 
 from echox.config import TrainingConfig
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.shards.files import names_in, read_bytes
-from echox.data.tower_features import TowerFeatures
 from echox.training.batches.stream import BatchStream
 from echox.training.checkpoints.checkpoint import TrainingProgress
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source

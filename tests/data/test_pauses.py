@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from echox.data.engines.engine import Voice
-from echox.data.pauses import (
+from echox.serving.turn_detection.vad import EnergyVad, open_vad
+from echox.training.stages.hearing.pauses import (
     alone,
     cough,
     cut,
@@ -18,7 +19,6 @@ from echox.data.pauses import (
     hum,
     speak_with_pause,
 )
-from echox.serving.turn_detection.vad import EnergyVad, open_vad
 
 needs_flite = pytest.mark.skipif(not shutil.which("flite"), reason="needs flite")
 SLT = Voice("flite", "slt")

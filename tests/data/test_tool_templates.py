@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from echox.data import tool_templates
-from echox.data.chat_templates import FAMILIES
 from echox.data.corpora.tools.requests import taught_tools, tool_requests
 from echox.data.splits import SPLITS
-from echox.data.tool_templates import calls_text, output_text, taught_template, tools_text
-from echox.models.echox.tokenization_text import CHAT_TEMPLATE, train_text_tokenizer
-from echox.streaming.chat_template import ChatTemplate
+from echox.data.templates import tool_templates
+from echox.data.templates.chat_templates import FAMILIES
+from echox.data.templates.tool_templates import calls_text, output_text, taught_template, tools_text
+from echox.models.text.tokenization_text import CHAT_TEMPLATE, train_text_tokenizer
+from echox.streaming.prompt.chat_template import ChatTemplate
 from echox.tool_calls.call_format import find_format
 from echox.tool_calls.tools import Tool, ToolCall
 from tiny_echox import TEXTS

@@ -18,8 +18,8 @@ from echox.evaluation.studies.ablation_plan import Plan
 from echox.evaluation.studies.ablation_report import figure, renew_tables, tables, write_report
 from echox.evaluation.studies.ablation_tests import READ, T2T, WER, compared, question_interval, table_of_tests
 from echox.evaluation.studies.ablations import AblationRunner, main
-from echox.evaluation.studies.echo_scores import last_words, speak_after, speak_segments
-from echox.evaluation.studies.questions import QuestionSet
+from echox.evaluation.studies.batched_scores.echo_scores import last_words, speak_after, speak_segments
+from echox.evaluation.studies.batched_scores.questions import QuestionSet
 from echox.models.echox.modeling_echox import DenoisingAdapter, EmbeddingGate
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.training.loop import run_recipe

@@ -4,9 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echox.evaluation.studies.candidate_policies import CANDIDATE_POLICIES, EarlyFirst, Punctuation, candidate_policy
-from echox.evaluation.studies.policy_comparison import CANDIDATES
-from echox.streaming.policies import POLICIES, Release, make_policy
+from echox.evaluation.studies.speech_policies.candidate_policies import (
+    CANDIDATE_POLICIES,
+    EarlyFirst,
+    Punctuation,
+    candidate_policy,
+)
+from echox.evaluation.studies.speech_policies.policy_comparison import CANDIDATES
+from echox.streaming.reply_text.policies import POLICIES, Release, make_policy
 from policy_runs import NANO, TOKENS, check_rules, cuts, longest_segment, run
 
 EXAMPLES = [

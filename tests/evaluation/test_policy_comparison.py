@@ -5,7 +5,7 @@ import json
 import pytest
 
 from echox.api import EchoX
-from echox.evaluation.studies.policy_comparison import (
+from echox.evaluation.studies.speech_policies.policy_comparison import (
     CANDIDATES,
     OFFLINE,
     compare_policies,
@@ -13,7 +13,7 @@ from echox.evaluation.studies.policy_comparison import (
     recommend,
     summary,
 )
-from echox.evaluation.studies.policy_figure import draw_curve, policy_table
+from echox.evaluation.studies.speech_policies.policy_figure import draw_curve, policy_table
 
 
 class FixedJudge:

@@ -23,13 +23,13 @@ from transformers import (
 from echox import EchoX
 from echox.audio import save_audio
 from echox.config import TrainingConfig, to_dict
-from echox.data.chat_templates import hearing_template
 from echox.data.manifest import Dialogue, Turn, write_dialogues, write_unit_utterances
+from echox.data.templates.chat_templates import hearing_template
 from echox.models.decoding.row_cache import DecoderRows
-from echox.models.echox.tokenization_text import AUDIO
+from echox.models.text.tokenization_text import AUDIO
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
-from echox.streaming.trigger import Trigger
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.loop import run_recipe, train
 from echox.training.networks.lora import LoRASettings
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe

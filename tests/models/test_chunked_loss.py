@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from echox.models.echox.chunked_loss import ctc_losses, token_losses
+from echox.models.text.chunked_loss import ctc_losses, token_losses
 from tolerance import assert_equal_up_to_rounding
 
 

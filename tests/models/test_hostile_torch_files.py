@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from echox.models.conversion.checkpoint import open_weights
-from echox.models.conversion.torch_file import check_torch_file
+from echox.models.conversion.file_formats.torch_file import check_torch_file
 
 
 def repacked(path, compression=zipfile.ZIP_STORED, pickle=None):

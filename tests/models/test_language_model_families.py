@@ -17,7 +17,7 @@ from transformers import (
 from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_shrinking import CTCBridge
-from echox.models.echox.text_embeddings import embedding_scale, text_embedding_table
+from echox.models.text.text_embeddings import embedding_scale, text_embedding_table
 
 SIZES = {
     "vocab_size": 50,

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from echox.models.decoding.lean_llama import LeanSteps
-from echox.models.echox.tokenization_text import train_text_tokenizer, word_index
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_letters import letters_of, letters_of_words, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import IGNORED, UnitDecoder, UnitSequence
 from echox.models.t2c.unit_stream import Sampling, open_stream
-from echox.streaming.decoding import token_texts
-from echox.streaming.trigger import Trigger
+from echox.models.text.tokenization_text import train_text_tokenizer, word_index
+from echox.streaming.reply_text.token_text import token_texts
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.stages.speaking.echo_targets import cut_replies
 from echox.training.stages.speaking.echo_teacher import OnlineTargets
 from tiny_decoder import tiny_decoder

@@ -19,8 +19,8 @@ from echox.models.conversion.checkpoint import open_checkpoint, open_weights
 from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE, load_official
 from echox.models.conversion.materialise import materialise
 from echox.models.conversion.official import LLAMA_FIELDS, is_official, open_official
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
-from echox.models.t2c.tokenization_unit_pieces import UnitPieces, unit_language_of
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
+from echox.models.unit_language.tokenization_unit_pieces import UnitPieces, unit_language_of
 from official_files import (
     golden_json,
     golden_tensors,

@@ -8,8 +8,8 @@ from transformers import WhisperFeatureExtractor
 from echox.api.model import trigger_of
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.t2c.tokenization_unit_pieces import UnitPieces, parse_unit_text
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_unit_pieces import UnitPieces, parse_unit_text
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 from official_files import (
     GOLDEN,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from echox.models.t2c.tokenization_unit_pieces import parse_unit_text
+from echox.models.unit_language.tokenization_unit_pieces import parse_unit_text
 from official_files import (
     close,
     golden_json,

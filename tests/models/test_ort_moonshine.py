@@ -12,9 +12,9 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer
 
 from echox.audio import load_audio
 from echox.data.scoring import word_errors
+from echox.models.conversion.file_formats.ort_file import read_ort
 from echox.models.conversion.moonshine import moonshine_tokenizer
 from echox.models.conversion.moonshine_files import find_ort_moonshine, read_tokens
-from echox.models.conversion.ort_file import read_ort
 from echox.models.towers.auto import AutoAudioTower, AutoRecogniser
 from echox.models.towers.base import finish
 from echox.training.loop import run_recipe

@@ -15,7 +15,7 @@ from echox.api.adapters import load_adapter
 from echox.api.loading import best_embedded, find_model
 from echox.api.parts import ADDED_ROWS, PARTS_FILE, Part, read_parts
 from echox.files import file_sha256
-from echox.models.conversion.gguf_file import llama_state, open_gguf
+from echox.models.conversion.file_formats.gguf_file import llama_state, open_gguf
 from echox.models.quantization.group_int4 import from_group_int4, to_group_int4
 from echox.models.quantization.int4_linear import Int4Linear, int4_kernel
 from echox.models.quantization.low_bits import INT4

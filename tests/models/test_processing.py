@@ -10,10 +10,10 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from echox.audio import save_audio
-from echox.data.features import FeatureStore, feature_store, log_mel, pad_features
+from echox.data.features.corpus_features import FeatureStore, feature_store, log_mel, pad_features
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tokenization_text import train_text_tokenizer
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.text.tokenization_text import train_text_tokenizer
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from tolerance import assert_equal_up_to_rounding
 
 RATE = 16000

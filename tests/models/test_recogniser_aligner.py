@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from echox.api import EchoX
 from echox.models.conversion.moonshine import moonshine_tokenizer
 from echox.models.echox.configuration_echox import S2TConfig
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.tokenization_text import decode_text, render_chat
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.tokenization_text import decode_text, render_chat
 from echox.models.towers.base import finish
-from echox.streaming import drafts
-from echox.streaming.messages import Audio
+from echox.streaming.prompt import drafts
+from echox.streaming.prompt.messages import Audio
 from tiny_echox import TEXTS, tone
 from tiny_recogniser import tiny_hearer, tiny_tokens
 from tolerance import assert_equal_up_to_rounding

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from echox.models.echox.tokenization_text import AUDIO, SPECIAL_TOKENS, train_text_tokenizer, word_index
-from echox.models.echox.word_breaks import split_words
+from echox.models.text.tokenization_text import AUDIO, SPECIAL_TOKENS, train_text_tokenizer, word_index
+from echox.models.text.word_breaks import split_words
 
 TEXTS = [
     "What is the capital of France?",

@@ -7,11 +7,11 @@ import torch
 
 from echox.api import EchoX
 from echox.models.decoding.lean_llama import LeanSteps
-from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.modeling_t2c import build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
 from echox.models.t2c.unit_stream import Sampling, UnitStream, UnitStreamOutput, open_stream
 from echox.models.t2c.unit_word_checks import CHARACTERS_PER_UNIT_WORD, MAX_REPEATS, repeating
+from echox.models.text.tokenization_text import word_index
 from tiny_decoder import tiny_decoder
 
 FORMS = ("word_synchronous", "prefix")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from echox.data.acoustics import AnalysisConfig, acoustic_targets, log_spectral_distance_db, pitch
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig, ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
@@ -14,6 +13,7 @@ from echox.models.vocoder.modeling_istft_vocoder import ISTFTVocoder
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.models.vocoder.modeling_unit_vocoder import frame_positions
 from echox.models.vocoder.source_filter import SpectralGeometry, breath, position_noise, pulse_train, synthesise
+from echox.training.stages.voice.acoustics import AnalysisConfig, acoustic_targets, log_spectral_distance_db, pitch
 from reference_hifigan import GOLDEN, reference_cases, reference_hifigan
 from tolerance import assert_equal_up_to_rounding
 

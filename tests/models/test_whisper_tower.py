@@ -15,9 +15,9 @@ from transformers import (
     WhisperModel,
 )
 
-from echox.data.features import AugmentationConfig
+from echox.data.features.corpus_features import AugmentationConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.models.text.tokenization_text import train_text_tokenizer
 from echox.models.towers.whisper import WhisperTower
 from echox.training.stages.hearing.encoder import EncoderData, EncoderModel, EncoderRecipe
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe

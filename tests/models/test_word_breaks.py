@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from echox.evaluation.studies.candidate_policies import CANDIDATE_POLICIES, candidate_policy
-from echox.models.echox.tokenization_text import WordCounter, word_index
-from echox.models.echox.word_breaks import WordFinder, split_words, white_space_words, word_spans
-from echox.streaming.trigger import Trigger
+from echox.evaluation.studies.speech_policies.candidate_policies import CANDIDATE_POLICIES, candidate_policy
+from echox.models.text.tokenization_text import WordCounter, word_index
+from echox.models.text.word_breaks import WordFinder, split_words, white_space_words, word_spans
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.stages.speaking.echo_targets import cut_replies
 
 CHINESE = "法国的首都是巴黎，它位于塞纳河畔，是欧洲最大的城市之一。"

@@ -11,7 +11,7 @@ from echox.audio import load_audio
 from echox.config import load_recipe
 from echox.data.corpora.everyday import everyday_requests, invented_topics, with_follow_ups
 from echox.data.manifest import Dialogue, Turn, audio_path, read_dialogues, read_utterances, write_dialogues
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.models.text.tokenization_text import train_text_tokenizer
 from echox.preparation.conversations import replies as replies_stage
 from echox.preparation.conversations.questions import (
     InventedQuestionsRecipe,

@@ -15,7 +15,7 @@ from echox.data.corpora.tools.others import other_requests, other_tools
 from echox.data.corpora.tools.requests import tool_requests
 from echox.data.manifest import read_dialogues
 from echox.data.splits import SPLITS
-from echox.data.tool_templates import has_call
+from echox.data.templates.tool_templates import has_call
 from echox.files import packaged_yaml
 from echox.preparation.conversations import heard_requests as hearing
 from echox.preparation.conversations.heard_requests import HearingConfig, heard_requests, still_told

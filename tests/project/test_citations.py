@@ -63,5 +63,5 @@ def test_code_that_is_named_exists(path):
 
 
 def test_code_that_was_moved_or_renamed_is_found():
-    named = "`streaming/trigger.py::Trigger`, `streaming/trigger.py::Cut`, `trigger.py`, `make x.py`, `runs/nano.sh`"
-    assert missing_code(named) == ["streaming/trigger.py::Cut", "trigger.py"]
+    named = "`streaming/session.py::Session`, `streaming/session.py::Cut`, `session.py`, `make x.py`, `runs/nano.sh`"
+    assert missing_code(named) == ["streaming/session.py::Cut", "session.py"]

@@ -20,7 +20,7 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.models.text.tokenization_text import train_text_tokenizer
 from paths import ROOT
 from tiny_echox import TEXTS
 

@@ -18,24 +18,27 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
 FLOORS = (
-    "audio_decoding device errors files models models/decoding models/quantization process_memory process_threads "
-    "serving/turn_detection speech_detection template_worker timeouts tool_calls "
-    "verbalization/english/words verbalization/reading",
-    "audio config models/t2c models/towers models/vocoder templates verbalization/english/rules",
-    "data/engines models/echox verbalization/english",
-    "models/conversion training/control training/networks verbalization",
-    "data training/checkpoints",
-    "data/corpora data/corpora/nano data/corpora/talk data/corpora/tools data/shards evaluation/scoring streaming "
-    "training/batches training/records units",
-    "api data/corpora/public/spoken data/corpora/public/texts evaluation/sets preparation serving/protocol training",
-    "data/corpora/public evaluation/subjects preparation/conversations serving/access training/stages/dialogue "
-    "training/stages/recordings training/stages/voice",
-    "evaluation/interop/plugins evaluation/judges evaluation/latency serving/service training/stages "
-    "training/stages/hearing training/stages/speaking",
-    "evaluation/studies evaluation/interop/plugins/isolated serving/realtime training/memory",
-    "evaluation evaluation/interop/plugins/ultraeval serving/rest",
-    "evaluation/evidence evaluation/interop serving/webrtc",
-    "serving",
+    "audio_decoding device errors evaluation/interop/plugins files models models/decoding models/quantization "
+    "models/text models/unit_language process_memory process_threads serving/turn_detection speech_detection "
+    "template_worker timeouts tool_calls verbalization/english/words verbalization/reading",
+    "audio config models/conversion/file_formats models/t2c models/towers models/turns models/vocoder templates "
+    "verbalization/english/rules",
+    "data/engines data/features models/echox training/control verbalization/english",
+    "models/conversion training/networks verbalization",
+    "data data/templates streaming/reply_text training/checkpoints",
+    "data/corpora data/corpora/nano data/corpora/talk data/corpora/tools data/shards evaluation/scoring "
+    "streaming/prompt training/batches training/records units",
+    "data/corpora/public/spoken data/corpora/public/texts evaluation/sets preparation streaming training",
+    "api data/corpora/public serving/protocol training/stages/recordings",
+    "evaluation/subjects preparation/conversations serving/access training/stages/dialogue training/stages/voice",
+    "evaluation/judges evaluation/latency serving/service training/stages training/stages/hearing "
+    "training/stages/speaking",
+    "evaluation/interop/plugins/isolated evaluation/studies/batched_scores evaluation/studies/speech_policies "
+    "serving/realtime/listening serving/rest training/memory",
+    "evaluation/interop/plugins/ultraeval evaluation/studies serving/realtime",
+    "evaluation serving/webrtc",
+    "cli/common evaluation/evidence evaluation/interop serving",
+    "cli/evaluation",
     "cli",
     "__main__",
 )

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from echox.data.engines.engine import Voice
-from echox.data.pauses import alone, cut, detected_interjection, hum, speak
 from echox.serving.realtime.response import Response
 from echox.serving.realtime.speech_events import SpeechEvents
 from echox.serving.turn_detection.interjections import (
@@ -21,6 +20,7 @@ from echox.serving.turn_detection.interjections import (
 )
 from echox.serving.turn_detection.turns import NOTICED_MS
 from echox.serving.turn_detection.vad import open_vad
+from echox.training.stages.hearing.pauses import alone, cut, detected_interjection, hum, speak
 from moments import noise
 from serving_help import connected, nano, question, run, running, user_text
 from tool_models import WEATHER, tool_model

@@ -11,7 +11,7 @@ from echox.evaluation.subjects.endpoint import Endpoint
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.wire import AudioFormat
-from echox.serving.realtime.input_audio import InputAudioBuffer
+from echox.serving.realtime.listening.input_audio import InputAudioBuffer
 from echox.serving.rest.chat_request import _read_assistant_fields
 from echox.serving.rest.common import RequestError
 from echox.serving.rest.forms import _check_padding

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from echox.audio import encode_audio
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 from raw_clients import HEAD, measured_lag
 from serving_help import connected, nano, question, running, user_text
 from waiting import wait_until, wait_until_async

@@ -9,11 +9,11 @@ import pytest
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio
 from echox.errors import NoSpeech
-from echox.serving.realtime.live_transcript import MAX_WINDOW_S, STEP_S
-from echox.serving.realtime.stable_words import StableWords, rest_of
+from echox.serving.realtime.listening.live_transcript import MAX_WINDOW_S, STEP_S
+from echox.serving.realtime.listening.stable_words import StableWords, rest_of
 from echox.serving.service.spare_time import SpareTime
 from echox.streaming.events import Finished, Heard, HeardWord
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 from serving_help import connected, nano, question, run, running
 from waiting import wait_until_async
 

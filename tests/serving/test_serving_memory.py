@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from echox.serving.service.replies import ReplyFeed
-from echox.streaming.messages import Message
+from echox.streaming.prompt.messages import Message
 from serving_help import nano, running
 
 SCRIPT = """

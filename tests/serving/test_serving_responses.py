@@ -14,7 +14,7 @@ from echox.serving.protocol.conversation import Content, ConversationItem
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.service.stored_responses import StoredResponses
-from echox.streaming.messages import Audio, Message
+from echox.streaming.prompt.messages import Audio, Message
 from serving_help import nano, question, running
 
 openai = pytest.importorskip("openai")

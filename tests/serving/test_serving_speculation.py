@@ -12,7 +12,7 @@ import pytest
 from echox.audio import load_audio
 from echox.serving.turn_detection.turns import SpeechStarted, SpeechStopped, TurnDetector, TurnSettings
 from echox.serving.turn_detection.vad import FRAME_MS, FRAME_SAMPLES, SAMPLING_RATE, open_vad
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 from serving_help import Limits, connected, nano, question, run, running, user_text
 from waiting import wait_until_async
 

@@ -172,7 +172,7 @@ def test_items_created_during_a_reply_follow_it(server):
 
 
 def test_a_silent_microphone_is_a_failed_response_and_no_error(server, monkeypatch):
-    monkeypatch.setattr("echox.streaming.messages.find_speech", lambda samples, rate: None)  # the detector erred
+    monkeypatch.setattr("echox.streaming.prompt.messages.find_speech", lambda samples, rate: None)  # the detector erred
 
     async def talk():
         async with connected(server) as client:

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-import echox.streaming.messages
+import echox.streaming.prompt.messages
 from echox.serving.realtime.reply_input import ReplyInput
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, TextDelta
@@ -40,9 +40,9 @@ def noises(request, monkeypatch):
 
         monkeypatch.setattr(Engine, "encode", deaf)
     else:
-        find = echox.streaming.messages.find_speech
+        find = echox.streaming.prompt.messages.find_speech
         monkeypatch.setattr(
-            "echox.streaming.messages.find_speech",
+            "echox.streaming.prompt.messages.find_speech",
             lambda samples, rate: find(samples, rate) if len(samples) > MOST_S * rate else None,
         )
 

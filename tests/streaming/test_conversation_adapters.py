@@ -10,7 +10,7 @@ from echox import EchoX
 from echox.api.loading import best_embedded
 from echox.data.corpora.tools.requests import taught_tools
 from echox.models.decoding.lean_adapter import LeanAdapter
-from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS
+from echox.models.turns.conversation_adapters import ADAPTER_FOLDERS
 from echox.serving.protocol.limits import Limits
 from echox.serving.service.service import Service
 from echox.tool_calls.tools import Tool, ToolUse

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
+from echox.streaming.reply_text.settings import GenerationSettings
+from echox.streaming.reply_text.token_text import IncrementalDetokenizer
 
 
 class ByteTokenizer:

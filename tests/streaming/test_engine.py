@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from echox.api import EchoX
-from echox.models.echox.tokenization_text import word_index
-from echox.models.t2c.tokenization_unit_language import UnitReader
+from echox.models.text.tokenization_text import word_index
+from echox.models.unit_language.tokenization_unit_language import UnitReader
 from echox.streaming import AudioChunk, Finished, Heard, SpeechFailed, TextDelta
-from echox.streaming.policies import POLICIES
+from echox.streaming.reply_text.policies import POLICIES
 from echox.streaming.speech import ReplySpeech
 from tiny_echox import of, tiny_echox, tone
 from tiny_recogniser import tiny_hearer

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 
 from echox.api import EchoX
 from echox.files import write_tensors
-from echox.models.echox.turn_head import TurnHead, turn_inputs
+from echox.models.turns.turn_head import TurnHead, turn_inputs
 from echox.streaming import Finished, Heard, Judged, Scheduler, Session
-from echox.streaming.messages import Audio, Message
+from echox.streaming.prompt.messages import Audio, Message
 from tiny_echox import tiny_echox, tone
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from echox.api import EchoX
 from echox.streaming import AudioChunk
-from echox.streaming.messages import Message, UnreadableMessage
+from echox.streaming.prompt.messages import Message, UnreadableMessage
 from tiny_echox import tiny_echox
 
 

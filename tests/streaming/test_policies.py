@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echox.streaming.policies import POLICIES, REFERENCE_TRIGGER, Release, ends_sentence, make_policy
-from echox.streaming.trigger import Segment
+from echox.streaming.reply_text.policies import POLICIES, REFERENCE_TRIGGER, Release, ends_sentence, make_policy
+from echox.streaming.reply_text.trigger import Segment
 from policy_runs import NANO, TOKENS, check_rules, cuts, longest_segment, run, words
 
 EXAMPLES = [
@@ -116,5 +116,5 @@ def test_misuse_is_refused(name):
 
 
 def test_policies_import_no_torch():
-    code = "import sys, echox.streaming.policies; sys.exit('torch' in sys.modules)"
+    code = "import sys, echox.streaming.reply_text.policies; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ import pytest
 from echox.api import EchoX
 from echox.errors import QueueFull
 from echox.streaming import AudioChunk, Finished, Scheduler, Session, TextDelta
-from echox.streaming.messages import Audio, Message
+from echox.streaming.prompt.messages import Audio, Message
 from tiny_echox import tiny_echox, tone
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from echox.api import EchoX
-from echox.streaming import system_turns
 from echox.streaming.batch import ReplyBatch
+from echox.streaming.prompt import system_turns
 from tiny_echox import tiny_echox, tone
 
 SYSTEM = "You are brief. Answer in one sentence."

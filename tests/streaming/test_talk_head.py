@@ -11,7 +11,7 @@ from echox import EchoX
 from echox.config import load_recipe
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.evaluation.subjects.local import model_fingerprint
-from echox.models.echox.talk_head import TalkHead, talk_inputs
+from echox.models.turns.talk_head import TalkHead, talk_inputs
 from echox.tool_calls.tools import ToolUse
 from tiny_echox import tone
 from tiny_recogniser import tiny_hearer

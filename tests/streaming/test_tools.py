@@ -6,10 +6,10 @@ import pytest
 import torch
 from tokenizers import AddedToken
 
-from echox.data.tool_templates import taught_template
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.data.templates.tool_templates import taught_template
+from echox.models.text.tokenization_text import train_text_tokenizer
 from echox.streaming.events import AudioChunk, Finished, TextDelta
-from echox.streaming.messages import Message
+from echox.streaming.prompt.messages import Message
 from echox.tool_calls.tools import Tool, ToolCall, ToolCallDelta, ToolUse
 from tiny_echox import TEXTS, of, tiny_echox
 from tool_models import REQUIRED, TOOLS, family_tokenizer, fits_weather, tool_model

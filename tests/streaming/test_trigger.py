@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echox.streaming.trigger import Segment, Trigger
+from echox.streaming.reply_text.trigger import Segment, Trigger
 from paths import GOLDEN
 
 scores_lists = st.lists(st.sampled_from([-0.2, 0.0, 0.05, 0.1, 0.3, 0.44, 0.46, 0.7, 0.9]), max_size=60)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.models.text.tokenization_text import train_text_tokenizer
 from echox.streaming.word_times import heard_words
 
 

@@ -8,14 +8,14 @@ import pytest
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from echox.audio import save_audio
-from echox.data.ctc_alignment import label_frames, word_ends
 from echox.data.manifest import Utterance, read_utterances, write_utterances
 from echox.files import stamp
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
-from echox.models.echox.tokenization_text import AUDIO, train_text_tokenizer
+from echox.models.text.tokenization_text import AUDIO, train_text_tokenizer
 from echox.training.loop import run_recipe
 from echox.training.stages.recordings.align import AlignChunk
+from echox.training.stages.recordings.ctc_alignment import label_frames, word_ends
 
 BLANK = 0
 

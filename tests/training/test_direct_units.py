@@ -11,10 +11,10 @@ from test_echo_stage import world as world
 
 from echox.config import TrainingConfig
 from echox.evaluation.sets.items import EvalItem
-from echox.evaluation.studies.direct_scores import direct_scores
-from echox.evaluation.studies.echo_scores import UnitTranscriber
-from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_texts
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.evaluation.studies.batched_scores.direct_scores import direct_scores
+from echox.evaluation.studies.batched_scores.echo_scores import UnitTranscriber
+from echox.evaluation.studies.batched_scores.questions import QuestionSet, reply_loss, typed_scores, write_texts
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.control.health import check_gradients, check_trainable
 from echox.training.stages.speaking.direct_units import DirectUnitsModel, DirectUnitsRecipe, UnitWriter

@@ -19,7 +19,7 @@ from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
-from echox.streaming.trigger import Trigger
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.control.health import check_gradients, check_trainable
 from echox.training.networks.lora import LoRASettings, add_lora, merged_state_dict, save_lora
 from echox.training.stage import Stage

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import paths
 from echox.audio import save_audio
 from echox.config import TrainingConfig, load_recipe
-from echox.data.features import AugmentationConfig, augment
+from echox.data.features.corpus_features import AugmentationConfig, augment
 from echox.data.manifest import Dialogue, Turn, Utterance, write_dialogues, write_utterances
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
@@ -268,7 +268,7 @@ def test_lora_of_another_model_is_refused(s2t, tmp_path):
 
 
 def test_different_tokenizers_are_refused(s2t, encoder, corpus):
-    from echox.models.echox.tokenization_text import train_text_tokenizer
+    from echox.models.text.tokenization_text import train_text_tokenizer
     from echox.training.stages.hearing.s2t import check_same_vocabulary
 
     with pytest.raises(ValueError, match="one tokenizer"):

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import forked
 from echox.config import load_recipe, to_dict
-from echox.models.echox import chunked_loss
+from echox.models.text import chunked_loss
 from echox.training.batches.stream import seed_everything
 from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.loop import train

@@ -12,10 +12,10 @@ from echox.audio import load_audio, save_audio
 from echox.config import TrainingConfig
 from echox.data.corpora.tools.requests import taught_tools
 from echox.data.manifest import Dialogue, Turn, write_dialogues
-from echox.data.tool_templates import calls_text
+from echox.data.templates.tool_templates import calls_text
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tokenization_text import render_chat
+from echox.models.text.tokenization_text import render_chat
 from echox.tool_calls.tools import ToolCall
 from echox.training.networks.lora import LoRASettings
 from echox.training.stages.dialogue.continued import load_s2t

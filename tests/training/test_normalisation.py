@@ -22,7 +22,7 @@ from test_fsdp_stages import world as world
 from test_loop import config
 
 from echox.config import load_recipe, to_dict
-from echox.data import tower_features
+from echox.data.features import tower_features
 from echox.training.batches.normalisation import RunningMeans, denominators_of_step
 from echox.training.loop import train
 from echox.training.stages.hearing import encoder as encoder_module

@@ -11,7 +11,7 @@ import torch
 from echox.api.loading import bundled_questions
 from echox.audio import load_audio, save_audio
 from echox.config import TrainingConfig, load_recipe
-from echox.data.features import log_mel
+from echox.data.features.corpus_features import log_mel
 from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.data.sampling import BucketBatchSampler
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration

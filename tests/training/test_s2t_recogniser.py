@@ -12,12 +12,12 @@ from test_encoder_stage import training
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from echox.audio import save_audio
-from echox.data.features import AugmentationConfig
+from echox.data.features.corpus_features import AugmentationConfig
+from echox.data.features.waveform_augmentation import augment_waveform
 from echox.data.manifest import Dialogue, Turn, write_dialogues
-from echox.data.waveform_augmentation import augment_waveform
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tokenization_text import train_text_tokenizer
+from echox.models.text.tokenization_text import train_text_tokenizer
 from echox.models.towers.auto import AutoAudioTower
 from echox.training.loop import run_recipe
 from echox.training.networks.lora import LoRASettings

@@ -17,7 +17,7 @@ from echox.models.t2c.modeling_letters import letters_of
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration, build_unit_decoder
 from echox.models.t2c.modeling_unit_decoder import IGNORED
 from echox.models.t2c.text_words import TextWords
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.training.control.health import check_trainable
 from echox.training.stage import Stage
 from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe

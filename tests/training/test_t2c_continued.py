@@ -5,8 +5,8 @@ import torch
 
 from echox.api.loading import best_embedded, embedded_folder
 from echox.config import TrainingConfig
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.training.stages.dialogue.continued import load_text_embedding, load_unit_decoder
 from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe
 from tiny_echox import tiny_echox

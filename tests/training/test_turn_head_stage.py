@@ -14,7 +14,7 @@ from echox.config import load_recipe
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import Dialogue, Turn
 from echox.data.scoring import area_under_curve
-from echox.models.echox.turn_head import TurnHead
+from echox.models.turns.turn_head import TurnHead
 from echox.serving.turn_detection.interjections import WEIGHTS_FILE, InterjectionJudge
 from echox.training.stages.hearing.heard_texts import HeardTexts, cut_texts, key, pause_places, without_address
 from echox.training.stages.hearing.turn_head import Row, TextRows, TurnTexts, calibrate, fit, measure, split_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from echox.models.conversion.kmeans import read_centroids
+from echox.models.conversion.file_formats.kmeans import read_centroids
 
 joblib = pytest.importorskip("joblib")
 cluster = pytest.importorskip("sklearn.cluster")

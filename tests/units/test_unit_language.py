@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echox.config import load_recipe
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.t2c.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage, parse_word, spell
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage, parse_word, spell
 from echox.units.language import compression, count_candidates, learn_unit_language, split_by_word
 
 NUM_UNITS = 6

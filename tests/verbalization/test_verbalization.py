@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echox.streaming.verbalizer import Verbalizer, WrittenToken
+from echox.streaming.reply_text.verbalizer import Verbalizer, WrittenToken
 from echox.verbalization import (
     LOOKAHEAD_WORDS,
     PlainText,

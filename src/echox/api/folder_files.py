@@ -14,14 +14,14 @@ from transformers.initialization import no_init_weights
 from echox.api.about import ABOUT_FILE
 from echox.api.loading import TRAINING_RECORD_FILE, WEIGHTS_FILE
 from echox.api.parts import PARTS_FILE
-from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import RECOGNISER_TOKENIZER_FILE
-from echox.models.echox.talk_head import TalkHead
-from echox.models.echox.turn_head import TurnHead
 from echox.models.quantization.group_int4 import held_in_int4
 from echox.models.quantization.row_int8 import SCALE_SUFFIX
-from echox.models.t2c.tokenization_unit_language import UNIT_LANGUAGE_FILE
+from echox.models.turns.conversation_adapters import ADAPTER_FOLDERS
+from echox.models.turns.talk_head import TalkHead
+from echox.models.turns.turn_head import TurnHead
+from echox.models.unit_language.tokenization_unit_language import UNIT_LANGUAGE_FILE
 
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 """Of weights in several files, as transformers writes them from 50 GB on."""

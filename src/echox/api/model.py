@@ -23,23 +23,23 @@ from echox.files import JsonObject, save_model, write_tensors, write_text
 from echox.models.decoding.lean_adapter import CONFIG_FILE, LeanAdapter
 from echox.models.decoding.lean_adapter import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from echox.models.echox.configuration_echox import EchoXConfig
-from echox.models.echox.conversation_adapters import ADAPTER_FOLDERS, load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.talk_head import TalkHead
-from echox.models.echox.turn_head import TurnHead
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
 from echox.models.quantization.low_bits import INT4, LOW_BITS, quantise_on_cpu
 from echox.models.quantization.stored import to_stored
-from echox.streaming.decoding import GenerationSettings
+from echox.models.turns.conversation_adapters import ADAPTER_FOLDERS, load_adapters
+from echox.models.turns.talk_head import TalkHead
+from echox.models.turns.turn_head import TurnHead
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Reply, ReplyBuilder, SpeechFailed, TextDelta
-from echox.streaming.messages import Question
+from echox.streaming.prompt.messages import Question
+from echox.streaming.reply_text.settings import GenerationSettings
+from echox.streaming.reply_text.trigger import Trigger
 from echox.streaming.scheduler import Scheduler
 from echox.streaming.session import Session
 from echox.streaming.task import ReplyEvents
-from echox.streaming.trigger import Trigger
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from echox.files import file_sha256, json_object
-from echox.models.conversion.gguf_file import llama_state, open_gguf
+from echox.models.conversion.file_formats.gguf_file import llama_state, open_gguf
+from echox.models.conversion.file_formats.ort_file import module_weights, read_ort
 from echox.models.conversion.moonshine_files import DECODER_FILE, ENCODER_FILE
-from echox.models.conversion.ort_file import module_weights, read_ort
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.quantization.group_int4 import CODES, MINIMUM, SCALE, from_group_int4, to_group_int4
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from echox.cli.options import Debug, guarded, set_up_torch
+from echox.cli.common.options import Debug, guarded, set_up_torch
 
 Part = str | None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echox.cli.options import Debug, Model, guarded
+from echox.cli.common.options import Debug, Model, guarded
 
 if TYPE_CHECKING:
     from echox.models.echox.configuration_echox import EchoXConfig

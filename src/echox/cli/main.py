@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echox.cli.convert import convert
-from echox.cli.data import data_app
-from echox.cli.doctor import doctor, estimate_memory
-from echox.cli.eval import eval_app
-from echox.cli.microphone import Microphone
-from echox.cli.options import (
+from echox.cli.common.microphone import Microphone
+from echox.cli.common.options import (
     Debug,
     Device,
     Dtype,
@@ -34,6 +30,10 @@ from echox.cli.options import (
     keep_inputs,
     load_model,
 )
+from echox.cli.convert import convert
+from echox.cli.data import data_app
+from echox.cli.doctor import doctor, estimate_memory
+from echox.cli.evaluation.eval import eval_app
 from echox.cli.renamed import add_old_names
 from echox.cli.run import run, status
 from echox.cli.serve import serve
@@ -42,7 +42,7 @@ from echox.errors import one_line
 
 if TYPE_CHECKING:
     from echox.streaming import Reply, Session
-    from echox.streaming.messages import Question
+    from echox.streaming.prompt.messages import Question
 
 app = typer.Typer(
     name="echox",

@@ -8,9 +8,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
-from echox.cli.data import data_app
-from echox.cli.eval import eval_app
-from echox.cli.options import (
+from echox.cli.common.options import (
     Data,
     Debug,
     Device,
@@ -22,8 +20,10 @@ from echox.cli.options import (
     judge_of,
     load_model,
 )
+from echox.cli.data import data_app
+from echox.cli.evaluation.eval import eval_app
+from echox.cli.evaluation.studies import gap, trigger
 from echox.cli.run import run
-from echox.cli.studies import gap, trigger
 
 P = ParamSpec("P")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echox.cli.options import Debug, guarded
+from echox.cli.common.options import Debug, guarded
 
 if TYPE_CHECKING:
     from echox.evaluation.judges.asr import Judge

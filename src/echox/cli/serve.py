@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from echox.cli.options import Debug, Device, Dtype, Quantization, TalkingModel, Threads, guarded, refuse_given
+from echox.cli.common.options import Debug, Device, Dtype, Quantization, TalkingModel, Threads, guarded, refuse_given
 
 _OF_RAY = ("ray_address", "min_replicas", "max_replicas", "gpus")
 _OF_TURN = ("turn_username", "turn_password")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from echox.cli.options import Debug, Device, Dtype, Model, Quantization, Threads, guarded, load_model
+from echox.cli.common.options import Debug, Device, Dtype, Model, Quantization, Threads, guarded, load_model
 
 
 @guarded

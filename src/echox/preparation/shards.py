@@ -45,7 +45,7 @@ class WriteShard:
         self.settings = settings
         self.language = None
         if settings.language is not None:
-            from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+            from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 
             self.language = AutoUnitLanguage.from_pretrained(settings.language)
 

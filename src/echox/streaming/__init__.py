@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from echox.streaming.decoding import GenerationSettings
     from echox.streaming.events import (
         AudioChunk,
         ContextDropped,
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
         TextDelta,
         Timings,
     )
+    from echox.streaming.reply_text.settings import GenerationSettings
+    from echox.streaming.reply_text.trigger import Segment, Trigger, TriggerState
     from echox.streaming.scheduler import Scheduler
     from echox.streaming.session import Session
     from echox.streaming.task import ReplyTask
-    from echox.streaming.trigger import Segment, Trigger, TriggerState
 
 # Public name -> module that defines it: events and trigger are imported without torch.
 _LAZY = {
@@ -31,20 +31,20 @@ _LAZY = {
     "ContextDropped": "events",
     "Event": "events",
     "Finished": "events",
-    "GenerationSettings": "decoding",
+    "GenerationSettings": "reply_text.settings",
     "Heard": "events",
     "Judged": "events",
     "Mark": "events",
     "Reply": "events",
     "ReplyTask": "task",
     "Scheduler": "scheduler",
-    "Segment": "trigger",
+    "Segment": "reply_text.trigger",
     "Session": "session",
     "SpeechFailed": "events",
     "TextDelta": "events",
     "Timings": "events",
-    "Trigger": "trigger",
-    "TriggerState": "trigger",
+    "Trigger": "reply_text.trigger",
+    "TriggerState": "reply_text.trigger",
 }
 
 __all__ = [

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from echox.errors import NotHeard
 from echox.models.decoding.row_cache import SavedRow
-from echox.models.echox.conversation_adapters import kind_of
+from echox.models.turns.conversation_adapters import kind_of
 from echox.streaming.engine import EncodedAudio, Engine, Position
 from echox.streaming.events import Heard, HeardWord
-from echox.streaming.messages import Audio, Message, UnreadableMessage, join_system, system_text
-from echox.streaming.system_turns import SystemTurn
+from echox.streaming.prompt.messages import Audio, Message, UnreadableMessage, join_system, system_text
+from echox.streaming.prompt.system_turns import SystemTurn
 from echox.tool_calls.tools import Tool
 
 KEPT_CONTEXT = 0.75
@@ -130,7 +130,7 @@ class Context:
         )
 
     def turn_inputs(self, message: Message) -> Tensor | None:
-        """What a turn head reads of the last audio of a message; None: nothing. See `echox.models.echox.turn_head`."""
+        """What a turn head reads of the last audio of a message; None: nothing. See `echox.models.turns.turn_head`."""
         if not message.audios:
             return None
         encoded = self._encoded[message.audios[-1].digest]

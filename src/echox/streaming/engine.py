@@ -29,21 +29,21 @@ from echox.models.decoding.row_cache import DecoderRows
 from echox.models.decoding.static_llama import StaticSteps, compiled_step
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import RECOGNISER_TOKENIZER_FILE, EchoXProcessor
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.talk_head import talk_inputs
-from echox.models.echox.tokenization_text import WordCounter, decode_text, word_index
-from echox.models.echox.turn_head import turn_inputs
 from echox.models.quantization.low_bits import fast_head
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.tokenization_text import WordCounter, decode_text, word_index
+from echox.models.turns.talk_head import talk_inputs
+from echox.models.turns.turn_head import turn_inputs
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
-from echox.streaming.chat_template import ChatTemplate
-from echox.streaming.decoding import GenerationSettings
-from echox.streaming.drafts import Drafts
 from echox.streaming.events import HeardWord
-from echox.streaming.messages import Audio, Message, UnreadableMessage
-from echox.streaming.policies import Policy, make_policy
-from echox.streaming.system_turns import MAX_BYTES, MAX_BYTES_ON_GPU, SystemTurns
-from echox.streaming.trigger import Trigger
+from echox.streaming.prompt.chat_template import ChatTemplate
+from echox.streaming.prompt.drafts import Drafts
+from echox.streaming.prompt.messages import Audio, Message, UnreadableMessage
+from echox.streaming.prompt.system_turns import MAX_BYTES, MAX_BYTES_ON_GPU, SystemTurns
+from echox.streaming.reply_text.policies import Policy, make_policy
+from echox.streaming.reply_text.settings import GenerationSettings
+from echox.streaming.reply_text.trigger import Trigger
 from echox.streaming.word_times import heard_words
 from echox.tool_calls.call_format import find_format
 from echox.tool_calls.call_grammar import CallConstraint, CallGrammars, grammars_available

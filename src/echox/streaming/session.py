@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from echox.streaming.calling import Calling
 from echox.streaming.context import Context
-from echox.streaming.decoding import GenerationSettings
 from echox.streaming.engine import Engine
 from echox.streaming.events import Mark, Reply, ReplyBuilder, heard_text
-from echox.streaming.messages import Audio, Message, Question, read_messages
-from echox.streaming.policies import Policy
+from echox.streaming.prompt.messages import Audio, Message, Question, read_messages
+from echox.streaming.reply_text.calling import Calling
+from echox.streaming.reply_text.policies import Policy
+from echox.streaming.reply_text.settings import GenerationSettings
 from echox.streaming.scheduler import Scheduler
 from echox.streaming.speech import ReplySpeech
 from echox.streaming.task import EventCallback, ReplyEvents, ReplyTask
@@ -229,7 +229,7 @@ class Session:
         calling = None
         if given is None and (self.tools.tools or any(_with_tools(message) for message in [*self.messages, *new])):
             # Also where no tool may be called: earlier calls must not be imitated, and spoken.
-            calling = Calling(self.engine, self.tools)
+            calling = Calling(self.engine.call_constraint(self.tools))
         if self._running is None:
             self._context.tools = self.tools.shown
         release = self._release

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from echox.models.t2c.tokenization_unit_language import UnitReader
 from echox.models.t2c.unit_stream import Sampling, UnitStream, UnitStreamOutput, open_stream
+from echox.models.unit_language.tokenization_unit_language import UnitReader
 from echox.models.vocoder.vocoder_stream import VocoderStream
-from echox.streaming.decoding import GenerationSettings, token_texts
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, Event, Mark, SpeechFailed
-from echox.streaming.policies import Policy, Release
-from echox.streaming.verbalizer import SpokenRun, Verbalizer, WrittenToken
+from echox.streaming.reply_text.policies import Policy, Release
+from echox.streaming.reply_text.settings import GenerationSettings
+from echox.streaming.reply_text.token_text import token_texts
+from echox.streaming.reply_text.verbalizer import SpokenRun, Verbalizer, WrittenToken
 
 FIRST_CHUNK_S = 0.16
 """Least sound of the first chunk: long enough to play while the second is made."""

@@ -11,12 +11,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from echox.streaming.calling import Calling, WrittenPiece
 from echox.streaming.context import Context
-from echox.streaming.decoding import GenerationSettings, IncrementalDetokenizer
 from echox.streaming.engine import Engine, Position
 from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Judged, TextDelta, Timings
-from echox.streaming.messages import Message
+from echox.streaming.prompt.messages import Message
+from echox.streaming.reply_text.calling import Calling, WrittenPiece
+from echox.streaming.reply_text.settings import GenerationSettings
+from echox.streaming.reply_text.token_text import IncrementalDetokenizer
 from echox.streaming.speech import ReplySpeech
 from echox.tool_calls.tools import ToolCall
 

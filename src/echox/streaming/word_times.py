@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from echox.streaming.decoding import IncrementalDetokenizer
 from echox.streaming.events import HeardWord
+from echox.streaming.reply_text.token_text import IncrementalDetokenizer
 
 
 def heard_words(

@@ -43,9 +43,11 @@ class CallConstraint:
     Args:
         matcher: at the start of the reply.
         num_tokens: size of the vocabulary.
+        form: how the model writes calls.
     """
 
-    def __init__(self, matcher: LLMatcher, num_tokens: int) -> None:
+    def __init__(self, matcher: LLMatcher, num_tokens: int, form: CallFormat) -> None:
+        self.form = form
         self._matcher, self._num_tokens = matcher, num_tokens
 
     def allowed(self) -> np.ndarray:
@@ -118,7 +120,7 @@ class CallGrammars:
             self._matchers.move_to_end(use)
             while len(self._matchers) > MAX_GRAMMARS:
                 self._matchers.popitem(last=False)
-            return CallConstraint(matcher.deep_copy(), self._num_tokens)
+            return CallConstraint(matcher.deep_copy(), self._num_tokens, self.form)
 
     def _matcher(self, use: ToolUse) -> LLMatcher:
         from llguidance import LLMatcher

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 
 _FIRST_CHARACTER = 0x4E00  # units as characters that text normalisers and splitters do not change
 

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperConfig
 
-from echox.data.features import log_mel, pad_features
+from echox.data.features.corpus_features import log_mel, pad_features
 from echox.files import save_model, write_tensors
-from echox.models.conversion.kmeans import read_centroids
+from echox.models.conversion.file_formats.kmeans import read_centroids
 from echox.models.towers.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
 from echox.models.towers.whisper import WhisperTower
 

@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 
 Segment = tuple[int, ...]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from echox.audio import encode_audio, load_audio
-from echox.data.features import SAMPLING_RATE, mel_frames
+from echox.data.features.corpus_features import SAMPLING_RATE, mel_frames
 from echox.data.manifest import Dialogue, dialogue_of_row, row_of
 from echox.data.shards.files import names_in
 from echox.data.shards.index import INDEX_SUFFIX, ShardIndex, ShardReader, read_index, write_index

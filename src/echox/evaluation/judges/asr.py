@@ -18,7 +18,7 @@ import torch
 
 from echox.api.parts import installed_folder
 from echox.audio import encode_audio, load_audio, resample
-from echox.data.features import log_mel
+from echox.data.features.corpus_features import log_mel
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import audio_path, read_utterances
 from echox.data.sampling import spread

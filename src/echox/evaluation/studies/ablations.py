@@ -25,9 +25,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from echox.api.card import commit_text
 from echox.api.loading import load_folder
 from echox.config import load_recipe
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
-from echox.data.tower_features import TowerFeatures
 from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge, nano_judge, open_judge
 from echox.evaluation.scoring.records import digest_of, fingerprint
@@ -37,16 +37,22 @@ from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.sets.tasks import TYPED_SUFFIX, open_tasks
 from echox.evaluation.studies.ablation_plan import Ablation, Plan
 from echox.evaluation.studies.ablation_report import write_report
-from echox.evaluation.studies.direct_scores import direct_scores
-from echox.evaluation.studies.echo_scores import NO_CUTS, UnitTranscriber, echo_scores, s2t_scores, t2c_scores
-from echox.evaluation.studies.questions import QuestionSet, reply_loss, typed_scores, write_texts
+from echox.evaluation.studies.batched_scores.direct_scores import direct_scores
+from echox.evaluation.studies.batched_scores.echo_scores import (
+    NO_CUTS,
+    UnitTranscriber,
+    echo_scores,
+    s2t_scores,
+    t2c_scores,
+)
+from echox.evaluation.studies.batched_scores.questions import QuestionSet, reply_loss, typed_scores, write_texts
 from echox.files import content_digest, write_text
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.training.loop import run_recipe
 from echox.training.records.record import RECORD_NAME
 from echox.training.stages.dialogue.continued import load_s2t, load_t2c, load_vocoder

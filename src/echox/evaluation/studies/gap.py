@@ -31,14 +31,14 @@ from echox.data.scoring import edit_counts, normalize_words
 from echox.evaluation.scoring.statistics import bootstrap, permutation_of_groups
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
-from echox.models.echox.tokenization_text import decode_text, word_index
 from echox.models.t2c.modeling_letters import letters_of_words, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_word_synchronous import WordSynchronousDecoder
 from echox.models.t2c.text_words import TextWords
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
-from echox.streaming.decoding import token_texts
+from echox.models.text.tokenization_text import decode_text, word_index
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
+from echox.streaming.reply_text.token_text import token_texts
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch
 from echox.training.stages.speaking.echo import join
 from echox.training.stages.speaking.echo_targets import select

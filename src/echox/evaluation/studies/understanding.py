@@ -25,9 +25,9 @@ from echox.evaluation.sets.items import EvalItem
 from echox.files import open_journal, write_text
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration, positions_of
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.tokenization_text import decode_text, render_chat
 from echox.models.pretrained import run_generate
-from echox.streaming.messages import Audio, read_audio
+from echox.models.text.tokenization_text import decode_text, render_chat
+from echox.streaming.prompt.messages import Audio, read_audio
 
 SYSTEM_PROMPT = "Answer in one short sentence."
 MAX_AUDIO_S = 60.0

@@ -22,7 +22,7 @@ from echox.data.sampling import spread
 from echox.data.scoring import word_errors
 from echox.evaluation.judges.asr import JUDGE_RATE_HZ, Judge
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.stages.speaking.t2c import read_batch, spoken_batch, spoken_text
 

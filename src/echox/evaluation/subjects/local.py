@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from echox.api import EchoX
 from echox.evaluation.scoring.records import fingerprint
 from echox.evaluation.sets.items import ChatMessage
-from echox.models.echox.conversation_adapters import kind_of
+from echox.models.turns.conversation_adapters import kind_of
 from echox.streaming.events import Reply
 
 

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from echox.models.conversion.file_formats.torch_file import check_tensor, check_torch_file
 from echox.models.conversion.hub_files import find_file, find_first
-from echox.models.conversion.torch_file import check_tensor, check_torch_file
 
 JsonObject = dict[str, Any]
 """A JSON object of a file; its values are of any type until they are checked."""

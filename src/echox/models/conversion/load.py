@@ -13,7 +13,7 @@ from echox.models.conversion.materialise import DeviceMap, materialise
 from echox.models.conversion.official import open_official
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.t2c.tokenization_unit_pieces import unit_language_of
+from echox.models.unit_language.tokenization_unit_pieces import unit_language_of
 
 AUDIO_TOKEN = "<audio_patch>"
 OFFICIAL_CHAT_TEMPLATE = (

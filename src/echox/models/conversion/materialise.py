@@ -15,7 +15,7 @@ from transformers.utils import is_accelerate_available
 from echox.models.conversion.checkpoint import StoredTensor
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
-from echox.models.echox.text_embeddings import weight_of
+from echox.models.text.text_embeddings import weight_of
 
 UNDIVIDED = {"WhisperEncoderLayer", "LlamaDecoderLayer", "AlignmentAdapter", "ShrinkingAdapter", "CodeHiFiGAN"}
 """Modules that are not split over devices."""

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from echox.models.conversion.file_formats.ort_file import module_weights, read_ort
 from echox.models.conversion.moonshine_files import DECODER_FILE, ENCODER_FILE, TOKENS_FILE, check_files, read_tokens
-from echox.models.conversion.ort_file import module_weights, read_ort
 
 HEAD_WIDTH_MULTIPLE = 8
 """Attention heads are padded to a multiple of this, which the exported files do too."""

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from echox.models.echox.configuration_echox import S2TConfig
-from echox.models.echox.retokenization import Retokenizer
+from echox.models.text.retokenization import Retokenizer
 
 TimedToken = tuple[int, int, int]
 """A token of the language model's vocabulary that was heard: id, first frame, and frame after its last."""

@@ -14,13 +14,13 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from echox.models.echox.aligner import Aligner, Draft, EncodedAudio, TimedToken
-from echox.models.echox.chunked_loss import ctc_losses
 from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.ctc import best_labels, collapse_ctc, mean_per_symbol, timed_ctc
 from echox.models.echox.modeling_shrinking import CTCBridge, ShrinkingAdapter, gather_rows, keep_mask
 from echox.models.echox.modeling_speech_encoder import AlignmentAdapter
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.text_embeddings import embedding_scale, weight_of
+from echox.models.text.chunked_loss import ctc_losses
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.text_embeddings import embedding_scale, weight_of
 from echox.models.towers.auto import AutoAudioTower
 from echox.models.towers.base import AudioTower
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from echox.models.echox.aligner import Aligner, Draft, EncodedAudio, TimedToken
 from echox.models.echox.configuration_echox import S2TConfig
-from echox.models.echox.retokenization import Retokenized, Retokenizer
+from echox.models.text.retokenization import Retokenized, Retokenizer
 from echox.models.towers.auto import AutoRecogniser
 from echox.models.towers.base import EncodedWindows, Recognised, Recogniser, WindowedTower, as_module, finish
 

@@ -214,7 +214,7 @@ class EchoXConfig(PreTrainedConfig):
         spoken_language: ISO 639 code of the language of spoken replies, for numbers and signs as words.
         system_prompt: of conversations that have none of their own; None: none.
         trigger_min_tokens, trigger_max_tokens, trigger_lookahead_tokens, trigger_threshold: when a segment of the
-            reply is complete; see ``streaming/trigger.py``.
+            reply is complete; see ``streaming/reply_text/trigger.py``.
 
     Raises:
         ValueError: an echo decoder of another width than the language model.

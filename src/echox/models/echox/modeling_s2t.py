@@ -24,12 +24,12 @@ from echox.models import packing
 from echox.models.echox.aligner import Aligner, Draft, EncodedAudio, TimedToken
 from echox.models.echox.aligner_ctc import CTCAligner
 from echox.models.echox.aligner_recogniser import RecogniserAligner
-from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.configuration_echox import S2TConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.text_embeddings import check_head, text_embedding_table, weight_of
 from echox.models.pretrained import CausalLM, TypedPreTrainedModel, run_generate
+from echox.models.text.chunked_loss import token_losses
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.text_embeddings import check_head, text_embedding_table, weight_of
 from echox.models.towers.auto import AutoAudioTower
 from echox.models.towers.base import AudioTower
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils import ModelOutput
 
-from echox.models.echox.chunked_loss import ctc_losses
 from echox.models.echox.configuration_echox import PHONE_BLANK_ID, SpeechEncoderConfig
 from echox.models.echox.ctc import (
     ctc_loss_per_symbol,
@@ -28,6 +27,7 @@ from echox.models.echox.ctc import (
     mean_per_symbol,
 )
 from echox.models.pretrained import TypedPreTrainedModel
+from echox.models.text.chunked_loss import ctc_losses
 from echox.models.towers.auto import AutoAudioTower
 
 

@@ -24,11 +24,11 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.tokenization_text import render_chat
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.t2c.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.tokenization_text import render_chat
 from echox.models.towers.features import tower_inputs
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UNIT_LANGUAGE_FILE, UnitLanguage
 
 RECOGNISER_TOKENIZER_FILE = "recogniser_tokenizer.json"
 """Tokenizer of the recogniser, in the format of the library ``tokenizers``."""

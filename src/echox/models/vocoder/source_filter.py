@@ -30,7 +30,7 @@ _PHASE_GRID = 2.0**34
 
 @dataclass(frozen=True)
 class SpectralGeometry:
-    """The frequency axis that analysis (`data/acoustics.py`) and synthesis share.
+    """The frequency axis that analysis (`training/stages/voice/acoustics.py`) and synthesis share.
 
     Attributes:
         sampling_rate: Hz. hop_samples: samples of a feature frame. fft_size: also bounds the filter's response.

@@ -23,7 +23,7 @@ from echox.data.numbers import said_number
 from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_synthesizer
 from echox.files import JsonObject, journal_entries, open_journal, stamp
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 
 _ALIKE = 0.7
 """Least likeness of an argument to words that were heard (`SequenceMatcher.ratio`, without spaces)."""

@@ -23,7 +23,7 @@ from echox.data.corpora.tools.others import other_requests, other_tools
 from echox.data.corpora.tools.requests import ToolRequest, failed, system_prompts, tool_requests
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.splits import SPLITS, held_out_share
-from echox.data.tool_templates import calls_text, output_text, tools_text
+from echox.data.templates.tool_templates import calls_text, output_text, tools_text
 from echox.preparation.conversations.heard_requests import HearingConfig, heard_requests
 from echox.preparation.conversations.own_replies import first_exchanges
 from echox.tool_calls.tools import Tool

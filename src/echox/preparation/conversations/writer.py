@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from echox.models.echox.tokenization_text import render_chat
+from echox.models.text.tokenization_text import render_chat
 
 Message = Mapping[str, object]
 

@@ -16,7 +16,7 @@ from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import read_text
 from echox.serving.protocol.wire import AudioFormat, WireReader, decode_base64
 from echox.streaming.events import Mark, heard_text
-from echox.streaming.messages import Audio, Message, Part
+from echox.streaming.prompt.messages import Audio, Message, Part
 from echox.tool_calls.tools import ToolCall
 
 # content type -> roles that may have it

@@ -10,7 +10,7 @@ from echox.serving.protocol.options import NewReplySettings
 from echox.serving.realtime.response_request import ResponseRequest
 from echox.serving.service.replies import ReplyFeed
 from echox.streaming.events import Judged
-from echox.streaming.messages import Message
+from echox.streaming.prompt.messages import Message
 from echox.streaming.session import Session
 from echox.tool_calls.tools import ToolUse
 

@@ -23,7 +23,7 @@ from echox.serving.service.outbox import Outbox, SlowReader
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.streaming.events import AudioChunk, ContextDropped, Event, Finished, Heard, SpeechFailed, TextDelta
-from echox.streaming.messages import Audio, UnreadableMessage
+from echox.streaming.prompt.messages import Audio, UnreadableMessage
 from echox.streaming.session import Session
 from echox.tool_calls.tools import ToolCallDelta
 

@@ -32,7 +32,7 @@ from echox.serving.protocol.options import (
 )
 from echox.serving.protocol.parameters import RESPONSE
 from echox.serving.protocol.wire import AudioFormat
-from echox.streaming.messages import ANSWERED_ROLES, Message, UnreadableMessage
+from echox.streaming.prompt.messages import ANSWERED_ROLES, Message, UnreadableMessage
 
 
 @dataclass

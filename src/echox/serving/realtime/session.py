@@ -20,12 +20,12 @@ from echox.serving.protocol.json_input import JsonObject, read_off_loop
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.protocol.usage import Usage
 from echox.serving.protocol.wire import decode_base64
-from echox.serving.realtime.input_audio import InputAudioBuffer
-from echox.serving.realtime.live_transcript import LiveTranscript
+from echox.serving.realtime.listening.input_audio import InputAudioBuffer
+from echox.serving.realtime.listening.live_transcript import LiveTranscript
+from echox.serving.realtime.listening.stable_words import rest_of
 from echox.serving.realtime.responder import Responder
 from echox.serving.realtime.response_request import read_input
 from echox.serving.realtime.speculation import Speculator
-from echox.serving.realtime.stable_words import rest_of
 from echox.serving.realtime.transport import Transport
 from echox.serving.realtime.turn_judges import TurnJudges
 from echox.serving.service.outbox import Outbox, SlowReader
@@ -33,7 +33,7 @@ from echox.serving.service.service import Service
 from echox.serving.turn_detection.turns import Duck, SpeechStarted, SpeechStopped, TurnEvent, Unduck
 from echox.serving.turn_detection.vad import SAMPLING_RATE
 from echox.streaming.events import Heard
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 
 log = logging.getLogger("echox.serving")
 _MIN_COMMIT_S = 0.1  # minimum of the protocol for a turn

@@ -18,14 +18,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from echox.errors import QueueFull
-from echox.serving.realtime.input_audio import InputAudioBuffer
+from echox.serving.realtime.listening.input_audio import InputAudioBuffer
 from echox.serving.realtime.reply_input import ReplyInput
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.serving.turn_detection.turns import Paused
 from echox.serving.turn_detection.vad import SAMPLING_RATE
 from echox.streaming.events import Judged
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 from echox.streaming.session import Session
 
 SILENCE_MS = 160

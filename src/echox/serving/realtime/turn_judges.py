@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
 from echox.serving.protocol.options import Judge, SessionOptions
-from echox.serving.realtime.input_audio import InputAudioBuffer
+from echox.serving.realtime.listening.input_audio import InputAudioBuffer
 from echox.serving.realtime.speculation import Speculator
 from echox.serving.service.service import Service
 from echox.serving.turn_detection.end_of_turn import WINDOW_S

@@ -20,7 +20,7 @@ from echox.serving.rest.encoders import encode
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import StopStringFeed
 from echox.streaming.events import Event, ReplyBuilder
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 
 log = logging.getLogger("echox.serving")
 

@@ -16,7 +16,7 @@ from echox.serving.rest.common import RequestError, cancel_on_disconnect, decode
 from echox.serving.rest.forms import read_form
 from echox.serving.service.service import Service
 from echox.streaming.events import Heard
-from echox.streaming.messages import Audio
+from echox.streaming.prompt.messages import Audio
 
 _FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 _LISTS = ("include", "keywords", "known_speaker_names", "known_speaker_references", "languages")

@@ -10,7 +10,7 @@ from echox.serving.protocol.events import EventError
 from echox.serving.service.replies import ReplyFeed
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import StopStringFeed
-from echox.streaming.messages import ANSWERED_ROLES
+from echox.streaming.prompt.messages import ANSWERED_ROLES
 from echox.tool_calls.tools import ToolUse
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from echox.serving.turn_detection.end_of_turn import EndOfTurn
 from echox.serving.turn_detection.interjections import bundled_judge
 from echox.serving.turn_detection.vad import open_vad
 from echox.streaming.events import Heard, Judged
-from echox.streaming.messages import Audio, Message
+from echox.streaming.prompt.messages import Audio, Message
 from echox.tool_calls.tools import ToolUse
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from echox.config import changed_settings
 from echox.files import JsonObject
-from echox.models.conversion.torch_file import check_torch_file
+from echox.models.conversion.file_formats.torch_file import check_torch_file
 from echox.training.checkpoints.integrity import DamagedCheckpointError, read_state
 from echox.training.networks.optim import WeightAverage
 from echox.training.networks.parallel import copy_in, is_sharded, local

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from echox.data.features import MEL_FRAMES_PER_S
+from echox.data.features.corpus_features import MEL_FRAMES_PER_S
 from echox.device import choose_device
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -24,7 +24,7 @@ from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.pretrained import CausalLM
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.towers.auto import AutoAudioTower
-from echox.streaming.trigger import Trigger
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.memory.rehearsal import Rehearsal
 from echox.training.networks.attention import tower_attention
 from echox.training.networks.lora import LoRASettings, add_lora

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from echox.config import TrainingConfig, load_recipe
-from echox.data.features import MEL_FRAMES_PER_S
+from echox.data.features.corpus_features import MEL_FRAMES_PER_S
 from echox.files import JsonObject
 from echox.training.memory.estimate import BYTES, STAGES, Workload
 from echox.training.networks.lora import SETTINGS_FILE

@@ -3,7 +3,7 @@
 Counted are products (linear layers, matrix products, convolutions, attention) of the forward pass, and for each of
 their operands that has a gradient as many operations again, as the backward pass does: model operations, without what
 is computed again for gradient checkpoints. Of losses over the vocabulary, which make their gradients themselves
-(`models/echox/chunked_loss.py`), only the forward pass is counted.
+(`models/text/chunked_loss.py`), only the forward pass is counted.
 
 `torch.utils.flop_counter` is not used here: it takes operations apart, so a counted step would have other last digits.
 

@@ -21,16 +21,16 @@ from echox.api.loading import HEADS, load_folder, training_record
 from echox.config import dump_recipe, recipe, to_dict
 from echox.files import JsonObject, folder_bytes
 from echox.models.echox.configuration_echox import EchoXConfig
-from echox.models.echox.conversation_adapters import load_adapters
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.sequence_head import SequenceHead
-from echox.models.echox.talk_head import TalkHead
-from echox.models.echox.turn_head import TurnHead
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.turns.conversation_adapters import load_adapters
+from echox.models.turns.sequence_head import SequenceHead
+from echox.models.turns.talk_head import TalkHead
+from echox.models.turns.turn_head import TurnHead
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.streaming import GenerationSettings
-from echox.streaming.trigger import Trigger
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.networks.lora import lora_beside
 from echox.training.records.record import RECORD_NAME, environment
 from echox.training.stages.dialogue.continued import check_same_embeddings, load_s2t

@@ -2,7 +2,7 @@
 
 language_model: any chat model, prepared for speech, in one folder that all other stages read (`s2t` the model, `t2c`
 its embedding, `encoder` its vocabulary), so that they agree on every token: an audio placeholder in its vocabulary,
-exactly as many embeddings as tokens, a padding token, a chat template with audio (`data/chat_templates.py`).
+exactly as many embeddings as tokens, a padding token, a chat template with audio (`data/templates/chat_templates.py`).
 
 recogniser: a published recogniser whose encoder is an audio tower, and whose decoder aligns (`S2TConfig.aligner`).
 
@@ -31,13 +31,13 @@ from transformers import (
 
 from echox.api.parts import installed_folder
 from echox.config import recipe
-from echox.data.chat_templates import hearing_template
+from echox.data.templates.chat_templates import hearing_template
 from echox.files import JsonObject, save_model
 from echox.models.conversion.code_hifigan import find_vocoder, open_vocoder
-from echox.models.conversion.gguf_file import MAGIC
+from echox.models.conversion.file_formats.gguf_file import MAGIC
 from echox.models.conversion.moonshine import open_ort_moonshine
 from echox.models.conversion.moonshine_files import find_ort_moonshine
-from echox.models.echox.tokenization_text import AUDIO
+from echox.models.text.tokenization_text import AUDIO
 from echox.models.towers.auto import RECOGNISERS, AutoAudioTower
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 

@@ -11,18 +11,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from echox.api.loading import load_folder
 from echox.config import TrainingConfig
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.sampling import spread
-from echox.data.tower_features import TowerFeatures
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor, read_recogniser_tokenizer
-from echox.models.echox.text_embeddings import text_embedding_table
 from echox.models.pretrained import Model, load_with_report
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitDecoder
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.text.text_embeddings import text_embedding_table
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.modeling_unit_vocoder import UnitVocoder
 from echox.training.networks.parallel import number_of_processes

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from echox.data.features import features_of, mel_frames
+from echox.data.features.corpus_features import features_of, mel_frames
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.sampling import spread
 from echox.data.shards.dialogues import DialogueShards, ShardedDialogue, splits_of
 from echox.data.shards.files import is_remote, joined
-from echox.data.tower_features import TowerFeatures
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, spoken_dialogues
 
 TRAIN = "train"

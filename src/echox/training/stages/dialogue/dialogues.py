@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from echox.data.collate import pad_sequences
-from echox.data.features import Features
+from echox.data.features.corpus_features import Features
+from echox.data.features.tower_features import TowerFeatures, item_features
 from echox.data.manifest import Dialogue, audio_path, read_dialogues
-from echox.data.tower_features import TowerFeatures, item_features
-from echox.models.echox.tokenization_text import render_chat
+from echox.models.text.tokenization_text import render_chat
+from echox.training.batches.collate import pad_sequences
 
 
 @dataclass(frozen=True)

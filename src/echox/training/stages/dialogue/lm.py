@@ -22,9 +22,9 @@ from echox.config import TrainingConfig, recipe
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.data.sampling import spread
 from echox.files import JsonObject, save_model
-from echox.models.echox.chunked_loss import token_losses
-from echox.models.echox.tokenization_text import render_chat, train_text_tokenizer
 from echox.models.pretrained import CausalLM, run_generate
+from echox.models.text.chunked_loss import token_losses
+from echox.models.text.tokenization_text import render_chat, train_text_tokenizer
 from echox.training.batches.normalisation import Denominators, share_of_step
 
 SYSTEM_PROMPT = "You are Echo, a helpful voice assistant."

@@ -28,8 +28,14 @@ from transformers import (
 )
 
 from echox.config import TrainingConfig, recipe
-from echox.data.collate import pad_sequences
-from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig, FeatureStore, augment, feature_store, pad_features
+from echox.data.features.corpus_features import (
+    MEL_FRAMES_PER_S,
+    AugmentationConfig,
+    FeatureStore,
+    augment,
+    feature_store,
+    pad_features,
+)
 from echox.data.lexicon import Lexicon
 from echox.data.manifest import Utterance, audio_path, read_dialogues, read_utterances
 from echox.data.scoring import edit_counts, word_errors
@@ -38,8 +44,9 @@ from echox.files import save_model
 from echox.models.echox.configuration_echox import SpeechEncoderConfig, whisper_config
 from echox.models.echox.ctc import greedy_ctc
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
-from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
+from echox.models.text.tokenization_text import AUDIO, decode_text, token_id
 from echox.models.towers.whisper import WhisperTower
+from echox.training.batches.collate import pad_sequences
 from echox.training.batches.normalisation import Denominators, known_rows, share_of_step
 from echox.training.networks.attention import tower_attention
 from echox.training.stages.dialogue.lm import dialogue_tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from echox.api.loading import HEADS, TRAINING_RECORD_FILE, training_record
 from echox.files import JsonObject, write_tensors, write_text
-from echox.models.echox.sequence_head import SequenceHead
+from echox.models.turns.sequence_head import SequenceHead
 
 
 def write_head(head: SequenceHead, folder: Path, record: JsonObject) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from echox.data.scoring import normalize_words
-from echox.models.echox.turn_head import turn_inputs
+from echox.models.turns.turn_head import turn_inputs
 
 _ADDRESS = re.compile(r",\s+\S+(\s\S+)?$")
 NOISE = 0.5

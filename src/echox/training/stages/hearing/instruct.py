@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echox.config import TrainingConfig, recipe
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.manifest import Dialogue
 from echox.data.scoring import same_words
-from echox.data.tool_templates import has_call, taught_template
-from echox.data.tower_features import TowerFeatures
+from echox.data.templates.tool_templates import has_call, taught_template
 from echox.files import save_model
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.retokenization import Retokenizer
+from echox.models.text.retokenization import Retokenizer
 from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.networks.lora import (
     LoRASettings,

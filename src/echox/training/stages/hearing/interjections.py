@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from echox.config import recipe, to_dict
 from echox.data.engines.engine import Voice
-from echox.data.pauses import alone, cough, cut, detected_interjection, hum, speak
 from echox.data.scoring import area_under_curve
 from echox.data.surroundings import SurroundingsConfig, draw_surroundings
 from echox.files import JsonObject, packaged_yaml, write_text
 from echox.serving.turn_detection.interjections import TAKES_FLOOR, WEIGHTS_FILE, interjection_features
 from echox.serving.turn_detection.vad import Vad, open_vad
 from echox.training.records.record import Stopwatch, stage_record
+from echox.training.stages.hearing.pauses import alone, cough, cut, detected_interjection, hum, speak
 
 RECORD_FILE = "interjections.json"
 _FLOOR, _LISTENING = "floor", "listening"

@@ -27,19 +27,19 @@ from transformers import (
 )
 
 from echox.config import TrainingConfig, recipe
-from echox.data.features import MEL_FRAMES_PER_S, AugmentationConfig
+from echox.data.features.corpus_features import MEL_FRAMES_PER_S, AugmentationConfig
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.scoring import same_words, word_errors
-from echox.data.tower_features import TowerFeatures
 from echox.files import JsonObject, save_model
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.text_embeddings import weight_of
-from echox.models.echox.tokenization_text import AUDIO, decode_text, token_id
 from echox.models.packing import check_packing, padding_shares
 from echox.models.pretrained import CausalLM
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.text_embeddings import weight_of
+from echox.models.text.tokenization_text import AUDIO, decode_text, token_id
 from echox.training.batches.normalisation import Denominators, known_rows, share_of_step
 from echox.training.networks.lora import LoRASettings, add_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.stages.dialogue.continued import check_one_source, load_s2t, training_items

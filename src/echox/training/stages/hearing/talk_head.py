@@ -1,6 +1,6 @@
 """Stage "talk_head": teach a finished model to tell talk from questions of knowledge, in a minute.
 
-A talk head (`models/echox/talk_head.py`) reads the last turns of lessons of stage "talk_lessons", each behind the reply
+A talk head (`models/turns/talk_head.py`) reads the last turns of lessons of stage "talk_lessons", each behind the reply
 before it, and questions of knowledge, some behind a reply of talk. Held-out wordings and questions measure it. Nothing
 of the model itself is changed.
 """
@@ -22,7 +22,7 @@ from echox.api.loading import find_model
 from echox.config import recipe, to_dict
 from echox.data.manifest import Dialogue, read_dialogues
 from echox.files import JsonObject
-from echox.models.echox.talk_head import TalkHead, talk_inputs
+from echox.models.turns.talk_head import TalkHead, talk_inputs
 from echox.streaming.engine import Engine
 from echox.training.records.record import Stopwatch, stage_record
 from echox.training.stages.dialogue.lm import vary

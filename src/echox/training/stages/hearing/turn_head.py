@@ -1,6 +1,6 @@
 """Stage "turn_head": teach a finished model to tell a pause inside a sentence from its end, in minutes.
 
-A turn head (`models/echox/turn_head.py`) first reads questions cut at every word, as they might be heard
+A turn head (`models/turns/turn_head.py`) first reads questions cut at every word, as they might be heard
 (`heard_texts.py`). Then it also reads speech: questions are spoken with a pause after some of their words, the detector
 that the server uses reports the pauses, and the model hears the speech up to each, as the server lets it. What is read
 are inputs of the language model, or its states. Held-out wordings, in those and in other voices, calibrate the
@@ -29,12 +29,11 @@ from echox.data.corpora.nano.world import build_dialogues
 from echox.data.corpora.talk.conversations import said_in_talk
 from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, read_dialogues
-from echox.data.pauses import cut, detected_pauses, speak_with_pause
 from echox.data.scoring import area_under_curve
 from echox.files import JsonObject
-from echox.models.echox.turn_head import TurnHead
+from echox.models.turns.turn_head import TurnHead
 from echox.serving.turn_detection.vad import SAMPLING_RATE, Vad, open_vad
-from echox.streaming.messages import Audio, Message
+from echox.streaming.prompt.messages import Audio, Message
 from echox.training.records.record import Stopwatch, stage_record
 from echox.training.stages.hearing.heads import write_head
 from echox.training.stages.hearing.heard_texts import (
@@ -46,6 +45,7 @@ from echox.training.stages.hearing.heard_texts import (
     pause_places,
     without_address,
 )
+from echox.training.stages.hearing.pauses import cut, detected_pauses, speak_with_pause
 
 log = logging.getLogger(__name__)
 _CORPORA = {"nano": build_dialogues, "everyday": everyday_requests, "talk": said_in_talk}

@@ -17,14 +17,14 @@ import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from echox.config import recipe
-from echox.data.ctc_alignment import word_ends
-from echox.data.features import log_mel, pad_features
+from echox.data.features.corpus_features import log_mel, pad_features
 from echox.data.manifest import Utterance, read_utterances, write_utterances
 from echox.files import stamp
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
-from echox.models.echox.tokenization_text import word_index
-from echox.models.echox.word_breaks import white_space_words
+from echox.models.text.tokenization_text import word_index
+from echox.models.text.word_breaks import white_space_words
+from echox.training.stages.recordings.ctc_alignment import word_ends
 from echox.training.stages.recordings.utterance_stage import Row, batch_results, kept, work_on, worker_device
 
 WordEnds = tuple[float, ...] | ValueError

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
 from echox.config import TrainingConfig, recipe, to_dict
-from echox.data.collate import IGNORE_INDEX
-from echox.data.features import FeatureStore, feature_store, pad_features
+from echox.data.features.corpus_features import FeatureStore, feature_store, pad_features
 from echox.data.manifest import (
     UnitUtterance,
     Utterance,
@@ -40,6 +39,7 @@ from echox.files import JsonObject
 from echox.models.echox.configuration_echox import PHONE_BLANK_ID, whisper_config
 from echox.models.echox.ctc import ctc_loss_per_symbol
 from echox.models.towers.whisper import WhisperTower
+from echox.training.batches.collate import IGNORE_INDEX
 from echox.training.batches.normalisation import Denominators, RunningMeans, known_rows, share_of_step
 from echox.training.records.record import write_stage_record
 from echox.units.extract import (

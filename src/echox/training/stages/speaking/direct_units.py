@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.config import TrainingConfig, recipe
-from echox.data.collate import IGNORE_INDEX, pad_sequences
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.manifest import UnitUtterance, read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts, same_words
-from echox.data.tower_features import TowerFeatures
 from echox.files import save_model, write_tensors
 from echox.models.decoding.greedy_rows import write_rows
-from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.text_embeddings import text_embedding_table
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
+from echox.models.text.chunked_loss import token_losses
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.text_embeddings import text_embedding_table
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.training.batches.collate import IGNORE_INDEX, pad_sequences
 from echox.training.batches.normalisation import Denominators, RunningMeans, share_of_step
 from echox.training.networks.modules import on_device
 from echox.training.stages.dialogue.continued import load_s2t, load_t2c, speaking_processor

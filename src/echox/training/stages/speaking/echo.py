@@ -18,22 +18,22 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.config import TrainingConfig, recipe
-from echox.data.features import AugmentationConfig
+from echox.data.features.corpus_features import AugmentationConfig
+from echox.data.features.tower_features import TowerFeatures
 from echox.data.manifest import read_unit_utterances
 from echox.data.sampling import spread
 from echox.data.scoring import edit_counts
-from echox.data.tower_features import TowerFeatures
 from echox.files import save_model
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
-from echox.models.echox.text_embeddings import text_embedding_table
-from echox.models.echox.tokenization_text import decode_text
 from echox.models.packing import check_packing
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.streaming.trigger import Trigger
+from echox.models.text.text_embeddings import text_embedding_table
+from echox.models.text.tokenization_text import decode_text
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.batches.normalisation import RunningMeans
 from echox.training.networks.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
 from echox.training.networks.modules import on_device

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from echox.models.echox.chunked_loss import token_losses
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TOutput
-from echox.models.echox.retokenization import Retokenizer
-from echox.models.echox.text_embeddings import weight_of
 from echox.models.packing import padding_shares
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
-from echox.streaming.trigger import Trigger
+from echox.models.text.chunked_loss import token_losses
+from echox.models.text.retokenization import Retokenizer
+from echox.models.text.text_embeddings import weight_of
+from echox.streaming.reply_text.trigger import Trigger
 from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.speaking.echo_targets import (
     EchoBatch,

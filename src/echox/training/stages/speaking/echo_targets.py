@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.models.echox.modeling_shrinking import gather_rows
-from echox.models.echox.tokenization_text import word_index
 from echox.models.t2c.modeling_letters import letters_of_words, pad_letters
 from echox.models.t2c.modeling_unit_decoder import UnitDecoderOutput
-from echox.streaming.decoding import token_texts
-from echox.streaming.trigger import Trigger
+from echox.models.text.tokenization_text import word_index
+from echox.streaming.reply_text.token_text import token_texts
+from echox.streaming.reply_text.trigger import Trigger
+from echox.training.batches.collate import IGNORE_INDEX, pad_sequences
 from echox.training.stages.speaking.label_cache import Label
 from echox.training.stages.speaking.t2c import SpokenText
 

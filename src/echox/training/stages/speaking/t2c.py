@@ -21,20 +21,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from echox.audio import save_audio
 from echox.config import TrainingConfig, recipe
-from echox.data.collate import IGNORE_INDEX, pad_sequences
 from echox.data.manifest import UnitUtterance, read_unit_utterances
 from echox.data.sampling import spread
 from echox.files import JsonObject, save_model
-from echox.models.echox.tokenization_text import word_index
-from echox.models.echox.word_breaks import white_space_words
 from echox.models.packing import check_packing, padding_shares
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.t2c.modeling_letters import letters_of, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
-from echox.models.t2c.tokenization_auto import AutoUnitLanguage
-from echox.models.t2c.tokenization_unit_language import UnitLanguage
+from echox.models.text.tokenization_text import word_index
+from echox.models.text.word_breaks import white_space_words
+from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
+from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
+from echox.training.batches.collate import IGNORE_INDEX, pad_sequences
 from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.dialogue.continued import load_text_embedding, load_unit_decoder
 

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echox.data.acoustics import AnalysisConfig, envelope, log_spectral_distance_db
 from echox.files import save_model
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 from echox.models.vocoder.modeling_discriminators import (
@@ -35,6 +34,7 @@ from echox.models.vocoder.modeling_discriminators import (
 from echox.models.vocoder.modeling_hifigan import CodeHiFiGAN
 from echox.models.vocoder.source_filter import SpectralGeometry
 from echox.training.batches.normalisation import Denominators, share_of_step
+from echox.training.stages.voice.acoustics import AnalysisConfig, envelope, log_spectral_distance_db
 from echox.training.stages.voice.spoken_units import (
     CroppedStage,
     SpokenUnits,

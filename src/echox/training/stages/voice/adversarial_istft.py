@@ -19,7 +19,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from echox.data.acoustics import AnalysisConfig, envelope
 from echox.models.vocoder.modeling_discriminators import (
     VocoderDiscriminators,
     adversarial_loss,
@@ -29,6 +28,7 @@ from echox.models.vocoder.modeling_discriminators import (
 from echox.models.vocoder.modeling_light_vocoder import LightVocoderFeatures
 from echox.models.vocoder.source_filter import SpectralGeometry
 from echox.training.batches.normalisation import Denominators, share_of_step
+from echox.training.stages.voice.acoustics import AnalysisConfig, envelope
 from echox.training.stages.voice.adversarial import constant
 from echox.training.stages.voice.light_vocoder import LightVocoderObjective, LightVocoderStage
 from echox.training.stages.voice.spoken_units import SpokenUnits

@@ -1,8 +1,8 @@
 """Stage "vocoder" with the light vocoder, and with the iSTFT vocoder before it meets discriminators: its features.
 
 What is built: a :class:`LightVocoder` or an :class:`ISTFTVocoder`. What is trained: all of it. Its batches: whole
-utterances (cut when long) as reduced units with their true durations, and their analysis by `data/acoustics.py`. Its
-loss: absolute error of the normalised log-mel envelope + pitch where voiced + voicing + log durations.
+utterances (cut when long) as reduced units with their true durations, and their analysis by `acoustics.py`. Its loss:
+absolute error of the normalised log-mel envelope + pitch where voiced + voicing + log durations.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from echox.data.acoustics import acoustic_targets, log_spectral_distance_db
 from echox.files import JsonObject, save_model
 from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.models.vocoder.configuration_vocoder import ISTFTVocoderConfig, LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder, LightVocoderFeatures
 from echox.models.vocoder.modeling_unit_vocoder import frame_positions
 from echox.training.batches.normalisation import Denominators, share_of_step
+from echox.training.stages.voice.acoustics import acoustic_targets, log_spectral_distance_db
 from echox.training.stages.voice.spoken_units import (
     CroppedStage,
     SpokenUnits,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from echox.config import TrainingConfig
-from echox.data.acoustics import AnalysisConfig
 from echox.files import JsonObject
+from echox.training.stages.voice.acoustics import AnalysisConfig
 from echox.training.stages.voice.spoken_units import VocoderData
 
 

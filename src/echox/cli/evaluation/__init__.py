@@ -1,0 +1,1 @@
+"""`echox eval`: scores, studies, evidence."""

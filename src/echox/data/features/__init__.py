@@ -1,0 +1,1 @@
+"""Features of recordings: computed once, varied in training, padded for one tower."""

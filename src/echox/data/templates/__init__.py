@@ -1,0 +1,1 @@
+"""Chat templates that this package makes: audio, appended turns, tools."""

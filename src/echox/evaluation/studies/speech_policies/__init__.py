@@ -1,0 +1,1 @@
+"""Speech policies compared: time to first audio against errors of the speech."""

@@ -1,0 +1,1 @@
+"""Unit languages: tokenizers between reduced units and unit words."""

@@ -1,0 +1,284 @@
+"""Messages of a conversation, checked and decoded once, when they enter the package.
+
+A message is ``{"role": "system" | "user" | "assistant" | "tool", "content": ...}`` (outputs of tools are "tool"); its
+content is a string or a list of parts ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio": path | bytes |
+file | samples}``; bare samples may have a ``"sampling_rate"`` beside them. A dictionary of the library ``datasets``,
+``{"array": ..., "sampling_rate": ...}``, is accepted wherever audio is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, Union
+
+import numpy as np
+
+from echox.audio import AudioSource, load_audio, resample
+from echox.errors import NoSpeech
+from echox.speech_detection import SpeechSpan, find_speech, speech_for_model
+from echox.streaming.prompt.samples import is_samples, mono_samples
+from echox.tool_calls.tools import ToolCall
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROLES = ("system", "user", "assistant", "tool")
+ANSWERED_ROLES = ("user", "tool")
+"""Who may have spoken before a reply."""
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Decoded speech: float32 (S,) at the rate of the model."""
+
+    waveform: np.ndarray
+    sampling_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.waveform) / self.sampling_rate
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what the model hears, and of its place: more silence after the speech does not change it."""
+        if self.speech is None:
+            return hashlib.sha256(np.ascontiguousarray(self.waveform).data).hexdigest()
+        place = f"{self.speech.start - self.speech.lead} {self.speech.end}"
+        return hashlib.sha256(place.encode() + self.for_model().tobytes()).hexdigest()
+
+    @cached_property
+    def speech(self) -> SpeechSpan | None:
+        """Where speech is in it; None: nowhere. Searched once: a few milliseconds per second of audio."""
+        return find_speech(self.waveform, self.sampling_rate)
+
+    @property
+    def known_without_speech(self) -> bool:
+        """Whether speech was searched, and none was found."""
+        return "speech" in self.__dict__ and self.speech is None
+
+    def for_model(self) -> np.ndarray:
+        """The speech in it, at the level that the model expects.
+
+        Raises:
+            NoSpeech: it holds none.
+        """
+        if self.speech is None:
+            raise NoSpeech(
+                f"expected speech, found no speech in {self.duration_s:.1f} s of audio, only silence or noise; record "
+                "the question again",
+                (self.digest,),
+            )
+        return speech_for_model(self.waveform, self.speech)
+
+
+Part = str | Audio
+
+AudioInput = Union[AudioSource, np.ndarray, "Tensor", Mapping[str, object]]
+"""Audio as users pass it; see `read_audio`. Tensor stands by its name: this module imports no torch."""
+Question = Union[AudioInput, Sequence[Mapping[str, object]]]  # noqa: UP007 - the name in it is no type when this runs
+"""Audio, one message, or a list of messages; see `read_messages`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """One turn: the role of its speaker, its text and audio parts in order, and the tools that it calls after them."""
+
+    role: str
+    parts: tuple[Part, ...]
+    calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def audios(self) -> tuple[Audio, ...]:
+        """The audio parts."""
+        return tuple(part for part in self.parts if isinstance(part, Audio))
+
+    def reads_as(self, other: Message) -> bool:
+        """Whether the model reads both messages alike."""
+        return self._read == other._read
+
+    @property
+    def _read(self) -> tuple[object, ...]:
+        parts = tuple(part.digest if isinstance(part, Audio) else f"text {part}" for part in self.parts)
+        return self.role, parts, self.calls
+
+    def for_template(self) -> dict[str, object]:
+        """The message as chat templates expect it; audio as a bare placeholder."""
+        if self.calls:
+            calls = [call.for_template() for call in self.calls]
+            return {"role": self.role, "content": "".join(map(str, self.parts)), "tool_calls": calls}
+        if len(self.parts) == 1 and isinstance(self.parts[0], str):
+            return {"role": self.role, "content": self.parts[0]}
+        content = [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "audio"} for part in self.parts
+        ]
+        return {"role": self.role, "content": content}
+
+
+class UnreadableMessage(ValueError):
+    """A message of a conversation that the model cannot read, whatever is asked.
+
+    Args:
+        error: for users.
+        message: the message; a system prompt counts as one.
+        found: the text in it that is at fault; "": all of it.
+    """
+
+    def __init__(self, error: str, message: Message, found: str = "") -> None:
+        super().__init__(error)
+        self.message, self.found = message, found
+
+
+def read_messages(
+    source: object, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None
+) -> list[Message]:
+    """Check and decode a question, in any form that users may pass.
+
+    Args:
+        source: audio (see `read_audio`), one message, or a list of messages.
+        sampling_rate: rate of the model, Hz; bare samples without a rate are taken to have it.
+        max_audio_s: longer audio is refused, never cut.
+        audio_rate: rate of bare samples.
+
+    Returns:
+        Messages; the last one is of the user, or the output of a tool.
+
+    Raises:
+        ValueError: not audio, empty, silent, too long, an unknown role or part, or no question at the end.
+    """
+    if isinstance(source, Mapping) and not _is_audio(source):
+        source = [source]
+    if not isinstance(source, list | tuple):
+        return [Message("user", (read_audio(source, sampling_rate, max_audio_s, audio_rate),))]
+    if not source:
+        raise ValueError("expected at least one message, found an empty list; ask something")
+    messages = [_read_message(item, index, sampling_rate, max_audio_s) for index, item in enumerate(source)]
+    if messages[-1].role not in ANSWERED_ROLES:
+        raise ValueError(f"expected the last message to be of role user, found {messages[-1].role}; ask something")
+    return messages
+
+
+def read_audio(source: object, sampling_rate: int, max_audio_s: float, audio_rate: int | None = None) -> Audio:
+    """Decode one piece of speech.
+
+    Args:
+        source: a path; the bytes of a file; a binary file, read from where it stands to its end and left open;
+            samples as `mono_samples` takes them, a NumPy array or torch tensor; or, as the library ``datasets`` has
+            them, ``{"array": samples, "sampling_rate": Hz}`` or ``{"bytes": ..., "path": ...}``.
+        sampling_rate: rate of the model, Hz; bare samples without a rate are taken to have it.
+        max_audio_s: longer audio is refused, never cut.
+        audio_rate: rate of bare samples.
+
+    Raises:
+        ValueError: not audio, empty, not finite, or too long.
+        NoSpeech: it holds no speech.
+    """
+    if isinstance(source, Audio):
+        return source
+    if isinstance(source, Mapping):
+        source, audio_rate = _open_audio(source, audio_rate)
+    if is_samples(source):
+        name, rate = "audio samples", audio_rate or sampling_rate
+        waveform = mono_samples(source)
+        duration_s = len(waveform) / rate
+        if duration_s > max_audio_s:
+            raise ValueError(
+                f"{name}: expected at most {max_audio_s:g} s, found {duration_s:.1f} s; cut it or raise max_question_s"
+            )
+        waveform = resample(waveform, rate, sampling_rate)
+    elif _is_file(source):
+        name = str(source) if isinstance(source, str | Path) else "audio"
+        waveform = load_audio(source, sampling_rate, max_duration_s=max_audio_s)
+    else:
+        raise ValueError(f"expected a path, bytes or a binary file object, found {type(source).__name__}")
+    audio = Audio(waveform, sampling_rate)
+    if audio.speech is None:
+        raise NoSpeech(
+            f"{name}: no speech found in {audio.duration_s:.1f} s, only silence or noise; record the question again"
+        )
+    return audio
+
+
+def _is_audio(source: Mapping[str, object]) -> bool:
+    return "role" not in source and ("array" in source or "bytes" in source or "path" in source)
+
+
+def _is_file(source: object) -> TypeGuard[AudioSource]:
+    return isinstance(source, str | Path | bytes | bytearray | memoryview) or hasattr(source, "read")
+
+
+def _open_audio(source: Mapping[str, object], audio_rate: int | None) -> tuple[AudioInput, int | None]:
+    """What is in an audio dictionary of ``datasets``, and its rate."""
+    array = source.get("array")
+    if array is not None:
+        rate = source.get("sampling_rate")
+        if not isinstance(rate, int | np.integer):
+            raise ValueError(f"audio: expected 'sampling_rate' beside 'array', in whole hertz, found {rate!r}; add it")
+        if audio_rate is not None and audio_rate != rate:
+            raise ValueError(f"audio: expected one sampling rate, found {rate} and {audio_rate} Hz; leave one out")
+        samples = np.asarray(array) if isinstance(array, list | tuple) else array
+        if not is_samples(samples):
+            raise ValueError(f"audio: expected samples as 'array', found {type(array).__name__}")
+        return samples, int(rate)
+    content = source.get("bytes") or source.get("path")
+    if not _is_file(content):
+        raise ValueError(
+            f"audio: expected 'array' with 'sampling_rate', 'bytes' or 'path', found {', '.join(map(str, source))}"
+        )
+    return content, audio_rate
+
+
+def _read_message(item: object, index: int, sampling_rate: int, max_audio_s: float) -> Message:
+    where = f"message {index}"
+    if isinstance(item, Message):
+        return item
+    if not isinstance(item, dict) or "role" not in item or "content" not in item:
+        raise ValueError(f"{where}: expected a dict with 'role' and 'content', found {_short(item)}")
+    role, content = item["role"], item["content"]
+    if role not in ROLES:
+        raise ValueError(f"{where}: expected a role among {', '.join(ROLES)}, found {role!r}")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple) or not content:
+        raise ValueError(f"{where}: expected content to be a string or a list of parts, found {_short(content)}")
+    parts = tuple(_read_part(part, where, sampling_rate, max_audio_s) for part in content)
+    if role != "user" and any(isinstance(part, Audio) for part in parts):
+        raise ValueError(f"{where}: expected audio in user messages only, found it in one of role {role}")
+    if not any(isinstance(part, Audio) or part.strip() for part in parts):
+        raise ValueError(f"{where}: expected text or audio, found an empty message; ask something")
+    return Message(role, parts)
+
+
+def _read_part(part: object, where: str, sampling_rate: int, max_audio_s: float) -> Part:
+    fields = part if isinstance(part, dict) else {}
+    kind, text, audio = fields.get("type"), fields.get("text"), fields.get("audio")
+    if kind == "text" and isinstance(text, str):
+        return text
+    if kind == "audio" and audio is not None:
+        return read_audio(audio, sampling_rate, max_audio_s, fields.get("sampling_rate"))
+    raise ValueError(
+        f"{where}: expected parts {{'type': 'text', 'text': str}} or {{'type': 'audio', 'audio': path, bytes or "
+        f"samples}}, found {_short(part)}"
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def system_text(messages: Sequence[Message]) -> str:
+    """The system prompt that a conversation begins with; "" if it has none."""
+    begins = messages[0] if messages and messages[0].role == "system" else None
+    return "" if begins is None else "".join(map(str, begins.parts))
+
+
+def join_system(system: str | None, messages: Sequence[Message]) -> list[Message]:
+    """Put a system prompt in front of a conversation that has none."""
+    if system is None or (messages and messages[0].role == "system"):
+        return list(messages)
+    return [Message("system", (system,)), *messages]
