@@ -20,12 +20,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from decoding import RECIPES, sizes_of, synchronize, timed_s
 from harness import Measured, run
 from memory import Subject, random_subject, train
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from decoding import RECIPES, sizes_of, synchronize, timed_s
 from echox.api.loading import find_model
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.processing_echox import EchoXProcessor

@@ -2,8 +2,8 @@
 
     python scripts/file_map.py
 
-Run it after a file was added or moved, or its docstring changed; tests/project/test_file_map.py says when it was
-forgotten.
+Run it after a file was added or moved, or its docstring changed; tests/project/documents/test_file_map.py
+says when it was forgotten.
 """
 
 from __future__ import annotations

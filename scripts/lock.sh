@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Renew requirements/*.txt: what scripts/setup.sh and the Dockerfile install, pinned and with hashes, for Python 3.10 to
 # 3.13 on Linux, macOS and Windows. Needs uv (pip install uv) and a package index. Run it after a change of
-# pyproject.toml or constraints.txt; tests/project/test_lock.py says when it was forgotten.
+# pyproject.toml or constraints.txt; tests/project/release/test_lock.py says when it was forgotten.
 #
 #   scripts/lock.sh          versions are those of constraints.txt
 set -euo pipefail

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loop import run
 from transformers import WhisperFeatureExtractor
 
 import echox
@@ -17,6 +16,7 @@ from echox.files import write_tensors
 from echox.models.turns.turn_head import TurnHead
 from echox.training.networks.lora import LoRASettings, add_lora, save_lora
 from echox.units.extract import UnitExtractor
+from test_loop import run
 from tiny_echox import tiny_echox
 
 PACKAGE = Path(echox.__file__).parent

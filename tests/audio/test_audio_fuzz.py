@@ -1,4 +1,4 @@
-"""Minutes of `audio_fuzz`; an hour by hand: ``python tests/audio_fuzz.py --minutes 60``."""
+"""Minutes of `audio_fuzz`; an hour by hand: ``python tests/audio/audio_fuzz.py --minutes 60``."""
 
 import pytest
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import pytest
 import typer
 import yaml
-from test_loop import ToyStage
 from typer.testing import CliRunner
 
 from echox.cli.main import app
 from echox.config import TrainingConfig, recipe
+from test_loop import ToyStage
 
 
 @recipe("cli_toy_training")

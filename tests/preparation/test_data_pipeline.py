@@ -171,7 +171,7 @@ def test_a_killed_worker_changes_nothing(tmp_path):
 @pytest.mark.slow
 def test_a_killed_actor_changes_nothing(tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # actors import data_faults
+    monkeypatch.setenv("PYTHONPATH", str(TESTS / "preparation"))  # actors import data_faults
     make = functools.partial(KilledOnce, tmp_path / "mark")
     workers = Workers(2, ray="local")
     with cluster(workers):

@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from test_loop import ToyStage, config, run, same
 
 from echox.training.batches.stream import BatchStream
 from echox.training.checkpoints.checkpoint import TrainingProgress
+from test_loop import ToyStage, config, run, same
 
 
 class Items:

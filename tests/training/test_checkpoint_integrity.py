@@ -11,10 +11,10 @@ import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_loop import ToyStage, run
 
 from echox.training.checkpoints.checkpoint import checkpoints, live_tensors, load_weights
 from echox.training.checkpoints.integrity import DamagedCheckpointError, read_state, write_state
+from test_loop import ToyStage, run
 
 FIELDS = {"step": 0, "wall_s": 0.0}
 

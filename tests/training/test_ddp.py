@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file
-from test_loop import ToyStage, config
 from torch import nn
 
 import forked
@@ -15,6 +14,7 @@ from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.control.attempts import first_attempt
 from echox.training.loop import train
 from echox.training.networks.parallel import process_group
+from test_loop import ToyStage, config
 from tolerance import assert_equal_up_to_rounding
 
 

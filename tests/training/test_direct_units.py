@@ -6,8 +6,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_echo_stage import echo_recipe
-from test_echo_stage import world as world
 
 from echox.config import TrainingConfig
 from echox.evaluation.sets.items import EvalItem
@@ -19,6 +17,8 @@ from echox.models.vocoder.auto import AutoUnitVocoder
 from echox.training.control.health import check_gradients, check_trainable
 from echox.training.stages.speaking.direct_units import DirectUnitsModel, DirectUnitsRecipe, UnitWriter
 from echox.training.stages.speaking.echo import EchoData
+from test_echo_stage import echo_recipe
+from test_echo_stage import world as world
 from tiny_speaker import REPLIES
 
 

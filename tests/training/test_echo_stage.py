@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_t2c import stage_recipe as t2c_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from echox.audio import save_audio
@@ -30,6 +29,7 @@ from echox.training.stages.speaking.echo_targets import RecordedTargets, cut_rep
 from echox.training.stages.speaking.echo_teacher import OnlineTargets
 from echox.training.stages.speaking.label_cache import LabelCache
 from echox.training.stages.speaking.t2c import spoken_text
+from test_t2c import stage_recipe as t2c_recipe
 from tiny_speaker import NUM_UNITS, REPLIES, tiny_echox_config, write_world
 
 TRIGGER = Trigger(min_tokens=3, max_tokens=30, lookahead_tokens=1, threshold=0.2)

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_echo_stage import TRIGGER, echo_recipe
-from test_echo_stage import world as world
 
 from echox.config import to_dict
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
@@ -22,6 +20,8 @@ from echox.training.stages.speaking import echo_teacher
 from echox.training.stages.speaking.echo import EchoStage, EchoTargets
 from echox.training.stages.speaking.echo_targets import cut_replies
 from echox.training.stages.speaking.echo_teacher import OnlineTargets
+from test_echo_stage import TRIGGER, echo_recipe
+from test_echo_stage import world as world
 
 
 def segments_of(stage: EchoStage, rows: list[int]):

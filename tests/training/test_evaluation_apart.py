@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from test_lm import RECIPE
-from test_lm import overrides as overrides
 
 import forked
 from echox.training import evaluation
@@ -18,6 +16,8 @@ from echox.training.checkpoints.checkpoint import checkpoint_path, checkpoints
 from echox.training.evaluation import evaluate_checkpoint, main
 from echox.training.loop import run_recipe
 from echox.training.records.record import log_entries
+from test_lm import RECIPE
+from test_lm import overrides as overrides
 from waiting import wait_until
 
 CPU = torch.device("cpu")

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from test_ddp import LayerNormStage
-from test_loop import config
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
@@ -18,6 +16,8 @@ import forked
 from echox.config import to_dict
 from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.loop import train
+from test_ddp import LayerNormStage
+from test_loop import config
 from tolerance import assert_equal_up_to_rounding
 
 pytestmark = [

@@ -13,6 +13,14 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import forked
+from echox.config import load_recipe, to_dict
+from echox.models.text import chunked_loss
+from echox.training.batches.stream import seed_everything
+from echox.training.checkpoints.checkpoint import checkpoints
+from echox.training.loop import train
 from test_echo_stage import echo_recipe
 from test_echo_stage import world as world
 from test_encoder_stage import corpus as corpus
@@ -23,14 +31,6 @@ from test_lm import overrides as overrides
 from test_t2c import stage_recipe as t2c_recipe
 from test_vocoder_stage import HIFIGAN, HIFIGAN_RATES, LIGHT, load
 from test_vocoder_stage import corpus as tones  # noqa: F401 - a fixture, asked for by name
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-import forked
-from echox.config import load_recipe, to_dict
-from echox.models.text import chunked_loss
-from echox.training.batches.stream import seed_everything
-from echox.training.checkpoints.checkpoint import checkpoints
-from echox.training.loop import train
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
 STAGES = ("lm", "encoder", "s2t", "s2t_half", "t2c", "echo", "echo_spoken", "vocoder", "vocoder_hifigan")

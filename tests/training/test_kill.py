@@ -19,11 +19,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
-from test_fsdp import ShardedStage, losses
 
 from echox.config import TrainingConfig, recipe
 from echox.training.loop import main
 from paths import TESTS
+from test_fsdp import ShardedStage, losses
 
 KILLS = int(os.environ.get("ECHOX_KILLS", "3"))
 STEPS_PER_KILL = 15
@@ -83,7 +83,8 @@ class Job:
             str(self.folder / "recipe.yaml"),
             "--debug",
         ]
-        shared = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])  # what this file imports
+        imported = [str(TESTS), str(TESTS / "tiny"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        shared = os.pathsep.join(imported)
         with (self.folder / "log.txt").open("a") as log:
             environment = {**os.environ, "PYTHONPATH": shared}
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

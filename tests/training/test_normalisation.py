@@ -11,6 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+
+from echox.config import load_recipe, to_dict
+from echox.data.features import tower_features
+from echox.training.batches.normalisation import RunningMeans, denominators_of_step
+from echox.training.loop import train
+from echox.training.stages.hearing import encoder as encoder_module
+from echox.training.stages.recordings.units import UnitsRecipe
+from paths import ROOT
 from test_ddp import LayerNormStage
 from test_fsdp_stages import corpus as corpus
 from test_fsdp_stages import encoder as encoder
@@ -20,14 +28,6 @@ from test_fsdp_stages import s2t as s2t
 from test_fsdp_stages import tones as tones
 from test_fsdp_stages import world as world
 from test_loop import config
-
-from echox.config import load_recipe, to_dict
-from echox.data.features import tower_features
-from echox.training.batches.normalisation import RunningMeans, denominators_of_step
-from echox.training.loop import train
-from echox.training.stages.hearing import encoder as encoder_module
-from echox.training.stages.recordings.units import UnitsRecipe
-from paths import ROOT
 from tolerance import assert_equal_up_to_rounding
 
 

@@ -8,11 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_echo_stage import batch_of, echo_recipe
-from test_echo_stage import world as world
-from test_encoder_stage import corpus as corpus
-from test_encoder_stage import encoder as encoder
-from test_encoder_stage import s2t as s2t
 
 from echox.audio import save_audio
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
@@ -20,6 +15,11 @@ from echox.evaluation.sets.heldout import _embed
 from echox.evaluation.sets.nano import messages_of
 from echox.models.echox.ctc import mean_per_symbol
 from echox.training.stages.dialogue.dialogues import spoken_dialogues
+from test_echo_stage import batch_of, echo_recipe
+from test_echo_stage import world as world
+from test_encoder_stage import corpus as corpus
+from test_encoder_stage import encoder as encoder
+from test_encoder_stage import s2t as s2t
 
 
 def with_reply_audio(manifest, name: str):

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from test_ddp import LayerNormStage
-from test_loop import config, same
 
 import forked
 from echox.config import to_dict
 from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.control.health import NonFiniteLossError
 from echox.training.loop import train
+from test_ddp import LayerNormStage
+from test_loop import config, same
 from tolerance import assert_equal_up_to_rounding
 
 

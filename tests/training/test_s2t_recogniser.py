@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_encoder_stage import training
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from echox.audio import save_audio
@@ -23,6 +22,7 @@ from echox.training.loop import run_recipe
 from echox.training.networks.lora import LoRASettings
 from echox.training.stages.hearing.instruct import InstructData, InstructModel, InstructRecipe
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe, S2TStage
+from test_encoder_stage import training
 from tiny_echox import TEXTS, tone
 from tiny_recogniser import tiny_moonshine
 from tolerance import assert_equal_up_to_rounding

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from test_loop import ToyStage, config
 from typer.testing import CliRunner
 
 from echox.cli.main import app
@@ -17,6 +16,7 @@ from echox.training.control.lock import HOLDER_NAME, output_lock
 from echox.training.loop import train
 from echox.training.records.record import RECORD_NAME
 from echox.training.records.status import lines_of, run_folders, status_of
+from test_loop import ToyStage, config
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_loop import ToyStage, config, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from echox.config import TrainingConfig
@@ -19,6 +18,7 @@ from echox.training.loop import run_loaded
 from echox.training.networks.arithmetic import CountOperations
 from echox.training.records import trackers
 from echox.training.records.record import log_entries
+from test_loop import ToyStage, config, run
 
 
 class Kept:

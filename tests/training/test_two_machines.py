@@ -18,9 +18,9 @@ import psutil
 import pytest
 import torch.distributed as dist
 import yaml
-from test_fsdp import losses
 
 from paths import TESTS
+from test_fsdp import losses
 from waiting import wait_until
 
 STEPS = 30
@@ -61,7 +61,7 @@ def start(machine: str, number: int, folder: Path) -> subprocess.Popen[bytes]:
     command += ["--rdzv-backend=c10d", f"--rdzv-endpoint={ADDRESSES[0]}:29711", "--rdzv-id=two"]
     command += [f"--rdzv-conf=is_host={int(number == 0)}", f"--local-addr={ADDRESSES[number]}"]
     command += [str(TESTS / "training" / "test_kill.py"), str(folder / "recipe.yaml"), "--debug"]
-    shared = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    shared = os.pathsep.join([str(TESTS), str(TESTS / "tiny"), *filter(None, [os.environ.get("PYTHONPATH")])])
     known = {"PYTHONPATH": shared, "GLOO_SOCKET_IFNAME": "cable", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with (folder / f"log_{number}.txt").open("ab") as log:
         return subprocess.Popen(

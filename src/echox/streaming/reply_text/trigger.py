@@ -9,7 +9,7 @@ It differs from the official code in two points, on purpose:
 
 * A segment may end once it *holds* ``min_tokens`` tokens, as the paper says. The official code compares ``k - start``,
   which needs one token more (21 and 51 for the published 20 and 50). Its recorded decisions are reproduced by asking
-  for one token more; see ``tests/streaming/test_trigger.py``.
+  for one token more; see ``tests/streaming/reply_text/test_trigger.py``.
 * The word-synchronous echo decoder needs whole words: a cut inside a word is moved to the last token of the word.
 
 Source: EchoX (arXiv 2509.09174), streaming inference; numbers of the nano model: its configuration.

@@ -1,11 +1,11 @@
 """Stock LiveKit Agents holds spoken turns: one is interrupted, and one calls a tool whose result is spoken."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from echox.audio import save_audio
-from paths import TESTS
 from serving_help import nano, question, running
 from stock_clients import client_python, run_client
 from tool_models import tool_model
@@ -18,7 +18,8 @@ def talk(server, folder, *options):
     python = client_python("livekit", LIVEKIT)
     path = folder / "question.wav"
     save_audio(path, question(0), 24000)
-    out = run_client([python, str(TESTS / "livekit_client.py"), f"{server.url}/v1", str(path), *options])
+    client = Path(__file__).with_name("livekit_client.py")
+    out = run_client([python, str(client), f"{server.url}/v1", str(path), *options])
     return json.loads(out.splitlines()[-1])
 
 

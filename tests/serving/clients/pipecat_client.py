@@ -1,6 +1,6 @@
 """A stock pipecat pipeline with one declared tool holds one spoken turn; run by its own Python, it prints JSON.
 
-python tests/pipecat_client.py ws://localhost:8000/v1/realtime question.wav [required]
+python tests/serving/clients/pipecat_client.py ws://localhost:8000/v1/realtime question.wav [required]
 With "required" the tool is called, and its result is answered aloud.
 """
 

@@ -1,8 +1,9 @@
 """Damaged and hostile audio files by the thousand, through every way into the package.
 
-``python tests/audio_fuzz.py --minutes 60`` runs long; `test_audio_fuzz.py` runs minutes of the same. What is looked
-for: an answer that is neither samples nor a refusal in words, a server error, a hang, growth of memory, descriptors or
-processes. Files that end a worker are counted and kept with ``--keep FOLDER``; the process that serves never notices.
+``python tests/audio/audio_fuzz.py --minutes 60`` runs long; `test_audio_fuzz.py` runs minutes of the same. What is
+looked for: an answer that is neither samples nor a refusal in words, a server error, a hang, growth of memory,
+descriptors or processes. Files that end a worker are counted and kept with ``--keep FOLDER``; the process that serves
+never notices.
 """
 
 from __future__ import annotations

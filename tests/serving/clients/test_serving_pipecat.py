@@ -5,11 +5,11 @@ pipecat wants other versions of soundfile and soxr than we pin, so it lives in a
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
 from echox.audio import save_audio
-from paths import TESTS
 from serving_help import nano, question, running
 from stock_clients import client_python, run_client
 from tool_models import tool_model
@@ -22,7 +22,8 @@ def talk(server, folder, *options):
     python, path = client_python("pipecat", PIPECAT), folder / "question.wav"
     save_audio(path, question(0), 24000)
     url = f"ws://127.0.0.1:{server.port}/v1/realtime"
-    return json.loads(run_client([python, str(TESTS / "pipecat_client.py"), url, str(path), *options]).splitlines()[-1])
+    out = run_client([python, str(Path(__file__).with_name("pipecat_client.py")), url, str(path), *options])
+    return json.loads(out.splitlines()[-1])
 
 
 def test_a_spoken_turn_with_a_declared_tool(tmp_path, monkeypatch):

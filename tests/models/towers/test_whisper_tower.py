@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_encoder_stage import corpus, training  # noqa: F401 - a fixture
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -21,6 +20,7 @@ from echox.models.text.tokenization_text import train_text_tokenizer
 from echox.models.towers.whisper import WhisperTower
 from echox.training.stages.hearing.encoder import EncoderData, EncoderModel, EncoderRecipe
 from echox.training.stages.hearing.s2t import S2TData, S2TModel, S2TRecipe
+from test_encoder_stage import corpus, training  # noqa: F401 - a fixture
 from tolerance import assert_equal_up_to_rounding
 
 

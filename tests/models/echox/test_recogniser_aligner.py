@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_word_breaks import TOKENIZERS
 from transformers import PreTrainedTokenizerBase
 
 from echox.api import EchoX
@@ -18,6 +17,7 @@ from echox.streaming.prompt import drafts
 from echox.streaming.prompt.messages import Audio
 from tiny_echox import TEXTS, tone
 from tiny_recogniser import tiny_hearer, tiny_tokens
+from tiny_tokenizers import TOKENIZERS
 from tolerance import assert_equal_up_to_rounding
 
 RATE = 16_000

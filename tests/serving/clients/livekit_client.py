@@ -1,6 +1,6 @@
 """Stock LiveKit Agents: a spoken turn, a tool that it calls, the spoken answer; run by its own Python, it prints JSON.
 
-python tests/livekit_client.py http://localhost:8000/v1 question.wav [interrupt]
+python tests/serving/clients/livekit_client.py http://localhost:8000/v1 question.wav [interrupt]
 The session has a microphone and a loudspeaker of its own instead of a room. With "interrupt" there are no tools: the
 question is said again over the answer. As nothing echoes, LiveKit's warm-up for echo cancellation is off: in the first
 3 s of the first answer it would send silence instead of the microphone.

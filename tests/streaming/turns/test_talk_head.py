@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_conversation_adapters import adapter_of
 
 from echox import EchoX
 from echox.config import load_recipe
@@ -13,6 +12,7 @@ from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.evaluation.subjects.local import model_fingerprint
 from echox.models.turns.talk_head import TalkHead, talk_inputs
 from echox.tool_calls.tools import ToolUse
+from test_conversation_adapters import adapter_of
 from tiny_echox import tone
 from tiny_recogniser import tiny_hearer
 from tool_models import TOOLS, tool_model

@@ -8,7 +8,6 @@ import subprocess
 import pytest
 import torch
 import torch.nn.functional as F
-from test_echo_stage import TRIGGER
 
 from echox import load_recipe
 from echox.config import to_dict
@@ -26,6 +25,7 @@ from echox.training.loop import run_recipe
 from echox.training.stages.speaking.echo_targets import cut_replies, without_context
 from echox.units.bpe import learn_bpe_language
 from paths import ROOT
+from test_echo_stage import TRIGGER
 from tiny_echox import tiny_echox
 from tiny_speaker import REPLIES, tokenizer
 

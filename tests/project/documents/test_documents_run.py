@@ -21,9 +21,9 @@ ELSEWHERE = {
     r"make |scripts/|runs/": "set-up, tests and training: continuous integration runs them",
     r"(uv )?pip install ": "installs from the network; scripts/setup.sh and the image workflow do the same",
     r"echox serve": "tests/serving/test_serving_launch.py starts the command, test_serving_ray.py the replicas",
-    r"echox convert path/to": "tests/models/test_official_loading.py converts",
+    r"echox convert path/to": "tests/models/conversion/official/test_official_loading.py converts",
     r".*--model models/echox-8b": "needs 8B weights",
-    r"echox run ": "tests/project/test_recipes.py loads every recipe; the smoke run trains",
+    r"echox run ": "tests/project/roads/test_recipes.py loads every recipe; the smoke run trains",
     r"python benchmarks/serving_load.py": "ten minutes of load; tests/project/test_benchmarks.py imports it",
 }
 COMMANDS = [

@@ -20,7 +20,6 @@ import fsspec
 import pytest
 import torch
 from fsspec.asyn import AsyncFileSystem
-from test_dialogue_shards import corpus, written
 from transformers import WhisperConfig
 
 from echox.config import TrainingConfig
@@ -29,6 +28,7 @@ from echox.data.shards.files import names_in, read_bytes
 from echox.training.batches.stream import BatchStream
 from echox.training.checkpoints.checkpoint import TrainingProgress
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source
+from test_dialogue_shards import corpus, written
 
 
 class Whole(SimpleHTTPRequestHandler):
