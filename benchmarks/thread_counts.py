@@ -23,8 +23,8 @@ import torch
 from harness import Measured, add_model_arguments, fresh_process, load_model, run
 
 from echox import AudioChunk
-from echox.api.loading import bundled_questions
 from echox.audio import load_audio
+from echox.evaluation.latency.probe import choose_questions
 
 WARM_UP = 2
 """Replies that are not counted."""
@@ -43,7 +43,7 @@ def answers(options: argparse.Namespace) -> Measured:
     (threads,) = options.threads
     torch.set_num_threads(threads)
     model, weights = load_model(options)
-    waveforms = [load_audio(path, model.sampling_rate) for path in bundled_questions()[: options.questions]]
+    waveforms = [load_audio(path, model.sampling_rate) for path in choose_questions(options.data, options.questions)]
     first_audio_s, first_audio_cpu_s = [], []
     for waveform in [*waveforms[:WARM_UP], *waveforms]:
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
@@ -87,6 +87,7 @@ def measure(options: argparse.Namespace) -> Measured:
         for _ in range(options.rounds):
             for name, threads, environment in ways(options):
                 arguments = ["--alone", "--model", options.model, "--questions", str(options.questions)]
+                arguments += ["--data", str(options.data)] if options.data is not None else []
                 found[name].append(fresh_process([*arguments, "--threads", str(threads)], environment=environment))
     figures = {
         name: {

@@ -9,7 +9,7 @@ our rules, as to the model, so that the engine's own reading ("World War Roman t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from echox.data.text import normalize_for_speech
 from echox.errors import one_line
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.judges.naturalness import ratings_of
-from echox.evaluation.run_files import CONTROL, REPLIES, RecordedReply, recorded_replies, short_key
+from echox.evaluation.run_files import CONTROL, RecordedReply, recorded_replies, short_key
 from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.scoring.records import read_lines, recorded
 from echox.evaluation.scoring.schema import JsonObject, Row
@@ -42,7 +42,7 @@ def speak_control(folder: Path, voice: Voice, judge: Judge, keys: list[str]) -> 
     Raises:
         ValueError: replies are missing, or there is no such engine.
     """
-    replies = [RecordedReply(record) for record in recorded_replies(folder / REPLIES, keys) if record["text"].strip()]
+    replies = [RecordedReply(record) for record in recorded_replies(folder, keys) if record["text"].strip()]
     engine = create_synthesizer(voice.engine)
 
     def control(reply: RecordedReply) -> JsonObject:
@@ -72,10 +72,19 @@ def control_key(reply_key: str, judge: str, speaker: str) -> str:
     return f"{reply_key} {judge} {speaker}"
 
 
-def control_scores(folder: Path, rows: Sequence[Row], judge: str, speaker: str) -> JsonObject:
+def control_scores(
+    folder: Path, rows: Sequence[Row], judge: str, speaker: str, raters: Mapping[str, str]
+) -> JsonObject:
     """The judge's errors on the control, how many more there are in the replies, and ratings of the control's speech.
 
     Replies that the control voice could not speak are left out of both, and counted.
+
+    Args:
+        folder: of the task.
+        rows: replies.
+        judge: its name.
+        speaker: the control voice.
+        raters: see `ratings_of`.
     """
     reason = why_unjudged(rows)
     if reason is not None:
@@ -100,7 +109,7 @@ def control_scores(folder: Path, rows: Sequence[Row], judge: str, speaker: str) 
         right = [exist_match(said, row["answers"]) for row, said in answered]
         scores["control_s2s"] = asdict(bootstrap([float(one) for one in right]))
         scores["s2s_over_control"] = ratio_of([row["s2s"] for row, _ in answered], right)
-    ratings = ratings_of(folder, [keys[row["id"]] for row in kept])
+    ratings = ratings_of(folder, [keys[row["id"]] for row in kept], raters)
     return scores | {f"control_{name}": rating for name, rating in ratings.items()}
 
 

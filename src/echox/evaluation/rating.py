@@ -7,13 +7,16 @@ from typing import cast
 
 from echox.audio import load_audio
 from echox.evaluation.judges.naturalness import RATE_HZ, RATINGS, Rater, dnsmos_raters, open_utmos
-from echox.evaluation.run_files import CONTROL, REPLIES, RecordedReply, read_run
+from echox.evaluation.run_files import CONTROL, REPLIES, RecordedReply, raters_of, read_run, write_run
 from echox.evaluation.scoring.records import read_lines, recorded
 from echox.evaluation.scoring.schema import ReplyRecord
+from echox.training.control.lock import output_lock
 
 
 def rate_run(output: Path, utmos: Path | None, dnsmos: str | Path | None) -> None:
     """Rate every spoken reply of a run, and its control; a stopped call continues. Scoring again adds the means.
+
+    Other model files rate again, and their ratings count from then on.
 
     Args:
         output: folder of the run.
@@ -21,21 +24,25 @@ def rate_run(output: Path, utmos: Path | None, dnsmos: str | Path | None) -> Non
         dnsmos: see `dnsmos_raters`.
 
     Raises:
-        ValueError: no run there, or a file that is no such model.
+        ValueError: no run there, another one writes to it, or a file that is no such model.
     """
+    run = read_run(output)
     raters = {"utmos": open_utmos(utmos)} if utmos else {}
     raters |= dnsmos_raters(dnsmos) if dnsmos else {}
-    for task in read_run(output)["tasks"]:
-        folder = output / task["name"]
-        records = [*read_lines(folder / REPLIES), *read_lines(folder / CONTROL)]
-        replies = [RecordedReply(cast(ReplyRecord, record)) for record in records if record["audio"]]
-        for name, rater in raters.items():
-            _rate_replies(replies, folder, name, rater)
+    with output_lock(output):
+        for task in run["tasks"]:
+            folder = output / task["name"]
+            records = [*read_lines(folder / REPLIES), *read_lines(folder / CONTROL)]
+            replies = [RecordedReply(cast(ReplyRecord, record)) for record in records if record["audio"]]
+            for rater in raters.values():
+                _rate_replies(replies, folder, rater)
+        names = {figure: rater.name for figure, rater in raters.items()}
+        write_run(output, {**run, "raters": raters_of(run) | names})
 
 
-def _rate_replies(replies: list[RecordedReply], folder: Path, name: str, rater: Rater) -> None:
+def _rate_replies(replies: list[RecordedReply], folder: Path, rater: Rater) -> None:
     def rate(reply: RecordedReply) -> dict[str, float]:
         return {"rating": rater(load_audio(folder / str(reply.record["audio"]), RATE_HZ))}
 
-    for _ in recorded(replies, folder / RATINGS, lambda reply: f"{reply.record['key']} {name}", rate):
+    for _ in recorded(replies, folder / RATINGS, lambda reply: f"{reply.record['key']} {rater.name}", rate):
         pass

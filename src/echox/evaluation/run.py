@@ -1,6 +1,7 @@
 """A run of the evaluation, in three stages that can be resumed: generate, transcribe, score.
 
     run.json                     which model, judge and tasks
+    <task>/questions.jsonl       the items as their data set has them now: words, answers, columns
     <task>/replies.jsonl         one record for each reply, on the disk as soon as it is made; speech in <task>/audio/
     <task>/heard.jsonl           the judge's transcript of it
     <task>/control.jsonl         the same texts by another voice, and the judge's transcript of that, if asked for
@@ -8,7 +9,8 @@
     summary.json                 all figures; summary.md and plots/ show them
 
 A record is valid for one item, one question and one state of the model. So a run that was killed continues, a changed
-question is asked again, and two models never mix. Scoring reads records alone: it needs no model and no judge.
+question is asked again, and two models never mix. Answers and columns that were corrected count at once, and nothing is
+asked again for them. Scoring reads records alone: it needs no model and no judge.
 """
 
 from __future__ import annotations
@@ -27,25 +29,29 @@ from echox.evaluation.judges.asr import Judge, recordings_wer
 from echox.evaluation.run_files import (
     HEARD,
     ITEMS,
+    QUESTIONS,
     REPLIES,
     RUN_FILE,
     SUMMARY_FILE,
     VERSION,
     RecordedReply,
     heard_key,
+    raters_of,
     read_rows,
     read_run,
     recorded_replies,
+    references_key,
     short_key,
+    write_run,
 )
-from echox.evaluation.scoring.records import recorded
-from echox.evaluation.scoring.schema import JsonObject, Row, RunFile
+from echox.evaluation.scoring.records import read_lines, recorded
+from echox.evaluation.scoring.schema import AskedItem, JsonObject, Row, RunFile
 from echox.evaluation.scoring.scores import counts, not_measured, ratio_of
 from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.sets.nano import METRICS_FILE, SPOKEN_SETS, metrics_of
 from echox.evaluation.sets.tasks import AVERAGED, KINDS, TYPED_SUFFIX, Task
 from echox.evaluation.subjects.subject import Subject
-from echox.files import write_text
+from echox.files import write_lines, write_text
 from echox.training.control.lock import output_lock
 
 T = TypeVar("T")
@@ -95,14 +101,18 @@ def run_tasks(
         The content of ``summary.json``.
 
     Raises:
-        ValueError: a question's audio is missing, or another run writes to the folder.
+        ValueError: a question's audio is missing, two tasks of one name, or another run writes to the folder.
     """
+    names = [task.name for task in tasks]
+    if len(set(names)) != len(names):
+        raise ValueError(f"expected every task once, found {', '.join(names)}; name each one once")
     with output_lock(output):
+        before = json.loads((output / RUN_FILE).read_text(encoding="utf-8")) if (output / RUN_FILE).is_file() else {}
         run: RunFile = {
             "version": VERSION,
             "echox": echox.__version__,
             "subject": {"name": subject.name, "key": subject.key, "folder": subject.folder},
-            "judge": _judge(judge, unjudged, recordings, limit, output),
+            "judge": _judge(judge, unjudged, recordings, limit, before.get("judge", {})),
             "tasks": [
                 {
                     "name": task.name,
@@ -116,7 +126,12 @@ def run_tasks(
         }
         if control is not None:
             run["control"] = control.speaker
-        write_text(output / RUN_FILE, json.dumps(run, indent=1) + "\n")
+        if "raters" in before:
+            run["raters"] = before["raters"]
+        for task in tasks:
+            (output / task.name).mkdir(parents=True, exist_ok=True)
+            write_lines(output / task.name / QUESTIONS, [_asked(subject, item) for item in task.items])
+        write_run(output, run)
         for task in tasks:
             replies = generate(task, subject, output / task.name, workers)
             for _ in progress(replies, f"{task.name}: ask", len(task.items)):
@@ -138,13 +153,6 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
     """Stage one: the reply to every item, in order; items that failed before are tried again."""
 
     def ask(item: EvalItem) -> JsonObject:
-        audio_in = item.audios[-1] if len(item.audios) == 1 else None
-        asked = {
-            "question": item.question,
-            "answers": list(item.answers),
-            "columns": _plain(item.columns),
-            "question_audio": str(audio_in.resolve()) if isinstance(audio_in, Path) else None,
-        }
         no_reply: JsonObject = {
             "text": "",
             "heard": "",
@@ -157,13 +165,13 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
         try:
             reply = subject.answer(item.messages, task.speaks)
         except (ValueError, RuntimeError, OSError) as error:  # of this item: recorded, and the run continues
-            return asked | no_reply | {"error": one_line(error)}
+            return no_reply | {"error": one_line(error)}
         audio = None
         if len(reply.waveform):
             audio = f"audio/{short_key(_key(subject, item))}/{item.id}.flac"
             (folder / audio).parent.mkdir(parents=True, exist_ok=True)
             save_audio(folder / audio, reply.waveform, reply.sampling_rate)
-        return asked | {
+        return {
             "text": reply.text,
             "heard": reply.heard,
             "audio": audio,
@@ -185,13 +193,19 @@ def generate(task: Task, subject: Subject, folder: Path, workers: int = 1) -> It
 
 
 def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[JsonObject]:
-    """Stage two: the judge's transcript of every reply; without speech, it is empty."""
-    replies = [RecordedReply(record) for record in recorded_replies(folder / REPLIES, keys)]
+    """Stage two: the judge's transcript of every reply; without speech, it is empty.
+
+    Where answers were corrected, what was heard is kept: only their spelling is renewed.
+    """
+    replies = [RecordedReply(record) for record in recorded_replies(folder, keys)]
+    references = {heard_key(reply.record, judge.name): references_key(reply.record) for reply in replies}
+    before = {record["key"]: record for record in read_lines(folder / HEARD) if not record["error"]}
 
     def transcript_of(reply: RecordedReply) -> JsonObject:
         record = reply.record
-        said, error = "", None
-        if record["audio"]:
+        known = before.get(heard_key(record, judge.name))
+        said, error = known["said"] if known else "", None
+        if record["audio"] and not known:
             try:
                 rate = judge.sampling_rate
                 said = judge.transcribe([load_audio(folder / record["audio"], rate)], rate)[0]
@@ -200,6 +214,7 @@ def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[JsonObje
         reference = record["columns"].get("reference")
         return {
             "said": said,
+            "references": references_key(record),
             "as_heard": {
                 "reply": judge.as_heard(record["text"]),
                 "answers": [judge.as_heard(answer) for answer in record["answers"]],
@@ -214,7 +229,7 @@ def transcribe(folder: Path, judge: Judge, keys: list[str]) -> Iterator[JsonObje
         folder / HEARD,
         lambda reply: heard_key(reply.record, judge.name),
         transcript_of,
-        retry=lambda record: bool(record["error"]),
+        retry=lambda record: bool(record["error"]) or record.get("references") != references[record["key"]],
     )
 
 
@@ -242,8 +257,10 @@ def score_run(output: Path) -> JsonObject:
         if rows[0]["speaks"] and task["name"] not in SPOKEN_SETS:
             tasks[task["name"]] |= {name: not_measured("no model file was named") for name in ("utmos", "dnsmos")}
         if rows[0]["speaks"] and "control" in run and run["judge"].get("name"):
-            tasks[task["name"]] |= control_scores(output / task["name"], rows, run["judge"]["name"], run["control"])
-        tasks[task["name"]] |= ratings_of(output / task["name"], task["keys"])
+            tasks[task["name"]] |= control_scores(
+                output / task["name"], rows, run["judge"]["name"], run["control"], raters_of(run)
+            )
+        tasks[task["name"]] |= ratings_of(output / task["name"], task["keys"], raters_of(run))
         kept = (
             "id",
             "question",
@@ -273,6 +290,8 @@ def score_run(output: Path) -> JsonObject:
         "judge": run["judge"],
         "tasks": tasks,
     }
+    if "raters" in run:
+        summary["raters"] = run["raters"]
     averages = _averages(tasks)
     if averages:
         summary["average"] = averages
@@ -288,14 +307,24 @@ def _key(subject: Subject, item: EvalItem) -> str:
     return f"{subject.key} {item.id} {item.digest}"
 
 
-def _judge(judge: Judge | None, unjudged: str, data: Path | None, limit: int | None, output: Path) -> JsonObject:
+def _asked(subject: Subject, item: EvalItem) -> AskedItem:
+    audio = item.audios[-1] if len(item.audios) == 1 else None
+    return {
+        "id": item.id,
+        "key": _key(subject, item),
+        "question": item.question,
+        "answers": list(item.answers),
+        "columns": _plain(item.columns),
+        "question_audio": str(audio.resolve()) if isinstance(audio, Path) else None,
+    }
+
+
+def _judge(judge: Judge | None, unjudged: str, data: Path | None, limit: int | None, known: JsonObject) -> JsonObject:
     """The judge's name, and its own errors if there are recordings to measure them on (once in a run)."""
     if judge is None:
         return {"unjudged": unjudged}
     if data is None:
         return {"name": judge.name}
-    before = json.loads((output / RUN_FILE).read_text(encoding="utf-8")) if (output / RUN_FILE).is_file() else {}
-    known = before.get("judge", {})
     wanted = {"name": judge.name, "data": str(data), "limit": limit}
     if known.get("measured_on") == wanted:
         return known

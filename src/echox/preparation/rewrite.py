@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 INSTRUCTION = (
     "Rewrite the text as a person would say it aloud: short, natural sentences, the same meaning and language, "
@@ -40,5 +40,5 @@ class Rewriter:
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                 return str(json.load(response)["choices"][0]["message"]["content"]).strip()
-        except (urllib.error.URLError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError, LookupError, TypeError) as error:
             raise ConnectionError(f"{self.base_url}: no rewritten text for {text[:60]!r}: {error!r}") from error

@@ -13,26 +13,38 @@ import soundfile
 
 from browser import CHROMIUM
 from echox.audio import save_audio
-from echox.evaluation.evidence.listening import ASKED, LOUDNESS_DBFS, make_sheet, preferences_markdown, score_sheets
+from echox.evaluation.control import control_key
+from echox.evaluation.evidence.listening import (
+    ASKED,
+    LOUDNESS_DBFS,
+    make_sheet,
+    preferences_markdown,
+    score_sheets,
+    spoken_replies,
+)
+from echox.files import write_lines
 
 QUESTIONS = 6
 
 
-def run_folder(path, name, gain, rate=16000):
+def run_folder(path, name, gain, rate=16000, tasks=("qa",), ask="Is {} < 9?</script>"):
     """A run with spoken replies of one system, at a level of its own."""
-    task = path / "qa"
-    (task / "audio").mkdir(parents=True)
-    keys, lines = [], []
-    for number in range(QUESTIONS):
-        tone = gain * np.sin(np.arange(rate // 4) * (0.02 + 0.01 * number)).astype(np.float32)
-        save_audio(task / "audio" / f"q{number}.flac", tone, rate)
-        keys.append(f"{name} q{number}")
-        audio = f"audio/q{number}.flac" if number or name != "late" else None
-        question = f"Is {number} < 9?</script>"
-        lines.append({"id": f"q{number}", "key": keys[-1], "question": question, "audio": audio, "text": name})
-    (task / "replies.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    entry = {"name": "qa", "kind": "qa", "source": "here", "ids": [line["id"] for line in lines], "keys": keys}
-    run = {"version": 1, "subject": {"name": name, "key": name, "folder": None}, "judge": {}, "tasks": [entry]}
+    entries = []
+    for kind in tasks:
+        task = path / kind
+        (task / "audio").mkdir(parents=True)
+        keys, lines = [], []
+        for number in range(QUESTIONS):
+            tone = gain * np.sin(np.arange(rate // 4) * (0.02 + 0.01 * number)).astype(np.float32)
+            save_audio(task / "audio" / f"q{number}.flac", tone, rate)
+            keys.append(f"{name} q{number} digest{number}")
+            audio = f"audio/q{number}.flac" if number or name != "late" else None
+            question = ask.format(number) if kind == "qa" else f"{kind} {number}?"
+            lines.append({"id": f"q{number}", "key": keys[-1], "question": question, "audio": audio, "text": name})
+        write_lines(task / "replies.jsonl", lines)
+        ids = [line["id"] for line in lines]
+        entries.append({"name": kind, "kind": "qa", "source": "here", "ids": ids, "keys": keys})
+    run = {"version": 1, "subject": {"name": name, "key": name, "folder": None}, "judge": {}, "tasks": entries}
     (path / "run.json").write_text(json.dumps(run), encoding="utf-8")
     return str(path)
 
@@ -174,3 +186,46 @@ def test_systems_need_shared_spoken_replies(tmp_path):
         make_sheet({"late": systems["late"]}, tmp_path / "sheet")
     with pytest.raises(ValueError, match="expected spoken replies, found none"):
         make_sheet({**systems, "read": systems["late"] + ":control"}, tmp_path / "sheet")
+
+
+def test_a_pair_has_one_question_also_of_tasks_with_the_same_ids(tmp_path):
+    systems = {name: run_folder(tmp_path / name, name, 0.1, tasks=("qa", "triviaqa")) for name in ("one", "other")}
+    page, key = make_sheet(systems, tmp_path / "sheet", items=2 * QUESTIONS, repeated=2)
+    pairs = json.loads(key.read_text())["pairs"]
+    asked = {f"{task}/q{number}" for task in ("qa", "triviaqa") for number in range(QUESTIONS)}
+    assert {pair["item"] for pair in pairs} == asked
+    for pair, shown in zip(pairs, data_of(page.read_text(encoding="utf-8"))["pairs"], strict=True):
+        task, item = pair["item"].split("/q")
+        assert shown["question"] == (f"Is {item} < 9?</script>" if task == "qa" else f"triviaqa {item}?")
+
+
+@pytest.mark.parametrize(("ask", "digest"), [("Was {} < 9?", "digest"), ("", "digest"), ("", "other")])
+def test_different_questions_of_one_id_are_refused(tmp_path, ask, digest):
+    """Questions are told apart by their words, recordings without words by what the run's keys say of them."""
+    one = run_folder(tmp_path / "one", "one", 0.1, ask="" if not ask else "Is {} < 9?")
+    two = run_folder(tmp_path / "two", "two", 0.1, ask=ask)
+    for path in (tmp_path / "two" / "run.json", tmp_path / "two" / "qa" / "replies.jsonl"):
+        path.write_text(path.read_text().replace("q3 digest", f"q3 {digest}"), encoding="utf-8")
+    systems = {"first": one, "second": two}
+    if not ask and digest == "digest":
+        assert make_sheet(systems, tmp_path / "sheet", items=QUESTIONS)[0].is_file()
+        return
+    with pytest.raises(ValueError, match=r"one question as qa/q\d of all systems, found .* of first and .* of second"):
+        make_sheet(systems, tmp_path / "sheet", items=QUESTIONS)
+    assert not (tmp_path / "sheet").exists()
+
+
+def test_a_control_reads_the_replies_of_its_run_and_no_earlier_ones(tmp_path):
+    run = run_folder(tmp_path / "run", "name", 0.1)
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    described |= {"judge": {"name": "a judge"}, "control": "piper/joe"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(described))
+    key = described["tasks"][0]["keys"][1]
+    of = {"now": (key, "piper/joe"), "voice": (key, "flite/slt"), "model": ("earlier q1 digest1", "piper/joe")}
+    lines = [
+        {"id": "q1", "key": control_key(reply, "a judge", voice), "audio": f"control/{name}.flac", "error": None}
+        for name, (reply, voice) in of.items()
+    ]
+    write_lines(tmp_path / "run" / "qa" / "control.jsonl", lines)
+    found = spoken_replies(run + ":control")
+    assert {item: spoken.audio.name for item, spoken in found.items()} == {"qa/q1": "now.flac"}

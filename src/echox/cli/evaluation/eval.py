@@ -165,7 +165,7 @@ def score(
 def latency(
     context: typer.Context,
     data: Annotated[
-        Path | None, typer.Option(help="Nano corpus, or a .jsonl of items (default: the embedded questions).")
+        Path | None, typer.Option(help="Nano corpus, or a file or folder of items (default: the embedded questions).")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures.")] = Path("eval/latency"),
     model: Model = "nano",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 from echox.audio import load_audio
 from echox.data.engines.engine import SAMPLING_RATE, SynthesizedSpeech, Voice
@@ -52,6 +52,6 @@ class OpenAICompatible:
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                 audio = response.read()
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (OSError, HTTPException) as error:
             raise ConnectionError(f"speech server {self.base_url}: no speech for {text[:60]!r}: {error}") from error
         return SynthesizedSpeech(load_audio(audio, SAMPLING_RATE), SAMPLING_RATE)

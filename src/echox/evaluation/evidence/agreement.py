@@ -23,7 +23,7 @@ from echox.api.card import markdown_table
 from echox.data.scoring import edit_counts, normalize_words
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.run import ShowProgress, show_nothing, transcribe
-from echox.evaluation.run_files import REPLIES, read_run, recorded_replies
+from echox.evaluation.run_files import read_run, recorded_replies
 from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.scores import MAX_UNKNOWN_WORDS, error_rate, not_measured
@@ -85,7 +85,7 @@ def measure_agreement(
         if not KINDS[task["kind"]].speaks:
             continue
         folder = run / task["name"]
-        replies = [one for one in recorded_replies(folder / REPLIES, task["keys"]) if one["audio"]][:limit]
+        replies = [one for one in recorded_replies(folder, task["keys"]) if one["audio"]][:limit]
         if not replies:
             continue
         keys = [reply["key"] for reply in replies]

@@ -25,7 +25,8 @@ import numpy as np
 
 from echox.api.card import markdown_table
 from echox.audio import encode_audio, load_audio
-from echox.evaluation.run_files import CONTROL, REPLIES, read_run, recorded_replies
+from echox.evaluation.control import control_key
+from echox.evaluation.run_files import CONTROL, read_run, recorded_replies
 from echox.evaluation.scoring.records import read_lines
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.statistics import bootstrap_crossed, permutation_test
@@ -44,14 +45,15 @@ _RATE_HZ = 24000
 
 @dataclass(frozen=True)
 class Spoken:
-    """A system's reply to a question: its words, and where its speech is."""
+    """A system's reply: the question's words, what tells the question from others, and where the speech is."""
 
     question: str
+    asked: str
     audio: Path
 
 
 def spoken_replies(run: str) -> dict[str, Spoken]:
-    """Spoken replies of a run by item, of all its tasks.
+    """Spoken replies of a run as "task/item", of all its tasks.
 
     Args:
         run: folder of ``echox eval run``; with `OF_CONTROL`, the control voice's reading of them.
@@ -59,23 +61,42 @@ def spoken_replies(run: str) -> dict[str, Spoken]:
     Raises:
         ValueError: no run there, or one without such speech.
     """
-    control = run.endswith(OF_CONTROL)
     folder = Path(run.removesuffix(OF_CONTROL))
+    described = read_run(folder)
     found: dict[str, Spoken] = {}
-    for task in read_run(folder)["tasks"]:
+    for task in described["tasks"]:
         place = folder / task["name"]
-        of_control = {}
-        for record in read_lines(place / CONTROL) if control else []:
-            of_control[record["id"]] = record["audio"]
-        for reply in recorded_replies(place / REPLIES, task["keys"]):
-            audio = of_control.get(reply["id"]) if control else reply["audio"]
-            if audio:
-                found[reply["id"]] = Spoken(reply["question"], place / audio)
+        replies = recorded_replies(place, task["keys"])
+        audio = {reply["key"]: reply["audio"] for reply in replies}
+        if run.endswith(OF_CONTROL):
+            of_control = {record["key"]: record["audio"] for record in read_lines(place / CONTROL)}
+            judge, speaker = described["judge"].get("name", ""), described.get("control", "")
+            audio = {key: of_control.get(control_key(key, judge, speaker)) for key in audio}
+        for reply in replies:
+            if speech := audio[reply["key"]]:
+                # The key ends with a digest of the question: of one without words, it is what can be compared.
+                asked = reply["question"].strip() or reply["key"].rpartition(" ")[2]
+                found[f"{task['name']}/{reply['id']}"] = Spoken(reply["question"], asked, place / speech)
     if not found:
         raise ValueError(
             f"{run}: expected spoken replies, found none; run a task that speaks (--control for a control)"
         )
     return found
+
+
+def _shared(replies: Mapping[str, Mapping[str, Spoken]]) -> list[str]:
+    """Items that all systems answered aloud. Raises ValueError where they were asked different questions."""
+    (first, known), *others = replies.items()
+    shared = sorted(set(known).intersection(*(found for _, found in others)))
+    for name, found in others:
+        item = next((item for item in shared if found[item].asked != known[item].asked), None)
+        if item is not None:
+            asked = [one[item].question or "a recording of its own" for one in (known, found)]
+            raise ValueError(
+                f"expected one question as {item} of all systems, found {asked[0]!r} of {first} and {asked[1]!r} of "
+                f"{name}; ask both the same table (of recordings without words: add a column question)"
+            )
+    return shared
 
 
 def make_sheet(
@@ -94,12 +115,13 @@ def make_sheet(
         The page, to be sent to listeners, and the key, to be kept from them.
 
     Raises:
-        ValueError: fewer than two systems, or fewer shared questions than ``items``.
+        ValueError: fewer than two systems, different questions under one name, or fewer shared questions than
+            ``items``.
     """
     if len(systems) < 2:
         raise ValueError(f"expected two or more systems, found {len(systems)}; name each as NAME=FOLDER")
     replies = {name: spoken_replies(run) for name, run in systems.items()}
-    shared = sorted(set.intersection(*(set(found) for found in replies.values())))
+    shared = _shared(replies)
     if len(shared) < items:
         raise ValueError(f"expected {items} questions that all systems answered aloud, found {len(shared)}; ask fewer")
     rng = random.Random(f"listening sheet {seed}")

@@ -35,7 +35,7 @@ def write_uro_bench(task: TaskEntry, rows: list[Row], folder: Path, output: Path
         task: its entry in ``run.json``.
         rows: replies.
         folder: of the run.
-        output: folder; what stands in it under ``eval/`` is their ``infer_output_dir``.
+        output: empty folder; what stands in it under ``eval/`` is their ``infer_output_dir``.
 
     Returns:
         The JSONL files.
@@ -49,9 +49,8 @@ def write_uro_bench(task: TaskEntry, rows: list[Row], folder: Path, output: Path
     place = output / "eval" / set_folder(task["source"], task["name"])
     (place / "audio").mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(rows):
-        wav = place / "audio" / f"{number:04d}.wav"
-        wav.unlink(missing_ok=True)
         if row["audio"]:
+            wav = place / "audio" / f"{number:04d}.wav"
             save_audio(wav, load_audio(folder / task["name"] / row["audio"], AUDIO_RATE_HZ), AUDIO_RATE_HZ)
     columns = {
         "question_text": [row["question"] for row in rows],

@@ -30,6 +30,7 @@ from echox.evaluation.judges.sphinx import PocketsphinxASR
 from echox.evaluation.scoring.records import fingerprint
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.subjects.endpoint import Endpoint
+from echox.files import content_digest
 from echox.models.conversion.moonshine_files import find_ort_moonshine
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
@@ -167,8 +168,12 @@ class TransformersASR(OpenVocabularyJudge):
     def __init__(self, model_id: str, device: str | None = None) -> None:
         from transformers import pipeline
 
-        self.name = model_id
         self._pipeline = pipeline("automatic-speech-recognition", model=model_id, device=device)
+        if Path(model_id).is_dir():  # wherever it lies, and whatever was trained into it since
+            self.name = f"{Path(model_id).resolve().name} (files {content_digest(model_id)})"
+        else:
+            revision = getattr(self._pipeline.model.config, "_commit_hash", None)
+            self.name = f"{model_id} (revision {revision[:12]})" if revision else model_id
 
     def transcribe(self, waveforms: Sequence[np.ndarray], sampling_rate: int) -> list[str]:
         """See :class:`Judge`. The language is detected, as UltraEval-Audio does."""

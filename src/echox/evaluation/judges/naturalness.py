@@ -8,7 +8,8 @@ arXiv 2110.01763 (https://github.com/microsoft/DNS-Challenge, sig_bak_ovr.onnx);
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from echox.api.parts import installed_folder
 from echox.evaluation.judges.onnx_session import open_session
 from echox.evaluation.scoring.records import read_lines
+from echox.files import file_sha256
 
 RATE_HZ = 16000
 DNSMOS_SAMPLES = 144160
@@ -30,7 +32,21 @@ SPEECHMOS = "speechmos"
 _P808_FFT, _P808_HOP, _P808_MELS = 321, 160, 120
 """Of the log-mel spectrogram that DNSMOS P.808 reads."""
 
-Rater = Callable[[np.ndarray], float]
+
+@dataclass(frozen=True)
+class Rater:
+    """A predictor: ``rate`` of a waveform (samples,) at `RATE_HZ`; ``name`` states its figure and its model file."""
+
+    name: str
+    rate: Callable[[np.ndarray], float]
+
+    def __call__(self, waveform: np.ndarray) -> float:
+        """The predicted score of speech."""
+        return self.rate(waveform)
+
+
+def _rater(figure: str, path: Path, rate: Callable[[np.ndarray], float]) -> Rater:
+    return Rater(f"{figure}:{file_sha256(path)[:12]}", rate)
 
 
 def open_utmos(path: Path) -> Rater:
@@ -48,7 +64,7 @@ def open_utmos(path: Path) -> Rater:
     def rate(waveform: np.ndarray) -> float:
         return float(torch.as_tensor(model(torch.from_numpy(waveform)[None])).mean())
 
-    return rate
+    return _rater("utmos", path, rate)
 
 
 def dnsmos_raters(named: str | Path) -> dict[str, Rater]:
@@ -89,7 +105,7 @@ def open_dnsmos(path: Path) -> Rater:
         raw = [session.run(None, {name: window[None]})[0][0][2] for window in dnsmos_windows(waveform)]
         return float(np.mean(np.polyval(DNSMOS_OVERALL, raw)))
 
-    return rate
+    return _rater("dnsmos", path, rate)
 
 
 def open_p808(path: Path) -> Rater:
@@ -105,7 +121,7 @@ def open_p808(path: Path) -> Rater:
         windows = [p808_features(window[:-_P808_HOP]) for window in dnsmos_windows(waveform)]
         return float(np.mean([session.run(None, {name: window[None]})[0][0][0] for window in windows]))
 
-    return rate
+    return _rater("dnsmos_p808", path, rate)
 
 
 def dnsmos_windows(waveform: np.ndarray) -> list[np.ndarray]:
@@ -139,12 +155,18 @@ def _p808_filters() -> np.ndarray:
     return np.maximum(0.0, np.minimum(rising, falling)) * 2 / (high - low)
 
 
-def ratings_of(folder: Path, keys: list[str]) -> dict[str, float]:
-    """Mean rating of each predictor over the replies of these keys, if there are any."""
-    wanted = set(keys)
+def ratings_of(folder: Path, keys: list[str], raters: Mapping[str, str]) -> dict[str, float]:
+    """Mean rating over the replies of these keys, by figure; of those that were rated.
+
+    Args:
+        folder: of the task.
+        keys: of the replies, or of their control.
+        raters: name of the predictor whose ratings count, by figure.
+    """
+    wanted, figures = set(keys), {name: figure for figure, name in raters.items()}
     found: dict[str, list[float]] = {}
     for record in read_lines(folder / RATINGS):
         key, _, name = record["key"].rpartition(" ")
-        if key in wanted:
-            found.setdefault(name, []).append(record["rating"])
-    return {name: float(np.mean(values)) for name, values in found.items()}
+        if key in wanted and name in figures:
+            found.setdefault(figures[name], []).append(record["rating"])
+    return {figure: float(np.mean(values)) for figure, values in found.items()}

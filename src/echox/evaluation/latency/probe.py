@@ -46,14 +46,48 @@ class Machine(TypedDict):
 PARTS = ("encode_s", "prefill_s", "text_s", "echo_s", "vocoder_s")
 
 
+QUESTIONS = Path("speech") / "dialogues.jsonl"
+"""In a nano corpus: the manifest of its spoken questions."""
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether a folder is a nano corpus with spoken questions."""
+    return (folder / QUESTIONS).is_file()
+
+
+def corpus_questions(folder: Path) -> Path:
+    """The manifest of the spoken questions of a nano corpus.
+
+    Raises:
+        ValueError: the folder is none.
+    """
+    if not is_corpus(folder):
+        raise ValueError(
+            f"{folder}: expected the folder of a nano corpus, found no {QUESTIONS} in it; correct its name, or name "
+            "none for the bundled questions"
+        )
+    return folder / QUESTIONS
+
+
 def choose_questions(data_dir: Path | None, count: int, seed: int = 0) -> list[Path]:
-    """Held-out spoken questions, balanced over topics; without a corpus, the bundled ones."""
-    manifest = data_dir / "speech" / "dialogues.jsonl" if data_dir is not None else None
-    if manifest is None or not manifest.exists():
+    """Held-out spoken questions, balanced over topics.
+
+    Args:
+        data_dir: folder of a nano corpus; None: the bundled questions, of which there are few.
+        count: at most so many.
+        seed: of the order.
+
+    Raises:
+        ValueError: the folder is no such corpus, or has no held-out questions.
+    """
+    if data_dir is None:
         return bundled_questions()[:count]
+    manifest = corpus_questions(data_dir)
     items = [item for item in read_dialogues(manifest) if item.split.startswith("heldout") and len(item.turns) == 2]
     ordered = balanced_order(items, lambda item: str(item.topic), seed)
     spoken = [item.turns[item.heard_turns[-1]] for item in ordered if item.heard_turns]
+    if not spoken:
+        raise ValueError(f"{manifest}: expected held-out spoken questions, found none: run the corpus stage")
     return [audio_path(manifest, str(turn.audio)) for turn in spoken][:count]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from echox.api.card import markdown_table
 from echox.evaluation.latency.playback import play
-from echox.evaluation.latency.probe import choose_questions, latency_rows, machine_of, summarize_rows
+from echox.evaluation.latency.probe import choose_questions, is_corpus, latency_rows, machine_of, summarize_rows
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.evaluation.sets.items import read_items
@@ -45,17 +45,17 @@ def run_latency(
 
     Args:
         subject: the model to be measured.
-        data: nano corpus, or a file of items; None: the embedded held-out questions.
+        data: nano corpus, or a file or folder of items; None: the embedded held-out questions.
         output: folder.
         count: questions.
         warm_up: replies that are not counted.
         concurrency: numbers of concurrent requests to a server, each measured separately.
 
     Raises:
-        ValueError: no question, or nothing was spoken.
+        ValueError: no spoken question there, or nothing was spoken.
     """
-    output.mkdir(parents=True, exist_ok=True)
     questions = _questions(data, count)
+    output.mkdir(parents=True, exist_ok=True)
     measured: JsonObject = {"subject": subject.name, "definitions": DEFINITIONS, "runs": []}
     rows: dict[str, list[dict[str, float]]] = {}
     for at_once in concurrency:
@@ -119,9 +119,14 @@ def draw_first_audio(rows: dict[str, list[dict[str, float]]], path: Path) -> boo
 
 
 def _questions(data: Path | None, count: int) -> list[Path | bytes]:
-    if data is not None and data.suffix:
-        return [item.audios[-1] for item in read_items(data) if item.audios][:count]
-    return list(choose_questions(data or embedded_heldout(), count))
+    """Questions of the embedded set, of a nano corpus, or of any items that are spoken."""
+    folder = data or embedded_heldout()
+    if is_corpus(folder):
+        return list(choose_questions(folder, count))
+    spoken = [item.audios[-1] for item in read_items(folder) if item.audios]
+    if not spoken:
+        raise ValueError(f"{folder}: expected spoken questions, found none with audio; name a table with audio")
+    return spoken[:count]
 
 
 def _server_rows(

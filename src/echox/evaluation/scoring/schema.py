@@ -8,17 +8,13 @@ JsonObject = dict[str, Any]
 """An object of a JSON file whose keys depend on its content: columns of a data set, figures of a task or a study."""
 
 
-class ReplyRecord(TypedDict):
-    """A line of ``replies.jsonl``.
+class AskedItem(TypedDict):
+    """A line of ``questions.jsonl``: what the data set says of an item now; it may be corrected after it was asked.
 
     Attributes:
         id: of the item. key: of the model and the question.
         question: its words. answers: accepted ones. columns: what the data set says of the item.
         question_audio: path of the spoken question, if it is one file.
-        text: the written reply. heard: transcript of the question by the model's CTC head.
-        audio: path of the reply's speech, relative to the task's folder; None: there is none. reply_s: its duration.
-        timings: of `echox.Reply`. failures: reasons of segments that could not be spoken.
-        stopped: why the reply ended. error: why there is no reply; None: there is one.
     """
 
     id: str
@@ -27,6 +23,18 @@ class ReplyRecord(TypedDict):
     answers: list[str]
     columns: JsonObject
     question_audio: str | None
+
+
+class ReplyRecord(AskedItem):
+    """A line of ``replies.jsonl``, with the question that it replies to.
+
+    Attributes:
+        text: the written reply. heard: transcript of the question by the model's CTC head.
+        audio: path of the reply's speech, relative to the task's folder; None: there is none. reply_s: its duration.
+        timings: of `echox.Reply`. failures: reasons of segments that could not be spoken.
+        stopped: why the reply ended. error: why there is no reply; None: there is one.
+    """
+
     text: str
     heard: str
     audio: str | None
@@ -92,16 +100,18 @@ class SubjectEntry(TypedDict):
     folder: str | None
 
 
-class _Control(TypedDict, total=False):
+class _Optional(TypedDict, total=False):
     control: str
+    raters: dict[str, str]
 
 
-class RunFile(_Control):
+class RunFile(_Optional):
     """The content of ``run.json``.
 
     Attributes:
         judge: has ``name`` (and its own errors), or ``unjudged``: why there is none.
         control: voice that also speaks the replies' texts ("engine/name"), if there is one.
+        raters: predictor of each rating (``utmos``), by its name in the records; none: nothing was rated.
     """
 
     version: int

@@ -6,19 +6,19 @@ are also read. All columns but the audio are kept for export.
 
 from __future__ import annotations
 
-import csv
+import ast
 import hashlib
-import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
+from echox.data.tables import read_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.sealed import OPENED, refuse_sealed
-from echox.files import decoded, text_lines
 
 AUDIO_COLUMNS = ("audio", "WavPath", "audio_path", "wav", "audio_filename", "path", "file_name", "source_wav")
 QUESTION_COLUMNS = ("question", "Questions", "Question", "questions", "prompt", "source_text")
@@ -26,6 +26,9 @@ ANSWER_COLUMNS = ("answers", "answer", "Answer", "Answers", "reference", "refere
 ID_COLUMNS = ("id", "index", "key")
 QUESTION_FILES = ("questions.jsonl", "questions.csv", "questions.tsv", "metadata.jsonl", "metadata.csv", "test.jsonl")
 """Names of the file of items in a folder: ours, those of the hub's folders of audio files, and URO-Bench's."""
+_AUDIO_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm", ".sph", ".aiff", ".wma")
+"""Of what must be a recording, whatever its column is called."""
+_NO_COMMA = re.compile(r"['\"]\s+['\"]")
 
 
 class ContentPart(TypedDict, total=False):
@@ -116,15 +119,15 @@ def read_items(
         numbers: whether a reference that is a number stands for its text.
 
     Raises:
-        ValueError: no such data, an item without question, a reference that is not text, an id twice, or sealed
-            questions.
+        ValueError: no such data, an item without question, audio in some rows only or in a column of another name, a
+            reference that is not text, an id twice, or sealed questions.
     """
     path = Path(path)
     for name in QUESTION_FILES if path.is_dir() else ():
         if (path / name).is_file():
             path = path / name
             break
-    rows = _rows(path)
+    rows = _parquet(path) if path.is_dir() else read_table(path)
     items = [
         _item(row, f"{path}: item {number}", number, path.parent, answer_columns, instruction, numbers)
         for number, row in enumerate(rows)
@@ -137,40 +140,14 @@ def read_items(
         if item.id in seen:
             raise ValueError(f"{path}: expected every id once, found {item.id!r} twice; give each item its own")
         seen.add(item.id)
+    silent = [item for item in items if not item.audios]
+    if 0 < len(silent) < len(items):
+        raise ValueError(
+            f"{path}: expected audio in every row or in none, found none in {len(silent)} of {len(items)} rows "
+            f"(the first is {silent[0].id!r}): they would be asked in writing and counted as heard; add their audio, "
+            "or make them a table of their own"
+        )
     return items
-
-
-def _rows(path: Path) -> Iterable[JsonObject]:
-    if path.is_dir():
-        return _parquet(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a .jsonl or .csv file or a folder of .parquet files, found none")
-    if path.suffix == ".jsonl":
-        return _jsonl(path)
-    if path.suffix in (".csv", ".tsv"):
-        try:
-            text = io.StringIO(decoded(path.read_bytes()), newline="")
-            return list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    raise ValueError(
-        f"{path}: expected .jsonl, .csv, .tsv or a folder of .parquet files, found {path.suffix or 'no ending'!r}"
-    )
-
-
-def _jsonl(path: Path) -> list[JsonObject]:
-    rows = []
-    for number, line in text_lines(path):
-        try:
-            if isinstance(line, ValueError):
-                raise line
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: expected one JSON object a line, found {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        rows.append(row)
-    return rows
 
 
 def _parquet(folder: Path) -> Iterable[JsonObject]:
@@ -197,10 +174,17 @@ def _item(
     numbers: bool,
 ) -> EvalItem:
     audio_column, audio = _first(row, AUDIO_COLUMNS)
-    _, question = _first(row, [name for name in QUESTION_COLUMNS if name not in answer_columns])
+    question_column, question = _first(row, [name for name in QUESTION_COLUMNS if name not in answer_columns])
     answer_column, answers = _first(row, answer_columns)
     _, name = _first(row, ID_COLUMNS)
     text: list[ContentPart] = [{"type": "text", "text": instruction}] if instruction else []
+    others = {key: value for key, value in row.items() if key not in (question_column, answer_column)}
+    unread = next((key for key, value in others.items() if _is_audio(value)), None) if audio is None else None
+    if unread is not None:
+        raise ValueError(
+            f"{place}: expected its audio in a column of {', '.join(AUDIO_COLUMNS)}, found audio in {unread!r}: give "
+            "the column one of these names, or leave it out if it is not the question"
+        )
     if audio is not None:
         content: str | list[ContentPart] = [{"type": "audio", "audio": _audio(audio, folder, place)}, *text]
     elif question:
@@ -210,7 +194,7 @@ def _item(
     else:
         raise ValueError(
             f"{place}: expected a question, found neither audio ({', '.join(AUDIO_COLUMNS)}) nor text "
-            f"({', '.join(QUESTION_COLUMNS)}): give the columns these names"
+            f"({', '.join(QUESTION_COLUMNS)}) but the columns {named(row)}: give the columns these names"
         )
     return EvalItem(
         id=str(number) if name is None else str(name).replace("/", "_"),
@@ -219,6 +203,18 @@ def _item(
         answers=_answers(answers, place, answer_column, numbers),
         columns={key: value for key, value in row.items() if key != audio_column},
     )
+
+
+def named(columns: Iterable[object]) -> str:
+    """Names of columns for an error, in quotation marks: a space at their end is seen."""
+    return ", ".join(map(repr, columns)) or "none"
+
+
+def _is_audio(value: object) -> bool:
+    """Whether a cell can be nothing but a recording: a name with the ending of one, or what the hub stores."""
+    if isinstance(value, dict):
+        return "sampling_rate" in value or ("bytes" in value and (not value.get("path") or _is_audio(value["path"])))
+    return isinstance(value, str) and "\n" not in value and value.strip().lower().endswith(_AUDIO_ENDINGS)
 
 
 def _first(row: Mapping[str, object], names: Sequence[str]) -> tuple[str | None, object]:
@@ -244,9 +240,29 @@ def _audio(value: object, folder: Path, place: str) -> Path | bytes:
 def _answers(value: object, place: str, column: str | None, numbers: bool) -> tuple[str, ...]:
     if value is None:
         return ()
+    if isinstance(value, str):
+        value = _listed(value, f"{place}: {column}")
     values = value if isinstance(value, list) else [value]
     if numbers:
         values = [str(one) if isinstance(one, int | float) and not isinstance(one, bool) else one for one in values]
     if not all(isinstance(one, str) for one in values):
         raise ValueError(f"{place}: {column}: expected text or a list of texts, found {value!r}: quote numbers")
     return tuple(values)
+
+
+def _listed(text: str, place: str) -> object:
+    """A cell; one in brackets is a list, as JSON or as Python writes it (the cells of a CSV are texts)."""
+    inside = text.strip()
+    if not (inside.startswith("[") and inside.endswith("]")):
+        return text
+    for read in (json.loads, ast.literal_eval):
+        if read is ast.literal_eval and _NO_COMMA.search(inside):  # as NumPy writes it: Python would join the texts
+            break
+        try:
+            found: object = read(inside)
+        except (ValueError, SyntaxError):
+            continue
+        return found
+    raise ValueError(
+        f'{place}: expected a text or a list of texts such as ["Paris", "Lyon"], found {inside[:80]!r}: quote its texts'
+    )

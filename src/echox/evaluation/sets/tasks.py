@@ -26,7 +26,7 @@ from echox.evaluation.scoring.uro import score_uro, score_uro_repeat
 from echox.evaluation.sets.heldout import embedded_heldout
 from echox.evaluation.sets.items import ANSWER_COLUMNS, ChatMessage, EvalItem, read_items
 from echox.evaluation.sets.nano import SPOKEN_SETS, TYPED, nano_items, nano_questions
-from echox.evaluation.sets.published import check_choices
+from echox.evaluation.sets.published import check_answers, check_choices, check_recordings, check_texts
 
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "text", "sentence", *ANSWER_COLUMNS)
 TRANSLATION_COLUMNS = ("translation", "tgt_text", "target_text", *ANSWER_COLUMNS)
@@ -42,7 +42,7 @@ class Kind:
         numbers: whether a reference that is a number stands for its text.
         hub: id of the data set on the Hugging Face hub; None: it is not there.
         hub_files: patterns of its files.
-        check: raises ValueError if items are not what ``score`` needs.
+        check: raises ValueError if items are not what ``score`` needs; it is given ``answer_columns`` too.
         group: column over whose values a limited number of items is balanced; None: the first ones are taken.
         typed: kind of the same questions in writing; None: they are not asked so.
         speaks: whether the replies are spoken.
@@ -54,7 +54,7 @@ class Kind:
     numbers: bool = False
     hub: str | None = None
     hub_files: Sequence[str] = ("*.parquet",)
-    check: Callable[[Sequence[EvalItem]], None] | None = None
+    check: Callable[[Sequence[EvalItem], Sequence[str]], None] | None = None
     group: str | None = None
     typed: str | None = None
     speaks: bool = True
@@ -67,7 +67,7 @@ def _no_scores(rows: Sequence[Row]) -> JsonObject:
 
 
 TYPED_ANSWERS, TYPED_CHOICES = "typed-answers", "typed-choices"
-_QUESTIONS = Kind(score_answers, typed=TYPED_ANSWERS)
+_QUESTIONS = Kind(score_answers, check=check_answers, typed=TYPED_ANSWERS)
 KINDS = {
     "llama-questions": replace(
         _QUESTIONS, hub="TwinkStart/llama-questions", paper=(("EchoX-3B", 54.0), ("EchoX-8B", 63.3))
@@ -88,10 +88,10 @@ KINDS = {
         typed=TYPED_CHOICES,
     ),
     "uro-bench": Kind(score_uro, ("target_text",), numbers=True),
-    "uro-repeat": Kind(score_uro_repeat, ("target_text",), numbers=True),
+    "uro-repeat": Kind(score_uro_repeat, ("target_text",), numbers=True, check=check_texts),
     "consistency": Kind(score_speech),
-    "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, speaks=False),
-    "translation": Kind(score_translation, TRANSLATION_COLUMNS),
+    "asr": Kind(score_transcription, TRANSCRIPT_COLUMNS, check=check_recordings, speaks=False),
+    "translation": Kind(score_translation, TRANSLATION_COLUMNS, check=check_answers),
     "voicebench": Kind(_no_scores, answer_columns=(), hub="hlt-lab/voicebench", speaks=False),
     TYPED_ANSWERS: Kind(score_typed_answers, speaks=False),
     TYPED_CHOICES: Kind(score_typed_choices, speaks=False),
@@ -103,7 +103,9 @@ NANO = "nano"
 """All of nano's held-out sets."""
 NANO_QUESTIONS = "nano-questions"
 """Nano's held-out questions as any model may be asked them: scored by their answers, not by nano's own sentences."""
-_NOT_BY_NAME = (TYPED_ANSWERS, TYPED_CHOICES, TYPED, *SPOKEN_SETS)
+WRITTEN = (TYPED_ANSWERS, TYPED_CHOICES, TYPED)
+"""Kinds whose questions are those of a spoken set, in writing."""
+_NOT_BY_NAME = (*WRITTEN, *SPOKEN_SETS)
 TYPED_SUFFIX = "-typed"
 """Of the name of a task whose questions are those of another task, in writing."""
 AVERAGED = ("llama-questions", "web-questions", "triviaqa")
@@ -155,7 +157,7 @@ def open_tasks(
     items = read_items(path, kind.answer_columns, instruction, kind.numbers)
     if kind.check is not None:
         try:
-            kind.check(items)
+            kind.check(items, kind.answer_columns)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     if limit is not None and kind.group is not None:

@@ -7,10 +7,13 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPMessage, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import IO, Any
 
 from echox.evaluation.scoring.schema import JsonObject
+
+_BROKEN = (OSError, HTTPException)
+"""What a connection raises that ends too early, or an answer that is no HTTP: neither is a ValueError."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -63,17 +66,29 @@ class Endpoint:
         """The events of a streamed answer (``data: {...}`` lines), as they arrive; raises as :meth:`post`."""
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         with self._open(path, json.dumps(body).encode(), headers) as response:
-            for raw in response:
+            lines = iter(response)
+            while (event := self._next_event(path, lines)) is not None:
+                yield event
+
+    def _next_event(self, path: str, lines: Iterator[bytes]) -> JsonObject | None:
+        try:
+            for raw in lines:
                 line = raw.decode("utf-8").strip()
                 if line.startswith("data:") and line != "data: [DONE]":
-                    yield json.loads(line[len("data:") :])
+                    event = json.loads(line[len("data:") :])
+                    if not isinstance(event, dict):
+                        raise ValueError(f"an event of type {type(event).__name__}")
+                    return event
+        except (*_BROKEN, ValueError, RecursionError) as error:
+            raise ValueError(f"{self.url}{path}: expected a stream of JSON events, found {_found(error)}") from error
+        return None
 
     def _json(self, path: str, data: bytes | None, headers: dict[str, str]) -> Any:
         with self._open(path, data, headers) as response:
             try:
                 return json.loads(response.read())
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{self.url}{path}: expected a JSON answer, found {error}") from error
+            except (*_BROKEN, ValueError, RecursionError) as error:
+                raise ValueError(f"{self.url}{path}: expected a JSON answer, found {_found(error)}") from error
 
     def _open(self, path: str, data: bytes | None, headers: dict[str, str]) -> HTTPResponse:
         if self._key:
@@ -83,7 +98,17 @@ class Endpoint:
             response: HTTPResponse = urllib.request.build_opener(_NoRedirects).open(request, timeout=self._timeout_s)
             return response
         except urllib.error.HTTPError as error:
-            detail = error.read(500).decode("utf-8", "replace")
+            try:
+                detail = error.read(500).decode("utf-8", "replace")
+            except _BROKEN as broken:
+                detail = _found(broken)
             raise ValueError(f"{self.url}{path}: expected an answer, found HTTP {error.code}: {detail}") from error
-        except OSError as error:  # no connection, or too slow
-            raise ValueError(f"{self.url}{path}: expected an answer, found {error}; is the server running?") from error
+        except _BROKEN as error:  # no connection, too slow, or no HTTP
+            raise ValueError(
+                f"{self.url}{path}: expected an answer, found {_found(error)}; is the server running?"
+            ) from error
+
+
+def _found(error: Exception) -> str:
+    """An error in words; some of ``http.client`` have none."""
+    return str(error) or type(error).__name__

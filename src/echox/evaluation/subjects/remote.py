@@ -49,11 +49,12 @@ class RemoteSubject:
             message = choice["message"]
             audio = message.get("audio") or {}
             text = message.get("content") or audio.get("transcript") or ""
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            spoken = base64.b64decode(audio.get("data") or "")
+            if not isinstance(text, str):
+                raise TypeError(f"a text of type {type(text).__name__}")
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self.name}: expected a chat completion, found {str(found)[:200]}") from error
-        waveform = np.zeros(0, np.float32)
-        if speak and audio.get("data"):
-            waveform = load_audio(base64.b64decode(audio["data"]), SERVER_RATE_HZ)
+        waveform = load_audio(spoken, SERVER_RATE_HZ) if speak and spoken else np.zeros(0, np.float32)
         timings: dict[str, float | int | None] = {"client_s": time.perf_counter() - began_s}
         stopped = "length" if choice.get("finish_reason") == "length" else "end"
         return Reply(text, waveform, SERVER_RATE_HZ, "", timings, stopped=stopped)

@@ -6,13 +6,12 @@ Questions of test sets, and what is nearly the same, are left out. Source of the
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,8 @@ from echox.data.corpora.everyday import everyday_requests, invented_topics, with
 from echox.data.corpora.nano.world import build_dialogues
 from echox.data.manifest import Dialogue, Turn, read_dialogues, write_dialogues
 from echox.data.scoring import normalize_words
-from echox.files import JsonObject, journal_entries, open_journal, stamp, text_lines
+from echox.data.tables import read_table
+from echox.files import journal_entries, open_journal, stamp
 from echox.preparation.conversations.writer import ChatWriter, sentences
 from echox.preparation.duplicates import NearDuplicates
 from echox.preparation.settings import Duplicates
@@ -168,7 +168,7 @@ def stands_alone(text: str) -> bool:
 def _test_questions(path: str) -> Iterator[str]:
     """Questions of a test set. Raises ValueError if there are none in the file."""
     found = False
-    for row in _rows(Path(path)):
+    for row in read_table(path):
         turns = row.get("turns") or [{"role": "user", "text": row.get("question")}]
         for text in (turn.get("text") for turn in turns if turn.get("role") == "user"):
             if not isinstance(text, str) or not text:
@@ -177,17 +177,6 @@ def _test_questions(path: str) -> Iterator[str]:
             yield text
     if not found:
         raise ValueError(f"{path}: expected questions of a test set, found none; correct exclude")
-
-
-def _rows(path: Path) -> Iterable[JsonObject]:
-    if path.suffix == ".jsonl":
-        for number, line in text_lines(path):
-            if isinstance(line, ValueError):
-                raise ValueError(f"{path}:{number}: {line}") from line
-            yield json.loads(line)
-        return
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
 
 
 @recipe("invented_questions")

@@ -25,7 +25,7 @@ from echox.data.manifest import Dialogue, audio_path, read_dialogues
 from echox.data.scoring import same_words
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.latency.playback import play
-from echox.evaluation.latency.probe import machine_of, spread
+from echox.evaluation.latency.probe import corpus_questions, machine_of, spread
 from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject
@@ -105,19 +105,19 @@ class PolicyReply(_Scores):
 
 
 def policy_questions(data_dir: Path | None, limit: int, seed: int = 0) -> list[PolicyQuestion]:
-    """Held-out spoken questions in voices of the training; without a corpus, the bundled questions.
+    """Held-out spoken questions in voices of the training.
 
     Args:
-        data_dir: folder of the nano corpus.
+        data_dir: folder of the nano corpus; None: the bundled questions, of which there are few.
         limit: number of questions with replies of one sentence, and of those with longer replies.
         seed: of their order.
 
     Raises:
-        ValueError: the corpus has no held-out questions.
+        ValueError: the folder is no such corpus, or has no held-out questions.
     """
-    manifest = data_dir / "speech" / "dialogues.jsonl" if data_dir is not None else None
-    if manifest is None or not manifest.is_file():
+    if data_dir is None:
         return [PolicyQuestion(path.stem, "bundled", path) for path in bundled_questions()[:limit]]
+    manifest = corpus_questions(data_dir)
     groups: dict[str, list[Dialogue]] = {"one sentence": [], "several sentences": []}
     for item in read_dialogues(manifest):
         if item.split == "heldout_seen_voices" and len(item.turns) == 2 and item.turns[0].audio is not None:
