@@ -107,9 +107,8 @@ def test_every_client_says_what_is_broken(server, broken):
         OpenAICompatibleASR(server.url, "model", timeout_s=5.0).transcribe([np.zeros(160, np.float32)], 16000)
     with pytest.raises(ValueError, match="expected .* found ."):
         RemoteSubject(server.url)
-    if broken not in ("no JSON", "JSON without end"):  # a stream's lines without "data:" are comments
-        with pytest.raises(ValueError, match="expected .* found ."):
-            list(subject.events({}))
+    with pytest.raises(ValueError, match="expected .* found ."):
+        list(subject.events({}))
     if broken != "another place":
         with pytest.raises((ValueError, ConnectionError)):
             OpenAICompatible(server.url, "model", timeout_s=5.0).synthesize("Hello.", Voice("openai", "alloy"))

@@ -60,13 +60,12 @@ def utmos(run):
 
 
 def test_another_file_of_a_predictor_rates_again(run, tmp_path):
-    first, second = mos_file(tmp_path / "a.pt", 3.5), mos_file(tmp_path / "b.pt", 2.0)
-    for path, score in ((first, 3.5), (second, 2.0), (first, 3.5), (mos_file(first, 1.0), 1.0)):
-        rate_run(run, path, None)
+    for name, score in (("a.pt", 3.5), ("b.pt", 2.0), ("a.pt", 3.5), ("a.pt", 1.0)):
+        rate_run(run, mos_file(tmp_path / name, score), None)
         assert utmos(run) == pytest.approx(score)
         again(tmp_path)  # without a predictor: its ratings are kept
         assert utmos(run) == pytest.approx(score)
-    assert len(read_lines(run / "qa" / "naturalness.jsonl")) == 3  # the first file's rating was used again
+    assert len(read_lines(run / "qa" / "naturalness.jsonl")) == 3  # that of the first file was used again
     assert json.loads((run / "summary.json").read_text())["raters"]["utmos"].startswith("utmos:")
 
 

@@ -66,9 +66,11 @@ class Endpoint:
         """The events of a streamed answer (``data: {...}`` lines), as they arrive; raises as :meth:`post`."""
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         with self._open(path, json.dumps(body).encode(), headers) as response:
-            lines = iter(response)
-            while (event := self._next_event(path, lines)) is not None:
-                yield event
+            lines, event = iter(response), None
+            while (following := self._next_event(path, lines)) is not None:
+                yield (event := following)
+            if event is None:
+                raise ValueError(f"{self.url}{path}: expected a stream of JSON events, found none")
 
     def _next_event(self, path: str, lines: Iterator[bytes]) -> JsonObject | None:
         try:
