@@ -7,7 +7,7 @@ from echox.data.manifest import Dialogue, Turn, write_dialogues
 from echox.evaluation.latency.probe import choose_questions
 from echox.evaluation.latency.run import run_latency
 from echox.evaluation.sets.heldout import embedded_heldout
-from echox.evaluation.studies.policy_comparison import policy_questions
+from echox.evaluation.studies.speech_policies.policy_comparison import policy_questions
 from echox.evaluation.subjects.remote import RemoteSubject
 from echox.files import write_lines
 from tiny_echox import tone
