@@ -118,7 +118,10 @@ def test_what_was_spoken_and_judged_is_not_repeated(questions, tmp_path, monkeyp
 
 def test_replies_and_control_are_rated(questions, tmp_path, monkeypatch):
     monkeypatch.setattr(control, "create_synthesizer", lambda engine: Loud())
-    level = {"dnsmos": lambda waveform: float(np.abs(waveform).max() > 0.9), "dnsmos_p808": lambda waveform: 4.0}
+    level = {
+        "dnsmos": naturalness.Rater("dnsmos:1", lambda waveform: float(np.abs(waveform).max() > 0.9)),
+        "dnsmos_p808": naturalness.Rater("dnsmos_p808:2", lambda waveform: 4.0),
+    }
     monkeypatch.setattr(rating, "dnsmos_raters", lambda named: level)
     (spoken,) = open_tasks("qa", questions, limit=2)
     run_tasks([spoken], Knows(), HalfDeaf(), tmp_path / "run", control=Voice("loud", "voice"))
