@@ -92,7 +92,7 @@ train() {
 
 # 1. Corpora: 6,200 h. A day, by the network. Each is fetched (and continues where it stopped), checked item by item and written as
 #    manifests; damaged items are listed in damaged.jsonl. Put a corpus that needs an application into $raw/NAME by hand.
-for corpus in librispeech mls-english sharechatx magpie-speech audioqa speechinstruct hh-rlhf-speech; do
+for corpus in librispeech mls-english sharechatx magpie-speech audioqa hh-rlhf-speech; do
   limit=()
   [ $corpus = mls-english ] && limit=(--limit 725000)   # the paper takes 3,000 of its 44,500 h; a recording has about 15 s
   once "download-$corpus" "$python" -m echox data download $corpus "$raw/$corpus"
@@ -112,7 +112,8 @@ done
 prepare "$size/language_model"
 
 # 3. The voice: the assistants' replies, their word ends, units, unit language, vocoder. The published parts are small
-#    files: centroids and vocoder. 1,729 h through two encoders of 95 M weights: some 10 GPU-hours, decoding included.
+#    files: centroids and vocoder. 1,645 h through two encoders of 95 M weights: some 10 GPU-hours, decoding included.
+#    The paper has 84 h of SpeechInstruct too; what is published of it has no recordings (docs/data_cards/speechinstruct.md).
 published=https://dl.fbaipublicfiles.com
 voice=$published/fairseq/speech_to_speech/vocoder/code_hifigan/mhubert_vp_en_es_fr_it3_400k_layer11_km1000_lj
 once centroids curl --fail --location --create-dirs --output-dir out/paper/published --remote-name \
@@ -121,7 +122,7 @@ for file in g_00500000 config.json; do
   once "vocoder-$file" curl --fail --location --create-dirs --output-dir out/paper/published/vocoder --remote-name "$voice/$file"
 done
 once replies "$python" "$repository/scripts/paper_manifests.py" replies out/paper/replies \
-  out/paper/audioqa out/paper/speechinstruct out/paper/hh-rlhf-speech
+  out/paper/audioqa out/paper/hh-rlhf-speech
 prepare 3b/align
 prepare 3b/extract_units
 prepare 3b/unit_language

@@ -1,7 +1,7 @@
 """Manifests between the corpora and the stages of the 3B and 8B models.
 
     python scripts/paper_manifests.py recognition out/paper/librispeech
-    python scripts/paper_manifests.py replies out/paper/replies out/paper/audioqa out/paper/speechinstruct
+    python scripts/paper_manifests.py replies out/paper/replies out/paper/audioqa out/paper/hh-rlhf-speech
 
 `recognition` makes dialogues of recordings ("write down what is said"): dialogues.jsonl beside utterances.jsonl.
 `replies` gathers the assistants' recordings of several corpora into one utterances.jsonl; audio stays where it is.
@@ -44,20 +44,20 @@ def replies(output: Path, corpora: Sequence[Path]) -> int:
     """Write utterances.jsonl of all replies of assistants; return the number of utterances.
 
     Raises:
-        ValueError: there is none.
+        ValueError: a corpus has none.
     """
     gathered = []
     for folder in corpora:
-        source = folder / "utterances.jsonl"
+        source, before = folder / "utterances.jsonl", len(gathered)
         for item in read_utterances(source):
             if item.speaker.rpartition("/")[2] == "assistant":
                 audio = os.path.relpath(audio_path(source, item.audio), output)
                 gathered.append(dataclasses.replace(item, id=f"{folder.name}/{item.id}", audio=audio))
-    if not gathered:
-        places = ", ".join(map(str, corpora))
-        raise ValueError(
-            f"{places}: expected recordings of speakers named .../assistant, found none; import the corpora first"
-        )
+        if len(gathered) == before:
+            raise ValueError(
+                f"{source}: expected recordings of speakers named .../assistant, found none; import the corpus "
+                "again, or leave it out if it has no recordings"
+            )
     write_utterances(output / "utterances.jsonl", gathered)
     return len(gathered)
 

@@ -55,7 +55,7 @@ TOTAL_LENGTHS = {"s2t": 200, "t2c": 40, "echo": 640}
 REPLIES = ("The capital of France is Paris.", "A dog says woof.", "Red is a colour. Green is a colour too.")
 SPOKEN = ("sharechatx", "magpie-speech")
 RECORDED = ("librispeech", "mls-english")
-WITH_REPLIES = ("audioqa", "speechinstruct", "hh-rlhf-speech")
+WITH_REPLIES = ("audioqa", "hh-rlhf-speech")
 PACKED = ("librispeech", "magpie-speech")
 """Corpora whose shards are written and read here: one recorded, one of conversations."""
 DONE = (

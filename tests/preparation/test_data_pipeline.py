@@ -327,6 +327,27 @@ def test_speech_of_other_settings_in_the_same_files_is_spoken_again(tmp_path):
     assert spoken("used", "flite/kal", "flite/slt", "flite/kal") == spoken("fresh", "flite/kal")
 
 
+def test_a_dialogue_repeats_only_as_a_whole(tmp_path):
+    """Turns that are text belong to it: the same question after another history has another answer."""
+    save_audio(tmp_path / "q.wav", np.random.default_rng(0).normal(0, 0.1, 2 * RATE).astype(np.float32), RATE)
+
+    def dialogue(name: str, history: str, reply: str) -> Dialogue:
+        asked = Turn("user", "And what about France?", "q.wav", 2.0, "corpus/user")
+        return Dialogue(name, (Turn("user", history), Turn("assistant", "Fine."), asked, Turn("assistant", reply)))
+
+    capital, food = ("What is the capital of Italy?", "Paris."), ("What do people eat in Italy?", "Bread.")
+    given = [dialogue("a", *capital), dialogue("b", *food), dialogue("c", *capital), dialogue("d", capital[0], "Lyon.")]
+    write_dialogues(tmp_path / "d.jsonl", given)
+    settings = recipe_of(
+        tmp_path, tmp_path / "out", inputs=[Input(dialogues=str(tmp_path / "d.jsonl"))], filter=Filter(max_wer=None)
+    )
+    settings.voices.user, settings.voices.assistant, settings.duplicates.near_threshold = [], None, 2.0
+    run(settings)
+    assert [one.id for one in read_dialogues(tmp_path / "out" / "dialogues.jsonl")] == ["a", "b", "d"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["reason"], row["detail"]) for row in rows] == [("c.2", "same recording", "as a")]
+
+
 def test_near_duplicates_are_found_and_confirmed():
     long = "The quick brown fox jumps over the lazy dog and runs into the deep dark forest behind the old mill"
     items = [

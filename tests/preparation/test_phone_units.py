@@ -255,5 +255,9 @@ def test_a_phone_without_a_number_is_refused(spoken):
     with pytest.raises(ValueError, match="expected all phones of .* found none of .* leave out numbers_of"):
         run(spoken, numbers_of=f"{spoken}/other")
     assert not (spoken / "units" / "replies.jsonl").exists()
+
+
+def test_numbers_that_cannot_be_read_are_refused_before_anything_is_pronounced(spoken):
     with pytest.raises(ValueError, match="phone_units"):
         run(spoken, numbers_of=f"{spoken}/nowhere")
+    assert not (spoken / "units" / ".pronunciations.jsonl").exists()

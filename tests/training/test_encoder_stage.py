@@ -152,6 +152,20 @@ def test_encoder_evaluates_seen_and_new_voices_apart(encoder, tmp_path):
     assert (tmp_path / "heldout_new_voices.tsv").read_text().startswith("voice\tsaid\theard\nnew\tred Paris is\t")
 
 
+def test_what_is_too_long_is_counted(encoder, corpus, caplog):
+    manifest = corpus / "speech" / "questions.jsonl"
+    longest_s, encoder.recipe.data.max_duration_s = encoder.recipe.data.max_duration_s, 1.0
+    try:
+        kept = encoder._items(manifest)
+        assert 0 < len(kept) < 8
+        assert f"{8 - len(kept)} of 8 utterances are longer than 1 s and left out" in caplog.text
+        encoder.recipe.data.max_duration_s = 0.1
+        with pytest.raises(ValueError, match=r"at most 0.1 s, found 8 longer ones; raise data.max_duration_s"):
+            encoder._items(manifest)
+    finally:
+        encoder.recipe.data.max_duration_s = longest_s
+
+
 def test_encoder_folder_loads(encoder, corpus):
     loaded = SpeechEncoderForCTC.from_pretrained(corpus / "encoder")
     assert loaded.phone_ids() == encoder.model.phone_ids()

@@ -23,7 +23,7 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.files import JsonObject, stamp, write_lines, write_text
-from echox.preparation.clips import Clip, Dropped, read_inputs
+from echox.preparation.clips import Clip, Clips, Dropped, read_inputs
 from echox.preparation.dialogue_shards import write_dialogue_shards
 from echox.preparation.duplicates import find_duplicates
 from echox.preparation.execute import Workers, cluster, in_chunks, stage_results
@@ -102,7 +102,7 @@ def _prepare(
     state = _State({clip.id: clip.row() for clip in inputs.clips}, list(inputs.dropped))
     _check(settings, judge, inputs.clips, state, workers, output)
     _drop_parts_of_groups(inputs.clips, state)
-    _drop_duplicates(settings, inputs.clips, state)
+    _drop_duplicates(settings, inputs, state)
     if settings.units is not None:
         rows = list(state.kept.values())
         make = functools.partial(ExtractUnits, settings.units)
@@ -191,21 +191,25 @@ def _drop_parts_of_groups(clips: Sequence[Clip], state: _State) -> None:
             state.drop(clip.id, "its dialogue lost a turn", clip.group)
 
 
-def _drop_duplicates(settings: PrepareDataRecipe, clips: Sequence[Clip], state: _State) -> None:
+def _drop_duplicates(settings: PrepareDataRecipe, inputs: Clips, state: _State) -> None:
+    """Drop what repeats: an utterance, or a dialogue as a whole, with its turns that are text."""
+    whole = {one.id: [turn.text or "" for turn in one.turns] for one in inputs.dialogues}
     members: dict[str, list[str]] = {}
-    for clip in clips:
+    for clip in inputs.clips:
         if clip.id in state.kept:
             members.setdefault(clip.group, []).append(clip.id)
-    first: dict[tuple[str, ...], str] = {}
+    first: dict[tuple[tuple[str, ...], ...], str] = {}
     found: dict[str, tuple[str, str]] = {}
     items = []
     for group, names in members.items():
         rows = [state.kept[name] for name in names]
-        same = first.setdefault(tuple(row["recording"] for row in rows), group)
+        texts = whole.get(group)  # None: an utterance; the same recording is the same, whatever its text
+        same = first.setdefault((tuple(row["recording"] for row in rows), tuple(texts or ())), group)
         if same != group:
             found[group] = ("same recording", same)
             continue
-        items.append((group, " ".join(row["text"] for row in rows), "|".join(row["speaker"] for row in rows)))
+        words = " ".join(texts or [row["text"] for row in rows])
+        items.append((group, words, "|".join(row["speaker"] for row in rows)))
     found |= find_duplicates(items, settings.duplicates)
     for group, (reason, original) in found.items():
         for name in members[group]:

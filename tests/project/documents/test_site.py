@@ -80,3 +80,12 @@ def test_pages_of_the_root_and_all_commands_are_on_the_site(config):
     commands = files.src_uris["reference/commands.md"].content_string
     assert "`echox reply`" in commands
     assert "`echox eval run`" in commands
+
+
+def test_every_page_is_in_the_navigation(config):
+    def pages(entry):
+        children = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+        return {entry} if isinstance(entry, str) else set().union(*map(pages, children))
+
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert written - {"README.md"} <= pages(config.nav)

@@ -114,8 +114,11 @@ def test_manifests_between_corpora_and_stages(tmp_path):
     (reply,) = read_utterances(tmp_path / "replies" / "utterances.jsonl")
     assert reply.id == "corpus/u1"
     assert audio_path(tmp_path / "replies" / "utterances.jsonl", reply.audio).resolve() == folder / "1.wav"
-    with pytest.raises(ValueError, match="import the corpora first"):
-        manifests.replies(tmp_path / "none", [])
+    (tmp_path / "texts").mkdir()
+    write_utterances(tmp_path / "texts" / "utterances.jsonl", [])
+    with pytest.raises(ValueError, match="texts.utterances.jsonl: expected recordings .* found none"):
+        manifests.replies(tmp_path / "none", [folder, tmp_path / "texts"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_costs_grow_with_the_hours():

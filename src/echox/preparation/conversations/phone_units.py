@@ -89,10 +89,12 @@ class PhoneUnitsRecipe:
         """Writes units and inventory; returns counts, the rate of units and the cost.
 
         Raises:
-            ValueError: an engine that does not report phones, several voices, speech of another length than its text
-                has now, or (without `keep_going`) a phone that the run of `numbers_of` lacks.
+            ValueError: `numbers_of` cannot be read (said before anything is pronounced), an engine that does not report
+                phones, several voices, speech of another length than its text has now, or (without `keep_going`) a
+                phone that the run of `numbers_of` lacks.
         """
         began_s = time.monotonic()
+        numbered = None if self.numbers_of is None else read_phone_units(self.numbers_of)
         utterances = read_utterances(self.speech)
         speakers = {item.speaker for item in utterances}
         if len(speakers) != 1:
@@ -115,7 +117,7 @@ class PhoneUnitsRecipe:
             spoken = [known.entries[item.text] for item in utterances]
             for item, pronunciation in zip(utterances, spoken, strict=True):
                 check_duration(item, (pronunciation.ends_s or (0.0,))[-1], "speak it again (stage spoken_replies)")
-            names = self._numbered({name for row in spoken for name in _names(row)})
+            names = self._numbered({name for row in spoken for name in _names(row)}, numbered)
             index = {name: unit for unit, name in enumerate(names)}
             has_numbers = [index.keys() >= set(_names(row)) for row in spoken]
             heldout = {item.text for item in utterances if item.split != "train"}
@@ -149,15 +151,14 @@ class PhoneUnitsRecipe:
         log.info("%s: %s", folder, figures)
         return figures
 
-    def _numbered(self, spoken: set[str]) -> list[str]:
-        """Names of the units, by number: the pause, then phones; or those of the run that is to be followed.
+    def _numbered(self, spoken: set[str], names: list[str] | None) -> list[str]:
+        """Names of the units, by number: the pause, then phones; or `names`, those of the run that is to be followed.
 
         Raises:
             ValueError: that run has no such phone, and `keep_going` is off.
         """
-        if self.numbers_of is None:
+        if names is None:
             return [PAUSE, *sorted(spoken - {PAUSE})]
-        names = read_phone_units(self.numbers_of)
         missing = sorted(spoken.difference(names))
         if missing and not self.keep_going:
             raise ValueError(

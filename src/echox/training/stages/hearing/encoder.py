@@ -10,6 +10,7 @@ judge of spoken replies, which therefore must never be trained on resynthesised 
 
 from __future__ import annotations
 
+import logging
 import random
 import statistics
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ from echox.training.batches.normalisation import Denominators, known_rows, share
 from echox.training.networks.attention import tower_attention
 from echox.training.stages.dialogue.lm import dialogue_tokenizer
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class EncoderData:
@@ -64,6 +67,7 @@ class EncoderData:
         dialogues: text dialogues, read only to train an absent tokenizer with `vocab_size` tokens.
         extra_manifests: more training speech (train split only), at most `extra_hours` of each.
         evaluation_items: utterances per evaluation split and kind of voice.
+        max_duration_s: longer utterances are left out, of training and evaluation, and counted in the log.
     """
 
     manifests: list[str]
@@ -216,7 +220,17 @@ class EncoderStage:
 
     def _items(self, manifest: Path) -> list[SpeechItem]:
         mels, longest_s = self.recipe.model.num_mel_bins, self.recipe.data.max_duration_s
-        utterances = [item for item in read_utterances(manifest) if item.duration_s <= longest_s]
+        every = read_utterances(manifest)
+        utterances = [item for item in every if item.duration_s <= longest_s]
+        if len(utterances) < len(every):
+            hours = sum(item.duration_s for item in every if item.duration_s > longest_s) / 3600
+            where = "%s: %d of %d utterances are longer than %g s and left out, %.1f h (data.max_duration_s)"
+            log.warning(where, manifest, len(every) - len(utterances), len(every), longest_s, hours)
+        if every and not utterances:
+            raise ValueError(
+                f"{manifest}: expected utterances of at most {longest_s:g} s, found {len(every)} longer ones; raise "
+                "data.max_duration_s, or cut the recordings"
+            )
         cache = manifest.parent / "features" / f"{manifest.stem}-{mels}mels.npy"
         store = feature_store([audio_path(manifest, item.audio) for item in utterances], cache, mels)
         tokens = self.tokenizer([item.text for item in utterances], add_special_tokens=False)["input_ids"]

@@ -1,8 +1,8 @@
 """SpeechInstruct: ``chain_of_modality_instruction.jsonl``, spoken dialogues as mHuBERT units with their texts.
 
 A line is ``{"prefix", "plain_text"}``; the text reads ``[Human]: <sosp><189>...<eosp> <eoh> [SpeechGPT]: question text;
-[ta] answer text; [ua] <sosp>...<eosp> <eoa>``. There is no audio: texts become dialogues that the pipeline can speak
-again, units go to ``units.jsonl`` (k-means of mHuBERT, 1000 clusters, runs collapsed).
+[ta] answer text; [ua] <sosp>...<eosp> <eoa>``. There is no audio: texts become dialogues that stage ``prepare_data``
+can speak, units go to ``units.jsonl`` (k-means of mHuBERT, 1000 clusters, runs collapsed).
 Source: arXiv 2305.11000 and its README.
 """
 
