@@ -40,7 +40,7 @@ from echox.data.corpora.nano.world import build_dialogues
 from echox.data.engines.engine import Voice
 from echox.data.manifest import read_dialogues
 from echox.errors import NoSpeech
-from echox.evaluation.sets.items import read_items
+from echox.evaluation.sets.items import read_recordings
 from echox.evaluation.subjects.local import model_fingerprint
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.options import Judge, SessionOptions
@@ -163,7 +163,7 @@ def until_question(dialogue: Any) -> Any:
 
 def recorded(model: EchoX, options: argparse.Namespace, rng: random.Random) -> Iterator[PausedSpeech]:
     """Recordings with a pause inside."""
-    items = read_items(options.recordings)
+    items = read_recordings(options.recordings)
     for item in rng.sample(items, min(options.questions, len(items))):
         waveform = load_audio(item.audios[0], SAMPLING_RATE)
         (encoded,) = model.engine.encode([Audio(waveform, SAMPLING_RATE)])

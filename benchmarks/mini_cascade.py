@@ -43,7 +43,7 @@ from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import spread
 from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.scoring.statistics import bootstrap
-from echox.evaluation.sets.items import read_items
+from echox.evaluation.sets.items import read_recordings
 from echox.files import file_sha256, write_text
 from echox.process_memory import peak_resident_bytes
 from echox.streaming.events import Heard
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def questions_of(options: argparse.Namespace) -> list[Asked]:
     if options.data is None:
         return [Asked(path) for path in bundled_questions()[: options.questions]]
-    items = [item for item in read_items(options.data) if item.audios]
+    items = read_recordings(options.data)
     chosen = spread_over(items, min(options.questions, len(items)))
     return [Asked(item.audios[-1], item.question, item.answers) for item in chosen]
 

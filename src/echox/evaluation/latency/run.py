@@ -17,7 +17,7 @@ from echox.evaluation.latency.playback import play
 from echox.evaluation.latency.probe import choose_questions, is_corpus, latency_rows, machine_of, summarize_rows
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.sets.heldout import embedded_heldout
-from echox.evaluation.sets.items import read_items
+from echox.evaluation.sets.items import read_recordings
 from echox.evaluation.subjects.local import LocalSubject
 from echox.evaluation.subjects.remote import SERVER_RATE_HZ, RemoteSubject
 from echox.evaluation.subjects.subject import Subject
@@ -123,10 +123,7 @@ def _questions(data: Path | None, count: int) -> list[Path | bytes]:
     folder = data or embedded_heldout()
     if is_corpus(folder):
         return list(choose_questions(folder, count))
-    spoken = [item.audios[-1] for item in read_items(folder) if item.audios]
-    if not spoken:
-        raise ValueError(f"{folder}: expected spoken questions, found none with audio; name a table with audio")
-    return spoken[:count]
+    return [item.audios[-1] for item in read_recordings(folder)[:count]]
 
 
 def _server_rows(

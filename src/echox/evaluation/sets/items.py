@@ -150,6 +150,21 @@ def read_items(
     return items
 
 
+def read_recordings(path: str | Path) -> list[EvalItem]:
+    """`read_items` of spoken questions.
+
+    Raises:
+        ValueError: see `read_items`; or the questions are written.
+    """
+    items = read_items(path)
+    if not items[0].audios:
+        raise ValueError(
+            f"{path}: expected spoken questions in a column of {', '.join(AUDIO_COLUMNS)}, found none with audio; name "
+            "a table of recordings"
+        )
+    return items
+
+
 def _parquet(folder: Path) -> Iterable[JsonObject]:
     """Rows of all shards, in order of their names; audio is the bytes that the hub stores."""
     shards = sorted(folder.rglob("*.parquet"))
