@@ -133,21 +133,29 @@ def measure(data):
 
 
 def test_a_run_that_was_stopped_between_correcting_and_hearing_is_not_scored(data):
-    path = write(data, "answers")
-    run_tasks(open_tasks("qa", path), Scripted(), Listener(), data / "run")
-    path = write(data, "answers", [(0, "answers", "No")])
-    questions, heard = (data / "run" / "qa" / name for name in ("questions.jsonl", "heard.jsonl"))
+    run_tasks(open_tasks("qa", write(data, "answers")), Scripted(), Listener(), data / "run")
+    heard = data / "run" / "qa" / "heard.jsonl"
     before = heard.read_bytes()
-    run_tasks(open_tasks("qa", path), Scripted(), Listener(), data / "run")
+    path = write(data, "answers", [(0, "answers", "No")])
+    run_tasks(open_tasks("qa", path), Scripted(silent=True), Listener(deaf=True), data / "run")
     heard.write_bytes(before)
     with pytest.raises(ValueError, match="finish the run first"):
         score_run(data / "run")
-    questions.write_text("")  # as before 2026-11-30: the replies say what was asked
-    asked = {"question": "?", "answers": ["No"], "columns": {}, "question_audio": None}
-    path = data / "run" / "qa" / "replies.jsonl"
-    write_lines(path, [{**row, **asked} for row in read_lines(path)])
+
+
+def test_a_run_of_before_is_scored_and_goes_on(data):
+    """Runs of before 2026-11-30: what was asked stands in the replies, and nowhere else."""
+    path = write(data, "answers")
+    first = run_tasks(open_tasks("qa", path), Scripted(), Listener(), data / "run")
+    questions, replies, heard = (data / "run" / "qa" / f"{name}.jsonl" for name in ("questions", "replies", "heard"))
+    asked = {row["key"]: row for row in read_lines(questions)}
+    write_lines(replies, [{**row, **asked[row["key"]]} for row in read_lines(replies)])
     write_lines(heard, [{name: row[name] for name in row if name != "references"} for row in read_lines(heard)])
-    assert score_run(data / "run")["tasks"]["qa"]["s2s"]["acc_strict"]["mean"] == 1.0
+    questions.unlink()
+    assert score_run(data / "run") == first
+    path = write(data, "answers", [(number, "answers", "No") for number in range(2)])
+    run_tasks(open_tasks("qa", path), Scripted(silent=True), Listener(deaf=True), data / "run")
+    assert json.loads((data / "run" / "summary.json").read_text())["tasks"]["qa"]["s2s"]["acc_strict"]["mean"] == 1.0
 
 
 def test_two_tasks_of_one_name_are_refused(data):
