@@ -11,7 +11,7 @@ from echox.process_memory import freeze_loaded_objects, limit_kernel_cache
 from echox.process_threads import set_threads, wait_asleep
 from echox.serving.access.connections import BACKLOG, files_needed, raise_open_file_limit
 from echox.serving.access.ports import bind
-from echox.serving.access.security import AccessMiddleware, AccessPolicy
+from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.server import create_app, make_server
 from echox.serving.service.service import Service
@@ -20,6 +20,7 @@ from echox.serving.webrtc.ice import IceSettings
 
 if TYPE_CHECKING:
     from ray.serve import Application
+    from starlette.types import ASGIApp
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def ray_application(options: ServerOptions, replicas: Replicas) -> Application:
     """
     from ray import serve
 
-    def build() -> AccessMiddleware:
+    def build() -> ASGIApp:
         logging.basicConfig(level=logging.INFO)
         return create_app(options.service(), options.access_policy)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -27,10 +26,12 @@ from echox.serving.access.security import STATIC, AccessMiddleware, AccessPolicy
 from echox.serving.protocol.events import OBJECT, new_id, take
 from echox.serving.rest.chat import completions
 from echox.serving.rest.common import endpoint, error_response, json_object
-from echox.serving.rest.responses import respond, stored_response
+from echox.serving.rest.responses import respond
 from echox.serving.rest.speech import speak
+from echox.serving.rest.stored_response import input_items, stored_response
 from echox.serving.rest.transcriptions import transcribe
 from echox.serving.service.service import Service
+from echox.serving.service.unspoken import UNSPOKEN_HEADER
 from echox.serving.webrtc.endpoints import CALLS_PATH, Calls
 from echox.serving.webrtc.ice import IceSettings
 from echox.serving.websocket import serve_websocket
@@ -72,9 +73,7 @@ class PageFiles(StaticFiles):
         return response
 
 
-def create_app(
-    service: Service, policy: AccessPolicy | None = None, ice: IceSettings | None = None
-) -> AccessMiddleware:
+def create_app(service: Service, policy: AccessPolicy | None = None, ice: IceSettings | None = None) -> ASGIApp:
     """The application of one service.
 
     Args:
@@ -143,6 +142,7 @@ def create_app(
         Route("/v1/chat/completions", endpoint(service, completions, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/responses", endpoint(service, respond, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/responses/{id}", stored_response(service), methods=["GET", "DELETE"]),
+        Route("/v1/responses/{id}/input_items", input_items(service), methods=["GET"]),
         Route("/v1/audio/speech", endpoint(service, speak, limits.max_text_bytes), methods=["POST"]),
         Route("/v1/audio/transcriptions", endpoint(service, transcribe, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/audio/voices", voices),
@@ -155,26 +155,23 @@ def create_app(
         Route("/about.json", about),
     ]
     policy = policy or AccessPolicy()
-    # Lets pages of the allowed origins read responses. The access policy decides whether requests are accepted.
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=list(policy.allowed_origins),
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["Location"],  # of a call
-    )
-    app = Starlette(
-        routes=routes,
-        lifespan=lifespan,
-        middleware=[cors] if policy.allowed_origins else [],
-        exception_handlers={HTTPException: _no_such_path},
-    )
+    inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_such_path})
     if STATIC.is_dir():
         # Not a route: it would match every path, and a wrong method for a known path would be answered by 404.
-        app.router.default = PageFiles(directory=STATIC, html=True)
-    return AccessMiddleware(
-        app, policy, lambda code: service.metrics.refused.labels(code).inc(), service.client_secrets
+        inner.router.default = PageFiles(directory=STATIC, html=True)
+    app: ASGIApp = AccessMiddleware(
+        inner, policy, lambda code: service.metrics.refused.labels(code).inc(), service.client_secrets
     )
+    if policy.allowed_origins:
+        # Lets pages of the allowed origins read responses, refusals among them: it decides nothing else.
+        app = CORSMiddleware(
+            app,
+            allow_origins=list(policy.allowed_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Location", "Retry-After", UNSPOKEN_HEADER],
+        )
+    return app
 
 
 async def create_client_secret(service: Service, request: Request, body: bytes) -> JSONResponse:

@@ -22,6 +22,7 @@ class WebSocketConnection:
     """A WebSocket as the connection of a session: one event in each message, speech in events."""
 
     plays = False
+    max_event_bytes = None
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket

@@ -21,8 +21,23 @@ from echox.serving.protocol.limits import Limits
 log = logging.getLogger("echox.serving")
 BACKLOG = 128  # connections that wait in the system; the event loop may accept all of them in one step
 _RESERVED_FILES = 128  # other files of this process: the model, sockets of workers, standard streams, the log
-_LINGER_S = 5.0  # time for a closing connection to deliver its last bytes
+_LINGER_S = 5.0  # beside `Limits.send_s`: what the application sends may need that long itself
 _SWEEP_S = 0.5
+
+
+@dataclass
+class _Delivery:
+    """What a client has not taken yet of what it was sent, while nothing is added to it.
+
+    Attributes:
+        unsent_bytes: that are left.
+        taken_at: when it last took some, s.
+        until: when it must have taken all, s.
+    """
+
+    unsent_bytes: int
+    taken_at: float
+    until: float
 
 
 @dataclass(eq=False)
@@ -34,8 +49,8 @@ class Connection:
         client: the client, as `client_at` names it.
         waiting_since: when the server started to wait for (the rest of) a request, s; None: it does not wait.
         deadline: when that request must have arrived, s.
-        blocked_since: when the client stopped to read what it is sent, s; None: it reads.
-        closing_since: when closing was first noticed, s.
+        blocked: the application waits until the client has taken more of what it was sent.
+        delivery: what is left of it; None: nothing, or it grows.
         on_timeout: called when the deadline has passed.
     """
 
@@ -43,8 +58,8 @@ class Connection:
     client: str
     waiting_since: float | None = None
     deadline: float = math.inf
-    blocked_since: float | None = None
-    closing_since: float | None = None
+    blocked: bool = False
+    delivery: _Delivery | None = None
     on_timeout: Callable[[], None] | None = None
 
     def start_waiting(self, now: float, max_wait_s: float, on_timeout: Callable[[], None]) -> None:
@@ -54,6 +69,16 @@ class Connection:
     def stop_waiting(self) -> None:
         """The request is complete: the server does not wait any longer."""
         self.waiting_since, self.deadline, self.on_timeout = None, math.inf, None
+
+    def block(self, blocked: bool) -> None:
+        """The application has to wait until the client has taken more, or no longer."""
+        self.blocked, self.delivery = blocked, None
+
+    @property
+    def delivering(self) -> bool:
+        """Whether something is unsent to which nothing is added: the client alone decides how long it takes."""
+        finished = self.blocked or self.waiting_since is not None or self.transport.is_closing()
+        return finished and self.transport.get_write_buffer_size() > 0
 
 
 class Connections:
@@ -113,7 +138,7 @@ class Connections:
         waiting = [entry for entry in entries if entry.waiting_since is not None or entry.transport.is_closing()]
         if not waiting:
             return False
-        oldest = min(waiting, key=lambda entry: entry.waiting_since or 0.0)
+        oldest = min(waiting, key=lambda entry: (entry.delivering, entry.waiting_since or 0.0))
         self._on_refusal("connection_evicted")
         self._drop(oldest)
         return True
@@ -123,21 +148,31 @@ class Connections:
         entry.transport.abort()
 
     def sweep(self) -> None:
-        """Close what is overdue: requests that did not arrive, and clients that do not read or do not disconnect."""
+        """Close what is overdue: requests that did not arrive, and answers that are not read."""
         now = self._clock()
         for entry in list(self._open.values()):
-            if entry.transport.is_closing():
-                entry.closing_since = entry.closing_since or now
-                if now - entry.closing_since > _LINGER_S:
+            if entry.delivering:
+                if not self._is_taken(entry, now):
+                    self._on_refusal("slow_reader")
                     self._drop(entry)
-            elif now > entry.deadline:
+                elif entry.waiting_since is not None:  # its next request can follow when it has read the last answer
+                    entry.deadline = max(entry.deadline, now + self.limits.header_s)
+                continue
+            entry.delivery = None
+            if now > entry.deadline and not entry.transport.is_closing():
                 on_timeout = entry.on_timeout or entry.transport.abort
                 entry.stop_waiting()
                 self._on_refusal("request_timeout")
                 on_timeout()
-            elif entry.blocked_since is not None and now - entry.blocked_since > self.limits.send_s + _LINGER_S:
-                self._on_refusal("slow_reader")
-                self._drop(entry)
+
+    def _is_taken(self, entry: Connection, now: float) -> bool:
+        """Whether a client takes what it was sent: some of it again and again, and all of it in the end."""
+        unsent, patience_s = entry.transport.get_write_buffer_size(), self.limits.send_s + _LINGER_S
+        if entry.delivery is None:
+            entry.delivery = _Delivery(unsent, now, now + patience_s + unsent / self.limits.min_bytes_per_s)
+        elif unsent < entry.delivery.unsent_bytes:
+            entry.delivery.unsent_bytes, entry.delivery.taken_at = unsent, now
+        return now <= min(entry.delivery.taken_at + patience_s, entry.delivery.until)
 
     async def watch(self) -> None:
         """Sweep until cancelled."""

@@ -102,13 +102,13 @@ class _Bounded(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read."""
         if self.entry is not None:
-            self.entry.blocked_since = self.connections_of_server.now
+            self.entry.block(True)
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         if self.entry is not None:
-            self.entry.blocked_since = None
+            self.entry.block(False)
         super().resume_writing()
 
 

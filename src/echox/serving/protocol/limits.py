@@ -48,7 +48,8 @@ class Limits:
         idle_s: time without a message from the client, or, in a call, without speech.
         connect_s: time from the answer to an offer (WebRTC) to the open data channel.
         lost_s: time without a packet of a call, after which its client is taken for lost.
-        send_s: time in which a client must receive one message; otherwise it is disconnected.
+        send_s: time in which a client must receive a part of what it is sent; otherwise it is disconnected.
+        min_bytes_per_s: what a client that reads must receive on average of a long message or answer, beside `send_s`.
         max_unsent_bytes: bytes that may wait for a slow client; with more it is disconnected.
         max_partial_share: part of the time that transcripts of turns that are still spoken may take, for all sessions
             together; they are made one at a time.
@@ -91,6 +92,7 @@ class Limits:
     connect_s: float = 15.0
     lost_s: float = 10.0
     send_s: float = 20.0
+    min_bytes_per_s: int = 16 * 1024
     max_unsent_bytes: int = 16 * 2**20
     max_partial_share: float = 0.25
     max_speculations: int = 4

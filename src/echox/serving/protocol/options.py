@@ -14,7 +14,7 @@ from echox.serving.protocol.events import ARRAY, OBJECT, EventError, shorten, ta
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.parameters import SESSION, TRANSCRIPTION_SESSION, TURN_DETECTION
-from echox.serving.protocol.tool_options import ToolOptions, read_tools
+from echox.serving.protocol.tool_options import ToolOptions, check_tools, read_tools
 from echox.serving.protocol.wire import AudioFormat
 from echox.serving.turn_detection.turns import PAUSE_MS, TurnSettings
 
@@ -29,6 +29,8 @@ _SURE = {"high": 0.7, "auto": 0.9, "medium": 0.9, "low": 0.97}
 # Likewise with ``server_vad``, where a client that names no silence expects this one, or a shorter one, but no error.
 _SERVER_VAD_SURE, _SERVER_VAD_SILENCE_MS = 0.95, 500
 _ONNX_PAUSE_MS = 192  # silence that an end-of-turn model wants to hear
+# With these a transcription session detects no turns unless it is told to: their clients commit each turn themselves.
+_MODELS_WITHOUT_TURNS = ("gpt-realtime-whisper", "gpt-live-transcribe")
 # Flat name of the beta protocol -> the object that it belongs to now, and its name there.
 _BETA_NAMES = {
     "input_audio_format": ("audio.input", "format"),
@@ -105,7 +107,8 @@ class SessionOptions:
         self._ends_early = ends_early and judge is Judge.MODEL
         self.input_format = AudioFormat()
         self.output_format = AudioFormat()
-        self.turn_detection: TurnDetection | None = _read_turn_detection({"type": "server_vad"}, None, "")
+        self.turn_detection: TurnDetection | None = _read_turn_detection({}, None, "")
+        self._names_turn_detection = False  # a client has said how turns are detected, or that they are not
         self.transcription: dict[str, str] | None = None
         self.output_modalities = ["audio"]
         self.instructions = ""
@@ -248,6 +251,7 @@ class SessionOptions:
             self.max_output_tokens = read_max_output_tokens(change, where)
         self.sampling = {**self.sampling, **read_sampling(change, where)}
         self.update_tools(change, where)
+        _check_truncation(change, where)
         SESSION.check(change, where)
 
     def update_tools(self, change: JsonObject, where: str) -> None:
@@ -279,12 +283,37 @@ class SessionOptions:
         if "turn_detection" in change:
             wanted = take(change, "turn_detection", OBJECT, where, default=None)
             self.turn_detection = None if wanted is None else _read_turn_detection(wanted, self.turn_detection, where)
+            self._names_turn_detection = True
+        elif not self._names_turn_detection:
+            self.turn_detection = None if self._commits_turns else _read_turn_detection({}, None, where)
+
+    @property
+    def _commits_turns(self) -> bool:
+        """Whether a client of this session ends each turn itself, although it does not say so."""
+        named = "" if self.transcription is None else self.transcription["model"]
+        return self.makes_no_responses and named.startswith(_MODELS_WITHOUT_TURNS)
 
     def _apply_output(self, change: JsonObject, where: str) -> None:
         if change.get("format") is not None:
             self.output_format = read_audio_format(change, where)
         self.voice = read_voice(change, where, self.voice)
         self.speed = float(take(change, "speed", float, where, default=self.speed, at_least=0.25, at_most=1.5))
+
+
+def _check_truncation(change: JsonObject, where: str) -> None:
+    """Check ``truncation``: how much is left out at once, when the conversation gets too long, is up to the server.
+
+    Raises:
+        EventError: neither "auto" nor a retention ratio.
+    """
+    found = take(change, "truncation", (str, OBJECT), where, default="auto")
+    param = f"{where}.truncation"
+    if isinstance(found, dict):
+        take(found, "type", str, param, choices=("retention_ratio",))
+        take(found, "retention_ratio", float, param, at_least=0, at_most=1)
+    elif found != "auto":
+        message = f"{param}: expected auto or a retention ratio, found {shorten(found)}: the oldest turns are left out"
+        raise EventError(message, "unsupported_value", param)
 
 
 def _check_only_transcribes(change: JsonObject, speaking: JsonObject, where: str) -> None:
@@ -404,35 +433,6 @@ def read_sampling(change: JsonObject, where: str = "") -> Sampling:
     if seed is not None:
         found["seed"] = seed
     return found
-
-
-def check_tools(change: JsonObject, where: str = "", may_require: bool = False) -> None:
-    """Check ``tools`` and ``tool_choice`` for a model that calls no tool; they may be declared.
-
-    Args:
-        change: the object from a client.
-        where: its place in the message, for errors.
-        may_require: a ``tool_choice`` that requires a call is accepted too, without effect.
-
-    Raises:
-        EventError: not a list of objects, or a ``tool_choice`` that requires a call.
-    """
-    inside = f"{where}." if where else ""
-    for index, tool in enumerate(take(change, "tools", ARRAY, where, default=[])):
-        if not isinstance(tool, dict):
-            raise EventError(f"{inside}tools[{index}]: expected an object", "invalid_type", f"{inside}tools[{index}]")
-    choice = take(change, "tool_choice", (str, OBJECT), where, default="auto")
-    mode: object = choice
-    param = f"{inside}tool_choice"
-    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
-        message = f"{param}: expected none, auto, required or an object, found {shorten(choice)}"
-        raise EventError(message, "invalid_value", param)
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        allowed = choice.get("allowed_tools", choice)
-        mode = allowed.get("mode") if isinstance(allowed, dict) else None
-    if mode not in ("none", "auto") and not may_require:
-        message = f"{param}: expected auto or none, found {shorten(choice)}: this model does not call tools"
-        raise EventError(message, "tools_not_supported", param)
 
 
 def _read_turn_detection(change: JsonObject, before: TurnDetection | None, where: str) -> TurnDetection:

@@ -97,19 +97,17 @@ CHAT = Parameters(
 RESPONSES = Parameters(
     supported=_names(
         "input model instructions max_output_tokens metadata previous_response_id store stream stream_options "
-        "temperature top_p text tools tool_choice truncation"
+        "temperature top_p text tools tool_choice parallel_tool_calls truncation include"
     ),
     ignored=_names(
         "user safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention service_tier reasoning "
-        "parallel_tool_calls max_tool_calls access_programs"
+        "max_tool_calls access_programs"
     ),
     refused={
         "background": (False,),
         "context_management": ([],),
         "conversation": (),
         "image": (),
-        # No reasoning is made, so there is none to include.
-        "include": ([], ["reasoning.encrypted_content"]),
         "moderation": (),
         "prompt": (),
         "top_logprobs": (0,),
@@ -124,15 +122,14 @@ CHAT_MESSAGE = Parameters(
 )
 SPEECH = Parameters(
     supported=_names("input model voice response_format stream_format speed"),
-    refused={"instructions": ("", "None")},  # what Home Assistant sends if its user has set none
+    ignored=_names("instructions"),  # a hint how to speak: there is one way
 )
 TRANSCRIPTION = Parameters(
     supported=_names("file model response_format timestamp_granularities stream"),
-    ignored=_names("language languages prompt"),  # hints; Home Assistant always sends a prompt
+    ignored=_names("language languages prompt keywords"),  # hints; Home Assistant always sends a prompt
     refused={
         "chunking_strategy": ("auto",),
         "include": ([],),
-        "keywords": ([],),
         "known_speaker_names": ([],),
         "known_speaker_references": ([],),
         "temperature": (0,),
@@ -140,12 +137,14 @@ TRANSCRIPTION = Parameters(
 )
 SESSION = Parameters(
     supported=_names(
-        "type audio instructions max_output_tokens model output_modalities tools tool_choice parallel_tool_calls"
+        "type audio instructions max_output_tokens model output_modalities tools tool_choice parallel_tool_calls "
+        "truncation"
     ),
-    ignored=_names("reasoning tracing"),
-    refused={"include": ([],), "prompt": (), "truncation": ("auto",)},
+    # Some clients always ask for log probabilities beside all that they need; the session shows that there are none.
+    ignored=_names("include reasoning tracing"),
+    refused={"prompt": ()},
 )
-TRANSCRIPTION_SESSION = Parameters(_names("type audio"), refused={"include": ([],)})
+TRANSCRIPTION_SESSION = Parameters(_names("type audio"), ignored=_names("include"))
 RESPONSE = Parameters(
     supported=_names(
         "audio conversation input instructions max_output_tokens metadata output_modalities tools tool_choice "

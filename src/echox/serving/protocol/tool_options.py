@@ -64,6 +64,35 @@ def read_tools(change: JsonObject, before: ToolOptions, where: str, limits: Limi
     return before if found == before else replace(found, use=_use_of(found, where))
 
 
+def check_tools(change: JsonObject, where: str = "", may_require: bool = False) -> None:
+    """Check ``tools`` and ``tool_choice`` for a model that calls no tool; they may be declared.
+
+    Args:
+        change: the object from a client.
+        where: its place in the message, for errors.
+        may_require: a ``tool_choice`` that requires a call is accepted too, without effect.
+
+    Raises:
+        EventError: not a list of objects, or a ``tool_choice`` that requires a call.
+    """
+    inside = f"{where}." if where else ""
+    for index, tool in enumerate(take(change, "tools", ARRAY, where, default=[])):
+        if not isinstance(tool, dict):
+            raise EventError(f"{inside}tools[{index}]: expected an object", "invalid_type", f"{inside}tools[{index}]")
+    choice = take(change, "tool_choice", (str, OBJECT), where, default="auto")
+    mode: object = choice
+    param = f"{inside}tool_choice"
+    if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+        message = f"{param}: expected none, auto, required or an object, found {shorten(choice)}"
+        raise EventError(message, "invalid_value", param)
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        allowed = choice.get("allowed_tools", choice)
+        mode = allowed.get("mode") if isinstance(allowed, dict) else None
+    if mode not in ("none", "auto") and not may_require:
+        message = f"{param}: expected auto or none, found {shorten(choice)}: this model does not call tools"
+        raise EventError(message, "tools_not_supported", param)
+
+
 def _read_list(change: JsonObject, where: str, limits: Limits) -> tuple[Tool, ...]:
     param = f"{where}.tools".lstrip(".")
     given = take(change, "tools", ARRAY, where, default=[])

@@ -13,33 +13,29 @@ from collections.abc import Callable, Coroutine
 
 import numpy as np
 
-from echox.errors import NotHeard, QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, read_item
 from echox.serving.protocol.events import OBJECT, EventError, client_event_id, new_id, read_event, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
 from echox.serving.protocol.options import SessionOptions
-from echox.serving.protocol.usage import Usage
 from echox.serving.protocol.wire import decode_base64
 from echox.serving.realtime.listening.input_audio import InputAudioBuffer
 from echox.serving.realtime.listening.live_transcript import LiveTranscript
-from echox.serving.realtime.listening.stable_words import rest_of
+from echox.serving.realtime.listening.transcripts import Transcripts
 from echox.serving.realtime.responder import Responder
 from echox.serving.realtime.response_request import read_input
 from echox.serving.realtime.speculation import Speculator
 from echox.serving.realtime.transport import Transport
 from echox.serving.realtime.turn_judges import TurnJudges
-from echox.serving.service.outbox import Outbox, SlowReader
+from echox.serving.service.outbox import Outbox, SlowReader, answered_event
 from echox.serving.service.service import Service
 from echox.serving.turn_detection.turns import Duck, SpeechStarted, SpeechStopped, TurnEvent, Unduck
 from echox.serving.turn_detection.vad import SAMPLING_RATE
-from echox.streaming.events import Heard
 from echox.streaming.prompt.messages import Audio
 
 log = logging.getLogger("echox.serving")
 _MIN_COMMIT_S = 0.1  # minimum of the protocol for a turn
 _BYTES_AT_ONCE = 256 * 1024  # of appended audio, handled at once (5 s of PCM at 24 kHz)
 _FRAMES_AT_ONCE = 16  # frames (half a second of audio) searched for speech, before other tasks of the event loop run
-_TRANSCRIPT_WAIT_S = 0.1  # a response.create right after a commit provides the transcript without extra work
 
 
 class RealtimeSession:
@@ -55,11 +51,21 @@ class RealtimeSession:
         self.id = new_id("sess")
         self._service, self._transport = service, transport
         limits = service.limits
-        self.outbox = Outbox(transport.send, limits.send_s, limits.max_unsent_bytes)
+        self.outbox = Outbox(
+            transport.send, limits.send_s, limits.max_unsent_bytes, transport.max_event_bytes, limits.min_bytes_per_s
+        )
         self.options = service.session_options() if options is None else copy.copy(options)
         self.conversation = Conversation(limits)
         self.input_audio = InputAudioBuffer(
             self.options.input_format, self.options.turn_settings, service.new_vad(), limits
+        )
+        self._transcripts = Transcripts(
+            service,
+            self.outbox,
+            self.conversation,
+            self.options,
+            lambda content: self.responder.will_transcribe(content),
+            self._spawn,
         )
         self.responder = Responder(
             service,
@@ -67,7 +73,7 @@ class RealtimeSession:
             transport,
             self.conversation,
             self.options,
-            self._send_transcript,
+            self._transcripts.provide,
             self._user_speaking,
         )
         self._speculator = Speculator(
@@ -77,12 +83,11 @@ class RealtimeSession:
         self._turn_judges = TurnJudges(
             service, self.input_audio, self.options, self._speculator, self._handle_turn, self._spawn
         )
-        self._live = LiveTranscript(service, self.input_audio, self._send_live, self._spawn)
+        self._live = LiveTranscript(service, self.input_audio, self._transcripts.send_words, self._spawn)
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # item of the turn that the user is speaking
         self._told_duck = False  # and not yet that it is over
         self._tasks: set[asyncio.Task[None]] = set()
-        self._transcription_lock = asyncio.Lock()  # one at a time: many recordings must not fill the shared queue
         self.closing = asyncio.Event()
         self.active_at = time.monotonic()  # time of the last event that is not a ping, or of speech
         self._handlers: dict[str, Callable[[JsonObject], Coroutine[object, object, None]]] = {
@@ -119,6 +124,7 @@ class RealtimeSession:
         try:
             event = await read_off_loop(read_event, text)
             event_id = event.event_id
+            answered_event.set(event_id)
             if event.type != "echox.ping":
                 self.active_at = time.monotonic()
             await self._handlers[event.type](event.fields)
@@ -129,6 +135,8 @@ class RealtimeSession:
         except Exception:  # an error of the server: its details are only logged
             log.exception("%s: an event could not be handled", self.id)
             self._send_fault(event_id)
+        finally:
+            answered_event.set(None)
 
     async def hear(self, samples: np.ndarray) -> None:
         """Handle samples float32 (S,) at 16 kHz of a microphone that is always on. Old ones make room for new ones."""
@@ -326,7 +334,7 @@ class RealtimeSession:
             }
         )
         self._add_item(item, None)
-        self._spawn(self._transcribe_later(item.id, 0))
+        self._transcripts.make_later(item.id, 0)
         return item
 
     async def _clear(self, event: JsonObject) -> None:
@@ -358,61 +366,6 @@ class RealtimeSession:
             self._live.begin(self._turn_item_id, self.input_audio.begin_ms)
         self._live.advance()
 
-    def _send_live(self, item_id: str, delta: str, content_index: int = 0) -> None:
-        """Send the next words of a transcript."""
-        kind = "conversation.item.input_audio_transcription.delta"
-        self.outbox.put({"type": kind, "item_id": item_id, "content_index": content_index, "delta": delta})
-
-    def _send_transcript(self, item: ConversationItem, content: Content, heard: Heard | None) -> None:
-        """Send the transcript of an item; None: no reply has provided it, so transcribe the audio."""
-        if heard is None:
-            self._spawn(self._transcribe_later(item.id, item.content.index(content)))
-            return
-        if content.text is not None:
-            return
-        content.text = heard.text
-        if self.options.transcription is None or content.audio is None:
-            return
-        rest = rest_of(content.sent_text, heard.text)
-        if rest:
-            self._send_live(item.id, rest, item.content.index(content))
-        self.outbox.put(
-            {
-                "type": "conversation.item.input_audio_transcription.completed",
-                "item_id": item.id,
-                "content_index": item.content.index(content),
-                "transcript": heard.text,
-                "usage": Usage.of_transcript(heard).for_transcription(),
-            }
-        )
-
-    async def _transcribe_later(self, item_id: str, content_index: int) -> None:
-        """Transcribe audio later. It does not refer to the item, so a deleted item is freed at once."""
-        await asyncio.sleep(_TRANSCRIPT_WAIT_S)
-        async with self._transcription_lock:
-            item = next((one for one in self.conversation.items if one.id == item_id), None)
-            if item is not None and self.options.transcription is not None:
-                await self._transcribe(item, item.content[content_index])
-
-    async def _transcribe(self, item: ConversationItem, content: Content) -> None:
-        """Transcribe audio and send the transcript, unless a reply provides it."""
-        if content.audio is None or content.text is not None or self.responder.will_transcribe(content):
-            return
-        try:
-            heard = await self._service.transcribe(content.audio)
-        except (ValueError, QueueFull) as error:
-            content.inaudible = isinstance(error, NotHeard)
-            self.outbox.put(
-                {
-                    "type": "conversation.item.input_audio_transcription.failed",
-                    "item_id": item.id,
-                    "content_index": item.content.index(content),
-                    "error": {"type": "invalid_request_error", "code": "not_heard", "message": str(error)},
-                }
-            )
-            return
-        self._send_transcript(item, content, heard)
-
     # ------------------------------------------------------------------------------------------ items
 
     async def _create_item(self, event: JsonObject) -> None:
@@ -442,7 +395,8 @@ class RealtimeSession:
     async def _retrieve_item(self, event: JsonObject) -> None:
         item = self.conversation.find(take(event, "item_id", str))
         shown = await asyncio.to_thread(item.to_dict, self.options.input_format)
-        self.outbox.put({"type": "conversation.item.retrieved", "item": shown})
+        kind = "conversation.item.retrieved"
+        self.outbox.put({"type": kind, "item": shown}, shorter={"type": kind, "item": item.to_dict()})
 
     async def _truncate_item(self, event: JsonObject) -> None:
         item = self.conversation.find(take(event, "item_id", str))

@@ -74,6 +74,11 @@ class Transport(Protocol):
         """Whether the server plays the speech, in real time (WebRTC); else the client does, as it likes."""
         ...
 
+    @property
+    def max_event_bytes(self) -> int | None:
+        """Largest event that the client takes; None: any."""
+        ...
+
     async def send(self, text: str) -> None:
         """Send one event. It waits while too much is on the way.
 

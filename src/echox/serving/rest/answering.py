@@ -1,4 +1,4 @@
-"""What chat completions and responses share: recordings in a request, whole replies, and replies as event streams."""
+"""What chat completions and responses share: recordings and tools in a request, whole replies, and event streams."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from starlette.types import ASGIApp
 from echox.serving.protocol.conversation import Content, ConversationItem
 from echox.serving.protocol.events import OBJECT, EventError, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
+from echox.serving.protocol.tool_options import ToolOptions, check_tools, read_tools
 from echox.serving.protocol.wire import AudioFormat, decode_base64
 from echox.serving.rest.common import RequestError, ResponseWithCleanup, cancel_on_disconnect, decode_audio
 from echox.serving.rest.encoders import encode
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import StopStringFeed
-from echox.streaming.events import Event, ReplyBuilder
+from echox.streaming.events import Event
 from echox.streaming.prompt.messages import Audio
 
 log = logging.getLogger("echox.serving")
@@ -53,6 +54,23 @@ async def read_recording(service: Service, part: JsonObject, where: str, left_s:
     return Content("input_audio", audio=audio)
 
 
+async def read_tool_options(service: Service, body: JsonObject) -> ToolOptions:
+    """The tools of a request. A model that calls none accepts them without effect, unless a call is required.
+
+    Raises:
+        EventError: a malformed tool, a schema that cannot be followed, or a call is required that cannot be made.
+    """
+    if not service.calls_tools:
+        take(body, "parallel_tool_calls", bool, default=True)
+        check_tools(body)
+        return ToolOptions(choice="none")
+    found = read_tools(body, ToolOptions(), "", service.limits)
+    if not found.tools and found.choice not in ("none", "auto"):
+        raise EventError("tool_choice: expected tools with it, found none", "invalid_value", "tool_choice")
+    await service.prepare_tools(found.use, "tools")
+    return found
+
+
 def check_size(service: Service, body: bytes, items: list[ConversationItem]) -> None:
     """Refuse a body without audio that is as large as one with audio may be.
 
@@ -65,9 +83,20 @@ def check_size(service: Service, body: bytes, items: list[ConversationItem]) -> 
 
 
 async def whole_reply(
-    service: Service, request: Request, feed: StopStringFeed, events: AsyncIterator[Event], builder: ReplyBuilder
+    service: Service,
+    request: Request,
+    feed: StopStringFeed,
+    events: AsyncIterator[Event],
+    add: Callable[[Event], object],
 ) -> None:
     """Collect the events of a reply; the reply is cancelled if its client disconnects.
+
+    Args:
+        service: the service.
+        request: the request.
+        feed: the reply.
+        events: its events.
+        add: called with each of them.
 
     Raises:
         RequestError: the client has disconnected.
@@ -76,14 +105,14 @@ async def whole_reply(
 
     async def collect() -> None:
         async for event in events:
-            builder.add(event)
+            add(event)
 
     try:
         await cancel_on_disconnect(request, collect())
     finally:
         feed.cancel()
-    if builder.timings.rtf:
-        service.metrics.rtf.observe(builder.timings.rtf)
+    if feed.timings.rtf:
+        service.metrics.rtf.observe(feed.timings.rtf)
 
 
 async def stream_reply(

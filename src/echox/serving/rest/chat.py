@@ -45,7 +45,7 @@ async def completions(service: Service, request: Request, body: bytes) -> ASGIAp
     if chat.streams:
         return await stream_reply(request, feed, feed.events(), _EventStream(service, head, chat, feed).lines)
     builder = ReplyBuilder(service.output_rate)
-    await whole_reply(service, request, feed, feed.events(), builder)
+    await whole_reply(service, request, feed, feed.events(), builder.add)
     return await _completion(service, head, chat, builder)
 
 

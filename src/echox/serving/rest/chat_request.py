@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from echox.serving.protocol.conversation import Content, ConversationItem, ItemObject, tool_call_text
 from echox.serving.protocol.events import ARRAY, OBJECT, EventError, new_id, shorten, take
 from echox.serving.protocol.json_input import JsonObject
-from echox.serving.protocol.options import NewReplySettings, check_tools, read_sampling, read_text, read_voice
+from echox.serving.protocol.options import NewReplySettings, read_sampling, read_text, read_voice
 from echox.serving.protocol.parameters import CHAT, STREAM_OPTIONS
-from echox.serving.protocol.tool_options import ToolOptions, read_tools
-from echox.serving.rest.answering import read_recording
+from echox.serving.protocol.tool_options import check_tools
+from echox.serving.rest.answering import read_recording, read_tool_options
 from echox.serving.rest.encoders import CONTENT_TYPES, STREAMED
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import read_stop
@@ -54,7 +54,7 @@ async def read_chat(service: Service, body: JsonObject) -> ChatRequest:
     take(body, "model", str, default=service.name)  # any name is accepted: there is only one model
     CHAT.check(body)
     _check_functions(body)
-    tools = await _read_tools(service, body)
+    tools = (await read_tool_options(service, body)).use
     wanted = take(body, "modalities", ARRAY, default=["text"])
     if not wanted or any(item not in ("text", "audio") for item in wanted):
         message = f"modalities: expected 'text' and 'audio', found {shorten(wanted)}"
@@ -76,23 +76,6 @@ async def read_chat(service: Service, body: JsonObject) -> ChatRequest:
     includes_usage = take(stream_options, "include_usage", bool, "stream_options", default=False)
     items = await _read_messages(service, take(body, "messages", ARRAY))
     return ChatRequest(items, settings, stops, speaks, kind, streams, includes_usage, tools)
-
-
-async def _read_tools(service: Service, body: JsonObject) -> ToolUse:
-    """The tools of a request. A model that calls none accepts them without effect, unless a call is required.
-
-    Raises:
-        EventError: a malformed tool, a schema that cannot be followed, or a call is required that cannot be made.
-    """
-    if not service.calls_tools:
-        take(body, "parallel_tool_calls", bool, default=True)
-        check_tools(body)
-        return ToolUse()
-    found = read_tools(body, ToolOptions(), "", service.limits)
-    if not found.tools and found.choice not in ("none", "auto"):
-        raise EventError("tool_choice: expected tools with it, found none", "invalid_value", "tool_choice")
-    await service.prepare_tools(found.use, "tools")
-    return found.use
 
 
 def _check_functions(body: JsonObject) -> None:

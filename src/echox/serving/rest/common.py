@@ -21,6 +21,7 @@ from echox.serving.access.admission import AdmissionRefused, UploadReservation
 from echox.serving.access.connections import client_at
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.json_input import JsonObject, parse_json, read_off_loop
+from echox.serving.protocol.limits import Limits
 from echox.serving.service.outbox import SlowReader
 from echox.serving.service.service import Service
 from echox.timeouts import within
@@ -64,20 +65,24 @@ class ResponseWithCleanup:
     Args:
         response: an ASGI application.
         cleanup: called at the end.
-        send_s: time in which the client must receive one part of the response; None: no limit.
+        limits: of the time in which the client must receive each part of the response; None: no limit.
     """
 
-    def __init__(self, response: ASGIApp, cleanup: Callable[[], None], send_s: float | None = None) -> None:
-        self._response, self._cleanup, self._send_s = response, cleanup, send_s
+    def __init__(self, response: ASGIApp, cleanup: Callable[[], None], limits: Limits | None = None) -> None:
+        self._response, self._cleanup, self._limits = response, cleanup, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
+        limits, before = self._limits, 0  # bytes of the part before, whose end may still be on its way
 
         async def send_in_time(message: Message) -> None:
+            nonlocal before
+            send_s = None if limits is None else limits.send_s + before / limits.min_bytes_per_s
+            before = len(message.get("body", b""))
             try:
-                await within(self._send_s, send(message))
+                await within(send_s, send(message))
             except asyncio.TimeoutError as error:
-                raise SlowReader(f"a part was not received within {self._send_s:g} s") from error
+                raise SlowReader(f"a part was not received within {send_s:g} s") from error
 
         try:
             await self._response(scope, receive, send_in_time)
@@ -120,7 +125,7 @@ def endpoint(service: Service, handler: Handler, max_bytes: int) -> Callable[[Re
             except BaseException:
                 release()
                 raise
-            return ResponseWithCleanup(response, release, service.limits.send_s)
+            return ResponseWithCleanup(response, release, service.limits)
 
     return run
 

@@ -16,15 +16,16 @@ from echox.serving.protocol.events import ARRAY, OBJECT, EventError, new_id, sho
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.options import (
     NewReplySettings,
-    check_tools,
     read_metadata,
     read_sampling,
     read_text,
 )
 from echox.serving.protocol.parameters import RESPONSES, RESPONSES_STREAM_OPTIONS, RESPONSES_TEXT
 from echox.serving.protocol.wire import AudioFormat
-from echox.serving.rest.answering import read_recording
+from echox.serving.rest.answering import read_recording, read_tool_options
+from echox.serving.rest.common import RequestError
 from echox.serving.service.service import Service
+from echox.tool_calls.tools import ToolUse
 
 _PARTS = {
     "user": ("input_text", "input_audio"),
@@ -32,7 +33,16 @@ _PARTS = {
     "developer": ("input_text",),
     "assistant": ("output_text", "refusal", "input_text"),
 }
-_KINDS = ("message", "input_audio", "function_call", "function_call_output")
+_KINDS = ("message", "input_audio", "function_call", "function_call_output", "item_reference")
+_INCLUDABLE = (
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
 
 
 @dataclass
@@ -46,6 +56,7 @@ class ResponsesRequest:
         streams: whether the reply is streamed.
         stores: whether the response is kept for later requests.
         truncates: whether the oldest turns may be left out, if the model cannot read all.
+        tools: that the reply may call.
         shown: what the response object says of the request.
     """
 
@@ -55,6 +66,7 @@ class ResponsesRequest:
     streams: bool
     stores: bool
     truncates: bool
+    tools: ToolUse
     shown: JsonObject
 
     @property
@@ -80,7 +92,8 @@ async def read_responses(service: Service, body: JsonObject, key: str) -> Respon
     take(body, "model", str, default=service.name)  # any name is accepted: there is only one model
     RESPONSES.check(body)
     RESPONSES.check_known(body)
-    check_tools(body)
+    _check_include(body)
+    tools = await read_tool_options(service, body)
     text = take(body, "text", OBJECT, default={})
     RESPONSES_TEXT.check(text, "text")
     RESPONSES_TEXT.check_known(text, "text")
@@ -107,8 +120,11 @@ async def read_responses(service: Service, body: JsonObject, key: str) -> Respon
         "instructions": instructions,
         "max_output_tokens": max_output_tokens,
         "metadata": read_metadata(body) or {},
+        "parallel_tool_calls": tools.parallel,
         "previous_response_id": previous_id,
         "store": stores,
+        "tool_choice": tools.choice,
+        "tools": [{**tool, "strict": True} for tool in tools.shown()],  # arguments always fit their schema
         "temperature": settings.get("temperature", model.temperature),
         "top_p": settings.get("top_p", model.top_p),
         "truncation": truncation,
@@ -116,17 +132,32 @@ async def read_responses(service: Service, body: JsonObject, key: str) -> Respon
     items: list[ConversationItem] = []
     if previous_id is not None:
         items += service.stored_responses.find(previous_id, key, "previous_response_id").items
-    items += await _read_input(service, body, items)
-    return ResponsesRequest(items, instructions, settings, streams, stores, truncation == "auto", shown)
+    items += await _read_input(service, body, items, key)
+    return ResponsesRequest(items, instructions, settings, streams, stores, truncation == "auto", tools.use, shown)
+
+
+def _check_include(body: JsonObject) -> None:
+    """Check ``include``: what belongs to items that this server never makes is in all of those that it makes.
+
+    Raises:
+        EventError: another value, above all log probabilities of tokens.
+    """
+    for value in take(body, "include", ARRAY, default=[]):
+        if value not in _INCLUDABLE:
+            message = f"include: expected some of {', '.join(_INCLUDABLE)}, found {shorten(value)}; leave it out"
+            raise EventError(message, "unsupported_value", "include")
 
 
 # ---------------------------------------------------------------------------------------------- input
 
 
-async def _read_input(service: Service, body: JsonObject, before: list[ConversationItem]) -> list[ConversationItem]:
+async def _read_input(
+    service: Service, body: JsonObject, before: list[ConversationItem], key: str
+) -> list[ConversationItem]:
     """The items of ``input``, limited together with those before them.
 
     Raises:
+        RequestError: a reference to an item that is not stored (404).
         EventError: no text and no list of items, a malformed item, or more than the limits allow.
         ValueError: audio that cannot be decoded.
     """
@@ -144,11 +175,33 @@ async def _read_input(service: Service, body: JsonObject, before: list[Conversat
     items, left_s = list(before), limits.max_upload_s
     for index, source in enumerate(sources):
         where = f"input[{index}]"
-        item = await _read_item(service, source, where, left_s)
+        item = _referenced(service, source, where, key) or await _read_item(service, source, where, left_s)
         left_s -= item.audio_s
         items.append(item)
         check_together(items, where, limits)
     return items[len(before) :]
+
+
+def _referenced(service: Service, source: object, where: str, key: str) -> ConversationItem | None:
+    """The item that a reference names; None: the source is none.
+
+    Raises:
+        RequestError: no stored response of this key has it (404).
+    """
+    if not isinstance(source, dict):
+        return None
+    kind = source.get("type")
+    if kind != "item_reference" and (kind is not None or "role" in source or "id" not in source):
+        return None
+    item_id = take(source, "id", str, where)
+    found = service.stored_responses.find_item(item_id, key)
+    if found is None:
+        message = (
+            f"{where}.id: expected the id of an item in a response that this key has made and that is still stored, "
+            f"found {shorten(item_id)}; send the item itself instead"
+        )
+        raise RequestError(404, "item_not_found", message, f"{where}.id")
+    return found
 
 
 async def _read_item(service: Service, source: object, where: str, left_s: float) -> ConversationItem:

@@ -6,11 +6,16 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
-from echox.serving.protocol.events import new_id
+from echox.serving.protocol.events import EventError, new_id
 from echox.serving.protocol.json_input import JsonObject
+from echox.serving.protocol.limits import Limits
 from echox.timeouts import within
+
+answered_event: ContextVar[str | None] = ContextVar("answered_event", default=None)
+"""Id of the client's event that is being handled, also in the tasks that began meanwhile; None: it has none."""
 
 
 @dataclass
@@ -29,12 +34,22 @@ class Outbox:
 
     Args:
         send: sends one text message; it waits while the network buffer is full.
-        send_s: time that sending one message may take.
+        send_s: time that sending one message may take, beside `min_bytes_per_s`.
         max_unsent_bytes: bytes that may wait.
+        max_event_bytes: largest event that the client takes; None: any.
+        min_bytes_per_s: of a long message.
     """
 
-    def __init__(self, send: Callable[[str], Awaitable[None]], send_s: float, max_unsent_bytes: int) -> None:
+    def __init__(
+        self,
+        send: Callable[[str], Awaitable[None]],
+        send_s: float,
+        max_unsent_bytes: int,
+        max_event_bytes: int | None = None,
+        min_bytes_per_s: int = Limits.min_bytes_per_s,
+    ) -> None:
         self._send, self._send_s, self._max_unsent_bytes = send, send_s, max_unsent_bytes
+        self._max_event_bytes, self._min_bytes_per_s = max_event_bytes, min_bytes_per_s
         self._messages: deque[_Outgoing] = deque()
         self._unsent_bytes = 0
         self._changed = asyncio.Event()
@@ -48,20 +63,27 @@ class Outbox:
         """Whether something is not sent yet."""
         return not self._idle.is_set()
 
-    def put(self, event: JsonObject, audio_of: str | None = None, on_sent: Callable[[], None] | None = None) -> None:
-        """Add an event and give it an id.
+    def put(
+        self,
+        event: JsonObject,
+        audio_of: str | None = None,
+        on_sent: Callable[[], None] | None = None,
+        shorter: JsonObject | None = None,
+    ) -> None:
+        """Add an event and give it an id. One that is larger than the client takes becomes an ``error`` event.
 
         Args:
             event: the event without ``event_id``.
             audio_of: id of the response whose audio it contains.
             on_sent: called when it is sent.
+            shorter: sent instead, if the client does not take all of it.
 
         Raises:
             SlowReader: too many bytes are waiting.
         """
         if self._closed:
             return
-        text = json.dumps({"event_id": new_id("event"), **event}, separators=(",", ":"))
+        text = self._text_of(event, shorter)
         self._unsent_bytes += len(text)
         if self._unsent_bytes > self._max_unsent_bytes:
             self._closed = True
@@ -71,6 +93,14 @@ class Outbox:
         self._messages.append(_Outgoing(text, audio_of, on_sent))
         self._idle.clear()
         self._changed.set()
+
+    def _text_of(self, event: JsonObject, shorter: JsonObject | None) -> str:
+        for one in (event, shorter):
+            text = "" if one is None else _to_json(one)
+            if text and (self._max_event_bytes is None or len(text) <= self._max_event_bytes):  # it is ASCII
+                return text
+        message = f"{event['type']}: expected to fit into a message of this client, found more"
+        return _to_json(EventError(message, "event_too_large").to_event(answered_event.get()))
 
     def close(self) -> None:
         """The client has disconnected: drop all events, also later ones."""
@@ -91,6 +121,7 @@ class Outbox:
         Raises:
             SlowReader: a message was not sent in time, or too many bytes are waiting.
         """
+        before = 0  # bytes of the message before, whose end may still be on its way
         while True:
             while not self._messages:
                 if self._closed:
@@ -101,10 +132,12 @@ class Outbox:
             message = self._messages.popleft()
             self._unsent_bytes -= len(message.text)
             self._taken.set()
+            send_s = self._send_s + (before + len(message.text)) / self._min_bytes_per_s
+            before = len(message.text)
             try:
-                await within(self._send_s, self._send(message.text))
+                await within(send_s, self._send(message.text))
             except asyncio.TimeoutError as error:
-                raise SlowReader(f"a message was not sent within {self._send_s:g} s") from error
+                raise SlowReader(f"a message was not sent within {send_s:g} s") from error
             if message.on_sent is not None:
                 message.on_sent()
 
@@ -117,3 +150,7 @@ class Outbox:
     async def wait_until_sent(self) -> None:
         """Wait until everything is sent."""
         await self._idle.wait()
+
+
+def _to_json(event: JsonObject) -> str:
+    return json.dumps({"event_id": new_id("event"), **event}, separators=(",", ":"))

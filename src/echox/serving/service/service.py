@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from echox.audio_decoding.pool import DecoderPool
-from echox.errors import QueueFull
+from echox.errors import NotHeard, QueueFull
 from echox.process_memory import release_free_memory
 from echox.serving.access.admission import AdmissionQueue, AdmissionRefused, UploadMemory
 from echox.serving.access.client_secrets import ClientSecrets
@@ -151,14 +151,16 @@ class Service:
                 raise EventError(f"{param}: {error}", "invalid_function_parameters", param) from error
 
     async def transcribe(self, audio: Audio, keep: bool = True) -> Heard:
-        """Transcribe audio with the speech encoder (CTC), with the times of the words.
+        """Transcribe audio with the speech encoder (CTC), with the times of the words; no words: an empty transcript.
+
+        A cough is a voice for a detector of voices, and has no words: that is a result, and nobody's mistake.
 
         Args:
-            audio: speech.
+            audio: what may be speech.
             keep: whether its encoding is kept for a question about the same audio.
 
         Raises:
-            ValueError: no speech was recognised.
+            ValueError: audio that the model cannot read.
             QueueFull: too many replies are waiting.
         """
         feed = ReplyFeed(partial(self.model.session().transcribe, keep=keep), audio)
@@ -166,6 +168,8 @@ class Service:
             async for event in feed.events():
                 if isinstance(event, Heard):
                     return event
+            return Heard("")
+        except NotHeard:
             return Heard("")
         finally:  # also if the client has disconnected
             feed.cancel()

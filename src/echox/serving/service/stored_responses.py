@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from echox.serving.protocol.conversation import ConversationItem
@@ -24,6 +24,7 @@ class StoredResponse:
     Attributes:
         body: the response object, as the client got it.
         items: the conversation up to and with its reply; its instructions are not in it.
+        num_inputs: of these items, those before its reply.
         owner: digest of the key that made it; no other key finds it.
         client: address that made it, whose share of the memory it takes.
         expires_s: time of its expiry.
@@ -32,10 +33,19 @@ class StoredResponse:
 
     body: JsonObject
     items: tuple[ConversationItem, ...]
+    num_inputs: int
     owner: str
     client: str
     expires_s: float
     num_bytes: int
+
+
+@dataclass
+class _KeptItem:
+    """An item, and how many of the responses that are kept have it."""
+
+    item: ConversationItem
+    num_responses: int = 0
 
 
 class StoredResponses:
@@ -53,6 +63,7 @@ class StoredResponses:
         self._limits, self._clock = limits, clock
         self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
         self._bytes: Counter[str] = Counter()  # by client
+        self._items: dict[tuple[str, str], _KeptItem] = {}  # by owner and id
 
     @property
     def num_bytes(self) -> int:
@@ -62,20 +73,31 @@ class StoredResponses:
     def __len__(self) -> int:
         return len(self._responses)
 
-    def add(self, response_id: str, body: JsonObject, items: list[ConversationItem], key: str, client: str) -> None:
+    def add(
+        self,
+        response_id: str,
+        body: JsonObject,
+        inputs: Sequence[ConversationItem],
+        outputs: Sequence[ConversationItem],
+        key: str,
+        client: str,
+    ) -> None:
         """Keep a response.
 
         Args:
             response_id: its id.
             body: the response object.
-            items: the conversation up to and with its reply.
+            inputs: the conversation before its reply.
+            outputs: its reply.
             key: the key that the client presented; "": none.
             client: its address.
         """
-        num_bytes = _size(body, items)
-        expires_s = self._clock() + self._limits.stored_s
-        self._responses[response_id] = StoredResponse(body, tuple(items), _owner(key), client, expires_s, num_bytes)
+        items, owner = (*inputs, *outputs), _owner(key)
+        num_bytes, expires_s = _size(body, items), self._clock() + self._limits.stored_s
+        self._responses[response_id] = StoredResponse(body, items, len(inputs), owner, client, expires_s, num_bytes)
         self._bytes[client] += num_bytes
+        for item in items:
+            self._items.setdefault((owner, item.id), _KeptItem(item)).num_responses += 1
         self.drop_expired()
         limits = self._limits
         while len(self._responses) > limits.max_stored_responses or self.num_bytes > limits.max_stored_bytes:
@@ -98,6 +120,11 @@ class StoredResponses:
             raise EventError(message, code, param)
         return found
 
+    def find_item(self, item_id: str, key: str) -> ConversationItem | None:
+        """An item of a response that this key has made; None: there is none with that id any more."""
+        found = self._items.get((_owner(key), item_id))
+        return None if found is None else found.item
+
     def delete(self, response_id: str, key: str) -> None:
         """Forget a response of this key; responses that continue it stay.
 
@@ -118,6 +145,10 @@ class StoredResponses:
         self._bytes[dropped.client] -= dropped.num_bytes
         if self._bytes[dropped.client] <= 0:
             del self._bytes[dropped.client]
+        for place in ((dropped.owner, item.id) for item in dropped.items):
+            self._items[place].num_responses -= 1
+            if not self._items[place].num_responses:
+                del self._items[place]
 
 
 def _owner(key: str) -> str:
@@ -125,7 +156,7 @@ def _owner(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _size(body: JsonObject, items: list[ConversationItem]) -> int:
+def _size(body: JsonObject, items: Sequence[ConversationItem]) -> int:
     texts = [value for value in body.values() if isinstance(value, str)]
     metadata = body.get("metadata")
     if isinstance(metadata, dict):

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 MAX_CHARS = 64_000
 MAX_LINES = 500
-"""An offer of a browser for one track and a data channel has some 100; to read it takes time with their square."""
+"""As aiortc counts them. An offer of a browser for one track and a data channel has some 100."""
+MAX_CODECS = MAX_FEEDBACK = 64
+"""Browsers name some ten codecs for sound and one kind of feedback: each line of one may concern all of the other."""
 MAX_CANDIDATES = 16
 _DEFAULT_MESSAGE_BYTES = 65_536  # RFC 8841 section 6.1
 _UFRAG, _PASSWORD = re.compile(r"[A-Za-z0-9+/]{4,256}"), re.compile(r"[A-Za-z0-9+/]{22,256}")
@@ -51,8 +53,7 @@ def read_offer(text: str, with_candidates: bool) -> Offer:
     Raises:
         EventError: no SDP, or an offer of something else (code "invalid_sdp").
     """
-    if len(text) > MAX_CHARS or text.count("\n") > MAX_LINES:
-        raise _refusal(f"at most {MAX_CHARS} characters and {MAX_LINES} lines", "more")
+    _check_size(text)
     description = _parse(text)
     audio = [media for media in description.media if media.kind == "audio"]
     events = [media for media in description.media if media.kind == "application"]
@@ -72,6 +73,17 @@ def read_offer(text: str, with_candidates: bool) -> Offer:
     capabilities = events[0].sctpCapabilities if events else None
     largest = _DEFAULT_MESSAGE_BYTES if capabilities is None else capabilities.maxMessageSize
     return Offer(_without_addresses(text, with_candidates), bool(events), largest or 2**31)
+
+
+def _check_size(text: str) -> None:
+    """Raises EventError: it would take long to read it."""
+    if len(text) > MAX_CHARS:
+        raise _refusal(f"at most {MAX_CHARS} characters", str(len(text)))
+    lines = text.splitlines()  # as aiortc does, which knows ten ways to end a line
+    for begin, most in (("", MAX_LINES), ("a=rtpmap:", MAX_CODECS), ("a=rtcp-fb:", MAX_FEEDBACK)):
+        count = sum(line.startswith(begin) for line in lines)
+        if count > most:
+            raise _refusal(f"at most {most} lines {begin}".rstrip(), str(count))
 
 
 def _parse(text: str) -> SessionDescription:

@@ -29,6 +29,7 @@ from echox.serving.realtime.transport import Disconnected
 from echox.serving.webrtc.data_guard import DataGuard
 from echox.serving.webrtc.ice import IceSettings
 from echox.serving.webrtc.offer import Offer
+from echox.serving.webrtc.packet_guard import PacketGuard
 from echox.serving.webrtc.playback import RATE
 from echox.timeouts import within
 
@@ -124,22 +125,17 @@ class Peer:
         connection._local_candidates_end = True
         if not connection._local_candidates:
             raise OSError(f"no address for media: expected to listen at {', '.join(addresses)}")
+        PacketGuard(connection, self._on_excess)
 
-    async def send(self, text: str) -> bool:
+    async def send(self, text: str) -> None:
         """Send a message on the data channel, if there is one, and wait until there is room for another.
-
-        Returns:
-            False if the message is longer than the client takes; then nothing is sent.
 
         Raises:
             Disconnected: the connection has ended.
         """
         channel = self._channel
         if channel is None:
-            return True
-        assert self._offer is not None
-        if len(text) > self._offer.max_message_bytes or len(text.encode()) > self._offer.max_message_bytes:
-            return False
+            return
         try:
             channel.send(text)
         except (InvalidStateError, ValueError) as error:
@@ -149,7 +145,6 @@ class Peer:
             await self._room.wait()
             if self.lost.is_set():
                 raise Disconnected
-        return True
 
     async def hear(self, gap_s: float) -> tuple[np.ndarray, int] | None:
         """The next frame of the client's microphone: samples float32 (S,) at 48 kHz, and their timestamp.
