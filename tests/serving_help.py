@@ -63,12 +63,15 @@ class Running:
         end_of_turn: str | None = None,
         ice: IceSettings | None = None,
         ends_early: bool = True,
+        app: Any = None,
+        **uvicorn_options: Any,
     ) -> None:
         self.service = Service(model, "nano", limits, vad, end_of_turn, ends_early)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.server = make_server(create_app(self.service, policy, ice), self.service, "127.0.0.1", self.port)
+        app = create_app(self.service, policy, ice) if app is None else app
+        self.server = make_server(app, self.service, "127.0.0.1", self.port, **uvicorn_options)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         wait_until(lambda: self.server.started, "the server has started")
@@ -106,6 +109,28 @@ def event_classes() -> dict[str, Any]:
         for name in typing.get_args(cls.model_fields["type"].annotation):
             found[name] = cls
     return found
+
+
+@functools.cache
+def response_event_classes() -> dict[str, Any]:
+    """The types of the events of a streamed response, by name."""
+    from openai.types.responses import ResponseStreamEvent
+
+    classes = typing.get_args(typing.get_args(ResponseStreamEvent)[0])
+    return {typing.get_args(cls.model_fields["type"].annotation)[0]: cls for cls in classes}
+
+
+def response_events(text: str) -> list[dict[str, Any]]:
+    """The events of a streamed response, each checked strictly against the client's own type; numbered in order."""
+    events = []
+    for block in text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        response_event_classes()[event["type"]].model_validate_json(json.dumps(event), strict=True)
+        events.append(event)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    return events
 
 
 def check_event(text: str) -> dict[str, Any]:

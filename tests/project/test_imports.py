@@ -35,7 +35,7 @@ FLOORS = (
     "training/stages/speaking",
     "evaluation/interop/plugins/isolated evaluation/studies/batched_scores evaluation/studies/speech_policies "
     "serving/realtime/listening serving/rest training/memory",
-    "evaluation/interop/plugins/ultraeval evaluation/studies serving/realtime",
+    "evaluation/interop/plugins/ultraeval evaluation/studies serving/realtime serving/rest/responses",
     "evaluation serving/webrtc",
     "cli/common evaluation/evidence evaluation/interop serving",
     "cli/evaluation",

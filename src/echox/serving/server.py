@@ -26,9 +26,9 @@ from echox.serving.access.security import STATIC, AccessMiddleware, AccessPolicy
 from echox.serving.protocol.events import OBJECT, new_id, take
 from echox.serving.rest.chat import completions
 from echox.serving.rest.common import endpoint, error_response, json_object
-from echox.serving.rest.responses import respond
+from echox.serving.rest.responses.endpoint import respond
+from echox.serving.rest.responses.stored import input_items, stored_response
 from echox.serving.rest.speech import speak
-from echox.serving.rest.stored_response import input_items, stored_response
 from echox.serving.rest.transcriptions import transcribe
 from echox.serving.service.service import Service
 from echox.serving.service.unspoken import UNSPOKEN_HEADER

@@ -63,13 +63,16 @@ class Wire:
     """What `Connections` needs of a transport."""
 
     def __init__(self, client):
-        self.client, self.aborted, self.closing = client, False, False
+        self.client, self.aborted, self.closing, self.unsent = client, False, False, 0
 
     def get_extra_info(self, _):
         return (self.client, 1)
 
     def is_closing(self):
         return self.closing
+
+    def get_write_buffer_size(self):
+        return self.unsent
 
     def abort(self):
         self.aborted = True
@@ -108,24 +111,85 @@ def test_this_machine_has_no_share_but_the_same_deadline():
     assert all(wire.aborted for wire in wires)
 
 
-def test_clients_that_do_not_read_or_do_not_close_are_dropped():
+STATES = {
+    "blocked": lambda wire, entry: entry.block(True),
+    "closing": lambda wire, entry: setattr(wire, "closing", True),
+    "idle": lambda wire, entry: entry.start_waiting(0.0, 10.0, lambda: None),
+}
+READERS = {  # time -> bytes that are still unsent of 1,000,000; and when the connection is dropped, about
+    "reads nothing": (lambda now_s: 1_000_000, 25),
+    "reads some and stops": (lambda now_s: 1_000_000 - 10_000 * min(now_s, 30), 55),
+    "reads steadily": (lambda now_s: 1_000_000 - 20_000 * now_s, None),
+    "reads in lumps": (lambda now_s: 1_000_000 - 400_000 * (now_s // 20), None),
+    "reads a byte now and then": (lambda now_s: 1_000_000 - now_s, 86),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("state", STATES)
+def test_who_reads_gets_all_and_who_does_not_is_dropped(state, reader):
+    now, refused = [0.0], []
+    crowd = Connections(Limits(send_s=20, min_bytes_per_s=16_384), lambda: now[0], refused.append)
+    wire = Wire("127.0.0.1")
+    STATES[state](wire, crowd.open(wire))
+    unsent, end_s = READERS[reader]
+    dropped_s = None
+    for now[0] in range(200):
+        wire.unsent = max(0, unsent(now[0]))
+        crowd.sweep()
+        if wire.aborted and dropped_s is None:
+            dropped_s = now[0]
+    assert dropped_s == (None if end_s is None else pytest.approx(end_s, abs=2))
+    assert refused.count("slow_reader") == (end_s is not None)
+
+
+def test_a_stream_that_goes_on_is_judged_by_each_part():
     now = [0.0]
     crowd = Connections(Limits(send_s=20), lambda: now[0], lambda _: None)
-    blocked, closing = Wire("127.0.0.1"), Wire("127.0.0.1")
-    crowd.open(blocked).blocked_since = 0.0
-    crowd.open(closing)
-    closing.closing = True
-    for now[0] in (1.0, 5.9):
+    wire = Wire("127.0.0.1")
+    entry = crowd.open(wire)
+    for now[0] in range(1000):
+        wire.unsent = 50_000  # at each look another part
+        entry.block(now[0] % 10 < 8)
         crowd.sweep()
-        assert not closing.aborted
-    now[0] = 6.1
-    crowd.sweep()
-    assert closing.aborted
-    assert not blocked.aborted
-    now[0] = 26.0
-    crowd.sweep()
-    assert blocked.aborted
-    assert len(crowd) == 0
+    assert not wire.aborted
+
+
+def test_whoever_still_reads_is_the_last_to_be_closed_for_others():
+    crowd = Connections(Limits(max_connections=4), lambda: 9.0, lambda _: None)
+    wires = [Wire("127.0.0.1") for _ in range(4)]
+    for number, wire in enumerate(wires):
+        crowd.open(wire).start_waiting(float(number), 10.0, wire.abort)
+    wires[0].unsent = wires[1].unsent = 1000
+    for _ in range(3):
+        assert crowd.open(Wire("127.0.0.1"))
+    assert [wire.aborted for wire in wires] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_a_large_answer_arrives_whole_at_a_client_that_reads_slowly(monkeypatch, keep_alive):
+    """Slower than every time that a server waits for one that does not read, for a request, or for a close."""
+    monkeypatch.setattr("echox.serving.access.connections._LINGER_S", 0.5)
+    monkeypatch.setattr("echox.serving.access.connections._SWEEP_S", 0.05)
+    body = bytes(8_000_000)  # of which the system takes some
+
+    async def answer(scope, receive, send):
+        head = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": body})
+
+    limits = Limits(send_s=1.0, header_s=0.5)
+    with running(nano(), limits, app=answer, timeout_keep_alive=0) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"Connection: close\r\n" * (not keep_alive) + b"\r\n")
+        found = 0
+        with contextlib.suppress(ConnectionError):
+            while part := client.recv(50_000):
+                found += len(part)
+                time.sleep(0.02)  # fixed time: the pace of the client, who needs three seconds at least
+        assert found > len(body)
 
 
 def test_connections_stay_below_the_open_files():

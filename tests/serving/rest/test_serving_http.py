@@ -295,7 +295,7 @@ def test_a_response_that_is_not_read_is_interrupted():
 
     async def all_of():
         ended = []
-        answer = ResponseWithCleanup(PlainTextResponse("x"), lambda: ended.append(True), send_s=0.05)
+        answer = ResponseWithCleanup(PlainTextResponse("x"), lambda: ended.append(True), Limits(send_s=0.05))
         await answer({"type": "http", "method": "GET", "headers": []}, stuck, stuck)
         assert ended == [True]
 

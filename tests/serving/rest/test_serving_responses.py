@@ -15,7 +15,7 @@ from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.service.stored_responses import StoredResponses
 from echox.streaming.prompt.messages import Audio, Message
-from serving_help import nano, question, running
+from serving_help import nano, question, response_events, running
 
 openai = pytest.importorskip("openai")
 types = pytest.importorskip("openai.types.responses")
@@ -25,10 +25,6 @@ FRANCE, BRAZIL, WHICH = (
     "Tell me what you know about Brazil?",
     "Which country is it in?",
 )
-EVENTS = {
-    typing.get_args(cls.model_fields["type"].annotation)[0]: cls
-    for cls in typing.get_args(typing.get_args(types.ResponseStreamEvent)[0])
-}
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +113,7 @@ def test_a_stream_has_every_event_in_order_and_the_same_text(server, client):
     ) as found:
         assert found.headers["content-type"].startswith("text/event-stream")
         text = found.read().decode()
-    blocks = [block.split("\n") for block in text.strip().split("\n\n")]
-    events = [json.loads(data.removeprefix("data: ")) for _, data in blocks]
-    for (name, data), event in zip(blocks, events, strict=True):
-        assert name == f"event: {event['type']}"
-        EVENTS[event["type"]].model_validate_json(data.removeprefix("data: "), strict=True)
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    events = response_events(text)
     kinds = [event["type"].removeprefix("response.") for event in events]
     assert kinds[:4] == ["created", "in_progress", "output_item.added", "content_part.added"]
     assert kinds[-4:] == ["output_text.done", "content_part.done", "output_item.done", "completed"]
@@ -214,7 +205,6 @@ SAMPLES = {
     "context_management": [{"type": "compaction"}],
     "conversation": "conv_1",
     "image": {"context_compression": "auto"},
-    "include": ["message.output_text.logprobs"],
     "moderation": {"model": "x"},
     "prompt": {"id": "p"},
     "top_logprobs": 3,
@@ -225,7 +215,6 @@ SAMPLES = {
     "prompt_cache_retention": "24h",
     "service_tier": "flex",
     "reasoning": {"effort": "high", "summary": "auto"},
-    "parallel_tool_calls": False,
     "max_tool_calls": 3,
     "access_programs": {"cyber": "standard"},
 }
@@ -259,7 +248,9 @@ BROKEN = [
     ({"input": "x" * 30_000}, "string_too_long", "input[0].content[0].text"),
     ({"input": [{"role": "user", "content": "x"}] * 13}, "invalid_value", "input"),
     ({"input": [{"role": "assistant", "content": "x"}]}, "invalid_value", "input"),
-    ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_item_type", "input[0].type"),
+    ({"include": ["message.output_text.logprobs"]}, "unsupported_value", "include"),
+    ({"include": "all"}, "invalid_type", "include"),
+    ({"parallel_tool_calls": 1}, "invalid_type", "parallel_tool_calls"),
     ({"input": [{"type": "reasoning", "summary": []}]}, "unsupported_item_type", "input[0].type"),
     ({"input": [{"role": "user"}]}, "missing_required_parameter", "input[0].content"),
     ({"input": [{"role": "user", "content": []}]}, "invalid_value", "input[0].content"),
@@ -291,6 +282,56 @@ def test_broken_requests(server, body, code, param):
     assert param is None or error["param"] == param
 
 
+def test_what_can_only_be_in_items_of_other_servers_is_included(server):
+    wanted = [name for name in typing.get_args(types.ResponseIncludable) if name != "message.output_text.logprobs"]
+    assert post(server, include=wanted, max_output_tokens=1).status_code == 200
+
+
+def test_references_are_the_items_that_they_name(client, server):
+    first = client.responses.create(model="nano", input=FRANCE)
+    (asked,) = client.responses.input_items.list(first.id).data
+    said = first.output[0]
+    ways = [
+        [user_text(FRANCE), {"type": "item_reference", "id": said.id}],
+        [{"type": "item_reference", "id": asked.id}, {"id": said.id}],
+    ]
+    for way in ways:
+        found = client.responses.create(model="nano", input=[*way, user_text(WHICH)], store=False)
+        assert found.output_text == alone(FRANCE, WHICH)[1]
+    body = {"input": [*ways[0], user_text(WHICH)]}
+    assert post(server, **body).status_code == 200
+    for key, reference in (("bob", said.id), ("any", "msg_1"), ("any", "")):
+        found = post(server, key=key, input=[user_text(FRANCE), {"type": "item_reference", "id": reference}])
+        error = found.json()["error"]
+        assert (found.status_code, error["code"], error["param"]) == (404, "item_not_found", "input[1].id")
+    client.responses.delete(first.id)  # the one that continues it has them still
+    assert post(server, **body).status_code == 200
+
+
+def test_what_a_response_has_answered_is_listed(client, server):
+    first = client.responses.create(
+        model="nano", input=[{"role": "developer", "content": "Be brief."}, user_text("Hi.")]
+    )
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "id": "fc_1"}
+    output = {"type": "function_call_output", "call_id": "c", "output": "It is in France."}
+    second = client.responses.create(
+        model="nano", input=[user(recording()), call, output], previous_response_id=first.id, instructions="Not listed."
+    )
+    whole = client.responses.input_items.list(second.id, order="asc").data
+    kinds = [(item.type, getattr(item, "role", None)) for item in whole]
+    messages = [("message", role) for role in ("system", "user", "assistant", "user")]
+    assert kinds == [*messages, ("function_call", None), ("function_call_output", None)]
+    assert [item.content[0].text for item in whole[:3]] == ["Be brief.", "Hi.", first.output_text]
+    assert whole[2].id == first.output[0].id
+    assert whole[4].id == "fc_1"
+    pages = client.responses.input_items.list(second.id, limit=2)
+    assert [item.id for item in pages] == [item.id for item in reversed(whole)]  # the client asks for all pages
+    url = f"{server.url}/v1/responses/{second.id}/input_items"
+    for query, status in (("after=x", 404), ("limit=0", 400), ("limit=101", 400), ("order=up", 400), ("x=1", 400)):
+        assert httpx.get(f"{url}?{query}", headers={"Authorization": "Bearer any"}).status_code == status
+    assert httpx.get(url, headers={"Authorization": "Bearer bob"}).status_code == 404
+
+
 def test_sampling_has_its_effect(server):
     def text(**changes):
         return post(server, **changes).json()["output"][0]["content"][0]["text"]
@@ -315,9 +356,9 @@ def item(text):
 
 def test_the_store_drops_the_oldest_of_whoever_has_most():
     store = StoredResponses(Limits(max_stored_bytes=200_000))
-    store.add("a", {}, [item("x" * 1000)], "key", "1.1.1.1")
+    store.add("a", {}, [item("x" * 1000)], [], "key", "1.1.1.1")
     for number in range(100):  # another client, with ever new keys
-        store.add(f"b{number}", {}, [item("x" * 5000)], f"key {number}", "2.2.2.2")
+        store.add(f"b{number}", {}, [item("x" * 5000)], [], f"key {number}", "2.2.2.2")
     assert store.num_bytes <= 200_000
     assert 3 < len(store) < 12
     assert store.find("a", "key").items[0].num_chars == 1000
@@ -331,7 +372,7 @@ def test_the_store_counts_responses_and_forgets_after_a_time():
     store = StoredResponses(Limits(max_stored_responses=3, stored_s=10), lambda: now[0])
     for number in range(5):
         now[0] = float(number)
-        store.add(str(number), {"text": "x"}, [item("x")], "", "")
+        store.add(str(number), {"text": "x"}, [item("x")], [], "", "")
     assert len(store) == 3
     now[0] = 12.5
     with pytest.raises(EventError):
@@ -344,8 +385,30 @@ def test_the_store_counts_responses_and_forgets_after_a_time():
     assert (len(store), store.num_bytes) == (0, 0)
 
 
+def test_items_are_found_as_long_as_one_response_has_them():
+    now = [0.0]
+    store = StoredResponses(Limits(stored_s=10), lambda: now[0])
+    items = [ConversationItem(name, "user", [Content("input_text", name)]) for name in "abcd"]
+    store.add("1", {}, items[:1], items[1:2], "key", "")
+    now[0] = 5.0
+    store.add("2", {}, items[:2], items[2:3], "key", "")
+    store.add("3", {}, items[3:], [items[3]], "other", "")
+
+    def found(key):
+        return "".join(name for name in "abcd" if store.find_item(name, key) is not None)
+
+    assert (found("key"), found("other"), found("")) == ("abc", "d", "")
+    assert store.find("2", "key").num_inputs == 2
+    store.delete("2", "key")
+    store.delete("3", "other")
+    assert (found("key"), found("other")) == ("ab", "")
+    now[0] = 10.5
+    assert found("key") == ""
+    assert not store._items
+
+
 def test_recordings_in_the_store_are_counted():
     store = StoredResponses(Limits())
     heard = Content("input_audio", audio=Audio(question(0, 16000), 16000))
-    store.add("a", {}, [ConversationItem("i", "user", [heard])], "", "")
+    store.add("a", {}, [ConversationItem("i", "user", [heard])], [], "", "")
     assert store.num_bytes > question(0, 16000).nbytes

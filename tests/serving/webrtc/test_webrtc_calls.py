@@ -274,19 +274,24 @@ def test_a_full_server_refuses_and_takes_the_next_call_when_one_has_ended():
         run(knock(server), 120)
 
 
-def test_events_that_are_too_long_for_the_client_are_replaced_by_an_error(server):
+def test_a_retrieved_item_that_is_too_long_for_the_client_comes_without_its_sound(server):
+    """@openai/agents retrieves each turn after its transcript; 262,144 bytes are four seconds of sound."""
+
     async def talk():
-        quiet = {"input": {"turn_detection": None}}
+        quiet = {"input": {"turn_detection": None, "transcription": {"model": "x"}}}
         async with called(server, audio=quiet) as client:
-            data = base64.b64encode(pcm16(np.zeros(24000, np.float32))).decode()
-            for _ in range(6):
-                await client.send("input_audio_buffer.append", audio=data)
-            await client.send("input_audio_buffer.commit")
-            item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
-            await client.send("conversation.item.retrieve", item_id=item_id)
-            error = (await client.until("error"))["error"]
-            assert error["code"] == "event_too_large"
-            assert "conversation.item.retrieved" in error["message"]
+            for tail_s, whole in ((0.0, True), (6.0, False)):
+                sound = question(0, lead_s=0.1, tail_s=tail_s)[-int(24000 * (6.0 if tail_s else 2.5)) :]
+                await client.send("input_audio_buffer.clear")  # of what the microphone has heard
+                await client.until("input_audio_buffer.cleared")
+                await client.send("input_audio_buffer.append", audio=base64.b64encode(pcm16(sound)).decode())
+                await client.send("input_audio_buffer.commit")
+                item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
+                done = await client.until("conversation.item.input_audio_transcription.completed", 60)
+                await client.send("conversation.item.retrieve", item_id=item_id, event_id="r")
+                (content,) = (await client.until("conversation.item.retrieved"))["item"]["content"]
+                assert content["transcript"] == done["transcript"]
+                assert ("audio" in content) == whole
         await freed(server)
 
     run(talk(), 120)

@@ -12,7 +12,7 @@ from echox.serving.realtime.transport import Disconnected
 from echox.serving.service.outbox import Outbox
 from echox.serving.webrtc.ice import IceSettings
 from echox.serving.webrtc.microphone import FRAME_RATE, MAX_AHEAD_S, Microphone
-from echox.serving.webrtc.offer import MAX_LINES, read_offer
+from echox.serving.webrtc.offer import MAX_CHARS, MAX_CODECS, MAX_FEEDBACK, MAX_LINES, read_offer
 from echox.serving.webrtc.playback import FRAME_S, FRAME_SAMPLES, TAIL_S, Playback
 
 needs_aiortc = pytest.mark.skipif(
@@ -76,6 +76,14 @@ def test_nothing_is_sent_to_addresses_that_a_client_only_names():
     assert read_offer(many, with_candidates=True).sdp.count("a=candidate") == 16
 
 
+LINE_ENDS = [end for end in ["\r\n", *map(chr, range(0x3000))] if len(f"a{end}b".splitlines()) == 2]
+
+
+def with_lines(*lines):
+    """The offer with more lines about its sound."""
+    return OFFER.replace("a=rtpmap:0 ", "\r\n".join([*lines, "a=rtpmap:0 "]))
+
+
 WRONG = {
     "empty": "",
     "no SDP": "hello",
@@ -92,8 +100,11 @@ WRONG = {
     "short password": OFFER.replace("ByHIsHl9dcMKZzFzQVkcxH5q", "short"),
     "unbundled": OFFER.replace("a=group:BUNDLE 0 1\r\n", ""),
     "one mid twice": OFFER.replace("a=mid:1", "a=mid:0"),
-    "long": OFFER + "a=x\r\n" * MAX_LINES,
+    **{f"long, lines end with {end!r}": OFFER + f"a=x{end}" * MAX_LINES for end in LINE_ENDS},
+    "many characters": OFFER + "a=" + "x" * MAX_CHARS,
     "a number that is none": OFFER.replace("a=rtpmap:111", "a=rtpmap:one"),
+    "many codecs": with_lines(*["a=rtpmap:0 PCMU/8000"] * MAX_CODECS),
+    "much feedback": with_lines(*["a=rtcp-fb:* nack"] * (MAX_FEEDBACK + 1)),
     "a codec that is not there": OFFER.replace("a=fmtp:63", "a=fmtp:64"),
 }
 
@@ -104,6 +115,21 @@ def test_wrong_offers_are_refused_with_a_code(name):
     with pytest.raises(EventError, match="sdp: expected") as found:
         read_offer(WRONG[name], with_candidates=True)
     assert (found.value.code, found.value.param) == ("invalid_sdp", "sdp")
+
+
+@needs_aiortc
+def test_the_longest_offer_that_is_read_is_little_work(monkeypatch):
+    """However an offer repeats itself, as many parts of it are made as few thousand lines would be."""
+    import aiortc.sdp
+
+    made = []
+    feedback = aiortc.sdp.RTCRtcpFeedback
+    monkeypatch.setattr(aiortc.sdp, "RTCRtcpFeedback", lambda **fields: made.append(1) or feedback(**fields))
+    codecs = [f"a=rtpmap:{number} PCMU/8000" for number in range(64, 64 + MAX_CODECS - 3)]
+    for line in ("a=rtcp-fb:* nack", "a=rtcp-fb:0 nack", "a=fmtp:0 x=1", "a=ssrc:1 cname:x", "a=extmap:1 x", "a=x"):
+        count = min(MAX_FEEDBACK, MAX_LINES - 100)
+        assert read_offer(with_lines(*codecs, *[line] * count), with_candidates=True).has_events
+    assert len(made) <= 2 * MAX_CODECS * MAX_FEEDBACK
 
 
 # ---------------------------------------------------------------------------------------------- addresses
@@ -329,6 +355,96 @@ def test_opus_sounds_as_it_was():
     spectrum = np.abs(np.fft.rfft(back[9600:33600]))
     assert spectrum.argmax() * 2 == 440
     assert np.abs(back[9600:]).max() == pytest.approx(0.3, abs=0.05)
+
+
+# ---------------------------------------------------------------------------------------------- packets without end
+
+
+class Ice:
+    """ICE of a server on a socket that sends nowhere, and its guard."""
+
+    def __init__(self):
+        from aioice import Candidate, Connection
+        from aioice.ice import StunProtocol
+
+        from echox.serving.webrtc.packet_guard import PacketGuard
+
+        self.connection, self.excesses, self.now_s = Connection(ice_controlling=False), [], 0.0
+        self.connection.remote_username, self.connection.remote_password = "them", "p" * 22
+        self.connection._early_checks_done = True
+        self.protocol = StunProtocol(self.connection)
+        self.protocol.local_candidate = Candidate("1", 1, "udp", 1, "127.0.0.1", 9, "host")
+        self.protocol.transport = self
+        self.connection._protocols.append(self.protocol)
+        self.guard = PacketGuard(self.connection, self.excesses.append, lambda: self.now_s)
+
+    def sendto(self, data, addr):
+        pass
+
+    def check(self, port, known=True):
+        """A check of connectivity from a port, by somebody who knows the secret of the answer, or not."""
+        from aioice import stun
+
+        check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+        check.attributes["USERNAME"] = f"{self.connection.local_username}:them"
+        check.attributes["PRIORITY"] = 1
+        check.add_message_integrity((self.connection.local_password if known else "x" * 22).encode())
+        self.protocol.datagram_received(bytes(check), ("127.0.0.1", port))
+
+    async def stop(self):
+        for pair in self.connection._check_list:
+            pair.task.cancel()
+        await asyncio.gather(*(pair.task for pair in self.connection._check_list), return_exceptions=True)
+
+
+@needs_aiortc
+def test_checks_from_ever_new_addresses_end_the_call():
+    from echox.serving.webrtc.packet_guard import MAX_ADDRESSES
+
+    async def flood():
+        ice = Ice()
+        for port in range(1000, 1000 + 3 * MAX_ADDRESSES):
+            for _ in range(3):  # browsers repeat their checks
+                ice.check(port)
+            assert bool(ice.excesses) == (port >= 1000 + MAX_ADDRESSES)
+        assert len(ice.connection._remote_candidates) == MAX_ADDRESSES + 1  # nothing more was read
+        assert len(ice.excesses) == 1
+        await ice.stop()
+
+    asyncio.run(flood())
+
+
+@needs_aiortc
+def test_strangers_who_send_from_many_addresses_end_no_call():
+    async def knock():
+        ice = Ice()
+        for port in range(1000, 1200):
+            ice.check(port, known=False)
+        assert not ice.excesses
+        assert not ice.connection._remote_candidates
+
+    asyncio.run(knock())
+
+
+@needs_aiortc
+@pytest.mark.parametrize(
+    "packet", [b"\x80" + bytes(30), b"", bytes(20), b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)]
+)
+def test_more_packets_than_any_call_needs_end_it_whatever_they_are(packet):
+    from echox.serving.webrtc.packet_guard import PACKETS_AT_ONCE, PACKETS_PER_S
+
+    async def flood():
+        ice = Ice()
+        for second in range(10):
+            ice.now_s = second
+            for _ in range(PACKETS_PER_S // 4):
+                ice.protocol.datagram_received(packet, ("127.0.0.1", 5))
+        assert not ice.excesses
+        for _ in range(PACKETS_AT_ONCE + PACKETS_PER_S * 10):
+            ice.protocol.datagram_received(packet, ("127.0.0.1", 5))
+        assert ice.excesses == ["too many packets"]
+
+    asyncio.run(flood())
 
 
 # ---------------------------------------------------------------------------------------------- messages without end

@@ -1,1 +1,1 @@
-"""The HTTP endpoints: chat completions, speech, transcriptions."""
+"""The HTTP endpoints: chat completions, responses, speech, transcriptions."""

@@ -97,7 +97,8 @@ class StoredResponses:
         self._responses[response_id] = StoredResponse(body, items, len(inputs), owner, client, expires_s, num_bytes)
         self._bytes[client] += num_bytes
         for item in items:
-            self._items.setdefault((owner, item.id), _KeptItem(item)).num_responses += 1
+            kept = self._items.setdefault((owner, item.id), _KeptItem(item))
+            kept.item, kept.num_responses = item, kept.num_responses + 1
         self.drop_expired()
         limits = self._limits
         while len(self._responses) > limits.max_stored_responses or self.num_bytes > limits.max_stored_bytes:
@@ -122,6 +123,7 @@ class StoredResponses:
 
     def find_item(self, item_id: str, key: str) -> ConversationItem | None:
         """An item of a response that this key has made; None: there is none with that id any more."""
+        self.drop_expired()
         found = self._items.get((_owner(key), item_id))
         return None if found is None else found.item
 

@@ -3,8 +3,6 @@
 aioice keeps every address from which it gets a valid check (RFC 8445 section 7.3.1.3), pairs it with those of the
 server, sorts all pairs anew and sends checks of its own to it. It sets no bound to that, and whoever has made the offer
 can send valid checks from ever new ports. Checks are also no traffic for DTLS, so it does not count them.
-
-Made for aioice's classes, so this file is imported inside functions only (aiortc, which brings it, is an extra).
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.usage import Usage
 from echox.serving.rest.answering import StreamFault, check_size, stream_reply, whole_reply
 from echox.serving.rest.common import cancel_on_disconnect, client_of, event_line, json_object
-from echox.serving.rest.response_output import ResponseOutput, StreamedEvent
-from echox.serving.rest.responses_request import ResponsesRequest, read_responses
+from echox.serving.rest.responses.output import ResponseOutput, StreamedEvent
+from echox.serving.rest.responses.request import ResponsesRequest, read_responses
 from echox.serving.service.questions import ask
 from echox.serving.service.service import Service
 from echox.serving.service.stop_strings import StopStringFeed

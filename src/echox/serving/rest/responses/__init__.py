@@ -1,0 +1,1 @@
+"""The Responses API: requests, output item by item, and stored responses."""
