@@ -148,3 +148,44 @@ def test_the_page_needs_no_key(locked, client):
     assert len(files) > 10
     for path in ("", "health", "ready", "about.json", *files):
         assert client.get(f"{locked.url}/{path}").status_code == 200, path
+
+
+ANSWERS = [
+    # what a page of an allowed origin asks, its status, and a header of the answer that it needs
+    ("GET", "/v1/models", {}, 401, "WWW-Authenticate"),
+    ("GET", "/v1/models", {"Authorization": "Bearer wrong"}, 401, None),
+    ("GET", "/v1/models", {"Authorization": "Bearer ek_gone"}, 401, None),
+    ("GET", "/v1/models", KEY, 200, None),
+    ("GET", "/nothing", KEY, 404, None),
+    ("POST", "/v1/chat/completions", KEY, 400, None),
+    ("DELETE", "/v1/models", KEY, 405, "Allow"),
+]
+
+
+@pytest.fixture(scope="module")
+def shared():
+    policy = AccessPolicy("secret", allowed_origins=("https://app.example",))
+    with running(nano(), policy=policy) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status", "needed"), ANSWERS)
+def test_a_page_of_an_allowed_origin_reads_every_answer_and_no_other_page_any(
+    shared, method, path, headers, status, needed
+):
+    for origin, reads in (("https://app.example", True), ("https://evil.example", False)):
+        found = httpx.request(method, shared.url + path, headers={**headers, "Origin": origin})
+        assert found.status_code == (status if reads else 403)
+        assert found.headers.get("access-control-allow-origin") == (origin if reads else None)
+        if reads:
+            exposed = found.headers["access-control-expose-headers"].split(", ")
+            assert {"Location", "Retry-After", "X-EchoX-Unspoken"} <= set(exposed)
+            assert needed is None or needed in found.headers
+
+
+def test_a_page_may_ask_whether_it_may_ask(shared):
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin, status in (("https://app.example", 200), ("https://evil.example", 400)):
+        found = httpx.options(f"{shared.url}/v1/chat/completions", headers={**asked, "Origin": origin})
+        assert found.status_code == status
+        assert (found.headers.get("access-control-allow-origin") == origin) == (status == 200)

@@ -440,8 +440,8 @@ def test_silence_committed_by_hand_is_not_transcribed(server, noise):
             await client.until("session.updated")
             await client.say((noise * np.random.default_rng(0).standard_normal(24000)).astype(np.float32))
             await client.send("input_audio_buffer.commit")
-            found = await client.until("conversation.item.input_audio_transcription.failed")
-            assert "no speech" in found["error"]["message"]
+            found = await client.until("conversation.item.input_audio_transcription.completed")
+            assert found["transcript"] == ""
             await client.say(question(1, lead_s=3.0, tail_s=3.0))
             await client.send("input_audio_buffer.commit")
             await client.send("response.create")

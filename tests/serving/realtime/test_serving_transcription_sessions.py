@@ -5,6 +5,8 @@ import base64
 import pytest
 import websockets
 
+from echox.serving.protocol.limits import Limits
+from echox.serving.protocol.options import SessionOptions
 from serving_help import Client, connected, nano, pcm16, question, run, running, user_text
 
 openai = pytest.importorskip("openai")
@@ -50,7 +52,6 @@ REFUSED = [
     ({"max_output_tokens": 3}, "session.max_output_tokens"),
     ({"audio": {"output": {"voice": "x"}}}, "session.audio.output"),
     ({"voice": "x"}, "session.audio.output"),
-    ({"include": ["item.input_audio_transcription.logprobs"]}, "session.include"),
     ({"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 6000}}}}, None),
 ]
 
@@ -83,6 +84,50 @@ def test_options_of_replies_are_refused_by_name_and_the_type_can_change(server):
             found = [event for event in client.events if event["type"] in ("error", "session.updated")][-1]
             if found["type"] == "error":  # the response may have ended first
                 assert found["error"]["code"] == "conversation_already_has_active_response"
+
+    run(talk(), 120)
+
+
+VAD = {"type": "server_vad"}
+SELF_COMMITTING = [
+    # what a client sends of its input, one after the other; whether turns are detected then
+    ([{"transcription": {"model": "gpt-realtime-whisper"}}], False),
+    ([{"transcription": {"model": "gpt-live-transcribe"}}], False),
+    ([{"transcription": {"model": "gpt-4o-transcribe"}}], True),
+    ([{"transcription": {"model": "gpt-realtime-whisper"}, "turn_detection": VAD}], True),
+    ([{"turn_detection": VAD}, {"transcription": {"model": "gpt-realtime-whisper"}}], True),
+    ([{"transcription": {"model": "gpt-realtime-whisper"}}, {"turn_detection": VAD}], True),
+    ([{"transcription": {"model": "gpt-realtime-whisper"}}, {"transcription": {"model": "x"}}], True),
+    ([{"transcription": {"model": "x"}}, {"transcription": {"model": "gpt-realtime-whisper"}}], False),
+    ([{"transcription": {"model": "x"}, "turn_detection": None}], False),
+]
+
+
+@pytest.mark.parametrize(("inputs", "detects"), SELF_COMMITTING)
+def test_turns_are_not_detected_for_models_whose_clients_commit_them(inputs, detects):
+    options = SessionOptions("nano", Limits())
+    for one in inputs:
+        options.update({"type": "transcription", "audio": {"input": one}, "include": ["x"]})
+    assert (options.turn_detection is not None) == (options.turn_settings is not None) == detects
+    options.update({"type": "realtime"})
+    named = any("turn_detection" in one for one in inputs)
+    assert (options.turn_detection is not None) == (detects if named else True)
+
+
+def test_a_client_that_leaves_turns_out_and_commits_gets_one_transcript_each(server):
+    """As LiveKit's speech to text does it with gpt-realtime-whisper."""
+
+    async def talk():
+        async with connected(server) as client:
+            audio = {"input": {"transcription": {"model": "gpt-realtime-whisper"}}}
+            await client.send("session.update", session={"type": "transcription", "audio": audio})
+            assert (await client.until("session.updated"))["session"]["audio"]["input"]["turn_detection"] is None
+            for number in (0, 2):
+                await client.say(question(number, lead_s=1.0, tail_s=1.5), chunk_s=5)
+                await client.send("input_audio_buffer.commit")
+                await client.until(COMPLETED)
+            assert len(client.of("input_audio_buffer.committed")) == len(client.of(COMPLETED)) == 2
+            assert not client.of("input_audio_buffer.speech_started")
 
     run(talk(), 120)
 

@@ -1,4 +1,4 @@
-"""Tools in the Responses API: declared, called with valid arguments, answered; as the stock client and others read it."""
+"""Tools in the Responses API: declared, called with valid arguments, answered; as stock clients read it."""
 
 import json
 
@@ -176,7 +176,7 @@ def test_the_stream_as_home_assistant_reads_it(client):
         output = {"type": "function_call_output", "call_id": call_id, "output": '{"sky": "clear"}'}
         history += [call, output]
     second = ask(client, input=history, tools=tools, tool_choice="none", stream=True, **options)
-    assert [event for event in second][-1].type in ("response.completed", "response.incomplete")
+    assert list(second)[-1].type in ("response.completed", "response.incomplete")
 
 
 WRONG = [

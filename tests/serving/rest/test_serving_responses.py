@@ -1,7 +1,6 @@
 """The Responses API with the stock openai client: replies, streams, conversations by id, limits and refusals."""
 
 import base64
-import json
 import typing
 
 import httpx
