@@ -24,6 +24,7 @@ from echox.serving.access.connections import BACKLOG, Connections
 from echox.serving.access.log_limit import limited_logging
 from echox.serving.access.security import STATIC, AccessMiddleware, AccessPolicy, send_refusal
 from echox.serving.protocol.events import OBJECT, new_id, take
+from echox.serving.responses_websocket import serve_responses
 from echox.serving.rest.chat import completions
 from echox.serving.rest.common import endpoint, error_response, json_object
 from echox.serving.rest.responses.endpoint import respond
@@ -94,6 +95,9 @@ def create_app(service: Service, policy: AccessPolicy | None = None, ice: IceSet
     async def realtime(websocket: WebSocket) -> None:
         await serve_websocket(service, websocket)
 
+    async def responses(websocket: WebSocket) -> None:
+        await serve_responses(service, websocket)
+
     async def upgrade(_: Request) -> Response:
         return error_response(426, "upgrade_required", "this is a WebSocket endpoint", {"Upgrade": "websocket"})
 
@@ -140,6 +144,7 @@ def create_app(service: Service, policy: AccessPolicy | None = None, ice: IceSet
         Route(CALLS_PATH, endpoint(service, calls.create, limits.max_text_bytes), methods=["POST"]),
         Route(CALLS_PATH + "/{id}/hangup", calls.hang_up, methods=["POST"]),
         Route("/v1/chat/completions", endpoint(service, completions, limits.max_upload_bytes), methods=["POST"]),
+        WebSocketRoute("/v1/responses", responses),
         Route("/v1/responses", endpoint(service, respond, limits.max_upload_bytes), methods=["POST"]),
         Route("/v1/responses/{id}", stored_response(service), methods=["GET", "DELETE"]),
         Route("/v1/responses/{id}/input_items", input_items(service), methods=["GET"]),

@@ -1,8 +1,10 @@
-"""Realtime sessions over WebSockets, at ``/v1/realtime``."""
+"""WebSockets: those that are admitted, and realtime sessions over them, at ``/v1/realtime``."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -58,26 +60,37 @@ class WebSocketConnection:
 
 
 async def serve_websocket(service: Service, websocket: WebSocket) -> None:
-    """Serve one WebSocket from handshake to close."""
+    """Serve one realtime WebSocket from handshake to close."""
+    async with admitted(service, websocket) as client:
+        if client is not None:
+            options = first_options(service, websocket.scope, websocket.query_params)
+            await serve_session(service, WebSocketConnection(websocket), options)
+
+
+@asynccontextmanager
+async def admitted(service: Service, websocket: WebSocket) -> AsyncIterator[str | None]:
+    """Accept a WebSocket and wait for a free session, which ends with the block; None: it was refused, or has left."""
     offered = websocket.scope.get("subprotocols", [])
     try:
         await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
     except (WebSocketDisconnect, RuntimeError):
         log.debug("a client disconnected before it was accepted")
+        yield None
         return
     if "call_id" in websocket.query_params:
         message = "call_id: expected a WebSocket of its own, found the id of a call; a call has one connection only"
         await _refuse(service, websocket, EventError(message, "unsupported_value", "call_id"), 1008)
+        yield None
         return
     client = client_of(websocket)
     try:
         await service.admit_session(client)
     except EventError as error:
         await _refuse(service, websocket, error, 1013)
+        yield None
         return
     try:
-        options = first_options(service, websocket.scope, websocket.query_params)
-        await serve_session(service, WebSocketConnection(websocket), options)
+        yield client
     finally:
         service.session_admission.release(client)
 

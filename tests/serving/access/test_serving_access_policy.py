@@ -175,7 +175,7 @@ def test_a_page_of_an_allowed_origin_reads_every_answer_and_no_other_page_any(
 ):
     for origin, reads in (("https://app.example", True), ("https://evil.example", False)):
         found = httpx.request(method, shared.url + path, headers={**headers, "Origin": origin})
-        assert found.status_code == (status if reads else 403)
+        assert found.status_code in ((status,) if reads else (401, 403))
         assert found.headers.get("access-control-allow-origin") == (origin if reads else None)
         if reads:
             exposed = found.headers["access-control-expose-headers"].split(", ")

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 
 import httpx
 import numpy as np
@@ -29,11 +30,9 @@ def wordless(monkeypatch):
     encode = engine.encode
 
     def without_words(audios):
-        for encoded in encode(audios):
-            encoded.text, encoded.words = "", ()
-            yield encoded
+        return [dataclasses.replace(encoded, text="", words=()) for encoded in encode(audios)]
 
-    monkeypatch.setattr(engine, "encode", lambda audios: list(without_words(audios)))
+    monkeypatch.setattr(engine, "encode", without_words)
 
 
 async def commit(client):
@@ -82,6 +81,8 @@ def test_a_turn_ends_with_a_transcript_or_an_error(server, monkeypatch, name):
     results = iter(results)
 
     async def transcribe(audio, keep=True):
+        if not keep:  # while the user still speaks
+            raise QueueFull("busy")
         found = next(results)
         if isinstance(found, Exception):
             raise found

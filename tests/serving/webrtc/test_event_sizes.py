@@ -45,7 +45,7 @@ EVENTS = {
     "session.update": {"session": {"instructions": "\u00e4" * 1000}},
     "conversation.item.create": {"item": user_text("x" * 3000)},
     "conversation.item.retrieve": {"item_id": "long"},
-    "response.create": {"response": {"metadata": {f"name {number}": "x" * 400 for number in range(9)}}},
+    "response.create": {"response": {"input": [user_text("Hi.")], "metadata": dict.fromkeys("abcdef", "x" * 400)}},
 }
 
 

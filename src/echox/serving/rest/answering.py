@@ -71,14 +71,14 @@ async def read_tool_options(service: Service, body: JsonObject) -> ToolOptions:
     return found
 
 
-def check_size(service: Service, body: bytes, items: list[ConversationItem]) -> None:
+def check_size(service: Service, num_bytes: int, items: list[ConversationItem]) -> None:
     """Refuse a body without audio that is as large as one with audio may be.
 
     Raises:
         RequestError: it is too large (413).
     """
     max_bytes = service.limits.max_text_bytes
-    if len(body) > max_bytes and not any(item.audio_s for item in items):
+    if num_bytes > max_bytes and not any(item.audio_s for item in items):
         raise RequestError(413, "request_too_large", f"expected at most {max_bytes} bytes without audio, found more")
 
 

@@ -34,7 +34,7 @@ from echox.tool_calls.tools import ToolCallDelta
 async def completions(service: Service, request: Request, body: bytes) -> ASGIApp:
     """Handle one request."""
     chat = await cancel_on_disconnect(request, read_chat(service, await json_object(body)))
-    check_size(service, body, chat.items)
+    check_size(service, len(body), chat.items)
     feed = ask(service, chat.items, chat.settings, "messages", chat.stops, chat.tools)
     head: JsonObject = {
         "id": new_id("chatcmpl"),

@@ -22,7 +22,7 @@ from echox.serving.access.connections import client_at
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.json_input import JsonObject, parse_json, read_off_loop
 from echox.serving.protocol.limits import Limits
-from echox.serving.service.outbox import SlowReader
+from echox.serving.service.outbox import Pace, SlowReader
 from echox.serving.service.service import Service
 from echox.timeouts import within
 
@@ -65,7 +65,7 @@ class ResponseWithCleanup:
     Args:
         response: an ASGI application.
         cleanup: called at the end.
-        limits: of the time in which the client must receive each part of the response; None: no limit.
+        limits: of the pace at which the client must take the response; None: no limit.
     """
 
     def __init__(self, response: ASGIApp, cleanup: Callable[[], None], limits: Limits | None = None) -> None:
@@ -73,19 +73,18 @@ class ResponseWithCleanup:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        limits, before = self._limits, 0  # bytes of the part before, whose end may still be on its way
+        pace = None if self._limits is None else Pace(self._limits.send_s, self._limits.min_bytes_per_s)
 
-        async def send_in_time(message: Message) -> None:
-            nonlocal before
-            send_s = None if limits is None else limits.send_s + before / limits.min_bytes_per_s
-            before = len(message.get("body", b""))
-            try:
-                await within(send_s, send(message))
-            except asyncio.TimeoutError as error:
-                raise SlowReader(f"a part was not received within {send_s:g} s") from error
+        async def send_at_pace(message: Message) -> None:
+            assert pace is not None
+
+            async def sending() -> None:
+                await send(message)
+
+            await pace.keep(sending(), len(message.get("body", b"")))
 
         try:
-            await self._response(scope, receive, send_in_time)
+            await self._response(scope, receive, send if pace is None else send_at_pace)
         except SlowReader as error:
             log.info("a response was interrupted: %s", error)
         finally:
@@ -152,18 +151,24 @@ async def _handle(service: Service, handler: Handler, request: Request, body: by
     """Call the handler and turn its errors into responses."""
     try:
         return await handler(service, request, body)
-    except RequestError as error:
+    except Exception as error:  # noqa: BLE001 - each becomes a response
+        return refusal_of(service, error)
+
+
+def refusal_of(service: Service, error: Exception) -> JSONResponse:
+    """The response to a request that has failed, which is counted; of faults of the server, the details are logged."""
+    if isinstance(error, RequestError):
         found = error_response(error.status, error.code, str(error), param=error.param)
-    except EventError as error:
+    elif isinstance(error, EventError):
         found = error_response(400, error.code, str(error), param=error.param)
-    except QueueFull:
+    elif isinstance(error, QueueFull):
         found = error_response(503, "server_busy", "too many replies are waiting; try again", {"Retry-After": "1"})
-    except ValueError as error:  # a question that the model refuses, with a message for the client
+    elif isinstance(error, ValueError):  # a question that the model refuses, with a message for the client
         found = error_response(400, "not_answerable", " ".join(str(error).split()))
-    except ClientDisconnect:
+    elif isinstance(error, ClientDisconnect):
         found = error_response(400, "client_left", "the client left")
-    except Exception:
-        log.exception("a request failed")
+    else:
+        log.error("a request failed", exc_info=error)
         found = error_response(500, "internal_error", "the server failed; see its log")
     service.metrics.errors.labels(json.loads(bytes(found.body))["error"]["code"]).inc()
     return found

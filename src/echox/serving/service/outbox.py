@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -29,6 +29,33 @@ class SlowReader(Exception):
     """The client does not receive its events fast enough."""
 
 
+class Pace:
+    """The pace at which a client has to take what it is sent.
+
+    Args:
+        send_s: time that sending one message may take, beside `min_bytes_per_s`.
+        min_bytes_per_s: of a long message.
+    """
+
+    def __init__(self, send_s: float, min_bytes_per_s: int) -> None:
+        self._send_s, self._min_bytes_per_s = send_s, min_bytes_per_s
+        self._before = 0  # bytes of the message before, whose end may still be on its way
+
+    async def keep(self, sending: Coroutine[object, object, None], num_bytes: int) -> None:
+        """Send one message.
+
+        Raises:
+            SlowReader: it takes too long.
+            Exception: any error of sending.
+        """
+        send_s = self._send_s + (self._before + num_bytes) / self._min_bytes_per_s
+        self._before = num_bytes
+        try:
+            await within(send_s, sending)
+        except asyncio.TimeoutError as error:
+            raise SlowReader(f"a message was not sent within {send_s:g} s") from error
+
+
 class Outbox:
     """Events of one client; `run` sends them one by one.
 
@@ -42,14 +69,14 @@ class Outbox:
 
     def __init__(
         self,
-        send: Callable[[str], Awaitable[None]],
+        send: Callable[[str], Coroutine[object, object, None]],
         send_s: float,
         max_unsent_bytes: int,
         max_event_bytes: int | None = None,
         min_bytes_per_s: int = Limits.min_bytes_per_s,
     ) -> None:
-        self._send, self._send_s, self._max_unsent_bytes = send, send_s, max_unsent_bytes
-        self._max_event_bytes, self._min_bytes_per_s = max_event_bytes, min_bytes_per_s
+        self._send, self._pace = send, Pace(send_s, min_bytes_per_s)
+        self._max_unsent_bytes, self._max_event_bytes = max_unsent_bytes, max_event_bytes
         self._messages: deque[_Outgoing] = deque()
         self._unsent_bytes = 0
         self._changed = asyncio.Event()
@@ -121,7 +148,6 @@ class Outbox:
         Raises:
             SlowReader: a message was not sent in time, or too many bytes are waiting.
         """
-        before = 0  # bytes of the message before, whose end may still be on its way
         while True:
             while not self._messages:
                 if self._closed:
@@ -132,12 +158,7 @@ class Outbox:
             message = self._messages.popleft()
             self._unsent_bytes -= len(message.text)
             self._taken.set()
-            send_s = self._send_s + (before + len(message.text)) / self._min_bytes_per_s
-            before = len(message.text)
-            try:
-                await within(send_s, self._send(message.text))
-            except asyncio.TimeoutError as error:
-                raise SlowReader(f"a message was not sent within {send_s:g} s") from error
+            await self._pace.keep(self._send(message.text), len(message.text))
             if message.on_sent is not None:
                 message.on_sent()
 

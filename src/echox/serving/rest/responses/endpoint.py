@@ -5,6 +5,7 @@ Source: OpenAI Responses API. Replies are written, as there; spoken ones come fr
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator
 
@@ -30,23 +31,43 @@ from echox.tool_calls.tools import ToolCallDelta
 async def respond(service: Service, request: Request, body: bytes) -> ASGIApp:
     """Handle one request."""
     key = presented_key(dict(request.headers))
-    asked = await cancel_on_disconnect(request, read_responses(service, await json_object(body), key))
-    check_size(service, body, asked.items)
+    asked = await cancel_on_disconnect(request, read_responses(service, await json_object(body), (key,)))
+    check_size(service, len(body), asked.items)
     feed = ask(service, asked.asked, asked.settings, "input", tools=asked.tools)
-    reply = _Reply(service, asked, feed, key, client_of(request))
+    reply = ResponseReply(service, asked, feed, key if asked.stores else None, client_of(request))
     if asked.streams:
-        return await stream_reply(request, feed, reply.checked(feed.events()), _EventStream(reply).lines)
+
+        async def lines(events: AsyncIterator[Event]) -> AsyncIterator[str]:
+            async for event in reply.events_of(events):
+                yield event_line(event, str(event["type"]))
+
+        return await stream_reply(request, feed, reply.checked(feed.events()), lines)
     await whole_reply(service, request, feed, reply.checked(feed.events()), reply.add)
     return JSONResponse(reply.finish()[-1][1]["response"])
 
 
-class _Reply:
-    """One response from its question to its last event; it is stored when it is finished."""
+class ResponseReply:
+    """One response from its question to its last event; it is stored when it is finished.
 
-    def __init__(self, service: Service, asked: ResponsesRequest, feed: StopStringFeed, key: str, client: str) -> None:
-        self.builder, self.output = ReplyBuilder(service.output_rate), ResponseOutput()
+    Args:
+        service: the service.
+        asked: the request.
+        feed: the reply of the model.
+        key: under which it is stored; None: it is not stored.
+        client: address of the client.
+
+    Attributes:
+        id: of the response.
+        stored: whether it has been stored.
+    """
+
+    def __init__(
+        self, service: Service, asked: ResponsesRequest, feed: StopStringFeed, key: str | None, client: str
+    ) -> None:
+        self.id, self.stored = new_id("resp"), False
+        self._builder, self._output = ReplyBuilder(service.output_rate), ResponseOutput()
         self._service, self._asked, self._feed, self._key, self._client = service, asked, feed, key, client
-        self._id, self._created_at = new_id("resp"), int(time.time())
+        self._created_at = int(time.time())
 
     async def checked(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """The events; an error if turns had to be left out, and the request does not allow it.
@@ -65,31 +86,52 @@ class _Reply:
 
     def add(self, event: Event) -> list[StreamedEvent]:
         """Take one event of the model; what it adds to the output."""
-        self.builder.add(event)
+        self._builder.add(event)
         if isinstance(event, TextDelta):
-            return list(self.output.add_text(event.text))
-        return list(self.output.add_call(event)) if isinstance(event, ToolCallDelta) else []
+            return list(self._output.add_text(event.text))
+        return list(self._output.add_call(event)) if isinstance(event, ToolCallDelta) else []
 
     def finish(self) -> list[StreamedEvent]:
-        """Store the response, if the request wants it; the last events, of which the very last one has all of it."""
-        complete = self.builder.stopped != "length"
-        status = "completed" if complete else "incomplete"
-        last = list(self.output.end(status))
-        found = self.to_dict(
+        """Store the response, unless it was cancelled or shall not be; its last events. The very last one has all."""
+        status = {"length": "incomplete", "cancelled": "cancelled"}.get(self._builder.stopped, "completed")
+        complete = status == "completed"
+        last = list(self._output.end("completed" if complete else "incomplete"))
+        found = self._to_dict(
             status,
             completed_at=int(time.time()) if complete else None,
-            incomplete_details=None if complete else {"reason": "max_output_tokens"},
-            usage=Usage.of_reply(self.builder.timings).for_responses(),
+            incomplete_details={"reason": "max_output_tokens"} if status == "incomplete" else None,
+            usage=Usage.of_reply(self._feed.timings).for_responses(),
         )
-        if self._asked.stores:
-            said = self.output.said()
-            self._service.stored_responses.add(self._id, found, self._asked.items, said, self._key, self._client)
-        return [*last, (status, {"response": found})]
+        if self._key is not None and status != "cancelled":
+            said, self.stored = self._output.said(), True
+            self._service.stored_responses.add(self.id, found, self._asked.items, said, self._key, self._client)
+        # The reference has no event of its own for a response that its client has cancelled.
+        return [*last, ("completed" if complete else "incomplete", {"response": found})]
 
-    def to_dict(self, status: str, **changes: object) -> JsonObject:
+    async def events_of(self, events: AsyncIterator[Event]) -> AsyncIterator[JsonObject]:
+        """All events of the response as clients get them, numbered in order; an error is the last of them."""
+        number = itertools.count()
+
+        def numbered(kind: str, fields: JsonObject) -> JsonObject:
+            return {"type": f"response.{kind}", "sequence_number": next(number), **fields}
+
+        for kind in ("created", "in_progress"):
+            yield numbered(kind, {"response": self._to_dict("in_progress")})
+        try:
+            async for event in events:
+                for found in self.add(event):
+                    yield numbered(*found)
+            last = self.finish()
+        except Exception as error:  # noqa: BLE001 - the status is sent already, so the error is sent in the body
+            yield numbered("failed", {"response": self._to_dict("failed", error=_response_error(error))})
+            return
+        for found in last:
+            yield numbered(*found)
+
+    def _to_dict(self, status: str, **changes: object) -> JsonObject:
         """The response object; ``changes``: fields that are not those of a response at its start."""
         return {
-            "id": self._id,
+            "id": self.id,
             "object": "response",
             "created_at": self._created_at,
             "status": status,
@@ -98,7 +140,7 @@ class _Reply:
             "error": None,
             "incomplete_details": None,
             "model": self._service.name,
-            "output": self.output.items(),
+            "output": self._output.items(),
             "reasoning": {"effort": None, "summary": None},
             "service_tier": "default",
             "text": {"format": {"type": "text"}, "verbosity": "medium"},
@@ -106,35 +148,6 @@ class _Reply:
             **self._asked.shown,
             **changes,
         }
-
-
-class _EventStream:
-    """Sends a reply as server-sent events, numbered in order."""
-
-    def __init__(self, reply: _Reply) -> None:
-        self._reply = reply
-        self._number = 0
-
-    async def lines(self, events: AsyncIterator[Event]) -> AsyncIterator[str]:
-        """The lines of the body."""
-        reply = self._reply
-        for kind in ("created", "in_progress"):
-            yield self._line(kind, {"response": reply.to_dict("in_progress")})
-        try:
-            async for event in events:
-                for found in reply.add(event):
-                    yield self._line(*found)
-            last = reply.finish()
-        except Exception as error:  # noqa: BLE001 - the status is sent already, so the error is sent in the body
-            yield self._line("failed", {"response": reply.to_dict("failed", error=_response_error(error))})
-            return
-        for found in last:
-            yield self._line(*found)
-
-    def _line(self, kind: str, fields: JsonObject) -> str:
-        event = {"type": f"response.{kind}", "sequence_number": self._number, **fields}
-        self._number += 1
-        return event_line(event, f"response.{kind}")
 
 
 def _response_error(error: Exception) -> JsonObject:

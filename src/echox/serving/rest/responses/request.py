@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from echox.serving.protocol.conversation import (
@@ -77,13 +79,13 @@ class ResponsesRequest:
         return [ConversationItem(new_id("item"), "system", [Content("input_text", self.instructions)]), *self.items]
 
 
-async def read_responses(service: Service, body: JsonObject, key: str) -> ResponsesRequest:
+async def read_responses(service: Service, body: JsonObject, keys: Sequence[str]) -> ResponsesRequest:
     """Check a request and decode its audio.
 
     Args:
         service: the service.
         body: the request.
-        key: the key that the client presented.
+        keys: under which responses are stored that the request may refer to; the first is the one of the client.
 
     Raises:
         EventError: a value is missing, malformed or not supported, or there is no such previous response.
@@ -131,8 +133,8 @@ async def read_responses(service: Service, body: JsonObject, key: str) -> Respon
     }
     items: list[ConversationItem] = []
     if previous_id is not None:
-        items += service.stored_responses.find(previous_id, key, "previous_response_id").items
-    items += await _read_input(service, body, items, key)
+        items += _previous(service, previous_id, keys)
+    items += await _read_input(service, body, items, keys)
     return ResponsesRequest(items, instructions, settings, streams, stores, truncation == "auto", tools.use, shown)
 
 
@@ -151,8 +153,20 @@ def _check_include(body: JsonObject) -> None:
 # ---------------------------------------------------------------------------------------------- input
 
 
+def _previous(service: Service, response_id: str, keys: Sequence[str]) -> Sequence[ConversationItem]:
+    """The conversation up to and with a response.
+
+    Raises:
+        EventError: there is no such response.
+    """
+    for key in keys[1:]:
+        with suppress(EventError):
+            return service.stored_responses.find(response_id, key).items
+    return service.stored_responses.find(response_id, keys[0], "previous_response_id").items
+
+
 async def _read_input(
-    service: Service, body: JsonObject, before: list[ConversationItem], key: str
+    service: Service, body: JsonObject, before: list[ConversationItem], keys: Sequence[str]
 ) -> list[ConversationItem]:
     """The items of ``input``, limited together with those before them.
 
@@ -175,14 +189,14 @@ async def _read_input(
     items, left_s = list(before), limits.max_upload_s
     for index, source in enumerate(sources):
         where = f"input[{index}]"
-        item = _referenced(service, source, where, key) or await _read_item(service, source, where, left_s)
+        item = _referenced(service, source, where, keys) or await _read_item(service, source, where, left_s)
         left_s -= item.audio_s
         items.append(item)
         check_together(items, where, limits)
     return items[len(before) :]
 
 
-def _referenced(service: Service, source: object, where: str, key: str) -> ConversationItem | None:
+def _referenced(service: Service, source: object, where: str, keys: Sequence[str]) -> ConversationItem | None:
     """The item that a reference names; None: the source is none.
 
     Raises:
@@ -194,7 +208,7 @@ def _referenced(service: Service, source: object, where: str, key: str) -> Conve
     if kind != "item_reference" and (kind is not None or "role" in source or "id" not in source):
         return None
     item_id = take(source, "id", str, where)
-    found = service.stored_responses.find_item(item_id, key)
+    found = next((one for key in keys if (one := service.stored_responses.find_item(item_id, key))), None)
     if found is None:
         message = (
             f"{where}.id: expected the id of an item in a response that this key has made and that is still stored, "
