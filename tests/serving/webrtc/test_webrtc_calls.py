@@ -1,7 +1,6 @@
 """Calls over WebRTC on a real server with nano: an aiortc client over loopback, every event checked."""
 
 import asyncio
-import base64
 import contextlib
 import re
 import shutil
@@ -20,7 +19,7 @@ from call_client import RATE, Microphone, called, offer_of, on_loopback, post
 from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.webrtc.ice import IceSettings
-from serving_help import ENVELOPE, Running, nano, order, pcm16, question, run, running, user_text
+from serving_help import ENVELOPE, Running, nano, order, question, run, running, user_text
 from waiting import wait_until_async
 
 LONG = "Tell me what you know about Brazil?"
@@ -280,11 +279,10 @@ def test_a_retrieved_item_that_is_too_long_for_the_client_comes_without_its_soun
     async def talk():
         quiet = {"input": {"turn_detection": None, "transcription": {"model": "x"}}}
         async with called(server, audio=quiet) as client:
-            for tail_s, whole in ((0.0, True), (6.0, False)):
-                sound = question(0, lead_s=0.1, tail_s=tail_s)[-int(24000 * (6.0 if tail_s else 2.5)) :]
+            for sound, whole in ((question(0)[-36000:], True), (question(0, tail_s=6.0), False)):
                 await client.send("input_audio_buffer.clear")  # of what the microphone has heard
                 await client.until("input_audio_buffer.cleared")
-                await client.send("input_audio_buffer.append", audio=base64.b64encode(pcm16(sound)).decode())
+                await client.say(sound, chunk_s=1.0)
                 await client.send("input_audio_buffer.commit")
                 item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
                 done = await client.until("conversation.item.input_audio_transcription.completed", 60)
