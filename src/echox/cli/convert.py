@@ -17,7 +17,7 @@ def convert(
     source: Annotated[str, typer.Argument(help="The official release: folder or hub id.")],
     target: Annotated[Path, typer.Argument(help="Folder to write.")],
     audio_tower: Annotated[Part, typer.Option(help="Whisper: folder or hub id (default: what SOURCE names).")] = None,
-    vocoder: Annotated[Part, typer.Option(help="Folder of g_00500000 and its config.json.")] = None,
+    vocoder: Annotated[Part, typer.Option(help="Unit vocoder: folder or hub id (default: in SOURCE).")] = None,
     peft: Annotated[Part, typer.Option(help="LoRA to merge: folder or hub id.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 (default: as stored).")] = None,
     debug: Debug = False,

@@ -35,7 +35,7 @@ def find_file(folder_or_id: str | os.PathLike[str], name: str) -> Path | None:
     if Path(place).is_dir():
         path = Path(place) / name
         return path if path.is_file() else None
-    if place.count("/") > 1 or place.startswith((".", "/")) or Path(place).exists():
+    if not is_hub_id(place) or Path(place).exists():
         raise ValueError(f"{place}: expected a folder or a hub id (owner/name), found neither; correct the path")
     try:
         return Path(hf_hub_download(place, name))
@@ -52,6 +52,11 @@ def find_file(folder_or_id: str | os.PathLike[str], name: str) -> Path | None:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
         return _from_cache(place, name, error)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no path on this machine can be a hub id: ``name`` or ``owner/name``."""
+    return name.count("/") <= 1 and not name.startswith((".", "/"))
 
 
 def find_first(folder_or_id: str | os.PathLike[str], names: Sequence[str]) -> Path | None:

@@ -27,7 +27,7 @@ from echox.models.conversion.checkpoint import (
     read_json,
 )
 from echox.models.conversion.code_hifigan import PUBLIC_VOCODER, VocoderFiles, find_vocoder, open_vocoder
-from echox.models.conversion.hub_files import find_file
+from echox.models.conversion.hub_files import find_file, is_hub_id
 from echox.models.conversion.peft_folder import merge_peft
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
@@ -35,6 +35,13 @@ from echox.models.t2c.configuration_t2c import UnitDecoderConfig
 from echox.models.vocoder.configuration_vocoder import CodeHiFiGANConfig
 
 OFFICIAL_MODEL_TYPES = ("EchoX", "ACLlama")
+SYSTEM_PROMPT = (
+    "You are a helpful language and speech assistant. You are able to understand the speech content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+"""Begins every prompt of the release's own scripts (its inference/echox_stream.py)."""
+VOCODER_WEIGHTS = "g_00500000"
+VOCODER_CONFIGS = ("vocoder_config.json", "config.json")
 """Names of the release's model class; transformers knows neither."""
 UNIT_MODELS: dict[str | None, dict[str, int]] = {
     "large": {"num_hidden_layers": 2},
@@ -198,7 +205,12 @@ def official_config(
             extra_segment_tokens=1,
         ).to_dict(),
     )
-    return EchoXConfig(s2t_config=s2t, echo_decoder_config=_unit_decoder_config(values, llama), vocoder_config=vocoder)
+    return EchoXConfig(
+        s2t_config=s2t,
+        echo_decoder_config=_unit_decoder_config(values, llama),
+        vocoder_config=vocoder,
+        system_prompt=SYSTEM_PROMPT,
+    )
 
 
 def _unit_decoder_config(values: JsonObject, llama: LlamaConfig) -> UnitDecoderConfig:
@@ -257,8 +269,9 @@ def open_official(
         folder_or_id: the release.
         audio_token_id: see `official_config`.
         masked_token_id: see `official_config`.
-        audio_tower: folder or hub id of the Whisper; None: ``audio_tower`` of the release's configuration.
-        vocoder: folder of the unit vocoder, or its ``g_*`` file; None: beside the release, or in ``vocoder/`` there.
+        audio_tower: folder or hub id of the Whisper; None: ``audio_tower`` of the release's configuration, a hub id or
+            a folder, also one in the release or beside it.
+        vocoder: folder or hub id of the unit vocoder, or its ``g_*`` file; None: the release, or ``vocoder/`` there.
         peft: folder or hub id of a LoRA that is merged into the weights.
 
     Raises:
@@ -268,22 +281,22 @@ def open_official(
     if path is None:
         raise ValueError(f"{folder_or_id}: expected the official release, found no config.json")
     values = read_json(path)
-    whisper_place = audio_tower or values.get("audio_tower")
-    if not whisper_place:
-        raise ValueError(f"{path}: expected audio_tower, found none; name the Whisper (audio_tower=, --audio-tower)")
+    whisper_place = audio_tower or _named_tower(path, values)
     whisper_config = find_file(whisper_place, "config.json")
     if whisper_config is None:
         raise ValueError(
             f"{whisper_place}: expected a Whisper checkpoint, found no config.json; name its folder or "
             "hub id (audio_tower=, --audio-tower)"
         )
+    # What is small comes first: nobody waits for 19 GB to hear that a part is missing.
+    vocoder_config, vocoder_tensors = open_vocoder(_vocoder_files(folder_or_id, vocoder))
+    whisper = WhisperConfig.from_dict(read_json(whisper_config))
+    config = official_config(values, whisper, vocoder_config, audio_token_id, masked_token_id)
+    whisper_tensors = _encoder(open_checkpoint(whisper_place))
     released = open_checkpoint(folder_or_id)
     if peft is not None:
         released = merge_peft(released, peft)
-    vocoder_config, vocoder_tensors = open_vocoder(_vocoder_files(path.parent, vocoder))
-    whisper = WhisperConfig.from_dict(read_json(whisper_config))
-    config = official_config(values, whisper, vocoder_config, audio_token_id, masked_token_id)
-    sources = {"release": released, "whisper": _encoder(open_checkpoint(whisper_place)), "vocoder": vocoder_tensors}
+    sources = {"release": released, "whisper": whisper_tensors, "vocoder": vocoder_tensors}
     places = {"release": str(folder_or_id), "whisper": str(whisper_place), "vocoder": "unit vocoder"}
     tensors = match_tensors(config, sources, places)
     return OfficialCheckpoint(config, tensors, released["model.embed_tokens.weight"].dtype)
@@ -340,13 +353,38 @@ def _encoder(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     return inner or plain
 
 
-def _vocoder_files(release: Path, vocoder: str | os.PathLike[str] | None) -> VocoderFiles:
-    places = [Path(vocoder)] if vocoder is not None else [release / "vocoder", release]
-    for place in places:
-        files = find_vocoder(place)
+def _named_tower(path: Path, values: JsonObject) -> str:
+    """The Whisper that a release's configuration names; where that is a path, from the release or beside it."""
+    named = values.get("audio_tower")
+    for folder in (path.parent, path.parent.parent):
+        if named and (folder / named).is_dir():
+            return str(folder / named)
+    if named and (Path(named).is_dir() or is_hub_id(named)):
+        return str(named)
+    raise ValueError(
+        f"{path}: audio_tower: expected a folder or a hub id, found {named!r}; name the Whisper (audio_tower=, "
+        "--audio-tower openai/whisper-large-v3)"
+    )
+
+
+def _vocoder_files(release: str | os.PathLike[str], vocoder: str | os.PathLike[str] | None) -> VocoderFiles:
+    place = release if vocoder is None else vocoder
+    for inside in ("vocoder", ""):
+        files = find_vocoder(Path(place, inside)) if Path(place).exists() else _hub_vocoder(str(place), inside)
         if files is not None:
             return files
     raise ValueError(
-        f"unit vocoder: expected g_00500000 and its config.json in {' or '.join(map(str, places))}, found none; "
-        f"download both from {PUBLIC_VOCODER}/ and name their folder (vocoder=, --vocoder)"
+        f"unit vocoder: expected {VOCODER_WEIGHTS} and its {' or '.join(VOCODER_CONFIGS)} in {place}, or in vocoder/ "
+        f"there, found none; download both from {PUBLIC_VOCODER}/ and name their folder (vocoder=, --vocoder)"
     )
+
+
+def _hub_vocoder(hub_id: str, inside: str) -> VocoderFiles | None:
+    """The vocoder in a folder of a hub repository; None: there is none."""
+    prefix = f"{inside}/" if inside else ""
+    weights = find_file(hub_id, prefix + VOCODER_WEIGHTS)
+    if weights is None:
+        return None
+    for name in VOCODER_CONFIGS:
+        find_file(hub_id, prefix + name)  # beside the weights, where it is looked for
+    return find_vocoder(weights)

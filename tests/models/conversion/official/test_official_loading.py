@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from echox.api import EchoX
 from echox.audio import save_audio
 from echox.cli.main import app
+from echox.models.conversion import hub_files
 from echox.models.conversion.checkpoint import open_checkpoint, open_weights
 from echox.models.conversion.load import OFFICIAL_CHAT_TEMPLATE, load_official
 from echox.models.conversion.materialise import materialise
@@ -105,6 +107,7 @@ def test_one_code_for_both_kinds(model, converted):
     assert ours.model.config.compatible.frame_wise_adapter
     assert ours.model.config.echo_decoder_config.prompt_suffix_ids
     assert ours.settings == model.settings
+    assert ours.model.config.system_prompt == model.model.config.system_prompt
     texts = []
     for echox in (model, ours):
         reply = echox.generate(question(), max_new_tokens=8, temperature=0.0, seed=3, speak=False)
@@ -155,6 +158,11 @@ def test_prompt_is_the_references(model):
     )
     assert once["input_ids"] == [bos, *(one for one in expected if one != bos)]
     assert model.processor.tokenizer.chat_template == OFFICIAL_CHAT_TEMPLATE
+
+
+def test_every_prompt_begins_as_the_references(model):
+    """The scripts of the release send one system turn with every question."""
+    assert model.model.config.system_prompt.startswith("You are a helpful language and speech assistant. You are able")
 
 
 def test_dtype_and_device_map(folder):
@@ -292,6 +300,64 @@ def test_nonsense_in_a_header(tmp_path, header):
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         open_weights(path)
+
+
+def name_tower(release, tower):
+    path = release / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"audio_tower": tower}), encoding="utf-8")
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """The release as it is published: the vocoder among its files, the Whisper a path of its authors' machine."""
+    repository, snapshot, asked = tmp_path / "repository", tmp_path / "snapshot", []
+    shutil.copytree(folder, repository, ignore=shutil.ignore_patterns("vocoder", "whisper"))
+    write_vocoder(tmp_path / "published", "F_vocoder")
+    (tmp_path / "published" / "g_00500000").rename(repository / "g_00500000")
+    (tmp_path / "published" / "config.json").rename(repository / "vocoder_config.json")
+    values = json.loads((repository / "config.json").read_text(encoding="utf-8")) | {
+        "audio_tower": "./whisper-large-v3"
+    }
+    (repository / "config.json").write_text(json.dumps(values), encoding="utf-8")
+
+    def download(repo_id, name):
+        asked.append(name)
+        if not (repository / name).is_file():
+            raise EntryNotFoundError("404")
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        return str(shutil.copy(repository / name, snapshot / name))
+
+    monkeypatch.setattr(hub_files, "hf_hub_download", download)
+    return asked, repository
+
+
+def test_a_hub_id_has_all_parts_but_the_whisper(hub, folder):
+    asked, _ = hub
+    found = open_official("owner/EchoX", AUDIO_ID, audio_tower=folder / "whisper")
+    assert found.tensors.keys() == open_official(folder, AUDIO_ID).tensors.keys()
+    assert asked[-1] == "model.safetensors", "gigabytes come last"
+    with pytest.raises(ValueError, match=r"audio_tower: .* found './whisper-large-v3'.*--audio-tower openai/whisper"):
+        open_official("owner/EchoX", AUDIO_ID)
+
+
+@pytest.mark.parametrize("missing", ["g_00500000", "vocoder_config.json"])
+def test_what_is_missing_is_said_before_the_weights_are_fetched(hub, folder, missing):
+    asked, repository = hub
+    (repository / missing).unlink()
+    with pytest.raises(ValueError, match="g_"):
+        open_official("owner/EchoX", AUDIO_ID, audio_tower=folder / "whisper")
+    assert "model.safetensors" not in asked
+
+
+@pytest.mark.parametrize("place", ["release/whisper-large-v3", "whisper-large-v3"])
+def test_a_whisper_in_the_release_or_beside_it_is_found(folder, tmp_path, place):
+    shutil.copytree(folder, tmp_path / "release")
+    shutil.copytree(folder / "whisper", tmp_path / place)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"audio_tower": "./whisper-large-v3"}
+    (tmp_path / "release" / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    assert (
+        open_official(tmp_path / "release", AUDIO_ID).tensors.keys() == open_official(folder, AUDIO_ID).tensors.keys()
+    )
 
 
 def test_parts_that_do_not_belong(folder, tmp_path):
