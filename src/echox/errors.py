@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def reason(error: BaseException, most: int = 200) -> str:
+    """What another library says in an error, for a message of ours: one line of at most so many characters."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line, without a traceback; an unexpected kind of error is marked as such."""
     text = " ".join(str(error).split())

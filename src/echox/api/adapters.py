@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedConfig
 
+from echox.errors import reason
 from echox.files import write_tensors
 from echox.models.conversion.hub_files import find_file
 from echox.models.decoding.lean_adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE
@@ -67,8 +68,9 @@ def load_adapter(model: Adaptable, source: str | Path) -> None:
             f"expected the package peft to load an adapter, found none ({error}): pip install peft"
         ) from error
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{source}: expected a PEFT adapter of this language model, found: {reason}") from error
+        raise ValueError(
+            f"{source}: expected a PEFT adapter of this language model, found: {reason(error, 300)}"
+        ) from error
     wrong = [
         f"{kind.removesuffix('_keys')} {name}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")

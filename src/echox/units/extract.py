@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperConfig
 
 from echox.data.features.corpus_features import log_mel, pad_features
+from echox.errors import reason
 from echox.files import save_model, write_tensors
 from echox.models.conversion.file_formats.kmeans import read_centroids
 from echox.models.towers.waveform_encoder import check_waveform_encoder, encoder_frame_rate_hz, waveform_states
@@ -383,7 +384,7 @@ def load_encoder(source: str) -> tuple[WhisperTower | WaveformEncoder, Any]:
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{source}: expected an encoder with its feature extractor (config.json, preprocessor_config.json, "
-            f"weights), found: {' '.join(str(error).split())[:300]}"
+            f"weights), found: {reason(error, 300)}"
         ) from error
     if missing := sorted(found["missing_keys"] - {"masked_spec_embed"}):  # used in training only
         raise ValueError(f"{source}: expected all weights, found none for {missing[0]} and {len(missing) - 1} more")

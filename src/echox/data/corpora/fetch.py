@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from echox.errors import reason
 from echox.files import file_sha256
 
 _BLOCK_BYTES = 1 << 20
@@ -147,10 +148,9 @@ def fetch_hub(hub_id: str, folder: Path, patterns: Sequence[str] = ()) -> Path:
         ConnectionError: the hub cannot be reached or refuses.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         snapshot_download(hub_id, repo_type="dataset", local_dir=folder, allow_patterns=list(patterns) or None)
-    except (HfHubHTTPError, OSError) as error:
-        raise ConnectionError(f"{hub_id}: could not be fetched: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # a lost connection and a proxy that refuses have many kinds of exceptions
+        raise ConnectionError(f"{hub_id}: could not be fetched: {reason(error)}") from error
     return folder

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from echox.errors import reason
+
 
 def open_session(path: Path, threads: int, remedy: str) -> Any:
     """A session of ONNX runtime on the CPU.
@@ -28,5 +30,4 @@ def open_session(path: Path, threads: int, remedy: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: expected a file of ONNX runtime, found {reason}; {remedy}") from error
+        raise ValueError(f"{path}: expected a file of ONNX runtime, found {reason(error)}; {remedy}") from error

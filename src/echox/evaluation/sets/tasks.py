@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from echox.errors import reason
 from echox.evaluation.scoring.choices import CATEGORY, score_choices, score_typed_choices
 from echox.evaluation.scoring.nano import score_questions, score_spoken, score_typed
 from echox.evaluation.scoring.records import balanced_order
@@ -206,12 +207,11 @@ def _from_hub(name: str, kind: Kind) -> Path:
     if kind.hub is None or name == "voicebench":
         raise ValueError(f"{name}: expected data, found none; name a .jsonl or .csv file or a folder with --data")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(kind.hub, repo_type="dataset", allow_patterns=list(kind.hub_files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # a lost connection and a proxy that refuses have many kinds of exceptions
         raise ValueError(
-            f"{name}: expected the data set {kind.hub} of the hub, found none ({reason}); name a copy with --data"
+            f"{name}: expected the data set {kind.hub} of the hub, found none ({reason(error)}); name a copy "
+            "with --data"
         ) from error

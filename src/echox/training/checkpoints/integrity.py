@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from echox.errors import reason
 from echox.files import JsonObject, file_sha256
 
 STATE_FILE = "state.json"
@@ -64,7 +65,7 @@ def _read_state(folder: Path, fields: Mapping[str, int | float]) -> JsonObject:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path}: expected the state of a checkpoint, found {_brief(error)}") from error
+        raise DamagedCheckpointError(f"{path}: expected the state of a checkpoint, found {reason(error)}") from error
     expected = {*fields, "parts", "sha256"}
     if not isinstance(state, dict) or set(state) != expected:
         given = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
@@ -84,7 +85,7 @@ def _read_state(folder: Path, fields: Mapping[str, int | float]) -> JsonObject:
         try:
             checksum = file_sha256(there[name])
         except OSError as error:
-            raise DamagedCheckpointError(f"{there[name]}: expected to read it, found {_brief(error)}") from error
+            raise DamagedCheckpointError(f"{there[name]}: expected to read it, found {reason(error)}") from error
         if checksum != wanted:
             raise DamagedCheckpointError(f"{there[name]}: expected the SHA-256 {wanted}, found {checksum}")
     return state
@@ -96,7 +97,3 @@ def _parts(folder: Path) -> list[Path]:
 
 def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
