@@ -101,11 +101,3 @@ def test_what_is_too_long_is_named(system, question, blamed):
     with pytest.raises(ValueError, match=f"the {blamed}.* too long") as raised:
         model.session(system=system).reply(ask("word " * question))
     assert isinstance(raised.value, UnreadableMessage) == (blamed == "question")
-
-
-def test_no_special_token_hides_on_the_border_of_two_parts(nano):
-    token = nano.engine._control_tokens[0]
-    for cut in range(1, len(token)):
-        parts = [{"type": "text", "text": part} for part in (token[:cut], token[cut:])]
-        with pytest.raises(ValueError, match="special token"):
-            nano.session().reply({"role": "user", "content": parts})

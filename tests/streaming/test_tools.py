@@ -140,10 +140,6 @@ def test_special_tokens_in_tools_are_refused(model):
     session.tools = ToolUse((Tool("f", f"{end} pretend"),))
     with pytest.raises(ValueError, match="expected plain text, found the special token"):
         session.reply(QUESTION)
-    session.tools = ToolUse(TOOLS)
-    session.messages = [Message("user", ("x",)), Message("assistant", ("",), (ToolCall("f", json.dumps({"a": end})),))]
-    with pytest.raises(ValueError, match="found the special token"):
-        session.reply({"role": "tool", "content": "y"})
 
 
 def escaped(text):
@@ -215,6 +211,7 @@ def test_no_text_of_a_client_becomes_a_special_token(prompts, place):
             found = controls(token)
         except ValueError as error:
             assert f"found the special token {token}" in str(error)
+            assert str(error).startswith("tool "), "all that is said is text"
         else:
             assert found == expected, token
 
@@ -228,3 +225,22 @@ def test_a_model_without_tools_says_so():
         session.reply(QUESTION)
     with torch.inference_mode(), pytest.raises(ValueError, match="knows tools"):
         model.session().reply({"role": "tool", "content": "It is sunny."})
+
+
+def test_parallel_calls_are_answered_at_once_and_a_cut_reply_keeps_its_calls(model):
+    """A conversation that is passed in the form of transformers, in one piece and in turns."""
+    calls = [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome", "days": 1}}}]
+    if model.engine.call_grammars.form.separator is not None:
+        calls += [{**calls[0], "function": {"name": "stop", "arguments": "{}"}}]
+    outputs = [{"role": "tool", "content": f"Output {number}."} for number in range(len(calls))]
+    passed = [QUESTION, {"role": "assistant", "content": "", "tool_calls": calls}, *outputs]
+    session = model.session(speak=False, temperature=0.0, max_new_tokens=8)
+    session.tools = ToolUse(TOOLS, allowed=frozenset())
+    whole = session.reply(passed).text
+    assert len(session.messages[1].calls) == len(calls)
+    again = model.session(speak=False, temperature=0.0, max_new_tokens=8)
+    again.tools = session.tools
+    again.messages = session.messages[:2]
+    assert again.truncate(0.0) == ""
+    assert again.messages[1].calls == session.messages[1].calls
+    assert again.reply(outputs).text == whole

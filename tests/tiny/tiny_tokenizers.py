@@ -1,7 +1,14 @@
-"""Tokenizers that are not ours, trained on a few texts: Llama 3's form, bytes alone, SentencePiece's form."""
+"""Tokenizers that are not ours: nano's and mini's; and Llama 3's form, bytes alone, SentencePiece's, of a few texts."""
+
+from __future__ import annotations
+
+import functools
+import json
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from echox.api.loading import embedded_folder
 
 CHINESE = "法国的首都是巴黎，它位于塞纳河畔，是欧洲最大的城市之一。"
 JAPANESE = "フランスの首都はパリです。とても美しい街だと思います。"
@@ -18,6 +25,7 @@ LLAMA_3 = WORDS + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def llama_3_like(size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with Llama 3's words; 257: bytes alone."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -33,16 +41,39 @@ def llama_3_like(size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", clean_up_tokenization_spaces=False)
 
 
-def sentence_piece_like() -> PreTrainedTokenizerFast:
+def sentence_piece_like(everywhere: bool = True) -> PreTrainedTokenizerFast:
+    """BPE of SentencePiece, bytes for unknown characters.
+
+    Args:
+        everywhere: a space is put before each piece between special tokens, as in Llama 2; False: before the first.
+    """
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    if everywhere:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # no piece is of two words
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=pieces)
-    tokenizer.train_from_iterator(ENGLISH * 20, trainer)
+    tokenizer.train_from_iterator([*ENGLISH, "So . and ."] * 20, trainer)
+    made = json.loads(tokenizer.to_str())
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] in ("<unk>", "</s>")]
+    tokenizer = Tokenizer.from_str(json.dumps(made))  # bytes are pieces, and not special
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
 
 
-TOKENIZERS = {"llama 3": llama_3_like(700), "bytes": llama_3_like(257), "sentencepiece": sentence_piece_like()}
+@functools.cache
+def bundled(name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model in the package: nano or mini."""
+    return AutoTokenizer.from_pretrained(embedded_folder(name))
+
+
+TOKENIZERS = {
+    "llama 3": llama_3_like(700),
+    "bytes": llama_3_like(257),
+    "sentencepiece": sentence_piece_like(),
+    "metaspace": sentence_piece_like(everywhere=False),
+}

@@ -17,7 +17,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -25,13 +24,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from echox.models.decoding.lean_adapter import LeanAdapter
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights, fits_fused, is_plain
-from echox.models.decoding.row_cache import DecoderRows
+from echox.models.decoding.row_cache import DecoderRows, longest_row
 from echox.models.decoding.static_llama import StaticSteps, compiled_step
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import RECOGNISER_TOKENIZER_FILE, EchoXProcessor
 from echox.models.quantization.low_bits import fast_head
 from echox.models.text.retokenization import Retokenizer
-from echox.models.text.tokenization_text import WordCounter, decode_text, word_index
+from echox.models.text.tokenization_text import WordCounter, decode_text, period_id, word_index
 from echox.models.turns.talk_head import talk_inputs
 from echox.models.turns.turn_head import turn_inputs
 from echox.models.unit_language.tokenization_unit_language import UnitLanguage
@@ -116,6 +115,7 @@ class Engine:
         self._audio_token_id: int = model.s2t.config.audio_token_id
         audio_token = self.tokenizer.convert_ids_to_tokens(self._audio_token_id)
         self.chat_template = ChatTemplate(self.tokenizer, str(audio_token))
+        self.control_tokens = self.chat_template.control_tokens
         self.trigger = trigger
         self.turn_head, self.talk_head, self.adapters = turn_head, talk_head, dict(adapters or {})
         self.turn_states = turn_states
@@ -131,17 +131,14 @@ class Engine:
         self._head = self._lm.get_output_embeddings()
         self.eos_ids = self._eos_ids()
         self.longest_token = max(map(len, self.tokenizer.get_vocab()))
-        self._control_tokens = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        # The row of lm_head that scores sentence ends: that of the last token of "." alone.
-        period = self.tokenizer(".", add_special_tokens=False)["input_ids"][-1]
-        self._period_row = self._head.weight[period].detach().float()
+        self._period_row = self._head.weight[period_id(self.tokenizer)].detach().float()  # it scores sentence ends
         self._encoded: OrderedDict[str, EncodedAudio] = OrderedDict()
         self._encoded_bytes = 0
         self._drafts = Drafts()
         self._score = fast_head(self._lm)
         most = MAX_BYTES if self.device.type == "cpu" else MAX_BYTES_ON_GPU
         self.system_turns = SystemTurns(lambda messages, tools: self.lay_out(messages, {}, tools), most)
-        self.max_positions = int(getattr(self._lm.config.get_text_config(), "max_position_embeddings", 0)) or None
+        self.max_positions = longest_row(self._lm.config.get_text_config())
         self.echo_weights = LeanWeights(model.echo_decoder.backbone)
         # Small Llamas lose more time around their matrix products than in them.
         self._lean_weights: LeanWeights | None = None
@@ -279,17 +276,16 @@ class Engine:
             tools: that the model reads of.
 
         Raises:
-            UnreadableMessage: text that holds special tokens (the model would take them for the start of another turn).
-            ValueError: a tool that does.
+            UnreadableMessage: text with a special token, which this tokenizer cannot read as text.
+            ValueError: a tool with a special token.
         """
         for message in messages:
             self._check_text(message)
         for tool in tools:
-            self._check_plain(f"tool {tool.name}", tool.written)
+            if (found := self.control_tokens.find(tool.written)) is not None:
+                raise ValueError(f"tool {tool.name}: expected plain text, found the special token {found}; take it out")
         audios = iter([audio for message in messages for audio in message.audios])
-        ids = self.chat_template.token_ids(
-            [message.for_template() for message in messages], self.model.config.compatible.repeated_bos, tools
-        )
+        ids = self.chat_template.token_ids(messages, self.model.config.compatible.repeated_bos, tools)
         placeholders = ids.count(self._audio_token_id)
         expected = sum(len(message.audios) for message in messages)
         if placeholders != expected:
@@ -307,19 +303,10 @@ class Engine:
         return positions
 
     def _check_text(self, message: Message) -> None:
-        # Adjacent text parts are one text for the template: a token must not hide across their border.
-        groups = groupby(message.parts, lambda part: isinstance(part, str))
-        for text in ("".join(map(str, parts)) for is_text, parts in groups if is_text):
-            self._check_plain(f"{message.role} message", text, message)
-        for call in message.calls:
-            self._check_plain(f"call of {call.name}", call.written, message)
-
-    def _check_plain(self, what: str, text: str, message: Message | None = None) -> None:
-        found = next((token for token in self._control_tokens if token in text), None)
-        if found is None:
-            return
-        error = f"{what}: expected plain text, found the special token {found}; take it out"
-        raise ValueError(error) if message is None else UnreadableMessage(error, message, found)
+        for what, text in message.texts:
+            if (found := self.control_tokens.find_unreadable(text)) is not None:
+                error = f"{what}: expected plain text, found the special token {found}; take it out"
+                raise UnreadableMessage(error, message, found)
 
     def embed(self, positions: Sequence[Position], encoded: Mapping[str, EncodedAudio]) -> Tensor:
         """(n, H) inputs of positions, given the encoded audios by their digests."""
@@ -369,8 +356,7 @@ class Engine:
     @torch.no_grad()
     def text_embeds(self, text: str) -> Tensor:
         """(n, H) float32 inputs of a text alone."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self.embed(ids, {}).float()
+        return self.embed(self.tokenize(text), {}).float()
 
     # ------------------------------------------------------------------------------------------ tools
 
@@ -443,8 +429,12 @@ class Engine:
         return denoised[:, 0]
 
     def tokenize(self, text: str) -> list[int]:
-        """Tokens of a text, without special ones around it."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Tokens of a text, none of them special.
+
+        Raises:
+            ValueError: it is written like one, and this tokenizer cannot read it otherwise.
+        """
+        return self.control_tokens.text_ids(text)
 
     def text_states(self, token_ids: Sequence[int]) -> Tensor:
         """(n, H) inputs of the echo decoder for given text: its embeddings, the targets of denoised states."""
@@ -466,7 +456,7 @@ class Engine:
             spoken: words with single spaces between.
             begins: the reply begins with them; else a space precedes them.
         """
-        ids = self.tokenize(spoken if begins else f" {spoken}")
+        ids = self.control_tokens.text_ids(spoken, follows=not begins)
         return ids, word_index(self.tokenizer, ids)
 
     def policy(self, settings: GenerationSettings) -> Policy:

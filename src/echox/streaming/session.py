@@ -286,7 +286,7 @@ class Session:
         return builder.build()
 
     def truncate(self, audio_s: float) -> str:
-        """Cut the last reply in the history to the part that was heard, after an interruption.
+        """Cut the last reply in the history to the part that was heard, after an interruption. Its calls stay.
 
         Args:
             audio_s: how much of its speech was played.
@@ -301,9 +301,10 @@ class Session:
             raise ValueError("expected a reply that has ended, found one still running; cancel it first")
         if not self.messages or self.messages[-1].role != "assistant":
             raise ValueError("expected a reply to cut, found none at the end of the conversation")
-        text = "".join(str(part) for part in self.messages[-1].parts)
+        reply = self.messages[-1]
+        text = "".join(str(part) for part in reply.parts)
         kept = heard_text(text, self._timeline, audio_s)
-        self.messages[-1] = Message("assistant", (kept,))
+        self.messages[-1] = Message("assistant", (kept,), reply.calls)
         return kept
 
     def _release_speculation(self, fresh: list[Audio], task: ReplyTask, error: BaseException | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,9 +48,14 @@ class ToolCall:
     name: str
     arguments: str
 
-    def for_template(self) -> dict[str, object]:
-        """The call as chat templates expect it."""
-        return {"type": "function", "function": {"name": self.name, "arguments": json.loads(self.arguments)}}
+    def for_template(self, text: Callable[[str], str] = str) -> dict[str, object]:
+        """The call as chat templates expect it.
+
+        Args:
+            text: what stands for a text of it.
+        """
+        arguments = _with_texts(json.loads(self.arguments), text)
+        return {"type": "function", "function": {"name": text(self.name), "arguments": arguments}}
 
     @cached_property
     def written(self) -> str:
@@ -99,6 +105,17 @@ class ToolUse:
     def shown(self) -> tuple[Tool, ...]:
         """The tools that the model reads of: all of them, or none if it may call none."""
         return self.tools if self.callable else ()
+
+
+def _with_texts(value: object, text: Callable[[str], str]) -> object:
+    """A value of JSON with its texts replaced."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, list):
+        return [_with_texts(one, text) for one in value]
+    if isinstance(value, dict):
+        return {text(name): _with_texts(one, text) for name, one in value.items()}
+    return value
 
 
 def _texts(source: str) -> list[str]:

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaModel, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaModel,
+    MistralConfig,
+    MixtralConfig,
+    Phi3Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    Starcoder2Config,
+)
 
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights
 from echox.models.decoding.row_cache import DecoderRows, RowCache
@@ -21,10 +32,20 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SIZES),
     "qwen3": lambda: Qwen3Config(**SIZES),
     "gemma3": lambda: Gemma3TextConfig(**SIZES, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
+    # All layers look back at a window, and no configuration says so layer by layer.
+    "mistral": lambda: MistralConfig(**SIZES, sliding_window=3),
+    "phi3": lambda: Phi3Config(**SIZES, sliding_window=3),
+    "mixtral": lambda: MixtralConfig(**SIZES, sliding_window=3, num_local_experts=2),
+    "qwen3_moe": lambda: Qwen3MoeConfig(**SIZES, **EXPERTS, sliding_window=3, use_sliding_window=True),
+    "starcoder2": lambda: Starcoder2Config(**SIZES, sliding_window=3),
+    # The same numbers, and no window.
+    "mistral, all": lambda: MistralConfig(**SIZES, sliding_window=None),
+    "qwen3_moe, all": lambda: Qwen3MoeConfig(**SIZES, **EXPERTS, sliding_window=3, use_sliding_window=False),
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import echox.streaming.prompt.messages
+from echox.models.text.control_tokens import ControlTokens
 from echox.serving.realtime.reply_input import ReplyInput
 from echox.streaming.engine import Engine
 from echox.streaming.events import AudioChunk, TextDelta
@@ -176,6 +177,12 @@ WITH_TOOLS = {
 }
 
 
+@pytest.fixture
+def reads_no_marks(monkeypatch):
+    """A tokenizer that cannot read a special token as text: then what holds one cannot be read."""
+    monkeypatch.setattr(ControlTokens, "find_unreadable", ControlTokens.find)
+
+
 async def fails_alone(server, culprit, asked):
     """Ask beside a culprit; the response after that, when it is gone."""
     before, response, remedy = culprit
@@ -205,14 +212,16 @@ async def fails_alone(server, culprit, asked):
 
 
 @pytest.mark.parametrize("what", CULPRITS)
-def test_what_the_model_cannot_read_beside_a_question_does_not_make_it_forget_the_question(server, what):
+def test_what_the_model_cannot_read_beside_a_question_does_not_make_it_forget_the_question(
+    server, reads_no_marks, what
+):
     done, forgotten = run(fails_alone(server, CULPRITS[what], ASKED))
     assert "Paris" in done["output"][0]["content"][0]["text"]
     assert not any(forgotten)
 
 
 @pytest.mark.parametrize("what", WITH_TOOLS)
-def test_neither_do_tools(what):
+def test_neither_do_tools(reads_no_marks, what):
     pytest.importorskip("llguidance")
     with running(tool_model("qwen")) as server:
         done, forgotten = run(fails_alone(server, WITH_TOOLS[what], ASKED))
@@ -220,7 +229,7 @@ def test_neither_do_tools(what):
     assert not any(forgotten)
 
 
-def test_instructions_after_the_last_reply_that_cannot_be_read_leave_the_reply(server):
+def test_instructions_after_the_last_reply_that_cannot_be_read_leave_the_reply(server, reads_no_marks):
     _, forgotten = run(fails_alone(server, CULPRITS["instructions of the response"], None))
     assert not any(forgotten)
 
@@ -235,5 +244,23 @@ def test_a_question_that_is_too_long_fails_once(server):
                 done = (await client.until("response.done"))["response"]
                 assert done["status"] == status
             assert "Paris" in done["output"][0]["content"][0]["text"]
+
+    run(talk())
+
+
+@pytest.mark.parametrize("what", [name for name in CULPRITS if not name.startswith("long")])
+def test_special_tokens_are_read_as_text(server, what):
+    before, response, _ = CULPRITS[what]
+
+    async def talk():
+        async with connected(server) as client:
+            await client.send("session.update", session={"type": "realtime", "output_modalities": ["text"]})
+            for kind, fields in before:
+                await client.send(kind, **fields)
+            for _ in range(2):
+                await client.send("conversation.item.create", item=user_text(ASKED))
+                await client.send("response.create", response={"max_output_tokens": 12, **response})
+                done = (await client.until("response.done"))["response"]
+                assert done["status"] in ("completed", "incomplete"), done
 
     run(talk())

@@ -6,11 +6,15 @@ of a conversation's beginning does not depend on later turns; a reply is written
 eos token. `hearing_template` keeps a template that meets them; else it makes one with the turn markers of the model's
 family. Markers are found in the vocabulary by their names: no ids, no model names.
 
+Conversations begin in several ways: with a system prompt, with a greeting of the model, with two turns of the user.
+Where a published template refuses one of them, the messages are brought into the form that it takes.
+
 Source: Llama 3, ChatML (Qwen, SmolLM) and Gemma, as their chat templates write turns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +32,14 @@ _PROBE: list[dict[str, object]] = [
     {"role": "assistant", "content": "The reply three."},
 ]
 
+_SYSTEM: list[dict[str, object]] = [{"role": "system", "content": "The system prompt."}]
+_TURNS_IN_A_ROW: list[list[dict[str, object]]] = [
+    [{"role": "assistant", "content": "The greeting."}],
+    [{"role": "user", "content": "The turn before."}],
+    [{"role": "assistant", "content": "The greeting."}, {"role": "assistant", "content": "The other greeting."}],
+]
+"""What may stand before the conversation of `_PROBE`."""
+
 _FLAT_PARTS = (
     "{%- set flat = namespace(messages=[]) -%}{%- for message in messages -%}{%- set content = namespace(text='') -%}"
     "{%- if message['content'] is string -%}{%- set content.text = message['content'] -%}{%- else -%}"
@@ -37,6 +49,40 @@ _FLAT_PARTS = (
     "{%- set messages = flat.messages -%}"
 )
 """Put before a template that takes text only: parts become text, with the placeholder for audio."""
+
+_JOINED = (
+    "(FIRST + BETWEEN + SECOND) if FIRST is string and SECOND is string else "
+    "(([{'type': 'text', 'text': FIRST}] if FIRST is string else FIRST) + [{'type': 'text', 'text': BETWEEN}] "
+    "+ ([{'type': 'text', 'text': SECOND}] if SECOND is string else SECOND))"
+)
+"""Two contents as one, of Jinja."""
+
+
+def _joined(first: str, between: str, second: str) -> str:
+    return _JOINED.replace("FIRST", first).replace("BETWEEN", between).replace("SECOND", second)
+
+
+_NO_SYSTEM_TURN = (
+    "{%- if messages and messages[0]['role'] == 'system' -%}"
+    "{%- if messages | length > 1 and messages[1]['role'] == 'user' -%}{%- set messages = [dict(messages[1], content="
+    + _joined("messages[0]['content']", "'\\n\\n'", "messages[1]['content']")
+    + ")] + messages[2:] -%}{%- else -%}"
+    "{%- set messages = [dict(messages[0], role='user')] + messages[1:] -%}{%- endif -%}{%- endif -%}"
+)
+"""Put before a template without a system role: the system prompt becomes the begin of the first user turn."""
+
+_TURNS_ALTERNATE = (
+    "{%- set one = namespace(turns=[], last={'role': ''}) -%}{%- for message in messages -%}"
+    "{%- if message['role'] == one.last['role'] and not one.last['tool_calls'] -%}"
+    "{%- set one.turns = one.turns[:-1] -%}{%- set one.last = dict(message, content="
+    + _joined("one.last['content']", "'\\n'", "message['content']")
+    + ") -%}{%- else -%}{%- if message['role'] == 'assistant' and one.last['role'] in ('', 'system') -%}"
+    "{%- set one.turns = one.turns + [{'role': 'user', 'content': ''}] -%}{%- endif -%}"
+    "{%- set one.last = message -%}{%- endif -%}{%- set one.turns = one.turns + [one.last] -%}{%- endfor -%}"
+    "{%- set messages = one.turns -%}"
+)
+"""Put before a template whose turns must alternate, the user's first: neighbours become one turn, a line each; a reply
+that nothing was said before follows an empty turn of the user."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +173,9 @@ def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> st
     """A chat template that writes audio placeholders, only appends turns, and ends replies with the eos token.
 
     The tokenizer's own template if it does so; else one with the markers of its family; else its own, with parts
-    written as text. If the family's end of turn is not the eos token, `tokenizer.eos_token` is set to it. A date or
-    default system message of the published template is not in the family's plain form.
+    written as text. Where its own refuses system prompts, they begin the first user turn; where it refuses turns that
+    do not alternate, it gets such as do. If the family's end of turn is not the eos token, `tokenizer.eos_token` is set
+    to it. A date or default system message of the published template is not in the family's plain form.
 
     Args:
         tokenizer: of the language model; `audio_token` is already in its vocabulary.
@@ -143,19 +190,21 @@ def hearing_template(tokenizer: PreTrainedTokenizerBase, audio_token: str) -> st
 
 
 def _hearing_template(tokenizer: PreTrainedTokenizerBase, own: object, audio_token: str, worker: TemplateWorker) -> str:
-    if isinstance(own, str) and own and _fault(tokenizer, own, audio_token, worker) is None:
-        return own
+    fault = "it has none"
+    if isinstance(own, str) and own:
+        found, fault = _complete(tokenizer, "", own, audio_token, worker)
+        if found is not None:
+            return found
     vocabulary = tokenizer.get_vocab()
     for family in FAMILIES:
         if family.known_by in vocabulary and family.end in vocabulary:
             tokenizer.eos_token = family.end
             return family.template(audio_token, NO_THOUGHT if "enable_thinking" in str(own) else "")
-    fault = "it has none"
     if own:
-        flat = _FLAT_PARTS.replace("AUDIO", repr(audio_token)) + str(own)
-        fault = _fault(tokenizer, flat, audio_token, worker) or ""
-        if not fault:
-            return flat
+        flat = _FLAT_PARTS.replace("AUDIO", repr(audio_token))
+        found, fault = _complete(tokenizer, flat, str(own), audio_token, worker)
+        if found is not None:
+            return found
     raise ValueError(
         f"chat template: expected one of the families {', '.join(family.known_by for family in FAMILIES)}, or a "
         f"template that can be used, found another: {fault}; set tokenizer.chat_template to one that writes "
@@ -167,17 +216,49 @@ def _jinja(value: str | bool) -> str:
     return repr(value) if isinstance(value, str) else str(value).lower()
 
 
+def _complete(
+    tokenizer: PreTrainedTokenizerBase, before: str, own: str, audio_token: str, worker: TemplateWorker
+) -> tuple[str | None, str]:
+    """A template that takes every conversation, from one that may refuse some; None, and what it does wrong.
+
+    Args:
+        tokenizer: of the template.
+        before: Jinja that must stand before it.
+        own: the template.
+        audio_token: the placeholder.
+        worker: renders it.
+    """
+
+    def fault_of(template: str, *openings: list[dict[str, object]]) -> str | None:
+        found = (_fault(tokenizer, template, audio_token, worker, opening) for opening in openings)
+        return next((one for one in found if one is not None), None)
+
+    fault = fault_of(before + own, [])
+    if fault is None:
+        if fault_of(before + own, _SYSTEM) is not None:
+            before += _NO_SYSTEM_TURN
+        if fault_of(before + own, *_TURNS_IN_A_ROW) is not None:
+            before += _TURNS_ALTERNATE
+        fault = fault_of(before + own, [], _SYSTEM, *_TURNS_IN_A_ROW, [*_SYSTEM, *_TURNS_IN_A_ROW[0]])
+    return (before + own, "") if fault is None else (None, fault)
+
+
 def _fault(
-    tokenizer: PreTrainedTokenizerBase, template: object, audio_token: str, worker: TemplateWorker
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    audio_token: str,
+    worker: TemplateWorker,
+    opening: Sequence[Mapping[str, object]] = (),
 ) -> str | None:
-    """What a template does wrong with a conversation of three turns; None: nothing."""
+    """What a template does wrong with a conversation of three turns, `opening` before them; None: nothing."""
     written = ""
-    if not isinstance(template, str):
-        return f"it is a {type(template).__name__}, not a text"
     for turn in range(1, len(_PROBE), 2):
         try:
             prompt, whole = (
-                worker.render(template, template_variables(tokenizer, _PROBE[:count], add_generation_prompt=ask))
+                worker.render(
+                    template,
+                    template_variables(tokenizer, [*opening, *_PROBE[:count]], add_generation_prompt=ask),
+                )
                 for count, ask in ((turn, True), (turn + 1, False))
             )
         except ValueError as error:
@@ -189,4 +270,5 @@ def _fault(
         written = whole
     if written.count(audio_token) != 2:
         return f"it writes {audio_token} {written.count(audio_token)} times for two audios"
-    return None
+    lost = [message["role"] for message in opening if written.count(str(message["content"])) != 1]
+    return f"it does not write a turn of role {lost[0]}" if lost else None

@@ -57,7 +57,11 @@ class RowCache(Cache):
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        self.types = list(getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers)
+        named: list[str] | None = getattr(config, "layer_types", None)
+        window: int | None = getattr(config, "sliding_window", None)
+        # Where a configuration names no kinds, its window is that of all layers (Mistral, Phi 3, Mixtral).
+        only = "full_attention" if window is None else "sliding_attention"
+        self.types = list(named or [only] * config.num_hidden_layers)
         unknown = set(self.types) - {"full_attention", "sliding_attention"}
         if unknown:
             raise ValueError(
@@ -65,7 +69,8 @@ class RowCache(Cache):
                 "cannot share a memory of rows"
             )
         # Positions that a sliding layer looks back at, itself included.
-        self.window: int | None = config.sliding_window if "sliding_attention" in self.types else None
+        self.window = window if "sliding_attention" in self.types else None
+        self.by_kind = bool(named) and set(self.types) != {"full_attention"}  # the decoder takes a mask for each kind
         self.row_layers = [_RowLayer(self) for _ in self.types]
         super().__init__(layers=[*self.row_layers])
         self.lengths: list[int] = []
@@ -93,7 +98,7 @@ class RowCache(Cache):
         masks = {"full_attention": _additive(distance >= 0, dtype)}
         if self.window is not None:
             masks["sliding_attention"] = _additive((distance >= 0) & (distance < self.window), dtype)
-        mask = masks if set(self.types) != {"full_attention"} else masks["full_attention"]
+        mask = masks if self.by_kind else masks[self.types[0]]
         return {"position_ids": positions, "attention_mask": mask}
 
     def commit(self, counts: Sequence[int]) -> None:
@@ -183,6 +188,24 @@ class DecoderRows(RowCache):
         output = self._decoder(inputs_embeds=inputs, past_key_values=self, use_cache=True, **places)
         self.commit([count] * batch if counts is None else counts)
         return output.last_hidden_state
+
+
+def longest_row(config: PreTrainedConfig) -> int | None:
+    """Positions that a row of a decoder may hold; None: no bound is known.
+
+    Rotary positions of type "longrope" (Phi 3 with 128k) have other frequencies beyond the original length, for all
+    rows of a step, and for keys that were made before. So rows stay within it.
+
+    Args:
+        config: of the decoder.
+    """
+    most: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]:
+        if one.get("rope_type") == "longrope" and "original_max_position_embeddings" in one:
+            original = int(one["original_max_position_embeddings"])
+            most = original if most is None else min(most, original)
+    return most or None
 
 
 class _RowLayer(CacheLayerMixin):

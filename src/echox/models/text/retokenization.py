@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from echox.models.text.control_tokens import special_token_ids
 from echox.models.text.tokenization_text import decode_text
 
 _BROKEN = "\ufffd"
@@ -48,9 +49,7 @@ class Retokenizer:
 
     def __init__(self, recogniser: PreTrainedTokenizerBase, language_model: PreTrainedTokenizerBase) -> None:
         self.recogniser, self.language_model = recogniser, language_model
-        self._special = frozenset(
-            token_id for token_id, token in recogniser.added_tokens_decoder.items() if token.special
-        )
+        self._special = special_token_ids(recogniser)
 
     def __call__(self, windows: Sequence[Sequence[int]]) -> Retokenized:
         """The transcript of an audio, from the tokens of its windows; windows are joined by a space.

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from echox.models.text.control_tokens import special_token_ids
 from echox.models.text.word_breaks import WordFinder
 
 PAD, BOS, SYSTEM, USER, ASSISTANT, END, AUDIO = SPECIAL_TOKENS = (
@@ -98,6 +99,14 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return found
 
 
+def period_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token of the full stop that ends a sentence. A SentencePiece tokenizer writes a lone "." as another one."""
+    found = tokenizer.convert_tokens_to_ids(".")
+    if isinstance(found, int) and found != tokenizer.unk_token_id:
+        return found
+    return int(tokenizer(".", add_special_tokens=False)["input_ids"][-1])
+
+
 def render_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, object]],
@@ -128,7 +137,7 @@ class WordCounter:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._texts = _TOKEN_TEXTS.setdefault(tokenizer, {})
-        self._special = frozenset(tokenizer.all_special_ids)
+        self._special = special_token_ids(tokenizer)
         self._anchor: tuple[list[int], str] | None = None  # its tokens, and their text
         self._finder = WordFinder()
         self._parts: list[int] = []  # tokens of a character that is not complete

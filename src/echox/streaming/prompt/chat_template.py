@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from echox.data.templates.chat_templates import own_templates
 from echox.data.templates.tool_templates import taught_templates, tool_template
+from echox.models.text.control_tokens import ControlTokens
 from echox.models.text.tokenization_text import render_chat
+from echox.streaming.prompt.messages import Message
 from echox.templates import TemplateWorker, template_variables
 from echox.tool_calls.tools import Tool
 
@@ -20,28 +22,31 @@ class ChatTemplate:
     Args:
         tokenizer: with a chat template.
         audio_token: the placeholder that it writes for an audio.
+
+    Attributes:
+        control_tokens: of the tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, audio_token: str) -> None:
         self._tokenizer, self._audio_token = tokenizer, audio_token
+        self.control_tokens = ControlTokens(tokenizer)
         self._own = own_templates(audio_token) | frozenset(taught_templates(audio_token).values())
         self._worker = TemplateWorker()
 
-    def token_ids(
-        self, messages: Sequence[Mapping[str, object]], repeat_bos: bool = False, tools: Sequence[Tool] = ()
-    ) -> list[int]:
-        """A conversation, to the point where the reply begins.
+    def token_ids(self, messages: Sequence[Message], repeat_bos: bool = False, tools: Sequence[Tool] = ()) -> list[int]:
+        """A conversation, to the point where the reply begins. What messages say is text, also ``<|im_end|>``.
 
         Args:
-            messages: in the form that chat templates read.
+            messages: of the conversation.
             repeat_bos: a variable of templates: the bos token precedes every piece of the prompt.
             tools: that the model reads of.
 
         Raises:
-            ValueError: the template has a fault, takes too long, or too much memory.
+            ValueError: the template has a fault, takes too long, or too much memory; or a message is written like a
+                special token, and the tokenizer cannot read it otherwise.
         """
-        text = self.text(messages, tools, repeat_bos=repeat_bos)
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        written = [message.for_template(self.control_tokens.marked) for message in messages]
+        return self.control_tokens.prompt_ids(self.text(written, tools, repeat_bos=repeat_bos))
 
     def text(
         self,
@@ -53,7 +58,7 @@ class ChatTemplate:
         """A conversation as text; ``begins_reply``: to the point where the reply begins.
 
         Raises:
-            ValueError: as `token_ids`.
+            ValueError: the template has a fault, takes too long, or too much memory.
         """
         template = self._tokenizer.get_chat_template()
         variables: dict[str, object] = {"repeat_bos": repeat_bos}

@@ -2,14 +2,16 @@
 
 A message is ``{"role": "system" | "user" | "assistant" | "tool", "content": ...}`` (outputs of tools are "tool"); its
 content is a string or a list of parts ``{"type": "text", "text": ...}`` and ``{"type": "audio", "audio": path | bytes |
-file | samples}``; bare samples may have a ``"sampling_rate"`` beside them. A dictionary of the library ``datasets``,
-``{"array": ..., "sampling_rate": ...}``, is accepted wherever audio is.
+file | samples}``; bare samples may have a ``"sampling_rate"`` beside them. What the library ``datasets`` has as audio,
+``{"array": ..., "sampling_rate": ...}`` or a decoder of torchcodec, is accepted wherever audio is. A reply may have
+``"tool_calls"``, an output the ``"tool_call_id"`` of its call; other fields are refused, not passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 from echox.audio import AudioSource, load_audio, resample
 from echox.errors import NoSpeech
 from echox.speech_detection import SpeechSpan, find_speech, speech_for_model
+from echox.streaming.prompt.message_calls import answering_order, read_calls
 from echox.streaming.prompt.samples import is_samples, mono_samples
 from echox.tool_calls.tools import ToolCall
 
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant", "tool")
 ANSWERED_ROLES = ("user", "tool")
 """Who may have spoken before a reply."""
+_FIELDS = {"assistant": ("tool_calls",), "tool": ("tool_call_id", "name")}
+"""What messages may have beside role and content."""
+_NETWORK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +112,37 @@ class Message:
         parts = tuple(part.digest if isinstance(part, Audio) else f"text {part}" for part in self.parts)
         return self.role, parts, self.calls
 
-    def for_template(self) -> dict[str, object]:
-        """The message as chat templates expect it; audio as a bare placeholder."""
-        if self.calls:
-            calls = [call.for_template() for call in self.calls]
-            return {"role": self.role, "content": "".join(map(str, self.parts)), "tool_calls": calls}
-        if len(self.parts) == 1 and isinstance(self.parts[0], str):
-            return {"role": self.role, "content": self.parts[0]}
-        content = [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": "audio"} for part in self.parts
+    @property
+    def _joined(self) -> list[Part]:
+        """Its parts; text parts that follow each other are one text."""
+        joined: list[Part] = []
+        for part in self.parts:
+            if isinstance(part, str) and joined and isinstance(joined[-1], str):
+                joined[-1] += part
+            else:
+                joined.append(part)
+        return joined
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """All that templates may write of it, each text with a name for users."""
+        said = [(f"{self.role} message", part) for part in self._joined if isinstance(part, str)]
+        return said + [(f"call of {call.name}", call.written) for call in self.calls]
+
+    def for_template(self, text: Callable[[str], str] = str) -> dict[str, object]:
+        """The message as chat templates expect it; audio as a bare placeholder.
+
+        Args:
+            text: what stands for a text of it.
+        """
+        content: object = [
+            {"type": "text", "text": text(part)} if isinstance(part, str) else {"type": "audio"}
+            for part in self._joined
         ]
-        return {"role": self.role, "content": content}
+        if not self.audios:
+            content = "".join(text(str(part)) for part in self._joined)
+        found = {"role": self.role, "content": content}
+        return {**found, "tool_calls": [call.for_template(text) for call in self.calls]} if self.calls else found
 
 
 class UnreadableMessage(ValueError):
@@ -145,10 +171,12 @@ def read_messages(
         audio_rate: rate of bare samples.
 
     Returns:
-        Messages; the last one is of the user, or the output of a tool.
+        Messages; the last one is of the user, or the output of a tool. Outputs that name their calls
+        (``"tool_call_id"``) stand in the order of the calls.
 
     Raises:
-        ValueError: not audio, empty, silent, too long, an unknown role or part, or no question at the end.
+        ValueError: not audio, empty, silent, too long, an unknown role, field or part, a call that is none, or no
+            question at the end.
     """
     if isinstance(source, Mapping) and not _is_audio(source):
         source = [source]
@@ -157,6 +185,7 @@ def read_messages(
     if not source:
         raise ValueError("expected at least one message, found an empty list; ask something")
     messages = [_read_message(item, index, sampling_rate, max_audio_s) for index, item in enumerate(source)]
+    messages = [messages[place] for place in answering_order(source)]
     if messages[-1].role not in ANSWERED_ROLES:
         raise ValueError(f"expected the last message to be of role user, found {messages[-1].role}; ask something")
     return messages
@@ -168,7 +197,8 @@ def read_audio(source: object, sampling_rate: int, max_audio_s: float, audio_rat
     Args:
         source: a path; the bytes of a file; a binary file, read from where it stands to its end and left open;
             samples as `mono_samples` takes them, a NumPy array or torch tensor; or, as the library ``datasets`` has
-            them, ``{"array": samples, "sampling_rate": Hz}`` or ``{"bytes": ..., "path": ...}``.
+            them, ``{"array": samples, "sampling_rate": Hz}``, ``{"bytes": ..., "path": ...}``, or a decoder of
+            torchcodec.
         sampling_rate: rate of the model, Hz; bare samples without a rate are taken to have it.
         max_audio_s: longer audio is refused, never cut.
         audio_rate: rate of bare samples.
@@ -179,6 +209,9 @@ def read_audio(source: object, sampling_rate: int, max_audio_s: float, audio_rat
     """
     if isinstance(source, Audio):
         return source
+    if hasattr(source, "get_all_samples"):  # of torchcodec, as datasets has it since version 4
+        decoded = source.get_all_samples()
+        source = {"array": decoded.data, "sampling_rate": decoded.sample_rate}
     if isinstance(source, Mapping):
         source, audio_rate = _open_audio(source, audio_rate)
     if is_samples(source):
@@ -236,11 +269,21 @@ def _read_message(item: object, index: int, sampling_rate: int, max_audio_s: flo
     where = f"message {index}"
     if isinstance(item, Message):
         return item
-    if not isinstance(item, dict) or "role" not in item or "content" not in item:
+    if not isinstance(item, dict) or "role" not in item or not {"content", "tool_calls"} & item.keys():
         raise ValueError(f"{where}: expected a dict with 'role' and 'content', found {_short(item)}")
-    role, content = item["role"], item["content"]
+    role, content = item["role"], item.get("content")
     if role not in ROLES:
         raise ValueError(f"{where}: expected a role among {', '.join(ROLES)}, found {role!r}")
+    known = {"role", "content", *_FIELDS.get(role, ())}
+    unread = [str(name) for name, value in item.items() if name not in known and value is not None]
+    if unread:
+        raise ValueError(
+            f"{where}: expected of a message of role {role} only {', '.join(sorted(known))}, found "
+            f"{', '.join(unread)}; leave it out, as the model would not read it"
+        )
+    calls = read_calls(item.get("tool_calls"), where)
+    if content is None and calls:
+        content = ""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list | tuple) or not content:
@@ -248,18 +291,24 @@ def _read_message(item: object, index: int, sampling_rate: int, max_audio_s: flo
     parts = tuple(_read_part(part, where, sampling_rate, max_audio_s) for part in content)
     if role != "user" and any(isinstance(part, Audio) for part in parts):
         raise ValueError(f"{where}: expected audio in user messages only, found it in one of role {role}")
-    if not any(isinstance(part, Audio) or part.strip() for part in parts):
+    says = any(isinstance(part, Audio) or part.strip() for part in parts)
+    if not (says or calls or role == "tool"):  # a tool may have nothing to say
         raise ValueError(f"{where}: expected text or audio, found an empty message; ask something")
-    return Message(role, parts)
+    return Message(role, parts, calls)
 
 
 def _read_part(part: object, where: str, sampling_rate: int, max_audio_s: float) -> Part:
     fields = part if isinstance(part, dict) else {}
-    kind, text, audio = fields.get("type"), fields.get("text"), fields.get("audio")
+    kind, text = fields.get("type"), fields.get("text")
     if kind == "text" and isinstance(text, str):
         return text
-    if kind == "audio" and audio is not None:
-        return read_audio(audio, sampling_rate, max_audio_s, fields.get("sampling_rate"))
+    audios = [fields[name] for name in ("audio", "path", "url") if fields.get(name) is not None]
+    if kind == "audio" and len(audios) == 1:
+        if isinstance(audios[0], str) and _NETWORK.match(audios[0]):
+            raise ValueError(
+                f"{where}: expected the path of an audio file, found {_short(audios[0])}; download it first"
+            )
+        return read_audio(audios[0], sampling_rate, max_audio_s, fields.get("sampling_rate"))
     raise ValueError(
         f"{where}: expected parts {{'type': 'text', 'text': str}} or {{'type': 'audio', 'audio': path, bytes or "
         f"samples}}, found {_short(part)}"

@@ -91,6 +91,7 @@ class Verbalizer:
     def __init__(self, language: SpokenLanguage) -> None:
         self.language = language
         self._open = _Word()
+        self._parts: list[WrittenToken] = []  # of a character that is not complete: its word is not known yet
         self._queue: deque[_Word | SpokenRun] = deque()  # complete words; ends of segments and special tokens
         self._before: deque[WrittenWord] = deque(maxlen=LOOKAHEAD_WORDS)
 
@@ -102,19 +103,23 @@ class Verbalizer:
             self._close()
             self._queue.append(SpokenRun((token,), start=token.start, end=token.end))
             return self._read(complete=False)
-        parts = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", token.text)
+        if not token.text:
+            self._parts.append(token)
+            return []
+        pieces = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", token.text)
         place = token.start
-        for part in parts or [""]:
-            self._add(dataclasses.replace(token, text=part, start=place, end=place + len(part)), len(parts) > 1)
-            place += len(part)
+        for piece in pieces:
+            self._add(dataclasses.replace(token, text=piece, start=place, end=place + len(piece)), len(pieces) > 1)
+            place += len(piece)
         return self._read(complete=False)
 
     def _add(self, token: WrittenToken, shared: bool) -> None:
-        """Add a token, or the part of one that belongs to one word."""
+        """Add a token, or the piece of one that belongs to one word, after the parts of its first character."""
         text = token.text
         if text[:1].isspace():
             self._close()
-        self._open.tokens.append(token)
+        self._open.tokens += [*self._parts, token]
+        self._parts = []
         self._open.shares_token |= shared
         if not self._open.text:
             self._open.space += text[: len(text) - len(text.lstrip())]

@@ -336,12 +336,13 @@ class GivenSegments(Targets):
 
 
 class _Letters:
-    """The part of a tokenizer that `EchoObjective` uses: the id of the full stop, and no special tokens."""
+    """The part of a tokenizer that `EchoObjective` uses: the id of the full stop."""
 
-    all_special_ids: tuple[int, ...] = ()
+    unk_token_id = None
 
-    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
-        return {"input_ids": [0]}
+    def convert_tokens_to_ids(self, token: str) -> int:
+        """That of the full stop."""
+        return 0
 
 
 def segments_of(config: EchoXConfig, work: Workload) -> int:

@@ -23,6 +23,7 @@ from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.text.chunked_loss import token_losses
 from echox.models.text.retokenization import Retokenizer
 from echox.models.text.text_embeddings import weight_of
+from echox.models.text.tokenization_text import period_id
 from echox.streaming.reply_text.trigger import Trigger
 from echox.training.batches.normalisation import Denominators, share_of_step
 from echox.training.stages.speaking.echo_targets import (
@@ -84,7 +85,7 @@ class EchoObjective(nn.Module):
         self.model, self.t2c = model, t2c  # the teacher is here to move between devices with the rest
         self.targets, self.weights, self.trigger, self.tokenizer = targets, weights, trigger, tokenizer
         self.retokenizer = retokenizer
-        self.period_id = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
+        self.period_id = period_id(tokenizer)
 
     def forward(
         self, batch: EchoBatch, denominators: Denominators | None = None, prepare: bool = False
