@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from echox.models.decoding.lean_llama import LeanSteps, LeanWeights
-from echox.models.decoding.row_cache import DecoderRows, RowCache
+from echox.models.decoding.row_cache import DecoderRows, RowCache, longest_row
 from echox.models.decoding.static_llama import StaticSteps, compiled_step
 from tolerance import assert_equal_up_to_rounding
 
@@ -82,6 +82,29 @@ def test_rows_equal_the_model_alone(name, attention):
     close(third[1], want[1, 4:6])
     row = cache.join(saved)  # the next turn continues where the last one ended
     close(cache.advance(inputs[:1, 8:], first_row=row)[0], want[0, 8:])
+
+
+def longrope():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    return Phi3Config(**SIZES, max_position_embeddings=64, original_max_position_embeddings=8, rope_parameters=rope)
+
+
+@torch.inference_mode()
+def test_rows_stay_where_they_change_no_other_row():
+    """Beyond the original length, rotary positions of "longrope" are others, for all rows of a step."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(longrope()).eval().base_model
+    assert longest_row(model.config) == 8
+    assert longest_row(CONFIGS["llama"]()) == LlamaConfig().max_position_embeddings
+    inputs = torch.randn(2, 10, 32)
+    memory = DecoderRows(model)
+    memory.join(), memory.join()
+    memory.advance(inputs[:, :7], [7, 2])
+    last = memory.advance(torch.stack([inputs[0, 7:8], inputs[1, 2:3]]))
+    for row, place in ((0, 7), (1, 2)):
+        want = model(inputs_embeds=inputs[row : row + 1, : place + 1], use_cache=False).last_hidden_state[:, -1:]
+        assert_equal_up_to_rounding(last[row : row + 1], want)
 
 
 def test_room_is_used_again():

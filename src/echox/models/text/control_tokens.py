@@ -132,4 +132,5 @@ class ControlTokens:
     def _named(self) -> dict[int, int]:
         """The special token of each that `_plain` knows by name."""
         assert self._plain is not None
-        return {self._plain.token_to_id(self._name(token)): number for token, number in self._numbers.items()}
+        found = {self._plain.token_to_id(self._name(token)): number for token, number in self._numbers.items()}
+        return {number: special for number, special in found.items() if number is not None}
