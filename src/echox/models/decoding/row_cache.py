@@ -202,9 +202,9 @@ def longest_row(config: PreTrainedConfig) -> int | None:
     most: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
     for one in [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]:
-        if one.get("rope_type") == "longrope" and "original_max_position_embeddings" in one:
-            original = int(one["original_max_position_embeddings"])
-            most = original if most is None else min(most, original)
+        if one.get("rope_type") == "longrope":
+            original = getattr(config, "original_max_position_embeddings", most)
+            most = min(most or original, one.get("original_max_position_embeddings", original))
     return most or None
 
 
