@@ -199,13 +199,13 @@ def longest_row(config: PreTrainedConfig) -> int | None:
     Args:
         config: of the decoder.
     """
-    most: int | None = getattr(config, "max_position_embeddings", None)
+    lengths: list[int | None] = [getattr(config, "max_position_embeddings", None)]
     rope = getattr(config, "rope_parameters", None) or {}
     for one in [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]:
         if one.get("rope_type") == "longrope":
-            original = getattr(config, "original_max_position_embeddings", most)
-            most = min(most or original, one.get("original_max_position_embeddings", original))
-    return most or None
+            original = getattr(config, "original_max_position_embeddings", None)
+            lengths.append(one.get("original_max_position_embeddings", original))
+    return min(filter(None, lengths), default=None)
 
 
 class _RowLayer(CacheLayerMixin):
