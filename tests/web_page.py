@@ -143,6 +143,19 @@ def until_played(page, turn, seconds):
         page.wait_for_timeout(50)  # fixed time: a step of the loop
 
 
+def contrast(one, other):
+    """Ratio of two colours, ``rgb(...)`` or ``#rrggbb``, as WCAG 2 defines it."""
+
+    def luminance(colour):
+        found = re.findall(r"\d+", colour)[:3]
+        values = [int(colour[i : i + 2], 16) for i in (1, 3, 5)] if colour.startswith("#") else map(int, found)
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in values)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
 def heard_s(page):
     return page.evaluate("window.heardS")
 

@@ -7,7 +7,7 @@ import pytest
 
 from browser import browser_tests, chromium, opened
 from echox import EchoX
-from web_page import ask, reply, serving, until_played
+from web_page import ask, contrast, reply, serving, until_played
 
 pytestmark = browser_tests
 
@@ -187,18 +187,6 @@ def test_at_200_percent_everything_can_be_reached_and_nothing_is_cut_off(server)
             assert dialog.evaluate("(one) => one.scrollWidth <= one.clientWidth"), name
             page.get_by_role("button", name="Start over").scroll_into_view_if_needed()
             assert page.get_by_role("button", name="Start over").is_visible(), name
-
-
-def contrast(one, other):
-    """Ratio as WCAG 2 defines it."""
-
-    def luminance(colour):
-        channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 # ------------------------------------------------------------------------------------------------ the parts

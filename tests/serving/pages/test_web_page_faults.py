@@ -12,7 +12,6 @@ import pytest
 
 from browser import browser_tests, chromium, opened
 from echox import EchoX
-from paths import ROOT
 from web_page import SPOKEN, ask, reply, said, serving
 
 
@@ -21,9 +20,6 @@ def in_browser(test):
     for mark in browser_tests:
         test = mark(test)
     return test
-
-
-STATIC = ROOT / "src/echox/serving/static"
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +125,51 @@ def test_recent_settings_apply_to_the_next_turn(server):
 
 
 @in_browser
+def test_the_sign_of_the_connection_is_written_only_when_it_changes_and_tells_that_there_is_no_network(server):
+    with chromium() as browser, opened(browser, server.address("echox.test"), "ERR_INTERNET_DISCONNECTED") as page:
+        ask(page, "What does a cow say?")
+        reply(page, 0)
+        page.evaluate("""() => {
+          window.written = [];
+          const sign = document.getElementById("connection");
+          const note = () => window.written.push(sign.textContent.trim());
+          const all = { attributes: true, childList: true, characterData: true, subtree: true };
+          new MutationObserver(note).observe(sign, all);
+        }""")
+        for offline, words in [(True, "Offline"), (False, "Connected")]:
+            page.context.set_offline(offline)
+            when(page, f"{CONNECTION} === '{words}'")
+            page.wait_for_timeout(300)  # fixed time: some frames are drawn
+            assert page.evaluate(CONNECTION) == words
+        assert page.evaluate("window.written") == ["Offline", "Connected"]  # once each
+
+
+@in_browser
+def test_a_page_of_this_machine_is_never_offline(server):
+    with chromium() as browser, opened(browser, server.address(), "ERR_INTERNET_DISCONNECTED") as page:
+        ask(page, "What does a cow say?")
+        reply(page, 0)
+        page.context.set_offline(True)
+        page.wait_for_timeout(300)  # fixed time: some frames are drawn
+        assert page.evaluate(CONNECTION) == "Connected"
+
+
+@in_browser
+def test_a_notice_that_is_told_again_and_again_is_written_once(server):
+    with chromium() as browser, opened(browser, server.address()) as page:
+        page.evaluate("""async () => {
+          const { View } = await import("./view.js");
+          const view = new View(() => {});
+          window.written = 0;
+          const count = new MutationObserver((changes) => (window.written += changes.length));
+          count.observe(document.getElementById("notices"), { childList: true });
+          for (let n = 0; n < 50; n++) view.notice("No", n < 40 ? "Why" : "Why else");
+        }""")
+        assert page.locator(".notice").all_inner_texts() == ["No\nWhy else"]
+        assert page.evaluate("window.written") == 3  # one, its removal, another
+
+
+@in_browser
 @pytest.mark.parametrize("reason", ["idle", "restart", "expired"])
 def test_the_end_of_a_session_is_explained(server, reason):
     from echox.serving.protocol.events import EventError
@@ -156,11 +197,3 @@ def test_the_end_of_a_session_is_explained(server, reason):
         seen = page.evaluate("window.seen")
         assert told in seen
         assert not re.search("raw words|server restart|no event for", seen)
-
-
-def test_the_page_knows_only_codes_that_the_server_sends():
-    reasons = (STATIC / "connection/reasons.js").read_text(encoding="utf-8")
-    codes = set(re.findall(r"^  ([a-z]+(?:_[a-z]+)+):", reasons, re.MULTILINE))
-    assert codes
-    source = "".join(path.read_text(encoding="utf-8") for path in STATIC.parent.rglob("*.py"))
-    assert {code for code in codes if f'"{code}"' not in source} == set()

@@ -5,6 +5,7 @@ The model is tiny and random: each call is forced, and its arguments are left on
 
 import importlib.util
 import json
+import random
 import re
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -146,6 +147,11 @@ NOT_POSSIBLE = [
     ("calculate", {"first": 1, "operation": "divided by", "second": 2}),
     ("calculate", {"first": "one", "operation": "plus", "second": 2}),
     ("calculate", {"first": 1e15, "operation": "times", "second": 1e15}),
+    ("calculate", {"first": 2**53, "operation": "minus", "second": 1}),  # 2**53 + 1 is read so
+    ("calculate", {"first": 2**53 - 1, "operation": "plus", "second": 1}),
+    ("calculate", {"first": -(2**53) - 1, "operation": "plus", "second": 3}),
+    ("calculate", {"first": 0.1, "operation": "plus", "second": 2}),
+    ("calculate", {"operation": "plus", "second": 2}),
     ("set_timer", {"minutes": 0}),
     ("set_timer", {"minutes": 1e9}),
     ("set_light", {"room": "kitchen", "state": "dim"}),
@@ -177,6 +183,16 @@ def test_what_tools_return(server):
         for operation, result in {"plus": 0, "minus": 24, "times": -144}.items():
             found = run_tool(page, "calculate", {"first": 12, "operation": operation, "second": -12})
             assert found == {"result": result}
+        chance = random.Random(0)
+        for operation in ("plus", "minus", "times"):
+            for digits in range(1, 20):
+                first, second = (
+                    chance.choice([-1, 1]) * chance.randrange(10 ** (digits - 1), 10**digits) for _ in "ab"
+                )
+                found = run_tool(page, "calculate", {"first": first, "operation": operation, "second": second})
+                result = {"plus": first + second, "minus": first - second, "times": first * second}[operation]
+                possible = max(map(abs, (first, second, result))) < 2**53
+                assert found == ({"result": result} if possible else {"error": "That has too many digits."}), first
         for name, arguments in NOT_POSSIBLE:
             (error,) = run_tool(page, name, arguments).values()
             assert re.fullmatch(r"[A-Z][^{}]+\.", error), (name, arguments, error)  # a sentence that can be said

@@ -179,7 +179,7 @@ def test_a_silent_microphone_is_a_failed_response_and_no_error(server, monkeypat
             await client.say(0.9 * question(0, lead_s=0.3, tail_s=0.8), chunk_s=10)  # no other test's sound
             response = (await client.until("response.done"))["response"]
             assert response["status"] == "failed"
-            assert response["status_details"]["error"]["code"] == "not_answerable"
+            assert response["status_details"]["error"]["code"] == "not_heard"
             assert response["output"] == []
             # Asked for by hand it is the same.
             await client.send("response.create")

@@ -10,8 +10,9 @@ import reprlib
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar, overload
+from typing import Final, Literal, TypeVar, overload
 
+from echox.errors import NotHeard
 from echox.serving.protocol.json_input import JsonObject, check_elements, parse_json
 
 CLIENT_EVENTS = (
@@ -29,6 +30,8 @@ CLIENT_EVENTS = (
     "echox.ping",
 )
 MAX_ID_CHARS = 512
+FailureCode = Literal["not_heard", "not_answerable", "server_busy", "server_shutting_down", "internal_error"]
+"""Why a response failed, for programs: no words in the audio; the model cannot read it; the server's own reasons."""
 OBJECT: type[JsonObject] = dict
 """For `take`: a JSON object (``dict`` alone would be a dict of anything to a type checker)."""
 ARRAY: type[list[object]] = list
@@ -61,6 +64,11 @@ class EventError(ValueError):
         """The ``error`` event. ``event_id`` is the id of the client's event."""
         error = {"type": self.kind, "code": self.code, "message": str(self), "param": self.param, "event_id": event_id}
         return {"type": "error", "error": {name: value for name, value in error.items() if value is not None}}
+
+
+def refusal_code(error: ValueError) -> FailureCode:
+    """The code of an error with which the model refuses a question."""
+    return "not_heard" if isinstance(error, NotHeard) else "not_answerable"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from echox.errors import NotHeard, QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem
-from echox.serving.protocol.events import EventError, new_id
+from echox.serving.protocol.events import EventError, FailureCode, new_id, refusal_code
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.realtime.reply_input import ReplyInput
@@ -219,8 +219,10 @@ class Responder:
 
     def _begin(self, request: ResponseRequest) -> None:
         if not request.answerable:
-            message = "nothing could be heard in the last turn"
-            self._fail(self._create(request), "invalid_request_error", "not_answerable", message)
+            heard = not request.only_inaudible  # and something came after it that is no question
+            message = "nothing is left to answer" if heard else "no words were heard in the last turn"
+            code: FailureCode = "not_answerable" if heard else "not_heard"
+            self._fail(self._create(request), "invalid_request_error", code, message)
             return
         running = self._create(request)
         before, now_s = None, time.monotonic()
@@ -269,7 +271,7 @@ class Responder:
             if isinstance(error, UnreadableMessage) and not (request.own_input or request.out_of_band):
                 for item in request.unreadable(error):  # so that it does not fail the following turns too
                     item.forgotten = True
-            self._fail(running, "invalid_request_error", "not_answerable", " ".join(str(error).split()))
+            self._fail(running, "invalid_request_error", refusal_code(error), " ".join(str(error).split()))
         except Exception:
             log.exception("a reply failed")
             self._fail(running, "server_error", "internal_error", "the model failed; see the server's log")
@@ -331,7 +333,7 @@ class Responder:
             status, reason = ("incomplete", "max_output_tokens") if length else ("completed", None)
             self._finish(running, status, reason)
 
-    def _fail(self, running: _RunningResponse, kind: str, code: str, message: str) -> None:
+    def _fail(self, running: _RunningResponse, kind: str, code: FailureCode, message: str) -> None:
         self._finish(running, "failed", error={"type": kind, "code": code, "message": message})
 
     def _finish(

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
 from echox.serving.protocol.conversation import Content, ConversationItem
-from echox.serving.protocol.events import OBJECT, EventError, take
+from echox.serving.protocol.events import OBJECT, EventError, refusal_code, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
 from echox.serving.protocol.tool_options import ToolOptions, check_tools, read_tools
 from echox.serving.protocol.wire import AudioFormat, decode_base64
@@ -50,7 +50,7 @@ async def read_recording(service: Service, part: JsonObject, where: str, left_s:
         data = await asyncio.to_thread(encode, samples, AudioFormat().rate, "wav")
     audio = Audio(await decode_audio(service, data, max(left_s, 0.0)), service.input_rate)
     if not await service.contains_speech(audio):
-        raise EventError(f"{where}: expected speech, found only silence or noise", "not_answerable", where)
+        raise EventError(f"{where}: expected speech, found only silence or noise", "not_heard", where)
     return Content("input_audio", audio=audio)
 
 
@@ -174,6 +174,6 @@ class StreamFault:
     def of(cls, error: Exception) -> StreamFault:
         """What a client may know of an error; the details of a fault of the server are only logged."""
         if isinstance(error, ValueError):
-            return cls("invalid_request_error", "not_answerable", " ".join(str(error).split()))
+            return cls("invalid_request_error", refusal_code(error), " ".join(str(error).split()))
         log.error("a reply failed", exc_info=error)
         return cls("server_error", "internal_error", "the model failed; see the server's log")

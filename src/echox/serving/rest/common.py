@@ -19,7 +19,7 @@ from echox.audio_decoding.pool import DecodingJob
 from echox.errors import QueueFull
 from echox.serving.access.admission import AdmissionRefused, UploadReservation
 from echox.serving.access.connections import client_at
-from echox.serving.protocol.events import EventError
+from echox.serving.protocol.events import EventError, refusal_code
 from echox.serving.protocol.json_input import JsonObject, parse_json, read_off_loop
 from echox.serving.protocol.limits import Limits
 from echox.serving.service.outbox import Pace, SlowReader
@@ -164,7 +164,7 @@ def refusal_of(service: Service, error: Exception) -> JSONResponse:
     elif isinstance(error, QueueFull):
         found = error_response(503, "server_busy", "too many replies are waiting; try again", {"Retry-After": "1"})
     elif isinstance(error, ValueError):  # a question that the model refuses, with a message for the client
-        found = error_response(400, "not_answerable", " ".join(str(error).split()))
+        found = error_response(400, refusal_code(error), " ".join(str(error).split()))
     elif isinstance(error, ClientDisconnect):
         found = error_response(400, "client_left", "the client left")
     else:

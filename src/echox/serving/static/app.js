@@ -1,6 +1,7 @@
 /** The page: buttons, keys and files on one side, the running dialogue on the other. */
 import { Microphone, Player, RATE, decodeFile, microphoneAllowedHere } from "./sound/audio.js";
 import { Dialogue } from "./dialogue/dialogue.js";
+import { LONGEST_TURN_S } from "./dialogue/recording.js";
 import { Hearing } from "./sound/hearing.js";
 import { Connection, Refused } from "./connection/realtime.js";
 import { whyRefused } from "./connection/reasons.js";
@@ -9,11 +10,11 @@ import { Timers } from "./tools/timers.js";
 import { Toolbox } from "./tools/tools.js";
 import { View } from "./view.js";
 
-const LONGEST_FILE_S = 120; // longest turn that the server accepts
 const SLOW_BYTES = 128_000; // bytes that wait to be sent: two seconds of the microphone
 const MICROPHONE = "The microphone cannot be used";
 const UNHEARD = "Could not hear you";
 const CONNECTION = "There is no connection";
+const HERE = /^(localhost|127(\.\d+){3}|\[::1\])$/; // hosts that are reached without a network
 const byId = (id) => document.getElementById(id);
 
 const settings = new Settings(byId("settings"));
@@ -24,7 +25,7 @@ const view = new View(replay);
 const timers = new Timers(byId("timers"), () => player.ring(), (text) => view.announce(text));
 const toolbox = new Toolbox(timers, (on) => chooseTheme(on ? "light" : "dark"));
 const dialogue = new Dialogue(connection, player, settings, toolbox);
-const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), refresh()));
+const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), hangUp()));
 const hearing = new Hearing(() => couldNotHear("No sound comes from"), () => view.removeNotice(UNHEARD));
 let model = "";
 byId("unstarted").remove(); // the notice that the script was not loaded
@@ -86,10 +87,12 @@ async function openMicrophone() {
     sendMicrophone();
   } catch (error) {
     view.notice(MICROPHONE, whyNoMicrophone(error));
+    if (dialogue.userSpeaking) await hangUp(); // another one was chosen in mid-sentence
   }
   refresh();
 }
 
+/** The microphone is off, or gone: end what was being said. */
 async function hangUp() {
   await microphone.stop();
   view.removeNotice(UNHEARD);
@@ -193,8 +196,8 @@ async function sendFile(file) {
     view.notice(title, "The browser cannot read it as sound. WAV, FLAC, MP3, M4A, Ogg and WebM work in most browsers.");
     return;
   }
-  if (pcm.length > LONGEST_FILE_S * RATE) {
-    view.notice(title, `It is ${Math.round(pcm.length / RATE)} s long; a turn may take ${LONGEST_FILE_S} s.`);
+  if (pcm.length > LONGEST_TURN_S * RATE) {
+    view.notice(title, `It is ${Math.round(pcm.length / RATE)} s long; a turn may take ${LONGEST_TURN_S} s.`);
     return;
   }
   view.removeNotice(title);
@@ -305,11 +308,16 @@ byId("restart").addEventListener("click", async () => {
 dialogue.addEventListener("turn", ({ detail }) => view.turn(detail));
 dialogue.addEventListener("removed", ({ detail }) => view.remove(detail));
 dialogue.addEventListener("change", refresh);
+dialogue.addEventListener("full", () => {
+  view.notice("The longest turn is reached", "The server takes no longer one. What you said until then was sent.");
+  letGo();
+});
 dialogue.addEventListener("problem", ({ detail: { title, text, unheard } }) => {
   if (unheard && microphone.running) couldNotHear("No words were found in what came from");
   else view.notice(title, text);
 });
 dialogue.addEventListener("said", ({ detail: { role, text, source, name, output } }) => {
+  if (role === "user" && source === "voice" && text) view.removeNotice(UNHEARD);
   if (role === "user" && source !== "text") view.announce(`You said: ${text || "nothing that was understood"}`);
   if (role === "assistant" && settings.announce) view.announce(`EchoX: ${text}`);
   if (role === "tool" && settings.announce) view.announce(`Tool ${name}: ${output}`);
@@ -317,21 +325,34 @@ dialogue.addEventListener("said", ({ detail: { role, text, source, name, output 
 connection.addEventListener("open", ({ detail }) => view.model((model = detail.model ?? model)));
 connection.addEventListener("open", useCall);
 connection.addEventListener("silent", refresh);
+let told = ["closed", "Not connected", ""]; // what the connection told last: its state, in words, and why
 connection.addEventListener("state", ({ detail: { state, reason, retryS, remedy: kind } }) => {
   const words = {
     closed: "Not connected", connecting: "Connecting…", open: "Connected", waiting: `Trying again in ${retryS} s`,
   };
-  view.connection(state, words[state], state === "open" ? connection.way : reason);
+  told = [state, words[state], reason];
   if (state === "open") view.removeNotice(CONNECTION);
   else if (state === "waiting") view.notice(CONNECTION, `${reason} The next session continues this conversation.`, remedy("", "Try now"));
   else if (state === "closed" && reason) view.notice(CONNECTION, reason, remedy(kind, "Connect"));
   refresh();
 });
-window.addEventListener("offline", () => view.connection("waiting", "Offline", "This device has no network."));
+window.addEventListener("offline", refresh);
+window.addEventListener("online", refresh);
 window.addEventListener("online", () => connection.forgetFailure());
 window.addEventListener("online", () => connection.state === "waiting" && attempt(() => connection.ready()));
 
+/** The sign at the top: what is seen of the network goes before what the connection told. */
+function showConnection() {
+  const [state, words, reason] = told;
+  if (!navigator.onLine && !HERE.test(location.hostname)) view.connection("waiting", "Offline", "This device has no network.");
+  else if (connection.silent) view.connection("waiting", "No answer", "The server has not answered for some seconds.");
+  else if (state !== "open") view.connection(state, words, reason);
+  else if (connection.socket.bufferedAmount > SLOW_BYTES) view.connection(state, "Slow network", "Your voice is not getting through in time.");
+  else view.connection(state, words, connection.way);
+}
+
 function refresh() {
+  showConnection();
   const { phase, words } = currentPhase();
   view.phase(phase, words);
   const turn = dialogue.conversation.turns.findLast(({ figures }) => figures.rtf !== undefined);
@@ -349,7 +370,9 @@ function refresh() {
 
 function currentPhase() {
   if (connection.silent) return { phase: "lost", words: "The server does not answer. What you say now may not be heard." };
-  if (microphone.running && connection.state !== "open") return { phase: "lost", words: "Not connected: nobody hears you." };
+  const open = connection.state === "open";
+  if (dialogue.recording && !open) return { phase: "lost", words: "Not connected. What you say is kept until you let go." };
+  if (microphone.running && !open) return { phase: "lost", words: "Not connected: nobody hears you." };
   if (dialogue.recording) return { phase: "hearing", words: "Hearing you. Let go when you are done." };
   if (dialogue.userSpeaking) {
     const words = dialogue.guessing ? "A pause: a reply is being begun. Go on if you like." : "Hearing you…";
@@ -368,11 +391,7 @@ function frame() {
   view.line(player.analyser, dialogue.speaking);
   const bufferedS = player.now?.bufferedS;
   view.figures({ buffered: bufferedS === undefined ? "–" : `${bufferedS.toFixed(1)} s` });
-  if (connection.silent) view.connection("waiting", "No answer", "The server has not answered for some seconds.");
-  else if (connection.state === "open") {
-    const slow = connection.socket.bufferedAmount > SLOW_BYTES;
-    view.connection("open", slow ? "Slow network" : "Connected", slow ? "Your voice is not getting through in time." : connection.way);
-  }
+  showConnection();
   requestAnimationFrame(frame);
 }
 

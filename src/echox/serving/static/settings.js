@@ -11,6 +11,12 @@ function twoDigits(value) {
   return Number(value).toFixed(2);
 }
 
+/** Select a value, though it is not in the list (yet): names of microphones and voices are known later than the choice. */
+function choose(select, value) {
+  if (![...select.options].some((option) => option.value === value)) select.add(new Option("The one chosen before", value));
+  select.value = value;
+}
+
 /** Events: `change` (detail: a Set of names of settings). */
 export class Settings extends EventTarget {
   /** @param {HTMLDialogElement} dialog */
@@ -154,7 +160,8 @@ export class Settings extends EventTarget {
     }
     const { voices = [], voice } = session.audio?.output ?? {};
     const select = this.form.elements.voice;
-    select.replaceChildren(...voices.map((name) => new Option(name, name, false, name === voice)));
+    const chosen = this.touched.has("voice") && voices.includes(select.value) ? select.value : voice;
+    select.replaceChildren(...voices.map((name) => new Option(name, name, name === voice, name === chosen)));
     document.getElementById("voice-field").hidden = voices.length < 2;
     this.#label();
   }
@@ -163,10 +170,10 @@ export class Settings extends EventTarget {
   async listDevices() {
     const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
     const select = this.form.elements.device;
-    const chosen = select.value || this.wanted;
+    const chosen = select.value;
     const microphones = devices.filter(({ kind, label, deviceId }) => kind === "audioinput" && label && deviceId !== "default");
     select.replaceChildren(new Option("As the system", ""), ...microphones.map((d) => new Option(d.label, d.deviceId)));
-    select.value = microphones.some(({ deviceId }) => deviceId === chosen) ? chosen : "";
+    choose(select, chosen);
   }
 
   #value(name) {
@@ -193,9 +200,9 @@ export class Settings extends EventTarget {
       if (!element) continue;
       this.touched.add(name);
       if (typeof value === "boolean") element.checked = value;
+      else if (element instanceof HTMLSelectElement) choose(element, value);
       else element.value = value;
     }
-    this.wanted = kept.device ?? "";
     this.form.elements.key.value = this.tab.get(KEY) ?? "";
   }
 

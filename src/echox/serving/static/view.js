@@ -56,13 +56,15 @@ export class View {
       const waiting = { user: turn.state === "open" ? "listening" : "(nothing was understood)", assistant: "…" };
       return turn.state === "failed" ? [] : [element("span", { className: "waiting", textContent: waiting[turn.role] })];
     }
-    if (turn.kept !== null) {
-      const lost = turn.text.slice(turn.kept.length).trim();
-      return [`${turn.text.slice(0, turn.kept.length)} `, ...(lost ? [element("del", { textContent: lost })] : [])];
-    }
-    if (turn.role === "user" || !turn.frames || turn.state !== "open") return [turn.text];
-    const spoken = turn.spokenLetters;
-    return [turn.text.slice(0, spoken), element("span", { className: "coming", textContent: turn.text.slice(spoken) })];
+    const kept = turn.kept ?? turn.text;
+    const lost = turn.text.slice(kept.length).trim();
+    const follows = turn.role === "assistant" && turn.frames && turn.state === "open"; // the voice
+    const spoken = follows ? turn.spokenLetters : kept.length;
+    return [
+      kept.slice(0, spoken),
+      element("span", { className: "coming", textContent: kept.slice(spoken) }),
+      ...(lost ? [" ", element("del", { textContent: lost })] : []),
+    ];
   }
 
   /** A call as it is written, and its output. */
@@ -118,10 +120,12 @@ export class View {
   // ------------------------------------------------------------------------------------------ words
 
   /**
-   * Show a problem and what to do. One notice per title.
+   * Show a problem and what to do. One notice per title, which is read out once however often it is told.
    * @param {{label: string, run: () => void}} [action] @param {boolean} [metered] with the level of the microphone
    */
   notice(title, text, action, metered = false) {
+    const shown = JSON.stringify([text, action?.label]);
+    if (this.#notice(title)?.dataset.shown === shown) return;
     this.removeNotice(title);
     const close = element("button", { type: "button", className: "icon", ariaLabel: "Dismiss" });
     close.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 7l10 10M17 7 7 17"/></svg>';
@@ -133,14 +137,18 @@ export class View {
       body.append(act);
     }
     const box = element("div", { className: "notice" }, body, close);
-    box.dataset.title = title;
+    Object.assign(box.dataset, { title, shown });
     close.onclick = () => (box.remove(), byId("message").focus());
     byId("notices").append(box);
   }
 
   /** Remove the notice with this title. */
   removeNotice(title) {
-    [...byId("notices").children].find((box) => box.dataset.title === title)?.remove();
+    this.#notice(title)?.remove();
+  }
+
+  #notice(title) {
+    return [...byId("notices").children].find((box) => box.dataset.title === title);
   }
 
   model(name) {
@@ -171,6 +179,9 @@ export class View {
 
   connection(state, words, reason = "") {
     const place = byId("connection");
+    const shown = [state, words, reason].join("|");
+    if (shown === this.shownConnection) return; // it is read out when it is written
+    this.shownConnection = shown;
     place.dataset.state = state;
     place.title = reason;
     place.querySelector("span").textContent = words;

@@ -3,7 +3,7 @@
  * when it is needed and opened again when it breaks.
  */
 import { CallSocket } from "./call.js";
-import { isFarewell, mistake, whyClosed, whyRefused } from "./reasons.js";
+import { isFarewell, refusal, whyClosed, whyRefused } from "./reasons.js";
 
 const RETRY_S = [0.5, 1, 2, 4, 8, 15];
 const TRY_AGAIN = 1013;
@@ -18,7 +18,7 @@ const DEAD_MS = 20_000; // without an answer: the connection is closed
 /** The server has refused an event. */
 export class Refused extends Error {
   constructor(error) {
-    super(mistake(error));
+    super(refusal(error));
     this.code = error.code;
   }
 }

@@ -23,25 +23,37 @@ const CLOSES = {
   1013: BUSY,
 };
 
-/** Codes of errors that a user of the page can meet; for others the message of the server is shown. */
-const MISTAKES = {
+const BROKEN = "The server made a mistake. Its log says which.";
+
+/** Codes of `error` events that a user of the page can meet; for others the message of the server is shown. */
+const REFUSALS = {
   audio_too_long: "It is longer than the server takes as one turn.",
   input_audio_buffer_commit_empty: "Nothing was recorded. Hold the button while you speak.",
-  input_audio_buffer_full: "It is longer than the server takes as one turn.",
-  internal_error: "The server made a mistake. Its log says which.",
-  not_heard: "No speech was found in it. Speak closer to the microphone, or choose another one in Settings.",
-  nothing_to_answer: "No speech was found in it, so there is nothing to answer.",
-  server_busy: "The server has too much to do. Try again in a moment.",
+  internal_error: BROKEN,
   string_too_long: "The text is longer than the server takes.",
+  ...FAREWELLS,
 };
 
-/** Whether a turn was not understood because nothing, or no speech, was heard. */
-export const isUnheard = ({ code }) => ["not_heard", "nothing_to_answer", "input_audio_buffer_commit_empty"].includes(code);
+/** Codes of failed responses. */
+const FAILURES = {
+  internal_error: BROKEN,
+  not_heard: "No words were found in it. Speak closer to the microphone, or choose another one in Settings.",
+  server_busy: "The server has too much to do. Try again in a moment.",
+  server_shutting_down: RESTART,
+};
+
+/** Whether a response failed because no words were heard. */
+export const isUnheard = ({ code }) => code === "not_heard";
 
 export const isFarewell = ({ code }) => code in FAREWELLS;
 
-/** @param {{code?: string, message?: string}} error of an event or a response. */
-export const mistake = ({ code, message }) => FAREWELLS[code] ?? MISTAKES[code] ?? message ?? "The server does not say why.";
+const words = (known, { code, message }) => known[code] ?? message ?? "The server does not say why.";
+
+/** @param {{code?: string, message?: string}} error of an `error` event. */
+export const refusal = (error) => words(REFUSALS, error);
+
+/** @param {{code?: string, message?: string}} error of a failed response. */
+export const failure = (error) => words(FAILURES, error);
 
 /**
  * Why a session ended.
@@ -49,7 +61,7 @@ export const mistake = ({ code, message }) => FAREWELLS[code] ?? MISTAKES[code] 
  * @returns {{text: string}}
  */
 export function whyClosed(code, reason, farewell) {
-  if (farewell) return { text: mistake(farewell) };
+  if (farewell) return { text: refusal(farewell) };
   return { text: CLOSES[code] ?? `The server closed the connection (${[code, reason].filter(Boolean).join(", ")}).` };
 }
 

@@ -4,15 +4,19 @@ import { RATE, concatenate, wavFile } from "../sound/audio.js";
 const GAP_S = 0.4; // of silence between turns in the saved recording
 const LETTERS_PER_S = 15; // of speech in a call, whose text comes long before its sound
 
+/** An id for an item of the protocol. */
+export const newId = () => `item_${crypto.getRandomValues(new Uint32Array(3)).join("")}`.slice(0, 32);
+
 /** One turn of either side. */
 export class Turn {
-  /** @param {string} id of the protocol's item. @param {"user" | "assistant"} role @param {"voice" | "text" | "file"} source */
+  /** @param {string} id of the protocol's item. @param {"user" | "assistant"} role @param {"voice" | "text" | "file"} source: a written reply is "text" */
   constructor(id, role, source) {
     this.id = id;
     this.role = role;
     this.source = source;
+    this.session = null; // id of the session whose server made this reply, and can cut it
     this.text = "";
-    this.kept = null; // after an interruption: the heard part of the text, which the model keeps
+    this.kept = null; // of a reply that was cut: the part of its text that the model keeps
     this.audio = []; // pieces of PCM16, in the order of arrival
     this.frames = 0;
     this.state = "open"; // open (still growing), done, interrupted, failed
@@ -50,17 +54,37 @@ export class Turn {
   /** Number of letters that are spoken already: captions follow the voice, word by word. */
   get spokenLetters() {
     if (this.state === "done" && this.playedS >= this.durationS - 0.05) return this.text.length;
-    if (this.called) {
-      const end = this.text.indexOf(" ", Math.round(this.playedS * LETTERS_PER_S));
-      return this.playedS <= 0 ? 0 : end < 0 ? this.text.length : end;
-    }
+    const { letter, begun } = this.#place();
+    const end = this.text.indexOf(" ", letter);
+    return !begun ? letter : end < 0 ? this.text.length : end;
+  }
+
+  /** The part of the text that was heard: whole words only, as servers count it. */
+  get heardText() {
+    return this.source === "text" ? this.text : this.#words(this.#place().letter);
+  }
+
+  /** The part of the text whose speech has come. */
+  get voicedText() {
+    const last = this.spans.findLast(({ frames, framesEnd }) => framesEnd > frames);
+    return this.source === "text" ? this.text : this.#words(last?.lettersEnd ?? 0);
+  }
+
+  /** The letter that the voice has reached, and whether it is past the first one of what it is saying. */
+  #place() {
     const played = this.playedS * RATE;
+    if (this.called) return { letter: Math.round(this.playedS * LETTERS_PER_S), begun: played > 0 };
     const span = this.spans.findLast(({ frames }) => frames <= played);
-    if (!span || played <= 0) return 0;
+    if (!span || played <= 0) return { letter: 0, begun: false };
     const part = Math.min(1, (played - span.frames) / Math.max(1, span.framesEnd - span.frames));
     const letter = span.letters + Math.round(part * (span.lettersEnd - span.letters));
-    const end = this.text.indexOf(" ", letter);
-    return letter <= span.letters ? span.letters : end < 0 ? this.text.length : end;
+    return { letter, begun: letter > span.letters };
+  }
+
+  /** The whole words among the first letters of the text. */
+  #words(letters) {
+    if (letters >= this.text.length) return this.text;
+    return this.text.slice(0, Math.max(0, this.text.lastIndexOf(" ", letters))).trimEnd();
   }
 
   /** All audio, or the part that was heard before an interruption. */
@@ -69,12 +93,12 @@ export class Turn {
     return this.state === "interrupted" ? all.subarray(0, Math.round(this.playedS * RATE)) : all;
   }
 
-  /** The turn as items of the protocol; none if there is nothing to read in it. */
+  /** The turn as items of the protocol; none if there is nothing to read in it, or it never came to a server. */
   get items() {
     const text = this.kept ?? this.text;
-    if (!text.trim() || this.stops || this.forgotten) return [];
-    const type = this.role === "user" ? "input_text" : "output_text";
-    return [{ type: "message", role: this.role, content: [{ type, text }] }];
+    const user = this.role === "user";
+    if (!text.trim() || this.stops || this.forgotten || (user && this.state === "failed")) return [];
+    return [{ id: this.id, type: "message", role: this.role, content: [{ type: user ? "input_text" : "output_text", text }] }];
   }
 
   /** What of it is saved, besides its audio. */
@@ -105,7 +129,7 @@ export class Call extends Turn {
 
   get items() {
     if (this.output === null) return [];
-    return [{ type: "function_call", call_id: this.callId, name: this.name, arguments: this.arguments }, this.outputItem];
+    return [{ id: this.id, type: "function_call", call_id: this.callId, name: this.name, arguments: this.arguments }, this.outputItem];
   }
 
   get saved() {

@@ -1,21 +1,22 @@
 /** The running dialogue: events of the server become turns and sound, actions of the user become events. */
-import { Conversation } from "./conversation.js";
+import { Conversation, newId } from "./conversation.js";
+import { Given, cutAtServer } from "./given.js";
+import { Recording } from "./recording.js";
 import { RATE, fromBase64, toBase64 } from "../sound/audio.js";
 import { SentAudio } from "../sound/sent-audio.js";
 import { Refused } from "../connection/realtime.js";
-import { isUnheard, mistake } from "../connection/reasons.js";
+import { failure, isUnheard, refusal } from "../connection/reasons.js";
 import { ToolCalls } from "../tools/tool-calls.js";
 
-const SHORTEST_TURN_S = 0.25;
 const ON_THE_WAY_MS = 300; // sound of a call comes so much later than events
 const NOISE_MS = 1500; // speech that has become no turn by then was noise
+const FULL = "input_audio_buffer_full";
 const ANSWERED = "conversation_already_has_active_response"; // a spoken turn has come first
-const newId = () => `item_${crypto.getRandomValues(new Uint32Array(3)).join("")}`.slice(0, 32);
 const isDone = ({ type }) => type === "response.done";
 
 /**
  * Events: `turn` (detail: a Turn that changed), `removed` (detail: its id), `said` (detail: a Turn that is complete),
- * `problem` (detail: {title, text}), `change` (anything else).
+ * `problem` (detail: {title, text, unheard}), `full` (the recording is as long as a turn may be), `change` (anything else).
  */
 export class Dialogue extends EventTarget {
   /**
@@ -38,11 +39,13 @@ export class Dialogue extends EventTarget {
     this.userSpeaking = false;
     this.guessing = false; // a reply is being made in a pause, before the turn is over
     this.stoppedByWord = false; // what was said last was understood as "stop"
-    this.recording = null; // pieces, while the button is held
+    this.recording = null; // while the button is held
     this.roundTripMs = null;
     this.stopped = new Set(); // items whose further audio is ignored
     this.voices = new Map(); // response -> its turn, which a call will voice
+    this.session = null; // id of the session; null: there is none
     this.sent = new SentAudio(); // of this session
+    this.given = null; // what this session was given of an older one
     connection.addEventListener("open", ({ detail }) => this.#opened(detail));
     connection.addEventListener("server", ({ detail }) => this.#on[detail.type]?.(detail));
     connection.addEventListener("state", ({ detail }) => detail.state !== "open" && this.#lost());
@@ -68,9 +71,9 @@ export class Dialogue extends EventTarget {
     await this.#ask("text", text, [{ type: "input_text", text }]);
   }
 
-  /** Send a recording as a turn. @param {Int16Array} pcm */
-  async play(pcm) {
-    const turn = await this.#ask("file", "", [{ type: "input_audio", audio: toBase64(pcm) }], pcm);
+  /** Send a recording as a turn. @param {Int16Array} pcm @param {"file" | "voice"} source */
+  async play(pcm, source = "file") {
+    const turn = await this.#ask(source, "", [{ type: "input_audio", audio: toBase64(pcm) }], pcm);
     return turn;
   }
 
@@ -155,7 +158,7 @@ export class Dialogue extends EventTarget {
 
   /** One chunk of the microphone; `first`: it was off before. */
   hear(pcm, first = false) {
-    if (this.recording) this.recording.push(pcm);
+    if (this.recording?.add(pcm) === false) this.#emit("full");
     const listens = this.recording || this.settings.handsFree;
     if (first || !listens) this.sent.pause();
     if (!listens) return;
@@ -171,27 +174,38 @@ export class Dialogue extends EventTarget {
 
   /** The button was pressed. */
   async press() {
-    this.recording = [];
+    this.recording = new Recording(this.session);
     this.connection.send({ type: "input_audio_buffer.clear" });
     await this.interrupt();
   }
 
   /** The button was released. @returns {Promise<boolean>} there was something to send. */
   async release() {
-    const pieces = this.recording ?? [];
+    const { recording } = this;
     this.recording = null;
-    if (pieces.reduce((sum, piece) => sum + piece.length, 0) < SHORTEST_TURN_S * RATE) {
-      this.connection.send({ type: "input_audio_buffer.clear" });
-      return false;
-    }
-    this.settings.flush();
+    if (recording?.enough) this.settings.flush();
+    if (recording?.enough && (await this.#commit(recording))) return true;
+    this.connection.send({ type: "input_audio_buffer.clear" }); // too little, or its rest after a broken connection
+    if (!recording?.enough) return false;
+    await this.play(recording.pcm, "voice");
+    return true;
+  }
+
+  /** Make a turn of what the server was sent of a recording. @returns {Promise<boolean>} false: it was not sent all of it. */
+  async #commit({ pieces, session }) {
     if (this.connection.call) await new Promise((done) => setTimeout(done, ON_THE_WAY_MS));
     const isCommitted = ({ type }) => type === "input_audio_buffer.committed";
-    const { item_id: id } = await this.connection.ask({ type: "input_audio_buffer.commit" }, isCommitted);
-    const turn = this.#userTurn(id);
-    turn.state = "done";
-    pieces.forEach((piece) => turn.addAudio(piece));
-    this.#emit("turn", turn);
+    try {
+      if (session !== this.session) return false;
+      const { item_id: id } = await this.connection.ask({ type: "input_audio_buffer.commit" }, isCommitted);
+      const turn = this.#userTurn(id);
+      turn.state = "done";
+      pieces.forEach((piece) => turn.addAudio(piece));
+      this.#emit("turn", turn);
+    } catch (error) {
+      if (session === this.session) throw error;
+      return false;
+    }
     this.#askForReply();
     return true;
   }
@@ -208,7 +222,7 @@ export class Dialogue extends EventTarget {
     const cut = await this.#silence();
     if (stopped && stopped === this.response) await this.connection.next(isDone).catch(() => {}); // a lost connection is reported elsewhere
     const turns = new Set([...cut, stopped?.turn, await this.#late(asked)].filter(Boolean));
-    await Promise.all([...turns].map((turn) => this.#truncate(turn)));
+    await this.#cut(turns);
   }
 
   /** Stop the sound. @returns {Promise<import("./conversation.js").Turn[]>} replies that were cut. */
@@ -230,24 +244,19 @@ export class Dialogue extends EventTarget {
     return cut;
   }
 
-  /** Send the server how much of a reply was heard, and get the text that it keeps. */
+  /** Cut replies to what was heard of them, here and at the server. */
+  #cut(turns) {
+    return Promise.all([...turns].map((turn) => this.#truncate(turn)));
+  }
+
   async #truncate(turn) {
     if (this.response?.turn === turn) await this.connection.next(isDone).catch(() => {});
     turn.state = "interrupted";
-    const where = { item_id: turn.id, content_index: 0, audio_end_ms: Math.floor(turn.playedS * 1000) };
-    const isTruncated = ({ type, item_id: id }) => type === "conversation.item.truncated" && id === turn.id;
-    try {
-      if ((turn.frames || this.stopped.has(turn.id)) && !turn.called) await this.connection.ask({ type: "conversation.item.truncate", ...where }, isTruncated);
-    } catch (error) {
-      if (!(error instanceof Refused)) return; // no connection; a refusal means that the server has cut it already
-    }
-    const isItem = ({ type, item }) => type === "conversation.item.retrieved" && item.id === turn.id;
-    try {
-      const { item } = await this.connection.ask({ type: "conversation.item.retrieve", item_id: turn.id }, isItem);
-      turn.kept = item.content[0]?.transcript ?? item.content[0]?.text ?? "";
-    } catch (error) {
-      if (error instanceof Refused) turn.kept = ""; // nothing was heard, nothing is kept
-    }
+    const { session } = turn;
+    const kept = session === this.session ? await cutAtServer(this.connection, turn, this.stopped.has(turn.id)) : null;
+    const answered = kept !== null && session === this.session; // else another one has, which has not made it
+    turn.kept = answered ? kept : turn.heardText;
+    if (!answered) this.given?.replace(turn);
     this.#emit("turn", turn);
   }
 
@@ -271,30 +280,40 @@ export class Dialogue extends EventTarget {
   async restart(conversation = new Conversation()) {
     this.calls.lose();
     this.connection.close();
-    await this.player.flush();
+    await this.#cut(await this.#silence());
     this.conversation = conversation;
   }
 
   // ------------------------------------------------------------------------------------------ events of the server
 
   #opened(session) {
+    this.session = session.id;
     this.settings.show(session);
     this.sent = new SentAudio(Boolean(this.connection.call));
     this.configure();
-    for (const item of this.conversation.asItems()) this.connection.send({ type: "conversation.item.create", item });
+    this.given = new Given(this.connection, this.conversation);
   }
 
+  /** End what the session would have gone on with. A reply that is here already is played to its end. */
   #lost() {
+    this.session = null;
     this.calls.lose();
-    if (this.response?.turn?.state === "open") {
-      this.response.turn.note = "The connection broke here.";
-      this.player.end(this.response.turn.id);
-      this.#emit("turn", this.response.turn);
-    }
     this.player.voice(null);
+    const goesOn = ({ state, role, called, id }) => state === "open" && (role === "user" || called || id === this.response?.turn?.id);
+    for (const turn of this.conversation.turns.filter(goesOn)) this.#breakOff(turn);
     this.response = null;
     this.requested = this.userSpeaking = this.guessing = false;
     this.#emit("change");
+  }
+
+  /** The rest of a turn is lost. */
+  #breakOff(turn) {
+    if (turn.role === "user" && !turn.text) return this.#remove(turn);
+    turn.note = "The connection broke here.";
+    if (turn.role === "assistant") turn.kept = turn.called ? turn.heardText : turn.voicedText;
+    if (turn.role === "assistant" && turn.frames && !turn.called) this.player.end(turn.id); // and it is done
+    else turn.state = turn.role === "user" ? "failed" : "interrupted";
+    this.#emit("turn", turn);
   }
 
   #on = {
@@ -311,7 +330,7 @@ export class Dialogue extends EventTarget {
       const cut = await this.#silence();
       if (continues) for (const turn of [begun, ...cut]) if (turn) turn.forgotten = true;
       const turns = [...cut, await this.#late(asked)].filter(Boolean);
-      await Promise.all(turns.map((turn) => this.#truncate(turn)));
+      await this.#cut(turns);
     },
     "input_audio_buffer.speech_stopped": ({ item_id: id, audio_end_ms: endMs, voice_end_ms: voiceEndMs }) => {
       this.userSpeaking = false;
@@ -364,7 +383,7 @@ export class Dialogue extends EventTarget {
       if (item.type === "function_call") this.calls.begin(event);
       if (!this.response || item.role !== "assistant") return;
       this.response.turn = this.conversation.add(item.id, "assistant", "voice");
-      this.response.turn.called = Boolean(this.connection.call);
+      Object.assign(this.response.turn, { session: this.session, called: Boolean(this.connection.call) });
       if (this.response.unwanted) this.stopped.add(item.id);
       this.voices.set(this.response.id, this.response.turn);
       this.#emit("turn", this.response.turn);
@@ -372,7 +391,7 @@ export class Dialogue extends EventTarget {
     "response.function_call_arguments.delta": (event) => this.calls.write(event),
     "response.function_call_arguments.done": (event) => this.calls.run(event),
     "response.output_audio_transcript.delta": (event) => this.#write(event),
-    "response.output_text.delta": (event) => this.#write(event),
+    "response.output_text.delta": (event) => this.#write(event, "text"),
     "response.output_audio.delta": ({ item_id: id, delta }) => {
       const turn = this.conversation.find(id);
       if (!turn || this.stopped.has(id)) return;
@@ -388,12 +407,12 @@ export class Dialogue extends EventTarget {
       const voiced = this.player.voice(null);
       if (voiced) this.#played({ item: voiced.item, playedS: Infinity }, true);
     },
-    "output_audio_buffer.cleared": async () => {
-      const cut = await this.#silence();
-      await Promise.all(cut.map((turn) => this.#truncate(turn)));
-    },
+    "output_audio_buffer.cleared": async () => this.#cut(await this.#silence()),
     "response.done": ({ response }) => this.#done(response),
-    error: ({ error, expected }) => expected || this.#emit("problem", { title: "The server could not do that", text: mistake(error) }),
+    error: ({ error, expected }) => {
+      if (error.code === FULL) return this.recording && this.#emit("full"); // of each piece; it is said once
+      if (!expected) this.#emit("problem", { title: "The server could not do that", text: refusal(error) });
+    },
   };
 
   #guess(on) {
@@ -401,9 +420,10 @@ export class Dialogue extends EventTarget {
     this.#emit("change");
   }
 
-  #write({ item_id: id, delta }) {
+  #write({ item_id: id, delta }, source = "voice") {
     const turn = this.conversation.find(id);
     if (!turn || this.stopped.has(id)) return;
+    turn.source = source;
     turn.addText(delta);
     this.#emit("turn", turn);
   }
@@ -418,7 +438,7 @@ export class Dialogue extends EventTarget {
       if (!turn.called) this.player.end(turn.id);
       if (status === "failed") {
         turn.state = "failed";
-        turn.note = details?.error ? mistake(details.error) : "The reply failed.";
+        turn.note = failure(details?.error ?? {});
       } else if (turn.state === "open" && (status === "cancelled" || !(turn.frames || (turn.called && this.settings.speak)))) {
         turn.state = status === "cancelled" ? "interrupted" : "done";
         if (details?.reason === "turn_detected") this.#truncate(turn); // interrupted before its first sound
@@ -427,8 +447,9 @@ export class Dialogue extends EventTarget {
       this.#emit("turn", turn);
       this.#emit("said", turn);
     } else if (status === "failed") {
-      const unheard = isUnheard(details?.error ?? {});
-      this.#emit("problem", { title: "There was no reply", text: mistake(details?.error ?? {}), unheard });
+      const error = details?.error ?? {};
+      const asked = this.conversation.turns.findLast(({ role }) => role === "user");
+      this.#emit("problem", { title: "There was no reply", text: failure(error), unheard: isUnheard(error) && asked?.source === "voice" });
     }
     this.#emit("change");
   }

@@ -59,13 +59,15 @@ function clock(city, now) {
 
 const OPERATIONS = { plus: (a, b) => a + b, minus: (a, b) => a - b, times: (a, b) => a * b };
 
-/** @throws {ToolError} not numbers, another operation, or more digits than are exact. */
+/** Whole numbers, which are exact up to 2^53: a longer one is rounded when JSON is read, to one that is refused. @throws {ToolError} */
 function calculate(first, operation, second) {
-  if (![first, second].every(Number.isFinite)) throw new ToolError("That needs two numbers.");
+  const given = [first, second];
+  if (!given.every((number) => typeof number === "number")) throw new ToolError("That needs two numbers.");
   if (!Object.hasOwn(OPERATIONS, operation)) throw new ToolError("That works with plus, minus and times only.");
-  const result = OPERATIONS[operation](first, second);
-  if (Math.abs(result) > Number.MAX_SAFE_INTEGER) throw new ToolError("The result has too many digits.");
-  return Number(result.toPrecision(15));
+  const all = [...given, OPERATIONS[operation](first, second)];
+  if (all.some((number) => Math.abs(number) > Number.MAX_SAFE_INTEGER)) throw new ToolError("That has too many digits.");
+  if (!given.every(Number.isInteger)) throw new ToolError("That works with whole numbers only.");
+  return all[2];
 }
 
 function startTimer(timers, minutes) {
