@@ -78,8 +78,8 @@ class Server:
     @property
     def items(self):
         """What the model remembers of the newest conversation."""
-        session = max(self.service.sessions, key=lambda session: session._expires_at)
-        return [(item.role, item.content[0].text) for item in session.conversation.items]
+        session = max(self.service.sessions, key=lambda session: session._expires_at, default=None)
+        return [] if session is None else [(item.role, item.content[0].text) for item in session.conversation.items]
 
 
 @contextmanager

@@ -346,9 +346,9 @@ function showConnection() {
   const [state, words, reason] = told;
   if (!navigator.onLine && !HERE.test(location.hostname)) view.connection("waiting", "Offline", "This device has no network.");
   else if (connection.silent) view.connection("waiting", "No answer", "The server has not answered for some seconds.");
-  else if (state !== "open") view.connection(state, words, reason);
-  else if (connection.socket.bufferedAmount > SLOW_BYTES) view.connection(state, "Slow network", "Your voice is not getting through in time.");
-  else view.connection(state, words, connection.way);
+  else if (connection.state === "open" && connection.socket.bufferedAmount > SLOW_BYTES) {
+    view.connection("open", "Slow network", "Your voice is not getting through in time.");
+  } else view.connection(state, words, state === "open" ? connection.way : reason);
 }
 
 function refresh() {

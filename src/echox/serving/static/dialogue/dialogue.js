@@ -298,7 +298,8 @@ export class Dialogue extends EventTarget {
   #lost() {
     this.session = null;
     this.calls.lose();
-    this.player.voice(null);
+    if (this.player.voiced) this.player.voice(null);
+    this.player.duck(false);
     const goesOn = ({ state, role, called, id }) => state === "open" && (role === "user" || called || id === this.response?.turn?.id);
     for (const turn of this.conversation.turns.filter(goesOn)) this.#breakOff(turn);
     this.response = null;
