@@ -118,7 +118,7 @@ def test_deleted_audio_is_freed_before_its_transcription(server):
 
     async def held():
         (session,) = server.service.sessions
-        await session._transcription_lock.acquire()
+        await session._transcripts._lock.acquire()
         return session
 
     async def all_of():
@@ -133,11 +133,11 @@ def test_deleted_audio_is_freed_before_its_transcription(server):
                 item_id = (await client.until("conversation.item.done"))["item"]["id"]
                 await client.send("conversation.item.delete", item_id=item_id)
                 await client.until("conversation.item.deleted")
-            lock = session._transcription_lock
+            lock = session._transcripts._lock
             await wait_until_async(lambda: len(lock._waiters or ()) == 6, "all transcriptions wait for the lock")
             gc.collect()
             found = sum(type(one) is Audio for one in gc.get_objects()) - before
-            loop.call_soon_threadsafe(session._transcription_lock.release)
+            loop.call_soon_threadsafe(session._transcripts._lock.release)
             return found
 
     loop = server.service._upkeep.get_loop()

@@ -13,6 +13,8 @@ from serving_help import check_event
 class Line:
     """A transport without a network; `plays` as in a call."""
 
+    max_event_bytes = None
+
     def __init__(self, plays=False):
         self.plays, self.events = plays, []
 
