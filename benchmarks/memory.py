@@ -45,7 +45,7 @@ from echox.training.memory.estimate import (
     training_bytes,
     written_batch,
 )
-from echox.training.networks.modules import autocast, enable_gradient_checkpointing
+from echox.training.networks.modules import autocast, enable_gradient_checkpointing, set_training
 from echox.training.networks.optim import WeightAverage, build_optimizer, clip_gradients
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -308,7 +308,7 @@ def train(subject: Subject, batch: dict[str, Any], steps: int) -> None:
     optimizer = build_optimizer(subject.groups, subject.training)
     trained = {name: value for name, value in subject.objective.named_parameters() if value.requires_grad}
     average = WeightAverage(trained, subject.training.ema_decay) if subject.work.ema else None
-    subject.objective.train()
+    set_training(subject.objective)
     for _ in range(steps):
         with autocast(device, subject.training.precision):
             loss = subject.objective(batch)["loss"]

@@ -19,7 +19,7 @@ from harness import Measured, run
 
 from echox import load_recipe
 from echox.training.loop import seed_everything
-from echox.training.networks.modules import autocast
+from echox.training.networks.modules import autocast, set_training
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "nano"
 
@@ -39,7 +39,7 @@ def cost_of_stage(name: str, batches: list[int], steps: int) -> dict[str, object
     tracemalloc.stop()
     items, rng = list(stage.dataset()), random.Random(0)
     found: dict[str, dict[str, float]] = {}
-    stage.objective.train()
+    set_training(stage.objective)
     for batch in batches:
         spent_s, target_s, clock_s = 0.0, 0.0, 0.0
         for step in range(steps + 1):

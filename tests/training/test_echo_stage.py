@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from echox.audio import save_audio
@@ -20,6 +21,7 @@ from echox.models.vocoder.configuration_vocoder import LightVocoderConfig
 from echox.models.vocoder.modeling_light_vocoder import LightVocoder
 from echox.streaming.reply_text.trigger import Trigger
 from echox.training.control.health import check_gradients, check_trainable
+from echox.training.memory.of_recipe import frozen_dtype
 from echox.training.networks.lora import LoRASettings, add_lora, merged_state_dict, save_lora
 from echox.training.stage import Stage
 from echox.training.stages.dialogue.continued import load_vocoder
@@ -466,8 +468,12 @@ def test_batches_without_targets_are_refused(world):
     check_gradients("echo", objective, stage.parameter_groups(), 1)
 
 
-def test_a_language_model_in_half_precision_stays_so_and_is_what_it_was(world, tmp_path):
-    """Stage I saves it merged with its LoRA; stage III has the base weights again, to the bit."""
+@pytest.mark.parametrize("train_lora", [True, False])
+def test_a_language_model_in_half_precision_stays_so_and_is_what_it_was(world, tmp_path, train_lora):
+    """Stage I saves it merged with its LoRA; stage III has the base weights again, to the bit, and saves what it read.
+
+    Also where the LoRA is not trained: the memory is that of the estimate (`training/memory/of_recipe.py`).
+    """
     loaded = S2TForConditionalGeneration.from_pretrained(world / "s2t", dtype=torch.float32)
     loaded.language_model.to(torch.bfloat16)
     base = {name: value.clone() for name, value in loaded.language_model.state_dict().items()}
@@ -481,9 +487,14 @@ def test_a_language_model_in_half_precision_stays_so_and_is_what_it_was(world, t
     t2c.copy_text_embedding(base["model.embed_tokens.weight"].float())
     t2c.save_pretrained(tmp_path / "t2c")
     t2c_recipe(world).build().language.save_pretrained(tmp_path / "t2c")
-    recipe = echo_recipe(world)
+    recipe = echo_recipe(world, model={"train_lora": train_lora})
     recipe.model.s2t, recipe.model.t2c = str(tmp_path), str(tmp_path / "t2c")
+    assert frozen_dtype(recipe, tmp_path) == "bfloat16"
     stage = recipe.build()
+    assert ("lora" in stage.parameter_groups()) == train_lora
+    stage.save(tmp_path / "saved")
+    merged, again = (load_file(tmp_path / name / "model.safetensors") for name in (".", "saved"))
+    assert all(torch.equal(again[f"s2t.{name}"], value) for name, value in merged.items())
     found = {
         name.replace(".base_layer.", "."): value
         for name, value in stage.model.s2t.language_model.state_dict().items()

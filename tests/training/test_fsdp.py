@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ import forked
 from echox.config import to_dict
 from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.loop import train
+from echox.training.networks import parallel
+from echox.training.networks.parallel import precision_policy, process_group, shard, whole
 from test_ddp import LayerNormStage
 from test_loop import config
 from tolerance import assert_equal_up_to_rounding
@@ -100,6 +103,35 @@ def test_a_checkpoint_is_for_any_number_of_processes(tmp_path, continued_by):
     whole, cut = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "cut"))
     for name, value in whole.items():
         assert_equal_up_to_rounding(cut[name], value)
+
+
+class OneWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4))
+
+    def forward(self, factor: float) -> torch.Tensor:
+        return (self.weight * factor).sum()
+
+
+def small_gradients_beside_large_ones(folder: str) -> None:
+    """As on a GPU: weights in bfloat16. One process has a gradient of 1 and three of 2^-9, the other four of 2^-9."""
+    chosen = config(folder, parallel="fsdp", precision="bf16")
+    gpu = precision_policy("bf16", torch.device("cuda"))
+    with process_group(chosen) as (rank, _, device), mock.patch.object(parallel, "precision_policy", return_value=gpu):
+        objective = OneWeight()
+        (root,) = shard(objective, chosen, device)
+        factors = [1.0 if rank == 0 else 2.0**-9, 2.0**-9, 2.0**-9, 2.0**-9]
+        for place, factor in enumerate(factors):
+            root.set_requires_gradient_sync(place == len(factors) - 1)
+            objective(factor).backward()
+        found = whole(objective.weight.grad)
+        assert found.dtype == torch.float32
+        assert found.tolist() == [(1 + 7 * 2.0**-9) / 2] * 4, "the mean, of which bfloat16 would lose the small ones"
+
+
+def test_gradients_of_bfloat16_weights_are_summed_in_float32(tmp_path):
+    forked.two(small_gradients_beside_large_ones, str(tmp_path))
 
 
 def test_another_number_of_micro_batches_is_refused(tmp_path):

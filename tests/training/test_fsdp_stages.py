@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import forked
@@ -21,19 +23,36 @@ from echox.models.text import chunked_loss
 from echox.training.batches.stream import seed_everything
 from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.loop import train
-from test_echo_stage import echo_recipe
+from echox.training.networks import parallel
+from echox.training.stages.hearing.s2t import S2TStage
+from echox.training.stages.speaking.echo import EchoStage
+from echox.training.stages.speaking.echo_targets import cut_replies
+from test_echo_stage import TRIGGER, echo_recipe
 from test_echo_stage import world as world
 from test_encoder_stage import corpus as corpus
 from test_encoder_stage import encoder as encoder
 from test_encoder_stage import s2t as s2t
 from test_lm import RECIPE as LM_RECIPE
 from test_lm import overrides as overrides
+from test_s2t_recogniser import stage as recogniser_stage  # noqa: F401 - a fixture, asked for by name
 from test_t2c import stage_recipe as t2c_recipe
 from test_vocoder_stage import HIFIGAN, HIFIGAN_RATES, LIGHT, load
 from test_vocoder_stage import corpus as tones  # noqa: F401 - a fixture, asked for by name
+from tiny_speaker import REPLIES
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed part")
-STAGES = ("lm", "encoder", "s2t", "s2t_half", "t2c", "echo", "echo_spoken", "vocoder", "vocoder_hifigan")
+STAGES = (
+    "lm",
+    "encoder",
+    "s2t",
+    "s2t_half",
+    "s2t_recogniser",
+    "t2c",
+    "echo",
+    "echo_spoken",
+    "vocoder",
+    "vocoder_hifigan",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +65,8 @@ def recipe_of(request, tmp_path_factory) -> Callable[[str], Any]:
             return load_recipe(LM_RECIPE, value("overrides"))
         if name in ("encoder", "s2t"):
             return value(name).recipe
+        if name == "s2t_recogniser":
+            return value("recogniser_stage").recipe
         if name == "s2t_half":  # a language model in bfloat16 under a LoRA in float32
             plain = value("s2t").recipe
             folder = tmp_path_factory.mktemp(name)
@@ -113,6 +134,79 @@ def difference(recipe: Any, whole: Path, sharded: Path) -> float:
         f"loss {one[0]:.3f} -> {one[-1]:.3f}"
     )
     return relative
+
+
+class Heard:
+    """Whether there is audio in each micro-batch of a run in this process, from now on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stage: type) -> None:
+        self.found: list[bool] = []
+        collate = stage.collate  # type: ignore[attr-defined]
+
+        def noted(itself: Any, items: list[Any], rng: Any) -> Any:
+            batch = collate(itself, items, rng)
+            self.found.append("input_features" in batch.get("s2t", batch))
+            return batch
+
+        monkeypatch.setattr(stage, "collate", noted)
+
+    def by_one_of_two(self, steps: int) -> bool:
+        """Whether in some step one process heard something, and the other nothing."""
+        pairs = zip(self.found[: 2 * steps : 2], self.found[1 : 2 * steps : 2], strict=True)
+        return any(first != second for first, second in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["s2t", "s2t_recogniser", "echo_spoken"])
+def test_a_process_that_hears_nothing_keeps_step_with_one_that_does(recipe_of, tmp_path, monkeypatch, name, parallel):
+    """A dialogue each, half of them typed: the steps are those of one process that accumulates the same batches."""
+    recipe = recipe_of(name)
+    if name != "echo_spoken":
+        recipe = replace(recipe, data=replace(recipe.data, text_turns=0.5))
+    changes = {"steps": 6, "batch_size": 1}
+    trained_by_two(recipe, tmp_path / "two", parallel=parallel, **changes)
+    heard = Heard(monkeypatch, EchoStage if name == "echo_spoken" else S2TStage)
+    trained(recipe, tmp_path / "one", 2, **changes)
+    assert heard.by_one_of_two(6)
+    found, expected = (losses(tmp_path / folder) for folder in ("two", "one"))
+    assert float((found - expected).abs().max()) < 1e-4
+    two, one = (load_file(tmp_path / folder / "model.safetensors") for folder in ("two", "one"))
+    assert two.keys() == one.keys()
+    for value, weights in one.items():
+        torch.testing.assert_close(two[value], weights, atol=1e-4, rtol=1e-3, msg=value)
+
+
+def labelled(recipe: Any, folder: Path, shared: bool) -> None:
+    """Labels that the teacher gives the training dialogues, sharded as on a GPU if there are two processes."""
+    seed_everything(0)
+    stage = recipe.build()
+    chosen = replace(recipe.training, parallel="fsdp", precision="bf16", device="cpu")
+    policy = parallel.precision_policy("bf16", torch.device("cuda"))
+    with parallel.process_group(chosen) as (rank, _, device):
+        if shared:
+            with mock.patch.object(parallel, "precision_policy", return_value=policy):
+                parallel.shard(stage.objective, chosen, device)
+        assert {value.dtype for value in stage.objective.t2c.parameters()} == {torch.float32}
+        if shared:
+            stage.objective(stage.collate(list(stage.dataset())[:1], random.Random(0)), prepare=True)  # gathers
+        text = stage.tokenizer(REPLIES, add_special_tokens=False, padding=True, return_tensors="pt")
+        ids = text["input_ids"].masked_fill(text["attention_mask"] == 0, -1)
+        segments = cut_replies(ids, torch.zeros(ids.shape), TRIGGER, stage.tokenizer)
+        _, words, word_of = stage.objective.targets(segments, {})
+    torch.save((words, word_of), folder / f"{shared}{rank}.pt")
+
+
+@pytest.mark.slow
+def test_a_teacher_labels_in_full_precision_whatever_the_weights_are_gathered_in(recipe_of, tmp_path):
+    recipe = recipe_of("echo")
+    labelled(recipe, tmp_path, False)
+    forked.two(labelled, recipe, tmp_path, True)
+    alone, *others = (torch.load(tmp_path / f"{name}.pt") for name in ("False0", "True0", "True1"))
+    for words, word_of in others:
+        assert torch.equal(words, alone[0])
+        assert torch.equal(word_of, alone[1])
+    assert alone[0].numel() > 20
 
 
 @pytest.mark.slow

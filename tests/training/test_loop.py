@@ -378,6 +378,21 @@ def test_only_trainable_moves_and_is_stored(tmp_path):
     assert not any(name.startswith("frozen") for name in stored)
 
 
+def test_what_is_frozen_is_in_evaluation_mode_in_every_step(tmp_path):
+    stage, modes = ToyStage(), []
+    objective = stage.objective
+    objective.frozen = nn.Sequential(objective.frozen, nn.Dropout(0.5))
+    forward = objective.forward
+
+    def noted(*arguments):
+        modes.append((objective.training, objective.norm.training, objective.frozen[1].training))
+        return forward(*arguments)
+
+    objective.forward = noted
+    run(tmp_path, stage, evaluate_every_steps=4)
+    assert set(modes) == {(True, True, False)}
+
+
 def test_overfit_one_batch(tmp_path):
     stage = ToyStage()
     seen = []

@@ -18,6 +18,7 @@ from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_shrinking import ShrinkingAdapter
 from echox.models.quantization.int8_linear import Int8Linear
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.training.memory import estimate
 from echox.training.memory.estimate import (
     OFFLOADED,
@@ -245,6 +246,25 @@ def test_a_recipe_is_read_as_it_will_be_run(tmp_path):
     assert workload_of("recipes/nano/s2t.yaml", [], asked)[1].frozen_dtype == "float32"
 
 
+def test_a_new_ctc_head_may_keep_every_frame_at_first(tmp_path):
+    """And one that stage encoder has trained, or will, some seven a second."""
+    asked = Workload(tokens=200, reply_tokens=50, audio_s=10)
+
+    def kept(path: str, *overrides: str) -> tuple[int, int]:
+        _, work = workload_of(path, list(overrides), asked)
+        return work.kept_frames, work.tokens
+
+    trained, new = (70, 200), (250, 380)
+    assert kept("recipes/3b/s2t.yaml") == new
+    assert kept("recipes/nano/s2t.yaml") == trained, "the recipe beside it writes the encoder"
+    assert kept("recipes/nano/s2t.yaml", "model.fresh_adapters=true") == new
+    assert kept("recipes/3b/s2t.yaml", "model.aligner=recogniser") == trained
+    assert kept("recipes/3b/echo.yaml") == trained
+    for kind, expected in (("echox_speech_encoder", trained), ("whisper", new)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        assert kept("recipes/3b/s2t.yaml", f"model.speech_encoder={tmp_path}") == expected
+
+
 @pytest.mark.parametrize("stage", ["s2t", "t2c", "echo"])
 @pytest.mark.parametrize("size", ["3b", "8b"])
 def test_rows_follow_from_the_total_length(size, stage):
@@ -277,6 +297,10 @@ def test_processes_share_what_is_sharded_and_gather_what_is_used(tiny, monkeypat
     with torch.device("meta"):
         numbers = sum(value.numel() for value in build_objective(tiny, "s2t", work).parameters())
     assert 0 < shards["gathered weights"] < 2 * numbers, "less than all of them, in bfloat16"
+    of_echo = training_bytes(tiny, "echo", work)
+    assert of_echo["weights kept whole"] == 4 * sum(
+        v.numel() for v in T2CForUnitGeneration(tiny.echo_decoder_config).parameters()
+    )
     resting = training_bytes(tiny, "s2t", replace(work, cpu_offload=True))
     assert resting[OFFLOADED] == sum(shards[name] for name in ("trained weights", "frozen weights", "optimizer"))
     assert "optimizer" not in resting

@@ -1,10 +1,13 @@
-"""One step is one batch: accumulating uneven micro-batches, here and on two processes, equals one large batch."""
+"""One step is one batch: accumulating uneven micro-batches, here and on two processes, equals one large batch.
+
+And in each of these micro-batches, whatever is in it, all that is trained takes part.
+"""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +19,23 @@ from echox.config import load_recipe, to_dict
 from echox.data.features import tower_features
 from echox.training.batches.normalisation import RunningMeans, denominators_of_step
 from echox.training.loop import train
+from echox.training.networks.modules import set_training
+from echox.training.networks.parallel import blocks_to_shard
 from echox.training.stages.hearing import encoder as encoder_module
 from echox.training.stages.recordings.units import UnitsRecipe
 from paths import ROOT
 from test_ddp import LayerNormStage
+from test_direct_units import stage_of as direct_units_stage
 from test_fsdp_stages import corpus as corpus
 from test_fsdp_stages import encoder as encoder
 from test_fsdp_stages import overrides as overrides
 from test_fsdp_stages import recipe_of as recipe_of
+from test_fsdp_stages import recogniser_stage as recogniser_stage
 from test_fsdp_stages import s2t as s2t
 from test_fsdp_stages import tones as tones
 from test_fsdp_stages import world as world
+from test_instruct import folder as lessons  # noqa: F401 - a fixture, asked for by name
+from test_instruct import stage_in as instruct_stage
 from test_loop import config
 from tolerance import assert_equal_up_to_rounding
 
@@ -87,6 +96,60 @@ def test_accumulating_equals_one_large_batch(recipe_of, name, request, tmp_path,
     if name != "vocoder_hifigan":  # its pieces are all of one length, and of the durations little comes
         naive = float((sum(means) / 2 - gradient).norm() / gradient.norm())
         assert naive > 10 * apart + 1e-3, "uneven enough that a mean of means would be found"
+
+
+@pytest.mark.parametrize("name", [*NAMES, "s2t_recogniser", "direct_units", "instruct"])
+def test_every_batch_uses_all_that_is_trained(recipe_of, name, request, tmp_path):
+    """One item, typed or spoken or not understood: no process waits for another's gradients, or for its blocks.
+
+    DDP waits for a gradient of each trained weight, FSDP for blocks in one order; and nobody waits for a layer that is
+    frozen and dropped at random, because what is frozen is not in training mode.
+    """
+    if name == "units":
+        stage = units_stage(request.getfixturevalue("corpus"), tmp_path)
+    elif name == "instruct":
+        stage = instruct_stage(request.getfixturevalue("lessons"))
+    elif name == "direct_units":
+        world = request.getfixturevalue("world")
+        stage = direct_units_stage(world, speech=[str(world / "speech" / "dialogues.jsonl")], audio_fraction=0.5)
+    else:
+        stage = even_recipe(recipe_of, name).build()
+    objective = stage.objective
+    objective.allow_silence = True
+    set_training(objective)
+    frozen = [part for part in objective.modules() if is_frozen(part)]
+    assert not any(inside.training for part in frozen for inside in part.modules())
+    trained = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    orders, order = set(), []
+    for place, block in enumerate(blocks_to_shard(objective)):
+        block.register_forward_pre_hook(lambda *_, place=place: order.append(place))
+    for batch in single_items(stage):
+        objective.zero_grad()
+        objective(batch)["loss"].backward()
+        assert [name for name, value in trained.items() if value.grad is None] == []
+        orders.add(tuple(order))
+        order.clear()
+    assert len(orders) == 1
+
+
+def is_frozen(part: torch.nn.Module) -> bool:
+    trained = [value.requires_grad for value in part.parameters()]
+    return bool(trained) and not any(trained)
+
+
+def single_items(stage: Any) -> Iterator[dict[str, Any]]:
+    """Batches of one item: as they come, then (where a stage can) as text, then heard without a word."""
+    items = uneven(stage)
+    if stage.name == "instruct":
+        items = list({item.spoken.dialogue.id[0]: item for item in stage.dataset()}.values())
+    rng = random.Random(0)
+    yield from (stage.collate([item], rng) for item in items)
+    if stage.name == "s2t":
+        stage.recipe.data.text_turns = 1.0
+        yield stage.collate(items[:1], rng)
+        stage.recipe.data.text_turns = 0.0
+        stage.model.config.recogniser_tokens_per_s = 0.0
+        yield stage.collate(items[:1], rng)
 
 
 def even_recipe(recipe_of, name: str) -> Any:

@@ -54,7 +54,7 @@ from echox.training.control.stopping import NO, StopRequests, exit_status
 from echox.training.evaluation import EvaluationsApart
 from echox.training.final import write_final
 from echox.training.networks.arithmetic import CountOperations, peak_tflop_per_s
-from echox.training.networks.modules import autocast, compile_blocks, enable_gradient_checkpointing
+from echox.training.networks.modules import autocast, compile_blocks, enable_gradient_checkpointing, set_training
 from echox.training.networks.optim import (
     WeightAverage,
     build_optimizer,
@@ -214,7 +214,7 @@ class _Run:
         number = progress.step + 1
         factor = learning_rate_factor(progress.step, config)
         set_learning_rates(self.optimizer, factor)
-        self.module.train()
+        set_training(self.module)
         totals: dict[str, float] = {}
         # What is compiled is counted once, as it must run uncompiled for that, with its backward pass.
         counts = self.operations is None if config.compile else due(number, config.log_every_steps)

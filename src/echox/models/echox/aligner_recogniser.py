@@ -163,12 +163,13 @@ class RecogniserAligner(Aligner):
         return RecognisedAudio(embeds, None, tokens)
 
     def _embed(self, written: Retokenized, states: list[Tensor]) -> Tensor:
-        """(K, H): text embeddings, and the residual from the states (N, D) of all windows."""
-        device = self.residual_adapter.gate.device
-        text: Tensor = self.embedding(torch.tensor(written.token_ids, dtype=torch.long, device=device))
-        if not written.token_ids:
-            return text
-        joined = torch.cat(states).to(self.residual_adapter.projection.weight.dtype)
+        """(K, H): text embeddings, and the residual from the states (N, D) of all windows.
+
+        Where nothing was recognised the adapter reads no state, but it does, so that it has gradients (`zero_loss`).
+        """
+        weight = self.residual_adapter.projection.weight
+        text: Tensor = self.embedding(torch.tensor(written.token_ids, dtype=torch.long, device=weight.device))
+        joined = torch.cat([weight.new_zeros(0, weight.shape[1]), *(state.to(weight.dtype) for state in states)])
         mixed = written.mixture(len(joined)).to(joined) @ joined
         return text + self.residual_adapter(mixed).to(text.dtype)
 

@@ -32,6 +32,7 @@ from echox.models.text.retokenization import Retokenizer
 from echox.models.text.text_embeddings import check_head, text_embedding_table, weight_of
 from echox.models.towers.auto import AutoAudioTower
 from echox.models.towers.base import AudioTower
+from echox.models.zero_loss import zero_loss
 
 ALIGNERS: dict[str, type[Aligner]] = {"ctc": CTCAligner, "recogniser": RecogniserAligner}
 """Aligners by the name in `S2TConfig.aligner`."""
@@ -208,6 +209,20 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         inputs = (input_features, input_features_mask)
         return self.aligner.encode(*inputs, ctc_labels, audios_together, retokenizer, drafts)
 
+    def hear_nothing(self, device: torch.device) -> Tensor:
+        """A loss of 0, for a batch of training in which nobody speaks: all of hearing takes part nevertheless.
+
+        Processes that train together need each other in every batch, whoever speaks in their own: the trained weights
+        get gradients, of 0 (`zero_loss`), and the tower encodes a frame of silence, because processes that share out
+        its weights (FSDP) gather them together as its layers run.
+        """
+        spec = self.audio_tower.spec
+        bands = () if spec.num_mel_bins is None else (spec.num_mel_bins,)
+        with torch.no_grad():
+            self.audio_tower(torch.zeros(1, *bands, spec.samples_per_frame // spec.samples_per_input, device=device))
+        weights = (value for part in self.hearing_parts().values() for value in part.parameters())
+        return zero_loss(weights, device)
+
     @torch.inference_mode()
     def encode(
         self,
@@ -352,9 +367,11 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             ValueError: the number of placeholders is not the number of audios; ctc_labels without audio; hidden tokens
                 in packed rows.
         """
-        heard = None
+        heard = nothing = None
         if input_features is not None:
             heard = self.encode_audio(input_features, input_features_mask, ctc_labels, retokenizer=retokenizer)
+        elif self.training:
+            nothing = self.hear_nothing(input_ids.device)
         embeds, attention_mask, labels = self.splice(
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
@@ -364,7 +381,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         if labels is None:
             logits = self.get_output_embeddings()(states)
         else:
-            loss = s2t_loss = self._cross_entropy(states, labels)
+            loss = s2t_loss = self._cross_entropy(states, labels) + (0.0 if nothing is None else nothing)
         if ctc_labels is not None:
             if heard is None:
                 raise ValueError("ctc_labels were given without input_features: there is no audio to transcribe")

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from echox.models.decoding.sampling import choose
 from echox.models.pretrained import TypedPreTrainedModel
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
+from echox.models.zero_loss import zero_loss
 
 IGNORED = -100
 
@@ -208,9 +209,8 @@ class UnitDecoder(TypedPreTrainedModel):
     def _empty_output(self, states: Tensor) -> UnitDecoderOutput:
         """Output of a batch without rows: a loss of 0 that depends on every parameter."""
         logits = states.new_zeros(0, 0, self.config.num_unit_words + 1)
-        zero = states.sum() * 0 + sum((value.sum() * 0 for value in self.parameters()), start=states.new_zeros(()))
         return UnitDecoderOutput(
-            loss=zero,
+            loss=states.sum() * 0 + zero_loss(self.parameters(), states.device),
             logits=logits,
             targets=logits.new_zeros(0, 0, dtype=torch.long),
             input_mask=logits.new_zeros(0, 0, dtype=torch.bool),

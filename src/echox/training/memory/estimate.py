@@ -28,8 +28,8 @@ from echox.streaming.reply_text.trigger import Trigger
 from echox.training.memory.rehearsal import Rehearsal
 from echox.training.networks.attention import tower_attention
 from echox.training.networks.lora import LoRASettings, add_lora
-from echox.training.networks.modules import autocast, enable_gradient_checkpointing
-from echox.training.networks.parallel import blocks_to_shard
+from echox.training.networks.modules import autocast, enable_gradient_checkpointing, set_training
+from echox.training.networks.parallel import blocks_to_shard, kept_whole
 from echox.training.stages.dialogue.lm import LMObjective
 from echox.training.stages.hearing.encoder import EncoderObjective
 from echox.training.stages.hearing.s2t import S2TObjective
@@ -46,6 +46,8 @@ STAGES = ("lm", "encoder", "s2t", "t2c", "echo")
 
 PHONES_PER_S, KEPT_PER_S, WORDS_PER_TOKEN = 12, 7, 0.75
 """Default rates of a `Workload`."""
+KEPT_AT_FIRST_PER_S = 25
+"""Most frames that an untrained CTC head keeps: all of them, of towers of 50 frames a second (`docs/memory.md`)."""
 LETTERS_PER_WORD = 6
 """With punctuation, about the average of English."""
 
@@ -203,20 +205,24 @@ def _of_one_process(found: dict[str, float], objective: nn.Module, trained: int,
     """The memory of one of several processes, from that of a single process.
 
     "ddp": all of it, and the buckets for exchanging gradients. "fsdp" and "hybrid": a share of the weights, optimizer
-    states and averages; and, gathered in the type of the computation, all weights outside blocks, and two blocks (one
-    in use, one being gathered). Each process has its own activations. All gradients are counted: an upper bound.
+    states and averages, and all of the teacher's weights; and, gathered in the type of the computation, all other
+    weights outside blocks, and two blocks (one in use, one being gathered). Each process has its own activations. All
+    gradients are counted: an upper bound.
     """
     if work.parallel == "ddp":
         return found | {"gradient buckets": 4.0 * trained}
     resting = ("trained weights", "frozen weights", "optimizer", "averages")
-    shards = {name: found[name] / work.processes for name in resting}
+    whole = sum(value.numel() for value in kept_whole(objective))
+    shards = {name: (found[name] - 4.0 * whole * (name == "frozen weights")) / work.processes for name in resting}
     blocks = [sum(value.numel() for value in block.parameters()) for block in blocks_to_shard(objective)]
-    outside = sum(value.numel() for value in objective.parameters()) - sum(blocks)
+    outside = sum(value.numel() for value in objective.parameters()) - sum(blocks) - whole
     each = 2.0 if work.precision == "bf16" else 4.0
     gathered = {"gathered weights": each * (outside + 2 * max(blocks, default=0))}
+    kept = {"weights kept whole": 4.0 * whole}
     if work.cpu_offload:
-        return {OFFLOADED: sum(shards.values())} | gathered | {n: v for n, v in found.items() if n not in resting}
-    return found | shards | gathered
+        moved = {OFFLOADED: sum(shards.values())}
+        return moved | kept | gathered | {name: value for name, value in found.items() if name not in resting}
+    return found | shards | kept | gathered
 
 
 def _frozen_bytes(objective: nn.Module, work: Workload) -> float:
@@ -257,6 +263,7 @@ def bare_objective(text_config: PreTrainedConfig, work: Workload) -> LMObjective
     model = AutoModelForCausalLM.from_config(text_config)
     model.set_attn_implementation(work.attention)
     if work.lora_rank:
+        _freeze_language_model(model, work)
         _add_lora(model, work)
     return LMObjective(model)
 
@@ -267,6 +274,7 @@ def _freeze_but(
     """Freeze all weights but those of `trained` and of a LoRA, as in stages s2t and echo."""
     whole.requires_grad_(False)
     s2t.audio_tower.set_attn_implementation("sdpa")  # as the stages do
+    _freeze_language_model(s2t.language_model, work)
     if work.lora_rank:
         _add_lora(s2t.language_model, work)
     for part in trained:
@@ -274,11 +282,14 @@ def _freeze_but(
             part.requires_grad_(True)
 
 
-def _add_lora(language_model: CausalLM, work: Workload) -> None:
+def _freeze_language_model(language_model: CausalLM, work: Workload) -> None:
     # Autocast copies frozen float32 weights, and autograd keeps the copies, so the type matters.
     language_model.requires_grad_(False)
     if work.frozen_dtype != "float32" and work.precision == "bf16":
         nn.Module.to(language_model, torch.bfloat16)
+
+
+def _add_lora(language_model: CausalLM, work: Workload) -> None:
     for value in add_lora(language_model, LoRASettings(r=work.lora_rank)):
         value.requires_grad_(True)
 
@@ -443,7 +454,7 @@ def step_bytes(objective: nn.Module, batch: Batch, work: Workload, config: S2TCo
     labelled_per_s = AutoAudioTower.spec(config.audio_config).frames_per_s / 2
     runs = work.kept_frames / max(1, round(labelled_per_s * work.audio_s))
     rehearsal = Rehearsal((0 if config.audio_token_id else 3, other), runs)
-    rehearsal.made_fake(objective).train()
+    set_training(rehearsal.made_fake(objective))
     if work.gradient_checkpointing:
         enable_gradient_checkpointing(objective)
     spoken = batch.get("s2t", batch)

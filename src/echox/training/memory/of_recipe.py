@@ -1,7 +1,8 @@
 """The `Workload` of a recipe, read from the recipe and the files that it names.
 
 The type of the frozen language model is not in the recipes of stages "s2t" and "echo": it is that of the folder they
-read, or, if that does not exist yet, the type that the recipe beside it will write.
+read, or, if that does not exist yet, the type that the recipe beside it will write. So is whether stage "s2t" begins
+with a CTC head that has been trained.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from echox.config import TrainingConfig, load_recipe
 from echox.data.features.corpus_features import MEL_FRAMES_PER_S
 from echox.files import JsonObject
-from echox.training.memory.estimate import BYTES, STAGES, Workload
-from echox.training.networks.lora import SETTINGS_FILE
+from echox.models.echox.configuration_echox import SpeechEncoderConfig
+from echox.training.memory.estimate import BYTES, KEPT_AT_FIRST_PER_S, STAGES, Workload
+from echox.training.networks.lora import SETTINGS_FILE, base_dtype_of
 from echox.training.stages.dialogue.dialogue_sources import SPOKEN_FRAMES_PER_WORD
 from echox.training.stages.hearing.s2t import S2TRecipe
 from echox.training.stages.ready_parts import LanguageModelRecipe
@@ -52,6 +56,9 @@ def workload_of(path: str | Path, overrides: Sequence[str], work: Workload) -> t
     values |= {"batch_size": rows, "audios": 0}
     if recipe.stage in ("s2t", "echo"):
         values["lora_rank"] = lora_rank(recipe, path.parent)
+    if begins_with_new_head(recipe, path.parent):
+        kept = round(KEPT_AT_FIRST_PER_S * work.audio_s)
+        values |= {"kept_frames": kept, "tokens": work.tokens - work.kept_frames + kept}
     model = recipe.model if isinstance(recipe.model, dict) else vars(recipe.model)
     if model.get("attn_implementation"):
         values["attention"] = model["attn_implementation"]
@@ -77,9 +84,9 @@ def rows_of_length(stage: str, training: TrainingConfig, work: Workload) -> int:
 def frozen_dtype(recipe: object, beside: Path) -> str:
     """Type of the frozen language model of stages s2t and echo; other stages have float32 weights."""
     if isinstance(recipe, EchoRecipe):
-        settings = Path(recipe.model.s2t) / SETTINGS_FILE
-        if settings.is_file():
-            return str(json.loads(settings.read_text(encoding="utf-8")).get("base_dtype", "float32"))
+        found = base_dtype_of(recipe.model.s2t)
+        if found is not None:
+            return found
         s2t = _s2t_recipe(recipe, beside)
         return frozen_dtype(s2t, beside) if s2t is not None else "float32"
     if not isinstance(recipe, S2TRecipe) or recipe.model.start_from is not None:
@@ -93,6 +100,21 @@ def frozen_dtype(recipe: object, beside: Path) -> str:
     if isinstance(ready, LanguageModelRecipe) and Path(ready.output_dir) == Path(recipe.model.language_model):
         return ready.dtype
     return "float32"
+
+
+def begins_with_new_head(recipe: object, beside: Path) -> bool:
+    """Whether the CTC head of stage s2t is untrained, so that the language model reads many frames at first."""
+    if not isinstance(recipe, S2TRecipe) or recipe.model.start_from is not None or recipe.model.aligner != "ctc":
+        return False
+    encoder = Path(recipe.model.speech_encoder)
+    if recipe.model.fresh_adapters:
+        return True
+    if (encoder / "config.json").is_file():
+        kind = json.loads((encoder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        return bool(kind != SpeechEncoderConfig.model_type)
+    others = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in beside.glob("*.yaml")]
+    encoders = [one for one in others if isinstance(one, dict) and one.get("stage") == "encoder"]
+    return not any(Path(one["training"]["output_dir"]) == encoder for one in encoders)
 
 
 def lora_rank(recipe: object, beside: Path) -> int:

@@ -99,6 +99,14 @@ def save_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder
     (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
+def base_dtype_of(folder: str | Path) -> str | None:
+    """Type of the weights below the LoRA in ``folder``, by its name in torch; None where there is no LoRA."""
+    settings = Path(folder) / SETTINGS_FILE
+    if not settings.is_file():
+        return None
+    return str(json.loads(settings.read_text(encoding="utf-8")).get("base_dtype", "float32"))
+
+
 def load_lora(model: S2TForConditionalGeneration, settings: LoRASettings, folder: str | Path) -> None:
     """Give the LoRA of a model, which `add_lora` has put on it, the matrices of one in ``folder``.
 

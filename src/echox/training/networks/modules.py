@@ -33,6 +33,23 @@ def _moved(value: object, device: torch.device) -> object:
     return value
 
 
+def set_training(module: nn.Module) -> None:
+    """Training mode; evaluation mode in every part of which nothing is trained.
+
+    Frozen layers neither drop states nor skip themselves (HuBERT's ``layerdrop``): what is learned here hears and reads
+    what it will in use.
+    """
+    module.train()
+    pending = list(module.children())
+    while pending:
+        part = pending.pop()
+        trained = [value.requires_grad for value in part.parameters()]
+        if trained and not any(trained):
+            part.eval()
+        else:
+            pending.extend(part.children())
+
+
 def transformer_blocks(module: nn.Module) -> dict[str, nn.Module]:
     """The transformer blocks (``_no_split_modules`` of their models) in `module`, by name."""
     kinds = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}

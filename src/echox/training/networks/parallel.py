@@ -3,7 +3,10 @@
 Hybrid: shards over the processes of a machine, which exchange weights in every step, and copies on the other machines,
 which exchange gradients. With FSDP2, transformer blocks whose weights are read in their forward only are gathered one
 by one, as they run. All other weights (adapters, heads, unit decoders, the T2C) are gathered once for the whole forward
-of the objective. Frozen weights are sharded too.
+of the objective. Frozen weights are sharded too, but for a teacher's.
+
+All processes gather in one order. So each runs the same blocks in every forward, whatever is in its own batch
+(`S2TForConditionalGeneration.hear_nothing`).
 
 Source: PyTorch FSDP2, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
@@ -26,8 +30,12 @@ from echox.config import TrainingConfig
 from echox.device import choose_device
 from echox.training.networks.modules import transformer_blocks
 
-READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c")
-"""Parts whose blocks' weights are read directly (`LeanSteps`), so they cannot be gathered block by block."""
+READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c", "recogniser")
+"""Parts whose blocks' weights are read directly (`LeanSteps`, `MoonshineRecogniser`), so they cannot be gathered block
+by block."""
+KEPT_WHOLE = ("t2c",)
+"""Frozen parts that each process has whole and as they are: the teacher of stage "echo" is asked by one process and not
+by the next, and writes in full precision what it would write in any other run (`LabelCache`)."""
 
 
 def number_of_processes() -> int:
@@ -76,16 +84,35 @@ def shard(objective: nn.Module, config: TrainingConfig, device: torch.device) ->
     Raises:
         ValueError: parameters of different types (a gathered group has one); see `sharding_mesh`.
     """
-    mesh = sharding_mesh(config, device)
-    half = torch.bfloat16 if config.precision == "bf16" and device.type == "cuda" else None
+    mesh, policy = sharding_mesh(config, device), precision_policy(config.precision, device)
     offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
     blocks = blocks_to_shard(objective)
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=half), offload_policy=offload)
-    # Losses and inputs keep their types.
-    root = MixedPrecisionPolicy(param_dtype=half, cast_forward_inputs=False)
-    fully_shard(objective, mesh=mesh, mp_policy=root, offload_policy=offload, reshard_after_forward=False)
+        fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    fully_shard(
+        objective,
+        mesh=mesh,
+        mp_policy=replace(policy, cast_forward_inputs=False),  # losses and inputs keep their types
+        offload_policy=offload,
+        reshard_after_forward=False,
+        ignored_params=set(kept_whole(objective)),
+    )
     return [*blocks, objective]  # type: ignore[list-item]
+
+
+def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
+    """Types of sharded weights: gathered in bfloat16 for "bf16" on a GPU, else in their own.
+
+    Gradients are accumulated and summed over processes in float32, as one process does it.
+    """
+    half = torch.bfloat16 if precision == "bf16" and device.type == "cuda" else None
+    return MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+
+
+def kept_whole(objective: nn.Module) -> list[nn.Parameter]:
+    """The weights that are not sharded; see `KEPT_WHOLE`."""
+    named = objective.named_parameters()
+    return [value for name, value in named if set(name.split(".")) & set(KEPT_WHOLE) and not value.requires_grad]
 
 
 def sharding_mesh(config: TrainingConfig, device: torch.device) -> DeviceMesh:

@@ -132,12 +132,6 @@ class InstructObjective(nn.Module):
         self.model, self.before, self.keep = model, before, keep
         self.retokenizer = retokenizer
 
-    def train(self, mode: bool = True) -> InstructObjective:
-        """Only the language model that is trained has dropout."""
-        super().train(False)
-        self.model.language_model.train(mode)
-        return self
-
     def denominators(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Reply tokens of lessons and of kept dialogues."""
         labelled = (batch["labels"] >= 0).sum(dim=1)
@@ -173,15 +167,19 @@ class InstructObjective(nn.Module):
         if "input_features" in batch:
             features, features_mask = batch["input_features"], batch["input_features_mask"]
             audios = self.model.encode_audio(features, features_mask, retokenizer=self.retokenizer).embeds
+        elif self.training:
+            self.model.hear_nothing(batch["input_ids"].device)
         inputs, mask, labels = self.model.splice(batch["input_ids"], batch["attention_mask"], audios, batch["labels"])
         assert labels is not None
         return inputs, mask, F.pad(labels[:, 1:], (0, 1), value=-100)
 
     def _states_before(self, inputs: Tensor, mask: Tensor, kept: Tensor) -> Tensor:
-        """(K, H) of the K kept positions; rows of lessons are not run."""
+        """(K, H) of the K kept positions; rows of lessons are not run, but one where there is nothing else.
+
+        All processes run all blocks in every batch (`training/networks/parallel.py`).
+        """
         rows = kept.any(1)
-        if not bool(rows.any()):
-            return inputs.new_zeros(0, inputs.shape[2])
+        rows[0] |= ~rows.any()
         return self._states(self.before, inputs[rows], mask[rows])[kept[rows]]
 
     @staticmethod

@@ -132,6 +132,8 @@ class UnitWriter(nn.Module):
                 audios = self.s2t.encode_audio(
                     inputs["input_features"], inputs["input_features_mask"], retokenizer=self.retokenizer
                 ).embeds
+        elif self.training:
+            self.s2t.hear_nothing(inputs["input_ids"].device)
         embeds, mask, _ = self.s2t.splice(inputs["input_ids"], inputs["attention_mask"], audios)
         return embeds, mask
 

@@ -35,7 +35,14 @@ from echox.models.text.tokenization_text import decode_text
 from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.streaming.reply_text.trigger import Trigger
 from echox.training.batches.normalisation import RunningMeans
-from echox.training.networks.lora import LoRASettings, continue_lora, lora_parameters, merged_state_dict, save_lora
+from echox.training.networks.lora import (
+    LoRASettings,
+    base_dtype_of,
+    continue_lora,
+    lora_parameters,
+    merged_state_dict,
+    save_lora,
+)
 from echox.training.networks.modules import on_device
 from echox.training.stages.dialogue.continued import load_s2t, load_t2c, load_vocoder, speaking_processor
 from echox.training.stages.dialogue.dialogue_sources import Dialogues, dialogue_source, tokens_by_bytes
@@ -167,7 +174,10 @@ class EchoStage:
         self.model = join(s2t, t2c, recipe)
         self.model.requires_grad_(False)
         t2c.requires_grad_(False)
-        self.lora: LoRASettings | None = continue_lora(self.model.s2t, parts.s2t) if parts.train_lora else None
+        self.lora: LoRASettings | None = None
+        # Also to hold a frozen language model in the type of its own weights: merged ones are float32.
+        if parts.train_lora or base_dtype_of(parts.s2t) not in (None, "float32"):
+            self.lora = continue_lora(self.model.s2t, parts.s2t)
         for values in self.parameter_groups().values():
             for value in values:
                 value.requires_grad_(True)
@@ -221,7 +231,7 @@ class EchoStage:
         if self.model.embedding_gate is not None and parts.hear_states:
             adapter += self.model.embedding_gate.parameters()
         groups = {"echo_decoder": list(self.model.echo_decoder.parameters()), "denoising_adapter": adapter}
-        groups["lora"] = lora_parameters(self.model.s2t.language_model) if self.lora is not None else []
+        groups["lora"] = lora_parameters(self.model.s2t.language_model) if parts.train_lora else []
         return {name: values for name, values in groups.items() if values}
 
     def dataset(self) -> Dialogues:

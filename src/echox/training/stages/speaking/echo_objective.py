@@ -275,13 +275,6 @@ class EchoObjective(nn.Module):
         row = weight_of(self.model.get_output_embeddings())[self.period_id]
         return F.cosine_similarity(reply_states.float(), row.float(), dim=-1)
 
-    def train(self, mode: bool = True) -> EchoObjective:
-        """Speech encoder and teacher are frozen and stay in evaluation mode: no dropout where nothing is learned."""
-        super().train(mode)
-        for part in (*self.model.s2t.hearing_parts().values(), self.t2c):
-            part.eval()
-        return self
-
 
 def check_alignment(found: Tensor, s2t_loss: Tensor) -> None:
     """Check that the mean cross-entropy `found` of the selected states equals the loss of S2T.
