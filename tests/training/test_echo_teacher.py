@@ -13,7 +13,6 @@ import torch
 from echox.config import to_dict
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.training import loop
-from echox.training.batches import step_batches
 from echox.training.batches.stream import seed_everything
 from echox.training.checkpoints.checkpoint import checkpoints
 from echox.training.stages.speaking import echo_teacher
@@ -169,12 +168,6 @@ def test_a_killed_run_makes_the_labels_of_an_uninterrupted_one(world, tmp_path, 
     assert equal(trained(world, tmp_path / "parts", 8, chosen, **fast), whole)
 
 
-def test_a_thread_cannot_read_weights_that_are_sharded(world):
-    stage = echo_recipe(world).build()
-    stage.objective.ahead = True
-    with pytest.raises(ValueError, match=r"targets\.ahead: expected weights that a thread can read"):
-        step_batches.StepSource(
-            None, stage.objective, stage.objective, stage.recipe.training, torch.device("cpu"), 0, sharded=True
-        )
+def test_a_group_has_at_least_one_step():
     with pytest.raises(ValueError, match=r"targets\.steps_together: expected 1 or more, found 0"):
         EchoTargets(steps_together=0)

@@ -78,6 +78,9 @@ def recipe_of(request, tmp_path_factory) -> Callable[[str], Any]:
             return t2c_recipe(value("world"))
         if name == "echo":
             return echo_recipe(value("world"))
+        if name == "echo_ahead":
+            recipe = echo_recipe(value("world"))
+            return replace(recipe, targets=replace(recipe.targets, steps_together=2, ahead=True))
         if name == "echo_spoken":
             spoken = {"speech": [str(value("world") / "speech" / "dialogues.jsonl")], "audio_fraction": 0.5}
             return echo_recipe(value("world"), data=spoken, model={"fuse_text_embeddings": True})
@@ -210,9 +213,9 @@ def test_a_teacher_labels_in_full_precision_whatever_the_weights_are_gathered_in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["s2t"])
+@pytest.mark.parametrize("name", ["s2t", "echo_ahead"])
 def test_sharded_stages_equal_one_process(recipe_of, tmp_path, name):
-    recipe, changes = recipe_of(name), {"steps": 3, "gradient_checkpointing": True}
+    recipe, changes = recipe_of(name), {"steps": 5, "gradient_checkpointing": True}
     trained(recipe, tmp_path / "one", 2, **changes)
     trained_by_two(recipe, tmp_path / "two", parallel="fsdp", **changes)
     assert difference(recipe, tmp_path / "one", tmp_path / "two") < 1e-5

@@ -102,7 +102,9 @@ def estimate_memory(
     if as_json:
         typer.echo(json.dumps({"model": model, "stage": stage or None, "bytes": found, "total_bytes": total}))
         return
-    what = f"training stage {stage}, {work.batch_size} rows of {tokens} positions" if stage else "inference"
+    what = f"training stage {stage}, {work.batch_size} rows of {work.tokens} positions" if stage else "inference"
+    if stage in ("s2t", "echo"):
+        what += f" ({work.kept_frames} of them for {work.audio_s:g} s of speech)"
     if stage and work.processes > 1:
         what += f", each of {work.processes} processes ({work.parallel})"
     typer.echo(f"{model}: {what}, {'frozen language model in ' if stage else ''}{work.frozen_dtype}")

@@ -146,8 +146,7 @@ class _Run:
 
         def batches() -> StepSource:
             stream = BatchStream(items, lengths, self.stage.collate, config, progress, self.rank, self.world, tokens)
-            objective, sharded = self.stage.objective, bool(self.parts)
-            return StepSource(stream, objective, self.module, config, self.device, progress.step, self.world, sharded)
+            return StepSource(stream, self.stage.objective, self.module, config, self.device, progress.step, self.world)
 
         if config.max_rollbacks and not checkpoints(config.output_dir):
             self._save_checkpoint()  # so that a rollback can return to the start

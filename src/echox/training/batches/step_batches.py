@@ -65,10 +65,6 @@ class StepSource:
         config: of the run.
         device: where the batches go.
         step: steps that are done. world: number of processes.
-        sharded: whether the module's weights are.
-
-    Raises:
-        ValueError: targets of sharded weights ahead of their use.
     """
 
     def __init__(
@@ -80,7 +76,6 @@ class StepSource:
         device: torch.device,
         step: int,
         world: int = 1,
-        sharded: bool = False,
     ) -> None:
         self._stream, self._objective, self._module = stream, objective, module
         self._config, self._device, self._step = config, device, step
@@ -88,12 +83,6 @@ class StepSource:
         self._group: int = getattr(objective, "steps_together", 1)
         self._ahead: bool = getattr(objective, "ahead", False)
         self._alone = config.accumulation_steps * world * self._group == 1 and not self._ahead
-        if self._ahead and sharded:
-            raise ValueError(
-                f"targets.ahead: expected weights that a thread can read at any time, found training.parallel="
-                f"{config.parallel}, which gathers them for each pass; set targets.ahead=false (targets.steps_together "
-                "works with it)"
-            )
         self._ready: deque[StepBatches] = deque()
         self._asked: Callable[[], list[StepBatches]] | None = None
 

@@ -37,17 +37,16 @@ def set_training(module: nn.Module) -> None:
     """Training mode; evaluation mode in every part of which nothing is trained.
 
     Frozen layers neither drop states nor skip themselves (HuBERT's ``layerdrop``): what is learned here hears and reads
-    what it will in use.
+    what it will in use. They are not in training mode for a moment, as a teacher may be at work in another thread.
     """
-    module.train()
-    pending = list(module.children())
-    while pending:
-        part = pending.pop()
-        trained = [value.requires_grad for value in part.parameters()]
-        if trained and not any(trained):
-            part.eval()
-        else:
-            pending.extend(part.children())
+    if any(value.requires_grad for value in module.parameters()):
+        module.training = True
+        for part in module.children():
+            set_training(part)
+    elif any(True for _ in module.parameters()):
+        module.eval()
+    else:
+        module.train()
 
 
 def transformer_blocks(module: nn.Module) -> dict[str, nn.Module]:

@@ -35,7 +35,7 @@ READ_FROM_OUTSIDE = ("echo_decoder", "decoder", "t2c", "recogniser")
 by block."""
 KEPT_WHOLE = ("t2c",)
 """Frozen parts that each process has whole and as they are: the teacher of stage "echo" is asked by one process and not
-by the next, and writes in full precision what it would write in any other run (`LabelCache`)."""
+by the next, or in a thread, and writes in full precision what it would write in any other run (`LabelCache`)."""
 
 
 def number_of_processes() -> int:

@@ -113,8 +113,7 @@ class EchoTargets:
             log says how much of that it still says when it learns from it (``still_said``). 1: labels of each step's
             own words, as in the paper.
         ahead: the teacher labels the next steps in another thread while these are trained, so what it reads was said
-            as many steps earlier again; not with weights that are
-            sharded over several processes (``training.parallel``).
+            as many steps earlier again.
         max_unit_words: limit of a segment.
         context_words: number of last words of the previous segment that are read, with their unit words, before each
             segment, without loss: in streaming their unit words are known and continued (word-synchronous form).
