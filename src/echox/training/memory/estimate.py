@@ -403,7 +403,7 @@ def _heard_batch(config: S2TConfig, work: Workload) -> dict[str, Tensor]:
     mask[0, -4 * spec.samples_per_frame // (2 * spec.samples_per_input) :] = 0
     bands = () if spec.num_mel_bins is None else (spec.num_mel_bins,)
     features = torch.randn(work.audios, *bands, length)
-    labels = torch.ones(work.audios, max(1, min(work.kept_frames, frames) // 2), dtype=torch.long)
+    labels = torch.ones(work.audios, max(1, min(round(KEPT_PER_S * work.audio_s), frames) // 2), dtype=torch.long)
     return {"input_features": features, "input_features_mask": mask, "ctc_labels": labels}
 
 

@@ -271,9 +271,11 @@ class DirectUnitsStage:
         return [self._recorded[text] for text in texts]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All of the language model; the rows of unit words."""
+        """All of the language model but a head for text of its own, which is not used; the rows of unit words."""
         units = [*self.model.unit_embedding.parameters(), *self.model.unit_head.parameters()]
-        return {"language_model": list(self.model.s2t.language_model.parameters()), "units": units}
+        language_model = self.model.s2t.language_model
+        used = {id(value) for value in language_model.base_model.parameters()}  # with a head that is the embedding too
+        return {"language_model": [v for v in language_model.parameters() if id(v) in used], "units": units}
 
     def dataset(self) -> Sequence[SpokenDialogue]:
         """Training dialogues."""
