@@ -102,8 +102,9 @@ def test_accumulating_equals_one_large_batch(recipe_of, name, request, tmp_path,
 def test_every_batch_uses_all_that_is_trained(recipe_of, name, request, tmp_path):
     """One item, typed or spoken or not understood: no process waits for another's gradients, or for its blocks.
 
-    DDP waits for a gradient of each trained weight, FSDP for blocks in one order; and nobody waits for a layer that is
-    frozen and dropped at random, because what is frozen is not in training mode.
+    DDP waits for a gradient of each trained weight, FSDP for blocks in one order, forward, and backward (a block whose
+    inputs have no gradient comes after all others); and nobody waits for a layer that is frozen and dropped at random,
+    because what is frozen is not in training mode.
     """
     if name == "units":
         stage = units_stage(request.getfixturevalue("corpus"), tmp_path)
@@ -122,7 +123,10 @@ def test_every_batch_uses_all_that_is_trained(recipe_of, name, request, tmp_path
     trained = {name: value for name, value in objective.named_parameters() if value.requires_grad}
     orders, order = set(), []
     for place, block in enumerate(blocks_to_shard(objective)):
-        block.register_forward_pre_hook(lambda *_, place=place: order.append(place))
+        block.register_forward_pre_hook(
+            lambda _, given, named, place=place: order.append((place, has_gradient([*given, *named.values()]))),
+            with_kwargs=True,
+        )
     for batch in single_items(stage):
         objective.zero_grad()
         objective(batch)["loss"].backward()
@@ -130,6 +134,10 @@ def test_every_batch_uses_all_that_is_trained(recipe_of, name, request, tmp_path
         orders.add(tuple(order))
         order.clear()
     assert len(orders) == 1
+
+
+def has_gradient(inputs: Sequence[object]) -> bool:
+    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in inputs)
 
 
 def is_frozen(part: torch.nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""A loss of 0 with a gradient for each weight: of a batch in which a part of a model has nothing to do.
+"""A 0 with a gradient for each weight: of a batch in which a part of a model has nothing to do.
 
 Processes that train together exchange the gradients of the same weights in every step, so a part that is trained must
 have some in each process (PyTorch's DDP waits for them; FSDP2 sums what is there, and must find as much everywhere).

@@ -210,11 +210,11 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         return self.aligner.encode(*inputs, ctc_labels, audios_together, retokenizer, drafts)
 
     def hear_nothing(self, device: torch.device) -> Tensor:
-        """A loss of 0, for a batch of training in which nobody speaks: all of hearing takes part nevertheless.
+        """0, to add to the inputs of a batch of training in which nobody speaks: all of hearing takes part nevertheless.
 
         Processes that train together need each other in every batch, whoever speaks in their own: the trained weights
-        get gradients, of 0 (`zero_loss`), and the tower encodes a frame of silence, because processes that share out
-        its weights (FSDP) gather them together as its layers run.
+        get gradients, of 0 (`zero_loss`), in the same order; and the tower encodes a frame of silence, because
+        processes that share out its weights (FSDP) gather them together as its layers run.
         """
         spec = self.audio_tower.spec
         bands = () if spec.num_mel_bins is None else (spec.num_mel_bins,)
@@ -367,21 +367,21 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
             ValueError: the number of placeholders is not the number of audios; ctc_labels without audio; hidden tokens
                 in packed rows.
         """
-        heard = nothing = None
+        heard = None
         if input_features is not None:
             heard = self.encode_audio(input_features, input_features_mask, ctc_labels, retokenizer=retokenizer)
-        elif self.training:
-            nothing = self.hear_nothing(input_ids.device)
         embeds, attention_mask, labels = self.splice(
             input_ids, attention_mask, heard.embeds if heard is not None else None, labels
         )
+        if heard is None and self.training:
+            embeds = embeds + self.hear_nothing(embeds.device)
         states = self._run(embeds, attention_mask, packed)
         loss: Tensor | None = None
         s2t_loss = ctc_loss = logits = None
         if labels is None:
             logits = self.get_output_embeddings()(states)
         else:
-            loss = s2t_loss = self._cross_entropy(states, labels) + (0.0 if nothing is None else nothing)
+            loss = s2t_loss = self._cross_entropy(states, labels)
         if ctc_labels is not None:
             if heard is None:
                 raise ValueError("ctc_labels were given without input_features: there is no audio to transcribe")
