@@ -210,7 +210,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         return self.aligner.encode(*inputs, ctc_labels, audios_together, retokenizer, drafts)
 
     def hear_nothing(self, device: torch.device) -> Tensor:
-        """0, to add to the inputs of a batch of training in which nobody speaks: all of hearing takes part nevertheless.
+        """0, to add to the inputs of a training batch in which nobody speaks: all of hearing takes part nevertheless.
 
         Processes that train together need each other in every batch, whoever speaks in their own: the trained weights
         get gradients, of 0 (`zero_loss`), in the same order; and the tower encodes a frame of silence, because
