@@ -175,3 +175,8 @@ def spread(items: Sequence[Item], limit: int) -> list[Item]:
     """At most `limit` items, evenly spaced."""
     count = min(limit, len(items))
     return [items[place * len(items) // count] for place in range(count)]
+
+
+def in_chunks(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """The items in lists of `size`; the last one may be shorter."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -13,7 +13,6 @@ import re
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from echox.models.pretrained import CausalLM
@@ -60,11 +59,6 @@ def split_language_model(language_model: CausalLM, mesh: DeviceMesh) -> None:
                 f"{size}: expected a multiple of {mesh.size()} processes, found {getattr(config, size)}; start fewer"
             )
     parallelize_module(backbone, mesh, plan)
-
-
-def is_split(module: nn.Module) -> bool:
-    """Whether `split_language_model` was called on a module or one around it."""
-    return any(isinstance(value, DTensor) for value in module.parameters())
 
 
 def _fits(pattern: str, name: str) -> bool:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from echox.audio import load_audio
 from echox.data.manifest import Dialogue, dialogue_of_row, row_of
+from echox.data.sampling import in_chunks
 from echox.data.shards.dialogues import dialogue_cut, index_dialogues
 from echox.data.shards.index import INDEX_SUFFIX
 from echox.files import JsonObject, stamp
-from echox.preparation.execute import Workers, in_chunks, stage_results
+from echox.preparation.execute import Workers, stage_results
 from echox.preparation.settings import Shards
 from echox.preparation.shards import drop_other_files, shard_folder, shards_hold, write_shard
 

@@ -145,11 +145,6 @@ def _journaled(journal: Path, wanted: set[str]) -> Iterator[tuple[int, str, list
             place += len(line)
 
 
-def in_chunks(rows: Sequence[Row], size: int) -> list[list[Row]]:
-    """Rows in lists of at most ``size``."""
-    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
 def _execute(make: Make, pending: list[tuple[int, list[Row]]], workers: Workers) -> Iterator[tuple[int, list[Row]]]:
     if not pending:
         return

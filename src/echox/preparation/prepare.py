@@ -22,11 +22,12 @@ from echox.data.manifest import (
     write_unit_utterances,
     write_utterances,
 )
+from echox.data.sampling import in_chunks
 from echox.files import JsonObject, stamp, write_lines, write_text
 from echox.preparation.clips import Clip, Clips, Dropped, read_inputs
 from echox.preparation.dialogue_shards import write_dialogue_shards
 from echox.preparation.duplicates import find_duplicates
-from echox.preparation.execute import Workers, cluster, in_chunks, stage_results
+from echox.preparation.execute import Workers, cluster, stage_results
 from echox.preparation.report import make_report
 from echox.preparation.settings import (
     Duplicates,
@@ -100,7 +101,7 @@ def _prepare(
 ) -> JsonObject:
     inputs = read_inputs(settings.inputs, output, settings.voices.speaking)
     state = _State({clip.id: clip.row() for clip in inputs.clips}, list(inputs.dropped))
-    _check(settings, judge, inputs.clips, state, workers, output)
+    _check(settings, judge, state, workers, output)
     _drop_parts_of_groups(inputs.clips, state)
     _drop_duplicates(settings, inputs, state)
     if settings.units is not None:
@@ -156,7 +157,6 @@ def plan(settings: PrepareDataRecipe) -> JsonObject:
 def _check(
     settings: PrepareDataRecipe,
     judge: MakeJudge | None,
-    clips: list[Clip],
     state: _State,
     workers: Workers,
     output: Path,

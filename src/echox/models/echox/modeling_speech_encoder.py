@@ -123,7 +123,6 @@ class SpeechEncoderForCTCOutput(ModelOutput):
         ctc_loss, phone_loss: nats per target symbol, mean over audios.
         logits: (A, C, V) over the text vocabulary; None with ``labels``. mask: (A, C).
         phone_logits: (A, F, P); None without a phone head. phone_mask: (A, F).
-        adapted: (A, C, H), the inputs of the shrinking adapter.
     """
 
     loss: Tensor | None = None
@@ -133,7 +132,6 @@ class SpeechEncoderForCTCOutput(ModelOutput):
     mask: Tensor | None = None
     phone_logits: Tensor | None = None
     phone_mask: Tensor | None = None
-    adapted: Tensor | None = None
 
 
 class SpeechEncoderForCTC(TypedPreTrainedModel):
@@ -230,7 +228,6 @@ class SpeechEncoderForCTC(TypedPreTrainedModel):
             mask=mask,
             phone_logits=phone_logits,
             phone_mask=encoded.mask,
-            adapted=adapted,
         )
 
     @property

@@ -128,7 +128,7 @@ class PrefixDecoder(UnitDecoder):
         return self._collect(made, word_ids, limit)
 
     def _collect(self, made: list[tuple[Tensor, Tensor]], word_ids: Tensor, limit: int) -> list[UnitSequence]:
-        sequences = [UnitSequence([], [], finished=False, aligned=False) for _ in range(len(word_ids))]
+        sequences = [UnitSequence([], [], finished=False) for _ in range(len(word_ids))]
         rows, outputs = (torch.cat(parts).tolist() for parts in zip(*made, strict=True)) if made else ([], [])
         for row, output in zip(rows, outputs, strict=True):
             sequence = sequences[row]

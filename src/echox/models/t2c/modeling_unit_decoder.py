@@ -53,13 +53,11 @@ class UnitSequence:
         unit_words: ids in the unit language.
         word_of: the text word (an id of `word_ids`) that each unit word belongs to.
         finished: False if the limit of unit words was reached before the end.
-        aligned: False if `word_of` is only an estimate by proportion (prefix form, which has no alignment).
     """
 
     unit_words: list[int]
     word_of: list[int]
     finished: bool
-    aligned: bool = True
 
 
 class UnitDecoder(TypedPreTrainedModel):

@@ -29,6 +29,7 @@ from echox.config import recipe, to_dict
 from echox.data.engines.engine import Pronunciation, Voice
 from echox.data.engines.word_ends import PAUSE
 from echox.data.manifest import UnitUtterance, read_dialogues, read_utterances, write_unit_utterances
+from echox.data.sampling import in_chunks
 from echox.data.scoring import normalize_words
 from echox.data.synthesis import create_pronouncer
 from echox.data.text import normalize_for_speech
@@ -107,7 +108,7 @@ class PhoneUnitsRecipe:
 
             def said(texts: Sequence[str], timed: bool) -> Iterator[Pronunciation]:
                 size = 1 if timed else _TOGETHER
-                chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
+                chunks = in_chunks(texts, size)
                 found = pool.map(lambda chunk: pronouncer.pronunciations(chunk, voice, timed), chunks)
                 return itertools.chain.from_iterable(found)
 

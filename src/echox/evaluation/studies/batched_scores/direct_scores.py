@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from echox.data.sampling import in_chunks
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.studies.batched_scores.echo_scores import UnitTranscriber
-from echox.evaluation.studies.batched_scores.questions import QuestionSet, batches, reply_scores, write_replies
+from echox.evaluation.studies.batched_scores.questions import QuestionSet, reply_scores, write_replies
 from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.training.stages.dialogue.dialogues import dialogue_batch
 from echox.training.stages.speaking.direct_units import MAX_UNIT_WORDS, UnitWriter
@@ -33,7 +34,7 @@ def direct_scores(
     """
     written = write_replies(writer.s2t, tokenizer, questions)
     encoded, said = iter(questions.encoded(writer.s2t)[0]), []
-    for part in batches(questions.items, 32):
+    for part in in_chunks(questions.items, 32):
         batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], [], last_reply=False)
         audios = [next(encoded) for item in part for _ in item.rows]
         embeds, mask, _ = writer.s2t.splice(batch["input_ids"], batch["attention_mask"], audios)

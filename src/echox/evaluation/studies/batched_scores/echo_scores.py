@@ -19,13 +19,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from echox.data.manifest import UnitUtterance
+from echox.data.sampling import in_chunks
 from echox.data.scoring import WordErrors, edit_counts, word_errors
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.studies.batched_scores.questions import (
     QuestionSet,
     WrittenReplies,
-    batches,
     reply_loss,
     reply_scores,
     write_replies,
@@ -72,7 +72,7 @@ class UnitTranscriber:
         waveforms: list[np.ndarray] = []
         order = sorted(range(len(flat)), key=lambda place: len(flat[place]))
         spoken_units: dict[int, np.ndarray] = {}
-        for part in batches(order, 32):
+        for part in in_chunks(order, 32):
             output = self.vocoder(pad_sequence([flat[place] for place in part], True, -1))
             for place, row, length in zip(part, output.waveform, output.waveform_lengths.tolist(), strict=True):
                 spoken_units[place] = row[: int(length)].float().numpy()
@@ -90,7 +90,7 @@ def speak_segments(model: EchoXForConditionalGeneration, segments: Segments, sta
     """Unit words of every segment on its own, greedily; segments of similar length are one batch."""
     said: dict[int, UnitSequence] = {}
     order = sorted(range(len(segments)), key=lambda row: int((segments.token_ids[row] >= 0).sum()))
-    for part in batches(order, 64):
+    for part in in_chunks(order, 64):
         chosen = segments.kept(part)
         sequences = model.generate_unit_words(
             chosen.of(states), chosen.token_ids, chosen.word_ids, word_letters=chosen.word_letters
@@ -289,7 +289,7 @@ def t2c_scores(
     """
     items = [spoken_text(utterance, tokenizer, language) for utterance in utterances]
     nats = units = 0.0
-    for part in batches(items, 32):
+    for part in in_chunks(items, 32):
         output = t2c(**spoken_batch(part, t2c.config.max_word_letters))
         nats += float(output.loss) * float((output.targets != IGNORE_INDEX).sum())
         units += sum(len(language.decode(item.unit_words)) for item in part)
@@ -355,7 +355,7 @@ def read_aloud(
 ) -> list[UnitSequence]:
     """Unit words of T2C, greedily, for every row of token ids and word ids (S, R), and of letters (S, W, C)."""
     said: list[UnitSequence] = []
-    for part in batches(range(len(token_ids)), 64):
+    for part in in_chunks(range(len(token_ids)), 64):
         letters = None if word_letters is None else word_letters[part]
         said += teacher.generate(token_ids[part], word_ids[part], word_letters=letters)
     return said

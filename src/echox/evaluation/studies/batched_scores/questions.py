@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from echox.data.features.tower_features import TowerFeatures
 from echox.data.manifest import Dialogue, Turn
+from echox.data.sampling import in_chunks
 from echox.data.scoring import same_words, word_errors
 from echox.evaluation.judges.asr import Judge
 from echox.evaluation.scoring.metrics import exist_match
@@ -32,7 +32,6 @@ from echox.models.text.tokenization_text import decode_text
 from echox.training.batches.collate import IGNORE_INDEX
 from echox.training.stages.dialogue.dialogues import SpokenDialogue, dialogue_batch, spoken_dialogues
 
-T = TypeVar("T")
 Rule = Callable[[str, Sequence[str]], bool]
 """Whether a reply holds one of the accepted answers."""
 MAX_REPLY_TOKENS = 96
@@ -144,7 +143,7 @@ class QuestionSet:
         if encoder not in self._encoded:
             embeds: list[Tensor] = []
             transcripts: list[list[int]] = []
-            for part in batches(self.items, 32):
+            for part in in_chunks(self.items, 32):
                 states, texts = s2t.encode(*self.tower.batch(features_of(part)), retokenizer=self.retokenizer)
                 embeds += states
                 transcripts += texts
@@ -187,7 +186,7 @@ def write_replies(
     """Greedy replies, with the states that predict their tokens."""
     rows: list[WrittenRow] = []
     encoded = iter(questions.encoded(s2t)[0])
-    for part in batches(questions.items, 32):
+    for part in in_chunks(questions.items, 32):
         batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], [], last_reply=False)
         audios = [next(encoded) for item in part for _ in item.rows]
         embeds, mask, _ = s2t.splice(batch["input_ids"], batch["attention_mask"], audios)
@@ -245,14 +244,9 @@ def reply_loss(
 ) -> float:
     """Cross-entropy, in nats per token, of the replies of dialogues."""
     loss = tokens = 0.0
-    for part in batches(items, 32):
+    for part in in_chunks(items, 32):
         batch = dialogue_batch(tokenizer, part, [set(item.rows) for item in part], features_of(part))
         batch.pop("ctc_labels", None)
         count = float((batch["labels"] != IGNORE_INDEX).sum())
         loss, tokens = loss + float(s2t(**batch).s2t_loss) * count, tokens + count
     return loss / tokens
-
-
-def batches(items: Sequence[T], size: int) -> list[list[T]]:
-    """The items in lists of `size`; the last one may be shorter."""
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]

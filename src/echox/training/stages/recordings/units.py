@@ -35,6 +35,7 @@ from echox.data.manifest import (
     read_utterances,
     write_unit_utterances,
 )
+from echox.data.sampling import in_chunks
 from echox.files import JsonObject
 from echox.models.echox.configuration_echox import PHONE_BLANK_ID, whisper_config
 from echox.models.echox.ctc import ctc_loss_per_symbol
@@ -239,7 +240,7 @@ class UnitsStage:
         """Phone accuracy (or CTC loss) of held-out frames, and the quality of units from a preliminary clustering."""
         places = self.heldout_ids[: self.recipe.data.evaluate_items]
         running = RunningMeans()
-        for chunk in _chunks(places, 16):
+        for chunk in in_chunks(places, 16):
             batch = {name: value.to(self._device) for name, value in self.collate(chunk, random.Random(0)).items()}
             running.add(self.objective(batch), self.objective.denominators(batch))
         extractor = self._cluster(max_frames=60_000)
@@ -278,7 +279,7 @@ class UnitsStage:
             frames += _unit_frames(self.store, chosen[-1])
         chosen.sort(key=lambda place: self.store.frames(place))
         rows = []
-        for chunk in _chunks(chosen, 16):
+        for chunk in in_chunks(chosen, 16):
             features, mask = self._features(chunk)
             rows.append(features[mask])
         everything = torch.cat(rows)
@@ -301,7 +302,7 @@ class UnitsStage:
         """Frame units of utterances, in the order given."""
         order = sorted(range(len(places)), key=lambda i: self.store.frames(places[i]))
         found: dict[int, np.ndarray] = {}
-        for chunk in _chunks(order, 32):
+        for chunk in in_chunks(order, 32):
             units = extractor.units_of_features(*self._features([places[i] for i in chunk]))
             found.update(zip(chunk, units, strict=True))
         return [found[i] for i in range(len(places))]
@@ -352,10 +353,6 @@ def _unit_frames(store: FeatureStore, place: int) -> int:
 
 def _mel(store: FeatureStore, place: int) -> Tensor:
     return torch.from_numpy(np.asarray(store[place], dtype=np.float32))
-
-
-def _chunks(items: Sequence[int], size: int) -> list[list[int]]:
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 @dataclass

@@ -15,8 +15,9 @@ import torch
 
 from echox.audio import load_audio
 from echox.data.manifest import Utterance, audio_path
+from echox.data.sampling import in_chunks
 from echox.device import choose_device
-from echox.preparation.execute import Row, Workers, in_chunks, stage_results
+from echox.preparation.execute import Row, Workers, stage_results
 
 BATCHES_PER_CHUNK = 8
 """A stopped run loses the chunk it works on; batches hold utterances of similar length within a chunk."""

@@ -162,7 +162,7 @@ def _is_shown(core: str, word: WrittenWord, before: Sequence[WrittenWord], later
         return _is_exact_product(run, unit)
     if re.fullmatch(r"[a-z]/[a-z]", unit) and not re.search(r"=", run):
         return False
-    if re.fullmatch(rf"{NUMBER}-{NUMBER}", unit) and (result := _after_is(before, word, later)) is not None:
+    if re.fullmatch(rf"{NUMBER}-{NUMBER}", unit) and (result := _after_is(later)) is not None:
         low, high = (_value(end) for end in unit.split("-"))
         return abs(low - high - result) < 1e-9
     return _is_formula(run, place)
@@ -191,7 +191,7 @@ def _is_exact_product(run: str, size: str) -> bool:
     return beside is not None and _value(beside[1] or beside[2]) == low * high
 
 
-def _after_is(before: Sequence[WrittenWord], word: WrittenWord, later: Later) -> float | None:
+def _after_is(later: Later) -> float | None:
     """The number after "is": "25-7 is 18"."""
     verb = later(1)
     if verb is None or verb.text not in {"is", "makes", "gives", "equals"} or verb.starts_line:
