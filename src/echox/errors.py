@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, requires
+
+_OTHER_NAMES = {"aioice": "aiortc", "yaml": "pyyaml"}
+"""Packages by the modules that they bring, where the names differ by more than a hyphen."""
+_NO_MEMORY = ("out of memory", "can't allocate memory")
+"""What torch says of a GPU and of the CPU, in lower case."""
 
 
 def reason(error: BaseException, most: int = 200) -> str:
@@ -15,11 +22,36 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ImportError):
-        return f"{text}; install the extra that brings it, for example: pip install 'echox[train,data,eval]'"
-    if isinstance(error, ValueError | OSError | FloatingPointError) and text:
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("echox"):
+        return f"{text}; pip install '{what_brings(error.name)}'"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _says_no_memory(text)):
+        return (
+            f"expected enough memory, found: {'. '.join(text.split('. ')[:3]) or 'none left'}; take less at a time "
+            "(batch size, sessions), fewer bits (--dtype, --quantization) or --device cpu; echox estimate-memory says "
+            "what is needed"
+        )
+    if isinstance(error, ValueError | OSError | FloatingPointError | ImportError) and text:
         return text
     return f"unexpected {type(error).__name__}: {text or 'no message'} (run again with --debug and report it)"
+
+
+def what_brings(module: str) -> str:
+    """What pip installs for a module: this package with the extra that has it, else the package of that name."""
+    top = module.partition(".")[0]
+    package = _OTHER_NAMES.get(top, top).replace("_", "-")
+    try:
+        declared = requires("echox") or []
+    except PackageNotFoundError:  # run from its sources
+        declared = []
+    for line in declared:  # as in pyproject.toml, so the first extra is the smallest
+        if re.split(r"[^\w.-]", line, maxsplit=1)[0].replace("_", "-").lower() == package.lower():
+            extra = re.search(r"""extra\s*==\s*["']([\w-]+)""", line)
+            return f"echox[{extra[1]}]" if extra else package
+    return package
+
+
+def _says_no_memory(text: str) -> bool:
+    return any(words in text.lower() for words in _NO_MEMORY)
 
 
 class NotHeard(ValueError):

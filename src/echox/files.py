@@ -119,6 +119,12 @@ def folder_bytes(folder: str | Path) -> int:
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
 
 
+def folder_name(folder: str | Path) -> str:
+    """The name of a folder, also where it is named "." or ends with ".."; "": the root of all."""
+    path = Path(folder)
+    return path.name if path.name not in ("", "..") else path.resolve().name
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from echox.api.loading import HEADS
+from echox.api.loading import EMBEDDED_MODELS, HEADS
 from echox.files import JsonObject
 
 CARD_FILE = "README.md"
@@ -37,12 +37,17 @@ def folder_card(name: str, record: JsonObject | None, folder: Path, metadata: Js
         f"# {name}",
         "A speech-to-speech model: it listens to a spoken question, writes the answer and speaks it (EchoX, arXiv "
         "2509.09174).",
-        f'```python\nfrom echox import EchoX\n\nmodel = EchoX.from_pretrained("{name}")\n'
+        f'```python\nfrom echox import EchoX\n\nmodel = EchoX.from_pretrained("{_loaded_as(name)}")\n'
         'reply = model.generate("question.wav")\n```',
         "\n".join(["## How it was trained", "", *(training_table(record) if record else ["No record was kept."])]),
         "\n".join(["## Size", "", *size_table(record or {}, sum(file.stat().st_size for file in files) / 1e6)]),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _loaded_as(name: str) -> str:
+    """What `EchoX.from_pretrained` takes: an embedded model or a hub id by name; where a folder will lie, nobody knows."""
+    return name if name in EMBEDDED_MODELS or name.count("/") == 1 else "path/to/this/folder"
 
 
 def training_table(record: JsonObject) -> list[str]:

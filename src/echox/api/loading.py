@@ -43,7 +43,7 @@ def find_model(folder_or_id: str | Path | None = None) -> Path:
         ValueError: there is no such model.
     """
     name = str(folder_or_id or EMBEDDED_MODEL)
-    path = Path(name)
+    path = Path(name).expanduser()  # MODEL=~/model of make is not expanded by every shell
     if folder_or_id is None or folder_or_id in EMBEDDED_MODELS:  # a folder of that name: "./nano" or Path("nano")
         path = embedded_folder(name)
         if not (path / "config.json").is_file():
@@ -74,13 +74,18 @@ def embedded_folder(name: str) -> Path:
 
 def best_embedded() -> str:
     """The largest embedded model whose parts are all installed: the default of what people talk to."""
-    from echox.api.parts import installed_folder, read_parts
-
     for name in reversed(EMBEDDED_MODELS[1:]):
-        folder = embedded_folder(name)
-        if (folder / "config.json").is_file() and all(installed_folder(part.package) for part in read_parts(folder)):
+        if (embedded_folder(name) / "config.json").is_file() and not missing_parts(name):
             return name
     return EMBEDDED_MODEL
+
+
+def missing_parts(name: str) -> list[str]:
+    """What pip would have to install for an embedded model: its parts' packages that are not there."""
+    from echox.api.parts import installed_folder, read_parts
+
+    parts = read_parts(embedded_folder(name))
+    return [part.requirement for part in parts if installed_folder(part.package) is None]
 
 
 def bundled_questions() -> list[Path]:

@@ -19,7 +19,7 @@ from echox.api.folder_files import HUB_PATTERNS, INDEX_FILE, check_state, remove
 from echox.api.loading import TRAINING_RECORD_FILE, WEIGHTS_FILE, find_model, load_folder, training_record
 from echox.api.parts import PARTS_FILE, read_parts, without_parts
 from echox.device import choose_device
-from echox.files import JsonObject, save_model, write_tensors, write_text
+from echox.files import JsonObject, folder_name, save_model, write_tensors, write_text
 from echox.models.decoding.lean_adapter import CONFIG_FILE, LeanAdapter
 from echox.models.decoding.lean_adapter import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from echox.models.echox.configuration_echox import EchoXConfig
@@ -250,7 +250,7 @@ class EchoX:
         if self.training_record is not None:
             write_text(folder / TRAINING_RECORD_FILE, json.dumps(self.training_record, indent=2) + "\n")
         head = dict(card or {})
-        name = str(head.pop("name", folder.name))
+        name = str(head.pop("name", folder_name(folder)))
         write_text(folder / CARD_FILE, folder_card(name, self.training_record, folder, head))
 
     def _save_additions(self, folder: Path, matrices: Mapping[str, Mapping[str, Tensor]]) -> None:

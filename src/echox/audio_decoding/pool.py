@@ -119,7 +119,7 @@ class DecoderPool:
             Samples ``(S,)`` float32, S >= 1, all finite.
 
         Raises:
-            ValueError: no supported audio format, too long, or beyond the limits of one file.
+            ValueError: no supported audio format, too long, beyond the limits of one file; or this is Windows.
             DecodingCancelled: the job was cancelled.
             RuntimeError: no worker can be started, or the pool is closed.
         """
@@ -188,6 +188,11 @@ class _Worker:
     """One worker process, and the pipes to it."""
 
     def __init__(self) -> None:
+        if sys.platform == "win32":
+            raise ValueError(
+                "expected Linux or macOS, whose limits hold the process that reads audio, found Windows; run EchoX in "
+                "WSL2 (docs/quickstart.md)"
+            )
         root = str(Path(__file__).resolve().parents[2])
         folders = [str(Path(folder).resolve()) for folder in sys.path]
         folders += [root] if root not in folders else []

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from echox.cli.common.options import Debug, Model, guarded
+from echox.cli.common.machine import free_bytes
+from echox.cli.common.options import Debug, TalkingModel, default_model, guarded
 
 if TYPE_CHECKING:
     from echox.models.echox.configuration_echox import EchoXConfig
@@ -38,16 +39,18 @@ CONFIGURATIONS = "recipes/*/config.json"
 
 
 @guarded
-def doctor(model: Model = "nano", debug: Debug = False) -> None:
+def doctor(model: TalkingModel = None, debug: Debug = False) -> None:
     """Print what this machine has (versions, devices, free memory), what each model needs, and whether it fits."""
     import torch
 
-    from echox.api.loading import find_model
+    from echox.api.loading import EMBEDDED_MODELS, embedded_folder, find_model
+    from echox.api.parts import read_parts
     from echox.files import folder_bytes
     from echox.models.quantization.int8_linear import best_kernel
 
     typer.echo(f"echox         {_installed('echox')}, Python {platform.python_version()}, {platform.platform()}")
-    for name in PACKAGES:
+    parts = [part for name in EMBEDDED_MODELS for part in read_parts(embedded_folder(name))]
+    for name in (*PACKAGES, *(part.requirement.partition("==")[0] for part in parts)):
         typer.echo(f"{name:<13} {_installed(name)}")
     for line in torch_build():
         typer.echo(f"torch build   {line}")
@@ -58,8 +61,9 @@ def doctor(model: Model = "nano", debug: Debug = False) -> None:
     typer.echo(f"8-bit weights {EIGHT_BIT_KERNELS[best_kernel()]}")
     for name, free in free_bytes().items():
         typer.echo(f"memory        {name}: {free / 1e9:.1f} GB free")
-    if not torch.cuda.is_available():
-        typer.echo("device        no GPU (not needed for nano)")
+    for line in devices():
+        typer.echo(f"device        {line}")
+    model = model or default_model()
     folder = find_model(model)
     typer.echo(f"model         {model}: {folder} ({folder_bytes(folder) / 1e6:.1f} MB)")
     described = {model: folder} | {file.parent.as_posix(): file.parent for file in sorted(Path().glob(CONFIGURATIONS))}
@@ -138,25 +142,23 @@ def torch_build() -> list[str]:
     return lines
 
 
+def devices() -> list[str]:
+    """What ``--device auto`` computes on here, and each GPU that torch does not use, with the reason."""
+    import torch
+
+    from echox.device import fault_of, nvidia_gpus, why_unused
+
+    if not torch.cuda.is_available():
+        unused = [f"not used: {why_unused(gpu)}" for gpu in nvidia_gpus()]
+        return [*unused, "cpu" if unused else "cpu; no GPU, which nano and mini do not need"]
+    faults = [fault_of(torch.device(f"cuda:{index}")) for index in range(torch.cuda.device_count())]
+    lines = [f"not used: {fault}" for fault in faults if fault is not None]
+    return [*lines, "cpu" if faults[0] is not None else "cuda:0"]
+
+
 def _size_bytes(package: Distribution) -> int:
     paths = (Path(str(file.locate())) for file in package.files or ())
     return sum(path.stat().st_size for path in paths if path.is_file())
-
-
-def free_bytes() -> dict[str, float]:
-    """Free memory of this machine and of each of its GPUs."""
-    import torch
-
-    found = {}
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
-        found["this machine"] = 1024.0 * int(lines["MemAvailable"].split()[0])
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS: the total
-        found["this machine"] = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-    for index in range(torch.cuda.device_count()):
-        found[f"{torch.cuda.get_device_name(index)} (cuda:{index})"] = float(torch.cuda.mem_get_info(index)[0])
-    return found
 
 
 def _workload(

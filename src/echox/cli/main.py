@@ -141,15 +141,17 @@ def demo(
     output: Output = Path("reply.wav"),
     model: TalkingModel = None,
     threads: Threads = None,
+    device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Answer the bundled spoken question, or AUDIO, aloud: what ``make demo`` runs."""
     from echox.api.loading import bundled_questions
 
-    question = audio if audio is not None else bundled_questions()[0]
+    # AUDIO=~/question.wav of make is not expanded by every shell
+    question = audio.expanduser() if audio is not None else bundled_questions()[0]
     keep_inputs([question], [output])
     typer.echo(f"question  {question}")
-    _answer(load_model(model, "auto", threads).session(), question, output)
+    _answer(load_model(model, device, threads).session(), question, output)
 
 
 def _given(**options: float | None) -> dict[str, float]:

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from echox.cli.common.options import Debug, Device, Dtype, Quantization, TalkingModel, Threads, guarded, refuse_given
+from echox.cli.common.options import (
+    Debug,
+    Device,
+    Dtype,
+    Quantization,
+    TalkingModel,
+    Threads,
+    default_model,
+    guarded,
+    refuse_given,
+)
 
 _OF_RAY = ("ray_address", "min_replicas", "max_replicas", "gpus")
 _OF_TURN = ("turn_username", "turn_password")
@@ -77,10 +87,11 @@ def serve(
     """Serve the model: OpenAI Realtime and chat protocols, and a page to talk to it at /."""
     import logging
 
-    from echox.api.loading import best_embedded
+    from echox.files import folder_name
     from echox.serving.access.security import AccessPolicy, is_loopback
     from echox.serving.launch import Replicas, ServerOptions, run_local, run_on_ray
     from echox.serving.protocol.limits import Limits
+    from echox.serving.webrtc.endpoints import is_installed
     from echox.serving.webrtc.ice import IceSettings
 
     if not is_loopback(host) and api_key is None and not no_api_key:
@@ -98,6 +109,8 @@ def serve(
         refuse_given(context, _OF_CALLS, "for calls (WebRTC), which --ray does not take")
     if not webrtc:
         refuse_given(context, _OF_CALLS, "for calls, without --no-webrtc")
+    if not is_installed():
+        refuse_given(context, _OF_CALLS, "where calls can be taken (pip install 'echox[webrtc]', Python 3.11 or newer)")
     if not any(server.startswith("turn") for server in ice_server or ()):
         refuse_given(context, _OF_TURN, "with --ice-server turn:HOST:PORT")
     hosts = tuple(media_host or (host,))
@@ -113,8 +126,8 @@ def serve(
         max_speculations=Limits.max_speculations if speculate else 0,
     )
     access_policy = AccessPolicy(api_key, tuple(allow_origin or ()), any_host=not is_loopback(host))
-    model = model or best_embedded()
-    shown = name or Path(model).name
+    model = model or default_model()
+    shown = name or folder_name(Path(model).expanduser()) or "echox"
     options = ServerOptions(
         model, shown, device, threads, access_policy, limits, vad, end_of_turn, early_ends, dtype, quantization, ice
     )

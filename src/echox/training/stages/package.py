@@ -72,6 +72,7 @@ class PackageRecipe:
     """The recipe of this stage.
 
     Attributes:
+        name: of the model, for its card; None: that of the output folder.
         trigger: when a segment may be spoken; None: as the echo stage was trained.
         system_prompt: of conversations that have none of their own; None: none.
         generation: default settings of writing and speaking.
@@ -84,6 +85,7 @@ class PackageRecipe:
     stage: str
     parts: PackageParts
     output_dir: str
+    name: str | None = None
     trigger: Trigger | None = None
     system_prompt: str | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
@@ -147,7 +149,7 @@ def write_package(settings: PackageRecipe) -> JsonObject:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         EchoX(model, processor, settings.generation, record, settings.about, head, adapters, talk_head).save_pretrained(
-            partial, dtype=dtype, card={"name": final.name}, parts=settings.published_parts
+            partial, dtype=dtype, card={"name": settings.name or final.name}, parts=settings.published_parts
         )
         dump_recipe(settings, partial / "recipe.yaml")
         size_mb = folder_bytes(partial) / 1e6
