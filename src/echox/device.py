@@ -72,7 +72,7 @@ def _say_unused(why: str) -> None:
 
 
 def fault_of(device: torch.device) -> str | None:
-    """Why torch cannot compute on a GPU that it sees: it is tried. None: it can, or could if its memory were not full."""
+    """Why torch cannot compute on a GPU that it sees: it is tried. None: it can, or its memory is full."""
     try:
         run_kernel(device)
     except torch.OutOfMemoryError:

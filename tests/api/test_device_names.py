@@ -55,7 +55,7 @@ FAULTS = [
 
 @pytest.fixture(params=FAULTS, ids=lambda said: said[12:40])
 def old_gpu(request, two_gpus, monkeypatch):
-    """torch sees a GPU, and cannot compute on it; what it says."""
+    """A GPU that torch sees, and cannot compute on; what it says."""
 
     def fail(device):
         raise RuntimeError(request.param)

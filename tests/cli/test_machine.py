@@ -113,7 +113,7 @@ def listed(tmp_path, monkeypatch):
 def test_a_gpu_that_torch_does_not_see_is_said(cuda, why, listed, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", cuda)
     unused, used = devices()
-    assert unused.startswith("not used: Tesla T4 (compute capability 7.5, driver 535.129.03), which this torch cannot use")
+    assert unused.startswith("not used: Tesla T4 (compute capability 7.5, driver 535.129.03), which this torch cannot")
     assert why in unused
     assert used == "cpu"
 

@@ -105,8 +105,8 @@ def test_a_module_of_ours_is_not_for_pip():
     "error",
     [
         torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1.00 MiB is "
-            "free. Process 1 has 7 GiB memory in use. If reserved but unallocated memory is large try setting ..."
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1.00 MiB "
+            "is free. Process 1 has 7 GiB memory in use. If reserved but unallocated memory is large try setting ..."
         ),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried"),

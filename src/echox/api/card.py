@@ -46,7 +46,7 @@ def folder_card(name: str, record: JsonObject | None, folder: Path, metadata: Js
 
 
 def _loaded_as(name: str) -> str:
-    """What `EchoX.from_pretrained` takes: an embedded model or a hub id by name; where a folder will lie, nobody knows."""
+    """What `EchoX.from_pretrained` takes: an embedded model or a hub id by name, else a folder, wherever it lies."""
     return name if name in EMBEDDED_MODELS or name.count("/") == 1 else "path/to/this/folder"
 
 

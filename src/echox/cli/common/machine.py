@@ -11,7 +11,7 @@ _PATIENCE_S = 5.0
 
 
 def free_bytes() -> dict[str, float]:
-    """Free memory by place: this machine (or what the limits of its container leave), and each GPU that torch can use."""
+    """Free memory by place: this machine (or what the limits of its container leave), and each GPU that torch sees."""
     import torch
 
     found = {}
@@ -38,7 +38,7 @@ def free_memory(root: Path = _ROOT) -> float | None:
     free = kilobytes.get("MemAvailable")  # Linux has it since 3.14, and not everything that looks like Linux
     if free is None:
         free = sum(kilobytes.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
-    return min(1024.0 * free, *_left_by_groups(root))
+    return min([1024.0 * free, *_left_by_groups(root)])
 
 
 def _left_by_groups(root: Path) -> Iterator[float]:
