@@ -68,7 +68,7 @@ def test_a_file_without_words_is_an_empty_transcript(server, wordless, kind, sil
 ENDS = {
     "busy at first": ([QueueFull("busy"), QueueFull("busy"), Heard("At last.")], "completed", "At last."),
     "always busy": ([QueueFull("busy")] * 3, "failed", "server_busy"),
-    "unreadable": ([ValueError("too long")], "failed", "not_transcribable"),
+    "unreadable": ([ValueError("too long")], "failed", "not_answerable"),
     "a fault": ([RuntimeError("secret inside")], "failed", "internal_error"),
     "another fault": ([KeyError("secret inside")], "failed", "internal_error"),
     "no words": ([Heard("")], "completed", ""),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 
 from echox.errors import QueueFull
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem
+from echox.serving.protocol.events import FailureCode, refusal_code
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.protocol.usage import Usage
 from echox.serving.realtime.listening.stable_words import rest_of
@@ -88,12 +89,12 @@ class Transcripts:
         try:
             heard = await self._transcript_of(content.audio)
         except QueueFull as error:
-            self._send_failure(item, content, "server_error", "server_busy", str(error))
+            self._send_failure(item, content, "server_busy", str(error))
         except ValueError as error:
-            self._send_failure(item, content, "invalid_request_error", "not_transcribable", str(error))
+            self._send_failure(item, content, refusal_code(error), str(error))
         except Exception:
             log.exception("a turn could not be transcribed")
-            self._send_failure(item, content, "server_error", "internal_error", "the server failed; see its log")
+            self._send_failure(item, content, "internal_error", "the server failed; see its log")
         else:
             content.inaudible = not heard.text
             self.provide(item, content, heard)
@@ -112,7 +113,8 @@ class Transcripts:
                 await asyncio.sleep(wait_s)
         return await self._service.transcribe(audio)
 
-    def _send_failure(self, item: ConversationItem, content: Content, kind: str, code: str, message: str) -> None:
+    def _send_failure(self, item: ConversationItem, content: Content, code: FailureCode, message: str) -> None:
+        kind = "server_error" if code in ("server_busy", "internal_error") else "invalid_request_error"
         self._put("failed", item, content, error={"type": kind, "code": code, "message": message})
 
     def _put(self, what: str, item: ConversationItem, content: Content, **fields: object) -> None:
