@@ -2,7 +2,8 @@
 
 A strict reading without a language model, of Big Bench Audio's answers for example. A reply is right if it names the
 reference and nothing else that could be the answer; one that names both, or none, is *unclear* and therefore wrong.
-From "the answer is" or "Answer:" on, only what follows counts, so working before it does no harm.
+From the last "the answer is" or "Answer:" on that names one, only what follows counts, so working before it, and an
+answer that is taken back, do no harm. A negation turns the next "valid" or "invalid" of its clause round.
 """
 
 from __future__ import annotations
@@ -20,8 +21,21 @@ CATEGORY = "category"
 """Column by which the figures are also given."""
 _CONCLUSION = re.compile(r"\banswer\b\W*(?:is\b|would be\b|must be\b|:)", re.IGNORECASE)
 _SPOKEN_FORMS = {"yeah": "yes", "yep": "yes", "yup": "yes", "nope": "no", "nah": "no"}
-_SPLIT_NEGATION = re.compile(r"\bin[- ]valid\b")
-_NEGATED = re.compile(r"\b(?:not|never|isn't|isnt|aren't|arent|cannot be)\b(?:\s+(?:an?|\w+ly))*\s+(valid|invalid)\b")
+_ONE_WORD = re.compile(r"\b(?:in|non)[- ]?valid\b")
+_NEGATION = re.compile(
+    r"\b(?:not(?! (?:only|just|merely|simply)\b)|never|cannot|\w+n't|(?:is|are|was|do|does|did|ca|wo|could|would)nt"
+    r"|neither|nor|none|nothing|hardly|no (?:way|means|sense|longer)|no(?= (?:\w+ly )*$)|without|rather than|instead of"
+    r"|far from|fail(?:s|ed|ing)? to|unable to|(?:false|untrue|incorrect|wrong|impossible) (?:that|to|for))\b"
+)
+_SUBJECT = r"(?:the|this|that|these|those|it|its|they|we|you|i|there|a|an|your|my|all)\b"
+_CLAUSE_END = re.compile(
+    r"[.!?;:\n()]|\b(?:but|because|since|which|although|though|while|whereas|then|making|rendering|meaning)\b"
+    r"|(?<!\bnot )\b(?:so|yet)\b"
+    rf"|(?:,|\band\b|\b(?:therefore|thus|hence)\b)(?=[\s,]+(?:(?:and|or|so|therefore|thus|hence|however)[\s,]+)?{_SUBJECT})"
+    r"|(?<!\bthat )(?<!\bthink )(?<!\bbelieve )(?<!\bsay )(?<!\bmean )(?<!\bimply )(?<!\bif )(?<!\bwhether )"
+    r"(?=\b(?:(?:the|this|that) \w+|it) (?:is|was|must be)\b)"
+)
+_UNDECIDED = re.compile(r"\b(?:if|whether)\b")
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])")
 
 
@@ -52,8 +66,8 @@ def named_answers(reply: str, reference: str) -> set[str]:
     """
     answer = known_answer(reference)
     choices = next((choices for choices in CHOICES if answer in choices), None)
-    conclusion = _CONCLUSION.search(reply)
-    for text in ([reply[conclusion.end() :]] if conclusion else []) + [reply]:
+    conclusions = [reply[found.end() :] for found in _CONCLUSION.finditer(reply)]
+    for text in (*reversed(conclusions), reply):
         named = _numbers(text) if choices is None else _words(text) & set(choices)
         if named:
             return named
@@ -89,10 +103,28 @@ def _right(text: str, row: Row) -> bool:
 
 
 def _words(text: str) -> set[str]:
-    """Words of a text; a negated "valid" is "invalid", and the other way round."""
-    text = _SPLIT_NEGATION.sub("invalid", text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
-    text = _NEGATED.sub(lambda found: "invalid" if found[1] == "valid" else "valid", text)
-    return {_SPOKEN_FORMS.get(word, word) for word in re.findall(r"[a-z']+", text)}
+    """Words of a text; "valid" and "invalid" as their clause means them."""
+    text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    words = {_SPOKEN_FORMS.get(word, word) for word in re.findall(r"[a-z']+", text)}
+    return words - {"valid", "invalid"} | _validity(_ONE_WORD.sub("invalid", text))
+
+
+def _validity(text: str) -> set[str]:
+    """Which of "valid" and "invalid" a text says: each is turned round by an odd number of negations before it.
+
+    A negation reaches to the end of its clause, or to the first of the two words. What stands after "if" or "whether"
+    says neither.
+    """
+    found: set[str] = set()
+    for clause in _CLAUSE_END.split(text):
+        parts = re.split(r"\b(valid|invalid)\b", clause)
+        for words, named in zip(parts[::2], parts[1::2]):
+            if _UNDECIDED.search(words):
+                break
+            negations = _NEGATION.findall(words)
+            negated = (len(negations) - ("nor" in negations[1:])) % 2 == 1
+            found.add({"valid": "invalid", "invalid": "valid"}[named] if negated else named)
+    return found
 
 
 def _numbers(text: str) -> set[str]:
