@@ -141,7 +141,7 @@ def figures_of(asked: Sequence[Asked], answers: Sequence[Answer]) -> dict[str, A
     judged = [(one, answer) for one, answer in zip(asked, answers, strict=True) if one.answers]
     if judged:
         figures["right_percent"] = asdict(
-            bootstrap([100.0 * exist_match(answer.text, one.answers) for one, answer in judged])
+            bootstrap([100.0 * exist_match(answer.text, one.answers) for one, answer in judged], bounds=(0.0, 100.0))
         )
     return figures
 

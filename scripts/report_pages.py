@@ -1,6 +1,6 @@
-"""Draw the tables of docs/report.md and docs/leaderboard.md from what is committed: no figure is typed twice.
+"""Draw the tables of docs/report.md, ablations.md and leaderboard.md from what is committed: no figure is typed twice.
 
-python scripts/report_pages.py           # writes both pages
+python scripts/report_pages.py           # writes the pages
 python scripts/report_pages.py --check   # fails if a page is not what its sources give
 
 The text is written by hand; what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` comes from the ablations
@@ -19,8 +19,9 @@ from report_claims import claims
 from report_sources import DOCS, Sources, read_sources, row_of, signed
 
 from echox.api.card import markdown_table
+from echox.data.sealed import seals
 from echox.evaluation.evidence.agreement import agreement_markdown
-from echox.evaluation.sets.sealed import seals
+from echox.evaluation.scoring.statistics import holm
 from echox.evaluation.sets.tasks import AVERAGED
 from echox.evaluation.studies.ablation_plan import Plan
 from echox.evaluation.studies.ablation_report import renew_tables
@@ -30,11 +31,12 @@ from echox.evaluation.studies.ablation_tests import (
     S2T,
     T2T,
     WER,
+    p_text,
     table_of_tests,
 )
 from echox.files import write_text
 
-PAGES = ("report.md", "leaderboard.md")
+PAGES = ("report.md", "ablations.md", "leaderboard.md")
 
 
 def knowledge(sources: Sources) -> list[str]:
@@ -57,7 +59,7 @@ def knowledge_of_mini(sources: Sources) -> list[str]:
     lines = drawn["knowledge_mini"].splitlines()
     if any(set(pair) <= set(runs) for pair in plan.tests):
         for figure in (T2T, S2T, S2S):
-            lines += ["", *table_of_tests(runs, plan.tests, figure).splitlines()]
+            lines += ["", *table_of_tests(runs, plan.tests, figure, plan.same_text).splitlines()]
     return lines + (["", *drawn["whole_mini"].splitlines()] if "shipped" in runs else [])
 
 
@@ -104,10 +106,11 @@ def cascade(sources: Sources) -> list[str]:
 def gaps(sources: Sources) -> list[str]:
     """The gap of both models, space by space."""
     rows = []
+    corrected = iter(holm([one["p"] for spaces in sources.gap.values() for one in spaces.values()]))
     for model, spaces in sources.gap.items():
         for space, one in spaces.items():
-            rows.append([model, space, signed(one), "< .001" if one["p"] < 0.001 else f"{one['p']:.3f}"])
-    return markdown_table(["model", "space", "gap", "p"], rows)
+            rows.append([model, space, signed(one), f"{p_text(one['p'])} ({p_text(next(corrected))})"])
+    return markdown_table(["model", "space", "gap", "p (Holm)"], rows)
 
 
 def judges(sources: Sources) -> list[str]:
@@ -196,6 +199,9 @@ TABLES: dict[str, dict[str, Callable[[Sources], list[str]]]] = {
 
 def renew_page(name: str, page: str, sources: Sources) -> str:
     """A page with the tables that its sources give."""
+    if name == "ablations.md":
+        plan = Plan.read(DOCS.parent / "runs" / "ablations.yaml")
+        return renew_tables(page, ablation_tables(sources.ablations, plan.rows, plan.tests))
     return renew_tables(page, {mark: "\n".join(draw(sources)) + "\n" for mark, draw in TABLES[name].items()})
 
 

@@ -13,6 +13,7 @@ Source: the shape of the types follows lhotse's manifests, https://lhotse.readth
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from echox.data.sealed import any_sealed
 from echox.files import JsonObject, text_lines
 
 if TYPE_CHECKING:
     from lhotse import CutSet
 
+log = logging.getLogger(__name__)
 ROLES = ("system", "user", "assistant")
 Number = TypeVar("Number", int, float)
 
@@ -138,6 +141,11 @@ class Dialogue:
         return tuple(index for index, turn in enumerate(self.turns) if turn.role == "user" and turn.audio)
 
     @property
+    def questions(self) -> list[str]:
+        """Texts of the user's turns that have one."""
+        return [turn.text for turn in self.turns if turn.role == "user" and turn.text]
+
+    @property
     def reply_words(self) -> int:
         """White-space words of the assistant's turns."""
         return sum(len((turn.text or "").split()) for turn in self.turns if turn.role == "assistant")
@@ -198,9 +206,31 @@ def write_utterances(path: str | Path, items: Iterable[Utterance]) -> None:
     _write(Path(path), items)
 
 
-def read_dialogues(path: str | Path) -> list[Dialogue]:
-    """Read a manifest of :class:`Dialogue`. Raises ValueError naming file, line and field."""
-    return _read(Path(path), dialogue_of_row)
+def read_dialogues(path: str | Path, with_sealed: bool = False) -> list[Dialogue]:
+    """Read a manifest of :class:`Dialogue`.
+
+    Args:
+        path: of the manifest.
+        with_sealed: also held-out dialogues that ask a sealed question (`without_sealed`); who reads them says why.
+
+    Raises:
+        ValueError: names file, line and field.
+    """
+    found = _read(Path(path), dialogue_of_row)
+    return found if with_sealed else without_sealed(found, str(path))
+
+
+def without_sealed(dialogues: Sequence[Dialogue], source: str) -> list[Dialogue]:
+    """Without held-out dialogues in which a sealed question is asked (`echox.data.sealed`).
+
+    Args:
+        dialogues: of any splits.
+        source: where they are from, for the log.
+    """
+    kept = [item for item in dialogues if item.split == "train" or not any_sealed(item.questions)]
+    if len(kept) < len(dialogues):
+        log.info("%s: %d dialogues are left out, whose questions are sealed", source, len(dialogues) - len(kept))
+    return kept
 
 
 def write_dialogues(path: str | Path, items: Iterable[Dialogue]) -> None:

@@ -26,7 +26,7 @@ from echox.evaluation.scoring.metrics import exist_match
 from echox.evaluation.scoring.records import read_lines, recorded
 from echox.evaluation.scoring.schema import JsonObject, Row
 from echox.evaluation.scoring.scores import error_rate, judged, not_measured, ratio_of, why_unjudged
-from echox.evaluation.scoring.statistics import bootstrap
+from echox.evaluation.scoring.statistics import DIFFERENCE, bootstrap
 from echox.evaluation.scoring.transcripts import whisper_errors
 
 
@@ -131,4 +131,6 @@ def _difference(
         one, other = (sum((counts[place] for place in places), WordErrors()).rate for counts in (ours, theirs))
         return one - other
 
-    return asdict(bootstrap([float(place) for place in range(len(ours))], difference, resamples=300))
+    each = [one.rate - other.rate for one, other in zip(ours, theirs, strict=True)]
+    places = [float(place) for place in range(len(ours))]
+    return asdict(bootstrap(places, difference, resamples=300, bounds=DIFFERENCE, each=each))

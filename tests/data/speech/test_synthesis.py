@@ -216,7 +216,7 @@ def test_a_tiny_corpus_is_whole(tmp_path, monkeypatch):
     every = world.build_dialogues(seed=0, multi_turn=20)
     some = [d for d in every if d.topic in ("capital", "color") and int(d.id.split("-")[1]) % 20 == 0]
     some += [d for d in every if len(d.turns) > 2][:2]
-    monkeypatch.setattr(world, "build_dialogues", lambda seed: some)
+    monkeypatch.setattr(world, "build_dialogues", lambda seed, with_sealed: some)
     sizes = Sizes(0.002, 0.001, 1, 2, multi_turn=1, greetings=2, heldout_greetings=1, max_sentences=1)
     report = write_corpus(tmp_path, sizes, seed=0, workers=1)
     assert report["questions_hours"] > 0

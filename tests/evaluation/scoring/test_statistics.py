@@ -7,12 +7,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from echox.evaluation.scoring.statistics import (
+    DIFFERENCE,
     bootstrap,
     bootstrap_crossed,
+    bootstrap_ratio,
     bootstrap_shares,
     compare_methods,
+    holm,
     permutation_of_groups,
     permutation_test,
+    unseen_share,
 )
 
 
@@ -97,9 +101,79 @@ def test_the_value_for_questions_and_trainings_is_the_larger():
     found = compare_methods(good, bad)
     assert found.p_items < 0.001
     assert found.p_seeds == found.p == pytest.approx(0.1)  # three trainings of each cannot say more
-    assert found.difference.low == found.difference.high == 1.0
+    assert found.difference.high == 1.0
+    assert found.difference.low == pytest.approx(1 - 2 * unseen_share(30))
     alone = compare_methods(good[:1], bad[:1])
     assert (alone.p_seeds, alone.p, alone.seeds) == (None, None, (1, 1))
+
+
+@pytest.mark.parametrize("items", [1, 3, 40, 150])
+def test_equal_scores_have_no_interval_of_no_width(items):
+    """What so many items cannot exclude is that of SciPy's exact interval, for every kind of score."""
+    exact = stats.binomtest(items, items).proportion_ci(method="exact")
+    unseen = 1 - exact.low
+    right, wrong = [1.0] * items, [0.0] * items
+    of_shares = [bootstrap(right), bootstrap_crossed([right, right]), bootstrap_shares([1.0], items)]
+    for found in of_shares:
+        assert (found.low, found.high) == pytest.approx((exact.low, 1.0))
+    for found in (bootstrap(wrong), bootstrap_crossed([wrong] * 3), bootstrap_shares([0.0, 0.0], items)):
+        assert (found.low, found.high) == pytest.approx((0.0, unseen))
+    differences = [bootstrap(wrong, bounds=DIFFERENCE), bootstrap_crossed([right] * 3, [right])]
+    differences += [compare_methods([right], [right]).difference, bootstrap_shares([0.0], items, minus=[0.0])]
+    differences += [bootstrap_crossed([wrong], [wrong], per=[4.0] * items)]
+    for found in differences:
+        assert (found.low, found.high) == pytest.approx((-unseen, unseen))
+    found = bootstrap_ratio(right, right)
+    assert (found.low, found.high) == pytest.approx((1 - unseen, 1 + unseen))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=40))
+def test_an_end_stops_at_no_item(pairs):
+    """No interval ends where its items do, unless no score can be beyond."""
+    one, other = ([float(pair[side]) for pair in pairs] for side in (0, 1))
+    differences = np.subtract(one, other)
+    found = bootstrap_crossed([one], [other])
+    assert found.low <= differences.mean() <= found.high
+    assert found.low < max(differences.min(), -0.999) or differences.min() < found.low
+    assert found.high > min(differences.max(), 0.999) or found.high < differences.max()
+    assert found.low < found.high
+
+
+def test_an_end_at_zero_is_moved_where_no_item_speaks_for_the_other_side():
+    right, fewer = [1.0] * 100, [1.0] * 98 + [0.0] * 2
+    found = bootstrap_crossed([fewer], [right])
+    assert found.low < -0.03
+    assert found.high == pytest.approx(unseen_share(100))
+    assert bootstrap_ratio(fewer, right).high == pytest.approx(1 + unseen_share(100))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 20), st.randoms(use_true_random=False))
+def test_shares_alone_give_the_widest_difference_that_answers_could(first, second, rng):
+    one, other = ([1.0] * count + [0.0] * (20 - count) for count in (first, second))
+    widest = bootstrap_shares([first / 20], 20, minus=[second / 20])
+    rng.shuffle(other)
+    paired = bootstrap_crossed([one], [other], resamples=2000)
+    assert widest.mean == pytest.approx(paired.mean)
+    assert widest.low <= paired.low + 0.051  # a question more or less by chance
+    assert widest.high >= paired.high - 0.051
+
+
+def test_answers_that_exclude_each_other_are_as_wide_as_shares_say():
+    one, other = [1.0] * 30 + [0.0] * 70, [0.0] * 70 + [1.0] * 30
+    apart, shares = bootstrap_crossed([one], [other]), bootstrap_shares([0.3], 100, minus=[0.3])
+    assert (shares.low, shares.high) == pytest.approx((apart.low, apart.high), abs=0.021)
+
+
+def test_holms_correction_is_that_of_its_paper():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.016] + [0.0001] * 6 + [1.0] * 5)[0] == pytest.approx(0.096)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+    rng = np.random.default_rng(3)
+    rejected = [min(holm(list(rng.random(12)))) <= 0.05 for _ in range(2000)]
+    assert np.mean(rejected) <= 0.065
 
 
 def test_what_cannot_be_compared_is_refused():

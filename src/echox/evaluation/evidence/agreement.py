@@ -27,7 +27,7 @@ from echox.evaluation.run_files import read_run, recorded_replies
 from echox.evaluation.scoring.nano import contains_words
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.scores import MAX_UNKNOWN_WORDS, error_rate, not_measured
-from echox.evaluation.scoring.statistics import bootstrap
+from echox.evaluation.scoring.statistics import bootstrap, unseen_share
 from echox.evaluation.sets.tasks import KINDS
 
 _DRAWS = 1000
@@ -169,7 +169,21 @@ def _interval(statistic: Statistic, one: np.ndarray, other: np.ndarray) -> JsonO
         return not_measured("one of the judges says the same of every reply")
     places = np.random.default_rng(0).integers(len(one), size=(_DRAWS, len(one)))
     low, high = np.nanpercentile(statistic(one[places], other[places]), [2.5, 97.5])
+    if low == high:  # they say the same of every reply
+        low = min(low, float(statistic(one[None], _with_unseen(other)[None])[0]))
     return {"mean": found, "low": float(low), "high": float(high), "count": len(one)}
+
+
+def _with_unseen(values: np.ndarray) -> np.ndarray:
+    """What a judge would have said at worst: as many of its verdicts or rates turned round as may do so unseen.
+
+    Those farthest from the mean are turned, which lowers an agreement most.
+    """
+    count = int(np.ceil(unseen_share(len(values)) * len(values)))
+    turned = values.astype(float)
+    farthest = np.argsort(-abs(turned - turned.mean()), kind="stable")[:count]
+    turned[farthest] = turned.max() + turned.min() - turned[farthest]
+    return turned.astype(values.dtype)
 
 
 def agreement_markdown(found: JsonObject) -> str:

@@ -29,7 +29,7 @@ from echox.evaluation.control import control_key
 from echox.evaluation.run_files import CONTROL, read_run, recorded_replies
 from echox.evaluation.scoring.records import read_lines
 from echox.evaluation.scoring.schema import JsonObject
-from echox.evaluation.scoring.statistics import bootstrap_crossed, permutation_test
+from echox.evaluation.scoring.statistics import DIFFERENCE, bootstrap_crossed, permutation_test
 from echox.files import write_text
 
 PAGE, KEY = "sheet.html", "key.json"
@@ -200,7 +200,7 @@ def score_sheets(key: Path, answers: Sequence[Path]) -> JsonObject:
             table = [[_points(known["pairs"][place], sheet, place, asked, one) for place in places] for sheet in sheets]
             flat = [value for row in table for value in row]
             means = [float(value) for value in np.mean(table, axis=0)]
-            interval = bootstrap_crossed(table)
+            interval = bootstrap_crossed(table, bounds=DIFFERENCE)
             found["preferences"].append(
                 {
                     "first": one,

@@ -15,7 +15,7 @@ import numpy as np
 from echox.data.scoring import WordErrors, edit_counts, normalize_words
 from echox.evaluation.scoring.metrics import agreement_table, exist_match
 from echox.evaluation.scoring.schema import JsonObject, JudgeSpelling, Row
-from echox.evaluation.scoring.statistics import bootstrap, bootstrap_ratio, permutation_test
+from echox.evaluation.scoring.statistics import DIFFERENCE, bootstrap, bootstrap_ratio, permutation_test
 from echox.evaluation.scoring.transcripts import bleu, english_normalizer, whisper_errors
 
 MAX_UNKNOWN_WORDS = 0.05
@@ -34,6 +34,8 @@ DEFINITIONS = {
     "t2t": "the rule on the reply to the same question in writing (--typed)",
     "s2t_over_t2t, s2s_over_s2t": "ratios of acc_strict over the same questions: what is left of the language model's "
     "knowledge after hearing, and after speaking; 95 % bootstrap over items",
+    "interval": "95 % bootstrap; an end that no draw can pass, as where all items are right, is moved by what so many "
+    "items cannot exclude (Clopper and Pearson)",
     "gap": "s2t minus s2s, both acc_strict, over the same replies; 95 % bootstrap over items, and p of a "
     "paired permutation test over items (two-sided); neither covers other trainings of the same recipe",
     "reply_wer": "word error rate of the judge's transcript against the reply's own text: all errors over all words; "
@@ -99,7 +101,7 @@ def score_by_rule(rows: Sequence[Row], rule: Rule, as_ultraeval: bool = False) -
         row["s2s"] = right
     return scores | {
         "s2s": _accuracy(spoken, s2s_failed, s2s_right, as_ultraeval),
-        "gap": asdict(bootstrap(differences)) | {"p": p_value},
+        "gap": asdict(bootstrap(differences, bounds=DIFFERENCE)) | {"p": p_value},
         "s2s_over_s2t": ratio_of(s2s_right, s2t_right),
         "table": agreement_table(s2t_right, s2s_right),
         **score_speech(rows),
@@ -252,6 +254,7 @@ def error_rate(references: Sequence[str], hypotheses: Sequence[str], whisper: bo
         [float(place) for place in places],
         lambda chosen: sum((pairs[int(place)] for place in chosen), WordErrors()).rate,
         resamples=300,
+        each=[errors.rate for errors in pairs],
     )
     name = {"normaliser": english_normalizer()[1]} if whisper else {}
     return asdict(interval) | {"word_errors": asdict(sum(pairs, WordErrors()))} | name

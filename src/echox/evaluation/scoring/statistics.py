@@ -6,7 +6,12 @@ for all trainings, so two methods are compared question by question; trainings o
 Sources: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13); both sides of a crossed table drawn
 independently (Owen 2007, The pigeonhole bootstrap, https://arxiv.org/abs/0712.1111); permutation tests whose smallest
 value is one over the number of arrangements (Phipson and Smyth 2010, https://arxiv.org/abs/1603.05766); two tests that
-both have to reject, whose value is the larger one (Berger 1982, Multiparameter hypothesis testing).
+both have to reject, whose value is the larger one (Berger 1982, Multiparameter hypothesis testing); what was seen in
+none of the items (Clopper and Pearson 1934, The use of confidence or fiducial limits); several tests at once (Holm
+1979, A simple sequentially rejective multiple test procedure).
+
+A bootstrap never passes its most extreme item: of a hundred right answers it says "100 to 100". Where an end of an
+interval stands there, it is therefore moved by what so many items cannot exclude (`unseen_share`).
 """
 
 from __future__ import annotations
@@ -21,9 +26,16 @@ import numpy as np
 
 Table = Sequence[Sequence[float]]
 """Scores (seeds, items)."""
+Bounds = tuple[float, float]
+SHARE: Bounds = (0.0, 1.0)
+"""Least and greatest score of an item that is right or wrong, or of words that are."""
+DIFFERENCE: Bounds = (-1.0, 1.0)
+"""The same of a difference of two such scores."""
 _MOST_EXACT = 20_000
 """Arrangements that are counted one by one; more are drawn at random."""
 _CHUNK = 2_000
+_ALIKE = 1e-9
+"""Scores that differ by less are the same."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +54,67 @@ def bootstrap(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    bounds: Bounds = SHARE,
+    each: Sequence[float] | None = None,
 ) -> Interval:
-    """Percentile bootstrap of ``statistic`` (the mean where none is given) over items.
+    """Percentile bootstrap over items.
+
+    Args:
+        values: of each item.
+        statistic: of some items; None: the mean.
+        confidence: of the interval.
+        resamples: draws.
+        seed: of the draws.
+        bounds: least and greatest that the statistic of one item can be, for ends that no draw can pass.
+        each: the statistic of each item alone; None: ``values``, where there is no ``statistic``. Without both, an end
+            stays where the draws have it.
 
     Raises:
         ValueError: no values.
     """
     if not values:
         raise ValueError("expected at least one scored item, found none: check the split and the limit")
+    each = values if statistic is None else each
     statistic = statistic or (lambda items: sum(items) / len(items))
     rng = random.Random(seed)
     draws = sorted(statistic(rng.choices(values, k=len(values))) for _ in range(resamples))
     tail = (1 - confidence) / 2
     low, high = draws[int(tail * resamples)], draws[min(int((1 - tail) * resamples), resamples - 1)]
+    if each is not None:
+        low, high = _past_the_items(low, high, each, len(values), bounds, confidence)
     return Interval(statistic(values), low, high, len(values))
+
+
+def unseen_share(items: int, confidence: float = 0.95) -> float:
+    """Greatest share of all questions that is no contradiction to what was seen in none of some of them.
+
+    The end of Clopper and Pearson's interval: 3.6 % of 100, 2.4 % of 150.
+
+    Raises:
+        ValueError: no items.
+    """
+    if items < 1:
+        raise ValueError(f"expected at least one item, found {items}")
+    return float(1 - ((1 - confidence) / 2) ** (1 / items))
+
+
+def _past_the_items(
+    low: float, high: float, each: Sequence[float] | np.ndarray, items: int, bounds: Bounds, confidence: float
+) -> tuple[float, float]:
+    """Ends of an interval, moved towards the bounds where they stand at the least or greatest item."""
+    unseen, least, most = unseen_share(items, confidence), float(min(each)), float(max(each))
+    if low <= least + _ALIKE:
+        low = least - unseen * max(least - bounds[0], 0.0)
+    if high >= most - _ALIKE:
+        high = most + unseen * max(bounds[1] - most, 0.0)
+    return low, high
 
 
 def bootstrap_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
     """The sum of one score over the sum of another of the same items, such as S2T over T2T, with its interval.
+
+    Where no item speaks for a ratio beyond an end (every answer was right in both, say), the end is moved by as many
+    items as could have done so unseen (`unseen_share`), each right in one only.
 
     Raises:
         ValueError: no items, or the two differ in length.
@@ -71,7 +126,15 @@ def bootstrap_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
         places = [int(place) for place in chosen]
         return sum(over[place] for place in places) / max(sum(under[place] for place in places), 1.0)
 
-    return bootstrap([float(place) for place in range(len(over))], ratio)
+    found = bootstrap([float(place) for place in range(len(over))], ratio)
+    unseen = unseen_share(len(over)) * len(over) / max(sum(under), 1.0)
+    pairs = list(zip(over, under, strict=True))
+    low, high = found.low, found.high
+    if all(one - low * other >= -_ALIKE for one, other in pairs):
+        low = max(0.0, low - unseen * low)
+    if all(one - high * other <= _ALIKE for one, other in pairs):
+        high += unseen
+    return Interval(found.mean, low, high, found.count)
 
 
 def bootstrap_crossed(
@@ -81,6 +144,7 @@ def bootstrap_crossed(
     resamples: int = 2000,
     seed: int = 0,
     per: Sequence[float] | None = None,
+    bounds: Bounds | None = None,
 ) -> Interval:
     """Mean of a table, or the difference of two, with its interval over items *and* seeds.
 
@@ -96,6 +160,7 @@ def bootstrap_crossed(
         seed: of the draws.
         per: what the scores of each item are counted per, such as its words where the scores are its word errors: then
             all rates are those of the items together. None: the mean of the scores.
+        bounds: as of `bootstrap`; None: `SHARE`, or `DIFFERENCE` of two tables.
 
     Returns:
         Its ``count`` is the number of items.
@@ -117,7 +182,10 @@ def bootstrap_crossed(
         means = [one[rng.integers(len(one), size=len(one))][:, chosen].mean() for one in tables]
         draws[number] = (means[0] - sum(means[1:])) / counts[chosen].mean()
     found = (tables[0].mean() - sum(float(one.mean()) for one in tables[1:])) / counts.mean()
-    return Interval(float(found), *_percentiles(draws, confidence), items)
+    each = (tables[0].mean(0) - sum(one.mean(0) for one in tables[1:])) / counts
+    bounds = bounds or (SHARE if minus is None else DIFFERENCE)
+    ends = _past_the_items(*_percentiles(draws, confidence), each, items, bounds, confidence)
+    return Interval(float(found), *ends, items)
 
 
 def bootstrap_shares(
@@ -131,8 +199,9 @@ def bootstrap_shares(
     """`bootstrap_crossed` of right and wrong where only each seed's share was kept.
 
     Of one seed it is the bootstrap over items itself. Of several the same items are taken to be right in all of them,
-    which is the widest that the kept figures allow. The interval of a difference is too wide: which items both methods
-    have right is not known, and they are drawn as if they were different ones.
+    which is the widest that the kept figures allow. So is a difference: which items both methods have right is not
+    known, and as few are drawn as the two shares allow, since nothing makes it wider than answers that exclude each
+    other.
 
     Args:
         shares: of right items, one for each seed.
@@ -146,16 +215,28 @@ def bootstrap_shares(
         ValueError: no seeds, no items, or a share outside 0 to 1.
     """
     rng = np.random.default_rng(seed)
-    mean, draws = 0.0, np.zeros(resamples)
-    for sign, of_seeds in ((1, shares), (-1, minus)):
-        if of_seeds is None:
-            continue
+    drawn, means = [], []
+    for of_seeds in (shares, [0.0] if minus is None else minus):
         if not of_seeds or items < 1 or not all(0 <= share <= 1 for share in of_seeds):
             raise ValueError(f"expected shares of 0 to 1 over at least one item, found {list(of_seeds)} over {items}")
-        means = np.asarray(of_seeds, float)[rng.integers(len(of_seeds), size=(resamples, len(of_seeds)))].mean(1)
-        draws += sign * rng.binomial(items, np.clip(means, 0, 1)) / items
-        mean += sign * sum(of_seeds) / len(of_seeds)
-    return Interval(mean, *_percentiles(draws, confidence), items)
+        drawn.append(np.asarray(of_seeds, float)[rng.integers(len(of_seeds), size=(resamples, len(of_seeds)))].mean(1))
+        means.append(sum(of_seeds) / len(of_seeds))
+    counts = rng.multinomial(items, _least_in_common(*drawn).T)
+    each = [value for value, of in zip((1.0, -1.0, 0.0), _least_in_common(*np.array(means)[:, None])) if of[0] > _ALIKE]
+    ends = _percentiles((counts[:, 0] - counts[:, 1]) / items, confidence)
+    ends = _past_the_items(*ends, each, items, SHARE if minus is None else DIFFERENCE, confidence)
+    return Interval(means[0] - means[1], *ends, items)
+
+
+def _least_in_common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(3, draws): shares of items that only the first has right, only the second, and both or neither.
+
+    As few are right in both as the two shares (draws,) allow.
+    """
+    one, other = np.clip(one, 0, 1), np.clip(other, 0, 1)
+    both = np.maximum(one + other - 1, 0.0)
+    only = np.stack([one - both, other - both])
+    return np.concatenate([only, np.clip(1 - only.sum(0, keepdims=True), 0, 1)])
 
 
 @dataclass(frozen=True)
@@ -262,6 +343,15 @@ def permutation_of_groups(one: Sequence[float], other: Sequence[float], draws: i
     rng = np.random.default_rng(seed)
     sums = np.array([rng.permutation(values)[:size].sum() for _ in range(draws)])
     return (int((distance(sums) >= found).sum()) + 1) / (draws + 1)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Corrected p of several tests: below .05 where they hold together, with one false one in twenty tables at most."""
+    order = np.argsort(values)
+    raised = np.asarray(values, float)[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
+    return [float(value) for value in corrected]
 
 
 def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:

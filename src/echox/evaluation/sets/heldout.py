@@ -26,7 +26,6 @@ from echox.data.manifest import (
 )
 from echox.data.sampling import spread
 from echox.evaluation.scoring.records import balanced_order
-from echox.evaluation.sets.sealed import without_sealed
 from echox.files import write_text
 
 SAMPLING_RATE = 16000
@@ -63,9 +62,7 @@ def write_heldout(
         ValueError: a manifest of the corpus is missing.
     """
     speech, target = data_dir / "speech", folder / "speech"
-    texts = without_sealed(
-        item for item in read_dialogues(data_dir / "text" / "dialogues.jsonl") if item.split == "heldout"
-    )
+    texts = [item for item in read_dialogues(data_dir / "text" / "dialogues.jsonl") if item.split == "heldout"]
     write_dialogues(folder / "text" / "dialogues.jsonl", spread(texts, typed))
     for name, splits, count in (
         ("dialogues.jsonl", ("heldout_seen_voices", "heldout_new_voices"), spoken),

@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from echox.data.corpora.nano.world import build_dialogues
-from echox.data.manifest import Dialogue, audio_path, read_dialogues
+from echox.data.manifest import Dialogue, audio_path, read_dialogues, without_sealed
 from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.transcripts import english_normalizer
 from echox.evaluation.sets.items import ChatMessage, ContentPart, EvalItem
-from echox.evaluation.sets.sealed import OPENED, open_seal, without_sealed
+from echox.evaluation.sets.sealed import OPENED, open_seal
 
 TYPED = "typed"
 SPOKEN_SETS = {
@@ -79,10 +79,9 @@ def nano_questions(data_dir: Path | None = None, limit: int | None = None, seed:
     path = data_dir / "text" / "dialogues.jsonl" if data_dir is not None else None
     if path is not None and not path.is_file():
         raise ValueError(f"{path}: expected the dialogues of the nano corpus, found none: run the corpus stage")
-    dialogues = read_dialogues(path) if path is not None else build_dialogues(seed)
+    dialogues = read_dialogues(path, with_sealed=True) if path is not None else build_dialogues(seed, with_sealed=True)
     single = [item for item in dialogues if item.split != "train" and len(item.turns) == 2]
-    chosen = without_sealed(balanced_order(single, lambda item: str(item.topic), seed))
-    return [_of_any_model(item) for item in chosen[:limit]]
+    return [_of_any_model(item) for item in _in_order(single, limit, seed)]
 
 
 def open_nano_seal(
@@ -93,7 +92,7 @@ def open_nano_seal(
     Raises:
         ValueError: see `open_seal`.
     """
-    chosen, entry = open_seal(name, build_dialogues(), purpose, state, now, register, again)
+    chosen, entry = open_seal(name, build_dialogues(with_sealed=True), purpose, state, now, register, again)
     rows = []
     for item in map(_of_any_model, chosen):
         opened = f"{name}, opening {entry['opening']}, commit {entry['commit'][:12]}"
@@ -114,10 +113,16 @@ def _spellings(answer: str) -> tuple[str, ...]:
 
 
 def _chosen(manifest: Path, split: str, limit: int | None, seed: int) -> list[Dialogue]:
-    items = [item for item in read_dialogues(manifest) if item.split == split] if manifest.exists() else []
+    dialogues = read_dialogues(manifest, with_sealed=True) if manifest.exists() else []
+    items = [item for item in dialogues if item.split == split]
     if not items:
         raise ValueError(f"{manifest}: expected dialogues of split {split!r}, found none: run the corpus stage")
-    return without_sealed(balanced_order(items, lambda item: str(item.topic), seed))[:limit]
+    return _in_order(items, limit, seed)
+
+
+def _in_order(items: list[Dialogue], limit: int | None, seed: int) -> list[Dialogue]:
+    """The first items balanced over topics, without the sealed ones, whose places stay in the order as it ever was."""
+    return without_sealed(balanced_order(items, lambda item: str(item.topic), seed), "nano's test sets")[:limit]
 
 
 def _item(dialogue: Dialogue, manifest: Path | None) -> EvalItem:

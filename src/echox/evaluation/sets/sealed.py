@@ -1,12 +1,13 @@
-"""Sealed questions: held-out questions that no choice has seen, opened by a command that records it.
+"""Sealed questions: held-out questions for figures at the very end, opened by a command that records it.
 
-A seal is a list of digests of questions. Whoever reads nano's held-out questions gets them without the sealed ones,
-and a table that holds some is refused, unless `open_seal` wrote it. That opening is recorded in a file to be committed:
-when, at which commit, for what. A seal is no lock: anyone who means to can write the questions anew from the corpus. It
-keeps them from being read without meaning to, and keeps the record of when they were.
+Whoever reads nano's held-out questions gets them without the sealed ones (`echox.data.sealed`), and a table that holds
+some is refused, unless `open_seal` wrote it. That opening is recorded in a file to be committed: when, at which commit,
+for what. A seal is no lock: anyone who means to can write the questions anew from the corpus. It keeps them from being
+read without meaning to, and keeps the record of when they were.
 
-What nobody has seen of nano's is the sentence. Its fact is in training and its template, filled with other facts, in
-the questions that are looked at.
+Until 2026-11-30 only the test sets left them out; docs/evaluation.md lists what had read some of them by then. No
+figure of hearing, answering aloud or speaking was made with one. Of each, its fact is in training and its template,
+filled with other facts, in the questions that are looked at.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -25,7 +24,7 @@ from echox.data.corpora.nano.speech import Sizes, plan_multi_turn, plan_question
 from echox.data.corpora.nano.world import build_dialogues, reply_sentences
 from echox.data.manifest import Dialogue
 from echox.data.sampling import spread
-from echox.data.scoring import normalize_words
+from echox.data.sealed import Seal, question_digest, seals
 from echox.evaluation.scoring.records import balanced_order
 from echox.evaluation.scoring.schema import JsonObject
 from echox.files import write_text
@@ -47,47 +46,9 @@ class _Asked(Protocol):
 T = TypeVar("T", bound=Dialogue | _Asked)
 
 
-@dataclass(frozen=True)
-class Seal:
-    """A sealed set.
-
-    Attributes:
-        name: of the set.
-        drawn_from: what it is a part of, and what was left out.
-        seed: of the draw.
-        candidates: number of questions that it was drawn from.
-        digests: `question_digest` of each question, sorted.
-    """
-
-    name: str
-    drawn_from: str
-    seed: int
-    candidates: int
-    digests: tuple[str, ...]
-
-
-def question_digest(question: str) -> str:
-    """Sixteen hexadecimal digits of the words of a question."""
-    return hashlib.sha256(" ".join(normalize_words(question)).encode()).hexdigest()[:16]
-
-
 def write_seal(seal: Seal, path: Path) -> None:
     """Write a seal as JSON."""
     write_text(path, json.dumps(asdict(seal), indent=1) + "\n")
-
-
-@cache
-def seals() -> dict[str, Seal]:
-    """The seals in the package, by name."""
-    folder = Path(str(files("echox") / "assets" / "sealed"))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return {one["name"]: Seal(**one | {"digests": tuple(one["digests"])}) for one in found}
-
-
-def without_sealed(items: Iterable[T]) -> list[T]:
-    """Items without those whose (last) question is sealed."""
-    closed = {digest for seal in seals().values() for digest in seal.digests}
-    return [item for item in items if question_digest(_question(item)) not in closed]
 
 
 def refuse_sealed(rows: Sequence[tuple[str, object]], path: Path) -> None:
@@ -124,7 +85,7 @@ def draw_nano_seal(count: int = 300, seed: int = 0) -> Seal:
     Raises:
         ValueError: fewer questions are left.
     """
-    dialogues = build_dialogues(seed)
+    dialogues = build_dialogues(seed, with_sealed=True)
     held_out = [item for item in dialogues if item.split != "train"]
     single = [item for item in held_out if len(item.turns) == 2]
     sizes = Sizes()

@@ -59,6 +59,7 @@ class Plan:
         rows: names of runs that are compared, the reference first.
         measuring_cpu_s: CPU-seconds of one measurement, for the estimate of costs.
         tests: pairs of runs whose difference is tested.
+        same_text: runs that write the same by construction, since what writes in them is the same and frozen.
         start_from: a finished model whose parts the trainings begin with, asked the questions of tasks
             (`evaluation.sets.tasks`); None: the outputs of ``runs/nano.sh`` and nano's own held-out questions.
         typed: with `start_from`, number of questions of each task that are asked in writing.
@@ -72,6 +73,7 @@ class Plan:
     rows: dict[str, list[str]]
     runs: dict[str, Ablation]
     tests: list[list[str]] = field(default_factory=list)
+    same_text: list[str] = field(default_factory=list)
     measuring_cpu_s: float = 60.0
     start_from: str | None = None
     typed: dict[str, int] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Plan:
         """From YAML.
 
         Raises:
-            ValueError: a row or test that names no run, or a run of no stage.
+            ValueError: a row, a test or `same_text` that names no run, or a run of no stage.
         """
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         plan = cls(**values | {"runs": {name: Ablation(**run) for name, run in values["runs"].items()}})
@@ -94,6 +96,8 @@ class Plan:
         for pair in plan.tests:
             if len(pair) != 2 or not set(pair) <= set(plan.runs):
                 raise ValueError(f"{path}: tests: expected pairs of names of runs, found {pair}")
+        if unknown := sorted(set(plan.same_text) - set(plan.runs)):
+            raise ValueError(f"{path}: same_text: expected names of runs, found {', '.join(unknown)}")
         for name, run in plan.runs.items():
             if run.stage not in plan.stages:
                 raise ValueError(f"{path}: {name}.stage: expected one of {', '.join(plan.stages)}, found {run.stage}")

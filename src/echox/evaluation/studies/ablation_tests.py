@@ -2,24 +2,28 @@
 
 A measurement holds which questions were right (``right``, since 2026-11-29) or only their share; of a T2C the word
 errors of each text. With the items, two runs are compared item by item; with shares alone, intervals are the widest
-that they allow, and only trainings can be tested against each other.
+that they allow, and only trainings can be tested against each other. The tests of one table are corrected together
+(`holm`); what cannot differ by construction is no test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from echox.api.card import markdown_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.scoring.statistics import (
+    DIFFERENCE,
+    SHARE,
     Comparison,
     Interval,
     bootstrap_crossed,
     bootstrap_shares,
     compare_methods,
+    holm,
     permutation_of_groups,
 )
 
@@ -31,6 +35,7 @@ WER = "wer"
 FIGURES = {S2T: "S2T", S2S: "S2S", T2T: "T2T", WER: "WER of its speech"}
 READ = ("t2c", WER)
 """Path of the word error rate of a T2C's speech in a measurement."""
+Values = tuple[float | None, float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ def question_interval(results: Sequence[JsonObject], path: Sequence[str]) -> Int
     """
     scores = scores_of(results, path)
     if scores is not None:
-        return bootstrap_crossed(scores.table.tolist(), per=scores.per)
+        bounds = DIFFERENCE if path[-1] == "gap" else SHARE
+        return bootstrap_crossed(scores.table.tolist(), per=scores.per, bounds=bounds)
     if tuple(path) == READ:
         return None
     way, split, name = path
@@ -99,32 +105,100 @@ def question_interval(results: Sequence[JsonObject], path: Sequence[str]) -> Int
     return bootstrap_shares(shares, items) if shares and items and name != "gap" else None
 
 
-def table_of_tests(by_name: dict[str, list[JsonObject]], pairs: Sequence[Sequence[str]], figure: str = S2S) -> str:
-    """A row for each pair of measured runs and each set of items: difference in a figure, interval, tests."""
+@dataclass(frozen=True)
+class PairTest:
+    """A row of a table of tests.
+
+    Attributes:
+        first, second: names of the runs.
+        side: of the items, see `SIDES`.
+        seeds: trainings of each.
+        difference: the first less the second; None: not recorded, or none by construction.
+        values: p over items, over trainings, and the larger of both; None: not recorded, or one training.
+        corrected: the same after `holm` within the table.
+        by_construction: that they do not differ.
+    """
+
+    first: str
+    second: str
+    side: str
+    seeds: tuple[int, int]
+    difference: Interval | None
+    values: Values
+    corrected: Values = (None, None, None)
+    by_construction: bool = False
+
+
+def pair_tests(
+    by_name: dict[str, list[JsonObject]],
+    pairs: Sequence[Sequence[str]],
+    figure: str = S2S,
+    same_text: Sequence[str] = (),
+) -> list[PairTest]:
+    """Each pair of measured runs and each set of items: difference in a figure, and tests, corrected together.
+
+    Args:
+        by_name: measurements of each run, one for each seed.
+        pairs: names of the runs that are compared.
+        figure: see `FIGURES`.
+        same_text: runs that write the same by construction.
+    """
+    found = []
+    for one, other in pairs:
+        if one not in by_name or other not in by_name:
+            continue
+        first, second = by_name[one], by_name[other]
+        same = figure in (S2T, T2T) and {one, other} <= set(same_text)
+        for side, path in places_of(figure, first[0]).items():
+            seeds = (len(first), len(second))
+            difference, values = (None, (None, None, None)) if same else _tested(first, second, path)
+            found.append(PairTest(one, other, side, seeds, difference, values, by_construction=same))
+    columns = [_corrected([row.values[place] for row in found]) for place in range(3)]
+    return [replace(row, corrected=values) for row, values in zip(found, zip(*columns), strict=True)]
+
+
+def _corrected(values: Sequence[float | None]) -> list[float | None]:
+    known = iter(holm([value for value in values if value is not None]))
+    return [None if value is None else next(known) for value in values]
+
+
+def table_of_tests(
+    by_name: dict[str, list[JsonObject]],
+    pairs: Sequence[Sequence[str]],
+    figure: str = S2S,
+    same_text: Sequence[str] = (),
+) -> str:
+    """The rows of `pair_tests` as a table; behind each p the corrected one."""
     items = "texts" if figure == WER else "questions"
     lines = []
-    for one, other in pairs:
-        if one in by_name and other in by_name:
-            first, second = by_name[one], by_name[other]
-            for side, path in places_of(figure, first[0]).items():
-                names = [f"`{one}`", f"`{other}`", side, f"{len(first)} and {len(second)}"]
-                lines.append([*names, *_tested(first, second, path)])
+    for row in pair_tests(by_name, pairs, figure, same_text):
+        names = [f"`{row.first}`", f"`{row.second}`", row.side, f"{row.seeds[0]} and {row.seeds[1]}"]
+        if row.by_construction:
+            lines.append([*names, "the same by construction", "-", "-", "-"])
+            continue
+        told = "not recorded" if row.difference is None else _points(row.difference)
+        missing = ["not recorded", "one seed" if max(row.seeds) == 1 else "not recorded"]
+        missing.append("not recorded" if row.values[0] is None else missing[1])
+        cells = [
+            none if value is None or after is None else f"{p_text(value)} ({p_text(after)})"
+            for value, after, none in zip(row.values, row.corrected, missing, strict=True)
+        ]
+        lines.append([*names, told, *cells])
     difference = f"{FIGURES[figure]}, first less second"
-    heads = ["first", "second", items, "seeds", difference, f"p, {items}", "p, seeds", "p, both"]
+    heads = ["first", "second", items, "seeds", difference, f"p, {items} (Holm)", "p, seeds (Holm)", "p, both (Holm)"]
     return "\n".join(markdown_table(heads, lines)) + "\n"
 
 
-def _tested(first: list[JsonObject], second: list[JsonObject], path: tuple[str, ...]) -> list[str]:
+def _tested(first: list[JsonObject], second: list[JsonObject], path: tuple[str, ...]) -> tuple[Interval | None, Values]:
     found = compared(first, second, path)
     if found is not None:
-        return [_points(found.difference), *(_p(value) for value in (found.p_items, found.p_seeds, found.p))]
+        return found.difference, (found.p_items, found.p_seeds, found.p)
     if path == READ:
-        return ["not recorded"] * 4
+        return None, (None, None, None)
     _, split, figure = path
     ours, theirs = (_shares(results, "segments", split, figure) for results in (first, second))
     p_seeds = permutation_of_groups(ours, theirs) if max(len(ours), len(theirs)) > 1 else None
-    difference = difference_of_shares(first, second, split, figure)
-    return [_points(difference), "not recorded", _p(p_seeds), "not recorded"]
+    return difference_of_shares(first, second, split, figure), (None, p_seeds, None)
 
 
 def compared(first: list[JsonObject], second: list[JsonObject], path: Sequence[str]) -> Comparison | None:
@@ -135,9 +209,15 @@ def compared(first: list[JsonObject], second: list[JsonObject], path: Sequence[s
     return compare_methods(ours.table.tolist(), theirs.table.tolist(), per=ours.per)
 
 
-def difference_of_shares(first: list[JsonObject], second: list[JsonObject], split: str, figure: str = S2S) -> Interval:
+def difference_of_shares(
+    first: list[JsonObject],
+    second: list[JsonObject],
+    split: str,
+    figure: str = S2S,
+    ways: tuple[str, str] = ("segments", "segments"),
+) -> Interval:
     """Difference of two runs in a figure, with the widest interval that their shares allow (`bootstrap_shares`)."""
-    ours, theirs = (_shares(results, "segments", split, figure) for results in (first, second))
+    ours, theirs = (_shares(results, way, split, figure) for results, way in zip((first, second), ways, strict=True))
     return bootstrap_shares(ours, first[0]["items"][split], minus=theirs)
 
 
@@ -150,5 +230,6 @@ def _points(found: Interval) -> str:
     return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f} to {100 * found.high:+.1f}]"
 
 
-def _p(value: float | None) -> str:
-    return "one seed" if value is None else f"{value:.3f}" if value >= 0.001 else "< .001"
+def p_text(value: float) -> str:
+    """A p to three digits."""
+    return f"{value:.3f}" if value >= 0.001 else "< .001"

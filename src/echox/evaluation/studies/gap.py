@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from echox.api import EchoX
 from echox.config import load_recipe
 from echox.data.scoring import edit_counts, normalize_words
-from echox.evaluation.scoring.statistics import bootstrap, permutation_of_groups
+from echox.evaluation.scoring.statistics import DIFFERENCE, bootstrap, permutation_of_groups
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.modeling_s2t import S2TForConditionalGeneration
 from echox.models.t2c.modeling_letters import letters_of_words, pad_letters
@@ -311,7 +311,7 @@ def draw_gap(checkpoints: dict[str, Similarities], path: Path) -> None:
 
 
 def _whiskers(values: list[float]) -> list[list[float]]:
-    interval = bootstrap(values)
+    interval = bootstrap(values, bounds=DIFFERENCE)  # of a cosine, too
     return [[interval.mean - interval.low], [interval.high - interval.mean]]
 
 

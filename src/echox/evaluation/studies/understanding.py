@@ -186,7 +186,8 @@ def understanding_scores(answered: Sequence[Answered]) -> JsonObject:
     known = [row for row in spoken if row.question]
     if known:
         errors = [word_errors([row.question], [row.heard]) for row in known]
-        scores["wer"] = asdict(bootstrap(errors, _rate))  # type: ignore[type-var, arg-type]  # not only of numbers
+        each = [one.rate for one in errors]
+        scores["wer"] = asdict(bootstrap(errors, _rate, each=each))  # type: ignore[type-var, arg-type]  # not numbers
         scores["hearing_rtf"] = sum(row.hearing_s for row in spoken) / sum(row.audio_s for row in spoken)
     judged = [row for row in answered if row.answers]
     t2t = [float(exist_match(row.typed, row.answers)) for row in judged if row.typed is not None]

@@ -62,10 +62,10 @@ class Source:
             raise ValueError("sources: expected dialogues or corpus in each, found none or both")
 
     def read(self) -> list[Dialogue]:
-        """All of them, replies included."""
+        """All of them, replies included; sealed ones too, since no question of training may be near one."""
         if self.dialogues is not None:
-            return read_dialogues(self.dialogues)
-        return build_dialogues() if self.corpus == "nano" else everyday_requests()
+            return read_dialogues(self.dialogues, with_sealed=True)
+        return build_dialogues(with_sealed=True) if self.corpus == "nano" else everyday_requests()
 
 
 @recipe("questions")

@@ -125,7 +125,7 @@ def write_corpus(folder: Path, sizes: Sizes, seed: int = 0, workers: int | None 
     Returns:
         Measured sizes: hours and counts of each part, and the real-time factor of synthesis.
     """
-    dialogues = world.build_dialogues(seed)
+    dialogues = world.build_dialogues(seed, with_sealed=True)  # what is drawn of them depends on all; readers get less
     write_dialogues(folder / "text" / "dialogues.jsonl", dialogues)
     log.info("%d text dialogues written to %s", len(dialogues), folder / "text")
     sentences = world.reply_sentences(dialogues)

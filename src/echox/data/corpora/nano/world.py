@@ -20,7 +20,7 @@ from importlib import resources
 
 import yaml
 
-from echox.data.manifest import Dialogue, Turn
+from echox.data.manifest import Dialogue, Turn, without_sealed
 from echox.data.numbers import said_number
 from echox.data.text import normalize_for_speech
 from echox.files import JsonObject
@@ -58,7 +58,9 @@ def load_facts() -> list[Fact]:
     return [fact for subject in SUBJECTS for fact in _facts_of(subject)]
 
 
-def build_dialogues(seed: int = 0, carriers_per_fact: int = 4, multi_turn: int = 1200) -> list[Dialogue]:
+def build_dialogues(
+    seed: int = 0, carriers_per_fact: int = 4, multi_turn: int = 1200, with_sealed: bool = False
+) -> list[Dialogue]:
     """Return all text dialogues of the corpus.
 
     Each fact gives one dialogue per training phrasing, ``carriers_per_fact`` more whose question is wrapped in a
@@ -70,6 +72,7 @@ def build_dialogues(seed: int = 0, carriers_per_fact: int = 4, multi_turn: int =
         seed: Decides carriers and the pairing of turns; facts and phrasings do not depend on it.
         carriers_per_fact: Extra training dialogues per fact.
         multi_turn: Number of dialogues with several turns (training; a tenth as many are held out).
+        with_sealed: Also held-out dialogues that ask a sealed question (`echox.data.sealed`); who needs them says why.
 
     Returns:
         Dialogues with split "train" or "heldout"; ``answer`` belongs to the last turn.
@@ -86,7 +89,7 @@ def build_dialogues(seed: int = 0, carriers_per_fact: int = 4, multi_turn: int =
             dialogues.append(_dialogue(f"{name}-h{index:02d}", [(question, fact)], "heldout"))
     dialogues += _multi_turn(facts, multi_turn, "train", rng)
     dialogues += _multi_turn(facts, multi_turn // 10, "heldout", rng)
-    return dialogues
+    return dialogues if with_sealed else without_sealed(dialogues, "the nano corpus")
 
 
 def with_carrier(question: str, rng: random.Random) -> str:
