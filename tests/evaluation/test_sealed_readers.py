@@ -42,13 +42,19 @@ def whole():
 
 
 @pytest.fixture(scope="module")
+def given(whole):
+    """What `build_dialogues` gives."""
+    return build_dialogues()
+
+
+@pytest.fixture(scope="module")
 def manifest(whole, tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "text" / "dialogues.jsonl"
     write_dialogues(path, whole)
     return path
 
 
-def end_of_turn(_):
+def end_of_turn(given, _):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from end_of_turn import questions
 
@@ -57,23 +63,23 @@ def end_of_turn(_):
     ]
 
 
-def wants_no_tool(_):
-    asked = [_Questions(build_dialogues(), split, random.Random(0)) for split in ("validation", "heldout")]
+def wants_no_tool(given, _):
+    asked = [_Questions(given, split, random.Random(0)) for split in ("validation", "heldout")]
     return [Dialogue("x", one.next()) for one in asked for _ in range(2000)]
 
 
 READERS = {
-    "corpus": lambda _: build_dialogues(),
-    "manifest": read_dialogues,
-    "turn head": lambda _: turn_head._CORPORA["nano"](),
+    "corpus": lambda given, _: given,
+    "manifest": lambda _, manifest: read_dialogues(manifest),
+    "turn head": lambda *_: turn_head._CORPORA["nano"](),
     "lessons of tools": wants_no_tool,
     "end of a turn": end_of_turn,
 }
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_no_reader_of_dialogues_gets_a_sealed_question(reader, manifest):
-    found = READERS[reader](manifest)
+def test_no_reader_of_dialogues_gets_a_sealed_question(reader, given, manifest):
+    found = READERS[reader](given, manifest)
     assert len(found) > 500
     assert not any(any_sealed(dialogue.questions) for dialogue in found)
 
@@ -88,8 +94,8 @@ def test_the_test_sets_have_none_and_keep_their_order(manifest, whole):
         assert not any_sealed([item.question, *texts])
 
 
-def test_what_asks_one_before_its_end_is_left_out_of_held_out_splits_only(tmp_path):
-    question = next(one.questions[0] for one in build_dialogues(with_sealed=True) if any_sealed(one.questions))
+def test_what_asks_one_before_its_end_is_left_out_of_held_out_splits_only(tmp_path, whole):
+    question = next(one.questions[0] for one in whole if any_sealed(one.questions))
     turns = (
         Turn("user", question.upper()),
         Turn("assistant", "Yes."),
@@ -104,8 +110,9 @@ def test_what_asks_one_before_its_end_is_left_out_of_held_out_splits_only(tmp_pa
 
 
 def test_greetings_that_hold_one_are_left_out_where_they_are_read(tmp_path):
-    write_dialogues(tmp_path / "greetings.jsonl", build_greetings())
-    assert any(any_sealed(one.questions) for one in build_greetings())
+    written = build_greetings()
+    write_dialogues(tmp_path / "greetings.jsonl", written)
+    assert any(any_sealed(one.questions) for one in written)
     assert not any(any_sealed(one.questions) for one in read_dialogues(tmp_path / "greetings.jsonl"))
 
 

@@ -1,4 +1,4 @@
-"""Which held-out questions are sealed: no reader of dialogues gives them unless it says ``with_sealed=True``.
+"""Which held-out questions are sealed: no reader of dialogues gives them unless it is asked ``with_sealed``.
 
 A seal is a list of digests of questions. `echox.data.manifest.read_dialogues` and
 `echox.data.corpora.nano.world.build_dialogues` leave out every held-out dialogue in which one is asked, at its end or

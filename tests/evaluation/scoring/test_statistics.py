@@ -79,7 +79,7 @@ def test_errors_are_counted_per_word_of_all_items():
     errors, words = [[2.0, 3.0], [0.0, 1.0]], [4, 6]
     found = bootstrap_crossed(errors, per=words)
     assert found.mean == pytest.approx(6 / 20)
-    assert (found.low, found.high) == pytest.approx((0.0, 0.5))
+    assert (found.low, found.high) == pytest.approx((0.0, 2 / 6 + unseen_share(2) * 4 / 6))  # the items: 1/4 and 2/6
     assert compare_methods(errors, [[0.0, 0.0]], per=words).difference.mean == pytest.approx(6 / 20)
     assert bootstrap_crossed(errors, per=[1, 1]) == bootstrap_crossed(errors)
     for wrong in ([4], [4, 0]):
@@ -127,16 +127,16 @@ def test_equal_scores_have_no_interval_of_no_width(items):
     assert (found.low, found.high) == pytest.approx((1 - unseen, 1 + unseen))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=40))
 def test_an_end_stops_at_no_item(pairs):
     """No interval ends where its items do, unless no score can be beyond."""
     one, other = ([float(pair[side]) for pair in pairs] for side in (0, 1))
     differences = np.subtract(one, other)
-    found = bootstrap_crossed([one], [other])
+    found = bootstrap_crossed([one], [other], resamples=500)
     assert found.low <= differences.mean() <= found.high
-    assert found.low < max(differences.min(), -0.999) or differences.min() < found.low
-    assert found.high > min(differences.max(), 0.999) or found.high < differences.max()
+    assert found.low != pytest.approx(differences.min()) or differences.min() == -1
+    assert found.high != pytest.approx(differences.max()) or differences.max() == 1
     assert found.low < found.high
 
 
@@ -148,16 +148,16 @@ def test_an_end_at_zero_is_moved_where_no_item_speaks_for_the_other_side():
     assert bootstrap_ratio(fewer, right).high == pytest.approx(1 + unseen_share(100))
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 20), st.integers(0, 20), st.randoms(use_true_random=False))
-def test_shares_alone_give_the_widest_difference_that_answers_could(first, second, rng):
+@pytest.mark.parametrize(("first", "second"), [(10, 10), (3, 10), (16, 12), (0, 5), (20, 13)])
+def test_shares_alone_give_the_widest_difference_that_answers_could(first, second):
     one, other = ([1.0] * count + [0.0] * (20 - count) for count in (first, second))
     widest = bootstrap_shares([first / 20], 20, minus=[second / 20])
-    rng.shuffle(other)
-    paired = bootstrap_crossed([one], [other], resamples=2000)
-    assert widest.mean == pytest.approx(paired.mean)
-    assert widest.low <= paired.low + 0.051  # a question more or less by chance
-    assert widest.high >= paired.high - 0.051
+    for seed in range(3):
+        np.random.default_rng(seed).shuffle(other)
+        paired = bootstrap_crossed([one], [other], resamples=1000)
+        assert widest.mean == pytest.approx(paired.mean)
+        assert widest.low <= paired.low + 0.051  # a question more or less by chance
+        assert widest.high >= paired.high - 0.051
 
 
 def test_answers_that_exclude_each_other_are_as_wide_as_shares_say():
@@ -172,8 +172,8 @@ def test_holms_correction_is_that_of_its_paper():
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
     rng = np.random.default_rng(3)
-    rejected = [min(holm(list(rng.random(12)))) <= 0.05 for _ in range(2000)]
-    assert np.mean(rejected) <= 0.065
+    rejected = [min(holm(list(rng.random(12)))) <= 0.05 for _ in range(1000)]
+    assert np.mean(rejected) <= 0.07
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from echox import load_recipe
 from echox.config import to_dict
 from echox.evaluation.scoring.metrics import exist_match
+from echox.evaluation.scoring.statistics import unseen_share
 from echox.evaluation.studies import ablations
 from echox.evaluation.studies.ablation_plan import Plan
 from echox.evaluation.studies.ablation_report import figure, renew_tables, tables, write_report
@@ -313,14 +314,16 @@ def test_tables_have_intervals_over_questions_and_tests(tmp_path):
     write_report(known, {"e": ["echo", "prefix"]}, tmp_path, [["echo", "prefix"]])
     text = document.read_text(encoding="utf-8")
     assert re.search(r"80\.0 % \(80\.0 to 80\.0\) \[[345]0\.0 to 100\.0\]", text)
-    assert re.search(r"known voices \| 3 and 3 \| \+60\.0 \[\+30\.0 to \+90\.0\] \| 0\.031 \| 0\.100 \| 0\.100", text)
+    assert re.search(
+        r"known voices \| 3 and 3 \| \+60\.0 \[\+30\.0 to \+90\.0\] \| 0\.031 \(0\.062\) \| 0\.100 \(0\.200\) \|", text
+    )
     for one in known:  # as older measurements are: the shares alone
         for scores in one["segments"].values():
             del scores["right"]
     document.write_text(marks, encoding="utf-8")
     write_report(known, {"e": ["echo", "prefix"]}, tmp_path, [["echo", "prefix"]])
     text = document.read_text(encoding="utf-8")
-    assert re.search(r"\+60\.0 \[\+[12]0\.0 to \+90\.0\] \| not recorded \| 0\.100 \| not recorded", text)
+    assert re.search(r"\+60\.0 \[\+0\.0 to \+100\.0\] \| not recorded \| 0\.100 \(0\.200\) \| not recorded", text)
 
 
 def test_speech_of_a_t2c_is_compared_text_by_text():
@@ -331,17 +334,21 @@ def test_speech_of_a_t2c_is_compared_text_by_text():
     first = [result("words", seed, [2, 3]) for seed in range(3)]
     second = [result("single", seed, [0, 1]) for seed in range(3)]
     interval = question_interval(first, READ)
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.5, 0.5, 0.5))  # half of either text's words
+    unseen = unseen_share(2)  # half of either text's words are wrong, but two texts are few
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.5, 0.5 - unseen / 2, 0.5 + unseen / 2))
     found = compared(first, second, READ)
     assert found.difference.mean == pytest.approx(0.4)  # of all words, not the mean of the texts' .5 and .33
-    assert (found.difference.low, found.difference.high) == pytest.approx((2 / 6, 2 / 4))
+    ends = (2 / 6 - unseen * (2 / 6 + 1), 2 / 4 + unseen * (1 - 2 / 4))
+    assert (found.difference.low, found.difference.high) == pytest.approx(ends)
     assert (found.p_items, found.p_seeds, found.p) == (0.5, 0.1, 0.5)
     by_name = {"words": first, "single": second}
     table = tables(by_name, {"unit_language": ["single", "words"]})["unit_language"]
-    assert "| `words` | words | 3 | 50.0 % (50.0 to 50.0) [50.0 to 50.0] |" in table
+    assert "| `words` | words | 3 | 50.0 % (50.0 to 50.0) [7.9 to 92.1] |" in table
     assert "| 11 (10 to 12) |" in table
     tests = table_of_tests(by_name, [["words", "single"]], WER)
-    assert "| `words` | `single` | held-out texts | 3 and 3 | +40.0 [+33.3 to +50.0] | 0.500 | 0.100 | 0.500 |" in tests
+    assert (
+        "| held-out texts | 3 and 3 | +40.0 [-78.9 to +92.1] | 0.500 (0.500) | 0.100 (0.100) | 0.500 (0.500) |" in tests
+    )
     others = [result("single", seed, [0, 1], reference_words=[5, 5]) for seed in range(3)]
     assert compared(first, others, READ) is None
     assert "not recorded" in table_of_tests(by_name | {"single": others}, [["words", "single"]], WER)

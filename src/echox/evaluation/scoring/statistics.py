@@ -104,9 +104,9 @@ def _past_the_items(
     """Ends of an interval, moved towards the bounds where they stand at the least or greatest item."""
     unseen, least, most = unseen_share(items, confidence), float(min(each)), float(max(each))
     if low <= least + _ALIKE:
-        low = least - unseen * max(least - bounds[0], 0.0)
+        low = min(low, least - unseen * max(least - bounds[0], 0.0))
     if high >= most - _ALIKE:
-        high = most + unseen * max(bounds[1] - most, 0.0)
+        high = max(high, most + unseen * max(bounds[1] - most, 0.0))
     return low, high
 
 
@@ -235,7 +235,7 @@ def _least_in_common(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """
     one, other = np.clip(one, 0, 1), np.clip(other, 0, 1)
     both = np.maximum(one + other - 1, 0.0)
-    only = np.stack([one - both, other - both])
+    only = np.clip(np.stack([one - both, other - both]), 0, 1)
     return np.concatenate([only, np.clip(1 - only.sum(0, keepdims=True), 0, 1)])
 
 
